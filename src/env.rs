@@ -1,0 +1,75 @@
+//! The seam to randomness and to the wall clock.
+//!
+//! Time that a node waits on is tokio's clock, which a simulation can pause. Randomness that a
+//! node keeps (its cluster and directory ids) comes from a [`Random`], which a simulation seeds.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the home of randomness and of the wall clock"
+)]
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+/// A source of ids that no two nodes draw alike.
+#[derive(Clone)]
+pub struct Random(Source);
+
+#[derive(Clone)]
+enum Source {
+    System,
+    Seeded(Arc<AtomicU64>),
+}
+
+impl Random {
+    /// The operating system's generator.
+    pub fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// The same ids for the same seed, for simulation.
+    pub fn seeded(seed: u64) -> Self {
+        Self(Source::Seeded(Arc::new(AtomicU64::new(seed))))
+    }
+
+    /// Draws 128 bits.
+    pub fn next_u128(&self) -> u128 {
+        match &self.0 {
+            Source::System => rand::random(),
+            Source::Seeded(state) => {
+                (u128::from(split_mix(state)) << 64) | u128::from(split_mix(state))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Random {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Source::System => f.write_str("Random::system"),
+            Source::Seeded(_) => f.write_str("Random::seeded"),
+        }
+    }
+}
+
+/// SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+fn split_mix(state: &AtomicU64) -> u64 {
+    const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut z = state
+        .fetch_add(GAMMA, Ordering::Relaxed)
+        .wrapping_add(GAMMA);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// 128 bits from the operating system: a client's session id.
+pub fn random_u128() -> u128 {
+    rand::random()
+}
+
+/// The wall clock: for certificates' dates, never for an order of events.
+pub fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}

@@ -1,0 +1,4 @@
+//! ferrolog
+#![allow(missing_docs)]
+pub mod env;
+pub mod log;

@@ -1,0 +1,180 @@
+//! The seam to the disk: every byte that a node keeps goes through [`Disk`] and [`File`].
+//!
+//! [`OsDisk`] is the real one. Its twin, `memory_disk`, forgets what was not synced.
+#![allow(clippy::disallowed_methods, reason = "the home of files")]
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Files by path, and the directories' durability.
+///
+/// A created, renamed or removed name is durable once `sync_dir` of its directory returned.
+pub trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// Makes a directory and its parents, mode 0700.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// The names in a directory, sorted.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Opens a file for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// Makes a new, empty file; an error if there is one.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// Opens a file, or makes an empty one.
+    fn open_or_create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        match self.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.create(path),
+            done => done,
+        }
+    }
+    /// Removes a file's name.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes the directory's names durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Takes the directory for this process, until the guard is dropped. `WouldBlock` if another
+    /// process holds it.
+    fn lock(&self, dir: &Path) -> io::Result<DirLock>;
+}
+
+/// One open file. Reads and writes name their position; a short read is an error.
+pub trait File: fmt::Debug + Send + Sync + 'static {
+    /// Fills `buf` from `position` on; `UnexpectedEof` if the file ends before.
+    fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()>;
+    /// Writes all of `buf` at `position`.
+    fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()>;
+    /// Makes written bytes, and the length needed to read them, durable.
+    fn sync_data(&self) -> io::Result<()>;
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the file holds no byte.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Cuts or extends with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Reserves blocks up to `len`, so that later writes below it cannot meet a full disk.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// The file to map into memory; `None` if it has none, and an anonymous map must do.
+    fn mappable(&self) -> Option<&fs::File>;
+}
+
+/// Holds a directory until dropped.
+#[derive(Debug)]
+pub struct DirLock(#[allow(dead_code, reason = "held, not read")] Option<fs::File>);
+
+impl DirLock {
+    /// A lock that excludes nobody: for disks that no other process can see.
+    pub fn unshared() -> Self {
+        Self(None)
+    }
+}
+
+/// The operating system's files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OsDisk;
+
+#[derive(Debug)]
+struct OsFile(fs::File);
+
+impl Disk for OsDisk {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let name = entry?.file_name().into_string().map_err(|name| {
+                let what = format!("{} is not a name of ours", PathBuf::from(name).display());
+                io::Error::new(io::ErrorKind::InvalidData, what)
+            })?;
+            names.push(name);
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Arc::new(OsFile(file)))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let mut options = fs::OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).open(path)?;
+        Ok(Arc::new(OsFile(file)))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::File::open(dir)?.sync_all()
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<DirLock> {
+        let mut options = fs::OpenOptions::new();
+        let options = options.create(true).truncate(false).write(true);
+        let file = options.open(dir.join("LOCK"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(DirLock(Some(file))),
+            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl File for OsFile {
+    fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
+        self.0.read_exact_at(buf, position)
+    }
+
+    fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
+        self.0.write_all_at(buf, position)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let grown = fallocate(&self.0, FallocateFlags::empty(), 0, len);
+        match grown.map_err(io::Error::from) {
+            // A filesystem without fallocate: write the zeros, as posix_fallocate does.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.fill(len),
+            done => done,
+        }
+    }
+
+    fn mappable(&self) -> Option<&fs::File> {
+        Some(&self.0)
+    }
+}
+
+impl OsFile {
+    fn fill(&self, len: u64) -> io::Result<()> {
+        let zeros = vec![0; 1 << 20];
+        let mut at = self.len()?;
+        while at < len {
+            let part = usize::try_from(len - at).map_or(zeros.len(), |left| left.min(zeros.len()));
+            self.0.write_all_at(&zeros[..part], at)?;
+            at += part as u64;
+        }
+        Ok(())
+    }
+}

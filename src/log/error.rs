@@ -1,0 +1,103 @@
+//! What can go wrong in the log, with what a caller needs to act on it.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::{Index, Offset};
+
+/// An error of the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log holds no record at this offset.
+    #[error("offset {asked} is outside {first}..{next}")]
+    OutOfRange {
+        /// What the caller asked for.
+        asked: Offset,
+        /// The first readable offset.
+        first: Offset,
+        /// The offset that the next record gets.
+        next: Offset,
+    },
+    /// The log holds no entry at this raft index.
+    #[error("raft index {asked} is outside {first}..{next}")]
+    NoEntry {
+        /// What the caller asked for.
+        asked: Index,
+        /// The first index held.
+        first: Index,
+        /// The index that the next entry gets.
+        next: Index,
+    },
+    /// Bytes on disk do not check, and they are not a torn tail.
+    #[error(
+        "{path} is corrupt at byte {position}: {what}; keep the file, remove this node from the \
+         cluster and join it again with an empty data directory"
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, in bytes.
+        position: u64,
+        /// What does not check.
+        what: &'static str,
+    },
+    /// The log ends before an entry that was synced to it.
+    #[error(
+        "{path} ends at raft index {last:?}, but entries up to {synced} were synced to it; the \
+         disk lost data: remove this node from the cluster and join it again with an empty data \
+         directory"
+    )]
+    LostTail {
+        /// The log's directory.
+        path: PathBuf,
+        /// The last index found.
+        last: Option<Index>,
+        /// The last index known to have been durable.
+        synced: Index,
+    },
+    /// A file of a version that this binary does not know.
+    #[error("{path} has format version {found}; this binary reads version {known}")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The version that is understood.
+        known: u32,
+    },
+    /// An entry does not fit into a segment.
+    #[error("an entry of {bytes} bytes is over the limit of {limit} bytes")]
+    TooLarge {
+        /// The entry's payload, in bytes.
+        bytes: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// Bytes that should hold batches of records do not.
+    #[error("malformed batch: {0}")]
+    Malformed(&'static str),
+    /// An earlier write or sync failed; nothing is written until a restart.
+    #[error("the log stopped writing after an error; see the first one")]
+    Stopped,
+    /// The disk refused.
+    #[error("{action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}

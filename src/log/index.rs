@@ -1,0 +1,287 @@
+//! The index of one segment: memory-mapped rows that say where an offset's record stands.
+//!
+//! Rows are written by apply alone, so they exist only for committed records (I5), and they are
+//! derived: the store is truth (I3). One row covers the records of one batch that were accepted.
+//! This file holds the crate's only `unsafe`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::{MmapMut, MmapOptions};
+
+use super::disk::{Disk, File};
+use super::file_header::{self, FILE_HEADER_BYTES, Magic};
+use super::{Error, Index, Offset};
+
+/// The bytes of a row.
+pub const ROW_BYTES: usize = 16;
+/// Where an index file keeps the offset of its first row.
+const BASE_OFFSET_AT: usize = 24;
+
+/// Where a run of records stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// The offset of the first record.
+    pub offset: Offset,
+    /// The raft index of the entry.
+    pub index: Index,
+    /// Where the entry's frame begins in the store file.
+    pub position: u32,
+    /// Where the first record begins in the frame's payload.
+    pub skip: u32,
+}
+
+/// The mapped rows of one segment.
+#[derive(Debug)]
+pub struct OffsetIndex {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    map: MmapMut,
+    base: Index,
+    base_offset: Offset,
+    rows: usize,
+}
+
+impl OffsetIndex {
+    /// Makes the file with room for `bytes_max` bytes. A full disk is an error here, and so never
+    /// a SIGBUS later.
+    pub fn create(
+        disk: &dyn Disk,
+        path: &Path,
+        base: Index,
+        bytes_max: usize,
+    ) -> Result<Self, Error> {
+        let file = disk
+            .open_or_create(path)
+            .map_err(Error::io("create", path))?;
+        file.set_len(0).map_err(Error::io("cut", path))?;
+        file.allocate(bytes_max as u64)
+            .map_err(Error::io("allocate", path))?;
+        file.write_all_at(&file_header::encode(Magic::Index, base), 0)
+            .map_err(Error::io("write", path))?;
+        Self::map(path, file, base)
+    }
+
+    /// Opens the file; `None` if it is missing or was never finished, which loses nothing.
+    pub fn open(disk: &dyn Disk, path: &Path, base: Index) -> Result<Option<Self>, Error> {
+        let file = match disk.open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            done => done.map_err(Error::io("open", path))?,
+        };
+        if file_header::read(&*file, path, Magic::Index, base)?.is_none() {
+            return Ok(None);
+        }
+        let mut index = Self::map(path, file, base)?;
+        index.base_offset = Offset(u64::from_le_bytes(index.array(BASE_OFFSET_AT)));
+        index.rows = index.count_rows();
+        Ok(Some(index))
+    }
+
+    fn map(path: &Path, file: Arc<dyn File>, base: Index) -> Result<Self, Error> {
+        Ok(Self {
+            map: map_file(&*file, path)?,
+            path: path.to_owned(),
+            file,
+            base,
+            base_offset: Offset(0),
+            rows: 0,
+        })
+    }
+
+    /// The rows that fit.
+    pub fn capacity(&self) -> usize {
+        (self.map.len() - FILE_HEADER_BYTES) / ROW_BYTES
+    }
+
+    /// The rows written.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Writes the next row.
+    pub fn push(&mut self, row: Row) -> Result<(), Error> {
+        assert!(self.rows < self.capacity(), "a segment rolls before its index is full");
+        if self.rows == 0 {
+            self.base_offset = row.offset;
+            self.map[BASE_OFFSET_AT..][..8].copy_from_slice(&row.offset.0.to_le_bytes());
+        } else {
+            assert!(self.row(self.rows - 1).offset < row.offset, "I5: offsets grow");
+        }
+        let offset = self.delta(row.offset.0 - self.base_offset.0)?;
+        let index = self.delta(row.index.0 - self.base.0)?;
+        let at = FILE_HEADER_BYTES + self.rows * ROW_BYTES;
+        for (part, number) in [offset, index, row.position, row.skip].iter().enumerate() {
+            self.map[at + part * 4..][..4].copy_from_slice(&number.to_le_bytes());
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn delta(&self, delta: u64) -> Result<u32, Error> {
+        u32::try_from(delta).map_err(|_| Error::Corrupt {
+            path: self.path.clone(),
+            position: FILE_HEADER_BYTES as u64,
+            what: "a segment spans more than 32 bits of offsets",
+        })
+    }
+
+    /// The row with this number.
+    pub fn row(&self, number: usize) -> Row {
+        assert!(number < self.rows, "row {number} of {}", self.rows);
+        let at = FILE_HEADER_BYTES + number * ROW_BYTES;
+        let part = |part: usize| u32::from_le_bytes(self.array(at + part * 4));
+        Row {
+            offset: Offset(self.base_offset.0 + u64::from(part(0))),
+            index: Index(self.base.0 + u64::from(part(1))),
+            position: part(2),
+            skip: part(3),
+        }
+    }
+
+    /// The number of the last row at or before `offset`.
+    pub fn find(&self, offset: Offset) -> Option<usize> {
+        self.partition(|row| row.offset <= offset).checked_sub(1)
+    }
+
+    /// How many rows, from the first, `holds` is true for.
+    fn partition(&self, holds: impl Fn(Row) -> bool) -> usize {
+        let (mut low, mut high) = (0, self.rows);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if holds(self.row(middle)) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// Drops the rows of entries at or after `index`, zeroing them.
+    pub fn drop_from(&mut self, index: Index) {
+        let keep = self.partition(|row| row.index < index);
+        let from = FILE_HEADER_BYTES + keep * ROW_BYTES;
+        self.map[from..].fill(0);
+        self.rows = keep;
+    }
+
+    /// Gives the room after the last row back to the disk: no row follows.
+    pub fn seal(&mut self) -> Result<(), Error> {
+        self.write_back()?;
+        let len = FILE_HEADER_BYTES + self.rows * ROW_BYTES;
+        // The map goes first, so that none of it ever lies beyond the file's end.
+        self.map = MmapMut::map_anon(1).map_err(Error::io("map", &self.path))?;
+        self.file
+            .set_len(len as u64)
+            .map_err(Error::io("cut", &self.path))?;
+        self.map = map_file(&*self.file, &self.path)?;
+        Ok(())
+    }
+
+    /// Hands rows of an anonymous map to the file; a mapped file has them already.
+    pub fn write_back(&self) -> Result<(), Error> {
+        if self.file.mappable().is_some() {
+            return Ok(());
+        }
+        let used = FILE_HEADER_BYTES + self.rows * ROW_BYTES;
+        self.file
+            .write_all_at(&self.map[..used], 0)
+            .map_err(Error::io("write", &self.path))
+    }
+
+    /// The file, to be synced without holding the index.
+    pub fn file(&self) -> (Arc<dyn File>, PathBuf) {
+        (self.file.clone(), self.path.clone())
+    }
+
+    fn array<const N: usize>(&self, at: usize) -> [u8; N] {
+        let bytes = &self.map[at..at + N];
+        bytes.try_into().expect("the slice has this length")
+    }
+
+    /// Rows end at the first whose position is zero: a frame never begins inside the header.
+    fn count_rows(&self) -> usize {
+        let filled = |number: &usize| {
+            let at = FILE_HEADER_BYTES + number * ROW_BYTES + 8;
+            u32::from_le_bytes(self.array(at)) != 0
+        };
+        (0..self.capacity()).take_while(filled).count()
+    }
+}
+
+/// Maps a file whole, or copies it into an anonymous map if it cannot be mapped.
+fn map_file(file: &dyn File, path: &Path) -> Result<MmapMut, Error> {
+    let len = file.len().map_err(Error::io("measure", path))?;
+    let len = usize::try_from(len).expect("index files are smaller than the address space");
+    let Some(mappable) = file.mappable() else {
+        let mut map = MmapMut::map_anon(len.max(1)).map_err(Error::io("map", path))?;
+        file.read_exact_at(&mut map[..len], 0)
+            .map_err(Error::io("read", path))?;
+        return Ok(map);
+    };
+    // SAFETY: the file belongs to this process alone, by the data directory's lock, and is mapped
+    // once. It was allocated to its length, so no page of the map lacks a block (no SIGBUS on a
+    // full disk), and it is only ever cut in `seal` and `create`, while no map of it exists. Reads
+    // and writes through the map are bounds-checked slices of plain bytes.
+    #[allow(unsafe_code, reason = "the one memory map; the argument stands above")]
+    let map = unsafe { MmapOptions::new().len(len).map_mut(mappable) };
+    map.map_err(Error::io("map", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::disk::OsDisk;
+    use crate::log::memory_disk::MemoryDisk;
+
+    fn row(offset: u64, index: u64) -> Row {
+        Row {
+            offset: Offset(offset),
+            index: Index(index),
+            position: 32 + index as u32,
+            skip: 16,
+        }
+    }
+
+    fn rows_come_back(disk: &dyn Disk, path: &Path) {
+        let mut index = OffsetIndex::create(disk, path, Index(5), 4096).unwrap();
+        assert_eq!(index.find(Offset(0)), None);
+        for (offset, at) in [(100, 5), (103, 7), (104, 9)] {
+            index.push(row(offset, at)).unwrap();
+        }
+        assert_eq!(index.find(Offset(99)), None);
+        assert_eq!(index.find(Offset(102)), Some(0));
+        assert_eq!(index.find(Offset(103)), Some(1));
+        assert_eq!(index.find(Offset(u64::MAX)), Some(2));
+        index.seal().unwrap();
+        drop(index);
+
+        let mut index = OffsetIndex::open(disk, path, Index(5)).unwrap().unwrap();
+        assert_eq!((index.rows(), index.capacity()), (3, 3));
+        assert_eq!(index.row(1), row(103, 7));
+        index.drop_from(Index(7));
+        assert_eq!((index.rows(), index.row(0)), (1, row(100, 5)));
+    }
+
+    #[test]
+    fn rows_come_back_from_a_mapped_file() {
+        let dir = tempfile::tempdir().unwrap();
+        rows_come_back(&OsDisk, &dir.path().join("a.index"));
+    }
+
+    #[test]
+    fn rows_come_back_from_an_anonymous_map() {
+        rows_come_back(&MemoryDisk::default(), Path::new("/a.index"));
+    }
+
+    #[test]
+    fn an_unfinished_or_foreign_file_is_told_apart() {
+        let disk = MemoryDisk::default();
+        let path = Path::new("/a.index");
+        assert!(OffsetIndex::open(&disk, path, Index(0)).unwrap().is_none());
+        let file = disk.create(path).unwrap();
+        assert!(OffsetIndex::open(&disk, path, Index(0)).unwrap().is_none());
+        file.write_all_at(&[9; 64], 0).unwrap();
+        assert!(OffsetIndex::open(&disk, path, Index(0)).is_err());
+    }
+}

@@ -1,0 +1,285 @@
+//! A disk in memory that knows what was synced: the faulty twin of the real one.
+//!
+//! [`MemoryDisk::crash`] is a power cut: what was not synced is gone, names included. Whole nodes
+//! run on it in tests, and a test can watch each write and sync as it comes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::disk::{DirLock, Disk, File};
+
+/// What a watcher is told, before it happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Bytes are about to be written.
+    Write,
+    /// A file is about to be synced.
+    Sync,
+    /// A directory is about to be synced.
+    SyncDir,
+}
+
+type Watcher = Arc<dyn Fn(Event, &Path) -> io::Result<()> + Send + Sync>;
+
+/// Files in memory; clones share them.
+#[derive(Clone, Default)]
+pub struct MemoryDisk(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    names: Mutex<Names>,
+    watcher: Mutex<Option<Watcher>>,
+}
+
+#[derive(Default, Clone)]
+struct Names {
+    live: BTreeMap<PathBuf, Arc<Content>>,
+    synced: BTreeMap<PathBuf, Arc<Content>>,
+}
+
+#[derive(Default)]
+struct Content(Mutex<Bytes>);
+
+#[derive(Default, Clone)]
+struct Bytes {
+    live: Vec<u8>,
+    synced: Vec<u8>,
+    /// What changed since the last sync: ranges of `live`.
+    dirty: Vec<(usize, usize)>,
+}
+
+struct MemoryFile {
+    path: PathBuf,
+    content: Arc<Content>,
+    disk: Arc<Shared>,
+}
+
+impl MemoryDisk {
+    /// Calls `watcher` before each write and sync; its error becomes the disk's.
+    pub fn watch(&self, watcher: impl Fn(Event, &Path) -> io::Result<()> + Send + Sync + 'static) {
+        *self.0.watcher.lock() = Some(Arc::new(watcher));
+    }
+
+    /// A disk that holds what a power cut would leave of this one.
+    pub fn crash(&self) -> Self {
+        let names = self.0.names.lock();
+        let survive = |(path, content): (&PathBuf, &Arc<Content>)| {
+            let synced = content.0.lock().synced.clone();
+            let bytes = Bytes {
+                live: synced.clone(),
+                synced,
+                dirty: Vec::new(),
+            };
+            (path.clone(), Arc::new(Content(Mutex::new(bytes))))
+        };
+        let survivors: BTreeMap<_, _> = names.synced.iter().map(survive).collect();
+        Self(Arc::new(Shared {
+            names: Mutex::new(Names {
+                live: survivors.clone(),
+                synced: survivors,
+            }),
+            watcher: Mutex::default(),
+        }))
+    }
+
+    /// Changes a file behind its user's back, as bit rot does.
+    pub fn corrupt(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let content = self.0.names.lock().live[path].clone();
+        let mut bytes = content.0.lock();
+        change(&mut bytes.live);
+        bytes.synced = bytes.live.clone();
+        bytes.dirty.clear();
+    }
+
+    fn file(&self, path: &Path, content: Arc<Content>) -> Arc<dyn File> {
+        Arc::new(MemoryFile {
+            path: path.to_owned(),
+            content,
+            disk: self.0.clone(),
+        })
+    }
+}
+
+impl Shared {
+    fn tell(&self, event: Event, path: &Path) -> io::Result<()> {
+        let watcher = self.watcher.lock().clone();
+        watcher.map_or(Ok(()), |watcher| watcher(event, path))
+    }
+}
+
+impl fmt::Debug for MemoryDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryDisk")
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn create_dir(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let names = self.0.names.lock();
+        let here = names.live.keys().filter(|path| path.parent() == Some(dir));
+        let text = here.filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+        Ok(text.collect())
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let names = self.0.names.lock();
+        let content = names.live.get(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(self.file(path, content.clone()))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let mut names = self.0.names.lock();
+        if names.live.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let content = Arc::<Content>::default();
+        names.live.insert(path.to_owned(), content.clone());
+        Ok(self.file(path, content))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let gone = self.0.names.lock().live.remove(path);
+        gone.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.tell(Event::SyncDir, dir)?;
+        let mut names = self.0.names.lock();
+        let Names { live, synced } = &mut *names;
+        synced.retain(|path, _| path.parent() != Some(dir) || live.contains_key(path));
+        let here = live.iter().filter(|(path, _)| path.parent() == Some(dir));
+        synced.extend(here.map(|(path, content)| (path.clone(), content.clone())));
+        Ok(())
+    }
+
+    fn lock(&self, _dir: &Path) -> io::Result<DirLock> {
+        Ok(DirLock::unshared())
+    }
+}
+
+impl fmt::Debug for MemoryFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemoryFile({})", self.path.display())
+    }
+}
+
+/// Positions fit a memory disk's `Vec`, or the caller is wrong about the file.
+fn place(position: u64) -> io::Result<usize> {
+    usize::try_from(position).map_err(|_| io::ErrorKind::FileTooLarge.into())
+}
+
+impl File for MemoryFile {
+    fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
+        let at = place(position)?;
+        let bytes = self.content.0.lock();
+        let range = bytes.live.get(at..).and_then(|rest| rest.get(..buf.len()));
+        buf.copy_from_slice(range.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
+        self.disk.tell(Event::Write, &self.path)?;
+        let at = place(position)?;
+        let mut bytes = self.content.0.lock();
+        let end = at + buf.len();
+        if bytes.live.len() < end {
+            bytes.live.resize(end, 0);
+        }
+        bytes.live[at..end].copy_from_slice(buf);
+        bytes.dirty.push((at, end));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.disk.tell(Event::Sync, &self.path)?;
+        let mut bytes = self.content.0.lock();
+        let Bytes {
+            live,
+            synced,
+            dirty,
+        } = &mut *bytes;
+        synced.resize(live.len(), 0);
+        for (from, to) in dirty.drain(..) {
+            let to = to.min(live.len());
+            if from < to {
+                synced[from..to].copy_from_slice(&live[from..to]);
+            }
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.content.0.lock().live.len() as u64)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let len = place(len)?;
+        let mut bytes = self.content.0.lock();
+        let before = bytes.live.len();
+        bytes.live.resize(len, 0);
+        // A cut that is grown again must read as zeros after the next sync.
+        bytes.dirty.push((before.min(len), before.max(len)));
+        Ok(())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        if self.len()? < len {
+            self.set_len(len)?;
+        }
+        Ok(())
+    }
+
+    fn mappable(&self) -> Option<&fs::File> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_keeps_what_was_synced_and_no_more() {
+        let disk = MemoryDisk::default();
+        let dir = Path::new("/d");
+        let file = disk.create(&dir.join("a")).unwrap();
+        file.write_all_at(b"kept", 0).unwrap();
+        file.sync_data().unwrap();
+        assert!(disk.crash().open(&dir.join("a")).is_err(), "no name yet");
+        disk.sync_dir(dir).unwrap();
+        file.write_all_at(b"lost", 4).unwrap();
+
+        let file = disk.crash().open(&dir.join("a")).unwrap();
+        let mut buf = [0; 4];
+        file.read_exact_at(&mut buf, 0).unwrap();
+        assert_eq!(&buf, b"kept");
+        assert_eq!(file.len().unwrap(), 4);
+    }
+
+    #[test]
+    fn a_cut_that_grows_again_reads_as_zeros() {
+        let disk = MemoryDisk::default();
+        let path = Path::new("/d/a");
+        let file = disk.create(path).unwrap();
+        file.write_all_at(b"12345678", 0).unwrap();
+        disk.sync_dir(Path::new("/d")).unwrap();
+        file.sync_data().unwrap();
+        file.set_len(4).unwrap();
+        file.allocate(8).unwrap();
+        file.sync_data().unwrap();
+        let mut buf = [0; 8];
+        let file = disk.crash().open(path).unwrap();
+        file.read_exact_at(&mut buf, 0).unwrap();
+        assert_eq!(&buf, b"1234\0\0\0\0");
+    }
+}

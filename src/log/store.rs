@@ -1,0 +1,244 @@
+//! The store of one segment: a file of frames, written in order and read by position.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+
+use super::disk::{Disk, File};
+use super::file_header::{self, FILE_HEADER_BYTES, Magic};
+use super::frame::{self, Entry, HEADER_BYTES, Header};
+use super::{Error, Index};
+
+/// Bytes that a scan reads at a time; a longer frame is read whole.
+const SCAN_BYTES: usize = 1 << 20;
+
+/// The frames of one segment.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    base: Index,
+    /// Whether the directory holds the file's name durably.
+    named: AtomicBool,
+}
+
+/// What stands at a position of a store.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A whole frame.
+    Frame(Header),
+    /// Nothing was ever written here, up to the file's end.
+    End,
+    /// Bytes that do not check.
+    Bad,
+}
+
+impl Store {
+    /// Makes the file, with room for `bytes_max` bytes.
+    pub fn create(disk: &dyn Disk, path: &Path, base: Index, bytes_max: u32) -> Result<Self, Error> {
+        let file = disk.create(path).map_err(Error::io("create", path))?;
+        file.allocate(bytes_max.into())
+            .map_err(Error::io("allocate", path))?;
+        file.write_all_at(&file_header::encode(Magic::Store, base), 0)
+            .map_err(Error::io("write", path))?;
+        Ok(Self::new(path, file, base, false))
+    }
+
+    /// Opens the file; `None` if its making was cut short, so that it holds no frame.
+    pub fn open(disk: &dyn Disk, path: &Path, base: Index) -> Result<Option<Self>, Error> {
+        let file = disk.open(path).map_err(Error::io("open", path))?;
+        let header = file_header::read(&*file, path, Magic::Store, base)?;
+        Ok(header.map(|()| Self::new(path, file, base, true)))
+    }
+
+    fn new(path: &Path, file: Arc<dyn File>, base: Index, named: bool) -> Self {
+        Self {
+            path: path.to_owned(),
+            file,
+            base,
+            named: AtomicBool::new(named),
+        }
+    }
+
+    /// The raft index of the first frame.
+    pub fn base(&self) -> Index {
+        self.base
+    }
+
+    /// Writes bytes at a position.
+    pub fn write(&self, bytes: &[u8], position: u64) -> Result<(), Error> {
+        self.file
+            .write_all_at(bytes, position)
+            .map_err(Error::io("write", &self.path))
+    }
+
+    /// Makes all that was written durable, the file's name included.
+    pub fn sync(&self, disk: &dyn Disk) -> Result<(), Error> {
+        self.file
+            .sync_data()
+            .map_err(Error::io("sync", &self.path))?;
+        if !self.named.load(Ordering::Relaxed) {
+            let dir = self.path.parent().unwrap_or(Path::new("."));
+            disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+            self.named.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Drops what follows `end`. With `bytes_max` the room is taken again, as zeros.
+    pub fn cut(&self, end: u32, bytes_max: Option<u32>) -> Result<(), Error> {
+        self.file
+            .set_len(end.into())
+            .map_err(Error::io("cut", &self.path))?;
+        if let Some(bytes_max) = bytes_max {
+            self.file
+                .allocate(bytes_max.into())
+                .map_err(Error::io("allocate", &self.path))?;
+        }
+        Ok(())
+    }
+
+    /// Reads bytes; they may hold several frames.
+    pub fn read(&self, position: u32, len: usize) -> Result<Bytes, Error> {
+        let mut bytes = vec![0; len];
+        self.file
+            .read_exact_at(&mut bytes, position.into())
+            .map_err(Error::io("read", &self.path))?;
+        Ok(bytes.into())
+    }
+
+    /// The error of bytes that do not check.
+    pub fn corrupt(&self, position: u64, what: &'static str) -> Error {
+        Error::Corrupt {
+            path: self.path.clone(),
+            position,
+            what,
+        }
+    }
+
+    /// Reads the file from its first frame on.
+    pub fn scan(&self) -> Result<Scan<'_>, Error> {
+        Ok(Scan {
+            len: self.file.len().map_err(Error::io("measure", &self.path))?,
+            store: self,
+            position: FILE_HEADER_BYTES as u64,
+            window: Vec::new(),
+            window_at: 0,
+        })
+    }
+}
+
+/// Parses the frame at the start of `bytes`, sharing their memory; its whole length comes with it.
+/// `None` if it is cut off or does not check.
+pub fn parse(bytes: &Bytes) -> Option<(Entry, usize)> {
+    let header = frame::decode_header(bytes)?;
+    if !frame::checks(&header, bytes) {
+        return None;
+    }
+    let entry = Entry {
+        term: header.term,
+        index: header.index,
+        kind: header.kind,
+        payload: bytes.slice(HEADER_BYTES..HEADER_BYTES + header.length),
+    };
+    Some((entry, frame::frame_bytes(header.length)))
+}
+
+/// Reads a store file in order, in bounded memory.
+#[derive(Debug)]
+pub struct Scan<'a> {
+    store: &'a Store,
+    len: u64,
+    position: u64,
+    window: Vec<u8>,
+    window_at: u64,
+}
+
+impl Scan<'_> {
+    /// Where the next frame would begin.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The bytes from here to the file's end.
+    pub fn remaining(&self) -> u64 {
+        self.len.saturating_sub(self.position)
+    }
+
+    /// Looks at what stands here and, if it is a frame, moves past it.
+    pub fn next(&mut self) -> Result<Found, Error> {
+        let found = self.look(self.position)?;
+        if let Found::Frame(header) = found {
+            self.position += frame::frame_bytes(header.length) as u64;
+        }
+        Ok(found)
+    }
+
+    /// The payload of the frame that `next` has just moved past.
+    pub fn payload(&mut self, header: &Header) -> Result<&[u8], Error> {
+        let began = self.position - frame::frame_bytes(header.length) as u64;
+        self.bytes(began + HEADER_BYTES as u64, header.length)
+    }
+
+    /// Looks at what stands at `position`.
+    fn look(&mut self, position: u64) -> Result<Found, Error> {
+        let head = self.bytes(position, HEADER_BYTES)?;
+        if let Some(header) = frame::decode_header(head) {
+            let frame = self.bytes(position, HEADER_BYTES + header.length)?;
+            let whole = frame::checks(&header, frame);
+            return Ok(if whole { Found::Frame(header) } else { Found::Bad });
+        }
+        let zeros = self.zeros_from(position)?;
+        Ok(if zeros { Found::End } else { Found::Bad })
+    }
+
+    fn zeros_from(&mut self, mut position: u64) -> Result<bool, Error> {
+        while position < self.len {
+            let part = self.bytes(position, SCAN_BYTES)?;
+            if part.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            position += part.len() as u64;
+        }
+        Ok(true)
+    }
+
+    /// Looks behind bad bytes at `bad` for a frame whose write began after them: such a frame was
+    /// written when the bad bytes had been synced, so they are damage and not a torn write.
+    pub fn synced_after(&mut self, bad: u64, next: Index) -> Result<Option<u64>, Error> {
+        const LIKELY: u64 = 1 << 24;
+        let mut position = bad + frame::ALIGN as u64;
+        while position + HEADER_BYTES as u64 <= self.len {
+            let head = self.bytes(position, HEADER_BYTES)?;
+            let likely = frame::decode_header(head).filter(|header| {
+                let near = header.index.0.checked_sub(next.0);
+                let began = position.checked_sub(header.distance.into());
+                near.is_some_and(|near| near < LIKELY) && began.is_some_and(|began| began > bad)
+            });
+            if likely.is_some() && matches!(self.look(position)?, Found::Frame(_)) {
+                return Ok(Some(position));
+            }
+            position += frame::ALIGN as u64;
+        }
+        Ok(None)
+    }
+
+    /// Up to `len` bytes from `position` on, fewer only at the file's end.
+    fn bytes(&mut self, position: u64, len: usize) -> Result<&[u8], Error> {
+        let left = usize::try_from(self.len.saturating_sub(position)).unwrap_or(usize::MAX);
+        let len = len.min(left);
+        let held = self.window_at..self.window_at + self.window.len() as u64;
+        if position < held.start || position + len as u64 > held.end {
+            self.window.resize(len.max(SCAN_BYTES.min(left)), 0);
+            self.window_at = position;
+            self.store
+                .file
+                .read_exact_at(&mut self.window, position)
+                .map_err(Error::io("read", &self.store.path))?;
+        }
+        let at = (position - self.window_at) as usize;
+        Ok(&self.window[at..at + len])
+    }
+}

@@ -1,0 +1,438 @@
+//! The log as its users see it: on a memory disk that forgets what was not synced.
+
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use bytes::Bytes;
+
+use super::memory_disk::{Event, MemoryDisk};
+use super::record::{BatchBuilder, batches, join};
+use super::*;
+
+const DIR: &str = "/log";
+
+fn config() -> Config {
+    Config {
+        segment_bytes_max: 4096,
+        index_bytes_max: 1024,
+        tail_cache_bytes_max: 512,
+        inline_io: true,
+    }
+}
+
+fn open(disk: &MemoryDisk, checkpoint: Option<Checkpoint>) -> Result<(Log, Opened), Error> {
+    Log::open(Arc::new(disk.clone()), Path::new(DIR), config(), checkpoint)
+}
+
+fn value(number: u64) -> Vec<u8> {
+    let length = (number * 37 % 200) as usize;
+    format!("record {number} ").into_bytes().into_iter().cycle().take(length).collect()
+}
+
+/// An entry that holds the records with these numbers.
+fn records(term: u64, index: u64, numbers: std::ops::Range<u64>) -> Entry {
+    let mut batch = BatchBuilder::new(None);
+    numbers.for_each(|number| batch.push(&value(number), 0, 0));
+    entry(term, index, Kind::Records, join([batch.finish()].iter()))
+}
+
+fn entry(term: u64, index: u64, kind: Kind, payload: Bytes) -> Entry {
+    Entry {
+        term: Term(term),
+        index: Index(index),
+        kind,
+        payload,
+    }
+}
+
+fn append(log: &Log, entries: Vec<Entry>) {
+    let (tell, told) = mpsc::channel();
+    let done = Box::new(move |result| tell.send(result).unwrap());
+    log.append(entries, done).unwrap();
+    told.recv().unwrap().unwrap();
+}
+
+fn truncate(log: &Log, keep: Option<u64>) {
+    let (tell, told) = mpsc::channel();
+    let done = Box::new(move |result| tell.send(result).unwrap());
+    log.truncate_after(keep.map(Index), done).unwrap();
+    told.recv().unwrap().unwrap();
+}
+
+fn publish(log: &Log, entry: &Entry) {
+    let mut runs = Vec::new();
+    if entry.kind == Kind::Records {
+        for batch in batches(&entry.payload).unwrap() {
+            runs.push(Run {
+                skip: batch.records_at as u32,
+                count: batch.count,
+            });
+        }
+    }
+    log.publish(entry.index, &runs).unwrap();
+}
+
+/// A log of entries with one, two, three, one, ... records each, every fifth a control entry.
+fn fill(log: &Log, entries: u64) -> (Vec<Entry>, u64) {
+    let mut made = Vec::new();
+    let mut next = 0;
+    for index in 0..entries {
+        if index % 5 == 0 {
+            made.push(entry(1, index, Kind::Control, Bytes::from_static(b"control")));
+        } else {
+            let count = index % 3 + 1;
+            made.push(records(1, index, next..next + count));
+            next += count;
+        }
+        append(log, vec![made[made.len() - 1].clone()]);
+    }
+    (made, next)
+}
+
+fn check_all(log: &Log, count: u64) {
+    assert_eq!(log.offsets(), (Offset(0), Offset(count)));
+    for (from, budget) in [(0, 1), (0, 100), (0, 1 << 20), (count / 2, 300)] {
+        let mut at = from;
+        while at < count {
+            for record in log.read(Offset(at), budget).unwrap() {
+                assert_eq!((record.offset, &record.value[..]), (Offset(at), &value(at)[..]));
+                at += 1;
+            }
+        }
+        assert_eq!(at, count);
+    }
+    let past = log.read(Offset(count), 1).unwrap_err();
+    assert!(matches!(past, Error::OutOfRange { asked, next, .. } if asked == next));
+}
+
+#[test]
+fn records_come_back_through_segments_and_restarts() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    let (entries, count) = fill(&log, 200);
+    entries.iter().for_each(|entry| publish(&log, entry));
+    check_all(&log, count);
+    log.sync_index().unwrap();
+    assert!(disk.list(Path::new(DIR)).unwrap().len() > 8, "several segments");
+    drop(log);
+
+    let checkpoint = Checkpoint {
+        applied: Index(199),
+        next_offset: Offset(count),
+    };
+    let (log, opened) = open(&disk.crash(), Some(checkpoint)).unwrap();
+    assert!(opened.rows_hold);
+    check_all(&log, count);
+    let mut at = 0;
+    while at < 200 {
+        for entry in log.entries(Index(at), Index(200), 700).unwrap() {
+            assert_eq!(entry, entries[at as usize]);
+            at += 1;
+        }
+    }
+    assert_eq!(log.last(), Some((Term(1), Index(199))));
+}
+
+#[test]
+fn rows_past_the_checkpoint_are_dropped_and_rebuilt() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    let (entries, count) = fill(&log, 120);
+    entries[..60].iter().for_each(|entry| publish(&log, entry));
+    let (_, at_checkpoint) = log.offsets();
+    entries[60..].iter().for_each(|entry| publish(&log, entry));
+    log.sync_index().unwrap();
+    drop(log);
+
+    let checkpoint = Checkpoint {
+        applied: Index(59),
+        next_offset: at_checkpoint,
+    };
+    let (log, opened) = open(&disk, Some(checkpoint)).unwrap();
+    assert!(opened.rows_hold);
+    assert_eq!(log.offsets().1, at_checkpoint);
+    entries[60..].iter().for_each(|entry| publish(&log, entry));
+    check_all(&log, count);
+    drop(log);
+
+    // Rows that do not agree with the checkpoint are all dropped.
+    let wrong = Checkpoint {
+        next_offset: Offset(at_checkpoint.0 + 1),
+        ..checkpoint
+    };
+    let (log, opened) = open(&disk, Some(wrong)).unwrap();
+    assert!(!opened.rows_hold);
+    entries.iter().for_each(|entry| publish(&log, entry));
+    check_all(&log, count);
+}
+
+#[test]
+fn a_lost_index_is_rebuilt_from_the_store() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    let (entries, count) = fill(&log, 90);
+    entries.iter().for_each(|entry| publish(&log, entry));
+    log.sync_index().unwrap();
+    drop(log);
+    let (_, index) = segment::paths(Path::new(DIR), Index(0));
+    disk.remove(&index).unwrap();
+    let checkpoint = Checkpoint {
+        applied: Index(89),
+        next_offset: Offset(count),
+    };
+    let (log, opened) = open(&disk, Some(checkpoint)).unwrap();
+    assert!(!opened.rows_hold, "I3: the store is truth");
+    entries.iter().for_each(|entry| publish(&log, entry));
+    check_all(&log, count);
+}
+
+/// I1: over a real thread and with syncs that are watched, no callback precedes its sync.
+#[test]
+fn no_ack_precedes_its_sync() {
+    static SYNCED: AtomicUsize = AtomicUsize::new(0);
+    static WRITTEN: AtomicUsize = AtomicUsize::new(0);
+    let disk = MemoryDisk::default();
+    let threaded = Config {
+        inline_io: false,
+        segment_bytes_max: 1 << 20,
+        index_bytes_max: 1 << 16,
+        ..config()
+    };
+    let log = Log::open(Arc::new(disk.clone()), Path::new(DIR), threaded, None);
+    let (log, _) = log.unwrap();
+    disk.watch(|event, path| {
+        let of_store = path.extension().is_some_and(|suffix| suffix == "store");
+        match event {
+            Event::Write if of_store => WRITTEN.fetch_add(1, Ordering::SeqCst),
+            Event::Sync if of_store => SYNCED.swap(WRITTEN.load(Ordering::SeqCst), Ordering::SeqCst),
+            _ => 0,
+        };
+        Ok(())
+    });
+    let (tell, told) = mpsc::channel();
+    for index in 0..500 {
+        let (tell, disk) = (tell.clone(), disk.clone());
+        let done = move |result: Result<(), Error>| {
+            result.unwrap();
+            // What was written by now was synced, and a power cut at this moment keeps the entry.
+            assert_eq!(SYNCED.load(Ordering::SeqCst), WRITTEN.load(Ordering::SeqCst));
+            if index % 50 == 0 {
+                let (log, _) = open(&disk.crash(), None).unwrap();
+                assert!(log.last().unwrap().1 >= Index(index));
+            }
+            tell.send(index).unwrap();
+        };
+        log.append(vec![records(1, index, index..index + 1)], Box::new(done))
+            .unwrap();
+    }
+    drop(tell);
+    let order: Vec<u64> = told.iter().collect();
+    assert_eq!(order, (0..500).collect::<Vec<_>>(), "callbacks in order");
+    assert!(WRITTEN.load(Ordering::SeqCst) >= 1);
+}
+
+#[test]
+fn a_failed_sync_fails_its_appends_and_all_later_ones() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    append(&log, vec![records(1, 0, 0..1)]);
+    disk.watch(|event, _| match event {
+        Event::Sync => Err(io::Error::other("the disk is gone")),
+        _ => Ok(()),
+    });
+    let results = Arc::new(Mutex::new(Vec::new()));
+    for index in 1..4 {
+        let results = results.clone();
+        let done = move |result: Result<(), Error>| results.lock().unwrap().push(result);
+        log.append(vec![records(1, index, index..index + 1)], Box::new(done))
+            .unwrap();
+        disk.watch(|_, _| Ok(()));
+    }
+    let results = results.lock().unwrap();
+    assert!(matches!(results[0], Err(Error::Io { action: "sync", .. })));
+    assert!(matches!(results[1], Err(Error::Stopped)), "no sync is retried");
+    assert!(matches!(results[2], Err(Error::Stopped)));
+    assert_eq!(log.durable(), Index(1));
+}
+
+#[test]
+fn a_cut_suffix_stays_cut() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    let (entries, _) = fill(&log, 100);
+    entries[..20].iter().for_each(|entry| publish(&log, entry));
+    truncate(&log, Some(29));
+    assert_eq!(log.last(), Some((Term(1), Index(29))));
+    assert_eq!(log.durable(), Index(30));
+    assert!(log.entries(Index(30), Index(31), 1).is_err());
+
+    let (reopened, opened) = open(&disk.crash(), None).unwrap();
+    assert_eq!(reopened.last(), Some((Term(1), Index(29))));
+    assert_eq!(opened.torn_bytes, 0, "a cut leaves zeros");
+
+    append(&log, vec![records(2, 30, 500..502)]);
+    let (reopened, _) = open(&disk.crash(), None).unwrap();
+    assert_eq!(reopened.last(), Some((Term(2), Index(30))), "no older frame returns");
+    truncate(&log, None.or(Some(19)));
+    assert_eq!(log.last(), Some((Term(1), Index(19))));
+}
+
+#[test]
+fn a_torn_tail_is_cut() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    for index in 0..3 {
+        append(&log, vec![records(1, index, index..index + 1)]);
+    }
+    // One write of three frames, of which the first is torn and the others are whole.
+    let torn: Vec<_> = (3..6).map(|index| records(1, index, index..index + 1)).collect();
+    append(&log, torn);
+    drop(log);
+    let (store, _) = segment::paths(Path::new(DIR), Index(0));
+    let at = torn_position(&disk, 3);
+    disk.corrupt(&store, |bytes| bytes[at + 40] ^= 1);
+    let (log, opened) = open(&disk, None).unwrap();
+    assert_eq!(log.last(), Some((Term(1), Index(2))));
+    assert!(opened.torn_bytes > 0);
+    append(&log, vec![records(1, 3, 3..4)]);
+    let (log, opened) = open(&disk.crash(), None).unwrap();
+    assert_eq!((log.last(), opened.torn_bytes), (Some((Term(1), Index(3))), 0));
+}
+
+/// Where the frame of an entry begins in the first store.
+fn torn_position(disk: &MemoryDisk, index: u64) -> usize {
+    let (log, _) = open(&disk.crash(), None).unwrap();
+    let state = log.0.state.read();
+    state.segments[0].position(Index(index)).unwrap() as usize
+}
+
+#[test]
+fn damage_before_synced_frames_is_an_error_that_names_the_place() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    (0..6).for_each(|index| append(&log, vec![records(1, index, index..index + 1)]));
+    drop(log);
+    let (store, _) = segment::paths(Path::new(DIR), Index(0));
+    let at = torn_position(&disk, 3);
+    for damage in [at, at + 9, at + 28, at + 40] {
+        let disk = disk.crash();
+        disk.corrupt(&store, |bytes| bytes[damage] ^= 0x10);
+        match open(&disk, None).unwrap_err() {
+            Error::Corrupt { path, position, .. } => {
+                assert_eq!((path, position), (store.clone(), at as u64));
+            }
+            other => panic!("{other}"),
+        }
+    }
+    // A page of zeros in the middle is damage as well.
+    disk.corrupt(&store, |bytes| bytes[at..at + 64].fill(0));
+    assert!(matches!(open(&disk, None), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn damage_in_an_earlier_segment_is_an_error() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    fill(&log, 200);
+    drop(log);
+    let (store, _) = segment::paths(Path::new(DIR), Index(0));
+    disk.corrupt(&store, |bytes| {
+        let last = bytes.len() - 20;
+        bytes[last] ^= 1;
+    });
+    assert!(matches!(open(&disk, None), Err(Error::Corrupt { .. })));
+    disk.remove(&store).unwrap();
+    assert!(matches!(open(&disk, None), Err(Error::Corrupt { .. })), "a missing file");
+}
+
+#[test]
+fn a_log_that_ends_before_its_checkpoint_is_refused() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    append(&log, vec![records(1, 0, 0..1)]);
+    let checkpoint = Checkpoint {
+        applied: Index(1),
+        next_offset: Offset(2),
+    };
+    let error = open(&disk, Some(checkpoint)).unwrap_err();
+    assert!(matches!(error, Error::LostTail { synced: Index(1), .. }), "{error}");
+}
+
+#[test]
+fn damage_is_never_served() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    let (entries, count) = fill(&log, 100);
+    entries.iter().for_each(|entry| publish(&log, entry));
+    let (store, _) = segment::paths(Path::new(DIR), Index(0));
+    disk.corrupt(&store, |bytes| bytes[300] ^= 4);
+    let mut refused = 0;
+    for offset in 0..count {
+        match log.read(Offset(offset), 1) {
+            Ok(found) => assert_eq!(found[0].value, value(offset)),
+            Err(Error::Corrupt { path, .. }) => {
+                assert_eq!(path, store);
+                refused += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn records_of_any_size_up_to_the_limit() {
+    let disk = MemoryDisk::default();
+    let config = Config::default();
+    let wide = Config {
+        segment_bytes_max: 16 << 20,
+        inline_io: true,
+        ..config
+    };
+    let (log, _) = Log::open(Arc::new(disk), Path::new(DIR), wide, None).unwrap();
+    let sizes = [0, 1, 7, 8, 4095, 4096, 65_537, 1 << 20, 4 << 20];
+    for (index, size) in sizes.iter().enumerate() {
+        let mut batch = BatchBuilder::new(None);
+        batch.push(&vec![index as u8; *size], 0, 0);
+        let payload = join([batch.finish()].iter());
+        let made = entry(1, index as u64, Kind::Records, payload);
+        append(&log, vec![made.clone()]);
+        publish(&log, &made);
+    }
+    for (offset, size) in sizes.iter().enumerate() {
+        let found = log.read(Offset(offset as u64), 1).unwrap();
+        assert_eq!(found[0].value, vec![offset as u8; *size]);
+    }
+    let over = vec![0; 9 << 20].into();
+    let refused = log.append(vec![entry(1, 9, Kind::Control, over)], Box::new(|_| ()));
+    assert!(matches!(refused, Err(Error::TooLarge { .. })));
+}
+
+#[test]
+fn a_real_directory_with_a_real_thread() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        inline_io: false,
+        ..config()
+    };
+    let open = |checkpoint| {
+        let disk = Arc::new(disk::OsDisk);
+        Log::open(disk, dir.path(), config.clone(), checkpoint).unwrap()
+    };
+    let (log, _) = open(None);
+    let (entries, count) = fill(&log, 150);
+    entries.iter().for_each(|entry| publish(&log, entry));
+    check_all(&log, count);
+    truncate(&log, Some(149));
+    log.sync_index().unwrap();
+    drop(log);
+    let checkpoint = Checkpoint {
+        applied: Index(149),
+        next_offset: Offset(count),
+    };
+    let (log, opened) = open(Some(checkpoint));
+    assert!(opened.rows_hold);
+    check_all(&log, count);
+}
