@@ -1,0 +1,65 @@
+//! The network: one port, two protocols, mutual TLS, and a seam for a twin without sockets.
+//!
+//! `mux` tells gRPC from raft by the first byte and `tls` proves who the peer is; `stream_layer` is the
+//! dialling side of both. Bytes move through `tcp`, or through `memory` when a whole cluster is simulated
+//! in one thread. `certs` makes the certificates. What the streams carry is the affair of the layers above.
+
+pub mod certs;
+pub mod memory;
+pub mod mux;
+mod pem_file;
+mod stream;
+pub mod stream_layer;
+pub mod tcp;
+pub mod tls;
+
+use std::io;
+
+use futures::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A byte stream of either network.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
+
+pub type BoxIo = Box<dyn Io>;
+
+/// The network seam: the one way a node reaches others.
+///
+/// The real one is [`tcp::TcpNetwork`], its twin [`memory::MemoryNetwork`]. Neither bounds the time of a
+/// dial: the caller owns the deadline.
+pub trait Network: Send + Sync + 'static {
+    /// Connects to `addr`, written `host:port`. The name is resolved again at each dial, because a node
+    /// that moves keeps its name.
+    fn dial<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<BoxIo>>;
+
+    /// Listens on `addr`; port 0 picks a free port, which [`Listener::local_addr`] then tells.
+    fn listen<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>>;
+}
+
+/// An open port. Dropping it closes the port; streams already accepted live on.
+pub trait Listener: Send + 'static {
+    /// The next stream and the address of its peer, as text for logs.
+    ///
+    /// Dropping the future loses no stream. An error concerns one attempt: the caller may try again.
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxIo, String)>>;
+
+    fn local_addr(&self) -> String;
+}
+
+/// How a node proves itself, and asks its peers to.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// Plain bytes and unknown peers.
+    Insecure,
+    /// Both sides show a certificate of the same authority.
+    Mutual(tls::Tls),
+}
+
+/// The two protocols of the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Grpc,
+    Raft,
+}

@@ -1,0 +1,323 @@
+//! Tests of `mux`: who gets through the gate, and that nobody holds it shut.
+
+use std::collections::VecDeque;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+use super::*;
+use crate::net::Network;
+use crate::net::certs::testing::authority;
+use crate::net::certs::{Authority, CertPem};
+use crate::net::memory::MemoryNetwork;
+use crate::net::tls::Tls;
+
+const ADDR: &str = "localhost:1";
+
+struct Port {
+    network: MemoryNetwork,
+    mux: Mux,
+    grpc: Incoming,
+    raft: Incoming,
+}
+
+impl Port {
+    async fn open(security: Security, limits: MuxLimits) -> Self {
+        let network = MemoryNetwork::new();
+        let listener = network.listen(ADDR).await.unwrap();
+        let (mux, grpc, raft) = Mux::start(listener, security, limits);
+        Self {
+            network,
+            mux,
+            grpc,
+            raft,
+        }
+    }
+
+    async fn dial(&self, bytes: &[u8]) -> BoxIo {
+        let mut io = self.network.dial(ADDR).await.unwrap();
+        io.write_all(bytes).await.unwrap();
+        io
+    }
+
+    fn is_idle(&mut self) -> bool {
+        self.grpc.next().now_or_never().is_none() && self.raft.next().now_or_never().is_none()
+    }
+}
+
+fn tls(authority: &Authority, pem: &CertPem) -> Tls {
+    Tls::from_pem(
+        authority.ca_pem().as_bytes(),
+        pem.cert.as_bytes(),
+        pem.key.as_bytes(),
+    )
+    .unwrap()
+}
+
+fn node(authority: &Authority, name: &str) -> Tls {
+    tls(authority, &authority.node(name, &[]).unwrap())
+}
+
+async fn take(incoming: &mut Incoming) -> MuxStream {
+    let next = tokio::time::timeout(Duration::from_secs(30), incoming.next()).await;
+    next.expect("a stream comes").unwrap().unwrap()
+}
+
+/// Waits until the port has closed `io`; it may send a TLS alert first, and nothing else.
+async fn closed(mut io: BoxIo) {
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(30), io.read_to_end(&mut rest)).await;
+    let _reset_or_end = ended.expect("the port closes the stream");
+    assert!(
+        rest.first().is_none_or(|byte| *byte == 0x15),
+        "at most a TLS alert: {rest:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn plain_streams_are_told_apart_by_their_first_byte() {
+    let mut port = Port::open(Security::Insecure, MuxLimits::default()).await;
+
+    let _near = port.dial(&[RAFT_RPC, b'x']).await;
+    let mut raft = take(&mut port.raft).await;
+    assert_eq!(
+        raft.read_u8().await.unwrap(),
+        b'x',
+        "the raft byte is consumed"
+    );
+    assert_eq!(
+        (raft.info().identity.clone(), raft.info().tls),
+        (None, false)
+    );
+
+    let _near = port.dial(b"PRI").await;
+    let mut grpc = take(&mut port.grpc).await;
+    let mut preface = [0; 3];
+    grpc.read_exact(&mut preface).await.unwrap();
+    assert_eq!(&preface, b"PRI", "the byte of HTTP/2 is put back");
+
+    // TLS to a node without certificates.
+    let hello = port.dial(&[0x16, 3, 1]).await;
+    closed(hello).await;
+    let junk = port.dial(b"GET").await;
+    closed(junk).await;
+    assert!(port.is_idle());
+}
+
+#[tokio::test]
+async fn secure_streams_are_told_apart_and_identified() {
+    let authority = authority();
+    let mut port = Port::open(
+        Security::Mutual(node(&authority, "node-1")),
+        MuxLimits::default(),
+    )
+    .await;
+    let peer = node(&authority, "node-2");
+
+    for kind in [Kind::Grpc, Kind::Raft] {
+        let first: &[u8] = if kind == Kind::Raft { &[RAFT_RPC] } else { &[] };
+        let io = port.dial(first).await;
+        let (mut near, _) = peer.connect(kind, ADDR, io).await.unwrap();
+        near.write_u8(7).await.unwrap();
+        near.flush().await.unwrap();
+        let incoming = if kind == Kind::Raft {
+            &mut port.raft
+        } else {
+            &mut port.grpc
+        };
+        let mut far = take(incoming).await;
+        assert_eq!(far.read_u8().await.unwrap(), 7);
+        assert_eq!(far.info().identity.as_ref(), Some(peer.identity()));
+        assert!(far.info().tls);
+    }
+}
+
+#[tokio::test]
+async fn a_secure_port_closes_what_is_not_proven() {
+    let authority = authority();
+    let mut port = Port::open(
+        Security::Mutual(node(&authority, "node-1")),
+        MuxLimits::default(),
+    )
+    .await;
+
+    for bytes in [
+        &b"PRI * HTTP/2.0"[..],
+        &[0xff],
+        &[RAFT_RPC, b'P', 0, 0, 0, 0, 0],
+    ] {
+        closed(port.dial(bytes).await).await;
+    }
+
+    let client = tls(&authority, &authority.client("root").unwrap());
+    let io = port.dial(&[RAFT_RPC]).await;
+    let (mut near, _) = client.connect(Kind::Raft, ADDR, io).await.unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(30), near.read_u8()).await;
+    refused
+        .expect("the port closes the stream")
+        .expect_err("a client certificate on a raft stream");
+
+    // An h2 handshake behind the raft byte, and a raft handshake without it.
+    let peer = node(&authority, "node-2");
+    let io = port.dial(&[RAFT_RPC]).await;
+    assert!(peer.connect(Kind::Grpc, ADDR, io).await.is_err());
+    let io = port.dial(&[]).await;
+    assert!(peer.connect(Kind::Raft, ADDR, io).await.is_err());
+    assert!(port.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_closed_at_the_deadline_and_blocks_nobody() {
+    let limits = MuxLimits::default();
+    let mut port = Port::open(Security::Insecure, limits).await;
+    let began = Instant::now();
+    let silent = port.dial(&[]).await;
+
+    let _near = port.dial(&[RAFT_RPC]).await;
+    take(&mut port.raft).await;
+    assert_eq!(
+        began.elapsed(),
+        Duration::ZERO,
+        "nobody waits behind the silent one"
+    );
+
+    closed(silent).await;
+    assert!((limits.handshake_timeout..limits.handshake_timeout * 2).contains(&began.elapsed()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_covers_the_tls_handshake() {
+    let limits = MuxLimits::default();
+    let port = Port::open(Security::Mutual(node(&authority(), "node-1")), limits).await;
+    let began = Instant::now();
+    // The head of a record whose body never comes.
+    let stalled = port.dial(&[RAFT_RPC, 0x16, 3, 1, 1, 0]).await;
+    closed(stalled).await;
+    assert!((limits.handshake_timeout..limits.handshake_timeout * 2).contains(&began.elapsed()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_handshake_too_many_is_closed_at_once() {
+    let limits = MuxLimits {
+        pending_max: 2,
+        ..MuxLimits::default()
+    };
+    let mut port = Port::open(Security::Insecure, limits).await;
+    let began = Instant::now();
+    let (mut first, _second) = (port.dial(&[]).await, port.dial(&[]).await);
+    let third = port.dial(&[RAFT_RPC]).await;
+    closed(third).await;
+
+    first.write_u8(RAFT_RPC).await.unwrap();
+    take(&mut port.raft).await;
+    let _fourth = port.dial(&[RAFT_RPC]).await;
+    take(&mut port.raft).await;
+    assert_eq!(
+        began.elapsed(),
+        Duration::ZERO,
+        "a finished handshake frees its place"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_nothing_holds_up_only_its_own_kind() {
+    let limits = MuxLimits {
+        queue_max: 1,
+        ..MuxLimits::default()
+    };
+    let mut port = Port::open(Security::Insecure, limits).await;
+    let _queued = port.dial(b"PRI").await;
+    tokio::task::yield_now().await;
+    let late = port.dial(b"PRI").await;
+    let _near = port.dial(&[RAFT_RPC]).await;
+    take(&mut port.raft).await;
+    // Its place in the queue comes too late.
+    closed(late).await;
+    take(&mut port.grpc).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_nobody_serves_is_closed_and_the_other_goes_on() {
+    let Port {
+        network,
+        mux: _mux,
+        mut grpc,
+        raft,
+    } = Port::open(Security::Insecure, MuxLimits::default()).await;
+    drop(raft);
+    let mut unserved = network.dial(ADDR).await.unwrap();
+    unserved.write_u8(RAFT_RPC).await.unwrap();
+    closed(unserved).await;
+    let mut served = network.dial(ADDR).await.unwrap();
+    served.write_u8(b'P').await.unwrap();
+    take(&mut grpc).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_mux_ends_its_streams_and_frees_its_address() {
+    let mut port = Port::open(Security::Insecure, MuxLimits::default()).await;
+    let pending = port.dial(&[]).await;
+    tokio::task::yield_now().await;
+    port.mux.stop();
+    assert!(port.grpc.next().await.is_none() && port.raft.next().await.is_none());
+    // Handshakes under way end too.
+    closed(pending).await;
+    port.mux.shutdown().await;
+    let listener = port.network.listen(ADDR).await.unwrap();
+
+    let (mux, mut grpc, _raft) = Mux::start(listener, Security::Insecure, MuxLimits::default());
+    assert_eq!(mux.addr(), ADDR);
+    drop(mux);
+    assert!(
+        grpc.next().await.is_none(),
+        "a dropped mux is a stopped one"
+    );
+}
+
+/// Fails as often as told, then hands out its streams, then waits.
+struct FailingListener {
+    failures: VecDeque<i32>,
+    streams: VecDeque<DuplexStream>,
+}
+
+impl Listener for FailingListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxIo, String)>> {
+        Box::pin(async move {
+            if let Some(code) = self.failures.pop_front() {
+                return Err(io::Error::from_raw_os_error(code));
+            }
+            match self.streams.pop_front() {
+                Some(stream) => Ok((Box::new(stream) as BoxIo, "peer".to_owned())),
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn local_addr(&self) -> String {
+        "failing:1".to_owned()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_accept_loop_survives_running_out_of_descriptors() {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    const ECONNABORTED: i32 = 103;
+    let (mut near, far) = duplex(64);
+    near.write_u8(RAFT_RPC).await.unwrap();
+    let listener = FailingListener {
+        failures: [EMFILE, EMFILE, ENFILE, ECONNABORTED, EMFILE, EMFILE].into(),
+        streams: [far].into(),
+    };
+    let began = Instant::now();
+    let (_mux, _grpc, mut raft) =
+        Mux::start(Box::new(listener), Security::Insecure, MuxLimits::default());
+    assert_eq!(take(&mut raft).await.info().addr, "peer");
+    let pauses: u64 = [10, 20, 40, 80, 100, 100].iter().sum();
+    let waited = began.elapsed();
+    assert!(
+        (Duration::from_millis(pauses)..Duration::from_millis(pauses + 20)).contains(&waited),
+        "{waited:?}"
+    );
+}

@@ -1,0 +1,176 @@
+//! The real network, and the only file that names sockets.
+//!
+//! Every stream sends at once (no Nagle) and notices a dead peer within about ten seconds, idle or not.
+//! How long a dial may take is left to the caller.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the home of real sockets"
+)]
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+
+use super::{BoxIo, Listener, Network};
+
+/// Sent bytes not acknowledged for this long end the stream; the kernel's own default is a quarter hour.
+const USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// An idle stream is probed after this long, then at each interval.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// Connections the kernel holds between its handshake and our `accept`.
+const BACKLOG_MAX: u32 = 1024;
+
+/// The network of the host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpNetwork;
+
+impl Network for TcpNetwork {
+    fn dial<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<BoxIo>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect(addr).await?;
+            configure(&stream)?;
+            Ok(Box::new(stream) as BoxIo)
+        })
+    }
+
+    fn listen<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Box::pin(async move {
+            let mut failure = None;
+            for candidate in lookup_host(addr).await? {
+                match bind(candidate) {
+                    Ok(listener) => return Ok(Box::new(listener) as Box<dyn Listener>),
+                    Err(error) => failure = Some(error),
+                }
+            }
+            Err(failure.unwrap_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("{addr} resolves to no address"),
+                )
+            }))
+        })
+    }
+}
+
+fn bind(addr: SocketAddr) -> io::Result<PortListener> {
+    let socket = if addr.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // Streams of the last run linger in TIME_WAIT; without this a restarted node cannot bind its port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    let inner = socket.listen(BACKLOG_MAX)?;
+    let addr = inner.local_addr()?.to_string();
+    Ok(PortListener { inner, addr })
+}
+
+fn configure(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
+}
+
+struct PortListener {
+    inner: TcpListener,
+    addr: String,
+}
+
+impl Listener for PortListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxIo, String)>> {
+        Box::pin(async move {
+            let (stream, peer) = self.inner.accept().await?;
+            // A peer that is gone already fails here on some systems. The first read will tell; an error
+            // now would make the accept loop back off for everybody.
+            if let Err(error) = configure(&stream) {
+                tracing::debug!(%peer, %error, "could not set socket options");
+            }
+            Ok((Box::new(stream) as BoxIo, peer.to_string()))
+        })
+    }
+
+    fn local_addr(&self) -> String {
+        self.addr.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dialled_stream_carries_bytes_both_ways() {
+        let mut listener = TcpNetwork.listen("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr();
+        assert!(
+            !addr.ends_with(":0"),
+            "port 0 is replaced by the port in use"
+        );
+
+        let (dialled, accepted) = tokio::join!(TcpNetwork.dial(&addr), listener.accept());
+        let (mut near, (mut far, peer)) = (dialled.unwrap(), accepted.unwrap());
+        assert!(peer.starts_with("127.0.0.1:"));
+
+        near.write_all(b"ping").await.unwrap();
+        let mut bytes = [0; 4];
+        far.read_exact(&mut bytes).await.unwrap();
+        far.write_all(&bytes).await.unwrap();
+        near.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"ping");
+    }
+
+    #[tokio::test]
+    async fn sockets_are_configured() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        configure(&stream).unwrap();
+
+        let socket = SockRef::from(&stream);
+        assert!(stream.nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+    }
+
+    #[tokio::test]
+    async fn a_restarted_node_binds_its_port_again() {
+        let mut listener = TcpNetwork.listen("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr();
+        let (near, accepted) = tokio::join!(TcpNetwork.dial(&addr), listener.accept());
+        // Our side closes first, so our port is the one left in TIME_WAIT.
+        drop(accepted);
+        let mut rest = Vec::new();
+        near.unwrap().read_to_end(&mut rest).await.unwrap();
+        drop(listener);
+
+        let again = TcpNetwork.listen(&addr).await.unwrap();
+        assert_eq!(again.local_addr(), addr);
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_refused() {
+        let listener = TcpNetwork.listen("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr();
+        drop(listener);
+        let error = TcpNetwork.dial(&addr).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+}

@@ -1,0 +1,362 @@
+//! Mutual TLS: who the peer is, proven before the first byte of either protocol.
+//!
+//! TLS 1.3 only, both sides verified by the same authority, and each connection afresh: no resumption, no
+//! early data. The protocol is bound into the handshake (ALPN), so a stream opened for one cannot be spliced
+//! onto the other. What an identity may do is left to the caller, except that raft is for nodes alone.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use x509_parser::error::X509Error;
+use x509_parser::extensions::GeneralName;
+
+use super::certs::{NODE_URI_PREFIX, is_valid_name};
+use super::pem_file::{FILE_BYTES_MAX, Pem, Secrecy};
+use super::{BoxIo, Kind};
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("cannot read {file}; check the path, and that this user may read it")]
+    Read { file: String, source: io::Error },
+    #[error("{file} is larger than {FILE_BYTES_MAX} bytes, so it is no PEM file; check the path")]
+    TooLarge { file: String },
+    #[error("key file {path} has mode {mode:03o}, so others may read or change it; run: chmod 600 {path}", path = .path.display())]
+    OpenKey { path: PathBuf, mode: u32 },
+    #[error(
+        "{file} is not PEM, or lacks the section it should hold; make it anew with `ferrolog certs`"
+    )]
+    Pem { file: String, source: pem::Error },
+    #[error("{file} holds no CERTIFICATE section; make it anew with `ferrolog certs`")]
+    NoCertificate { file: String },
+    #[error("{file} holds a certificate that cannot be parsed")]
+    Certificate {
+        file: String,
+        source: x509_parser::nom::Err<X509Error>,
+    },
+    #[error("{file} cannot serve as a trusted authority")]
+    Authority { file: String, source: rustls::Error },
+    #[error("no client can be verified with {file}")]
+    Verifier {
+        file: String,
+        source: VerifierBuilderError,
+    },
+    #[error(
+        "{file} would be refused by every peer; give a certificate signed by {ca} and not expired"
+    )]
+    OwnCertificate {
+        file: String,
+        ca: String,
+        source: rustls::Error,
+    },
+    #[error("{file} and {key} cannot be used together; give the two files that were made together")]
+    KeyPair {
+        file: String,
+        key: String,
+        source: rustls::Error,
+    },
+    #[error("address {addr:?} has no host that a certificate could name")]
+    Address {
+        addr: String,
+        source: InvalidDnsNameError,
+    },
+    #[error("TLS handshake")]
+    Handshake { source: io::Error },
+    #[error("the peer showed no certificate")]
+    NoPeerCertificate,
+    #[error("the peer did not agree to the protocol {wanted}, but to {got:?}")]
+    Protocol {
+        wanted: &'static str,
+        got: Option<String>,
+    },
+    #[error(
+        "the certificate of {name:?} is a client certificate, which cannot open a raft stream; \
+         use a node certificate (made with `ferrolog certs`)",
+        name = .common_name.as_deref().unwrap_or("")
+    )]
+    NotANode { common_name: Option<String> },
+}
+
+/// The three PEM files a node or a client proves itself with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// What a verified certificate says of its holder.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Identity {
+    pub common_name: Option<String>,
+    /// From the URI `ferrolog://node/<name>`; a certificate without it is a client's.
+    pub node_name: Option<String>,
+}
+
+/// One certificate, ready to accept and to dial.
+#[derive(Clone)]
+pub struct Tls {
+    grpc: Configs,
+    raft: Configs,
+    identity: Identity,
+}
+
+#[derive(Clone)]
+struct Configs {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// Reads the three files. Errors name the file, what is wrong with it and what to do.
+    pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        let ca = Pem::read("CA certificate", &files.ca, Secrecy::Public)?;
+        let cert = Pem::read("certificate", &files.cert, Secrecy::Public)?;
+        let key = Pem::read("key", &files.key, Secrecy::OwnerOnly)?;
+        Self::build(&ca, &cert, &key)
+    }
+
+    /// The same from memory. `ca` may hold several authorities, `cert` a chain that begins with our own.
+    pub fn from_pem(ca: &[u8], cert: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let pem = |file: &str, bytes: &[u8]| Pem {
+            file: file.to_owned(),
+            bytes: bytes.to_vec(),
+        };
+        Self::build(
+            &pem("the CA certificate", ca),
+            &pem("the certificate", cert),
+            &pem("the key", key),
+        )
+    }
+
+    /// Who our own certificate says we are.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The serving side of a handshake. The caller owns the deadline.
+    pub async fn accept(&self, kind: Kind, io: BoxIo) -> Result<(BoxIo, Identity), TlsError> {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.configs(kind).server));
+        let stream = acceptor
+            .accept(io)
+            .await
+            .map_err(|source| TlsError::Handshake { source })?;
+        let (_, session) = stream.get_ref();
+        let identity = check_peer(kind, session.alpn_protocol(), session.peer_certificates())?;
+        Ok((Box::new(stream), identity))
+    }
+
+    /// The dialling side. The peer must be named by the host part of `addr`.
+    ///
+    /// In TLS 1.3 this side is done first: a peer that refuses our certificate says so at the first read.
+    pub async fn connect(
+        &self,
+        kind: Kind,
+        addr: &str,
+        io: BoxIo,
+    ) -> Result<(BoxIo, Identity), TlsError> {
+        let name =
+            ServerName::try_from(host_of(addr).to_owned()).map_err(|source| TlsError::Address {
+                addr: addr.to_owned(),
+                source,
+            })?;
+        let connector = TlsConnector::from(Arc::clone(&self.configs(kind).client));
+        let stream = connector
+            .connect(name, io)
+            .await
+            .map_err(|source| TlsError::Handshake { source })?;
+        let (_, session) = stream.get_ref();
+        let identity = check_peer(kind, session.alpn_protocol(), session.peer_certificates())?;
+        Ok((Box::new(stream), identity))
+    }
+
+    fn configs(&self, kind: Kind) -> &Configs {
+        match kind {
+            Kind::Grpc => &self.grpc,
+            Kind::Raft => &self.raft,
+        }
+    }
+
+    fn build(ca: &Pem, cert: &Pem, key: &Pem) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for authority in ca.certificates()? {
+            roots.add(authority).map_err(|source| TlsError::Authority {
+                file: ca.file.clone(),
+                source,
+            })?;
+        }
+        let roots = Arc::new(roots);
+        let chain = cert.certificates()?;
+        let private =
+            PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|source| TlsError::Pem {
+                file: key.file.clone(),
+                source,
+            })?;
+        let identity = identity_of(&chain[0]).map_err(|source| TlsError::Certificate {
+            file: cert.file.clone(),
+            source,
+        })?;
+
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider)
+            .build()
+            .map_err(|source| TlsError::Verifier {
+                file: ca.file.clone(),
+                source,
+            })?;
+        // A wrong certificate is found here, at start, rather than in the log of a peer.
+        verifier
+            .verify_client_cert(&chain[0], &chain[1..], UnixTime::now())
+            .map_err(|source| TlsError::OwnCertificate {
+                file: cert.file.clone(),
+                ca: ca.file.clone(),
+                source,
+            })?;
+
+        let configs = |kind: Kind| {
+            let mismatch = |source| TlsError::KeyPair {
+                file: cert.file.clone(),
+                key: key.file.clone(),
+                source,
+            };
+            let server = server_config(
+                kind,
+                Arc::clone(&verifier),
+                chain.clone(),
+                private.clone_key(),
+            );
+            let client =
+                client_config(kind, Arc::clone(&roots), chain.clone(), private.clone_key());
+            Ok::<_, TlsError>(Configs {
+                server: Arc::new(server.map_err(mismatch)?),
+                client: Arc::new(client.map_err(mismatch)?),
+            })
+        };
+        Ok(Self {
+            grpc: configs(Kind::Grpc)?,
+            raft: configs(Kind::Raft)?,
+            identity,
+        })
+    }
+}
+
+fn server_config(
+    kind: Kind,
+    verifier: Arc<dyn ClientCertVerifier>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, rustls::Error> {
+    let mut config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![alpn(kind).as_bytes().to_vec()];
+    // A resumed session would skip the certificate, so each connection begins anew.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    // Early data can be replayed.
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+fn client_config(
+    kind: Kind,
+    roots: Arc<RootCertStore>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ClientConfig, rustls::Error> {
+    let mut config =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+    config.alpn_protocols = vec![alpn(kind).as_bytes().to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    Ok(config)
+}
+
+fn alpn(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Grpc => "h2",
+        Kind::Raft => "ferrolog-raft/1",
+    }
+}
+
+fn check_peer(
+    kind: Kind,
+    agreed: Option<&[u8]>,
+    chain: Option<&[CertificateDer<'_>]>,
+) -> Result<Identity, TlsError> {
+    let wanted = alpn(kind);
+    // A peer that offers no protocol at all passes the handshake, so the outcome is checked here.
+    if agreed != Some(wanted.as_bytes()) {
+        let got = agreed.map(|name| String::from_utf8_lossy(name).into_owned());
+        return Err(TlsError::Protocol { wanted, got });
+    }
+    let cert = chain
+        .and_then(<[_]>::first)
+        .ok_or(TlsError::NoPeerCertificate)?;
+    let identity = identity_of(cert).map_err(|source| TlsError::Certificate {
+        file: "the handshake of the peer".to_owned(),
+        source,
+    })?;
+    if kind == Kind::Raft && identity.node_name.is_none() {
+        return Err(TlsError::NotANode {
+            common_name: identity.common_name,
+        });
+    }
+    Ok(identity)
+}
+
+fn identity_of(cert: &CertificateDer<'_>) -> Result<Identity, x509_parser::nom::Err<X509Error>> {
+    let (_, cert) = x509_parser::parse_x509_certificate(cert)?;
+    let common_name = cert
+        .subject()
+        .iter_common_name()
+        .next()
+        .and_then(|name| name.as_str().ok());
+    let names = cert
+        .subject_alternative_name()
+        .map_err(x509_parser::nom::Err::Failure)?;
+    let names = names.map_or(&[][..], |extension| &extension.value.general_names);
+    let node_name = names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => uri
+            .strip_prefix(NODE_URI_PREFIX)
+            .filter(|name| is_valid_name(name)),
+        _ => None,
+    });
+    Ok(Identity {
+        common_name: common_name.map(str::to_owned),
+        node_name: node_name.map(str::to_owned),
+    })
+}
+
+/// The host of `host:port`, without the brackets of an IPv6 address.
+fn host_of(addr: &str) -> &str {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+    host.strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
+}
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tests;

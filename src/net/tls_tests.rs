@@ -1,0 +1,321 @@
+//! Tests of `tls`: who is let in, who is refused, and what the operator reads.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+use super::*;
+use crate::net::certs::testing::{authority, server_without_node_name};
+use crate::net::certs::{Authority, CertPem};
+
+type Outcome = Result<(BoxIo, Identity), TlsError>;
+
+fn tls(authority: &Authority, pem: &CertPem) -> Tls {
+    Tls::from_pem(
+        authority.ca_pem().as_bytes(),
+        pem.cert.as_bytes(),
+        pem.key.as_bytes(),
+    )
+    .unwrap()
+}
+
+fn node(authority: &Authority, name: &str) -> Tls {
+    tls(authority, &authority.node(name, &[]).unwrap())
+}
+
+/// One handshake over memory: what the dialling side saw, and what the serving side saw.
+async fn handshake(dialer: (&Tls, Kind), server: (&Tls, Kind), addr: &str) -> (Outcome, Outcome) {
+    let (near, far) = duplex(64 * 1024);
+    tokio::join!(
+        dialer.0.connect(dialer.1, addr, Box::new(near)),
+        server.0.accept(server.1, Box::new(far))
+    )
+}
+
+fn text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn refusal(outcome: Outcome) -> TlsError {
+    outcome.map(|(_, identity)| identity).expect_err("refused")
+}
+
+#[tokio::test]
+async fn both_sides_learn_who_the_other_is() {
+    let authority = authority();
+    let (one, two) = (node(&authority, "node-1"), node(&authority, "node-2"));
+    let client = tls(&authority, &authority.client("root").unwrap());
+    assert_eq!(
+        client.identity(),
+        &Identity {
+            common_name: Some("root".into()),
+            node_name: None
+        }
+    );
+
+    for (dialer, kind, addr) in [
+        (&client, Kind::Grpc, "localhost:1"),
+        (&two, Kind::Raft, "127.0.0.1:1"),
+        (&two, Kind::Grpc, "[::1]:1"),
+    ] {
+        let (near, far) = handshake((dialer, kind), (&one, kind), addr).await;
+        let ((mut near, server_seen), (mut far, dialer_seen)) = (near.unwrap(), far.unwrap());
+        assert_eq!(&server_seen, one.identity());
+        assert_eq!(&dialer_seen, dialer.identity());
+        assert_eq!(server_seen.node_name.as_deref(), Some("node-1"));
+
+        near.write_all(b"ping").await.unwrap();
+        near.flush().await.unwrap();
+        let mut bytes = [0; 4];
+        far.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"ping");
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_cannot_open_a_raft_stream() {
+    let authority = authority();
+    let server = node(&authority, "node-1");
+    let client = tls(&authority, &authority.client("root").unwrap());
+
+    let (_, far) = handshake((&client, Kind::Raft), (&server, Kind::Raft), "localhost:1").await;
+    let error = refusal(far);
+    assert!(
+        matches!(&error, TlsError::NotANode { common_name: Some(name) } if name == "root"),
+        "{error:?}"
+    );
+    let message = error.to_string();
+    assert!(
+        message.contains("a client certificate, which cannot open a raft stream"),
+        "{message}"
+    );
+    assert!(message.contains("`ferrolog certs`"), "{message}");
+}
+
+#[tokio::test]
+async fn a_node_raft_dials_only_nodes() {
+    let authority = authority();
+    let dialer = node(&authority, "node-1");
+    let stranger = tls(&authority, &server_without_node_name(&authority, "web"));
+
+    let (near, _) = handshake(
+        (&dialer, Kind::Raft),
+        (&stranger, Kind::Raft),
+        "localhost:1",
+    )
+    .await;
+    let error = refusal(near);
+    assert!(
+        matches!(&error, TlsError::NotANode { common_name: Some(name) } if name == "web"),
+        "{error:?}"
+    );
+    let (near, _) = handshake(
+        (&dialer, Kind::Grpc),
+        (&stranger, Kind::Grpc),
+        "localhost:1",
+    )
+    .await;
+    near.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_certificate_may_not_serve() {
+    let authority = authority();
+    let dialer = node(&authority, "node-1");
+    let client = tls(&authority, &authority.client("root").unwrap());
+    let (near, _) = handshake((&dialer, Kind::Grpc), (&client, Kind::Grpc), "localhost:1").await;
+    assert!(matches!(refusal(near), TlsError::Handshake { .. }));
+}
+
+#[tokio::test]
+async fn the_protocols_of_the_two_sides_must_agree() {
+    let authority = authority();
+    let (one, two) = (node(&authority, "node-1"), node(&authority, "node-2"));
+    for (dialled, served) in [(Kind::Grpc, Kind::Raft), (Kind::Raft, Kind::Grpc)] {
+        let (near, far) = handshake((&two, dialled), (&one, served), "localhost:1").await;
+        assert!(text(&refusal(near)).contains("NoApplicationProtocol"));
+        refusal(far);
+    }
+}
+
+#[tokio::test]
+async fn a_side_that_names_no_protocol_is_refused() {
+    let authority = authority();
+    let server = node(&authority, "node-1");
+    let mut silent = node(&authority, "node-2");
+    for configs in [&mut silent.grpc, &mut silent.raft] {
+        Arc::get_mut(&mut configs.client)
+            .unwrap()
+            .alpn_protocols
+            .clear();
+        Arc::get_mut(&mut configs.server)
+            .unwrap()
+            .alpn_protocols
+            .clear();
+    }
+    for kind in [Kind::Grpc, Kind::Raft] {
+        let (_, far) = handshake((&silent, kind), (&server, kind), "localhost:1").await;
+        assert!(matches!(refusal(far), TlsError::Protocol { got: None, .. }));
+        let (near, _) = handshake((&server, kind), (&silent, kind), "localhost:1").await;
+        assert!(matches!(
+            refusal(near),
+            TlsError::Protocol { got: None, .. }
+        ));
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_authority_is_refused_in_both_directions() {
+    let (ours, theirs) = (authority(), authority());
+    let (server, stranger) = (node(&ours, "node-1"), node(&theirs, "node-1"));
+    let (near, far) = handshake(
+        (&stranger, Kind::Raft),
+        (&server, Kind::Raft),
+        "localhost:1",
+    )
+    .await;
+    assert!(matches!(refusal(near), TlsError::Handshake { .. }));
+    refusal(far);
+
+    // The dialler trusts both authorities, so that it is the server who has to refuse.
+    let both = format!("{}{}", ours.ca_pem(), theirs.ca_pem());
+    let pem = theirs.node("node-2", &[]).unwrap();
+    let dialer = Tls::from_pem(both.as_bytes(), pem.cert.as_bytes(), pem.key.as_bytes()).unwrap();
+    let (near, far) = handshake((&dialer, Kind::Raft), (&server, Kind::Raft), "localhost:1").await;
+    let message = text(&refusal(far));
+    assert!(message.contains("invalid peer certificate"), "{message}");
+    let (mut io, _) = near.expect("the dialling side is done first");
+    io.read_u8()
+        .await
+        .expect_err("and hears of it at the first read");
+}
+
+#[tokio::test]
+async fn a_host_the_certificate_does_not_name_is_refused() {
+    let authority = authority();
+    let (one, two) = (node(&authority, "node-1"), node(&authority, "node-2"));
+    for addr in ["elsewhere:1", "10.0.0.1:1"] {
+        let (near, _) = handshake((&two, Kind::Grpc), (&one, Kind::Grpc), addr).await;
+        assert!(
+            matches!(refusal(near), TlsError::Handshake { .. }),
+            "{addr}"
+        );
+    }
+    let (near, _) = handshake((&two, Kind::Grpc), (&one, Kind::Grpc), "no host:1").await;
+    assert!(matches!(refusal(near), TlsError::Address { .. }));
+}
+
+#[test]
+fn sessions_are_not_resumed() {
+    let tls = node(&authority(), "node-1");
+    for configs in [&tls.grpc, &tls.raft] {
+        assert_eq!(configs.server.send_tls13_tickets, 0);
+        assert_eq!(configs.server.max_early_data_size, 0);
+        assert!(!configs.server.session_storage.can_cache());
+        assert!(!configs.client.enable_early_data);
+    }
+}
+
+#[test]
+fn a_certificate_no_peer_would_take_is_refused_at_start() {
+    let (ours, theirs) = (authority(), authority());
+    let pem = theirs.node("node-1", &[]).unwrap();
+    let load = |ca: &Authority, cert: &str, key: &str| {
+        Tls::from_pem(ca.ca_pem().as_bytes(), cert.as_bytes(), key.as_bytes())
+            .map(|_| ())
+            .unwrap_err()
+    };
+    assert!(matches!(
+        load(&ours, &pem.cert, &pem.key),
+        TlsError::OwnCertificate { .. }
+    ));
+
+    let long_ago = SystemTime::now() - Duration::from_secs(900 * 86_400);
+    let old = Authority::new(long_ago).unwrap();
+    let expired = old.node("node-1", &[]).unwrap();
+    let message = text(&load(&old, &expired.cert, &expired.key));
+    assert!(
+        message.contains("not expired") && message.contains("expired: verification time"),
+        "{message}"
+    );
+
+    let other = theirs.node("node-2", &[]).unwrap();
+    assert!(matches!(
+        load(&theirs, &pem.cert, &other.key),
+        TlsError::KeyPair { .. }
+    ));
+    assert!(matches!(
+        load(&theirs, &pem.key, &pem.key),
+        TlsError::NoCertificate { .. }
+    ));
+    assert!(matches!(
+        load(&theirs, &pem.cert, &pem.cert),
+        TlsError::Pem { .. }
+    ));
+}
+
+#[test]
+fn files_are_checked_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = authority();
+    let pem = authority.node("node-1", &[]).unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let files = TlsFiles {
+        ca: path("ca.pem"),
+        cert: path("node.pem"),
+        key: path("node-key.pem"),
+    };
+    fs::write(&files.ca, authority.ca_pem()).unwrap();
+    fs::write(&files.cert, &pem.cert).unwrap();
+    fs::write(&files.key, &pem.key).unwrap();
+    let mode = |mode| fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).unwrap();
+    let failure = |files: &TlsFiles| Tls::load(files).map(|_| ()).unwrap_err().to_string();
+
+    mode(0o640);
+    let message = failure(&files);
+    assert!(message.contains("mode 640"), "{message}");
+    assert!(
+        message.contains(&format!("chmod 600 {}", files.key.display())),
+        "{message}"
+    );
+    mode(0o400);
+    assert_eq!(
+        Tls::load(&files).unwrap().identity().node_name.as_deref(),
+        Some("node-1")
+    );
+
+    let missing = TlsFiles {
+        cert: path("nowhere.pem"),
+        ..files.clone()
+    };
+    let message = failure(&missing);
+    assert!(
+        message.contains("nowhere.pem") && message.contains("check the path"),
+        "{message}"
+    );
+    let swapped = TlsFiles {
+        ca: files.key.clone(),
+        ..files.clone()
+    };
+    assert!(failure(&swapped).contains("node-key.pem holds no CERTIFICATE section"));
+}
+
+#[test]
+fn the_host_is_taken_from_the_address() {
+    for (addr, host) in [
+        ("a.b:80", "a.b"),
+        ("127.0.0.1:80", "127.0.0.1"),
+        ("[::1]:80", "::1"),
+        ("a", "a"),
+    ] {
+        assert_eq!(host_of(addr), host);
+    }
+}
