@@ -108,6 +108,12 @@ pub struct Opened {
     pub torn_bytes: u64,
 }
 
+/// Removes the log in `dir`, if there is one, and leaves other files alone.
+pub fn remove(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    let bases = recovery::bases(disk, dir)?;
+    recovery::remove_all(disk, dir, bases.iter())
+}
+
 /// A handle to the log; clones share it.
 #[derive(Debug, Clone)]
 pub struct Log(Arc<Shared>);
@@ -123,6 +129,8 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
+    /// Where the log begins while it holds no entry.
+    floor: Index,
     segments: VecDeque<Segment>,
     /// The last entries, without a gap, up to the last one.
     tail: VecDeque<Entry>,
@@ -135,19 +143,23 @@ struct State {
 
 impl Log {
     /// Opens the log in `dir`, or makes an empty one there. The directory must exist.
+    ///
+    /// Entries below `floor` may be missing; a log without entries begins there.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
         config: Config,
+        floor: Index,
         checkpoint: Option<Checkpoint>,
     ) -> Result<(Self, Opened), Error> {
-        let found = recovery::recover(&*disk, dir, &config, checkpoint)?;
+        let found = recovery::recover(&*disk, dir, &config, floor, checkpoint)?;
         let opened = Opened {
             rows_hold: found.rows_hold,
             torn_bytes: found.torn_bytes,
         };
         let covered = checkpoint.filter(|_| found.rows_hold);
         let mut state = State {
+            floor,
             segments: found.segments,
             tail: VecDeque::new(),
             tail_bytes: 0,
@@ -241,8 +253,8 @@ impl Log {
         });
         state.forget_tail(from);
         state.last_term = match keep {
-            Some(keep) => self.term_of(&state, keep)?,
-            None => Term(0),
+            Some(keep) if !state.segments.is_empty() => self.term_of(&state, keep)?,
+            _ => Term(0),
         };
         self.0.queue.lower_durable(from);
         let (disk, dir) = (self.0.disk.clone(), self.0.dir.clone());
@@ -265,10 +277,10 @@ impl Log {
     /// Entries are published in the order of their indexes; a control entry has no runs.
     pub fn publish(&self, index: Index, runs: &[Run]) -> Result<Offset, Error> {
         let mut state = self.0.state.write();
-        assert!(index >= state.next_publish, "I4: entry {index} was applied already");
         let first = state.next_offset;
         let mut next = first;
         if !runs.is_empty() {
+            assert!(index >= state.next_publish, "I4: entry {index} was applied already");
             let segment = state.segment_of(index).expect("a committed entry is in the log");
             let position = segment.position(index).expect("it is in this segment");
             for run in runs {
@@ -286,6 +298,22 @@ impl Log {
         Ok(first)
     }
 
+    /// Drops every entry; the next one gets the index `next`. Only a log that holds no record may
+    /// be reset: records are dropped by retention alone.
+    pub fn reset(&self, next: Index, done: Done) {
+        let mut state = self.0.state.write();
+        assert_eq!(state.next_offset, Offset(0), "a log with records is never reset");
+        let gone: Vec<_> = state.segments.drain(..).map(|segment| segment.base()).collect();
+        state.tail.clear();
+        state.tail_bytes = 0;
+        state.floor = next;
+        state.next_publish = state.next_publish.max(next);
+        self.0.queue.lower_durable(next);
+        let (disk, dir) = (self.0.disk.clone(), self.0.dir.clone());
+        let job = move || recovery::remove_all(&*disk, &dir, gone.iter());
+        self.0.queue.push(Request::Run(Box::new(job), done));
+    }
+
     /// The first readable offset, and the one that the next record gets.
     pub fn offsets(&self) -> (Offset, Offset) {
         (Offset(0), self.0.state.read().next_offset)
@@ -294,8 +322,13 @@ impl Log {
     /// The last entry's term and index.
     pub fn last(&self) -> Option<(Term, Index)> {
         let state = self.0.state.read();
-        let index = state.next_index().0.checked_sub(1)?;
-        Some((state.last_term, Index(index)))
+        let last = state.segments.back()?.next_index().0.checked_sub(1)?;
+        (last >= state.first_index().0).then_some((state.last_term, Index(last)))
+    }
+
+    /// The first raft index held, or the one that the first entry will get.
+    pub fn first_index(&self) -> Index {
+        self.0.state.read().first_index()
     }
 
     /// The first raft index that is not durable yet.
@@ -331,11 +364,11 @@ impl Drop for Shared {
 impl State {
     /// The raft index that the next entry gets.
     fn next_index(&self) -> Index {
-        self.segments.back().map_or(Index(0), Segment::next_index)
+        self.segments.back().map_or(self.floor, Segment::next_index)
     }
 
     fn first_index(&self) -> Index {
-        self.segments.front().map_or(Index(0), Segment::base)
+        self.segments.front().map_or(self.floor, Segment::base)
     }
 
     /// The segment whose range holds `index`.

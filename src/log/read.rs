@@ -73,6 +73,14 @@ impl Log {
         }
     }
 
+    /// Whether the record at `offset` is held in memory, so that reading it waits for no disk.
+    pub fn in_memory(&self, offset: Offset) -> bool {
+        let state = self.0.state.read();
+        let mut latest = state.segments.iter().rev();
+        let row = latest.find_map(|segment| segment.row_of(offset));
+        row.is_some_and(|(row, _)| state.cached(row.index).is_some())
+    }
+
     /// Records from `offset` on, of about `bytes_max` bytes: at least one.
     pub fn read(&self, offset: Offset, bytes_max: usize) -> Result<Vec<Record>, Error> {
         let mut records = Vec::new();

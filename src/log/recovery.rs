@@ -26,6 +26,8 @@ pub struct Checkpoint {
 /// A log as it was found.
 #[derive(Debug, Default)]
 pub struct Recovered {
+    /// The first entry that must be there, if any is.
+    pub floor: Index,
     pub segments: VecDeque<Segment>,
     /// The last entry's term.
     pub last_term: Term,
@@ -42,9 +44,13 @@ pub fn recover(
     disk: &dyn Disk,
     dir: &Path,
     config: &Config,
+    floor: Index,
     checkpoint: Option<Checkpoint>,
 ) -> Result<Recovered, Error> {
-    let mut found = Recovered::default();
+    let mut found = Recovered {
+        floor,
+        ..Recovered::default()
+    };
     let bases = bases(disk, dir)?;
     for (number, base) in bases.iter().enumerate() {
         let rest = &bases[number + 1..];
@@ -53,7 +59,13 @@ pub fn recover(
         }
     }
     let last = found.segments.back().map(Segment::next_index);
-    let next = last.unwrap_or(Index(0));
+    let next = last.unwrap_or(floor);
+    if next < floor {
+        // A reset that a crash cut short: what is left lies below the floor.
+        let bases: Vec<_> = found.segments.drain(..).map(|segment| segment.base()).collect();
+        remove_all(disk, dir, bases.iter())?;
+        return Ok(found);
+    }
     match checkpoint {
         Some(checkpoint) if checkpoint.applied >= next => Err(Error::LostTail {
             path: dir.to_owned(),
@@ -68,7 +80,7 @@ pub fn recover(
 }
 
 /// The bases of the store files, in order.
-fn bases(disk: &dyn Disk, dir: &Path) -> Result<Vec<Index>, Error> {
+pub fn bases(disk: &dyn Disk, dir: &Path) -> Result<Vec<Index>, Error> {
     let names = disk.list(dir).map_err(Error::io("list", dir))?;
     let base = |name: &String| {
         let digits = name.strip_suffix(".store").filter(|digits| digits.len() == 20)?;
@@ -87,8 +99,10 @@ fn open_segment(
     found: &mut Recovered,
 ) -> Result<bool, Error> {
     let (store_path, index_path) = segment::paths(dir, base);
-    // Nothing is purged, so the first file holds the first entry.
-    let expected = found.segments.back().map_or(Index(0), Segment::next_index);
+    let expected = match found.segments.back() {
+        Some(before) => before.next_index(),
+        None => base.min(found.floor),
+    };
     let opened = Store::open(disk, &store_path, base)?;
     let Some(opened) = opened.filter(|_| base == expected) else {
         // Made, but never written to: its first write comes after a sync of the one before.

@@ -23,7 +23,7 @@ fn config() -> Config {
 }
 
 fn open(disk: &MemoryDisk, checkpoint: Option<Checkpoint>) -> Result<(Log, Opened), Error> {
-    Log::open(Arc::new(disk.clone()), Path::new(DIR), config(), checkpoint)
+    Log::open(Arc::new(disk.clone()), Path::new(DIR), config(), Index(0), checkpoint)
 }
 
 fn value(number: u64) -> Vec<u8> {
@@ -200,7 +200,7 @@ fn no_ack_precedes_its_sync() {
         index_bytes_max: 1 << 16,
         ..config()
     };
-    let log = Log::open(Arc::new(disk.clone()), Path::new(DIR), threaded, None);
+    let log = Log::open(Arc::new(disk.clone()), Path::new(DIR), threaded, Index(0), None);
     let (log, _) = log.unwrap();
     disk.watch(|event, path| {
         let of_store = path.extension().is_some_and(|suffix| suffix == "store");
@@ -391,7 +391,7 @@ fn records_of_any_size_up_to_the_limit() {
         inline_io: true,
         ..config
     };
-    let (log, _) = Log::open(Arc::new(disk), Path::new(DIR), wide, None).unwrap();
+    let (log, _) = Log::open(Arc::new(disk), Path::new(DIR), wide, Index(0), None).unwrap();
     let sizes = [0, 1, 7, 8, 4095, 4096, 65_537, 1 << 20, 4 << 20];
     for (index, size) in sizes.iter().enumerate() {
         let mut batch = BatchBuilder::new(None);
@@ -419,7 +419,7 @@ fn a_real_directory_with_a_real_thread() {
     };
     let open = |checkpoint| {
         let disk = Arc::new(disk::OsDisk);
-        Log::open(disk, dir.path(), config.clone(), checkpoint).unwrap()
+        Log::open(disk, dir.path(), config.clone(), Index(0), checkpoint).unwrap()
     };
     let (log, _) = open(None);
     let (entries, count) = fill(&log, 150);
@@ -435,4 +435,20 @@ fn a_real_directory_with_a_real_thread() {
     let (log, opened) = open(Some(checkpoint));
     assert!(opened.rows_hold);
     check_all(&log, count);
+}
+
+#[test]
+fn a_log_that_was_reset_begins_at_its_floor() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    append(&log, vec![entry(1, 0, Kind::Control, Bytes::new())]);
+    log.reset(Index(12), Box::new(|result| result.unwrap()));
+    assert_eq!(log.last(), None);
+    let control = |index| entry(4, index, Kind::Control, Bytes::new());
+    append(&log, vec![control(12), control(13)]);
+    drop(log);
+    let reopen = |floor| Log::open(Arc::new(disk.crash()), Path::new(DIR), config(), floor, None);
+    let (log, _) = reopen(Index(12)).unwrap();
+    assert_eq!(log.last(), Some((Term(4), Index(13))));
+    assert!(reopen(Index(0)).is_err(), "entries 0..12 are missing");
 }

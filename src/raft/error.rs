@@ -1,0 +1,193 @@
+//! What can go wrong in the replicated log.
+
+use std::path::PathBuf;
+
+use crate::log;
+
+use super::types::WireError;
+
+/// The stable store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StableError {
+    /// It cannot be opened.
+    #[error("open {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// A value cannot be read.
+    #[error("read the {key} from the stable store")]
+    Read {
+        /// Which value.
+        key: &'static str,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// A value cannot be written.
+    #[error("write the {key} to the stable store")]
+    Write {
+        /// Which value.
+        key: &'static str,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// A value is not what it should be.
+    #[error("the {key} in the stable store does not decode")]
+    Decode {
+        /// Which value.
+        key: &'static str,
+        /// What is wrong with it.
+        source: WireError,
+    },
+}
+
+/// A node cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    /// The stable store failed.
+    #[error(transparent)]
+    Stable(#[from] StableError),
+    /// A message from disk or network is not one of ours.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The consensus engine stopped; the process must be started again.
+    #[error("the consensus engine stopped: {0}")]
+    Engine(String),
+    /// Another process holds the data directory.
+    #[error("{0} is in use by another process: stop it, or give this node its own --data-dir")]
+    InUse(PathBuf),
+    /// The data directory cannot be made or locked.
+    #[error("prepare the data directory {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The directory belongs to a node of another name.
+    #[error(
+        "the data directory holds node {found}, not {asked}: start it with --name {found}, or give \
+         {asked} a directory of its own"
+    )]
+    OtherName {
+        /// The name in the directory.
+        found: String,
+        /// The name asked for.
+        asked: String,
+    },
+}
+
+/// A batch was not appended, or may not have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// No leader took it: surely not appended.
+    #[error("no leader took the record within {waited_ms} ms; it was not appended")]
+    NoLeader {
+        /// How long the node waited for one.
+        waited_ms: u64,
+        /// Where the leader was last seen.
+        leader: Option<String>,
+    },
+    /// The leader was lost with the batch under way: it may or may not have been appended.
+    #[error("the leader was lost while the record was under way; it may have been appended")]
+    Unknown,
+    /// The state machine refused it.
+    #[error(transparent)]
+    Refused(#[from] super::command::Refusal),
+    /// The bytes are not a batch.
+    #[error("the bytes are not a batch of records")]
+    Malformed,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// A strong read cannot be answered now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No leader confirmed its reign in time.
+    #[error("no leader confirmed the read within {waited_ms} ms; a relaxed read works meanwhile")]
+    NoLeader {
+        /// How long the node waited.
+        waited_ms: u64,
+    },
+    /// The leader confirmed, but this node did not catch up with it in time.
+    #[error("this node did not catch up with the leader within {waited_ms} ms")]
+    Lagging {
+        /// How long the node waited.
+        waited_ms: u64,
+    },
+}
+
+/// A change of the membership was refused or did not come about.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// The name belongs to a node with another directory.
+    #[error(
+        "node {name} is a member with another data directory (a wiped or replaced disk?): remove \
+         it first with `ferrolog cluster remove {name}`, then start this node again"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// The node belongs to another cluster.
+    #[error(
+        "the node belongs to cluster {theirs}, this is cluster {ours}: give it an empty data \
+         directory, or the addresses of its own cluster"
+    )]
+    OtherCluster {
+        /// The cluster of the node that asked.
+        theirs: String,
+        /// The cluster of the node that answers.
+        ours: String,
+    },
+    /// The node was removed; its id is not used again.
+    #[error(
+        "node {name} (id {node_id}) was removed from the cluster and cannot come back under that \
+         id: give it an empty data directory and start it again"
+    )]
+    Removed {
+        /// Its name.
+        name: String,
+        /// Its id.
+        node_id: u64,
+    },
+    /// The last voter cannot be removed.
+    #[error("{name} is the only voter: add another one before it is removed")]
+    LastVoter {
+        /// Its name.
+        name: String,
+    },
+    /// There is no such voter.
+    #[error("there is no voter named {name}: see `ferrolog cluster status`")]
+    NoSuchVoter {
+        /// The name.
+        name: String,
+    },
+    /// The leader refused, in its own words.
+    #[error("{reason}")]
+    Refused {
+        /// The status code, as gRPC numbers it.
+        code: i32,
+        /// What it said.
+        reason: String,
+    },
+    /// The name is not one.
+    #[error("a node's name has 1 to 63 letters, digits, dots and dashes; {name:?} does not")]
+    BadName {
+        /// The name.
+        name: String,
+    },
+    /// The leader is not known, or was lost on the way.
+    #[error("no leader carried out the change: {reason}; try again")]
+    NoLeader {
+        /// What happened.
+        reason: String,
+    },
+}

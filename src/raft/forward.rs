@@ -1,0 +1,218 @@
+//! Forwarding: a follower's proposals, on one ordered stream to the leader.
+//!
+//! The stream is opened before anything is sent on it: what could not be sent was surely not
+//! appended. What was sent on a stream that broke may have been.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::log::Offset;
+use crate::proto::raft_v1::{self as pb, ProposeErrorKind};
+
+use super::command::{OffsetRange, Ranges, Refusal};
+use super::error::ProposeError;
+use super::proposer::Group;
+use super::transport::Transport;
+
+/// To open the stream.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(20);
+/// Groups in the stream's channel; the proposer's window is smaller.
+const CHANNEL: usize = 64;
+
+/// Passes groups to the leader.
+pub struct Forwarder {
+    transport: Transport,
+    stream: Option<Stream>,
+}
+
+struct Stream {
+    leader: u64,
+    requests: mpsc::Sender<pb::ProposeRequest>,
+    waiting: Arc<Waiting>,
+}
+
+/// Groups that were sent and not answered; `None` once the stream broke.
+type Waiting = Mutex<Option<VecDeque<Group>>>;
+
+impl Forwarder {
+    pub fn new(transport: Transport) -> Self {
+        Self {
+            transport,
+            stream: None,
+        }
+    }
+
+    /// Sends a group to the leader. Gives it back if there is no stream: nothing was sent.
+    pub async fn forward(
+        &mut self,
+        leader: u64,
+        addr: &str,
+        group: Group,
+        deadline: Instant,
+    ) -> Result<(), Group> {
+        let open = self.stream.as_ref().is_some_and(|stream| stream.leader == leader);
+        if !open {
+            let until = deadline.min(Instant::now() + OPEN_TIMEOUT);
+            self.stream = tokio::time::timeout_at(until, self.open(leader, addr)).await.ok().flatten();
+        }
+        let Some(stream) = &self.stream else {
+            tokio::time::sleep(RETRY).await;
+            return Err(group);
+        };
+        let batches = group.proposals.iter().map(|proposal| proposal.batch.clone());
+        let request = pb::ProposeRequest {
+            batches: batches.collect(),
+        };
+        let Ok(slot) = stream.requests.reserve().await else {
+            self.stream = None;
+            return Err(group);
+        };
+        // Noted before it is sent: the answer may come at once.
+        let unsent = match &mut *stream.waiting.lock() {
+            Some(waiting) => {
+                waiting.push_back(group);
+                None
+            }
+            None => Some(group),
+        };
+        if let Some(group) = unsent {
+            drop(slot);
+            self.stream = None;
+            return Err(group);
+        }
+        slot.send(request);
+        Ok(())
+    }
+
+    async fn open(&self, leader: u64, addr: &str) -> Option<Stream> {
+        let (requests, sent) = mpsc::channel(CHANNEL);
+        let mut client = self.transport.client(leader, addr);
+        let answers = client.propose(ReceiverStream::new(sent)).await;
+        let answers = answers.inspect_err(|status| {
+            tracing::debug!(leader, %addr, %status, "no stream to the leader");
+        });
+        let waiting = Arc::new(Mutex::new(Some(VecDeque::new())));
+        tokio::spawn(receive(answers.ok()?.into_inner(), waiting.clone()));
+        Some(Stream {
+            leader,
+            requests,
+            waiting,
+        })
+    }
+}
+
+/// Takes the leader's answers until the stream ends.
+async fn receive(mut answers: Streaming<pb::ProposeResponse>, waiting: Arc<Waiting>) {
+    while let Ok(Some(answer)) = answers.message().await {
+        let group = waiting.lock().as_mut().and_then(VecDeque::pop_front);
+        match group {
+            Some(group) if group.proposals.len() == answer.outcomes.len() => {
+                for (proposal, outcome) in group.proposals.into_iter().zip(answer.outcomes) {
+                    let _ = proposal.reply.send(outcome_from_pb(outcome));
+                }
+            }
+            // Not an answer to what was asked: nothing on this stream can be trusted.
+            Some(group) => {
+                group.fail(&ProposeError::Unknown);
+                break;
+            }
+            None => break,
+        }
+    }
+    let unanswered = waiting.lock().take();
+    for group in unanswered.into_iter().flatten() {
+        group.fail(&ProposeError::Unknown);
+    }
+}
+
+pub fn outcome_to_pb(outcome: Result<Ranges, ProposeError>) -> pb::BatchOutcome {
+    match outcome {
+        Ok(ranges) => {
+            let range = |range: OffsetRange| pb::OffsetRange {
+                first_offset: range.first.0,
+                count: range.count,
+            };
+            pb::BatchOutcome {
+                ranges: ranges.into_iter().map(range).collect(),
+                error: None,
+            }
+        }
+        Err(error) => {
+            let (kind, expected) = match error {
+                ProposeError::NoLeader { .. } | ProposeError::Stopping => (ProposeErrorKind::NotLeader, 0),
+                ProposeError::Unknown => (ProposeErrorKind::Unknown, 0),
+                ProposeError::Malformed => (ProposeErrorKind::Malformed, 0),
+                ProposeError::Refused(Refusal::SessionExpired) => (ProposeErrorKind::SessionExpired, 0),
+                ProposeError::Refused(Refusal::SequenceGap { expected }) => {
+                    (ProposeErrorKind::SequenceGap, expected)
+                }
+            };
+            pb::BatchOutcome {
+                ranges: Vec::new(),
+                error: Some(pb::ProposeError {
+                    kind: kind.into(),
+                    expected,
+                }),
+            }
+        }
+    }
+}
+
+fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Ranges, ProposeError> {
+    let Some(error) = outcome.error else {
+        let range = |range: pb::OffsetRange| OffsetRange {
+            first: Offset(range.first_offset),
+            count: range.count,
+        };
+        return Ok(outcome.ranges.into_iter().map(range).collect());
+    };
+    Err(match error.kind() {
+        ProposeErrorKind::NotLeader => ProposeError::NoLeader {
+            waited_ms: 0,
+            leader: None,
+        },
+        ProposeErrorKind::Malformed => ProposeError::Malformed,
+        ProposeErrorKind::SessionExpired => Refusal::SessionExpired.into(),
+        ProposeErrorKind::SequenceGap => {
+            let expected = error.expected;
+            Refusal::SequenceGap { expected }.into()
+        }
+        // What a newer leader may say: nothing is known of the batch.
+        ProposeErrorKind::Unknown | ProposeErrorKind::Unspecified => ProposeError::Unknown,
+    })
+}
+
+/// Keeps the type of a proposal's parts in one place for tests of the wire forms.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_come_back_as_they_went() {
+        let range = OffsetRange {
+            first: Offset(7),
+            count: 3,
+        };
+        let outcomes = [
+            Ok(vec![range, range]),
+            Err(ProposeError::Unknown),
+            Err(ProposeError::Malformed),
+            Err(Refusal::SessionExpired.into()),
+            Err(Refusal::SequenceGap { expected: 9 }.into()),
+        ];
+        for outcome in outcomes {
+            assert_eq!(outcome_from_pb(outcome_to_pb(outcome.clone())), outcome);
+        }
+        let stopping = outcome_from_pb(outcome_to_pb(Err(ProposeError::Stopping)));
+        assert!(matches!(stopping, Err(ProposeError::NoLeader { .. })));
+    }
+}

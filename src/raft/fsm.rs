@@ -1,0 +1,191 @@
+//! The finite-state machine: committed entries in, offsets and outcomes out.
+//!
+//! Apply depends on the log and the command alone: no clock, no randomness (I2). It writes no
+//! record: the log has them; it gives them offsets.
+
+use std::collections::BTreeMap;
+
+use crate::log::record::{self, Batch};
+use crate::log::{self, Index, Log, Offset, Run};
+use crate::proto::raft_v1 as pb;
+
+use super::command::{BatchOutcome, Command, NameTaken, OffsetRange, Outcome};
+use super::sessions::{Sessions, Verdict};
+use super::types::{self, Entry, EntryPayload, LogId, StoredMembership, WireError};
+
+/// A node that was given an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    pub name: String,
+    pub directory_id: String,
+}
+
+/// The replicated state besides the records.
+#[derive(Debug, Clone, Default)]
+pub struct Fsm {
+    pub applied: Option<LogId>,
+    pub membership: StoredMembership,
+    /// The nodes by id.
+    registrations: BTreeMap<u64, Registration>,
+    sessions: Sessions,
+}
+
+impl Fsm {
+    /// Applies the next committed entry.
+    ///
+    /// An error is this disk's alone, and stops the node; what every replica would meet is an
+    /// outcome.
+    pub fn apply(&mut self, log: &Log, entry: &Entry) -> Result<Outcome, log::Error> {
+        assert!(self.applied < Some(entry.log_id), "I4: {} was applied already", entry.log_id);
+        let index = Index(entry.log_id.index);
+        let mut runs = Vec::new();
+        let outcome = match &entry.payload {
+            EntryPayload::Blank => Outcome::Done,
+            EntryPayload::Membership(membership) => {
+                self.change_members(StoredMembership::new(Some(entry.log_id), membership.clone()));
+                Outcome::Done
+            }
+            EntryPayload::Normal(Command::Append(payload)) => {
+                let (_, next) = log.offsets();
+                Outcome::Appended(self.append(index, payload, next, &mut runs)?)
+            }
+            EntryPayload::Normal(Command::Register { name, directory_id }) => {
+                Outcome::Registered(self.register(index, name, directory_id))
+            }
+            EntryPayload::Normal(Command::Forget { name }) => {
+                self.registrations.retain(|_, node| node.name != *name);
+                Outcome::Done
+            }
+        };
+        log.publish(index, &runs)?;
+        self.applied = Some(entry.log_id);
+        Ok(outcome)
+    }
+
+    /// Gives the batches' records offsets from `next` on.
+    fn append(
+        &mut self,
+        index: Index,
+        payload: &[u8],
+        mut next: Offset,
+        runs: &mut Vec<Run>,
+    ) -> Result<Vec<BatchOutcome>, log::Error> {
+        let batches = record::batches(payload)?;
+        let mut outcomes = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let judged = match batch.producer {
+                Some(producer) => self.sessions.judge(producer, batch.count),
+                None => Ok(Verdict::new_batch()),
+            };
+            let verdict = match judged {
+                Ok(verdict) => verdict,
+                Err(refusal) => {
+                    outcomes.push(Err(refusal));
+                    continue;
+                }
+            };
+            let mut ranges = verdict.known;
+            let fresh = batch.count - verdict.skip;
+            if fresh > 0 {
+                runs.push(run(payload, &batch, verdict.skip)?);
+                ranges.push(OffsetRange {
+                    first: next,
+                    count: fresh,
+                });
+                if let Some(mut producer) = batch.producer {
+                    producer.sequence += u64::from(verdict.skip);
+                    self.sessions.appended(index, producer, next, fresh);
+                }
+                next = Offset(next.0 + u64::from(fresh));
+            }
+            outcomes.push(Ok(ranges));
+        }
+        Ok(outcomes)
+    }
+
+    /// Gives a node its id: the index of the entry, so that none is ever used twice.
+    fn register(&mut self, index: Index, name: &str, directory_id: &str) -> Result<u64, NameTaken> {
+        let known = self.registrations.iter().find(|(_, node)| node.name == name);
+        match known {
+            Some((id, node)) if node.directory_id == directory_id => Ok(*id),
+            Some((id, _)) => Err(NameTaken { node_id: *id }),
+            None => {
+                let node = Registration {
+                    name: name.to_owned(),
+                    directory_id: directory_id.to_owned(),
+                };
+                self.registrations.insert(index.0, node);
+                Ok(index.0)
+            }
+        }
+    }
+
+    /// Takes over a membership. A node that left it is forgotten: its name is free, its id is not.
+    fn change_members(&mut self, next: StoredMembership) {
+        for (id, _) in self.membership.membership().nodes() {
+            if next.membership().get_node(id).is_none() {
+                self.registrations.remove(id);
+            }
+        }
+        self.membership = next;
+        // The first node was never registered: it began the cluster.
+        for (id, member) in self.membership.membership().nodes() {
+            self.registrations.entry(*id).or_insert_with(|| Registration {
+                name: member.name.clone(),
+                directory_id: member.directory_id.clone(),
+            });
+        }
+    }
+
+    /// The nodes that were given an id and not removed.
+    pub fn registrations(&self) -> &BTreeMap<u64, Registration> {
+        &self.registrations
+    }
+
+    /// The state, to be made durable.
+    pub fn to_checkpoint(&self, next_offset: Offset) -> pb::Checkpoint {
+        let registration = |(id, node): (&u64, &Registration)| pb::Registration {
+            node_id: *id,
+            name: node.name.clone(),
+            directory_id: node.directory_id.clone(),
+        };
+        pb::Checkpoint {
+            applied: self.applied.as_ref().map(types::log_id_to_pb),
+            next_offset: next_offset.0,
+            membership_log_id: self.membership.log_id().as_ref().map(types::log_id_to_pb),
+            membership: Some(types::membership_to_pb(self.membership.membership())),
+            registrations: self.registrations.iter().map(registration).collect(),
+            sessions: self.sessions.to_pb(),
+        }
+    }
+
+    /// The state as it was made durable.
+    pub fn from_checkpoint(checkpoint: pb::Checkpoint) -> Result<Self, WireError> {
+        let membership = checkpoint.membership.unwrap_or_default();
+        let registration = |node: pb::Registration| {
+            let known = Registration {
+                name: node.name,
+                directory_id: node.directory_id,
+            };
+            (node.node_id, known)
+        };
+        Ok(Self {
+            applied: checkpoint.applied.as_ref().map(types::log_id_from_pb),
+            membership: StoredMembership::new(
+                checkpoint.membership_log_id.as_ref().map(types::log_id_from_pb),
+                types::membership_from_pb(membership)?,
+            ),
+            registrations: checkpoint.registrations.into_iter().map(registration).collect(),
+            sessions: Sessions::from_pb(&checkpoint.sessions)?,
+        })
+    }
+}
+
+/// A batch without its first `skip` records, as a row names it.
+fn run(payload: &[u8], batch: &Batch, skip: u32) -> Result<Run, log::Error> {
+    let at = record::skip(payload, batch.records_at, skip)?;
+    Ok(Run {
+        skip: u32::try_from(at).map_err(|_| log::Error::Malformed("it is over 4 GiB"))?,
+        count: batch.count - skip,
+    })
+}

@@ -1,0 +1,226 @@
+//! The log store: raft's view of the log, and of the vote, which is part of it.
+//!
+//! All writes, votes included, go through the log's one writer, in order: a vote is saved only
+//! after the appends before it are durable, or a success already promised to the old leader could
+//! be released for bytes that are not on disk.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::log::{self, Index, Log};
+
+use super::command;
+use super::error::StableError;
+use super::stable_store::StableStore;
+use super::types::{self, Entry, LogId, TypeConfig, Vote};
+
+/// Entries sent to a follower in one message, in bytes.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Raft's log store; clones share it.
+#[derive(Debug, Clone)]
+pub struct LogStore {
+    log: Log,
+    stable: StableStore,
+    memory: Arc<Mutex<Memory>>,
+}
+
+/// What readers ask for at every turn.
+#[derive(Debug)]
+struct Memory {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+}
+
+impl LogStore {
+    pub fn new(log: Log, stable: StableStore) -> Result<Self, StableError> {
+        let memory = Memory {
+            vote: stable.vote()?,
+            committed: stable.committed()?,
+            purged: stable.purged()?,
+        };
+        Ok(Self {
+            log,
+            stable,
+            memory: Arc::new(Mutex::new(memory)),
+        })
+    }
+
+    /// The last entry that is there, or the last that was given up.
+    fn last_log_id(&self) -> Option<LogId> {
+        let purged = self.memory.lock().purged;
+        let last = self.log.last().map(|(term, index)| types::log_id(term, index));
+        last.max(purged)
+    }
+
+    /// Runs a step of the log's writer and waits for it.
+    async fn written<E: std::error::Error + Send + Sync + 'static>(
+        &self,
+        start: impl FnOnce(log::Done) -> Result<(), E>,
+    ) -> io::Result<()> {
+        let (tell, told) = oneshot::channel();
+        let done = Box::new(move |result| drop(tell.send(result)));
+        start(done).map_err(io::Error::other)?;
+        let result = told.await.map_err(|_| io::Error::other(log::Error::Stopped))?;
+        result.map_err(io::Error::other)
+    }
+
+    fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let purged = self.memory.lock().purged;
+        let from = from.max(purged.map_or(0, |id| id.index + 1));
+        let from = from.max(self.log.first_index().0);
+        let next = self.log.last().map_or(0, |(_, index)| index.0 + 1);
+        let entries = self.log.entries(Index(from), Index(to.min(next)), bytes_max);
+        let entries = entries.map_err(io::Error::other)?.into_iter();
+        entries
+            .map(|entry| command::from_log(entry).map_err(io::Error::other))
+            .collect()
+    }
+}
+
+/// A range of indexes as `from..to`.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(from) => *from,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(to) => *to,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let (mut from, to) = bounds(&range);
+        let mut entries = self.read(from, to, MESSAGE_BYTES_MAX)?;
+        while let Some(last) = entries.last() {
+            from = last.log_id.index + 1;
+            let more = self.read(from, to, MESSAGE_BYTES_MAX)?;
+            if more.is_empty() {
+                break;
+            }
+            entries.extend(more);
+        }
+        Ok(entries)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.memory.lock().vote)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, MESSAGE_BYTES_MAX)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let purged = self.memory.lock().purged;
+        Ok(LogState {
+            last_purged_log_id: purged,
+            last_log_id: self.last_log_id(),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let (stable, saved) = (self.stable.clone(), *vote);
+        self.written::<log::Error>(|done| {
+            let job = move || {
+                let result = stable.save_vote(&saved);
+                result.map_err(|error| log::Error::Io {
+                    action: "save the vote in",
+                    path: super::stable_store::FILE.into(),
+                    source: io::Error::other(error),
+                })
+            };
+            self.log.run_after_appends(Box::new(job), done);
+            Ok(())
+        })
+        .await?;
+        self.memory.lock().vote = Some(saved);
+        Ok(())
+    }
+
+    /// Kept in memory and made durable with each checkpoint: the engine waits for this inside its
+    /// loop, and a hint that lags only makes a restarted node wait for its leader.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.memory.lock().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        let last = self.last_log_id();
+        Ok(self.memory.lock().committed.min(last))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries.into_iter().map(|entry| command::to_log(&entry));
+        let entries: Vec<_> = entries.collect();
+        if let Some(first) = entries.first()
+            && self.log.last().is_none()
+        {
+            // The suite of the engine begins logs anywhere; a node's begins at 0 or where a
+            // purge left it.
+            self.written::<log::Error>(|done| {
+                self.log.reset(first.index, done);
+                Ok(())
+            })
+            .await?;
+        }
+        let done = Box::new(move |result: Result<(), log::Error>| {
+            callback.io_completed(result.map_err(io::Error::other));
+        });
+        self.log.append(entries, done).map_err(io::Error::other)
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        let keep = last_log_id.map(|id| Index(id.index));
+        self.written(|done| self.log.truncate_after(keep, done)).await
+    }
+
+    /// Moves the pointer; deletes nothing. With one copy of each record the files hold what
+    /// readers read: only retention may remove them.
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        let beyond = self.log.last().is_none_or(|(_, last)| last.0 < log_id.index);
+        let (_, next_offset) = self.log.offsets();
+        if beyond && next_offset.0 > 0 {
+            let what = format!("the engine asked to purge up to {log_id}, past the log's records");
+            return Err(io::Error::other(what));
+        }
+        self.stable.save_purged(&log_id).map_err(io::Error::other)?;
+        self.memory.lock().purged = Some(log_id);
+        if beyond {
+            self.written::<log::Error>(|done| {
+                self.log.reset(Index(log_id.index + 1), done);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,268 @@
+//! Membership: who joins, who leaves, who leads next.
+//!
+//! Every change is a replicated one, made by the leader, one at a time, by joint consensus (Ongaro,
+//! "Consensus: Bridging Theory and Practice", 2014, section 4.3). A new node is a learner until it
+//! has caught up. No failure detector ever touches the voters: an operator does.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::errors::{ClientWriteError, RaftError};
+
+use crate::proto::raft_v1 as pb;
+
+use super::command::{Command, NameTaken, Outcome};
+use super::error::MembershipError;
+use super::types::{Member, TypeConfig};
+use super::{ReplicatedLog, ServerView};
+
+/// How long a learner may take to catch up before the joining node has to ask again.
+const CATCH_UP: Duration = Duration::from_secs(10);
+/// Entries that a learner may lack when it becomes a voter.
+const LAG_MAX: u64 = 1000;
+/// How long a transfer of leadership may take.
+const TRANSFER: Duration = Duration::from_secs(5);
+/// For a call that is passed to the leader: the leader waits for the learner in it.
+const PASS_ON: Duration = Duration::from_secs(15);
+
+type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+fn failed(error: &WriteError) -> MembershipError {
+    MembershipError::NoLeader {
+        reason: error.to_string(),
+    }
+}
+
+/// 1 to 63 letters, digits, dots and dashes.
+fn check_name(name: &str) -> Result<(), MembershipError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+    if (1..=63).contains(&name.len()) && name.chars().all(plain) {
+        return Ok(());
+    }
+    Err(MembershipError::BadName {
+        name: name.to_owned(),
+    })
+}
+
+impl ReplicatedLog {
+    /// Gives a node its id, or makes a node that has one a voter. Any member takes the call.
+    pub async fn join(&self, request: pb::JoinRequest) -> Result<pb::JoinResponse, MembershipError> {
+        check_name(&request.name)?;
+        let ours = &self.identity().cluster_id;
+        if !request.cluster_id.is_empty() && request.cluster_id != *ours {
+            return Err(MembershipError::OtherCluster {
+                theirs: request.cluster_id,
+                ours: ours.clone(),
+            });
+        }
+        if let Some((id, addr)) = self.other_leader() {
+            let mut client = self.transport().client(id, &addr);
+            return passed_on(client.join(request)).await;
+        }
+        let _one_at_a_time = self.0.changes.lock().await;
+        if request.node_id == 0 {
+            self.register(&request).await
+        } else {
+            self.admit(&request).await
+        }
+    }
+
+    async fn register(&self, request: &pb::JoinRequest) -> Result<pb::JoinResponse, MembershipError> {
+        let command = Command::Register {
+            name: request.name.clone(),
+            directory_id: request.directory_id.clone(),
+        };
+        let written = self.0.raft.client_write(command).await;
+        let response = written.map_err(|error| failed(&error))?;
+        let Outcome::Registered(registered) = response.data else {
+            let reason = "the state machine gave another answer".to_owned();
+            return Err(MembershipError::NoLeader { reason });
+        };
+        let node_id = registered.map_err(|NameTaken { .. }| MembershipError::NameTaken {
+            name: request.name.clone(),
+        })?;
+        Ok(pb::JoinResponse {
+            cluster_id: self.identity().cluster_id.clone(),
+            node_id,
+            voter: false,
+        })
+    }
+
+    /// Makes a registered node a learner, waits for it, makes it a voter.
+    async fn admit(&self, request: &pb::JoinRequest) -> Result<pb::JoinResponse, MembershipError> {
+        let id = request.node_id;
+        match self.0.fsm.registration(&request.name) {
+            Some((known, node)) if known == id && node.directory_id == request.directory_id => {}
+            Some((known, _)) if known == id => {
+                return Err(MembershipError::NameTaken {
+                    name: request.name.clone(),
+                });
+            }
+            _ => {
+                return Err(MembershipError::Removed {
+                    name: request.name.clone(),
+                    node_id: id,
+                });
+            }
+        }
+        let member = Member {
+            name: request.name.clone(),
+            addr: request.addr.clone(),
+            directory_id: request.directory_id.clone(),
+        };
+        let view = self.view();
+        match view.member(id) {
+            None => {
+                let added = self.0.raft.add_learner(id, member, false).await;
+                added.map_err(|error| failed(&error))?;
+            }
+            Some(known) if known.member != member => {
+                let change = ChangeMembers::SetNodes([(id, member)].into());
+                self.change(change).await?;
+            }
+            Some(_) => {}
+        }
+        if !view.member(id).is_some_and(|known| known.voter) {
+            self.wait_for_learner(id).await?;
+            self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await?;
+            tracing::info!(node = id, name = %request.name, "is a voter now");
+        }
+        Ok(pb::JoinResponse {
+            cluster_id: self.identity().cluster_id.clone(),
+            node_id: id,
+            voter: true,
+        })
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), MembershipError> {
+        let changed = self.0.raft.change_membership(change, false).await;
+        changed.map(drop).map_err(|error| failed(&error))
+    }
+
+    async fn wait_for_learner(&self, id: u64) -> Result<(), MembershipError> {
+        let caught_up = move |metrics: &openraft::RaftMetrics<TypeConfig>| {
+            let last = metrics.last_log_index.unwrap_or(0);
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(&id).copied());
+            matched.flatten().is_some_and(|matched| matched.index + LAG_MAX >= last)
+        };
+        let wait = self.0.raft.wait(Some(CATCH_UP));
+        let waited = wait.metrics(caught_up, "a learner catches up").await;
+        waited.map(drop).map_err(|error| MembershipError::NoLeader {
+            reason: format!("node {id} has not caught up yet: {error}"),
+        })
+    }
+
+    /// Takes a node out of the cluster, by name. False if there was none. Any member takes the
+    /// call.
+    pub async fn remove(&self, name: &str) -> Result<bool, MembershipError> {
+        if let Some((id, addr)) = self.other_leader() {
+            let mut client = self.transport().client(id, &addr);
+            let request = pb::RemoveNodeRequest {
+                name: name.to_owned(),
+            };
+            let response: pb::RemoveNodeResponse = passed_on(client.remove_node(request)).await?;
+            return Ok(response.removed);
+        }
+        let _one_at_a_time = self.0.changes.lock().await;
+        let view = self.view();
+        let Some(known) = view.named(name) else {
+            return self.forget(name).await;
+        };
+        let voters = view.members.iter().filter(|member| member.voter).count();
+        if known.voter && voters == 1 {
+            return Err(MembershipError::LastVoter {
+                name: name.to_owned(),
+            });
+        }
+        let gone = BTreeSet::from([known.id]);
+        self.change(if known.voter {
+            ChangeMembers::RemoveVoters(gone)
+        } else {
+            ChangeMembers::RemoveNodes(gone)
+        })
+        .await?;
+        Ok(true)
+    }
+
+    /// Frees the name of a node that got an id and never became a member.
+    async fn forget(&self, name: &str) -> Result<bool, MembershipError> {
+        if self.0.fsm.registration(name).is_none() {
+            return Ok(false);
+        }
+        let command = Command::Forget {
+            name: name.to_owned(),
+        };
+        let written = self.0.raft.client_write(command).await;
+        written.map_err(|error| failed(&error))?;
+        Ok(true)
+    }
+
+    /// Hands leadership to a voter, to the one that is furthest on if `name` is empty. Gives the
+    /// new leader's name. Any member takes the call.
+    pub async fn transfer(&self, name: &str) -> Result<String, MembershipError> {
+        if let Some((id, addr)) = self.other_leader() {
+            let mut client = self.transport().client(id, &addr);
+            let request = pb::TransferRequest {
+                to: name.to_owned(),
+            };
+            let response: pb::TransferResponse = passed_on(client.transfer(request)).await?;
+            return Ok(response.leader);
+        }
+        let view = self.view();
+        let to = match name {
+            "" => self.furthest_voter(&view),
+            name => view.named(name).filter(|member| member.voter).map(|member| member.id),
+        };
+        let to = to.ok_or_else(|| MembershipError::NoSuchVoter {
+            name: name.to_owned(),
+        })?;
+        let target = view.member(to).map_or_else(String::new, |known| known.member.name.clone());
+        if view.leader == Some(to) {
+            return Ok(target);
+        }
+        let asked = self.0.raft.trigger().transfer_leader(to).await;
+        asked.map_err(|error| MembershipError::NoLeader {
+            reason: error.to_string(),
+        })?;
+        let mut views = self.watch_view();
+        let wait = views.wait_for(|view| view.leader == Some(to));
+        match tokio::time::timeout(TRANSFER, wait).await {
+            Ok(Ok(_)) => Ok(target),
+            _ => Err(MembershipError::NoLeader {
+                reason: format!("{target} did not take over within {} s", TRANSFER.as_secs()),
+            }),
+        }
+    }
+
+    /// The voter, other than this node, that holds the most of the log.
+    fn furthest_voter(&self, view: &ServerView) -> Option<u64> {
+        let matched = self.matched();
+        let me = self.identity().node_id;
+        let others = view.members.iter().filter(|member| member.voter && member.id != me);
+        others
+            .max_by_key(|member| matched.get(&member.id).copied().flatten())
+            .map(|member| member.id)
+    }
+
+    /// The leader's id and address, if another node leads.
+    fn other_leader(&self) -> Option<(u64, String)> {
+        let view = self.view();
+        let leader = view.leader_member()?;
+        let other = leader.id != self.identity().node_id;
+        other.then(|| (leader.id, leader.member.addr.clone()))
+    }
+}
+
+/// Waits for the leader's answer; its refusal comes with its own words.
+async fn passed_on<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, MembershipError> {
+    match tokio::time::timeout(PASS_ON, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(super::rpc::membership_error(&status)),
+        Err(_) => Err(MembershipError::NoLeader {
+            reason: format!("it did not answer within {} s", PASS_ON.as_secs()),
+        }),
+    }
+}

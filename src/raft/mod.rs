@@ -1,0 +1,329 @@
+//! The replicated log: one log, the same on every node.
+//!
+//! It stacks the parts that the Raft literature names: the finite-state machine (`fsm`,
+//! `state_machine`) under the log store, the stable store, the snapshot store and the transport.
+//! Only this folder names the consensus engine, so that it can be replaced in one place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Config, SnapshotPolicy};
+use tokio::sync::{Mutex, MutexGuard, watch};
+
+use crate::log::disk::DirLock;
+use crate::log::{self, Log};
+use crate::net::stream_layer::StreamLayer;
+
+mod command;
+mod directory;
+mod error;
+mod forward;
+mod fsm;
+mod log_store;
+mod members;
+mod proposer;
+mod reads;
+mod rpc;
+mod sessions;
+mod snapshot;
+mod stable_store;
+mod state_machine;
+mod transport;
+mod types;
+mod view;
+
+#[cfg(test)]
+mod suite_tests;
+
+pub use command::{OffsetRange, Ranges, Refusal};
+pub use directory::{Directory, Identity, JoinError, cluster_of};
+pub use error::{Error, MembershipError, ProposeError, ReadError, StableError};
+pub use proposer::Answer;
+pub use rpc::{Seat, service};
+pub use state_machine::Applied;
+pub use types::{Member, WireError};
+pub use view::{MemberView, View};
+
+use directory::FIRST_NODE;
+use log_store::LogStore;
+use proposer::Proposer;
+use reads::ReadBarrier;
+use snapshot::Snapshots;
+use state_machine::{Checkpointer, StateMachine};
+use transport::{Sender, Transport};
+use types::TypeConfig;
+use view::View as ServerView;
+
+type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
+/// How often a leader is heard, and how long a follower waits for it.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// In milliseconds.
+    pub heartbeat_ms: u64,
+    /// The election timeout is drawn from this range, in milliseconds.
+    pub election_ms: (u64, u64),
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 50,
+            election_ms: (150, 300),
+        }
+    }
+}
+
+/// A handle to the replicated log of this node; clones share it.
+#[derive(Clone)]
+pub struct ReplicatedLog(Arc<Inner>);
+
+struct Inner {
+    identity: Identity,
+    addr: String,
+    raft: Raft,
+    log: Log,
+    fsm: Arc<state_machine::Shared>,
+    snapshots: Snapshots,
+    staging: Mutex<()>,
+    checkpointer: Checkpointer,
+    views: watch::Receiver<View>,
+    transport: Transport,
+    proposer: Proposer,
+    barrier: ReadBarrier,
+    /// Held while the membership changes.
+    changes: Mutex<()>,
+    _lock: DirLock,
+}
+
+impl ReplicatedLog {
+    /// Starts the node that a directory holds. The directory must have an identity.
+    pub async fn start(
+        directory: Directory,
+        layer: StreamLayer,
+        addr: &str,
+        timing: &Timing,
+        log_config: log::Config,
+    ) -> Result<Self, Error> {
+        let identity = directory.identity().cloned();
+        let identity = identity.ok_or_else(|| Error::Engine("the node has no id".to_owned()))?;
+        let machine = StateMachine::open(
+            directory.disk.clone(),
+            directory.path.clone(),
+            log_config,
+            &directory.stable,
+        )?;
+        let log = machine.log().clone();
+        let fsm = machine.shared();
+        let checkpointer = machine.checkpointer();
+        let snapshots = machine.snapshots.clone();
+        let store = LogStore::new(log.clone(), directory.stable.clone())?;
+        let from = Sender {
+            cluster_id: identity.cluster_id.clone(),
+            node_id: identity.node_id,
+        };
+        let transport = Transport::new(layer, from);
+        let config = engine_config(timing, &identity.cluster_id)?;
+        let started = Raft::new(identity.node_id, config, transport.clone(), store, machine).await;
+        let raft = started.map_err(|error| Error::Engine(error.to_string()))?;
+        begin_cluster(&raft, &identity, addr).await?;
+        let (tell, views) = watch::channel(View::default());
+        tokio::spawn(view::follow(raft.clone(), tell));
+        let applied = fsm.watch_applied();
+        let inner = Inner {
+            addr: addr.to_owned(),
+            proposer: Proposer::start(raft.clone(), views.clone(), transport.clone()),
+            barrier: ReadBarrier::start(raft.clone(), views.clone(), applied, transport.clone()),
+            identity,
+            raft,
+            log,
+            fsm,
+            snapshots,
+            staging: Mutex::new(()),
+            checkpointer,
+            views,
+            transport,
+            changes: Mutex::new(()),
+            _lock: directory.lock,
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// The log, to read applied records from.
+    pub fn log(&self) -> &Log {
+        &self.0.log
+    }
+
+    /// How far this node has applied, and a wait for more.
+    pub fn watch_applied(&self) -> watch::Receiver<Applied> {
+        self.0.fsm.watch_applied()
+    }
+
+    /// The cluster as this node sees it.
+    pub fn view(&self) -> View {
+        self.0.views.borrow().clone()
+    }
+
+    /// The same, and a wait for it to change.
+    pub fn watch_view(&self) -> watch::Receiver<View> {
+        self.0.views.clone()
+    }
+
+    /// Queues a batch of records, as `log::record` draws it; the answer comes once it is synced on
+    /// a majority and applied here or on the leader (I1). Waits while too much is pending.
+    pub async fn propose(&self, batch: Bytes) -> Result<Answer, ProposeError> {
+        self.0.proposer.propose(batch, false).await
+    }
+
+    /// Returns once this node has applied everything that was acknowledged, by any node, before
+    /// the call.
+    pub async fn read_barrier(&self) -> Result<(), ReadError> {
+        self.0.barrier.pass().await
+    }
+
+    /// Raft's indexes: the last entry, the last committed, the last applied.
+    pub fn indexes(&self) -> [Option<u64>; 3] {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let committed = metrics.cluster_committed.max(metrics.last_applied);
+        [
+            metrics.last_log_index,
+            committed.map(|id| id.index),
+            metrics.last_applied.map(|id| id.index),
+        ]
+    }
+
+    /// What the leader knows of each node's log: the last index that it holds. Empty on others.
+    pub fn matched(&self) -> BTreeMap<u64, Option<u64>> {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.iter().flatten();
+        matched.map(|(id, matched)| (*id, matched.map(|id| id.index))).collect()
+    }
+
+    /// Asks the other members, and those at `peers`, to make this node a voter under its present
+    /// address, until they do.
+    pub async fn join_cluster(&self, peers: &[String]) -> Result<(), MembershipError> {
+        let request = crate::proto::raft_v1::JoinRequest {
+            name: self.0.identity.name.clone(),
+            addr: self.0.addr.clone(),
+            directory_id: self.0.identity.directory_id.clone(),
+            node_id: self.0.identity.node_id,
+            cluster_id: self.0.identity.cluster_id.clone(),
+        };
+        let view = self.view();
+        let others = view.members.iter().filter(|other| other.id != request.node_id);
+        let known = others.map(|other| other.member.addr.clone());
+        let addrs: Vec<_> = known.chain(peers.iter().cloned()).collect();
+        if addrs.is_empty() {
+            return Ok(());
+        }
+        directory::ask_all(&self.0.transport, &addrs, &request).await.map(drop)
+    }
+
+    /// Whether the membership holds this node as a voter under its present address.
+    pub fn is_settled(&self) -> bool {
+        let view = self.view();
+        let me = view.member(self.0.identity.node_id);
+        me.is_some_and(|me| me.voter && me.member.addr == self.0.addr)
+    }
+
+    /// Stops: hands leadership on, if another voter takes it, then makes the state durable.
+    pub async fn shutdown(&self) {
+        let view = self.view();
+        let leads = view.leader == Some(self.0.identity.node_id);
+        if leads && view.members.iter().filter(|member| member.voter).count() > 1 {
+            match self.transfer("").await {
+                Ok(leader) => tracing::info!(%leader, "handed leadership on"),
+                Err(error) => tracing::warn!(%error, "leadership was not handed on"),
+            }
+        }
+        if let Err(error) = self.0.raft.shutdown().await {
+            tracing::error!(%error, "the consensus engine did not stop cleanly");
+        }
+        let checkpointer = self.0.checkpointer.clone();
+        let log = self.0.log.clone();
+        let saved = tokio::task::spawn_blocking(move || {
+            log.close();
+            checkpointer.save()
+        });
+        match saved.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the last checkpoint failed"),
+            Err(error) => tracing::error!(%error, "the last checkpoint failed"),
+        }
+    }
+
+    fn raft(&self) -> &Raft {
+        &self.0.raft
+    }
+
+    fn proposer(&self) -> &Proposer {
+        &self.0.proposer
+    }
+
+    fn transport(&self) -> &Transport {
+        &self.0.transport
+    }
+
+    fn snapshots(&self) -> &Snapshots {
+        &self.0.snapshots
+    }
+
+    async fn staging(&self) -> MutexGuard<'_, ()> {
+        self.0.staging.lock().await
+    }
+}
+
+/// The first node makes itself the one voter; a restart finds that done.
+async fn begin_cluster(raft: &Raft, identity: &Identity, addr: &str) -> Result<(), Error> {
+    let failed = |error: String| Error::Engine(error);
+    let begun = raft.is_initialized().await.map_err(|error| failed(error.to_string()))?;
+    if identity.node_id != FIRST_NODE || begun {
+        return Ok(());
+    }
+    let member = Member {
+        name: identity.name.clone(),
+        addr: addr.to_owned(),
+        directory_id: identity.directory_id.clone(),
+    };
+    let members = BTreeMap::from([(FIRST_NODE, member)]);
+    raft.initialize(members).await.map_err(|error| failed(error.to_string()))
+}
+
+/// The engine's settings; consensus decisions are in `docs/decisions/`.
+fn engine_config(timing: &Timing, cluster_id: &str) -> Result<Arc<Config>, Error> {
+    let config = Config {
+        cluster_name: cluster_id.to_owned(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_ms.0,
+        election_timeout_max: timing.election_ms.1,
+        enable_pre_vote: Some(true),
+        // A restarted leader asks for votes like anybody else.
+        enable_leader_restore: Some(false),
+        quorum_loss_probe_interval: Some(1000.max(2 * timing.election_ms.1)),
+        // A follower whose log went back is a failed disk: it must not be fed as if it were new.
+        allow_log_reversion: Some(false),
+        max_append_entries: Some(4096),
+        max_payload_entries: 1024,
+        api_channel_size: Some(4096),
+        api_batch_capacity: 4096,
+        api_batch_linger_ms: 0,
+        state_machine_channel_size: Some(1024),
+        // With one copy of each record purge is retention, and nothing is retained for less than
+        // ever yet: no snapshot is built unless the engine needs one.
+        snapshot_policy: SnapshotPolicy::Never,
+        purge_batch_size: 1024,
+        install_snapshot_timeout: 30_000,
+        ..Config::default()
+    };
+    let config = config.validate().map_err(|error| Error::Engine(error.to_string()))?;
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,268 @@
+//! Proposals: batches from this node's clients, on their way to the leader.
+//!
+//! Batches that wait together become one raft entry, so that consensus works per group and not per
+//! record; the window makes them wait only while earlier groups are under way. A follower passes
+//! its groups to the leader on one ordered stream. Order is kept from queue to log.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::errors::ClientWriteError;
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::log::record;
+
+use super::Raft;
+use super::command::{BatchOutcome, Command, Outcome, Ranges};
+use super::error::ProposeError;
+use super::forward::Forwarder;
+use super::transport::Transport;
+use super::types::TypeConfig;
+use super::view::View;
+
+/// Batches that may wait for a place in a group.
+const QUEUE_MAX: usize = 16 << 10;
+/// Bytes of batches that wait or are under way.
+const PENDING_BYTES_MAX: usize = 64 << 20;
+/// A group's batches, in bytes; a larger batch is a group of its own.
+const GROUP_BYTES_MAX: usize = 1 << 20;
+const GROUP_BATCHES_MAX: usize = 1024;
+/// Groups under way. More of them make groups smaller, not faster.
+const GROUPS_MAX: usize = 4;
+/// How long a batch waits for a leader to be known.
+const LEADER_WAIT: Duration = Duration::from_secs(5);
+
+/// Takes batches; clones share the queue.
+#[derive(Debug, Clone)]
+pub struct Proposer {
+    queue: mpsc::Sender<Proposal>,
+    bytes: Arc<Semaphore>,
+}
+
+/// One batch and who waits for it.
+#[derive(Debug)]
+pub struct Proposal {
+    pub batch: Bytes,
+    /// Came from another node: it is not passed on a second time.
+    pub forwarded: bool,
+    pub reply: Reply,
+    _bytes: OwnedSemaphorePermit,
+}
+
+pub type Reply = oneshot::Sender<Result<Ranges, ProposeError>>;
+pub type Answer = oneshot::Receiver<Result<Ranges, ProposeError>>;
+
+/// Batches that become one entry, and their place in the window.
+#[derive(Debug)]
+pub struct Group {
+    pub proposals: Vec<Proposal>,
+    pub place: OwnedSemaphorePermit,
+}
+
+impl Group {
+    /// Answers every batch alike.
+    pub fn fail(self, error: &ProposeError) {
+        for proposal in self.proposals {
+            // A caller that went away needs no answer.
+            let _ = proposal.reply.send(Err(error.clone()));
+        }
+    }
+
+    /// Answers each batch with its outcome.
+    pub fn answer(self, outcomes: Vec<BatchOutcome>) {
+        for (proposal, outcome) in self.proposals.into_iter().zip(outcomes) {
+            let _ = proposal.reply.send(outcome.map_err(ProposeError::from));
+        }
+    }
+}
+
+impl Proposer {
+    pub fn start(raft: Raft, views: watch::Receiver<View>, transport: Transport) -> Self {
+        let (queue, proposals) = mpsc::channel(QUEUE_MAX);
+        let (under_way, waits) = mpsc::channel(GROUPS_MAX);
+        tokio::spawn(complete(waits));
+        let dispatcher = Dispatcher {
+            forwarder: Forwarder::new(transport),
+            raft,
+            views,
+            under_way,
+        };
+        tokio::spawn(dispatcher.run(proposals));
+        Self {
+            queue,
+            bytes: Arc::new(Semaphore::new(PENDING_BYTES_MAX)),
+        }
+    }
+
+    /// Queues a batch, waiting while too much is pending. The answer comes once it is committed.
+    ///
+    /// Batches that one caller queues one after another keep their order.
+    pub async fn propose(&self, batch: Bytes, forwarded: bool) -> Result<Answer, ProposeError> {
+        record::check_batch(&batch).map_err(|_| ProposeError::Malformed)?;
+        let weight = u32::try_from(batch.len().min(PENDING_BYTES_MAX)).unwrap_or(u32::MAX);
+        let bytes = self.bytes.clone().acquire_many_owned(weight);
+        let (reply, answer) = oneshot::channel();
+        let proposal = Proposal {
+            batch,
+            forwarded,
+            reply,
+            _bytes: bytes.await.map_err(|_| ProposeError::Stopping)?,
+        };
+        let queued = self.queue.send(proposal).await;
+        queued.map_err(|_| ProposeError::Stopping)?;
+        Ok(answer)
+    }
+}
+
+type Waiting = (oneshot::Receiver<ClientWriteResult<TypeConfig>>, Group);
+
+struct Dispatcher {
+    raft: Raft,
+    views: watch::Receiver<View>,
+    forwarder: Forwarder,
+    under_way: mpsc::Sender<Waiting>,
+}
+
+enum Route {
+    Here,
+    There(u64, String),
+}
+
+impl Dispatcher {
+    async fn run(mut self, mut proposals: mpsc::Receiver<Proposal>) {
+        let window = Arc::new(Semaphore::new(GROUPS_MAX));
+        let mut gathered = VecDeque::new();
+        let mut fresh = Vec::new();
+        loop {
+            let Ok(place) = window.clone().acquire_owned().await else {
+                return;
+            };
+            if gathered.is_empty() {
+                if proposals.recv_many(&mut fresh, GROUP_BATCHES_MAX).await == 0 {
+                    return;
+                }
+                gathered.extend(fresh.drain(..));
+            }
+            let group = Group {
+                proposals: take_group(&mut gathered),
+                place,
+            };
+            self.dispatch(group).await;
+        }
+    }
+
+    /// Hands a group to the leader, waiting for one to be known.
+    async fn dispatch(&mut self, mut group: Group) {
+        let deadline = Instant::now() + LEADER_WAIT;
+        loop {
+            match tokio::time::timeout_at(deadline, self.route()).await {
+                Ok(Some(Route::Here)) => return self.write(group).await,
+                Ok(Some(Route::There(leader, addr))) => {
+                    group = refuse_forwarded(group, &self.no_leader());
+                    if group.proposals.is_empty() {
+                        return;
+                    }
+                    // Nothing of the group was sent if there is no stream yet.
+                    match self.forwarder.forward(leader, &addr, group, deadline).await {
+                        Ok(()) => return,
+                        Err(unsent) => group = unsent,
+                    }
+                }
+                Ok(None) => return group.fail(&ProposeError::Stopping),
+                Err(_) => {}
+            }
+            if Instant::now() >= deadline {
+                return group.fail(&self.no_leader());
+            }
+        }
+    }
+
+    /// Where the leader is, once that is known; `None` when the node stops.
+    async fn route(&mut self) -> Option<Route> {
+        let me = *self.raft.node_id();
+        let known = |view: &View| view.writable || view.leader.is_some_and(|leader| leader != me);
+        let view = self.views.wait_for(|view| known(view) || view.stopped.is_some()).await.ok()?;
+        if view.stopped.is_some() {
+            return None;
+        }
+        if view.writable {
+            return Some(Route::Here);
+        }
+        let leader = view.leader_member()?;
+        Some(Route::There(leader.id, leader.member.addr.clone()))
+    }
+
+    fn no_leader(&self) -> ProposeError {
+        let view = self.views.borrow();
+        ProposeError::NoLeader {
+            waited_ms: LEADER_WAIT.as_millis() as u64,
+            leader: view.leader_member().map(|leader| leader.member.addr.clone()),
+        }
+    }
+
+    async fn write(&self, group: Group) {
+        let batches = group.proposals.iter().map(|proposal| &proposal.batch);
+        let command = Command::Append(record::join(batches));
+        let (responder, outcome) = ProgressResponder::complete_only();
+        match self.raft.client_write_ff(command, Some(responder)).await {
+            Ok(()) => {
+                // The window bounds the channel, so this never waits.
+                let _ = self.under_way.send((outcome, group)).await;
+            }
+            Err(_) => group.fail(&ProposeError::Stopping),
+        }
+    }
+}
+
+/// Answers the batches that came from another node: this one does not lead.
+fn refuse_forwarded(group: Group, error: &ProposeError) -> Group {
+    let (theirs, ours): (Vec<_>, Vec<_>) =
+        group.proposals.into_iter().partition(|proposal| proposal.forwarded);
+    for proposal in theirs {
+        let _ = proposal.reply.send(Err(error.clone()));
+    }
+    Group {
+        proposals: ours,
+        place: group.place,
+    }
+}
+
+/// The first batches, up to a group's limit.
+fn take_group(gathered: &mut VecDeque<Proposal>) -> Vec<Proposal> {
+    let mut bytes = 0;
+    let mut count = 0;
+    for proposal in gathered.iter() {
+        bytes += proposal.batch.len();
+        if count > 0 && bytes > GROUP_BYTES_MAX {
+            break;
+        }
+        count += 1;
+    }
+    gathered.drain(..count).collect()
+}
+
+/// Answers groups in the order in which they were written.
+async fn complete(mut waits: mpsc::Receiver<Waiting>) {
+    while let Some((outcome, group)) = waits.recv().await {
+        match outcome.await {
+            Ok(Ok(response)) => match response.data {
+                Outcome::Appended(outcomes) => group.answer(outcomes),
+                Outcome::Done | Outcome::Registered(_) => group.fail(&ProposeError::Unknown),
+            },
+            // Rejected before it was appended.
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
+                let leader = forward.leader_node.map(|member| member.addr);
+                group.fail(&ProposeError::NoLeader {
+                    waited_ms: 0,
+                    leader,
+                });
+            }
+            Ok(Err(_)) | Err(_) => group.fail(&ProposeError::Unknown),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The stable store: vote, identity, committed hint and FSM checkpoints, in redb.
+//!
+//! It is the only home of redb, which runs over the disk seam, so that it crashes with the rest.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use prost::Message;
+use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
+
+use crate::log::disk::{Disk, File};
+use crate::proto::raft_v1 as pb;
+
+use super::error::StableError;
+use super::types::{self, LogId, Vote, WireError};
+
+const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("stable");
+const CACHE_BYTES: usize = 1 << 20;
+
+/// The file's name in the data directory.
+pub const FILE: &str = "stable.redb";
+
+/// Small values that must survive; clones share the database.
+#[derive(Debug, Clone)]
+pub struct StableStore(Arc<Database>);
+
+impl StableStore {
+    /// Opens the store in `dir`, or makes an empty one.
+    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self, StableError> {
+        let path = dir.join(FILE);
+        let failed = |source: redb::DatabaseError| StableError::Open {
+            path: path.clone(),
+            source: Box::new(source.into()),
+        };
+        let file = disk.open_or_create(&path).map_err(|error| failed(error.into()))?;
+        disk.sync_dir(dir).map_err(|error| failed(error.into()))?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let database = builder.create_with_backend(Backend(file)).map_err(failed)?;
+        Ok(Self(Arc::new(database)))
+    }
+
+    fn get<M: Message + Default>(&self, key: &'static str) -> Result<Option<M>, StableError> {
+        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+            let transaction = self.0.begin_read()?;
+            let table = match transaction.open_table(TABLE) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+                table => table?,
+            };
+            Ok(table.get(key)?.map(|value| value.value().to_vec()))
+        };
+        let bytes = read().map_err(|source| StableError::Read {
+            key,
+            source: Box::new(source),
+        })?;
+        let decode = |bytes: Vec<u8>| M::decode(&*bytes);
+        let value = bytes.map(decode).transpose();
+        value.map_err(|source| StableError::Decode {
+            key,
+            source: source.into(),
+        })
+    }
+
+    /// Durable on return.
+    fn put(&self, key: &'static str, message: &impl Message) -> Result<(), StableError> {
+        let write = || -> Result<(), redb::Error> {
+            let transaction = self.0.begin_write()?;
+            {
+                let mut table = transaction.open_table(TABLE)?;
+                table.insert(key, message.encode_to_vec().as_slice())?;
+            }
+            Ok(transaction.commit()?)
+        };
+        write().map_err(|source| StableError::Write {
+            key,
+            source: Box::new(source),
+        })
+    }
+
+    /// The vote last saved.
+    pub fn vote(&self) -> Result<Option<Vote>, StableError> {
+        let vote = self.get::<pb::VoteState>("vote")?;
+        let vote = vote.map(|vote| types::vote_from_pb(Some(&vote)));
+        vote.transpose().map_err(decode("vote"))
+    }
+
+    pub fn save_vote(&self, vote: &Vote) -> Result<(), StableError> {
+        self.put("vote", &types::vote_to_pb(vote))
+    }
+
+    /// A log id known to be committed: a hint, which may lag.
+    pub fn committed(&self) -> Result<Option<LogId>, StableError> {
+        let id = self.get::<pb::LogId>("committed")?;
+        Ok(id.as_ref().map(types::log_id_from_pb))
+    }
+
+    pub fn save_committed(&self, id: &LogId) -> Result<(), StableError> {
+        self.put("committed", &types::log_id_to_pb(id))
+    }
+
+    /// The last log id that the engine gave up.
+    pub fn purged(&self) -> Result<Option<LogId>, StableError> {
+        let id = self.get::<pb::LogId>("purged")?;
+        Ok(id.as_ref().map(types::log_id_from_pb))
+    }
+
+    pub fn save_purged(&self, id: &LogId) -> Result<(), StableError> {
+        self.put("purged", &types::log_id_to_pb(id))
+    }
+
+    /// The FSM's last durable state.
+    pub fn checkpoint(&self) -> Result<Option<pb::Checkpoint>, StableError> {
+        self.get("checkpoint")
+    }
+
+    pub fn save_checkpoint(&self, checkpoint: &pb::Checkpoint) -> Result<(), StableError> {
+        self.put("checkpoint", checkpoint)
+    }
+
+    /// Who this node is; `None` in a new directory.
+    pub fn identity(&self) -> Result<Option<pb::Identity>, StableError> {
+        self.get("identity")
+    }
+
+    pub fn save_identity(&self, identity: &pb::Identity) -> Result<(), StableError> {
+        self.put("identity", identity)
+    }
+}
+
+fn decode(key: &'static str) -> impl FnOnce(WireError) -> StableError {
+    move |source| StableError::Decode { key, source }
+}
+
+/// The disk seam, as redb wants it.
+#[derive(Debug)]
+struct Backend(Arc<dyn File>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+}

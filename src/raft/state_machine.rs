@@ -1,0 +1,256 @@
+//! The engine's door to the FSM: applies committed entries, answers their proposers, checkpoints.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use openraft::OptionalSend;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::log::disk::Disk;
+use crate::log::{self, Index, Log, Offset};
+use crate::proto::raft_v1 as pb;
+
+use super::error::Error;
+use super::fsm::{Fsm, Registration};
+use super::snapshot::{self, SnapshotData, Snapshots};
+use super::stable_store::StableStore;
+use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// Entries applied between two checkpoints: what a restart has to apply again at most.
+const CHECKPOINT_ENTRIES: u64 = 50_000;
+/// Payload bytes applied between two checkpoints.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
+
+/// How far a node has applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// The last raft index; `None` before the first.
+    pub index: Option<u64>,
+    /// The offset that the next record gets.
+    pub next_offset: Offset,
+}
+
+/// The FSM with what it stands on.
+#[derive(Debug)]
+pub struct StateMachine {
+    log: Log,
+    stable: StableStore,
+    shared: Arc<Shared>,
+    since_checkpoint: (u64, u64),
+    pub(super) snapshots: Snapshots,
+}
+
+/// What others see of the FSM.
+#[derive(Debug)]
+pub struct Shared {
+    fsm: Mutex<Fsm>,
+    applied: watch::Sender<Applied>,
+}
+
+impl Shared {
+    /// A node's registration, by name.
+    pub fn registration(&self, name: &str) -> Option<(u64, Registration)> {
+        let fsm = self.fsm.lock();
+        let mut nodes = fsm.registrations().iter();
+        let found = nodes.find(|(_, node)| node.name == name);
+        found.map(|(id, node)| (*id, node.clone()))
+    }
+
+    /// How far the FSM is, and a wait for it to get further.
+    pub fn watch_applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+}
+
+impl StateMachine {
+    /// Brings back the FSM from its checkpoint and opens the log in `dir` under it.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        config: log::Config,
+        stable: &StableStore,
+    ) -> Result<Self, Error> {
+        let checkpoint = stable.checkpoint()?.unwrap_or_default();
+        let next_offset = Offset(checkpoint.next_offset);
+        let mut fsm = Fsm::from_checkpoint(checkpoint)?;
+        let covered = fsm.applied.map(|applied| log::Checkpoint {
+            applied: Index(applied.index),
+            next_offset,
+        });
+        let floor = stable.purged()?.map_or(Index(0), |id| Index(id.index + 1));
+        let (log, opened) = Log::open(disk.clone(), &dir, config.clone(), floor, covered)?;
+        if opened.torn_bytes > 0 {
+            tracing::warn!(bytes = opened.torn_bytes, "cut a torn tail that was never acknowledged");
+        }
+        if covered.is_some() && !opened.rows_hold {
+            tracing::warn!("the index does not match its checkpoint: applying the whole log again");
+            fsm = Fsm::default();
+        }
+        let (_, next_offset) = log.offsets();
+        let applied = Applied {
+            index: fsm.applied.map(|id| id.index),
+            next_offset,
+        };
+        let shared = Shared {
+            fsm: Mutex::new(fsm),
+            applied: watch::Sender::new(applied),
+        };
+        Ok(Self {
+            snapshots: Snapshots::new(disk, dir, config),
+            log,
+            stable: stable.clone(),
+            shared: Arc::new(shared),
+            since_checkpoint: (0, 0),
+        })
+    }
+
+    /// The log under the FSM.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// What others may see.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Applies one entry and tells nobody yet.
+    pub(super) fn apply_one(&mut self, entry: &super::types::Entry) -> Result<super::command::Outcome, log::Error> {
+        let outcome = self.shared.fsm.lock().apply(&self.log, entry)?;
+        self.since_checkpoint.0 += 1;
+        if let super::types::EntryPayload::Normal(super::command::Command::Append(payload)) = &entry.payload {
+            self.since_checkpoint.1 += payload.len() as u64;
+        }
+        Ok(outcome)
+    }
+
+    /// Lets readers see what was applied, and checkpoints now and then.
+    pub(super) fn publish(&mut self) {
+        let (_, next_offset) = self.log.offsets();
+        let index = self.shared.fsm.lock().applied.map(|id| id.index);
+        self.shared.applied.send_replace(Applied { index, next_offset });
+        let (entries, bytes) = self.since_checkpoint;
+        if entries >= CHECKPOINT_ENTRIES || bytes >= CHECKPOINT_BYTES {
+            self.since_checkpoint = (0, 0);
+            let checkpointer = self.checkpointer();
+            // Off the apply path: it waits for the disk. A failure costs a longer restart only;
+            // a disk that fails for good stops the node at the next append.
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = checkpointer.save() {
+                    tracing::error!(%error, "the checkpoint failed");
+                }
+            });
+        }
+    }
+
+    /// Saves the state as it is when asked.
+    pub fn checkpointer(&self) -> Checkpointer {
+        Checkpointer {
+            log: self.log.clone(),
+            stable: self.stable.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+
+    pub(super) fn applied(&self) -> Option<LogId> {
+        self.shared.fsm.lock().applied
+    }
+
+    pub(super) fn meta(&self) -> SnapshotMeta {
+        let fsm = self.shared.fsm.lock();
+        SnapshotMeta {
+            last_log_id: fsm.applied,
+            last_membership: fsm.membership.clone(),
+        }
+    }
+
+    pub(super) fn checkpoint(&self) -> pb::Checkpoint {
+        let (_, next_offset) = self.log.offsets();
+        self.shared.fsm.lock().to_checkpoint(next_offset)
+    }
+
+    pub(super) fn replace(&mut self, fsm: Fsm) {
+        *self.shared.fsm.lock() = fsm;
+    }
+}
+
+/// Makes the FSM's state durable.
+#[derive(Debug, Clone)]
+pub struct Checkpointer {
+    log: Log,
+    stable: StableStore,
+    shared: Arc<Shared>,
+}
+
+impl Checkpointer {
+    /// Saves a checkpoint of what is applied now, if the log is durable that far.
+    ///
+    /// A checkpoint past the durable log would make a restarted node believe that it holds
+    /// entries which a power cut took.
+    pub fn save(&self) -> Result<(), Error> {
+        let (checkpoint, applied) = {
+            let fsm = self.shared.fsm.lock();
+            let (_, next_offset) = self.log.offsets();
+            let Some(applied) = fsm.applied else {
+                return Ok(());
+            };
+            (fsm.to_checkpoint(next_offset), applied)
+        };
+        if self.log.durable() <= Index(applied.index) {
+            return Ok(());
+        }
+        // Rows first: the checkpoint says that they are there.
+        self.log.sync_index()?;
+        self.stable.save_checkpoint(&checkpoint)?;
+        self.stable.save_committed(&applied)?;
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = snapshot::Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let fsm = self.shared.fsm.lock();
+        Ok((fsm.applied, fsm.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        while let Some(entry) = entries.next().await {
+            let (entry, responder) = entry?;
+            let outcome = self.apply_one(&entry).map_err(io::Error::other)?;
+            if let Some(responder) = responder {
+                responder.send(outcome);
+            }
+        }
+        self.publish();
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> snapshot::Builder {
+        self.snapshot_builder()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        data: SnapshotData,
+    ) -> io::Result<()> {
+        self.install(meta, data).await.map_err(io::Error::other)
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<openraft::Snapshot<super::types::CommittedLeaderId, u64, super::types::Member, SnapshotData>>>
+    {
+        Ok(self.snapshots.current())
+    }
+}

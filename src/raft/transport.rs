@@ -1,0 +1,350 @@
+//! The transport: how this node calls its peers, over streams that open with the `RaftRPC` byte.
+//!
+//! Replication is pipelined on a stream of its own; heartbeats and snapshots have connections of
+//! theirs, so that neither waits behind bulk. Every call says who calls whom in which cluster.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use tokio::sync::Semaphore;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::log::Index;
+use crate::net::Kind;
+use crate::net::stream_layer::{ChannelOptions, StreamLayer};
+use crate::proto::raft_v1::raft_client::RaftClient;
+use crate::proto::raft_v1::{self as pb, append_entries_response};
+
+use super::command;
+use super::snapshot::{Snapshot, SnapshotData};
+use super::types::{self, Member, TypeConfig, Vote, WireError};
+
+/// The version of the raft protocol. Nodes of different versions refuse each other.
+pub const WIRE: &str = "1";
+/// Messages to one follower that wait for its answer. Batching does more for throughput than
+/// depth: hashicorp/raft lowered its own default from 128 to 2.
+const IN_FLIGHT_MAX: usize = 4;
+/// A message carries at most one entry above 1 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 40 << 20;
+/// Between two tries to reach a peer.
+const BACKOFF: Duration = Duration::from_millis(100);
+/// For the first answer of a stream, and for calls that the engine gives no deadline.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Entries of a snapshot in one message, in bytes.
+const SNAPSHOT_PART_BYTES: usize = 1 << 20;
+
+/// A client of a peer's raft service.
+pub type PeerClient = RaftClient<InterceptedService<Channel, Tag>>;
+
+/// Calls peers in the name of one node.
+#[derive(Clone)]
+pub struct Transport {
+    layer: StreamLayer,
+    from: Sender,
+}
+
+/// Who calls.
+#[derive(Debug, Clone, Default)]
+pub struct Sender {
+    /// Empty before the node belongs to a cluster.
+    pub cluster_id: String,
+    /// 0 before the node has an id.
+    pub node_id: u64,
+}
+
+/// Puts the caller's name on each call.
+#[derive(Debug, Clone)]
+pub struct Tag {
+    from: Sender,
+    to: u64,
+}
+
+impl Interceptor for Tag {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        let metadata = request.metadata_mut();
+        metadata.insert("ferrolog-wire", tonic::metadata::MetadataValue::from_static(WIRE));
+        let cluster = self.from.cluster_id.parse();
+        metadata.insert("ferrolog-cluster", cluster.map_err(|_| Status::internal("cluster id"))?);
+        metadata.insert("ferrolog-from", self.from.node_id.into());
+        metadata.insert("ferrolog-to", self.to.into());
+        Ok(request)
+    }
+}
+
+impl Transport {
+    pub fn new(layer: StreamLayer, from: Sender) -> Self {
+        Self { layer, from }
+    }
+
+    /// A client of the node `to` at `addr`; 0 if its id is not known. It connects when used.
+    pub fn client(&self, to: u64, addr: &str) -> PeerClient {
+        let options = ChannelOptions {
+            keepalive: Some(Duration::from_secs(1)),
+            ..ChannelOptions::default()
+        };
+        let channel = self.layer.channel(Kind::Raft, addr, options);
+        let from = self.from.clone();
+        RaftClient::with_interceptor(channel, Tag { from, to })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Transport {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+        Peer {
+            from: self.from.node_id,
+            target,
+            client: self.client(target, &node.addr),
+        }
+    }
+}
+
+/// One peer, as the engine calls it.
+pub struct Peer {
+    from: u64,
+    target: u64,
+    client: PeerClient,
+}
+
+type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
+
+fn unreachable(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+fn rpc_error(status: Status) -> RPCError<TypeConfig> {
+    match status.code() {
+        Code::Unavailable | Code::FailedPrecondition | Code::PermissionDenied => unreachable(&status),
+        _ => RPCError::Network(NetworkError::new(&status)),
+    }
+}
+
+impl Peer {
+    /// Makes a call within the engine's deadline.
+    async fn call<T>(
+        &self,
+        action: RPCTypes,
+        timeout: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> RpcResult<T> {
+        match tokio::time::timeout(timeout, call).await {
+            Ok(result) => Ok(result.map_err(rpc_error)?.into_inner()),
+            Err(_) => Err(RPCError::Timeout(Timeout {
+                action,
+                id: self.from,
+                target: self.target,
+                timeout,
+            })),
+        }
+    }
+}
+
+pub fn append_to_pb(request: &AppendEntriesRequest<TypeConfig>) -> pb::AppendEntriesRequest {
+    pb::AppendEntriesRequest {
+        vote: Some(types::vote_to_pb(&request.vote)),
+        prev_log_id: request.prev_log_id.as_ref().map(types::log_id_to_pb),
+        entries: request.entries.iter().map(command::to_wire).collect(),
+        leader_commit: request.leader_commit.as_ref().map(types::log_id_to_pb),
+    }
+}
+
+pub fn append_from_pb(
+    request: pb::AppendEntriesRequest,
+) -> Result<AppendEntriesRequest<TypeConfig>, WireError> {
+    let entries = request.entries.into_iter().map(command::from_wire);
+    Ok(AppendEntriesRequest {
+        vote: types::vote_from_pb(request.vote.as_ref())?,
+        prev_log_id: request.prev_log_id.as_ref().map(types::log_id_from_pb),
+        entries: entries.collect::<Result<_, _>>()?,
+        leader_commit: request.leader_commit.as_ref().map(types::log_id_from_pb),
+    })
+}
+
+pub fn vote_request_to_pb(request: &VoteRequest<TypeConfig>) -> pb::VoteRequest {
+    pb::VoteRequest {
+        vote: Some(types::vote_to_pb(&request.vote)),
+        last_log_id: request.last_log_id.as_ref().map(types::log_id_to_pb),
+        leadership_transfer: request.leadership_transfer,
+    }
+}
+
+fn vote_response_from_pb(response: &pb::VoteResponse) -> RpcResult<VoteResponse<TypeConfig>> {
+    let vote = types::vote_from_pb(response.vote.as_ref()).map_err(|error| unreachable(&error))?;
+    let last = response.last_log_id.as_ref().map(types::log_id_from_pb);
+    Ok(VoteResponse::new(vote, last, response.granted))
+}
+
+/// A follower's answer on the stream.
+fn stream_result(response: pb::AppendEntriesResponse) -> RpcResult<StreamAppendResult<TypeConfig>> {
+    use append_entries_response::Result as Answer;
+    let answer = response.result.ok_or(WireError::Missing("result"));
+    Ok(match answer.map_err(|error| unreachable(&error))? {
+        Answer::Matched(matched) => Ok(matched.log_id.as_ref().map(types::log_id_from_pb)),
+        Answer::Conflict(id) => Err(StreamAppendError::Conflict(types::log_id_from_pb(&id))),
+        Answer::HigherVote(vote) => {
+            let vote = types::vote_from_pb(Some(&vote)).map_err(|error| unreachable(&error))?;
+            Err(StreamAppendError::HigherVote(vote))
+        }
+    })
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
+        let mut client = self.client.clone();
+        let call = client.append_once(append_to_pb(&rpc));
+        let answer = self.call(RPCTypes::AppendEntries, option.hard_ttl(), call).await?;
+        let partial = matches!(&answer.result, Some(append_entries_response::Result::Matched(m)) if m.partial);
+        Ok(match stream_result(answer)? {
+            Ok(id) if partial => AppendEntriesResponse::PartialSuccess(id),
+            other => other.into(),
+        })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, RpcResult<BoxStream<'s, RpcResult<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let window = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        let answered = window.clone();
+        let requests = stream::unfold((input, window), |(mut input, window)| async move {
+            // A place in the window first, so that what is sent is as new as can be.
+            window.acquire().await.ok()?.forget();
+            let request = append_to_pb(&input.next().await?);
+            Some((request, (input, window)))
+        });
+        Box::pin(async move {
+            let mut client = self.client.clone();
+            let call = client.append_entries(requests);
+            let answers = self.call(RPCTypes::AppendEntries, CALL_TIMEOUT, call).await?;
+            let results = answers.map(move |answer| {
+                answered.add_permits(1);
+                stream_result(answer.map_err(rpc_error)?)
+            });
+            Ok(results.boxed())
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        let mut client = self.client.clone();
+        let call = client.vote(vote_request_to_pb(&rpc));
+        let answer = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
+        vote_response_from_pb(&answer)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        let mut client = self.client.clone();
+        let call = client.pre_vote(vote_request_to_pb(&rpc));
+        let answer = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
+        vote_response_from_pb(&answer)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let head = pb::SnapshotHead {
+            vote: Some(types::vote_to_pb(&vote)),
+            checkpoint: Some(snapshot.snapshot.checkpoint.clone()),
+        };
+        let end = snapshot.meta.last_log_id.map_or(0, |id| id.index + 1);
+        let mut client = self.client.clone();
+        let send = client.install_snapshot(snapshot_parts(head, snapshot.snapshot, end));
+        let answer = tokio::select! {
+            answer = send => answer.map_err(|status| Unreachable::new(&status))?,
+            closed = cancel => return Err(closed.into()),
+        };
+        let vote = types::vote_from_pb(answer.into_inner().vote.as_ref());
+        let vote = vote.map_err(|error| Unreachable::new(&error))?;
+        Ok(SnapshotResponse::new(vote))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<openraft::raft::TransferLeaderResponse<TypeConfig>> {
+        let mut client = self.client.clone();
+        let call = client.transfer_leader(pb::TransferLeaderRequest {
+            from_leader: Some(types::vote_to_pb(request.from_leader())),
+            to_node_id: *request.to_node_id(),
+            last_log_id: request.last_log_id().map(types::log_id_to_pb),
+        });
+        let answer = self.call(RPCTypes::TransferLeader, option.hard_ttl(), call).await?;
+        if answer.refused.is_empty() {
+            return Ok(Ok(()));
+        }
+        Err(RPCError::Network(NetworkError::from_string(answer.refused)))
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(BACKOFF)))
+    }
+}
+
+/// A snapshot's messages: the head, then the entries before `end`. A failed read ends the stream,
+/// and the receiver finds entries missing.
+fn snapshot_parts(
+    head: pb::SnapshotHead,
+    data: SnapshotData,
+    end: u64,
+) -> impl Stream<Item = pb::InstallSnapshotRequest> {
+    use pb::install_snapshot_request::Part;
+    let first = data.log.first_index();
+    let entries = stream::try_unfold((data, first), move |(data, at)| async move {
+        if at.0 >= end {
+            return Ok::<_, WireError>(None);
+        }
+        let read = data.log.entries(at, Index(end), SNAPSHOT_PART_BYTES);
+        let Ok(read) = read.inspect_err(|error| tracing::error!(%error, "a snapshot stops short"))
+        else {
+            return Ok(None);
+        };
+        let next = Index(at.0 + read.len() as u64);
+        let wire = |entry| Ok::<_, WireError>(command::to_wire(&command::from_log(entry)?));
+        let entries = read.into_iter().map(wire).collect::<Result<_, _>>()?;
+        Ok(Some((Part::Entries(pb::SnapshotEntries { entries }), (data, next))))
+    });
+    let head = stream::once(async { Ok(Part::Head(head)) });
+    let parts = head.chain(entries.into_stream());
+    let whole = parts.take_while(|part: &Result<Part, WireError>| std::future::ready(part.is_ok()));
+    whole.map(|part| pb::InstallSnapshotRequest { part: part.ok() })
+}
