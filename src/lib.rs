@@ -1,7 +1,25 @@
-//! ferrolog
-#![allow(missing_docs)]
+//! ferrolog: a distributed commit log.
+//!
+//! Clients append records; every record gets a dense offset from 0; every replica holds the same
+//! records in the same order. An acknowledged record is synced to disk on a majority, always.
+//!
+//! In reading order, bottom up; imports point down only:
+//!
+//! - [`log`]: segments of frames and a mapped index: one copy of each record.
+//! - [`net`]: one port, two protocols, mutual TLS.
+//! - [`raft`]: the replicated log over both.
+//! - [`server`]: what clients may call.
+//! - [`agent`] and [`config`]: a node and its settings.
+//! - [`client`]: the other end.
+//! - [`cli`]: the command line.
+
+pub mod agent;
+pub mod cli;
+pub mod client;
+pub mod config;
 pub mod env;
 pub mod log;
 pub mod net;
 pub mod proto;
 pub mod raft;
+pub mod server;

@@ -1,1 +1,36 @@
-fn main(){}
+//! The program: parses the command line, runs the command, and turns its outcome into an exit code.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use ferrolog::cli::Cli;
+use tracing_subscriber::EnvFilter;
+
+/// A read of standard input cannot be interrupted, and must not hold the end of the program.
+const BLOCKED_THREADS_MAX: Duration = Duration::from_millis(100);
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    init_logging(cli.log_level());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    let code = runtime.block_on(cli.run());
+    runtime.shutdown_timeout(BLOCKED_THREADS_MAX);
+    Ok(code)
+}
+
+/// Logs go to standard error: standard output is for results.
+fn init_logging(level: &str) {
+    let filter = EnvFilter::try_from_env("FERROLOG_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(!is_plain && std::io::stderr().is_terminal())
+        .init();
+}

@@ -91,7 +91,8 @@ pub fn encode(entry: &Entry, distance: u32, out: &mut Vec<u8>) {
 /// Decodes a header; `None` if no frame begins with these bytes. The payload is not checked yet.
 pub fn decode_header(bytes: &[u8]) -> Option<Header> {
     let bytes: &[u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;
-    let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let u32_at =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let u64_at = |at: usize| u64::from(u32_at(at)) | (u64::from(u32_at(at + 4)) << 32);
     let header = Header {
         length: usize::try_from(u32_at(0)).ok()?,

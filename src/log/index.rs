@@ -100,12 +100,18 @@ impl OffsetIndex {
 
     /// Writes the next row.
     pub fn push(&mut self, row: Row) -> Result<(), Error> {
-        assert!(self.rows < self.capacity(), "a segment rolls before its index is full");
+        assert!(
+            self.rows < self.capacity(),
+            "a segment rolls before its index is full"
+        );
         if self.rows == 0 {
             self.base_offset = row.offset;
             self.map[BASE_OFFSET_AT..][..8].copy_from_slice(&row.offset.0.to_le_bytes());
         } else {
-            assert!(self.row(self.rows - 1).offset < row.offset, "I5: offsets grow");
+            assert!(
+                self.row(self.rows - 1).offset < row.offset,
+                "I5: offsets grow"
+            );
         }
         let offset = self.delta(row.offset.0 - self.base_offset.0)?;
         let index = self.delta(row.index.0 - self.base.0)?;

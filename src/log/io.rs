@@ -79,7 +79,10 @@ impl Queue {
         }
         let shared = Arc::<Shared>::default();
         let theirs = shared.clone();
-        #[allow(clippy::disallowed_methods, reason = "the home of the log's one thread")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the home of the log's one thread"
+        )]
         let thread = std::thread::Builder::new()
             .name("log-io".to_owned())
             .spawn(move || serve(&theirs, writer))
@@ -175,7 +178,9 @@ impl Writer {
         for request in requests {
             match request {
                 Request::Append(writes, done) => {
-                    let next = writes.last().map_or(Index(0), |write| Index(write.entry.index.0 + 1));
+                    let next = writes
+                        .last()
+                        .map_or(Index(0), |write| Index(write.entry.index.0 + 1));
                     let result = writes.into_iter().try_for_each(|write| self.put(&write));
                     match result {
                         Ok(()) => self.waiting.push((next, done)),
@@ -184,7 +189,11 @@ impl Writer {
                 }
                 Request::Run(job, done) => {
                     self.complete();
-                    let result = if self.stopped { Err(Error::Stopped) } else { job() };
+                    let result = if self.stopped {
+                        Err(Error::Stopped)
+                    } else {
+                        job()
+                    };
                     match result {
                         Err(error) if !self.stopped => self.stop(error, Some(done)),
                         result => done(result),

@@ -236,7 +236,10 @@ impl Log {
     pub fn truncate_after(&self, keep: Option<Index>, done: Done) -> Result<(), Error> {
         let from = keep.map_or(Index(0), |keep| Index(keep.0 + 1));
         let mut state = self.0.state.write();
-        assert!(from >= state.next_publish, "I5: a committed entry is never cut");
+        assert!(
+            from >= state.next_publish,
+            "I5: a committed entry is never cut"
+        );
         if from >= state.next_index() {
             drop(state);
             self.0.queue.push(Request::Run(Box::new(|| Ok(())), done));
@@ -280,8 +283,13 @@ impl Log {
         let first = state.next_offset;
         let mut next = first;
         if !runs.is_empty() {
-            assert!(index >= state.next_publish, "I4: entry {index} was applied already");
-            let segment = state.segment_of(index).expect("a committed entry is in the log");
+            assert!(
+                index >= state.next_publish,
+                "I4: entry {index} was applied already"
+            );
+            let segment = state
+                .segment_of(index)
+                .expect("a committed entry is in the log");
             let position = segment.position(index).expect("it is in this segment");
             for run in runs {
                 segment.publish(Row {
@@ -302,8 +310,16 @@ impl Log {
     /// be reset: records are dropped by retention alone.
     pub fn reset(&self, next: Index, done: Done) {
         let mut state = self.0.state.write();
-        assert_eq!(state.next_offset, Offset(0), "a log with records is never reset");
-        let gone: Vec<_> = state.segments.drain(..).map(|segment| segment.base()).collect();
+        assert_eq!(
+            state.next_offset,
+            Offset(0),
+            "a log with records is never reset"
+        );
+        let gone: Vec<_> = state
+            .segments
+            .drain(..)
+            .map(|segment| segment.base())
+            .collect();
         state.tail.clear();
         state.tail_bytes = 0;
         state.floor = next;
@@ -373,7 +389,9 @@ impl State {
 
     /// The segment whose range holds `index`.
     fn segment_number(&self, index: Index) -> Option<usize> {
-        let after = self.segments.partition_point(|segment| segment.base() <= index);
+        let after = self
+            .segments
+            .partition_point(|segment| segment.base() <= index);
         after.checked_sub(1)
     }
 

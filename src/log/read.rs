@@ -45,9 +45,9 @@ impl Log {
                 let read = read_entries(&store, position, length, from);
                 // A cut that came between finding the place and reading it is no damage.
                 let state = self.0.state.read();
-                let moved = state.place_of(from).is_none_or(|(now, at)| {
-                    !Arc::ptr_eq(&now, &store) || at != position
-                });
+                let moved = state
+                    .place_of(from)
+                    .is_none_or(|(now, at)| !Arc::ptr_eq(&now, &store) || at != position);
                 if read.is_err() && moved {
                     return Err(state.no_entry(from));
                 }
@@ -136,7 +136,9 @@ impl State {
         if let Some(first) = self.cached(from) {
             return Ok(Source::Memory(self.cached_entries(first, to, bytes_max)));
         }
-        let number = self.segment_number(from).ok_or_else(|| self.no_entry(from))?;
+        let number = self
+            .segment_number(from)
+            .ok_or_else(|| self.no_entry(from))?;
         let segment = &self.segments[number];
         // What is in memory may not be on disk yet.
         let on_disk = self.tail.front().map_or(to, |entry| to.min(entry.index));
@@ -169,9 +171,15 @@ impl State {
         let mut at = offset;
         let mut bytes = 0;
         while let Some((row, next)) = segment.row_of(at) {
-            let end = next.or_else(|| self.next_base_offset(segment)).unwrap_or(self.next_offset);
-            let entry_end = segment.position(Index(row.index.0 + 1)).unwrap_or(segment.end());
-            let first = parts.first().map_or(row.position, |part: &Part| part.row.position);
+            let end = next
+                .or_else(|| self.next_base_offset(segment))
+                .unwrap_or(self.next_offset);
+            let entry_end = segment
+                .position(Index(row.index.0 + 1))
+                .unwrap_or(segment.end());
+            let first = parts
+                .first()
+                .map_or(row.position, |part: &Part| part.row.position);
             parts.push(Part { row, next: end });
             bytes = (entry_end - first) as usize;
             if next.is_none() || bytes >= budget.min(READ_BYTES_MAX) {
@@ -233,8 +241,12 @@ fn collect(
     for part in parts {
         let first = frames.first().ok_or(MISMATCH)?.index;
         let number = part.row.index.0.checked_sub(first.0).ok_or(MISMATCH)?;
-        let frame = usize::try_from(number).ok().and_then(|number| frames.get(number));
-        let entry = frame.filter(|entry| entry.kind == Kind::Records).ok_or(MISMATCH)?;
+        let frame = usize::try_from(number)
+            .ok()
+            .and_then(|number| frames.get(number));
+        let entry = frame
+            .filter(|entry| entry.kind == Kind::Records)
+            .ok_or(MISMATCH)?;
         let payload: &Bytes = &entry.payload;
         let passed = at.0.saturating_sub(part.row.offset.0);
         let from = Offset(part.row.offset.0 + passed);

@@ -85,7 +85,8 @@ impl BatchBuilder {
 
     /// The batch's bytes.
     pub fn finish(mut self) -> Bytes {
-        let length = u32::try_from(self.bytes.len() - 4).expect("batches are limited on the way in");
+        let length =
+            u32::try_from(self.bytes.len() - 4).expect("batches are limited on the way in");
         self.bytes[..4].copy_from_slice(&length.to_le_bytes());
         self.bytes[8..12].copy_from_slice(&self.count.to_le_bytes());
         self.bytes.freeze()
@@ -164,7 +165,9 @@ fn batch(payload: &[u8], at: usize) -> Result<(Batch, usize), Error> {
     let mut rest = payload.get(at + 4..end).ok_or(SHORT)?;
     let attributes = rest.try_get_u32_le().map_err(|_| SHORT)?;
     if attributes > u32::from(HAS_SESSION) {
-        return Err(Error::Malformed("it has attributes that this version does not know"));
+        return Err(Error::Malformed(
+            "it has attributes that this version does not know",
+        ));
     }
     let count = rest.try_get_u32_le().map_err(|_| SHORT)?;
     let mut producer = None;
@@ -342,6 +345,9 @@ mod tests {
         assert_eq!(check_batch(&bytes).unwrap().count, 1);
         bytes.push(0);
         assert!(check_batch(&bytes).is_err());
-        assert!(check_batch(&BatchBuilder::new(None).finish()).is_err(), "empty");
+        assert!(
+            check_batch(&BatchBuilder::new(None).finish()).is_err(),
+            "empty"
+        );
     }
 }

@@ -62,7 +62,11 @@ pub fn recover(
     let next = last.unwrap_or(floor);
     if next < floor {
         // A reset that a crash cut short: what is left lies below the floor.
-        let bases: Vec<_> = found.segments.drain(..).map(|segment| segment.base()).collect();
+        let bases: Vec<_> = found
+            .segments
+            .drain(..)
+            .map(|segment| segment.base())
+            .collect();
         remove_all(disk, dir, bases.iter())?;
         return Ok(found);
     }
@@ -83,7 +87,9 @@ pub fn recover(
 pub fn bases(disk: &dyn Disk, dir: &Path) -> Result<Vec<Index>, Error> {
     let names = disk.list(dir).map_err(Error::io("list", dir))?;
     let base = |name: &String| {
-        let digits = name.strip_suffix(".store").filter(|digits| digits.len() == 20)?;
+        let digits = name
+            .strip_suffix(".store")
+            .filter(|digits| digits.len() == 20)?;
         digits.parse().ok().map(Index)
     };
     Ok(names.iter().filter_map(base).collect())
@@ -125,10 +131,14 @@ fn open_segment(
     if torn > 0 {
         if !all_empty(disk, dir, rest)? {
             let position = segment.end().into();
-            return Err(segment.store.corrupt(position, "a frame does not check, and files follow"));
+            return Err(segment
+                .store
+                .corrupt(position, "a frame does not check, and files follow"));
         }
         remove_all(disk, dir, rest.iter())?;
-        segment.store.cut(segment.end(), Some(config.segment_bytes_max))?;
+        segment
+            .store
+            .cut(segment.end(), Some(config.segment_bytes_max))?;
         segment.store.sync(disk)?;
         found.torn_bytes += torn;
     }
@@ -151,7 +161,9 @@ fn scan(segment: &mut Segment, found: &mut Recovered) -> Result<u64, Error> {
             Found::Bad => {
                 let next = segment.next_index();
                 if scan.synced_after(position, next)?.is_some() {
-                    return Err(store.corrupt(position, "a frame does not check, and synced ones follow"));
+                    return Err(
+                        store.corrupt(position, "a frame does not check, and synced ones follow")
+                    );
                 }
                 return Ok(scan.remaining());
             }
@@ -265,7 +277,9 @@ fn end_of(segment: &Segment, number: usize) -> Result<Option<Offset>, Error> {
         return Ok(None);
     };
     let Some((entry, _)) = store::parse(&segment.store.read(at, length)?) else {
-        return Err(segment.store.corrupt(at.into(), "a frame changed while it was read"));
+        return Err(segment
+            .store
+            .corrupt(at.into(), "a frame changed while it was read"));
     };
     for batch in record::batches(&entry.payload)? {
         let mut at = batch.records_at;

@@ -32,7 +32,12 @@ pub fn paths(dir: &Path, base: Index) -> (PathBuf, PathBuf) {
 
 impl Segment {
     /// Makes both files, with room for a whole segment.
-    pub fn create(disk: &dyn Disk, dir: &Path, base: Index, config: &Config) -> Result<Self, Error> {
+    pub fn create(
+        disk: &dyn Disk,
+        dir: &Path,
+        base: Index,
+        config: &Config,
+    ) -> Result<Self, Error> {
         let (store, index) = paths(dir, base);
         let rows = OffsetIndex::create(disk, &index, base, config.index_bytes_max)?;
         let store = Store::create(disk, &store, base, config.segment_bytes_max)?;

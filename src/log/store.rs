@@ -37,7 +37,12 @@ pub enum Found {
 
 impl Store {
     /// Makes the file, with room for `bytes_max` bytes.
-    pub fn create(disk: &dyn Disk, path: &Path, base: Index, bytes_max: u32) -> Result<Self, Error> {
+    pub fn create(
+        disk: &dyn Disk,
+        path: &Path,
+        base: Index,
+        bytes_max: u32,
+    ) -> Result<Self, Error> {
         let file = disk.create(path).map_err(Error::io("create", path))?;
         file.allocate(bytes_max.into())
             .map_err(Error::io("allocate", path))?;
@@ -188,7 +193,11 @@ impl Scan<'_> {
         if let Some(header) = frame::decode_header(head) {
             let frame = self.bytes(position, HEADER_BYTES + header.length)?;
             let whole = frame::checks(&header, frame);
-            return Ok(if whole { Found::Frame(header) } else { Found::Bad });
+            return Ok(if whole {
+                Found::Frame(header)
+            } else {
+                Found::Bad
+            });
         }
         let zeros = self.zeros_from(position)?;
         Ok(if zeros { Found::End } else { Found::Bad })

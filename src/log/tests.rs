@@ -23,12 +23,23 @@ fn config() -> Config {
 }
 
 fn open(disk: &MemoryDisk, checkpoint: Option<Checkpoint>) -> Result<(Log, Opened), Error> {
-    Log::open(Arc::new(disk.clone()), Path::new(DIR), config(), Index(0), checkpoint)
+    Log::open(
+        Arc::new(disk.clone()),
+        Path::new(DIR),
+        config(),
+        Index(0),
+        checkpoint,
+    )
 }
 
 fn value(number: u64) -> Vec<u8> {
     let length = (number * 37 % 200) as usize;
-    format!("record {number} ").into_bytes().into_iter().cycle().take(length).collect()
+    format!("record {number} ")
+        .into_bytes()
+        .into_iter()
+        .cycle()
+        .take(length)
+        .collect()
 }
 
 /// An entry that holds the records with these numbers.
@@ -80,7 +91,12 @@ fn fill(log: &Log, entries: u64) -> (Vec<Entry>, u64) {
     let mut next = 0;
     for index in 0..entries {
         if index % 5 == 0 {
-            made.push(entry(1, index, Kind::Control, Bytes::from_static(b"control")));
+            made.push(entry(
+                1,
+                index,
+                Kind::Control,
+                Bytes::from_static(b"control"),
+            ));
         } else {
             let count = index % 3 + 1;
             made.push(records(1, index, next..next + count));
@@ -97,7 +113,10 @@ fn check_all(log: &Log, count: u64) {
         let mut at = from;
         while at < count {
             for record in log.read(Offset(at), budget).unwrap() {
-                assert_eq!((record.offset, &record.value[..]), (Offset(at), &value(at)[..]));
+                assert_eq!(
+                    (record.offset, &record.value[..]),
+                    (Offset(at), &value(at)[..])
+                );
                 at += 1;
             }
         }
@@ -115,7 +134,10 @@ fn records_come_back_through_segments_and_restarts() {
     entries.iter().for_each(|entry| publish(&log, entry));
     check_all(&log, count);
     log.sync_index().unwrap();
-    assert!(disk.list(Path::new(DIR)).unwrap().len() > 8, "several segments");
+    assert!(
+        disk.list(Path::new(DIR)).unwrap().len() > 8,
+        "several segments"
+    );
     drop(log);
 
     let checkpoint = Checkpoint {
@@ -200,13 +222,21 @@ fn no_ack_precedes_its_sync() {
         index_bytes_max: 1 << 16,
         ..config()
     };
-    let log = Log::open(Arc::new(disk.clone()), Path::new(DIR), threaded, Index(0), None);
+    let log = Log::open(
+        Arc::new(disk.clone()),
+        Path::new(DIR),
+        threaded,
+        Index(0),
+        None,
+    );
     let (log, _) = log.unwrap();
     disk.watch(|event, path| {
         let of_store = path.extension().is_some_and(|suffix| suffix == "store");
         match event {
             Event::Write if of_store => WRITTEN.fetch_add(1, Ordering::SeqCst),
-            Event::Sync if of_store => SYNCED.swap(WRITTEN.load(Ordering::SeqCst), Ordering::SeqCst),
+            Event::Sync if of_store => {
+                SYNCED.swap(WRITTEN.load(Ordering::SeqCst), Ordering::SeqCst)
+            }
             _ => 0,
         };
         Ok(())
@@ -217,7 +247,10 @@ fn no_ack_precedes_its_sync() {
         let done = move |result: Result<(), Error>| {
             result.unwrap();
             // What was written by now was synced, and a power cut at this moment keeps the entry.
-            assert_eq!(SYNCED.load(Ordering::SeqCst), WRITTEN.load(Ordering::SeqCst));
+            assert_eq!(
+                SYNCED.load(Ordering::SeqCst),
+                WRITTEN.load(Ordering::SeqCst)
+            );
             if index % 50 == 0 {
                 let (log, _) = open(&disk.crash(), None).unwrap();
                 assert!(log.last().unwrap().1 >= Index(index));
@@ -252,7 +285,10 @@ fn a_failed_sync_fails_its_appends_and_all_later_ones() {
     }
     let results = results.lock().unwrap();
     assert!(matches!(results[0], Err(Error::Io { action: "sync", .. })));
-    assert!(matches!(results[1], Err(Error::Stopped)), "no sync is retried");
+    assert!(
+        matches!(results[1], Err(Error::Stopped)),
+        "no sync is retried"
+    );
     assert!(matches!(results[2], Err(Error::Stopped)));
     assert_eq!(log.durable(), Index(1));
 }
@@ -274,7 +310,11 @@ fn a_cut_suffix_stays_cut() {
 
     append(&log, vec![records(2, 30, 500..502)]);
     let (reopened, _) = open(&disk.crash(), None).unwrap();
-    assert_eq!(reopened.last(), Some((Term(2), Index(30))), "no older frame returns");
+    assert_eq!(
+        reopened.last(),
+        Some((Term(2), Index(30))),
+        "no older frame returns"
+    );
     truncate(&log, None.or(Some(19)));
     assert_eq!(log.last(), Some((Term(1), Index(19))));
 }
@@ -287,7 +327,9 @@ fn a_torn_tail_is_cut() {
         append(&log, vec![records(1, index, index..index + 1)]);
     }
     // One write of three frames, of which the first is torn and the others are whole.
-    let torn: Vec<_> = (3..6).map(|index| records(1, index, index..index + 1)).collect();
+    let torn: Vec<_> = (3..6)
+        .map(|index| records(1, index, index..index + 1))
+        .collect();
     append(&log, torn);
     drop(log);
     let (store, _) = segment::paths(Path::new(DIR), Index(0));
@@ -298,7 +340,10 @@ fn a_torn_tail_is_cut() {
     assert!(opened.torn_bytes > 0);
     append(&log, vec![records(1, 3, 3..4)]);
     let (log, opened) = open(&disk.crash(), None).unwrap();
-    assert_eq!((log.last(), opened.torn_bytes), (Some((Term(1), Index(3))), 0));
+    assert_eq!(
+        (log.last(), opened.torn_bytes),
+        (Some((Term(1), Index(3))), 0)
+    );
 }
 
 /// Where the frame of an entry begins in the first store.
@@ -344,7 +389,10 @@ fn damage_in_an_earlier_segment_is_an_error() {
     });
     assert!(matches!(open(&disk, None), Err(Error::Corrupt { .. })));
     disk.remove(&store).unwrap();
-    assert!(matches!(open(&disk, None), Err(Error::Corrupt { .. })), "a missing file");
+    assert!(
+        matches!(open(&disk, None), Err(Error::Corrupt { .. })),
+        "a missing file"
+    );
 }
 
 #[test]
@@ -357,7 +405,16 @@ fn a_log_that_ends_before_its_checkpoint_is_refused() {
         next_offset: Offset(2),
     };
     let error = open(&disk, Some(checkpoint)).unwrap_err();
-    assert!(matches!(error, Error::LostTail { synced: Index(1), .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::LostTail {
+                synced: Index(1),
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[test]
@@ -447,7 +504,15 @@ fn a_log_that_was_reset_begins_at_its_floor() {
     let control = |index| entry(4, index, Kind::Control, Bytes::new());
     append(&log, vec![control(12), control(13)]);
     drop(log);
-    let reopen = |floor| Log::open(Arc::new(disk.crash()), Path::new(DIR), config(), floor, None);
+    let reopen = |floor| {
+        Log::open(
+            Arc::new(disk.crash()),
+            Path::new(DIR),
+            config(),
+            floor,
+            None,
+        )
+    };
     let (log, _) = reopen(Index(12)).unwrap();
     assert_eq!(log.last(), Some((Term(4), Index(13))));
     assert!(reopen(Index(0)).is_err(), "entries 0..12 are missing");

@@ -51,7 +51,12 @@ pub struct Directory {
 
 impl Directory {
     /// Opens the directory of the node called `name`, or makes it.
-    pub fn open(disk: Arc<dyn Disk>, path: &Path, name: &str, random: &Random) -> Result<Self, Error> {
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        name: &str,
+        random: &Random,
+    ) -> Result<Self, Error> {
         let failed = |source| Error::Directory {
             path: path.to_owned(),
             source,

@@ -59,16 +59,25 @@ impl Forwarder {
         group: Group,
         deadline: Instant,
     ) -> Result<(), Group> {
-        let open = self.stream.as_ref().is_some_and(|stream| stream.leader == leader);
+        let open = self
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.leader == leader);
         if !open {
             let until = deadline.min(Instant::now() + OPEN_TIMEOUT);
-            self.stream = tokio::time::timeout_at(until, self.open(leader, addr)).await.ok().flatten();
+            self.stream = tokio::time::timeout_at(until, self.open(leader, addr))
+                .await
+                .ok()
+                .flatten();
         }
         let Some(stream) = &self.stream else {
             tokio::time::sleep(RETRY).await;
             return Err(group);
         };
-        let batches = group.proposals.iter().map(|proposal| proposal.batch.clone());
+        let batches = group
+            .proposals
+            .iter()
+            .map(|proposal| proposal.batch.clone());
         let request = pb::ProposeRequest {
             batches: batches.collect(),
         };
@@ -148,10 +157,14 @@ pub fn outcome_to_pb(outcome: Result<Ranges, ProposeError>) -> pb::BatchOutcome 
         }
         Err(error) => {
             let (kind, expected) = match error {
-                ProposeError::NoLeader { .. } | ProposeError::Stopping => (ProposeErrorKind::NotLeader, 0),
+                ProposeError::NoLeader { .. } | ProposeError::Stopping => {
+                    (ProposeErrorKind::NotLeader, 0)
+                }
                 ProposeError::Unknown => (ProposeErrorKind::Unknown, 0),
                 ProposeError::Malformed => (ProposeErrorKind::Malformed, 0),
-                ProposeError::Refused(Refusal::SessionExpired) => (ProposeErrorKind::SessionExpired, 0),
+                ProposeError::Refused(Refusal::SessionExpired) => {
+                    (ProposeErrorKind::SessionExpired, 0)
+                }
                 ProposeError::Refused(Refusal::SequenceGap { expected }) => {
                     (ProposeErrorKind::SequenceGap, expected)
                 }

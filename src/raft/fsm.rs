@@ -36,13 +36,20 @@ impl Fsm {
     /// An error is this disk's alone, and stops the node; what every replica would meet is an
     /// outcome.
     pub fn apply(&mut self, log: &Log, entry: &Entry) -> Result<Outcome, log::Error> {
-        assert!(self.applied < Some(entry.log_id), "I4: {} was applied already", entry.log_id);
+        assert!(
+            self.applied < Some(entry.log_id),
+            "I4: {} was applied already",
+            entry.log_id
+        );
         let index = Index(entry.log_id.index);
         let mut runs = Vec::new();
         let outcome = match &entry.payload {
             EntryPayload::Blank => Outcome::Done,
             EntryPayload::Membership(membership) => {
-                self.change_members(StoredMembership::new(Some(entry.log_id), membership.clone()));
+                self.change_members(StoredMembership::new(
+                    Some(entry.log_id),
+                    membership.clone(),
+                ));
                 Outcome::Done
             }
             EntryPayload::Normal(Command::Append(payload)) => {
@@ -105,7 +112,10 @@ impl Fsm {
 
     /// Gives a node its id: the index of the entry, so that none is ever used twice.
     fn register(&mut self, index: Index, name: &str, directory_id: &str) -> Result<u64, NameTaken> {
-        let known = self.registrations.iter().find(|(_, node)| node.name == name);
+        let known = self
+            .registrations
+            .iter()
+            .find(|(_, node)| node.name == name);
         match known {
             Some((id, node)) if node.directory_id == directory_id => Ok(*id),
             Some((id, _)) => Err(NameTaken { node_id: *id }),
@@ -130,10 +140,12 @@ impl Fsm {
         self.membership = next;
         // The first node was never registered: it began the cluster.
         for (id, member) in self.membership.membership().nodes() {
-            self.registrations.entry(*id).or_insert_with(|| Registration {
-                name: member.name.clone(),
-                directory_id: member.directory_id.clone(),
-            });
+            self.registrations
+                .entry(*id)
+                .or_insert_with(|| Registration {
+                    name: member.name.clone(),
+                    directory_id: member.directory_id.clone(),
+                });
         }
     }
 
@@ -172,10 +184,17 @@ impl Fsm {
         Ok(Self {
             applied: checkpoint.applied.as_ref().map(types::log_id_from_pb),
             membership: StoredMembership::new(
-                checkpoint.membership_log_id.as_ref().map(types::log_id_from_pb),
+                checkpoint
+                    .membership_log_id
+                    .as_ref()
+                    .map(types::log_id_from_pb),
                 types::membership_from_pb(membership)?,
             ),
-            registrations: checkpoint.registrations.into_iter().map(registration).collect(),
+            registrations: checkpoint
+                .registrations
+                .into_iter()
+                .map(registration)
+                .collect(),
             sessions: Sessions::from_pb(&checkpoint.sessions)?,
         })
     }

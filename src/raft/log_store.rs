@@ -57,7 +57,10 @@ impl LogStore {
     /// The last entry that is there, or the last that was given up.
     fn last_log_id(&self) -> Option<LogId> {
         let purged = self.memory.lock().purged;
-        let last = self.log.last().map(|(term, index)| types::log_id(term, index));
+        let last = self
+            .log
+            .last()
+            .map(|(term, index)| types::log_id(term, index));
         last.max(purged)
     }
 
@@ -69,7 +72,9 @@ impl LogStore {
         let (tell, told) = oneshot::channel();
         let done = Box::new(move |result| drop(tell.send(result)));
         start(done).map_err(io::Error::other)?;
-        let result = told.await.map_err(|_| io::Error::other(log::Error::Stopped))?;
+        let result = told
+            .await
+            .map_err(|_| io::Error::other(log::Error::Stopped))?;
         result.map_err(io::Error::other)
     }
 
@@ -78,7 +83,9 @@ impl LogStore {
         let from = from.max(purged.map_or(0, |id| id.index + 1));
         let from = from.max(self.log.first_index().0);
         let next = self.log.last().map_or(0, |(_, index)| index.0 + 1);
-        let entries = self.log.entries(Index(from), Index(to.min(next)), bytes_max);
+        let entries = self
+            .log
+            .entries(Index(from), Index(to.min(next)), bytes_max);
         let entries = entries.map_err(io::Error::other)?.into_iter();
         entries
             .map(|entry| command::from_log(entry).map_err(io::Error::other))
@@ -200,13 +207,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
         let keep = last_log_id.map(|id| Index(id.index));
-        self.written(|done| self.log.truncate_after(keep, done)).await
+        self.written(|done| self.log.truncate_after(keep, done))
+            .await
     }
 
     /// Moves the pointer; deletes nothing. With one copy of each record the files hold what
     /// readers read: only retention may remove them.
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        let beyond = self.log.last().is_none_or(|(_, last)| last.0 < log_id.index);
+        let beyond = self
+            .log
+            .last()
+            .is_none_or(|(_, last)| last.0 < log_id.index);
         let (_, next_offset) = self.log.offsets();
         if beyond && next_offset.0 > 0 {
             let what = format!("the engine asked to purge up to {log_id}, past the log's records");

@@ -47,7 +47,10 @@ fn check_name(name: &str) -> Result<(), MembershipError> {
 
 impl ReplicatedLog {
     /// Gives a node its id, or makes a node that has one a voter. Any member takes the call.
-    pub async fn join(&self, request: pb::JoinRequest) -> Result<pb::JoinResponse, MembershipError> {
+    pub async fn join(
+        &self,
+        request: pb::JoinRequest,
+    ) -> Result<pb::JoinResponse, MembershipError> {
         check_name(&request.name)?;
         let ours = &self.identity().cluster_id;
         if !request.cluster_id.is_empty() && request.cluster_id != *ours {
@@ -68,7 +71,10 @@ impl ReplicatedLog {
         }
     }
 
-    async fn register(&self, request: &pb::JoinRequest) -> Result<pb::JoinResponse, MembershipError> {
+    async fn register(
+        &self,
+        request: &pb::JoinRequest,
+    ) -> Result<pb::JoinResponse, MembershipError> {
         let command = Command::Register {
             name: request.name.clone(),
             directory_id: request.directory_id.clone(),
@@ -125,7 +131,8 @@ impl ReplicatedLog {
         }
         if !view.member(id).is_some_and(|known| known.voter) {
             self.wait_for_learner(id).await?;
-            self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await?;
+            self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])))
+                .await?;
             tracing::info!(node = id, name = %request.name, "is a voter now");
         }
         Ok(pb::JoinResponse {
@@ -143,8 +150,13 @@ impl ReplicatedLog {
     async fn wait_for_learner(&self, id: u64) -> Result<(), MembershipError> {
         let caught_up = move |metrics: &openraft::RaftMetrics<TypeConfig>| {
             let last = metrics.last_log_index.unwrap_or(0);
-            let matched = metrics.replication.as_ref().and_then(|all| all.get(&id).copied());
-            matched.flatten().is_some_and(|matched| matched.index + LAG_MAX >= last)
+            let matched = metrics
+                .replication
+                .as_ref()
+                .and_then(|all| all.get(&id).copied());
+            matched
+                .flatten()
+                .is_some_and(|matched| matched.index + LAG_MAX >= last)
         };
         let wait = self.0.raft.wait(Some(CATCH_UP));
         let waited = wait.metrics(caught_up, "a learner catches up").await;
@@ -212,12 +224,17 @@ impl ReplicatedLog {
         let view = self.view();
         let to = match name {
             "" => self.furthest_voter(&view),
-            name => view.named(name).filter(|member| member.voter).map(|member| member.id),
+            name => view
+                .named(name)
+                .filter(|member| member.voter)
+                .map(|member| member.id),
         };
         let to = to.ok_or_else(|| MembershipError::NoSuchVoter {
             name: name.to_owned(),
         })?;
-        let target = view.member(to).map_or_else(String::new, |known| known.member.name.clone());
+        let target = view
+            .member(to)
+            .map_or_else(String::new, |known| known.member.name.clone());
         if view.leader == Some(to) {
             return Ok(target);
         }
@@ -239,7 +256,10 @@ impl ReplicatedLog {
     fn furthest_voter(&self, view: &ServerView) -> Option<u64> {
         let matched = self.matched();
         let me = self.identity().node_id;
-        let others = view.members.iter().filter(|member| member.voter && member.id != me);
+        let others = view
+            .members
+            .iter()
+            .filter(|member| member.voter && member.id != me);
         others
             .max_by_key(|member| matched.get(&member.id).copied().flatten())
             .map(|member| member.id)

@@ -205,7 +205,9 @@ impl ReplicatedLog {
         let metrics = self.0.raft.metrics();
         let metrics = metrics.borrow_watched();
         let matched = metrics.replication.iter().flatten();
-        matched.map(|(id, matched)| (*id, matched.map(|id| id.index))).collect()
+        matched
+            .map(|(id, matched)| (*id, matched.map(|id| id.index)))
+            .collect()
     }
 
     /// Asks the other members, and those at `peers`, to make this node a voter under its present
@@ -219,13 +221,21 @@ impl ReplicatedLog {
             cluster_id: self.0.identity.cluster_id.clone(),
         };
         let view = self.view();
-        let others = view.members.iter().filter(|other| other.id != request.node_id);
+        if view.writable {
+            return self.join(request).await.map(drop);
+        }
+        let others = view
+            .members
+            .iter()
+            .filter(|other| other.id != request.node_id);
         let known = others.map(|other| other.member.addr.clone());
         let addrs: Vec<_> = known.chain(peers.iter().cloned()).collect();
         if addrs.is_empty() {
             return Ok(());
         }
-        directory::ask_all(&self.0.transport, &addrs, &request).await.map(drop)
+        directory::ask_all(&self.0.transport, &addrs, &request)
+            .await
+            .map(drop)
     }
 
     /// Whether the membership holds this node as a voter under its present address.
@@ -235,8 +245,8 @@ impl ReplicatedLog {
         me.is_some_and(|me| me.voter && me.member.addr == self.0.addr)
     }
 
-    /// Stops: hands leadership on, if another voter takes it, then makes the state durable.
-    pub async fn shutdown(&self) {
+    /// Hands leadership on, if this node leads and another voter takes it.
+    pub async fn hand_on(&self) {
         let view = self.view();
         let leads = view.leader == Some(self.0.identity.node_id);
         if leads && view.members.iter().filter(|member| member.voter).count() > 1 {
@@ -245,6 +255,16 @@ impl ReplicatedLog {
                 Err(error) => tracing::warn!(%error, "leadership was not handed on"),
             }
         }
+    }
+
+    /// Stops at once; what a crash would lose is lost.
+    pub fn kill(&self) {
+        let raft = self.0.raft.clone();
+        tokio::spawn(async move { raft.shutdown().await });
+    }
+
+    /// Stops, and makes the state durable, so that a restart has nothing to apply again.
+    pub async fn shutdown(&self) {
         if let Err(error) = self.0.raft.shutdown().await {
             tracing::error!(%error, "the consensus engine did not stop cleanly");
         }
@@ -285,7 +305,10 @@ impl ReplicatedLog {
 /// The first node makes itself the one voter; a restart finds that done.
 async fn begin_cluster(raft: &Raft, identity: &Identity, addr: &str) -> Result<(), Error> {
     let failed = |error: String| Error::Engine(error);
-    let begun = raft.is_initialized().await.map_err(|error| failed(error.to_string()))?;
+    let begun = raft
+        .is_initialized()
+        .await
+        .map_err(|error| failed(error.to_string()))?;
     if identity.node_id != FIRST_NODE || begun {
         return Ok(());
     }
@@ -295,7 +318,9 @@ async fn begin_cluster(raft: &Raft, identity: &Identity, addr: &str) -> Result<(
         directory_id: identity.directory_id.clone(),
     };
     let members = BTreeMap::from([(FIRST_NODE, member)]);
-    raft.initialize(members).await.map_err(|error| failed(error.to_string()))
+    raft.initialize(members)
+        .await
+        .map_err(|error| failed(error.to_string()))
 }
 
 /// The engine's settings; consensus decisions are in `docs/decisions/`.
@@ -324,6 +349,8 @@ fn engine_config(timing: &Timing, cluster_id: &str) -> Result<Arc<Config>, Error
         install_snapshot_timeout: 30_000,
         ..Config::default()
     };
-    let config = config.validate().map_err(|error| Error::Engine(error.to_string()))?;
+    let config = config
+        .validate()
+        .map_err(|error| Error::Engine(error.to_string()))?;
     Ok(Arc::new(config))
 }

@@ -186,7 +186,11 @@ impl Dispatcher {
     async fn route(&mut self) -> Option<Route> {
         let me = *self.raft.node_id();
         let known = |view: &View| view.writable || view.leader.is_some_and(|leader| leader != me);
-        let view = self.views.wait_for(|view| known(view) || view.stopped.is_some()).await.ok()?;
+        let view = self
+            .views
+            .wait_for(|view| known(view) || view.stopped.is_some())
+            .await
+            .ok()?;
         if view.stopped.is_some() {
             return None;
         }
@@ -201,7 +205,9 @@ impl Dispatcher {
         let view = self.views.borrow();
         ProposeError::NoLeader {
             waited_ms: LEADER_WAIT.as_millis() as u64,
-            leader: view.leader_member().map(|leader| leader.member.addr.clone()),
+            leader: view
+                .leader_member()
+                .map(|leader| leader.member.addr.clone()),
         }
     }
 
@@ -221,8 +227,10 @@ impl Dispatcher {
 
 /// Answers the batches that came from another node: this one does not lead.
 fn refuse_forwarded(group: Group, error: &ProposeError) -> Group {
-    let (theirs, ours): (Vec<_>, Vec<_>) =
-        group.proposals.into_iter().partition(|proposal| proposal.forwarded);
+    let (theirs, ours): (Vec<_>, Vec<_>) = group
+        .proposals
+        .into_iter()
+        .partition(|proposal| proposal.forwarded);
     for proposal in theirs {
         let _ = proposal.reply.send(Err(error.clone()));
     }

@@ -33,7 +33,12 @@ type Reply = oneshot::Sender<Result<(), ReadError>>;
 pub struct ReadBarrier(mpsc::Sender<Reply>);
 
 impl ReadBarrier {
-    pub fn start(raft: Raft, views: watch::Receiver<View>, applied: watch::Receiver<Applied>, transport: Transport) -> Self {
+    pub fn start(
+        raft: Raft,
+        views: watch::Receiver<View>,
+        applied: watch::Receiver<Applied>,
+        transport: Transport,
+    ) -> Self {
         let (queue, waits) = mpsc::channel(QUEUE_MAX);
         let barrier = Barrier {
             raft,
@@ -93,7 +98,8 @@ impl Barrier {
         loop {
             let leader = {
                 let view = self.views.borrow();
-                view.leader_member().map(|leader| (leader.id, leader.member.addr.clone()))
+                view.leader_member()
+                    .map(|leader| (leader.id, leader.member.addr.clone()))
             };
             let index = match leader {
                 Some((id, _)) if id == *self.raft.node_id() => own_read_index(&self.raft).await,
@@ -108,7 +114,10 @@ impl Barrier {
     }
 
     async fn ask(&mut self, leader: u64, addr: &str) -> Option<u64> {
-        let known = self.client.take().filter(|(id, at, _)| *id == leader && at == addr);
+        let known = self
+            .client
+            .take()
+            .filter(|(id, at, _)| *id == leader && at == addr);
         let client = known.map(|(_, _, client)| client);
         let mut client = client.unwrap_or_else(|| self.transport.client(leader, addr));
         self.client = Some((leader, addr.to_owned(), client.clone()));

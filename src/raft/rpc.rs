@@ -50,7 +50,10 @@ enum From {
 }
 
 fn text<'a>(metadata: &'a MetadataMap, key: &str) -> &'a str {
-    metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or("")
+    metadata
+        .get(key)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("")
 }
 
 fn number(metadata: &MetadataMap, key: &str) -> u64 {
@@ -72,7 +75,10 @@ impl RaftService {
             return Err(Status::failed_precondition(what));
         }
         let node = self.seated()?;
-        let (ours, theirs) = (&node.identity().cluster_id, text(metadata, "ferrolog-cluster"));
+        let (ours, theirs) = (
+            &node.identity().cluster_id,
+            text(metadata, "ferrolog-cluster"),
+        );
         let stranger = from == From::Anyone && theirs.is_empty();
         if theirs != ours && !stranger {
             return Err(membership_status(&MembershipError::OtherCluster {
@@ -143,7 +149,9 @@ fn vote_request(request: &pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, St
     Ok(vote)
 }
 
-fn vote_response(response: &openraft::raft::VoteResponse<TypeConfig>) -> Response<pb::VoteResponse> {
+fn vote_response(
+    response: &openraft::raft::VoteResponse<TypeConfig>,
+) -> Response<pb::VoteResponse> {
     Response::new(pb::VoteResponse {
         vote: Some(types::vote_to_pb(&response.vote)),
         granted: response.vote_granted,
@@ -169,12 +177,13 @@ pub fn membership_status(error: &MembershipError) -> Status {
 /// The refusal behind a status.
 pub fn membership_error(status: &Status) -> MembershipError {
     match status.code() {
-        Code::FailedPrecondition | Code::NotFound | Code::InvalidArgument | Code::PermissionDenied => {
-            MembershipError::Refused {
-                code: status.code() as i32,
-                reason: status.message().to_owned(),
-            }
-        }
+        Code::FailedPrecondition
+        | Code::NotFound
+        | Code::InvalidArgument
+        | Code::PermissionDenied => MembershipError::Refused {
+            code: status.code() as i32,
+            reason: status.message().to_owned(),
+        },
         _ => MembershipError::NoLeader {
             reason: status.message().to_owned(),
         },
@@ -194,13 +203,19 @@ impl raft_server::Raft for RaftService {
         let parsed = request.into_inner().map(|request| {
             let request = request.map_err(|status| tracing::debug!(%status, "a raft stream broke"));
             let parsed = transport::append_from_pb(request.ok()?);
-            parsed.inspect_err(|error| tracing::error!(%error, "a leader sent nonsense")).ok()
+            parsed
+                .inspect_err(|error| tracing::error!(%error, "a leader sent nonsense"))
+                .ok()
         });
         // A broken stream ends; the leader opens another.
         let requests = parsed.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);
         let answers = node.raft().stream_append(requests);
-        Ok(Response::new(answers.map(|result| result.map(answer).map_err(stopped)).boxed()))
+        Ok(Response::new(
+            answers
+                .map(|result| result.map(answer).map_err(stopped))
+                .boxed(),
+        ))
     }
 
     async fn append_once(
@@ -225,13 +240,19 @@ impl raft_server::Raft for RaftService {
         Ok(Response::new(response))
     }
 
-    async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+    async fn vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
         let node = self.check(&request, From::Member)?;
         let response = node.raft().vote(vote_request(request.get_ref())?).await;
         Ok(vote_response(&response.map_err(stopped)?))
     }
 
-    async fn pre_vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
         let node = self.check(&request, From::Member)?;
         let response = node.raft().pre_vote(vote_request(request.get_ref())?).await;
         Ok(vote_response(&response.map_err(stopped)?))
@@ -248,8 +269,14 @@ impl raft_server::Raft for RaftService {
             request.to_node_id,
             request.last_log_id.as_ref().map(types::log_id_from_pb),
         );
-        let taken = node.raft().handle_transfer_leader(transfer).await.map_err(stopped)?;
-        let refused = taken.err().map_or_else(String::new, |error| error.to_string());
+        let taken = node
+            .raft()
+            .handle_transfer_leader(transfer)
+            .await
+            .map_err(stopped)?;
+        let refused = taken
+            .err()
+            .map_or_else(String::new, |error| error.to_string());
         Ok(Response::new(pb::TransferLeaderResponse { refused }))
     }
 
@@ -277,14 +304,23 @@ impl raft_server::Raft for RaftService {
         }))
     }
 
-    async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
+    async fn join(
+        &self,
+        request: Request<pb::JoinRequest>,
+    ) -> Result<Response<pb::JoinResponse>, Status> {
         let node = self.check(&request, From::Anyone)?;
         // A member passes the call on in the joining node's name.
-        if node.view().member(number(request.metadata(), "ferrolog-from")).is_none() {
+        if node
+            .view()
+            .member(number(request.metadata(), "ferrolog-from"))
+            .is_none()
+        {
             check_certificate(&request, &request.get_ref().name)?;
         }
         let joined = node.join(request.into_inner()).await;
-        Ok(Response::new(joined.map_err(|error| membership_status(&error))?))
+        Ok(Response::new(
+            joined.map_err(|error| membership_status(&error))?,
+        ))
     }
 
     async fn propose(
@@ -372,7 +408,9 @@ async fn receive_snapshot(
         Some(Part::Head(head)) => head,
         _ => return Err(Status::invalid_argument("a snapshot begins with its head")),
     };
-    let checkpoint = head.checkpoint.ok_or_else(|| bad(WireError::Missing("checkpoint")))?;
+    let checkpoint = head
+        .checkpoint
+        .ok_or_else(|| bad(WireError::Missing("checkpoint")))?;
     let vote = types::vote_from_pb(head.vote.as_ref()).map_err(bad)?;
     let failed = |error: super::Error| Status::internal(error.to_string());
     let log = node.snapshots().stage().map_err(failed)?;
@@ -386,7 +424,8 @@ async fn receive_snapshot(
             entries.push(super::command::to_log(&entry));
         }
         let next = log.last().map_or(Index(0), |(_, last)| Index(last.0 + 1));
-        let follows = |(at, entry): (usize, &crate::log::Entry)| entry.index.0 == next.0 + at as u64;
+        let follows =
+            |(at, entry): (usize, &crate::log::Entry)| entry.index.0 == next.0 + at as u64;
         if !entries.iter().enumerate().all(follows) {
             return Err(Status::invalid_argument("a snapshot's entries have a gap"));
         }
@@ -395,8 +434,11 @@ async fn receive_snapshot(
     }
     let meta = snapshot::meta(&checkpoint).map_err(bad)?;
     tracing::info!(bytes = checkpoint.encoded_len(), "received a snapshot");
-    Ok((vote, Snapshot {
-        meta,
-        snapshot: SnapshotData { checkpoint, log },
-    }))
+    Ok((
+        vote,
+        Snapshot {
+            meta,
+            snapshot: SnapshotData { checkpoint, log },
+        },
+    ))
 }

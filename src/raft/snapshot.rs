@@ -77,7 +77,9 @@ impl Snapshots {
 
     fn clear_staging(&self) -> Result<(), log::Error> {
         match log::remove(&*self.disk, &self.dir.join(STAGING)) {
-            Err(log::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(log::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(())
+            }
             done => done,
         }
     }
@@ -133,12 +135,20 @@ impl StateMachine {
     }
 
     /// Takes over a snapshot's state.
-    pub(super) async fn install(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), Error> {
+    pub(super) async fn install(
+        &mut self,
+        meta: &SnapshotMeta,
+        data: SnapshotData,
+    ) -> Result<(), Error> {
         let Some(last) = meta.last_log_id else {
             return Ok(());
         };
         let end = Index(last.index + 1);
-        if data.log.last().is_some_and(|(_, index)| index.0 >= last.index) {
+        if data
+            .log
+            .last()
+            .is_some_and(|(_, index)| index.0 >= last.index)
+        {
             self.append_missing(&data.log, end).await?;
             self.apply_up_to(end)?;
         } else if data.checkpoint.next_offset == 0 {
@@ -148,7 +158,10 @@ impl StateMachine {
             return Err(log::Error::NoEntry {
                 asked: Index(last.index),
                 first: Index(0),
-                next: data.log.last().map_or(Index(0), |(_, index)| Index(index.0 + 1)),
+                next: data
+                    .log
+                    .last()
+                    .map_or(Index(0), |(_, index)| Index(index.0 + 1)),
             }
             .into());
         }
@@ -179,7 +192,8 @@ impl StateMachine {
         if at < mine && at < end.0 {
             let (tell, told) = oneshot::channel();
             let done = Box::new(move |result| drop(tell.send(result)));
-            self.log().truncate_after(at.checked_sub(1).map(Index), done)?;
+            self.log()
+                .truncate_after(at.checked_sub(1).map(Index), done)?;
             told.await.unwrap_or(Err(log::Error::Stopped))?;
         }
         while at < end.0 {

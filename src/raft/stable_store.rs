@@ -33,7 +33,9 @@ impl StableStore {
             path: path.clone(),
             source: Box::new(source.into()),
         };
-        let file = disk.open_or_create(&path).map_err(|error| failed(error.into()))?;
+        let file = disk
+            .open_or_create(&path)
+            .map_err(|error| failed(error.into()))?;
         disk.sync_dir(dir).map_err(|error| failed(error.into()))?;
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);

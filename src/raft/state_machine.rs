@@ -84,7 +84,10 @@ impl StateMachine {
         let floor = stable.purged()?.map_or(Index(0), |id| Index(id.index + 1));
         let (log, opened) = Log::open(disk.clone(), &dir, config.clone(), floor, covered)?;
         if opened.torn_bytes > 0 {
-            tracing::warn!(bytes = opened.torn_bytes, "cut a torn tail that was never acknowledged");
+            tracing::warn!(
+                bytes = opened.torn_bytes,
+                "cut a torn tail that was never acknowledged"
+            );
         }
         if covered.is_some() && !opened.rows_hold {
             tracing::warn!("the index does not match its checkpoint: applying the whole log again");
@@ -119,10 +122,15 @@ impl StateMachine {
     }
 
     /// Applies one entry and tells nobody yet.
-    pub(super) fn apply_one(&mut self, entry: &super::types::Entry) -> Result<super::command::Outcome, log::Error> {
+    pub(super) fn apply_one(
+        &mut self,
+        entry: &super::types::Entry,
+    ) -> Result<super::command::Outcome, log::Error> {
         let outcome = self.shared.fsm.lock().apply(&self.log, entry)?;
         self.since_checkpoint.0 += 1;
-        if let super::types::EntryPayload::Normal(super::command::Command::Append(payload)) = &entry.payload {
+        if let super::types::EntryPayload::Normal(super::command::Command::Append(payload)) =
+            &entry.payload
+        {
             self.since_checkpoint.1 += payload.len() as u64;
         }
         Ok(outcome)
@@ -132,7 +140,9 @@ impl StateMachine {
     pub(super) fn publish(&mut self) {
         let (_, next_offset) = self.log.offsets();
         let index = self.shared.fsm.lock().applied.map(|id| id.index);
-        self.shared.applied.send_replace(Applied { index, next_offset });
+        self.shared
+            .applied
+            .send_replace(Applied { index, next_offset });
         let (entries, bytes) = self.since_checkpoint;
         if entries >= CHECKPOINT_ENTRIES || bytes >= CHECKPOINT_BYTES {
             self.since_checkpoint = (0, 0);
@@ -249,8 +259,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(
         &mut self,
-    ) -> io::Result<Option<openraft::Snapshot<super::types::CommittedLeaderId, u64, super::types::Member, SnapshotData>>>
-    {
+    ) -> io::Result<
+        Option<
+            openraft::Snapshot<
+                super::types::CommittedLeaderId,
+                u64,
+                super::types::Member,
+                SnapshotData,
+            >,
+        >,
+    > {
         Ok(self.snapshots.current())
     }
 }

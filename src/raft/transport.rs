@@ -77,9 +77,15 @@ pub struct Tag {
 impl Interceptor for Tag {
     fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
         let metadata = request.metadata_mut();
-        metadata.insert("ferrolog-wire", tonic::metadata::MetadataValue::from_static(WIRE));
+        metadata.insert(
+            "ferrolog-wire",
+            tonic::metadata::MetadataValue::from_static(WIRE),
+        );
         let cluster = self.from.cluster_id.parse();
-        metadata.insert("ferrolog-cluster", cluster.map_err(|_| Status::internal("cluster id"))?);
+        metadata.insert(
+            "ferrolog-cluster",
+            cluster.map_err(|_| Status::internal("cluster id"))?,
+        );
         metadata.insert("ferrolog-from", self.from.node_id.into());
         metadata.insert("ferrolog-to", self.to.into());
         Ok(request)
@@ -132,7 +138,9 @@ fn unreachable(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfi
 
 fn rpc_error(status: Status) -> RPCError<TypeConfig> {
     match status.code() {
-        Code::Unavailable | Code::FailedPrecondition | Code::PermissionDenied => unreachable(&status),
+        Code::Unavailable | Code::FailedPrecondition | Code::PermissionDenied => {
+            unreachable(&status)
+        }
         _ => RPCError::Network(NetworkError::new(&status)),
     }
 }
@@ -216,7 +224,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
         let mut client = self.client.clone();
         let call = client.append_once(append_to_pb(&rpc));
-        let answer = self.call(RPCTypes::AppendEntries, option.hard_ttl(), call).await?;
+        let answer = self
+            .call(RPCTypes::AppendEntries, option.hard_ttl(), call)
+            .await?;
         let partial = matches!(&answer.result, Some(append_entries_response::Result::Matched(m)) if m.partial);
         Ok(match stream_result(answer)? {
             Ok(id) if partial => AppendEntriesResponse::PartialSuccess(id),
@@ -243,7 +253,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         Box::pin(async move {
             let mut client = self.client.clone();
             let call = client.append_entries(requests);
-            let answers = self.call(RPCTypes::AppendEntries, CALL_TIMEOUT, call).await?;
+            let answers = self
+                .call(RPCTypes::AppendEntries, CALL_TIMEOUT, call)
+                .await?;
             let results = answers.map(move |answer| {
                 answered.add_permits(1);
                 stream_result(answer.map_err(rpc_error)?)
@@ -308,7 +320,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             to_node_id: *request.to_node_id(),
             last_log_id: request.last_log_id().map(types::log_id_to_pb),
         });
-        let answer = self.call(RPCTypes::TransferLeader, option.hard_ttl(), call).await?;
+        let answer = self
+            .call(RPCTypes::TransferLeader, option.hard_ttl(), call)
+            .await?;
         if answer.refused.is_empty() {
             return Ok(Ok(()));
         }
@@ -341,7 +355,10 @@ fn snapshot_parts(
         let next = Index(at.0 + read.len() as u64);
         let wire = |entry| Ok::<_, WireError>(command::to_wire(&command::from_log(entry)?));
         let entries = read.into_iter().map(wire).collect::<Result<_, _>>()?;
-        Ok(Some((Part::Entries(pb::SnapshotEntries { entries }), (data, next))))
+        Ok(Some((
+            Part::Entries(pb::SnapshotEntries { entries }),
+            (data, next),
+        )))
     });
     let head = stream::once(async { Ok(Part::Head(head)) });
     let parts = head.chain(entries.into_stream());

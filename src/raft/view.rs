@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use openraft::metrics::{RaftMetrics, RaftServerMetrics};
 use openraft::ServerState;
+use openraft::metrics::{RaftMetrics, RaftServerMetrics};
 use openraft::rt::watch::WatchReceiver;
 use tokio::sync::watch;
 

@@ -1,0 +1,66 @@
+# Every command a contributor needs. Nothing here but a Rust toolchain, make and a POSIX shell.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test bench verify fix
+
+# What `make run` feeds in, a record a line. Empty: a text of this machine, else our own sources.
+INPUT ?=
+# What `make bench` hands on; see `ferrolog bench --help`.
+BENCH_ARGS ?=
+export INPUT
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target)
+FERROLOG := "$(TARGET_DIR)/release/ferrolog"
+
+# rust-toolchain.toml pins a toolchain. Where it is missing and cannot be fetched, any other one will
+# do that is not older than `rust-version` in Cargo.toml, which cargo checks: a clone must build.
+ifeq ($(RUSTUP_TOOLCHAIN),)
+ifneq ($(shell cargo --version >/dev/null 2>&1 && echo ok),ok)
+OTHER_TOOLCHAIN := $(firstword $(shell cd / && rustup show active-toolchain 2>/dev/null))
+ifneq ($(OTHER_TOOLCHAIN),)
+$(warning the pinned toolchain is not to be had: using $(OTHER_TOOLCHAIN))
+export RUSTUP_TOOLCHAIN := $(OTHER_TOOLCHAIN)
+endif
+endif
+endif
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: ## three nodes over mTLS: write INPUT=, read it back, kill the leader, write and read again
+	cargo build --release --locked
+	@input="$$INPUT"; \
+	if [ -z "$$input" ]; then \
+		for text in /usr/share/dict/words /usr/share/common-licenses/GPL-3; do \
+			if [ -z "$$input" ] && [ -f "$$text" ] && [ -r "$$text" ] && [ -s "$$text" ]; then input="$$text"; fi; \
+		done; \
+	fi; \
+	if [ -z "$$input" ]; then \
+		input="$(TARGET_DIR)/own-sources.txt"; \
+		find Cargo.toml proto src -type f -exec cat {} + > "$$input" || exit 1; \
+	fi; \
+	echo $(FERROLOG) trial --input "$$input"; \
+	exec $(FERROLOG) trial --input "$$input"
+
+# Without CI, a machine with no Python skips the one test that drives a foreign gRPC client, and says so.
+test: ## every test, tidy among them
+	@if [ -z "$$CI" ] && ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1; then \
+		echo 'make test: SKIPPED: tests/foreign_client.rs (it needs python3 with venv)' >&2; \
+		FERROLOG_SKIP_FOREIGN=1; export FERROLOG_SKIP_FOREIGN; \
+	fi; \
+	echo cargo test --locked; \
+	cargo test --locked
+
+bench: ## three nodes on this machine under load, acks after a sync on a majority: BENCH_ARGS=
+	cargo build --release --locked
+	$(FERROLOG) bench $(BENCH_ARGS)
+
+verify: ## what a change must pass: format, lints, docs, tests, tidy; writes nothing
+	cargo fmt --all --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+	@$(MAKE) --no-print-directory test
+
+fix: ## rewrite what the tools can: format and lints
+	cargo clippy --fix --allow-dirty --allow-staged --all-targets
+	cargo fmt --all

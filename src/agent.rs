@@ -1,0 +1,447 @@
+//! A node: its parts, built bottom up and stopped top down.
+//!
+//! The disk, the network and randomness come in as [`Seams`], so that the same node runs on real
+//! ones and in simulation.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::env::Random;
+use crate::log::disk::{Disk, OsDisk};
+use crate::net::mux::{Incoming, Mux, MuxLimits};
+use crate::net::stream_layer::StreamLayer;
+use crate::net::tcp::TcpNetwork;
+use crate::net::{Network, Security};
+use crate::raft::{self, Directory, JoinError, MembershipError, ReplicatedLog, Seat, View};
+use crate::server::{self, Drain, HealthReporter, Policy, ServeError};
+
+/// From the signal to stop until the last client's call is cut.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Of this, how long leadership may take to be handed on, and streams to end.
+const CALLS_MAX: Duration = Duration::from_secs(3);
+/// How long a restarted node waits to hear of its membership before it asks to be taken in.
+const SETTLE_WAIT: Duration = Duration::from_secs(2);
+
+/// What a node stands on.
+#[derive(Clone)]
+pub struct Seams {
+    /// Where it keeps its data.
+    pub disk: Arc<dyn Disk>,
+    /// How it reaches others.
+    pub network: Arc<dyn Network>,
+    /// Where its ids come from.
+    pub random: Random,
+}
+
+impl Seams {
+    /// The operating system's disk, network and generator.
+    pub fn real() -> Self {
+        Self {
+            disk: Arc::new(OsDisk),
+            network: Arc::new(TcpNetwork),
+            random: Random::system(),
+        }
+    }
+}
+
+impl fmt::Debug for Seams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seams")
+            .field("disk", &self.disk)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A node cannot start, or has stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// It cannot listen.
+    #[error("listen on {addr}: another process may hold the port")]
+    Listen {
+        /// The address.
+        addr: String,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Plain text is for this machine alone.
+    #[error(
+        "{addr} can be reached from other machines, and --insecure serves anybody: listen on a \
+         loopback address, or use certificates (`ferrolog certs --out certs`)"
+    )]
+    InsecureAddress {
+        /// The address.
+        addr: String,
+    },
+    /// Nobody can dial the address.
+    #[error("others cannot dial {addr}: name an address that they can with --advertise")]
+    Advertise {
+        /// The address.
+        addr: String,
+    },
+    /// The certificate is a client's.
+    #[error(
+        "the certificate names no node, so peers would refuse it: make one with `ferrolog certs \
+         --nodes {name}`"
+    )]
+    NotANode {
+        /// The node's name.
+        name: String,
+    },
+    /// The certificate is another node's.
+    #[error(
+        "the certificate is for node {found}, this is {name}: start it with its own certificate"
+    )]
+    OtherNode {
+        /// The name in the certificate.
+        found: String,
+        /// The node's name.
+        name: String,
+    },
+    /// A cluster is there already.
+    #[error(
+        "{peer} belongs to cluster {cluster} already: this node will not begin a second one. Join \
+         it: leave --bootstrap out and keep --join {peer}"
+    )]
+    SecondCluster {
+        /// The node that was found.
+        peer: String,
+        /// Its cluster.
+        cluster: String,
+    },
+    /// The replicated log failed.
+    #[error(transparent)]
+    Raft(#[from] raft::Error),
+    /// The cluster refused the node.
+    #[error("the cluster refused this node: {0}")]
+    Refused(#[from] MembershipError),
+    /// The server failed.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+impl From<JoinError> for AgentError {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::Refused(error) => Self::Refused(error),
+            JoinError::Local(error) => Self::Raft(error),
+        }
+    }
+}
+
+/// A running node.
+pub struct Agent {
+    addr: String,
+    log: ReplicatedLog,
+    health: HealthReporter,
+    drain: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+    failed: watch::Receiver<Option<Arc<AgentError>>>,
+    clients: JoinHandle<()>,
+    peers: JoinHandle<()>,
+    helpers: Vec<JoinHandle<()>>,
+    mux: Mux,
+}
+
+/// The bound port and what is served on it before the node belongs to a cluster.
+pub struct Bound {
+    config: Config,
+    seams: Seams,
+    layer: StreamLayer,
+    policy: Policy,
+    addr: String,
+    mux: Mux,
+    clients: Incoming,
+    peers: Incoming,
+}
+
+impl Bound {
+    /// Binds the node's one port.
+    pub async fn bind(
+        config: Config,
+        security: Security,
+        policy: Policy,
+        seams: Seams,
+    ) -> Result<Self, AgentError> {
+        check_certificate(&config, &security)?;
+        let network = seams.network.clone();
+        let listener =
+            network
+                .listen(&config.listen)
+                .await
+                .map_err(|source| AgentError::Listen {
+                    addr: config.listen.clone(),
+                    source,
+                })?;
+        let local = listener.local_addr();
+        let insecure = matches!(security, Security::Insecure);
+        if insecure && !is_loopback(&local) {
+            return Err(AgentError::InsecureAddress { addr: local });
+        }
+        let addr = config.advertise.clone().unwrap_or_else(|| local.clone());
+        if is_unspecified(&addr) {
+            return Err(AgentError::Advertise { addr });
+        }
+        let layer = StreamLayer::new(network, security.clone());
+        let (mux, clients, peers) = Mux::start(listener, security, MuxLimits::default());
+        Ok(Self {
+            config,
+            seams,
+            layer,
+            policy,
+            addr,
+            mux,
+            clients,
+            peers,
+        })
+    }
+
+    /// The address that the port is bound to.
+    pub fn local_addr(&self) -> &str {
+        self.mux.addr()
+    }
+
+    /// Makes the node a member of its cluster and serves. It may wait long for the others.
+    pub async fn start(self) -> Result<Agent, AgentError> {
+        let seat = Seat::default();
+        let (drain, draining) = Drain::new();
+        let (stop, stopping) = watch::channel(false);
+        let (routes, health) = server::router(
+            seat.clone(),
+            self.policy,
+            self.config.limits.clone(),
+            draining.clone(),
+        )
+        .await;
+        let limits = self.config.limits.clone();
+        let mut signal = draining;
+        let clients = self.clients;
+        let clients = tokio::spawn(async move {
+            let served = server::serve(
+                routes,
+                &limits,
+                clients,
+                async move { signal.began().await },
+            );
+            report(served.await);
+        });
+        let peers = {
+            let mut stopping = stopping.clone();
+            let served = server::serve_peers(seat.clone(), self.peers, async move {
+                let _ = stopping.wait_for(|stop| *stop).await;
+            });
+            tokio::spawn(async move { report(served.await) })
+        };
+        let directory = become_member(&self.config, &self.seams, &self.layer, &self.addr).await?;
+        let log = ReplicatedLog::start(
+            directory,
+            self.layer,
+            &self.addr,
+            &self.config.timing,
+            self.config.log.clone(),
+        )
+        .await?;
+        // The seat was empty: this is the only place that fills it.
+        let _ = seat.set(log.clone());
+        let (fail, failed) = watch::channel(None);
+        let helpers = vec![
+            tokio::spawn(settle(log.clone(), self.config.join.clone(), fail)),
+            tokio::spawn(tell_health(log.clone(), health.clone())),
+        ];
+        Ok(Agent {
+            addr: self.addr,
+            log,
+            health,
+            drain,
+            stop,
+            failed,
+            clients,
+            peers,
+            helpers,
+            mux: self.mux,
+        })
+    }
+}
+
+impl Agent {
+    /// The address that others reach the node at.
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    /// The node's log.
+    pub fn log(&self) -> &ReplicatedLog {
+        &self.log
+    }
+
+    /// Waits until the node cannot go on, and says why. The process must end: a disk that failed
+    /// once, or an engine that stopped, is not trusted again.
+    pub async fn failed(&mut self) -> Arc<AgentError> {
+        let mut views = self.log.watch_view();
+        tokio::select! {
+            stopped = views.wait_for(|view| view.stopped.is_some()) => {
+                let reason = stopped.ok().and_then(|view| view.stopped.clone());
+                let reason = reason.unwrap_or_else(|| "it is gone".to_owned());
+                Arc::new(raft::Error::Engine(reason).into())
+            }
+            failed = self.failed.wait_for(Option::is_some) => match failed {
+                Ok(failed) => failed.clone().expect("it was waited for"),
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    /// Stops within ten seconds: hands leadership on, ends streams, finishes calls, makes the
+    /// state durable.
+    pub async fn shutdown(self) {
+        let deadline = Instant::now() + DRAIN_MAX;
+        for helper in &self.helpers {
+            helper.abort();
+        }
+        self.health.set(false).await;
+        // While leadership moves, calls under way still find this node, and are passed on.
+        let _ = tokio::time::timeout(CALLS_MAX, self.log.hand_on()).await;
+        self.drain.send_replace(true);
+        let calls = tokio::time::timeout_at(deadline - CALLS_MAX, self.clients);
+        if calls.await.is_err() {
+            tracing::warn!("clients' calls were cut: they took too long to end");
+        }
+        self.mux.stop();
+        let _ = tokio::time::timeout_at(deadline, self.log.shutdown()).await;
+        self.stop.send_replace(true);
+        self.peers.abort();
+    }
+
+    /// Stops at once, as a crash would: nothing is handed on and nothing made durable.
+    pub fn kill(self) {
+        self.mux.stop();
+        self.clients.abort();
+        self.peers.abort();
+        for helper in &self.helpers {
+            helper.abort();
+        }
+        self.log.kill();
+    }
+}
+
+fn report(served: Result<(), ServeError>) {
+    if let Err(error) = served {
+        tracing::error!(%error, "a server ended");
+    }
+}
+
+fn check_certificate(config: &Config, security: &Security) -> Result<(), AgentError> {
+    let Security::Mutual(tls) = security else {
+        return Ok(());
+    };
+    let name = config.name.clone();
+    match &tls.identity().node_name {
+        None => Err(AgentError::NotANode { name }),
+        Some(found) if *found != name => Err(AgentError::OtherNode {
+            found: found.clone(),
+            name,
+        }),
+        Some(_) => Ok(()),
+    }
+}
+
+fn host(addr: &str) -> &str {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+fn is_loopback(addr: &str) -> bool {
+    let host = host(addr);
+    host == "localhost"
+        || host
+            .parse()
+            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+fn is_unspecified(addr: &str) -> bool {
+    host(addr)
+        .parse()
+        .is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
+}
+
+/// Opens the directory, and if it is new begins a cluster or joins one.
+async fn become_member(
+    config: &Config,
+    seams: &Seams,
+    layer: &StreamLayer,
+    addr: &str,
+) -> Result<Directory, AgentError> {
+    let disk = seams.disk.clone();
+    let mut directory = Directory::open(disk, &config.data_dir, &config.name, &seams.random)?;
+    if directory.identity().is_some() {
+        return Ok(directory);
+    }
+    if config.bootstrap {
+        if let Some((peer, cluster)) = raft::cluster_of(layer, &config.join).await {
+            return Err(AgentError::SecondCluster { peer, cluster });
+        }
+        directory.bootstrap(&seams.random)?;
+        tracing::info!(name = %config.name, "began a cluster");
+    } else {
+        directory.join(layer, &config.join, addr).await?;
+        tracing::info!(name = %config.name, "joined a cluster");
+    }
+    Ok(directory)
+}
+
+/// Sees to it that the node is a voter under its present address, as often as that changes.
+async fn settle(
+    log: ReplicatedLog,
+    peers: Vec<String>,
+    fail: watch::Sender<Option<Arc<AgentError>>>,
+) {
+    let mut views = log.watch_view();
+    let known = views.wait_for(|view| !view.members.is_empty() && view.leader.is_some());
+    let _ = tokio::time::timeout(SETTLE_WAIT, known).await;
+    while !log.is_settled() {
+        match log.join_cluster(&peers).await {
+            Ok(()) => {}
+            Err(MembershipError::NoLeader { reason }) => {
+                tracing::info!(%reason, "waiting to become a voter");
+            }
+            Err(refused) => {
+                fail.send_replace(Some(Arc::new(refused.into())));
+                // The receiver outlives this task: it ends the node.
+                return std::future::pending().await;
+            }
+        }
+        let wait = tokio::time::timeout(Duration::from_millis(200), views.changed()).await;
+        if matches!(wait, Ok(Err(_))) {
+            return;
+        }
+    }
+    // The sender must live as long as the node: without it nobody can tell a failure.
+    fail.closed().await;
+}
+
+/// Tells probes the truth: the node serves while it is a member, knows a leader and runs.
+async fn tell_health(log: ReplicatedLog, health: HealthReporter) {
+    let me = log.identity().node_id;
+    let serves = |view: &View| {
+        let leads = view.leader == Some(me) && view.writable;
+        let follows = view.leader.is_some_and(|leader| leader != me);
+        view.stopped.is_none() && view.member(me).is_some() && (leads || follows)
+    };
+    let mut views = log.watch_view();
+    let mut told = None;
+    loop {
+        let serving = serves(&views.borrow_and_update());
+        if told != Some(serving) {
+            health.set(serving).await;
+            told = Some(serving);
+        }
+        if views.changed().await.is_err() {
+            return;
+        }
+    }
+}

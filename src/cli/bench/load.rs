@@ -1,0 +1,333 @@
+//! The load itself, as cheap as can be: it shares the machine with the nodes that it measures.
+//!
+//! One task a caller and none a record; the value is one shared buffer; raw messages, with no retries, since a
+//! failure must end the measurement and not hide in it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
+use futures::Stream;
+use futures::future::try_join_all;
+use futures::task::AtomicWaker;
+use tokio::time::Instant;
+use tonic::Request;
+use tonic::transport::Channel;
+
+use super::figures::{Run, percentile};
+use crate::net::Kind;
+use crate::net::stream_layer::{ChannelOptions, StreamLayer};
+use crate::proto::log_v1::log_client::LogClient;
+use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record};
+
+/// Before the count begins: connections and windows open, caches fill.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// One connection carries so many calls at once before another one pays.
+const CALLS_A_CONNECTION: usize = 64;
+const CONNECTIONS_MAX: usize = 4;
+/// Records in flight on a produce stream.
+pub(super) const WINDOW: u64 = 1024;
+/// The request side wakes when so few are in flight, so that it writes large frames.
+const WINDOW_LOW: u64 = WINDOW / 4 * 3;
+/// A server that owes an answer and is silent for this long ends the measurement.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Whom to load, and with what.
+pub(super) struct Target {
+    pub(super) stream_layer: StreamLayer,
+    pub(super) addr: String,
+    pub(super) value: Bytes,
+}
+
+impl Target {
+    fn channel(&self) -> Channel {
+        self.stream_layer
+            .channel(Kind::Grpc, &self.addr, ChannelOptions::default())
+    }
+
+    fn request(&self) -> ProduceRequest {
+        ProduceRequest {
+            record: Some(Record {
+                value: self.value.clone(),
+                ..Record::default()
+            }),
+        }
+    }
+
+    /// Unary calls, always `in_flight` of them.
+    pub(super) async fn unary(&self, in_flight: usize, length: Duration) -> anyhow::Result<Run> {
+        let connections = in_flight
+            .div_ceil(CALLS_A_CONNECTION)
+            .clamp(1, CONNECTIONS_MAX);
+        let channels: Vec<_> = (0..connections).map(|_| self.channel()).collect();
+        let from = Instant::now() + WARM_UP;
+        let until = from + length;
+        let callers = (0..in_flight).map(|number| {
+            let client = LogClient::new(channels[number % connections].clone());
+            tokio::spawn(call_until(client, self.request(), from, until))
+        });
+        let outcomes =
+            tokio::time::timeout(length + WARM_UP + SILENCE_MAX, try_join_all(callers)).await;
+        let outcomes = outcomes
+            .context("the calls did not end")?
+            .context("a caller failed")?;
+
+        let mut micros = Vec::new();
+        for outcome in outcomes {
+            micros.extend(outcome?);
+        }
+        micros.sort_unstable();
+        let time = |percent| {
+            percentile(&micros, percent).map(|micros| Duration::from_micros(micros.into()))
+        };
+        Ok(Run {
+            per_second: rate(micros.len() as u64, length),
+            p50: time(50),
+            p99: time(99),
+        })
+    }
+
+    /// One produce stream with [`WINDOW`] records in flight, for a time.
+    pub(super) async fn stream_for(&self, length: Duration) -> anyhow::Result<Run> {
+        let until = Instant::now() + WARM_UP + length;
+        let mut counted = None;
+        let end = self
+            .stream(u64::MAX, |acked, now| {
+                if counted.is_none() && now + length >= until {
+                    counted = Some((now, acked));
+                }
+                now < until
+            })
+            .await?;
+        let (from, skipped) = counted.context("no record was acknowledged; see the nodes' logs")?;
+        let (now, acked) = end;
+        Ok(Run {
+            per_second: rate(acked - skipped, now - from),
+            ..Run::default()
+        })
+    }
+
+    /// The same for a number of records.
+    pub(super) async fn stream_count(&self, count: u64) -> anyhow::Result<()> {
+        self.stream(count, |_, _| true).await.map(|_| ())
+    }
+
+    /// Streams until `go_on` says no, or `count` are acknowledged; answers with when and how many. Looks at the
+    /// clock now and then, since a look costs as much as an acknowledgement.
+    async fn stream(
+        &self,
+        count: u64,
+        mut go_on: impl FnMut(u64, Instant) -> bool,
+    ) -> anyhow::Result<(Instant, u64)> {
+        const LOOK_EVERY: u64 = 64;
+        let flow = Arc::new(Flow {
+            count,
+            ..Flow::default()
+        });
+        let requests = Requests {
+            flow: Arc::clone(&flow),
+            request: self.request(),
+        };
+        let mut client = LogClient::new(self.channel());
+        let mut answers = client
+            .produce_stream(requests)
+            .await
+            .context("open a produce stream")?
+            .into_inner();
+        let mut acked = 0;
+        while acked < count {
+            let answer = tokio::time::timeout(SILENCE_MAX, answers.message()).await;
+            let answer = answer
+                .context("the produce stream is stuck")?
+                .context("the produce stream broke")?;
+            ensure!(
+                answer.is_some(),
+                "the server ended the produce stream after {acked} records"
+            );
+            acked += 1;
+            flow.acknowledge(acked);
+            if acked % LOOK_EVERY == 0 && !go_on(acked, Instant::now()) {
+                break;
+            }
+        }
+        let end = (Instant::now(), acked);
+        flow.stop();
+        // What is in flight is still written: the next row must not pay for it.
+        while answers
+            .message()
+            .await
+            .context("the produce stream broke at its end")?
+            .is_some()
+        {}
+        Ok(end)
+    }
+
+    /// Reads the first `count` records by one consume stream.
+    pub(super) async fn consume(&self, count: u64) -> anyhow::Result<Run> {
+        let mut client = LogClient::new(self.channel());
+        let request = Request::new(ConsumeRequest { offset: 0 });
+        let started = Instant::now();
+        let mut answers = client
+            .consume_stream(request)
+            .await
+            .context("open a consume stream")?
+            .into_inner();
+        for expected in 0..count {
+            let answer = tokio::time::timeout(SILENCE_MAX, answers.message()).await;
+            let answer = answer
+                .context("the consume stream is stuck")?
+                .context("the consume stream broke")?;
+            match answer.and_then(|answer| answer.record) {
+                Some(record) if record.offset == expected => {}
+                Some(record) => bail!("offset {} came where {expected} was due", record.offset),
+                None => bail!("the consume stream ended at offset {expected}"),
+            }
+        }
+        Ok(Run {
+            per_second: rate(count, started.elapsed()),
+            ..Run::default()
+        })
+    }
+}
+
+async fn call_until(
+    mut client: LogClient<Channel>,
+    request: ProduceRequest,
+    from: Instant,
+    until: Instant,
+) -> anyhow::Result<Vec<u32>> {
+    let mut micros = Vec::new();
+    let mut started = Instant::now();
+    while started < until {
+        client
+            .produce(request.clone())
+            .await
+            .context("a produce call failed")?;
+        let ended = Instant::now();
+        if started >= from && ended <= until {
+            micros.push(u32::try_from((ended - started).as_micros()).unwrap_or(u32::MAX));
+        }
+        started = ended;
+    }
+    Ok(micros)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a rate of fewer than 2^52 records"
+)]
+fn rate(count: u64, elapsed: Duration) -> f64 {
+    count as f64 / elapsed.as_secs_f64().max(1e-9)
+}
+
+/// What the two sides of a produce stream share.
+#[derive(Default)]
+struct Flow {
+    count: u64,
+    sent: AtomicU64,
+    acked: AtomicU64,
+    stopped: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Flow {
+    fn acknowledge(&self, acked: u64) {
+        self.acked.store(acked, Ordering::SeqCst);
+        if self.sent.load(Ordering::SeqCst) - acked <= WINDOW_LOW {
+            self.waker.wake();
+        }
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.waker.wake();
+    }
+
+    /// Whether one more may go; `None` when it was the last.
+    fn take(&self) -> Option<bool> {
+        let sent = self.sent.load(Ordering::SeqCst);
+        if self.stopped.load(Ordering::SeqCst) || sent == self.count {
+            return None;
+        }
+        let has_room = sent - self.acked.load(Ordering::SeqCst) < WINDOW;
+        if has_room {
+            self.sent.store(sent + 1, Ordering::SeqCst);
+        }
+        Some(has_room)
+    }
+}
+
+struct Requests {
+    flow: Arc<Flow>,
+    request: ProduceRequest,
+}
+
+impl Stream for Requests {
+    type Item = ProduceRequest;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ProduceRequest>> {
+        let ready = |has_room: Option<bool>| match has_room {
+            Some(true) => Poll::Ready(Some(self.request.clone())),
+            Some(false) => Poll::Pending,
+            None => Poll::Ready(None),
+        };
+        match self.flow.take() {
+            Some(false) => {
+                self.flow.waker.register(cx.waker());
+                // An acknowledgement between the look and the registration woke nobody.
+                ready(self.flow.take())
+            }
+            other => ready(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, StreamExt};
+
+    use super::*;
+
+    #[test]
+    fn a_flow_keeps_its_window_and_ends() {
+        let flow = Arc::new(Flow {
+            count: WINDOW + 1,
+            ..Flow::default()
+        });
+        let mut requests = Requests {
+            flow: Arc::clone(&flow),
+            request: ProduceRequest::default(),
+        };
+        for _ in 0..WINDOW {
+            assert!(requests.next().now_or_never().unwrap().is_some());
+        }
+        assert!(
+            requests.next().now_or_never().is_none(),
+            "the window is full"
+        );
+        flow.acknowledge(1);
+        assert!(requests.next().now_or_never().unwrap().is_some());
+        assert!(
+            requests.next().now_or_never().unwrap().is_none(),
+            "the count is reached"
+        );
+    }
+
+    #[test]
+    fn a_stopped_flow_ends() {
+        let flow = Arc::new(Flow {
+            count: 10,
+            ..Flow::default()
+        });
+        let mut requests = Requests {
+            flow: Arc::clone(&flow),
+            request: ProduceRequest::default(),
+        };
+        flow.stop();
+        assert!(requests.next().now_or_never().unwrap().is_none());
+    }
+}

@@ -1,0 +1,207 @@
+//! `ferrolog cluster`: who is in the cluster, and changes of that.
+
+use anyhow::Context;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::connection::ConnectionArgs;
+use super::output::{grouped, print, table};
+use super::{Format, UsageError};
+use crate::client::Client;
+use crate::proto::v1::{GetStatusResponse, NodeRole};
+
+const HELP: &str = "\
+Examples:
+  ferrolog cluster status --servers n1:8400,n2:8400,n3:8400
+  ferrolog cluster status --server n2:8400 --output json   (what n2 itself knows)
+  ferrolog cluster transfer n3
+  ferrolog cluster remove n2                               (a node that will not come back)
+  ferrolog cluster leave --server n2:8400                  (a node that is up)";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(super) struct ClusterArgs {
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    /// Ask this node and no other
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    server: Option<String>,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show the nodes, the leader and how far the log goes
+    Status,
+    /// Take a node out of the cluster for good
+    Remove {
+        /// The name it was started under
+        name: String,
+    },
+    /// Hand leadership to another voter
+    Transfer {
+        /// The voter; without it, the one that is furthest on
+        name: Option<String>,
+    },
+    /// Take the node given with --server out of the cluster
+    Leave,
+}
+
+pub(super) async fn run(args: ClusterArgs, format: Format) -> anyhow::Result<()> {
+    let server = args.server.as_deref();
+    if matches!(args.action, Action::Leave) && server.is_none() {
+        let text = "leave removes the node it talks to, which is not named; add --server HOST:PORT";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    let client = args.connection.client(server)?;
+    let (shown, result) = match args.action {
+        Action::Status => {
+            let status = client.status(None).await?;
+            (status_text(&status), status_json(&status))
+        }
+        Action::Remove { name } => remove(&client, &name).await?,
+        Action::Leave => {
+            let name = client.status(None).await?.node_name;
+            remove(&client, &name).await?
+        }
+        Action::Transfer { name } => {
+            let leader = client.transfer(name.as_deref()).await?;
+            (format!("{leader} leads now"), json!({ "leader": leader }))
+        }
+    };
+    let text = if format == Format::Json {
+        result.to_string()
+    } else {
+        shown
+    };
+    print(&text).context("write to standard output")
+}
+
+async fn remove(client: &Client, name: &str) -> anyhow::Result<(String, Value)> {
+    let removed = client.remove(name).await?;
+    let shown = match removed {
+        true => format!(
+            "{name} is no longer a member; stop its process and delete its data before it joins again"
+        ),
+        false => format!("there is no member {name}; nothing was changed"),
+    };
+    Ok((shown, json!({ "name": name, "removed": removed })))
+}
+
+fn role_name(role: i32) -> &'static str {
+    match NodeRole::try_from(role) {
+        Ok(NodeRole::Voter) => "voter",
+        Ok(NodeRole::Learner) => "learner",
+        Ok(NodeRole::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+fn status_text(status: &GetStatusResponse) -> String {
+    let name_of = |id| {
+        status
+            .nodes
+            .iter()
+            .find(|node| node.id == id)
+            .map_or("none", |node| &node.name)
+    };
+    let index =
+        |index: Option<u64>| index.map_or_else(|| "-".to_owned(), |index| index.to_string());
+    let mut rows = vec![
+        ["NAME", "ID", "ADDRESS", "ROLE", "LEADER", "MATCHED"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for node in &status.nodes {
+        rows.push(vec![
+            node.name.clone(),
+            node.id.to_string(),
+            node.addr.clone(),
+            role_name(node.role).to_owned(),
+            if node.is_leader { "yes" } else { "" }.to_owned(),
+            index(node.matched_index),
+        ]);
+    }
+    format!(
+        "cluster {}, term {}, leader {}\nas {} (version {}) sees it: {} records, next offset {}, \
+         applied {} of committed {} of last {}\n\n{}",
+        status.cluster_id,
+        status.term,
+        name_of(status.leader_id),
+        status.node_name,
+        status.version,
+        grouped(status.next_offset.saturating_sub(status.first_offset)),
+        status.next_offset,
+        index(status.applied_index),
+        index(status.committed_index),
+        index(status.last_index),
+        table(&rows),
+    )
+}
+
+fn status_json(status: &GetStatusResponse) -> Value {
+    let nodes: Vec<_> = status
+        .nodes
+        .iter()
+        .map(|node| {
+            json!({
+                "id": node.id,
+                "name": node.name,
+                "addr": node.addr,
+                "role": role_name(node.role),
+                "is_leader": node.is_leader,
+                "matched_index": node.matched_index,
+            })
+        })
+        .collect();
+    json!({
+        "cluster_id": status.cluster_id,
+        "node_id": status.node_id,
+        "node_name": status.node_name,
+        "version": status.version,
+        "term": status.term,
+        "leader_id": status.leader_id,
+        "first_offset": status.first_offset,
+        "next_offset": status.next_offset,
+        "last_index": status.last_index,
+        "committed_index": status.committed_index,
+        "applied_index": status.applied_index,
+        "nodes": nodes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::v1::Node;
+
+    #[test]
+    fn a_status_is_shown_for_people_and_for_programs() {
+        let node = |id: u64, role: NodeRole| Node {
+            id,
+            name: format!("n{id}"),
+            addr: format!("127.0.0.1:{id}"),
+            role: role.into(),
+            is_leader: id == 2,
+            matched_index: None,
+        };
+        let status = GetStatusResponse {
+            cluster_id: "ab".into(),
+            node_name: "n1".into(),
+            term: 3,
+            leader_id: 2,
+            next_offset: 1234,
+            applied_index: Some(9),
+            nodes: vec![node(1, NodeRole::Voter), node(2, NodeRole::Learner)],
+            ..GetStatusResponse::default()
+        };
+        let text = status_text(&status);
+        assert!(
+            text.contains("term 3, leader n2") && text.contains("1,234 records"),
+            "{text}"
+        );
+        let json = status_json(&status);
+        assert_eq!(json["nodes"][1]["role"], "learner");
+        assert_eq!(json["last_index"], Value::Null);
+    }
+}

@@ -1,0 +1,144 @@
+//! How a client command finds and trusts the cluster: the options that all of them share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::UsageError;
+use crate::client::{Client, ClientConfig};
+use crate::net::Security;
+use crate::net::stream_layer::StreamLayer;
+use crate::net::tcp::TcpNetwork;
+use crate::net::tls::{Tls, TlsFiles};
+
+/// Where the servers are and how to prove oneself. Global, so that they may stand after a verb's name.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub struct ConnectionArgs {
+    /// Some or all nodes of the cluster, tried in turn
+    #[arg(
+        long,
+        global = true,
+        env = "FERROLOG_SERVERS",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ','
+    )]
+    pub servers: Vec<String>,
+    /// The authority that signed the nodes' certificates
+    #[arg(long, global = true, env = "FERROLOG_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// The client's certificate
+    #[arg(long, global = true, env = "FERROLOG_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The client's private key
+    #[arg(long, global = true, env = "FERROLOG_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Speak plaintext, to nodes that run with --insecure
+    #[arg(long, global = true, env = "FERROLOG_INSECURE")]
+    pub insecure: bool,
+    /// Give up after this many seconds without progress
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
+}
+
+impl ConnectionArgs {
+    /// A client of the cluster, or of `server` alone where the command asks one node.
+    pub(super) fn client(&self, server: Option<&str>) -> anyhow::Result<Client> {
+        let servers = match server {
+            Some(server) => vec![server.to_owned()],
+            None => self.servers.clone(),
+        };
+        if servers.is_empty() {
+            return Err(UsageError(
+                "no server was named; add --servers HOST:PORT,HOST:PORT or set FERROLOG_SERVERS"
+                    .into(),
+            )
+            .into());
+        }
+        for addr in &servers {
+            if !addr.contains(':') {
+                return Err(UsageError(format!("{addr:?} has no port; write HOST:PORT")).into());
+            }
+        }
+        let timeout = Duration::from_secs(self.timeout.max(1));
+        Ok(Client::new(ClientConfig {
+            servers,
+            stream_layer: self.stream_layer()?,
+            timeout,
+        }))
+    }
+
+    pub(super) fn stream_layer(&self) -> anyhow::Result<StreamLayer> {
+        Ok(StreamLayer::new(Arc::new(TcpNetwork), self.security()?))
+    }
+
+    fn security(&self) -> anyhow::Result<Security> {
+        let files = (&self.tls_ca, &self.tls_cert, &self.tls_key);
+        let usage = |text: &str| Err(UsageError(text.to_owned()).into());
+        match (self.insecure, files) {
+            (true, (None, None, None)) => Ok(Security::Insecure),
+            (true, _) => usage("--insecure and --tls-* exclude each other; drop one of them"),
+            (false, (Some(ca), Some(cert), Some(key))) => {
+                let files = TlsFiles {
+                    ca: ca.clone(),
+                    cert: cert.clone(),
+                    key: key.clone(),
+                };
+                Ok(Security::Mutual(
+                    Tls::load(&files).context("load the client's certificate")?,
+                ))
+            }
+            (false, (None, None, None)) => usage(
+                "how to speak to the nodes is not said; add --tls-ca, --tls-cert and --tls-key (made by \
+                 `ferrolog certs`), or --insecure",
+            ),
+            (false, _) => {
+                usage("--tls-ca, --tls-cert and --tls-key belong together; give all three")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(servers: &[&str], insecure: bool) -> ConnectionArgs {
+        let servers = servers.iter().map(|&addr| addr.to_owned()).collect();
+        ConnectionArgs {
+            servers,
+            insecure,
+            timeout: 1,
+            ..ConnectionArgs::default()
+        }
+    }
+
+    fn usage_error(args: &ConnectionArgs) -> String {
+        args.client(None)
+            .err()
+            .unwrap()
+            .downcast::<UsageError>()
+            .unwrap()
+            .0
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_said() {
+        assert!(args(&["a:1"], true).client(None).is_ok());
+        assert!(usage_error(&args(&[], true)).contains("--servers"));
+        assert!(usage_error(&args(&["a"], true)).contains("no port"));
+        assert!(usage_error(&args(&["a:1"], false)).contains("ferrolog certs"));
+        let half = ConnectionArgs {
+            tls_ca: Some("ca.pem".into()),
+            ..args(&["a:1"], false)
+        };
+        assert!(usage_error(&half).contains("all three"));
+        let both = ConnectionArgs {
+            tls_ca: Some("ca.pem".into()),
+            ..args(&["a:1"], true)
+        };
+        assert!(usage_error(&both).contains("exclude"));
+    }
+}

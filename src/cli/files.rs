@@ -1,0 +1,215 @@
+//! The files of the command line: inputs, certificates, child logs, and what `/proc` tells of a process.
+//!
+//! None of this is the log's data, so it does not pass the disk seam. Errors name the path and the act.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a user's files and /proc are read and written outside the disk seam of the log"
+)]
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+/// Linux counts the CPU time in `/proc` in hundredths of a second on every architecture.
+const TICKS_PER_SECOND: u64 = 100;
+/// What `stat` counts blocks in, whatever the file system's own size is.
+const BLOCK_BYTES: u64 = 512;
+
+/// Opens FILE for reading; `-` is standard input.
+pub(super) fn open_input(path: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(std::io::stdin()));
+    }
+    let file =
+        File::open(path).with_context(|| format!("open {}; check the path", path.display()))?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        bail!(
+            "{} is a directory; give a file, or - for standard input",
+            path.display()
+        );
+    }
+    Ok(Box::new(file))
+}
+
+/// The length of a plain file, for a progress bar; `None` for a pipe.
+pub(super) fn input_bytes(path: &Path) -> Option<u64> {
+    let metadata = fs::metadata(path).ok()?;
+    metadata.is_file().then_some(metadata.len())
+}
+
+/// Makes the directory and its parents, readable by the owner alone; one that exists is left as it is.
+pub(super) fn create_private_dir(path: &Path) -> anyhow::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("make the directory {}", path.display()))
+}
+
+/// Writes a file that must not exist yet, with the given mode from its first moment.
+pub(super) fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+    match written {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            bail!(
+                "{} exists and is not overwritten; remove it first, or write elsewhere",
+                path.display()
+            )
+        }
+        outcome => outcome.with_context(|| format!("write {}", path.display())),
+    }
+}
+
+/// Replaces a small file of our own.
+pub(super) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
+
+/// The text of a file, or `None` if there is none.
+pub(super) fn read_if_present(path: &Path) -> anyhow::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    }
+}
+
+pub(super) fn exists(path: &Path) -> bool {
+    path.exists()
+}
+
+/// Opens a log file for a child process, at its end.
+pub(super) fn append(path: &Path) -> anyhow::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("open {}", path.display()))
+}
+
+/// What the files under `dir` take on disk, holes not counted.
+pub(super) fn disk_bytes(dir: &Path) -> anyhow::Result<u64> {
+    let mut total = 0;
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let entries = fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+            // A node may remove a file between the listing and this look.
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            match metadata.is_dir() {
+                true => dirs.push(entry.path()),
+                false => total += metadata.blocks() * BLOCK_BYTES,
+            }
+        }
+    }
+    Ok(total)
+}
+
+/// The resident memory of a process, in bytes.
+pub(super) fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    parse_resident(&text).with_context(|| format!("{path} has no VmRSS"))
+}
+
+fn parse_resident(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// The CPU time that a process has used, in user and in kernel mode.
+pub(super) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    parse_cpu_time(&text).with_context(|| format!("{path} has an unknown form"))
+}
+
+fn parse_cpu_time(stat: &str) -> Option<Duration> {
+    // The name may hold spaces and parentheses, so the fields are counted from the last one.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let kernel: u64 = fields.next()?.parse().ok()?;
+    Some(Duration::from_millis(
+        (user + kernel) * 1000 / TICKS_PER_SECOND,
+    ))
+}
+
+/// The cores and the kernel, for the head of a measurement.
+pub(super) fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or_default();
+    let model = model.trim_start_matches([':', ' ', '\t']).trim();
+    format!(
+        "{cores} cores{}{model}, Linux {}",
+        if model.is_empty() { "" } else { " of " },
+        kernel.trim()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_files_are_read() {
+        assert_eq!(
+            parse_resident("Name:\tx\nVmRSS:\t    1234 kB\nVmData: 1 kB\n"),
+            Some(1234 * 1024)
+        );
+        let stat = "7 (a (b) c) S 1 7 7 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 1 0 5 1 1 1";
+        assert_eq!(parse_cpu_time(stat), Some(Duration::from_secs(2)));
+        assert!(resident_bytes(std::process::id()).unwrap() > 0);
+        cpu_time(std::process::id()).unwrap();
+    }
+
+    #[test]
+    fn holes_take_no_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        File::create(dir.path().join("hole"))
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
+        create_private_dir(&dir.path().join("a/b")).unwrap();
+        write(&dir.path().join("a/b/full"), &"x".repeat(10_000)).unwrap();
+        let bytes = disk_bytes(dir.path()).unwrap();
+        assert!(bytes < 1 << 20, "{bytes}");
+    }
+
+    #[test]
+    fn a_file_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        write_new(&path, 0o600, "one").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert!(
+            write_new(&path, 0o600, "two")
+                .unwrap_err()
+                .to_string()
+                .contains("not overwritten")
+        );
+        assert_eq!(read_if_present(&path).unwrap().as_deref(), Some("one"));
+        assert_eq!(read_if_present(&dir.path().join("none")).unwrap(), None);
+    }
+}

@@ -1,0 +1,399 @@
+//! A cluster of real processes on this machine: for `dev`, `trial`, `bench` and the integration tests.
+//!
+//! Every node is a child `serve` of the given binary, spoken to by its process id and never by name. A restart
+//! uses the same flags and the port that the node had. Dropping the cluster kills what is left of it.
+
+mod node;
+
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use futures::future;
+use tokio::time::Instant;
+
+pub use rustix::process::Signal;
+
+use node::{Node, log_tail};
+
+use super::certs::{Existing, Mint};
+use super::files;
+use crate::client::{Client, ClientConfig};
+use crate::net::Security;
+use crate::net::stream_layer::StreamLayer;
+use crate::net::tcp::TcpNetwork;
+use crate::net::tls::{Tls, TlsFiles};
+use crate::proto::v1::{GetStatusResponse, NodeRole};
+
+/// A node drains within 10 s of a SIGTERM.
+const STOP_MAX: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(20);
+const CLIENT_NAME: &str = "client";
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct LocalClusterOptions {
+    /// The `ferrolog` binary.
+    pub binary: PathBuf,
+    /// Holds the nodes' data, logs and certificates. An earlier cluster there is continued.
+    pub dir: PathBuf,
+    pub nodes: usize,
+    /// Mutual TLS, with certificates minted under `dir`.
+    pub tls: bool,
+    /// Node `i` listens on this port plus `i`; without it on a free one.
+    pub base_port: Option<u16>,
+    /// Flags of `serve` for every node, after the usual ones.
+    pub serve_args: Vec<String>,
+}
+
+impl LocalClusterOptions {
+    /// Three nodes over mutual TLS on free ports.
+    pub fn new(binary: impl Into<PathBuf>, dir: impl Into<PathBuf>) -> Self {
+        Self {
+            binary: binary.into(),
+            dir: dir.into(),
+            nodes: 3,
+            tls: true,
+            base_port: None,
+            serve_args: Vec::new(),
+        }
+    }
+}
+
+/// The running nodes; each is spoken of by its place, from 0.
+pub struct LocalCluster {
+    options: LocalClusterOptions,
+    nodes: Vec<Node>,
+}
+
+impl LocalCluster {
+    /// Starts all nodes and waits until each is a voter and knows the leader.
+    pub async fn start(options: LocalClusterOptions) -> anyhow::Result<Self> {
+        let cluster = Self::start_unready(options).await?;
+        cluster.wait_ready(Duration::from_secs(60)).await?;
+        Ok(cluster)
+    }
+
+    /// Starts all nodes; returns when each listens.
+    pub async fn start_unready(options: LocalClusterOptions) -> anyhow::Result<Self> {
+        ensure!(options.nodes > 0, "a cluster has at least one node");
+        files::create_private_dir(&options.dir)?;
+        let names: Vec<_> = (1..=options.nodes)
+            .map(|number| format!("n{number}"))
+            .collect();
+        if options.tls {
+            let mint = Mint {
+                dir: &options.dir.join("certs"),
+                hosts: &[],
+                existing: Existing::Keep,
+            };
+            mint.write(&names, &[CLIENT_NAME.to_owned()])?;
+        }
+        let mut cluster = Self {
+            options,
+            nodes: Vec::new(),
+        };
+        for (place, name) in names.into_iter().enumerate() {
+            let addr = cluster.first_addr(place, &name)?;
+            cluster.nodes.push(Node::new(name, addr));
+            // In turn: the others join the first one at the port that it got.
+            cluster.spawn(place).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// A continued cluster must come back on its ports, since its members know each other by them.
+    fn first_addr(&self, place: usize, name: &str) -> anyhow::Result<String> {
+        if let Some(base) = self.options.base_port {
+            let port = u16::try_from(place)
+                .ok()
+                .and_then(|place| base.checked_add(place));
+            return Ok(format!(
+                "127.0.0.1:{}",
+                port.context("the base port is too high for so many nodes")?
+            ));
+        }
+        let known = files::read_if_present(&self.addr_file(name))?;
+        Ok(known.map_or_else(|| "127.0.0.1:0".to_owned(), |addr| addr.trim().to_owned()))
+    }
+
+    /// Starts the node again, with the flags and the port that it had; returns when it listens.
+    pub async fn restart(&mut self, place: usize) -> anyhow::Result<()> {
+        ensure!(
+            !self.is_running(place),
+            "{} still runs",
+            self.nodes[place].name
+        );
+        self.spawn(place).await
+    }
+
+    async fn spawn(&mut self, place: usize) -> anyhow::Result<()> {
+        let (args, log) = (self.serve_args(place), self.log_path(place));
+        let node = &mut self.nodes[place];
+        node.spawn(&self.options.binary, &args, &log).await?;
+        let (addr, addr_file) = (node.addr.clone(), self.addr_file(self.name(place)));
+        files::write(&addr_file, &addr)
+    }
+
+    fn serve_args(&self, place: usize) -> Vec<String> {
+        let node = &self.nodes[place];
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        let mut args = vec!["serve".to_owned(), "--name".to_owned(), node.name.clone()];
+        args.extend(["--data-dir".to_owned(), text(self.data_dir(place))]);
+        args.extend(["--listen".to_owned(), node.addr.clone()]);
+        match place {
+            0 => args.push("--bootstrap".to_owned()),
+            _ => args.extend(["--join".to_owned(), self.nodes[0].addr.clone()]),
+        }
+        match self.tls_files(&node.name) {
+            None => args.push("--insecure".to_owned()),
+            Some(files) => {
+                args.extend(["--tls-ca".to_owned(), text(files.ca)]);
+                args.extend(["--tls-cert".to_owned(), text(files.cert)]);
+                args.extend(["--tls-key".to_owned(), text(files.key)]);
+            }
+        }
+        args.extend(self.options.serve_args.iter().cloned());
+        args
+    }
+
+    /// Waits until every running node sees all nodes as voters, and the same leader.
+    pub async fn wait_ready(&self, timeout: Duration) -> anyhow::Result<()> {
+        let running: Vec<_> = (0..self.nodes.len())
+            .filter(|&place| self.is_running(place))
+            .collect();
+        let client = self.client(timeout)?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            let asked = running
+                .iter()
+                .map(|&place| client.status(Some(self.addr(place))));
+            let statuses: Vec<_> = future::join_all(asked)
+                .await
+                .into_iter()
+                .flatten()
+                .collect();
+            let leader = statuses.first().map_or(0, |status| status.leader_id);
+            let is_ready = |status: &GetStatusResponse| {
+                let voters = status
+                    .nodes
+                    .iter()
+                    .filter(|node| node.role() == NodeRole::Voter)
+                    .count();
+                voters == self.nodes.len() && leader != 0 && status.leader_id == leader
+            };
+            if statuses.len() == running.len() && statuses.iter().all(is_ready) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let logs: Vec<_> = running
+                    .iter()
+                    .map(|&place| self.log_tail(place))
+                    .collect::<Result<_, _>>()?;
+                let seen: Vec<_> = statuses.iter().map(summary).collect();
+                bail!(
+                    "the nodes did not become one cluster within {timeout:?}; they say:\n{}\nthe ends of their \
+                     logs:\n{}",
+                    seen.join("\n"),
+                    logs.join("\n")
+                );
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The place of the leader, as the running nodes know it by now; waits for one to be elected.
+    pub async fn leader(&self, timeout: Duration) -> anyhow::Result<usize> {
+        let client = self.client(timeout)?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            let running = (0..self.nodes.len()).filter(|&place| self.is_running(place));
+            let asked = running.map(|place| client.status(Some(self.addr(place))));
+            let statuses = future::join_all(asked).await.into_iter().flatten();
+            // The highest term is the latest news.
+            let newest = statuses
+                .filter(|status| status.leader_id != 0)
+                .max_by_key(|status| status.term);
+            let leader = newest.and_then(|status| {
+                let leader = status
+                    .nodes
+                    .iter()
+                    .find(|node| node.id == status.leader_id)?;
+                self.nodes.iter().position(|node| node.name == leader.name)
+            });
+            // A dead leader is known until the others miss it.
+            if let Some(leader) = leader.filter(|&leader| self.is_running(leader)) {
+                return Ok(leader);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "no leader was elected within {timeout:?}"
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Sends a signal by process id: `Signal::STOP` freezes a node, `Signal::CONT` lets it go on.
+    pub fn signal(&self, place: usize, signal: Signal) -> anyhow::Result<()> {
+        self.nodes[place].signal(signal)
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub async fn kill(&mut self, place: usize) -> anyhow::Result<ExitStatus> {
+        self.signal(place, Signal::KILL)?;
+        self.wait_exit(place, STOP_MAX).await
+    }
+
+    /// SIGTERM, and waits for the node to drain and end.
+    pub async fn terminate(&mut self, place: usize) -> anyhow::Result<ExitStatus> {
+        self.signal(place, Signal::TERM)?;
+        self.wait_exit(place, STOP_MAX).await
+    }
+
+    /// Waits for the node's process to end.
+    pub async fn wait_exit(
+        &mut self,
+        place: usize,
+        timeout: Duration,
+    ) -> anyhow::Result<ExitStatus> {
+        self.nodes[place].wait_exit(timeout).await
+    }
+
+    /// Waits until some node ends by itself; answers with its place. Pending while none runs.
+    pub async fn next_exit(&mut self) -> (usize, ExitStatus) {
+        let exits = self.nodes.iter_mut().map(|node| Box::pin(node.exit()));
+        let (status, place, _) = future::select_all(exits).await;
+        (place, status)
+    }
+
+    /// SIGTERM to all nodes, and SIGKILL to those that do not end in time.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        let running: Vec<_> = (0..self.nodes.len())
+            .filter(|&place| self.is_running(place))
+            .collect();
+        for &place in &running {
+            self.signal(place, Signal::CONT)?;
+            self.signal(place, Signal::TERM)?;
+        }
+        for place in running {
+            if self.wait_exit(place, STOP_MAX).await.is_err() {
+                self.kill(place).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many nodes the cluster has, running or not.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub fn is_running(&self, place: usize) -> bool {
+        self.nodes[place].pid().is_some()
+    }
+
+    pub fn name(&self, place: usize) -> &str {
+        &self.nodes[place].name
+    }
+
+    pub fn addr(&self, place: usize) -> &str {
+        &self.nodes[place].addr
+    }
+
+    pub fn addrs(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.addr.clone()).collect()
+    }
+
+    pub fn pid(&self, place: usize) -> Option<u32> {
+        self.nodes[place].pid()
+    }
+
+    pub fn data_dir(&self, place: usize) -> PathBuf {
+        self.options.dir.join(&self.nodes[place].name)
+    }
+
+    pub fn log_path(&self, place: usize) -> PathBuf {
+        self.options
+            .dir
+            .join(format!("{}.log", self.nodes[place].name))
+    }
+
+    fn addr_file(&self, name: &str) -> PathBuf {
+        self.options.dir.join(format!("{name}.addr"))
+    }
+
+    /// The files of `name`'s certificate, or `None` in a cluster without TLS.
+    pub fn tls_files(&self, name: &str) -> Option<TlsFiles> {
+        let at = |file: String| self.options.dir.join("certs").join(file);
+        self.options.tls.then(|| TlsFiles {
+            ca: at("ca.pem".to_owned()),
+            cert: at(format!("{name}.pem")),
+            key: at(format!("{name}-key.pem")),
+        })
+    }
+
+    /// The client's certificate.
+    pub fn client_tls_files(&self) -> Option<TlsFiles> {
+        self.tls_files(CLIENT_NAME)
+    }
+
+    /// How a client dials these nodes.
+    pub fn stream_layer(&self) -> anyhow::Result<StreamLayer> {
+        let security = match self.client_tls_files() {
+            Some(files) => {
+                Security::Mutual(Tls::load(&files).context("load the client's certificate")?)
+            }
+            None => Security::Insecure,
+        };
+        Ok(StreamLayer::new(Arc::new(TcpNetwork), security))
+    }
+
+    /// A client of all nodes.
+    pub fn client(&self, timeout: Duration) -> anyhow::Result<Client> {
+        self.client_of(self.addrs(), timeout)
+    }
+
+    /// A client that knows only `servers`.
+    pub fn client_of(&self, servers: Vec<String>, timeout: Duration) -> anyhow::Result<Client> {
+        Ok(Client::new(ClientConfig {
+            servers,
+            stream_layer: self.stream_layer()?,
+            timeout,
+        }))
+    }
+
+    /// The node's resident memory.
+    pub fn resident_bytes(&self, place: usize) -> anyhow::Result<u64> {
+        files::resident_bytes(self.pid(place).context("the node does not run")?)
+    }
+
+    /// The CPU time that the node's process has used.
+    pub fn cpu_time(&self, place: usize) -> anyhow::Result<Duration> {
+        files::cpu_time(self.pid(place).context("the node does not run")?)
+    }
+
+    /// What the node's data takes on disk, holes not counted.
+    pub fn disk_bytes(&self, place: usize) -> anyhow::Result<u64> {
+        files::disk_bytes(&self.data_dir(place))
+    }
+
+    fn log_tail(&self, place: usize) -> anyhow::Result<String> {
+        log_tail(&self.log_path(place))
+    }
+}
+
+fn summary(status: &GetStatusResponse) -> String {
+    let nodes: Vec<_> = status
+        .nodes
+        .iter()
+        .map(|node| format!("{} {:?}", node.name, node.role()))
+        .collect();
+    format!(
+        "{}: leader {}, nodes {}",
+        status.node_name,
+        status.leader_id,
+        nodes.join(", ")
+    )
+}

@@ -1,0 +1,217 @@
+//! The command line: one file a command, and what they share.
+//!
+//! Results go to standard output, as text or as JSON; progress, logs and errors to standard error. A failure
+//! says what failed, why, and what to do next, and its kind is the exit code.
+
+mod bench;
+mod certs;
+mod cluster;
+pub mod connection;
+mod consume;
+mod dev;
+mod files;
+pub mod local_cluster;
+mod output;
+mod produce;
+mod records;
+mod serve;
+mod trial;
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::client::ClientError;
+
+const EXIT_FAILURE: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+const EXIT_TIMEOUT: u8 = 3;
+
+const HELP: &str = "\
+Exit codes:
+  0  done
+  1  it failed; standard error says why
+  2  the command line is wrong
+  3  no server answered, or nothing moved for --timeout seconds
+
+Environment:
+  FERROLOG_SERVERS, FERROLOG_TLS_CA, FERROLOG_TLS_CERT, FERROLOG_TLS_KEY, FERROLOG_INSECURE
+                stand for the options of the same names
+  FERROLOG_LOG  what is logged to standard error, such as `debug` or `ferrolog::raft=trace`
+  NO_COLOR      if set, no colours
+
+Start here:
+  ferrolog dev          three nodes on this machine, and what to try with them";
+
+/// A distributed commit log: an acknowledged record is synced on a majority of nodes
+#[derive(Debug, Parser)]
+#[command(name = "ferrolog", version, after_help = HELP, max_term_width = 100)]
+pub struct Cli {
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    /// Log more to standard error: once for info, twice for debug
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node
+    Serve(Box<serve::ServeArgs>),
+    /// Append records from a file or standard input
+    Produce(produce::ProduceArgs),
+    /// Read records
+    Consume(consume::ConsumeArgs),
+    /// Show and change the cluster
+    Cluster(cluster::ClusterArgs),
+    /// Make a certificate authority, and certificates of nodes and clients
+    Certs(certs::CertsArgs),
+    /// Run a cluster on this machine until Ctrl-C
+    Dev(dev::DevArgs),
+    /// Prove on this machine that nothing is lost when the leader dies
+    Trial(trial::TrialArgs),
+    /// Measure a cluster
+    Bench(bench::BenchArgs),
+}
+
+/// A command line that parses and yet cannot be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+impl Cli {
+    /// What to log unless `FERROLOG_LOG` says: a node tells more than a command.
+    pub fn log_level(&self) -> &'static str {
+        match (self.verbose, &self.command) {
+            (0, Command::Serve(_)) => "info",
+            (0, _) => "warn",
+            (1, Command::Serve(_)) => "debug",
+            (1, _) => "info",
+            (2, Command::Serve(_)) => "trace",
+            (2, _) => "debug",
+            _ => "trace",
+        }
+    }
+
+    /// Runs the command and prints its outcome. Needs a tokio runtime.
+    pub async fn run(self) -> ExitCode {
+        let format = self.output;
+        let outcome = match self.command {
+            Command::Serve(args) => serve::run(*args).await,
+            Command::Produce(args) => done(produce::run(args, format).await),
+            Command::Consume(args) => done(consume::run(args, format).await),
+            Command::Cluster(args) => done(cluster::run(args, format).await),
+            Command::Certs(args) => done(certs::run(&args, format)),
+            Command::Dev(args) => dev::run(args, format).await,
+            Command::Trial(args) => done(interruptible(trial::run(args, format)).await),
+            Command::Bench(args) => done(interruptible(bench::run(args, format)).await),
+        };
+        outcome.unwrap_or_else(|error| report(&error, format))
+    }
+}
+
+fn done(outcome: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// Ends a command that has child processes when it is interrupted, so that they end with it.
+async fn interruptible(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+    tokio::select! {
+        outcome = command => outcome,
+        _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
+        _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
+    }
+}
+
+/// Prints the error and picks the exit code.
+fn report(error: &anyhow::Error, format: Format) -> ExitCode {
+    if is_broken_pipe(error) {
+        // Whoever read our output has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    let code = exit_code(error);
+    // The causes, without those that a message already quotes.
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    match format {
+        Format::Text => eprintln!("error: {text}"),
+        Format::Json => eprintln!(
+            "{}",
+            serde_json::json!({ "error": text, "exit_code": code })
+        ),
+    }
+    ExitCode::from(code)
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let is_timeout = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref::<ClientError>()
+            .is_some_and(ClientError::is_timeout)
+    };
+    if error.downcast_ref::<UsageError>().is_some() {
+        EXIT_USAGE
+    } else if error.chain().any(is_timeout) {
+        EXIT_TIMEOUT
+    } else {
+        EXIT_FAILURE
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io_error = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    error.chain().any(io_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_kind_of_an_error_is_the_exit_code() {
+        let stalled = ClientError::Stalled {
+            servers: "a:1".into(),
+            seconds: 1,
+            cause: "x".into(),
+        };
+        assert_eq!(
+            exit_code(&anyhow::Error::new(stalled).context("produce")),
+            EXIT_TIMEOUT
+        );
+        assert_eq!(exit_code(&UsageError("x".into()).into()), EXIT_USAGE);
+        assert_eq!(exit_code(&ClientError::Closed.into()), EXIT_FAILURE);
+        let closed: Result<(), _> = Err(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(is_broken_pipe(&closed.context("write").unwrap_err()));
+    }
+}

@@ -1,0 +1,136 @@
+//! What commands print: tables and numbers for people, progress on a terminal only.
+//!
+//! Results go to standard output, everything else to standard error.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How often a progress bar is told where things stand, in records.
+pub(super) const PROGRESS_STRIDE: u64 = 1024;
+
+/// Prints a result. An error, such as a closed pipe, is the caller's.
+pub(super) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// A bar over `bytes`, or a spinner; hidden unless standard error is a terminal.
+pub(super) fn progress(bytes: Option<u64>, what: &'static str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let template = match bytes {
+        Some(_) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        None => "{msg} {spinner} {bytes} {bytes_per_sec} {elapsed}",
+    };
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(bytes, ProgressDrawTarget::stderr())
+        .with_style(style)
+        .with_message(what)
+}
+
+/// A table whose columns are as wide as their widest cell; numbers are set right.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+    };
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
+    let mut lines = Vec::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, &width) in row.iter().zip(&widths) {
+            let is_number = cell
+                .chars()
+                .all(|c| c.is_ascii_digit() || matches!(c, ',' | '.'));
+            line.push_str(&if is_number {
+                format!("{cell:>width$}  ")
+            } else {
+                format!("{cell:<width$}  ")
+            });
+        }
+        lines.push(line.trim_end().to_owned());
+    }
+    lines.join("\n")
+}
+
+/// `12,345`.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Whole records a second, 0 for an immeasurably short time.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss
+)]
+pub(super) fn per_second(count: u64, elapsed: Duration) -> u64 {
+    if elapsed.is_zero() {
+        0
+    } else {
+        (count as f64 / elapsed.as_secs_f64()).round() as u64
+    }
+}
+
+/// `1.234 s` or `12.3 ms`.
+pub(super) fn span(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds >= 1.0 => format!("{seconds:.2} s"),
+        seconds => format!("{:.2} ms", seconds * 1000.0),
+    }
+}
+
+/// Milliseconds with three decimals, for JSON.
+pub(super) fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let shown: Vec<_> = [0, 999, 1000, 1_234_567].into_iter().map(grouped).collect();
+        assert_eq!(shown, ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(per_second(500, Duration::from_millis(250)), 2000);
+        assert_eq!(per_second(5, Duration::ZERO), 0);
+        assert_eq!(
+            (
+                span(Duration::from_millis(1500)),
+                span(Duration::from_micros(250))
+            ),
+            ("1.50 s".into(), "0.25 ms".into())
+        );
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let shown = table(&[
+            row(["NAME", "LAG"]),
+            row(["n1", "1"]),
+            row(["node-2", "100"]),
+        ]);
+        assert_eq!(shown, "NAME    LAG\nn1        1\nnode-2  100");
+    }
+}

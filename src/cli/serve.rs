@@ -1,0 +1,98 @@
+//! `ferrolog serve`: runs a node until it is told to stop, or cannot go on.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent::{Agent, Bound, Seams};
+use crate::config::{Options, SecurityConfig};
+use crate::net::Security;
+use crate::net::tls::Tls;
+use crate::server::Policy;
+
+use super::files;
+
+const EXAMPLES: &str = "\
+Examples:
+  ferrolog certs --out certs --nodes n1,n2,n3
+  ferrolog serve --name n1 --data-dir data/n1 --listen 127.0.0.1:7401 --bootstrap \\
+    --tls-ca certs/ca.pem --tls-cert certs/n1.pem --tls-key certs/n1-key.pem
+  ferrolog serve --name n2 --data-dir data/n2 --listen 127.0.0.1:7402 --join 127.0.0.1:7401 \\
+    --tls-ca certs/ca.pem --tls-cert certs/n2.pem --tls-key certs/n2-key.pem
+
+One line goes to standard output, once the port is bound: `listening HOST:PORT`.
+Start a node with the same options every time: what is done already is not done again.
+SIGTERM and SIGINT stop it within ten seconds: leadership is handed on first.";
+
+/// Run a node
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ServeArgs {
+    /// A TOML file of settings; its keys are these options' names with underscores
+    #[arg(long, env = "FERROLOG_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Runs until a signal or a failure.
+pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let mut options = args.options;
+    if let Some(path) = args.config {
+        let text = read(&path)?;
+        options = options.over(Options::parse(&text, path)?);
+    }
+    let config = options.resolve()?;
+    let security = match &config.security {
+        SecurityConfig::Insecure => Security::Insecure,
+        SecurityConfig::Mutual(files) => Security::Mutual(Tls::load(files)?),
+    };
+    let policy = match &config.acl {
+        Some(path) => Policy::parse(&read(path)?).with_context(|| format!("{}", path.display()))?,
+        None => Policy::default(),
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut told = async || {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+
+    let bound = Bound::bind(config, security, policy, Seams::real()).await?;
+    announce(bound.local_addr());
+    let mut agent: Agent = tokio::select! {
+        started = bound.start() => started?,
+        signal = told() => {
+            tracing::info!(signal, "stopped before the node was a member");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    tracing::info!(addr = %agent.addr(), node = agent.log().identity().node_id,
+        cluster = %agent.log().identity().cluster_id, "serving");
+    tokio::select! {
+        failed = agent.failed() => {
+            agent.kill();
+            Err(anyhow::Error::new(failed).context("the node stopped"))
+        }
+        signal = told() => {
+            tracing::info!(signal, "stopping");
+            agent.shutdown().await;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    let text = files::read_if_present(path)?;
+    text.with_context(|| format!("{} does not exist; check the path", path.display()))
+}
+
+/// Tells whoever started the node where it listens.
+#[allow(clippy::print_stdout, reason = "the one line that a caller waits for")]
+fn announce(addr: &str) {
+    println!("listening {addr}");
+}

@@ -1,0 +1,311 @@
+//! `ferrolog trial`: proves on this machine that nothing is lost when the leader dies.
+//!
+//! Writes an input into three real nodes, reads it back from a follower, writes it again while the leader is
+//! killed, and reads both copies back from another node. Every byte is compared.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::dev::scratch_dir;
+use super::local_cluster::{LocalCluster, LocalClusterOptions, Signal};
+use super::output::{grouped, millis, per_second, print, progress, span, table};
+use super::produce::{Fed, Feeder};
+use super::records::{Delimiter, RecordSource};
+use super::{Format, files};
+use crate::client::{Client, Consistency, ConsumeOptions, ProducerStats, Start};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+const STRIDE: u64 = 1024;
+
+const HELP: &str = "\
+Exits with 0 only if every record came back, in order, once, byte for byte.
+
+Example:
+  ferrolog trial --input /usr/share/dict/words";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(super) struct TrialArgs {
+    /// A text; each of its lines becomes a record
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Keep data, logs and certificates here [default: a temporary directory]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// What one pass over the input showed.
+struct Pass {
+    fed: Fed,
+    stats: ProducerStats,
+    elapsed: Duration,
+    leader: String,
+    read_from: String,
+    read: u64,
+    read_elapsed: Duration,
+}
+
+pub(super) async fn run(args: TrialArgs, format: Format) -> anyhow::Result<()> {
+    ensure!(
+        files::input_bytes(&args.input).is_some(),
+        "{} is not a plain file, and the trial reads it several times; give one with --input",
+        args.input.display()
+    );
+    // Outlives the cluster: the nodes write into it until they have stopped.
+    let (dir, _temporary) = scratch_dir(args.dir, "trial")?;
+    let binary = std::env::current_exe().context("find this program's own path")?;
+    let mut cluster = LocalCluster::start(LocalClusterOptions::new(binary, &dir)).await?;
+    let empty = cluster.client(TIMEOUT)?.status(None).await?.next_offset == 0;
+    ensure!(
+        empty,
+        "{} holds records of an earlier trial; give an empty --dir",
+        dir.display()
+    );
+
+    let outcome = both_passes(&mut cluster, &args.input).await;
+    let stopped = cluster.stop().await;
+    let (first, second) = outcome?;
+    stopped?;
+    print(&report(&first, &second, format)).context("write to standard output")
+}
+
+async fn both_passes(cluster: &mut LocalCluster, input: &Path) -> anyhow::Result<(Pass, Pass)> {
+    let leader = cluster.leader(TIMEOUT).await?;
+    let first = first_pass(cluster, input, leader).await?;
+    let second = second_pass(cluster, input, leader, first.fed.records).await?;
+    Ok((first, second))
+}
+
+async fn first_pass(cluster: &LocalCluster, input: &Path, leader: usize) -> anyhow::Result<Pass> {
+    let producer = cluster.client(TIMEOUT)?.producer()?;
+    let bar = progress(files::input_bytes(input), "appending");
+    let started = Instant::now();
+    let mut feeder = Feeder::new(&producer);
+    let mut source = RecordSource::split(input, Delimiter::newline())?;
+    while let Some(record) = source.next().await? {
+        feeder.send(record).await?;
+        if feeder.fed.records.is_multiple_of(STRIDE) {
+            bar.set_position(feeder.fed.bytes);
+        }
+    }
+    feeder.settle().await?;
+    let (fed, elapsed) = (feeder.fed, started.elapsed());
+    bar.finish_and_clear();
+    let stats = producer.finish().await?;
+    check_offsets(&fed, 0)?;
+
+    let follower = (0..cluster.node_count())
+        .find(|&place| place != leader)
+        .context("no follower")?;
+    let (read, read_elapsed) = read_back(cluster, follower, input, 1).await?;
+    ensure!(
+        read == fed.records,
+        "{read} records came back of {}",
+        fed.records
+    );
+    let (leader, read_from) = (
+        cluster.name(leader).to_owned(),
+        cluster.name(follower).to_owned(),
+    );
+    Ok(Pass {
+        fed,
+        stats,
+        elapsed,
+        leader,
+        read_from,
+        read,
+        read_elapsed,
+    })
+}
+
+/// Appends the input again, and kills the leader when a third of it is acknowledged.
+async fn second_pass(
+    cluster: &mut LocalCluster,
+    input: &Path,
+    leader: usize,
+    count: u64,
+) -> anyhow::Result<Pass> {
+    let producer = cluster.client(TIMEOUT)?.producer()?;
+    let bar = progress(
+        files::input_bytes(input),
+        "appending, leader killed on the way",
+    );
+    let started = Instant::now();
+    let mut feeder = Feeder::new(&producer);
+    let mut source = RecordSource::split(input, Delimiter::newline())?;
+    let third = count / 3;
+    let mut killed = false;
+    while let Some(record) = source.next().await? {
+        // A short input is sent before a third of it is acknowledged: then wait, so that a part of it meets
+        // the dead leader.
+        let is_time = producer.stats().acknowledged >= third || feeder.fed.records >= 2 * third;
+        if !killed && is_time {
+            feeder.settle_first(third).await?;
+            cluster.signal(leader, Signal::KILL)?;
+            killed = true;
+        }
+        feeder.send(record).await?;
+        if feeder.fed.records.is_multiple_of(STRIDE) {
+            bar.set_position(feeder.fed.bytes);
+        }
+    }
+    if !killed {
+        cluster.signal(leader, Signal::KILL)?;
+    }
+    feeder.settle().await?;
+    let (fed, elapsed) = (feeder.fed, started.elapsed());
+    bar.finish_and_clear();
+    let stats = producer.finish().await?;
+    cluster.wait_exit(leader, TIMEOUT).await?;
+    check_offsets(&fed, count)?;
+
+    let new_leader = cluster.leader(TIMEOUT).await?;
+    let other = (0..cluster.node_count()).find(|&place| place != leader && place != new_leader);
+    let reader = other.context("no other node")?;
+    let (read, read_elapsed) = read_back(cluster, reader, input, 2).await?;
+    ensure!(
+        read == 2 * count,
+        "{read} records came back of {}",
+        2 * count
+    );
+    let (leader, read_from) = (
+        cluster.name(new_leader).to_owned(),
+        cluster.name(reader).to_owned(),
+    );
+    Ok(Pass {
+        fed,
+        stats,
+        elapsed,
+        leader,
+        read_from,
+        read,
+        read_elapsed,
+    })
+}
+
+fn check_offsets(fed: &Fed, first: u64) -> anyhow::Result<()> {
+    let expected = (fed.records > 0).then(|| (first, first + fed.records - 1));
+    let got = fed.first_offset.zip(fed.last_offset);
+    ensure!(
+        got == expected,
+        "the acknowledged offsets are {got:?} where {expected:?} was due"
+    );
+    Ok(())
+}
+
+/// Reads the whole log from one node, strongly, and compares it with so many copies of the input.
+async fn read_back(
+    cluster: &LocalCluster,
+    place: usize,
+    input: &Path,
+    copies: u64,
+) -> anyhow::Result<(u64, Duration)> {
+    let client = cluster.client(TIMEOUT)?;
+    let server = cluster.addr(place).to_owned();
+    let started = Instant::now();
+    let read = compare(&client, &server, input, copies)
+        .await
+        .with_context(|| format!("read back from {} at {server}", cluster.name(place)))?;
+    Ok((read, started.elapsed()))
+}
+
+async fn compare(client: &Client, server: &str, input: &Path, copies: u64) -> anyhow::Result<u64> {
+    let mut consumer = client.consume(ConsumeOptions {
+        from: Start::Offset(0),
+        consistency: Consistency::Strong,
+        follow: false,
+        server: Some(server.to_owned()),
+    })?;
+    let bar = progress(None, "reading back");
+    let (mut read, mut bytes) = (0, 0);
+    for copy in 1..=copies {
+        let mut source = RecordSource::split(input, Delimiter::newline())?;
+        while let Some(expected) = source.next().await? {
+            let Some(record) = consumer.next().await else {
+                bail!(
+                    "the log ends at offset {read}, within copy {copy} of the input: records are lost"
+                );
+            };
+            let record = record?;
+            ensure!(
+                record.value == expected,
+                "offset {} differs from copy {copy} of the input: {} bytes instead of {}",
+                record.offset,
+                record.value.len(),
+                expected.len()
+            );
+            read += 1;
+            bytes += expected.len() as u64;
+            if read % STRIDE == 0 {
+                bar.set_position(bytes);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    if let Some(more) = consumer.next().await {
+        bail!(
+            "the log goes on at offset {} after all copies: a record is in it twice",
+            more?.offset
+        );
+    }
+    Ok(read)
+}
+
+fn report(first: &Pass, second: &Pass, format: Format) -> String {
+    let passes = [("healthy", first), ("leader killed", second)];
+    if format == Format::Json {
+        let passes = passes.map(|(name, pass)| {
+            json!({
+                "pass": name,
+                "records": pass.fed.records,
+                "bytes": pass.fed.bytes,
+                "records_per_second": per_second(pass.fed.records, pass.elapsed),
+                "longest_ack_gap_ms": millis(pass.stats.longest_gap),
+                "streams": pass.stats.streams,
+                "leader_after": pass.leader,
+                "read_from": pass.read_from,
+                "records_read": pass.read,
+                "records_read_per_second": per_second(pass.read, pass.read_elapsed),
+            })
+        });
+        return json!({ "matched": true, "leader_before": first.leader, "passes": passes })
+            .to_string();
+    }
+    let head = [
+        "",
+        "records",
+        "bytes",
+        "records/s",
+        "longest ack gap",
+        "leader",
+        "read from",
+        "read",
+        "read/s",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let leaders = [
+        first.leader.clone(),
+        format!("{} > {}", first.leader, second.leader),
+    ];
+    for ((name, pass), leader) in passes.into_iter().zip(leaders) {
+        rows.push(vec![
+            name.to_owned(),
+            grouped(pass.fed.records),
+            grouped(pass.fed.bytes),
+            grouped(per_second(pass.fed.records, pass.elapsed)),
+            span(pass.stats.longest_gap),
+            leader,
+            pass.read_from.clone(),
+            grouped(pass.read),
+            grouped(per_second(pass.read, pass.read_elapsed)),
+        ]);
+    }
+    format!(
+        "{}\n\nall records came back, in order, once, byte for byte",
+        table(&rows)
+    )
+}

@@ -1,0 +1,94 @@
+//! What an operator asks: the status of a node, and changes of the cluster.
+//!
+//! A status is asked of each server once, since a slow answer to "what is wrong" helps nobody. Changes are
+//! idempotent, so they are tried again until the client's timeout.
+
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use super::attempts::{Attempts, within};
+use super::error::is_distrust;
+use super::{Client, ClientError, FIRST_ANSWER_MAX};
+use crate::proto::v1::cluster_service_client::ClusterServiceClient;
+use crate::proto::v1::{
+    GetStatusRequest, GetStatusResponse, RemoveNodeRequest, TransferLeadershipRequest,
+};
+
+/// A change waits for the cluster to agree, and a transfer for a follower to catch up.
+const CHANGE_MAX: Duration = Duration::from_secs(30);
+
+type Cluster = ClusterServiceClient<tonic::transport::Channel>;
+
+impl Client {
+    /// What `server`, or the first that answers, knows of the cluster.
+    pub async fn status(&self, server: Option<&str>) -> Result<GetStatusResponse, ClientError> {
+        let mut rotation = self.servers.rotation(server)?;
+        let limit = FIRST_ANSWER_MAX.min(self.timeout);
+        let mut last = ClientError::NoServers;
+        for _ in 0..rotation.len() {
+            let addr = rotation.current().to_owned();
+            let mut cluster = ClusterServiceClient::new(self.servers.channel(&addr));
+            match within(limit, cluster.get_status(GetStatusRequest {})).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => {
+                    self.servers.forget_if_dead(&addr, &status);
+                    last = status_error(&addr, &status, limit);
+                }
+            }
+            rotation.advance(None);
+        }
+        Err(last)
+    }
+
+    /// Takes the node out of the cluster; false if there was none of that name.
+    pub async fn remove(&self, name: &str) -> Result<bool, ClientError> {
+        let request = RemoveNodeRequest {
+            name: name.to_owned(),
+        };
+        let call =
+            async |mut cluster: Cluster| cluster.remove_node(Request::new(request.clone())).await;
+        self.change(call).await.map(|answer| answer.removed)
+    }
+
+    /// Hands leadership to `to`, or to the voter that is furthest on; answers with the new leader's name.
+    pub async fn transfer(&self, to: Option<&str>) -> Result<String, ClientError> {
+        let request = TransferLeadershipRequest {
+            to: to.unwrap_or_default().to_owned(),
+        };
+        let call = async |mut cluster: Cluster| {
+            cluster
+                .transfer_leadership(Request::new(request.clone()))
+                .await
+        };
+        self.change(call).await.map(|answer| answer.leader)
+    }
+
+    async fn change<T>(
+        &self,
+        call: impl AsyncFn(Cluster) -> Result<Response<T>, Status>,
+    ) -> Result<T, ClientError> {
+        let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
+        loop {
+            let cluster = ClusterServiceClient::new(self.servers.channel(attempts.server()));
+            match within(CHANGE_MAX.min(self.timeout), call(cluster)).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => attempts.failed(&status).await?,
+            }
+        }
+    }
+}
+
+fn status_error(server: &str, status: &Status, limit: Duration) -> ClientError {
+    use tonic::Code::{Cancelled, DeadlineExceeded, Unavailable, Unknown};
+    match status.code() {
+        Unavailable | Unknown | Cancelled | DeadlineExceeded if !is_distrust(status) => {
+            ClientError::Unreachable {
+                servers: server.to_owned(),
+                seconds: limit.as_secs(),
+                cause: super::error::describe(status),
+            }
+        }
+        _ => ClientError::of_status(server, status),
+    }
+}

@@ -1,0 +1,118 @@
+//! Trying again: which failure ends a call, which moves it to the next server, and when to give up.
+//!
+//! Shared by every verb that survives a lost server. What is safe to repeat is the caller's knowledge.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::ClientError;
+use super::error::{describe, is_distrust, is_retryable, leader_hint};
+use super::servers::{Backoff, Rotation, Servers};
+
+/// The tries of one caller, up to a time without progress.
+pub(super) struct Attempts {
+    servers: Arc<Servers>,
+    rotation: Rotation,
+    backoff: Backoff,
+    timeout: Duration,
+    since: Instant,
+    /// Failures in a row that were refused handshakes.
+    distrusted: usize,
+    answered: bool,
+}
+
+impl Attempts {
+    pub(super) fn new(
+        servers: &Arc<Servers>,
+        only: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Self, ClientError> {
+        Ok(Self {
+            servers: Arc::clone(servers),
+            rotation: servers.rotation(only)?,
+            backoff: Backoff::new(),
+            timeout,
+            since: Instant::now(),
+            distrusted: 0,
+            answered: false,
+        })
+    }
+
+    /// The server whose turn it is.
+    pub(super) fn server(&self) -> &str {
+        self.rotation.current()
+    }
+
+    /// Something moved: the time to give up starts anew.
+    pub(super) fn progressed(&mut self) {
+        self.waiting_since(Instant::now());
+        self.answered = true;
+        self.distrusted = 0;
+        self.backoff.reset();
+    }
+
+    /// Counts the time to give up from `since`, for a caller that was idle meanwhile.
+    pub(super) fn waiting_since(&mut self, since: Instant) {
+        self.since = since;
+    }
+
+    /// Takes note of a failure: waits a little and moves to the next server, or says why it is over.
+    pub(super) async fn failed(&mut self, status: &Status) -> Result<(), ClientError> {
+        let server = self.rotation.current();
+        self.servers.forget_if_dead(server, status);
+        if is_distrust(status) {
+            // One node with a bad certificate must not stop a client that the others would serve.
+            self.distrusted += 1;
+            if self.distrusted >= self.rotation.len() {
+                return Err(ClientError::of_status(server, status));
+            }
+        } else if is_retryable(status) {
+            self.distrusted = 0;
+        } else {
+            return Err(ClientError::of_status(server, status));
+        }
+        if self.since.elapsed() >= self.timeout {
+            return Err(self.give_up(status));
+        }
+        tracing::debug!(server, cause = describe(status), "trying another server");
+        self.rotation.advance(leader_hint(status));
+        self.backoff.wait().await;
+        Ok(())
+    }
+
+    fn give_up(&self, status: &Status) -> ClientError {
+        let servers = if self.rotation.is_pinned() {
+            self.rotation.current().to_owned()
+        } else {
+            self.servers.names()
+        };
+        let (seconds, cause) = (self.since.elapsed().as_secs(), describe(status));
+        match self.answered {
+            true => ClientError::Stalled {
+                servers,
+                seconds,
+                cause,
+            },
+            false => ClientError::Unreachable {
+                servers,
+                seconds,
+                cause,
+            },
+        }
+    }
+}
+
+/// Bounds one wait on a server, so that a frozen one is left.
+pub(super) async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        Err(Status::deadline_exceeded(format!(
+            "no answer within {limit:?}"
+        )))
+    })
+}

@@ -1,0 +1,236 @@
+//! What a client call can end with: what failed, why, and what to do about it.
+//!
+//! Which statuses are worth another try is decided here, once, for every verb. Nothing is retried here.
+
+use std::error::Error;
+use std::io;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::net::stream_layer::DialError;
+use crate::net::tls::TlsError;
+
+/// The detail of a status under which a server names the leader's address.
+const LEADER_METADATA: &str = "leader";
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ClientError {
+    #[error(
+        "no server was named; give some with --servers HOST:PORT,HOST:PORT or FERROLOG_SERVERS"
+    )]
+    NoServers,
+    #[error(
+        "no answer from {servers}, asked for {seconds} s: {cause}. Check that nodes listen there, and that they \
+         speak TLS or plaintext as this client does"
+    )]
+    Unreachable {
+        servers: String,
+        seconds: u64,
+        cause: String,
+    },
+    #[error(
+        "{servers} made no progress for {seconds} s: {cause}. A majority of the nodes must be up; see \
+         `ferrolog cluster status`"
+    )]
+    Stalled {
+        servers: String,
+        seconds: u64,
+        cause: String,
+    },
+    #[error(
+        "{server} and this client do not trust each other: {cause}. Give files of one authority with --tls-ca, \
+         --tls-cert and --tls-key (made by `ferrolog certs`), or --insecure if the nodes run so"
+    )]
+    Tls { server: String, cause: String },
+    #[error(
+        "{server} does not know who is asking: {message}. Give a client certificate with --tls-cert and --tls-key"
+    )]
+    Unauthenticated { server: String, message: String },
+    #[error(
+        "{server} does not allow this: {message}. Use a certificate that the policy allows, or change the policy"
+    )]
+    PermissionDenied { server: String, message: String },
+    #[error("{server} refuses the request: {message}")]
+    InvalidArgument { server: String, message: String },
+    #[error("{server} cannot do this in its present state: {message}")]
+    FailedPrecondition { server: String, message: String },
+    #[error("{server} finds the request out of range: {message}")]
+    OutOfRange { server: String, message: String },
+    #[error(
+        "{server} does not offer this call: {message}. Check that the address is a ferrolog node of this version"
+    )]
+    Unimplemented { server: String, message: String },
+    #[error("{server} failed: {message} ({code:?})")]
+    Failed {
+        server: String,
+        code: Code,
+        message: String,
+    },
+    #[error(
+        "offset {asked} is past the end of the log, whose next offset is {next}; start at {next} or below"
+    )]
+    PastEnd { asked: u64, next: u64 },
+    #[error(
+        "{server} sent offset {got} where {expected} was due. Records would be lost or doubled, so the read ends; \
+         read again from {expected} and report this"
+    )]
+    Gap {
+        server: String,
+        expected: u64,
+        got: u64,
+    },
+    #[error("{server} breaks the protocol: {what}. Check that it runs this version of ferrolog")]
+    Protocol { server: String, what: &'static str },
+    #[error("the producer was closed before this record was acknowledged")]
+    Closed,
+}
+
+impl ClientError {
+    /// The servers may be fine later: nobody answered, or nothing moved.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Stalled { .. })
+    }
+
+    /// The error of one call to `server` that is not tried again.
+    pub(super) fn of_status(server: &str, status: &Status) -> Self {
+        let (server, message) = (server.to_owned(), describe(status));
+        match status.code() {
+            _ if is_distrust(status) => Self::Tls {
+                server,
+                cause: message,
+            },
+            Code::InvalidArgument => Self::InvalidArgument { server, message },
+            Code::PermissionDenied => Self::PermissionDenied { server, message },
+            Code::Unauthenticated => Self::Unauthenticated { server, message },
+            Code::FailedPrecondition => Self::FailedPrecondition { server, message },
+            Code::OutOfRange => Self::OutOfRange { server, message },
+            Code::Unimplemented => Self::Unimplemented { server, message },
+            code => Self::Failed {
+                server,
+                code,
+                message,
+            },
+        }
+    }
+}
+
+/// Whether another server, or the same one later, may answer differently.
+///
+/// A retried produce is safe because the session makes the server drop what it already holds.
+pub(super) fn is_retryable(status: &Status) -> bool {
+    let final_code = matches!(
+        status.code(),
+        Code::InvalidArgument
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::Aborted
+    );
+    !final_code && !is_distrust(status)
+}
+
+/// The address of the leader, if the status tells it.
+pub(super) fn leader_hint(status: &Status) -> Option<String> {
+    let info = status.get_details_error_info()?;
+    info.metadata
+        .get(LEADER_METADATA)
+        .filter(|addr| !addr.is_empty())
+        .cloned()
+}
+
+/// The message with its causes, which tonic's own text leaves out.
+pub(super) fn describe(status: &Status) -> String {
+    let mut text = match status.message() {
+        "" | "transport error" => format!("{:?}", status.code()),
+        message => message.to_owned(),
+    };
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        // Says nothing that its neighbours do not say better.
+        if part != "transport error" && !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// A refused handshake or certificate: waiting does not mend those.
+pub(super) fn is_distrust(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let io_error = error.downcast_ref::<io::Error>();
+        // How the TLS layer marks its verdicts; a connection that merely broke has another kind.
+        if io_error.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData) {
+            return true;
+        }
+        if matches!(error.downcast_ref(), Some(DialError::Tls { source, .. }) if !matches!(**source, TlsError::Handshake { .. }))
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn a_status_names_the_leader_in_its_details() {
+        let metadata = HashMap::from([("leader".to_owned(), "b:1".to_owned())]);
+        let details = ErrorDetails::with_error_info("NOT_LEADER", "ferrolog", metadata);
+        let status = Status::with_error_details(Code::Unavailable, "not the leader", details);
+        assert_eq!(leader_hint(&status).as_deref(), Some("b:1"));
+        assert_eq!(leader_hint(&Status::unavailable("x")), None);
+    }
+
+    #[test]
+    fn what_the_caller_got_wrong_is_not_tried_again() {
+        let fine = [
+            Code::Unavailable,
+            Code::Unknown,
+            Code::Cancelled,
+            Code::Internal,
+            Code::DeadlineExceeded,
+        ];
+        assert!(
+            fine.iter()
+                .all(|&code| is_retryable(&Status::new(code, "")))
+        );
+        let wrong = [
+            Code::InvalidArgument,
+            Code::PermissionDenied,
+            Code::FailedPrecondition,
+            Code::OutOfRange,
+        ];
+        assert!(
+            !wrong
+                .iter()
+                .any(|&code| is_retryable(&Status::new(code, "")))
+        );
+    }
+
+    #[test]
+    fn a_refused_certificate_is_final() {
+        let refused = io::Error::new(io::ErrorKind::InvalidData, "unknown authority");
+        let status = Status::from_error(Box::new(refused));
+        assert!(!is_retryable(&status));
+        assert!(matches!(
+            ClientError::of_status("a:1", &status),
+            ClientError::Tls { .. }
+        ));
+    }
+}

@@ -1,0 +1,191 @@
+//! Which server to ask next: the list in turn, a hinted leader first, one cached channel each.
+//!
+//! It knows nothing of verbs and never waits, except in [`Backoff`].
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::ClientError;
+use crate::net::Kind;
+use crate::net::stream_layer::{ChannelOptions, StreamLayer};
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// The servers of one client and the channels to them. Shared by all its calls.
+pub(super) struct Servers {
+    addrs: Vec<String>,
+    stream_layer: StreamLayer,
+    channels: Mutex<HashMap<String, Channel>>,
+}
+
+impl Servers {
+    pub(super) fn new(addrs: Vec<String>, stream_layer: StreamLayer) -> Self {
+        Self {
+            addrs,
+            stream_layer,
+            channels: Mutex::default(),
+        }
+    }
+
+    /// All addresses as one text, for messages.
+    pub(super) fn names(&self) -> String {
+        self.addrs.join(",")
+    }
+
+    /// A walk over the servers, or over `only` one.
+    pub(super) fn rotation(&self, only: Option<&str>) -> Result<Rotation, ClientError> {
+        let addrs: Vec<String> = match only {
+            Some(addr) => vec![addr.to_owned()],
+            None => self.addrs.clone(),
+        };
+        if addrs.is_empty() {
+            return Err(ClientError::NoServers);
+        }
+        Ok(Rotation {
+            addrs: addrs.into(),
+            hint: None,
+            pinned: only.is_some(),
+        })
+    }
+
+    /// The channel to `addr`, which dials when it is first used and again after a loss.
+    pub(super) fn channel(&self, addr: &str) -> Channel {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let dial = || {
+            self.stream_layer
+                .channel(Kind::Grpc, addr, ChannelOptions::default())
+        };
+        channels.entry(addr.to_owned()).or_insert_with(dial).clone()
+    }
+
+    /// Drops the channel of a server that no longer answers, so that the next call dials: a frozen peer keeps
+    /// its old connection open.
+    pub(super) fn forget_if_dead(&self, addr: &str, status: &Status) {
+        if status.code() != Code::DeadlineExceeded {
+            return;
+        }
+        self.channels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(addr);
+    }
+}
+
+/// The order in which one caller tries the servers.
+pub(super) struct Rotation {
+    addrs: VecDeque<String>,
+    hint: Option<String>,
+    pinned: bool,
+}
+
+impl Rotation {
+    /// The server to ask now.
+    pub(super) fn current(&self) -> &str {
+        self.hint.as_deref().unwrap_or(&self.addrs[0])
+    }
+
+    /// Moves on. A hinted leader goes first, though the list may not hold it; a failed hint is dropped.
+    pub(super) fn advance(&mut self, leader_hint: Option<String>) {
+        let failed = self.hint.take();
+        // The list moves on even past a hint, or two servers with stale hints would hide the third.
+        self.addrs.rotate_left(1);
+        if !self.pinned {
+            self.hint = leader_hint.filter(|hint| failed.as_ref() != Some(hint));
+        }
+    }
+
+    /// Whether the caller asked for one server and no other.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.pinned
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.addrs.len()
+    }
+}
+
+/// Waits that grow from 20 to 250 ms, and start anew after progress.
+pub(super) struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Self {
+            next: BACKOFF_FIRST,
+        }
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.next = BACKOFF_FIRST;
+    }
+
+    pub(super) async fn wait(&mut self) {
+        tokio::time::sleep(self.take()).await;
+    }
+
+    fn take(&mut self) -> Duration {
+        let now = self.next;
+        self.next = (now * 2).min(BACKOFF_MAX);
+        now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::net::Security;
+    use crate::net::memory::MemoryNetwork;
+
+    fn servers(addrs: &[&str]) -> Servers {
+        let layer = StreamLayer::new(Arc::new(MemoryNetwork::new()), Security::Insecure);
+        Servers::new(addrs.iter().map(|&addr| addr.to_owned()).collect(), layer)
+    }
+
+    #[test]
+    fn servers_are_tried_in_turn_and_a_hint_goes_first() {
+        let mut rotation = servers(&["a", "b", "c"]).rotation(None).unwrap();
+        assert_eq!(rotation.current(), "a");
+        rotation.advance(None);
+        assert_eq!(rotation.current(), "b");
+        rotation.advance(Some("x".to_owned()));
+        assert_eq!(rotation.current(), "x");
+        rotation.advance(Some("x".to_owned()));
+        assert_eq!(
+            rotation.current(),
+            "a",
+            "a hint that just failed is not followed again"
+        );
+    }
+
+    #[test]
+    fn a_pinned_server_stays() {
+        let mut rotation = servers(&["a", "b"]).rotation(Some("z")).unwrap();
+        rotation.advance(Some("b".to_owned()));
+        assert_eq!(rotation.current(), "z");
+    }
+
+    #[test]
+    fn no_servers_is_an_error() {
+        assert!(matches!(
+            servers(&[]).rotation(None),
+            Err(ClientError::NoServers)
+        ));
+    }
+
+    #[test]
+    fn backoff_grows_to_its_limit_and_starts_anew() {
+        let mut backoff = Backoff::new();
+        let waits: Vec<_> = (0..6).map(|_| backoff.take().as_millis()).collect();
+        assert_eq!(waits, [20, 40, 80, 160, 250, 250]);
+        backoff.reset();
+        assert_eq!(backoff.take(), BACKOFF_FIRST);
+    }
+}

@@ -1,0 +1,311 @@
+//! A node's settings: defaults, then a file, then the environment, then the command line.
+//!
+//! The one place where settings are named. A key that is not known is an error, in a file as on
+//! the command line: a misspelt setting must not silently be its default.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::log;
+use crate::net::tls::TlsFiles;
+use crate::raft::Timing;
+use crate::server::Limits;
+
+const HELP_SECURITY: &str = "Security";
+const HELP_TUNING: &str = "Tuning";
+
+/// Settings as they are given: what is not given is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// The node's name: unique in the cluster, and the same at every start
+    #[arg(long, env = "FERROLOG_NAME")]
+    pub name: Option<String>,
+    /// Where the node keeps its data; made if missing
+    #[arg(long, env = "FERROLOG_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The one address for clients and peers; port 0 picks a free one
+    #[arg(long, env = "FERROLOG_LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// The address that others reach the node at [default: the listening one]
+    #[arg(long, env = "FERROLOG_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Begin a new cluster with this node, unless its directory holds a node already. With --join,
+    /// refuse if one of those addresses belongs to a cluster
+    #[arg(long, env = "FERROLOG_BOOTSTRAP", num_args = 0..=1, default_missing_value = "true")]
+    pub bootstrap: Option<bool>,
+    /// Join the cluster that one of these nodes belongs to
+    #[arg(
+        long,
+        env = "FERROLOG_JOIN",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ','
+    )]
+    pub join: Option<Vec<String>>,
+    /// The authority whose certificates are trusted
+    #[arg(long, env = "FERROLOG_TLS_CA", value_name = "FILE", help_heading = HELP_SECURITY)]
+    pub tls_ca: Option<PathBuf>,
+    /// The node's certificate, made by `ferrolog certs`
+    #[arg(long, env = "FERROLOG_TLS_CERT", value_name = "FILE", help_heading = HELP_SECURITY)]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, readable by its owner alone
+    #[arg(long, env = "FERROLOG_TLS_KEY", value_name = "FILE", help_heading = HELP_SECURITY)]
+    pub tls_key: Option<PathBuf>,
+    /// Serve plain text to anybody; on loopback addresses only
+    #[arg(long, env = "FERROLOG_INSECURE", num_args = 0..=1, default_missing_value = "true",
+          help_heading = HELP_SECURITY)]
+    pub insecure: Option<bool>,
+    /// Which clients may produce, consume and administer: lines `p, COMMON NAME, *, ACTION`
+    #[arg(long, env = "FERROLOG_ACL", value_name = "FILE", help_heading = HELP_SECURITY)]
+    pub acl: Option<PathBuf>,
+    /// The largest record, in bytes [default: 4194304]
+    #[arg(long, env = "FERROLOG_RECORD_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING)]
+    pub record_bytes_max: Option<usize>,
+    /// The size of a segment, in bytes [default: 67108864]
+    #[arg(long, env = "FERROLOG_SEGMENT_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING)]
+    pub segment_bytes_max: Option<u32>,
+    /// How often a leader is heard, in milliseconds; a follower waits three to six times as long
+    /// [default: 50]
+    #[arg(long, env = "FERROLOG_HEARTBEAT_MS", value_name = "MS", help_heading = HELP_TUNING)]
+    pub heartbeat_ms: Option<u64>,
+}
+
+/// How a node proves itself.
+#[derive(Debug, Clone)]
+pub enum SecurityConfig {
+    /// Not at all.
+    Insecure,
+    /// By certificates.
+    Mutual(TlsFiles),
+}
+
+/// Settings that can be run with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's name.
+    pub name: String,
+    /// Its directory.
+    pub data_dir: PathBuf,
+    /// Where it listens.
+    pub listen: String,
+    /// Where others reach it; `None`: where it listens.
+    pub advertise: Option<String>,
+    /// Whether it may begin a cluster.
+    pub bootstrap: bool,
+    /// Whom it asks to join, or whom it must not find in a cluster when it begins one.
+    pub join: Vec<String>,
+    /// The access policy's file.
+    pub acl: Option<PathBuf>,
+    /// How it proves itself.
+    pub security: SecurityConfig,
+    /// What it takes from clients.
+    pub limits: Limits,
+    /// The log's limits.
+    pub log: log::Config,
+    /// Raft's clockwork.
+    pub timing: Timing,
+}
+
+/// Settings that cannot be run with.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file of settings is not one.
+    #[error("{path}: {what}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it, and where.
+        what: String,
+    },
+    /// A setting is missing.
+    #[error("{0} is missing: {1}")]
+    Missing(&'static str, &'static str),
+    /// Settings contradict each other or are out of bounds.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Options {
+    /// Reads the text of a file of settings, in TOML.
+    pub fn parse(text: &str, path: PathBuf) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| ConfigError::File {
+            path,
+            what: error.to_string(),
+        })
+    }
+
+    /// These settings, and for those that are not given the others'.
+    pub fn over(self, under: Self) -> Self {
+        Self {
+            name: self.name.or(under.name),
+            data_dir: self.data_dir.or(under.data_dir),
+            listen: self.listen.or(under.listen),
+            advertise: self.advertise.or(under.advertise),
+            bootstrap: self.bootstrap.or(under.bootstrap),
+            join: self.join.or(under.join),
+            tls_ca: self.tls_ca.or(under.tls_ca),
+            tls_cert: self.tls_cert.or(under.tls_cert),
+            tls_key: self.tls_key.or(under.tls_key),
+            insecure: self.insecure.or(under.insecure),
+            acl: self.acl.or(under.acl),
+            record_bytes_max: self.record_bytes_max.or(under.record_bytes_max),
+            segment_bytes_max: self.segment_bytes_max.or(under.segment_bytes_max),
+            heartbeat_ms: self.heartbeat_ms.or(under.heartbeat_ms),
+        }
+    }
+
+    /// Checks the settings and fills in the defaults.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let security = self.security()?;
+        let missing = ConfigError::Missing;
+        let bootstrap = self.bootstrap.unwrap_or(false);
+        let join: Vec<_> = self.join.unwrap_or_default();
+        let join: Vec<String> = join.into_iter().filter(|addr| !addr.is_empty()).collect();
+        if !bootstrap && join.is_empty() {
+            let what = "the first node of a cluster starts with --bootstrap, the others with \
+                        --join and the address of a node";
+            return Err(missing("--bootstrap or --join", what));
+        }
+        let defaults = log::Config::default();
+        let segment_bytes_max = self.segment_bytes_max.unwrap_or(defaults.segment_bytes_max);
+        let record_bytes_max = self
+            .record_bytes_max
+            .unwrap_or(Limits::default().record_bytes_max);
+        check_sizes(segment_bytes_max, record_bytes_max)?;
+        let heartbeat_ms = self.heartbeat_ms.unwrap_or(Timing::default().heartbeat_ms);
+        if !(10..=10_000).contains(&heartbeat_ms) {
+            return Err(ConfigError::Invalid(
+                "--heartbeat-ms is between 10 and 10000".to_owned(),
+            ));
+        }
+        Ok(Config {
+            name: self
+                .name
+                .ok_or(missing("--name", "give the node a name of its own"))?,
+            data_dir: self.data_dir.ok_or(missing(
+                "--data-dir",
+                "name the directory for the node's data",
+            ))?,
+            listen: self.listen.ok_or(missing(
+                "--listen",
+                "name the address, such as 127.0.0.1:7400",
+            ))?,
+            advertise: self.advertise,
+            bootstrap,
+            join,
+            acl: self.acl,
+            security,
+            limits: Limits {
+                record_bytes_max,
+                ..Limits::default()
+            },
+            log: log::Config {
+                segment_bytes_max,
+                ..defaults
+            },
+            timing: Timing {
+                heartbeat_ms,
+                election_ms: (3 * heartbeat_ms, 6 * heartbeat_ms),
+            },
+        })
+    }
+
+    fn security(&self) -> Result<SecurityConfig, ConfigError> {
+        let files = (
+            self.tls_ca.clone(),
+            self.tls_cert.clone(),
+            self.tls_key.clone(),
+        );
+        match (self.insecure.unwrap_or(false), files) {
+            (true, (None, None, None)) => Ok(SecurityConfig::Insecure),
+            (true, _) => Err(ConfigError::Invalid(
+                "--insecure and certificates contradict each other: give one or the other"
+                    .to_owned(),
+            )),
+            (false, (Some(ca), Some(cert), Some(key))) => {
+                Ok(SecurityConfig::Mutual(TlsFiles { ca, cert, key }))
+            }
+            (false, _) => Err(ConfigError::Missing(
+                "--tls-ca, --tls-cert or --tls-key",
+                "make all three with `ferrolog certs --out certs`, or try on this machine with \
+                 --insecure",
+            )),
+        }
+    }
+}
+
+fn check_sizes(segment_bytes_max: u32, record_bytes_max: usize) -> Result<(), ConfigError> {
+    if !(1 << 16..=1 << 30).contains(&segment_bytes_max) {
+        let what = "--segment-bytes-max is between 64 KiB and 1 GiB".to_owned();
+        return Err(ConfigError::Invalid(what));
+    }
+    // An entry holds a record and little else, and takes at most half a segment.
+    let most = (segment_bytes_max as usize / 2 - 4096).min(32 << 20);
+    if record_bytes_max > most {
+        return Err(ConfigError::Invalid(format!(
+            "--record-bytes-max is at most {most} with segments of {segment_bytes_max} bytes"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(text: &str) -> Options {
+        Options::parse(text, "f.toml".into()).unwrap()
+    }
+
+    const BASE: &str = "name = 'n'\ndata_dir = '/d'\nlisten = '127.0.0.1:0'\n";
+
+    #[test]
+    fn what_is_given_later_wins() {
+        let file = options("name = 'file'\nlisten = 'f:1'\ninsecure = true\nbootstrap = true");
+        let flags = options("name = 'flag'\ndata_dir = '/d'");
+        let config = flags.over(file).resolve().unwrap();
+        assert_eq!(
+            (config.name.as_str(), config.listen.as_str()),
+            ("flag", "f:1")
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = Options::parse("nmae = 'n'", "f.toml".into()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("f.toml") && text.contains("nmae"), "{text}");
+    }
+
+    #[test]
+    fn contradictions_and_gaps_say_what_to_do() {
+        let refused = [
+            ("insecure = true", "--join"),
+            ("bootstrap = true", "ferrolog certs"),
+            (
+                "bootstrap = true\ninsecure = true\ntls_ca = 'x'",
+                "contradict",
+            ),
+            ("bootstrap = true\ntls_ca = 'x'", "--tls-cert"),
+            (
+                "bootstrap = true\ninsecure = true\nsegment_bytes_max = 100",
+                "64 KiB",
+            ),
+            (
+                "bootstrap = true\ninsecure = true\nrecord_bytes_max = 99999999",
+                "at most",
+            ),
+            ("bootstrap = true\ninsecure = true\nheartbeat_ms = 1", "10"),
+        ];
+        for (text, hint) in refused {
+            let error = options(&format!("{BASE}{text}"))
+                .resolve()
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+        let good = format!("{BASE}bootstrap = true\ninsecure = true");
+        assert!(options(&good).resolve().is_ok());
+    }
+}

@@ -1,0 +1,127 @@
+//! The gRPC edge: what clients may call, and the one map from errors to status codes.
+//!
+//! It owns the trait that it needs of a log, [`CommitLog`], so that its verbs run over a bare log
+//! in tests as they run over a replicated one. Peers' calls are not served here.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::log::{self, Offset, Record};
+use crate::raft::{Answer, Applied, ProposeError, ReadError, View};
+
+mod auth;
+mod cluster;
+mod consume;
+mod log_v1;
+mod produce;
+mod router;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+pub use auth::{Policy, PolicyError};
+pub use router::{Drain, HealthReporter, ServeError, router, serve, serve_peers};
+
+/// What the service needs of a log.
+pub trait CommitLog: Send + Sync + 'static {
+    /// Queues a batch, as `log::record` draws it. The answer comes once it is synced on a majority
+    /// and applied (I1). Batches queued one after another keep their order.
+    fn propose(&self, batch: Bytes) -> impl Future<Output = Result<Answer, ProposeError>> + Send;
+
+    /// Returns once a read sees everything that was acknowledged before the call.
+    fn read_barrier(&self) -> impl Future<Output = Result<(), ReadError>> + Send;
+
+    /// Records from `offset` on, of about `bytes_max` bytes: at least one.
+    fn read(
+        &self,
+        offset: Offset,
+        bytes_max: usize,
+    ) -> impl Future<Output = Result<Vec<Record>, log::Error>> + Send;
+
+    /// The first readable offset, and the one that the next record gets.
+    fn offsets(&self) -> (Offset, Offset);
+
+    /// How far records can be read, and a wait for more.
+    fn watch_applied(&self) -> watch::Receiver<Applied>;
+
+    /// The cluster as this node sees it.
+    fn view(&self) -> View;
+}
+
+impl CommitLog for crate::raft::ReplicatedLog {
+    async fn propose(&self, batch: Bytes) -> Result<Answer, ProposeError> {
+        Self::propose(self, batch).await
+    }
+
+    async fn read_barrier(&self) -> Result<(), ReadError> {
+        Self::read_barrier(self).await
+    }
+
+    async fn read(&self, offset: Offset, bytes_max: usize) -> Result<Vec<Record>, log::Error> {
+        read_log(self.log(), offset, bytes_max).await
+    }
+
+    fn offsets(&self) -> (Offset, Offset) {
+        self.log().offsets()
+    }
+
+    fn watch_applied(&self) -> watch::Receiver<Applied> {
+        Self::watch_applied(self)
+    }
+
+    fn view(&self) -> View {
+        Self::view(self)
+    }
+}
+
+/// Reads without making the runtime's threads wait for the disk.
+async fn read_log(
+    log: &log::Log,
+    offset: Offset,
+    bytes_max: usize,
+) -> Result<Vec<Record>, log::Error> {
+    if log.in_memory(offset) {
+        return log.read(offset, bytes_max);
+    }
+    let log = log.clone();
+    let read = tokio::task::spawn_blocking(move || log.read(offset, bytes_max));
+    read.await.unwrap_or(Err(log::Error::Stopped))
+}
+
+/// What a node takes from clients.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The largest record, in bytes.
+    pub record_bytes_max: usize,
+    /// Calls under way on one connection.
+    pub streams_per_connection_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            record_bytes_max: 4 << 20,
+            streams_per_connection_max: 1024,
+        }
+    }
+}
+
+/// What all verbs share. The log takes its seat once the node belongs to a cluster.
+#[derive(Debug)]
+pub struct Shared<L> {
+    seat: Arc<OnceLock<L>>,
+    policy: Policy,
+    limits: Limits,
+    drain: Drain,
+}
+
+impl<L> Shared<L> {
+    fn log(&self) -> Result<&L, Status> {
+        self.seat.get().ok_or_else(status::starting)
+    }
+}

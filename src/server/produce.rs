@@ -1,0 +1,241 @@
+//! Appending: one record, or a pipelined stream whose waiting records become batches.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Status, Streaming};
+
+use crate::log::Offset;
+use crate::log::record::{BatchBuilder, Producer};
+use crate::proto::log_v1::{ProduceRequest, ProduceResponse, Record};
+use crate::raft::{Answer, OffsetRange, ProposeError, Ranges};
+
+use super::{CommitLog, Shared, log_v1, status};
+
+/// Request metadata: the producer's session, 32 hexadecimal digits.
+const SESSION: &str = "ferrolog-session";
+/// Request metadata: which record of the session the request, or the stream's first one, is.
+const SEQUENCE: &str = "ferrolog-sequence";
+/// Records of a stream that become one batch.
+const BATCH_RECORDS_MAX: u32 = 1024;
+/// Bytes of them; a larger record is a batch of its own.
+const BATCH_BYTES_MAX: usize = 256 << 10;
+/// Batches of a stream under way: with them the node holds a bounded part of what a client sends.
+const BATCHES_MAX: usize = 16;
+/// How long an outcome may take before it is called unknown.
+const OUTCOME_WAIT: Duration = Duration::from_secs(30);
+/// How long one record looks for a leader.
+const LEADER_WAIT: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(20);
+
+/// The session that the request's metadata names, if it names one.
+fn producer(metadata: &MetadataMap) -> Result<Option<Producer>, Status> {
+    let text = |key| metadata.get(key).map(|value| value.to_str().unwrap_or(""));
+    let (Some(session), Some(sequence)) = (text(SESSION), text(SEQUENCE)) else {
+        if metadata.contains_key(SESSION) || metadata.contains_key(SEQUENCE) {
+            let message = format!("the metadata {SESSION} and {SEQUENCE} come together");
+            return Err(status::invalid(message));
+        }
+        return Ok(None);
+    };
+    let parsed = (session.len() == 32).then(|| u128::from_str_radix(session, 16).ok());
+    match (parsed.flatten(), sequence.parse().ok()) {
+        (Some(session), Some(sequence)) => Ok(Some(Producer { session, sequence })),
+        _ => Err(status::invalid(format!(
+            "the metadata {SESSION} is 32 hexadecimal digits, {SEQUENCE} a decimal number"
+        ))),
+    }
+}
+
+/// Waits for a batch's outcome.
+async fn outcome(answer: Answer) -> Result<Ranges, ProposeError> {
+    match tokio::time::timeout(OUTCOME_WAIT, answer).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+    }
+}
+
+/// Appends one record. It is tried again only while it was surely not appended.
+pub async fn one<L: CommitLog>(
+    shared: &Shared<L>,
+    request: Request<ProduceRequest>,
+) -> Result<Offset, Status> {
+    let log = shared.log()?;
+    let producer = producer(request.metadata())?;
+    let record = log_v1::record(request.into_inner(), shared.limits.record_bytes_max)?;
+    let mut batch = BatchBuilder::new(producer);
+    batch.push(&record.value, record.term, record.r#type);
+    let batch = batch.finish();
+    let deadline = Instant::now() + LEADER_WAIT;
+    loop {
+        let proposed = match log.propose(batch.clone()).await {
+            Ok(answer) => outcome(answer).await,
+            Err(error) => Err(error),
+        };
+        match proposed {
+            Ok(ranges) => {
+                let first = ranges.first().map(|range| range.first);
+                return first.ok_or_else(|| Status::internal("an append without an offset"));
+            }
+            Err(ProposeError::NoLeader { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => return Err(status::propose(&error)),
+        }
+    }
+}
+
+/// Appends a stream's records; answers in their order.
+pub fn stream<L: CommitLog>(
+    shared: Arc<Shared<L>>,
+    request: Request<Streaming<ProduceRequest>>,
+) -> Result<ProduceStream, Status> {
+    let producer = producer(request.metadata())?;
+    let (tell, batches) = mpsc::channel(BATCHES_MAX);
+    let batcher = Batcher {
+        shared,
+        producer,
+        requests: request.into_inner(),
+        held: None,
+    };
+    tokio::spawn(batcher.run(tell));
+    Ok(ProduceStream {
+        batches,
+        waiting: None,
+        answered: VecDeque::new(),
+        ended: false,
+    })
+}
+
+type Sent = Result<Answer, Status>;
+
+/// Makes batches of what a client has sent by the time that the last batch was queued.
+struct Batcher<L> {
+    shared: Arc<Shared<L>>,
+    producer: Option<Producer>,
+    requests: Streaming<ProduceRequest>,
+    /// What came after the last batch: a record that did not fit, the stream's end, its error.
+    held: Option<Result<Option<Record>, Status>>,
+}
+
+impl<L: CommitLog> Batcher<L> {
+    async fn run(mut self, tell: mpsc::Sender<Sent>) {
+        let mut drain = self.shared.drain.clone();
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = drain.began() => Err(Some(status::draining())),
+                first = self.first() => first.map_err(Some).and_then(|first| first.ok_or(None)),
+            };
+            let sent = match next {
+                Ok(record) => self.send(record).await,
+                Err(None) => return,
+                Err(Some(status)) => Err(status),
+            };
+            let failed = sent.is_err();
+            // Nobody waits any more, or nothing more can be promised.
+            if tell.send(sent).await.is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    /// The next record; `None` at the end of the stream.
+    async fn first(&mut self) -> Result<Option<Record>, Status> {
+        if let Some(held) = self.held.take() {
+            return held;
+        }
+        let limit = self.shared.limits.record_bytes_max;
+        let request = self.requests.next().await;
+        request
+            .map(|request| log_v1::record(request?, limit))
+            .transpose()
+    }
+
+    /// Queues a batch of this record and those that wait behind it.
+    async fn send(&mut self, first: Record) -> Sent {
+        let mut batch = BatchBuilder::new(self.producer);
+        batch.push(&first.value, first.term, first.r#type);
+        while batch.count() < BATCH_RECORDS_MAX {
+            match self.first().now_or_never() {
+                Some(Ok(Some(record))) if batch.bytes() + record.value.len() <= BATCH_BYTES_MAX => {
+                    batch.push(&record.value, record.term, record.r#type);
+                }
+                next => {
+                    self.held = next;
+                    break;
+                }
+            }
+        }
+        if let Some(producer) = &mut self.producer {
+            producer.sequence += u64::from(batch.count());
+        }
+        let log = self.shared.log()?;
+        let queued = log.propose(batch.finish()).await;
+        queued.map_err(|error| status::propose(&error))
+    }
+}
+
+/// The answers to a stream's records, in order. The first error ends it.
+pub struct ProduceStream {
+    batches: mpsc::Receiver<Sent>,
+    waiting: Option<BoxFuture<'static, Result<Ranges, ProposeError>>>,
+    answered: VecDeque<OffsetRange>,
+    ended: bool,
+}
+
+impl Stream for ProduceStream {
+    type Item = Result<ProduceResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            if let Some(range) = this.answered.front_mut() {
+                let offset = range.first.0;
+                range.first.0 += 1;
+                range.count -= 1;
+                if range.count == 0 {
+                    this.answered.pop_front();
+                }
+                return Poll::Ready(Some(Ok(ProduceResponse { offset })));
+            }
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            let failed = match &mut this.waiting {
+                None => match ready!(this.batches.poll_recv(context)) {
+                    Some(Ok(answer)) => {
+                        this.waiting = Some(Box::pin(outcome(answer)));
+                        continue;
+                    }
+                    Some(Err(status)) => status,
+                    None => {
+                        this.ended = true;
+                        continue;
+                    }
+                },
+                Some(waiting) => {
+                    let outcome = ready!(waiting.as_mut().poll(context));
+                    this.waiting = None;
+                    match outcome {
+                        Ok(ranges) => {
+                            this.answered.extend(ranges);
+                            continue;
+                        }
+                        Err(error) => status::propose(&error),
+                    }
+                }
+            };
+            this.ended = true;
+            return Poll::Ready(Some(Err(failed)));
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Puts the services on a stream of connections: the APIs, health that tells the truth, reflection.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter as Reporter;
+use tower::util::MapResponseLayer;
+
+use crate::net::mux::MuxStream;
+use crate::proto::PUBLIC_DESCRIPTORS;
+use crate::proto::log_v1::log_server::LogServer;
+use crate::proto::v1::cluster_service_server::ClusterServiceServer;
+use crate::raft::ReplicatedLog;
+
+use super::cluster::Cluster;
+use super::log_v1::LogV1;
+use super::{Limits, Policy, Shared, status};
+
+/// Bytes of a message beside the record in it.
+const MESSAGE_OVERHEAD: usize = 64 << 10;
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// The services whose health is told, the whole node (`""`) among them.
+const HEALTH: [&str; 3] = ["", "log.v1.Log", "ferrolog.v1.ClusterService"];
+
+/// Says when the node begins to stop; clones hear the same.
+#[derive(Debug, Clone)]
+pub struct Drain(watch::Receiver<bool>);
+
+impl Drain {
+    /// The signal, and where it is heard.
+    pub fn new() -> (watch::Sender<bool>, Self) {
+        let (begin, begun) = watch::channel(false);
+        (begin, Self(begun))
+    }
+
+    /// Returns once the node begins to stop.
+    pub async fn began(&mut self) {
+        // A signal that is gone cannot be given any more: the node has stopped.
+        let _ = self.0.wait_for(|begun| *begun).await;
+    }
+}
+
+/// Tells clients and probes whether the node can serve.
+#[derive(Clone)]
+pub struct HealthReporter(Reporter);
+
+impl HealthReporter {
+    /// From now on probes hear this.
+    pub async fn set(&self, serving: bool) {
+        let told = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for service in HEALTH {
+            self.0.set_service_status(service, told).await;
+        }
+    }
+}
+
+/// The server failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the gRPC server failed")]
+pub struct ServeError(#[from] tonic::transport::Error);
+
+/// Everything that a client may call, and the handle that tells its health. The node serves
+/// nothing, and says so, until the log takes its `seat`.
+pub async fn router(
+    seat: Arc<OnceLock<ReplicatedLog>>,
+    policy: Policy,
+    limits: Limits,
+    drain: Drain,
+) -> (Routes, HealthReporter) {
+    let message_max = limits.record_bytes_max + MESSAGE_OVERHEAD;
+    let shared = Arc::new(Shared {
+        seat,
+        policy,
+        limits,
+        drain,
+    });
+    let log = LogServer::new(LogV1(shared.clone()))
+        .max_decoding_message_size(message_max)
+        .max_encoding_message_size(message_max);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reporter = HealthReporter(reporter);
+    reporter.set(false).await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors are made by the build");
+    let routes = Routes::new(log)
+        .add_service(ClusterServiceServer::new(Cluster(shared)))
+        .add_service(health)
+        .add_service(reflection);
+    (routes, reporter)
+}
+
+/// Serves routes on client connections until `stop`, then finishes the calls under way.
+pub async fn serve(
+    routes: Routes,
+    limits: &Limits,
+    incoming: impl Stream<Item = std::io::Result<MuxStream>>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let server = Server::builder()
+        .max_concurrent_streams(limits.streams_per_connection_max)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .layer(MapResponseLayer::new(status::write_number))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop);
+    Ok(server.await?)
+}
+
+/// Serves the raft service on peers' connections until `stop`.
+pub async fn serve_peers(
+    seat: Arc<OnceLock<ReplicatedLog>>,
+    incoming: impl Stream<Item = std::io::Result<MuxStream>>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let server = Server::builder()
+        .initial_stream_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(4 * CONNECTION_WINDOW)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .add_service(crate::raft::service(seat))
+        .serve_with_incoming_shutdown(incoming, stop);
+    Ok(server.await?)
+}
