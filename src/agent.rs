@@ -318,14 +318,12 @@ impl Agent {
     }
 
     /// Stops at once, as a crash would: nothing is handed on and nothing made durable.
-    pub fn kill(self) {
-        self.mux.stop();
-        self.clients.abort();
-        self.peers.abort();
-        for helper in &self.helpers {
-            helper.abort();
+    pub async fn kill(self) {
+        for task in self.helpers.iter().chain([&self.clients, &self.peers]) {
+            task.abort();
         }
-        self.log.kill();
+        self.mux.shutdown().await;
+        self.log.kill().await;
     }
 }
 

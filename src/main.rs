@@ -26,7 +26,9 @@ fn main() -> anyhow::Result<ExitCode> {
 
 /// Logs go to standard error: standard output is for results.
 fn init_logging(level: &str) {
-    let filter = EnvFilter::try_from_env("FERROLOG_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // The engine tells of every try to reach a peer that is down.
+    let usual = format!("{level},openraft=error");
+    let filter = EnvFilter::try_from_env("FERROLOG_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -75,7 +75,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         cluster = %agent.log().identity().cluster_id, "serving");
     tokio::select! {
         failed = agent.failed() => {
-            agent.kill();
+            agent.kill().await;
             Err(anyhow::Error::new(failed).context("the node stopped"))
         }
         signal = told() => {

@@ -258,9 +258,9 @@ impl ReplicatedLog {
     }
 
     /// Stops at once; what a crash would lose is lost.
-    pub fn kill(&self) {
-        let raft = self.0.raft.clone();
-        tokio::spawn(async move { raft.shutdown().await });
+    pub async fn kill(&self) {
+        // An engine that cannot even stop has stopped.
+        let _ = self.0.raft.shutdown().await;
     }
 
     /// Stops, and makes the state durable, so that a restart has nothing to apply again.

@@ -236,7 +236,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         _option: RPCOption,
     ) -> BoxFuture<'s, RpcResult<BoxStream<'s, RpcResult<StreamAppendResult<TypeConfig>>>>>
     where
@@ -244,13 +244,22 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     {
         let window = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let answered = window.clone();
-        let requests = stream::unfold((input, window), |(mut input, window)| async move {
-            // A place in the window first, so that what is sent is as new as can be.
-            window.acquire().await.ok()?.forget();
-            let request = append_to_pb(&input.next().await?);
-            Some((request, (input, window)))
-        });
         Box::pin(async move {
+            // The engine waits between tries inside its requests: a dial that came before the
+            // first request would try a dead peer again without a pause.
+            let first = input.next().await;
+            let requests = stream::unfold(
+                (first, input, window),
+                |(first, mut input, window)| async move {
+                    // A place in the window first, so that what is sent is as new as can be.
+                    window.acquire().await.ok()?.forget();
+                    let request = match first {
+                        Some(first) => first,
+                        None => input.next().await?,
+                    };
+                    Some((append_to_pb(&request), (None, input, window)))
+                },
+            );
             let mut client = self.client.clone();
             let call = client.append_entries(requests);
             let answers = self
