@@ -1,5 +1,10 @@
 //! Compiles the protos in pure Rust, so that no `protoc` has to be installed.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a build writes its output where cargo says"
+)]
+
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("client", &["net", "env", "proto"]),
     ("raft", &["log", "net", "env", "proto"]),
     ("log", &["env"]),
-    ("config", &[]),
+    ("config", &["server", "raft", "log", "net"]),
     ("net", &["env"]),
     ("env", &[]),
     ("proto", &[]),

@@ -6,11 +6,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::agent::{Agent, Bound, Seams};
+use crate::agent::{Agent, Bound, Policy, Seams};
 use crate::config::{Options, SecurityConfig};
 use crate::net::Security;
 use crate::net::tls::Tls;
-use crate::server::Policy;
 
 use super::files;
 

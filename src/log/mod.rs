@@ -23,6 +23,7 @@ mod read;
 pub mod record;
 mod recovery;
 mod segment;
+mod state;
 mod store;
 
 #[cfg(test)]
@@ -38,6 +39,7 @@ use disk::Disk;
 use index::Row;
 use io::{Queue, Request, Write};
 use segment::Segment;
+use state::State;
 
 macro_rules! quantity {
     ($(#[$doc:meta])* $name:ident) => {
@@ -125,20 +127,6 @@ struct Shared {
     config: Config,
     queue: Queue,
     state: RwLock<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    /// Where the log begins while it holds no entry.
-    floor: Index,
-    segments: VecDeque<Segment>,
-    /// The last entries, without a gap, up to the last one.
-    tail: VecDeque<Entry>,
-    tail_bytes: usize,
-    last_term: Term,
-    next_offset: Offset,
-    /// The first raft index that is not published yet.
-    next_publish: Index,
 }
 
 impl Log {
@@ -374,64 +362,5 @@ impl Log {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.queue.close();
-    }
-}
-
-impl State {
-    /// The raft index that the next entry gets.
-    fn next_index(&self) -> Index {
-        self.segments.back().map_or(self.floor, Segment::next_index)
-    }
-
-    fn first_index(&self) -> Index {
-        self.segments.front().map_or(self.floor, Segment::base)
-    }
-
-    /// The segment whose range holds `index`.
-    fn segment_number(&self, index: Index) -> Option<usize> {
-        let after = self
-            .segments
-            .partition_point(|segment| segment.base() <= index);
-        after.checked_sub(1)
-    }
-
-    fn segment_of(&mut self, index: Index) -> Option<&mut Segment> {
-        let number = self.segment_number(index)?;
-        self.segments.get_mut(number)
-    }
-
-    /// The entry, if it is among the last ones held in memory.
-    fn cached(&self, index: Index) -> Option<usize> {
-        let first = self.tail.front()?.index;
-        let number = usize::try_from(index.0.checked_sub(first.0)?).ok()?;
-        (number < self.tail.len()).then_some(number)
-    }
-
-    fn forget_tail(&mut self, from: Index) {
-        while let Some(entry) = self.tail.pop_back_if(|entry| entry.index >= from) {
-            self.tail_bytes -= entry.payload.len();
-        }
-    }
-
-    /// Drops the oldest entries from memory, never one that is not on disk yet.
-    fn evict(&mut self, bytes_max: usize, durable: Index) {
-        while self.tail_bytes > bytes_max {
-            match self.tail.pop_front_if(|entry| entry.index < durable) {
-                Some(entry) => self.tail_bytes -= entry.payload.len(),
-                None => return,
-            }
-        }
-    }
-
-    /// Seals the segments before the last whose entries are all published.
-    fn seal_applied(&mut self) -> Result<(), Error> {
-        let applied = self.next_publish;
-        let before_last = self.segments.len().saturating_sub(1);
-        for segment in self.segments.iter_mut().take(before_last) {
-            if segment.next_index() <= applied {
-                segment.seal()?;
-            }
-        }
-        Ok(())
     }
 }

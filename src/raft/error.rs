@@ -4,44 +4,8 @@ use std::path::PathBuf;
 
 use crate::log;
 
+use super::stable_store::StableError;
 use super::types::WireError;
-
-/// The stable store failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StableError {
-    /// It cannot be opened.
-    #[error("open {path}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What redb said.
-        source: Box<redb::Error>,
-    },
-    /// A value cannot be read.
-    #[error("read the {key} from the stable store")]
-    Read {
-        /// Which value.
-        key: &'static str,
-        /// What redb said.
-        source: Box<redb::Error>,
-    },
-    /// A value cannot be written.
-    #[error("write the {key} to the stable store")]
-    Write {
-        /// Which value.
-        key: &'static str,
-        /// What redb said.
-        source: Box<redb::Error>,
-    },
-    /// A value is not what it should be.
-    #[error("the {key} in the stable store does not decode")]
-    Decode {
-        /// Which value.
-        key: &'static str,
-        /// What is wrong with it.
-        source: WireError,
-    },
-}
 
 /// A node cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]

@@ -16,9 +16,10 @@ use tonic::Streaming;
 use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ProposeErrorKind};
 
+use super::ReplicatedLog;
 use super::command::{OffsetRange, Ranges, Refusal};
 use super::error::ProposeError;
-use super::proposer::Group;
+use super::proposer::{Answer, Group};
 use super::transport::Transport;
 
 /// To open the stream.
@@ -141,6 +142,25 @@ async fn receive(mut answers: Streaming<pb::ProposeResponse>, waiting: Arc<Waiti
     for group in unanswered.into_iter().flatten() {
         group.fail(&ProposeError::Unknown);
     }
+}
+
+/// Queues the batches of a forwarded group, in order.
+pub async fn queue_all(
+    node: &ReplicatedLog,
+    request: pb::ProposeRequest,
+) -> Vec<Result<Answer, ProposeError>> {
+    let mut waiting = Vec::with_capacity(request.batches.len());
+    for batch in request.batches {
+        waiting.push(if node.view().writable {
+            node.proposer().propose(batch, true).await
+        } else {
+            Err(ProposeError::NoLeader {
+                waited_ms: 0,
+                leader: None,
+            })
+        });
+    }
+    waiting
 }
 
 pub fn outcome_to_pb(outcome: Result<Ranges, ProposeError>) -> pb::BatchOutcome {

@@ -17,8 +17,7 @@ use tokio::sync::oneshot;
 use crate::log::{self, Index, Log};
 
 use super::command;
-use super::error::StableError;
-use super::stable_store::StableStore;
+use super::stable_store::{StableError, StableStore};
 use super::types::{self, Entry, LogId, TypeConfig, Vote};
 
 /// Entries sent to a follower in one message, in bytes.

@@ -8,21 +8,18 @@ use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::raft::{AppendEntriesResponse, StreamAppendError, StreamAppendResult, VoteRequest};
-use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::log::Index;
 use crate::net::mux::PeerInfo;
 use crate::proto::raft_v1::append_entries_response::Result as Answer;
 use crate::proto::raft_v1::raft_server::{self, RaftServer};
 use crate::proto::raft_v1::{self as pb};
 
 use super::error::{MembershipError, ProposeError};
-use super::snapshot::{self, Snapshot, SnapshotData};
 use super::transport::{self, MESSAGE_BYTES_MAX, WIRE};
 use super::types::{self, TypeConfig, WireError};
-use super::{ReplicatedLog, forward, reads};
+use super::{ReplicatedLog, forward, reads, staging};
 
 /// Requests of one forwarded stream under way at once.
 const PROPOSE_WINDOW: usize = 64;
@@ -285,7 +282,7 @@ impl raft_server::Raft for RaftService {
         request: Request<Streaming<pb::InstallSnapshotRequest>>,
     ) -> Result<Response<pb::InstallSnapshotResponse>, Status> {
         let node = self.check(&request, From::Member)?.clone();
-        let (vote, snapshot) = receive_snapshot(&node, request.into_inner()).await?;
+        let (vote, snapshot) = staging::receive(&node, request.into_inner()).await?;
         let response = node.raft().install_full_snapshot(vote, snapshot).await;
         let vote = response.map_err(stopped)?.vote;
         Ok(Response::new(pb::InstallSnapshotResponse {
@@ -331,7 +328,7 @@ impl raft_server::Raft for RaftService {
         let answers = request.into_inner().and_then(move |request| {
             let node = node.clone();
             // Queued in the order of the stream; waited for in the stage below.
-            async move { Ok(queue_all(&node, request).await) }
+            async move { Ok(forward::queue_all(&node, request).await) }
         });
         let answers = answers.map_ok(|waiting| async move {
             let outcomes = waiting.into_iter().map(|waiting| async move {
@@ -376,69 +373,4 @@ impl raft_server::Raft for RaftService {
         let leader = leader.map_err(|error| membership_status(&error))?;
         Ok(Response::new(pb::TransferResponse { leader }))
     }
-}
-
-/// Queues the batches of a forwarded group, in order.
-async fn queue_all(
-    node: &ReplicatedLog,
-    request: pb::ProposeRequest,
-) -> Vec<Result<super::proposer::Answer, ProposeError>> {
-    let mut waiting = Vec::with_capacity(request.batches.len());
-    for batch in request.batches {
-        waiting.push(if node.view().writable {
-            node.proposer().propose(batch, true).await
-        } else {
-            Err(ProposeError::NoLeader {
-                waited_ms: 0,
-                leader: None,
-            })
-        });
-    }
-    waiting
-}
-
-/// Stages a snapshot's entries until all have come.
-async fn receive_snapshot(
-    node: &ReplicatedLog,
-    mut parts: Streaming<pb::InstallSnapshotRequest>,
-) -> Result<(types::Vote, Snapshot), Status> {
-    use pb::install_snapshot_request::Part;
-    let _one_at_a_time = node.staging().await;
-    let head = match parts.message().await?.and_then(|message| message.part) {
-        Some(Part::Head(head)) => head,
-        _ => return Err(Status::invalid_argument("a snapshot begins with its head")),
-    };
-    let checkpoint = head
-        .checkpoint
-        .ok_or_else(|| bad(WireError::Missing("checkpoint")))?;
-    let vote = types::vote_from_pb(head.vote.as_ref()).map_err(bad)?;
-    let failed = |error: super::Error| Status::internal(error.to_string());
-    let log = node.snapshots().stage().map_err(failed)?;
-    while let Some(message) = parts.message().await? {
-        let Some(Part::Entries(part)) = message.part else {
-            return Err(Status::invalid_argument("a snapshot has one head"));
-        };
-        let mut entries = Vec::with_capacity(part.entries.len());
-        for entry in part.entries {
-            let entry = super::command::from_wire(entry).map_err(bad)?;
-            entries.push(super::command::to_log(&entry));
-        }
-        let next = log.last().map_or(Index(0), |(_, last)| Index(last.0 + 1));
-        let follows =
-            |(at, entry): (usize, &crate::log::Entry)| entry.index.0 == next.0 + at as u64;
-        if !entries.iter().enumerate().all(follows) {
-            return Err(Status::invalid_argument("a snapshot's entries have a gap"));
-        }
-        let appended = snapshot::append(&log, entries).await;
-        appended.map_err(|error| Status::internal(error.to_string()))?;
-    }
-    let meta = snapshot::meta(&checkpoint).map_err(bad)?;
-    tracing::info!(bytes = checkpoint.encoded_len(), "received a snapshot");
-    Ok((
-        vote,
-        Snapshot {
-            meta,
-            snapshot: SnapshotData { checkpoint, log },
-        },
-    ))
 }

@@ -3,7 +3,7 @@
 //! It is the only home of redb, which runs over the disk seam, so that it crashes with the rest.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prost::Message;
@@ -12,7 +12,6 @@ use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
 use crate::log::disk::{Disk, File};
 use crate::proto::raft_v1 as pb;
 
-use super::error::StableError;
 use super::types::{self, LogId, Vote, WireError};
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("stable");
@@ -24,6 +23,43 @@ pub const FILE: &str = "stable.redb";
 /// Small values that must survive; clones share the database.
 #[derive(Debug, Clone)]
 pub struct StableStore(Arc<Database>);
+
+/// The stable store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StableError {
+    /// It cannot be opened.
+    #[error("open {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// A value cannot be read.
+    #[error("read the {key} from the stable store")]
+    Read {
+        /// Which value.
+        key: &'static str,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// A value cannot be written.
+    #[error("write the {key} to the stable store")]
+    Write {
+        /// Which value.
+        key: &'static str,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// A value is not what it should be.
+    #[error("the {key} in the stable store does not decode")]
+    Decode {
+        /// Which value.
+        key: &'static str,
+        /// What is wrong with it.
+        source: WireError,
+    },
+}
 
 impl StableStore {
     /// Opens the store in `dir`, or makes an empty one.

@@ -1,1 +1,376 @@
+//! The verbs over a bare log: what clients see, without consensus underneath.
 
+use std::path::Path;
+use std::time::Duration;
+
+use futures::StreamExt;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Server};
+use tonic::{Code, Request};
+use tower::util::MapResponseLayer;
+
+use super::log_v1::LogV1;
+use super::*;
+use crate::log::memory_disk::MemoryDisk;
+use crate::log::record::{batches, check_batch, join};
+use crate::log::{Entry, Index, Kind, Log, Run, Term};
+use crate::net::memory::MemoryNetwork;
+use crate::net::mux::{Mux, MuxLimits};
+use crate::net::stream_layer::{ChannelOptions, StreamLayer};
+use crate::net::{Network, Security};
+use crate::proto::log_v1::log_client::LogClient;
+use crate::proto::log_v1::log_server::LogServer;
+use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record as WireRecord};
+use crate::raft::{OffsetRange, Ranges};
+
+const LIMIT: usize = 1000;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A log without raft: what is appended is committed.
+struct Bare {
+    log: Log,
+    next: Mutex<u64>,
+    applied: watch::Sender<Applied>,
+    /// The batches that were proposed, in records.
+    batches: Mutex<Vec<u32>>,
+}
+
+impl Bare {
+    fn new() -> Self {
+        let config = log::Config {
+            segment_bytes_max: 1 << 16,
+            index_bytes_max: 1 << 14,
+            inline_io: true,
+            ..log::Config::default()
+        };
+        let disk = Arc::new(MemoryDisk::default());
+        let (log, _) = Log::open(disk, Path::new("/bare"), config, Index(0), None).unwrap();
+        Self {
+            log,
+            next: Mutex::new(0),
+            applied: watch::Sender::new(Applied::default()),
+            batches: Mutex::default(),
+        }
+    }
+}
+
+impl CommitLog for Bare {
+    async fn propose(&self, batch: Bytes) -> Result<Answer, ProposeError> {
+        let count = check_batch(&batch)
+            .map_err(|_| ProposeError::Malformed)?
+            .count;
+        self.batches.lock().push(count);
+        let payload = join([batch].iter());
+        let mut next = self.next.lock();
+        let entry = Entry {
+            term: Term(1),
+            index: Index(*next),
+            kind: Kind::Records,
+            payload: payload.clone(),
+        };
+        *next += 1;
+        let (reply, answer) = oneshot::channel::<Result<Ranges, ProposeError>>();
+        self.log
+            .append(vec![entry.clone()], Box::new(|result| result.unwrap()))
+            .unwrap();
+        let skip = batches(&payload).unwrap()[0].records_at as u32;
+        let first = self
+            .log
+            .publish(entry.index, &[Run { skip, count }])
+            .unwrap();
+        let (_, next_offset) = self.log.offsets();
+        let index = Some(entry.index.0);
+        self.applied.send_replace(Applied { index, next_offset });
+        reply.send(Ok(vec![OffsetRange { first, count }])).unwrap();
+        Ok(answer)
+    }
+
+    async fn read_barrier(&self) -> Result<(), ReadError> {
+        Err(ReadError::NoLeader { waited_ms: 7 })
+    }
+
+    async fn read(&self, offset: Offset, bytes_max: usize) -> Result<Vec<Record>, log::Error> {
+        read_log(&self.log, offset, bytes_max).await
+    }
+
+    fn offsets(&self) -> (Offset, Offset) {
+        self.log.offsets()
+    }
+
+    fn watch_applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    fn view(&self) -> View {
+        View::default()
+    }
+}
+
+struct Served {
+    client: LogClient<Channel>,
+    shared: Arc<Shared<Bare>>,
+    drain: watch::Sender<bool>,
+    _mux: Mux,
+}
+
+/// Serves a bare log over streams in memory.
+async fn served() -> Served {
+    let network = MemoryNetwork::new();
+    let listener = network.listen("127.0.0.1:1").await.unwrap();
+    let (mux, clients, _peers) = Mux::start(listener, Security::Insecure, MuxLimits::default());
+    let (drain, draining) = Drain::new();
+    let seat = Arc::new(OnceLock::new());
+    assert!(seat.set(Bare::new()).is_ok());
+    let shared = Arc::new(Shared {
+        seat,
+        policy: Policy::default(),
+        limits: Limits {
+            record_bytes_max: LIMIT,
+            ..Limits::default()
+        },
+        drain: draining,
+    });
+    let server = Server::builder()
+        .layer(MapResponseLayer::new(status::write_number))
+        .add_service(LogServer::new(LogV1(shared.clone())))
+        .serve_with_incoming(clients);
+    tokio::spawn(server);
+    let layer = StreamLayer::new(Arc::new(network), Security::Insecure);
+    let channel = layer.channel(
+        crate::net::Kind::Grpc,
+        "127.0.0.1:1",
+        ChannelOptions::default(),
+    );
+    Served {
+        client: LogClient::new(channel),
+        shared,
+        drain,
+        _mux: mux,
+    }
+}
+
+fn produce(value: &[u8]) -> ProduceRequest {
+    ProduceRequest {
+        record: Some(WireRecord {
+            value: Bytes::copy_from_slice(value),
+            offset: 99,
+            term: 3,
+            r#type: 4,
+        }),
+    }
+}
+
+fn with<T>(message: T, pairs: &[(&'static str, &str)]) -> Request<T> {
+    let mut request = Request::new(message);
+    for (key, value) in pairs {
+        request.metadata_mut().insert(*key, value.parse().unwrap());
+    }
+    request
+}
+
+#[tokio::test]
+async fn a_record_comes_back_whole_under_its_own_offset() {
+    let mut served = served().await;
+    for offset in 0..3 {
+        let response = served.client.produce(produce(b"value")).await.unwrap();
+        assert_eq!(response.into_inner().offset, offset);
+    }
+    let record = served
+        .client
+        .consume(ConsumeRequest { offset: 2 })
+        .await
+        .unwrap();
+    let record = record.into_inner().record.unwrap();
+    let expected = WireRecord {
+        offset: 2,
+        ..produce(b"value").record.unwrap()
+    };
+    assert_eq!(record, expected);
+}
+
+#[tokio::test]
+async fn past_the_end_is_404_with_its_details() {
+    let mut served = served().await;
+    let status = served
+        .client
+        .consume(ConsumeRequest { offset: 7 })
+        .await
+        .unwrap_err();
+    // The client's type has no 404; the number reaches it as unknown, the details as they are.
+    assert_eq!(status.code(), Code::Unknown);
+    let details = tonic_types::pb::Status::decode(status.details()).unwrap();
+    assert_eq!(details.code, 404);
+    let any = &details.details[0];
+    let text = tonic_types::pb::LocalizedMessage::decode(&*any.value).unwrap();
+    assert!(
+        text.message.ends_with(": 7") && text.locale == "en-US",
+        "{text:?}"
+    );
+    assert!(
+        status.metadata().get(status::NUMBER).is_none(),
+        "the number has moved"
+    );
+
+    let mut response = http::Response::new(());
+    response.headers_mut().insert("grpc-status", 2.into());
+    response.headers_mut().insert(status::NUMBER, 404.into());
+    assert_eq!(
+        status::write_number(response).headers()["grpc-status"],
+        "404"
+    );
+}
+
+#[tokio::test]
+async fn bad_requests_say_what_is_wrong() {
+    let mut served = served().await;
+    let client = &mut served.client;
+    let missing = client
+        .produce(ProduceRequest { record: None })
+        .await
+        .unwrap_err();
+    assert_eq!(missing.code(), Code::InvalidArgument);
+    let large = client.produce(produce(&[0; LIMIT + 1])).await.unwrap_err();
+    assert_eq!(large.code(), Code::InvalidArgument);
+    assert!(
+        large.message().contains("1001 bytes"),
+        "{}",
+        large.message()
+    );
+    client.produce(produce(&[0; LIMIT])).await.unwrap();
+    let session = "0".repeat(32);
+    for pairs in [
+        &[("ferrolog-session", &*session)][..],
+        &[("ferrolog-sequence", "0")],
+        &[("ferrolog-session", "xyz"), ("ferrolog-sequence", "0")],
+        &[("ferrolog-session", &*session), ("ferrolog-sequence", "-1")],
+    ] {
+        let refused = client
+            .produce(with(produce(b"x"), pairs))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{pairs:?}");
+    }
+    let offset = ConsumeRequest { offset: 0 };
+    let odd = client
+        .consume(with(offset, &[("ferrolog-consistency", "eventual")]))
+        .await;
+    assert_eq!(odd.unwrap_err().code(), Code::InvalidArgument);
+    let strong = client
+        .consume(with(offset, &[("ferrolog-consistency", "strong")]))
+        .await;
+    assert_eq!(
+        strong.unwrap_err().code(),
+        Code::Unavailable,
+        "the barrier is asked"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_is_answered_in_order_and_in_batches() {
+    let mut served = served().await;
+    let requests: Vec<_> = (0..5000_u64)
+        .map(|number| produce(&number.to_le_bytes()))
+        .collect();
+    let answers = served
+        .client
+        .produce_stream(futures::stream::iter(requests))
+        .await;
+    let answers: Vec<_> = answers
+        .unwrap()
+        .into_inner()
+        .map(|answer| answer.unwrap().offset)
+        .collect()
+        .await;
+    assert_eq!(answers, (0..5000).collect::<Vec<_>>());
+    let log = served.shared.log().unwrap();
+    let batches = log.batches.lock().clone();
+    assert!(batches.len() < 2500, "{} batches", batches.len());
+    for offset in [0, 1234, 4999] {
+        let read = log.read(Offset(offset), 1).await.unwrap();
+        assert_eq!(read[0].value, offset.to_le_bytes()[..]);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_record_ends_its_stream_and_nothing_before_it() {
+    let mut served = served().await;
+    let requests = [
+        produce(b"a"),
+        produce(b"b"),
+        produce(&[0; LIMIT + 1]),
+        produce(b"c"),
+    ];
+    let answers = served
+        .client
+        .produce_stream(futures::stream::iter(requests))
+        .await;
+    let answers: Vec<_> = answers.unwrap().into_inner().collect().await;
+    let offsets: Vec<_> = answers
+        .iter()
+        .flatten()
+        .map(|answer| answer.offset)
+        .collect();
+    assert_eq!(offsets, [0, 1]);
+    let status = answers.last().unwrap().as_ref().unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(
+        served.shared.log().unwrap().offsets().1,
+        Offset(2),
+        "c was not appended"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_waits_at_the_tail_and_ends_when_the_node_stops() {
+    let mut served = served().await;
+    served.client.produce(produce(b"old")).await.unwrap();
+    let stream = served
+        .client
+        .consume_stream(ConsumeRequest { offset: 1 })
+        .await
+        .unwrap();
+    assert_eq!(stream.metadata().get("ferrolog-first-offset").unwrap(), "0");
+    assert_eq!(stream.metadata().get("ferrolog-next-offset").unwrap(), "1");
+    let mut stream = stream.into_inner();
+    let (requests, sent) = tokio::sync::mpsc::channel(1);
+    let answers = served
+        .client
+        .produce_stream(ReceiverStream::new(sent))
+        .await
+        .unwrap();
+    requests.send(produce(b"new")).await.unwrap();
+    let record = tokio::time::timeout(PATIENCE, stream.next())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(record.unwrap().record.unwrap().value, "new");
+
+    served.drain.send_replace(true);
+    let end = tokio::time::timeout(PATIENCE, stream.next())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(end.unwrap_err().code(), Code::Unavailable);
+    let answers: Vec<_> = tokio::time::timeout(PATIENCE, answers.into_inner().collect())
+        .await
+        .unwrap();
+    assert_eq!(answers[0].as_ref().unwrap().offset, 1);
+    assert_eq!(answers[1].as_ref().unwrap_err().code(), Code::Unavailable);
+}
+
+/// Every reason that a status can carry is in the list that users read.
+#[test]
+fn every_reason_is_documented() {
+    let code = include_str!("status.rs");
+    let list = include_str!("../../docs/errors.md");
+    let quoted = code.split('"').skip(1).step_by(2);
+    let reasons = quoted
+        .filter(|text| text.len() > 3 && text.chars().all(|c| c.is_ascii_uppercase() || c == '_'));
+    let missing: Vec<_> = reasons
+        .filter(|reason| !list.contains(&format!("`{reason}`")))
+        .collect();
+    assert!(missing.is_empty(), "not in docs/errors.md: {missing:?}");
+}

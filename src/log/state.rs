@@ -1,0 +1,80 @@
+//! What a log holds in memory: its segments, its last entries, and how far it is published.
+
+use std::collections::VecDeque;
+
+use super::frame::Entry;
+use super::segment::Segment;
+use super::{Error, Index, Offset, Term};
+
+#[derive(Debug)]
+pub struct State {
+    /// Where the log begins while it holds no entry.
+    pub floor: Index,
+    pub segments: VecDeque<Segment>,
+    /// The last entries, without a gap, up to the last one.
+    pub tail: VecDeque<Entry>,
+    pub tail_bytes: usize,
+    pub last_term: Term,
+    pub next_offset: Offset,
+    /// The first raft index that is not published yet.
+    pub next_publish: Index,
+}
+
+impl State {
+    /// The raft index that the next entry gets.
+    pub fn next_index(&self) -> Index {
+        self.segments.back().map_or(self.floor, Segment::next_index)
+    }
+
+    pub fn first_index(&self) -> Index {
+        self.segments.front().map_or(self.floor, Segment::base)
+    }
+
+    /// The segment whose range holds `index`.
+    pub fn segment_number(&self, index: Index) -> Option<usize> {
+        let after = self
+            .segments
+            .partition_point(|segment| segment.base() <= index);
+        after.checked_sub(1)
+    }
+
+    pub fn segment_of(&mut self, index: Index) -> Option<&mut Segment> {
+        let number = self.segment_number(index)?;
+        self.segments.get_mut(number)
+    }
+
+    /// The entry, if it is among the last ones held in memory.
+    pub fn cached(&self, index: Index) -> Option<usize> {
+        let first = self.tail.front()?.index;
+        let number = usize::try_from(index.0.checked_sub(first.0)?).ok()?;
+        (number < self.tail.len()).then_some(number)
+    }
+
+    pub fn forget_tail(&mut self, from: Index) {
+        while let Some(entry) = self.tail.pop_back_if(|entry| entry.index >= from) {
+            self.tail_bytes -= entry.payload.len();
+        }
+    }
+
+    /// Drops the oldest entries from memory, never one that is not on disk yet.
+    pub fn evict(&mut self, bytes_max: usize, durable: Index) {
+        while self.tail_bytes > bytes_max {
+            match self.tail.pop_front_if(|entry| entry.index < durable) {
+                Some(entry) => self.tail_bytes -= entry.payload.len(),
+                None => return,
+            }
+        }
+    }
+
+    /// Seals the segments before the last whose entries are all published.
+    pub fn seal_applied(&mut self) -> Result<(), Error> {
+        let applied = self.next_publish;
+        let before_last = self.segments.len().saturating_sub(1);
+        for segment in self.segments.iter_mut().take(before_last) {
+            if segment.next_index() <= applied {
+                segment.seal()?;
+            }
+        }
+        Ok(())
+    }
+}
