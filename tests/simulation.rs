@@ -212,6 +212,11 @@ async fn a_leader_that_is_cut_off_loses_nothing_and_comes_back() {
     let offsets = world.produce(&others, 200, 400).await;
     assert_eq!(offsets, (200..400).collect::<Vec<_>>());
 
+    for number in 0..ADDRS.len() {
+        let members = world.node(number).log().view().members;
+        let voters = members.iter().filter(|member| member.voter).count();
+        assert_eq!(voters, 3, "a node that is not heard stays a voter");
+    }
     let strong = world.node(old).log().read_barrier();
     assert!(
         timeout(PATIENCE, strong).await.unwrap().is_err(),
@@ -221,6 +226,62 @@ async fn a_leader_that_is_cut_off_loses_nothing_and_comes_back() {
     world.network.heal(ADDRS[old]);
     world.check(400).await;
     world.node(old).log().read_barrier().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_any_size_through_a_follower() {
+    let world = World::new(4).await;
+    let follower = (world.leader() + 1) % ADDRS.len();
+    let client = world.client(&ADDRS[follower..=follower]);
+    let values: Vec<Bytes> = [0, 1, 8191, 8192]
+        .into_iter()
+        .map(|size| vec![7; size].into())
+        .collect();
+    for (offset, value) in values.iter().enumerate() {
+        let told = timeout(PATIENCE, client.produce(value.clone()))
+            .await
+            .unwrap();
+        assert_eq!(told.unwrap(), offset as u64);
+    }
+    let refused = timeout(PATIENCE, client.produce(vec![7; 8193].into()))
+        .await
+        .unwrap();
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("8193 bytes") && refused.contains("--record-bytes-max"),
+        "{refused}"
+    );
+    for records in world.records(4).await {
+        let found: Vec<_> = records.into_iter().map(|record| record.value).collect();
+        assert_eq!(found, values);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_run_safely_is_refused_before_it_starts() {
+    let network = MemoryNetwork::new();
+    let seams = Seams {
+        disk: Arc::new(MemoryDisk::default()),
+        network: Arc::new(network.named("n0")),
+        random: Random::seeded(5),
+    };
+    let refusal = async |listen: &str| {
+        let mut config = World::config(0);
+        config.listen = listen.to_owned();
+        let bound = Bound::bind(config, Security::Insecure, Policy::default(), seams.clone()).await;
+        bound
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    };
+    let reachable = refusal("192.0.2.7:7400").await;
+    assert!(
+        reachable.contains("--insecure") && reachable.contains("ferrolog certs"),
+        "{reachable}"
+    );
+    let wildcard = refusal("0.0.0.0:7400").await;
+    assert!(wildcard.contains("--insecure"), "{wildcard}");
+    assert_eq!(refusal("127.0.0.1:7400").await, "");
 }
 
 #[tokio::test(start_paused = true)]

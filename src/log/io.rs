@@ -47,8 +47,20 @@ pub enum Request {
 /// Hands requests to the writer, in order.
 pub struct Queue {
     mode: Mode,
-    durable: Arc<AtomicU64>,
+    marks: Arc<Marks>,
 }
+
+/// How far the log is durable.
+struct Marks {
+    /// The first raft index that is not durable.
+    durable: AtomicU64,
+    /// Where a cut under way begins: what was queued before it counts up to here only, since the
+    /// entries behind it are no longer the log's.
+    cut: AtomicU64,
+}
+
+/// No cut is under way.
+const NO_CUT: u64 = u64::MAX;
 
 enum Mode {
     Thread(Arc<Shared>, Mutex<Option<JoinHandle<()>>>),
@@ -71,11 +83,14 @@ impl Queue {
     /// A writer on a thread of its own, or one that does each request at once on the caller's: for
     /// simulation, where no thread may run beside the paused clock.
     pub fn start(disk: Arc<dyn Disk>, durable: Index, inline: bool) -> Result<Self, Error> {
-        let durable = Arc::new(AtomicU64::new(durable.0));
-        let writer = Writer::new(disk, durable.clone());
+        let marks = Arc::new(Marks {
+            durable: AtomicU64::new(durable.0),
+            cut: AtomicU64::new(NO_CUT),
+        });
+        let writer = Writer::new(disk, marks.clone());
         if inline {
             let mode = Mode::Inline(Mutex::new(writer));
-            return Ok(Self { mode, durable });
+            return Ok(Self { mode, marks });
         }
         let shared = Arc::<Shared>::default();
         let theirs = shared.clone();
@@ -88,7 +103,7 @@ impl Queue {
             .spawn(move || serve(&theirs, writer))
             .map_err(Error::io("start the thread of", "the log"))?;
         let mode = Mode::Thread(shared, Mutex::new(Some(thread)));
-        Ok(Self { mode, durable })
+        Ok(Self { mode, marks })
     }
 
     /// Queues a request. Its callback comes once it is durable, or failed.
@@ -104,12 +119,22 @@ impl Queue {
 
     /// The first raft index that is not durable yet.
     pub fn durable(&self) -> Index {
-        Index(self.durable.load(Ordering::Acquire))
+        Index(self.marks.durable.load(Ordering::Acquire))
     }
 
-    /// Takes the watermark back: the entries from `index` on are being cut.
-    pub fn lower_durable(&self, index: Index) {
-        self.durable.fetch_min(index.0, Ordering::AcqRel);
+    /// Queues the work that cuts the entries from `index` on off the files. From now on they do
+    /// not count as durable. One cut is under way at a time.
+    pub fn push_cut(&self, index: Index, job: Job, done: Done) {
+        self.marks.cut.store(index.0, Ordering::Release);
+        self.marks.durable.fetch_min(index.0, Ordering::AcqRel);
+        let marks = self.marks.clone();
+        let job = Box::new(move || {
+            job()?;
+            // Every append that was queued before the cut has been counted.
+            marks.cut.store(NO_CUT, Ordering::Release);
+            Ok(())
+        });
+        self.push(Request::Run(job, done));
     }
 
     /// Finishes what is queued and ends the thread.
@@ -149,7 +174,7 @@ fn serve(shared: &Shared, mut writer: Writer) {
 /// Writes groups of requests.
 struct Writer {
     disk: Arc<dyn Disk>,
-    durable: Arc<AtomicU64>,
+    marks: Arc<Marks>,
     /// The store that the group goes to, and where in it the group began.
     target: Option<(Arc<Store>, u64)>,
     /// Where `buffer` belongs in the target.
@@ -161,10 +186,10 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(disk: Arc<dyn Disk>, durable: Arc<AtomicU64>) -> Self {
+    fn new(disk: Arc<dyn Disk>, marks: Arc<Marks>) -> Self {
         Self {
             disk,
-            durable,
+            marks,
             target: None,
             buffer_at: 0,
             buffer: Vec::new(),
@@ -279,7 +304,8 @@ impl Writer {
             return self.stop(error, None);
         }
         for (next, done) in self.waiting.drain(..) {
-            self.durable.store(next.0, Ordering::Release);
+            let counted = next.0.min(self.marks.cut.load(Ordering::Acquire));
+            self.marks.durable.store(counted, Ordering::Release);
             done(Ok(()));
         }
     }

@@ -247,7 +247,6 @@ impl Log {
             Some(keep) if !state.segments.is_empty() => self.term_of(&state, keep)?,
             _ => Term(0),
         };
-        self.0.queue.lower_durable(from);
         let (disk, dir) = (self.0.disk.clone(), self.0.dir.clone());
         let room = self.0.config.segment_bytes_max;
         let job = move || {
@@ -258,7 +257,7 @@ impl Log {
             }
             Ok(())
         };
-        self.0.queue.push(Request::Run(Box::new(job), done));
+        self.0.queue.push_cut(from, Box::new(job), done);
         Ok(())
     }
 
@@ -312,10 +311,9 @@ impl Log {
         state.tail_bytes = 0;
         state.floor = next;
         state.next_publish = state.next_publish.max(next);
-        self.0.queue.lower_durable(next);
         let (disk, dir) = (self.0.disk.clone(), self.0.dir.clone());
         let job = move || recovery::remove_all(&*disk, &dir, gone.iter());
-        self.0.queue.push(Request::Run(Box::new(job), done));
+        self.0.queue.push_cut(next, Box::new(job), done);
     }
 
     /// The first readable offset, and the one that the next record gets.

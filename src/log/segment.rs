@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::disk::Disk;
 use super::file_header::FILE_HEADER_BYTES;
 use super::frame::{self, Entry, Kind};
-use super::index::{OffsetIndex, ROW_BYTES, Row};
+use super::index::{OffsetIndex, Row};
 use super::store::Store;
 use super::{Config, Error, Index, Offset, record};
 
@@ -75,7 +75,8 @@ impl Segment {
     pub fn fits(&self, entry: &Entry, config: &Config) -> bool {
         let bytes = u64::from(self.end) + frame::frame_bytes(entry.payload.len()) as u64;
         let rows = self.rows_reserved + rows_of(entry.kind, &entry.payload);
-        let room = ((config.index_bytes_max - FILE_HEADER_BYTES) / ROW_BYTES) as u64;
+        // Not the configured room: a crash may have left an index sealed in the last segment.
+        let room = self.index.capacity() as u64;
         self.frames.is_empty() || (bytes <= config.segment_bytes_max.into() && rows <= room)
     }
 

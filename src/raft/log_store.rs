@@ -210,27 +210,26 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .await
     }
 
-    /// Moves the pointer; deletes nothing. With one copy of each record the files hold what
-    /// readers read: only retention may remove them.
+    /// Moves a pointer in memory; deletes nothing. With one copy of each record the files hold what
+    /// readers read: only retention may remove them, and a restarted node holds all of them again.
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        let beyond = self
-            .log
-            .last()
-            .is_none_or(|(_, last)| last.0 < log_id.index);
+        let last = self.log.last();
+        let beyond = last.is_none_or(|(_, last)| last.0 < log_id.index);
         let (_, next_offset) = self.log.offsets();
         if beyond && next_offset.0 > 0 {
             let what = format!("the engine asked to purge up to {log_id}, past the log's records");
             return Err(io::Error::other(what));
         }
-        self.stable.save_purged(&log_id).map_err(io::Error::other)?;
-        self.memory.lock().purged = Some(log_id);
         if beyond {
+            // The log begins anew behind it: that must outlast a restart.
+            self.stable.save_purged(&log_id).map_err(io::Error::other)?;
             self.written::<log::Error>(|done| {
                 self.log.reset(Index(log_id.index + 1), done);
                 Ok(())
             })
             .await?;
         }
+        self.memory.lock().purged = Some(log_id);
         Ok(())
     }
 }

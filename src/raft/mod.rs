@@ -36,6 +36,8 @@ mod types;
 mod view;
 
 #[cfg(test)]
+mod snapshot_tests;
+#[cfg(test)]
 mod suite_tests;
 
 pub use command::{OffsetRange, Ranges, Refusal};

@@ -185,7 +185,8 @@ impl Dispatcher {
     /// Where the leader is, once that is known; `None` when the node stops.
     async fn route(&mut self) -> Option<Route> {
         let me = *self.raft.node_id();
-        let known = |view: &View| view.writable || view.leader.is_some_and(|leader| leader != me);
+        let elsewhere = |view: &View| view.leader_member().is_some_and(|leader| leader.id != me);
+        let known = |view: &View| view.writable || elsewhere(view);
         let view = self
             .views
             .wait_for(|view| known(view) || view.stopped.is_some())

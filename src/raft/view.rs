@@ -1,14 +1,20 @@
 //! What a node sees of its cluster: who leads, who belongs to it, whether the engine still runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use openraft::ServerState;
-use openraft::metrics::{RaftMetrics, RaftServerMetrics};
+use openraft::metrics::{RaftMetrics, RaftServerMetrics, SerdeInstant};
 use openraft::rt::watch::WatchReceiver;
+use openraft::{Instant, ServerState, TokioInstant};
 use tokio::sync::watch;
 
 use super::Raft;
 use super::types::{Member, TypeConfig};
+
+/// A leader that no quorum has answered for this long does not call itself one.
+const QUORUM_SILENCE_MAX: Duration = Duration::from_secs(1);
+/// How often a leader looks whether its quorum still answers.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// One member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,18 +65,24 @@ pub async fn follow(raft: Raft, views: watch::Sender<View>) {
     let mut all = raft.metrics();
     loop {
         let view = see(&server.borrow_watched(), &all.borrow_watched());
-        let waits_for_quorum = view.leader == Some(*raft.node_id()) && !view.writable;
+        let leads = view.leader == Some(*raft.node_id());
+        let waits_for_quorum = leads && !view.writable;
         views.send_if_modified(|seen| {
             let changed = *seen != view;
             *seen = view;
             changed
         });
-        let changed = if waits_for_quorum {
-            all.changed().await
-        } else {
-            server.changed().await
+        let changed = async {
+            if waits_for_quorum {
+                all.changed().await
+            } else {
+                server.changed().await
+            }
         };
-        if changed.is_err() {
+        // A quorum that falls silent changes nothing that could be waited for.
+        let look_again = if leads { LOOK_AGAIN } else { Duration::MAX };
+        let changed = tokio::time::timeout(look_again, changed).await;
+        if matches!(changed, Ok(Err(_))) {
             let reason = match &raft.metrics().borrow_watched().running_state {
                 Ok(()) => "it was shut down".to_owned(),
                 Err(fatal) => fatal.to_string(),
@@ -94,10 +106,13 @@ fn see(server: &RaftServerMetrics<TypeConfig>, all: &RaftMetrics<TypeConfig>) ->
         voter: voters.contains(id),
     };
     let stopped = all.running_state.as_ref().err();
+    let fresh = |acked: &SerdeInstant<TokioInstant>| acked.elapsed() < QUORUM_SILENCE_MAX;
+    let confirmed = all.last_quorum_acked.as_ref();
+    let confirmed = confirmed.is_some_and(|acked| voters.len() == 1 || fresh(acked));
     View {
         term: server.vote.leader_id.term,
         leader: server.current_leader,
-        writable: server.state == ServerState::Leader && all.last_quorum_acked.is_some(),
+        writable: server.state == ServerState::Leader && confirmed,
         members: Arc::new(membership.nodes().map(member).collect()),
         stopped: stopped.map(ToString::to_string),
     }

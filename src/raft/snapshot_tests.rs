@@ -1,0 +1,164 @@
+//! A node that needs a snapshot gets the records with it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tonic::transport::Server;
+
+use super::*;
+use crate::env::Random;
+use crate::log::memory_disk::MemoryDisk;
+use crate::log::record::{BatchBuilder, Producer};
+use crate::log::{Index, Offset};
+use crate::net::memory::MemoryNetwork;
+use crate::net::mux::{Mux, MuxLimits};
+use crate::net::{Network, Security};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn log_config() -> log::Config {
+    log::Config {
+        segment_bytes_max: 1 << 16,
+        tail_cache_bytes_max: 1 << 12,
+        inline_io: true,
+        ..log::Config::default()
+    }
+}
+
+/// Starts a node at `addr`; the first one begins the cluster.
+async fn start(
+    network: &MemoryNetwork,
+    disk: &MemoryDisk,
+    addr: &str,
+    peers: &[String],
+) -> (ReplicatedLog, Mux) {
+    let network: Arc<dyn Network> = Arc::new(network.named(addr));
+    let listener = network.listen(addr).await.unwrap();
+    let (mux, _, incoming) = Mux::start(listener, Security::Insecure, MuxLimits::default());
+    let seat = Seat::default();
+    tokio::spawn(
+        Server::builder()
+            .add_service(service(seat.clone()))
+            .serve_with_incoming(incoming),
+    );
+    let layer = StreamLayer::new(network, Security::Insecure);
+    let random = Random::seeded(addr.len() as u64 + peers.len() as u64);
+    let name = addr.replace(':', "-");
+    let mut directory =
+        Directory::open(Arc::new(disk.clone()), Path::new("/node"), &name, &random).unwrap();
+    if directory.identity().is_none() {
+        match peers {
+            [] => directory.bootstrap(&random).unwrap(),
+            peers => directory.join(&layer, peers, addr).await.unwrap(),
+        }
+    }
+    let node = ReplicatedLog::start(directory, layer, addr, &Timing::default(), log_config())
+        .await
+        .unwrap();
+    assert!(seat.set(node.clone()).is_ok());
+    timeout(PATIENCE, async {
+        while !node.is_settled() {
+            let _ = node.join_cluster(peers).await;
+            node.watch_view().changed().await.unwrap();
+        }
+    })
+    .await
+    .expect("it becomes a voter");
+    (node, mux)
+}
+
+fn batch(sequence: u64) -> Bytes {
+    let mut batch = BatchBuilder::new(Some(Producer {
+        session: 7,
+        sequence,
+    }));
+    batch.push(
+        format!("record {sequence} {}", "y".repeat(200)).as_bytes(),
+        0,
+        0,
+    );
+    batch.finish()
+}
+
+async fn append(node: &ReplicatedLog, sequence: u64) -> u64 {
+    let answer = node.propose(batch(sequence)).await.unwrap();
+    timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap()[0]
+        .first
+        .0
+}
+
+async fn check(node: &ReplicatedLog, count: u64) {
+    let mut applied = node.watch_applied();
+    let there = applied.wait_for(|applied| applied.next_offset >= Offset(count));
+    timeout(PATIENCE, there)
+        .await
+        .expect("it catches up")
+        .unwrap();
+    for offset in 0..count {
+        let record = &node.log().read(Offset(offset), 1).unwrap()[0];
+        assert!(
+            record
+                .value
+                .starts_with(format!("record {offset} ").as_bytes())
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_behind_the_purged_part_gets_the_records_and_the_sessions() {
+    let network = MemoryNetwork::new();
+    let first_disk = MemoryDisk::default();
+    let (first, _mux) = start(&network, &first_disk, "first:1", &[]).await;
+    for sequence in 0..500 {
+        assert_eq!(append(&first, sequence).await, sequence);
+    }
+    first.raft().trigger().snapshot().await.unwrap();
+    let applied = first.indexes()[2].unwrap();
+    let built = |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.snapshot.is_some();
+    first
+        .raft()
+        .wait(Some(PATIENCE))
+        .metrics(built, "built")
+        .await
+        .unwrap();
+    first.raft().trigger().purge_log(applied).await.unwrap();
+    let purged = |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.purged.is_some();
+    first
+        .raft()
+        .wait(Some(PATIENCE))
+        .metrics(purged, "purged")
+        .await
+        .unwrap();
+    check(&first, 500).await;
+
+    let second_disk = MemoryDisk::default();
+    let peers = ["first:1".to_owned()];
+    let (second, second_mux) = start(&network, &second_disk, "second:1", &peers).await;
+    assert!(
+        second.raft().metrics().borrow_watched().snapshot.is_some(),
+        "it needed one"
+    );
+    check(&second, 500).await;
+    assert_eq!(
+        second.log().first_index(),
+        Index(0),
+        "the entries came along"
+    );
+    assert_eq!(
+        append(&second, 3).await,
+        3,
+        "a retry, told by the session that came along"
+    );
+    assert_eq!(append(&second, 500).await, 500);
+    check(&first, 501).await;
+
+    // What was installed survives a power cut.
+    let kept = second_disk.crash();
+    second_mux.shutdown().await;
+    second.kill().await;
+    drop(second);
+    let (second, _mux) = start(&network, &kept, "second:1", &peers).await;
+    check(&second, 501).await;
+}
