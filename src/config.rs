@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::log;
+use crate::net::certs::is_valid_name;
 use crate::net::tls::TlsFiles;
 use crate::raft::Timing;
 use crate::server::Limits;
@@ -159,6 +160,15 @@ impl Options {
     pub fn resolve(self) -> Result<Config, ConfigError> {
         let security = self.security()?;
         let missing = ConfigError::Missing;
+        let name = self
+            .name
+            .ok_or(missing("--name", "give the node a name of its own"))?;
+        if !is_valid_name(&name) {
+            return Err(ConfigError::Invalid(format!(
+                "--name {name:?} is not 1 to 63 of the characters a-z, 0-9, '-' and '.', the first \
+                 a letter or digit"
+            )));
+        }
         let bootstrap = self.bootstrap.unwrap_or(false);
         let join: Vec<_> = self.join.unwrap_or_default();
         let join: Vec<String> = join.into_iter().filter(|addr| !addr.is_empty()).collect();
@@ -180,9 +190,7 @@ impl Options {
             ));
         }
         Ok(Config {
-            name: self
-                .name
-                .ok_or(missing("--name", "give the node a name of its own"))?,
+            name,
             data_dir: self.data_dir.ok_or(missing(
                 "--data-dir",
                 "name the directory for the node's data",
@@ -280,6 +288,9 @@ mod tests {
 
     #[test]
     fn contradictions_and_gaps_say_what_to_do() {
+        let bad_name = BASE.replace("'n'", "'N 1'") + "bootstrap = true\ninsecure = true";
+        let error = options(&bad_name).resolve().unwrap_err().to_string();
+        assert!(error.contains("a-z"), "{error}");
         let refused = [
             ("insecure = true", "--join"),
             ("bootstrap = true", "ferrolog certs"),

@@ -143,7 +143,7 @@ pub enum MembershipError {
         reason: String,
     },
     /// The name is not one.
-    #[error("a node's name has 1 to 63 letters, digits, dots and dashes; {name:?} does not")]
+    #[error("a node's name is 1 to 63 of the characters a-z, 0-9, '-' and '.'; {name:?} is not")]
     BadName {
         /// The name.
         name: String,

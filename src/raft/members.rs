@@ -10,6 +10,7 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::errors::{ClientWriteError, RaftError};
 
+use crate::net::certs::is_valid_name;
 use crate::proto::raft_v1 as pb;
 
 use super::command::{Command, NameTaken, Outcome};
@@ -34,10 +35,9 @@ fn failed(error: &WriteError) -> MembershipError {
     }
 }
 
-/// 1 to 63 letters, digits, dots and dashes.
+/// The names that certificates can carry.
 fn check_name(name: &str) -> Result<(), MembershipError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
-    if (1..=63).contains(&name.len()) && name.chars().all(plain) {
+    if is_valid_name(name) {
         return Ok(());
     }
     Err(MembershipError::BadName {
