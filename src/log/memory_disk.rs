@@ -54,6 +54,34 @@ struct Bytes {
     dirty: Vec<(usize, usize)>,
 }
 
+impl Bytes {
+    /// What a power cut leaves of the file.
+    fn survive(&self, choose: &mut impl FnMut() -> u64) -> Self {
+        let mut left = self.synced.clone();
+        if choose() % 2 == 1 {
+            left.resize(self.live.len(), 0);
+        }
+        for (from, to) in &self.dirty {
+            let whole = to.min(&self.live.len()).saturating_sub(*from);
+            let part = match choose() % 4 {
+                0 => 0,
+                1 => whole,
+                // Disks write sectors, in any order; a prefix of one write is enough to tear it.
+                more => (more as usize * 512 + choose() as usize % 512).min(whole),
+            };
+            let end = (from + part).min(left.len());
+            if *from < end {
+                left[*from..end].copy_from_slice(&self.live[*from..end]);
+            }
+        }
+        Self {
+            live: left.clone(),
+            synced: left,
+            dirty: Vec::new(),
+        }
+    }
+}
+
 struct MemoryFile {
     path: PathBuf,
     content: Arc<Content>,
@@ -66,19 +94,30 @@ impl MemoryDisk {
         *self.0.watcher.lock() = Some(Arc::new(watcher));
     }
 
-    /// A disk that holds what a power cut would leave of this one.
+    /// A disk that holds what a power cut leaves of this one at the worst: nothing unsynced.
     pub fn crash(&self) -> Self {
+        self.crash_by(|| 0)
+    }
+
+    /// A disk that holds what a power cut may leave of this one: of each unsynced write nothing,
+    /// all or a part, of each unsynced change of a name or a length either state. `choose` decides,
+    /// by numbers that should be spread evenly; 0 always loses.
+    pub fn crash_by(&self, mut choose: impl FnMut() -> u64) -> Self {
         let names = self.0.names.lock();
-        let survive = |(path, content): (&PathBuf, &Arc<Content>)| {
-            let synced = content.0.lock().synced.clone();
-            let bytes = Bytes {
-                live: synced.clone(),
-                synced,
-                dirty: Vec::new(),
+        let mut survivors = BTreeMap::new();
+        let either = names.synced.keys().chain(names.live.keys());
+        for path in either.collect::<std::collections::BTreeSet<_>>() {
+            let (synced, live) = (names.synced.get(path), names.live.get(path));
+            let kept = match (synced, live) {
+                (Some(synced), Some(live)) if Arc::ptr_eq(synced, live) => Some(synced),
+                (synced, _) if choose() % 2 == 0 => synced,
+                (_, live) => live,
             };
-            (path.clone(), Arc::new(Content(Mutex::new(bytes))))
-        };
-        let survivors: BTreeMap<_, _> = names.synced.iter().map(survive).collect();
+            if let Some(content) = kept {
+                let bytes = content.0.lock().survive(&mut choose);
+                survivors.insert(path.clone(), Arc::new(Content(Mutex::new(bytes))));
+            }
+        }
         Self(Arc::new(Shared {
             names: Mutex::new(Names {
                 live: survivors.clone(),

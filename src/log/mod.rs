@@ -27,6 +27,8 @@ mod state;
 mod store;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
 
 pub use error::Error;
