@@ -59,6 +59,19 @@ pub enum AgentError {
         /// Its cluster.
         cluster: String,
     },
+    /// The addresses to join are another cluster's.
+    #[error(
+        "this node's directory belongs to cluster {ours}, and {peer} to cluster {theirs}: name \
+         the addresses of its own cluster with --join, or give it an empty data directory"
+    )]
+    OtherCluster {
+        /// The node that was asked.
+        peer: String,
+        /// Its cluster.
+        theirs: String,
+        /// This node's cluster.
+        ours: String,
+    },
     /// The replicated log failed.
     #[error(transparent)]
     Raft(#[from] raft::Error),

@@ -4,6 +4,7 @@
 //! ones and in simulation.
 
 mod error;
+mod membership;
 
 pub use crate::server::Policy;
 pub use error::AgentError;
@@ -23,16 +24,13 @@ use crate::net::mux::{Incoming, Mux, MuxLimits};
 use crate::net::stream_layer::StreamLayer;
 use crate::net::tcp::TcpNetwork;
 use crate::net::{Network, Security};
-use crate::raft::{self, Directory, MembershipError, ReplicatedLog, Seat, View};
+use crate::raft::{self, ReplicatedLog, Seat, View};
 use crate::server::{self, Drain, HealthReporter, ServeError};
 
 /// From the signal to stop until the last client's call is cut.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Of this, how long leadership may take to be handed on, and streams to end.
 const CALLS_MAX: Duration = Duration::from_secs(3);
-/// How long a restarted node waits to hear of its membership before it asks to be taken in.
-const SETTLE_WAIT: Duration = Duration::from_secs(2);
-
 /// What a node stands on.
 #[derive(Clone)]
 pub struct Seams {
@@ -166,7 +164,9 @@ impl Bound {
             });
             tokio::spawn(async move { report(served.await) })
         };
-        let directory = become_member(&self.config, &self.seams, &self.layer, &self.addr).await?;
+        let (directory, joined) =
+            membership::become_member(&self.config, &self.seams, &self.layer, &self.addr).await?;
+        let layer = self.layer.clone();
         let log = ReplicatedLog::start(
             directory,
             self.layer,
@@ -179,7 +179,13 @@ impl Bound {
         let _ = seat.set(log.clone());
         let (fail, failed) = watch::channel(None);
         let helpers = vec![
-            tokio::spawn(settle(log.clone(), self.config.join.clone(), fail)),
+            tokio::spawn(membership::settle(
+                log.clone(),
+                layer,
+                self.config.join.clone(),
+                joined,
+                fail,
+            )),
             tokio::spawn(tell_health(log.clone(), health.clone())),
         ];
         Ok(Agent {
@@ -294,61 +300,6 @@ fn is_unspecified(addr: &str) -> bool {
     host(addr)
         .parse()
         .is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
-}
-
-/// Opens the directory, and if it is new begins a cluster or joins one.
-async fn become_member(
-    config: &Config,
-    seams: &Seams,
-    layer: &StreamLayer,
-    addr: &str,
-) -> Result<Directory, AgentError> {
-    let disk = seams.disk.clone();
-    let mut directory = Directory::open(disk, &config.data_dir, &config.name, &seams.random)?;
-    if directory.identity().is_some() {
-        return Ok(directory);
-    }
-    if config.bootstrap {
-        if let Some((peer, cluster)) = raft::cluster_of(layer, &config.join).await {
-            return Err(AgentError::SecondCluster { peer, cluster });
-        }
-        directory.bootstrap(&seams.random)?;
-        tracing::info!(name = %config.name, "began a cluster");
-    } else {
-        directory.join(layer, &config.join, addr).await?;
-        tracing::info!(name = %config.name, "joined a cluster");
-    }
-    Ok(directory)
-}
-
-/// Sees to it that the node is a voter under its present address, as often as that changes.
-async fn settle(
-    log: ReplicatedLog,
-    peers: Vec<String>,
-    fail: watch::Sender<Option<Arc<AgentError>>>,
-) {
-    let mut views = log.watch_view();
-    let known = views.wait_for(|view| !view.members.is_empty() && view.leader.is_some());
-    let _ = tokio::time::timeout(SETTLE_WAIT, known).await;
-    while !log.is_settled() {
-        match log.join_cluster(&peers).await {
-            Ok(()) => {}
-            Err(MembershipError::NoLeader { reason }) => {
-                tracing::info!(%reason, "waiting to become a voter");
-            }
-            Err(refused) => {
-                fail.send_replace(Some(Arc::new(refused.into())));
-                // The receiver outlives this task: it ends the node.
-                return std::future::pending().await;
-            }
-        }
-        let wait = tokio::time::timeout(Duration::from_millis(200), views.changed()).await;
-        if matches!(wait, Ok(Err(_))) {
-            return;
-        }
-    }
-    // The sender must live as long as the node: without it nobody can tell a failure.
-    fail.closed().await;
 }
 
 /// Tells probes the truth: the node serves while it is a member, knows a leader and runs.

@@ -64,6 +64,11 @@ impl ReplicatedLog {
             return passed_on(client.join(request)).await;
         }
         let _one_at_a_time = self.0.changes.lock().await;
+        // A new leader may not have applied yet what it must know to judge.
+        let current = self.read_barrier().await;
+        current.map_err(|error| MembershipError::NoLeader {
+            reason: error.to_string(),
+        })?;
         if request.node_id == 0 {
             self.register(&request).await
         } else {

@@ -89,6 +89,7 @@ struct Inner {
     addr: String,
     raft: Raft,
     log: Log,
+    heard: Arc<view::Heard>,
     fsm: Arc<state_machine::Shared>,
     snapshots: Snapshots,
     staging: Mutex<()>,
@@ -134,7 +135,8 @@ impl ReplicatedLog {
         let raft = started.map_err(|error| Error::Engine(error.to_string()))?;
         begin_cluster(&raft, &identity, addr).await?;
         let (tell, views) = watch::channel(View::default());
-        tokio::spawn(view::follow(raft.clone(), tell));
+        let heard = Arc::new(view::Heard::never());
+        tokio::spawn(view::follow(raft.clone(), heard.clone(), tell));
         let applied = fsm.watch_applied();
         let inner = Inner {
             addr: addr.to_owned(),
@@ -143,6 +145,7 @@ impl ReplicatedLog {
             identity,
             raft,
             log,
+            heard,
             fsm,
             snapshots,
             staging: Mutex::new(()),
@@ -242,9 +245,8 @@ impl ReplicatedLog {
             .map(drop)
     }
 
-    /// Whether the membership holds this node as a voter under its present address.
-    pub fn is_settled(&self) -> bool {
-        let view = self.view();
+    /// Whether a membership holds this node as a voter under its present address.
+    pub fn is_settled_in(&self, view: &View) -> bool {
         let me = view.member(self.0.identity.node_id);
         me.is_some_and(|me| me.voter && me.member.addr == self.0.addr)
     }
@@ -287,6 +289,11 @@ impl ReplicatedLog {
 
     fn raft(&self) -> &Raft {
         &self.0.raft
+    }
+
+    /// A leader called.
+    fn heard_leader(&self) {
+        self.0.heard.now();
     }
 
     fn proposer(&self) -> &Proposer {

@@ -197,7 +197,9 @@ impl raft_server::Raft for RaftService {
         request: Request<Streaming<pb::AppendEntriesRequest>>,
     ) -> Result<Response<Self::AppendEntriesStream>, Status> {
         let node = self.check(&request, From::Member)?;
-        let parsed = request.into_inner().map(|request| {
+        let heard = node.clone();
+        let parsed = request.into_inner().map(move |request| {
+            heard.heard_leader();
             let request = request.map_err(|status| tracing::debug!(%status, "a raft stream broke"));
             let parsed = transport::append_from_pb(request.ok()?);
             parsed
@@ -220,6 +222,7 @@ impl raft_server::Raft for RaftService {
         request: Request<pb::AppendEntriesRequest>,
     ) -> Result<Response<pb::AppendEntriesResponse>, Status> {
         let node = self.check(&request, From::Member)?;
+        node.heard_leader();
         let rpc = transport::append_from_pb(request.into_inner()).map_err(bad)?;
         let prev = rpc.prev_log_id;
         let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);

@@ -59,7 +59,7 @@ async fn start(
         .unwrap();
     assert!(seat.set(node.clone()).is_ok());
     timeout(PATIENCE, async {
-        while !node.is_settled() {
+        while !node.is_settled_in(&node.view()) {
             let _ = node.join_cluster(peers).await;
             node.watch_view().changed().await.unwrap();
         }

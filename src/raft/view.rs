@@ -5,16 +5,42 @@ use std::time::Duration;
 
 use openraft::metrics::{RaftMetrics, RaftServerMetrics, SerdeInstant};
 use openraft::rt::watch::WatchReceiver;
-use openraft::{Instant, ServerState, TokioInstant};
+use openraft::{Instant as _, ServerState, TokioInstant};
+use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Raft;
 use super::types::{Member, TypeConfig};
 
 /// A leader that no quorum has answered for this long does not call itself one.
 const QUORUM_SILENCE_MAX: Duration = Duration::from_secs(1);
-/// How often a leader looks whether its quorum still answers.
+/// A leader that a follower has not heard for this long is not known any more.
+const LEADER_SILENCE_MAX: Duration = Duration::from_secs(1);
+/// How often a node looks whether the others are still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// When this node last heard a leader. The engine keeps the name of one that fell silent for as
+/// long as no other is elected.
+#[derive(Debug)]
+pub struct Heard(Mutex<Option<Instant>>);
+
+impl Heard {
+    pub fn never() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// A leader called.
+    pub fn now(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    fn lately(&self) -> bool {
+        self.0
+            .lock()
+            .is_some_and(|heard| heard.elapsed() < LEADER_SILENCE_MAX)
+    }
+}
 
 /// One member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,11 +86,11 @@ impl View {
 }
 
 /// Follows the engine's metrics until it stops.
-pub async fn follow(raft: Raft, views: watch::Sender<View>) {
+pub async fn follow(raft: Raft, heard: Arc<Heard>, views: watch::Sender<View>) {
     let mut server = raft.server_metrics();
     let mut all = raft.metrics();
     loop {
-        let view = see(&server.borrow_watched(), &all.borrow_watched());
+        let view = see(&server.borrow_watched(), &all.borrow_watched(), &heard);
         let leads = view.leader == Some(*raft.node_id());
         let waits_for_quorum = leads && !view.writable;
         views.send_if_modified(|seen| {
@@ -79,9 +105,8 @@ pub async fn follow(raft: Raft, views: watch::Sender<View>) {
                 server.changed().await
             }
         };
-        // A quorum that falls silent changes nothing that could be waited for.
-        let look_again = if leads { LOOK_AGAIN } else { Duration::MAX };
-        let changed = tokio::time::timeout(look_again, changed).await;
+        // A quorum or a leader that falls silent changes nothing that could be waited for.
+        let changed = tokio::time::timeout(LOOK_AGAIN, changed).await;
         if matches!(changed, Ok(Err(_))) {
             let reason = match &raft.metrics().borrow_watched().running_state {
                 Ok(()) => "it was shut down".to_owned(),
@@ -97,7 +122,11 @@ pub async fn follow(raft: Raft, views: watch::Sender<View>) {
     }
 }
 
-fn see(server: &RaftServerMetrics<TypeConfig>, all: &RaftMetrics<TypeConfig>) -> View {
+fn see(
+    server: &RaftServerMetrics<TypeConfig>,
+    all: &RaftMetrics<TypeConfig>,
+    heard: &Heard,
+) -> View {
     let membership = server.membership_config.membership();
     let voters: Vec<u64> = membership.voter_ids().collect();
     let member = |(id, member): (&u64, &Member)| MemberView {
@@ -111,7 +140,9 @@ fn see(server: &RaftServerMetrics<TypeConfig>, all: &RaftMetrics<TypeConfig>) ->
     let confirmed = confirmed.is_some_and(|acked| voters.len() == 1 || fresh(acked));
     View {
         term: server.vote.leader_id.term,
-        leader: server.current_leader,
+        leader: server
+            .current_leader
+            .filter(|leader| *leader == server.id || heard.lately()),
         writable: server.state == ServerState::Leader && confirmed,
         members: Arc::new(membership.nodes().map(member).collect()),
         stopped: stopped.map(ToString::to_string),

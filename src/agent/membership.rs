@@ -1,0 +1,110 @@
+//! How a node becomes a member of its cluster and stays one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::net::stream_layer::StreamLayer;
+use crate::raft::{self, Directory, MembershipError, ReplicatedLog, View};
+
+use super::{AgentError, Seams};
+
+/// How long a member goes without a leader before it asks whether it still is one.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two questions.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Opens the directory, and if it is new begins a cluster or joins one. Whether it has just
+/// joined comes with it.
+pub async fn become_member(
+    config: &Config,
+    seams: &Seams,
+    layer: &StreamLayer,
+    addr: &str,
+) -> Result<(Directory, bool), AgentError> {
+    let disk = seams.disk.clone();
+    let mut directory = Directory::open(disk, &config.data_dir, &config.name, &seams.random)?;
+    if directory.identity().is_some() {
+        return Ok((directory, false));
+    }
+    if config.bootstrap {
+        if let Some((peer, cluster)) = raft::cluster_of(layer, &config.join).await {
+            return Err(AgentError::SecondCluster { peer, cluster });
+        }
+        directory.bootstrap(&seams.random)?;
+        tracing::info!(name = %config.name, "began a cluster");
+    } else {
+        directory.join(layer, &config.join, addr).await?;
+        tracing::info!(name = %config.name, "joined a cluster");
+    }
+    Ok((directory, !config.bootstrap))
+}
+
+/// Sees to it that the node is a voter under its present address, as often as that changes, and
+/// that it learns if it was removed while it was down.
+pub async fn settle(
+    log: ReplicatedLog,
+    layer: StreamLayer,
+    peers: Vec<String>,
+    joined: bool,
+    fail: watch::Sender<Option<Arc<AgentError>>>,
+) {
+    let refused = tokio::select! {
+        refused = stay_member(&log, &peers, joined) => refused.into(),
+        other = other_cluster(&log, &layer, &peers) => other,
+    };
+    fail.send_replace(Some(Arc::new(refused)));
+    // The sender must live as long as the node: without it nobody can tell a failure.
+    fail.closed().await;
+}
+
+/// Asks to be taken in whenever the node is no voter under its address, or hears no leader.
+/// Returns once the cluster refuses it for good.
+async fn stay_member(log: &ReplicatedLog, peers: &[String], joined: bool) -> MembershipError {
+    let mut views = log.watch_view();
+    let mut patience = if joined { Duration::ZERO } else { PATIENCE };
+    loop {
+        let settled = |view: &View| view.leader.is_some() && log.is_settled_in(view);
+        let found = tokio::time::timeout(patience, views.wait_for(settled)).await;
+        let found = found.map(|view| view.map(drop));
+        if matches!(found, Ok(Err(_))) {
+            // The node is stopping.
+            return std::future::pending().await;
+        }
+        if found.is_ok() {
+            // Until the leader is lost, or the membership changes.
+            if views.wait_for(|view| !settled(view)).await.is_err() {
+                return std::future::pending().await;
+            }
+            patience = PATIENCE;
+            continue;
+        }
+        let asked = tokio::select! {
+            asked = log.join_cluster(peers) => asked,
+            _ = views.wait_for(settled) => Ok(()),
+        };
+        match asked {
+            Ok(()) => {}
+            Err(MembershipError::NoLeader { reason }) => {
+                tracing::info!(%reason, "waiting to become a voter");
+            }
+            Err(refused) => return refused,
+        }
+        patience = RETRY;
+    }
+}
+
+/// Returns if the addresses to join belong to another cluster than the node's directory.
+async fn other_cluster(log: &ReplicatedLog, layer: &StreamLayer, peers: &[String]) -> AgentError {
+    let ours = log.identity().cluster_id.clone();
+    while !peers.is_empty() {
+        match raft::cluster_of(layer, peers).await {
+            Some((_, cluster)) if cluster == ours => break,
+            Some((peer, theirs)) => return AgentError::OtherCluster { peer, theirs, ours },
+            None => tokio::time::sleep(PATIENCE).await,
+        }
+    }
+    std::future::pending().await
+}

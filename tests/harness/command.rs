@@ -1,0 +1,169 @@
+//! The command line, run to its end, and nodes started by hand with flags that a cluster would not give.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use ferrolog::cli::local_cluster::LocalCluster;
+use ferrolog::net::tls::TlsFiles;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+
+use super::BINARY;
+
+/// A refusal that takes longer is none: an operator would wait for a node that never comes.
+const END_MAX: Duration = Duration::from_secs(25);
+const LISTEN_MAX: Duration = Duration::from_secs(20);
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ended {
+    pub fn expect_success(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.out
+    }
+
+    /// It failed by itself, and what it says on standard error holds each of these.
+    pub fn expect_refusal(&self, hints: &[&str]) {
+        assert!(self.code.is_some_and(|code| code != 0), "{self:?}");
+        for hint in hints {
+            assert!(self.err.contains(hint), "no {hint:?} in {}", self.err);
+        }
+    }
+}
+
+fn command(args: &[String]) -> Command {
+    let mut command = Command::new(BINARY);
+    for (key, _) in std::env::vars_os() {
+        if key.to_string_lossy().starts_with("FERROLOG_") {
+            command.env_remove(key);
+        }
+    }
+    command.args(args).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Runs a command to its end.
+pub async fn run(args: &[String]) -> Ended {
+    let child = command(args).spawn().expect("the binary");
+    let ended = tokio::time::timeout(END_MAX, child.wait_with_output()).await;
+    let ended = ended.unwrap_or_else(|_| panic!("no end within {END_MAX:?}: {args:?}"));
+    let ended = ended.expect("its output");
+    Ended {
+        code: ended.status.code(),
+        out: String::from_utf8_lossy(&ended.stdout).into_owned(),
+        err: String::from_utf8_lossy(&ended.stderr).into_owned(),
+    }
+}
+
+/// Runs `ferrolog cluster` with the client's certificate.
+pub async fn cluster(cluster: &LocalCluster, words: &[&str]) -> Ended {
+    let mut args = vec!["cluster".to_owned()];
+    args.extend(words.iter().map(|&word| word.to_owned()));
+    args.extend(["--servers".to_owned(), cluster.addrs().join(",")]);
+    args.extend(tls_args(&cluster.client_tls_files().expect("TLS")));
+    run(&args).await
+}
+
+/// The same, for a program: what it prints, parsed.
+pub async fn cluster_json(of: &LocalCluster, words: &[&str]) -> serde_json::Value {
+    let words = [words, &["--output", "json"]].concat();
+    let out = cluster(of, &words).await.expect_success();
+    serde_json::from_str(&out).expect("JSON")
+}
+
+fn tls_args(files: &TlsFiles) -> Vec<String> {
+    let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
+    let (ca, cert, key) = (text(&files.ca), text(&files.cert), text(&files.key));
+    ["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// The flags of a node on a free port.
+pub fn serve_args(name: &str, dir: &Path, files: &TlsFiles, rest: &[&str]) -> Vec<String> {
+    let dir = dir.to_str().expect("a path in UTF-8");
+    let fixed = ["serve", "--name", name, "--data-dir", dir];
+    let mut args: Vec<_> = fixed.map(str::to_owned).to_vec();
+    args.extend(tls_args(files));
+    args.extend(rest.iter().map(|&word| word.to_owned()));
+    if !rest.contains(&"--listen") {
+        args.extend(["--listen", "127.0.0.1:0"].map(str::to_owned));
+    }
+    args
+}
+
+/// Starts a node that must not come up, and waits for its end.
+pub async fn serve_refused(args: &[String], hints: &[&str]) {
+    run(args).await.expect_refusal(hints);
+}
+
+/// A node that was started by hand. Dropping it kills it.
+pub struct Lone {
+    child: Child,
+    pub addr: String,
+    out: BufReader<ChildStdout>,
+    err: ChildStderr,
+}
+
+impl Lone {
+    /// Starts a node and waits until it listens.
+    pub async fn start(args: &[String]) -> Self {
+        let mut child = command(args).spawn().expect("the binary");
+        let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+        let err = child.stderr.take().expect("a pipe");
+        let mut line = String::new();
+        let read = tokio::time::timeout(LISTEN_MAX, out.read_line(&mut line)).await;
+        read.expect("a line in time").expect("a line");
+        let addr = line.trim().strip_prefix("listening ");
+        let addr = addr.unwrap_or_else(|| panic!("it does not listen: {line:?}"));
+        Self {
+            addr: addr.to_owned(),
+            child,
+            out,
+            err,
+        }
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours").is_some()
+    }
+
+    /// SIGKILL, if it runs; gives what it logged.
+    pub async fn kill(mut self) -> String {
+        // It fails only for a process that has ended already.
+        let _ = self.child.start_kill();
+        self.end().await.err
+    }
+
+    /// Waits for it to end by itself.
+    pub async fn end(mut self) -> Ended {
+        let (mut out, mut err) = (String::new(), String::new());
+        let all = async {
+            let pipes = (
+                self.out.read_to_string(&mut out),
+                self.err.read_to_string(&mut err),
+            );
+            let (a, b) = tokio::join!(pipes.0, pipes.1);
+            a.and(b).expect("its output");
+            self.child.wait().await.expect("its end")
+        };
+        let status = tokio::time::timeout(END_MAX, all).await;
+        let status = status.unwrap_or_else(|_| panic!("no end within {END_MAX:?}"));
+        Ended {
+            code: status.code(),
+            out,
+            err,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Load on a cluster: producers with sessions of their own, and what each of them saw.
+//!
+//! Every value is sent once and is unlike every other. What the history means is the checker's affair.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ferrolog::client::{Ack, Consistency, Producer};
+use futures::future;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::checker::{self, Attempt, NodeLog};
+use super::{PATIENCE, Stage, until};
+
+/// Bytes after a value's name, by its number: none, few, and more than a page.
+const PADDING: [usize; 5] = [0, 10, 100, 700, 5_000];
+/// Of a producer with many in flight: a local cluster would take a million and the check would take minutes.
+const PACE: Duration = Duration::from_millis(2);
+
+/// A load that runs.
+pub struct Load {
+    origin: Instant,
+    stop: watch::Sender<bool>,
+    acked: Vec<Arc<AtomicU64>>,
+    producers: Vec<JoinHandle<Vec<Attempt>>>,
+}
+
+/// What the producers of a load saw.
+pub struct History {
+    origin: Instant,
+    pub attempts: Vec<Attempt>,
+}
+
+impl Load {
+    /// Starts so many producers, each on another server first. The first of them waits for each answer, the
+    /// others keep ever more in flight.
+    pub fn start(stage: &Stage, producers: usize) -> Self {
+        let origin = Instant::now();
+        let (stop, stopped) = watch::channel(false);
+        let acked: Vec<_> = (0..producers).map(|_| Arc::default()).collect();
+        let run = |(number, acked): (usize, &Arc<AtomicU64>)| {
+            let mut servers = stage.cluster.addrs();
+            let servers_len = servers.len();
+            servers.rotate_left(number % servers_len);
+            let client = stage.cluster.client_of(servers, PATIENCE);
+            let producer = client.and_then(|client| Ok(client.producer()?));
+            let lane = Lane {
+                number,
+                in_flight_max: 1 + 16 * number,
+                origin,
+                acked: Arc::clone(acked),
+                attempts: Vec::new(),
+                waiting: VecDeque::new(),
+            };
+            tokio::spawn(lane.run(producer.expect("a producer"), stopped.clone()))
+        };
+        let producers = acked.iter().enumerate().map(run).collect();
+        Self {
+            origin,
+            stop,
+            acked,
+            producers,
+        }
+    }
+
+    /// Waits until each producer has so many more records acknowledged than now.
+    pub async fn progress(&self, more: u64) {
+        let count = |acked: &Arc<AtomicU64>| acked.load(Ordering::Relaxed);
+        let before: Vec<_> = self.acked.iter().map(count).collect();
+        let moved = || {
+            let mut pairs = self.acked.iter().zip(&before);
+            pairs.all(|(acked, before)| count(acked) >= before + more)
+        };
+        let what = format!("each producer has {more} records more acknowledged");
+        until(&what, async || moved().then_some(())).await;
+    }
+
+    /// Now, as the history tells time.
+    pub fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// Ends the load and waits for all answers: a producer that gives up is a fault of the cluster.
+    pub async fn finish(self) -> History {
+        self.stop.send_replace(true);
+        let ended = future::join_all(self.producers).await;
+        let ended = ended.into_iter().map(|attempts| attempts.expect("a lane"));
+        History {
+            origin: self.origin,
+            attempts: ended.flatten().collect(),
+        }
+    }
+}
+
+/// One producer at work.
+struct Lane {
+    number: usize,
+    in_flight_max: usize,
+    origin: Instant,
+    acked: Arc<AtomicU64>,
+    attempts: Vec<Attempt>,
+    waiting: VecDeque<Ack>,
+}
+
+impl Lane {
+    async fn run(mut self, producer: Producer, stopped: watch::Receiver<bool>) -> Vec<Attempt> {
+        let mut paces = tokio::time::interval(PACE);
+        while !*stopped.borrow() {
+            if self.waiting.len() >= self.in_flight_max {
+                self.take_answer().await;
+                continue;
+            }
+            // Between two sends answers are taken as they come, so that their times are true.
+            tokio::select! {
+                biased;
+                _ = paces.tick(), if self.number > 0 => {}
+                () = self.take_answer(), if !self.waiting.is_empty() => continue,
+                else => {}
+            }
+            self.send(&producer).await;
+        }
+        while !self.waiting.is_empty() {
+            self.take_answer().await;
+        }
+        let stats = producer.finish().await.expect("a producer that ends well");
+        assert_eq!(stats.acknowledged, self.attempts.len() as u64);
+        self.attempts
+    }
+
+    async fn send(&mut self, producer: &Producer) {
+        let seq = self.attempts.len() as u64;
+        let mut value = format!("p{}-{seq}-", self.number).into_bytes();
+        value.resize(value.len() + PADDING[seq as usize % PADDING.len()], b'.');
+        let value = Bytes::from(value);
+        self.attempts.push(Attempt {
+            producer: self.number,
+            seq,
+            value: value.clone(),
+            started: self.origin.elapsed(),
+            acked: None,
+        });
+        let ack = producer.send(value).await.expect("a producer that goes on");
+        self.waiting.push_back(ack);
+    }
+
+    /// Waits for the oldest answer. Dropping the future loses nothing.
+    async fn take_answer(&mut self) {
+        let Some(oldest) = self.waiting.front_mut() else {
+            return;
+        };
+        let offset = oldest.await.expect("an acknowledgement");
+        let at = self.attempts.len() - self.waiting.len();
+        self.attempts[at].acked = Some((offset, self.origin.elapsed()));
+        self.waiting.pop_front();
+        self.acked.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl History {
+    /// The longest time without any acknowledgement, and without one for some single producer, in this span:
+    /// from the last one before it, up to its end.
+    pub fn longest_gaps(&self, from: Duration, to: Duration) -> (Duration, Duration) {
+        let producers = self.attempts.iter().map(|attempt| attempt.producer).max();
+        let all = longest_gap(self.acks(None), from, to);
+        let worst = (0..=producers.unwrap_or(0))
+            .map(|producer| longest_gap(self.acks(Some(producer)), from, to))
+            .max();
+        (all, worst.unwrap_or_default())
+    }
+
+    fn acks(&self, producer: Option<usize>) -> Vec<Duration> {
+        let of = |attempt: &&Attempt| producer.is_none_or(|producer| attempt.producer == producer);
+        let acked = self.attempts.iter().filter(of);
+        acked
+            .filter_map(|attempt| attempt.acked.map(|(_, at)| at))
+            .collect()
+    }
+
+    /// Reads the log from every node and checks it; panics with the first violations.
+    pub async fn assert_sound(&self, stage: &Stage) {
+        let mut logs = Vec::new();
+        for place in 0..stage.cluster.node_count() {
+            logs.push(NodeLog {
+                node: stage.cluster.name(place).to_owned(),
+                records: stage.read_all(place, Consistency::Strong).await,
+            });
+        }
+        let found = checker::check(&self.attempts, &logs);
+        let first: Vec<_> = found.iter().take(10).map(ToString::to_string).collect();
+        assert!(
+            found.is_empty(),
+            "{} violations, {} s after the begin of the load:\n{}",
+            found.len(),
+            self.origin.elapsed().as_secs(),
+            first.join("\n")
+        );
+        let acked = self.attempts.iter().filter(|a| a.acked.is_some()).count();
+        assert_eq!(acked, self.attempts.len(), "every producer waited for all");
+        println!(
+            "checked {acked} acknowledged records on {} nodes: 0 violations",
+            logs.len()
+        );
+    }
+}
+
+/// The longest silence from the last acknowledgement before `from` up to `to`.
+pub fn longest_gap(mut acks: Vec<Duration>, from: Duration, to: Duration) -> Duration {
+    acks.sort();
+    let first = acks.partition_point(|at| *at <= from);
+    let last = acks.partition_point(|at| *at < to);
+    let before = first.checked_sub(1).map_or(from, |i| acks[i]);
+    let mut inside = acks[first..last.max(first)].to_vec();
+    inside.insert(0, before);
+    // Silence up to the end is a gap too; what comes after it belongs to the next span.
+    inside.push(to);
+    let gaps = inside.windows(2).map(|pair| pair[1] - pair[0]);
+    gaps.max().unwrap_or_default()
+}

@@ -1,0 +1,171 @@
+//! What the tests of real clusters share: clusters under a temporary directory, waits with deadlines, calls.
+//!
+//! Load and what is checked of it stand in [`load`] and [`checker`], raw calls in [`wire`], the command line
+//! in [`command`]. Nothing here decides what is right.
+#![allow(
+    dead_code,
+    clippy::disallowed_methods,
+    reason = "each test file takes a part of it; it looks at the files of its nodes"
+)]
+
+pub mod checker;
+pub mod command;
+pub mod load;
+pub mod wire;
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::time::Duration;
+
+use ferrolog::cli::local_cluster::{LocalCluster, LocalClusterOptions};
+use ferrolog::client::{Client, Consistency, ConsumeOptions, Record, Start};
+use ferrolog::proto::v1::GetStatusResponse;
+use tempfile::TempDir;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::time::{Instant, MissedTickBehavior};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_ferrolog");
+/// Bounds every wait for what surely comes in a sound build.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(10);
+
+/// A cluster whose times are measured has the machine for itself, as far as this file's tests go.
+static TURNS: RwLock<()> = RwLock::const_new(());
+
+/// Held for its end alone.
+#[derive(Debug)]
+enum Turn {
+    Shared(#[expect(dead_code)] RwLockReadGuard<'static, ()>),
+    Alone(#[expect(dead_code)] RwLockWriteGuard<'static, ()>),
+}
+
+/// A running cluster, its directory, and its turn.
+pub struct Stage {
+    // Dropped in this order: the nodes write into the directory until they are gone.
+    pub cluster: LocalCluster,
+    pub dir: TempDir,
+    _turn: Turn,
+}
+
+impl Stage {
+    /// Three nodes over mutual TLS, ready, perhaps beside those of another test.
+    pub async fn start() -> Self {
+        Self::begin(Turn::Shared(TURNS.read().await)).await
+    }
+
+    /// The same, with no other test's cluster beside it: for tests that measure time.
+    pub async fn start_alone() -> Self {
+        Self::begin(Turn::Alone(TURNS.write().await)).await
+    }
+
+    async fn begin(turn: Turn) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let options = LocalClusterOptions::new(BINARY, dir.path());
+        let cluster = LocalCluster::start(options).await.expect("a cluster");
+        Self {
+            cluster,
+            dir,
+            _turn: turn,
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A client of all nodes.
+    pub fn client(&self) -> Client {
+        self.cluster.client(PATIENCE).expect("a client")
+    }
+
+    /// A client of one node.
+    pub fn client_of(&self, place: usize) -> Client {
+        let servers = vec![self.cluster.addr(place).to_owned()];
+        self.cluster.client_of(servers, PATIENCE).expect("a client")
+    }
+
+    pub async fn leader(&self) -> usize {
+        self.cluster.leader(PATIENCE).await.expect("a leader")
+    }
+
+    pub async fn status(&self, place: usize) -> GetStatusResponse {
+        let client = self.client_of(place);
+        until("a status", async || client.status(None).await.ok()).await
+    }
+
+    pub async fn ready(&self) {
+        let ready = self.cluster.wait_ready(PATIENCE).await;
+        ready.unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// The places other than `place`.
+    pub fn others(&self, place: usize) -> Vec<usize> {
+        let places = 0..self.cluster.node_count();
+        places.filter(|&other| other != place).collect()
+    }
+
+    /// What the node has logged since it had logged `from` bytes.
+    pub fn log_since(&self, place: usize, from: usize) -> String {
+        let bytes = std::fs::read(self.cluster.log_path(place)).expect("a log");
+        String::from_utf8_lossy(&bytes[from..]).into_owned()
+    }
+
+    pub fn log_len(&self, place: usize) -> usize {
+        self.log_since(place, 0).len()
+    }
+
+    /// The whole log as one node tells it.
+    pub async fn read_all(&self, place: usize, consistency: Consistency) -> Vec<Record> {
+        let options = ConsumeOptions {
+            from: Start::Offset(0),
+            consistency,
+            follow: false,
+            server: Some(self.cluster.addr(place).to_owned()),
+        };
+        let mut consumer = self.client().consume(options).expect("a consumer");
+        let mut records = Vec::new();
+        while let Some(record) = consumer.next().await {
+            records.push(record.expect("a record"));
+        }
+        records
+    }
+}
+
+/// Waits until `look` sees something; panics if it takes longer than [`PATIENCE`].
+pub async fn until<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    until_in(PATIENCE, what, look).await
+}
+
+/// The same with a limit of its own, which is a claim about the product.
+pub async fn until_in<T>(
+    limit: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let begun = Instant::now();
+    let mut ticks = tokio::time::interval(POLL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        if let Some(seen) = look().await {
+            return seen;
+        }
+        assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
+        ticks.tick().await;
+    }
+}
+
+/// How often a fault is repeated: `FERROLOG_ROUNDS`, or `usual`.
+pub fn rounds(usual: usize) -> usize {
+    match std::env::var("FERROLOG_ROUNDS") {
+        Ok(rounds) => rounds.parse().expect("FERROLOG_ROUNDS is a number"),
+        Err(_) => usual,
+    }
+}
+
+/// The error of something that must have been refused.
+pub fn refused<T: Debug, E>(outcome: Result<T, E>, what: &str) -> E {
+    match outcome {
+        Ok(value) => panic!("not refused: {what}: {value:?}"),
+        Err(error) => error,
+    }
+}
