@@ -187,6 +187,7 @@ impl Bound {
                 fail,
             )),
             tokio::spawn(tell_health(log.clone(), health.clone())),
+            tokio::spawn(finish_changes(log.clone())),
         ];
         Ok(Agent {
             addr: self.addr,
@@ -300,6 +301,10 @@ fn is_unspecified(addr: &str) -> bool {
     host(addr)
         .parse()
         .is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
+}
+
+async fn finish_changes(log: ReplicatedLog) {
+    log.finish_changes().await;
 }
 
 /// Tells probes the truth: the node serves while it is a member, knows a leader and runs.

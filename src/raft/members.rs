@@ -22,6 +22,8 @@ use super::{ReplicatedLog, ServerView};
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// Entries that a learner may lack when it becomes a voter.
 const LAG_MAX: u64 = 1000;
+/// Between two tries to finish a change.
+const FINISH_RETRY: Duration = Duration::from_millis(100);
 /// How long a transfer of leadership may take.
 const TRANSFER: Duration = Duration::from_secs(5);
 /// For a call that is passed to the leader: the leader waits for the learner in it.
@@ -150,6 +152,29 @@ impl ReplicatedLog {
     async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), MembershipError> {
         let changed = self.0.raft.change_membership(change, false).await;
         changed.map(drop).map_err(|error| failed(&error))
+    }
+
+    /// Finishes changes that an earlier leader began and did not end: as long as a membership is
+    /// joint, both its majorities are needed, and a lost node may cost one of them. Never returns.
+    pub async fn finish_changes(&self) {
+        let mut views = self.watch_view();
+        loop {
+            let begun = views.wait_for(|view| view.writable && view.joint);
+            let stopping = begun.await.is_err();
+            if stopping {
+                return std::future::pending().await;
+            }
+            // A change of this node's own holds the lock until it has ended.
+            let _one_at_a_time = self.0.changes.lock().await;
+            if self.view().joint {
+                let nobody = ChangeMembers::AddVoterIds(BTreeSet::new());
+                match self.change(nobody).await {
+                    Ok(()) => tracing::info!("finished an earlier leader's change of membership"),
+                    Err(error) => tracing::debug!(%error, "a joint membership stays for now"),
+                }
+            }
+            tokio::time::sleep(FINISH_RETRY).await;
+        }
     }
 
     async fn wait_for_learner(&self, id: u64) -> Result<(), MembershipError> {

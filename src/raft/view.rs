@@ -49,7 +49,7 @@ pub struct MemberView {
     pub id: u64,
     /// Its name and address.
     pub member: Member,
-    /// Whether it votes; a learner does not.
+    /// Whether it votes; a learner does not, nor does a node that is just coming or going.
     pub voter: bool,
 }
 
@@ -64,6 +64,8 @@ pub struct View {
     pub writable: bool,
     /// The members, by id.
     pub members: Arc<Vec<MemberView>>,
+    /// Whether a change of the membership is under way (joint consensus).
+    pub joint: bool,
     /// Why the engine stopped, if it did. The process must be started again.
     pub stopped: Option<String>,
 }
@@ -128,16 +130,17 @@ fn see(
     heard: &Heard,
 ) -> View {
     let membership = server.membership_config.membership();
-    let voters: Vec<u64> = membership.voter_ids().collect();
+    let configs = membership.get_joint_config();
     let member = |(id, member): (&u64, &Member)| MemberView {
         id: *id,
         member: member.clone(),
-        voter: voters.contains(id),
+        voter: configs.iter().all(|voters| voters.contains(id)),
     };
     let stopped = all.running_state.as_ref().err();
     let fresh = |acked: &SerdeInstant<TokioInstant>| acked.elapsed() < QUORUM_SILENCE_MAX;
     let confirmed = all.last_quorum_acked.as_ref();
-    let confirmed = confirmed.is_some_and(|acked| voters.len() == 1 || fresh(acked));
+    let alone = membership.voter_ids().count() == 1;
+    let confirmed = confirmed.is_some_and(|acked| alone || fresh(acked));
     View {
         term: server.vote.leader_id.term,
         leader: server
@@ -145,6 +148,7 @@ fn see(
             .filter(|leader| *leader == server.id || heard.lately()),
         writable: server.state == ServerState::Leader && confirmed,
         members: Arc::new(membership.nodes().map(member).collect()),
+        joint: configs.len() > 1,
         stopped: stopped.map(ToString::to_string),
     }
 }
