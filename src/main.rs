@@ -16,12 +16,19 @@ fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     init_logging(cli.log_level());
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
         .enable_all()
         .build()
         .context("start the async runtime")?;
     let code = runtime.block_on(cli.run());
     runtime.shutdown_timeout(BLOCKED_THREADS_MAX);
     Ok(code)
+}
+
+/// Half the cores: a record passes through many short tasks, which lose more by moving between
+/// threads than they gain, and the log's writer and its reads have threads of their own.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 /// Logs go to standard error: standard output is for results.

@@ -12,6 +12,9 @@ use crate::proto::raft_v1::{self as pb, control_entry};
 
 use super::types::{self, Entry, WireError};
 
+/// A payload of at least this size fills most of the buffer that it came in.
+const COPIED_BYTES_MAX: usize = 256 << 10;
+
 /// A command of the replicated state machine.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Command {
@@ -180,6 +183,15 @@ pub fn from_wire(entry: pb::Entry) -> Result<Entry, WireError> {
         term: Term(id.term),
         index: Index(id.index),
         kind: kind.ok_or(WireError::Unknown("kind"))?,
-        payload: entry.payload,
+        payload: own(entry.payload),
     })
+}
+
+/// A payload that is kept must not hold the whole buffer that it was read into.
+fn own(payload: Bytes) -> Bytes {
+    if payload.len() < COPIED_BYTES_MAX {
+        Bytes::copy_from_slice(&payload)
+    } else {
+        payload
+    }
 }
