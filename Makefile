@@ -49,7 +49,7 @@ test: ## every test, tidy among them
 		FERROLOG_SKIP_FOREIGN=1; export FERROLOG_SKIP_FOREIGN; \
 	fi; \
 	echo cargo test --locked; \
-	cargo test --locked
+	cargo test --locked -- --show-output
 
 bench: ## three nodes on this machine under load, acks after a sync on a majority: BENCH_ARGS=
 	cargo build --release --locked

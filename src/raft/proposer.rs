@@ -29,8 +29,9 @@ use super::view::View;
 const QUEUE_MAX: usize = 16 << 10;
 /// Bytes of batches that wait or are under way.
 const PENDING_BYTES_MAX: usize = 64 << 20;
-/// A group's batches, in bytes; a larger batch is a group of its own.
-const GROUP_BYTES_MAX: usize = 1 << 20;
+/// A group's batches, in bytes; a larger batch is a group of its own. A reader checks whole entries, so
+/// an entry is not larger than what one read takes.
+const GROUP_BYTES_MAX: usize = 256 << 10;
 const GROUP_BATCHES_MAX: usize = 1024;
 /// Groups under way. More of them make groups smaller, not faster.
 const GROUPS_MAX: usize = 4;

@@ -22,7 +22,7 @@ pub const FIRST_OFFSET: &str = "ferrolog-first-offset";
 /// The same: the offset that the next record got.
 pub const NEXT_OFFSET: &str = "ferrolog-next-offset";
 /// Bytes that a stream reads ahead of its client.
-const READ_BYTES: usize = 128 << 10;
+const READ_BYTES: usize = 256 << 10;
 
 /// What the request's metadata asks for.
 pub fn is_strong(metadata: &MetadataMap) -> Result<bool, Status> {
