@@ -48,7 +48,7 @@ test: ## every test, tidy among them
 		echo 'make test: SKIPPED: tests/foreign_client.rs (it needs python3 with venv)' >&2; \
 		FERROLOG_SKIP_FOREIGN=1; export FERROLOG_SKIP_FOREIGN; \
 	fi; \
-	echo cargo test --locked; \
+	echo cargo test --locked -- --show-output; \
 	cargo test --locked -- --show-output
 
 bench: ## three nodes on this machine under load, acks after a sync on a majority: BENCH_ARGS=

@@ -110,7 +110,7 @@ impl MemoryDisk {
             let (synced, live) = (names.synced.get(path), names.live.get(path));
             let kept = match (synced, live) {
                 (Some(synced), Some(live)) if Arc::ptr_eq(synced, live) => Some(synced),
-                (synced, _) if choose() % 2 == 0 => synced,
+                (synced, _) if choose().is_multiple_of(2) => synced,
                 (_, live) => live,
             };
             if let Some(content) = kept {

@@ -259,7 +259,7 @@ pub(super) mod testing {
     use super::*;
 
     pub fn authority() -> Authority {
-        Authority::new(SystemTime::now()).unwrap()
+        Authority::new(crate::env::wall_clock()).unwrap()
     }
 
     /// May serve and dial, yet names no node: what another program of the same authority would hold.
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn an_authority_is_loaded_only_with_its_own_key() {
-        let now = SystemTime::now();
+        let now = crate::env::wall_clock();
         let (one, two) = (authority(), authority());
         Authority::load(one.ca_pem(), &one.ca_key_pem(), now).unwrap();
 

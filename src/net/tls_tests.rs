@@ -1,4 +1,8 @@
 //! Tests of `tls`: who is let in, who is refused, and what the operator reads.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests make their own files and dates"
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
