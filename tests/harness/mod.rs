@@ -1,7 +1,7 @@
 //! What the tests of real clusters share: clusters under a temporary directory, waits with deadlines, calls.
 //!
 //! Load and what is checked of it stand in [`load`] and [`checker`], raw calls in [`wire`], the command line
-//! in [`command`]. Nothing here decides what is right.
+//! in [`command`], disks that lose power in [`loop_disk`]. Nothing here decides what is right.
 #![allow(
     dead_code,
     clippy::disallowed_methods,
@@ -11,6 +11,7 @@
 pub mod checker;
 pub mod command;
 pub mod load;
+pub mod loop_disk;
 pub mod wire;
 
 use std::fmt::Debug;
@@ -23,6 +24,8 @@ use ferrolog::proto::v1::GetStatusResponse;
 use tempfile::TempDir;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::{Instant, MissedTickBehavior};
+
+use loop_disk::{Filesystem, LoopDisk, Syncs};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_ferrolog");
 /// Bounds every wait for what surely comes in a sound build.
@@ -43,6 +46,8 @@ enum Turn {
 pub struct Stage {
     // Dropped in this order: the nodes write into the directory until they are gone.
     pub cluster: LocalCluster,
+    /// One for each node, or none: then the data lies in the directory itself.
+    pub disks: Vec<LoopDisk>,
     pub dir: TempDir,
     _turn: Turn,
 }
@@ -58,12 +63,40 @@ impl Stage {
         Self::begin(Turn::Alone(TURNS.write().await)).await
     }
 
+    /// Three nodes, alone, each with its data on a disk of its own.
+    pub async fn start_on_disks(filesystem: Filesystem, syncs: Syncs) -> Self {
+        let turn = Turn::Alone(TURNS.write().await);
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut options = LocalClusterOptions::new(BINARY, dir.path());
+        if syncs == Syncs::Faked {
+            options.binary = dir.path().join("ferrolog-that-lies");
+            loop_disk::write_liar(&options.binary);
+        }
+        let mut disks = Vec::new();
+        for number in 1..=options.nodes {
+            let image = dir.path().join(format!("n{number}.img"));
+            let mount = dir.path().join(format!("n{number}"));
+            disks.push(LoopDisk::create(filesystem, &image, mount).await);
+        }
+        Self::begin_in(dir, options, disks, turn).await
+    }
+
     async fn begin(turn: Turn) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let options = LocalClusterOptions::new(BINARY, dir.path());
+        Self::begin_in(dir, options, Vec::new(), turn).await
+    }
+
+    async fn begin_in(
+        dir: TempDir,
+        options: LocalClusterOptions,
+        disks: Vec<LoopDisk>,
+        turn: Turn,
+    ) -> Self {
         let cluster = LocalCluster::start(options).await.expect("a cluster");
         Self {
             cluster,
+            disks,
             dir,
             _turn: turn,
         }
