@@ -66,6 +66,13 @@ pub struct Options {
     /// The size of a segment, in bytes [default: 67108864]
     #[arg(long, env = "FERROLOG_SEGMENT_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING)]
     pub segment_bytes_max: Option<u32>,
+    /// Refuse records while the disk has less room than this, in bytes [default: four segments]
+    #[arg(long, env = "FERROLOG_DISK_RESERVE_BYTES", value_name = "BYTES", help_heading = HELP_TUNING)]
+    pub disk_reserve_bytes: Option<u64>,
+    /// How fast sealed segments are read to find damage, in bytes a second; 0: not at all
+    /// [default: 8388608]
+    #[arg(long, env = "FERROLOG_SCRUB_BYTES_PER_SECOND", value_name = "BYTES", help_heading = HELP_TUNING)]
+    pub scrub_bytes_per_second: Option<u64>,
     /// How often a leader is heard, in milliseconds; a follower waits three to six times as long
     /// [default: 50]
     #[arg(long, env = "FERROLOG_HEARTBEAT_MS", value_name = "MS", help_heading = HELP_TUNING)]
@@ -106,7 +113,17 @@ pub struct Config {
     pub log: log::Config,
     /// Raft's clockwork.
     pub timing: Timing,
+    /// Below this room on the disk records are refused, in bytes.
+    pub disk_reserve_bytes: u64,
+    /// How fast sealed segments are read to find damage; 0: not at all.
+    pub scrub_bytes_per_second: u64,
 }
+
+/// How fast sealed segments are read to find damage, unless told otherwise.
+const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
+/// Segments that must still fit when records are refused: raft's own entries, and what is under
+/// way, need room.
+const RESERVE_SEGMENTS: u64 = 4;
 
 /// Settings that cannot be run with.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +169,8 @@ impl Options {
             acl: self.acl.or(under.acl),
             record_bytes_max: self.record_bytes_max.or(under.record_bytes_max),
             segment_bytes_max: self.segment_bytes_max.or(under.segment_bytes_max),
+            disk_reserve_bytes: self.disk_reserve_bytes.or(under.disk_reserve_bytes),
+            scrub_bytes_per_second: self.scrub_bytes_per_second.or(under.scrub_bytes_per_second),
             heartbeat_ms: self.heartbeat_ms.or(under.heartbeat_ms),
         }
     }
@@ -183,11 +202,13 @@ impl Options {
             .record_bytes_max
             .unwrap_or(Limits::default().record_bytes_max);
         check_sizes(segment_bytes_max, record_bytes_max)?;
+        // A batch of one small record takes at least eight times its row.
+        let index_bytes_max = (segment_bytes_max as usize / 8).min(defaults.index_bytes_max);
+        let segment_room = u64::from(segment_bytes_max) + index_bytes_max as u64;
         let heartbeat_ms = self.heartbeat_ms.unwrap_or(Timing::default().heartbeat_ms);
         if !(10..=10_000).contains(&heartbeat_ms) {
-            return Err(ConfigError::Invalid(
-                "--heartbeat-ms is between 10 and 10000".to_owned(),
-            ));
+            let what = "--heartbeat-ms is between 10 and 10000".to_owned();
+            return Err(ConfigError::Invalid(what));
         }
         Ok(Config {
             name,
@@ -210,8 +231,15 @@ impl Options {
             },
             log: log::Config {
                 segment_bytes_max,
+                index_bytes_max,
                 ..defaults
             },
+            disk_reserve_bytes: self
+                .disk_reserve_bytes
+                .unwrap_or(RESERVE_SEGMENTS * segment_room),
+            scrub_bytes_per_second: self
+                .scrub_bytes_per_second
+                .unwrap_or(SCRUB_BYTES_PER_SECOND),
             timing: Timing {
                 heartbeat_ms,
                 election_ms: (3 * heartbeat_ms, 6 * heartbeat_ms),

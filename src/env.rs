@@ -69,6 +69,14 @@ pub fn random_u128() -> u128 {
     rand::random()
 }
 
+/// The wall clock in milliseconds since 1970: for the age of segments.
+pub fn wall_clock_ms() -> u64 {
+    let since = wall_clock().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
 /// The wall clock: for certificates' dates, never for an order of events.
 pub fn wall_clock() -> SystemTime {
     SystemTime::now()

@@ -173,12 +173,13 @@ impl Bound {
             &self.addr,
             &self.config.timing,
             self.config.log.clone(),
+            self.config.disk_reserve_bytes,
         )
         .await?;
         // The seat was empty: this is the only place that fills it.
         let _ = seat.set(log.clone());
         let (fail, failed) = watch::channel(None);
-        let helpers = vec![
+        let mut helpers = vec![
             tokio::spawn(membership::settle(
                 log.clone(),
                 layer,
@@ -187,8 +188,8 @@ impl Bound {
                 fail,
             )),
             tokio::spawn(tell_health(log.clone(), health.clone())),
-            tokio::spawn(finish_changes(log.clone())),
         ];
+        helpers.extend(upkeep(&log, self.config.scrub_bytes_per_second));
         Ok(Agent {
             addr: self.addr,
             log,
@@ -303,8 +304,19 @@ fn is_unspecified(addr: &str) -> bool {
         .is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
 }
 
-async fn finish_changes(log: ReplicatedLog) {
-    log.finish_changes().await;
+/// What goes on beside serving, until the node stops.
+fn upkeep(log: &ReplicatedLog, scrub_bytes_per_second: u64) -> Vec<JoinHandle<()>> {
+    let (changes, kept, mended, scrubbed) = (log.clone(), log.clone(), log.clone(), log.clone());
+    let mut tasks = vec![
+        tokio::spawn(async move { changes.finish_changes().await }),
+        tokio::spawn(async move { kept.keep_up().await }),
+        tokio::spawn(async move { mended.mend().await }),
+    ];
+    if scrub_bytes_per_second > 0 {
+        let scrub = async move { scrubbed.scrub(scrub_bytes_per_second).await };
+        tasks.push(tokio::spawn(scrub));
+    }
+    tasks
 }
 
 /// Tells probes the truth: the node serves while it is a member, knows a leader and runs.

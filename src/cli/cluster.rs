@@ -123,18 +123,25 @@ fn status_text(status: &GetStatusResponse) -> String {
         ]);
     }
     format!(
-        "cluster {}, term {}, leader {}\nas {} (version {}) sees it: {} records, next offset {}, \
-         applied {} of committed {} of last {}\n\n{}",
+        "cluster {}, term {}, leader {}\nas {} (version {}) sees it: {} records, offsets {} to {}, \
+         applied {} of committed {} of last {}\non its disk: {} segments of {} bytes{}\n\n{}",
         status.cluster_id,
         status.term,
         name_of(status.leader_id),
         status.node_name,
         status.version,
         grouped(status.next_offset.saturating_sub(status.first_offset)),
+        status.first_offset,
         status.next_offset,
         index(status.applied_index),
         index(status.committed_index),
         index(status.last_index),
+        status.segments,
+        grouped(status.segment_bytes),
+        match status.damaged_segments {
+            0 => String::new(),
+            damaged => format!(", {damaged} of them damaged and waiting for repair"),
+        },
         table(&rows),
     )
 }
@@ -166,6 +173,9 @@ fn status_json(status: &GetStatusResponse) -> Value {
         "last_index": status.last_index,
         "committed_index": status.committed_index,
         "applied_index": status.applied_index,
+        "segments": status.segments,
+        "segment_bytes": status.segment_bytes,
+        "damaged_segments": status.damaged_segments,
         "nodes": nodes,
     })
 }

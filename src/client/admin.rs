@@ -12,7 +12,8 @@ use super::error::is_distrust;
 use super::{Client, ClientError, FIRST_ANSWER_MAX};
 use crate::proto::v1::cluster_service_client::ClusterServiceClient;
 use crate::proto::v1::{
-    GetStatusRequest, GetStatusResponse, RemoveNodeRequest, TransferLeadershipRequest,
+    GetRetentionRequest, GetStatusRequest, GetStatusResponse, RemoveNodeRequest, Retention,
+    SetRetentionRequest, TransferLeadershipRequest, TrimRequest,
 };
 
 /// A change waits for the cluster to agree, and a transfer for a follower to catch up.
@@ -62,6 +63,37 @@ impl Client {
                 .await
         };
         self.change(call).await.map(|answer| answer.leader)
+    }
+
+    /// Gives up the records before `first`; answers with the first offset that can be read now.
+    pub async fn trim(&self, first: u64) -> Result<u64, ClientError> {
+        let request = TrimRequest {
+            log: String::new(),
+            first_offset: first,
+        };
+        let call = async |mut cluster: Cluster| cluster.trim(Request::new(request.clone())).await;
+        self.change(call).await.map(|answer| answer.first_offset)
+    }
+
+    /// How much of the log is kept.
+    pub async fn retention(&self) -> Result<Retention, ClientError> {
+        let call = async |mut cluster: Cluster| {
+            let request = GetRetentionRequest::default();
+            cluster.get_retention(Request::new(request)).await
+        };
+        let answer = self.change(call).await?;
+        Ok(answer.retention.unwrap_or_default())
+    }
+
+    /// Sets how much of the log is kept.
+    pub async fn set_retention(&self, retention: Retention) -> Result<(), ClientError> {
+        let request = SetRetentionRequest {
+            log: String::new(),
+            retention: Some(retention),
+        };
+        let call =
+            async |mut cluster: Cluster| cluster.set_retention(Request::new(request.clone())).await;
+        self.change(call).await.map(drop)
     }
 
     async fn change<T>(

@@ -296,4 +296,23 @@ impl ClusterService for Fake {
             leader: request.into_inner().to,
         }))
     }
+
+    async fn trim(&self, request: Request<TrimRequest>) -> Result<Response<TrimResponse>, Status> {
+        let first_offset = request.get_ref().first_offset;
+        Ok(Response::new(TrimResponse { first_offset }))
+    }
+
+    async fn get_retention(
+        &self,
+        _request: Request<GetRetentionRequest>,
+    ) -> Result<Response<GetRetentionResponse>, Status> {
+        Ok(Response::new(GetRetentionResponse::default()))
+    }
+
+    async fn set_retention(
+        &self,
+        _request: Request<SetRetentionRequest>,
+    ) -> Result<Response<SetRetentionResponse>, Status> {
+        Ok(Response::new(SetRetentionResponse::default()))
+    }
 }

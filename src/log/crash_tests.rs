@@ -9,17 +9,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::memory_disk::MemoryDisk;
+use super::memory_disk::{Event, MemoryDisk};
 use super::record::{BatchBuilder, batches, join};
 use super::*;
 use crate::env::Random;
 
 const DIR: &str = "/log";
+const STAGING: &str = "staging";
 
-/// Generated histories; each has about 40 disk operations, all of which are crash points.
+/// Generated histories; each has dozens of disk operations, all of which are crash points.
 fn histories() -> u64 {
     let asked = std::env::var("FERROLOG_HISTORIES").ok();
-    asked.and_then(|asked| asked.parse().ok()).unwrap_or(300)
+    asked.and_then(|asked| asked.parse().ok()).unwrap_or(2000)
 }
 
 fn config() -> Config {
@@ -31,15 +32,21 @@ fn config() -> Config {
     }
 }
 
-/// What the log must hold.
+/// What the log must hold. The checkpoint, the floor and the adoption stand for the stable store.
 #[derive(Clone, Default)]
 struct Model {
+    /// From raft index 0 on, whatever was given up since.
     entries: Vec<Entry>,
     /// At least so many entries survive; more only as far as `entries` goes.
     durable: usize,
     /// Published up to here.
     applied: usize,
+    /// Trimmed up to here.
+    first: Offset,
     checkpoint: Option<Checkpoint>,
+    floor: Floor,
+    /// The segments of a snapshot that is being put in place.
+    adoption: Option<Vec<Index>>,
 }
 
 struct Image {
@@ -56,14 +63,13 @@ struct World {
     term: u64,
 }
 
-fn open(disk: &MemoryDisk, checkpoint: Option<Checkpoint>) -> Result<(Log, Opened), Error> {
-    Log::open(
-        Arc::new(disk.clone()),
-        Path::new(DIR),
-        config(),
-        Index(0),
-        checkpoint,
-    )
+fn open(disk: &MemoryDisk, model: &Model) -> Result<(Log, Opened), Error> {
+    let dir = Path::new(DIR);
+    if let Some(bases) = &model.adoption {
+        adopt_files(disk, &dir.join(STAGING), dir, bases)?;
+    }
+    let disk = Arc::new(disk.clone());
+    Log::open(disk, dir, config(), model.floor, model.checkpoint)
 }
 
 fn runs(entry: &Entry) -> Vec<Run> {
@@ -81,7 +87,7 @@ fn runs(entry: &Entry) -> Vec<Run> {
 impl World {
     fn new(seed: u64) -> Self {
         let disk = MemoryDisk::default();
-        let (log, _) = open(&disk, None).unwrap();
+        let (log, _) = open(&disk, &Model::default()).unwrap();
         let mut world = Self {
             disk,
             log,
@@ -103,7 +109,10 @@ impl World {
         let (model, images, random) =
             (self.model.clone(), self.images.clone(), self.random.clone());
         let disk = self.disk.clone();
-        self.disk.watch(move |_, _| {
+        self.disk.watch(move |event, _| {
+            if event == Event::Read {
+                return Ok(());
+            }
             images.lock().push(Image {
                 disk: disk.crash_by(|| random.next_u128() as u64),
                 model: model.lock().clone(),
@@ -192,63 +201,171 @@ impl World {
         let Some(last) = applied.checked_sub(1) else {
             return;
         };
-        let (_, next_offset) = self.log.offsets();
+        let (first_offset, next_offset) = self.log.offsets();
         self.log.sync_index().unwrap();
         self.model.lock().checkpoint = Some(Checkpoint {
             applied: Index(last as u64),
+            first_offset,
             next_offset,
         });
     }
 
-    fn reopen(&mut self) {
+    fn seal(&mut self) {
         let checkpoint = self.model.lock().checkpoint;
-        let (log, _) = open(&self.disk, checkpoint).unwrap();
+        if let Some(checkpoint) = checkpoint {
+            self.log.seal_covered(checkpoint.applied).unwrap();
+        }
+    }
+
+    fn trim(&mut self) {
+        let (first, next) = self.log.offsets();
+        let to = Offset(first.0 + self.below(next.0 - first.0 + 1));
+        self.log.trim(to);
+        self.model.lock().first = to;
+    }
+
+    fn drop_trimmed(&mut self) {
+        if let Some((floor, _)) = self.log.droppable(Index(u64::MAX)) {
+            // A trim is a committed entry, and the snapshot covers it: so the checkpoint does.
+            self.checkpoint();
+            self.model.lock().floor = floor;
+            assert!(self.log.drop_below(floor).unwrap());
+        }
+    }
+
+    /// Another node's log, that holds what is applied here and more, with segments of its own.
+    fn leader(&mut self) -> (Log, Vec<Entry>) {
+        self.term += 1;
+        let mut entries = {
+            let model = self.model.lock();
+            model.entries[..model.applied].to_vec()
+        };
+        let length = entries.len() as u64;
+        entries.extend((length..=length + self.below(12)).map(|index| self.entry(index)));
+        let wide = Config {
+            segment_bytes_max: 2048 + self.below(4096) as u32,
+            ..config()
+        };
+        let disk = Arc::new(MemoryDisk::default());
+        let log = Log::open(disk, Path::new("/leader"), wide, Floor::default(), None);
+        let (log, _) = log.unwrap();
+        for entry in &entries {
+            let done = Box::new(|result: Result<(), Error>| result.unwrap());
+            log.append(vec![entry.clone()], done).unwrap();
+            log.publish(entry.index, &runs(entry)).unwrap();
+        }
+        log.seal_covered(Index(entries.len() as u64 - 1)).unwrap();
+        let (_, next) = log.offsets();
+        let first = self.model.lock().first;
+        log.trim(Offset(first.0 + self.below(next.0 - first.0 + 1)));
+        if let Some((floor, _)) = log.droppable(Index(u64::MAX)) {
+            log.drop_below(floor).unwrap();
+        }
+        (log, entries)
+    }
+
+    /// Installs a snapshot: fetches what is not here, then takes all of it over at once.
+    fn install(&mut self) {
+        let (leader, entries) = self.leader();
+        let seals = leader.manifest(Index(entries.len() as u64)).unwrap();
+        let staging = Path::new(DIR).join(STAGING);
+        for seal in &seals {
+            if self.log.holds(seal) || is_copied(&self.disk, &staging, seal).unwrap() {
+                continue;
+            }
+            let disk = Arc::new(self.disk.clone());
+            let mut copy = Builder::new(disk, &staging, seal).unwrap();
+            let mut at = seal.base;
+            while at < seal.next_index() {
+                for entry in leader.entries(at, seal.next_index(), 300).unwrap() {
+                    at = Index(entry.index.0 + 1);
+                    copy.add(&entry, &leader.rows(entry.index, at).unwrap())
+                        .unwrap();
+                }
+            }
+            copy.finish().unwrap();
+        }
+        let bases: Vec<_> = seals.iter().map(|seal| seal.base).collect();
+        let (first_offset, next_offset) = leader.offsets();
+        let end = Index(entries.len() as u64);
+        let floor = Floor {
+            index: bases.first().copied().unwrap_or(end),
+            offset: seals.first().map_or(next_offset, |seal| seal.first_offset),
+        };
+        let checkpoint = Checkpoint {
+            applied: Index(end.0 - 1),
+            first_offset,
+            next_offset,
+        };
+        *self.model.lock() = Model {
+            durable: entries.len(),
+            applied: entries.len(),
+            entries,
+            first: first_offset,
+            checkpoint: Some(checkpoint),
+            floor,
+            adoption: Some(bases.clone()),
+        };
+        self.log.adopt(&staging, &bases, floor, checkpoint).unwrap();
+        self.model.lock().adoption = None;
+        remove(&self.disk, &staging).unwrap();
+    }
+
+    fn reopen(&mut self) {
+        let before = self.model.lock().clone();
+        let (log, opened) = open(&self.disk, &before).unwrap();
         self.log = log;
         let mut model = self.model.lock();
-        model.applied = apply_all(&self.log, &model, checkpoint).min(model.durable);
+        let from = applied_on_opening(&model, opened);
+        for entry in &model.entries[from..model.applied.max(from)] {
+            self.log.publish(entry.index, &runs(entry)).unwrap();
+        }
+        self.log.trim(model.first);
+        model.applied = model.applied.max(from).min(model.durable);
     }
 
     fn step(&mut self) {
-        match self.below(10) {
-            0..=4 => self.append(),
-            5 => self.truncate(),
-            6 | 7 => self.apply(),
-            8 => self.checkpoint(),
+        match self.below(20) {
+            0..=7 => self.append(),
+            8 => self.truncate(),
+            9..=11 => self.apply(),
+            12 => self.checkpoint(),
+            13 => {
+                self.checkpoint();
+                self.seal();
+            }
+            14 => self.seal(),
+            15 => self.trim(),
+            16 => self.drop_trimmed(),
+            17 => self.install(),
             _ => self.reopen(),
         }
     }
 }
 
-/// Publishes what the checkpoint, or a lost index, left unpublished.
-fn apply_all(log: &Log, model: &Model, checkpoint: Option<Checkpoint>) -> usize {
-    let (_, next) = log.offsets();
-    let covered =
-        checkpoint.filter(|_| next.0 > 0 || !model.entries.iter().any(|e| !runs(e).is_empty()));
-    let from = covered.map_or(0, |covered| covered.applied.0 as usize + 1);
-    for entry in &model.entries[from..model.applied.max(from)] {
-        log.publish(entry.index, &runs(entry)).unwrap();
-    }
-    model.applied.max(from)
+/// The first entry that must be applied again.
+fn applied_on_opening(model: &Model, opened: Opened) -> usize {
+    let covered = model.checkpoint.filter(|_| opened.rows_hold);
+    covered.map_or(0, |covered| covered.applied.0 as usize + 1)
 }
 
 /// A power cut left this: does the log keep its promises?
 fn check(image: &Image, what: &str) {
     let model = &image.model;
-    let (log, opened) =
-        open(&image.disk, model.checkpoint).unwrap_or_else(|error| panic!("{what}: {error}"));
-    let held = log.last().map_or(0, |(_, last)| last.0 as usize + 1);
+    let opened = open(&image.disk, model);
+    let (log, opened) = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let held = log.next_index().0 as usize;
     assert!(
         held >= model.durable,
         "{what}: {held} entries of {} durable ones",
         model.durable
     );
     assert!(held <= model.entries.len(), "{what}: a cut entry came back");
-    let mut at = 0;
+    assert_eq!(log.first_index(), model.floor.index, "{what}");
+    let mut at = model.floor.index.0 as usize;
     while at < held {
-        for entry in log
-            .entries(Index(at as u64), Index(held as u64), 200)
-            .unwrap()
-        {
+        let (from, to) = (Index(at as u64), Index(held as u64));
+        for entry in log.entries(from, to, 200).unwrap() {
             assert_eq!(entry, model.entries[at], "{what}");
             at += 1;
         }
@@ -257,40 +374,48 @@ fn check(image: &Image, what: &str) {
         model.checkpoint.is_none() || opened.rows_hold,
         "{what}: a checkpoint's rows are durable"
     );
-    let from = model
-        .checkpoint
-        .map_or(0, |covered| covered.applied.0 as usize + 1);
+    let from = applied_on_opening(model, opened);
     for entry in &model.entries[from..held.max(from)] {
         log.publish(entry.index, &runs(entry)).unwrap();
     }
-    check_records(&log, &model.entries[..held], what);
+    let kept = model.checkpoint.map_or(Offset(0), |kept| kept.first_offset);
+    check_records(
+        &log,
+        kept.max(model.floor.offset),
+        &model.entries[..held],
+        what,
+    );
+    assert!(
+        log.damaged().is_empty(),
+        "{what}: a cut is taken for damage"
+    );
 }
 
-/// The records are those of the entries, in order, under dense offsets.
-fn check_records(log: &Log, entries: &[Entry], what: &str) {
+/// The records are those of the entries, in order, under dense offsets, from the first one on.
+fn check_records(log: &Log, first: Offset, entries: &[Entry], what: &str) {
     let mut expected = Vec::new();
     for entry in entries {
         for run in runs(entry) {
             let first = Offset(expected.len() as u64);
             let skip = run.skip as usize;
             let count = u64::from(run.count);
-            record::read_into(
-                &entry.payload,
-                skip,
-                first,
-                count,
-                usize::MAX,
-                &mut expected,
-            )
-            .unwrap();
+            let all = usize::MAX;
+            record::read_into(&entry.payload, skip, first, count, all, &mut expected).unwrap();
         }
     }
-    assert_eq!(log.offsets().1, Offset(expected.len() as u64), "{what}");
-    let mut found = Vec::new();
-    while found.len() < expected.len() {
-        found.extend(log.read(Offset(found.len() as u64), 500).unwrap());
+    let next = Offset(expected.len() as u64);
+    assert_eq!(log.offsets(), (first, next), "{what}");
+    if let Some(before) = first.0.checked_sub(1) {
+        let gone = log.read(Offset(before), 1);
+        assert!(matches!(gone, Err(Error::Trimmed { .. })), "{what}");
     }
-    assert_eq!(found, expected, "{what}");
+    let mut at = first;
+    while at < next {
+        for record in log.read(at, 500).unwrap() {
+            assert_eq!(record, expected[at.0 as usize], "{what}");
+            at = Offset(at.0 + 1);
+        }
+    }
 }
 
 #[test]
@@ -298,7 +423,7 @@ fn a_power_cut_at_any_disk_operation_loses_nothing_durable() {
     let mut points = 0;
     for seed in 0..histories() {
         let mut world = World::new(seed);
-        for _ in 0..12 {
+        for _ in 0..16 {
             world.step();
         }
         let images = std::mem::take(&mut *world.images.lock());

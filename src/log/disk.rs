@@ -31,6 +31,11 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     }
     /// Removes a file's name.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Gives a file another name, in place of the file that had it; both directories must be
+    /// synced, the new one first.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// The bytes that can still be written to the filesystem that holds `dir`.
+    fn available(&self, dir: &Path) -> io::Result<u64>;
     /// Makes the directory's names durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Takes the directory for this process, until the guard is dropped. `WouldBlock` if another
@@ -68,6 +73,47 @@ impl DirLock {
     /// A lock that excludes nobody: for disks that no other process can see.
     pub fn unshared() -> Self {
         Self(None)
+    }
+}
+
+/// A file in place of one that is not there: it is empty, and stays so.
+pub fn absent() -> Arc<dyn File> {
+    Arc::new(Absent)
+}
+
+#[derive(Debug)]
+struct Absent;
+
+impl File for Absent {
+    fn read_exact_at(&self, buf: &mut [u8], _position: u64) -> io::Result<()> {
+        if buf.is_empty() {
+            return Ok(());
+        }
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn write_all_at(&self, _buf: &[u8], _position: u64) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn allocate(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn mappable(&self) -> Option<&fs::File> {
+        None
     }
 }
 
@@ -112,6 +158,15 @@ impl Disk for OsDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn available(&self, dir: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

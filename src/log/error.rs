@@ -18,6 +18,37 @@ pub enum Error {
         /// The offset that the next record gets.
         next: Offset,
     },
+    /// The record at this offset was given up by retention or a trim.
+    #[error("offset {asked} was trimmed; the first one is {first}")]
+    Trimmed {
+        /// What the caller asked for.
+        asked: Offset,
+        /// The first readable offset.
+        first: Offset,
+        /// The offset that the next record gets.
+        next: Offset,
+    },
+    /// A sealed segment does not check. Its bytes are not served; other segments are.
+    #[error(
+        "{path} is damaged: raft indexes {first}..{next} wait for repair from another node; read \
+         from another node meanwhile"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The first raft index in it.
+        first: Index,
+        /// The raft index after its last one.
+        next: Index,
+    },
+    /// What came from another node is not what was asked for.
+    #[error("a copy of raft indexes from {base} on does not match: {what}")]
+    Mismatch {
+        /// The segment's first raft index.
+        base: Index,
+        /// What differs.
+        what: &'static str,
+    },
     /// The log holds no entry at this raft index.
     #[error("raft index {asked} is outside {first}..{next}")]
     NoEntry {
@@ -92,6 +123,13 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the disk has no room.
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        let full = |source: &io::Error| matches!(source.kind(), StorageFull | QuotaExceeded);
+        matches!(self, Self::Io { source, .. } if full(source))
+    }
+
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,

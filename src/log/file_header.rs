@@ -1,4 +1,4 @@
-//! The first bytes of a store file and of an index file: what it is, its version, its base.
+//! The first bytes of each of a segment's files: what it is, its version, its base.
 
 use std::path::Path;
 
@@ -10,13 +10,17 @@ pub const FILE_HEADER_BYTES: usize = 32;
 /// The version that this binary writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
 
-/// Which of a segment's two files it is.
+/// Which of a segment's files it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Magic {
     /// Frames.
     Store,
     /// Rows.
     Index,
+    /// The summary of a sealed segment.
+    Seal,
+    /// The announcement of a cut.
+    Cut,
 }
 
 impl Magic {
@@ -24,6 +28,8 @@ impl Magic {
         match self {
             Self::Store => b"FERSTORE",
             Self::Index => b"FERINDEX",
+            Self::Seal => b"FERSEALS",
+            Self::Cut => b"FERCUTTO",
         }
     }
 }

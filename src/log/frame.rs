@@ -16,6 +16,9 @@ pub const ALIGN: usize = 8;
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
 const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGN));
+/// Where the header's own check stands in it.
+const CHECK_AT: usize = 29;
+const _: () = assert!(CHECK_AT + 3 == HEADER_BYTES);
 
 /// What a payload holds. 0 is not a kind, so that zeros never check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +58,7 @@ pub struct Entry {
 pub struct Header {
     /// The payload's length in bytes.
     pub length: usize,
-    /// The checksum of all else in the frame.
+    /// The checksum of what is replicated of the frame: see [`entry_crc`].
     pub crc: u32,
     /// See [`Entry::term`].
     pub term: Term,
@@ -72,20 +75,41 @@ pub fn frame_bytes(payload: usize) -> usize {
     (HEADER_BYTES + payload).next_multiple_of(ALIGN)
 }
 
-/// Appends an entry's frame to `out`.
-pub fn encode(entry: &Entry, distance: u32, out: &mut Vec<u8>) {
+/// The checksum of what every replica holds of an entry: CRC-32C (Castagnoli; RFC 3720, section
+/// 12.1) of length, term, index, kind and payload. Where the frame stands has no part in it.
+pub fn entry_crc(entry: &Entry) -> u32 {
+    let mut head = [0; REPLICATED_BYTES];
+    head[..4].copy_from_slice(&(entry.payload.len() as u32).to_le_bytes());
+    head[4..12].copy_from_slice(&entry.term.0.to_le_bytes());
+    head[12..20].copy_from_slice(&entry.index.0.to_le_bytes());
+    head[20] = entry.kind as u8;
+    crc32c::crc32c_append(crc32c::crc32c(&head), &entry.payload)
+}
+
+/// Length, term, index and kind.
+const REPLICATED_BYTES: usize = 21;
+
+/// Appends an entry's frame to `out`; `crc` is its [`entry_crc`].
+pub fn encode(entry: &Entry, crc: u32, distance: u32, out: &mut Vec<u8>) {
     let start = out.len();
     let length = u32::try_from(entry.payload.len()).expect("payloads are limited on append");
     out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&crc.to_le_bytes());
     out.extend_from_slice(&entry.term.0.to_le_bytes());
     out.extend_from_slice(&entry.index.0.to_le_bytes());
     out.extend_from_slice(&distance.to_le_bytes());
-    out.extend_from_slice(&[entry.kind as u8, 0, 0, 0]);
-    let crc = checksum(&out[start..start + HEADER_BYTES], &entry.payload);
-    out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+    out.push(entry.kind as u8);
+    let check = header_check(&out[start..]);
+    out.extend_from_slice(&check);
     out.extend_from_slice(&entry.payload);
     out.resize(start + frame_bytes(entry.payload.len()), 0);
+}
+
+/// The low 24 bits of the CRC-32C of a header's first 29 bytes: a length is not believed, nor a
+/// distance, before this holds.
+fn header_check(header: &[u8]) -> [u8; 3] {
+    let [a, b, c, _] = crc32c::crc32c(&header[..CHECK_AT]).to_le_bytes();
+    [a, b, c]
 }
 
 /// Decodes a header; `None` if no frame begins with these bytes. The payload is not checked yet.
@@ -102,24 +126,23 @@ pub fn decode_header(bytes: &[u8]) -> Option<Header> {
         distance: u32_at(24),
         kind: Kind::new(bytes[28])?,
     };
-    let plain = bytes[29..] == [0; 3] && header.length <= PAYLOAD_BYTES_MAX;
-    plain.then_some(header)
+    let sound = bytes[CHECK_AT..] == header_check(bytes) && header.length <= PAYLOAD_BYTES_MAX;
+    sound.then_some(header)
 }
 
-/// Whether the frame that begins with `frame` is whole: the bytes of one header and its payload.
+/// Whether the payload of the frame that begins with `frame` is whole. The header was decoded, so
+/// its own check held.
 pub fn checks(header: &Header, frame: &[u8]) -> bool {
     let Some((head, rest)) = frame.split_at_checked(HEADER_BYTES) else {
         return false;
     };
-    let payload = rest.get(..header.length);
-    payload.is_some_and(|payload| checksum(head, payload) == header.crc)
-}
-
-/// CRC-32C (Castagnoli; RFC 3720, section 12.1) of a frame, its own field left out.
-fn checksum(header: &[u8], payload: &[u8]) -> u32 {
-    let crc = crc32c::crc32c(&header[..4]);
-    let crc = crc32c::crc32c_append(crc, &header[8..HEADER_BYTES]);
-    crc32c::crc32c_append(crc, payload)
+    let Some(payload) = rest.get(..header.length) else {
+        return false;
+    };
+    let crc = crc32c::crc32c(&head[..4]);
+    let crc = crc32c::crc32c_append(crc, &head[8..24]);
+    let crc = crc32c::crc32c_append(crc, &[header.kind as u8]);
+    crc32c::crc32c_append(crc, payload) == header.crc
 }
 
 #[cfg(test)]
@@ -139,7 +162,7 @@ mod tests {
     fn a_frame_comes_back_as_it_went() {
         for payload in [&b""[..], b"x", b"12345678"] {
             let mut bytes = Vec::new();
-            encode(&entry(payload), 40, &mut bytes);
+            encode(&entry(payload), entry_crc(&entry(payload)), 40, &mut bytes);
             assert_eq!(bytes.len(), frame_bytes(payload.len()));
             let header = decode_header(&bytes).unwrap();
             assert!(checks(&header, &bytes));
@@ -152,7 +175,12 @@ mod tests {
     #[test]
     fn no_flipped_bit_checks() {
         let mut bytes = Vec::new();
-        encode(&entry(b"payload"), 0, &mut bytes);
+        encode(
+            &entry(b"payload"),
+            entry_crc(&entry(b"payload")),
+            0,
+            &mut bytes,
+        );
         let padded_from = HEADER_BYTES + b"payload".len();
         for bit in 0..padded_from * 8 {
             let mut bad = bytes.clone();

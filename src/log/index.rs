@@ -9,14 +9,18 @@ use std::sync::Arc;
 
 use memmap2::{MmapMut, MmapOptions};
 
-use super::disk::{Disk, File};
+use super::disk::{self, Disk, File};
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
+use super::seal::{self, Seal};
 use super::{Error, Index, Offset};
 
-/// The bytes of a row.
-pub const ROW_BYTES: usize = 16;
+/// The bytes of a row: four numbers and their checksum.
+pub const ROW_BYTES: usize = 20;
+const ROW_CRC_AT: usize = 16;
+const _: () = assert!(ROW_CRC_AT + 4 == ROW_BYTES);
 /// Where an index file keeps the offset of its first row.
 const BASE_OFFSET_AT: usize = 24;
+const _: () = assert!(BASE_OFFSET_AT + 8 == FILE_HEADER_BYTES);
 
 /// Where a run of records stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +81,34 @@ impl OffsetIndex {
         Ok(Some(index))
     }
 
+    /// Opens the file of a sealed segment, whose seal tells what is in it; `None` if it cannot hold
+    /// that. No row is read, so this takes no time; each is checked when it is.
+    pub fn open_sealed(disk: &dyn Disk, path: &Path, seal: &Seal) -> Result<Option<Self>, Error> {
+        let file = match disk.open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            done => done.map_err(Error::io("open", path))?,
+        };
+        let rows = seal.rows as usize;
+        let len = file.len().map_err(Error::io("measure", path))?;
+        if len < (FILE_HEADER_BYTES + rows * ROW_BYTES) as u64 {
+            return Ok(None);
+        }
+        match file_header::read(&*file, path, Magic::Index, seal.base) {
+            Ok(Some(())) => {}
+            Err(error @ Error::Version { .. }) => return Err(error),
+            Ok(None) | Err(_) => return Ok(None),
+        }
+        let mut index = Self::map(path, file, seal.base)?;
+        index.base_offset = seal.first_offset;
+        index.rows = rows;
+        Ok(Some(index))
+    }
+
+    /// In place of a file that is not there.
+    pub fn absent(path: &Path, base: Index) -> Result<Self, Error> {
+        Self::map(path, disk::absent(), base)
+    }
+
     fn map(path: &Path, file: Arc<dyn File>, base: Index) -> Result<Self, Error> {
         Ok(Self {
             map: map_file(&*file, path)?,
@@ -90,7 +122,12 @@ impl OffsetIndex {
 
     /// The rows that fit.
     pub fn capacity(&self) -> usize {
-        (self.map.len() - FILE_HEADER_BYTES) / ROW_BYTES
+        self.map.len().saturating_sub(FILE_HEADER_BYTES) / ROW_BYTES
+    }
+
+    /// The file's length.
+    pub fn file_bytes(&self) -> u64 {
+        self.map.len() as u64
     }
 
     /// The rows written.
@@ -107,20 +144,33 @@ impl OffsetIndex {
         if self.rows == 0 {
             self.base_offset = row.offset;
             self.map[BASE_OFFSET_AT..][..8].copy_from_slice(&row.offset.0.to_le_bytes());
-        } else {
-            assert!(
-                self.row(self.rows - 1).offset < row.offset,
-                "I5: offsets grow"
-            );
         }
-        let offset = self.delta(row.offset.0 - self.base_offset.0)?;
-        let index = self.delta(row.index.0 - self.base.0)?;
+        let bytes = self.encode(&row)?;
         let at = FILE_HEADER_BYTES + self.rows * ROW_BYTES;
-        for (part, number) in [offset, index, row.position, row.skip].iter().enumerate() {
-            self.map[at + part * 4..][..4].copy_from_slice(&number.to_le_bytes());
-        }
+        self.map[at..][..ROW_BYTES].copy_from_slice(&bytes);
         self.rows += 1;
         Ok(())
+    }
+
+    fn encode(&self, row: &Row) -> Result<[u8; ROW_BYTES], Error> {
+        assert!(row.offset >= self.base_offset, "I5: offsets grow");
+        let offset = self.delta(row.offset.0 - self.base_offset.0)?;
+        let index = self.delta(row.index.0 - self.base.0)?;
+        let mut bytes = [0; ROW_BYTES];
+        for (part, number) in [offset, index, row.position, row.skip].iter().enumerate() {
+            bytes[part * 4..][..4].copy_from_slice(&number.to_le_bytes());
+        }
+        let crc = self.row_crc(&bytes);
+        bytes[ROW_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        Ok(bytes)
+    }
+
+    /// CRC-32C of a row's numbers and of what they count from.
+    fn row_crc(&self, bytes: &[u8; ROW_BYTES]) -> u32 {
+        let mut bases = [0; 16];
+        bases[..8].copy_from_slice(&self.base.0.to_le_bytes());
+        bases[8..].copy_from_slice(&self.base_offset.0.to_le_bytes());
+        crc32c::crc32c_append(crc32c::crc32c(&bases), &bytes[..ROW_CRC_AT])
     }
 
     fn delta(&self, delta: u64) -> Result<u32, Error> {
@@ -131,44 +181,73 @@ impl OffsetIndex {
         })
     }
 
-    /// The row with this number.
-    pub fn row(&self, number: usize) -> Row {
-        assert!(number < self.rows, "row {number} of {}", self.rows);
+    /// The row with this number, if it checks.
+    pub fn row(&self, number: usize) -> Result<Row, Error> {
+        self.checked_row(number).ok_or_else(|| Error::Corrupt {
+            path: self.path.clone(),
+            position: (FILE_HEADER_BYTES + number * ROW_BYTES) as u64,
+            what: "a row does not check",
+        })
+    }
+
+    fn checked_row(&self, number: usize) -> Option<Row> {
         let at = FILE_HEADER_BYTES + number * ROW_BYTES;
-        let part = |part: usize| u32::from_le_bytes(self.array(at + part * 4));
-        Row {
+        let bytes: &[u8; ROW_BYTES] = self.map.get(at..)?.first_chunk()?;
+        let part = |part: usize| {
+            let number = bytes[part * 4..].first_chunk();
+            number.map_or(0, |number| u32::from_le_bytes(*number))
+        };
+        (part(4) == self.row_crc(bytes) && part(2) != 0).then(|| Row {
             offset: Offset(self.base_offset.0 + u64::from(part(0))),
             index: Index(self.base.0 + u64::from(part(1))),
             position: part(2),
             skip: part(3),
-        }
+        })
+    }
+
+    /// The offset of the first row, if there is one.
+    pub fn base_offset(&self) -> Option<Offset> {
+        (self.rows > 0).then_some(self.base_offset)
     }
 
     /// The number of the last row at or before `offset`.
-    pub fn find(&self, offset: Offset) -> Option<usize> {
-        self.partition(|row| row.offset <= offset).checked_sub(1)
+    pub fn find(&self, offset: Offset) -> Result<Option<usize>, Error> {
+        Ok(self.partition(|row| row.offset <= offset)?.checked_sub(1))
+    }
+
+    /// The first row of an entry behind `index`; row `from` is most likely the one.
+    pub fn row_after(&self, index: Index, from: usize) -> Result<Option<Row>, Error> {
+        if from < self.rows {
+            let row = self.row(from)?;
+            if row.index > index {
+                return Ok(Some(row));
+            }
+        }
+        let number = self.partition(|row| row.index <= index)?;
+        (number < self.rows).then(|| self.row(number)).transpose()
     }
 
     /// How many rows, from the first, `holds` is true for.
-    fn partition(&self, holds: impl Fn(Row) -> bool) -> usize {
+    pub fn partition(&self, holds: impl Fn(Row) -> bool) -> Result<usize, Error> {
         let (mut low, mut high) = (0, self.rows);
         while low < high {
             let middle = low + (high - low) / 2;
-            if holds(self.row(middle)) {
+            if holds(self.row(middle)?) {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        low
+        Ok(low)
     }
 
     /// Drops the rows of entries at or after `index`, zeroing them.
-    pub fn drop_from(&mut self, index: Index) {
-        let keep = self.partition(|row| row.index < index);
+    pub fn drop_from(&mut self, index: Index) -> Result<(), Error> {
+        let keep = self.partition(|row| row.index < index)?;
         let from = FILE_HEADER_BYTES + keep * ROW_BYTES;
         self.map[from..].fill(0);
         self.rows = keep;
+        Ok(())
     }
 
     /// Gives the room after the last row back to the disk: no row follows.
@@ -205,13 +284,34 @@ impl OffsetIndex {
         bytes.try_into().expect("the slice has this length")
     }
 
-    /// Rows end at the first whose position is zero: a frame never begins inside the header.
+    /// Rows end at the first that does not check: behind the last, all is zero.
     fn count_rows(&self) -> usize {
-        let filled = |number: &usize| {
-            let at = FILE_HEADER_BYTES + number * ROW_BYTES + 8;
-            u32::from_le_bytes(self.array(at)) != 0
-        };
-        (0..self.capacity()).take_while(filled).count()
+        let checks = |number: &usize| self.checked_row(*number).is_some();
+        (0..self.capacity()).take_while(checks).count()
+    }
+
+    /// Reads the rows anew from the file, not through the map, so that a sector that cannot be read
+    /// is an error; gives their digest. An open index that was never written back has none there.
+    pub fn read_digest(&self) -> Result<u32, Error> {
+        let mut bytes = vec![0; self.rows * ROW_BYTES];
+        self.file
+            .read_exact_at(&mut bytes, FILE_HEADER_BYTES as u64)
+            .map_err(Error::io("read", &self.path))?;
+        let mut digest = 0;
+        for number in 0..self.rows {
+            let at = number * ROW_BYTES;
+            let mapped = FILE_HEADER_BYTES + at;
+            let row = self.row(number)?;
+            if bytes[at..at + ROW_BYTES] != self.map[mapped..mapped + ROW_BYTES] {
+                return Err(Error::Corrupt {
+                    path: self.path.clone(),
+                    position: mapped as u64,
+                    what: "a row on disk is not the one in memory",
+                });
+            }
+            digest = seal::add_row(digest, &row);
+        }
+        Ok(digest)
     }
 }
 
@@ -221,10 +321,15 @@ fn map_file(file: &dyn File, path: &Path) -> Result<MmapMut, Error> {
     let len = usize::try_from(len).expect("index files are smaller than the address space");
     let Some(mappable) = file.mappable() else {
         let mut map = MmapMut::map_anon(len.max(1)).map_err(Error::io("map", path))?;
-        file.read_exact_at(&mut map[..len], 0)
-            .map_err(Error::io("read", path))?;
+        // A read that fails leaves zeros, which check as no row.
+        if file.read_exact_at(&mut map[..len], 0).is_err() {
+            map.fill(0);
+        }
         return Ok(map);
     };
+    if len == 0 {
+        return MmapMut::map_anon(1).map_err(Error::io("map", path));
+    }
     // SAFETY: the file belongs to this process alone, by the data directory's lock, and is mapped
     // once. It was allocated to its length, so no page of the map lacks a block (no SIGBUS on a
     // full disk), and it is only ever cut in `seal` and `create`, while no map of it exists. Reads
@@ -251,22 +356,22 @@ mod tests {
 
     fn rows_come_back(disk: &dyn Disk, path: &Path) {
         let mut index = OffsetIndex::create(disk, path, Index(5), 4096).unwrap();
-        assert_eq!(index.find(Offset(0)), None);
+        assert_eq!(index.find(Offset(0)).unwrap(), None);
         for (offset, at) in [(100, 5), (103, 7), (104, 9)] {
             index.push(row(offset, at)).unwrap();
         }
-        assert_eq!(index.find(Offset(99)), None);
-        assert_eq!(index.find(Offset(102)), Some(0));
-        assert_eq!(index.find(Offset(103)), Some(1));
-        assert_eq!(index.find(Offset(u64::MAX)), Some(2));
+        assert_eq!(index.find(Offset(99)).unwrap(), None);
+        assert_eq!(index.find(Offset(102)).unwrap(), Some(0));
+        assert_eq!(index.find(Offset(103)).unwrap(), Some(1));
+        assert_eq!(index.find(Offset(u64::MAX)).unwrap(), Some(2));
         index.seal().unwrap();
         drop(index);
 
         let mut index = OffsetIndex::open(disk, path, Index(5)).unwrap().unwrap();
         assert_eq!((index.rows(), index.capacity()), (3, 3));
-        assert_eq!(index.row(1), row(103, 7));
-        index.drop_from(Index(7));
-        assert_eq!((index.rows(), index.row(0)), (1, row(100, 5)));
+        assert_eq!(index.row(1).unwrap(), row(103, 7));
+        index.drop_from(Index(7)).unwrap();
+        assert_eq!((index.rows(), index.row(0).unwrap()), (1, row(100, 5)));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Write {
     pub store: Arc<Store>,
     pub position: u32,
     pub entry: Entry,
+    /// Its [`frame::entry_crc`].
+    pub crc: u32,
 }
 
 /// What the writer is asked to do.
@@ -135,6 +137,11 @@ impl Queue {
             Ok(())
         });
         self.push(Request::Run(job, done));
+    }
+
+    /// Everything below `index` is durable, by other means than the writer's.
+    pub fn set_durable(&self, index: Index) {
+        self.marks.durable.store(index.0, Ordering::Release);
     }
 
     /// Finishes what is queued and ends the thread.
@@ -249,7 +256,7 @@ impl Writer {
         }
         let began = self.target.as_ref().map_or(position, |(_, began)| *began);
         let distance = u32::try_from(position - began).expect("a group is smaller than 4 GiB");
-        frame::encode(&write.entry, distance, &mut self.buffer);
+        frame::encode(&write.entry, write.crc, distance, &mut self.buffer);
         self.unsynced = true;
         if self.buffer.len() >= WRITE_BYTES_MAX {
             self.write_out()?;

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -23,17 +24,33 @@ pub enum Event {
     Sync,
     /// A directory is about to be synced.
     SyncDir,
+    /// A file is about to get another name.
+    Rename,
+    /// A file's name is about to be removed.
+    Remove,
+    /// Bytes are about to be read.
+    Read,
 }
 
 type Watcher = Arc<dyn Fn(Event, &Path) -> io::Result<()> + Send + Sync>;
 
 /// Files in memory; clones share them.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MemoryDisk(Arc<Shared>);
 
-#[derive(Default)]
+impl Default for MemoryDisk {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            names: Mutex::default(),
+            available: AtomicU64::new(u64::MAX),
+            watcher: Mutex::default(),
+        }))
+    }
+}
+
 struct Shared {
     names: Mutex<Names>,
+    available: AtomicU64,
     watcher: Mutex<Option<Watcher>>,
 }
 
@@ -41,6 +58,30 @@ struct Shared {
 struct Names {
     live: BTreeMap<PathBuf, Arc<Content>>,
     synced: BTreeMap<PathBuf, Arc<Content>>,
+    /// Renames that no sync of either directory has made durable, oldest first.
+    renames: Vec<Rename>,
+}
+
+/// Done whole or not at all, as journals have it.
+#[derive(Clone)]
+struct Rename {
+    from: PathBuf,
+    to: PathBuf,
+    content: Arc<Content>,
+}
+
+impl Rename {
+    fn apply(&self, names: &mut BTreeMap<PathBuf, Arc<Content>>) {
+        let held = |content: &Arc<Content>| Arc::ptr_eq(content, &self.content);
+        if names.get(&self.from).is_some_and(held) {
+            names.remove(&self.from);
+        }
+        names.insert(self.to.clone(), self.content.clone());
+    }
+
+    fn touches(&self, dir: &Path) -> bool {
+        self.from.parent() == Some(dir) || self.to.parent() == Some(dir)
+    }
 }
 
 #[derive(Default)]
@@ -105,11 +146,25 @@ impl MemoryDisk {
     pub fn crash_by(&self, mut choose: impl FnMut() -> u64) -> Self {
         let names = self.0.names.lock();
         let mut survivors = BTreeMap::new();
-        let either = names.synced.keys().chain(names.live.keys());
+        let mut durable = names.synced.clone();
+        // Journals commit in order: a rename survives only if those before it did.
+        for rename in &names.renames {
+            if choose().is_multiple_of(2) {
+                break;
+            }
+            rename.apply(&mut durable);
+        }
+        let renamed = |path: &PathBuf| {
+            let mut renames = names.renames.iter();
+            renames.any(|rename| rename.from == *path || rename.to == *path)
+        };
+        let either = durable.keys().chain(names.live.keys());
         for path in either.collect::<std::collections::BTreeSet<_>>() {
-            let (synced, live) = (names.synced.get(path), names.live.get(path));
+            let live = names.live.get(path).filter(|_| !renamed(path));
+            let synced = durable.get(path);
             let kept = match (synced, live) {
                 (Some(synced), Some(live)) if Arc::ptr_eq(synced, live) => Some(synced),
+                (synced, None) if renamed(path) => synced,
                 (synced, _) if choose().is_multiple_of(2) => synced,
                 (_, live) => live,
             };
@@ -122,9 +177,16 @@ impl MemoryDisk {
             names: Mutex::new(Names {
                 live: survivors.clone(),
                 synced: survivors,
+                renames: Vec::new(),
             }),
+            available: AtomicU64::new(u64::MAX),
             watcher: Mutex::default(),
         }))
+    }
+
+    /// Sets the room that is left, in bytes; the disk itself takes any amount.
+    pub fn set_available(&self, bytes: u64) {
+        self.0.available.store(bytes, Ordering::Relaxed);
     }
 
     /// Changes a file behind its user's back, as bit rot does.
@@ -187,14 +249,38 @@ impl Disk for MemoryDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.tell(Event::Remove, path)?;
         let gone = self.0.names.lock().live.remove(path);
         gone.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.tell(Event::Rename, from)?;
+        let mut names = self.0.names.lock();
+        let content = names.live.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        names.live.insert(to.to_owned(), content.clone());
+        let (from, to) = (from.to_owned(), to.to_owned());
+        names.renames.push(Rename { from, to, content });
+        Ok(())
+    }
+
+    fn available(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(self.0.available.load(Ordering::Relaxed))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.0.tell(Event::SyncDir, dir)?;
         let mut names = self.0.names.lock();
-        let Names { live, synced } = &mut *names;
+        let Names {
+            live,
+            synced,
+            renames,
+        } = &mut *names;
+        // A journal commits whole: the renames that touch the directory, and those before them.
+        let last = renames.iter().rposition(|rename| rename.touches(dir));
+        for rename in renames.drain(..last.map_or(0, |last| last + 1)) {
+            rename.apply(synced);
+        }
         synced.retain(|path, _| path.parent() != Some(dir) || live.contains_key(path));
         let here = live.iter().filter(|(path, _)| path.parent() == Some(dir));
         synced.extend(here.map(|(path, content)| (path.clone(), content.clone())));
@@ -219,6 +305,7 @@ fn place(position: u64) -> io::Result<usize> {
 
 impl File for MemoryFile {
     fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
+        self.disk.tell(Event::Read, &self.path)?;
         let at = place(position)?;
         let bytes = self.content.0.lock();
         let range = bytes.live.get(at..).and_then(|rest| rest.get(..buf.len()));

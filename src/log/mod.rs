@@ -5,13 +5,13 @@
 //! readers read those. Appends go to disk through one writer (`io`); rows of the index are written
 //! by [`Log::publish`] alone. The log knows nothing of raft's rules, of networks or of futures.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
+mod cut;
 pub mod disk;
 mod error;
 mod file_header;
@@ -22,9 +22,15 @@ pub mod memory_disk;
 mod read;
 pub mod record;
 mod recovery;
+mod repair;
+mod rows;
+mod seal;
+mod sealing;
 mod segment;
 mod state;
 mod store;
+mod transfer;
+mod trim;
 
 #[cfg(test)]
 mod crash_tests;
@@ -36,11 +42,17 @@ pub use frame::{Entry, Kind};
 pub use io::{Done, Job};
 pub use record::Record;
 pub use recovery::Checkpoint;
+pub use repair::{Damaged, Scrub};
+pub use seal::Seal;
+pub use segment::Damage;
+pub use transfer::{Builder, Placed, adopt_files, is_copied};
+pub use trim::{Pin, SegmentInfo};
 
 use disk::Disk;
 use index::Row;
 use io::{Queue, Request, Write};
-use segment::Segment;
+use recovery::Place;
+use segment::{Paths, Segment};
 use state::State;
 
 macro_rules! quantity {
@@ -75,7 +87,7 @@ quantity!(
 pub struct Config {
     /// The size of a store file, in bytes: 1 KiB to 1 GiB.
     pub segment_bytes_max: u32,
-    /// The size of an index file while it grows, in bytes; 16 a batch.
+    /// The size of an index file while it grows, in bytes; 20 a batch.
     pub index_bytes_max: usize,
     /// Payloads of recent entries kept in memory, in bytes. What is not written yet stays besides.
     pub tail_cache_bytes_max: usize,
@@ -103,6 +115,15 @@ pub struct Run {
     pub count: u32,
 }
 
+/// Where a log begins: what lies below was given up for good, after a snapshot covered it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Floor {
+    /// The first raft index.
+    pub index: Index,
+    /// The offset of the first record at or after it.
+    pub offset: Offset,
+}
+
 /// How a log was found on opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opened {
@@ -110,6 +131,12 @@ pub struct Opened {
     pub rows_hold: bool,
     /// Bytes of a torn tail that were cut.
     pub torn_bytes: u64,
+    /// Bytes of stores that were read: those of segments without a seal.
+    pub read_bytes: u64,
+    /// Segments found.
+    pub segments: usize,
+    /// How many of them are sealed.
+    pub sealed: usize,
 }
 
 /// Removes the log in `dir`, if there is one, and leaves other files alone.
@@ -129,44 +156,44 @@ struct Shared {
     config: Config,
     queue: Queue,
     state: RwLock<State>,
+    /// Held by what changes files other than by appending: sealing, trimming, repair, adoption.
+    upkeep: Mutex<()>,
 }
 
 impl Log {
     /// Opens the log in `dir`, or makes an empty one there. The directory must exist.
     ///
-    /// Entries below `floor` may be missing; a log without entries begins there.
+    /// Entries below `floor` are gone, or go now; a log without entries begins there.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
         config: Config,
-        floor: Index,
+        floor: Floor,
         checkpoint: Option<Checkpoint>,
     ) -> Result<(Self, Opened), Error> {
-        let found = recovery::recover(&*disk, dir, &config, floor, checkpoint)?;
+        let place = Place {
+            disk: &*disk,
+            dir,
+            config: &config,
+        };
+        let found = recovery::recover(&place, floor, checkpoint)?;
+        let is_sealed = |segment: &&Segment| segment.seal().is_some();
         let opened = Opened {
             rows_hold: found.rows_hold,
             torn_bytes: found.torn_bytes,
+            read_bytes: found.read_bytes,
+            segments: found.segments.len(),
+            sealed: found.segments.iter().filter(is_sealed).count(),
         };
-        let covered = checkpoint.filter(|_| found.rows_hold);
-        let mut state = State {
-            floor,
-            segments: found.segments,
-            tail: VecDeque::new(),
-            tail_bytes: 0,
-            last_term: found.last_term,
-            next_offset: found.next_offset,
-            next_publish: covered.map_or(Index(0), |covered| Index(covered.applied.0 + 1)),
-        };
-        state.seal_applied()?;
+        let state = State::new(found, checkpoint);
         let queue = Queue::start(disk.clone(), state.next_index(), config.inline_io)?;
-        let dir = dir.to_owned();
-        let state = RwLock::new(state);
         let shared = Shared {
+            dir: dir.to_owned(),
             disk,
-            dir,
             config,
             queue,
-            state,
+            state: RwLock::new(state),
+            upkeep: Mutex::new(()),
         };
         Ok((Self(Arc::new(shared)), opened))
     }
@@ -181,11 +208,19 @@ impl Log {
             let bytes = large.payload.len();
             return Err(Error::TooLarge { bytes, limit });
         }
+        let crcs: Vec<_> = entries.iter().map(frame::entry_crc).collect();
         let mut state = self.0.state.write();
+        let (first, term) = (state.next_index(), state.last_term);
         let mut writes = Vec::with_capacity(entries.len());
-        for entry in entries {
+        for (entry, crc) in entries.into_iter().zip(crcs) {
             assert_eq!(entry.index, state.next_index(), "I5: gap in the raft log");
-            writes.push(self.place(&mut state, entry)?);
+            match self.place(&mut state, entry, crc) {
+                Ok(write) => writes.push(write),
+                Err(error) => {
+                    self.displace(&mut state, first, term);
+                    return Err(error);
+                }
+            }
         }
         state.evict(self.0.config.tail_cache_bytes_max, self.durable());
         // Under the lock, so that the writer sees appends in the order of their indexes.
@@ -194,17 +229,16 @@ impl Log {
     }
 
     /// Gives an entry its place in the last segment, or in a new one.
-    fn place(&self, state: &mut State, entry: Entry) -> Result<Write, Error> {
+    fn place(&self, state: &mut State, entry: Entry, crc: u32) -> Result<Write, Error> {
         let fits = |segment: &Segment| segment.fits(&entry, &self.0.config);
         if !state.segments.back().is_some_and(fits) {
             let base = state.next_index();
             let made = Segment::create(&*self.0.disk, &self.0.dir, base, &self.0.config)?;
             state.segments.push_back(made);
-            state.seal_applied()?;
         }
         let segment = state.segments.back_mut().expect("one was made above");
         let rows = segment::rows_of(entry.kind, &entry.payload);
-        let position = segment.add(entry.kind, entry.payload.len(), rows);
+        let position = segment.add(entry.term, entry.payload.len(), rows, crc);
         let store = segment.store.clone();
         state.last_term = entry.term;
         state.tail_bytes += entry.payload.len();
@@ -213,54 +247,32 @@ impl Log {
             store,
             position,
             entry,
+            crc,
         })
+    }
+
+    /// Takes back the entries from `first` on, none of which was handed to the writer.
+    fn displace(&self, state: &mut State, first: Index, term: Term) {
+        while let Some(made) = state
+            .segments
+            .pop_back_if(|segment| segment.base() >= first)
+        {
+            let paths = Paths::new(&self.0.dir, made.base());
+            for path in paths.all() {
+                // They hold nothing; what stays is found empty on the next start.
+                let _ = self.0.disk.remove(path);
+            }
+        }
+        if let Some(last) = state.segments.back_mut() {
+            last.forget_from(first);
+        }
+        state.forget_tail(first);
+        state.last_term = term;
     }
 
     /// Runs `job` once every earlier append is durable, and before any later one is written.
     pub fn run_after_appends(&self, job: Job, done: Done) {
         self.0.queue.push(Request::Run(job, done));
-    }
-
-    /// Cuts the entries after `keep`, all of them if it is `None`. `done` comes when that is
-    /// durable. A published entry must stay (I5).
-    pub fn truncate_after(&self, keep: Option<Index>, done: Done) -> Result<(), Error> {
-        let from = keep.map_or(Index(0), |keep| Index(keep.0 + 1));
-        let mut state = self.0.state.write();
-        assert!(
-            from >= state.next_publish,
-            "I5: a committed entry is never cut"
-        );
-        if from >= state.next_index() {
-            drop(state);
-            self.0.queue.push(Request::Run(Box::new(|| Ok(())), done));
-            return Ok(());
-        }
-        let mut gone = Vec::new();
-        while let Some(segment) = state.segments.pop_back_if(|segment| segment.base() >= from) {
-            gone.push(segment.base());
-        }
-        gone.reverse();
-        let cut = state.segments.back_mut().map(|segment| {
-            let end = segment.forget_from(from);
-            (segment.store.clone(), end)
-        });
-        state.forget_tail(from);
-        state.last_term = match keep {
-            Some(keep) if !state.segments.is_empty() => self.term_of(&state, keep)?,
-            _ => Term(0),
-        };
-        let (disk, dir) = (self.0.disk.clone(), self.0.dir.clone());
-        let room = self.0.config.segment_bytes_max;
-        let job = move || {
-            recovery::remove_all(&*disk, &dir, gone.iter())?;
-            if let Some((store, end)) = cut {
-                store.cut(end, Some(room))?;
-                store.sync(&*disk)?;
-            }
-            Ok(())
-        };
-        self.0.queue.push_cut(from, Box::new(job), done);
-        Ok(())
     }
 
     /// Gives the records of a committed entry their offsets and lets readers see them: `runs` are
@@ -295,32 +307,10 @@ impl Log {
         Ok(first)
     }
 
-    /// Drops every entry; the next one gets the index `next`. Only a log that holds no record may
-    /// be reset: records are dropped by retention alone.
-    pub fn reset(&self, next: Index, done: Done) {
-        let mut state = self.0.state.write();
-        assert_eq!(
-            state.next_offset,
-            Offset(0),
-            "a log with records is never reset"
-        );
-        let gone: Vec<_> = state
-            .segments
-            .drain(..)
-            .map(|segment| segment.base())
-            .collect();
-        state.tail.clear();
-        state.tail_bytes = 0;
-        state.floor = next;
-        state.next_publish = state.next_publish.max(next);
-        let (disk, dir) = (self.0.disk.clone(), self.0.dir.clone());
-        let job = move || recovery::remove_all(&*disk, &dir, gone.iter());
-        self.0.queue.push_cut(next, Box::new(job), done);
-    }
-
     /// The first readable offset, and the one that the next record gets.
     pub fn offsets(&self) -> (Offset, Offset) {
-        (Offset(0), self.0.state.read().next_offset)
+        let state = self.0.state.read();
+        (state.first_offset, state.next_offset)
     }
 
     /// The last entry's term and index.
@@ -328,6 +318,11 @@ impl Log {
         let state = self.0.state.read();
         let last = state.segments.back()?.next_index().0.checked_sub(1)?;
         (last >= state.first_index().0).then_some((state.last_term, Index(last)))
+    }
+
+    /// The raft index that the next entry gets.
+    pub fn next_index(&self) -> Index {
+        self.0.state.read().next_index()
     }
 
     /// The first raft index held, or the one that the first entry will get.
@@ -343,10 +338,13 @@ impl Log {
     /// Makes the rows durable that are written by now.
     pub fn sync_index(&self) -> Result<(), Error> {
         let mut files = Vec::new();
-        for segment in &self.0.state.read().segments {
+        let state = self.0.state.read();
+        let open = |segment: &&Segment| segment.seal().is_none();
+        for segment in state.segments.iter().filter(open) {
             segment.index.write_back()?;
             files.push(segment.index.file());
         }
+        drop(state);
         for (file, path) in files {
             file.sync_data().map_err(Error::io("sync", path))?;
         }

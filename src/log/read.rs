@@ -1,7 +1,7 @@
 //! Reading the log: entries by raft index, records by offset.
 //!
 //! The lock is held to find a place, never while the disk is read. Every byte is checked before it
-//! is handed out.
+//! is handed out. A sealed segment that does not check is marked, and waits for repair.
 
 use std::sync::Arc;
 
@@ -10,6 +10,8 @@ use bytes::Bytes;
 use super::frame::{Entry, Kind};
 use super::index::Row;
 use super::record::{self, Record};
+use super::seal;
+use super::segment::{Damage, Span};
 use super::store::{self, Store};
 use super::{Error, Index, Log, Offset, Segment, State, Term};
 
@@ -19,7 +21,7 @@ const READ_BYTES_MAX: usize = 256 << 10;
 /// Where entries or records are to be read from.
 enum Source {
     Memory(Vec<Entry>),
-    Disk(Arc<Store>, u32, usize),
+    Disk(Arc<Store>, Span),
 }
 
 /// A run of records: its row, and the offset after it.
@@ -41,43 +43,54 @@ impl Log {
         };
         match source {
             Source::Memory(entries) => Ok(entries),
-            Source::Disk(store, position, length) => {
-                let read = read_entries(&store, position, length, from);
+            Source::Disk(store, span) => {
+                let read = read_entries(&store, span);
                 // A cut that came between finding the place and reading it is no damage.
                 let state = self.0.state.read();
-                let moved = state
-                    .place_of(from)
-                    .is_none_or(|(now, at)| !Arc::ptr_eq(&now, &store) || at != position);
-                if read.is_err() && moved {
+                let holds = |segment: &&Segment| Arc::ptr_eq(&segment.store, &store);
+                let segment = state.segments.iter().find(holds);
+                let now = segment.and_then(|segment| segment.span(from, to, bytes_max));
+                if read.is_err() && now.is_none_or(|now| now.position != span.position) {
                     return Err(state.no_entry(from));
                 }
-                read
+                drop(state);
+                let read = read.map_err(|error| self.note_damage(&store, error))?;
+                let wanted = |entry: &Entry| entry.index >= from && entry.index < to;
+                Ok(read.into_iter().filter(wanted).collect())
             }
         }
     }
 
-    /// The term of an entry.
+    /// The term of an entry. Known without a look at the disk.
     pub fn term(&self, index: Index) -> Result<Term, Error> {
-        self.term_of(&self.0.state.read(), index)
+        let state = self.0.state.read();
+        state.term_of(index).ok_or_else(|| state.no_entry(index))
     }
 
-    pub(super) fn term_of(&self, state: &State, index: Index) -> Result<Term, Error> {
-        if let Some(number) = state.cached(index) {
-            return Ok(state.tail[number].term);
-        }
-        match state.entry_source(index, Index(index.0 + 1), 0)? {
-            Source::Memory(entries) => Ok(entries[0].term),
-            Source::Disk(store, position, length) => {
-                Ok(read_entries(&store, position, length, index)?[0].term)
+    /// The last entry of each term, from `from` on, in order.
+    pub fn term_ends(&self, from: Index) -> Vec<(Term, Index)> {
+        let state = self.0.state.read();
+        let mut ends: Vec<(Term, Index)> = Vec::new();
+        for segment in &state.segments {
+            for end in segment.term_ends() {
+                let index = Index(segment.base().0 + u64::from(end.entry));
+                match ends.last_mut() {
+                    Some(last) if last.0 == end.term => last.1 = index,
+                    _ => ends.push((end.term, index)),
+                }
             }
         }
+        ends.retain(|(_, index)| *index >= from);
+        ends
     }
 
     /// Whether the record at `offset` is held in memory, so that reading it waits for no disk.
     pub fn in_memory(&self, offset: Offset) -> bool {
         let state = self.0.state.read();
-        let mut latest = state.segments.iter().rev();
-        let row = latest.find_map(|segment| segment.row_of(offset));
+        let segment = state
+            .holder_of(offset)
+            .map(|number| &state.segments[number]);
+        let row = segment.and_then(|segment| segment.row_of(offset).ok()?);
         row.is_some_and(|(row, _)| state.cached(row.index).is_some())
     }
 
@@ -87,20 +100,13 @@ impl Log {
         let mut budget = bytes_max.max(1);
         let mut at = offset;
         while budget > 0 {
-            let (source, parts) = {
-                let state = self.0.state.read();
-                if at >= state.next_offset {
-                    break;
-                }
-                state.record_source(at, budget)?
-            };
-            let frames = match source {
-                Source::Memory(entries) => entries,
-                Source::Disk(store, position, length) => {
-                    read_entries(&store, position, length, parts[0].row.index)?
-                }
-            };
-            budget = collect(&frames, &parts, at, budget, &mut records)?;
+            match self.read_some(at, budget, &mut records) {
+                Ok(Some(left)) => budget = left,
+                Ok(None) => break,
+                // What was read before the damage is whole.
+                Err(_) if !records.is_empty() => break,
+                Err(error) => return Err(error),
+            }
             at = match records.last() {
                 Some(last) => Offset(last.offset.0 + 1),
                 None => break,
@@ -108,20 +114,93 @@ impl Log {
         }
         if records.is_empty() {
             let (first, next) = self.offsets();
-            return Err(Error::OutOfRange {
-                asked: offset,
-                first,
-                next,
-            });
+            let asked = offset;
+            return Err(Error::OutOfRange { asked, first, next });
         }
         Ok(records)
+    }
+
+    /// Reads on from `at`; gives what is left of the budget, `None` at the log's end.
+    fn read_some(
+        &self,
+        at: Offset,
+        budget: usize,
+        records: &mut Vec<Record>,
+    ) -> Result<Option<usize>, Error> {
+        let found = {
+            let state = self.0.state.read();
+            let (first, next) = (state.first_offset, state.next_offset);
+            if at < first {
+                let asked = at;
+                return Err(Error::Trimmed { asked, first, next });
+            }
+            if at >= next {
+                return Ok(None);
+            }
+            state.record_source(at, budget)
+        };
+        let (source, parts) = found.map_err(|error| self.note_bad_rows(at, error))?;
+        let frames = match source {
+            Source::Memory(entries) => entries,
+            Source::Disk(store, span) => {
+                read_entries(&store, span).map_err(|error| self.note_damage(&store, error))?
+            }
+        };
+        let left = collect(&frames, &parts, at, budget, records);
+        left.map(Some)
+            .map_err(|error| self.note_bad_rows(at, error))
+    }
+
+    /// Marks the segment of a store that does not check, if it is sealed, so that it is repaired.
+    pub(super) fn note_damage(&self, store: &Arc<Store>, error: Error) -> Error {
+        if !matches!(error, Error::Corrupt { .. } | Error::Io { .. }) {
+            return error;
+        }
+        let mut state = self.0.state.write();
+        match state.segment_with(store) {
+            Some(segment) if segment.seal().is_some() => {
+                tracing::error!(%error, "a sealed segment is damaged");
+                segment.damage = Some(Damage::Store);
+                segment.damaged()
+            }
+            _ => error,
+        }
+    }
+
+    /// The same for an index, by an offset that it should have led to.
+    fn note_bad_rows(&self, offset: Offset, error: Error) -> Error {
+        if !matches!(error, Error::Corrupt { .. } | Error::Malformed(_)) {
+            return error;
+        }
+        let mut state = self.0.state.write();
+        let number = state.holder_of(offset);
+        let segment = number.and_then(|number| state.segments.get_mut(number));
+        match segment {
+            Some(segment) if segment.seal().is_some() => {
+                tracing::error!(%error, "the index of a sealed segment is damaged");
+                segment.damage = segment.damage.or(Some(Damage::Index));
+                segment.damaged()
+            }
+            _ => error,
+        }
+    }
+}
+
+impl Segment {
+    /// The error of a segment that waits for repair.
+    pub(super) fn damaged(&self) -> Error {
+        Error::Damaged {
+            path: self.store.path().to_owned(),
+            first: self.base(),
+            next: self.next_index(),
+        }
     }
 }
 
 impl State {
-    fn place_of(&self, index: Index) -> Option<(Arc<Store>, u32)> {
+    pub(super) fn term_of(&self, index: Index) -> Option<Term> {
         let segment = &self.segments[self.segment_number(index)?];
-        Some((segment.store.clone(), segment.position(index)?))
+        seal::term_at(segment.term_ends(), index.0 - segment.base().0)
     }
 
     fn no_entry(&self, asked: Index) -> Error {
@@ -140,12 +219,15 @@ impl State {
             .segment_number(from)
             .ok_or_else(|| self.no_entry(from))?;
         let segment = &self.segments[number];
+        if segment.damage == Some(Damage::Store) {
+            return Err(segment.damaged());
+        }
         // What is in memory may not be on disk yet.
         let on_disk = self.tail.front().map_or(to, |entry| to.min(entry.index));
         let bytes_max = bytes_max.min(READ_BYTES_MAX);
         let span = segment.span(from, on_disk, bytes_max);
-        let (position, length) = span.ok_or_else(|| self.no_entry(from))?;
-        Ok(Source::Disk(segment.store.clone(), position, length))
+        let span = span.ok_or_else(|| self.no_entry(from))?;
+        Ok(Source::Disk(segment.store.clone(), span))
     }
 
     fn cached_entries(&self, first: usize, to: Index, bytes_max: usize) -> Vec<Entry> {
@@ -162,63 +244,72 @@ impl State {
     }
 
     /// Where the records from `offset` on stand, and the runs they form, about `budget` bytes of
-    /// them. The caller has checked that the offset is below `next_offset`.
+    /// them. The caller has checked that the offset is in the log.
     fn record_source(&self, offset: Offset, budget: usize) -> Result<(Source, Vec<Part>), Error> {
-        let holds = |segment: &&Segment| segment.row_of(offset).is_some();
-        let holder = self.segments.iter().rev().find(holds);
-        let segment = holder.ok_or(Error::Malformed("no row covers a published offset"))?;
+        const NO_ROW: Error = Error::Malformed("no row covers a published offset");
+        let number = self.holder_of(offset).ok_or(NO_ROW)?;
+        let segment = &self.segments[number];
+        if segment.damage.is_some() {
+            return Err(segment.damaged());
+        }
+        let (mut row, mut next_row) = segment.row_of(offset)?.ok_or(NO_ROW)?;
+        let (first, rows) = (row, segment.index.rows());
         let mut parts = Vec::new();
-        let mut at = offset;
-        let mut bytes = 0;
-        while let Some((row, next)) = segment.row_of(at) {
-            let end = next
-                .or_else(|| self.next_base_offset(segment))
-                .unwrap_or(self.next_offset);
-            let entry_end = segment
-                .position(Index(row.index.0 + 1))
-                .unwrap_or(segment.end());
-            let first = parts
-                .first()
-                .map_or(row.position, |part: &Part| part.row.position);
-            parts.push(Part { row, next: end });
-            bytes = (entry_end - first) as usize;
-            if next.is_none() || bytes >= budget.min(READ_BYTES_MAX) {
+        loop {
+            let next = (next_row < rows).then(|| segment.index.row(next_row));
+            let next = next.transpose()?;
+            parts.push(Part {
+                row,
+                next: next.map_or_else(|| self.end_of_rows(number), |next| next.offset),
+            });
+            let Some(next) = next else { break };
+            let passed = if next.position > first.position {
+                next.position - first.position
+            } else {
+                next.skip.saturating_sub(first.skip)
+            };
+            if passed as usize >= budget.min(READ_BYTES_MAX) {
                 break;
             }
-            at = end;
+            (row, next_row) = (next, next_row + 1);
         }
-        let (first, last) = (parts[0].row, parts[parts.len() - 1].row);
+        let end = segment.entry_end(row.index, next_row)?;
+        let last = parts[parts.len() - 1].row;
         let source = match self.cached(first.index) {
             Some(number) => {
                 let to = Index(last.index.0 + 1);
                 Source::Memory(self.cached_entries(number, to, usize::MAX))
             }
-            None => Source::Disk(segment.store.clone(), first.position, bytes),
+            None => {
+                let span = Span {
+                    first: first.index,
+                    position: first.position,
+                    length: end.saturating_sub(first.position) as usize,
+                };
+                Source::Disk(segment.store.clone(), span)
+            }
         };
         Ok((source, parts))
     }
 
-    /// The first offset of the segments after this one.
-    fn next_base_offset(&self, segment: &Segment) -> Option<Offset> {
-        let after = self.segment_number(segment.base())? + 1;
-        let mut later = self.segments.range(after..);
-        let with_rows = later.find(|segment| segment.index.rows() > 0)?;
-        Some(with_rows.index.row(0).offset)
+    /// The offset after the last row of a segment.
+    pub(super) fn end_of_rows(&self, number: usize) -> Offset {
+        if let Some(seal) = self.segments[number].seal() {
+            return seal.next_offset;
+        }
+        let mut later = self.segments.range(number + 1..);
+        let next = later.find_map(|segment| segment.index.base_offset());
+        next.unwrap_or(self.next_offset)
     }
 }
 
-/// Reads and checks the frames in a span of a store; the first must have this index.
-fn read_entries(
-    store: &Store,
-    position: u32,
-    length: usize,
-    first: Index,
-) -> Result<Vec<Entry>, Error> {
-    let mut bytes = store.read(position, length)?;
+/// Reads and checks the frames in a span of a store.
+pub fn read_entries(store: &Store, span: Span) -> Result<Vec<Entry>, Error> {
+    let mut bytes = store.read(span.position, span.length)?;
     let mut entries = Vec::new();
-    let mut at = u64::from(position);
+    let mut at = u64::from(span.position);
     while !bytes.is_empty() {
-        let index = Index(first.0 + entries.len() as u64);
+        let index = Index(span.first.0 + entries.len() as u64);
         let (entry, length) = store::parse(&bytes)
             .filter(|(entry, length)| entry.index == index && *length <= bytes.len())
             .ok_or_else(|| store.corrupt(at, "a frame does not check"))?;

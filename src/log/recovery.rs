@@ -1,33 +1,43 @@
 //! Opening a log: which bytes are a torn tail, which are damage, which rows still hold.
 //!
-//! A torn tail is cut: bytes that do not check, in the last file that holds frames, with nothing
-//! behind them that was written later than they were synced. All else that does not check is an
-//! error that names the file and the position. Files that are not a log's are left alone.
+//! A sealed segment is taken at its seal's word; its bytes are checked when they are read. The open
+//! ones behind are read whole. A torn tail is cut: bytes that do not check, in the last file that
+//! holds frames, with nothing behind them that was written later than they were synced. Damage to a
+//! sealed segment waits for repair; all else that does not check is an error that names the file
+//! and the position. Files that are not a log's are left alone.
 
-use std::collections::VecDeque;
-use std::path::Path;
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
 
+use crate::env;
+
+use super::cut;
 use super::disk::Disk;
 use super::frame::Header;
 use super::index::OffsetIndex;
-use super::segment::{self, Segment};
+use super::rows;
+use super::seal::Seal;
+use super::segment::{self, Damage, Paths, Segment};
 use super::store::{Found, Store};
-use super::{Config, Error, Index, Offset, Term, record, store};
+use super::{Config, Error, Floor, Index, Offset, Term};
 
 /// What the FSM had made durable of its place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The last raft index it covers.
     pub applied: Index,
+    /// The first offset that may be read.
+    pub first_offset: Offset,
     /// The offset that the next record gets.
     pub next_offset: Offset,
 }
 
 /// A log as it was found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Recovered {
-    /// The first entry that must be there, if any is.
-    pub floor: Index,
+    /// Where it begins.
+    pub floor: Floor,
     pub segments: VecDeque<Segment>,
     /// The last entry's term.
     pub last_term: Term,
@@ -37,108 +47,214 @@ pub struct Recovered {
     pub rows_hold: bool,
     /// Bytes of a torn tail that were cut.
     pub torn_bytes: u64,
+    /// Bytes of stores that were read.
+    pub read_bytes: u64,
 }
 
-/// Opens the segments in `dir`.
+impl Recovered {
+    fn new(floor: Floor) -> Self {
+        Self {
+            floor,
+            segments: VecDeque::new(),
+            last_term: Term(0),
+            next_offset: floor.offset,
+            rows_hold: false,
+            torn_bytes: 0,
+            read_bytes: 0,
+        }
+    }
+
+    /// The raft index that the next entry gets.
+    pub fn next_index(&self) -> Index {
+        let last = self.segments.back();
+        last.map_or(self.floor.index, Segment::next_index)
+    }
+}
+
+/// The directory that is opened, and with what.
+pub struct Place<'a> {
+    pub disk: &'a dyn Disk,
+    pub dir: &'a Path,
+    pub config: &'a Config,
+}
+
+/// Opens the segments in a directory.
 pub fn recover(
-    disk: &dyn Disk,
-    dir: &Path,
-    config: &Config,
-    floor: Index,
+    place: &Place<'_>,
+    floor: Floor,
     checkpoint: Option<Checkpoint>,
 ) -> Result<Recovered, Error> {
-    let mut found = Recovered {
-        floor,
-        ..Recovered::default()
-    };
-    let bases = bases(disk, dir)?;
+    cut::redo(place.disk, place.dir, place.config)?;
+    let mut found = open_segments(place, floor, checkpoint)?;
+    let next = found.next_index();
+    if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.applied >= next) {
+        return Err(Error::LostTail {
+            path: place.dir.to_owned(),
+            last: next.0.checked_sub(1).map(Index),
+            synced: checkpoint.applied,
+        });
+    }
+    let whole = checkpoint.is_some() || floor.offset == Offset(0);
+    if whole && rows::hold(&mut found, checkpoint)? {
+        return Ok(found);
+    }
+    if floor.offset > Offset(0) {
+        return Err(Error::Corrupt {
+            path: place.dir.to_owned(),
+            position: 0,
+            what: "the index does not match its checkpoint and cannot be derived again, since the \
+                   log was trimmed",
+        });
+    }
+    // Every entry will be applied again, which needs every entry's place.
+    drop(found);
+    let mut found = open_segments(place, floor, None)?;
+    rows::hold(&mut found, None)?;
+    Ok(found)
+}
+
+fn open_segments(
+    place: &Place<'_>,
+    floor: Floor,
+    checkpoint: Option<Checkpoint>,
+) -> Result<Recovered, Error> {
+    let covered = checkpoint.map_or(Index(0), |checkpoint| Index(checkpoint.applied.0 + 1));
+    let mut found = Recovered::new(floor);
+    let bases = live_bases(place, floor.index)?;
     for (number, base) in bases.iter().enumerate() {
         let rest = &bases[number + 1..];
-        if !open_segment(disk, dir, config, *base, rest, &mut found)? {
+        if !open_segment(place, *base, rest, covered, &mut found)? {
             break;
         }
     }
-    let last = found.segments.back().map(Segment::next_index);
-    let next = last.unwrap_or(floor);
-    if next < floor {
-        // A reset that a crash cut short: what is left lies below the floor.
-        let bases: Vec<_> = found
-            .segments
-            .drain(..)
-            .map(|segment| segment.base())
-            .collect();
-        remove_all(disk, dir, bases.iter())?;
-        return Ok(found);
-    }
-    match checkpoint {
-        Some(checkpoint) if checkpoint.applied >= next => Err(Error::LostTail {
-            path: dir.to_owned(),
-            last: next.0.checked_sub(1).map(Index),
-            synced: checkpoint.applied,
-        }),
-        checkpoint => {
-            check_rows(&mut found, checkpoint)?;
-            Ok(found)
-        }
-    }
+    Ok(found)
 }
 
-/// The bases of the store files, in order.
+/// The first raft indexes of the segments in a directory, in order.
 pub fn bases(disk: &dyn Disk, dir: &Path) -> Result<Vec<Index>, Error> {
     let names = disk.list(dir).map_err(Error::io("list", dir))?;
-    let base = |name: &String| {
-        let digits = name
-            .strip_suffix(".store")
-            .filter(|digits| digits.len() == 20)?;
-        digits.parse().ok().map(Index)
-    };
-    Ok(names.iter().filter_map(base).collect())
+    let all = names.iter().filter_map(|name| base_of(name));
+    let held = all.filter(|(_, suffix)| *suffix != "index");
+    let bases: BTreeSet<_> = held.map(|(base, _)| base).collect();
+    Ok(bases.into_iter().collect())
+}
+
+/// The base in a file's name, and what follows it; `None` if the name is not one of a log's.
+pub fn base_of(name: &str) -> Option<(Index, &str)> {
+    let (digits, suffix) = name.split_once('.')?;
+    let ours = digits.len() == 20 && matches!(suffix, "store" | "index" | "seal");
+    let base = digits.parse().ok().filter(|_| ours)?;
+    Some((Index(base), suffix))
+}
+
+/// The bases from the floor on. What lies below it was given up: a removal that a crash cut short
+/// is finished here.
+fn live_bases(place: &Place<'_>, floor: Index) -> Result<Vec<Index>, Error> {
+    let names = place.disk.list(place.dir);
+    let names = names.map_err(Error::io("list", place.dir))?;
+    let below = names.iter().filter_map(|name| base_of(name));
+    let below: BTreeSet<_> = below.map(|(base, _)| base).filter(|b| *b < floor).collect();
+    remove_all(place.disk, place.dir, below.iter())?;
+    bases(place.disk, place.dir)
 }
 
 /// Opens one segment; false if it and all after it held no frame and are gone.
 fn open_segment(
-    disk: &dyn Disk,
-    dir: &Path,
-    config: &Config,
+    place: &Place<'_>,
     base: Index,
     rest: &[Index],
+    covered: Index,
     found: &mut Recovered,
 ) -> Result<bool, Error> {
-    let (store_path, index_path) = segment::paths(dir, base);
-    let expected = match found.segments.back() {
-        Some(before) => before.next_index(),
-        None => base.min(found.floor),
+    let paths = Paths::new(place.dir, base);
+    let missing = Error::Corrupt {
+        path: paths.store.clone(),
+        position: 0,
+        what: "entries are missing between the file before and this one",
     };
-    let opened = Store::open(disk, &store_path, base)?;
-    let Some(opened) = opened.filter(|_| base == expected) else {
+    if let Some(seal) = Seal::read(place.disk, &paths.seal, base)? {
+        if seal.next_index() <= covered {
+            if base != found.next_index() {
+                return Err(missing);
+            }
+            found.last_term = seal.last_term();
+            found.segments.push_back(open_sealed(place, &paths, seal)?);
+            return Ok(true);
+        }
+        // The checkpoint that covered it is gone: what it says may change again.
+        remove_files(place.disk, place.dir, std::iter::once(paths.seal.clone()))?;
+    }
+    if place
+        .disk
+        .open(&paths.store)
+        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    {
+        return Err(missing);
+    }
+    let opened = Store::open(place.disk, &paths.store, base)?;
+    let Some(store) = opened.filter(|_| base == found.next_index()) else {
         // Made, but never written to: its first write comes after a sync of the one before.
+        let (disk, dir) = (place.disk, place.dir);
         if no_frames(disk, dir, base)? && all_empty(disk, dir, rest)? {
             remove_all(disk, dir, std::iter::once(&base).chain(rest))?;
             return Ok(false);
         }
-        return Err(Error::Corrupt {
-            path: store_path,
-            position: 0,
-            what: "entries are missing between the file before and this one",
-        });
+        return Err(missing);
     };
-    let index = match OffsetIndex::open(disk, &index_path, base)? {
+    open_unsealed(place, store, &paths.index, rest, found)
+}
+
+/// A sealed segment, with what is plainly wrong with its files.
+pub fn open_sealed(place: &Place<'_>, paths: &Paths, seal: Seal) -> Result<Segment, Error> {
+    let store = match Store::open(place.disk, &paths.store, seal.base) {
+        Err(error @ Error::Version { .. }) => return Err(error),
+        Ok(Some(store)) if store.len()? >= seal.end.into() => Some(store),
+        Ok(_) | Err(_) => None,
+    };
+    let index = OffsetIndex::open_sealed(place.disk, &paths.index, &seal)?;
+    let damage = match (&store, &index) {
+        (Some(_), Some(_)) => None,
+        (Some(_), None) => Some(Damage::Index),
+        (None, _) => Some(Damage::Store),
+    };
+    let store = store.unwrap_or_else(|| Store::absent(&paths.store, seal.base));
+    let index = match index {
         Some(index) => index,
-        None => OffsetIndex::create(disk, &index_path, base, config.index_bytes_max)?,
+        None => OffsetIndex::absent(&paths.index, seal.base)?,
     };
-    let mut segment = Segment::new(opened, index);
-    let torn = scan(&mut segment, found)?;
-    if torn > 0 {
-        if !all_empty(disk, dir, rest)? {
-            let position = segment.end().into();
-            return Err(segment
-                .store
-                .corrupt(position, "a frame does not check, and files follow"));
+    Ok(Segment::sealed(store, index, seal, damage))
+}
+
+/// Reads a segment that has no seal; false if it ends in a torn tail, so that it is the last.
+fn open_unsealed(
+    place: &Place<'_>,
+    store: Store,
+    index_path: &Path,
+    rest: &[Index],
+    found: &mut Recovered,
+) -> Result<bool, Error> {
+    let (disk, config) = (place.disk, place.config);
+    // Rows are derived: a file that does not even begin like one is made anew.
+    let index = match OffsetIndex::open(disk, index_path, store.base()) {
+        Err(error @ Error::Version { .. }) => return Err(error),
+        Ok(Some(index)) => index,
+        Ok(None) | Err(_) => {
+            let (base, room) = (store.base(), config.index_bytes_max);
+            OffsetIndex::create(disk, index_path, base, room)?
         }
-        remove_all(disk, dir, rest.iter())?;
-        segment
-            .store
-            .cut(segment.end(), Some(config.segment_bytes_max))?;
+    };
+    let mut segment = Segment::open(store, index, env::wall_clock_ms());
+    let torn = scan(&mut segment, found)?;
+    found.read_bytes += u64::from(segment.end());
+    if torn > 0 {
+        if !all_empty(disk, place.dir, rest)? {
+            let position = segment.end().into();
+            let what = "a frame does not check, and files follow";
+            return Err(segment.store.corrupt(position, what));
+        }
+        remove_all(disk, place.dir, rest.iter())?;
+        let room = config.segment_bytes_max;
+        segment.store.cut(segment.end(), Some(room))?;
         segment.store.sync(disk)?;
         found.torn_bytes += torn;
     }
@@ -161,11 +277,10 @@ fn scan(segment: &mut Segment, found: &mut Recovered) -> Result<u64, Error> {
             Found::Bad => {
                 let next = segment.next_index();
                 if scan.synced_after(position, next)?.is_some() {
-                    return Err(
-                        store.corrupt(position, "a frame does not check, and synced ones follow")
-                    );
+                    let what = "a frame does not check, and synced ones follow";
+                    return Err(store.corrupt(position, what));
                 }
-                return Ok(scan.remaining());
+                return scan.remaining();
             }
         }
     }
@@ -186,13 +301,12 @@ fn add(
         return Err(store.corrupt(position, "a frame has a lower term than the one before"));
     }
     found.last_term = header.term;
-    segment.add(header.kind, header.length, rows);
+    segment.add(header.term, header.length, rows, header.crc);
     Ok(())
 }
 
 fn no_frames(disk: &dyn Disk, dir: &Path, base: Index) -> Result<bool, Error> {
-    let (path, _) = segment::paths(dir, base);
-    match Store::open(disk, &path, base)? {
+    match Store::open(disk, &Paths::new(dir, base).store, base)? {
         None => Ok(true),
         Some(store) => Ok(store.scan()?.next()? == Found::End),
     }
@@ -213,82 +327,31 @@ pub fn remove_all<'a>(
     dir: &Path,
     bases: impl DoubleEndedIterator<Item = &'a Index>,
 ) -> Result<(), Error> {
+    let files = bases.rev().flat_map(|base| {
+        let Paths { store, index, seal } = Paths::new(dir, *base);
+        [seal, store, index]
+    });
+    remove_files(disk, dir, files)
+}
+
+/// Removes the files that are there, for good.
+pub fn remove_files(
+    disk: &dyn Disk,
+    dir: &Path,
+    files: impl Iterator<Item = PathBuf>,
+) -> Result<(), Error> {
     let mut removed = false;
-    for base in bases.rev() {
-        let (store, index) = segment::paths(dir, *base);
-        for path in [store, index] {
-            match disk.remove(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                done => done.map_err(Error::io("remove", path))?,
+    for path in files {
+        match disk.remove(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => {
+                done.map_err(Error::io("remove", path))?;
+                removed = true;
             }
         }
-        removed = true;
     }
     if removed {
         disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
     }
     Ok(())
-}
-
-/// Drops the rows past the checkpoint, and all of them if those up to it do not hold.
-fn check_rows(found: &mut Recovered, checkpoint: Option<Checkpoint>) -> Result<(), Error> {
-    let keep = checkpoint.map_or(Index(0), |checkpoint| Index(checkpoint.applied.0 + 1));
-    for segment in &mut found.segments {
-        segment.index.drop_from(keep);
-    }
-    let wanted = checkpoint.map_or(Offset(0), |checkpoint| checkpoint.next_offset);
-    found.rows_hold = checkpoint.is_some() && covered(found)? == Some(wanted);
-    if found.rows_hold {
-        found.next_offset = wanted;
-    } else {
-        for segment in &mut found.segments {
-            segment.index.drop_from(Index(0));
-        }
-    }
-    Ok(())
-}
-
-/// The offset after the last row, if the rows of each segment follow those of the one before.
-fn covered(found: &Recovered) -> Result<Option<Offset>, Error> {
-    let mut next = Offset(0);
-    for segment in &found.segments {
-        let rows = segment.index.rows();
-        if rows == 0 {
-            continue;
-        }
-        if segment.index.row(0).offset != next {
-            return Ok(None);
-        }
-        match end_of(segment, rows - 1)? {
-            Some(end) => next = end,
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(next))
-}
-
-/// The offset after a segment's row, if the row agrees with the frame that it names.
-fn end_of(segment: &Segment, number: usize) -> Result<Option<Offset>, Error> {
-    let row = segment.index.row(number);
-    if segment.position(row.index) != Some(row.position) {
-        return Ok(None);
-    }
-    let Some((at, length)) = segment.span(row.index, Index(row.index.0 + 1), 0) else {
-        return Ok(None);
-    };
-    let Some((entry, _)) = store::parse(&segment.store.read(at, length)?) else {
-        return Err(segment
-            .store
-            .corrupt(at.into(), "a frame changed while it was read"));
-    };
-    for batch in record::batches(&entry.payload)? {
-        let mut at = batch.records_at;
-        for passed in 0..batch.count {
-            if at == row.skip as usize {
-                return Ok(Some(Offset(row.offset.0 + u64::from(batch.count - passed))));
-            }
-            at = record::skip(&entry.payload, at, 1)?;
-        }
-    }
-    Ok(None)
 }

@@ -1,33 +1,91 @@
 //! A segment: one store, its index, and where in the store each entry begins.
+//!
+//! While a segment is open, the place of each frame is known. Once every entry in it is applied and
+//! covered by a checkpoint it is sealed: its seal keeps a mark now and then, and never changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use crate::env;
 
 use super::disk::Disk;
 use super::file_header::FILE_HEADER_BYTES;
 use super::frame::{self, Entry, Kind};
 use super::index::{OffsetIndex, Row};
+use super::seal::{self, MARK_EVERY, Mark, Seal, TermEnd};
 use super::store::Store;
-use super::{Config, Error, Index, Offset, record};
+use super::{Config, Error, Index, Offset, Term, record};
 
 /// A run of consecutive raft entries and the records in them.
 #[derive(Debug)]
 pub struct Segment {
     pub store: Arc<Store>,
     pub index: OffsetIndex,
-    /// Where each entry's frame begins.
-    frames: Vec<u32>,
+    frames: Frames,
     /// Where the next frame will begin.
     end: u32,
     /// Rows that the entries held can need at most.
     rows_reserved: u64,
-    sealed: bool,
+    /// When it was made or found open: milliseconds since 1970.
+    pub opened_ms: u64,
+    /// Why it may not be read: it waits for repair.
+    pub damage: Option<Damage>,
 }
 
-/// The paths of a segment's two files.
-pub fn paths(dir: &Path, base: Index) -> (PathBuf, PathBuf) {
-    let name = |suffix| dir.join(format!("{:020}.{suffix}", base.0));
-    (name("store"), name("index"))
+/// What is wrong with a sealed segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// The store: entries are needed from another replica.
+    Store,
+    /// The index alone: it can be derived anew.
+    Index,
+}
+
+#[derive(Debug)]
+enum Frames {
+    Open(Vec<Frame>, Vec<TermEnd>),
+    Sealed(Arc<Seal>),
+}
+
+/// One frame of an open segment.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame {
+    pub position: u32,
+    pub crc: u32,
+}
+
+/// Consecutive whole frames in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The raft index of the first.
+    pub first: Index,
+    pub position: u32,
+    /// In bytes.
+    pub length: usize,
+}
+
+/// The paths of a segment's files.
+#[derive(Debug)]
+pub struct Paths {
+    pub store: PathBuf,
+    pub index: PathBuf,
+    pub seal: PathBuf,
+}
+
+impl Paths {
+    pub fn new(dir: &Path, base: Index) -> Self {
+        let name = |suffix| dir.join(format!("{:020}.{suffix}", base.0));
+        Self {
+            store: name("store"),
+            index: name("index"),
+            seal: name("seal"),
+        }
+    }
+
+    /// The seal last, so that a segment which arrives file by file is whole once that is there.
+    pub fn all(&self) -> [&PathBuf; 3] {
+        [&self.store, &self.index, &self.seal]
+    }
 }
 
 impl Segment {
@@ -38,21 +96,37 @@ impl Segment {
         base: Index,
         config: &Config,
     ) -> Result<Self, Error> {
-        let (store, index) = paths(dir, base);
-        let rows = OffsetIndex::create(disk, &index, base, config.index_bytes_max)?;
-        let store = Store::create(disk, &store, base, config.segment_bytes_max)?;
-        Ok(Self::new(store, rows))
+        let paths = Paths::new(dir, base);
+        let rows = OffsetIndex::create(disk, &paths.index, base, config.index_bytes_max)?;
+        let made = Store::create(disk, &paths.store, base, config.segment_bytes_max);
+        // A store without room stays as an empty file would: the next try makes it anew.
+        let store = made.inspect_err(|_| drop(disk.remove(&paths.store)))?;
+        Ok(Self::open(store, rows, env::wall_clock_ms()))
     }
 
     /// A segment whose entries are yet to be told by `add`.
-    pub fn new(store: Store, index: OffsetIndex) -> Self {
+    pub fn open(store: Store, index: OffsetIndex, opened_ms: u64) -> Self {
         Self {
             store: Arc::new(store),
             index,
-            frames: Vec::new(),
+            frames: Frames::Open(Vec::new(), Vec::new()),
             end: FILE_HEADER_BYTES as u32,
             rows_reserved: 0,
-            sealed: false,
+            opened_ms,
+            damage: None,
+        }
+    }
+
+    /// A segment that is summed up by its seal.
+    pub fn sealed(store: Store, index: OffsetIndex, seal: Seal, damage: Option<Damage>) -> Self {
+        Self {
+            store: Arc::new(store),
+            index,
+            end: seal.end,
+            rows_reserved: seal.rows.into(),
+            opened_ms: seal.sealed_ms,
+            frames: Frames::Sealed(Arc::new(seal)),
+            damage,
         }
     }
 
@@ -63,7 +137,10 @@ impl Segment {
 
     /// The raft index after the last entry.
     pub fn next_index(&self) -> Index {
-        Index(self.base().0 + self.frames.len() as u64)
+        match &self.frames {
+            Frames::Open(frames, _) => Index(self.base().0 + frames.len() as u64),
+            Frames::Sealed(seal) => seal.next_index(),
+        }
     }
 
     /// Where the next frame will begin.
@@ -71,53 +148,135 @@ impl Segment {
         self.end
     }
 
-    /// Whether another entry fits; an empty segment takes any.
+    /// Its seal, if it has one.
+    pub fn seal(&self) -> Option<&Arc<Seal>> {
+        match &self.frames {
+            Frames::Open(..) => None,
+            Frames::Sealed(seal) => Some(seal),
+        }
+    }
+
+    /// The bytes that it takes on disk, about.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.end) + self.index.file_bytes()
+    }
+
+    /// The offset of the first record in it; a segment that is open and has none follows all.
+    pub fn first_offset(&self) -> Offset {
+        match &self.frames {
+            Frames::Sealed(seal) => seal.first_offset,
+            Frames::Open(..) => self.index.base_offset().unwrap_or(Offset(u64::MAX)),
+        }
+    }
+
+    /// Whether another entry fits; an empty segment takes any, a sealed one none.
     pub fn fits(&self, entry: &Entry, config: &Config) -> bool {
+        let Frames::Open(frames, _) = &self.frames else {
+            return false;
+        };
         let bytes = u64::from(self.end) + frame::frame_bytes(entry.payload.len()) as u64;
         let rows = self.rows_reserved + rows_of(entry.kind, &entry.payload);
-        // Not the configured room: a crash may have left an index sealed in the last segment.
+        // Not the configured room: a crash may have left an index cut to its rows.
         let room = self.index.capacity() as u64;
-        self.frames.is_empty() || (bytes <= config.segment_bytes_max.into() && rows <= room)
+        frames.is_empty() || (bytes <= config.segment_bytes_max.into() && rows <= room)
     }
 
     /// Takes note of the next entry; gives the place of its frame.
-    pub fn add(&mut self, kind: Kind, payload_bytes: usize, rows: u64) -> u32 {
+    pub fn add(&mut self, term: Term, payload_bytes: usize, rows: u64, crc: u32) -> u32 {
         let position = self.end;
-        debug_assert!(kind == Kind::Records || rows == 0);
-        self.frames.push(position);
+        match &mut self.frames {
+            Frames::Open(frames, terms) => {
+                let entry = u32::try_from(frames.len()).expect("frames are more than a byte long");
+                seal::extend_terms(terms, entry, term);
+                frames.push(Frame { position, crc });
+            }
+            Frames::Sealed(_) => unreachable!("a sealed segment takes no entry"),
+        }
         self.end += u32::try_from(frame::frame_bytes(payload_bytes)).expect("entries are limited");
         self.rows_reserved += rows;
         position
     }
 
-    /// Where an entry's frame begins.
-    pub fn position(&self, index: Index) -> Option<u32> {
-        let number = index.0.checked_sub(self.base().0)?;
-        self.frames.get(usize::try_from(number).ok()?).copied()
+    /// The terms of its entries: the last entry of each.
+    pub fn term_ends(&self) -> &[TermEnd] {
+        match &self.frames {
+            Frames::Open(_, terms) => terms,
+            Frames::Sealed(seal) => &seal.term_ends,
+        }
     }
 
-    /// The frames from `from` on that end within `bytes_max` of it: at least one. Their place,
-    /// their length in bytes.
-    pub fn span(&self, from: Index, to: Index, bytes_max: usize) -> Option<(u32, usize)> {
-        let start = self.position(from)?;
-        let mut length = None;
-        for index in from.0..to.0.min(self.next_index().0) {
-            let end = self.position(Index(index + 1)).unwrap_or(self.end);
-            let bytes = (end - start) as usize;
-            if length.is_some() && bytes > bytes_max {
-                break;
-            }
-            length = Some(bytes);
+    /// Where an entry's frame begins, if the segment is open.
+    pub fn position(&self, index: Index) -> Option<u32> {
+        let number = usize::try_from(index.0.checked_sub(self.base().0)?).ok()?;
+        match &self.frames {
+            Frames::Open(frames, _) => frames.get(number).map(|frame| frame.position),
+            Frames::Sealed(_) => None,
         }
-        length.map(|length| (start, length))
+    }
+
+    /// Frames that hold the entries from `from` on, before `to`, up to about `bytes_max` bytes: at
+    /// least the first, and in a sealed segment some before it and behind it.
+    pub fn span(&self, from: Index, to: Index, bytes_max: usize) -> Option<Span> {
+        if from < self.base() || from >= self.next_index() {
+            return None;
+        }
+        match &self.frames {
+            Frames::Open(frames, _) => {
+                let number = usize::try_from(from.0 - self.base().0).ok()?;
+                let position = frames[number].position;
+                let enough = |end: u32| (end - position) as usize > bytes_max;
+                let last = to.min(self.next_index()).0 - self.base().0;
+                let last = usize::try_from(last).ok()?.max(number + 1);
+                let mut to = number + 1;
+                while to < last && !enough(frames.get(to + 1).map_or(self.end, |f| f.position)) {
+                    to += 1;
+                }
+                let end = frames.get(to).map_or(self.end, |frame| frame.position);
+                let length = (end - position) as usize;
+                Some(Span {
+                    first: from,
+                    position,
+                    length,
+                })
+            }
+            Frames::Sealed(seal) => {
+                let mark = seal.mark_before(from);
+                let last = Index(to.0.min(self.next_index().0).saturating_sub(1).max(from.0));
+                let enough = |end: u32| (end - mark.position) as usize >= bytes_max;
+                let end = seal
+                    .mark_after(from, enough)
+                    .min(seal.mark_after(last, |_| true));
+                Some(Span {
+                    first: Index(seal.base.0 + u64::from(mark.entry)),
+                    position: mark.position,
+                    length: (end - mark.position) as usize,
+                })
+            }
+        }
+    }
+
+    /// Where the frame of an entry with rows ends, or a place soon behind it where another ends.
+    /// `row` is the number of a row behind the entry's first.
+    pub fn entry_end(&self, index: Index, row: usize) -> Result<u32, Error> {
+        let Frames::Sealed(seal) = &self.frames else {
+            return Ok(self.position(Index(index.0 + 1)).unwrap_or(self.end));
+        };
+        let behind = self.index.row_after(index, row)?;
+        Ok(behind.map_or_else(|| seal.mark_after(index, |_| true), |row| row.position))
     }
 
     /// Forgets the entries from `index` on; gives the place where the file now ends.
     pub fn forget_from(&mut self, index: Index) -> u32 {
         let keep = usize::try_from(index.0.saturating_sub(self.base().0)).unwrap_or(usize::MAX);
-        if let Some(end) = self.frames.get(keep) {
-            self.end = *end;
-            self.frames.truncate(keep);
+        match &mut self.frames {
+            Frames::Open(frames, terms) => {
+                if let Some(first) = frames.get(keep) {
+                    self.end = first.position;
+                    frames.truncate(keep);
+                    cut_terms(terms, keep);
+                }
+            }
+            Frames::Sealed(_) => assert!(index >= self.next_index(), "I5: sealed is committed"),
         }
         self.end
     }
@@ -127,20 +286,72 @@ impl Segment {
         self.index.push(row)
     }
 
-    /// The row that covers `offset`, and the offset where the next row begins, if there is one.
-    pub fn row_of(&self, offset: Offset) -> Option<(Row, Option<Offset>)> {
-        let number = self.index.find(offset)?;
-        let next = (number + 1 < self.index.rows()).then(|| self.index.row(number + 1).offset);
-        Some((self.index.row(number), next))
+    /// The row that covers `offset`, and the number after its own.
+    pub fn row_of(&self, offset: Offset) -> Result<Option<(Row, usize)>, Error> {
+        let Some(number) = self.index.find(offset)? else {
+            return Ok(None);
+        };
+        Ok(Some((self.index.row(number)?, number + 1)))
     }
 
-    /// Gives the index's spare room back, once every entry is applied and no other comes.
-    pub fn seal(&mut self) -> Result<(), Error> {
-        if !self.sealed {
-            self.index.seal()?;
-            self.sealed = true;
+    /// Sums up the entries before `to`, and their rows: all of them, or the part that a snapshot
+    /// covers. `next_offset` is the one after the last record among them.
+    pub fn sum_up(&self, to: Index, next_offset: Offset) -> Result<Seal, Error> {
+        let Frames::Open(frames, terms) = &self.frames else {
+            unreachable!("a sealed segment is summed up already");
+        };
+        let count = usize::try_from(to.0 - self.base().0).expect("they are in memory");
+        let mut marks: Vec<Mark> = Vec::new();
+        let mut entries_digest = 0;
+        for (number, frame) in frames[..count].iter().enumerate() {
+            entries_digest = seal::add_entry(entries_digest, frame.crc);
+            let far = |last: &Mark| frame.position - last.position >= MARK_EVERY;
+            if marks.last().is_none_or(far) {
+                let entry = u32::try_from(number).expect("frames are more than a byte long");
+                let position = frame.position;
+                marks.push(Mark { entry, position });
+            }
         }
-        Ok(())
+        let rows = self.index.partition(|row| row.index < to)?;
+        let mut rows_digest = 0;
+        for number in 0..rows {
+            rows_digest = seal::add_row(rows_digest, &self.index.row(number)?);
+        }
+        let first_offset = self.index.base_offset().filter(|_| rows > 0);
+        let mut term_ends = terms.clone();
+        cut_terms(&mut term_ends, count);
+        Ok(Seal {
+            base: self.base(),
+            entries: u32::try_from(count).expect("frames are more than a byte long"),
+            end: frames.get(count).map_or(self.end, |frame| frame.position),
+            rows: u32::try_from(rows).expect("rows are fewer than records"),
+            entries_digest,
+            rows_digest,
+            term_ends,
+            first_offset: first_offset.unwrap_or(next_offset),
+            next_offset,
+            sealed_ms: self.opened_ms,
+            marks,
+        })
+    }
+
+    /// Gives the index's spare room back and lets go of the frames' places.
+    pub fn become_sealed(&mut self, seal: Seal) {
+        self.frames = Frames::Sealed(Arc::new(seal));
+    }
+}
+
+/// Forgets the terms of the entries from number `keep` on.
+fn cut_terms(terms: &mut Vec<TermEnd>, keep: usize) {
+    let kept = terms.partition_point(|end| (end.entry as usize) < keep);
+    let cut_through = terms.get(kept).map(|end| end.term);
+    terms.truncate(kept);
+    let begins = terms.last().map_or(0, |end| end.entry as usize + 1);
+    if let (Some(term), Some(last)) = (cut_through, keep.checked_sub(1))
+        && begins <= last
+    {
+        let entry = u32::try_from(last).expect("frames are more than a byte long");
+        terms.push(TermEnd { entry, term });
     }
 }
 

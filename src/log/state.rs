@@ -1,10 +1,13 @@
 //! What a log holds in memory: its segments, its last entries, and how far it is published.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::frame::Entry;
+use super::recovery::{Checkpoint, Recovered};
 use super::segment::Segment;
-use super::{Error, Index, Offset, Term};
+use super::store::Store;
+use super::{Index, Offset, Term};
 
 #[derive(Debug)]
 pub struct State {
@@ -15,12 +18,33 @@ pub struct State {
     pub tail: VecDeque<Entry>,
     pub tail_bytes: usize,
     pub last_term: Term,
+    /// The first offset that may be read.
+    pub first_offset: Offset,
     pub next_offset: Offset,
     /// The first raft index that is not published yet.
     pub next_publish: Index,
+    /// Below which entries must stay: one for each pin.
+    pub pins: Vec<Index>,
 }
 
 impl State {
+    pub fn new(found: Recovered, checkpoint: Option<Checkpoint>) -> Self {
+        let floor = found.floor;
+        let covered = checkpoint.filter(|_| found.rows_hold);
+        let first_offset = covered.map_or(Offset(0), |covered| covered.first_offset);
+        Self {
+            floor: floor.index,
+            segments: found.segments,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            last_term: found.last_term,
+            first_offset: first_offset.max(floor.offset),
+            next_offset: found.next_offset,
+            next_publish: covered.map_or(floor.index, |covered| Index(covered.applied.0 + 1)),
+            pins: Vec::new(),
+        }
+    }
+
     /// The raft index that the next entry gets.
     pub fn next_index(&self) -> Index {
         self.segments.back().map_or(self.floor, Segment::next_index)
@@ -66,15 +90,17 @@ impl State {
         }
     }
 
-    /// Seals the segments before the last whose entries are all published.
-    pub fn seal_applied(&mut self) -> Result<(), Error> {
-        let applied = self.next_publish;
-        let before_last = self.segments.len().saturating_sub(1);
-        for segment in self.segments.iter_mut().take(before_last) {
-            if segment.next_index() <= applied {
-                segment.seal()?;
-            }
-        }
-        Ok(())
+    /// The segment that a store belongs to.
+    pub fn segment_with(&mut self, store: &Arc<Store>) -> Option<&mut Segment> {
+        let mut segments = self.segments.iter_mut();
+        segments.find(|segment| Arc::ptr_eq(&segment.store, store))
+    }
+
+    /// The segment that would hold `offset`: the last that begins at or before it.
+    pub fn holder_of(&self, offset: Offset) -> Option<usize> {
+        let after = self
+            .segments
+            .partition_point(|segment| segment.first_offset() <= offset);
+        after.checked_sub(1)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
-use super::disk::{Disk, File};
+use super::disk::{self, Disk, File};
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::frame::{self, Entry, HEADER_BYTES, Header};
 use super::{Error, Index};
@@ -58,6 +58,16 @@ impl Store {
         Ok(header.map(|()| Self::new(path, file, base, true)))
     }
 
+    /// In place of a file that is not there.
+    pub fn absent(path: &Path, base: Index) -> Self {
+        Self::new(path, disk::absent(), base, true)
+    }
+
+    /// The file's length in bytes.
+    pub fn len(&self) -> Result<u64, Error> {
+        self.file.len().map_err(Error::io("measure", &self.path))
+    }
+
     fn new(path: &Path, file: Arc<dyn File>, base: Index, named: bool) -> Self {
         Self {
             path: path.to_owned(),
@@ -70,6 +80,11 @@ impl Store {
     /// The raft index of the first frame.
     pub fn base(&self) -> Index {
         self.base
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Writes bytes at a position.
@@ -125,13 +140,13 @@ impl Store {
 
     /// Reads the file from its first frame on.
     pub fn scan(&self) -> Result<Scan<'_>, Error> {
-        Ok(Scan {
-            len: self.file.len().map_err(Error::io("measure", &self.path))?,
-            store: self,
-            position: FILE_HEADER_BYTES as u64,
-            window: Vec::new(),
-            window_at: 0,
-        })
+        let len = self.len()?;
+        Ok(Scan::new(self, len))
+    }
+
+    /// Reads the frames before `end`.
+    pub fn scan_to(&self, end: u32) -> Scan<'_> {
+        Scan::new(self, end.into())
     }
 }
 
@@ -161,15 +176,33 @@ pub struct Scan<'a> {
     window_at: u64,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    fn new(store: &'a Store, len: u64) -> Self {
+        Self {
+            store,
+            len,
+            position: FILE_HEADER_BYTES as u64,
+            window: Vec::new(),
+            window_at: 0,
+        }
+    }
+
     /// Where the next frame would begin.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// The bytes from here to the file's end.
-    pub fn remaining(&self) -> u64 {
-        self.len.saturating_sub(self.position)
+    /// The bytes from here to the last one that is not zero.
+    pub fn remaining(&mut self) -> Result<u64, Error> {
+        let (from, mut at) = (self.position, self.position);
+        let mut last = from;
+        while at < self.len {
+            let part = self.bytes(at, SCAN_BYTES)?;
+            let filled = part.iter().rposition(|byte| *byte != 0);
+            last = filled.map_or(last, |filled| at + filled as u64 + 1);
+            at += part.len() as u64;
+        }
+        Ok(last - from)
     }
 
     /// Looks at what stands here and, if it is a frame, moves past it.

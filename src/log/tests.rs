@@ -27,7 +27,7 @@ fn open(disk: &MemoryDisk, checkpoint: Option<Checkpoint>) -> Result<(Log, Opene
         Arc::new(disk.clone()),
         Path::new(DIR),
         config(),
-        Index(0),
+        Floor::default(),
         checkpoint,
     )
 }
@@ -142,6 +142,7 @@ fn records_come_back_through_segments_and_restarts() {
 
     let checkpoint = Checkpoint {
         applied: Index(199),
+        first_offset: Offset(0),
         next_offset: Offset(count),
     };
     let (log, opened) = open(&disk.crash(), Some(checkpoint)).unwrap();
@@ -170,6 +171,7 @@ fn rows_past_the_checkpoint_are_dropped_and_rebuilt() {
 
     let checkpoint = Checkpoint {
         applied: Index(59),
+        first_offset: Offset(0),
         next_offset: at_checkpoint,
     };
     let (log, opened) = open(&disk, Some(checkpoint)).unwrap();
@@ -198,15 +200,15 @@ fn a_lost_index_is_rebuilt_from_the_store() {
     entries.iter().for_each(|entry| publish(&log, entry));
     log.sync_index().unwrap();
     drop(log);
-    let (_, index) = segment::paths(Path::new(DIR), Index(0));
+    let Paths { index, .. } = Paths::new(Path::new(DIR), Index(0));
     disk.remove(&index).unwrap();
     let checkpoint = Checkpoint {
         applied: Index(89),
+        first_offset: Offset(0),
         next_offset: Offset(count),
     };
     let (log, opened) = open(&disk, Some(checkpoint)).unwrap();
-    assert!(!opened.rows_hold, "I3: the store is truth");
-    entries.iter().for_each(|entry| publish(&log, entry));
+    assert!(opened.rows_hold, "I3: the index follows from the store");
     check_all(&log, count);
 }
 
@@ -226,7 +228,7 @@ fn no_ack_precedes_its_sync() {
         Arc::new(disk.clone()),
         Path::new(DIR),
         threaded,
-        Index(0),
+        Floor::default(),
         None,
     );
     let (log, _) = log.unwrap();
@@ -332,7 +334,7 @@ fn a_torn_tail_is_cut() {
         .collect();
     append(&log, torn);
     drop(log);
-    let (store, _) = segment::paths(Path::new(DIR), Index(0));
+    let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
     let at = torn_position(&disk, 3);
     disk.corrupt(&store, |bytes| bytes[at + 40] ^= 1);
     let (log, opened) = open(&disk, None).unwrap();
@@ -359,7 +361,7 @@ fn damage_before_synced_frames_is_an_error_that_names_the_place() {
     let (log, _) = open(&disk, None).unwrap();
     (0..6).for_each(|index| append(&log, vec![records(1, index, index..index + 1)]));
     drop(log);
-    let (store, _) = segment::paths(Path::new(DIR), Index(0));
+    let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
     let at = torn_position(&disk, 3);
     for damage in [at, at + 9, at + 28, at + 40] {
         let disk = disk.crash();
@@ -382,7 +384,7 @@ fn damage_in_an_earlier_segment_is_an_error() {
     let (log, _) = open(&disk, None).unwrap();
     fill(&log, 200);
     drop(log);
-    let (store, _) = segment::paths(Path::new(DIR), Index(0));
+    let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
     disk.corrupt(&store, |bytes| {
         let last = bytes.len() - 20;
         bytes[last] ^= 1;
@@ -402,6 +404,7 @@ fn a_log_that_ends_before_its_checkpoint_is_refused() {
     append(&log, vec![records(1, 0, 0..1)]);
     let checkpoint = Checkpoint {
         applied: Index(1),
+        first_offset: Offset(0),
         next_offset: Offset(2),
     };
     let error = open(&disk, Some(checkpoint)).unwrap_err();
@@ -423,7 +426,7 @@ fn damage_is_never_served() {
     let (log, _) = open(&disk, None).unwrap();
     let (entries, count) = fill(&log, 100);
     entries.iter().for_each(|entry| publish(&log, entry));
-    let (store, _) = segment::paths(Path::new(DIR), Index(0));
+    let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
     disk.corrupt(&store, |bytes| bytes[300] ^= 4);
     let mut refused = 0;
     for offset in 0..count {
@@ -448,7 +451,7 @@ fn records_of_any_size_up_to_the_limit() {
         inline_io: true,
         ..config
     };
-    let (log, _) = Log::open(Arc::new(disk), Path::new(DIR), wide, Index(0), None).unwrap();
+    let (log, _) = Log::open(Arc::new(disk), Path::new(DIR), wide, Floor::default(), None).unwrap();
     let sizes = [0, 1, 7, 8, 4095, 4096, 65_537, 1 << 20, 4 << 20];
     for (index, size) in sizes.iter().enumerate() {
         let mut batch = BatchBuilder::new(None);
@@ -476,7 +479,14 @@ fn a_real_directory_with_a_real_thread() {
     };
     let open = |checkpoint| {
         let disk = Arc::new(disk::OsDisk);
-        Log::open(disk, dir.path(), config.clone(), Index(0), checkpoint).unwrap()
+        Log::open(
+            disk,
+            dir.path(),
+            config.clone(),
+            Floor::default(),
+            checkpoint,
+        )
+        .unwrap()
     };
     let (log, _) = open(None);
     let (entries, count) = fill(&log, 150);
@@ -487,6 +497,7 @@ fn a_real_directory_with_a_real_thread() {
     drop(log);
     let checkpoint = Checkpoint {
         applied: Index(149),
+        first_offset: Offset(0),
         next_offset: Offset(count),
     };
     let (log, opened) = open(Some(checkpoint));
@@ -505,6 +516,10 @@ fn a_log_that_was_reset_begins_at_its_floor() {
     append(&log, vec![control(12), control(13)]);
     drop(log);
     let reopen = |floor| {
+        let floor = Floor {
+            index: Index(floor),
+            offset: Offset(0),
+        };
         Log::open(
             Arc::new(disk.crash()),
             Path::new(DIR),
@@ -513,7 +528,7 @@ fn a_log_that_was_reset_begins_at_its_floor() {
             None,
         )
     };
-    let (log, _) = reopen(Index(12)).unwrap();
+    let (log, _) = reopen(12).unwrap();
     assert_eq!(log.last(), Some((Term(4), Index(13))));
-    assert!(reopen(Index(0)).is_err(), "entries 0..12 are missing");
+    assert!(reopen(0).is_err(), "entries 0..12 are missing");
 }

@@ -32,6 +32,35 @@ pub enum Command {
         /// The node's name.
         name: String,
     },
+    /// Give up the records before an offset.
+    Trim(Offset),
+    /// Keep so much of the log from now on.
+    SetRetention(Retention),
+}
+
+/// How much of the log is kept; `None` is without a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Of segments, in bytes.
+    pub max_bytes: Option<u64>,
+    /// In milliseconds.
+    pub max_age_ms: Option<u64>,
+}
+
+impl Retention {
+    pub fn to_pb(self) -> pb::Retention {
+        pb::Retention {
+            max_bytes: self.max_bytes.unwrap_or(0),
+            max_age_ms: self.max_age_ms.unwrap_or(0),
+        }
+    }
+
+    pub fn from_pb(retention: pb::Retention) -> Self {
+        Self {
+            max_bytes: Some(retention.max_bytes).filter(|bytes| *bytes > 0),
+            max_age_ms: Some(retention.max_age_ms).filter(|age| *age > 0),
+        }
+    }
 }
 
 impl fmt::Debug for Command {
@@ -46,6 +75,8 @@ impl fmt::Display for Command {
             Self::Append(payload) => write!(f, "append of {} bytes", payload.len()),
             Self::Register { name, .. } => write!(f, "register {name}"),
             Self::Forget { name } => write!(f, "forget {name}"),
+            Self::Trim(first) => write!(f, "trim to {first}"),
+            Self::SetRetention(retention) => write!(f, "{retention:?}"),
         }
     }
 }
@@ -57,6 +88,8 @@ pub enum Outcome {
     Done,
     /// One outcome for each batch, in order.
     Appended(Vec<BatchOutcome>),
+    /// The first offset that may be read now.
+    Trimmed(Offset),
     /// The node id, or why there is none.
     Registered(Result<u64, NameTaken>),
 }
@@ -114,6 +147,14 @@ pub fn to_log(entry: &Entry) -> log::Entry {
                 name: name.clone(),
             }))
         }
+        EntryPayload::Normal(Command::Trim(first)) => {
+            control(control_entry::Command::Trim(pb::Trim {
+                first_offset: first.0,
+            }))
+        }
+        EntryPayload::Normal(Command::SetRetention(retention)) => {
+            control(control_entry::Command::SetRetention(retention.to_pb()))
+        }
         EntryPayload::Blank => control(control_entry::Command::Blank(pb::Blank {})),
         EntryPayload::Membership(membership) => control(control_entry::Command::Membership(
             types::membership_to_pb(membership),
@@ -158,6 +199,12 @@ fn control_payload(payload: Bytes) -> Result<types::EntryPayload, WireError> {
         }),
         control_entry::Command::ForgetNode(node) => {
             EntryPayload::Normal(Command::Forget { name: node.name })
+        }
+        control_entry::Command::Trim(trim) => {
+            EntryPayload::Normal(Command::Trim(Offset(trim.first_offset)))
+        }
+        control_entry::Command::SetRetention(retention) => {
+            EntryPayload::Normal(Command::SetRetention(Retention::from_pb(retention)))
         }
     })
 }

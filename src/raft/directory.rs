@@ -13,7 +13,7 @@ use crate::net::stream_layer::StreamLayer;
 use crate::proto::raft_v1 as pb;
 
 use super::error::{Error, MembershipError};
-use super::rpc;
+use super::refusal;
 use super::stable_store::StableStore;
 use super::transport::{Sender, Transport};
 
@@ -178,7 +178,7 @@ pub async fn ask_all(
             let call = client.join(request.clone());
             let reason = match tokio::time::timeout(ASK_TIMEOUT, call).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
-                Ok(Err(status)) => match rpc::membership_error(&status) {
+                Ok(Err(status)) => match refusal::membership_error(&status) {
                     MembershipError::NoLeader { reason } => reason,
                     refused => return Err(refused),
                 },

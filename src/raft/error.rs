@@ -25,6 +25,17 @@ pub enum Error {
     /// Another process holds the data directory.
     #[error("{0} is in use by another process: stop it, or give this node its own --data-dir")]
     InUse(PathBuf),
+    /// No other node has an intact copy of a damaged segment.
+    #[error(
+        "no other node gave an intact copy of raft indexes from {base} on; what is left of the \
+         files is kept"
+    )]
+    NoCopy {
+        /// The segment's first raft index.
+        base: log::Index,
+        /// What the last one said; `None` if there is no other node.
+        source: Option<Box<super::fetch::FetchError>>,
+    },
     /// The data directory cannot be made or locked.
     #[error("prepare the data directory {path}")]
     Directory {
@@ -60,6 +71,20 @@ pub enum ProposeError {
     /// The leader was lost with the batch under way: it may or may not have been appended.
     #[error("the leader was lost while the record was under way; it may have been appended")]
     Unknown,
+    /// Too few disks have room: surely not appended.
+    #[error(
+        "the disk of {} is full; the record was not appended: make room, or trim the log with \
+         `ferrolog log trim`; records are taken again by themselves",
+        voter.as_deref().unwrap_or("the leader")
+    )]
+    DiskFull {
+        /// The leader's room, in bytes.
+        available: u64,
+        /// Below this it takes no records, in bytes.
+        reserve: u64,
+        /// The follower whose disk is full; `None` if the leader's is.
+        voter: Option<String>,
+    },
     /// The state machine refused it.
     #[error(transparent)]
     Refused(#[from] super::command::Refusal),

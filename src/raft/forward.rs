@@ -175,29 +175,36 @@ pub fn outcome_to_pb(outcome: Result<Ranges, ProposeError>) -> pb::BatchOutcome 
                 error: None,
             }
         }
-        Err(error) => {
-            let (kind, expected) = match error {
-                ProposeError::NoLeader { .. } | ProposeError::Stopping => {
-                    (ProposeErrorKind::NotLeader, 0)
-                }
-                ProposeError::Unknown => (ProposeErrorKind::Unknown, 0),
-                ProposeError::Malformed => (ProposeErrorKind::Malformed, 0),
-                ProposeError::Refused(Refusal::SessionExpired) => {
-                    (ProposeErrorKind::SessionExpired, 0)
-                }
-                ProposeError::Refused(Refusal::SequenceGap { expected }) => {
-                    (ProposeErrorKind::SequenceGap, expected)
-                }
-            };
-            pb::BatchOutcome {
-                ranges: Vec::new(),
-                error: Some(pb::ProposeError {
-                    kind: kind.into(),
-                    expected,
-                }),
-            }
-        }
+        Err(error) => pb::BatchOutcome {
+            ranges: Vec::new(),
+            error: Some(error_to_pb(error)),
+        },
     }
+}
+
+fn error_to_pb(error: ProposeError) -> pb::ProposeError {
+    let mut told = pb::ProposeError::default();
+    let kind = match error {
+        ProposeError::NoLeader { .. } | ProposeError::Stopping => ProposeErrorKind::NotLeader,
+        ProposeError::Unknown => ProposeErrorKind::Unknown,
+        ProposeError::Malformed => ProposeErrorKind::Malformed,
+        ProposeError::Refused(Refusal::SessionExpired) => ProposeErrorKind::SessionExpired,
+        ProposeError::Refused(Refusal::SequenceGap { expected }) => {
+            told.expected = expected;
+            ProposeErrorKind::SequenceGap
+        }
+        ProposeError::DiskFull {
+            available,
+            reserve,
+            voter,
+        } => {
+            (told.available, told.reserve) = (available, reserve);
+            told.voter = voter.unwrap_or_default();
+            ProposeErrorKind::DiskFull
+        }
+    };
+    told.set_kind(kind);
+    told
 }
 
 fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Ranges, ProposeError> {
@@ -219,6 +226,11 @@ fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Ranges, ProposeError> {
             let expected = error.expected;
             Refusal::SequenceGap { expected }.into()
         }
+        ProposeErrorKind::DiskFull => ProposeError::DiskFull {
+            available: error.available,
+            reserve: error.reserve,
+            voter: Some(error.voter).filter(|voter| !voter.is_empty()),
+        },
         // What a newer leader may say: nothing is known of the batch.
         ProposeErrorKind::Unknown | ProposeErrorKind::Unspecified => ProposeError::Unknown,
     })
@@ -241,6 +253,11 @@ mod tests {
             Err(ProposeError::Malformed),
             Err(Refusal::SessionExpired.into()),
             Err(Refusal::SequenceGap { expected: 9 }.into()),
+            Err(ProposeError::DiskFull {
+                available: 5,
+                reserve: 6,
+                voter: Some("n2".to_owned()),
+            }),
         ];
         for outcome in outcomes {
             assert_eq!(outcome_from_pb(outcome_to_pb(outcome.clone())), outcome);

@@ -9,7 +9,7 @@ use crate::log::record::{self, Batch};
 use crate::log::{self, Index, Log, Offset, Run};
 use crate::proto::raft_v1 as pb;
 
-use super::command::{BatchOutcome, Command, NameTaken, OffsetRange, Outcome};
+use super::command::{BatchOutcome, Command, NameTaken, OffsetRange, Outcome, Retention};
 use super::sessions::{Sessions, Verdict};
 use super::types::{self, Entry, EntryPayload, LogId, StoredMembership, WireError};
 
@@ -28,6 +28,7 @@ pub struct Fsm {
     /// The nodes by id.
     registrations: BTreeMap<u64, Registration>,
     sessions: Sessions,
+    pub retention: Retention,
 }
 
 impl Fsm {
@@ -61,6 +62,14 @@ impl Fsm {
             }
             EntryPayload::Normal(Command::Forget { name }) => {
                 self.registrations.retain(|_, node| node.name != *name);
+                Outcome::Done
+            }
+            EntryPayload::Normal(Command::Trim(first)) => {
+                log.trim(*first);
+                Outcome::Trimmed(log.offsets().0)
+            }
+            EntryPayload::Normal(Command::SetRetention(retention)) => {
+                self.retention = *retention;
                 Outcome::Done
             }
         };
@@ -155,7 +164,7 @@ impl Fsm {
     }
 
     /// The state, to be made durable.
-    pub fn to_checkpoint(&self, next_offset: Offset) -> pb::Checkpoint {
+    pub fn to_checkpoint(&self, (first, next): (Offset, Offset)) -> pb::Checkpoint {
         let registration = |(id, node): (&u64, &Registration)| pb::Registration {
             node_id: *id,
             name: node.name.clone(),
@@ -163,11 +172,13 @@ impl Fsm {
         };
         pb::Checkpoint {
             applied: self.applied.as_ref().map(types::log_id_to_pb),
-            next_offset: next_offset.0,
+            first_offset: first.0,
+            next_offset: next.0,
             membership_log_id: self.membership.log_id().as_ref().map(types::log_id_to_pb),
             membership: Some(types::membership_to_pb(self.membership.membership())),
             registrations: self.registrations.iter().map(registration).collect(),
             sessions: self.sessions.to_pb(),
+            retention: Some(self.retention.to_pb()),
         }
     }
 
@@ -196,6 +207,9 @@ impl Fsm {
                 .map(registration)
                 .collect(),
             sessions: Sessions::from_pb(&checkpoint.sessions)?,
+            retention: checkpoint
+                .retention
+                .map_or_else(Retention::default, Retention::from_pb),
         })
     }
 }

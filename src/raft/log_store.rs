@@ -6,13 +6,15 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::log::{self, Index, Log};
 
@@ -22,6 +24,12 @@ use super::types::{self, Entry, LogId, TypeConfig, Vote};
 
 /// Entries sent to a follower in one message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// How long a reader of entries waits for a damaged segment to be mended.
+const REPAIR_MAX: Duration = Duration::from_secs(60);
+const REPAIR_LOOK: Duration = Duration::from_millis(50);
+/// Between two tries to place entries on a full disk.
+const ROOM_LOOK: Duration = Duration::from_millis(100);
 
 /// Raft's log store; clones share it.
 #[derive(Debug, Clone)]
@@ -41,10 +49,11 @@ struct Memory {
 
 impl LogStore {
     pub fn new(log: Log, stable: StableStore) -> Result<Self, StableError> {
+        let floor = stable.floor()?;
         let memory = Memory {
             vote: stable.vote()?,
             committed: stable.committed()?,
-            purged: stable.purged()?,
+            purged: floor.and_then(|floor| floor.last.as_ref().map(types::log_id_from_pb)),
         };
         Ok(Self {
             log,
@@ -77,19 +86,39 @@ impl LogStore {
         result.map_err(io::Error::other)
     }
 
-    fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+    /// Reads entries, waiting while a damaged segment is mended.
+    async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let deadline = Instant::now() + REPAIR_MAX;
+        loop {
+            match self.read_now(from, to, bytes_max) {
+                Err(log::Error::Damaged { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(REPAIR_LOOK).await;
+                }
+                read => return entries_of(read.map_err(io::Error::other)?),
+            }
+        }
+    }
+
+    fn read_now(
+        &self,
+        from: u64,
+        to: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<log::Entry>, log::Error> {
         let purged = self.memory.lock().purged;
         let from = from.max(purged.map_or(0, |id| id.index + 1));
         let from = from.max(self.log.first_index().0);
         let next = self.log.last().map_or(0, |(_, index)| index.0 + 1);
-        let entries = self
-            .log
-            .entries(Index(from), Index(to.min(next)), bytes_max);
-        let entries = entries.map_err(io::Error::other)?.into_iter();
-        entries
-            .map(|entry| command::from_log(entry).map_err(io::Error::other))
-            .collect()
+        self.log
+            .entries(Index(from), Index(to.min(next)), bytes_max)
     }
+}
+
+fn entries_of(entries: Vec<log::Entry>) -> io::Result<Vec<Entry>> {
+    let entries = entries.into_iter();
+    entries
+        .map(|entry| command::from_log(entry).map_err(io::Error::other))
+        .collect()
 }
 
 /// A range of indexes as `from..to`.
@@ -113,10 +142,10 @@ impl RaftLogReader<TypeConfig> for LogStore {
         range: RB,
     ) -> io::Result<Vec<Entry>> {
         let (mut from, to) = bounds(&range);
-        let mut entries = self.read(from, to, MESSAGE_BYTES_MAX)?;
+        let mut entries = self.read(from, to, MESSAGE_BYTES_MAX).await?;
         while let Some(last) = entries.last() {
             from = last.log_id.index + 1;
-            let more = self.read(from, to, MESSAGE_BYTES_MAX)?;
+            let more = self.read(from, to, MESSAGE_BYTES_MAX).await?;
             if more.is_empty() {
                 break;
             }
@@ -129,8 +158,19 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(self.memory.lock().vote)
     }
 
+    /// The last entry of each term, known without a look at the disk.
+    async fn get_key_log_ids(&mut self, range: RangeInclusive<LogId>) -> io::Result<Vec<LogId>> {
+        let (first, last) = (*range.start(), *range.end());
+        let ends = self.log.term_ends(Index(first.index)).into_iter();
+        let ids = ends.map(|(term, index)| types::log_id(term, index));
+        let mut ids: Vec<_> = ids.take_while(|id| id.index < last.index).collect();
+        ids.retain(|id| id.leader_id != last.leader_id);
+        ids.push(last);
+        Ok(ids)
+    }
+
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end, MESSAGE_BYTES_MAX)
+        self.read(start, end, MESSAGE_BYTES_MAX).await
     }
 }
 
@@ -187,21 +227,44 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let entries = entries.into_iter().map(|entry| command::to_log(&entry));
         let entries: Vec<_> = entries.collect();
+        let next = self.log.next_index();
         if let Some(first) = entries.first()
             && self.log.last().is_none()
+            && first.index != next
         {
-            // The suite of the engine begins logs anywhere; a node's begins at 0 or where a
-            // purge left it.
+            // The suite of the engine begins logs anywhere; a node's begins at 0 or at its floor.
             self.written::<log::Error>(|done| {
                 self.log.reset(first.index, done);
                 Ok(())
             })
             .await?;
         }
-        let done = Box::new(move |result: Result<(), log::Error>| {
-            callback.io_completed(result.map_err(io::Error::other));
-        });
-        self.log.append(entries, done).map_err(io::Error::other)
+        let next = self.log.next_index();
+        if entries.first().is_some_and(|first| first.index != next) {
+            let what = format!("the engine leaves a gap in the log: {next} comes next");
+            return Err(io::Error::other(what));
+        }
+        let slot = Arc::new(Mutex::new(Some(callback)));
+        let mut told = false;
+        loop {
+            let slot = slot.clone();
+            let done = Box::new(move |result: Result<(), log::Error>| {
+                if let Some(callback) = slot.lock().take() {
+                    callback.io_completed(result.map_err(io::Error::other));
+                }
+            });
+            match self.log.append(entries.clone(), done) {
+                // The engine stands still meanwhile; the reserve should keep this from happening.
+                Err(error) if error.is_full() => {
+                    if !told {
+                        tracing::error!(%error, "the disk is full: the node waits for room");
+                        told = true;
+                    }
+                    tokio::time::sleep(ROOM_LOOK).await;
+                }
+                done => return done.map_err(io::Error::other),
+            }
+        }
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
@@ -211,25 +274,22 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     /// Moves a pointer in memory; deletes nothing. With one copy of each record the files hold what
-    /// readers read: only retention may remove them, and a restarted node holds all of them again.
+    /// readers read: only a trim removes them, and a restarted node holds the others again.
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        let last = self.log.last();
-        let beyond = last.is_none_or(|(_, last)| last.0 < log_id.index);
-        let (_, next_offset) = self.log.offsets();
-        if beyond && next_offset.0 > 0 {
-            let what = format!("the engine asked to purge up to {log_id}, past the log's records");
-            return Err(io::Error::other(what));
-        }
-        if beyond {
-            // The log begins anew behind it: that must outlast a restart.
-            self.stable.save_purged(&log_id).map_err(io::Error::other)?;
+        self.memory.lock().purged = Some(log_id);
+        let beyond = self
+            .log
+            .last()
+            .is_none_or(|(_, last)| last.0 < log_id.index);
+        let (first, next) = self.log.offsets();
+        if beyond && first == next {
+            // The suite of the engine goes on behind what it purged.
             self.written::<log::Error>(|done| {
                 self.log.reset(Index(log_id.index + 1), done);
                 Ok(())
             })
             .await?;
         }
-        self.memory.lock().purged = Some(log_id);
         Ok(())
     }
 }

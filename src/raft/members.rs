@@ -10,10 +10,11 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::errors::{ClientWriteError, RaftError};
 
+use crate::log::Offset;
 use crate::net::certs::is_valid_name;
 use crate::proto::raft_v1 as pb;
 
-use super::command::{Command, NameTaken, Outcome};
+use super::command::{Command, NameTaken, Outcome, Retention};
 use super::error::MembershipError;
 use super::types::{Member, TypeConfig};
 use super::{ReplicatedLog, ServerView};
@@ -34,6 +35,12 @@ type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 fn failed(error: &WriteError) -> MembershipError {
     MembershipError::NoLeader {
         reason: error.to_string(),
+    }
+}
+
+fn other_answer() -> MembershipError {
+    MembershipError::NoLeader {
+        reason: "the state machine gave another answer".to_owned(),
     }
 }
 
@@ -89,8 +96,7 @@ impl ReplicatedLog {
         let written = self.0.raft.client_write(command).await;
         let response = written.map_err(|error| failed(&error))?;
         let Outcome::Registered(registered) = response.data else {
-            let reason = "the state machine gave another answer".to_owned();
-            return Err(MembershipError::NoLeader { reason });
+            return Err(other_answer());
         };
         let node_id = registered.map_err(|NameTaken { .. }| MembershipError::NameTaken {
             name: request.name.clone(),
@@ -282,6 +288,36 @@ impl ReplicatedLog {
         }
     }
 
+    /// Gives up the records before `first`, on every replica alike; gives the first offset that may
+    /// be read from now on. Any member takes the call.
+    pub async fn trim(&self, first: Offset) -> Result<Offset, MembershipError> {
+        if let Some((id, addr)) = self.other_leader() {
+            let mut client = self.transport().client(id, &addr);
+            let request = pb::TrimRequest {
+                first_offset: first.0,
+            };
+            let response: pb::TrimResponse = passed_on(client.trim(request)).await?;
+            return Ok(Offset(response.first_offset));
+        }
+        let written = self.0.raft.client_write(Command::Trim(first)).await;
+        match written.map_err(|error| failed(&error))?.data {
+            Outcome::Trimmed(first) => Ok(first),
+            _ => Err(other_answer()),
+        }
+    }
+
+    /// Sets how much of the log is kept. Any member takes the call.
+    pub async fn set_retention(&self, retention: Retention) -> Result<(), MembershipError> {
+        if let Some((id, addr)) = self.other_leader() {
+            let mut client = self.transport().client(id, &addr);
+            let response = passed_on(client.set_retention(retention.to_pb())).await;
+            return response.map(drop);
+        }
+        let command = Command::SetRetention(retention);
+        let written = self.0.raft.client_write(command).await;
+        written.map(drop).map_err(|error| failed(&error))
+    }
+
     /// The voter, other than this node, that holds the most of the log.
     fn furthest_voter(&self, view: &ServerView) -> Option<u64> {
         let matched = self.matched();
@@ -310,7 +346,7 @@ async fn passed_on<T>(
 ) -> Result<T, MembershipError> {
     match tokio::time::timeout(PASS_ON, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(super::rpc::membership_error(&status)),
+        Ok(Err(status)) => Err(super::refusal::membership_error(&status)),
         Err(_) => Err(MembershipError::NoLeader {
             reason: format!("it did not answer within {} s", PASS_ON.as_secs()),
         }),

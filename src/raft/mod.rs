@@ -9,30 +9,35 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Config, SnapshotPolicy};
 use tokio::sync::{Mutex, MutexGuard, watch};
 
 use crate::log::disk::DirLock;
 use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
 
+mod callers;
 mod command;
 mod directory;
+mod engine;
 mod error;
+mod fetch;
 mod forward;
 mod fsm;
 mod log_store;
 mod members;
 mod proposer;
 mod reads;
+mod refusal;
 mod rpc;
 mod sessions;
 mod snapshot;
+mod space;
 mod stable_store;
 mod staging;
 mod state_machine;
 mod transport;
 mod types;
+mod upkeep;
 mod view;
 
 #[cfg(test)]
@@ -40,9 +45,10 @@ mod snapshot_tests;
 #[cfg(test)]
 mod suite_tests;
 
-pub use command::{OffsetRange, Ranges, Refusal};
+pub use command::{OffsetRange, Ranges, Refusal, Retention};
 pub use directory::{Directory, Identity, JoinError, cluster_of};
 pub use error::{Error, MembershipError, ProposeError, ReadError};
+pub use fetch::FetchError;
 pub use proposer::Answer;
 pub use rpc::{Seat, service};
 pub use stable_store::StableError;
@@ -50,11 +56,12 @@ pub use state_machine::Applied;
 pub use types::{Member, WireError};
 pub use view::{MemberView, View};
 
-use directory::FIRST_NODE;
 use log_store::LogStore;
 use proposer::Proposer;
 use reads::ReadBarrier;
 use snapshot::Snapshots;
+use space::Space;
+use stable_store::StableStore;
 use state_machine::{Checkpointer, StateMachine};
 use transport::{Sender, Transport};
 use types::TypeConfig;
@@ -92,6 +99,10 @@ struct Inner {
     heard: Arc<view::Heard>,
     fsm: Arc<state_machine::Shared>,
     snapshots: Snapshots,
+    stable: StableStore,
+    space: Space,
+    /// Where the log begins, as it was made durable.
+    floor: Arc<parking_lot::Mutex<Option<crate::proto::raft_v1::Floor>>>,
     staging: Mutex<()>,
     checkpointer: Checkpointer,
     views: watch::Receiver<View>,
@@ -111,6 +122,7 @@ impl ReplicatedLog {
         addr: &str,
         timing: &Timing,
         log_config: log::Config,
+        disk_reserve_bytes: u64,
     ) -> Result<Self, Error> {
         let identity = directory.identity().cloned();
         let identity = identity.ok_or_else(|| Error::Engine("the node has no id".to_owned()))?;
@@ -124,23 +136,34 @@ impl ReplicatedLog {
         let fsm = machine.shared();
         let checkpointer = machine.checkpointer();
         let snapshots = machine.snapshots.clone();
+        let floor = machine.floor.clone();
+        let stable = directory.stable.clone();
         let store = LogStore::new(log.clone(), directory.stable.clone())?;
         let from = Sender {
             cluster_id: identity.cluster_id.clone(),
             node_id: identity.node_id,
+            addr: addr.to_owned(),
         };
-        let transport = Transport::new(layer, from);
-        let config = engine_config(timing, &identity.cluster_id)?;
+        let (disk, path) = (directory.disk.clone(), directory.path.clone());
+        let space = Space::new(disk, path, disk_reserve_bytes);
+        tokio::spawn(space.clone().watch());
+        let transport = Transport::new(layer, from).with_node(log.clone(), space.clone());
+        let config = engine::config(timing, &identity.cluster_id)?;
         let started = Raft::new(identity.node_id, config, transport.clone(), store, machine).await;
         let raft = started.map_err(|error| Error::Engine(error.to_string()))?;
-        begin_cluster(&raft, &identity, addr).await?;
+        engine::begin_cluster(&raft, &identity, addr).await?;
         let (tell, views) = watch::channel(View::default());
         let heard = Arc::new(view::Heard::never());
         tokio::spawn(view::follow(raft.clone(), heard.clone(), tell));
         let applied = fsm.watch_applied();
         let inner = Inner {
             addr: addr.to_owned(),
-            proposer: Proposer::start(raft.clone(), views.clone(), transport.clone()),
+            proposer: Proposer::start(
+                raft.clone(),
+                views.clone(),
+                transport.clone(),
+                space.clone(),
+            ),
             barrier: ReadBarrier::start(raft.clone(), views.clone(), applied, transport.clone()),
             identity,
             raft,
@@ -148,6 +171,9 @@ impl ReplicatedLog {
             heard,
             fsm,
             snapshots,
+            stable,
+            floor,
+            space,
             staging: Mutex::new(()),
             checkpointer,
             views,
@@ -166,6 +192,11 @@ impl ReplicatedLog {
     /// The log, to read applied records from.
     pub fn log(&self) -> &Log {
         &self.0.log
+    }
+
+    /// How much of the log is kept.
+    pub fn retention(&self) -> Retention {
+        self.0.fsm.retention()
     }
 
     /// How far this node has applied, and a wait for more.
@@ -291,6 +322,11 @@ impl ReplicatedLog {
         &self.0.raft
     }
 
+    /// Whether the disk has room for a leader's records.
+    fn takes_records(&self) -> bool {
+        self.0.space.takes_records()
+    }
+
     /// A leader called.
     fn heard_leader(&self) {
         self.0.heard.now();
@@ -311,57 +347,4 @@ impl ReplicatedLog {
     async fn staging(&self) -> MutexGuard<'_, ()> {
         self.0.staging.lock().await
     }
-}
-
-/// The first node makes itself the one voter; a restart finds that done.
-async fn begin_cluster(raft: &Raft, identity: &Identity, addr: &str) -> Result<(), Error> {
-    let failed = |error: String| Error::Engine(error);
-    let begun = raft
-        .is_initialized()
-        .await
-        .map_err(|error| failed(error.to_string()))?;
-    if identity.node_id != FIRST_NODE || begun {
-        return Ok(());
-    }
-    let member = Member {
-        name: identity.name.clone(),
-        addr: addr.to_owned(),
-        directory_id: identity.directory_id.clone(),
-    };
-    let members = BTreeMap::from([(FIRST_NODE, member)]);
-    raft.initialize(members)
-        .await
-        .map_err(|error| failed(error.to_string()))
-}
-
-/// The engine's settings; consensus decisions are in `docs/decisions/`.
-fn engine_config(timing: &Timing, cluster_id: &str) -> Result<Arc<Config>, Error> {
-    let config = Config {
-        cluster_name: cluster_id.to_owned(),
-        heartbeat_interval: timing.heartbeat_ms,
-        election_timeout_min: timing.election_ms.0,
-        election_timeout_max: timing.election_ms.1,
-        enable_pre_vote: Some(true),
-        // A restarted leader asks for votes like anybody else.
-        enable_leader_restore: Some(false),
-        quorum_loss_probe_interval: Some(1000.max(2 * timing.election_ms.1)),
-        // A follower whose log went back is a failed disk: it must not be fed as if it were new.
-        allow_log_reversion: Some(false),
-        max_append_entries: Some(4096),
-        max_payload_entries: 1024,
-        api_channel_size: Some(4096),
-        api_batch_capacity: 4096,
-        api_batch_linger_ms: 0,
-        state_machine_channel_size: Some(1024),
-        // With one copy of each record purge is retention, and nothing is retained for less than
-        // ever yet: no snapshot is built unless the engine needs one.
-        snapshot_policy: SnapshotPolicy::Never,
-        purge_batch_size: 1024,
-        install_snapshot_timeout: 30_000,
-        ..Config::default()
-    };
-    let config = config
-        .validate()
-        .map_err(|error| Error::Engine(error.to_string()))?;
-    Ok(Arc::new(config))
 }

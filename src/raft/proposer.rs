@@ -21,6 +21,7 @@ use super::Raft;
 use super::command::{BatchOutcome, Command, Outcome, Ranges};
 use super::error::ProposeError;
 use super::forward::Forwarder;
+use super::space::Space;
 use super::transport::Transport;
 use super::types::TypeConfig;
 use super::view::View;
@@ -83,7 +84,12 @@ impl Group {
 }
 
 impl Proposer {
-    pub fn start(raft: Raft, views: watch::Receiver<View>, transport: Transport) -> Self {
+    pub fn start(
+        raft: Raft,
+        views: watch::Receiver<View>,
+        transport: Transport,
+        space: Space,
+    ) -> Self {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
         let (under_way, waits) = mpsc::channel(GROUPS_MAX);
         tokio::spawn(complete(waits));
@@ -92,6 +98,7 @@ impl Proposer {
             raft,
             views,
             under_way,
+            space,
         };
         tokio::spawn(dispatcher.run(proposals));
         Self {
@@ -127,6 +134,7 @@ struct Dispatcher {
     views: watch::Receiver<View>,
     forwarder: Forwarder,
     under_way: mpsc::Sender<Waiting>,
+    space: Space,
 }
 
 enum Route {
@@ -162,7 +170,13 @@ impl Dispatcher {
         let deadline = Instant::now() + LEADER_WAIT;
         loop {
             match tokio::time::timeout_at(deadline, self.route()).await {
-                Ok(Some(Route::Here)) => return self.write(group).await,
+                Ok(Some(Route::Here)) => {
+                    let room = self.space.check(&self.views.borrow());
+                    return match room {
+                        Ok(()) => self.write(group).await,
+                        Err(full) => group.fail(&full),
+                    };
+                }
                 Ok(Some(Route::There(leader, addr))) => {
                     group = refuse_forwarded(group, &self.no_leader());
                     if group.proposals.is_empty() {
@@ -262,7 +276,7 @@ async fn complete(mut waits: mpsc::Receiver<Waiting>) {
         match outcome.await {
             Ok(Ok(response)) => match response.data {
                 Outcome::Appended(outcomes) => group.answer(outcomes),
-                Outcome::Done | Outcome::Registered(_) => group.fail(&ProposeError::Unknown),
+                _ => group.fail(&ProposeError::Unknown),
             },
             // Rejected before it was appended.
             Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {

@@ -4,22 +4,24 @@
 //! means, and that its certificate carries the name which its id has in the membership.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::raft::{AppendEntriesResponse, StreamAppendError, StreamAppendResult, VoteRequest};
-use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::net::mux::PeerInfo;
+use crate::log::{Index, Kind, Offset};
 use crate::proto::raft_v1::append_entries_response::Result as Answer;
 use crate::proto::raft_v1::raft_server::{self, RaftServer};
 use crate::proto::raft_v1::{self as pb};
 
-use super::error::{MembershipError, ProposeError};
-use super::transport::{self, MESSAGE_BYTES_MAX, WIRE};
+use super::callers::{From, check_certificate, number};
+use super::error::ProposeError;
+use super::refusal::membership_status;
+use super::transport::{self, MESSAGE_BYTES_MAX};
 use super::types::{self, TypeConfig, WireError};
-use super::{ReplicatedLog, forward, reads, staging};
+use super::{ReplicatedLog, Retention, fetch, forward, reads, staging};
 
 /// Requests of one forwarded stream under way at once.
 const PROPOSE_WINDOW: usize = 64;
@@ -37,82 +39,16 @@ pub fn service(seat: Seat) -> RaftServer<impl raft_server::Raft> {
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-struct RaftService(Seat);
+pub struct RaftService(pub(super) Seat);
 
-/// Whether a call may come from a node that belongs to no cluster yet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum From {
-    Member,
-    Anyone,
+/// Whether this node takes what a leader sends: without room, no records.
+fn has_room(node: &ReplicatedLog, request: &pb::AppendEntriesRequest) -> bool {
+    let records = |entry: &pb::Entry| entry.kind == Kind::Records as u32;
+    node.takes_records() || !request.entries.iter().any(records)
 }
 
-fn text<'a>(metadata: &'a MetadataMap, key: &str) -> &'a str {
-    metadata
-        .get(key)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("")
-}
-
-fn number(metadata: &MetadataMap, key: &str) -> u64 {
-    text(metadata, key).parse().unwrap_or(0)
-}
-
-impl RaftService {
-    fn seated(&self) -> Result<&ReplicatedLog, Status> {
-        let seat = self.0.get();
-        seat.ok_or_else(|| Status::unavailable("this node belongs to no cluster yet"))
-    }
-
-    /// Checks who calls; gives the replicated log.
-    fn check<T>(&self, request: &Request<T>, from: From) -> Result<&ReplicatedLog, Status> {
-        let metadata = request.metadata();
-        let wire = text(metadata, "ferrolog-wire");
-        if wire != WIRE {
-            let what = format!("raft protocol version {wire:?}; this node speaks {WIRE}");
-            return Err(Status::failed_precondition(what));
-        }
-        let node = self.seated()?;
-        let (ours, theirs) = (
-            &node.identity().cluster_id,
-            text(metadata, "ferrolog-cluster"),
-        );
-        let stranger = from == From::Anyone && theirs.is_empty();
-        if theirs != ours && !stranger {
-            return Err(membership_status(&MembershipError::OtherCluster {
-                theirs: theirs.to_owned(),
-                ours: ours.clone(),
-            }));
-        }
-        let (me, meant) = (node.identity().node_id, number(metadata, "ferrolog-to"));
-        if meant != me && (from == From::Member || meant != 0) {
-            let what = format!("the call is for node {meant}, this is node {me}");
-            return Err(Status::failed_precondition(what));
-        }
-        let caller = number(metadata, "ferrolog-from");
-        if let Some(known) = node.view().member(caller) {
-            check_certificate(request, &known.member.name)?;
-        }
-        Ok(node)
-    }
-}
-
-/// With mutual TLS, the caller's certificate must carry the name that it claims.
-fn check_certificate<T>(request: &Request<T>, name: &str) -> Result<(), Status> {
-    let peer = request.extensions().get::<PeerInfo>();
-    let Some(identity) = peer.and_then(|peer| peer.identity.as_ref()) else {
-        return Ok(());
-    };
-    match &identity.node_name {
-        Some(shown) if shown == name => Ok(()),
-        shown => {
-            let shown = shown.as_deref().unwrap_or("no node");
-            let what = format!(
-                "the caller says it is {name}, its certificate says {shown}: give it the \
-                 certificate made for {name} (`ferrolog certs --nodes {name}`)"
-            );
-            Err(Status::permission_denied(what))
-        }
-    }
+fn disk_full() -> Status {
+    Status::resource_exhausted("the disk of this node is full: it takes no records")
 }
 
 fn bad(error: WireError) -> Status {
@@ -156,52 +92,29 @@ fn vote_response(
     })
 }
 
-/// A refusal, with what the other side needs to tell it from others.
-pub fn membership_status(error: &MembershipError) -> Status {
-    let code = match error {
-        MembershipError::NameTaken { .. }
-        | MembershipError::OtherCluster { .. }
-        | MembershipError::Removed { .. }
-        | MembershipError::LastVoter { .. } => Code::FailedPrecondition,
-        MembershipError::NoSuchVoter { .. } => Code::NotFound,
-        MembershipError::BadName { .. } => Code::InvalidArgument,
-        MembershipError::Refused { code, .. } => Code::from_i32(*code),
-        MembershipError::NoLeader { .. } => Code::Unavailable,
-    };
-    Status::new(code, error.to_string())
-}
-
-/// The refusal behind a status.
-pub fn membership_error(status: &Status) -> MembershipError {
-    match status.code() {
-        Code::FailedPrecondition
-        | Code::NotFound
-        | Code::InvalidArgument
-        | Code::PermissionDenied => MembershipError::Refused {
-            code: status.code() as i32,
-            reason: status.message().to_owned(),
-        },
-        _ => MembershipError::NoLeader {
-            reason: status.message().to_owned(),
-        },
-    }
-}
-
 #[tonic::async_trait]
 impl raft_server::Raft for RaftService {
     type AppendEntriesStream = BoxStream<pb::AppendEntriesResponse>;
     type ProposeStream = BoxStream<pb::ProposeResponse>;
+    type FetchSegmentStream = BoxStream<pb::SegmentPart>;
 
     async fn append_entries(
         &self,
         request: Request<Streaming<pb::AppendEntriesRequest>>,
     ) -> Result<Response<Self::AppendEntriesStream>, Status> {
         let node = self.check(&request, From::Member)?;
-        let heard = node.clone();
+        let (heard, told) = (node.clone(), node.clone());
+        let full = Arc::new(AtomicBool::new(false));
+        let refused = full.clone();
         let parsed = request.into_inner().map(move |request| {
             heard.heard_leader();
             let request = request.map_err(|status| tracing::debug!(%status, "a raft stream broke"));
-            let parsed = transport::append_from_pb(request.ok()?);
+            let request = request.ok()?;
+            if !has_room(&heard, &request) {
+                refused.store(true, Ordering::Release);
+                return None;
+            }
+            let parsed = transport::append_from_pb(request);
             parsed
                 .inspect_err(|error| tracing::error!(%error, "a leader sent nonsense"))
                 .ok()
@@ -209,12 +122,12 @@ impl raft_server::Raft for RaftService {
         // A broken stream ends; the leader opens another.
         let requests = parsed.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);
-        let answers = node.raft().stream_append(requests);
-        Ok(Response::new(
-            answers
-                .map(|result| result.map(answer).map_err(stopped))
-                .boxed(),
-        ))
+        let answers = told.raft().stream_append(requests);
+        let answers = answers.map(|result| result.map(answer).map_err(stopped));
+        let last = stream::iter(std::iter::from_fn(move || {
+            full.swap(false, Ordering::AcqRel).then(|| Err(disk_full()))
+        }));
+        Ok(Response::new(answers.chain(last).boxed()))
     }
 
     async fn append_once(
@@ -223,6 +136,9 @@ impl raft_server::Raft for RaftService {
     ) -> Result<Response<pb::AppendEntriesResponse>, Status> {
         let node = self.check(&request, From::Member)?;
         node.heard_leader();
+        if !has_room(node, request.get_ref()) {
+            return Err(disk_full());
+        }
         let rpc = transport::append_from_pb(request.into_inner()).map_err(bad)?;
         let prev = rpc.prev_log_id;
         let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);
@@ -282,15 +198,56 @@ impl raft_server::Raft for RaftService {
 
     async fn install_snapshot(
         &self,
-        request: Request<Streaming<pb::InstallSnapshotRequest>>,
+        request: Request<pb::InstallSnapshotRequest>,
     ) -> Result<Response<pb::InstallSnapshotResponse>, Status> {
         let node = self.check(&request, From::Member)?.clone();
-        let (vote, snapshot) = staging::receive(&node, request.into_inner()).await?;
+        let sender = number(request.metadata(), "ferrolog-from");
+        let (vote, snapshot) = staging::receive(&node, sender, request.into_inner()).await?;
         let response = node.raft().install_full_snapshot(vote, snapshot).await;
         let vote = response.map_err(stopped)?.vote;
         Ok(Response::new(pb::InstallSnapshotResponse {
             vote: Some(types::vote_to_pb(&vote)),
         }))
+    }
+
+    async fn fetch_segment(
+        &self,
+        request: Request<pb::FetchSegmentRequest>,
+    ) -> Result<Response<Self::FetchSegmentStream>, Status> {
+        let node = self.check(&request, From::Member)?;
+        let request = request.get_ref();
+        let applied = node.indexes()[2].map_or(0, |applied| applied + 1);
+        if request.next_index > applied {
+            let what = format!("this node has applied the entries before {applied} only");
+            return Err(Status::unavailable(what));
+        }
+        let (from, to) = (Index(request.first_index), Index(request.next_index));
+        Ok(Response::new(
+            fetch::parts(node.log().clone(), from, to).boxed(),
+        ))
+    }
+
+    async fn trim(
+        &self,
+        request: Request<pb::TrimRequest>,
+    ) -> Result<Response<pb::TrimResponse>, Status> {
+        let node = self.check(&request, From::Member)?;
+        let first = node.trim(Offset(request.get_ref().first_offset)).await;
+        let first = first.map_err(|error| membership_status(&error))?;
+        Ok(Response::new(pb::TrimResponse {
+            first_offset: first.0,
+        }))
+    }
+
+    async fn set_retention(
+        &self,
+        request: Request<pb::Retention>,
+    ) -> Result<Response<pb::SetRetentionResponse>, Status> {
+        let node = self.check(&request, From::Member)?;
+        let retention = Retention::from_pb(*request.get_ref());
+        let set = node.set_retention(retention).await;
+        set.map_err(|error| membership_status(&error))?;
+        Ok(Response::new(pb::SetRetentionResponse {}))
     }
 
     async fn identify(

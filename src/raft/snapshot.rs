@@ -1,9 +1,8 @@
-//! Snapshots: the FSM's state beside the log that holds the records.
+//! Snapshots: the FSM's state and a manifest of the segments that hold the records.
 //!
-//! Nothing is purged by itself, so no follower needs a snapshot to catch up, and none is built
-//! unless the engine asks. One is built in O(1): the checkpoint and a handle to the log, of which
-//! nothing is copied. Installing one appends the entries that the node lacks and applies them,
-//! which leads to the same state; entries that it holds already stay where they are.
+//! A snapshot copies nothing and is built in O(1) of the log's length: a seal for each segment. A
+//! follower that fell off the log compares the seals with what it has, fetches the segments that it
+//! lacks into a staging directory, and takes all of them over at once.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,97 +10,90 @@ use std::sync::Arc;
 
 use openraft::RaftSnapshotBuilder;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use crate::log::disk::Disk;
-use crate::log::{self, Index, Log};
+use crate::log::{self, Floor, Index, Offset, Seal, Term};
 use crate::proto::raft_v1 as pb;
 
 use super::command;
 use super::error::Error;
 use super::fsm::Fsm;
 use super::state_machine::StateMachine;
-use super::types::{CommittedLeaderId, Member, SnapshotMeta, TypeConfig, WireError};
+use super::types::{self, CommittedLeaderId, Member, SnapshotMeta, TypeConfig, WireError};
 
 pub type Snapshot = openraft::Snapshot<CommittedLeaderId, u64, Member, SnapshotData>;
 
-/// Entries moved at a time, in bytes.
+/// Entries applied at a time, in bytes.
 const PART_BYTES: usize = 1 << 20;
-/// Where a snapshot's entries wait until all have come, below the log's directory.
+/// Where a snapshot's segments wait until all have come, below the log's directory.
 const STAGING: &str = "staging";
+/// Below this room on the disk no checkpoint is written, in bytes.
+const CHECKPOINT_ROOM: u64 = 4 << 20;
+/// Segments in a manifest.
+const SEGMENTS_MAX: usize = 1 << 20;
 
-/// The FSM's state, and a log that holds the entries up to it.
+/// The FSM's state, and what the segments hold that lead up to it.
 #[derive(Debug, Clone)]
 pub struct SnapshotData {
     pub checkpoint: pb::Checkpoint,
-    pub log: Log,
+    /// Where the log began; `None` at its very beginning.
+    pub floor: Option<pb::Floor>,
+    pub segments: Arc<Vec<Seal>>,
 }
 
 /// Where snapshots are kept and staged.
 #[derive(Debug, Clone)]
 pub struct Snapshots {
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    config: log::Config,
+    pub disk: Arc<dyn Disk>,
+    /// The log's directory.
+    pub dir: PathBuf,
     current: Arc<Mutex<Option<Snapshot>>>,
 }
 
 impl Snapshots {
-    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, config: log::Config) -> Self {
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
         Self {
             disk,
             dir,
-            config,
             current: Arc::default(),
         }
     }
 
-    /// The last one built or installed by this process.
+    /// The last one built or installed, or the one that the checkpoint of a trimmed log is.
     pub fn current(&self) -> Option<Snapshot> {
         self.current.lock().clone()
     }
 
-    /// An empty log for the entries of a snapshot on its way here.
-    pub fn stage(&self) -> Result<Log, Error> {
-        let dir = self.dir.join(STAGING);
-        let failed = |source| Error::Directory {
-            path: dir.clone(),
-            source,
-        };
-        self.disk.create_dir(&dir).map_err(failed)?;
-        log::remove(&*self.disk, &dir)?;
-        let disk = self.disk.clone();
-        let (log, _) = Log::open(disk, &dir, self.config.clone(), Index(0), None)?;
-        Ok(log)
+    pub fn set_current(&self, snapshot: Snapshot) {
+        *self.current.lock() = Some(snapshot);
     }
 
-    fn clear_staging(&self) -> Result<(), log::Error> {
-        match log::remove(&*self.disk, &self.dir.join(STAGING)) {
-            Err(log::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Ok(())
-            }
-            done => done,
-        }
+    /// Whether the disk is so full that no checkpoint is to be written.
+    pub fn has_little_room(&self) -> bool {
+        let available = self.disk.available(&self.dir);
+        available.is_ok_and(|available| available < CHECKPOINT_ROOM)
+    }
+
+    /// Where segments wait.
+    pub fn staging(&self) -> PathBuf {
+        self.dir.join(STAGING)
     }
 }
 
 /// Builds a snapshot of the state when it was made.
 #[derive(Debug)]
 pub struct Builder {
-    meta: SnapshotMeta,
-    data: SnapshotData,
-    current: Arc<Mutex<Option<Snapshot>>>,
+    snapshot: Result<Snapshot, log::Error>,
+    snapshots: Snapshots,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let snapshot = Snapshot {
-            meta: self.meta.clone(),
-            snapshot: self.data.clone(),
-        };
-        *self.current.lock() = Some(snapshot.clone());
+        let taken = std::mem::replace(&mut self.snapshot, Err(log::Error::Stopped));
+        let snapshot = taken.map_err(io::Error::other)?;
+        self.snapshots.set_current(snapshot.clone());
         Ok(snapshot)
     }
 }
@@ -115,22 +107,119 @@ pub fn meta(checkpoint: &pb::Checkpoint) -> Result<SnapshotMeta, WireError> {
     })
 }
 
-/// Appends entries to a log and waits until they are durable.
-pub async fn append(log: &Log, entries: Vec<log::Entry>) -> Result<(), log::Error> {
-    let (tell, told) = oneshot::channel();
-    log.append(entries, Box::new(move |result| drop(tell.send(result))))?;
-    told.await.unwrap_or(Err(log::Error::Stopped))
+/// A floor, as the log wants it.
+pub fn floor_of(floor: Option<&pb::Floor>) -> Floor {
+    floor.map_or_else(Floor::default, |floor| Floor {
+        index: Index(floor.last.as_ref().map_or(0, |last| last.index + 1)),
+        offset: Offset(floor.next_offset),
+    })
+}
+
+pub fn floor_to_pb(floor: Floor, term: Term) -> pb::Floor {
+    pb::Floor {
+        last: Some(pb::LogId {
+            term: term.0,
+            index: floor.index.0 - 1,
+        }),
+        next_offset: floor.offset.0,
+    }
+}
+
+/// What the log wants to know of a checkpoint; `None` if it covers no entry.
+pub fn covered_by(checkpoint: &pb::Checkpoint) -> Option<log::Checkpoint> {
+    let applied = checkpoint.applied.as_ref()?;
+    Some(log::Checkpoint {
+        applied: Index(applied.index),
+        first_offset: Offset(checkpoint.first_offset),
+        next_offset: Offset(checkpoint.next_offset),
+    })
+}
+
+pub fn seal_to_pb(seal: &Seal) -> pb::SegmentSeal {
+    pb::SegmentSeal {
+        base: seal.base.0,
+        entries: seal.entries,
+        end: seal.end,
+        rows: seal.rows,
+        entries_digest: seal.entries_digest,
+        rows_digest: seal.rows_digest,
+        first_offset: seal.first_offset.0,
+        next_offset: seal.next_offset.0,
+        sealed_ms: seal.sealed_ms,
+    }
+}
+
+fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
+    Seal {
+        base: Index(seal.base),
+        entries: seal.entries,
+        end: seal.end,
+        rows: seal.rows,
+        entries_digest: seal.entries_digest,
+        rows_digest: seal.rows_digest,
+        first_offset: Offset(seal.first_offset),
+        next_offset: Offset(seal.next_offset),
+        sealed_ms: seal.sealed_ms,
+        term_ends: Vec::new(),
+        marks: Vec::new(),
+    }
+}
+
+/// Reads a manifest: segments without a gap, from the floor to the checkpoint, in entries and in
+/// offsets.
+pub fn manifest_from_pb(request: &pb::InstallSnapshotRequest) -> Result<SnapshotData, WireError> {
+    const BROKEN: WireError = WireError::Unknown("manifest: its segments do not follow each other");
+    let checkpoint = request.checkpoint.clone();
+    let checkpoint = checkpoint.ok_or(WireError::Missing("checkpoint"))?;
+    let floor = floor_of(request.floor.as_ref());
+    let covered = covered_by(&checkpoint).ok_or(WireError::Missing("checkpoint's log id"))?;
+    let (mut index, mut offset) = (floor.index, floor.offset);
+    if request.segments.len() > SEGMENTS_MAX {
+        return Err(BROKEN);
+    }
+    let segments: Vec<_> = request.segments.iter().map(seal_from_pb).collect();
+    for seal in &segments {
+        let sound = seal.entries > 0 && seal.base.0.checked_add(seal.entries.into()).is_some();
+        let follows = (seal.base, seal.first_offset) == (index, offset);
+        if !sound || !follows || seal.next_offset < seal.first_offset {
+            return Err(BROKEN);
+        }
+        (index, offset) = (seal.next_index(), seal.next_offset);
+    }
+    let reaches = index.0.checked_sub(1) == Some(covered.applied.0);
+    if !reaches || offset != covered.next_offset || covered.first_offset > offset {
+        return Err(BROKEN);
+    }
+    Ok(SnapshotData {
+        checkpoint,
+        floor: request.floor,
+        segments: Arc::new(segments),
+    })
 }
 
 impl StateMachine {
+    /// The state and the segments as they are now.
+    pub(super) fn snapshot(&self) -> Result<Snapshot, log::Error> {
+        let meta = self.meta();
+        let end = meta.last_log_id.map_or(0, |id| id.index + 1);
+        let floor = *self.floor.lock();
+        let begins = floor_of(floor.as_ref()).index;
+        let mut segments = self.log().manifest(Index(end))?;
+        segments.retain(|seal| seal.base >= begins);
+        Ok(Snapshot {
+            meta,
+            snapshot: SnapshotData {
+                checkpoint: self.checkpoint(),
+                floor,
+                segments: Arc::new(segments),
+            },
+        })
+    }
+
     pub(super) fn snapshot_builder(&self) -> Builder {
         Builder {
-            meta: self.meta(),
-            data: SnapshotData {
-                checkpoint: self.checkpoint(),
-                log: self.log().clone(),
-            },
-            current: self.snapshots.current.clone(),
+            snapshot: self.snapshot(),
+            snapshots: self.snapshots.clone(),
         }
     }
 
@@ -143,64 +232,61 @@ impl StateMachine {
         let Some(last) = meta.last_log_id else {
             return Ok(());
         };
+        // An entry that this node holds with its term is part of an equal log (log matching), and
+        // this node promised it to a leader: then the log stays, and only apply has to go on.
         let end = Index(last.index + 1);
-        if data
-            .log
+        let held = self
+            .log()
             .last()
-            .is_some_and(|(_, index)| index.0 >= last.index)
-        {
-            self.append_missing(&data.log, end).await?;
+            .is_some_and(|(_, held)| held.0 >= last.index);
+        let same =
+            held && types::log_id(self.log().term(Index(last.index))?, Index(last.index)) == last;
+        let reached = data.segments.last().map(Seal::next_index);
+        let reached = reached.unwrap_or(floor_of(data.floor.as_ref()).index);
+        if same {
             self.apply_up_to(end)?;
-        } else if data.checkpoint.next_offset == 0 {
-            // State without a single record, whose entries are not at hand.
+        } else if reached < end && data.checkpoint.next_offset == 0 {
+            // Only the engine's suite: it applies entries that it never appended.
             self.replace(Fsm::from_checkpoint(data.checkpoint.clone())?);
         } else {
-            return Err(log::Error::NoEntry {
-                asked: Index(last.index),
-                first: Index(0),
-                next: data
-                    .log
-                    .last()
-                    .map_or(Index(0), |(_, index)| Index(index.0 + 1)),
-            }
-            .into());
+            self.adopt(&data).await?;
         }
         self.publish();
-        let snapshot = SnapshotData {
-            checkpoint: data.checkpoint,
-            log: self.log().clone(),
-        };
-        drop(data.log);
-        *self.snapshots.current.lock() = Some(Snapshot {
+        let current = Snapshot {
             meta: meta.clone(),
-            snapshot,
-        });
-        self.snapshots.clear_staging()?;
+            snapshot: data,
+        };
+        self.snapshots.set_current(current);
         Ok(())
     }
 
-    /// Appends the entries before `end` that this log lacks, cutting a suffix that differs.
-    async fn append_missing(&mut self, from: &Log, end: Index) -> Result<(), Error> {
-        let applied = self.applied().map_or(0, |id| id.index + 1);
-        let mine = self.log().last().map_or(0, |(_, index)| index.0 + 1);
-        // What was applied is the same by log matching; what agrees in its term is, too, and was
-        // promised to a leader: it is never cut, not even to be written again.
-        let mut at = applied;
-        while at < mine.min(end.0) && self.log().term(Index(at))? == from.term(Index(at))? {
-            at += 1;
-        }
-        if at < mine && at < end.0 {
-            let (tell, told) = oneshot::channel();
-            let done = Box::new(move |result| drop(tell.send(result)));
-            self.log()
-                .truncate_after(at.checked_sub(1).map(Index), done)?;
-            told.await.unwrap_or(Err(log::Error::Stopped))?;
-        }
-        while at < end.0 {
-            let entries = from.entries(Index(at), end, PART_BYTES)?;
-            at += entries.len() as u64;
-            append(self.log(), entries).await?;
-        }
+    /// Puts the staged segments in the place of this node's log. A crash in between is finished on
+    /// the next start.
+    async fn adopt(&mut self, data: &SnapshotData) -> Result<(), Error> {
+        let checkpoint = data.checkpoint.clone();
+        let Some(covered) = covered_by(&checkpoint) else {
+            return Ok(());
+        };
+        let bases: Vec<_> = data.segments.iter().map(|seal| seal.base).collect();
+        let adoption = pb::Adoption {
+            checkpoint: Some(checkpoint.clone()),
+            floor: data.floor,
+            bases: bases.iter().map(|base| base.0).collect(),
+        };
+        let (stable, log) = (self.stable.clone(), self.log().clone());
+        let (staging, floor) = (self.snapshots.staging(), floor_of(data.floor.as_ref()));
+        let disk = self.snapshots.disk.clone();
+        let adopted = tokio::task::spawn_blocking(move || -> Result<(), Error> {
+            make_dir(&*disk, &staging)?;
+            stable.begin_adoption(&adoption)?;
+            log.adopt(&staging, &bases, floor, covered)?;
+            stable.end_adoption(&adoption)?;
+            log::remove(&*disk, &staging)?;
+            Ok(())
+        });
+        adopted.await.unwrap_or(Err(log::Error::Stopped.into()))?;
+        *self.floor.lock() = data.floor;
+        self.replace(Fsm::from_checkpoint(checkpoint)?);
         Ok(())
     }
 
@@ -215,4 +301,32 @@ impl StateMachine {
         }
         Ok(())
     }
+}
+
+/// Makes a directory below the log's, for good.
+pub fn make_dir(disk: &dyn Disk, dir: &std::path::Path) -> Result<(), Error> {
+    let failed = |source| Error::Directory {
+        path: dir.to_owned(),
+        source,
+    };
+    disk.create_dir(dir).map_err(failed)?;
+    let parent = dir.parent().unwrap_or(dir);
+    disk.sync_dir(parent).map_err(failed)
+}
+
+/// Finishes the adoption that a crash cut short, before the log is opened.
+pub fn finish_adoption(
+    snapshots: &Snapshots,
+    stable: &super::stable_store::StableStore,
+) -> Result<(), Error> {
+    let Some(adoption) = stable.adoption()? else {
+        return Ok(());
+    };
+    tracing::info!("finishing the installation of a snapshot");
+    let bases: Vec<_> = adoption.bases.iter().map(|base| Index(*base)).collect();
+    let staging = snapshots.staging();
+    make_dir(&*snapshots.disk, &staging)?;
+    log::adopt_files(&*snapshots.disk, &staging, &snapshots.dir, &bases)?;
+    stable.end_adoption(&adoption)?;
+    Ok(())
 }

@@ -54,7 +54,7 @@ async fn start(
             peers => directory.join(&layer, peers, addr).await.unwrap(),
         }
     }
-    let node = ReplicatedLog::start(directory, layer, addr, &Timing::default(), log_config())
+    let node = ReplicatedLog::start(directory, layer, addr, &Timing::default(), log_config(), 0)
         .await
         .unwrap();
     assert!(seat.set(node.clone()).is_ok());

@@ -102,11 +102,25 @@ impl StableStore {
 
     /// Durable on return.
     fn put(&self, key: &'static str, message: &impl Message) -> Result<(), StableError> {
+        self.write(key, &[(key, Some(message.encode_to_vec()))])
+    }
+
+    /// Writes or removes all of `changes` or, if `key` cannot be, none. Durable on return.
+    fn write(
+        &self,
+        key: &'static str,
+        changes: &[(&'static str, Option<Vec<u8>>)],
+    ) -> Result<(), StableError> {
         let write = || -> Result<(), redb::Error> {
             let transaction = self.0.begin_write()?;
             {
                 let mut table = transaction.open_table(TABLE)?;
-                table.insert(key, message.encode_to_vec().as_slice())?;
+                for (key, value) in changes {
+                    match value {
+                        Some(value) => table.insert(key, value.as_slice())?,
+                        None => table.remove(key)?,
+                    };
+                }
             }
             Ok(transaction.commit()?)
         };
@@ -133,18 +147,39 @@ impl StableStore {
         Ok(id.as_ref().map(types::log_id_from_pb))
     }
 
-    pub fn save_committed(&self, id: &LogId) -> Result<(), StableError> {
-        self.put("committed", &types::log_id_to_pb(id))
+    /// Where the log begins; `None` at its very beginning.
+    pub fn floor(&self) -> Result<Option<pb::Floor>, StableError> {
+        self.get("floor")
     }
 
-    /// The last log id that the engine gave up.
-    pub fn purged(&self) -> Result<Option<LogId>, StableError> {
-        let id = self.get::<pb::LogId>("purged")?;
-        Ok(id.as_ref().map(types::log_id_from_pb))
+    pub fn save_floor(&self, floor: &pb::Floor) -> Result<(), StableError> {
+        self.put("floor", floor)
     }
 
-    pub fn save_purged(&self, id: &LogId) -> Result<(), StableError> {
-        self.put("purged", &types::log_id_to_pb(id))
+    /// The snapshot whose segments were being put in place when the node stopped.
+    pub fn adoption(&self) -> Result<Option<pb::Adoption>, StableError> {
+        self.get("adoption")
+    }
+
+    /// From now on the snapshot is what this node holds, wherever its segments stand.
+    pub fn begin_adoption(&self, adoption: &pb::Adoption) -> Result<(), StableError> {
+        self.put("adoption", adoption)
+    }
+
+    /// Its segments are in place.
+    pub fn end_adoption(&self, adoption: &pb::Adoption) -> Result<(), StableError> {
+        let checkpoint = adoption.checkpoint.clone().unwrap_or_default();
+        let floor = adoption.floor.as_ref().map(Message::encode_to_vec);
+        let changes = [
+            (
+                "committed",
+                checkpoint.applied.as_ref().map(Message::encode_to_vec),
+            ),
+            ("checkpoint", Some(checkpoint.encode_to_vec())),
+            ("floor", floor),
+            ("adoption", None),
+        ];
+        self.write("adoption", &changes)
     }
 
     /// The FSM's last durable state.
@@ -152,8 +187,18 @@ impl StableStore {
         self.get("checkpoint")
     }
 
-    pub fn save_checkpoint(&self, checkpoint: &pb::Checkpoint) -> Result<(), StableError> {
-        self.put("checkpoint", checkpoint)
+    /// Saves a checkpoint, and that what it covers is committed.
+    pub fn save_checkpoint(
+        &self,
+        checkpoint: &pb::Checkpoint,
+        applied: &LogId,
+    ) -> Result<(), StableError> {
+        let committed = types::log_id_to_pb(applied).encode_to_vec();
+        let changes = [
+            ("checkpoint", Some(checkpoint.encode_to_vec())),
+            ("committed", Some(committed)),
+        ];
+        self.write("checkpoint", &changes)
     }
 
     /// Who this node is; `None` in a new directory.

@@ -1,62 +1,54 @@
-//! Receiving a snapshot: its entries wait in a log of their own until all have come.
+//! Receiving a snapshot: the segments that this node lacks wait aside until all have come.
+//!
+//! What was fetched stays over a cut connection and over a restart, and is not fetched again.
 
-use prost::Message;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
-use crate::log::Index;
+use crate::log::{self, Seal};
 use crate::proto::raft_v1 as pb;
 
-use super::error::Error;
-use super::snapshot::{self, Snapshot, SnapshotData};
-use super::types::{self, WireError};
-use super::{ReplicatedLog, command};
+use super::ReplicatedLog;
+use super::fetch;
+use super::snapshot::{self, Snapshot};
+use super::types;
 
-fn bad(error: &WireError) -> Status {
-    Status::invalid_argument(error.to_string())
-}
-
-/// Stages a snapshot's entries until all have come.
+/// Stages what a snapshot consists of, fetching it from the sender.
 pub async fn receive(
     node: &ReplicatedLog,
-    mut parts: Streaming<pb::InstallSnapshotRequest>,
+    sender: u64,
+    request: pb::InstallSnapshotRequest,
 ) -> Result<(types::Vote, Snapshot), Status> {
-    use pb::install_snapshot_request::Part;
     let _one_at_a_time = node.staging().await;
-    let head = match parts.message().await?.and_then(|message| message.part) {
-        Some(Part::Head(head)) => head,
-        _ => return Err(Status::invalid_argument("a snapshot begins with its head")),
-    };
-    let checkpoint = head
-        .checkpoint
-        .ok_or_else(|| bad(&WireError::Missing("checkpoint")))?;
-    let vote = types::vote_from_pb(head.vote.as_ref()).map_err(|error| bad(&error))?;
-    let failed = |error: Error| Status::internal(error.to_string());
-    let log = node.snapshots().stage().map_err(failed)?;
-    while let Some(message) = parts.message().await? {
-        let Some(Part::Entries(part)) = message.part else {
-            return Err(Status::invalid_argument("a snapshot has one head"));
-        };
-        let mut entries = Vec::with_capacity(part.entries.len());
-        for entry in part.entries {
-            let entry = command::from_wire(entry).map_err(|error| bad(&error))?;
-            entries.push(command::to_log(&entry));
+    let bad = |error: types::WireError| Status::invalid_argument(error.to_string());
+    let vote = types::vote_from_pb(request.vote.as_ref()).map_err(bad)?;
+    let data = snapshot::manifest_from_pb(&request).map_err(bad)?;
+    let meta = snapshot::meta(&data.checkpoint).map_err(bad)?;
+    let snapshots = node.snapshots();
+    let dir = snapshots.staging();
+    let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
+    snapshot::make_dir(&*snapshots.disk, &dir).map_err(|error| failed(&error))?;
+    let mut client = node.transport().client(sender, &request.sender_addr);
+    let mut fetched = 0;
+    for seal in data.segments.iter() {
+        if is_here(node, seal).map_err(|error| failed(&error))? {
+            continue;
         }
-        let next = log.last().map_or(Index(0), |(_, last)| Index(last.0 + 1));
-        let follows =
-            |(at, entry): (usize, &crate::log::Entry)| entry.index.0 == next.0 + at as u64;
-        if !entries.iter().enumerate().all(follows) {
-            return Err(Status::invalid_argument("a snapshot's entries have a gap"));
-        }
-        let appended = snapshot::append(&log, entries).await;
-        appended.map_err(|error| Status::internal(error.to_string()))?;
+        let disk = snapshots.disk.clone();
+        let copied = fetch::fetch(&mut client, disk, &dir, seal).await;
+        copied.map_err(|error| Status::unavailable(error.to_string()))?;
+        fetched += 1;
     }
-    let meta = snapshot::meta(&checkpoint).map_err(|error| bad(&error))?;
-    tracing::info!(bytes = checkpoint.encoded_len(), "received a snapshot");
-    Ok((
-        vote,
-        Snapshot {
-            meta,
-            snapshot: SnapshotData { checkpoint, log },
-        },
-    ))
+    let segments = data.segments.len();
+    tracing::info!(segments, fetched, "a snapshot is complete");
+    let snapshot = data;
+    Ok((vote, Snapshot { meta, snapshot }))
+}
+
+/// Whether a segment is held already, in the log or staged.
+fn is_here(node: &ReplicatedLog, seal: &Seal) -> Result<bool, log::Error> {
+    let snapshots = node.snapshots();
+    if log::is_copied(&*snapshots.disk, &snapshots.staging(), seal)? {
+        return Ok(true);
+    }
+    Ok(node.log().holds(seal))
 }

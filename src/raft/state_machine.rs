@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
@@ -14,6 +15,7 @@ use crate::log::disk::Disk;
 use crate::log::{self, Index, Log, Offset};
 use crate::proto::raft_v1 as pb;
 
+use super::command::Retention;
 use super::error::Error;
 use super::fsm::{Fsm, Registration};
 use super::snapshot::{self, SnapshotData, Snapshots};
@@ -22,8 +24,8 @@ use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Entries applied between two checkpoints: what a restart has to apply again at most.
 const CHECKPOINT_ENTRIES: u64 = 50_000;
-/// Payload bytes applied between two checkpoints.
-const CHECKPOINT_BYTES: u64 = 256 << 20;
+/// Payload bytes applied between two checkpoints: about a segment's.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
 
 /// How far a node has applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,10 +40,12 @@ pub struct Applied {
 #[derive(Debug)]
 pub struct StateMachine {
     log: Log,
-    stable: StableStore,
+    pub(super) stable: StableStore,
     shared: Arc<Shared>,
     since_checkpoint: (u64, u64),
     pub(super) snapshots: Snapshots,
+    /// Where the log begins, as it was made durable.
+    pub(super) floor: Arc<Mutex<Option<pb::Floor>>>,
 }
 
 /// What others see of the FSM.
@@ -49,6 +53,8 @@ pub struct StateMachine {
 pub struct Shared {
     fsm: Mutex<Fsm>,
     applied: watch::Sender<Applied>,
+    /// The raft index after the last one that a durable checkpoint covers; 0 without one.
+    covered: AtomicU64,
 }
 
 impl Shared {
@@ -58,6 +64,11 @@ impl Shared {
         let mut nodes = fsm.registrations().iter();
         let found = nodes.find(|(_, node)| node.name == name);
         found.map(|(id, node)| (*id, node.clone()))
+    }
+
+    /// How much of the log is to be kept.
+    pub fn retention(&self) -> Retention {
+        self.fsm.lock().retention
     }
 
     /// How far the FSM is, and a wait for it to get further.
@@ -74,23 +85,16 @@ impl StateMachine {
         config: log::Config,
         stable: &StableStore,
     ) -> Result<Self, Error> {
+        let snapshots = Snapshots::new(disk.clone(), dir.clone());
+        snapshot::finish_adoption(&snapshots, stable)?;
         let checkpoint = stable.checkpoint()?.unwrap_or_default();
-        let next_offset = Offset(checkpoint.next_offset);
+        let covered = snapshot::covered_by(&checkpoint);
         let mut fsm = Fsm::from_checkpoint(checkpoint)?;
-        let covered = fsm.applied.map(|applied| log::Checkpoint {
-            applied: Index(applied.index),
-            next_offset,
-        });
-        let floor = stable.purged()?.map_or(Index(0), |id| Index(id.index + 1));
-        let (log, opened) = Log::open(disk.clone(), &dir, config.clone(), floor, covered)?;
-        if opened.torn_bytes > 0 {
-            tracing::warn!(
-                bytes = opened.torn_bytes,
-                "cut a torn tail that was never acknowledged"
-            );
-        }
-        if covered.is_some() && !opened.rows_hold {
-            tracing::warn!("the index does not match its checkpoint: applying the whole log again");
+        let floor = stable.floor()?;
+        let begins = snapshot::floor_of(floor.as_ref());
+        let (log, opened) = Log::open(disk, &dir, config, begins, covered)?;
+        report(&opened, covered.is_some());
+        if !opened.rows_hold {
             fsm = Fsm::default();
         }
         let (_, next_offset) = log.offsets();
@@ -101,14 +105,21 @@ impl StateMachine {
         let shared = Shared {
             fsm: Mutex::new(fsm),
             applied: watch::Sender::new(applied),
+            covered: AtomicU64::new(applied.index.map_or(0, |index| index + 1)),
         };
-        Ok(Self {
-            snapshots: Snapshots::new(disk, dir, config),
+        let machine = Self {
+            snapshots,
             log,
             stable: stable.clone(),
             shared: Arc::new(shared),
             since_checkpoint: (0, 0),
-        })
+            floor: Arc::new(Mutex::new(floor)),
+        };
+        if floor.is_some() {
+            // The engine wants a snapshot that reaches at least to where the log begins.
+            machine.snapshots.set_current(machine.snapshot()?);
+        }
+        Ok(machine)
     }
 
     /// The log under the FSM.
@@ -160,6 +171,7 @@ impl StateMachine {
     /// Saves the state as it is when asked.
     pub fn checkpointer(&self) -> Checkpointer {
         Checkpointer {
+            snapshots: self.snapshots.clone(),
             log: self.log.clone(),
             stable: self.stable.clone(),
             shared: self.shared.clone(),
@@ -179,8 +191,7 @@ impl StateMachine {
     }
 
     pub(super) fn checkpoint(&self) -> pb::Checkpoint {
-        let (_, next_offset) = self.log.offsets();
-        self.shared.fsm.lock().to_checkpoint(next_offset)
+        self.shared.fsm.lock().to_checkpoint(self.log.offsets())
     }
 
     pub(super) fn replace(&mut self, fsm: Fsm) {
@@ -191,33 +202,57 @@ impl StateMachine {
 /// Makes the FSM's state durable.
 #[derive(Debug, Clone)]
 pub struct Checkpointer {
+    snapshots: Snapshots,
     log: Log,
     stable: StableStore,
     shared: Arc<Shared>,
 }
 
 impl Checkpointer {
-    /// Saves a checkpoint of what is applied now, if the log is durable that far.
+    /// Saves a checkpoint of what is applied now, if the log is durable that far, and seals the
+    /// segments that it covers.
     ///
     /// A checkpoint past the durable log would make a restarted node believe that it holds
     /// entries which a power cut took.
     pub fn save(&self) -> Result<(), Error> {
         let (checkpoint, applied) = {
             let fsm = self.shared.fsm.lock();
-            let (_, next_offset) = self.log.offsets();
             let Some(applied) = fsm.applied else {
                 return Ok(());
             };
-            (fsm.to_checkpoint(next_offset), applied)
+            (fsm.to_checkpoint(self.log.offsets()), applied)
         };
         if self.log.durable() <= Index(applied.index) {
             return Ok(());
         }
+        if self.snapshots.has_little_room() {
+            // What is left is for votes, and for the floor of a trim.
+            return Ok(());
+        }
         // Rows first: the checkpoint says that they are there.
         self.log.sync_index()?;
-        self.stable.save_checkpoint(&checkpoint)?;
-        self.stable.save_committed(&applied)?;
+        self.stable.save_checkpoint(&checkpoint, &applied)?;
+        let covered = &self.shared.covered;
+        covered.fetch_max(applied.index + 1, Ordering::AcqRel);
+        self.log.seal_covered(Index(applied.index))?;
         Ok(())
+    }
+}
+
+/// Says how the log was found.
+fn report(opened: &log::Opened, had_checkpoint: bool) {
+    tracing::info!(
+        segments = opened.segments,
+        sealed = opened.sealed,
+        read_bytes = opened.read_bytes,
+        "opened the log"
+    );
+    if opened.torn_bytes > 0 {
+        let bytes = opened.torn_bytes;
+        tracing::warn!(bytes, "cut a torn tail that was never acknowledged");
+    }
+    if had_checkpoint && !opened.rows_hold {
+        tracing::warn!("the index does not match its checkpoint: applying the whole log again");
     }
 }
 

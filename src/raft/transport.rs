@@ -4,10 +4,10 @@
 //! theirs, so that neither waits behind bulk. Every call says who calls whom in which cluster.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
@@ -24,14 +24,15 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::log::Index;
+use crate::log::Log;
 use crate::net::Kind;
 use crate::net::stream_layer::{ChannelOptions, StreamLayer};
 use crate::proto::raft_v1::raft_client::RaftClient;
 use crate::proto::raft_v1::{self as pb, append_entries_response};
 
 use super::command;
-use super::snapshot::{Snapshot, SnapshotData};
+use super::snapshot::{self, Snapshot, SnapshotData};
+use super::space::Space;
 use super::types::{self, Member, TypeConfig, Vote, WireError};
 
 /// The version of the raft protocol. Nodes of different versions refuse each other.
@@ -45,8 +46,6 @@ pub const MESSAGE_BYTES_MAX: usize = 40 << 20;
 const BACKOFF: Duration = Duration::from_millis(100);
 /// For the first answer of a stream, and for calls that the engine gives no deadline.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Entries of a snapshot in one message, in bytes.
-const SNAPSHOT_PART_BYTES: usize = 1 << 20;
 
 /// A client of a peer's raft service.
 pub type PeerClient = RaftClient<InterceptedService<Channel, Tag>>;
@@ -56,7 +55,12 @@ pub type PeerClient = RaftClient<InterceptedService<Channel, Tag>>;
 pub struct Transport {
     layer: StreamLayer,
     from: Sender,
+    /// What the node has, once it belongs to a cluster.
+    node: Arc<OnceLock<Node>>,
 }
+
+/// The log whose segments a snapshot names, and who has room.
+type Node = (Log, Space);
 
 /// Who calls.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +69,8 @@ pub struct Sender {
     pub cluster_id: String,
     /// 0 before the node has an id.
     pub node_id: u64,
+    /// Where peers reach it.
+    pub addr: String,
 }
 
 /// Puts the caller's name on each call.
@@ -94,7 +100,16 @@ impl Interceptor for Tag {
 
 impl Transport {
     pub fn new(layer: StreamLayer, from: Sender) -> Self {
-        Self { layer, from }
+        let node = Arc::default();
+        Self { layer, from, node }
+    }
+
+    /// Lets snapshots keep their segments in this log while they are sent, and takes note of peers
+    /// without room.
+    pub fn with_node(self, log: Log, space: Space) -> Self {
+        // A transport is made with at most one log.
+        let _ = self.node.set((log, space));
+        self
     }
 
     /// A client of the node `to` at `addr`; 0 if its id is not known. It connects when used.
@@ -116,7 +131,8 @@ impl RaftNetworkFactory<TypeConfig> for Transport {
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
         Peer {
-            from: self.from.node_id,
+            from: self.from.clone(),
+            node: self.node.clone(),
             target,
             client: self.client(target, &node.addr),
         }
@@ -125,7 +141,8 @@ impl RaftNetworkFactory<TypeConfig> for Transport {
 
 /// One peer, as the engine calls it.
 pub struct Peer {
-    from: u64,
+    from: Sender,
+    node: Arc<OnceLock<Node>>,
     target: u64,
     client: PeerClient,
 }
@@ -145,6 +162,16 @@ fn rpc_error(status: Status) -> RPCError<TypeConfig> {
     }
 }
 
+/// Takes note of a peer that refused records for want of room.
+fn note_full(node: &OnceLock<Node>, target: u64, status: &Status) {
+    if let Some((_, space)) = node
+        .get()
+        .filter(|_| status.code() == Code::ResourceExhausted)
+    {
+        space.note_full(target);
+    }
+}
+
 impl Peer {
     /// Makes a call within the engine's deadline.
     async fn call<T>(
@@ -154,10 +181,13 @@ impl Peer {
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> RpcResult<T> {
         match tokio::time::timeout(timeout, call).await {
-            Ok(result) => Ok(result.map_err(rpc_error)?.into_inner()),
+            Ok(result) => {
+                let noted = result.inspect_err(|status| note_full(&self.node, self.target, status));
+                Ok(noted.map_err(rpc_error)?.into_inner())
+            }
             Err(_) => Err(RPCError::Timeout(Timeout {
                 action,
-                id: self.from,
+                id: self.from.node_id,
                 target: self.target,
                 timeout,
             })),
@@ -244,6 +274,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     {
         let window = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let answered = window.clone();
+        let (node, target) = (self.node.clone(), self.target);
         Box::pin(async move {
             // The engine waits between tries inside its requests: a dial that came before the
             // first request would try a dead peer again without a pause.
@@ -267,7 +298,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 .await?;
             let results = answers.map(move |answer| {
                 answered.add_permits(1);
-                stream_result(answer.map_err(rpc_error)?)
+                let noted = answer.inspect_err(|status| note_full(&node, target, status));
+                stream_result(noted.map_err(rpc_error)?)
             });
             Ok(results.boxed())
         })
@@ -302,13 +334,22 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let head = pb::SnapshotHead {
+        let request = pb::InstallSnapshotRequest {
             vote: Some(types::vote_to_pb(&vote)),
             checkpoint: Some(snapshot.snapshot.checkpoint.clone()),
+            floor: snapshot.snapshot.floor,
+            segments: snapshot
+                .snapshot
+                .segments
+                .iter()
+                .map(snapshot::seal_to_pb)
+                .collect(),
+            sender_addr: self.from.addr.clone(),
         };
-        let end = snapshot.meta.last_log_id.map_or(0, |id| id.index + 1);
+        // What the manifest names must stay until the peer has it.
+        let _pinned = self.node.get().map(|(log, _)| log.pin());
         let mut client = self.client.clone();
-        let send = client.install_snapshot(snapshot_parts(head, snapshot.snapshot, end));
+        let send = client.install_snapshot(request);
         let answer = tokio::select! {
             answer = send => answer.map_err(|status| Unreachable::new(&status))?,
             closed = cancel => return Err(closed.into()),
@@ -341,36 +382,4 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     fn backoff(&self) -> Option<Backoff> {
         Some(Backoff::new(std::iter::repeat(BACKOFF)))
     }
-}
-
-/// A snapshot's messages: the head, then the entries before `end`. A failed read ends the stream,
-/// and the receiver finds entries missing.
-fn snapshot_parts(
-    head: pb::SnapshotHead,
-    data: SnapshotData,
-    end: u64,
-) -> impl Stream<Item = pb::InstallSnapshotRequest> {
-    use pb::install_snapshot_request::Part;
-    let first = data.log.first_index();
-    let entries = stream::try_unfold((data, first), move |(data, at)| async move {
-        if at.0 >= end {
-            return Ok::<_, WireError>(None);
-        }
-        let read = data.log.entries(at, Index(end), SNAPSHOT_PART_BYTES);
-        let Ok(read) = read.inspect_err(|error| tracing::error!(%error, "a snapshot stops short"))
-        else {
-            return Ok(None);
-        };
-        let next = Index(at.0 + read.len() as u64);
-        let wire = |entry| Ok::<_, WireError>(command::to_wire(&command::from_log(entry)?));
-        let entries = read.into_iter().map(wire).collect::<Result<_, _>>()?;
-        Ok(Some((
-            Part::Entries(pb::SnapshotEntries { entries }),
-            (data, next),
-        )))
-    });
-    let head = stream::once(async { Ok(Part::Head(head)) });
-    let parts = head.chain(entries.into_stream());
-    let whole = parts.take_while(|part: &Result<Part, WireError>| std::future::ready(part.is_ok()));
-    whole.map(|part| pb::InstallSnapshotRequest { part: part.ok() })
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use crate::log::Offset;
 use crate::proto::v1::cluster_service_server::ClusterService;
 use crate::proto::v1::{
-    GetStatusRequest, GetStatusResponse, Node, NodeRole, RemoveNodeRequest, RemoveNodeResponse,
-    TransferLeadershipRequest, TransferLeadershipResponse,
+    self, GetRetentionRequest, GetRetentionResponse, GetStatusRequest, GetStatusResponse, Node,
+    NodeRole, RemoveNodeRequest, RemoveNodeResponse, SetRetentionRequest, SetRetentionResponse,
+    TransferLeadershipRequest, TransferLeadershipResponse, TrimRequest, TrimResponse,
 };
-use crate::raft::ReplicatedLog;
+use crate::raft::{ReplicatedLog, Retention};
 
 use super::auth::Action;
 use super::{Shared, status};
@@ -27,6 +29,7 @@ impl ClusterService for Cluster {
         let log = self.0.log()?;
         let (view, identity, matched) = (log.view(), log.identity(), log.matched());
         let (first, next) = log.log().offsets();
+        let segments = log.log().segments();
         let [last_index, committed_index, applied_index] = log.indexes();
         let node = |known: &crate::raft::MemberView| Node {
             id: known.id,
@@ -54,6 +57,9 @@ impl ClusterService for Cluster {
             applied_index,
             nodes: view.members.iter().map(node).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            segments: segments.len() as u64,
+            segment_bytes: segments.iter().map(|segment| segment.bytes).sum(),
+            damaged_segments: segments.iter().filter(|segment| segment.damaged).count() as u64,
         }))
     }
 
@@ -76,4 +82,55 @@ impl ClusterService for Cluster {
         let leader = leader.map_err(|error| status::membership(&error))?;
         Ok(Response::new(TransferLeadershipResponse { leader }))
     }
+
+    async fn trim(&self, request: Request<TrimRequest>) -> Result<Response<TrimResponse>, Status> {
+        self.0.policy.check(&request, Action::Admin)?;
+        check_log(&request.get_ref().log)?;
+        let first = Offset(request.get_ref().first_offset);
+        let first = self.0.log()?.trim(first).await;
+        let first = first.map_err(|error| status::membership(&error))?;
+        Ok(Response::new(TrimResponse {
+            first_offset: first.0,
+        }))
+    }
+
+    async fn get_retention(
+        &self,
+        request: Request<GetRetentionRequest>,
+    ) -> Result<Response<GetRetentionResponse>, Status> {
+        self.0.policy.check(&request, Action::Consume)?;
+        check_log(&request.get_ref().log)?;
+        let retention = self.0.log()?.retention();
+        Ok(Response::new(GetRetentionResponse {
+            retention: Some(v1::Retention {
+                max_bytes: retention.max_bytes.unwrap_or(0),
+                max_age_ms: retention.max_age_ms.unwrap_or(0),
+            }),
+        }))
+    }
+
+    async fn set_retention(
+        &self,
+        request: Request<SetRetentionRequest>,
+    ) -> Result<Response<SetRetentionResponse>, Status> {
+        self.0.policy.check(&request, Action::Admin)?;
+        check_log(&request.get_ref().log)?;
+        let wanted = request.into_inner().retention;
+        let wanted = wanted.ok_or_else(|| status::invalid("retention is missing"))?;
+        let retention = Retention {
+            max_bytes: Some(wanted.max_bytes).filter(|bytes| *bytes > 0),
+            max_age_ms: Some(wanted.max_age_ms).filter(|age| *age > 0),
+        };
+        let set = self.0.log()?.set_retention(retention).await;
+        set.map_err(|error| status::membership(&error))?;
+        Ok(Response::new(SetRetentionResponse {}))
+    }
+}
+
+/// There is one log.
+fn check_log(name: &str) -> Result<(), Status> {
+    if name.is_empty() || name == "default" {
+        return Ok(());
+    }
+    Err(status::no_such_log(name))
 }

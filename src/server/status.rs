@@ -16,6 +16,11 @@ use crate::raft::{MembershipError, ProposeError, ReadError, Refusal};
 const DOMAIN: &str = "ferrolog";
 /// A new leader is there after about this long.
 const RETRY: Duration = Duration::from_millis(200);
+/// Room on a disk is looked at anew several times in this.
+const MAKE_ROOM: Duration = Duration::from_secs(1);
+/// A damaged segment is copied from another node in about this long.
+const REPAIR: Duration = Duration::from_secs(1);
+const TRIMMED: &str = "OFFSET_TRIMMED";
 /// Carries a status number that tonic's type cannot hold, up to the router's layer.
 pub const NUMBER: &str = "ferrolog-status-number";
 /// What the original answers past the end of the log.
@@ -69,6 +74,12 @@ pub fn invalid(message: impl Into<String>) -> Status {
     plain(Code::InvalidArgument, "INVALID_REQUEST", message)
 }
 
+/// There is no log of this name.
+pub fn no_such_log(name: &str) -> Status {
+    let message = format!("there is no log {name:?}: the only one is \"default\"");
+    plain(Code::NotFound, "NO_SUCH_LOG", message)
+}
+
 /// The record is over the limit.
 pub fn too_large(bytes: usize, limit: usize) -> Status {
     let message = format!(
@@ -110,6 +121,22 @@ pub fn propose(error: &ProposeError) -> Status {
                 message,
                 hint.collect(),
                 Some(RETRY),
+            )
+        }
+        ProposeError::DiskFull {
+            available, reserve, ..
+        } => {
+            let metadata = HashMap::from([
+                ("available_bytes".to_owned(), available.to_string()),
+                ("reserve_bytes".to_owned(), reserve.to_string()),
+            ]);
+            let wait = Some(MAKE_ROOM);
+            with_reason(
+                Code::ResourceExhausted,
+                "DISK_FULL",
+                message,
+                metadata,
+                wait,
             )
         }
         ProposeError::Unknown => plain(Code::Unknown, "OUTCOME_UNKNOWN", message),
@@ -168,51 +195,78 @@ pub fn log(error: &log::Error) -> Status {
     let message = error.to_string();
     match error {
         log::Error::OutOfRange { first, next, .. } => {
-            let metadata = HashMap::from([
-                ("first_offset".to_owned(), first.to_string()),
-                ("next_offset".to_owned(), next.to_string()),
-            ]);
+            let metadata = bounds(*first, *next);
+            let reason = "OFFSET_OUT_OF_RANGE";
+            with_reason(Code::OutOfRange, reason, message, metadata, None)
+        }
+        log::Error::Trimmed { first, next, .. } => {
+            let metadata = bounds(*first, *next);
+            with_reason(Code::OutOfRange, TRIMMED, message, metadata, None)
+        }
+        log::Error::Damaged { .. } => {
+            let metadata = HashMap::new();
+            let wait = Some(REPAIR);
             with_reason(
-                Code::OutOfRange,
-                "OFFSET_OUT_OF_RANGE",
+                Code::Unavailable,
+                "SEGMENT_DAMAGED",
                 message,
                 metadata,
-                None,
+                wait,
             )
         }
         log::Error::Corrupt { .. } | log::Error::LostTail { .. } | log::Error::Malformed(_) => {
             plain(Code::DataLoss, "CORRUPT", message)
         }
         log::Error::TooLarge { .. } => plain(Code::InvalidArgument, "RECORD_TOO_LARGE", message),
-        log::Error::NoEntry { .. } | log::Error::Version { .. } | log::Error::Io { .. } => {
-            plain(Code::Internal, "LOG_FAILED", message)
-        }
+        log::Error::NoEntry { .. }
+        | log::Error::Mismatch { .. }
+        | log::Error::Version { .. }
+        | log::Error::Io { .. } => plain(Code::Internal, "LOG_FAILED", message),
         log::Error::Stopped => draining(),
     }
 }
 
-/// An error of reading, as the original's clients know it: past the end is 404.
+fn bounds(first: Offset, next: Offset) -> HashMap<String, String> {
+    HashMap::from([
+        ("first_offset".to_owned(), first.to_string()),
+        ("next_offset".to_owned(), next.to_string()),
+    ])
+}
+
+/// An error of reading, as the original's clients know it: outside the log is 404. Of a trimmed
+/// offset the details tell more.
 pub fn log_v1(error: &log::Error) -> Status {
     match error {
-        log::Error::OutOfRange { asked, .. } => past_end(*asked),
+        log::Error::OutOfRange { asked, .. } => {
+            out_of_range(*asked, format!("offset out of range: {asked}"), None)
+        }
+        log::Error::Trimmed { asked, first, next } => {
+            let info = pb::ErrorInfo {
+                reason: TRIMMED.to_owned(),
+                domain: DOMAIN.to_owned(),
+                metadata: bounds(*first, *next),
+            };
+            out_of_range(*asked, error.to_string(), Some(info))
+        }
         other => log(other),
     }
 }
 
-fn past_end(asked: Offset) -> Status {
-    let message = format!("offset out of range: {asked}");
+fn out_of_range(asked: Offset, message: String, info: Option<pb::ErrorInfo>) -> Status {
     let localized = pb::LocalizedMessage {
         locale: "en-US".to_owned(),
         message: format!("The requested offset is outside the log's range: {asked}"),
     };
-    let any = prost_types::Any {
-        type_url: "type.googleapis.com/google.rpc.LocalizedMessage".to_owned(),
-        value: localized.encode_to_vec(),
+    let any = |name: &str, value| prost_types::Any {
+        type_url: format!("type.googleapis.com/google.rpc.{name}"),
+        value,
     };
+    let mut all = vec![any("LocalizedMessage", localized.encode_to_vec())];
+    all.extend(info.map(|info| any("ErrorInfo", info.encode_to_vec())));
     let details = pb::Status {
         code: NOT_FOUND_404,
         message: message.clone(),
-        details: vec![any],
+        details: all,
     };
     let bytes = details.encode_to_vec().into();
     let mut status = Status::with_details(Code::Unknown, message, bytes);

@@ -47,7 +47,14 @@ impl Bare {
             ..log::Config::default()
         };
         let disk = Arc::new(MemoryDisk::default());
-        let (log, _) = Log::open(disk, Path::new("/bare"), config, Index(0), None).unwrap();
+        let (log, _) = Log::open(
+            disk,
+            Path::new("/bare"),
+            config,
+            crate::log::Floor::default(),
+            None,
+        )
+        .unwrap();
         Self {
             log,
             next: Mutex::new(0),

@@ -1,0 +1,166 @@
+//! Cutting entries off the log's end, so that a crash in the middle is not taken for damage.
+//!
+//! A filesystem may write the zeros behind a cut before it forgets the blocks after them: then old
+//! frames stand behind a hole, as they do in a damaged file. So the cut is announced first, in a
+//! small file, and a start that finds the announcement makes the cut again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::disk::Disk;
+use super::file_header::{self, FILE_HEADER_BYTES, Magic};
+use super::io::Request;
+use super::segment::Paths;
+use super::store::Store;
+use super::{Config, Done, Error, Index, Log, Term, recovery};
+
+/// The file's name.
+const NAME: &str = "cut";
+/// The file header, the place of the cut and a checksum of both.
+const BYTES: usize = FILE_HEADER_BYTES + 8;
+
+impl Log {
+    /// Cuts the entries after `keep`, all of them if it is `None`. `done` comes when that is
+    /// durable. A published entry must stay (I5).
+    pub fn truncate_after(&self, keep: Option<Index>, done: Done) -> Result<(), Error> {
+        let from = keep.map_or(Index(0), |keep| Index(keep.0 + 1));
+        let mut state = self.0.state.write();
+        assert!(
+            from >= state.next_publish,
+            "I5: a committed entry is never cut"
+        );
+        if from >= state.next_index() {
+            drop(state);
+            self.0.queue.push(Request::Run(Box::new(|| Ok(())), done));
+            return Ok(());
+        }
+        let mut gone = Vec::new();
+        while let Some(segment) = state.segments.pop_back_if(|segment| segment.base() >= from) {
+            gone.push(segment.base());
+        }
+        gone.reverse();
+        let cut = state.segments.back_mut().map(|segment| {
+            let end = segment.forget_from(from);
+            (segment.store.clone(), end)
+        });
+        state.forget_tail(from);
+        state.last_term = match keep {
+            Some(keep) => state.term_of(keep).unwrap_or(Term(0)),
+            None => Term(0),
+        };
+        let (disk, dir) = (self.0.disk.clone(), self.0.dir.clone());
+        let room = self.0.config.segment_bytes_max;
+        let job = move || {
+            let place = cut
+                .as_ref()
+                .map_or((from, 0), |(store, end)| (store.base(), *end));
+            announce(&*disk, &dir, place)?;
+            recovery::remove_all(&*disk, &dir, gone.iter())?;
+            if let Some((store, end)) = cut {
+                store.cut(end, Some(room))?;
+                store.sync(&*disk)?;
+            }
+            finish(&*disk, &dir)
+        };
+        self.0.queue.push_cut(from, Box::new(job), done);
+        Ok(())
+    }
+
+    /// Drops every entry; the next one gets the index `next`. Only a log that holds no record may
+    /// be reset: records are dropped by retention alone.
+    pub fn reset(&self, next: Index, done: Done) {
+        let mut state = self.0.state.write();
+        let records = (state.first_offset, state.next_offset);
+        assert_eq!(records.0, records.1, "a log with records is never reset");
+        let segments = state.segments.drain(..);
+        let gone: Vec<_> = segments.map(|segment| segment.base()).collect();
+        state.tail.clear();
+        state.tail_bytes = 0;
+        state.floor = next;
+        state.next_publish = state.next_publish.max(next);
+        let (disk, dir) = (self.0.disk.clone(), self.0.dir.clone());
+        let job = move || recovery::remove_all(&*disk, &dir, gone.iter());
+        self.0.queue.push_cut(next, Box::new(job), done);
+    }
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join(NAME)
+}
+
+/// Says that the log is about to end where `place` says: at a byte of the store of a segment or, if
+/// that is 0, before the segment. Durable on return.
+pub fn announce(disk: &dyn Disk, dir: &Path, place: (Index, u32)) -> Result<(), Error> {
+    let (base, end) = place;
+    let path = path(dir);
+    let mut bytes = file_header::encode(Magic::Cut, base).to_vec();
+    bytes.extend_from_slice(&end.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    let file = disk
+        .open_or_create(&path)
+        .map_err(Error::io("create", &path))?;
+    file.write_all_at(&bytes, 0)
+        .map_err(Error::io("write", &path))?;
+    file.sync_data().map_err(Error::io("sync", &path))?;
+    disk.sync_dir(dir).map_err(Error::io("sync", dir))
+}
+
+/// The cut is durable. On return so is that, and entries may be appended behind it.
+pub fn finish(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    recovery::remove_files(disk, dir, std::iter::once(path(dir)))
+}
+
+/// Makes an announced cut, if there is one.
+pub fn redo(disk: &dyn Disk, dir: &Path, config: &Config) -> Result<(), Error> {
+    let Some((base, end)) = announced(disk, &path(dir))? else {
+        return finish(disk, dir);
+    };
+    let behind = recovery::bases(disk, dir)?;
+    let goes = |other: &&Index| **other > base || (**other == base && end == 0);
+    let behind = behind.iter().filter(goes);
+    recovery::remove_all(disk, dir, behind.collect::<Vec<_>>().into_iter())?;
+    if end == 0 {
+        return finish(disk, dir);
+    }
+    let store = Paths::new(dir, base).store;
+    match Store::open(disk, &store, base) {
+        Ok(Some(store)) => {
+            store.cut(end, Some(config.segment_bytes_max))?;
+            store.sync(disk)?;
+        }
+        // Whatever became of the store, the start will say.
+        Ok(None) | Err(Error::Io { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    finish(disk, dir)
+}
+
+/// The announcement; `None` if there is none or its own writing was cut short, so that no cut began.
+fn announced(disk: &dyn Disk, path: &Path) -> Result<Option<(Index, u32)>, Error> {
+    let file = match disk.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        done => done.map_err(Error::io("open", path))?,
+    };
+    let mut bytes = [0; BYTES];
+    if file.read_exact_at(&mut bytes, 0).is_err() {
+        return Ok(None);
+    }
+    let number = |at: usize| {
+        bytes[at..]
+            .first_chunk()
+            .map(|bytes| u32::from_le_bytes(*bytes))
+    };
+    let crc = crc32c::crc32c(&bytes[..BYTES - 4]);
+    if number(BYTES - 4) != Some(crc) {
+        return Ok(None);
+    }
+    let base = bytes[16..]
+        .first_chunk()
+        .map(|bytes| u64::from_le_bytes(*bytes));
+    let (Some(base), Some(end)) = (base.map(Index), number(FILE_HEADER_BYTES)) else {
+        return Ok(None);
+    };
+    file_header::read(&*file, path, Magic::Cut, base)?;
+    Ok(Some((base, end)))
+}

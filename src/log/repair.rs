@@ -1,0 +1,228 @@
+//! Finding damage in sealed segments, and mending it.
+//!
+//! A scrub reads what nobody asks for, so that rot is found while other replicas are
+//! whole (Bairavasundaram et al., "An analysis of latent sector errors in disk drives", SIGMETRICS
+//! 2007). Damage to an
+//! index is mended from the store; damage to a store takes a copy from another replica.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::index::OffsetIndex;
+use super::recovery::{self, Place};
+use super::seal::{self, Seal};
+use super::segment::{Damage, Paths, Segment, Span};
+use super::store::Store;
+use super::{Error, Index, Log, read, rows};
+
+/// Bytes of a store that one step of a scrub reads, about.
+const STEP_BYTES: usize = 1 << 20;
+/// Where the files of a damaged segment are kept, below the log's directory.
+pub const QUARANTINE: &str = "quarantine";
+
+/// A segment that waits for repair.
+#[derive(Debug, Clone)]
+pub struct Damaged {
+    /// What it should hold.
+    pub seal: Seal,
+    /// What is wrong with it.
+    pub damage: Damage,
+}
+
+/// A scrub of one sealed segment, a step at a time.
+#[derive(Debug)]
+pub struct Scrub {
+    log: Log,
+    store: Arc<Store>,
+    seal: Arc<Seal>,
+    at: Index,
+    digest: u32,
+}
+
+impl Scrub {
+    /// The raft index after the segment.
+    pub fn next_index(&self) -> Index {
+        self.seal.next_index()
+    }
+
+    /// Reads on; gives the bytes read, 0 once the segment is found whole. Damage is noted in the
+    /// log, and is the error.
+    pub fn step(&mut self) -> Result<usize, Error> {
+        let end = self.seal.next_index();
+        if self.at >= end {
+            return self.finish();
+        }
+        let mark = self.seal.mark_before(self.at);
+        let stop = mark.position.saturating_add(STEP_BYTES as u32);
+        let span = Span {
+            first: self.at,
+            position: mark.position,
+            length: (self.seal.mark_after(self.at, |at| at >= stop) - mark.position) as usize,
+        };
+        let entries = read::read_entries(&self.store, span);
+        let entries = entries.map_err(|error| self.log.note_damage(&self.store, error))?;
+        for entry in &entries {
+            let crc = super::frame::entry_crc(entry);
+            self.digest = seal::add_entry(self.digest, crc);
+        }
+        self.at = Index(self.at.0 + entries.len() as u64);
+        Ok(span.length)
+    }
+
+    /// The whole against its seal, then the rows.
+    fn finish(&self) -> Result<usize, Error> {
+        if self.digest != self.seal.entries_digest {
+            let what = "the frames are not those that were sealed";
+            let error = self.store.corrupt(0, what);
+            return Err(self.log.note_damage(&self.store, error));
+        }
+        self.log.check_rows(&self.seal).map(|()| 0)
+    }
+}
+
+impl Log {
+    /// The segments that wait for repair.
+    pub fn damaged(&self) -> Vec<Damaged> {
+        let state = self.0.state.read();
+        let damaged = |segment: &Segment| {
+            let (seal, damage) = (segment.seal()?, segment.damage?);
+            let seal = (**seal).clone();
+            Some(Damaged { seal, damage })
+        };
+        state.segments.iter().filter_map(damaged).collect()
+    }
+
+    /// A scrub of the first sealed segment from `from` on; `None` behind the last.
+    pub fn scrub(&self, from: Index) -> Option<Scrub> {
+        let state = self.0.state.read();
+        let whole = |segment: &&Segment| segment.base() >= from && segment.damage.is_none();
+        let mut segments = state.segments.iter().filter(whole);
+        let found = segments.find_map(|segment| Some((segment, segment.seal()?.clone())))?;
+        let (segment, seal) = found;
+        Some(Scrub {
+            log: self.clone(),
+            store: segment.store.clone(),
+            at: seal.base,
+            seal,
+            digest: 0,
+        })
+    }
+
+    fn check_rows(&self, seal: &Seal) -> Result<(), Error> {
+        let mut state = self.0.state.write();
+        let Some(segment) = state.segment_of(seal.base) else {
+            return Ok(());
+        };
+        if segment.base() != seal.base {
+            return Ok(());
+        }
+        match segment.index.read_digest() {
+            Ok(digest) if digest == seal.rows_digest => Ok(()),
+            _ => {
+                tracing::error!(base = %seal.base, "the index of a sealed segment is damaged");
+                segment.damage = Some(Damage::Index);
+                Err(segment.damaged())
+            }
+        }
+    }
+
+    /// Derives the index of a sealed segment anew from its store; false if that takes another
+    /// replica, since not every batch in it was appended.
+    pub fn derive_index(&self, seal: &Seal) -> Result<bool, Error> {
+        let _upkeep = self.0.upkeep.lock();
+        let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base));
+        let store = match Store::open(disk, &paths.store, seal.base)? {
+            Some(store) => store,
+            None => return Ok(false),
+        };
+        let whole = Segment::sealed(
+            store,
+            OffsetIndex::absent(&paths.index, seal.base)?,
+            seal.clone(),
+            None,
+        );
+        let mut next = seal.first_offset;
+        let rows = rows::rows_from(&whole, seal.next_index(), &mut next);
+        let rows = rows.map_err(|error| self.note_store_damage(seal.base, error))?;
+        let digest = rows.iter().fold(0, seal::add_row);
+        if next != seal.next_offset || digest != seal.rows_digest {
+            return Ok(false);
+        }
+        self.quarantine(&[&paths.index])?;
+        let room = super::file_header::FILE_HEADER_BYTES + rows.len() * super::index::ROW_BYTES;
+        let mut index = OffsetIndex::create(disk, &paths.index, seal.base, room)?;
+        for row in rows {
+            index.push(row)?;
+        }
+        index.seal()?;
+        let (file, path) = index.file();
+        file.sync_data().map_err(Error::io("sync", path))?;
+        self.reopen(seal)?;
+        Ok(true)
+    }
+
+    fn note_store_damage(&self, base: Index, error: Error) -> Error {
+        let state = self.0.state.read();
+        let number = state.segment_number(base);
+        let store = number.map(|number| state.segments[number].store.clone());
+        drop(state);
+        match store {
+            Some(store) => self.note_damage(&store, error),
+            None => error,
+        }
+    }
+
+    /// Puts a finished copy from `from` in a damaged segment's place; the damaged files are kept.
+    pub fn replace(&self, seal: &Seal, from: &Path) -> Result<(), Error> {
+        let _upkeep = self.0.upkeep.lock();
+        let (disk, dir) = (&*self.0.disk, &self.0.dir);
+        let (source, target) = (Paths::new(from, seal.base), Paths::new(dir, seal.base));
+        // The old seal stays until the new one takes its place: a crash in between leaves a
+        // segment that is known to be damaged.
+        self.quarantine(&[&target.store, &target.index])?;
+        for (source, target) in source.all().into_iter().zip(target.all()) {
+            disk.rename(source, target)
+                .map_err(Error::io("move", source))?;
+        }
+        disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        disk.sync_dir(from).map_err(Error::io("sync", from))?;
+        self.reopen(seal)
+    }
+
+    /// Moves files aside. An earlier copy of the same file gives way.
+    fn quarantine(&self, files: &[&std::path::PathBuf]) -> Result<(), Error> {
+        let (disk, dir) = (&*self.0.disk, &self.0.dir);
+        let aside = dir.join(QUARANTINE);
+        disk.create_dir(&aside).map_err(Error::io("make", &aside))?;
+        for file in files {
+            let name = file.file_name().unwrap_or_default();
+            match disk.rename(file, &aside.join(name)) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                done => done.map_err(Error::io("move", *file))?,
+            }
+        }
+        disk.sync_dir(&aside).map_err(Error::io("sync", &aside))?;
+        disk.sync_dir(dir).map_err(Error::io("sync", dir))
+    }
+
+    /// Opens a sealed segment's files again, in place of those that were damaged.
+    fn reopen(&self, seal: &Seal) -> Result<(), Error> {
+        let place = Place {
+            disk: &*self.0.disk,
+            dir: &self.0.dir,
+            config: &self.0.config,
+        };
+        let paths = Paths::new(&self.0.dir, seal.base);
+        let read = Seal::read(place.disk, &paths.seal, seal.base)?;
+        let seal = read.unwrap_or_else(|| seal.clone());
+        let opened = recovery::open_sealed(&place, &paths, seal)?;
+        let mut state = self.0.state.write();
+        let base = opened.base();
+        match state.segment_of(base) {
+            Some(segment) if segment.base() == base => *segment = opened,
+            // It was trimmed meanwhile.
+            _ => {}
+        }
+        Ok(())
+    }
+}

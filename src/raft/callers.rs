@@ -1,0 +1,92 @@
+//! Who calls: what is checked before a peer is heard.
+
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Status};
+
+use crate::net::mux::PeerInfo;
+
+use super::ReplicatedLog;
+use super::error::MembershipError;
+use super::refusal::membership_status;
+use super::rpc::RaftService;
+use super::transport::WIRE;
+
+/// Whether a call may come from a node that belongs to no cluster yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    Member,
+    Anyone,
+}
+
+fn text<'a>(metadata: &'a MetadataMap, key: &str) -> &'a str {
+    metadata
+        .get(key)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("")
+}
+
+pub fn number(metadata: &MetadataMap, key: &str) -> u64 {
+    text(metadata, key).parse().unwrap_or(0)
+}
+
+impl RaftService {
+    fn seated(&self) -> Result<&ReplicatedLog, Status> {
+        let seat = self.0.get();
+        seat.ok_or_else(|| Status::unavailable("this node belongs to no cluster yet"))
+    }
+
+    /// Checks who calls; gives the replicated log.
+    pub(super) fn check<T>(
+        &self,
+        request: &Request<T>,
+        from: From,
+    ) -> Result<&ReplicatedLog, Status> {
+        let metadata = request.metadata();
+        let wire = text(metadata, "ferrolog-wire");
+        if wire != WIRE {
+            let what = format!("raft protocol version {wire:?}; this node speaks {WIRE}");
+            return Err(Status::failed_precondition(what));
+        }
+        let node = self.seated()?;
+        let (ours, theirs) = (
+            &node.identity().cluster_id,
+            text(metadata, "ferrolog-cluster"),
+        );
+        let stranger = from == From::Anyone && theirs.is_empty();
+        if theirs != ours && !stranger {
+            return Err(membership_status(&MembershipError::OtherCluster {
+                theirs: theirs.to_owned(),
+                ours: ours.clone(),
+            }));
+        }
+        let (me, meant) = (node.identity().node_id, number(metadata, "ferrolog-to"));
+        if meant != me && (from == From::Member || meant != 0) {
+            let what = format!("the call is for node {meant}, this is node {me}");
+            return Err(Status::failed_precondition(what));
+        }
+        let caller = number(metadata, "ferrolog-from");
+        if let Some(known) = node.view().member(caller) {
+            check_certificate(request, &known.member.name)?;
+        }
+        Ok(node)
+    }
+}
+
+/// With mutual TLS, the caller's certificate must carry the name that it claims.
+pub fn check_certificate<T>(request: &Request<T>, name: &str) -> Result<(), Status> {
+    let peer = request.extensions().get::<PeerInfo>();
+    let Some(identity) = peer.and_then(|peer| peer.identity.as_ref()) else {
+        return Ok(());
+    };
+    match &identity.node_name {
+        Some(shown) if shown == name => Ok(()),
+        shown => {
+            let shown = shown.as_deref().unwrap_or("no node");
+            let what = format!(
+                "the caller says it is {name}, its certificate says {shown}: give it the \
+                 certificate made for {name} (`ferrolog certs --nodes {name}`)"
+            );
+            Err(Status::permission_denied(what))
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Room on the disk: below a reserve no record is taken, so that all else can go on.
+//!
+//! The leader refuses records while its own disk is low, or while too few voters have room. A
+//! follower whose disk is nearly full takes no records, and says so; trims, membership changes and
+//! elections still pass, and make room. Records are taken again by themselves.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::log::disk::Disk;
+
+use super::error::ProposeError;
+use super::view::View;
+
+/// Between two looks at the disk.
+const LOOK: Duration = Duration::from_millis(100);
+/// For how long a follower that refused is taken to be full: longer than between two tries.
+const FULL_FOR: Duration = Duration::from_secs(1);
+/// The part of the reserve that a follower keeps: what was under way when the leader began to
+/// refuse fits into the rest.
+const FOLLOWER_SHARE: u64 = 2;
+/// Room again is room to spare: without it records would be taken and refused in turns.
+const SPARE_SHARE: u64 = 8;
+
+/// What is known of the room; clones share it.
+#[derive(Debug, Clone)]
+pub struct Space(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    reserve: u64,
+    available: AtomicU64,
+    low: AtomicBool,
+    full_peers: Mutex<HashMap<u64, Instant>>,
+}
+
+impl Space {
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, reserve: u64) -> Self {
+        let space = Self(Arc::new(Inner {
+            disk,
+            dir,
+            reserve,
+            available: AtomicU64::new(u64::MAX),
+            low: AtomicBool::new(false),
+            full_peers: Mutex::default(),
+        }));
+        space.look();
+        space
+    }
+
+    /// Looks at the disk now and then. Never returns.
+    pub async fn watch(self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.look();
+        }
+    }
+
+    fn look(&self) {
+        let inner = &self.0;
+        let Ok(available) = inner.disk.available(&inner.dir) else {
+            // A disk that cannot say will fail the next write, which stops the node.
+            return;
+        };
+        inner.available.store(available, Ordering::Relaxed);
+        let was_low = inner.low.load(Ordering::Relaxed);
+        let spare = if was_low {
+            inner.reserve / SPARE_SHARE
+        } else {
+            0
+        };
+        let low = available < inner.reserve.saturating_add(spare);
+        if low != was_low {
+            inner.low.store(low, Ordering::Relaxed);
+            let (reserve, dir) = (inner.reserve, inner.dir.display());
+            if low {
+                tracing::error!(
+                    available,
+                    reserve,
+                    %dir,
+                    "the disk is full: records are refused; make room, or trim the log with \
+                     `ferrolog log trim`"
+                );
+            } else {
+                tracing::info!(available, reserve, %dir, "the disk has room again");
+            }
+        }
+    }
+
+    fn available(&self) -> u64 {
+        self.0.available.load(Ordering::Relaxed)
+    }
+
+    /// Whether a leader takes records now.
+    pub fn check(&self, view: &View) -> Result<(), ProposeError> {
+        let (reserve, available) = (self.0.reserve, self.available());
+        let error = |voter: Option<String>| {
+            Err(ProposeError::DiskFull {
+                available,
+                reserve,
+                voter,
+            })
+        };
+        if self.0.low.load(Ordering::Relaxed) {
+            return error(None);
+        }
+        let mut full = self.0.full_peers.lock();
+        if full.is_empty() {
+            return Ok(());
+        }
+        full.retain(|_, refused| refused.elapsed() < FULL_FOR);
+        let voters = view.members.iter().filter(|member| member.voter);
+        let (full, roomy): (Vec<_>, Vec<_>) =
+            voters.partition(|member| full.contains_key(&member.id));
+        match full.first() {
+            Some(first) if roomy.len() <= (full.len() + roomy.len()) / 2 => {
+                error(Some(first.member.name.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a follower takes records now.
+    pub fn takes_records(&self) -> bool {
+        self.available() >= self.0.reserve / FOLLOWER_SHARE
+    }
+
+    /// A follower refused records for want of room.
+    pub fn note_full(&self, peer: u64) {
+        self.0.full_peers.lock().insert(peer, Instant::now());
+    }
+}
