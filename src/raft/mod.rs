@@ -44,6 +44,8 @@ mod view;
 mod snapshot_tests;
 #[cfg(test)]
 mod suite_tests;
+#[cfg(test)]
+mod trim_tests;
 
 pub use command::{OffsetRange, Ranges, Refusal, Retention};
 pub use directory::{Directory, Identity, JoinError, cluster_of};
@@ -136,7 +138,6 @@ impl ReplicatedLog {
         let fsm = machine.shared();
         let checkpointer = machine.checkpointer();
         let snapshots = machine.snapshots.clone();
-        let floor = machine.floor.clone();
         let stable = directory.stable.clone();
         let store = LogStore::new(log.clone(), directory.stable.clone())?;
         let from = Sender {
@@ -147,7 +148,12 @@ impl ReplicatedLog {
         let (disk, path) = (directory.disk.clone(), directory.path.clone());
         let space = Space::new(disk, path, disk_reserve_bytes);
         tokio::spawn(space.clone().watch());
-        let transport = Transport::new(layer, from).with_node(log.clone(), space.clone());
+        let floor = machine.floor.clone();
+        let transport = Transport::new(layer, from).with_node(transport::Node {
+            log: log.clone(),
+            floor: floor.clone(),
+            space: space.clone(),
+        });
         let config = engine::config(timing, &identity.cluster_id)?;
         let started = Raft::new(identity.node_id, config, transport.clone(), store, machine).await;
         let raft = started.map_err(|error| Error::Engine(error.to_string()))?;

@@ -16,9 +16,9 @@ use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
 use crate::net::{Network, Security};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-fn log_config() -> log::Config {
+pub(super) fn log_config() -> log::Config {
     log::Config {
         segment_bytes_max: 1 << 16,
         tail_cache_bytes_max: 1 << 12,
@@ -27,8 +27,27 @@ fn log_config() -> log::Config {
     }
 }
 
-/// Starts a node at `addr`; the first one begins the cluster.
-async fn start(
+/// Starts a node at `addr` and waits until it is a voter; the first one begins the cluster.
+pub(super) async fn start(
+    network: &MemoryNetwork,
+    disk: &MemoryDisk,
+    addr: &str,
+    peers: &[String],
+) -> (ReplicatedLog, Mux) {
+    let (node, mux) = begin(network, disk, addr, peers).await;
+    timeout(PATIENCE, async {
+        while !node.is_settled_in(&node.view()) {
+            let _ = node.join_cluster(peers).await;
+            node.watch_view().changed().await.unwrap();
+        }
+    })
+    .await
+    .expect("it becomes a voter");
+    (node, mux)
+}
+
+/// Starts a node at `addr`.
+pub(super) async fn begin(
     network: &MemoryNetwork,
     disk: &MemoryDisk,
     addr: &str,
@@ -58,18 +77,10 @@ async fn start(
         .await
         .unwrap();
     assert!(seat.set(node.clone()).is_ok());
-    timeout(PATIENCE, async {
-        while !node.is_settled_in(&node.view()) {
-            let _ = node.join_cluster(peers).await;
-            node.watch_view().changed().await.unwrap();
-        }
-    })
-    .await
-    .expect("it becomes a voter");
     (node, mux)
 }
 
-fn batch(sequence: u64) -> Bytes {
+pub(super) fn batch(sequence: u64) -> Bytes {
     let mut batch = BatchBuilder::new(Some(Producer {
         session: 7,
         sequence,
@@ -82,14 +93,14 @@ fn batch(sequence: u64) -> Bytes {
     batch.finish()
 }
 
-async fn append(node: &ReplicatedLog, sequence: u64) -> u64 {
+pub(super) async fn append(node: &ReplicatedLog, sequence: u64) -> u64 {
     let answer = node.propose(batch(sequence)).await.unwrap();
     timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap()[0]
         .first
         .0
 }
 
-async fn check(node: &ReplicatedLog, count: u64) {
+pub(super) async fn check(node: &ReplicatedLog, count: u64) {
     let mut applied = node.watch_applied();
     let there = applied.wait_for(|applied| applied.next_offset >= Offset(count));
     timeout(PATIENCE, there)

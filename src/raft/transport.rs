@@ -18,6 +18,7 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -59,8 +60,16 @@ pub struct Transport {
     node: Arc<OnceLock<Node>>,
 }
 
-/// The log whose segments a snapshot names, and who has room.
-type Node = (Log, Space);
+/// What a transport needs of the node that calls.
+#[derive(Debug)]
+pub struct Node {
+    /// The log whose segments a snapshot names.
+    pub log: Log,
+    /// Where it begins, as it was made durable.
+    pub floor: Arc<Mutex<Option<pb::Floor>>>,
+    /// Who has room.
+    pub space: Space,
+}
 
 /// Who calls.
 #[derive(Debug, Clone, Default)]
@@ -106,9 +115,9 @@ impl Transport {
 
     /// Lets snapshots keep their segments in this log while they are sent, and takes note of peers
     /// without room.
-    pub fn with_node(self, log: Log, space: Space) -> Self {
-        // A transport is made with at most one log.
-        let _ = self.node.set((log, space));
+    pub fn with_node(self, node: Node) -> Self {
+        // A transport is made for at most one node.
+        let _ = self.node.set(node);
         self
     }
 
@@ -164,11 +173,11 @@ fn rpc_error(status: Status) -> RPCError<TypeConfig> {
 
 /// Takes note of a peer that refused records for want of room.
 fn note_full(node: &OnceLock<Node>, target: u64, status: &Status) {
-    if let Some((_, space)) = node
+    if let Some(node) = node
         .get()
         .filter(|_| status.code() == Code::ResourceExhausted)
     {
-        space.note_full(target);
+        node.space.note_full(target);
     }
 }
 
@@ -334,20 +343,21 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        // What the manifest names must stay until the peer has it. What was given up since the
+        // snapshot was built, it names no more.
+        let node = self.node.get();
+        let _pinned = node.map(|node| node.log.pin());
+        let floor = node.and_then(|node| *node.floor.lock());
+        let begins = snapshot::floor_of(floor.as_ref()).index;
+        let segments = snapshot.snapshot.segments.iter();
+        let held = segments.filter(|seal| seal.base >= begins);
         let request = pb::InstallSnapshotRequest {
             vote: Some(types::vote_to_pb(&vote)),
             checkpoint: Some(snapshot.snapshot.checkpoint.clone()),
-            floor: snapshot.snapshot.floor,
-            segments: snapshot
-                .snapshot
-                .segments
-                .iter()
-                .map(snapshot::seal_to_pb)
-                .collect(),
+            floor,
+            segments: held.map(snapshot::seal_to_pb).collect(),
             sender_addr: self.from.addr.clone(),
         };
-        // What the manifest names must stay until the peer has it.
-        let _pinned = self.node.get().map(|(log, _)| log.pin());
         let mut client = self.client.clone();
         let send = client.install_snapshot(request);
         let answer = tokio::select! {

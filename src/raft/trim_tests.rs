@@ -1,0 +1,203 @@
+//! Trimmed logs: what is given up, who still learns what, and what an interrupted snapshot leaves.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use super::snapshot_tests::{PATIENCE, append, begin, start};
+use super::*;
+use crate::log::memory_disk::{Event, MemoryDisk};
+use crate::log::{Error as LogError, Index, Offset};
+use crate::net::memory::MemoryNetwork;
+
+/// Upkeep, as the agent runs it.
+fn keep_up(node: &ReplicatedLog) {
+    let node = node.clone();
+    tokio::spawn(async move { node.keep_up().await });
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waited = timeout(PATIENCE, async {
+        while !holds() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+async fn catch_up(node: &ReplicatedLog, next: u64) {
+    let mut applied = node.watch_applied();
+    let there = applied.wait_for(|applied| applied.next_offset >= Offset(next));
+    timeout(PATIENCE, there)
+        .await
+        .expect("it catches up")
+        .unwrap();
+}
+
+fn check_trimmed(node: &ReplicatedLog, first: u64, next: u64) {
+    assert_eq!(node.log().offsets(), (Offset(first), Offset(next)));
+    match node.log().read(Offset(first - 1), 1) {
+        Err(LogError::Trimmed { first: told, .. }) => assert_eq!(told, Offset(first)),
+        other => panic!("{other:?}"),
+    }
+    for offset in first..next {
+        let record = &node.log().read(Offset(offset), 1).unwrap()[0];
+        assert!(
+            record
+                .value
+                .starts_with(format!("record {offset} ").as_bytes())
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trimmed_log_stays_trimmed_and_a_new_node_joins_it() {
+    let network = MemoryNetwork::new();
+    let disk = MemoryDisk::default();
+    let (first, mux) = start(&network, &disk, "first:1", &[]).await;
+    keep_up(&first);
+    for sequence in 0..2000 {
+        append(&first, sequence).await;
+    }
+    let before = first.log().segments().len();
+    assert!(before > 4, "{before} segments");
+    assert_eq!(first.trim(Offset(1200)).await.unwrap(), Offset(1200));
+    assert_eq!(
+        first.trim(Offset(5)).await.unwrap(),
+        Offset(1200),
+        "never back"
+    );
+    until("segments go", || first.log().first_index() > Index(0)).await;
+    check_trimmed(&first, 1200, 2000);
+    until("all of them", || {
+        first.log().droppable(Index(u64::MAX)).is_none()
+    })
+    .await;
+    let left = first.log().segments();
+    assert!(left.len() < before, "{} of {before} segments", left.len());
+
+    // A restart after a power cut begins where the log does.
+    let kept = disk.crash();
+    mux.shutdown().await;
+    first.kill().await;
+    drop(first);
+    let (first, _mux) = start(&network, &kept, "first:1", &[]).await;
+    keep_up(&first);
+    catch_up(&first, 2000).await;
+    check_trimmed(&first, 1200, 2000);
+
+    let second_disk = MemoryDisk::default();
+    let peers = ["first:1".to_owned()];
+    let (second, _mux) = start(&network, &second_disk, "second:1", &peers).await;
+    catch_up(&second, 2000).await;
+    check_trimmed(&second, 1200, 2000);
+    assert_eq!(second.log().first_index(), first.log().first_index());
+    let last = 1999;
+    assert_eq!(append(&second, last).await, last, "the sessions came along");
+    assert_eq!(append(&second, 2000).await, 2000);
+}
+
+/// Everything may go; then the log is empty and goes on where it was.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_trimmed_whole_goes_on_at_its_end() {
+    let network = MemoryNetwork::new();
+    let disk = MemoryDisk::default();
+    let (first, mux) = start(&network, &disk, "first:1", &[]).await;
+    keep_up(&first);
+    for sequence in 0..400 {
+        append(&first, sequence).await;
+    }
+    first.log().roll().unwrap();
+    assert_eq!(first.trim(Offset(u64::MAX)).await.unwrap(), Offset(400));
+    until("all go", || first.log().segments().len() == 1).await;
+    let kept = disk.crash();
+    mux.shutdown().await;
+    first.kill().await;
+    drop(first);
+    let (first, _mux) = start(&network, &kept, "first:1", &[]).await;
+    catch_up(&first, 400).await;
+    assert_eq!(first.log().offsets(), (Offset(400), Offset(400)));
+    assert_eq!(append(&first, 400).await, 400);
+    let peers = ["first:1".to_owned()];
+    let (second, _mux) = start(&network, &MemoryDisk::default(), "second:1", &peers).await;
+    catch_up(&second, 401).await;
+    check_trimmed(&second, 400, 401);
+}
+
+/// Which segments were staged whole: their seals were written.
+#[derive(Default)]
+struct Staged(Arc<Mutex<BTreeSet<PathBuf>>>);
+
+impl Staged {
+    /// Watches a disk, which fails a write once `most` segments were staged.
+    fn watch(disk: &MemoryDisk, most: usize) -> Self {
+        let staged = Self::default();
+        let seen = staged.0.clone();
+        disk.watch(move |event, path: &Path| {
+            let staging = path.parent().is_some_and(|dir| dir.ends_with("staging"));
+            if event != Event::Write || !staging {
+                return Ok(());
+            }
+            let mut seen = seen.lock();
+            if seen.len() >= most && !seen.contains(path) {
+                return Err(io::Error::other("injected"));
+            }
+            if path.extension().is_some_and(|suffix| suffix == "seal") {
+                seen.insert(path.to_owned());
+            }
+            Ok(())
+        });
+        staged
+    }
+
+    fn names(&self) -> BTreeSet<PathBuf> {
+        self.0.lock().clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupted_snapshot_goes_on_where_it_was() {
+    let network = MemoryNetwork::new();
+    let peers = ["first:1".to_owned()];
+    let (first, _mux) = start(&network, &MemoryDisk::default(), "first:1", &[]).await;
+    keep_up(&first);
+    for sequence in 0..2000 {
+        append(&first, sequence).await;
+    }
+    first.trim(Offset(300)).await.unwrap();
+    until("segments go", || first.log().first_index() > Index(0)).await;
+
+    // Two segments come; then the disk fails, again and again.
+    let disk = MemoryDisk::default();
+    let staged = Staged::watch(&disk, 2);
+    let (second, mux) = begin(&network, &disk, "second:1", &peers).await;
+    let asking = {
+        let (second, peers) = (second.clone(), peers.clone());
+        tokio::spawn(async move { second.join_cluster(&peers).await })
+    };
+    until("two segments are staged", || staged.names().len() == 2).await;
+    let begun = staged.names();
+    asking.abort();
+    network.cut("second:1");
+    mux.shutdown().await;
+    second.kill().await;
+    drop(second);
+
+    // After a restart only the others come.
+    network.heal("second:1");
+    let disk = disk.crash();
+    let staged = Staged::watch(&disk, usize::MAX);
+    let (second, _mux) = start(&network, &disk, "second:1", &peers).await;
+    catch_up(&second, 2000).await;
+    check_trimmed(&second, 300, 2000);
+    let fetched = staged.names();
+    assert!(fetched.is_disjoint(&begun), "{fetched:?} and {begun:?}");
+    let all = second.log().segments().len();
+    assert!(
+        fetched.len() + 2 >= all - 1 && fetched.len() > 2,
+        "{fetched:?} of {all}"
+    );
+}
