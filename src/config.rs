@@ -227,6 +227,10 @@ impl Options {
             security,
             limits: Limits {
                 record_bytes_max,
+                // Segments should hold more than a few batches.
+                batch_bytes_max: Limits::default()
+                    .batch_bytes_max
+                    .min(segment_bytes_max as usize / 4),
                 ..Limits::default()
             },
             log: log::Config {

@@ -241,6 +241,20 @@ impl OffsetIndex {
         Ok(low)
     }
 
+    /// Makes room for so many rows in all. A full disk is an error here.
+    pub fn reserve(&mut self, rows: u64) -> Result<(), Error> {
+        if rows <= self.capacity() as u64 {
+            return Ok(());
+        }
+        self.write_back()?;
+        let len = FILE_HEADER_BYTES as u64 + rows * ROW_BYTES as u64;
+        self.file
+            .allocate(len)
+            .map_err(Error::io("allocate", &self.path))?;
+        self.map = map_file(&*self.file, &self.path)?;
+        Ok(())
+    }
+
     /// Drops the rows of entries at or after `index`, zeroing them.
     pub fn drop_from(&mut self, index: Index) -> Result<(), Error> {
         let keep = self.partition(|row| row.index < index)?;

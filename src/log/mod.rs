@@ -203,7 +203,7 @@ impl Log {
     /// Entries follow the last one without a gap (I5). An error means that nothing was appended,
     /// and `done` is not called.
     pub fn append(&self, entries: Vec<Entry>, done: Done) -> Result<(), Error> {
-        let limit = self.0.config.segment_bytes_max as usize / 2;
+        let limit = frame::PAYLOAD_BYTES_MAX;
         if let Some(large) = entries.iter().find(|entry| entry.payload.len() > limit) {
             let bytes = large.payload.len();
             return Err(Error::TooLarge { bytes, limit });
@@ -233,11 +233,14 @@ impl Log {
         let fits = |segment: &Segment| segment.fits(&entry, &self.0.config);
         if !state.segments.back().is_some_and(fits) {
             let base = state.next_index();
-            let made = Segment::create(&*self.0.disk, &self.0.dir, base, &self.0.config)?;
+            let bytes = frame::frame_bytes(entry.payload.len());
+            let config = &self.0.config;
+            let made = Segment::create(&*self.0.disk, &self.0.dir, base, config, bytes)?;
             state.segments.push_back(made);
         }
         let segment = state.segments.back_mut().expect("one was made above");
         let rows = segment::rows_of(entry.kind, &entry.payload);
+        segment.reserve(rows)?;
         let position = segment.add(entry.term, entry.payload.len(), rows, crc);
         let store = segment.store.clone();
         state.last_term = entry.term;

@@ -245,6 +245,7 @@ fn open_unsealed(
     };
     let mut segment = Segment::open(store, index, env::wall_clock_ms());
     let torn = scan(&mut segment, found)?;
+    segment.reserve(0)?;
     found.read_bytes += u64::from(segment.end());
     if torn > 0 {
         if !all_empty(disk, place.dir, rest)? {

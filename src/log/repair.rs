@@ -76,7 +76,9 @@ impl Scrub {
             let error = self.store.corrupt(0, what);
             return Err(self.log.note_damage(&self.store, error));
         }
-        self.log.check_rows(&self.seal).map(|()| 0)
+        self.log.check_names(&self.seal)?;
+        self.log.check_rows(&self.seal)?;
+        self.log.check_seal(&self.seal).map(|()| 0)
     }
 }
 
@@ -108,6 +110,30 @@ impl Log {
         })
     }
 
+    /// Open files hide that their names are gone, until a restart.
+    fn check_names(&self, seal: &Seal) -> Result<(), Error> {
+        let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base));
+        let gone = |path: &Path| {
+            let opened = disk.open(path);
+            opened.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        };
+        let damage = match (gone(&paths.store), gone(&paths.index)) {
+            (true, _) => Damage::Store,
+            (false, true) => Damage::Index,
+            (false, false) => return Ok(()),
+        };
+        let mut state = self.0.state.write();
+        match state.segment_of(seal.base) {
+            Some(segment) if segment.base() == seal.base => {
+                tracing::error!(base = %seal.base, "a file of a sealed segment is missing");
+                segment.damage = Some(damage);
+                Err(segment.damaged())
+            }
+            // It was trimmed meanwhile.
+            _ => Ok(()),
+        }
+    }
+
     fn check_rows(&self, seal: &Seal) -> Result<(), Error> {
         let mut state = self.0.state.write();
         let Some(segment) = state.segment_of(seal.base) else {
@@ -124,6 +150,27 @@ impl Log {
                 Err(segment.damaged())
             }
         }
+    }
+
+    /// What a restart would read must be what is known: a damaged seal is written anew.
+    fn check_seal(&self, seal: &Seal) -> Result<(), Error> {
+        let _upkeep = self.0.upkeep.lock();
+        let (disk, path) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base).seal);
+        let state = self.0.state.read();
+        let held = state
+            .segment_number(seal.base)
+            .map(|number| &state.segments[number]);
+        let held = held
+            .and_then(Segment::seal)
+            .is_some_and(|held| **held == *seal);
+        drop(state);
+        if !held || Seal::read(disk, &path, seal.base)?.as_ref() == Some(seal) {
+            return Ok(());
+        }
+        tracing::warn!(path = %path.display(), "the seal of a segment was damaged: written anew");
+        let written = seal.write(disk, &path);
+        let dir = &self.0.dir;
+        written.and_then(|()| disk.sync_dir(dir).map_err(Error::io("sync", dir)))
     }
 
     /// Derives the index of a sealed segment anew from its store; false if that takes another

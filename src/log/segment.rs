@@ -89,16 +89,19 @@ impl Paths {
 }
 
 impl Segment {
-    /// Makes both files, with room for a whole segment.
+    /// Makes both files, with room for a whole segment, or for a first frame that is larger.
     pub fn create(
         disk: &dyn Disk,
         dir: &Path,
         base: Index,
         config: &Config,
+        first_bytes: usize,
     ) -> Result<Self, Error> {
         let paths = Paths::new(dir, base);
         let rows = OffsetIndex::create(disk, &paths.index, base, config.index_bytes_max)?;
-        let made = Store::create(disk, &paths.store, base, config.segment_bytes_max);
+        let first = u32::try_from(FILE_HEADER_BYTES + first_bytes).expect("entries are limited");
+        let room = config.segment_bytes_max.max(first);
+        let made = Store::create(disk, &paths.store, base, room);
         // A store without room stays as an empty file would: the next try makes it anew.
         let store = made.inspect_err(|_| drop(disk.remove(&paths.store)))?;
         Ok(Self::open(store, rows, env::wall_clock_ms()))
@@ -179,6 +182,11 @@ impl Segment {
         // Not the configured room: a crash may have left an index cut to its rows.
         let room = self.index.capacity() as u64;
         frames.is_empty() || (bytes <= config.segment_bytes_max.into() && rows <= room)
+    }
+
+    /// Makes room for an entry's rows: an entry may need more than an empty index has.
+    pub fn reserve(&mut self, rows: u64) -> Result<(), Error> {
+        self.index.reserve(self.rows_reserved + rows)
     }
 
     /// Takes note of the next entry; gives the place of its frame.

@@ -447,7 +447,8 @@ fn records_of_any_size_up_to_the_limit() {
     let disk = MemoryDisk::default();
     let config = Config::default();
     let wide = Config {
-        segment_bytes_max: 16 << 20,
+        // The largest is a segment of its own.
+        segment_bytes_max: 1 << 20,
         inline_io: true,
         ..config
     };
@@ -465,7 +466,7 @@ fn records_of_any_size_up_to_the_limit() {
         let found = log.read(Offset(offset as u64), 1).unwrap();
         assert_eq!(found[0].value, vec![offset as u8; *size]);
     }
-    let over = vec![0; 9 << 20].into();
+    let over = vec![0; 65 << 20].into();
     let refused = log.append(vec![entry(1, 9, Kind::Control, over)], Box::new(|_| ()));
     assert!(matches!(refused, Err(Error::TooLarge { .. })));
 }
@@ -531,4 +532,43 @@ fn a_log_that_was_reset_begins_at_its_floor() {
     let (log, _) = reopen(12).unwrap();
     assert_eq!(log.last(), Some((Term(4), Index(13))));
     assert!(reopen(0).is_err(), "entries 0..12 are missing");
+}
+
+/// One entry may need more rows than an index is made with.
+#[test]
+fn an_entry_of_many_batches_finds_room_for_its_rows() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    let batch = |number| {
+        let mut batch = BatchBuilder::new(None);
+        batch.push(&[number], 0, 0);
+        batch.finish()
+    };
+    let many: Vec<_> = (0..100).map(batch).collect();
+    let entries = [
+        entry(1, 0, Kind::Records, join(many.iter())),
+        entry(1, 1, Kind::Records, join(many.iter())),
+    ];
+    append(&log, entries.to_vec());
+    entries.iter().for_each(|entry| publish(&log, entry));
+    let reads_back = |log: &Log| {
+        let records: Vec<_> = (0..200)
+            .map(|at| log.read(Offset(at), 1).unwrap()[0].clone())
+            .collect();
+        let values = records.iter().map(|record| record.value[0]);
+        assert!(values.eq((0..100).chain(0..100)));
+    };
+    reads_back(&log);
+    log.sync_index().unwrap();
+    drop(log);
+    let Paths { index, .. } = Paths::new(Path::new(DIR), Index(0));
+    disk.remove(&index).unwrap();
+    let checkpoint = Checkpoint {
+        applied: Index(1),
+        first_offset: Offset(0),
+        next_offset: Offset(200),
+    };
+    let (log, opened) = open(&disk, Some(checkpoint)).unwrap();
+    assert!(opened.rows_hold);
+    reads_back(&log);
 }

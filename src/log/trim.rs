@@ -53,7 +53,8 @@ impl Log {
         let holds = |segment: &Segment| segment.next_index() > segment.base();
         if state.segments.back().is_some_and(holds) {
             let base = state.next_index();
-            let made = Segment::create(&*self.0.disk, &self.0.dir, base, &self.0.config)?;
+            let config = &self.0.config;
+            let made = Segment::create(&*self.0.disk, &self.0.dir, base, config, 0)?;
             state.segments.push_back(made);
         }
         Ok(())

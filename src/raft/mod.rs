@@ -39,6 +39,7 @@ mod transport;
 mod types;
 mod upkeep;
 mod view;
+mod vote_file;
 
 #[cfg(test)]
 mod snapshot_tests;
@@ -128,6 +129,7 @@ impl ReplicatedLog {
     ) -> Result<Self, Error> {
         let identity = directory.identity().cloned();
         let identity = identity.ok_or_else(|| Error::Engine("the node has no id".to_owned()))?;
+        let group_bytes_max = log_config.segment_bytes_max as usize / 4;
         let machine = StateMachine::open(
             directory.disk.clone(),
             directory.path.clone(),
@@ -169,6 +171,7 @@ impl ReplicatedLog {
                 views.clone(),
                 transport.clone(),
                 space.clone(),
+                group_bytes_max,
             ),
             barrier: ReadBarrier::start(raft.clone(), views.clone(), applied, transport.clone()),
             identity,

@@ -30,8 +30,8 @@ use super::view::View;
 const QUEUE_MAX: usize = 16 << 10;
 /// Bytes of batches that wait or are under way.
 const PENDING_BYTES_MAX: usize = 64 << 20;
-/// A group's batches, in bytes; a larger batch is a group of its own. A reader checks whole entries, so
-/// an entry is not larger than what one read takes.
+/// A group's batches, in bytes, unless segments are small; a larger batch is a group of its own. A
+/// reader checks whole entries, so an entry is not larger than what one read takes.
 const GROUP_BYTES_MAX: usize = 256 << 10;
 const GROUP_BATCHES_MAX: usize = 1024;
 /// Groups under way. More of them make groups smaller, not faster.
@@ -89,6 +89,7 @@ impl Proposer {
         views: watch::Receiver<View>,
         transport: Transport,
         space: Space,
+        group_bytes_max: usize,
     ) -> Self {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
         let (under_way, waits) = mpsc::channel(GROUPS_MAX);
@@ -99,6 +100,7 @@ impl Proposer {
             views,
             under_way,
             space,
+            group_bytes_max: GROUP_BYTES_MAX.min(group_bytes_max),
         };
         tokio::spawn(dispatcher.run(proposals));
         Self {
@@ -135,6 +137,7 @@ struct Dispatcher {
     forwarder: Forwarder,
     under_way: mpsc::Sender<Waiting>,
     space: Space,
+    group_bytes_max: usize,
 }
 
 enum Route {
@@ -158,7 +161,7 @@ impl Dispatcher {
                 gathered.extend(fresh.drain(..));
             }
             let group = Group {
-                proposals: take_group(&mut gathered),
+                proposals: take_group(&mut gathered, self.group_bytes_max),
                 place,
             };
             self.dispatch(group).await;
@@ -257,12 +260,13 @@ fn refuse_forwarded(group: Group, error: &ProposeError) -> Group {
 }
 
 /// The first batches, up to a group's limit.
-fn take_group(gathered: &mut VecDeque<Proposal>) -> Vec<Proposal> {
-    let mut bytes = 0;
+fn take_group(gathered: &mut VecDeque<Proposal>, bytes_max: usize) -> Vec<Proposal> {
+    // The count comes before the batches.
+    let mut bytes = 4;
     let mut count = 0;
     for proposal in gathered.iter() {
         bytes += proposal.batch.len();
-        if count > 0 && bytes > GROUP_BYTES_MAX {
+        if count > 0 && bytes > bytes_max {
             break;
         }
         count += 1;

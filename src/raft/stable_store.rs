@@ -13,6 +13,7 @@ use crate::log::disk::{Disk, File};
 use crate::proto::raft_v1 as pb;
 
 use super::types::{self, LogId, Vote, WireError};
+use super::vote_file::VoteFile;
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("stable");
 const CACHE_BYTES: usize = 1 << 20;
@@ -22,7 +23,13 @@ pub const FILE: &str = "stable.redb";
 
 /// Small values that must survive; clones share the database.
 #[derive(Debug, Clone)]
-pub struct StableStore(Arc<Database>);
+pub struct StableStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    database: Database,
+    vote: VoteFile,
+}
 
 /// The stable store failed.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +58,26 @@ pub enum StableError {
         /// What redb said.
         source: Box<redb::Error>,
     },
+    /// Its pages do not check, or it is missing beside the rest of a node.
+    #[error(
+        "{path} is {what}: this node does not know any more whom it voted for, and must not vote; \
+         remove it from the cluster (`ferrolog cluster remove NAME` at another node), then start \
+         it with an empty data directory"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The second copy of the vote cannot be written.
+    #[error("write the vote to {path}")]
+    VoteFile {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// A value is not what it should be.
     #[error("the {key} in the stable store does not decode")]
     Decode {
@@ -75,13 +102,43 @@ impl StableStore {
         disk.sync_dir(dir).map_err(|error| failed(error.into()))?;
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
-        let database = builder.create_with_backend(Backend(file)).map_err(failed)?;
-        Ok(Self(Arc::new(database)))
+        let damaged = |what| StableError::Damaged {
+            path: path.clone(),
+            what,
+        };
+        // It panics on some pages that do not check, so a panic here is damage.
+        let open = || -> Result<Database, redb::DatabaseError> {
+            let mut database = builder.create_with_backend(Backend(file))?;
+            // It is small: every page is read and checked.
+            match database.check_integrity()? {
+                true => Ok(database),
+                false => Err(redb::StorageError::Corrupted(String::new()).into()),
+            }
+        };
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
+        let database = match opened.map_err(|_| damaged("damaged"))? {
+            Ok(database) => database,
+            Err(
+                redb::DatabaseError::Storage(redb::StorageError::Corrupted(_))
+                | redb::DatabaseError::RepairAborted
+                | redb::DatabaseError::UpgradeRequired(_),
+            ) => return Err(damaged("damaged")),
+            Err(error) => return Err(failed(error)),
+        };
+        let vote = VoteFile::open(disk, dir).map_err(|error| failed(error.into()))?;
+        let store = Self(Arc::new(Inner { database, vote }));
+        let others = disk.list(dir).map_err(|error| failed(error.into()))?;
+        let in_use =
+            others.iter().any(|name| name.ends_with(".store")) || store.0.vote.read().is_some();
+        if in_use && store.identity()?.is_none() {
+            return Err(damaged("missing or empty, and the directory is a node's"));
+        }
+        Ok(store)
     }
 
     fn get<M: Message + Default>(&self, key: &'static str) -> Result<Option<M>, StableError> {
         let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let transaction = self.0.begin_read()?;
+            let transaction = self.0.database.begin_read()?;
             let table = match transaction.open_table(TABLE) {
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
                 table => table?,
@@ -92,12 +149,12 @@ impl StableStore {
             key,
             source: Box::new(source),
         })?;
-        let decode = |bytes: Vec<u8>| M::decode(&*bytes);
+        let decode = |bytes: Vec<u8>| match checked(key, &bytes) {
+            Some(message) => M::decode(message).map_err(WireError::from),
+            None => Err(WireError::Unknown("checksum")),
+        };
         let value = bytes.map(decode).transpose();
-        value.map_err(|source| StableError::Decode {
-            key,
-            source: source.into(),
-        })
+        value.map_err(|source| StableError::Decode { key, source })
     }
 
     /// Durable on return.
@@ -112,12 +169,12 @@ impl StableStore {
         changes: &[(&'static str, Option<Vec<u8>>)],
     ) -> Result<(), StableError> {
         let write = || -> Result<(), redb::Error> {
-            let transaction = self.0.begin_write()?;
+            let transaction = self.0.database.begin_write()?;
             {
                 let mut table = transaction.open_table(TABLE)?;
                 for (key, value) in changes {
                     match value {
-                        Some(value) => table.insert(key, value.as_slice())?,
+                        Some(value) => table.insert(key, with_checksum(key, value).as_slice())?,
                         None => table.remove(key)?,
                     };
                 }
@@ -130,15 +187,26 @@ impl StableStore {
         })
     }
 
-    /// The vote last saved.
+    /// The vote last saved: the later of two copies.
     pub fn vote(&self) -> Result<Option<Vote>, StableError> {
         let vote = self.get::<pb::VoteState>("vote")?;
         let vote = vote.map(|vote| types::vote_from_pb(Some(&vote)));
-        vote.transpose().map_err(decode("vote"))
+        let vote = vote.transpose().map_err(decode("vote"))?;
+        let copy = self.0.vote.read();
+        if copy > vote {
+            tracing::warn!("the stable store had lost the last vote; its second copy counts");
+            return Ok(copy);
+        }
+        Ok(vote)
     }
 
     pub fn save_vote(&self, vote: &Vote) -> Result<(), StableError> {
-        self.put("vote", &types::vote_to_pb(vote))
+        self.put("vote", &types::vote_to_pb(vote))?;
+        let file = &self.0.vote;
+        file.write(vote).map_err(|source| StableError::VoteFile {
+            path: file.path().to_owned(),
+            source,
+        })
     }
 
     /// A log id known to be committed: a hint, which may lag.
@@ -209,6 +277,19 @@ impl StableStore {
     pub fn save_identity(&self, identity: &pb::Identity) -> Result<(), StableError> {
         self.put("identity", identity)
     }
+}
+
+/// A value as it stands in the table: the message, then a CRC-32C of key and message.
+fn with_checksum(key: &str, message: &[u8]) -> Vec<u8> {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(key.as_bytes()), message);
+    [message, &crc.to_le_bytes()].concat()
+}
+
+/// The message in a value; `None` if it does not check.
+fn checked<'a>(key: &str, value: &'a [u8]) -> Option<&'a [u8]> {
+    let (message, crc) = value.split_last_chunk::<4>()?;
+    let found = crc32c::crc32c_append(crc32c::crc32c(key.as_bytes()), message);
+    (found == u32::from_le_bytes(*crc)).then_some(message)
 }
 
 fn decode(key: &'static str) -> impl FnOnce(WireError) -> StableError {

@@ -98,6 +98,8 @@ async fn read_log(
 pub struct Limits {
     /// The largest record, in bytes.
     pub record_bytes_max: usize,
+    /// Bytes of a stream's records that become one batch; a larger record is a batch of its own.
+    pub batch_bytes_max: usize,
     /// Calls under way on one connection.
     pub streams_per_connection_max: u32,
 }
@@ -106,6 +108,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             record_bytes_max: 4 << 20,
+            batch_bytes_max: 256 << 10,
             streams_per_connection_max: 1024,
         }
     }

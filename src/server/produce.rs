@@ -26,8 +26,6 @@ const SESSION: &str = "ferrolog-session";
 const SEQUENCE: &str = "ferrolog-sequence";
 /// Records of a stream that become one batch.
 const BATCH_RECORDS_MAX: u32 = 1024;
-/// Bytes of them; a larger record is a batch of its own.
-const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Batches of a stream under way: with them the node holds a bounded part of what a client sends.
 const BATCHES_MAX: usize = 16;
 /// How long an outcome may take before it is called unknown.
@@ -162,11 +160,12 @@ impl<L: CommitLog> Batcher<L> {
 
     /// Queues a batch of this record and those that wait behind it.
     async fn send(&mut self, first: Record) -> Sent {
+        let bytes_max = self.shared.limits.batch_bytes_max;
         let mut batch = BatchBuilder::new(self.producer);
         batch.push(&first.value, first.term, first.r#type);
         while batch.count() < BATCH_RECORDS_MAX {
             match self.first().now_or_never() {
-                Some(Ok(Some(record))) if batch.bytes() + record.value.len() <= BATCH_BYTES_MAX => {
+                Some(Ok(Some(record))) if batch.bytes() + record.value.len() <= bytes_max => {
                     batch.push(&record.value, record.term, record.r#type);
                 }
                 next => {

@@ -1,7 +1,7 @@
 //! What the tests of real clusters share: clusters under a temporary directory, waits with deadlines, calls.
 //!
 //! Load and what is checked of it stand in [`load`] and [`checker`], raw calls in [`wire`], the command line
-//! in [`command`], disks that lose power in [`loop_disk`]. Nothing here decides what is right.
+//! in [`command`], disks that lose power in [`loop_disk`], simulated nodes in [`world`]. Nothing here decides what is right.
 #![allow(
     dead_code,
     clippy::disallowed_methods,
@@ -13,6 +13,7 @@ pub mod command;
 pub mod load;
 pub mod loop_disk;
 pub mod wire;
+pub mod world;
 
 use std::fmt::Debug;
 use std::path::Path;

@@ -1,0 +1,205 @@
+//! Whole nodes in one thread: streams and disks in memory, time paused.
+//!
+//! They are the nodes that `ferrolog serve` runs, from the port to the fsync: only the seams differ. This is
+//! the door through which whole-node simulation comes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ferrolog::agent::{Agent, AgentError, Bound, Seams};
+use ferrolog::client::{Client, ClientConfig};
+use ferrolog::config::{Config, Options};
+use ferrolog::env::Random;
+use ferrolog::log::memory_disk::MemoryDisk;
+use ferrolog::log::{Offset, Record};
+use ferrolog::net::Security;
+use ferrolog::net::memory::MemoryNetwork;
+use ferrolog::net::stream_layer::StreamLayer;
+use ferrolog::server::Policy;
+use tokio::time::timeout;
+
+pub const ADDRS: [&str; 3] = ["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"];
+/// Of paused time: it bounds what a broken build may wait.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct World {
+    pub network: MemoryNetwork,
+    random: Random,
+    pub disks: Vec<MemoryDisk>,
+    pub nodes: Vec<Option<Agent>>,
+}
+
+impl World {
+    pub async fn new(seed: u64) -> Self {
+        let mut world = Self {
+            network: MemoryNetwork::new(),
+            random: Random::seeded(seed),
+            disks: Vec::new(),
+            nodes: Vec::new(),
+        };
+        for number in 0..ADDRS.len() {
+            world.disks.push(MemoryDisk::default());
+            world.nodes.push(None);
+            world.start(number).await;
+        }
+        world.settled().await;
+        world
+    }
+
+    pub fn config(number: usize) -> Config {
+        let join = if number == 0 {
+            "bootstrap = true"
+        } else {
+            "join = ['127.0.0.1:7401']"
+        };
+        let text = format!(
+            "name = 'n{number}'\ndata_dir = '/n{number}'\nlisten = '{}'\ninsecure = true\n\
+             segment_bytes_max = 65536\nrecord_bytes_max = 8192\n{join}",
+            ADDRS[number]
+        );
+        let options = Options::parse(&text, "simulated.toml".into()).unwrap();
+        let mut config = options.resolve().unwrap();
+        // No thread may run beside the paused clock.
+        config.log.inline_io = true;
+        config.log.tail_cache_bytes_max = 16 << 10;
+        config
+    }
+
+    pub async fn start(&mut self, number: usize) {
+        let started = self.try_start(number).await;
+        let agent = started.unwrap_or_else(|error| panic!("node {number}: {error}"));
+        self.nodes[number] = Some(agent);
+    }
+
+    /// Starts a node, unless its directory does not let it.
+    pub async fn try_start(&self, number: usize) -> Result<Agent, AgentError> {
+        let seams = Seams {
+            disk: Arc::new(self.disks[number].clone()),
+            network: Arc::new(self.network.named(ADDRS[number])),
+            random: self.random.clone(),
+        };
+        let bound = Bound::bind(
+            Self::config(number),
+            Security::Insecure,
+            Policy::default(),
+            seams,
+        );
+        let started = bound.await.unwrap().start();
+        timeout(PATIENCE, started).await.expect("it starts")
+    }
+
+    /// Stops a node as a crash would.
+    pub async fn kill(&mut self, number: usize) {
+        self.nodes[number].take().unwrap().kill().await;
+    }
+
+    /// Cuts the power of some nodes at once, and starts them again on what their disks kept.
+    pub async fn power_cut(&mut self, numbers: &[usize]) {
+        for number in numbers {
+            self.disks[*number] = self.disks[*number].crash();
+        }
+        for number in numbers {
+            self.nodes[*number].take().unwrap().kill().await;
+        }
+        for number in numbers {
+            self.start(*number).await;
+        }
+    }
+
+    pub fn node(&self, number: usize) -> &Agent {
+        self.nodes[number].as_ref().unwrap()
+    }
+
+    pub async fn settled(&self) {
+        for number in 0..self.nodes.len() {
+            let mut views = self.node(number).log().watch_view();
+            let voters = views.wait_for(|view| {
+                let voters = view.members.iter().filter(|member| member.voter);
+                voters.count() == ADDRS.len() && view.leader.is_some()
+            });
+            timeout(PATIENCE, voters)
+                .await
+                .expect("all are voters")
+                .unwrap();
+        }
+    }
+
+    /// Why nodes stopped, those that did.
+    pub fn stopped(&self) -> Vec<String> {
+        let nodes = self.nodes.iter().flatten();
+        nodes.filter_map(|node| node.log().view().stopped).collect()
+    }
+
+    pub fn leader(&self) -> usize {
+        let leads =
+            |node: &Option<Agent>| node.as_ref().is_some_and(|node| node.log().view().writable);
+        self.nodes.iter().position(leads).expect("a node leads")
+    }
+
+    pub fn client(&self, addrs: &[&str]) -> Client {
+        Client::new(ClientConfig {
+            servers: addrs.iter().map(|addr| (*addr).to_owned()).collect(),
+            stream_layer: StreamLayer::new(
+                Arc::new(self.network.named("client")),
+                Security::Insecure,
+            ),
+            timeout: PATIENCE,
+        })
+    }
+
+    /// Appends records `from..to` and gives their offsets.
+    pub async fn produce(&self, addrs: &[&str], from: u64, to: u64) -> Vec<u64> {
+        let client = self.client(addrs);
+        let producer = client.producer().unwrap();
+        let mut acks = Vec::new();
+        for number in from..to {
+            let sent = producer.send(value(number)).await;
+            acks.push(sent.unwrap_or_else(|error| panic!("{error}; {:?}", self.stopped())));
+        }
+        let mut offsets = Vec::new();
+        for ack in acks {
+            let acked = timeout(PATIENCE, ack).await.expect("an ack");
+            offsets.push(acked.unwrap_or_else(|error| panic!("{error}; {:?}", self.stopped())));
+        }
+        offsets
+    }
+
+    /// Every node's records, once each has applied up to `next`.
+    pub async fn records(&self, next: u64) -> Vec<Vec<Record>> {
+        let mut all = Vec::new();
+        for number in 0..self.nodes.len() {
+            let log = self.node(number).log();
+            let mut applied = log.watch_applied();
+            let there = applied.wait_for(|applied| applied.next_offset >= Offset(next));
+            timeout(PATIENCE, there)
+                .await
+                .expect("it catches up")
+                .unwrap();
+            let mut records = Vec::new();
+            while (records.len() as u64) < next {
+                records.extend(log.log().read(Offset(records.len() as u64), 4096).unwrap());
+            }
+            all.push(records);
+        }
+        all
+    }
+
+    pub async fn check(&self, count: u64) {
+        for (number, records) in self.records(count).await.into_iter().enumerate() {
+            assert_eq!(records.len() as u64, count, "node {number}");
+            for (offset, record) in records.iter().enumerate() {
+                assert_eq!(record.offset, Offset(offset as u64));
+                assert_eq!(
+                    record.value,
+                    value(offset as u64),
+                    "node {number}, offset {offset}"
+                );
+            }
+        }
+    }
+}
+
+pub fn value(number: u64) -> Bytes {
+    format!("record {number} {}", "x".repeat((number % 97) as usize)).into()
+}
