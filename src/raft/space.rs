@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::log::disk::Disk;
 
+use super::directory::Directory;
 use super::error::ProposeError;
 use super::view::View;
 
@@ -43,7 +44,9 @@ struct Inner {
 }
 
 impl Space {
-    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, reserve: u64) -> Self {
+    /// Watches the disk that holds a directory.
+    pub fn start(directory: &Directory, reserve: u64) -> Self {
+        let (disk, dir) = (directory.disk.clone(), directory.path.clone());
         let space = Self(Arc::new(Inner {
             disk,
             dir,
@@ -53,11 +56,12 @@ impl Space {
             full_peers: Mutex::default(),
         }));
         space.look();
+        tokio::spawn(space.clone().watch());
         space
     }
 
     /// Looks at the disk now and then. Never returns.
-    pub async fn watch(self) {
+    async fn watch(self) {
         loop {
             tokio::time::sleep(LOOK).await;
             self.look();

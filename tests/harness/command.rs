@@ -68,8 +68,12 @@ pub async fn run(args: &[String]) -> Ended {
 
 /// Runs `ferrolog cluster` with the client's certificate.
 pub async fn cluster(cluster: &LocalCluster, words: &[&str]) -> Ended {
-    let mut args = vec!["cluster".to_owned()];
-    args.extend(words.iter().map(|&word| word.to_owned()));
+    client(cluster, &[&["cluster"], words].concat()).await
+}
+
+/// Runs a command of a client with its certificate.
+pub async fn client(cluster: &LocalCluster, words: &[&str]) -> Ended {
+    let mut args: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
     args.extend(["--servers".to_owned(), cluster.addrs().join(",")]);
     args.extend(tls_args(&cluster.client_tls_files().expect("TLS")));
     run(&args).await

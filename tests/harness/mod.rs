@@ -82,6 +82,15 @@ impl Stage {
         Self::begin_in(dir, options, disks, turn).await
     }
 
+    /// Three nodes with these flags more.
+    pub async fn start_with(flags: &[&str]) -> Self {
+        let turn = Turn::Shared(TURNS.read().await);
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut options = LocalClusterOptions::new(BINARY, dir.path());
+        options.serve_args = flags.iter().map(|&flag| flag.to_owned()).collect();
+        Self::begin_in(dir, options, Vec::new(), turn).await
+    }
+
     async fn begin(turn: Turn) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let options = LocalClusterOptions::new(BINARY, dir.path());
@@ -150,8 +159,18 @@ impl Stage {
 
     /// The whole log as one node tells it.
     pub async fn read_all(&self, place: usize, consistency: Consistency) -> Vec<Record> {
+        self.read_from(place, Start::Offset(0), consistency).await
+    }
+
+    /// A part of it.
+    pub async fn read_from(
+        &self,
+        place: usize,
+        from: Start,
+        consistency: Consistency,
+    ) -> Vec<Record> {
         let options = ConsumeOptions {
-            from: Start::Offset(0),
+            from,
             consistency,
             follow: false,
             server: Some(self.cluster.addr(place).to_owned()),

@@ -1,0 +1,149 @@
+//! Trims and retention of a living cluster: what goes, what stays, and who finds out how.
+
+mod harness;
+
+use ferrolog::client::{ClientError, Consistency, ConsumeOptions, Start};
+use tonic_types::StatusExt;
+
+use harness::command::{client, cluster_json};
+use harness::{Stage, until, wire};
+
+const SMALL: [&str; 2] = ["--segment-bytes-max", "65536"];
+
+/// Records whose value tells their number.
+async fn produce(stage: &Stage, from: u64, to: u64) {
+    let producer = stage.client().producer().expect("a producer");
+    let mut acks = Vec::new();
+    for number in from..to {
+        let value = format!("record {number} {}", "x".repeat(200));
+        acks.push(producer.send(value.into()).await.expect("sent"));
+    }
+    for (number, ack) in (from..to).zip(acks) {
+        assert_eq!(ack.await.expect("an ack"), number);
+    }
+}
+
+async fn offsets(stage: &Stage, place: usize) -> (u64, u64) {
+    let status = stage.status(place).await;
+    (status.first_offset, status.next_offset)
+}
+
+/// Every node begins the log where all others do, holds what follows, and fewer segments than before.
+async fn check(stage: &Stage, first: u64, next: u64) {
+    for place in 0..stage.cluster.node_count() {
+        until("a node has applied the trim", async || {
+            (offsets(stage, place).await == (first, next)).then_some(())
+        })
+        .await;
+        let records = stage
+            .read_from(place, Start::Earliest, Consistency::Strong)
+            .await;
+        assert_eq!(records.len() as u64, next - first, "node {place}");
+        for (record, number) in records.iter().zip(first..) {
+            assert_eq!(record.offset, number);
+            assert!(
+                record
+                    .value
+                    .starts_with(format!("record {number} ").as_bytes())
+            );
+        }
+        let mut log = wire::log_client(&stage.cluster, place);
+        let gone = wire::consume(&mut log, first - 1, false).await;
+        let status = gone.expect_err("it was trimmed");
+        let info = status.get_details_error_info().expect("details");
+        assert_eq!(info.reason, "OFFSET_TRIMMED");
+        assert_eq!(info.metadata["first_offset"], first.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_trim_goes_everywhere_and_to_those_who_come_back() {
+    let mut stage = Stage::start_with(&SMALL).await;
+    produce(&stage, 0, 3000).await;
+    let away = stage.others(stage.leader().await)[0];
+    stage.cluster.terminate(away).await.expect("it stops");
+    produce(&stage, 3000, 5000).await;
+
+    assert!(stage.status(stage.leader().await).await.segments > 12);
+    let trimmed = client(&stage.cluster, &["log", "trim", "4000"]).await;
+    assert!(trimmed.expect_success().contains("4000"));
+    for place in stage.others(away) {
+        until("segments are removed", async || {
+            (stage.status(place).await.segments < 10).then_some(())
+        })
+        .await;
+    }
+    // What it lacks is gone: it gets a snapshot.
+    stage.cluster.restart(away).await.expect("it starts");
+    stage.ready().await;
+    check(&stage, 4000, 5000).await;
+
+    // A reader of what is gone is told so, and not given something else.
+    let options = ConsumeOptions {
+        from: Start::Offset(10),
+        consistency: Consistency::Relaxed,
+        follow: false,
+        server: None,
+    };
+    let mut reader = stage.client().consume(options).expect("a consumer");
+    let told = reader.next().await.expect("an answer");
+    let told = told.expect_err("it was trimmed");
+    let (asked, first) = (10, 4000);
+    assert!(
+        matches!(told, ClientError::Trimmed { asked: a, first: f } if (a, f) == (asked, first)),
+        "{told}"
+    );
+
+    // All of them at once, from what they have on disk.
+    for place in 0..3 {
+        stage.cluster.kill(place).await.expect("killed");
+    }
+    for place in 0..3 {
+        stage.cluster.restart(place).await.expect("it starts");
+    }
+    stage.ready().await;
+    check(&stage, 4000, 5000).await;
+    produce(&stage, 5000, 5100).await;
+    check(&stage, 4000, 5100).await;
+}
+
+#[tokio::test]
+async fn retention_keeps_the_log_small_by_bytes_and_by_age() {
+    let stage = Stage::start_with(&SMALL).await;
+    let set = ["log", "retention", "--max-bytes", "300KiB"];
+    client(&stage.cluster, &set).await.expect_success();
+    let shown = client(&stage.cluster, &["log", "retention", "--output", "json"]).await;
+    let shown: serde_json::Value = serde_json::from_str(&shown.expect_success()).expect("JSON");
+    assert_eq!(shown["max_bytes"], 300 << 10);
+    assert_eq!(shown["max_age_ms"], serde_json::Value::Null);
+
+    produce(&stage, 0, 5000).await;
+    for place in 0..3 {
+        until("the log is small", async || {
+            let status = stage.status(place).await;
+            (status.segment_bytes <= 380 << 10 && status.first_offset > 0).then_some(())
+        })
+        .await;
+    }
+    let (first, next) = offsets(&stage, 0).await;
+    assert!(first > 1000 && next == 5000, "{first}..{next}");
+    check(&stage, first, next).await;
+
+    let set = [
+        "log",
+        "retention",
+        "--max-bytes",
+        "none",
+        "--max-age",
+        "500ms",
+    ];
+    client(&stage.cluster, &set).await.expect_success();
+    until("everything is old", async || {
+        let status = cluster_json(&stage.cluster, &["status"]).await;
+        (status["first_offset"] == 5000).then_some(())
+    })
+    .await;
+    produce(&stage, 5000, 5010).await;
+    let (_, next) = offsets(&stage, stage.leader().await).await;
+    assert_eq!(next, 5010);
+}
