@@ -1,8 +1,9 @@
-"""The two parts of a power cut that safe Rust cannot write: an ioctl on a filesystem, and a filter of syscalls.
+"""What safe Rust cannot do to a node: an ioctl on its filesystem, and a filter of its syscalls.
 
 Called by harness/loop_disk.rs, as one of
   power_cut.py cut PID:MOUNT...        freezes these processes; then their filesystems take no byte more, and
                                        forget what was not synced
+  power_cut.py fail MOUNT              the same to one filesystem under processes that run on: writes give EIO
   power_cut.py lie BINARY ARGUMENT...  becomes BINARY, whose every sync is answered with success and not done
 """
 
@@ -61,7 +62,16 @@ def cut(nodes):
         if time.monotonic() > end:
             raise TimeoutError(f"{pids} do not freeze")
     for folder in folders:
-        fcntl.ioctl(folder, FS_IOC_SHUTDOWN, struct.pack("I", NOLOGFLUSH))
+        shut_down(folder)
+
+
+def shut_down(folder):
+    fcntl.ioctl(folder, FS_IOC_SHUTDOWN, struct.pack("I", NOLOGFLUSH))
+
+
+def fail(mounts):
+    (mount,) = mounts
+    shut_down(os.open(mount, os.O_RDONLY | os.O_DIRECTORY))
 
 
 class Program(ctypes.Structure):
@@ -105,4 +115,4 @@ def lie(command):
 
 
 if __name__ == "__main__":
-    {"cut": cut, "lie": lie}[sys.argv[1]](sys.argv[2:])
+    {"cut": cut, "fail": fail, "lie": lie}[sys.argv[1]](sys.argv[2:])

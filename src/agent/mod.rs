@@ -224,7 +224,8 @@ impl Agent {
             stopped = views.wait_for(|view| view.stopped.is_some()) => {
                 let reason = stopped.ok().and_then(|view| view.stopped.clone());
                 let reason = reason.unwrap_or_else(|| "it is gone".to_owned());
-                Arc::new(raft::Error::Engine(reason).into())
+                let engine = || raft::Error::Engine(reason);
+                Arc::new(self.log.disk_failure().unwrap_or_else(engine).into())
             }
             failed = self.failed.wait_for(Option::is_some) => match failed {
                 Ok(failed) => failed.clone().expect("it was waited for"),

@@ -1,6 +1,7 @@
 //! What can go wrong in the replicated log.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::log;
 
@@ -22,6 +23,12 @@ pub enum Error {
     /// The consensus engine stopped; the process must be started again.
     #[error("the consensus engine stopped: {0}")]
     Engine(String),
+    /// The disk failed under the running node: nothing is written until a restart.
+    #[error(
+        "its disk failed, and what failed once is not trusted again: see to the disk, then start \
+         this node again; the others go on, and bring it up to date then"
+    )]
+    Disk(#[source] Arc<log::Error>),
     /// Another process holds the data directory.
     #[error("{0} is in use by another process: stop it, or give this node its own --data-dir")]
     InUse(PathBuf),

@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
@@ -37,6 +37,20 @@ pub struct LogStore {
     log: Log,
     stable: StableStore,
     memory: Arc<Mutex<Memory>>,
+    failure: Failure,
+}
+
+/// The first error that ended writing, for who tells why the node stops: the engine keeps its text.
+pub type Failure = Arc<OnceLock<Arc<log::Error>>>;
+
+/// Keeps the first error, and hands it on to the engine.
+fn note(failure: &Failure, error: log::Error) -> io::Error {
+    let error = Arc::new(error);
+    if !matches!(*error, log::Error::Stopped) {
+        // Only the first one tells the cause.
+        let _ = failure.set(error.clone());
+    }
+    io::Error::other(error)
 }
 
 /// What readers ask for at every turn.
@@ -59,7 +73,13 @@ impl LogStore {
             log,
             stable,
             memory: Arc::new(Mutex::new(memory)),
+            failure: Failure::default(),
         })
+    }
+
+    /// Where the error is kept that ended writing.
+    pub fn failure(&self) -> Failure {
+        self.failure.clone()
     }
 
     /// The last entry that is there, or the last that was given up.
@@ -83,7 +103,7 @@ impl LogStore {
         let result = told
             .await
             .map_err(|_| io::Error::other(log::Error::Stopped))?;
-        result.map_err(io::Error::other)
+        result.map_err(|error| note(&self.failure, error))
     }
 
     /// Reads entries, waiting while a damaged segment is mended.
@@ -247,10 +267,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let slot = Arc::new(Mutex::new(Some(callback)));
         let mut told = false;
         loop {
-            let slot = slot.clone();
+            let (slot, failure) = (slot.clone(), self.failure.clone());
             let done = Box::new(move |result: Result<(), log::Error>| {
                 if let Some(callback) = slot.lock().take() {
-                    callback.io_completed(result.map_err(io::Error::other));
+                    callback.io_completed(result.map_err(|error| note(&failure, error)));
                 }
             });
             match self.log.append(entries.clone(), done) {
@@ -262,7 +282,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                     }
                     tokio::time::sleep(ROOM_LOOK).await;
                 }
-                done => return done.map_err(io::Error::other),
+                done => return done.map_err(|error| note(&self.failure, error)),
             }
         }
     }

@@ -40,6 +40,7 @@ mod types;
 mod upkeep;
 mod view;
 mod vote_file;
+mod wire;
 
 #[cfg(test)]
 mod snapshot_tests;
@@ -59,7 +60,7 @@ pub use state_machine::Applied;
 pub use types::{Member, WireError};
 pub use view::{MemberView, View};
 
-use log_store::LogStore;
+use log_store::{Failure, LogStore};
 use proposer::Proposer;
 use reads::ReadBarrier;
 use snapshot::Snapshots;
@@ -104,6 +105,7 @@ struct Inner {
     snapshots: Snapshots,
     stable: StableStore,
     space: Space,
+    failure: Failure,
     /// Where the log begins, as it was made durable.
     floor: Arc<parking_lot::Mutex<Option<crate::proto::raft_v1::Floor>>>,
     staging: Mutex<()>,
@@ -142,6 +144,7 @@ impl ReplicatedLog {
         let snapshots = machine.snapshots.clone();
         let stable = directory.stable.clone();
         let store = LogStore::new(log.clone(), directory.stable.clone())?;
+        let failure = store.failure();
         let from = Sender {
             cluster_id: identity.cluster_id.clone(),
             node_id: identity.node_id,
@@ -175,6 +178,7 @@ impl ReplicatedLog {
             stable,
             floor,
             space,
+            failure,
             staging: Mutex::new(()),
             checkpointer,
             views,
@@ -277,6 +281,11 @@ impl ReplicatedLog {
             .map(drop)
     }
 
+    /// Why the disk ended the node's writing, if it did. The process must be started again.
+    pub fn disk_failure(&self) -> Option<Error> {
+        self.0.failure.get().cloned().map(Error::Disk)
+    }
+
     /// Whether a membership holds this node as a voter under its present address.
     pub fn is_settled_in(&self, view: &View) -> bool {
         let me = view.member(self.0.identity.node_id);
@@ -326,6 +335,11 @@ impl ReplicatedLog {
     /// Whether the disk has room for a leader's records.
     fn takes_records(&self) -> bool {
         self.0.space.takes_records()
+    }
+
+    /// Whether the disk is below its reserve.
+    fn is_low_on_disk(&self) -> bool {
+        self.0.space.is_low()
     }
 
     /// A leader called.

@@ -36,6 +36,9 @@ const GROUP_BYTES_MAX: usize = 256 << 10;
 const GROUP_BATCHES_MAX: usize = 1024;
 /// Groups under way. More of them make groups smaller, not faster.
 const GROUPS_MAX: usize = 4;
+/// How long a group stays under way while too few voters have room. Its outcome is unknown by then,
+/// and others are told that the disks are full.
+const FULL_WAIT: Duration = Duration::from_secs(1);
 /// How long a batch waits for a leader to be known.
 const LEADER_WAIT: Duration = Duration::from_secs(5);
 
@@ -93,7 +96,7 @@ impl Proposer {
     ) -> Self {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
         let (under_way, waits) = mpsc::channel(GROUPS_MAX);
-        tokio::spawn(complete(waits));
+        tokio::spawn(complete(waits, views.clone(), space.clone()));
         let dispatcher = Dispatcher {
             forwarder: Forwarder::new(transport.clone()),
             raft: raft.clone(),
@@ -129,7 +132,10 @@ impl Proposer {
     }
 }
 
-type Waiting = (oneshot::Receiver<ClientWriteResult<TypeConfig>>, Group);
+type Outcomes = oneshot::Receiver<ClientWriteResult<TypeConfig>>;
+
+/// A group under way, and since when.
+type Waiting = (Outcomes, Group, Instant);
 
 struct Dispatcher {
     raft: Raft,
@@ -237,7 +243,7 @@ impl Dispatcher {
         match self.raft.client_write_ff(command, Some(responder)).await {
             Ok(()) => {
                 // The window bounds the channel, so this never waits.
-                let _ = self.under_way.send((outcome, group)).await;
+                let _ = self.under_way.send((outcome, group, Instant::now())).await;
             }
             Err(_) => group.fail(&ProposeError::Stopping),
         }
@@ -275,9 +281,15 @@ fn take_group(gathered: &mut VecDeque<Proposal>, bytes_max: usize) -> Vec<Propos
 }
 
 /// Answers groups in the order in which they were written.
-async fn complete(mut waits: mpsc::Receiver<Waiting>) {
-    while let Some((outcome, group)) = waits.recv().await {
-        match outcome.await {
+async fn complete(mut waits: mpsc::Receiver<Waiting>, views: watch::Receiver<View>, space: Space) {
+    while let Some((mut outcome, group, since)) = waits.recv().await {
+        let full = || space.full_voter(&views.borrow()).is_some();
+        let Some(outcome) = unless_full(&mut outcome, since, full).await else {
+            // The window would be taken for as long as nobody makes room.
+            group.fail(&ProposeError::Unknown);
+            continue;
+        };
+        match outcome {
             Ok(Ok(response)) => match response.data {
                 Outcome::Appended(outcomes) => group.answer(outcomes),
                 _ => group.fail(&ProposeError::Unknown),
@@ -291,6 +303,22 @@ async fn complete(mut waits: mpsc::Receiver<Waiting>) {
                 });
             }
             Ok(Err(_)) | Err(_) => group.fail(&ProposeError::Unknown),
+        }
+    }
+}
+
+/// Waits for an outcome; `None` if it takes long and there is no room for it.
+async fn unless_full<T>(
+    mut outcome: impl Future<Output = T> + Unpin,
+    since: Instant,
+    full: impl Fn() -> bool,
+) -> Option<T> {
+    let mut deadline = since + FULL_WAIT;
+    loop {
+        match tokio::time::timeout_at(deadline, &mut outcome).await {
+            Ok(outcome) => return Some(outcome),
+            Err(_) if full() => return None,
+            Err(_) => deadline = Instant::now() + FULL_WAIT,
         }
     }
 }

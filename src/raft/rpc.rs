@@ -19,9 +19,9 @@ use crate::proto::raft_v1::{self as pb};
 use super::callers::{From, check_certificate, number};
 use super::error::ProposeError;
 use super::refusal::membership_status;
-use super::transport::{self, MESSAGE_BYTES_MAX};
+use super::transport::MESSAGE_BYTES_MAX;
 use super::types::{self, TypeConfig, WireError};
-use super::{ReplicatedLog, Retention, fetch, forward, reads, staging};
+use super::{ReplicatedLog, Retention, fetch, forward, reads, staging, wire};
 
 /// Requests of one forwarded stream under way at once.
 const PROPOSE_WINDOW: usize = 64;
@@ -59,7 +59,10 @@ fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("the consensus engine stopped: {error}"))
 }
 
-fn answer(result: StreamAppendResult<TypeConfig>) -> pb::AppendEntriesResponse {
+fn answer(
+    node: &ReplicatedLog,
+    result: StreamAppendResult<TypeConfig>,
+) -> pb::AppendEntriesResponse {
     let result = match result {
         Ok(id) => Answer::Matched(pb::Matched {
             log_id: id.as_ref().map(types::log_id_to_pb),
@@ -70,6 +73,7 @@ fn answer(result: StreamAppendResult<TypeConfig>) -> pb::AppendEntriesResponse {
     };
     pb::AppendEntriesResponse {
         result: Some(result),
+        low: node.is_low_on_disk(),
     }
 }
 
@@ -114,7 +118,7 @@ impl raft_server::Raft for RaftService {
                 refused.store(true, Ordering::Release);
                 return None;
             }
-            let parsed = transport::append_from_pb(request);
+            let parsed = wire::append_from_pb(request);
             parsed
                 .inspect_err(|error| tracing::error!(%error, "a leader sent nonsense"))
                 .ok()
@@ -123,7 +127,11 @@ impl raft_server::Raft for RaftService {
         let requests = parsed.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);
         let answers = told.raft().stream_append(requests);
-        let answers = answers.map(|result| result.map(answer).map_err(stopped));
+        let teller = told.clone();
+        let answers = answers.map(move |result| {
+            let result = result.map_err(stopped)?;
+            Ok(answer(&teller, result))
+        });
         let last = stream::iter(std::iter::from_fn(move || {
             full.swap(false, Ordering::AcqRel).then(|| Err(disk_full()))
         }));
@@ -139,7 +147,7 @@ impl raft_server::Raft for RaftService {
         if !has_room(node, request.get_ref()) {
             return Err(disk_full());
         }
-        let rpc = transport::append_from_pb(request.into_inner()).map_err(bad)?;
+        let rpc = wire::append_from_pb(request.into_inner()).map_err(bad)?;
         let prev = rpc.prev_log_id;
         let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);
         let response = node.raft().append_entries(rpc).await.map_err(stopped)?;
@@ -148,7 +156,7 @@ impl raft_server::Raft for RaftService {
             AppendEntriesResponse::Conflict if prev.is_none() => {
                 return Err(Status::internal("a conflict without a previous entry"));
             }
-            response => answer(response.into_stream_result(prev, last)),
+            response => answer(node, response.into_stream_result(prev, last)),
         };
         if let Some(Answer::Matched(matched)) = &mut response.result {
             matched.partial = partial;

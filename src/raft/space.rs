@@ -1,8 +1,9 @@
 //! Room on the disk: below a reserve no record is taken, so that all else can go on.
 //!
 //! The leader refuses records while its own disk is low, or while too few voters have room. A
-//! follower whose disk is nearly full takes no records, and says so; trims, membership changes and
-//! elections still pass, and make room. Records are taken again by themselves.
+//! follower says with every answer whether its disk is low; it takes what was under way by then,
+//! and records no more once the disk is nearly full. Trims, membership changes and elections still
+//! pass, and make room. Records are taken again by themselves.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use super::view::View;
 
 /// Between two looks at the disk.
 const LOOK: Duration = Duration::from_millis(100);
-/// For how long a follower that refused is taken to be full: longer than between two tries.
+/// For how long a follower that said so is taken to be full: longer than between two answers.
 const FULL_FOR: Duration = Duration::from_secs(1);
 /// The part of the reserve that a follower keeps: what was under way when the leader began to
 /// refuse fits into the rest.
@@ -113,23 +114,33 @@ impl Space {
                 voter,
             })
         };
-        if self.0.low.load(Ordering::Relaxed) {
+        if self.is_low() {
             return error(None);
         }
+        match self.full_voter(view) {
+            Some(voter) => error(Some(voter)),
+            None => Ok(()),
+        }
+    }
+
+    /// A follower without room, if those with room are no majority.
+    pub fn full_voter(&self, view: &View) -> Option<String> {
         let mut full = self.0.full_peers.lock();
         if full.is_empty() {
-            return Ok(());
+            return None;
         }
-        full.retain(|_, refused| refused.elapsed() < FULL_FOR);
+        full.retain(|_, said| said.elapsed() < FULL_FOR);
         let voters = view.members.iter().filter(|member| member.voter);
         let (full, roomy): (Vec<_>, Vec<_>) =
             voters.partition(|member| full.contains_key(&member.id));
-        match full.first() {
-            Some(first) if roomy.len() <= (full.len() + roomy.len()) / 2 => {
-                error(Some(first.member.name.clone()))
-            }
-            _ => Ok(()),
-        }
+        let first = full.first()?;
+        let too_few = roomy.len() <= (full.len() + roomy.len()) / 2;
+        too_few.then(|| first.member.name.clone())
+    }
+
+    /// Whether this disk is below its reserve.
+    pub fn is_low(&self) -> bool {
+        self.0.low.load(Ordering::Relaxed)
     }
 
     /// Whether a follower takes records now.
@@ -137,8 +148,13 @@ impl Space {
         self.available() >= self.0.reserve / FOLLOWER_SHARE
     }
 
-    /// A follower refused records for want of room.
-    pub fn note_full(&self, peer: u64) {
-        self.0.full_peers.lock().insert(peer, Instant::now());
+    /// What a follower said of its room.
+    pub fn note(&self, peer: u64, full: bool) {
+        let mut peers = self.0.full_peers.lock();
+        if full {
+            peers.insert(peer, Instant::now());
+        } else {
+            peers.remove(&peer);
+        }
     }
 }

@@ -14,8 +14,8 @@ use openraft::errors::{
 };
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
-    StreamAppendResult, TransferLeaderRequest, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
@@ -31,10 +31,10 @@ use crate::net::stream_layer::{ChannelOptions, StreamLayer};
 use crate::proto::raft_v1::raft_client::RaftClient;
 use crate::proto::raft_v1::{self as pb, append_entries_response};
 
-use super::command;
 use super::snapshot::{self, Snapshot, SnapshotData};
 use super::space::Space;
-use super::types::{self, Member, TypeConfig, Vote, WireError};
+use super::types::{self, Member, TypeConfig, Vote};
+use super::wire;
 
 /// The version of the raft protocol. Nodes of different versions refuse each other.
 pub const WIRE: &str = "1";
@@ -156,9 +156,9 @@ pub struct Peer {
     client: PeerClient,
 }
 
-type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
+pub type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
-fn unreachable(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
+pub fn unreachable(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
     RPCError::Unreachable(Unreachable::new(error))
 }
 
@@ -171,13 +171,20 @@ fn rpc_error(status: Status) -> RPCError<TypeConfig> {
     }
 }
 
-/// Takes note of a peer that refused records for want of room.
-fn note_full(node: &OnceLock<Node>, target: u64, status: &Status) {
-    if let Some(node) = node
-        .get()
-        .filter(|_| status.code() == Code::ResourceExhausted)
-    {
-        node.space.note_full(target);
+/// Takes note of whether a peer has room.
+fn note_room(
+    node: &OnceLock<Node>,
+    target: u64,
+    answer: Result<&pb::AppendEntriesResponse, &Status>,
+) {
+    let full = match answer {
+        Ok(answer) => answer.low,
+        Err(status) if status.code() == Code::ResourceExhausted => true,
+        // An error that says nothing of room.
+        Err(_) => return,
+    };
+    if let Some(node) = node.get() {
+        node.space.note(target, full);
     }
 }
 
@@ -191,7 +198,9 @@ impl Peer {
     ) -> RpcResult<T> {
         match tokio::time::timeout(timeout, call).await {
             Ok(result) => {
-                let noted = result.inspect_err(|status| note_full(&self.node, self.target, status));
+                let noted = result.inspect_err(|status| {
+                    note_room(&self.node, self.target, Err(status));
+                });
                 Ok(noted.map_err(rpc_error)?.into_inner())
             }
             Err(_) => Err(RPCError::Timeout(Timeout {
@@ -204,55 +213,6 @@ impl Peer {
     }
 }
 
-pub fn append_to_pb(request: &AppendEntriesRequest<TypeConfig>) -> pb::AppendEntriesRequest {
-    pb::AppendEntriesRequest {
-        vote: Some(types::vote_to_pb(&request.vote)),
-        prev_log_id: request.prev_log_id.as_ref().map(types::log_id_to_pb),
-        entries: request.entries.iter().map(command::to_wire).collect(),
-        leader_commit: request.leader_commit.as_ref().map(types::log_id_to_pb),
-    }
-}
-
-pub fn append_from_pb(
-    request: pb::AppendEntriesRequest,
-) -> Result<AppendEntriesRequest<TypeConfig>, WireError> {
-    let entries = request.entries.into_iter().map(command::from_wire);
-    Ok(AppendEntriesRequest {
-        vote: types::vote_from_pb(request.vote.as_ref())?,
-        prev_log_id: request.prev_log_id.as_ref().map(types::log_id_from_pb),
-        entries: entries.collect::<Result<_, _>>()?,
-        leader_commit: request.leader_commit.as_ref().map(types::log_id_from_pb),
-    })
-}
-
-pub fn vote_request_to_pb(request: &VoteRequest<TypeConfig>) -> pb::VoteRequest {
-    pb::VoteRequest {
-        vote: Some(types::vote_to_pb(&request.vote)),
-        last_log_id: request.last_log_id.as_ref().map(types::log_id_to_pb),
-        leadership_transfer: request.leadership_transfer,
-    }
-}
-
-fn vote_response_from_pb(response: &pb::VoteResponse) -> RpcResult<VoteResponse<TypeConfig>> {
-    let vote = types::vote_from_pb(response.vote.as_ref()).map_err(|error| unreachable(&error))?;
-    let last = response.last_log_id.as_ref().map(types::log_id_from_pb);
-    Ok(VoteResponse::new(vote, last, response.granted))
-}
-
-/// A follower's answer on the stream.
-fn stream_result(response: pb::AppendEntriesResponse) -> RpcResult<StreamAppendResult<TypeConfig>> {
-    use append_entries_response::Result as Answer;
-    let answer = response.result.ok_or(WireError::Missing("result"));
-    Ok(match answer.map_err(|error| unreachable(&error))? {
-        Answer::Matched(matched) => Ok(matched.log_id.as_ref().map(types::log_id_from_pb)),
-        Answer::Conflict(id) => Err(StreamAppendError::Conflict(types::log_id_from_pb(&id))),
-        Answer::HigherVote(vote) => {
-            let vote = types::vote_from_pb(Some(&vote)).map_err(|error| unreachable(&error))?;
-            Err(StreamAppendError::HigherVote(vote))
-        }
-    })
-}
-
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = SnapshotData;
 
@@ -262,12 +222,13 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
         let mut client = self.client.clone();
-        let call = client.append_once(append_to_pb(&rpc));
+        let call = client.append_once(wire::append_to_pb(&rpc));
         let answer = self
             .call(RPCTypes::AppendEntries, option.hard_ttl(), call)
             .await?;
+        note_room(&self.node, self.target, Ok(&answer));
         let partial = matches!(&answer.result, Some(append_entries_response::Result::Matched(m)) if m.partial);
-        Ok(match stream_result(answer)? {
+        Ok(match wire::stream_result(answer)? {
             Ok(id) if partial => AppendEntriesResponse::PartialSuccess(id),
             other => other.into(),
         })
@@ -297,7 +258,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                         Some(first) => first,
                         None => input.next().await?,
                     };
-                    Some((append_to_pb(&request), (None, input, window)))
+                    Some((wire::append_to_pb(&request), (None, input, window)))
                 },
             );
             let mut client = self.client.clone();
@@ -307,8 +268,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 .await?;
             let results = answers.map(move |answer| {
                 answered.add_permits(1);
-                let noted = answer.inspect_err(|status| note_full(&node, target, status));
-                stream_result(noted.map_err(rpc_error)?)
+                note_room(&node, target, answer.as_ref());
+                wire::stream_result(answer.map_err(rpc_error)?)
             });
             Ok(results.boxed())
         })
@@ -320,9 +281,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
         let mut client = self.client.clone();
-        let call = client.vote(vote_request_to_pb(&rpc));
+        let call = client.vote(wire::vote_request_to_pb(&rpc));
         let answer = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
-        vote_response_from_pb(&answer)
+        wire::vote_response_from_pb(&answer)
     }
 
     async fn pre_vote(
@@ -331,9 +292,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
         let mut client = self.client.clone();
-        let call = client.pre_vote(vote_request_to_pb(&rpc));
+        let call = client.pre_vote(wire::vote_request_to_pb(&rpc));
         let answer = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
-        vote_response_from_pb(&answer)
+        wire::vote_response_from_pb(&answer)
     }
 
     async fn full_snapshot(

@@ -124,12 +124,19 @@ pub fn propose(error: &ProposeError) -> Status {
             )
         }
         ProposeError::DiskFull {
-            available, reserve, ..
+            available,
+            reserve,
+            voter,
         } => {
-            let metadata = HashMap::from([
+            let mut metadata = HashMap::from([
                 ("available_bytes".to_owned(), available.to_string()),
                 ("reserve_bytes".to_owned(), reserve.to_string()),
             ]);
+            metadata.extend(
+                voter
+                    .iter()
+                    .map(|voter| ("voter".to_owned(), voter.clone())),
+            );
             let wait = Some(MAKE_ROOM);
             with_reason(
                 Code::ResourceExhausted,

@@ -19,6 +19,8 @@ use super::{PATIENCE, Stage, until};
 
 /// Bytes after a value's name, by its number: none, few, and more than a page.
 const PADDING: [usize; 5] = [0, 10, 100, 700, 5_000];
+/// The same of a load that is to fill disks.
+const FILLING: [usize; 5] = [0, 700, 5_000, 20_000, 60_000];
 /// Of a producer with many in flight: a local cluster would take a million and the check would take minutes.
 const PACE: Duration = Duration::from_millis(2);
 
@@ -40,6 +42,15 @@ impl Load {
     /// Starts so many producers, each on another server first. The first of them waits for each answer, the
     /// others keep ever more in flight.
     pub fn start(stage: &Stage, producers: usize) -> Self {
+        Self::start_padded(stage, producers, PADDING)
+    }
+
+    /// The same with large records.
+    pub fn start_filling(stage: &Stage, producers: usize) -> Self {
+        Self::start_padded(stage, producers, FILLING)
+    }
+
+    fn start_padded(stage: &Stage, producers: usize, padding: [usize; 5]) -> Self {
         let origin = Instant::now();
         let (stop, stopped) = watch::channel(false);
         let acked: Vec<_> = (0..producers).map(|_| Arc::default()).collect();
@@ -52,6 +63,7 @@ impl Load {
             let lane = Lane {
                 number,
                 in_flight_max: 1 + 16 * number,
+                padding,
                 origin,
                 acked: Arc::clone(acked),
                 attempts: Vec::new(),
@@ -85,9 +97,14 @@ impl Load {
         self.origin.elapsed()
     }
 
+    /// Nothing more is sent; what was is still waited for.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
     /// Ends the load and waits for all answers: a producer that gives up is a fault of the cluster.
     pub async fn finish(self) -> History {
-        self.stop.send_replace(true);
+        self.stop();
         let ended = future::join_all(self.producers).await;
         let ended = ended.into_iter().map(|attempts| attempts.expect("a lane"));
         History {
@@ -101,6 +118,7 @@ impl Load {
 struct Lane {
     number: usize,
     in_flight_max: usize,
+    padding: [usize; 5],
     origin: Instant,
     acked: Arc<AtomicU64>,
     attempts: Vec<Attempt>,
@@ -135,7 +153,8 @@ impl Lane {
     async fn send(&mut self, producer: &Producer) {
         let seq = self.attempts.len() as u64;
         let mut value = format!("p{}-{seq}-", self.number).into_bytes();
-        value.resize(value.len() + PADDING[seq as usize % PADDING.len()], b'.');
+        let padding = self.padding[seq as usize % self.padding.len()];
+        value.resize(value.len() + padding, b'.');
         let value = Bytes::from(value);
         self.attempts.push(Attempt {
             producer: self.number,
@@ -179,6 +198,29 @@ impl History {
         acked
             .filter_map(|attempt| attempt.acked.map(|(_, at)| at))
             .collect()
+    }
+
+    /// The same of a log that was trimmed: `before` is what each of these nodes told from offset 0 on before the
+    /// trim, at least up to `first`, where the log begins now.
+    pub async fn violations_of_trimmed(
+        &self,
+        stage: &Stage,
+        before: Vec<NodeLog>,
+        first: u64,
+    ) -> Vec<Violation> {
+        let mut logs = before;
+        for (place, log) in logs.iter_mut().enumerate() {
+            log.records.retain(|record| record.offset < first);
+            let rest = stage
+                .read_from(
+                    place,
+                    ferrolog::client::Start::Offset(first),
+                    Consistency::Strong,
+                )
+                .await;
+            log.records.extend(rest);
+        }
+        checker::check(&self.attempts, &logs)
     }
 
     /// Reads the log from these nodes and checks it.

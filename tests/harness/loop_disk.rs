@@ -14,7 +14,7 @@ use tokio::process;
 use super::BINARY;
 
 /// Sparse: it takes what is written. XFS makes none below 300 MiB.
-const DISK_BYTES: u64 = 512 << 20;
+pub const DISK_BYTES: u64 = 512 << 20;
 /// A killed process lets go of its files within some milliseconds, which is a few of these attempts.
 const UNMOUNT_ATTEMPTS: usize = 1_000;
 const HELPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/power_cut.py");
@@ -47,20 +47,21 @@ impl Filesystem {
 
     fn mkfs(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            Self::Ext4 => ("mkfs.ext4", &["-q", "-F"]),
+            // Nothing is kept back for root, or the nodes of root would never find it full.
+            Self::Ext4 => ("mkfs.ext4", &["-q", "-F", "-m", "0"]),
             Self::Xfs => ("mkfs.xfs", &["-q", "-f"]),
         }
     }
 }
 
-/// Whether power cuts are possible here; says so if they are not. In CI a tool that could be installed must be
-/// there.
+/// Whether disks of their own, and power cuts, are possible here; says so if they are not. In CI a tool that
+/// could be installed must be there.
 pub fn can_cut_power(filesystem: Filesystem) -> bool {
     let Some(lack) = lack_of_machine(filesystem).or_else(|| lack_of_tool(filesystem)) else {
         return true;
     };
     println!(
-        "SKIPPED: power cuts need root with loop devices and tools, and here is {lack}: {}",
+        "SKIPPED: disks of their own need root with loop devices and tools, and here is {lack}: {}",
         filesystem.name()
     );
     false
@@ -128,9 +129,9 @@ pub struct LoopDisk {
 
 impl LoopDisk {
     /// Makes the image and the filesystem in it, and mounts it.
-    pub async fn create(filesystem: Filesystem, image: &Path, mount: PathBuf) -> Self {
+    pub async fn create(filesystem: Filesystem, bytes: u64, image: &Path, mount: PathBuf) -> Self {
         let file = File::create_new(image).expect("an image");
-        file.set_len(DISK_BYTES).expect("its length");
+        file.set_len(bytes).expect("its length");
         fs::create_dir(&mount).expect("a place to mount");
         let (mkfs, flags) = filesystem.mkfs();
         run(Command::new(mkfs).args(flags).arg(image)).await;
@@ -154,6 +155,37 @@ impl LoopDisk {
             cut.arg(format!("{pid}:{}", disk.mount.display()));
         }
         run(&mut cut).await;
+    }
+
+    /// From now on the disk refuses every write with EIO, under processes that run on. What was not synced is
+    /// gone, as after a power cut; [`LoopDisk::power_on`] brings it back.
+    pub async fn fail(&self) {
+        let mut fail = Command::new(python().expect("python3"));
+        fail.args(["-I", "-S", HELPER, "fail"]).arg(&self.mount);
+        run(&mut fail).await;
+    }
+
+    /// The bytes that can still be written.
+    pub fn available(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.mount).expect("a mounted disk");
+        stat.f_bavail * stat.f_frsize
+    }
+
+    /// Takes the room of this disk but for `left` bytes, with a file that is none of the node's.
+    pub fn take_room(&self, left: u64) {
+        let file = File::create(self.ballast()).expect("a ballast");
+        let len = self.available().saturating_sub(left);
+        let flags = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&file, flags, 0, len).expect("its room");
+    }
+
+    /// Gives it back.
+    pub fn give_room_back(&self) {
+        fs::remove_file(self.ballast()).expect("a ballast");
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.mount.join("ballast")
     }
 
     /// Mounts it anew after a cut: the filesystem recovers from its journal.

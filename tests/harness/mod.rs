@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use loop_disk::{Filesystem, LoopDisk, Syncs};
+use loop_disk::{DISK_BYTES, Filesystem, LoopDisk, Syncs};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_ferrolog");
 /// Bounds every wait for what surely comes in a sound build.
@@ -66,18 +66,35 @@ impl Stage {
 
     /// Three nodes, alone, each with its data on a disk of its own.
     pub async fn start_on_disks(filesystem: Filesystem, syncs: Syncs) -> Self {
-        let turn = Turn::Alone(TURNS.write().await);
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut options = LocalClusterOptions::new(BINARY, dir.path());
         if syncs == Syncs::Faked {
             options.binary = dir.path().join("ferrolog-that-lies");
             loop_disk::write_liar(&options.binary);
         }
+        Self::begin_on_disks(filesystem, DISK_BYTES, dir, options).await
+    }
+
+    /// The same on ext4, each disk of so many bytes, with these flags for `serve`.
+    pub async fn start_on_small_disks(bytes: u64, serve_args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut options = LocalClusterOptions::new(BINARY, dir.path());
+        options.serve_args = serve_args.iter().map(|&arg| arg.to_owned()).collect();
+        Self::begin_on_disks(Filesystem::Ext4, bytes, dir, options).await
+    }
+
+    async fn begin_on_disks(
+        filesystem: Filesystem,
+        bytes: u64,
+        dir: TempDir,
+        options: LocalClusterOptions,
+    ) -> Self {
+        let turn = Turn::Alone(TURNS.write().await);
         let mut disks = Vec::new();
         for number in 1..=options.nodes {
             let image = dir.path().join(format!("n{number}.img"));
             let mount = dir.path().join(format!("n{number}"));
-            disks.push(LoopDisk::create(filesystem, &image, mount).await);
+            disks.push(LoopDisk::create(filesystem, bytes, &image, mount).await);
         }
         Self::begin_in(dir, options, disks, turn).await
     }
