@@ -37,8 +37,9 @@ async fn catch_up(node: &ReplicatedLog, next: u64) {
         .unwrap();
 }
 
-fn check_trimmed(node: &ReplicatedLog, first: u64, next: u64) {
-    assert_eq!(node.log().offsets(), (Offset(first), Offset(next)));
+async fn check_trimmed(node: &ReplicatedLog, first: u64, next: u64) {
+    let wanted = (Offset(first), Offset(next));
+    until("it is trimmed", || node.log().offsets() == wanted).await;
     match node.log().read(Offset(first - 1), 1) {
         Err(LogError::Trimmed { first: told, .. }) => assert_eq!(told, Offset(first)),
         other => panic!("{other:?}"),
@@ -71,7 +72,7 @@ async fn a_trimmed_log_stays_trimmed_and_a_new_node_joins_it() {
         "never back"
     );
     until("segments go", || first.log().first_index() > Index(0)).await;
-    check_trimmed(&first, 1200, 2000);
+    check_trimmed(&first, 1200, 2000).await;
     until("all of them", || {
         first.log().droppable(Index(u64::MAX)).is_none()
     })
@@ -87,13 +88,13 @@ async fn a_trimmed_log_stays_trimmed_and_a_new_node_joins_it() {
     let (first, _mux) = start(&network, &kept, "first:1", &[]).await;
     keep_up(&first);
     catch_up(&first, 2000).await;
-    check_trimmed(&first, 1200, 2000);
+    check_trimmed(&first, 1200, 2000).await;
 
     let second_disk = MemoryDisk::default();
     let peers = ["first:1".to_owned()];
     let (second, _mux) = start(&network, &second_disk, "second:1", &peers).await;
     catch_up(&second, 2000).await;
-    check_trimmed(&second, 1200, 2000);
+    check_trimmed(&second, 1200, 2000).await;
     assert_eq!(second.log().first_index(), first.log().first_index());
     let last = 1999;
     assert_eq!(append(&second, last).await, last, "the sessions came along");
@@ -124,7 +125,7 @@ async fn a_log_that_is_trimmed_whole_goes_on_at_its_end() {
     let peers = ["first:1".to_owned()];
     let (second, _mux) = start(&network, &MemoryDisk::default(), "second:1", &peers).await;
     catch_up(&second, 401).await;
-    check_trimmed(&second, 400, 401);
+    check_trimmed(&second, 400, 401).await;
 }
 
 /// Which segments were staged whole: their seals were written.
@@ -192,7 +193,7 @@ async fn an_interrupted_snapshot_goes_on_where_it_was() {
     let staged = Staged::watch(&disk, usize::MAX);
     let (second, _mux) = start(&network, &disk, "second:1", &peers).await;
     catch_up(&second, 2000).await;
-    check_trimmed(&second, 300, 2000);
+    check_trimmed(&second, 300, 2000).await;
     let fetched = staged.names();
     assert!(fetched.is_disjoint(&begun), "{fetched:?} and {begun:?}");
     let all = second.log().segments().len();
