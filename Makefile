@@ -59,7 +59,9 @@ SOAK_SECONDS ?= 600
 soak: ## crash points of histories that no test has run, for SOAK_SECONDS
 	FERROLOG_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked --lib crash_tests -- --nocapture
 
-bench: ## three nodes on this machine under load, acks after a sync on a majority: BENCH_ARGS=
+# The storage engine first, for about a minute: FERROLOG_BENCH_DIR= is where, FERROLOG_BENCH_RECORDS= how much.
+bench: ## the log beside the bare disk, then three nodes under load, acks after a majority's sync: BENCH_ARGS=
+	cargo bench --locked --bench storage
 	cargo build --release --locked
 	$(FERROLOG) bench $(BENCH_ARGS)
 

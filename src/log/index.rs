@@ -18,6 +18,8 @@ use super::{Error, Index, Offset};
 pub const ROW_BYTES: usize = 20;
 const ROW_CRC_AT: usize = 16;
 const _: () = assert!(ROW_CRC_AT + 4 == ROW_BYTES);
+/// Guesses before a search bisects.
+const GUESSES: usize = 3;
 /// Where an index file keeps the offset of its first row.
 const BASE_OFFSET_AT: usize = 24;
 const _: () = assert!(BASE_OFFSET_AT + 8 == FILE_HEADER_BYTES);
@@ -211,8 +213,55 @@ impl OffsetIndex {
     }
 
     /// The number of the last row at or before `offset`.
+    ///
+    /// Offsets grow evenly as a rule, so a few guesses come close before the rest is bisected.
     pub fn find(&self, offset: Offset) -> Result<Option<usize>, Error> {
-        Ok(self.partition(|row| row.offset <= offset)?.checked_sub(1))
+        if self.rows == 0 || offset < self.base_offset {
+            return Ok(None);
+        }
+        // The row `low` is at or before the offset; the row `high` is not, or is behind the last.
+        let (mut low, mut high) = (0, self.rows);
+        let (mut low_offset, mut high_offset) = (self.base_offset.0, None);
+        for _ in 0..GUESSES {
+            if high - low <= 1 {
+                break;
+            }
+            let last = match high_offset {
+                Some(last) => last,
+                None => self
+                    .row(self.rows - 1)?
+                    .offset
+                    .0
+                    .max(offset.0)
+                    .saturating_add(1),
+            };
+            let share = u128::from(offset.0 - low_offset) * (high - low) as u128;
+            let guess = share / u128::from((last - low_offset).max(1));
+            let guess = usize::try_from(guess).unwrap_or(0);
+            // A step further than the guess: the row looked for is most likely the one before.
+            for number in [low + guess, low + guess + 1] {
+                let number = number.clamp(low + 1, high - 1);
+                let row = self.row(number)?;
+                if row.offset <= offset {
+                    (low, low_offset) = (number, row.offset.0);
+                } else {
+                    (high, high_offset) = (number, Some(row.offset.0));
+                    break;
+                }
+                if high - low <= 1 {
+                    break;
+                }
+            }
+        }
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if self.row(middle)?.offset <= offset {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(Some(low))
     }
 
     /// The first row of an entry behind `index`; row `from` is most likely the one.
@@ -397,6 +446,35 @@ mod tests {
     #[test]
     fn rows_come_back_from_an_anonymous_map() {
         rows_come_back(&MemoryDisk::default(), Path::new("/a.index"));
+    }
+
+    #[test]
+    fn any_offset_is_found_however_unevenly_they_grow() {
+        let mut index = OffsetIndex::create(
+            &MemoryDisk::default(),
+            Path::new("/a.index"),
+            Index(0),
+            1 << 16,
+        )
+        .unwrap();
+        let mut begins = Vec::new();
+        let mut next = 1000;
+        for number in 0..300u64 {
+            begins.push(next);
+            index.push(row(next, number)).unwrap();
+            next += if number % 50 == 7 {
+                5000
+            } else {
+                1 + number % 3
+            };
+        }
+        for offset in 990..next + 10 {
+            let expected = begins
+                .partition_point(|begin| *begin <= offset)
+                .checked_sub(1);
+            assert_eq!(index.find(Offset(offset)).unwrap(), expected, "{offset}");
+        }
+        assert_eq!(index.find(Offset(u64::MAX)).unwrap(), Some(299));
     }
 
     #[test]
