@@ -16,7 +16,12 @@ use std::path::{Path, PathBuf};
 /// `proto` are leaves. `lib` maps the crate, so it names every module.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["agent", "client", "config", "net", "env", "proto"]),
+    (
+        "cli",
+        &[
+            "agent", "client", "config", "raft", "log", "net", "env", "proto",
+        ],
+    ),
     (
         "agent",
         &["server", "raft", "log", "config", "net", "env", "proto"],

@@ -107,6 +107,7 @@ impl Engine {
             dir: self.dir,
             checkpoint: Checkpoint {
                 applied,
+                first_offset: Offset(0),
                 next_offset,
             },
         }

@@ -1,10 +1,13 @@
-//! `ferrolog log`: what is kept of the log.
+//! `ferrolog log`: what is kept of the log, and a look at its files.
+
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::connection::ConnectionArgs;
+use super::log_files::{self, DumpArgs, VerifyArgs};
 use super::output::{grouped, print};
 use super::{Format, UsageError};
 use crate::client::Client;
@@ -16,9 +19,15 @@ Examples:
   ferrolog log retention                                (show what is set)
   ferrolog log retention --max-bytes 50GiB --max-age 7d
   ferrolog log retention --max-age none
+  ferrolog log verify data/n1                           (of a node that is stopped)
+  ferrolog log dump data/n1 --from 1000 --count 10 --output json
+  ferrolog log dump data/n1 --entries
 
 Records go on every node alike. Their room on disk is given back a whole segment at a time, once a
-snapshot covers it.";
+snapshot covers it.
+
+verify and dump read files and change none. verify exits 1 if something is damaged; what a crash
+leaves and the next start puts right, such as a torn tail, is told and is no damage.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
@@ -48,9 +57,13 @@ enum Action {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
+    /// Check every byte of a stopped node's log
+    Verify(VerifyArgs),
+    /// Print records or raft entries from a stopped node's files
+    Dump(DumpArgs),
 }
 
-pub(super) async fn run(args: LogArgs, format: Format) -> anyhow::Result<()> {
+pub(super) async fn run(args: LogArgs, format: Format) -> anyhow::Result<ExitCode> {
     let (shown, result) = match args.action {
         Action::Trim { first, connection } => trim(&connection.client(None)?, first).await?,
         Action::Retention {
@@ -58,13 +71,16 @@ pub(super) async fn run(args: LogArgs, format: Format) -> anyhow::Result<()> {
             max_age,
             connection,
         } => retention(&connection.client(None)?, max_bytes, max_age).await?,
+        Action::Verify(args) => return log_files::verify(&args, format),
+        Action::Dump(args) => return log_files::dump(&args, format),
     };
     let text = if format == Format::Json {
         result.to_string()
     } else {
         shown
     };
-    print(&text).context("write to standard output")
+    print(&text).context("write to standard output")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn trim(client: &Client, first: u64) -> anyhow::Result<(String, Value)> {

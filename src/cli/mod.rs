@@ -12,6 +12,7 @@ mod dev;
 mod files;
 pub mod local_cluster;
 mod log;
+mod log_files;
 mod output;
 mod produce;
 mod records;
@@ -79,7 +80,7 @@ enum Command {
     Consume(consume::ConsumeArgs),
     /// Show and change the cluster
     Cluster(cluster::ClusterArgs),
-    /// Trim the log, and say how much of it is kept
+    /// Trim the log, say how much of it is kept, check and print its files
     Log(log::LogArgs),
     /// Make a certificate authority, and certificates of nodes and clients
     Certs(certs::CertsArgs),
@@ -118,7 +119,7 @@ impl Cli {
             Command::Produce(args) => done(produce::run(args, format).await),
             Command::Consume(args) => done(consume::run(args, format).await),
             Command::Cluster(args) => done(cluster::run(args, format).await),
-            Command::Log(args) => done(log::run(args, format).await),
+            Command::Log(args) => log::run(args, format).await,
             Command::Certs(args) => done(certs::run(&args, format)),
             Command::Dev(args) => dev::run(args, format).await,
             Command::Trial(args) => done(interruptible(trial::run(args, format)).await),

@@ -18,6 +18,7 @@ use super::{Config, Done, Error, Index, Log, Term, recovery};
 const NAME: &str = "cut";
 /// The file header, the place of the cut and a checksum of both.
 const BYTES: usize = FILE_HEADER_BYTES + 8;
+const _: () = assert!(BYTES == 40);
 
 impl Log {
     /// Cuts the entries after `keep`, all of them if it is `None`. `done` comes when that is
@@ -84,7 +85,8 @@ impl Log {
     }
 }
 
-fn path(dir: &Path) -> PathBuf {
+/// Where a cut is announced.
+pub fn path(dir: &Path) -> PathBuf {
     dir.join(NAME)
 }
 
@@ -137,7 +139,7 @@ pub fn redo(disk: &dyn Disk, dir: &Path, config: &Config) -> Result<(), Error> {
 }
 
 /// The announcement; `None` if there is none or its own writing was cut short, so that no cut began.
-fn announced(disk: &dyn Disk, path: &Path) -> Result<Option<(Index, u32)>, Error> {
+pub fn announced(disk: &dyn Disk, path: &Path) -> Result<Option<(Index, u32)>, Error> {
     let file = match disk.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         done => done.map_err(Error::io("open", path))?,

@@ -7,6 +7,7 @@ use super::{Error, Index};
 
 /// The bytes that a header takes.
 pub const FILE_HEADER_BYTES: usize = 32;
+const _: () = assert!(FILE_HEADER_BYTES == 8 + 4 + 4 + 8 + 8);
 /// The version that this binary writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
 

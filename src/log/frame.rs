@@ -15,7 +15,7 @@ pub const ALIGN: usize = 8;
 /// No frame's payload is longer, whatever its header claims.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
-const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGN));
+const _: () = assert!(HEADER_BYTES == 32 && HEADER_BYTES.is_multiple_of(ALIGN));
 /// Where the header's own check stands in it.
 const CHECK_AT: usize = 29;
 const _: () = assert!(CHECK_AT + 3 == HEADER_BYTES);
@@ -88,6 +88,7 @@ pub fn entry_crc(entry: &Entry) -> u32 {
 
 /// Length, term, index and kind.
 const REPLICATED_BYTES: usize = 21;
+const _: () = assert!(REPLICATED_BYTES == 4 + 8 + 8 + 1);
 
 /// Appends an entry's frame to `out`; `crc` is its [`entry_crc`].
 pub fn encode(entry: &Entry, crc: u32, distance: u32, out: &mut Vec<u8>) {

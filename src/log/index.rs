@@ -11,31 +11,15 @@ use memmap2::{MmapMut, MmapOptions};
 
 use super::disk::{self, Disk, File};
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
+use super::row::{self, ROW_BYTES, Row};
 use super::seal::{self, Seal};
 use super::{Error, Index, Offset};
 
-/// The bytes of a row: four numbers and their checksum.
-pub const ROW_BYTES: usize = 20;
-const ROW_CRC_AT: usize = 16;
-const _: () = assert!(ROW_CRC_AT + 4 == ROW_BYTES);
 /// Guesses before a search bisects.
 const GUESSES: usize = 3;
 /// Where an index file keeps the offset of its first row.
-const BASE_OFFSET_AT: usize = 24;
+pub const BASE_OFFSET_AT: usize = 24;
 const _: () = assert!(BASE_OFFSET_AT + 8 == FILE_HEADER_BYTES);
-
-/// Where a run of records stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// The offset of the first record.
-    pub offset: Offset,
-    /// The raft index of the entry.
-    pub index: Index,
-    /// Where the entry's frame begins in the store file.
-    pub position: u32,
-    /// Where the first record begins in the frame's payload.
-    pub skip: u32,
-}
 
 /// The mapped rows of one segment.
 #[derive(Debug)]
@@ -155,28 +139,8 @@ impl OffsetIndex {
     }
 
     fn encode(&self, row: &Row) -> Result<[u8; ROW_BYTES], Error> {
-        assert!(row.offset >= self.base_offset, "I5: offsets grow");
-        let offset = self.delta(row.offset.0 - self.base_offset.0)?;
-        let index = self.delta(row.index.0 - self.base.0)?;
-        let mut bytes = [0; ROW_BYTES];
-        for (part, number) in [offset, index, row.position, row.skip].iter().enumerate() {
-            bytes[part * 4..][..4].copy_from_slice(&number.to_le_bytes());
-        }
-        let crc = self.row_crc(&bytes);
-        bytes[ROW_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
-        Ok(bytes)
-    }
-
-    /// CRC-32C of a row's numbers and of what they count from.
-    fn row_crc(&self, bytes: &[u8; ROW_BYTES]) -> u32 {
-        let mut bases = [0; 16];
-        bases[..8].copy_from_slice(&self.base.0.to_le_bytes());
-        bases[8..].copy_from_slice(&self.base_offset.0.to_le_bytes());
-        crc32c::crc32c_append(crc32c::crc32c(&bases), &bytes[..ROW_CRC_AT])
-    }
-
-    fn delta(&self, delta: u64) -> Result<u32, Error> {
-        u32::try_from(delta).map_err(|_| Error::Corrupt {
+        let encoded = row::encode(row, self.base, self.base_offset);
+        encoded.ok_or_else(|| Error::Corrupt {
             path: self.path.clone(),
             position: FILE_HEADER_BYTES as u64,
             what: "a segment spans more than 32 bits of offsets",
@@ -195,16 +159,7 @@ impl OffsetIndex {
     fn checked_row(&self, number: usize) -> Option<Row> {
         let at = FILE_HEADER_BYTES + number * ROW_BYTES;
         let bytes: &[u8; ROW_BYTES] = self.map.get(at..)?.first_chunk()?;
-        let part = |part: usize| {
-            let number = bytes[part * 4..].first_chunk();
-            number.map_or(0, |number| u32::from_le_bytes(*number))
-        };
-        (part(4) == self.row_crc(bytes) && part(2) != 0).then(|| Row {
-            offset: Offset(self.base_offset.0 + u64::from(part(0))),
-            index: Index(self.base.0 + u64::from(part(1))),
-            position: part(2),
-            skip: part(3),
-        })
+        row::decode(bytes, self.base, self.base_offset)
     }
 
     /// The offset of the first row, if there is one.

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 mod cut;
 pub mod disk;
+pub mod dump;
 mod error;
 mod file_header;
 mod frame;
@@ -23,6 +24,7 @@ mod read;
 pub mod record;
 mod recovery;
 mod repair;
+mod row;
 mod rows;
 mod seal;
 mod sealing;
@@ -31,9 +33,12 @@ mod state;
 mod store;
 mod transfer;
 mod trim;
+pub mod verify;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod fixture_tests;
 #[cfg(test)]
 mod tests;
 
@@ -49,9 +54,9 @@ pub use transfer::{Builder, Placed, adopt_files, is_copied};
 pub use trim::{Pin, SegmentInfo};
 
 use disk::Disk;
-use index::Row;
 use io::{Queue, Request, Write};
 use recovery::Place;
+use row::Row;
 use segment::{Paths, Segment};
 use state::State;
 

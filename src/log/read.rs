@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::frame::{Entry, Kind};
-use super::index::Row;
 use super::record::{self, Record};
+use super::row::Row;
 use super::seal;
 use super::segment::{Damage, Span};
 use super::store::{self, Store};
@@ -56,7 +56,13 @@ impl Log {
                 drop(state);
                 let read = read.map_err(|error| self.note_damage(&store, error))?;
                 let wanted = |entry: &Entry| entry.index >= from && entry.index < to;
-                Ok(read.into_iter().filter(wanted).collect())
+                let wanted: Vec<_> = read.into_iter().filter(wanted).collect();
+                if wanted.is_empty() {
+                    let what = "the entries are not where the seal says";
+                    let error = store.corrupt(span.position.into(), what);
+                    return Err(self.note_damage(&store, error));
+                }
+                Ok(wanted)
             }
         }
     }

@@ -13,6 +13,7 @@ const COUNT_BYTES: usize = 4;
 /// The bytes of a batch before its session, or before its records.
 const BATCH_HEADER_BYTES: usize = 12;
 const SESSION_BYTES: usize = 24;
+const _: () = assert!(BATCH_HEADER_BYTES == 4 + 1 + 3 + 4 && SESSION_BYTES == 16 + 8);
 const HAS_SESSION: u8 = 1;
 /// The varint of a record whose term or type is not 0 has this bit.
 const HAS_EXTRA: u64 = 1;

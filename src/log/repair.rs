@@ -196,7 +196,7 @@ impl Log {
             return Ok(false);
         }
         self.quarantine(&[&paths.index])?;
-        let room = super::file_header::FILE_HEADER_BYTES + rows.len() * super::index::ROW_BYTES;
+        let room = super::file_header::FILE_HEADER_BYTES + rows.len() * super::row::ROW_BYTES;
         let mut index = OffsetIndex::create(disk, &paths.index, seal.base, room)?;
         for row in rows {
             index.push(row)?;

@@ -5,8 +5,8 @@
 //! can tell. Whether there were any shows in the count of offsets.
 
 use super::frame::Kind;
-use super::index::Row;
 use super::recovery::{Checkpoint, Recovered};
+use super::row::Row;
 use super::segment::Segment;
 use super::{Error, Index, Offset, record, store};
 
@@ -63,13 +63,21 @@ fn end_of(segment: &Segment, number: usize) -> Result<Option<Offset>, Error> {
         return Ok(None);
     }
     for batch in record::batches(&entry.payload)? {
-        let mut at = batch.records_at;
-        for passed in 0..batch.count {
-            if at == row.skip as usize {
-                return Ok(Some(Offset(row.offset.0 + u64::from(batch.count - passed))));
-            }
-            at = record::skip(&entry.payload, at, 1)?;
+        if let Some(count) = left_from(&entry.payload, &batch, row.skip)? {
+            return Ok(Some(Offset(row.offset.0 + u64::from(count))));
         }
+    }
+    Ok(None)
+}
+
+/// How many records of a batch stand from `skip` on; `None` if none of them begins there.
+pub fn left_from(payload: &[u8], batch: &record::Batch, skip: u32) -> Result<Option<u32>, Error> {
+    let mut at = batch.records_at;
+    for passed in 0..batch.count {
+        if at == skip as usize {
+            return Ok(Some(batch.count - passed));
+        }
+        at = record::skip(payload, at, 1)?;
     }
     Ok(None)
 }

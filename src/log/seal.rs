@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::disk::Disk;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
-use super::index::Row;
+use super::row::Row;
 use super::{Error, Index, Offset, Term};
 
 /// The fixed part behind the file header.
@@ -27,7 +27,8 @@ const MARKS_MAX: usize = 1 << 16;
 /// More elections than a segment lives to see.
 const TERM_ENDS_MAX: usize = 1 << 20;
 
-const _: () = assert!(FIXED_BYTES.is_multiple_of(8));
+const _: () = assert!(FIXED_BYTES == 8 * 4 + 3 * 8 && FILE_HEADER_BYTES + FIXED_BYTES == 88);
+const _: () = assert!(MARK_BYTES == 4 + 4 && TERM_END_BYTES == 4 + 8 && CRC_BYTES == 4);
 
 /// Where an entry's frame stands: enough of them to find any other by reading on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +72,7 @@ pub struct Seal {
     pub end: u32,
     /// How many rows its index holds.
     pub rows: u32,
-    /// Over the [`super::frame::entry_crc`] of each entry, in order.
+    /// Over the checksum of each entry, in order.
     pub entries_digest: u32,
     /// Over each row's offset, raft index and skip, in order.
     pub rows_digest: u32,

@@ -192,6 +192,19 @@ impl<'a> Scan<'a> {
         self.position
     }
 
+    /// Goes on at another place.
+    pub fn seek(&mut self, position: u64) {
+        self.position = position;
+    }
+
+    /// Whether the frame that `next` has just moved past is filled up with zeros.
+    pub fn is_padded(&mut self, header: &Header) -> Result<bool, Error> {
+        let end = self.position;
+        let padding = frame::frame_bytes(header.length) - HEADER_BYTES - header.length;
+        let bytes = self.bytes(end - padding as u64, padding)?;
+        Ok(bytes.iter().all(|byte| *byte == 0))
+    }
+
     /// The bytes from here to the last one that is not zero.
     pub fn remaining(&mut self) -> Result<u64, Error> {
         let (from, mut at) = (self.position, self.position);
@@ -250,6 +263,16 @@ impl<'a> Scan<'a> {
     /// Looks behind bad bytes at `bad` for a frame whose write began after them: such a frame was
     /// written when the bad bytes had been synced, so they are damage and not a torn write.
     pub fn synced_after(&mut self, bad: u64, next: Index) -> Result<Option<u64>, Error> {
+        self.frame_after(bad, next, |began| began > bad)
+    }
+
+    /// The first whole frame behind `bad` whose write began where `takes` accepts it.
+    pub fn frame_after(
+        &mut self,
+        bad: u64,
+        next: Index,
+        takes: impl Fn(u64) -> bool,
+    ) -> Result<Option<u64>, Error> {
         const LIKELY: u64 = 1 << 24;
         let mut position = bad + frame::ALIGN as u64;
         while position + HEADER_BYTES as u64 <= self.len {
@@ -257,7 +280,7 @@ impl<'a> Scan<'a> {
             let likely = frame::decode_header(head).filter(|header| {
                 let near = header.index.0.checked_sub(next.0);
                 let began = position.checked_sub(header.distance.into());
-                near.is_some_and(|near| near < LIKELY) && began.is_some_and(|began| began > bad)
+                near.is_some_and(|near| near < LIKELY) && began.is_some_and(&takes)
             });
             if likely.is_some() && matches!(self.look(position)?, Found::Frame(_)) {
                 return Ok(Some(position));

@@ -25,6 +25,7 @@ mod forward;
 mod fsm;
 mod log_store;
 mod members;
+pub mod offline;
 mod proposer;
 mod reads;
 mod refusal;

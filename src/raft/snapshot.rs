@@ -26,7 +26,7 @@ pub type Snapshot = openraft::Snapshot<CommittedLeaderId, u64, Member, SnapshotD
 /// Entries applied at a time, in bytes.
 const PART_BYTES: usize = 1 << 20;
 /// Where a snapshot's segments wait until all have come, below the log's directory.
-const STAGING: &str = "staging";
+pub const STAGING: &str = "staging";
 /// Below this room on the disk no checkpoint is written, in bytes.
 const CHECKPOINT_ROOM: u64 = 4 << 20;
 /// Segments in a manifest.
