@@ -1,13 +1,21 @@
 # Every command a contributor needs. Nothing here but a Rust toolchain, make and a POSIX shell.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test rot soak bench verify fix
+.PHONY: help run test rot soak fuzz bench verify fix
 
 # What `make run` feeds in, a record a line. Empty: a text of this machine, else our own sources.
 INPUT ?=
 # What `make bench` hands on; see `ferrolog bench --help`.
 BENCH_ARGS ?=
 export INPUT
+# How long `make fuzz` runs each target. A run goes on from the corpus of the one before.
+FUZZ_SECONDS ?= 900
+FUZZ_TARGETS := recovery raft_frames manifests
+# What cargo-fuzz passes: coverage for libFuzzer, and AddressSanitizer, which a released compiler hides.
+FUZZ_FLAGS := --cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cdebuginfo=1 -Zsanitizer=address \
+	-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target)
 FERROLOG := "$(TARGET_DIR)/release/ferrolog"
@@ -64,6 +72,21 @@ bench: ## the log beside the bare disk, then three nodes under load, acks after 
 	cargo bench --locked --bench storage
 	cargo build --release --locked
 	$(FERROLOG) bench $(BENCH_ARGS)
+
+# With --target, the flags leave build scripts and macros alone. An input that fails is left in
+# $(TARGET_DIR)/fuzz/corpus/TARGET/: put it into fuzz/seeds/TARGET/ and mend what it found.
+fuzz: ## hostile bytes for the storage under libFuzzer, FUZZ_SECONDS= a target
+	@host="$$(rustc -vV | sed -n 's/^host: //p')"; \
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS='$(FUZZ_FLAGS)' CARGO_TARGET_DIR="$(TARGET_DIR)/fuzz" \
+		cargo build --locked --release --manifest-path fuzz/Cargo.toml --target "$$host" || exit 1; \
+	for target in $(FUZZ_TARGETS); do \
+		corpus="$(TARGET_DIR)/fuzz/corpus/$$target"; \
+		mkdir -p "$$corpus" || exit 1; \
+		echo "$$target: $(FUZZ_SECONDS) s"; \
+		"$(TARGET_DIR)/fuzz/$$host/release/$$target" "$$corpus" "fuzz/seeds/$$target" \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=20 -rss_limit_mb=2048 \
+			-artifact_prefix="$$corpus/" -print_final_stats=1 -verbosity=1 || exit 1; \
+	done
 
 verify: ## what a change must pass: format, lints, docs, tests, tidy; writes nothing
 	cargo fmt --all --check

@@ -127,12 +127,13 @@ pub fn redo(disk: &dyn Disk, dir: &Path, config: &Config) -> Result<(), Error> {
     }
     let store = Paths::new(dir, base).store;
     match Store::open(disk, &store, base) {
-        Ok(Some(store)) => {
+        // A cut never makes a store longer: what says so is no cut of ours.
+        Ok(Some(store)) if store.len()? >= end.into() => {
             store.cut(end, Some(config.segment_bytes_max))?;
             store.sync(disk)?;
         }
         // Whatever became of the store, the start will say.
-        Ok(None) | Err(Error::Io { .. }) => {}
+        Ok(_) | Err(Error::Io { .. }) => {}
         Err(error) => return Err(error),
     }
     finish(disk, dir)

@@ -122,11 +122,13 @@ impl OffsetIndex {
     }
 
     /// Writes the next row.
+    ///
+    /// A segment rolls before its index is full, unless one entry alone fills it or the file was
+    /// found shorter than it was left.
     pub fn push(&mut self, row: Row) -> Result<(), Error> {
-        assert!(
-            self.rows < self.capacity(),
-            "a segment rolls before its index is full"
-        );
+        if self.rows == self.capacity() {
+            self.reserve((self.rows + self.rows / 2 + 64) as u64)?;
+        }
         if self.rows == 0 {
             self.base_offset = row.offset;
             self.map[BASE_OFFSET_AT..][..8].copy_from_slice(&row.offset.0.to_le_bytes());
@@ -349,9 +351,10 @@ fn map_file(file: &dyn File, path: &Path) -> Result<MmapMut, Error> {
         return MmapMut::map_anon(1).map_err(Error::io("map", path));
     }
     // SAFETY: the file belongs to this process alone, by the data directory's lock, and is mapped
-    // once. It was allocated to its length, so no page of the map lacks a block (no SIGBUS on a
-    // full disk), and it is only ever cut in `seal` and `create`, while no map of it exists. Reads
-    // and writes through the map are bounds-checked slices of plain bytes.
+    // once; while it grows, its old map lives until the new one takes its place. It was allocated
+    // to its length, so no page of the map lacks a block (no SIGBUS on a full disk), and it is only
+    // ever cut in `seal` and `create`, while no map of it exists. Reads and writes through the map
+    // are bounds-checked slices of plain bytes.
     #[allow(unsafe_code, reason = "the one memory map; the argument stands above")]
     let map = unsafe { MmapOptions::new().len(len).map_mut(mappable) };
     map.map_err(Error::io("map", path))

@@ -35,10 +35,16 @@ mod transfer;
 mod trim;
 pub mod verify;
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod fixture_tests;
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod tests;
 
@@ -87,10 +93,15 @@ quantity!(
     Term
 );
 
+/// No raft index and no offset comes near this: a larger one, from disk or from a peer, is damage.
+pub const NUMBER_MAX: u64 = u64::MAX >> 1;
+/// No store file is larger, in bytes.
+pub const STORE_BYTES_MAX: u32 = 1 << 30;
+
 /// The log's limits.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The size of a store file, in bytes: 1 KiB to 1 GiB.
+    /// The size of a store file, in bytes: 1 KiB to [`STORE_BYTES_MAX`].
     pub segment_bytes_max: u32,
     /// The size of an index file while it grows, in bytes; 20 a batch.
     pub index_bytes_max: usize,

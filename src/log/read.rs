@@ -349,7 +349,9 @@ fn collect(
         let from = Offset(part.row.offset.0 + passed);
         let skipped = u32::try_from(passed).map_err(|_| MISMATCH)?;
         let start = record::skip(payload, part.row.skip as usize, skipped)?;
-        let count = part.next.0.checked_sub(from.0).ok_or(MISMATCH)?;
+        // A row that covers no record would be read for ever.
+        let count = part.next.0.checked_sub(from.0).filter(|count| *count > 0);
+        let count = count.ok_or(MISMATCH)?;
         budget = record::read_into(payload, start, from, count, budget, records)?;
         if budget == 0 {
             break;

@@ -12,6 +12,8 @@ use super::{Error, Offset};
 const COUNT_BYTES: usize = 4;
 /// The bytes of a batch before its session, or before its records.
 const BATCH_HEADER_BYTES: usize = 12;
+/// No batch is shorter: its header, and a record without a value.
+pub const BATCH_BYTES_MIN: usize = BATCH_HEADER_BYTES + 1;
 const SESSION_BYTES: usize = 24;
 const _: () = assert!(BATCH_HEADER_BYTES == 4 + 1 + 3 + 4 && SESSION_BYTES == 16 + 8);
 const HAS_SESSION: u8 = 1;
@@ -103,18 +105,17 @@ pub fn join<'a>(batches: impl ExactSizeIterator<Item = &'a Bytes> + Clone) -> By
     out.freeze()
 }
 
-/// How many batches a payload says it holds: the index rows that it can need.
+/// How many batches a payload says it holds: the index rows that it can need. 0 if it cannot hold
+/// that many, so that it holds none.
 pub fn declared_count(payload: &[u8]) -> u32 {
-    let mut head = payload;
-    head.try_get_u32_le().unwrap_or(0)
+    batch_count(payload).unwrap_or(0)
 }
 
 /// How many batches a payload holds, if it can hold that many.
 fn batch_count(payload: &[u8]) -> Result<u32, Error> {
     let mut head = payload;
     let count = head.try_get_u32_le().map_err(|_| SHORT)?;
-    // A batch takes at least its header: no count can be larger than this.
-    if count as usize > head.len() / BATCH_HEADER_BYTES {
+    if count as usize > head.len() / BATCH_BYTES_MIN {
         return Err(SHORT);
     }
     Ok(count)

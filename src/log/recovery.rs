@@ -20,7 +20,7 @@ use super::rows;
 use super::seal::Seal;
 use super::segment::{self, Damage, Paths, Segment};
 use super::store::{Found, Store};
-use super::{Config, Error, Floor, Index, Offset, Term};
+use super::{Config, Error, Floor, Index, NUMBER_MAX, Offset, Term};
 
 /// What the FSM had made durable of its place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,16 +84,10 @@ pub fn recover(
     floor: Floor,
     checkpoint: Option<Checkpoint>,
 ) -> Result<Recovered, Error> {
+    check_numbers(place, floor, checkpoint)?;
     cut::redo(place.disk, place.dir, place.config)?;
     let mut found = open_segments(place, floor, checkpoint)?;
-    let next = found.next_index();
-    if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.applied >= next) {
-        return Err(Error::LostTail {
-            path: place.dir.to_owned(),
-            last: next.0.checked_sub(1).map(Index),
-            synced: checkpoint.applied,
-        });
-    }
+    check_tail(place, &found, checkpoint)?;
     let whole = checkpoint.is_some() || floor.offset == Offset(0);
     if whole && rows::hold(&mut found, checkpoint)? {
         return Ok(found);
@@ -109,8 +103,51 @@ pub fn recover(
     // Every entry will be applied again, which needs every entry's place.
     drop(found);
     let mut found = open_segments(place, floor, None)?;
+    // Sealed segments were taken at their word before.
+    check_tail(place, &found, checkpoint)?;
     rows::hold(&mut found, None)?;
     Ok(found)
+}
+
+/// Nothing is touched for the sake of a floor or a checkpoint that no log can have.
+fn check_numbers(
+    place: &Place<'_>,
+    floor: Floor,
+    checkpoint: Option<Checkpoint>,
+) -> Result<(), Error> {
+    let covered = checkpoint.map_or(0, |checkpoint| checkpoint.applied.0);
+    let offsets = checkpoint.map_or((0, 0), |checkpoint| {
+        (checkpoint.first_offset.0, checkpoint.next_offset.0)
+    });
+    let largest = covered
+        .max(offsets.1)
+        .max(floor.index.0)
+        .max(floor.offset.0);
+    if largest <= NUMBER_MAX && offsets.0 <= offsets.1 {
+        return Ok(());
+    }
+    Err(Error::Corrupt {
+        path: place.dir.to_owned(),
+        position: 0,
+        what: "the floor or the checkpoint is one that no log can have",
+    })
+}
+
+/// What a checkpoint covers was durable before it.
+fn check_tail(
+    place: &Place<'_>,
+    found: &Recovered,
+    checkpoint: Option<Checkpoint>,
+) -> Result<(), Error> {
+    let next = found.next_index();
+    match checkpoint.filter(|checkpoint| checkpoint.applied >= next) {
+        None => Ok(()),
+        Some(checkpoint) => Err(Error::LostTail {
+            path: place.dir.to_owned(),
+            last: next.0.checked_sub(1).map(Index),
+            synced: checkpoint.applied,
+        }),
+    }
 }
 
 fn open_segments(

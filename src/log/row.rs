@@ -48,10 +48,12 @@ pub fn decode(bytes: &[u8; ROW_BYTES], base: Index, base_offset: Offset) -> Opti
         let number = bytes[part * 4..].first_chunk();
         number.map_or(0, |number| u32::from_le_bytes(*number))
     };
-    let sound = part(4) == row_crc(bytes, base, base_offset) && part(2) != 0;
-    sound.then(|| Row {
-        offset: Offset(base_offset.0 + u64::from(part(0))),
-        index: Index(base.0 + u64::from(part(1))),
+    if part(4) != row_crc(bytes, base, base_offset) || part(2) == 0 {
+        return None;
+    }
+    Some(Row {
+        offset: Offset(base_offset.0.checked_add(part(0).into())?),
+        index: Index(base.0.checked_add(part(1).into())?),
         position: part(2),
         skip: part(3),
     })

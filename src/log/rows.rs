@@ -34,7 +34,10 @@ fn covered(found: &Recovered) -> Result<Option<Offset>, Error> {
         let (first, end) = match segment.seal() {
             Some(seal) => (seal.first_offset, Some(seal.next_offset)),
             None => match segment.index.rows().checked_sub(1) {
-                Some(last) => (segment.first_offset(), end_of(segment, last)?),
+                Some(last) => {
+                    let first = segment.first_offset().unwrap_or(next);
+                    (first, end_of(segment, last)?)
+                }
                 None => (next, Some(next)),
             },
         };

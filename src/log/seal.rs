@@ -9,8 +9,10 @@ use std::path::Path;
 
 use super::disk::Disk;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
+use super::frame::HEADER_BYTES;
+use super::record::BATCH_BYTES_MIN;
 use super::row::Row;
-use super::{Error, Index, Offset, Term};
+use super::{Error, Index, NUMBER_MAX, Offset, STORE_BYTES_MAX, Term};
 
 /// The fixed part behind the file header.
 pub const FIXED_BYTES: usize = 56;
@@ -220,15 +222,31 @@ impl Seal {
             |pair: &[Mark]| pair[0].entry < pair[1].entry && pair[0].position < pair[1].position;
         let later = |pair: &[TermEnd]| pair[0].entry < pair[1].entry && pair[0].term < pair[1].term;
         let last = self.marks.last();
-        self.entries > 0
-            && self.marks.first() == Some(&first)
+        self.marks.first() == Some(&first)
             && self.marks.windows(2).all(grow)
             && last.is_some_and(|last| last.entry < self.entries && last.position < self.end)
             && self.term_ends.windows(2).all(later)
             && self.term_ends.last().map(|end| end.entry) == Some(self.entries - 1)
-            && self.first_offset <= self.next_offset
-            && (self.rows == 0) == (self.first_offset == self.next_offset)
-            && self.base.0.checked_add(self.entries.into()).is_some()
+            && self.is_possible()
+    }
+
+    /// Whether a segment can hold what this says, the lists aside: told before room is taken for
+    /// it.
+    pub fn is_possible(&self) -> bool {
+        let frames = u64::from(self.end).saturating_sub(FILE_HEADER_BYTES as u64);
+        let records = self.next_offset.0.checked_sub(self.first_offset.0);
+        self.entries > 0
+            && self.end <= STORE_BYTES_MAX
+            && u64::from(self.entries) <= frames / HEADER_BYTES as u64
+            && u64::from(self.rows) <= frames / BATCH_BYTES_MIN as u64
+            // A record takes a byte or more, and a row covers at least one.
+            && records.is_some_and(|records| {
+                records <= frames
+                    && u64::from(self.rows) <= records
+                    && (self.rows == 0) == (records == 0)
+            })
+            && self.next_offset.0 <= NUMBER_MAX
+            && self.base.0 <= NUMBER_MAX
     }
 
     /// Writes the file and makes it durable, its name included once the directory is synced.

@@ -165,11 +165,11 @@ impl Segment {
         u64::from(self.end) + self.index.file_bytes()
     }
 
-    /// The offset of the first record in it; a segment that is open and has none follows all.
-    pub fn first_offset(&self) -> Offset {
+    /// The offset of the first record in it; `None` if it is open and has none yet.
+    pub fn first_offset(&self) -> Option<Offset> {
         match &self.frames {
-            Frames::Sealed(seal) => seal.first_offset,
-            Frames::Open(..) => self.index.base_offset().unwrap_or(Offset(u64::MAX)),
+            Frames::Sealed(seal) => Some(seal.first_offset),
+            Frames::Open(..) => self.index.base_offset(),
         }
     }
 

@@ -98,9 +98,22 @@ impl State {
 
     /// The segment that would hold `offset`: the last that begins at or before it.
     pub fn holder_of(&self, offset: Offset) -> Option<usize> {
-        let after = self
-            .segments
-            .partition_point(|segment| segment.first_offset() <= offset);
-        after.checked_sub(1)
+        // An open segment without records, of control entries or of retries, begins where the next
+        // one with records does: else the segments would not be in order.
+        let begins_by = |number: usize| {
+            let mut from_here = self.segments.range(number..);
+            let first = from_here.find_map(Segment::first_offset);
+            first.is_some_and(|first| first <= offset)
+        };
+        let (mut low, mut high) = (0, self.segments.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if begins_by(middle) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low.checked_sub(1)
     }
 }

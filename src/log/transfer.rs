@@ -42,12 +42,18 @@ pub struct Builder {
     index: OffsetIndex,
     buffer: Vec<u8>,
     written: u64,
+    /// The offset of the last row that came.
+    last_row: Option<Offset>,
     made: Seal,
 }
 
 impl Builder {
     /// Begins a copy of the segment that `wanted` sums up, in place of any half of one.
     pub fn new(disk: Arc<dyn Disk>, dir: &Path, wanted: &Seal) -> Result<Self, Error> {
+        if !wanted.is_possible() {
+            let (base, what) = (wanted.base, "no segment can be so");
+            return Err(Error::Mismatch { base, what });
+        }
         let paths = Paths::new(dir, wanted.base);
         let [store, index, seal] = paths.all().map(PathBuf::clone);
         recovery::remove_files(&*disk, dir, [seal, store, index].into_iter())?;
@@ -72,6 +78,7 @@ impl Builder {
             index,
             buffer: Vec::new(),
             written: FILE_HEADER_BYTES as u64,
+            last_row: None,
             made,
         })
     }
@@ -114,7 +121,11 @@ impl Builder {
 
     fn add_row(&mut self, placed: &Placed, index: Index, position: u32) -> Result<(), Error> {
         let Placed { offset, skip, .. } = *placed;
-        let in_order = offset >= self.wanted.first_offset && self.made.rows < self.wanted.rows;
+        let behind = self
+            .last_row
+            .map_or(self.wanted.first_offset, |last| Offset(last.0 + 1));
+        let wanted = behind..self.wanted.next_offset;
+        let in_order = wanted.contains(&offset) && self.made.rows < self.wanted.rows;
         if placed.index != index || !in_order {
             return Err(self.mismatch("its rows differ"));
         }
@@ -125,6 +136,7 @@ impl Builder {
             skip,
         };
         self.index.push(row)?;
+        self.last_row = Some(offset);
         self.made.rows_digest = seal::add_row(self.made.rows_digest, &row);
         self.made.rows += 1;
         Ok(())

@@ -83,7 +83,7 @@ async fn on_disk<T: Send + 'static>(
     done.unwrap_or_else(|_| Err(log::Error::Stopped.into()))
 }
 
-fn add(mut builder: Builder, part: pb::SegmentPart) -> Result<Builder, FetchError> {
+pub(super) fn add(mut builder: Builder, part: pb::SegmentPart) -> Result<Builder, FetchError> {
     let mut rows = part.rows.iter().map(|row| Placed {
         offset: Offset(row.offset),
         index: Index(row.index),

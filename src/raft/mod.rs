@@ -43,6 +43,14 @@ mod view;
 mod vote_file;
 mod wire;
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
+
+#[cfg(test)]
+mod oracle_tests;
+#[cfg(test)]
+mod seed_tests;
 #[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::log::record::Producer;
-use crate::log::{Index, Offset};
+use crate::log::{self, Index, Offset};
 use crate::proto::raft_v1 as pb;
 
 use super::command::{OffsetRange, Ranges, Refusal};
@@ -110,7 +110,11 @@ impl Sessions {
 
     /// From a checkpoint.
     pub fn from_pb(sessions: &[pb::Session]) -> Result<Self, WireError> {
+        const BROKEN: WireError = WireError::Unknown("session");
         let mut all = Self::default();
+        if sessions.len() > SESSIONS_MAX {
+            return Err(BROKEN);
+        }
         for session in sessions {
             let id: [u8; 16] = (&*session.id)
                 .try_into()
@@ -127,7 +131,9 @@ impl Sessions {
                 last_used,
                 appended: appended.collect(),
             };
-            all.by_id.insert(id, restored);
+            if !restored.is_sound() || all.by_id.insert(id, restored).is_some() {
+                return Err(BROKEN);
+            }
             all.by_use.insert((last_used, id), ());
         }
         Ok(all)
@@ -161,6 +167,21 @@ impl Session {
                 });
             }
         }
+    }
+
+    /// What `push` leaves: stretches that follow each other in sequence, up to the next number.
+    fn is_sound(&self) -> bool {
+        let ends = self.appended.iter().map(|range| {
+            let end = range.sequence.checked_add(range.count);
+            let offsets = range.offset.0.checked_add(range.count);
+            end.filter(|_| range.count > 0 && offsets.is_some())
+        });
+        let nexts = self.appended.iter().skip(1).map(|range| range.sequence);
+        let nexts = nexts.chain([self.next_sequence]).map(Some);
+        !self.appended.is_empty()
+            && self.appended.len() <= APPENDED_MAX
+            && self.next_sequence <= log::NUMBER_MAX
+            && ends.eq(nexts)
     }
 
     /// Where `count` records from `sequence` on stand.

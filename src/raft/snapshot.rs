@@ -110,7 +110,12 @@ pub fn meta(checkpoint: &pb::Checkpoint) -> Result<SnapshotMeta, WireError> {
 /// A floor, as the log wants it.
 pub fn floor_of(floor: Option<&pb::Floor>) -> Floor {
     floor.map_or_else(Floor::default, |floor| Floor {
-        index: Index(floor.last.as_ref().map_or(0, |last| last.index + 1)),
+        index: Index(
+            floor
+                .last
+                .as_ref()
+                .map_or(0, |last| last.index.saturating_add(1)),
+        ),
         offset: Offset(floor.next_offset),
     })
 }
@@ -179,14 +184,16 @@ pub fn manifest_from_pb(request: &pb::InstallSnapshotRequest) -> Result<Snapshot
     }
     let segments: Vec<_> = request.segments.iter().map(seal_from_pb).collect();
     for seal in &segments {
-        let sound = seal.entries > 0 && seal.base.0.checked_add(seal.entries.into()).is_some();
         let follows = (seal.base, seal.first_offset) == (index, offset);
-        if !sound || !follows || seal.next_offset < seal.first_offset {
+        if !seal.is_possible() || !follows {
             return Err(BROKEN);
         }
         (index, offset) = (seal.next_index(), seal.next_offset);
     }
     let reaches = index.0.checked_sub(1) == Some(covered.applied.0);
+    if index.0 > log::NUMBER_MAX || offset.0 > log::NUMBER_MAX {
+        return Err(BROKEN);
+    }
     if !reaches || offset != covered.next_offset || covered.first_offset > offset {
         return Err(BROKEN);
     }

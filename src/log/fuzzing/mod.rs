@@ -1,0 +1,330 @@
+//! What the fuzzer throws at the storage, and what must hold of it: no panic, whatever the bytes.
+//!
+//! Arbitrary bytes become the files of a log's directory. Opening it gives a log or an error; a log
+//! that opened answers every question or says why not, and takes new entries. Random bytes alone
+//! never pass a checksum, so most inputs begin with a log that was written by the book, spoil it,
+//! and mend the checksums behind the damage.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::disk::Disk;
+use super::memory_disk::MemoryDisk;
+use super::seal::Seal;
+use super::{Checkpoint, Config, Entry, Error, Floor, Index, Kind, Log, NUMBER_MAX, Offset, Run};
+use super::{record, seal};
+
+mod input;
+mod spoil;
+
+pub use input::{Input, batch_of, entry_of};
+
+use spoil::{lay_files, mend, path_of, spoil};
+
+/// Where the log lies.
+pub const DIR: &str = "/log";
+/// Changes made to the files of one log.
+const CHANGES_MAX: usize = 16;
+/// Errors met in a row before a reader gives up.
+const ERRORS_MAX: usize = 8;
+
+/// Small, so that a few bytes of input fill segments.
+pub fn config() -> Config {
+    Config {
+        segment_bytes_max: 2048,
+        index_bytes_max: 256,
+        tail_cache_bytes_max: 300,
+        inline_io: true,
+    }
+}
+
+/// A log's directory, and what the stable store says of it.
+#[derive(Debug, Default)]
+pub struct Kept {
+    pub disk: MemoryDisk,
+    pub floor: Floor,
+    pub checkpoint: Option<Checkpoint>,
+}
+
+impl Kept {
+    /// Opens the log.
+    pub fn open(&self) -> Result<(Log, super::Opened), Error> {
+        let disk = Arc::new(self.disk.clone());
+        Log::open(disk, Path::new(DIR), config(), self.floor, self.checkpoint)
+    }
+}
+
+/// The target: files from the input, opened, read, written to and opened again.
+pub fn recovery(data: &[u8]) {
+    let mut input = Input(data);
+    let mode = input.u8();
+    let mut kept = Kept::default();
+    let numbers = mode & 4 != 0;
+    let given = (
+        input.u8(),
+        if numbers {
+            given(&mut input)
+        } else {
+            Default::default()
+        },
+    );
+    if mode & 1 == 0 {
+        lay_files(&kept.disk, &mut input);
+    } else {
+        kept = write_log(&mut input).0;
+        for _ in 0..CHANGES_MAX {
+            if input.is_empty() {
+                break;
+            }
+            spoil(&kept.disk, &mut input);
+        }
+    }
+    if numbers {
+        let (which, (floor, checkpoint)) = given;
+        kept.floor = if which & 1 != 0 { floor } else { kept.floor };
+        kept.checkpoint = if which & 2 != 0 {
+            checkpoint
+        } else {
+            kept.checkpoint
+        };
+    }
+    if let Ok((log, opened)) = kept.open() {
+        read_all(&log);
+        repair(&log);
+        go_on(&mut kept, log, opened.rows_hold);
+    }
+}
+
+/// A floor and a checkpoint from the input.
+fn given(input: &mut Input<'_>) -> (Floor, Option<Checkpoint>) {
+    let floor = Floor {
+        index: Index(input.u64()),
+        offset: Offset(input.u64()),
+    };
+    let checkpoint = Checkpoint {
+        applied: Index(input.u64()),
+        first_offset: Offset(input.u64()),
+        next_offset: Offset(input.u64()),
+    };
+    (
+        floor,
+        checkpoint.applied.0.is_multiple_of(2).then_some(checkpoint),
+    )
+}
+
+/// The parts of an entry that a state machine without sessions accepts.
+pub fn runs_of(entry: &Entry) -> Result<Vec<Run>, Error> {
+    if entry.kind == Kind::Control {
+        return Ok(Vec::new());
+    }
+    let run = |batch: record::Batch| Run {
+        skip: u32::try_from(batch.records_at).unwrap_or(u32::MAX),
+        count: batch.count,
+    };
+    Ok(record::batches(&entry.payload)?
+        .into_iter()
+        .map(run)
+        .collect())
+}
+
+/// A log by the book: entries, checkpoints, seals and trims as the input says.
+pub fn write_log(input: &mut Input<'_>) -> (Kept, Log) {
+    let mut kept = Kept::default();
+    let (log, _) = kept.open().expect("a new log opens");
+    let mut term = 1;
+    for _ in 0..input.u8() % 64 {
+        let step = input.u8();
+        match step & 7 {
+            0 => term += 1,
+            5 => checkpoint(&mut kept, &log),
+            6 => {
+                checkpoint(&mut kept, &log);
+                let covered = kept.checkpoint.map_or(Index(0), |covered| covered.applied);
+                log.seal_covered(covered).expect("a good disk");
+            }
+            7 => {
+                let (first, next) = log.offsets();
+                log.trim(Offset(
+                    first.0 + u64::from(step >> 3) % (next.0 - first.0 + 1),
+                ));
+                checkpoint(&mut kept, &log);
+                if let Some((floor, _)) = log.droppable(Index(NUMBER_MAX)).filter(|_| step > 99) {
+                    kept.floor = floor;
+                    log.drop_below(floor).expect("a good disk");
+                }
+            }
+            _ => {
+                let entry = entry_of(input, term, log.next_index());
+                let appended = append(&log, entry);
+                assert!(matches!(appended, Ok(()) | Err(Error::TooLarge { .. })));
+            }
+        }
+    }
+    // A seal bears the time: the same input must make the same bytes.
+    let seals = kept.disk.list(Path::new(DIR)).unwrap_or_default();
+    for name in seals.iter().filter(|name| name.ends_with(".seal")) {
+        let path = Path::new(DIR).join(name);
+        kept.disk.corrupt(&path, |bytes| {
+            bytes[80..88].fill(0);
+            mend(&path, bytes);
+        });
+    }
+    (kept, log)
+}
+
+fn append(log: &Log, entry: Entry) -> Result<(), Error> {
+    let done = Box::new(|result: Result<(), Error>| result.expect("a good disk"));
+    log.append(vec![entry], done)
+}
+
+/// Publishes every entry, and takes note of that as a checkpoint does.
+fn checkpoint(kept: &mut Kept, log: &Log) {
+    let from = kept
+        .checkpoint
+        .map_or(log.first_index(), |covered| Index(covered.applied.0 + 1));
+    publish_from(log, from).expect("it was written by the book");
+    log.sync_index().expect("a good disk");
+    let (first_offset, next_offset) = log.offsets();
+    if let Some((_, applied)) = log.last() {
+        kept.checkpoint = Some(Checkpoint {
+            applied,
+            first_offset,
+            next_offset,
+        });
+    }
+}
+
+fn publish_from(log: &Log, mut at: Index) -> Result<(), Error> {
+    while at < log.next_index() {
+        for entry in log.entries(at, log.next_index(), 500)? {
+            log.publish(entry.index, &runs_of(&entry)?)?;
+            at = Index(entry.index.0 + 1);
+        }
+    }
+    Ok(())
+}
+
+/// Asks a log for all that it has.
+pub fn read_all(log: &Log) {
+    for segment in log.segments() {
+        let mut at = segment.base;
+        while at < segment.next_index {
+            let Ok(entries) = log.entries(at, segment.next_index, 200) else {
+                break;
+            };
+            assert!(!entries.is_empty(), "at least one entry comes");
+            for entry in entries {
+                assert_eq!(entry.index, at, "I5: entries come in order");
+                // A seal's word for a term is not looked up in the frame.
+                let _ = log.term(at);
+                at = Index(at.0 + 1);
+            }
+        }
+        let _ = log.rows(segment.base, segment.next_index);
+    }
+    let (first, next) = log.offsets();
+    let (mut at, mut errors) = (first, 0);
+    while at < next && errors < ERRORS_MAX {
+        match log.read(at, 100) {
+            Ok(records) => {
+                for record in records {
+                    assert_eq!(record.offset, at, "I5: offsets have no gaps");
+                    at = Offset(at.0 + 1);
+                }
+            }
+            Err(_) => (errors, at) = (errors + 1, Offset(at.0 + 1)),
+        }
+    }
+    for outside in [first.0.wrapping_sub(1), next.0, u64::MAX] {
+        assert!(log.read(Offset(outside), 1).is_err(), "offset {outside}");
+        let _ = log.entries(Index(outside), Index(u64::MAX), 1);
+        let _ = (log.term(Index(outside)), log.in_memory(Offset(outside)));
+    }
+    let _ = (
+        log.term_ends(Index(0)),
+        log.droppable(log.next_index()),
+        log.can_seal(log.first_index()),
+    );
+}
+
+/// Scrubs, and mends what can be mended without another node.
+fn repair(log: &Log) {
+    let mut from = Index(0);
+    while let Some(mut scrub) = log.scrub(from) {
+        from = scrub.next_index();
+        while scrub.step().is_ok_and(|bytes| bytes > 0) {}
+    }
+    for damaged in log.damaged() {
+        let _ = log.derive_index(&damaged.seal);
+    }
+    read_all(log);
+}
+
+/// Publishes what was not, appends, and opens again: what a node does next. Entries whose payload is
+/// no batch end that, as they stop a node.
+fn go_on(kept: &mut Kept, log: Log, rows_hold: bool) {
+    let covered = kept.checkpoint.filter(|_| rows_hold);
+    let from = covered.map_or(Index(0), |covered| Index(covered.applied.0 + 1));
+    if publish_from(&log, from.max(log.first_index())).is_err() {
+        return;
+    }
+    let term = log.last().map_or(1, |(term, _)| term.0);
+    for number in 0..3 {
+        let entry = entry_of(&mut Input(&[0x41, 0x60 | number]), term, log.next_index());
+        append(&log, entry.clone()).expect("it is small");
+        let runs = runs_of(&entry).expect("it was written by the book");
+        log.publish(entry.index, &runs).expect("a good disk");
+    }
+    log.sync_index().expect("a good disk");
+    let (first_offset, next_offset) = log.offsets();
+    let (_, applied) = log.last().expect("there are three");
+    kept.checkpoint = Some(Checkpoint {
+        applied,
+        first_offset,
+        next_offset,
+    });
+    log.seal_covered(applied).expect("a good disk");
+    let end = log.next_index();
+    let manifest = log.manifest(end);
+    log.close();
+    drop(log);
+    let (log, opened) = kept.open().expect("what was left by a log opens");
+    assert!(opened.rows_hold, "a checkpoint's rows are durable");
+    assert_eq!(
+        (log.next_index(), log.offsets()),
+        (end, (first_offset, next_offset))
+    );
+    assert!(manifest.is_ok(), "every segment is summed up");
+    read_all(&log);
+}
+
+/// The target: bytes as a seal's file; what passes answers for every entry that it names.
+pub fn seal_file(bytes: &[u8], mended: bool) -> Option<Seal> {
+    let disk = MemoryDisk::default();
+    let path = path_of(2, 0);
+    let file = disk.create(&path).expect("a new file");
+    file.write_all_at(bytes, 0).expect("a good disk");
+    if mended {
+        disk.corrupt(&path, |bytes| mend(&path, bytes));
+    }
+    let base = bytes.get(16..24).and_then(|bytes| bytes.first_chunk());
+    let base = Index(base.map_or(0, |base| u64::from_le_bytes(*base)));
+    let seal = Seal::read(&disk, &path, base).ok()??;
+    for index in [
+        base,
+        Index(seal.next_index().0 - 1),
+        Index(base.0 + u64::from(seal.entries / 2)),
+    ] {
+        let mark = seal.mark_before(index);
+        assert!(
+            mark.position < seal.mark_after(index, |_| true),
+            "a span has a length"
+        );
+        let term = seal::term_at(&seal.term_ends, index.0 - base.0);
+        assert!(
+            term <= Some(seal.last_term()) && term.is_some(),
+            "every entry has a term"
+        );
+    }
+    Some(seal)
+}

@@ -1,0 +1,356 @@
+//! The state machine against a plain one: the same committed commands, the same answers.
+//!
+//! The plain one has no log, no windows and no stretches: a `Vec` of records, and a map from each
+//! session's sequence number to an offset. Checkpoints and restarts come at random, and what is
+//! applied again answers as it did the first time (I2). Fewer records come than a session
+//! remembers, so that the plain one may remember all.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use openraft::entry::RaftEntry;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use prost::Message;
+
+use crate::log::memory_disk::MemoryDisk;
+use crate::log::record::{BatchBuilder, Producer, join};
+use crate::log::{self, Error, Floor, Index, Log, Offset, Term};
+use crate::proto::raft_v1 as pb;
+
+use super::command::{self, BatchOutcome, Command, Outcome, Refusal, Retention};
+use super::fsm::Fsm;
+use super::snapshot;
+use super::types::{self, Entry, EntryPayload};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Commit(Plan),
+    Checkpoint,
+    Restart,
+    Drop,
+}
+
+#[derive(Debug, Clone)]
+enum Plan {
+    Blank,
+    Append(Vec<BatchOf>),
+    Register(u8, u8),
+    Forget(u8),
+    Trim(u16),
+    SetRetention(u64, u64),
+}
+
+#[derive(Debug, Clone)]
+struct BatchOf {
+    /// The session, and how far before (or behind) its next number the batch begins.
+    producer: Option<(u8, i8)>,
+    values: Vec<u8>,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    // Most batches go on, some are retried whole or in part, a few leave a gap.
+    let back = prop_oneof![5 => Just(0i8), 4 => -8..0i8, 1 => 1..3i8];
+    let batch = (
+        option::weighted(0.8, (0..4u8, back)),
+        vec(any::<u8>(), 1..5),
+    );
+    let batch = batch.prop_map(|(producer, values)| BatchOf { producer, values });
+    let plan = prop_oneof![
+        1 => Just(Plan::Blank),
+        12 => vec(batch, 1..4).prop_map(Plan::Append),
+        2 => (0..4u8, 0..3u8).prop_map(|(name, dir)| Plan::Register(name, dir)),
+        1 => (0..4u8).prop_map(Plan::Forget),
+        2 => any::<u16>().prop_map(Plan::Trim),
+        1 => (any::<u64>(), 0..2u64).prop_map(|(bytes, age)| Plan::SetRetention(bytes, age)),
+    ];
+    let step = prop_oneof![
+        16 => plan.prop_map(Step::Commit),
+        2 => Just(Step::Checkpoint),
+        2 => Just(Step::Restart),
+        1 => Just(Step::Drop),
+    ];
+    vec(step, 1..80)
+}
+
+/// The state machine as it would be written on a blackboard.
+#[derive(Default)]
+struct Plain {
+    records: Vec<Vec<u8>>,
+    first: u64,
+    /// The offset of each record of a session.
+    sessions: BTreeMap<u128, Vec<u64>>,
+    nodes: BTreeMap<u64, (String, String)>,
+    retention: (u64, u64),
+}
+
+/// The offset of each record of a batch, or why there are none.
+type Offsets = Result<Vec<u64>, Refusal>;
+
+impl Plain {
+    fn append(&mut self, producer: Option<Producer>, values: &[Vec<u8>]) -> Offsets {
+        let fresh = self.records.len() as u64..;
+        let Some(producer) = producer else {
+            self.records.extend_from_slice(values);
+            return Ok(fresh.take(values.len()).collect());
+        };
+        let known = self.sessions.get(&producer.session).map_or(0, Vec::len);
+        let begins = producer.sequence as usize;
+        if known == 0 && begins > 0 {
+            return Err(Refusal::SessionExpired);
+        }
+        if begins > known {
+            let expected = known as u64;
+            return Err(Refusal::SequenceGap { expected });
+        }
+        let session = self.sessions.entry(producer.session).or_default();
+        for (number, value) in values.iter().enumerate() {
+            if begins + number >= session.len() {
+                session.push(self.records.len() as u64);
+                self.records.push(value.clone());
+            }
+        }
+        Ok(session[begins..begins + values.len()].to_vec())
+    }
+
+    fn register(&mut self, id: u64, name: String, dir: String) -> Result<u64, u64> {
+        let known = self.nodes.iter().find(|(_, (known, _))| *known == name);
+        match known {
+            Some((id, (_, known))) if *known == dir => Ok(*id),
+            Some((id, _)) => Err(*id),
+            None => {
+                self.nodes.insert(id, (name, dir));
+                Ok(id)
+            }
+        }
+    }
+}
+
+/// The real one, with what is durable of it.
+struct World {
+    disk: MemoryDisk,
+    log: Log,
+    fsm: Fsm,
+    plain: Plain,
+    /// By raft index.
+    outcomes: Vec<Outcome>,
+    checkpoint: Option<Vec<u8>>,
+    floor: Floor,
+}
+
+fn open(disk: &MemoryDisk, floor: Floor, covered: Option<log::Checkpoint>) -> (Log, bool) {
+    let config = log::Config {
+        segment_bytes_max: 4096,
+        index_bytes_max: 256,
+        tail_cache_bytes_max: 300,
+        inline_io: true,
+    };
+    let disk = Arc::new(disk.clone());
+    let opened = Log::open(disk, Path::new("/log"), config, floor, covered);
+    let (log, opened) = opened.unwrap();
+    (log, opened.rows_hold)
+}
+
+fn flat(outcome: &BatchOutcome) -> Offsets {
+    let ranges = outcome.as_ref().map_err(|refusal| *refusal)?;
+    let offsets = ranges.iter().flat_map(|range| {
+        let first = range.first.0;
+        first..first + u64::from(range.count)
+    });
+    Ok(offsets.collect())
+}
+
+impl World {
+    fn new() -> Self {
+        let disk = MemoryDisk::default();
+        let (log, _) = open(&disk, Floor::default(), None);
+        Self {
+            disk,
+            log,
+            fsm: Fsm::default(),
+            plain: Plain::default(),
+            outcomes: Vec::new(),
+            checkpoint: None,
+            floor: Floor::default(),
+        }
+    }
+
+    fn run(&mut self, step: &Step) {
+        match step {
+            Step::Commit(plan) => self.commit(plan),
+            Step::Checkpoint => self.checkpoint(),
+            Step::Restart => self.restart(),
+            Step::Drop => self.drop_trimmed(),
+        }
+        self.check();
+    }
+
+    fn commit(&mut self, plan: &Plan) {
+        match plan {
+            Plan::Append(parts) => self.append(parts),
+            Plan::Register(name, dir) => {
+                let (name, directory_id) = (format!("n{name}"), format!("d{dir}"));
+                let id = self.outcomes.len() as u64;
+                let wanted = self.plain.register(id, name.clone(), directory_id.clone());
+                let outcome = self.apply(Command::Register { name, directory_id });
+                let Outcome::Registered(given) = outcome else {
+                    panic!("{outcome:?}");
+                };
+                assert_eq!(given.map_err(|taken| taken.node_id), wanted);
+            }
+            Plan::Forget(name) => {
+                let name = format!("n{name}");
+                self.plain.nodes.retain(|_, (known, _)| *known != name);
+                assert_eq!(self.apply(Command::Forget { name }), Outcome::Done);
+            }
+            Plan::Trim(choice) => {
+                // Past the end, now and then: then it ends there.
+                let next = self.plain.records.len() as u64;
+                let to = u64::from(*choice) % (next + 3);
+                self.plain.first = self.plain.first.max(to.min(next));
+                let trimmed = Outcome::Trimmed(Offset(self.plain.first));
+                assert_eq!(self.apply(Command::Trim(Offset(to))), trimmed);
+            }
+            Plan::SetRetention(max_bytes, max_age_ms) => {
+                let (max_bytes, max_age_ms) = (*max_bytes, *max_age_ms);
+                self.plain.retention = (max_bytes, max_age_ms);
+                let retention = Retention::from_pb(pb::Retention {
+                    max_bytes,
+                    max_age_ms,
+                });
+                assert_eq!(self.apply(Command::SetRetention(retention)), Outcome::Done);
+            }
+            Plan::Blank => assert_eq!(self.apply_payload(EntryPayload::Blank), Outcome::Done),
+        }
+    }
+
+    fn append(&mut self, parts: &[BatchOf]) {
+        let (mut batches, mut wanted) = (Vec::new(), Vec::new());
+        for part in parts {
+            let producer = part.producer.map(|(session, back)| {
+                let session = u128::from(session);
+                let next = self.plain.sessions.get(&session).map_or(0, Vec::len);
+                let sequence = (next as u64).saturating_add_signed(back.into());
+                Producer { session, sequence }
+            });
+            let value = |value: &u8| vec![*value; usize::from(*value) % 90];
+            let values: Vec<_> = part.values.iter().map(value).collect();
+            let mut batch = BatchBuilder::new(producer);
+            values.iter().for_each(|value| batch.push(value, 0, 0));
+            batches.push(batch.finish());
+            wanted.push(self.plain.append(producer, &values));
+        }
+        let outcome = self.apply(Command::Append(join(batches.iter())));
+        let Outcome::Appended(given) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(given.iter().map(flat).collect::<Vec<_>>(), wanted);
+    }
+
+    fn apply(&mut self, command: Command) -> Outcome {
+        self.apply_payload(EntryPayload::Normal(command))
+    }
+
+    fn apply_payload(&mut self, payload: EntryPayload) -> Outcome {
+        let id = types::log_id(Term(1), self.log.next_index());
+        let entry = Entry::new(id, payload);
+        let done = Box::new(|result: Result<(), Error>| result.unwrap());
+        self.log
+            .append(vec![command::to_log(&entry)], done)
+            .unwrap();
+        let outcome = self.fsm.apply(&self.log, &entry).unwrap();
+        self.outcomes.push(outcome.clone());
+        outcome
+    }
+
+    fn checkpoint(&mut self) {
+        if self.fsm.applied.is_some() {
+            self.log.sync_index().unwrap();
+            let checkpoint = self.fsm.to_checkpoint(self.log.offsets());
+            self.checkpoint = Some(checkpoint.encode_to_vec());
+        }
+    }
+
+    fn durable(&self) -> Option<pb::Checkpoint> {
+        let bytes = self.checkpoint.as_deref()?;
+        Some(pb::Checkpoint::decode(bytes).unwrap())
+    }
+
+    /// Applies again what the checkpoint does not cover.
+    fn restart(&mut self) {
+        let checkpoint = self.durable();
+        let covered = checkpoint.as_ref().and_then(snapshot::covered_by);
+        let (log, rows_hold) = open(&self.disk, self.floor, covered);
+        assert_eq!(rows_hold, covered.is_some());
+        let restored = checkpoint.map(|checkpoint| Fsm::from_checkpoint(checkpoint).unwrap());
+        (self.log, self.fsm) = (log, restored.unwrap_or_default());
+        let mut at = covered.map_or(Index(0), |covered| Index(covered.applied.0 + 1));
+        while at < self.log.next_index() {
+            for entry in self.log.entries(at, self.log.next_index(), 500).unwrap() {
+                let entry = command::from_log(entry).unwrap();
+                let outcome = self.fsm.apply(&self.log, &entry).unwrap();
+                assert_eq!(outcome, self.outcomes[at.0 as usize], "I2: entry {at}");
+                at = Index(at.0 + 1);
+            }
+        }
+    }
+
+    /// Seals, and gives up what was trimmed.
+    fn drop_trimmed(&mut self) {
+        self.checkpoint();
+        let covered = self.durable().as_ref().and_then(snapshot::covered_by);
+        let Some(covered) = covered else {
+            return;
+        };
+        self.log.seal_covered(covered.applied).unwrap();
+        if let Some((floor, _)) = self.log.droppable(Index(covered.applied.0 + 1)) {
+            self.floor = floor;
+            assert!(self.log.drop_below(floor).unwrap());
+        }
+    }
+
+    fn check(&self) {
+        let next = self.plain.records.len() as u64;
+        assert_eq!(self.log.offsets(), (Offset(self.plain.first), Offset(next)));
+        let node = |node: &super::fsm::Registration| (node.name.clone(), node.directory_id.clone());
+        let known = self.fsm.registrations().iter();
+        let known: BTreeMap<_, _> = known.map(|(id, known)| (*id, node(known))).collect();
+        assert_eq!(known, self.plain.nodes);
+        let retention = self.fsm.retention.to_pb();
+        let kept = (retention.max_bytes, retention.max_age_ms);
+        assert_eq!(kept, self.plain.retention);
+    }
+
+    fn check_records(&self) {
+        let (first, next) = self.log.offsets();
+        if let Some(before) = first.0.checked_sub(1) {
+            let gone = self.log.read(Offset(before), 1);
+            assert!(matches!(gone, Err(Error::Trimmed { .. })));
+        }
+        let mut at = first;
+        while at < next {
+            for record in self.log.read(at, 400).unwrap() {
+                assert_eq!(record.offset, at);
+                assert_eq!(record.value, self.plain.records[at.0 as usize]);
+                at = Offset(at.0 + 1);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn the_state_machine_answers_as_a_plain_one_does(steps in steps()) {
+        let mut world = World::new();
+        for step in &steps {
+            world.run(step);
+        }
+        world.check_records();
+        world.restart();
+        world.check();
+        world.check_records();
+    }
+}
