@@ -41,6 +41,7 @@ mod types;
 mod upkeep;
 mod view;
 mod vote_file;
+mod watermark;
 mod wire;
 
 #[cfg(any(test, fuzzing))]
@@ -165,6 +166,7 @@ impl ReplicatedLog {
             log: log.clone(),
             floor: floor.clone(),
             space: space.clone(),
+            confirmed: watermark::Watermarks::default(),
         });
         let config = engine::config(timing, &identity.cluster_id)?;
         let raft = Raft::new(identity.node_id, config, transport.clone(), store, machine).await;

@@ -34,6 +34,7 @@ use crate::proto::raft_v1::{self as pb, append_entries_response};
 use super::snapshot::{self, Snapshot, SnapshotData};
 use super::space::Space;
 use super::types::{self, Member, TypeConfig, Vote};
+use super::watermark::Watermarks;
 use super::wire;
 
 /// The version of the raft protocol. Nodes of different versions refuse each other.
@@ -69,6 +70,8 @@ pub struct Node {
     pub floor: Arc<Mutex<Option<pb::Floor>>>,
     /// Who has room.
     pub space: Space,
+    /// What peers have confirmed.
+    pub confirmed: Watermarks,
 }
 
 /// Who calls.
@@ -188,6 +191,19 @@ fn note_room(
     }
 }
 
+/// Refuses the answer of a peer whose log went back.
+fn judge(
+    node: &OnceLock<Node>,
+    target: u64,
+    term: u64,
+    result: StreamAppendResult<TypeConfig>,
+) -> RpcResult<StreamAppendResult<TypeConfig>> {
+    match node.get() {
+        Some(node) => node.confirmed.judge(target, term, result),
+        None => Ok(result),
+    }
+}
+
 impl Peer {
     /// Makes a call within the engine's deadline.
     async fn call<T>(
@@ -228,10 +244,13 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             .await?;
         note_room(&self.node, self.target, Ok(&answer));
         let partial = matches!(&answer.result, Some(append_entries_response::Result::Matched(m)) if m.partial);
-        Ok(match wire::stream_result(answer)? {
-            Ok(id) if partial => AppendEntriesResponse::PartialSuccess(id),
-            other => other.into(),
-        })
+        let result = wire::stream_result(answer)?;
+        Ok(
+            match judge(&self.node, self.target, rpc.vote.leader_id.term, result)? {
+                Ok(id) if partial => AppendEntriesResponse::PartialSuccess(id),
+                other => other.into(),
+            },
+        )
     }
 
     fn stream_append<'s, S>(
@@ -249,6 +268,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             // The engine waits between tries inside its requests: a dial that came before the
             // first request would try a dead peer again without a pause.
             let first = input.next().await;
+            let term = first.as_ref().map_or(0, |first| first.vote.leader_id.term);
             let requests = stream::unfold(
                 (first, input, window),
                 |(first, mut input, window)| async move {
@@ -269,7 +289,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let results = answers.map(move |answer| {
                 answered.add_permits(1);
                 note_room(&node, target, answer.as_ref());
-                wire::stream_result(answer.map_err(rpc_error)?)
+                let result = wire::stream_result(answer.map_err(rpc_error)?)?;
+                judge(&node, target, term, result)
             });
             Ok(results.boxed())
         })

@@ -202,3 +202,38 @@ async fn an_interrupted_snapshot_goes_on_where_it_was() {
         "{fetched:?} of {all}"
     );
 }
+
+/// A disk that is put back to an older state, or that lied about its syncs, costs its own node only.
+#[tokio::test(start_paused = true)]
+async fn a_follower_whose_log_went_back_does_not_take_the_leader_with_it() {
+    let network = MemoryNetwork::new();
+    let peers = ["first:1".to_owned()];
+    let (first, _first_mux) = start(&network, &MemoryDisk::default(), "first:1", &[]).await;
+    let disk = MemoryDisk::default();
+    let (second, mux) = start(&network, &disk, "second:1", &peers).await;
+    let (third, _mux) = start(&network, &MemoryDisk::default(), "third:1", &peers).await;
+    for sequence in 0..50 {
+        append(&first, sequence).await;
+    }
+    catch_up(&second, 50).await;
+    let older = disk.crash();
+    for sequence in 50..100 {
+        append(&first, sequence).await;
+    }
+    catch_up(&second, 100).await;
+    network.cut("second:1");
+    mux.shutdown().await;
+    second.kill().await;
+    drop(second);
+    network.heal("second:1");
+    let (second, _mux) = begin(&network, &older, "second:1", &peers).await;
+    for sequence in 100..150 {
+        append(&first, sequence).await;
+    }
+    catch_up(&third, 150).await;
+    for node in [&first, &third] {
+        assert_eq!(node.view().stopped, None);
+    }
+    let (_, next) = second.log().offsets();
+    assert!(next < Offset(150), "it is fed no more: {next}");
+}
