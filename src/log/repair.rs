@@ -224,6 +224,14 @@ impl Log {
         let _upkeep = self.0.upkeep.lock();
         let (disk, dir) = (&*self.0.disk, &self.0.dir);
         let (source, target) = (Paths::new(from, seal.base), Paths::new(dir, seal.base));
+        let state = self.0.state.read();
+        let number = state.segment_number(seal.base);
+        let held = number.is_some_and(|number| state.segments[number].base() == seal.base);
+        drop(state);
+        if !held {
+            // It was trimmed meanwhile.
+            return Ok(());
+        }
         // The old seal stays until the new one takes its place: a crash in between leaves a
         // segment that is known to be damaged.
         self.quarantine(&[&target.store, &target.index])?;

@@ -282,12 +282,14 @@ impl StateMachine {
         };
         let (stable, log) = (self.stable.clone(), self.log().clone());
         let (staging, floor) = (self.snapshots.staging(), floor_of(data.floor.as_ref()));
-        let disk = self.snapshots.disk.clone();
+        let (disk, shared) = (self.snapshots.disk.clone(), self.shared());
         let adopted = tokio::task::spawn_blocking(move || -> Result<(), Error> {
+            let mut reached = shared.covered.lock();
             make_dir(&*disk, &staging)?;
             stable.begin_adoption(&adoption)?;
             log.adopt(&staging, &bases, floor, covered)?;
             stable.end_adoption(&adoption)?;
+            *reached = covered.applied.0 + 1;
             log::remove(&*disk, &staging)?;
             Ok(())
         });

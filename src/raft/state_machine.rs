@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
@@ -53,8 +52,10 @@ pub struct StateMachine {
 pub struct Shared {
     fsm: Mutex<Fsm>,
     applied: watch::Sender<Applied>,
-    /// The raft index after the last one that a durable checkpoint covers; 0 without one.
-    covered: AtomicU64,
+    /// The raft index after the last one that the durable checkpoint covers; 0 without one. Held
+    /// while a checkpoint is written, so that none ever goes back: what is sealed, and what was
+    /// given up, lies below it.
+    pub(super) covered: Mutex<u64>,
 }
 
 impl Shared {
@@ -105,7 +106,7 @@ impl StateMachine {
         let shared = Shared {
             fsm: Mutex::new(fsm),
             applied: watch::Sender::new(applied),
-            covered: AtomicU64::new(applied.index.map_or(0, |index| index + 1)),
+            covered: Mutex::new(applied.index.map_or(0, |index| index + 1)),
         };
         let machine = Self {
             snapshots,
@@ -215,6 +216,7 @@ impl Checkpointer {
     /// A checkpoint past the durable log would make a restarted node believe that it holds
     /// entries which a power cut took.
     pub fn save(&self) -> Result<(), Error> {
+        let mut covered = self.shared.covered.lock();
         let (checkpoint, applied) = {
             let fsm = self.shared.fsm.lock();
             let Some(applied) = fsm.applied else {
@@ -225,6 +227,11 @@ impl Checkpointer {
         if self.log.durable() <= Index(applied.index) {
             return Ok(());
         }
+        if applied.index < *covered {
+            // Nothing is new, but what was covered may be ready to be sealed.
+            self.log.seal_covered(Index(*covered - 1))?;
+            return Ok(());
+        }
         if self.snapshots.has_little_room() {
             // What is left is for votes, and for the floor of a trim.
             return Ok(());
@@ -232,8 +239,7 @@ impl Checkpointer {
         // Rows first: the checkpoint says that they are there.
         self.log.sync_index()?;
         self.stable.save_checkpoint(&checkpoint, &applied)?;
-        let covered = &self.shared.covered;
-        covered.fetch_max(applied.index + 1, Ordering::AcqRel);
+        *covered = applied.index + 1;
         self.log.seal_covered(Index(applied.index))?;
         Ok(())
     }
