@@ -279,7 +279,8 @@ impl State {
             }
             (row, next_row) = (next, next_row + 1);
         }
-        let end = segment.entry_end(row.index, next_row)?;
+        // A row that checks and still names a place behind the last frame must not take room for it.
+        let end = segment.entry_end(row.index, next_row)?.min(segment.end());
         let last = parts[parts.len() - 1].row;
         let source = match self.cached(first.index) {
             Some(number) => {

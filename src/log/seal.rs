@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::disk::Disk;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
-use super::frame::HEADER_BYTES;
+use super::frame::{self, HEADER_BYTES};
 use super::record::BATCH_BYTES_MIN;
 use super::row::Row;
 use super::{Error, Index, NUMBER_MAX, Offset, STORE_BYTES_MAX, Term};
@@ -222,7 +222,16 @@ impl Seal {
             |pair: &[Mark]| pair[0].entry < pair[1].entry && pair[0].position < pair[1].position;
         let later = |pair: &[TermEnd]| pair[0].entry < pair[1].entry && pair[0].term < pair[1].term;
         let last = self.marks.last();
-        self.marks.first() == Some(&first)
+        // What one read between two marks takes at most.
+        let stretch = MARK_EVERY as usize + frame::frame_bytes(frame::PAYLOAD_BYTES_MAX);
+        let ends = self.marks.iter().skip(1).map(|mark| mark.position);
+        let mut stretches = self.marks.iter().zip(ends.chain([self.end]));
+        let near = |(mark, end): (&Mark, u32)| {
+            end.checked_sub(mark.position)
+                .is_some_and(|length| length as usize <= stretch)
+        };
+        stretches.all(near)
+            && self.marks.first() == Some(&first)
             && self.marks.windows(2).all(grow)
             && last.is_some_and(|last| last.entry < self.entries && last.position < self.end)
             && self.term_ends.windows(2).all(later)

@@ -271,7 +271,9 @@ impl Segment {
             return Ok(self.position(Index(index.0 + 1)).unwrap_or(self.end));
         };
         let behind = self.index.row_after(index, row)?;
-        Ok(behind.map_or_else(|| seal.mark_after(index, |_| true), |row| row.position))
+        // Entries without rows may stand in between, and many of them.
+        let mark = seal.mark_after(index, |_| true);
+        Ok(behind.map_or(mark, |row| row.position.min(mark)))
     }
 
     /// Forgets the entries from `index` on; gives the place where the file now ends.
