@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, Bound, Policy, Seams};
@@ -64,6 +65,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     };
 
+    raise_file_limit();
     let bound = Bound::bind(config, security, policy, Seams::real()).await?;
     announce(bound.local_addr());
     let mut agent: Agent = tokio::select! {
@@ -84,6 +86,17 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             tracing::info!(signal, "stopping");
             agent.shutdown().await;
             Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Each segment keeps two files open, and shells allow few: take what the system allows.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit of open files stays as it is");
         }
     }
 }

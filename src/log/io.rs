@@ -139,6 +139,11 @@ impl Queue {
         self.push(Request::Run(job, done));
     }
 
+    /// Whether a cut has not been made yet.
+    pub fn cuts(&self) -> bool {
+        self.marks.cut.load(Ordering::Acquire) != NO_CUT
+    }
+
     /// Everything below `index` is durable, by other means than the writer's.
     pub fn set_durable(&self, index: Index) {
         self.marks.durable.store(index.0, Ordering::Release);

@@ -56,7 +56,7 @@ pub use recovery::Checkpoint;
 pub use repair::{Damaged, Scrub};
 pub use seal::Seal;
 pub use segment::Damage;
-pub use transfer::{Builder, Placed, adopt_files, is_copied};
+pub use transfer::{Builder, Placed, adopt_files, is_copied, remove_copy};
 pub use trim::{Pin, SegmentInfo};
 
 use disk::Disk;

@@ -92,7 +92,7 @@ pub fn recover(
     if whole && rows::hold(&mut found, checkpoint)? {
         return Ok(found);
     }
-    if floor.offset > Offset(0) {
+    if floor.index > Index(0) {
         return Err(Error::Corrupt {
             path: place.dir.to_owned(),
             position: 0,

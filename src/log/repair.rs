@@ -177,6 +177,9 @@ impl Log {
     /// replica, since not every batch in it was appended.
     pub fn derive_index(&self, seal: &Seal) -> Result<bool, Error> {
         let _upkeep = self.0.upkeep.lock();
+        if !self.has_sealed(seal) {
+            return Ok(true);
+        }
         let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base));
         let store = match Store::open(disk, &paths.store, seal.base)? {
             Some(store) => store,
@@ -208,6 +211,14 @@ impl Log {
         Ok(true)
     }
 
+    /// Whether the segment is still the one that a seal sums up.
+    fn has_sealed(&self, seal: &Seal) -> bool {
+        let state = self.0.state.read();
+        let number = state.segment_number(seal.base);
+        let held = number.and_then(|number| state.segments[number].seal());
+        held.is_some_and(|held| held.agrees_with(seal))
+    }
+
     fn note_store_damage(&self, base: Index, error: Error) -> Error {
         let state = self.0.state.read();
         let number = state.segment_number(base);
@@ -226,10 +237,13 @@ impl Log {
         let (source, target) = (Paths::new(from, seal.base), Paths::new(dir, seal.base));
         let state = self.0.state.read();
         let number = state.segment_number(seal.base);
-        let held = number.is_some_and(|number| state.segments[number].base() == seal.base);
+        let held = number.map(|number| &state.segments[number]);
+        let held = held.filter(|segment| segment.damage.is_some());
+        let held = held.and_then(Segment::seal);
+        let held = held.is_some_and(|held| held.agrees_with(seal));
         drop(state);
         if !held {
-            // It was trimmed meanwhile.
+            // It was trimmed meanwhile, or gave way to a snapshot's.
             return Ok(());
         }
         // The old seal stays until the new one takes its place: a crash in between leaves a

@@ -88,13 +88,13 @@ pub fn left_from(payload: &[u8], batch: &record::Batch, skip: u32) -> Result<Opt
 /// Writes the rows of the open segments' entries before `keep` anew, if they reach `wanted` when
 /// every batch gets one; false if they do not.
 fn derive(found: &mut Recovered, keep: Index, wanted: Offset) -> Result<bool, Error> {
-    let sealed = found.segments.iter().rev().find_map(Segment::seal);
-    let mut next = sealed.map_or(found.floor.offset, |seal| seal.next_offset);
+    let mut next = found.floor.offset;
     let mut derived = Vec::new();
     for (number, segment) in found.segments.iter().enumerate() {
-        if segment.seal().is_none() {
-            let rows = rows_from(segment, keep, &mut next)?;
-            derived.push((number, rows));
+        match segment.seal() {
+            Some(seal) if seal.first_offset != next => return Ok(false),
+            Some(seal) => next = seal.next_offset,
+            None => derived.push((number, rows_from(segment, keep, &mut next)?)),
         }
     }
     if next != wanted {

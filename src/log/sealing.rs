@@ -27,14 +27,16 @@ impl Log {
     fn seal_next(&self, applied: Index) -> Result<bool, Error> {
         let disk: &dyn Disk = &*self.0.disk;
         let (base, mut seal, store) = {
-            let state = self.0.state.read();
+            let mut state = self.0.state.write();
             let Some(number) = state.next_to_seal(applied) else {
                 return Ok(false);
             };
-            let segment = &state.segments[number];
-            if self.durable() < segment.next_index() {
+            if self.durable() < state.segments[number].next_index() {
                 return Ok(false);
             }
+            // A cut may take what follows away before the seal is written.
+            state.segments[number].closing = true;
+            let segment = &state.segments[number];
             let seal = state.sum_up(number, segment.next_index())?;
             (segment.base(), seal, segment.store.clone())
         };

@@ -31,6 +31,8 @@ pub struct Segment {
     pub opened_ms: u64,
     /// Why it may not be read: it waits for repair.
     pub damage: Option<Damage>,
+    /// It is being sealed, and takes no entry more, even if it becomes the last one again.
+    pub closing: bool,
 }
 
 /// What is wrong with a sealed segment.
@@ -118,6 +120,7 @@ impl Segment {
             rows_reserved: 0,
             opened_ms,
             damage: None,
+            closing: false,
         }
     }
 
@@ -131,6 +134,7 @@ impl Segment {
             opened_ms: seal.sealed_ms,
             frames: Frames::Sealed(Arc::new(seal)),
             damage,
+            closing: true,
         }
     }
 
@@ -182,7 +186,8 @@ impl Segment {
         let rows = self.rows_reserved + rows_of(entry.kind, &entry.payload);
         // Not the configured room: a crash may have left an index cut to its rows.
         let room = self.index.capacity() as u64;
-        frames.is_empty() || (bytes <= config.segment_bytes_max.into() && rows <= room)
+        !self.closing
+            && (frames.is_empty() || (bytes <= config.segment_bytes_max.into() && rows <= room))
     }
 
     /// Makes room for an entry's rows: an entry may need more than an empty index has.

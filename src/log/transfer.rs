@@ -191,6 +191,11 @@ pub fn is_copied(disk: &dyn Disk, dir: &Path, wanted: &Seal) -> Result<bool, Err
         && whole(&paths.index, Magic::Index, rows as u64))
 }
 
+/// Removes what was staged of a segment.
+pub fn remove_copy(disk: &dyn Disk, dir: &Path, base: Index) -> Result<(), Error> {
+    recovery::remove_all(disk, dir, std::iter::once(&base))
+}
+
 /// Moves the copies of `bases` from one directory to another and removes every other segment
 /// there. Done again after a crash it comes to the same.
 pub fn adopt_files(disk: &dyn Disk, from: &Path, to: &Path, bases: &[Index]) -> Result<(), Error> {

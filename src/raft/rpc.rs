@@ -210,6 +210,8 @@ impl raft_server::Raft for RaftService {
     ) -> Result<Response<pb::InstallSnapshotResponse>, Status> {
         let node = self.check(&request, From::Member)?.clone();
         let sender = number(request.metadata(), "ferrolog-from");
+        // What is held already must stay until it is adopted.
+        let _pinned = node.log().pin();
         let (vote, snapshot) = staging::receive(&node, sender, request.into_inner()).await?;
         let response = node.raft().install_full_snapshot(vote, snapshot).await;
         let vote = response.map_err(stopped)?.vote;

@@ -68,10 +68,19 @@ impl Snapshots {
         *self.current.lock() = Some(snapshot);
     }
 
-    /// Whether the disk is so full that no checkpoint is to be written.
-    pub fn has_little_room(&self) -> bool {
+    /// Whether the disk is too full for a checkpoint of so many bytes: redb writes it anew before it
+    /// frees the old one, and trusts nothing any more once a write failed.
+    pub fn has_little_room(&self, bytes: usize) -> bool {
+        let wanted = CHECKPOINT_ROOM + 3 * bytes as u64;
         let available = self.disk.available(&self.dir);
-        available.is_ok_and(|available| available < CHECKPOINT_ROOM)
+        available.is_ok_and(|available| available < wanted)
+    }
+
+    /// Forgets what was staged: it is in place, or not needed.
+    pub fn clear_staging(&self) -> Result<(), Error> {
+        let dir = self.staging();
+        make_dir(&*self.disk, &dir)?;
+        Ok(log::remove(&*self.disk, &dir)?)
     }
 
     /// Where segments wait.
@@ -252,6 +261,7 @@ impl StateMachine {
         let reached = reached.unwrap_or(floor_of(data.floor.as_ref()).index);
         if same {
             self.apply_up_to(end)?;
+            self.snapshots.clear_staging()?;
         } else if reached < end && data.checkpoint.next_offset == 0 {
             // Only the engine's suite: it applies entries that it never appended.
             self.replace(Fsm::from_checkpoint(data.checkpoint.clone())?);
@@ -283,18 +293,25 @@ impl StateMachine {
         let (stable, log) = (self.stable.clone(), self.log().clone());
         let (staging, floor) = (self.snapshots.staging(), floor_of(data.floor.as_ref()));
         let (disk, shared) = (self.snapshots.disk.clone(), self.shared());
+        let (segments, kept, begins) = (data.segments.clone(), self.floor.clone(), data.floor);
         let adopted = tokio::task::spawn_blocking(move || -> Result<(), Error> {
             let mut reached = shared.covered.lock();
             make_dir(&*disk, &staging)?;
+            for seal in segments.iter() {
+                if !log::is_copied(&*disk, &staging, seal)? && !log.holds(seal) {
+                    let (base, what) = (seal.base, "it is neither staged nor held any more");
+                    return Err(log::Error::Mismatch { base, what }.into());
+                }
+            }
             stable.begin_adoption(&adoption)?;
             log.adopt(&staging, &bases, floor, covered)?;
             stable.end_adoption(&adoption)?;
             *reached = covered.applied.0 + 1;
+            *kept.lock() = begins;
             log::remove(&*disk, &staging)?;
             Ok(())
         });
         adopted.await.unwrap_or(Err(log::Error::Stopped.into()))?;
-        *self.floor.lock() = data.floor;
         self.replace(Fsm::from_checkpoint(checkpoint)?);
         Ok(())
     }
@@ -337,5 +354,5 @@ pub fn finish_adoption(
     make_dir(&*snapshots.disk, &staging)?;
     log::adopt_files(&*snapshots.disk, &staging, &snapshots.dir, &bases)?;
     stable.end_adoption(&adoption)?;
-    Ok(())
+    snapshots.clear_staging()
 }

@@ -47,8 +47,14 @@ pub async fn receive(
 /// Whether a segment is held already, in the log or staged.
 fn is_here(node: &ReplicatedLog, seal: &Seal) -> Result<bool, log::Error> {
     let snapshots = node.snapshots();
-    if log::is_copied(&*snapshots.disk, &snapshots.staging(), seal)? {
+    let staging = snapshots.staging();
+    if log::is_copied(&*snapshots.disk, &staging, seal)? {
         return Ok(true);
     }
-    Ok(node.log().holds(seal))
+    if !node.log().holds(seal) {
+        return Ok(false);
+    }
+    // An older copy that was staged must not take the place of the whole one.
+    log::remove_copy(&*snapshots.disk, &staging, seal.base)?;
+    Ok(true)
 }

@@ -8,6 +8,7 @@ use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::sync::watch;
 
 use crate::log::disk::Disk;
@@ -232,7 +233,7 @@ impl Checkpointer {
             self.log.seal_covered(Index(*covered - 1))?;
             return Ok(());
         }
-        if self.snapshots.has_little_room() {
+        if self.snapshots.has_little_room(checkpoint.encoded_len()) {
             // What is left is for votes, and for the floor of a trim.
             return Ok(());
         }

@@ -78,8 +78,15 @@ impl ReplicatedLog {
         let waited = wait.metrics(purged, "the purge").await;
         waited.map_err(|error| stopped(&error))?;
         let (stable, log) = (self.0.stable.clone(), self.log().clone());
-        let kept = self.0.floor.clone();
+        let (kept, fsm) = (self.0.floor.clone(), self.0.fsm.clone());
         on_disk(move || {
+            // A snapshot may have been adopted while the engine was waited for: its floor stays.
+            let _no_adoption = fsm.covered.lock();
+            let now = log.droppable(floor.index);
+            let begins = snapshot::floor_of(kept.lock().as_ref()).index;
+            if now.is_none_or(|(now, _)| now.index < floor.index) || begins >= floor.index {
+                return Ok(());
+            }
             // The floor first: a removal that a crash cuts short is finished on the next start.
             let durable = snapshot::floor_to_pb(floor, term);
             stable.save_floor(&durable)?;
