@@ -264,6 +264,9 @@ impl State {
         loop {
             let next = (next_row < rows).then(|| segment.index.row(next_row));
             let next = next.transpose()?;
+            if next.is_some_and(|next| next.offset <= row.offset) {
+                return Err(Error::Malformed("the rows are not in order"));
+            }
             parts.push(Part {
                 row,
                 next: next.map_or_else(|| self.end_of_rows(number), |next| next.offset),

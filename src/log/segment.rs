@@ -307,7 +307,11 @@ impl Segment {
         let Some(number) = self.index.find(offset)? else {
             return Ok(None);
         };
-        Ok(Some((self.index.row(number)?, number + 1)))
+        let row = self.index.row(number)?;
+        if row.offset > offset {
+            return Err(Error::Malformed("the rows are not in order"));
+        }
+        Ok(Some((row, number + 1)))
     }
 
     /// Sums up the entries before `to`, and their rows: all of them, or the part that a snapshot
