@@ -308,7 +308,8 @@ impl State {
             return seal.next_offset;
         }
         let mut later = self.segments.range(number + 1..);
-        let next = later.find_map(|segment| segment.index.base_offset());
+        // A damaged segment's index may not be there; its seal is.
+        let next = later.find_map(Segment::first_offset);
         next.unwrap_or(self.next_offset)
     }
 }
