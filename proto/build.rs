@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "log/v1/log.proto",
         "ferrolog/v1/cluster.proto",
+        "ferrolog/v1/log.proto",
         "ferrolog/raft/v1/raft.proto",
     ];
     for file in files {

@@ -5,6 +5,7 @@
 //!
 //! In reading order, bottom up; imports point down only:
 //!
+//! - [`batch`]: records as they travel and as they are kept.
 //! - [`log`]: segments of frames and a mapped index: one copy of each record.
 //! - [`net`]: one port, two protocols, mutual TLS.
 //! - [`raft`]: the replicated log over both.
@@ -14,6 +15,7 @@
 //! - [`cli`]: the command line.
 
 pub mod agent;
+pub mod batch;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use tonic::Code;
 use tonic_types::StatusExt;
 
+use harness::checker::{Entry, Outcome, ReadKind, Rule, hash};
+use harness::recorder::{Recorder, Seen, entries};
 use harness::wire::{NOT_SERVING, SERVING};
 use harness::{Stage, refused, rounds, until, until_in, wire};
 
@@ -26,29 +28,37 @@ const IDLE_CPU_MAX: Duration = Duration::from_millis(50);
 #[tokio::test]
 async fn any_node_appends_and_every_node_tells_the_same() {
     let stage = Stage::start().await;
-    let mut sent = Vec::new();
+    let mut recorder = Recorder::default();
     for round in 0..10 {
         for place in 0..3 {
             let value = format!("{round} through {place}");
             let mut client = wire::log_client(&stage.cluster, place);
+            let begin = recorder.now();
             let offset = wire::produce(&mut client, value.as_bytes()).await;
-            assert_eq!(offset.expect("an offset"), sent.len() as u64, "dense");
-            sent.push(value);
+            let outcome = Outcome::Acked(offset.expect("an offset"));
+            recorder.append(0, value.as_bytes(), begin, outcome);
         }
     }
+    let count = recorder.history.appends.len();
     for place in 0..3 {
         let read = async || {
+            let begin = recorder.now();
             let records = stage.read_all(place, Consistency::Relaxed).await;
             // A relaxed read may be behind, never wrong.
-            for (at, (record, value)) in records.iter().zip(&sent).enumerate() {
-                assert_eq!(record.offset, at as u64);
-                assert_eq!(record.value, value.as_bytes());
-            }
-            assert!(records.len() <= sent.len(), "a phantom on node {place}");
-            (records.len() == sent.len()).then_some(())
+            recorder.read(Seen {
+                session: Some(u32::try_from(place).expect("three")),
+                kind: ReadKind::Relaxed,
+                node: stage.cluster.name(place),
+                begin,
+                from: 0,
+                tail: records.len() as u64,
+                seen: entries(&records),
+            });
+            (records.len() == count).then_some(())
         };
         until("a relaxed read sees all", read).await;
     }
+    println!("{}", recorder.assert_sound(&stage).await);
 }
 
 #[tokio::test]
@@ -58,20 +68,37 @@ async fn a_strong_read_through_another_node_sees_what_was_acknowledged() {
         .map(|p| wire::log_client(&stage.cluster, p))
         .collect();
     let (count, mut behind) = (rounds(1_000), 0);
+    let mut recorder = Recorder::default();
     let begun = Instant::now();
     for round in 0..count {
         // All six pairs of different nodes in turn.
         let producer = round % 3;
         let reader = (producer + 1 + (round / 3) % 2) % 3;
         let value = format!("round {round}");
+        let begin = recorder.now();
         let offset = wire::produce(&mut clients[producer], value.as_bytes()).await;
         let offset = offset.expect("an offset");
+        recorder.append(0, value.as_bytes(), begin, Outcome::Acked(offset));
+        let begin = recorder.now();
         let read = wire::consume(&mut clients[reader], offset, true).await;
         let read = read.unwrap_or_else(|status| {
             panic!("round {round}: {reader} does not see {offset} of {producer}: {status}")
         });
-        assert_eq!((read.offset, &read.value[..]), (offset, value.as_bytes()));
+        recorder.read(Seen {
+            session: None,
+            kind: ReadKind::Strong,
+            node: stage.cluster.name(reader),
+            begin,
+            from: offset,
+            seen: vec![Entry {
+                offset: read.offset,
+                hash: hash(&read.value),
+            }],
+            tail: offset + 1,
+        });
     }
+    let report = recorder.assert_sound(&stage).await;
+    assert_eq!(report.of(Rule::StrongRead), count);
     let took = begun.elapsed() / u32::try_from(count).expect("few rounds");
     // A relaxed read may miss it: if none did, the rounds above would prove little.
     for round in 0..count / 10 {

@@ -9,7 +9,8 @@ use ferrolog::cli::local_cluster::Signal;
 use tokio::time::Instant;
 use tonic::Code;
 
-use harness::load::{History, Load};
+use harness::checker::History;
+use harness::load::Load;
 use harness::{Stage, rounds, until, wire};
 
 const PRODUCERS: usize = 4;
@@ -89,7 +90,7 @@ async fn nothing_is_lost_when_all_nodes_are_killed_at_once() {
 
 /// The name of the leader, as this node knows it now.
 async fn leader_known_to(stage: &Stage, place: usize) -> Option<String> {
-    let status = stage.client_of(place).status(None).await.ok()?;
+    let status = stage.client_of(place).admin().status(None).await.ok()?;
     let mut nodes = status.nodes.into_iter();
     let leader = nodes.find(|node| node.id == status.leader_id)?;
     Some(leader.name)

@@ -100,7 +100,12 @@ async fn foreign_node_is_refused(keeps_address: bool) {
     let dir = tempfile::tempdir().expect("a directory");
     let mut other = another_cluster(&stage, dir.path()).await;
     let theirs = other.client(PATIENCE).expect("a client");
-    let theirs = theirs.status(None).await.expect("a status").cluster_id;
+    let theirs = theirs
+        .admin()
+        .status(None)
+        .await
+        .expect("a status")
+        .cluster_id;
     let (before, ours) = (members(&stage).await, stage.status(0).await.cluster_id);
     assert_ne!(theirs, ours);
 
@@ -116,7 +121,12 @@ async fn foreign_node_is_refused(keeps_address: bool) {
     // Neither log has changed.
     other.restart(0).await.expect("restarted");
     other.wait_ready(PATIENCE).await.expect("its own again");
-    let next = other.client(PATIENCE).expect("a client").status(None).await;
+    let next = other
+        .client(PATIENCE)
+        .expect("a client")
+        .admin()
+        .status(None)
+        .await;
     assert_eq!(next.expect("a status").next_offset, RECORDS);
     let records = stage.read_all(1, Consistency::Strong).await;
     assert_eq!(records.len() as u64, RECORDS);
@@ -185,7 +195,7 @@ async fn vote_of(
     to: u64,
 ) -> Result<wire::Identified, tonic::Status> {
     let metadata = [
-        ("ferrolog-wire", "1".to_owned()),
+        ("ferrolog-wire", "2".to_owned()),
         ("ferrolog-cluster", cluster.to_owned()),
         ("ferrolog-from", from.to_string()),
         ("ferrolog-to", to.to_string()),
@@ -220,7 +230,7 @@ async fn no_second_cluster_begins_beside_a_living_one() {
     // What the refusal says to do, works, with the directory that the refused start left behind.
     let joined = Lone::start(&serve_args("n4", &dir, &files, &["--join", &peers])).await;
     until("n4 is a voter", async || {
-        let status = stage.client().status(None).await.ok()?;
+        let status = stage.client().admin().status(None).await.ok()?;
         let mut nodes = status.nodes.iter();
         let n4 = nodes.find(|node| node.name == "n4")?;
         (n4.role() == NodeRole::Voter && n4.addr == joined.addr).then_some(())

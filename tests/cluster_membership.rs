@@ -237,7 +237,7 @@ async fn a_lone_node_may_move_to_another_address() {
             if node.has_ended() {
                 return Some(None);
             }
-            let status = client.status(None).await.ok()?;
+            let status = client.admin().status(None).await.ok()?;
             let me = status.nodes.first()?;
             (me.addr == node.addr).then_some(Some(status.next_offset))
         })

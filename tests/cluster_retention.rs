@@ -2,24 +2,34 @@
 
 mod harness;
 
-use ferrolog::client::{ClientError, Consistency, ConsumeOptions, Start};
+use ferrolog::client::{ClientError, Consistency, ConsumeOptions, ProducerOptions, Start};
 use tonic_types::StatusExt;
 
+use harness::checker::{NodeLog, Outcome};
 use harness::command::{client, cluster_json};
+use harness::recorder::{Recorder, assert_sound, entries};
 use harness::{Stage, until, wire};
 
 const SMALL: [&str; 2] = ["--segment-bytes-max", "65536"];
 
 /// Records whose value tells their number.
-async fn produce(stage: &Stage, from: u64, to: u64) {
-    let producer = stage.client().producer().expect("a producer");
+async fn produce(stage: &Stage, recorder: &mut Recorder, from: u64, to: u64) {
+    let producer = stage
+        .client()
+        .producer(ProducerOptions::default())
+        .expect("a producer");
+    let value = |number| format!("record {number} {}", "x".repeat(200));
     let mut acks = Vec::new();
     for number in from..to {
-        let value = format!("record {number} {}", "x".repeat(200));
-        acks.push(producer.send(value.into()).await.expect("sent"));
+        let begin = recorder.now();
+        let sent = producer.send(value(number)).await;
+        acks.push((number, begin, sent.expect("sent")));
     }
-    for (number, ack) in (from..to).zip(acks) {
-        assert_eq!(ack.await.expect("an ack"), number);
+    for (number, begin, ack) in acks {
+        let offset = ack.await.expect("an ack");
+        assert_eq!(offset, number);
+        let outcome = Outcome::Acked(offset);
+        recorder.append(0, value(number).as_bytes(), begin, outcome);
     }
 }
 
@@ -29,7 +39,8 @@ async fn offsets(stage: &Stage, place: usize) -> (u64, u64) {
 }
 
 /// Every node begins the log where all others do, holds what follows, and fewer segments than before.
-async fn check(stage: &Stage, first: u64, next: u64) {
+async fn check(stage: &Stage, recorder: &Recorder, first: u64, next: u64) {
+    let mut logs = Vec::new();
     for place in 0..stage.cluster.node_count() {
         until("a node has applied the trim", async || {
             (offsets(stage, place).await == (first, next)).then_some(())
@@ -39,14 +50,11 @@ async fn check(stage: &Stage, first: u64, next: u64) {
             .read_from(place, Start::Earliest, Consistency::Strong)
             .await;
         assert_eq!(records.len() as u64, next - first, "node {place}");
-        for (record, number) in records.iter().zip(first..) {
-            assert_eq!(record.offset, number);
-            assert!(
-                record
-                    .value
-                    .starts_with(format!("record {number} ").as_bytes())
-            );
-        }
+        logs.push(NodeLog {
+            node: stage.cluster.name(place).to_owned(),
+            first,
+            entries: entries(&records),
+        });
         let mut log = wire::log_client(&stage.cluster, place);
         let gone = wire::consume(&mut log, first - 1, false).await;
         let status = gone.expect_err("it was trimmed");
@@ -54,15 +62,17 @@ async fn check(stage: &Stage, first: u64, next: u64) {
         assert_eq!(info.reason, "OFFSET_TRIMMED");
         assert_eq!(info.metadata["first_offset"], first.to_string());
     }
+    assert_sound(&recorder.history, logs);
 }
 
 #[tokio::test]
 async fn a_trim_goes_everywhere_and_to_those_who_come_back() {
     let mut stage = Stage::start_with(&SMALL).await;
-    produce(&stage, 0, 3000).await;
+    let mut recorder = Recorder::default();
+    produce(&stage, &mut recorder, 0, 3000).await;
     let away = stage.others(stage.leader().await)[0];
     stage.cluster.terminate(away).await.expect("it stops");
-    produce(&stage, 3000, 5000).await;
+    produce(&stage, &mut recorder, 3000, 5000).await;
 
     assert!(stage.status(stage.leader().await).await.segments > 12);
     let trimmed = client(&stage.cluster, &["log", "trim", "4000"]).await;
@@ -76,14 +86,12 @@ async fn a_trim_goes_everywhere_and_to_those_who_come_back() {
     // What it lacks is gone: it gets a snapshot.
     stage.cluster.restart(away).await.expect("it starts");
     stage.ready().await;
-    check(&stage, 4000, 5000).await;
+    check(&stage, &recorder, 4000, 5000).await;
 
     // A reader of what is gone is told so, and not given something else.
     let options = ConsumeOptions {
         from: Start::Offset(10),
-        consistency: Consistency::Relaxed,
-        follow: false,
-        server: None,
+        ..ConsumeOptions::default()
     };
     let mut reader = stage.client().consume(options).expect("a consumer");
     let told = reader.next().await.expect("an answer");
@@ -102,14 +110,15 @@ async fn a_trim_goes_everywhere_and_to_those_who_come_back() {
         stage.cluster.restart(place).await.expect("it starts");
     }
     stage.ready().await;
-    check(&stage, 4000, 5000).await;
-    produce(&stage, 5000, 5100).await;
-    check(&stage, 4000, 5100).await;
+    check(&stage, &recorder, 4000, 5000).await;
+    produce(&stage, &mut recorder, 5000, 5100).await;
+    check(&stage, &recorder, 4000, 5100).await;
 }
 
 #[tokio::test]
 async fn retention_keeps_the_log_small_by_bytes_and_by_age() {
     let stage = Stage::start_with(&SMALL).await;
+    let mut recorder = Recorder::default();
     let set = ["log", "retention", "--max-bytes", "300KiB"];
     client(&stage.cluster, &set).await.expect_success();
     let shown = client(&stage.cluster, &["log", "retention", "--output", "json"]).await;
@@ -117,7 +126,7 @@ async fn retention_keeps_the_log_small_by_bytes_and_by_age() {
     assert_eq!(shown["max_bytes"], 300 << 10);
     assert_eq!(shown["max_age_ms"], serde_json::Value::Null);
 
-    produce(&stage, 0, 5000).await;
+    produce(&stage, &mut recorder, 0, 5000).await;
     for place in 0..3 {
         until("the log is small", async || {
             let status = stage.status(place).await;
@@ -127,7 +136,7 @@ async fn retention_keeps_the_log_small_by_bytes_and_by_age() {
     }
     let (first, next) = offsets(&stage, 0).await;
     assert!(first > 1000 && next == 5000, "{first}..{next}");
-    check(&stage, first, next).await;
+    check(&stage, &recorder, first, next).await;
 
     let set = [
         "log",
@@ -143,7 +152,7 @@ async fn retention_keeps_the_log_small_by_bytes_and_by_age() {
         (status["first_offset"] == 5000).then_some(())
     })
     .await;
-    produce(&stage, 5000, 5010).await;
+    produce(&stage, &mut recorder, 5000, 5010).await;
     let (_, next) = offsets(&stage, stage.leader().await).await;
     assert_eq!(next, 5010);
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use harness::checker::{Attempt, NodeLog};
+use harness::checker::{self, Append, NodeLog, Outcome};
 use harness::load::Load;
 use harness::loop_disk::{Filesystem, can_cut_power};
 use harness::{PATIENCE, Stage, command, until, wire};
@@ -43,21 +43,20 @@ const BALLAST: u64 = 12 << 20;
 /// What was under way when the room ended has no answer in words, and is not waited for longer than this.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// The number of the probes among the producers of a history.
-const PROBER: usize = 1_000;
+const PROBER: u32 = 1_000;
 /// Records of each producer that show that the cluster goes on.
 const SOME: u64 = 5;
 
-/// Single records, appended by hand beside a load, and what became of each. One that was refused must never
-/// be seen: it would be a phantom to the checker, like one that nobody sent.
+/// Single records, appended by hand beside a load, and what became of each.
 struct Probes {
-    attempts: Vec<Attempt>,
+    appends: Vec<Append>,
     refused: u64,
 }
 
 impl Probes {
     fn new() -> Self {
         Self {
-            attempts: Vec::new(),
+            appends: Vec::new(),
             refused: 0,
         }
     }
@@ -69,28 +68,30 @@ impl Probes {
         load: &Load,
         place: usize,
     ) -> Option<Result<u64, Status>> {
-        let seq = self.attempts.len() as u64 + self.refused;
+        let seq = self.appends.len() as u64;
         let value = Bytes::from(format!("probe-{seq}"));
-        let started = load.now();
+        let begin = load.now();
         let mut client = wire::log_client(&stage.cluster, place);
         let call = tokio::time::timeout(ANSWER_MAX, wire::produce(&mut client, &value));
         let late = |_| Err(Status::unknown("it is under way"));
         let answer = call.await.unwrap_or_else(late);
-        let acked = match &answer {
-            Ok(offset) => Some((*offset, load.now())),
-            Err(status) if status.code() == Code::ResourceExhausted => {
-                self.refused += 1;
-                return Some(answer);
-            }
-            Err(_) => None,
+        let outcome = match &answer {
+            Ok(offset) => Outcome::Acked(*offset),
+            Err(status) if status.code() == Code::ResourceExhausted => Outcome::Refused,
+            Err(_) => Outcome::Unknown,
         };
-        self.attempts.push(Attempt {
+        self.appends.push(Append {
             producer: PROBER,
             seq,
-            value,
-            started,
-            acked,
+            hash: checker::hash(&value),
+            begin,
+            end: load.now(),
+            outcome,
         });
+        if outcome == Outcome::Refused {
+            self.refused += 1;
+            return Some(answer);
+        }
         match &answer {
             Err(status) if !matches!(status.code(), Code::Unavailable | Code::Unknown) => {
                 panic!("neither taken nor refused in the right words: {status:?}")
@@ -217,10 +218,8 @@ async fn judge_the_rest(stage: &Stage) -> Vec<NodeLog> {
                 .expect("a record");
             assert_eq!(record.offset, 0);
         }
-        logs.push(NodeLog {
-            node: stage.cluster.name(place).to_owned(),
-            records: stage.read_all(place, Consistency::Strong).await,
-        });
+        let records = stage.read_all(place, Consistency::Strong).await;
+        logs.push(NodeLog::whole(stage.cluster.name(place), &records));
         let relaxed = stage.read_all(place, Consistency::Relaxed).await;
         assert!(!relaxed.is_empty(), "n{}", place + 1);
     }
@@ -261,7 +260,7 @@ async fn full_disks_refuse_records_and_take_them_again_once_there_is_room() {
     let oldest = NODES.map(|place| stores(&stage, place).pop_first().expect("a segment"));
     let first = logs
         .iter()
-        .map(|log| log.records.len() as u64 * 3 / 4)
+        .map(|log| log.entries.len() as u64 * 3 / 4)
         .min()
         .expect("three");
     let trimmed_at = Instant::now();
@@ -294,21 +293,22 @@ async fn full_disks_refuse_records_and_take_them_again_once_there_is_room() {
     }
     let again_after = given_at.elapsed();
     let mut history = load.finish().await;
-    let (refused, probed) = (probes.refused, probes.attempts.len());
-    history.attempts.append(&mut probes.attempts);
-    let found = history.violations_of_trimmed(&stage, logs, first).await;
+    let refused = probes.refused;
+    let probed = probes.appends.len() as u64 - refused;
+    history.appends.append(&mut probes.appends);
+    let checked = history.check_trimmed(&stage, logs, first).await;
+    let found = checked.err().unwrap_or_default();
     processes.assert_alive(&stage);
     println!(
         "three disks of {} MiB, full after {full_at:.1?}: {refused} probes refused, {probed} taken or unknown; trim to \
          {first}: segments gone after {gone_after:.0?}, all producers go on after {resumed_after:.0?} (a probe after \
          {tries} tries); ballast gone: taken again after {again_after:.0?}; {} records, {} violations; {:.0?} in all",
         SMALL >> 20,
-        history.attempts.len(),
+        history.appends.len(),
         found.len(),
         begun.elapsed()
     );
-    let shown: Vec<_> = found.iter().take(10).map(ToString::to_string).collect();
-    assert!(found.is_empty(), "{}", shown.join("\n"));
+    assert!(found.is_empty(), "{}", checker::shown(&found));
 }
 
 /// How far the leader knows this node's log to reach, and how far the log is committed.
@@ -325,7 +325,7 @@ async fn until_caught_up(stage: &Stage, place: usize) {
     let committed = stage.status(leader).await.committed_index;
     let client = stage.client_of(place);
     until("the node has caught up", async || {
-        let status = client.status(None).await.ok()?;
+        let status = client.admin().status(None).await.ok()?;
         (status.applied_index >= committed).then_some(())
     })
     .await;
@@ -451,10 +451,10 @@ async fn two_full_followers(left: u64) {
         given.elapsed()
     );
     let mut history = load.finish().await;
-    history.attempts.append(&mut probes.attempts);
-    let found = history.violations(&stage, &NODES).await;
-    let shown: Vec<_> = found.iter().take(10).map(ToString::to_string).collect();
-    assert!(found.is_empty(), "{}", shown.join("\n"));
+    history.appends.append(&mut probes.appends);
+    let checked = history.check(&stage, &NODES).await;
+    let found = checked.err().unwrap_or_default();
+    assert!(found.is_empty(), "{}", checker::shown(&found));
     processes.assert_alive(&stage);
 }
 

@@ -14,7 +14,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use harness::load::{History, Load};
+use harness::checker::{self, History};
+use harness::load::Load;
 use harness::loop_disk::{DISK_BYTES, Filesystem, can_cut_power};
 use harness::{Stage, wire};
 
@@ -46,14 +47,14 @@ async fn judge_end(stage: &mut Stage, place: usize) -> String {
 }
 
 async fn judge(stage: &Stage, history: &History, line: &str) {
-    let found = history.violations(stage, &NODES).await;
-    let shown: Vec<_> = found.iter().take(10).map(ToString::to_string).collect();
+    let checked = history.check(stage, &NODES).await;
+    let found = checked.err().unwrap_or_default();
     println!(
         "{line}; {} records, {} violations",
-        history.attempts.len(),
+        history.appends.len(),
         found.len()
     );
-    assert!(found.is_empty(), "{}", shown.join("\n"));
+    assert!(found.is_empty(), "{}", checker::shown(&found));
 }
 
 /// Whether strace can attach to a process; says so if not. In CI it must be there.

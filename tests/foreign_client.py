@@ -2,7 +2,8 @@
 
 Called by foreign_client.rs with a folder of keys, a folder of another authority's keys, a folder of generated
 stubs and the nodes' addresses.
-Every step is a function; the first that fails ends the run with its reason.
+Every step is a function; the first that fails ends the run with its reason. The steps of ferrolog.v1 stand in
+foreign_native.py.
 """
 
 import queue
@@ -24,9 +25,12 @@ from grpc_reflection.v1alpha import reflection_pb2
 keys, stranger_keys = Path(sys.argv[1]), Path(sys.argv[2])
 addrs = sys.argv[4].split(",")
 sys.path.insert(0, sys.argv[3])
+# The tree stays clean: what is compiled of the steps is not kept.
+sys.dont_write_bytecode = True
+import foreign_native  # noqa: E402
+from foreign_native import DEADLINE, expect, expect_equal, failure_of  # noqa: E402
 from log.v1 import log_pb2, log_pb2_grpc  # noqa: E402
 
-DEADLINE = 20
 STREAMED = 1000
 STRONG = (("ferrolog-consistency", "strong"),)
 
@@ -35,24 +39,6 @@ def credentials(folder, name):
     """The pair of `name` in `folder`, for servers of the real authority."""
     files = (keys / "ca.pem", folder / f"{name}-key.pem", folder / f"{name}.pem")
     return grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
-
-
-def expect(condition, what):
-    if not condition:
-        raise AssertionError(what)
-
-
-def expect_equal(got, wanted, what):
-    expect(got == wanted, f"{what}: got {got!r}, wanted {wanted!r}")
-
-
-def failure_of(call):
-    """The error that a call ends with."""
-    try:
-        answer = call()
-    except grpc.RpcError as error:
-        return error
-    raise AssertionError(f"the call succeeded: {answer!r}")
 
 
 def produce(log, value, **fields):
@@ -213,7 +199,7 @@ def reflection_shows_the_public_services(channel):
     ]
     listed, described = list(call(iter(requests), timeout=DEADLINE))
     names = {service.name for service in listed.list_services_response.service}
-    expect({"log.v1.Log", "ferrolog.v1.ClusterService"} <= names, f"services missing: {names}")
+    expect({"log.v1.Log", "ferrolog.v1.LogService", "ferrolog.v1.ClusterService"} <= names, f"services missing: {names}")
     expect(not any("raft" in name for name in names), f"raft is shown to clients: {names}")
     expect(described.file_descriptor_response.file_descriptor_proto, "no description of log.v1.Log")
 
@@ -240,6 +226,7 @@ def main():
     end = a_stream_of_records_is_answered_in_order(logs, end)
     end = consuming_waits_at_the_tail(logs, end)
     reading_past_the_end_is_404(logs, end)
+    end = foreign_native.all_steps(channels, end)
     health_is_told(channels)
     reflection_shows_the_public_services(channels[0])
     strangers_are_refused()

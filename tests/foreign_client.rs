@@ -1,7 +1,8 @@
 //! The service as a client sees it that is not tonic: Python's grpcio, with stubs made from `proto/`.
 //!
 //! It needs python3 with venv, and a package index for the first run. Where they are missing it fails; only
-//! `FERROLOG_SKIP_FOREIGN=1` skips it. The steps themselves stand in `foreign_client.py`.
+//! `FERROLOG_SKIP_FOREIGN=1` skips it. The steps themselves stand in `foreign_client.py`
+//! and, for `ferrolog.v1`, in `foreign_native.py`.
 #![allow(
     clippy::disallowed_methods,
     reason = "it writes files and starts processes"
@@ -98,7 +99,11 @@ fn make_stubs(python: &Path, dir: &Path) {
         .arg(option("python_out", dir))
         .arg(option("grpc_python_out", dir));
     run(
-        protoc.args(["log/v1/log.proto", "ferrolog/v1/cluster.proto"]),
+        protoc.args([
+            "log/v1/log.proto",
+            "ferrolog/v1/cluster.proto",
+            "ferrolog/v1/log.proto",
+        ]),
         "the protos must suit other compilers too",
     );
 }

@@ -7,8 +7,9 @@ mod harness;
 
 use tokio::time::Instant;
 
-use harness::checker::{Rule, Violation};
-use harness::load::{History, Load};
+use harness::checker::verdict::count;
+use harness::checker::{History, Rule, Violation, shown};
+use harness::load::Load;
 use harness::loop_disk::{Filesystem, LoopDisk, Syncs, can_cut_power};
 use harness::{Stage, rounds, until};
 
@@ -45,29 +46,22 @@ async fn bring_back(stage: &mut Stage, places: &[usize]) {
     for &place in places {
         let client = stage.client_of(place);
         until("the node has caught up", async || {
-            let status = client.status(None).await.ok()?;
+            let status = client.admin().status(None).await.ok()?;
             (status.applied_index >= committed).then_some(())
         })
         .await;
     }
 }
 
-/// How often a rule is broken.
-fn count(found: &[Violation], rule: Rule) -> usize {
-    found.iter().filter(|found| found.rule == rule).count()
-}
-
 fn judge(history: &History, found: &[Violation], line: &str) {
-    let acked = history.attempts.iter().filter(|a| a.acked.is_some());
     println!(
         "{line}; {} records acknowledged, {} lost, {} twice, {} violations in all",
-        acked.count(),
+        history.acked(),
         count(found, Rule::Durability),
         count(found, Rule::Uniqueness),
         found.len()
     );
-    let first: Vec<_> = found.iter().take(10).map(ToString::to_string).collect();
-    assert!(found.is_empty(), "{}", first.join("\n"));
+    assert!(found.is_empty(), "{}", shown(found));
 }
 
 async fn nothing_is_lost_on(filesystem: Filesystem) {
@@ -102,7 +96,8 @@ async fn nothing_is_lost_on(filesystem: Filesystem) {
     let last = load.now();
 
     let history = load.finish().await;
-    let found = history.violations(&stage, &NODES).await;
+    let checked = history.check(&stage, &NODES).await;
+    let found = checked.err().unwrap_or_default();
     let gap = |from, to| history.longest_gaps(from, to).0.as_millis();
     let line = format!(
         "{}: {one} power cuts of one node ({leaders} of the leader), longest gap in acks {} ms; {all} of all \
@@ -148,8 +143,9 @@ async fn loss_of_liars(filesystem: Filesystem) -> Option<String> {
         return Some(format!("{} nodes refuse to start: {first}", refusals.len()));
     }
     stage.ready().await;
-    let found = history.violations(&stage, &NODES[..1]).await;
-    let (acked, lost) = (history.attempts.len(), count(&found, Rule::Durability));
+    let checked = history.check(&stage, &NODES[..1]).await;
+    let found = checked.err().unwrap_or_default();
+    let (acked, lost) = (history.appends.len(), count(&found, Rule::Durability));
     (lost > 0).then(|| format!("{lost} of {acked} acknowledged records are lost"))
 }
 

@@ -19,19 +19,20 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "client", "config", "raft", "log", "net", "env", "proto",
+            "agent", "batch", "client", "config", "raft", "log", "net", "env", "proto",
         ],
     ),
     (
         "agent",
         &["server", "raft", "log", "config", "net", "env", "proto"],
     ),
-    ("server", &["raft", "log", "net", "env", "proto"]),
-    ("client", &["net", "env", "proto"]),
+    ("server", &["raft", "log", "batch", "net", "env", "proto"]),
+    ("client", &["batch", "net", "env", "proto"]),
     ("raft", &["log", "net", "env", "proto"]),
-    ("log", &["env"]),
+    ("log", &["batch", "env"]),
     ("config", &["server", "raft", "log", "net"]),
     ("net", &["env"]),
+    ("batch", &[]),
     ("env", &[]),
     ("proto", &[]),
 ];
@@ -47,6 +48,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["src/net/tls.rs"]),
     ("rcgen", &["src/net/certs.rs"]),
     ("memmap2", &["src/log/index.rs"]),
+    ("lz4_flex", &["src/batch/compression.rs"]),
+    ("ruzstd", &["src/batch/compression.rs"]),
     ("tokio::net", &["src/net/tcp.rs"]),
 ];
 

@@ -26,10 +26,10 @@ impl Batch {
         for _ in 0..records {
             builder.push(&value, 0, 0);
         }
-        let payload = record::join([builder.finish()].iter());
+        let payload = record::join([builder.finish()].iter(), Some(1));
         let batch = record::batches(&payload).expect("a whole batch")[0];
         let run = Run {
-            skip: u32::try_from(batch.records_at).expect("a batch header is short"),
+            skip: batch.row_skip().expect("a batch header is short"),
             count: batch.count,
         };
         Self { payload, run }

@@ -8,7 +8,7 @@ use super::connection::ConnectionArgs;
 use super::output::{grouped, print, table};
 use super::{Format, UsageError};
 use crate::client::Client;
-use crate::proto::v1::{GetStatusResponse, NodeRole};
+use crate::proto::v1::{GetLimitsResponse, GetStatusResponse, NodeRole};
 
 const HELP: &str = "\
 Examples:
@@ -16,7 +16,8 @@ Examples:
   ferrolog cluster status --server n2:8400 --output json   (what n2 itself knows)
   ferrolog cluster transfer n3
   ferrolog cluster remove n2                               (a node that will not come back)
-  ferrolog cluster leave --server n2:8400                  (a node that is up)";
+  ferrolog cluster leave --server n2:8400                  (a node that is up)
+  ferrolog cluster limits --server n2:8400                 (how large a record may be, and the like)";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
@@ -46,6 +47,8 @@ enum Action {
     },
     /// Take the node given with --server out of the cluster
     Leave,
+    /// Show what a node takes: sizes, counts, and bytes under way
+    Limits,
 }
 
 pub(super) async fn run(args: ClusterArgs, format: Format) -> anyhow::Result<()> {
@@ -57,18 +60,19 @@ pub(super) async fn run(args: ClusterArgs, format: Format) -> anyhow::Result<()>
     let client = args.connection.client(server)?;
     let (shown, result) = match args.action {
         Action::Status => {
-            let status = client.status(None).await?;
+            let status = client.admin().status(None).await?;
             (status_text(&status), status_json(&status))
         }
         Action::Remove { name } => remove(&client, &name).await?,
         Action::Leave => {
-            let name = client.status(None).await?.node_name;
+            let name = client.admin().status(None).await?.node_name;
             remove(&client, &name).await?
         }
         Action::Transfer { name } => {
-            let leader = client.transfer(name.as_deref()).await?;
+            let leader = client.admin().transfer(name.as_deref()).await?;
             (format!("{leader} leads now"), json!({ "leader": leader }))
         }
+        Action::Limits => limits(&client.admin().limits().await?),
     };
     let text = if format == Format::Json {
         result.to_string()
@@ -79,7 +83,7 @@ pub(super) async fn run(args: ClusterArgs, format: Format) -> anyhow::Result<()>
 }
 
 async fn remove(client: &Client, name: &str) -> anyhow::Result<(String, Value)> {
-    let removed = client.remove(name).await?;
+    let removed = client.admin().remove(name).await?;
     let shown = match removed {
         true => format!(
             "{name} is no longer a member; stop its process and delete its data before it joins again"
@@ -87,6 +91,47 @@ async fn remove(client: &Client, name: &str) -> anyhow::Result<(String, Value)> 
         false => format!("there is no member {name}; nothing was changed"),
     };
     Ok((shown, json!({ "name": name, "removed": removed })))
+}
+
+fn limits(limits: &GetLimitsResponse) -> (String, Value) {
+    let limits = [
+        ("record_bytes_max", limits.record_bytes_max),
+        ("batch_bytes_max", limits.batch_bytes_max),
+        (
+            "batch_decompressed_bytes_max",
+            limits.batch_decompressed_bytes_max,
+        ),
+        ("batch_records_max", limits.batch_records_max.into()),
+        ("key_bytes_max", limits.key_bytes_max.into()),
+        ("headers_max", limits.headers_max.into()),
+        ("header_bytes_max", limits.header_bytes_max.into()),
+        ("name_bytes_max", limits.name_bytes_max.into()),
+        (
+            "streams_per_connection_max",
+            limits.streams_per_connection_max.into(),
+        ),
+        (
+            "stream_bytes_in_flight_max",
+            limits.stream_bytes_in_flight_max,
+        ),
+        (
+            "connection_bytes_in_flight_max",
+            limits.connection_bytes_in_flight_max,
+        ),
+        ("node_bytes_in_flight_max", limits.node_bytes_in_flight_max),
+        (
+            "stream_batches_in_flight_max",
+            limits.stream_batches_in_flight_max.into(),
+        ),
+        ("read_bytes_max", limits.read_bytes_max),
+        ("sessions_max", limits.sessions_max.into()),
+        ("cursors_max", limits.cursors_max.into()),
+        ("fences_max", limits.fences_max.into()),
+        ("message_bytes_max", limits.message_bytes_max),
+    ];
+    let rows = limits.map(|(name, value)| vec![name.to_owned(), grouped(value)]);
+    let json = limits.map(|(name, value)| (name.to_owned(), value.into()));
+    (table(&rows), Value::Object(json.into_iter().collect()))
 }
 
 fn role_name(role: i32) -> &'static str {
@@ -213,5 +258,20 @@ mod tests {
         let json = status_json(&status);
         assert_eq!(json["nodes"][1]["role"], "learner");
         assert_eq!(json["last_index"], Value::Null);
+    }
+
+    #[test]
+    fn limits_have_their_names() {
+        let (text, json) = limits(&GetLimitsResponse {
+            record_bytes_max: 4 << 20,
+            message_bytes_max: 7,
+            ..GetLimitsResponse::default()
+        });
+        assert!(
+            text.contains("record_bytes_max                4,194,304"),
+            "{text}"
+        );
+        assert_eq!(json["message_bytes_max"], 7);
+        assert_eq!(json.as_object().map(serde_json::Map::len), Some(18));
     }
 }

@@ -45,7 +45,7 @@ pub struct ConnectionArgs {
 
 impl ConnectionArgs {
     /// A client of the cluster, or of `server` alone where the command asks one node.
-    pub(super) fn client(&self, server: Option<&str>) -> anyhow::Result<Client> {
+    pub fn client(&self, server: Option<&str>) -> anyhow::Result<Client> {
         let servers = match server {
             Some(server) => vec![server.to_owned()],
             None => self.servers.clone(),

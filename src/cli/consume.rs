@@ -1,38 +1,64 @@
-//! `ferrolog consume`: records to standard output, raw or as JSON lines.
+//! `ferrolog consume`: records to standard output, raw or as JSON lines, and a cursor behind them.
+//!
+//! The cursor moves after what it stands behind was flushed, so a reader that dies reads some records again
+//! and misses none. It moves by compare-and-set: two readers under one name do not pass unnoticed.
 
-use std::io::{self, BufWriter, Write};
+use std::future::pending;
+use std::io::{self, BufWriter, Stdout, Write};
 use std::pin::pin;
-use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::Context;
 use data_encoding::BASE64;
 use futures::FutureExt;
-use serde_json::json;
+use serde_json::{Map, Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 use super::Format;
 use super::connection::ConnectionArgs;
+use super::positions::{parse_consistency, parse_start};
 use super::records::Delimiter;
-use crate::client::{Consistency, ConsumeOptions, Record, Start};
+use crate::client::{
+    Client, ClientError, Consistency, ConsumeOptions, ConsumedRecord, Consumer, Start,
+};
 
 const OUT_BUFFER_BYTES: usize = 256 * 1024;
+/// A cursor is at most so far behind what was written.
+const COMMIT_RECORDS: u64 = 10_000;
+const COMMIT_EVERY: Duration = Duration::from_secs(5);
+const SIGNAL_STRIDE: u64 = 1024;
 
 const HELP: &str = "\
 Without --follow the read ends where the log ended when it began. With --output json each line is an object
-with `offset` and `value`, or `value_base64` where the value is not UTF-8.
+with `offset`, `append_timestamp_ms`, and `value`, or `value_base64` where the value is not UTF-8; with
+`key` or `key_base64`, `headers` and `client_timestamp_ms` where the record has them.
+
+With --cursor the read begins where the cursor stands, or at --from if there is none of that name. The cursor
+moves after records were written out: at the end, and at least every 5 s or 10,000 records.
+
+Consistency:
+  relaxed       what the node has
+  strong        at least everything acknowledged before now
+  at-least:N    everything before offset N
+  bounded:TIME  at most so far behind, for as long as the read lasts, such as bounded:500ms or bounded:2s
 
 Examples:
   ferrolog consume --servers n1:8400,n2:8400,n3:8400 > copy.txt
   ferrolog consume --from latest --follow
   ferrolog consume --from 1000 --count 10 --output json
-  ferrolog consume --server n2:8400 --consistency strong";
+  ferrolog consume --from tail:10 --keys --key-delimiter ': '
+  ferrolog consume --from timestamp:2026-01-31T12:00:00Z
+  ferrolog consume --server n2:8400 --consistency strong
+  ferrolog consume --cursor billing --follow";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(super) struct ConsumeArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
-    /// Where to begin: an offset, `earliest` or `latest`
-    #[arg(long, default_value = "earliest", value_name = "N|earliest|latest")]
+    /// Where to begin: an offset, earliest, latest, tail:N, or timestamp: with milliseconds or RFC 3339 in UTC
+    #[arg(long, default_value = "earliest", value_name = "START", value_parser = parse_start)]
     from: Start,
     /// End after this many records
     #[arg(long, value_name = "N")]
@@ -40,94 +66,287 @@ pub(super) struct ConsumeArgs {
     /// Wait for new records at the end
     #[arg(long, short)]
     follow: bool,
-    /// relaxed: what the node has. strong: at least everything acknowledged before now
-    #[arg(long, value_enum, default_value_t = Level::Relaxed)]
-    consistency: Level,
+    /// How fresh: relaxed, strong, at-least:N or bounded:TIME
+    #[arg(long, default_value = "relaxed", value_name = "LEVEL", value_parser = parse_consistency)]
+    consistency: Consistency,
+    /// Begin at this cursor, and move it behind what was written
+    #[arg(long, value_name = "NAME")]
+    cursor: Option<String>,
     /// Read from this node and no other
     #[arg(long, value_name = "HOST:PORT")]
     server: Option<String>,
     /// What to print after each record; \n, \r, \t, \0, \\ and \xNN are understood
     #[arg(long, default_value = "\\n", value_parser = Delimiter::parse)]
     delimiter: Delimiter,
+    /// Print each record's key and --key-delimiter before its value; a record without a key has an empty one
+    #[arg(long)]
+    keys: bool,
+    /// What to print after a key; escapes as in --delimiter
+    #[arg(long, value_name = "STR", default_value = "\\t", value_parser = Delimiter::parse, requires = "keys")]
+    key_delimiter: Delimiter,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Level {
-    Relaxed,
-    Strong,
+pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()> {
+    let client = args.connection.client(args.server.as_deref())?;
+    let cursor = match &args.cursor {
+        Some(name) => Some(Cursor::open(&client, name).await?),
+        None => None,
+    };
+    let begun = cursor.as_ref().and_then(|cursor| cursor.known);
+    let mut consumer = client.consume(ConsumeOptions {
+        from: begun.map_or(args.from, Start::Offset),
+        consistency: args.consistency,
+        follow: args.follow,
+        server: args.server,
+        ..ConsumeOptions::default()
+    })?;
+    let mut sink = Sink {
+        out: BufWriter::with_capacity(OUT_BUFFER_BYTES, io::stdout()),
+        form: Form {
+            format,
+            delimiter: args.delimiter,
+            key_delimiter: args.keys.then_some(args.key_delimiter),
+        },
+        cursor,
+    };
+    // Without a cursor there is nothing to end cleanly: a signal kills.
+    let mut signals = match sink.cursor {
+        Some(_) => Some(Signals::listen()?),
+        None => None,
+    };
+    let read = copy(&mut consumer, &mut sink, &mut signals, args.count).await;
+    // What was read is the user's, whatever came after.
+    let settled = sink.settle().await;
+    read.and(settled)
 }
 
-impl FromStr for Start {
-    type Err = String;
+/// Writes up to `count` records; ends early at a signal.
+async fn copy(
+    consumer: &mut Consumer,
+    sink: &mut Sink,
+    signals: &mut Option<Signals>,
+    count: Option<u64>,
+) -> anyhow::Result<()> {
+    let mut left = count.unwrap_or(u64::MAX);
+    while left > 0 {
+        let mut next = pin!(consumer.next());
+        let record = match next.as_mut().now_or_never() {
+            Some(record) => record,
+            None => loop {
+                // Nothing at hand: what is buffered should be seen before the wait.
+                sink.flush()?;
+                tokio::select! {
+                    record = &mut next => break record,
+                    () = sink.commit_due() => sink.settle().await?,
+                    () = interrupted(signals) => return Ok(()),
+                }
+            },
+        };
+        let Some(record) = record else { break };
+        sink.write(&record?).await?;
+        left -= 1;
+        // A read that never waits would never see a signal.
+        if left.is_multiple_of(SIGNAL_STRIDE) && interrupted(signals).now_or_never().is_some() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "earliest" => Ok(Self::Earliest),
-            "latest" => Ok(Self::Latest),
-            number => {
-                let wrong = |_| "give an offset such as 0, or `earliest`, or `latest`".to_owned();
-                number.parse().map(Self::Offset).map_err(wrong)
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
+        })
+    }
+}
+
+async fn interrupted(signals: &mut Option<Signals>) {
+    match signals {
+        None => pending().await,
+        Some(signals) => {
+            tokio::select! {
+                _ = signals.interrupt.recv() => {}
+                _ = signals.terminate.recv() => {}
             }
         }
     }
 }
 
-pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()> {
-    let client = args.connection.client(args.server.as_deref())?;
-    let mut consumer = client.consume(ConsumeOptions {
-        from: args.from,
-        consistency: match args.consistency {
-            Level::Relaxed => Consistency::Relaxed,
-            Level::Strong => Consistency::Strong,
-        },
-        follow: args.follow,
-        server: args.server,
-    })?;
-    let mut left = args.count.unwrap_or(u64::MAX);
-    let mut out = BufWriter::with_capacity(OUT_BUFFER_BYTES, io::stdout());
-    while left > 0 {
-        let record = {
-            let mut next = pin!(consumer.next());
-            // Nothing at hand: what is buffered should be seen before the wait.
-            match next.as_mut().now_or_never() {
-                Some(record) => record,
-                None => {
-                    out.flush().context("write to standard output")?;
-                    next.await
-                }
-            }
-        };
-        let Some(record) = record else { break };
-        let record = match record {
-            Ok(record) => record,
-            Err(error) => {
-                // What was read is the user's, whatever came after.
-                out.flush().context("write to standard output")?;
-                return Err(error.into());
-            }
-        };
-        write_record(&mut out, &record, format, &args.delimiter)
-            .context("write to standard output")?;
-        left -= 1;
-    }
-    out.flush().context("write to standard output")
+/// A cursor of the cluster that this read moves.
+struct Cursor {
+    client: Client,
+    name: String,
+    /// Where it stands, as far as is known; `None`: there is none of this name yet.
+    known: Option<u64>,
+    /// Where it should stand: behind the last record that was written.
+    next: Option<u64>,
+    /// Records written since it moved.
+    behind: u64,
+    moved: Instant,
 }
 
-fn write_record(
-    out: &mut impl Write,
-    record: &Record,
-    format: Format,
-    delimiter: &Delimiter,
-) -> io::Result<()> {
-    if format == Format::Text {
-        out.write_all(&record.value)?;
-        return out.write_all(delimiter.as_bytes());
+impl Cursor {
+    async fn open(client: &Client, name: &str) -> anyhow::Result<Self> {
+        let cursor = client.admin().cursor(name).await;
+        let cursor = cursor.with_context(|| format!("read the cursor {name}"))?;
+        Ok(Self {
+            client: client.clone(),
+            name: name.to_owned(),
+            known: cursor.map(|cursor| cursor.offset),
+            next: None,
+            behind: 0,
+            moved: Instant::now(),
+        })
     }
-    let line = match std::str::from_utf8(&record.value) {
-        Ok(value) => json!({ "offset": record.offset, "value": value }),
-        Err(_) => json!({ "offset": record.offset, "value_base64": BASE64.encode(&record.value) }),
+
+    fn is_due(&self) -> bool {
+        self.behind >= COMMIT_RECORDS || (self.behind > 0 && self.moved.elapsed() >= COMMIT_EVERY)
+    }
+
+    async fn commit(&mut self) -> anyhow::Result<()> {
+        self.moved = Instant::now();
+        let Some(next) = self.next.take() else {
+            return Ok(());
+        };
+        let admin = self.client.admin();
+        let moved = match self.known {
+            Some(_) => admin.commit_cursor(&self.name, next, self.known).await,
+            None => admin.create_cursor(&self.name, next).await,
+        };
+        match moved {
+            Ok(()) => {
+                self.known = Some(next);
+                self.behind = 0;
+                Ok(())
+            }
+            Err(error) => Err(self.moved_by_somebody(next, error)),
+        }
+    }
+
+    fn moved_by_somebody(&self, next: u64, error: ClientError) -> anyhow::Error {
+        let place = |at: Option<u64>| at.map_or("nowhere".to_owned(), |at| at.to_string());
+        let about = match &error {
+            ClientError::CursorDiffers { current } => format!(
+                "somebody else moved the cursor {} from {} to {}; records before offset {next} were written here. \
+                 Let one reader use it, or give each one a cursor of its own",
+                self.name,
+                place(self.known),
+                place(*current),
+            ),
+            _ => format!("move the cursor {} to {next}", self.name),
+        };
+        anyhow::Error::new(error).context(about)
+    }
+}
+
+/// Standard output, and the cursor behind it.
+struct Sink {
+    out: BufWriter<Stdout>,
+    form: Form,
+    cursor: Option<Cursor>,
+}
+
+impl Sink {
+    async fn write(&mut self, record: &ConsumedRecord) -> anyhow::Result<()> {
+        let written = self.form.write(&mut self.out, record);
+        written.context("write to standard output")?;
+        let Some(cursor) = &mut self.cursor else {
+            return Ok(());
+        };
+        cursor.next = Some(record.offset + 1);
+        cursor.behind += 1;
+        if cursor.is_due() {
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        self.out.flush().context("write to standard output")
+    }
+
+    /// When the cursor has to move though no record comes.
+    async fn commit_due(&self) {
+        match &self.cursor {
+            Some(cursor) if cursor.behind > 0 => {
+                tokio::time::sleep_until(cursor.moved + COMMIT_EVERY).await;
+            }
+            _ => pending().await,
+        }
+    }
+
+    /// Flushes what was written; then the cursor may stand behind it.
+    async fn settle(&mut self) -> anyhow::Result<()> {
+        self.flush()?;
+        match &mut self.cursor {
+            Some(cursor) => cursor.commit().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// How records are printed.
+struct Form {
+    format: Format,
+    delimiter: Delimiter,
+    key_delimiter: Option<Delimiter>,
+}
+
+impl Form {
+    fn write(&self, out: &mut impl Write, record: &ConsumedRecord) -> io::Result<()> {
+        if self.format == Format::Json {
+            return writeln!(out, "{}", to_json(record));
+        }
+        if let Some(delimiter) = &self.key_delimiter {
+            out.write_all(record.record.key.as_deref().unwrap_or_default())?;
+            out.write_all(delimiter.as_bytes())?;
+        }
+        out.write_all(&record.record.value)?;
+        out.write_all(self.delimiter.as_bytes())
+    }
+}
+
+fn to_json(consumed: &ConsumedRecord) -> Value {
+    let record = &consumed.record;
+    let mut fields = Map::new();
+    fields.insert("offset".to_owned(), consumed.offset.into());
+    fields.insert(
+        "append_timestamp_ms".to_owned(),
+        consumed.append_timestamp_ms.into(),
+    );
+    if record.client_timestamp_ms > 0 {
+        let client = record.client_timestamp_ms;
+        fields.insert("client_timestamp_ms".to_owned(), client.into());
+    }
+    if let Some(key) = &record.key {
+        put_bytes(&mut fields, "key", key);
+    }
+    if !record.headers.is_empty() {
+        let headers = record.headers.iter().map(|header| {
+            let mut fields = Map::new();
+            fields.insert("name".to_owned(), json!(header.name));
+            put_bytes(&mut fields, "value", &header.value);
+            Value::Object(fields)
+        });
+        fields.insert("headers".to_owned(), headers.collect());
+    }
+    put_bytes(&mut fields, "value", &record.value);
+    Value::Object(fields)
+}
+
+/// As text, or in base64 if the bytes are not UTF-8.
+fn put_bytes(fields: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => fields.insert(name.to_owned(), text.into()),
+        Err(_) => fields.insert(format!("{name}_base64"), BASE64.encode(bytes).into()),
     };
-    writeln!(out, "{line}")
 }
 
 #[cfg(test)]
@@ -135,37 +354,66 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::client::{Header, Record};
 
-    #[test]
-    fn the_start_is_an_offset_or_a_word() {
-        assert_eq!("earliest".parse(), Ok(Start::Earliest));
-        assert_eq!("latest".parse(), Ok(Start::Latest));
-        assert_eq!("17".parse(), Ok(Start::Offset(17)));
-        assert_eq!("18446744073709551615".parse(), Ok(Start::Offset(u64::MAX)));
-        for wrong in ["", "-1", "first", "1.5", "18446744073709551616"] {
-            assert!(wrong.parse::<Start>().is_err(), "{wrong:?}");
+    fn consumed(value: &'static [u8], key: Option<&'static [u8]>) -> ConsumedRecord {
+        ConsumedRecord {
+            offset: 3,
+            append_timestamp_ms: 9,
+            record: Record {
+                value: Bytes::from_static(value),
+                key: key.map(Bytes::from_static),
+                ..Record::default()
+            },
         }
     }
 
-    #[test]
-    fn records_are_printed_raw_or_as_json() {
-        let printed = |value: &'static [u8], format| {
-            let record = Record {
-                offset: 3,
-                value: Bytes::from_static(value),
-            };
-            let mut out = Vec::new();
-            write_record(&mut out, &record, format, &Delimiter::newline()).unwrap();
-            out
+    fn printed(record: &ConsumedRecord, format: Format, keys: bool) -> Vec<u8> {
+        let form = Form {
+            format,
+            delimiter: Delimiter::newline(),
+            key_delimiter: keys.then(|| Delimiter::parse(": ").unwrap()),
         };
-        assert_eq!(printed(b"a\xff", Format::Text), b"a\xff\n");
+        let mut out = Vec::new();
+        form.write(&mut out, record).unwrap();
+        out
+    }
+
+    #[test]
+    fn text_is_raw_bytes() {
+        let record = consumed(b"a\xff", Some(b"k"));
+        assert_eq!(printed(&record, Format::Text, false), b"a\xff\n");
+        assert_eq!(printed(&record, Format::Text, true), b"k: a\xff\n");
+        let keyless = consumed(b"a", None);
+        assert_eq!(printed(&keyless, Format::Text, true), b": a\n");
+    }
+
+    #[test]
+    fn json_has_what_the_record_has() {
+        let parsed = |record: &ConsumedRecord| -> Value {
+            serde_json::from_slice(&printed(record, Format::Json, false)).unwrap()
+        };
         assert_eq!(
-            printed(b"a\"b", Format::Json),
-            b"{\"offset\":3,\"value\":\"a\\\"b\"}\n"
+            parsed(&consumed(b"a\"b", None)),
+            json!({ "offset": 3, "append_timestamp_ms": 9, "value": "a\"b" })
         );
+        let mut full = consumed(b"\xff", Some(b"\xfe"));
+        full.record.client_timestamp_ms = 7;
+        let header = |name: &str, value: &'static [u8]| Header {
+            name: name.to_owned(),
+            value: Bytes::from_static(value),
+        };
+        full.record.headers = vec![header("n", b"v"), header("", b"\xff")];
         assert_eq!(
-            printed(b"\xff", Format::Json),
-            b"{\"offset\":3,\"value_base64\":\"/w==\"}\n"
+            parsed(&full),
+            json!({
+                "offset": 3,
+                "append_timestamp_ms": 9,
+                "client_timestamp_ms": 7,
+                "key_base64": "/g==",
+                "headers": [{ "name": "n", "value": "v" }, { "name": "", "value_base64": "/w==" }],
+                "value_base64": "/w==",
+            })
         );
     }
 }

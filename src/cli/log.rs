@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::connection::ConnectionArgs;
 use super::log_files::{self, DumpArgs, VerifyArgs};
 use super::output::{grouped, print};
+use super::quantities::{parse_age, parse_bytes};
 use super::{Format, UsageError};
 use crate::client::Client;
 use crate::proto::v1::Retention;
@@ -19,9 +20,14 @@ Examples:
   ferrolog log retention                                (show what is set)
   ferrolog log retention --max-bytes 50GiB --max-age 7d
   ferrolog log retention --max-age none
+  ferrolog log retention --wait-for-cursor billing --wait-for-cursor audit --wait-max-bytes 100GiB
+  ferrolog log retention --wait-for-cursor none
   ferrolog log verify data/n1                           (of a node that is stopped)
   ferrolog log dump data/n1 --from 1000 --count 10 --output json
   ferrolog log dump data/n1 --entries
+
+With --wait-for-cursor, records that a cursor has not read yet stay whatever the limits say, until the
+segments on disk take more than --wait-max-bytes.
 
 Records go on every node alike. Their room on disk is given back a whole segment at a time, once a
 snapshot covers it.
@@ -54,6 +60,12 @@ enum Action {
         /// For how long records are kept, such as 7d, 12h, 30m or 45s, or `none`
         #[arg(long, value_name = "TIME", value_parser = parse_age)]
         max_age: Option<u64>,
+        /// Keep what this cursor has not read; may be given several times, `none` for no cursor
+        #[arg(long, value_name = "NAME")]
+        wait_for_cursor: Vec<String>,
+        /// Do not wait once the segments take more than this, such as 100GiB, or `none`
+        #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+        wait_max_bytes: Option<u64>,
         #[command(flatten)]
         connection: ConnectionArgs,
     },
@@ -69,8 +81,18 @@ pub(super) async fn run(args: LogArgs, format: Format) -> anyhow::Result<ExitCod
         Action::Retention {
             max_bytes,
             max_age,
+            wait_for_cursor,
+            wait_max_bytes,
             connection,
-        } => retention(&connection.client(None)?, max_bytes, max_age).await?,
+        } => {
+            let change = Change {
+                max_bytes,
+                max_age,
+                wait_for_cursor,
+                wait_max_bytes,
+            };
+            retention(&connection.client(None)?, change).await?
+        }
         Action::Verify(args) => return log_files::verify(&args, format),
         Action::Dump(args) => return log_files::dump(&args, format),
     };
@@ -84,83 +106,89 @@ pub(super) async fn run(args: LogArgs, format: Format) -> anyhow::Result<ExitCod
 }
 
 async fn trim(client: &Client, first: u64) -> anyhow::Result<(String, Value)> {
-    let first = client.trim(first).await?;
+    let first = client.admin().trim(first).await?;
     let shown = format!("the log begins at offset {first} now");
     Ok((shown, json!({ "first_offset": first })))
 }
 
-async fn retention(
-    client: &Client,
+/// What of the retention is to be set.
+#[derive(Debug, Default, PartialEq)]
+struct Change {
     max_bytes: Option<u64>,
     max_age: Option<u64>,
-) -> anyhow::Result<(String, Value)> {
-    let mut kept = client.retention().await?;
-    if max_bytes.is_some() || max_age.is_some() {
-        kept = Retention {
-            max_bytes: max_bytes.unwrap_or(kept.max_bytes),
-            max_age_ms: max_age.unwrap_or(kept.max_age_ms),
+    wait_for_cursor: Vec<String>,
+    wait_max_bytes: Option<u64>,
+}
+
+impl Change {
+    /// The retention after the change.
+    fn apply(self, kept: Retention) -> Result<Retention, UsageError> {
+        let is_none = |name: &String| name == "none";
+        let cursors = match self.wait_for_cursor {
+            names if names.is_empty() => kept.wait_for_cursors,
+            names if names.iter().all(is_none) => Vec::new(),
+            names if names.iter().any(is_none) => {
+                let text = "--wait-for-cursor none stands alone; drop it or the names";
+                return Err(UsageError(text.to_owned()));
+            }
+            names => names,
         };
-        client.set_retention(kept).await?;
+        let wait_bytes_max = match self.wait_max_bytes {
+            Some(bytes) => bytes,
+            // A limit of a wait for nobody is not kept.
+            None if cursors.is_empty() => 0,
+            None => kept.wait_bytes_max,
+        };
+        if wait_bytes_max == 0 && !cursors.is_empty() {
+            let text = "a cursor may not keep the log for ever; say how long with --wait-max-bytes";
+            return Err(UsageError(text.to_owned()));
+        }
+        Ok(Retention {
+            max_bytes: self.max_bytes.unwrap_or(kept.max_bytes),
+            max_age_ms: self.max_age.unwrap_or(kept.max_age_ms),
+            wait_for_cursors: cursors,
+            wait_bytes_max,
+        })
     }
+}
+
+async fn retention(client: &Client, change: Change) -> anyhow::Result<(String, Value)> {
+    let admin = client.admin();
+    let mut kept = admin.retention().await?;
+    if change != Change::default() {
+        kept = change.apply(kept)?;
+        admin.set_retention(kept.clone()).await?;
+    }
+    Ok((retention_text(&kept), retention_json(&kept)))
+}
+
+fn retention_text(kept: &Retention) -> String {
+    let bytes = match kept.max_bytes {
+        0 => "any number of bytes".to_owned(),
+        bytes => format!("{} bytes", grouped(bytes)),
+    };
+    let age = match kept.max_age_ms {
+        0 => "for ever".to_owned(),
+        age => format!("for {} s", grouped(age / 1000)),
+    };
+    let cursors = match kept.wait_for_cursors.join(", ") {
+        names if names.is_empty() => String::new(),
+        names => format!(
+            "; what {names} did not read yet stays, up to {} bytes",
+            grouped(kept.wait_bytes_max)
+        ),
+    };
+    format!("kept: {bytes}, {age}{cursors}")
+}
+
+fn retention_json(kept: &Retention) -> Value {
     let limit = |value: u64| Some(value).filter(|value| *value > 0);
-    let (bytes, age) = (limit(kept.max_bytes), limit(kept.max_age_ms));
-    let shown = format!(
-        "kept: {}, {}",
-        bytes.map_or("any number of bytes".to_owned(), |bytes| {
-            format!("{} bytes", grouped(bytes))
-        }),
-        age.map_or("for ever".to_owned(), |age| format!(
-            "for {} s",
-            grouped(age / 1000)
-        )),
-    );
-    Ok((shown, json!({ "max_bytes": bytes, "max_age_ms": age })))
-}
-
-/// A number with a unit; 0 for `none`.
-fn parse(text: &str, units: &[(&str, u64)], example: &str) -> Result<u64, UsageError> {
-    if text == "none" {
-        return Ok(0);
-    }
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = units
-        .iter()
-        .find(|(name, _)| *name == &text[digits.len()..]);
-    let number = digits.parse::<u64>().ok().filter(|number| *number > 0);
-    let value = number
-        .zip(unit)
-        .and_then(|(number, (_, unit))| number.checked_mul(*unit));
-    value.ok_or_else(|| UsageError(format!("{text:?} is not a limit: {example}")))
-}
-
-fn parse_bytes(text: &str) -> Result<u64, UsageError> {
-    let units = [
-        ("", 1),
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("TiB", 1 << 40),
-    ];
-    parse(
-        text,
-        &units,
-        "write bytes such as 1000000, 512MiB or 50GiB, or none",
-    )
-}
-
-fn parse_age(text: &str) -> Result<u64, UsageError> {
-    let units = [
-        ("ms", 1),
-        ("s", 1000),
-        ("m", 60_000),
-        ("h", 3_600_000),
-        ("d", 86_400_000),
-    ];
-    parse(
-        text,
-        &units,
-        "write a time such as 45s, 30m, 12h or 7d, or none",
-    )
+    json!({
+        "max_bytes": limit(kept.max_bytes),
+        "max_age_ms": limit(kept.max_age_ms),
+        "wait_for_cursors": kept.wait_for_cursors,
+        "wait_max_bytes": limit(kept.wait_bytes_max),
+    })
 }
 
 #[cfg(test)]
@@ -168,15 +196,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_read_with_their_units() {
-        assert_eq!(parse_bytes("1000").unwrap(), 1000);
-        assert_eq!(parse_bytes("2GiB").unwrap(), 2 << 30);
-        assert_eq!(parse_bytes("none").unwrap(), 0);
-        assert_eq!(parse_age("7d").unwrap(), 7 * 86_400_000);
-        assert_eq!(parse_age("250ms").unwrap(), 250);
-        for bad in ["", "0", "GiB", "1GB", "-1", "1.5GiB", "99999999999TiB"] {
-            assert!(parse_bytes(bad).is_err(), "{bad}");
-        }
-        assert!(parse_age("7").is_err(), "a time needs its unit");
+    fn a_retention_is_changed_in_parts() {
+        let change = |names: &[&str], wait_max_bytes| Change {
+            wait_for_cursor: names.iter().map(|&name| name.to_owned()).collect(),
+            wait_max_bytes,
+            ..Change::default()
+        };
+        let kept = Retention {
+            max_bytes: 1000,
+            ..Retention::default()
+        };
+        assert!(change(&["a"], None).apply(kept.clone()).is_err());
+        let waits = change(&["a", "b"], Some(5000)).apply(kept.clone()).unwrap();
+        assert_eq!(
+            retention_text(&waits),
+            "kept: 1,000 bytes, for ever; what a, b did not read yet stays, up to 5,000 bytes"
+        );
+        assert_eq!(retention_json(&waits)["wait_max_bytes"], 5000);
+        assert!(change(&["a", "none"], None).apply(waits.clone()).is_err());
+        let other = change(&["c"], None).apply(waits.clone()).unwrap();
+        assert_eq!(
+            (other.wait_for_cursors, other.wait_bytes_max),
+            (vec!["c".to_owned()], 5000)
+        );
+        assert_eq!(change(&["none"], None).apply(waits).unwrap(), kept);
     }
 }

@@ -8,13 +8,16 @@ mod certs;
 mod cluster;
 pub mod connection;
 mod consume;
+mod cursor;
 mod dev;
 mod files;
 pub mod local_cluster;
 mod log;
 mod log_files;
 mod output;
+mod positions;
 mod produce;
+mod quantities;
 mod records;
 mod serve;
 mod trial;
@@ -78,6 +81,8 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Read records
     Consume(consume::ConsumeArgs),
+    /// Show and move consumers' named positions
+    Cursor(cursor::CursorArgs),
     /// Show and change the cluster
     Cluster(cluster::ClusterArgs),
     /// Trim the log, say how much of it is kept, check and print its files
@@ -118,6 +123,7 @@ impl Cli {
             Command::Serve(args) => serve::run(*args).await,
             Command::Produce(args) => done(produce::run(args, format).await),
             Command::Consume(args) => done(consume::run(args, format).await),
+            Command::Cursor(args) => done(cursor::run(args, format).await),
             Command::Cluster(args) => done(cluster::run(args, format).await),
             Command::Log(args) => log::run(args, format).await,
             Command::Certs(args) => done(certs::run(&args, format)),

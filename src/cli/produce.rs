@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
+use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::connection::ConnectionArgs;
 use super::output::{PROGRESS_STRIDE, grouped, millis, per_second, progress, span};
 use super::records::{Delimiter, RecordSource};
-use super::{Format, files, output};
-use crate::client::{Ack, ClientError, Producer, ProducerStats};
+use super::{Format, UsageError, files, output};
+use crate::client::{
+    Ack, AppenderOptions, Client, ClientError, Compression, Fence, Header, Producer,
+    ProducerOptions, ProducerStats, Record,
+};
 
 const HELP: &str = "\
 Each record is appended exactly once, also when a server is lost on the way.
@@ -22,7 +26,11 @@ Examples:
   ferrolog produce --servers n1:8400,n2:8400,n3:8400 words.txt
   journalctl -f | ferrolog produce          (with FERROLOG_SERVERS and the like set)
   ferrolog produce --whole photo.jpg        (one record)
-  find . -print0 | ferrolog produce --delimiter '\\0'";
+  find . -print0 | ferrolog produce --delimiter '\\0'
+  ferrolog produce --key-delimiter = --compression zstd settings.env
+  ferrolog produce --header source=web1 --header kind=access access.log
+  ferrolog produce --fence importer:3 dump.txt   (refused once somebody claims epoch 4)
+  echo next | ferrolog produce --expected-next-offset 1000   (only if the log ends there)";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
@@ -38,28 +46,132 @@ pub(super) struct ProduceArgs {
     /// Append the whole input as one record
     #[arg(long, conflicts_with = "delimiter")]
     whole: bool,
+    /// What stands before the first of these in a record is its key; escapes as in --delimiter
+    #[arg(long, value_name = "STR", value_parser = Delimiter::parse)]
+    key_delimiter: Option<Delimiter>,
+    /// A header to put on every record; may be given several times
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    headers: Vec<Header>,
+    /// How batches are compressed
+    #[arg(long, value_enum, default_value_t = Codec::None)]
+    compression: Codec,
+    /// Append under a session, so that a batch that is sent again is there once
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    idempotent: bool,
+    /// Append only while this epoch is the name's present one
+    #[arg(long, value_name = "NAME:EPOCH", value_parser = parse_fence)]
+    fence: Option<Fence>,
+    /// Append the one record of the input only if the log ends at this offset
+    #[arg(long, value_name = "N", conflicts_with = "idempotent")]
+    expected_next_offset: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Codec {
+    /// Not at all
+    None,
+    /// Cheap
+    Lz4,
+    /// Small
+    Zstd,
+}
+
+impl From<Codec> for Compression {
+    fn from(codec: Codec) -> Self {
+        match codec {
+            Codec::None => Self::None,
+            Codec::Lz4 => Self::Lz4,
+            Codec::Zstd => Self::Zstd,
+        }
+    }
+}
+
+fn parse_header(text: &str) -> Result<Header, String> {
+    let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, value) = parts.ok_or("write NAME=VALUE, such as source=web1")?;
+    Ok(Header {
+        name: name.to_owned(),
+        value: Bytes::from(value.to_owned()),
+    })
+}
+
+fn parse_fence(text: &str) -> Result<Fence, String> {
+    let wrong = "write NAME:EPOCH, such as importer:3";
+    // A name may hold colons, a number none.
+    let (name, epoch) = text.rsplit_once(':').ok_or(wrong)?;
+    let epoch = epoch.parse().map_err(|_| wrong)?;
+    Ok(Fence {
+        name: name.to_owned(),
+        epoch,
+    })
+}
+
+/// The records of the input, as the options shape them.
+struct Input {
+    source: RecordSource,
+    key_delimiter: Option<Delimiter>,
+    headers: Vec<Header>,
+    line: u64,
+}
+
+impl Input {
+    fn open(args: &ProduceArgs) -> anyhow::Result<Self> {
+        Ok(Self {
+            source: match args.whole {
+                true => RecordSource::whole(&args.file)?,
+                false => RecordSource::split(&args.file, args.delimiter.clone())?,
+            },
+            key_delimiter: args.key_delimiter.clone(),
+            headers: args.headers.clone(),
+            line: 0,
+        })
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Option<Record>> {
+        let Some(piece) = self.source.next().await? else {
+            return Ok(None);
+        };
+        self.line += 1;
+        let (key, value) = match &self.key_delimiter {
+            None => (None, piece),
+            Some(delimiter) => {
+                let parts = delimiter.split_once(&piece);
+                let (key, value) = parts.with_context(|| no_key(self.line, delimiter))?;
+                (Some(key), value)
+            }
+        };
+        Ok(Some(Record {
+            value,
+            key,
+            headers: self.headers.clone(),
+            ..Record::default()
+        }))
+    }
+}
+
+fn no_key(line: u64, delimiter: &Delimiter) -> String {
+    format!(
+        "line {line} has no key: {:?} does not stand in it; choose another --key-delimiter, or mend the line",
+        String::from_utf8_lossy(delimiter.as_bytes())
+    )
 }
 
 pub(super) async fn run(args: ProduceArgs, format: Format) -> anyhow::Result<()> {
-    let producer = args.connection.client(None)?.producer()?;
-    let mut source = match args.whole {
-        true => RecordSource::whole(&args.file)?,
-        false => RecordSource::split(&args.file, args.delimiter)?,
-    };
+    let client = args.connection.client(None)?;
+    let input = Input::open(&args)?;
+    if let Some(expected) = args.expected_next_offset {
+        return append_at(&client, input, &args, expected, format).await;
+    }
+    let producer = client.producer(ProducerOptions {
+        compression: args.compression.into(),
+        idempotent: args.idempotent,
+        fence: args.fence.clone(),
+        ..ProducerOptions::default()
+    })?;
     let bar = progress(files::input_bytes(&args.file), "appending");
     let started = Instant::now();
-
     let mut feeder = Feeder::new(&producer);
-    let fed = async {
-        while let Some(record) = source.next().await? {
-            feeder.send(record).await?;
-            if feeder.fed.records.is_multiple_of(PROGRESS_STRIDE) {
-                bar.set_position(feeder.fed.bytes);
-            }
-        }
-        feeder.settle().await.map_err(anyhow::Error::from)
-    }
-    .await;
+    let fed = feed(input, &mut feeder, &bar).await;
     bar.finish_and_clear();
     let fed = match fed {
         Ok(()) => feeder.fed,
@@ -67,6 +179,63 @@ pub(super) async fn run(args: ProduceArgs, format: Format) -> anyhow::Result<()>
     };
     let stats = producer.finish().await?;
     show(&fed, &stats, started.elapsed(), format).context("print the summary")
+}
+
+async fn feed(mut input: Input, feeder: &mut Feeder<'_>, bar: &ProgressBar) -> anyhow::Result<()> {
+    let ended = loop {
+        match input.next().await {
+            Ok(Some(record)) => feeder.send(record).await?,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+        if feeder.fed.records.is_multiple_of(PROGRESS_STRIDE) {
+            bar.set_position(feeder.fed.bytes);
+        }
+    };
+    // Also of an input that ends badly: what was sent is told.
+    feeder.settle().await?;
+    ended
+}
+
+/// Appends the input's one record, if the log ends where it should.
+async fn append_at(
+    client: &Client,
+    mut input: Input,
+    args: &ProduceArgs,
+    expected: u64,
+    format: Format,
+) -> anyhow::Result<()> {
+    let record = input.next().await?;
+    let record = record.context("the input is empty; give one record")?;
+    if input.next().await?.is_some() {
+        let text = "--expected-next-offset appends one record, and the input has several; give one, or --whole";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    let bytes = record.value.len();
+    let mut appender = client.appender(AppenderOptions {
+        compression: args.compression.into(),
+        fence: args.fence.clone(),
+    })?;
+    let appended = appender.append_at(expected, vec![record]).await?;
+    appender.close().await;
+    if format == Format::Json {
+        let summary = json!({
+            "records": 1,
+            "bytes": bytes,
+            "batches": 1,
+            "duplicates": u64::from(appended.duplicate),
+            "first_offset": appended.first_offset,
+            "last_offset": appended.first_offset,
+            "append_timestamp_ms": appended.append_timestamp_ms,
+        });
+        return output::print(&summary.to_string()).context("print the summary");
+    }
+    eprintln!(
+        "appended 1 record, {} bytes at offset {}",
+        grouped(bytes as u64),
+        appended.first_offset
+    );
+    Ok(())
 }
 
 fn show(
@@ -80,6 +249,8 @@ fn show(
         let summary = json!({
             "records": fed.records,
             "bytes": fed.bytes,
+            "batches": stats.batches,
+            "duplicates": stats.duplicates,
             "seconds": elapsed.as_secs_f64(),
             "records_per_second": rate,
             "first_offset": fed.first_offset,
@@ -94,9 +265,10 @@ fn show(
         _ => String::new(),
     };
     eprintln!(
-        "appended {} records, {} bytes in {} ({}/s){offsets}; longest gap between acks {}",
+        "appended {} records, {} bytes, {} batches in {} ({}/s){offsets}; longest gap between acks {}",
         grouped(fed.records),
         grouped(fed.bytes),
+        grouped(stats.batches),
         span(elapsed),
         grouped(rate),
         span(stats.longest_gap),
@@ -130,7 +302,7 @@ pub(super) struct Feeder<'a> {
 
 impl<'a> Feeder<'a> {
     /// More than a producer's window, so that the oldest is acknowledged when it is asked.
-    const ACKS_MAX: usize = 2048;
+    const ACKS_MAX: usize = 65_536;
 
     pub(super) fn new(producer: &'a Producer) -> Self {
         Self {
@@ -140,8 +312,9 @@ impl<'a> Feeder<'a> {
         }
     }
 
-    pub(super) async fn send(&mut self, record: Bytes) -> Result<(), ClientError> {
-        let bytes = record.len() as u64;
+    pub(super) async fn send(&mut self, record: impl Into<Record>) -> Result<(), ClientError> {
+        let record = record.into();
+        let bytes = record.value.len() as u64;
         self.acks.push_back(self.producer.send(record).await?);
         self.fed.records += 1;
         self.fed.bytes += bytes;
@@ -171,5 +344,60 @@ impl<'a> Feeder<'a> {
             self.fed.last_offset = Some(offset);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::files;
+
+    #[test]
+    fn headers_and_fences_are_pairs() {
+        let header = parse_header("a=b=c").unwrap();
+        assert_eq!(
+            (header.name.as_str(), &header.value[..]),
+            ("a", &b"b=c"[..])
+        );
+        assert!(parse_header("a").is_err() && parse_header("=b").is_err());
+        let fence = parse_fence("a:b:7").unwrap();
+        assert_eq!((fence.name.as_str(), fence.epoch), ("a:b", 7));
+        assert!(parse_fence("a").is_err() && parse_fence("a:x").is_err());
+    }
+
+    async fn records(text: &str, key_delimiter: Option<&str>) -> anyhow::Result<Vec<Record>> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("input");
+        files::write(&path, text)?;
+        let mut input = Input {
+            source: RecordSource::split(&path, Delimiter::newline())?,
+            key_delimiter: key_delimiter.map(|text| Delimiter::parse(text).unwrap()),
+            headers: vec![parse_header("n=v").unwrap()],
+            line: 0,
+        };
+        let mut records = Vec::new();
+        while let Some(record) = input.next().await? {
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    #[tokio::test]
+    async fn a_line_is_a_record_with_or_without_a_key() {
+        let plain = records("a=1\n", None).await.unwrap();
+        assert_eq!(
+            (plain[0].key.as_ref(), &plain[0].value[..]),
+            (None, &b"a=1"[..])
+        );
+        assert_eq!(plain[0].headers[0].value, "v");
+        let keyed = records("a=1=2\n=\n", Some("=")).await.unwrap();
+        assert_eq!(keyed[0].key.as_deref(), Some(&b"a"[..]));
+        assert_eq!(keyed[0].value, "1=2");
+        assert_eq!(keyed[1].key.as_deref(), Some(&b""[..]));
+        let error = records("a=1\nb\n", Some("=")).await.unwrap_err();
+        assert!(
+            error.to_string().starts_with("line 2 has no key"),
+            "{error}"
+        );
     }
 }

@@ -70,6 +70,12 @@ impl Delimiter {
         Ok(Self(bytes))
     }
 
+    /// What stands before and after its first occurrence.
+    pub(super) fn split_once(&self, bytes: &Bytes) -> Option<(Bytes, Bytes)> {
+        let at = self.find(bytes)?;
+        Some((bytes.slice(..at), bytes.slice(at + self.0.len()..)))
+    }
+
     fn find(&self, bytes: &[u8]) -> Option<usize> {
         let first = self.0[0];
         let mut from = 0;

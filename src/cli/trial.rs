@@ -16,7 +16,7 @@ use super::output::{grouped, millis, per_second, print, progress, span, table};
 use super::produce::{Fed, Feeder};
 use super::records::{Delimiter, RecordSource};
 use super::{Format, files};
-use crate::client::{Client, Consistency, ConsumeOptions, ProducerStats, Start};
+use crate::client::{Client, Consistency, ConsumeOptions, ProducerOptions, ProducerStats, Start};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 const STRIDE: u64 = 1024;
@@ -59,7 +59,13 @@ pub(super) async fn run(args: TrialArgs, format: Format) -> anyhow::Result<()> {
     let (dir, _temporary) = scratch_dir(args.dir, "trial")?;
     let binary = std::env::current_exe().context("find this program's own path")?;
     let mut cluster = LocalCluster::start(LocalClusterOptions::new(binary, &dir)).await?;
-    let empty = cluster.client(TIMEOUT)?.status(None).await?.next_offset == 0;
+    let empty = cluster
+        .client(TIMEOUT)?
+        .admin()
+        .status(None)
+        .await?
+        .next_offset
+        == 0;
     ensure!(
         empty,
         "{} holds records of an earlier trial; give an empty --dir",
@@ -81,7 +87,9 @@ async fn both_passes(cluster: &mut LocalCluster, input: &Path) -> anyhow::Result
 }
 
 async fn first_pass(cluster: &LocalCluster, input: &Path, leader: usize) -> anyhow::Result<Pass> {
-    let producer = cluster.client(TIMEOUT)?.producer()?;
+    let producer = cluster
+        .client(TIMEOUT)?
+        .producer(ProducerOptions::default())?;
     let bar = progress(files::input_bytes(input), "appending");
     let started = Instant::now();
     let mut feeder = Feeder::new(&producer);
@@ -129,7 +137,9 @@ async fn second_pass(
     leader: usize,
     count: u64,
 ) -> anyhow::Result<Pass> {
-    let producer = cluster.client(TIMEOUT)?.producer()?;
+    let producer = cluster
+        .client(TIMEOUT)?
+        .producer(ProducerOptions::default())?;
     let bar = progress(
         files::input_bytes(input),
         "appending, leader killed on the way",
@@ -217,8 +227,8 @@ async fn compare(client: &Client, server: &str, input: &Path, copies: u64) -> an
     let mut consumer = client.consume(ConsumeOptions {
         from: Start::Offset(0),
         consistency: Consistency::Strong,
-        follow: false,
         server: Some(server.to_owned()),
+        ..ConsumeOptions::default()
     })?;
     let bar = progress(None, "reading back");
     let (mut read, mut bytes) = (0, 0);
@@ -232,10 +242,10 @@ async fn compare(client: &Client, server: &str, input: &Path, copies: u64) -> an
             };
             let record = record?;
             ensure!(
-                record.value == expected,
+                record.record.value == expected,
                 "offset {} differs from copy {copy} of the input: {} bytes instead of {}",
                 record.offset,
-                record.value.len(),
+                record.record.value.len(),
                 expected.len()
             );
             read += 1;

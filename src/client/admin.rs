@@ -3,13 +3,15 @@
 //! A status is asked of each server once, since a slow answer to "what is wrong" helps nobody. Changes are
 //! idempotent, so they are tried again until the client's timeout.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
 use super::attempts::{Attempts, within};
 use super::error::is_distrust;
-use super::{Client, ClientError, FIRST_ANSWER_MAX};
+use super::servers::Servers;
+use super::{ClientError, FIRST_ANSWER_MAX};
 use crate::proto::v1::cluster_service_client::ClusterServiceClient;
 use crate::proto::v1::{
     GetRetentionRequest, GetStatusRequest, GetStatusResponse, RemoveNodeRequest, Retention,
@@ -21,7 +23,18 @@ const CHANGE_MAX: Duration = Duration::from_secs(30);
 
 type Cluster = ClusterServiceClient<tonic::transport::Channel>;
 
-impl Client {
+/// Asks and changes what an operator may. Clones share their connections.
+#[derive(Clone)]
+pub struct Admin {
+    pub(super) servers: Arc<Servers>,
+    pub(super) timeout: Duration,
+}
+
+impl Admin {
+    pub(super) fn new(servers: Arc<Servers>, timeout: Duration) -> Self {
+        Self { servers, timeout }
+    }
+
     /// What `server`, or the first that answers, knows of the cluster.
     pub async fn status(&self, server: Option<&str>) -> Result<GetStatusResponse, ClientError> {
         let mut rotation = self.servers.rotation(server)?;

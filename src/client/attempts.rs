@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::ClientError;
-use super::error::{describe, is_distrust, is_retryable, leader_hint};
+use super::error::{describe, is_distrust, is_retryable, leader_hint, room_comes_in};
 use super::servers::{Backoff, Rotation, Servers};
 
 /// The tries of one caller, up to a time without progress.
@@ -39,6 +39,17 @@ impl Attempts {
             distrusted: 0,
             answered: false,
         })
+    }
+
+    /// Begins at this server, if there is one.
+    pub(super) fn beginning_at(mut self, server: Option<String>) -> Self {
+        self.rotation.prefer(server);
+        self
+    }
+
+    /// How many servers there are to try.
+    pub(super) fn len(&self) -> usize {
+        self.rotation.len()
     }
 
     /// The server whose turn it is.
@@ -79,7 +90,10 @@ impl Attempts {
         }
         tracing::debug!(server, cause = describe(status), "trying another server");
         self.rotation.advance(leader_hint(status));
-        self.backoff.wait().await;
+        match room_comes_in(status) {
+            Some(delay) => tokio::time::sleep(delay.min(self.timeout)).await,
+            None => self.backoff.wait().await,
+        }
         Ok(())
     }
 

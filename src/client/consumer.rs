@@ -1,68 +1,31 @@
 //! The consumer: every record once, in order, from whichever server answers.
 //!
-//! The first answer's metadata says where the log begins and ends; a read that does not follow ends there. After
-//! a loss the read goes on at the next offset, elsewhere. An offset out of order is an error, never a skip.
+//! The first answer of a stream says where it begins and how far the node is; a read that does not follow ends
+//! there. After a loss the read goes on at the next offset, elsewhere. An offset out of order is an error,
+//! never a skip.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::Stream;
-use tokio::time::Instant;
-use tonic::metadata::{AsciiMetadataValue, MetadataMap};
-use tonic::{Request, Status, Streaming};
+use tokio::time::{Instant, timeout_at};
+use tonic::{Status, Streaming};
 
 use super::attempts::{Attempts, within};
-use super::error::trimmed;
+use super::error::{is_behind, is_no_such_cursor, past_end, trimmed};
+use super::grants::{Grants, requests};
+use super::reading::{Consistency, ConsumeOptions, Start};
 use super::servers::Servers;
-use super::{ClientError, FIRST_ANSWER_MAX, MESSAGE_BYTES_MAX, SILENCE_MAX};
-use crate::proto::log_v1::log_client::LogClient;
-use crate::proto::log_v1::{ConsumeRequest, ConsumeResponse};
-use crate::proto::v1::GetStatusRequest;
-use crate::proto::v1::cluster_service_client::ClusterServiceClient;
+use super::unpacked::{ConsumedRecord, Unpacked};
+use super::{ClientError, Freshness, SILENCE_MAX, native};
+use crate::proto::v1;
 
-/// Request metadata that makes a read linearizable.
-const CONSISTENCY: &str = "ferrolog-consistency";
-/// Answer metadata of ConsumeStream: the log's end, taken after the read barrier.
-const NEXT_OFFSET: &str = "ferrolog-next-offset";
-
-/// Where to begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// The first record the log still holds.
-    Earliest,
-    /// The record that comes next.
-    Latest,
-    Offset(u64),
-}
-
-/// How fresh the answer must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Consistency {
-    /// What the node has applied: in order, perhaps behind.
-    #[default]
-    Relaxed,
-    /// At least everything acknowledged before the call.
-    Strong,
-}
-
-/// What to read, and how.
-#[derive(Debug, Clone)]
-pub struct ConsumeOptions {
-    pub from: Start,
-    pub consistency: Consistency,
-    /// Waits for new records at the end, instead of ending there.
-    pub follow: bool,
-    /// Reads from this server and no other.
-    pub server: Option<String>,
-}
-
-/// A record of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    pub offset: u64,
-    pub value: Bytes,
-}
+/// What servers take.
+const HEARTBEAT_MS: std::ops::RangeInclusive<u128> = 100..=60_000;
+/// A stream without so many heartbeats is replaced.
+const HEARTBEATS_MISSED: u32 = 3;
+/// A node may wait for an offset before it answers at all.
+const CATCH_UP_MAX: Duration = Duration::from_secs(30);
 
 /// A read under way.
 pub struct Consumer {
@@ -70,23 +33,30 @@ pub struct Consumer {
     options: ConsumeOptions,
     attempts: Attempts,
     silence_max: Duration,
-    answers: Option<Streaming<ConsumeResponse>>,
+    first_answer_max: Duration,
+    stream: Option<Incoming>,
+    unpacked: Unpacked,
     opened: Instant,
+    /// Since when the caller waits for any answer, and for a record.
+    waiting_since: Option<Instant>,
+    owed_since: Option<Instant>,
     /// A record came since the last fault.
     moved: bool,
     /// A record came.
     delivered: bool,
+    /// Servers in a row that are too far behind.
+    behind: usize,
     /// The offset due next; `None` until the start is known.
     next: Option<u64>,
     /// Where the read ends; `None` for one that follows.
     end: Option<u64>,
+    freshness: Option<Freshness>,
     over: bool,
 }
 
-/// What one look at the stream brought.
-enum Step {
-    Record(Record),
-    End,
+struct Incoming {
+    answers: Streaming<v1::ConsumeStreamResponse>,
+    grants: Grants,
 }
 
 /// Why a look brought nothing.
@@ -109,51 +79,57 @@ impl Consumer {
         timeout: Duration,
     ) -> Result<Self, ClientError> {
         let attempts = Attempts::new(&servers, options.server.as_deref(), timeout)?;
-        let silence_max = SILENCE_MAX.min(timeout);
+        let silence_max = (options.heartbeat * HEARTBEATS_MISSED).max(SILENCE_MAX);
+        let first_answer_max = match options.consistency {
+            Consistency::AtLeast(_) => CATCH_UP_MAX,
+            _ => silence_max,
+        };
         Ok(Self {
             servers,
             options,
             attempts,
-            silence_max,
-            answers: None,
+            silence_max: silence_max.min(timeout),
+            first_answer_max: first_answer_max.min(timeout),
+            stream: None,
+            unpacked: Unpacked::default(),
             opened: Instant::now(),
+            waiting_since: None,
+            owed_since: None,
             moved: false,
             delivered: false,
+            behind: 0,
             next: None,
             end: None,
+            freshness: None,
             over: false,
         })
     }
 
     /// The next record, or `None` at the end. Dropping the future loses no record.
-    pub async fn next(&mut self) -> Option<Result<Record, ClientError>> {
-        if self.over {
-            return None;
-        }
-        loop {
-            let fault = match self.step().await {
-                Ok(Step::Record(record)) => return Some(Ok(record)),
-                Ok(Step::End) => {
-                    self.over = true;
+    pub async fn next(&mut self) -> Option<Result<ConsumedRecord, ClientError>> {
+        while !self.over {
+            let outcome = match self.at_hand() {
+                Ok(Some(record)) => return Some(Ok(record)),
+                Ok(None) if self.is_at_end() => {
+                    self.finish();
                     return None;
                 }
-                Err(fault) => fault,
-            };
-            self.note_progress();
-            let outcome = match fault {
-                Fault::Lost(status) if trimmed(&status).is_some() => self.lost_start(&status),
-                Fault::Lost(status) => self.attempts.failed(&status).await,
-                Fault::Final(error) => Err(error),
+                Ok(None) => match self.hear().await {
+                    Ok(()) => Ok(()),
+                    Err(fault) => self.recover(fault).await,
+                },
+                Err(error) => Err(error),
             };
             if let Err(error) = outcome {
-                self.over = true;
+                self.finish();
                 return Some(Err(error));
             }
         }
+        None
     }
 
     /// The same as a stream, for those who combine streams.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Record, ClientError>> {
+    pub fn into_stream(self) -> impl Stream<Item = Result<ConsumedRecord, ClientError>> {
         futures::stream::unfold(self, |mut consumer| async {
             let record = consumer.next().await?;
             Some((record, consumer))
@@ -165,29 +141,190 @@ impl Consumer {
         self.end
     }
 
-    async fn step(&mut self) -> Result<Step, Fault> {
-        if self.answers.is_none() {
-            self.answers = Some(self.open().await?);
-            self.opened = Instant::now();
+    /// How far the node was when it was last heard; it is heard once a heartbeat.
+    pub fn freshness(&self) -> Option<&Freshness> {
+        self.freshness.as_ref()
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.next
+            .zip(self.end)
+            .is_some_and(|(next, end)| next >= end)
+    }
+
+    fn finish(&mut self) {
+        self.over = true;
+        self.stream = None;
+        self.unpacked.clear();
+    }
+
+    /// The next record of what came already.
+    fn at_hand(&mut self) -> Result<Option<ConsumedRecord>, ClientError> {
+        if self.is_at_end() {
+            return Ok(None);
         }
-        let next = self.next.unwrap_or(0);
-        if self.end.is_some_and(|end| next >= end) {
-            return Ok(Step::End);
+        match self.unpacked.next() {
+            Ok(Some((record, ended_bytes))) => {
+                self.next = Some(record.offset + 1);
+                self.delivered = true;
+                self.waiting_since = None;
+                if let Some(stream) = self.stream.as_mut().filter(|_| ended_bytes > 0) {
+                    stream.grants.give(ended_bytes);
+                }
+                Ok(Some(record))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(ClientError::Batch {
+                server: self.attempts.server().to_owned(),
+                offset: self.next.unwrap_or_default(),
+                message: error.to_string(),
+            }),
         }
-        let Some(answers) = &mut self.answers else {
-            return Err(Status::unavailable("no stream").into());
+    }
+
+    /// Waits for one more answer.
+    async fn hear(&mut self) -> Result<(), Fault> {
+        let Some(stream) = &mut self.stream else {
+            return self.open().await;
         };
-        // One that follows may wait for ever; one that reads up to a known end is owed a record.
-        let answer = match self.options.follow {
-            true => answers.message().await?,
-            false => within(self.silence_max, answers.message()).await?,
+        let now = Instant::now();
+        let silent = *self.waiting_since.get_or_insert(now) + self.silence_max;
+        let owed = *self.owed_since.get_or_insert(now) + self.silence_max;
+        let Ok(answer) = timeout_at(silent, stream.answers.message()).await else {
+            let text = format!("no sign of life for {:?}", self.silence_max);
+            return Err(Status::deadline_exceeded(text).into());
         };
-        let Some(answer) = answer else {
-            return Err(Status::unavailable("the server ended the stream").into());
+        let answer = answer?.ok_or_else(|| Status::unavailable("the server ended the stream"))?;
+        self.waiting_since = None;
+        // One that reads up to a known end is owed records; one that follows may wait for ever.
+        let is_empty = answer.batches.is_empty();
+        if is_empty && !self.options.follow && Instant::now() >= owed {
+            let text = format!("heartbeats, but no record for {:?}", self.silence_max);
+            return Err(Status::unavailable(text).into());
+        }
+        self.take(answer).map_err(Fault::Final)
+    }
+
+    /// Opens a stream at the next offset, at first where the caller wants to begin.
+    async fn open(&mut self) -> Result<(), Fault> {
+        let heartbeat = self.options.heartbeat.as_millis();
+        let heartbeat = heartbeat.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
+        let from = self.next.map(Start::Offset);
+        let (grants, requests) = requests(v1::ConsumeStreamStart {
+            log: String::new(),
+            start: Some(from.as_ref().unwrap_or(&self.options.from).into()),
+            consistency: Some(self.options.consistency.into()),
+            accept: vec![v1::Compression::Lz4.into(), v1::Compression::Zstd.into()],
+            heartbeat_ms: u32::try_from(heartbeat).unwrap_or(u32::MAX),
+        });
+        let mut client = native(self.servers.channel(self.attempts.server()));
+        let deadline = self.first_answer_max;
+        let calling = within(deadline, client.consume_stream(requests));
+        let mut answers = calling.await?.into_inner();
+        let first = within(deadline, answers.message()).await?;
+        let first = first.ok_or_else(|| Status::unavailable("the server ended the stream"))?;
+
+        self.opened = Instant::now();
+        (self.waiting_since, self.owed_since) = (None, None);
+        self.stream = Some(Incoming { answers, grants });
+        if self.next.is_none() {
+            self.begin(&first).map_err(Fault::Final)?;
+        }
+        self.behind = 0;
+        self.take(first).map_err(Fault::Final)
+    }
+
+    /// Takes note of where the read begins, and where it ends.
+    fn begin(&mut self, first: &v1::ConsumeStreamResponse) -> Result<(), ClientError> {
+        let batch = first.batches.first();
+        let begin = batch.map_or(first.next_offset, |batch| batch.first_offset);
+        if !self.options.follow {
+            let Some(freshness) = &first.freshness else {
+                return Err(ClientError::Protocol {
+                    server: self.attempts.server().to_owned(),
+                    what: "ConsumeStream does not say where the log ends",
+                });
+            };
+            let end = freshness.applied_offset;
+            if begin > end {
+                return Err(ClientError::PastEnd {
+                    asked: begin,
+                    next: end,
+                });
+            }
+            self.end = Some(end);
+        }
+        self.next = Some(begin);
+        Ok(())
+    }
+
+    /// Takes an answer, whose records must be the ones due.
+    fn take(&mut self, answer: v1::ConsumeStreamResponse) -> Result<(), ClientError> {
+        let mut expected = self.next.unwrap_or(0);
+        let server = self.attempts.server();
+        let check = |expected, got, is_due| match is_due {
+            true => Ok(()),
+            false => Err(ClientError::Gap {
+                server: server.to_owned(),
+                expected,
+                got,
+            }),
         };
-        self.take(answer, next)
-            .map(Step::Record)
-            .map_err(Fault::Final)
+        for batch in &answer.batches {
+            let first = batch.first_offset;
+            check(expected, first, first == expected)?;
+            expected += batch.batch.as_ref().map_or(0, |batch| batch.count) as u64;
+        }
+        // A server that goes on behind them would have skipped some.
+        let next = answer.next_offset;
+        check(expected, next, next <= expected)?;
+        if !answer.batches.is_empty() {
+            self.moved = true;
+            self.owed_since = None;
+        }
+        for batch in answer.batches {
+            self.unpacked.push(batch);
+        }
+        if answer.freshness.is_some() {
+            self.freshness = answer.freshness;
+        }
+        Ok(())
+    }
+
+    /// Goes on elsewhere, or says why the read is over.
+    async fn recover(&mut self, fault: Fault) -> Result<(), ClientError> {
+        self.note_progress();
+        let status = match fault {
+            Fault::Lost(status) => status,
+            Fault::Final(error) => return Err(error),
+        };
+        if trimmed(&status).is_some() {
+            return self.lost_start(&status);
+        }
+        if let (Start::Cursor(name), true) = (&self.options.from, is_no_such_cursor(&status)) {
+            let name = name.clone();
+            return Err(ClientError::NoSuchCursor { name });
+        }
+        if let Some(next) = past_end(&status) {
+            if self.next.is_some() {
+                // This server is behind the one that told the offset.
+                let again = Status::unavailable(status.message());
+                return self.attempts.failed(&again).await;
+            }
+            if let Start::Offset(asked) = self.options.from {
+                return Err(ClientError::PastEnd { asked, next });
+            }
+        }
+        if is_behind(&status) {
+            self.behind += 1;
+            if self.behind >= self.attempts.len() {
+                return Err(ClientError::Stale {
+                    server: self.attempts.server().to_owned(),
+                    message: status.message().to_owned(),
+                });
+            }
+        }
+        self.attempts.failed(&status).await
     }
 
     /// The next record is gone. A read that asked for the earliest one, and got none yet, asks anew; records
@@ -195,7 +332,7 @@ impl Consumer {
     fn lost_start(&mut self, status: &Status) -> Result<(), ClientError> {
         let asked = self.next.unwrap_or(match self.options.from {
             Start::Offset(offset) => offset,
-            Start::Earliest | Start::Latest => 0,
+            _ => 0,
         });
         let first = trimmed(status).unwrap_or(asked);
         if self.options.from == Start::Earliest && !self.delivered && first > asked {
@@ -207,103 +344,13 @@ impl Consumer {
 
     /// After a fault: whether the lost stream was of use. A quiet tail is, a stream that breaks at once is not.
     fn note_progress(&mut self) {
-        let was_open = self.answers.take().is_some();
+        let was_open = self.stream.take().is_some();
         let was_quiet = self.options.follow && self.opened.elapsed() >= self.silence_max;
         if self.moved || (was_open && was_quiet) {
             self.attempts.progressed();
         }
         self.moved = false;
     }
-
-    /// Takes the answer, which must be the one due.
-    fn take(&mut self, answer: ConsumeResponse, expected: u64) -> Result<Record, ClientError> {
-        let server = || self.attempts.server().to_owned();
-        let Some(record) = answer.record else {
-            return Err(ClientError::Protocol {
-                server: server(),
-                what: "an answer holds no record",
-            });
-        };
-        if record.offset != expected {
-            return Err(ClientError::Gap {
-                server: server(),
-                expected,
-                got: record.offset,
-            });
-        }
-        self.next = Some(expected + 1);
-        self.moved = true;
-        self.delivered = true;
-        Ok(Record {
-            offset: record.offset,
-            value: record.value,
-        })
-    }
-
-    /// Opens a stream at the next offset; at first finds out which that is.
-    async fn open(&mut self) -> Result<Streaming<ConsumeResponse>, Fault> {
-        let offset = match self.next {
-            Some(next) => next,
-            None => self.find_start().await?,
-        };
-        let (answers, metadata) = self.call(offset).await?;
-        if self.next.is_some() {
-            return Ok(answers);
-        }
-        let Some(log_end) = number(&metadata, NEXT_OFFSET) else {
-            let what = "ConsumeStream does not say where the log ends";
-            let server = self.attempts.server().to_owned();
-            return Err(Fault::Final(ClientError::Protocol { server, what }));
-        };
-        if !self.options.follow && offset > log_end {
-            return Err(Fault::Final(ClientError::PastEnd {
-                asked: offset,
-                next: log_end,
-            }));
-        }
-        if !self.options.follow {
-            self.end = Some(log_end);
-        }
-        self.next = Some(offset);
-        // The end moved between the two questions: records before it are no news.
-        if self.options.from == Start::Latest && log_end > offset {
-            self.next = Some(log_end);
-            let (answers, _) = self.call(log_end).await?;
-            return Ok(answers);
-        }
-        Ok(answers)
-    }
-
-    async fn find_start(&self) -> Result<u64, Fault> {
-        if let Start::Offset(offset) = self.options.from {
-            return Ok(offset);
-        }
-        let mut cluster = ClusterServiceClient::new(self.servers.channel(self.attempts.server()));
-        let asked = within(FIRST_ANSWER_MAX, cluster.get_status(GetStatusRequest {})).await;
-        let status = asked?.into_inner();
-        Ok(match self.options.from {
-            Start::Latest => status.next_offset,
-            _ => status.first_offset,
-        })
-    }
-
-    async fn call(&self, offset: u64) -> Result<(Streaming<ConsumeResponse>, MetadataMap), Status> {
-        let mut request = Request::new(ConsumeRequest { offset });
-        if self.options.consistency == Consistency::Strong {
-            request
-                .metadata_mut()
-                .insert(CONSISTENCY, AsciiMetadataValue::from_static("strong"));
-        }
-        let channel = self.servers.channel(self.attempts.server());
-        let mut client = LogClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let answer = within(self.silence_max, client.consume_stream(request)).await?;
-        let (metadata, answers, _) = answer.into_parts();
-        Ok((answers, metadata))
-    }
-}
-
-fn number(metadata: &MetadataMap, key: &str) -> Option<u64> {
-    metadata.get(key)?.to_str().ok()?.parse().ok()
 }
 
 #[cfg(test)]

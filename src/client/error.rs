@@ -4,13 +4,16 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic_types::{ErrorInfo, StatusExt};
 
 use crate::net::stream_layer::DialError;
 use crate::net::tls::TlsError;
 
+/// Whose reasons the details of a status tell.
+const DOMAIN: &str = "ferrolog";
 /// The detail of a status under which a server names the leader's address.
 const LEADER_METADATA: &str = "leader";
 
@@ -85,6 +88,56 @@ pub enum ClientError {
         expected: u64,
         got: u64,
     },
+    #[error(
+        "the log does not end at offset {expected} but at {next}: another producer appended. Read what came, and \
+         append at {next} if it still holds"
+    )]
+    OffsetDiffers { expected: u64, next: u64 },
+    #[error(
+        "{name} was claimed by another: its epoch is {epoch} now, and appends under an older one are refused. \
+         Stop here, or claim the name again"
+    )]
+    Fenced { name: String, epoch: u64 },
+    #[error(
+        "the cluster forgot this producer's session while the outcome of a batch was unknown, so sending it again \
+         might append it twice. Read the end of the log to see what is there, and send the rest anew"
+    )]
+    SessionExpired,
+    #[error(
+        "a server was lost before it told the outcome: the records may be in the log or not. Read the end of the \
+         log to see; a producer with a session (`idempotent`) sends again by itself"
+    )]
+    OutcomeUnknown,
+    #[error(
+        "the name's epoch is not the expected one but {current}: another claimed it. Look who holds it, and claim \
+         it with {current} expected if it should move"
+    )]
+    EpochDiffers { current: u64 },
+    #[error(
+        "the cursor does not stand where it was expected but {}. Read it again, and commit from there",
+        match current { Some(offset) => format!("at offset {offset}"), None => "is not set".to_owned() }
+    )]
+    CursorDiffers { current: Option<u64> },
+    #[error(
+        "there is no cursor {name:?}. Commit one first, or begin at an offset or at `earliest`"
+    )]
+    NoSuchCursor { name: String },
+    #[error(
+        "{server} is too far behind for this read: {message}. Allow more staleness, ask another server, or try \
+         again later"
+    )]
+    Stale { server: String, message: String },
+    #[error(
+        "the batch that {server} sent with offset {offset} does not decode: {message}. Read on from {offset} on \
+         another server, and run `ferrolog log verify` on this one"
+    )]
+    Batch {
+        server: String,
+        offset: u64,
+        message: String,
+    },
+    #[error("a batch needs at least one record, and none was given")]
+    EmptyBatch,
     #[error("{server} breaks the protocol: {what}. Check that it runs this version of ferrolog")]
     Protocol { server: String, what: &'static str },
     #[error("the producer was closed before this record was acknowledged")]
@@ -100,6 +153,9 @@ impl ClientError {
     /// The error of one call to `server` that is not tried again.
     pub(super) fn of_status(server: &str, status: &Status) -> Self {
         let (server, message) = (server.to_owned(), describe(status));
+        if let Some(typed) = Reason::of(status).and_then(|reason| reason.typed()) {
+            return typed;
+        }
         match status.code() {
             _ if is_distrust(status) => Self::Tls {
                 server,
@@ -120,6 +176,50 @@ impl ClientError {
     }
 }
 
+/// The ErrorInfo of a status of ours.
+struct Reason(ErrorInfo);
+
+impl Reason {
+    fn of(status: &Status) -> Option<Self> {
+        let info = status.get_details_error_info()?;
+        (info.domain == DOMAIN).then_some(Self(info))
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.0.reason == name
+    }
+
+    fn number(&self, key: &str) -> Option<u64> {
+        self.0.metadata.get(key)?.parse().ok()
+    }
+
+    fn text(&self, key: &str) -> String {
+        self.0.metadata.get(key).cloned().unwrap_or_default()
+    }
+
+    /// The error that this reason alone determines.
+    fn typed(&self) -> Option<ClientError> {
+        Some(match self.0.reason.as_str() {
+            "FENCED" => ClientError::Fenced {
+                name: self.text("name"),
+                epoch: self.number("epoch").unwrap_or_default(),
+            },
+            "SESSION_EXPIRED" => ClientError::SessionExpired,
+            "EPOCH_DIFFERS" => ClientError::EpochDiffers {
+                current: self.number("epoch").unwrap_or_default(),
+            },
+            "CURSOR_DIFFERS" => ClientError::CursorDiffers {
+                current: self.number("offset"),
+            },
+            "NO_SUCH_CURSOR" => ClientError::NoSuchCursor {
+                name: self.text("name"),
+            },
+            "OUTCOME_UNKNOWN" => ClientError::OutcomeUnknown,
+            _ => return None,
+        })
+    }
+}
+
 /// Whether another server, or the same one later, may answer differently.
 ///
 /// A retried produce is safe because the session makes the server drop what it already holds.
@@ -136,7 +236,21 @@ pub(super) fn is_retryable(status: &Status) -> bool {
             | Code::AlreadyExists
             | Code::Aborted
     );
-    !final_code && !is_distrust(status)
+    let reason = Reason::of(status);
+    let is_any = |names: &[&str]| {
+        let reason = reason.as_ref();
+        reason.is_some_and(|reason| names.iter().any(|name| reason.is(name)))
+    };
+    // A gap: a batch before this one was lost on the way, and goes again with it.
+    (!final_code || is_any(&["SEQUENCE_GAP"]))
+        && !is_any(&["TOO_MANY_FENCES", "TOO_MANY_CURSORS"])
+        && !is_distrust(status)
+}
+
+/// Whether a server said that it did not do what was asked, though it may later.
+pub(super) fn is_refusal(status: &Status) -> bool {
+    let code = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
+    code && Reason::of(status).is_some_and(|reason| !reason.is("OUTCOME_UNKNOWN"))
 }
 
 /// The address of the leader, if the status tells it.
@@ -148,12 +262,45 @@ pub(super) fn leader_hint(status: &Status) -> Option<String> {
         .cloned()
 }
 
+/// When there may be room, if the server had none.
+pub(super) fn room_comes_in(status: &Status) -> Option<Duration> {
+    if status.code() != Code::ResourceExhausted {
+        return None;
+    }
+    status.get_details_retry_info()?.retry_delay
+}
+
 /// Where the log begins, if the status says that a trimmed offset was asked for.
 pub(super) fn trimmed(status: &Status) -> Option<u64> {
-    let info = status.get_details_error_info()?;
-    let first = info.metadata.get("first_offset")?;
-    let first = first.parse().ok();
-    first.filter(|_| info.reason == "OFFSET_TRIMMED")
+    number_under("OFFSET_TRIMMED", "first_offset", status)
+}
+
+/// Where the log ends, if the status says that an offset past the end was asked for.
+pub(super) fn past_end(status: &Status) -> Option<u64> {
+    number_under("OFFSET_OUT_OF_RANGE", "next_offset", status)
+}
+
+/// Where the log ends, if the status says that another end was expected.
+pub(super) fn offset_differs(status: &Status) -> Option<u64> {
+    number_under("OFFSET_DIFFERS", "next_offset", status)
+}
+
+fn number_under(name: &str, key: &str, status: &Status) -> Option<u64> {
+    let reason = Reason::of(status).filter(|reason| reason.is(name))?;
+    reason.number(key)
+}
+
+pub(super) fn is_session_expired(status: &Status) -> bool {
+    Reason::of(status).is_some_and(|reason| reason.is("SESSION_EXPIRED"))
+}
+
+pub(super) fn is_no_such_cursor(status: &Status) -> bool {
+    Reason::of(status).is_some_and(|reason| reason.is("NO_SUCH_CURSOR"))
+}
+
+/// Whether the node lacks what the read must see.
+pub(super) fn is_behind(status: &Status) -> bool {
+    Reason::of(status).is_some_and(|reason| reason.is("STALE") || reason.is("LAGGING"))
 }
 
 /// The message with its causes, which tonic's own text leaves out.

@@ -1,70 +1,164 @@
-//! A log service in memory for this folder's tests: dedups by session, and breaks on demand.
+//! A cluster in memory for this folder's tests: servers over one log that break on demand.
+//!
+//! The log service is in `fake_log`; here are the log's state, the servers, and what an operator asks them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream};
-use futures::{FutureExt, StreamExt};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{Client, ClientConfig};
+use crate::batch;
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
 use crate::net::stream_layer::StreamLayer;
 use crate::net::{Network, Security};
-use crate::proto::log_v1::log_server::{Log, LogServer};
-use crate::proto::log_v1::*;
 use crate::proto::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
+use crate::proto::v1::log_service_server::LogServiceServer;
 use crate::proto::v1::*;
 
-/// What becomes of one stream.
+/// What becomes of one stream or call.
 #[derive(Debug, Clone)]
 pub(super) enum Plan {
-    /// Stores `stored` records, answers the first `answered`, then ends with the status.
+    /// Takes `stored` batches, answers the first `answered`, then ends with the status.
     Break {
         stored: usize,
         answered: usize,
         status: Status,
     },
-    /// Stores and never answers.
+    /// Takes all and never answers, not even at once.
     Silence,
     /// Answers the call itself with the status.
     Refuse(Status),
+    /// Does as asked.
+    Work,
+}
+
+/// A session's batches: sequence number, bytes and where they were appended.
+pub(super) type Session = Vec<(u64, Batch, ProduceResponse)>;
+
+/// One batch as it came: server, session, sequence number, records.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Came {
+    pub(super) server: String,
+    pub(super) session: Option<SessionSequence>,
+    pub(super) batch: Batch,
 }
 
 /// The one log that all fake servers of a test serve.
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) records: Vec<Bytes>,
-    /// The offsets of each session, by sequence number.
-    pub(super) sessions: HashMap<String, Vec<u64>>,
-    /// Server, session and first sequence number of each produce stream, in order.
-    pub(super) produced: Vec<(String, String, u64)>,
-    /// Server, offset and consistency of each consume stream.
-    pub(super) consumed: Vec<(String, u64, String)>,
+    pub(super) batches: Vec<StoredBatch>,
+    pub(super) next_offset: u64,
+    pub(super) tokens: HashMap<Bytes, u64>,
+    pub(super) sessions: HashMap<u64, Session>,
+    pub(super) closed_sessions: Vec<u64>,
+    /// Every batch that was sent, in order, also those that were sent again.
+    pub(super) came: Vec<Came>,
+    /// Which server each produce stream and call went to.
+    pub(super) produced: Vec<String>,
+    /// Server and start of each consume stream.
+    pub(super) consumed: Vec<(String, ConsumeStreamStart)>,
+    /// Bytes of records sent to consumers, and granted by them.
+    pub(super) told_bytes: u64,
+    pub(super) granted_bytes: u64,
+    /// One for each produce or consume stream, and for each unary call that heeds them.
     pub(super) plans: VecDeque<Plan>,
     /// Added to every offset a consumer sees.
     pub(super) shift: u64,
+    /// Credit that producers get; 64 batches of 4 MiB in all if it is not set.
+    pub(super) credit: Option<(u64, u32)>,
+    pub(super) epochs: BTreeMap<String, (u64, String)>,
+    pub(super) cursors: BTreeMap<String, u64>,
+}
+
+/// A status with a reason of ours.
+pub(super) fn refusal(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
+    let metadata = metadata
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let details =
+        ErrorDetails::with_error_info(reason, "ferrolog", metadata.collect::<HashMap<_, _>>());
+    Status::with_error_details(code, format!("refused: {reason}"), details)
 }
 
 impl State {
     /// Appends unless the session has done so already.
-    fn store(&mut self, session: &str, sequence: u64, value: Bytes) -> Result<u64, Status> {
-        let next = self.records.len() as u64;
-        let offsets = self.sessions.entry(session.to_owned()).or_default();
-        let place = usize::try_from(sequence).unwrap();
-        if let Some(&offset) = offsets.get(place) {
-            return Ok(offset);
+    pub(super) fn store(&mut self, request: ProduceRequest) -> Result<ProduceResponse, Status> {
+        let batch = request.batch.unwrap();
+        if let Some(fence) = request.fence {
+            let epoch = self.epochs.get(&fence.name).map_or(0, |(epoch, _)| *epoch);
+            if epoch != fence.epoch {
+                let metadata = [("name", fence.name.as_str()), ("epoch", &epoch.to_string())];
+                let code = Code::FailedPrecondition;
+                return Err(refusal(code, "FENCED", &metadata));
+            }
         }
-        if place != offsets.len() {
-            return Err(Status::failed_precondition(
-                "a gap in the session's sequence",
-            ));
+        if let Some(place) = &request.session {
+            let code = Code::FailedPrecondition;
+            let Some(session) = self.sessions.get(&place.session) else {
+                return Err(refusal(code, "SESSION_EXPIRED", &[]));
+            };
+            let mut known = session.iter();
+            if let Some((_, old, answer)) = known.find(|(first, ..)| *first == place.sequence) {
+                assert_eq!(*old, batch, "a batch that is sent again is the same");
+                let duplicate = true;
+                return Ok(ProduceResponse {
+                    duplicate,
+                    ..*answer
+                });
+            }
+            let last = session.last();
+            let due = last.map_or(0, |(first, batch, _)| first + u64::from(batch.count));
+            if due != place.sequence {
+                return Err(refusal(Code::Aborted, "SEQUENCE_GAP", &[]));
+            }
         }
-        offsets.push(next);
-        self.records.push(value);
-        Ok(next)
+        let next = self.next_offset;
+        if request.expected_next_offset.is_some_and(|at| at != next) {
+            let metadata = [("next_offset", next.to_string())];
+            let metadata = metadata.each_ref().map(|(k, v)| (*k, v.as_str()));
+            return Err(refusal(Code::Aborted, "OFFSET_DIFFERS", &metadata));
+        }
+        let answer = self.append(batch.clone());
+        if let Some(place) = request.session {
+            let session = self.sessions.get_mut(&place.session).unwrap();
+            session.push((place.sequence, batch, answer));
+        }
+        Ok(answer)
+    }
+
+    pub(super) fn append(&mut self, batch: Batch) -> ProduceResponse {
+        let first_offset = self.next_offset;
+        let count = batch.count;
+        self.next_offset += u64::from(count);
+        self.batches.push(StoredBatch {
+            first_offset,
+            batch: Some(batch),
+            append_timestamp_ms: 7,
+        });
+        ProduceResponse {
+            first_offset,
+            count,
+            append_timestamp_ms: 7,
+            duplicate: false,
+        }
+    }
+
+    /// The values of all records.
+    pub(super) fn values(&self) -> Vec<Bytes> {
+        let mut values = Vec::new();
+        for stored in &self.batches {
+            let batch = stored.batch.as_ref().unwrap();
+            let compression = batch::Compression::new(batch.compression).unwrap();
+            let plain = batch::decompress(&batch.records, compression, 1 << 30).unwrap();
+            let before = values.len();
+            values.extend(batch::records(&plain).map(|record| record.unwrap().value));
+            assert_eq!(values.len() - before, batch.count as usize);
+        }
+        values
     }
 }
 
@@ -91,8 +185,9 @@ impl FakeCluster {
                 addr: (*addr).to_owned(),
                 state: Arc::clone(&state),
             };
+            let log = LogServiceServer::new(fake.clone()).max_decoding_message_size(1 << 30);
             let router = tonic::transport::Server::builder()
-                .add_service(LogServer::new(fake.clone()))
+                .add_service(log)
                 .add_service(ClusterServiceServer::new(fake));
             tokio::spawn(router.serve_with_incoming(grpc));
             ports.push(port);
@@ -114,151 +209,9 @@ impl FakeCluster {
 }
 
 #[derive(Clone)]
-struct Fake {
-    addr: String,
-    state: Arc<Mutex<State>>,
-}
-
-fn text<T>(request: &Request<T>, key: &str) -> String {
-    request
-        .metadata()
-        .get(key)
-        .map_or(String::new(), |value| value.to_str().unwrap().to_owned())
-}
-
-type Answers<T> = BoxStream<'static, Result<T, Status>>;
-
-#[tonic::async_trait]
-impl Log for Fake {
-    type ConsumeStreamStream = Answers<ConsumeResponse>;
-    type ProduceStreamStream = Answers<ProduceResponse>;
-
-    async fn produce(
-        &self,
-        request: Request<ProduceRequest>,
-    ) -> Result<Response<ProduceResponse>, Status> {
-        let mut state = self.state.lock().unwrap();
-        state
-            .records
-            .push(request.into_inner().record.unwrap().value);
-        Ok(Response::new(ProduceResponse {
-            offset: state.records.len() as u64 - 1,
-        }))
-    }
-
-    async fn produce_stream(
-        &self,
-        request: Request<Streaming<ProduceRequest>>,
-    ) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        let session = text(&request, "ferrolog-session");
-        let first: u64 = text(&request, "ferrolog-sequence").parse().unwrap();
-        let plan = {
-            let mut state = self.state.lock().unwrap();
-            state
-                .produced
-                .push((self.addr.clone(), session.clone(), first));
-            state.plans.pop_front()
-        };
-        if let Some(Plan::Refuse(status)) = plan {
-            return Err(status);
-        }
-        let log = Arc::clone(&self.state);
-        let stored = request
-            .into_inner()
-            .enumerate()
-            .map(move |(place, record)| {
-                let value = record?.record.unwrap().value;
-                let offset = log
-                    .lock()
-                    .unwrap()
-                    .store(&session, first + place as u64, value)?;
-                Ok(ProduceResponse { offset })
-            });
-        Ok(Response::new(match plan {
-            None | Some(Plan::Refuse(_)) => stored.boxed(),
-            Some(Plan::Silence) => stored.filter(|_| futures::future::ready(false)).boxed(),
-            Some(Plan::Break {
-                stored: count,
-                answered,
-                status,
-            }) => {
-                let answers = stored.take(count).enumerate();
-                let answers = answers.filter_map(move |(place, answer)| {
-                    futures::future::ready((place < answered).then_some(answer))
-                });
-                answers.chain(stream::once(async { Err(status) })).boxed()
-            }
-        }))
-    }
-
-    async fn consume(
-        &self,
-        _: Request<ConsumeRequest>,
-    ) -> Result<Response<ConsumeResponse>, Status> {
-        Err(Status::unimplemented("not needed here"))
-    }
-
-    async fn consume_stream(
-        &self,
-        request: Request<ConsumeRequest>,
-    ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
-        let offset = request.get_ref().offset;
-        let (plan, records, shift) = {
-            let mut state = self.state.lock().unwrap();
-            state.consumed.push((
-                self.addr.clone(),
-                offset,
-                text(&request, "ferrolog-consistency"),
-            ));
-            (state.plans.pop_front(), state.records.clone(), state.shift)
-        };
-        if let Some(Plan::Refuse(status)) = plan {
-            return Err(status);
-        }
-        let end = records.len();
-        let records = records
-            .into_iter()
-            .zip(0..)
-            .skip(usize::try_from(offset).unwrap());
-        let answers = stream::iter(records).map(move |(value, offset)| {
-            let record = Record {
-                value,
-                offset: offset + shift,
-                term: 0,
-                r#type: 0,
-            };
-            Ok(ConsumeResponse {
-                record: Some(record),
-            })
-        });
-        let answers = match plan {
-            Some(Plan::Break {
-                answered, status, ..
-            }) => answers
-                .take(answered)
-                .chain(stream::once(async { Err(status) }))
-                .boxed(),
-            Some(Plan::Silence) => stream::pending().boxed(),
-            _ => answers
-                .chain(futures::future::pending().into_stream())
-                .boxed(),
-        };
-        let mut response = Response::new(answers);
-        response
-            .metadata_mut()
-            .insert("ferrolog-next-offset", end.into());
-        response
-            .metadata_mut()
-            .insert("ferrolog-first-offset", 0.into());
-        Ok(response)
-    }
-
-    async fn get_servers(
-        &self,
-        _: Request<GetServersRequest>,
-    ) -> Result<Response<GetServersResponse>, Status> {
-        Err(Status::unimplemented("not needed here"))
-    }
+pub(super) struct Fake {
+    pub(super) addr: String,
+    pub(super) state: Arc<Mutex<State>>,
 }
 
 #[tonic::async_trait]
@@ -267,7 +220,7 @@ impl ClusterService for Fake {
         &self,
         _: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusResponse>, Status> {
-        let next_offset = self.state.lock().unwrap().records.len() as u64;
+        let next_offset = self.state.lock().unwrap().next_offset;
         let node_name = self.addr.clone();
         Ok(Response::new(GetStatusResponse {
             next_offset,

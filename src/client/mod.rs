@@ -1,16 +1,29 @@
 //! The client: finds a server that answers, tries again where that is safe, and keeps order.
 //!
-//! [`Producer`] appends exactly once, [`Consumer`] reads without gaps, [`Client::status`] and its siblings
-//! administer. Errors say what to do. Where the bytes travel is the stream layer's affair.
+//! [`Producer`] appends exactly once, [`Appender`] batch by batch and on a condition, [`Consumer`] reads
+//! without gaps, [`Admin`] administers. Errors say what to do. Where the bytes travel is the stream layer's
+//! affair.
 
+mod ack;
 mod admin;
+mod appender;
 mod attempts;
+mod backlog;
 mod consumer;
 mod error;
+mod grants;
+mod named;
+mod outgoing;
+mod pipeline;
 mod producer;
+mod reading;
 mod servers;
+mod session;
+mod unpacked;
 mod window;
 
+#[cfg(test)]
+mod fake_log;
 #[cfg(test)]
 mod fake_server;
 
@@ -18,15 +31,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tonic::transport::Channel;
 
-pub use consumer::{Consistency, ConsumeOptions, Consumer, Record, Start};
+pub use ack::{Ack, Appended, BatchAck};
+pub use admin::Admin;
+pub use appender::{Appender, AppenderOptions};
+pub use backlog::ProducerStats;
+pub use consumer::Consumer;
 pub use error::ClientError;
-pub use producer::{Ack, Producer};
-pub use window::ProducerStats;
+pub use named::{Claim, CursorInfo};
+pub use producer::{Fence, Producer, ProducerOptions};
+pub use reading::{Consistency, ConsumeOptions, Start};
+pub use unpacked::ConsumedRecord;
 
+pub use crate::batch::{Compression, Header, Record};
+pub use crate::proto::v1::{Freshness, GetLimitsResponse};
+
+use crate::batch::Builder;
 use crate::net::stream_layer::StreamLayer;
 use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::{ProduceRequest, Record as WireRecord};
+use crate::proto::v1::log_service_client::LogServiceClient;
 use attempts::within;
 use servers::Servers;
 
@@ -65,13 +90,19 @@ impl Client {
         }
     }
 
-    /// A producer with a session of its own.
-    pub fn producer(&self) -> Result<Producer, ClientError> {
-        Producer::new(
-            Arc::clone(&self.servers),
-            crate::env::random_u128(),
-            self.timeout,
-        )
+    /// A producer; its session is opened with the first batch.
+    pub fn producer(&self, options: ProducerOptions) -> Result<Producer, ClientError> {
+        Producer::new(&self.servers, options, self.timeout)
+    }
+
+    /// Appends one batch at a time, under a session of its own.
+    pub fn appender(&self, options: AppenderOptions) -> Result<Appender, ClientError> {
+        Appender::new(Arc::clone(&self.servers), options, self.timeout)
+    }
+
+    /// What an operator asks, and the cluster's names and cursors.
+    pub fn admin(&self) -> Admin {
+        Admin::new(Arc::clone(&self.servers), self.timeout)
     }
 
     /// Reads from `options.from` on; connects at the first `next`.
@@ -100,4 +131,22 @@ impl Client {
             .map(|answer| answer.into_inner().offset)
             .map_err(|status| ClientError::of_status(server, &status))
     }
+}
+
+/// The native API of the server at the other end.
+fn native(channel: Channel) -> LogServiceClient<Channel> {
+    LogServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Records as a batch, without compression.
+fn build(records: &[Record]) -> Result<(Bytes, u32), ClientError> {
+    if records.is_empty() {
+        return Err(ClientError::EmptyBatch);
+    }
+    let bytes = records.iter().map(crate::batch::bytes_in_batch).sum();
+    let mut builder = Builder::with_capacity(bytes);
+    for record in records {
+        builder.push(record);
+    }
+    Ok(builder.take())
 }

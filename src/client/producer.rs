@@ -1,77 +1,116 @@
-//! The producer: pipelined, bounded, and exactly once across lost servers.
+//! The producer: batched, pipelined, bounded, and exactly once across lost servers.
 //!
-//! Each producer is a session. A stream says which session it carries and the sequence number of its first
-//! record; after a loss the next stream starts at the first unacknowledged record, and the server answers
-//! what it already holds with the offsets of the first time.
+//! It hands records to the window and their offsets to the callers. What happens on the wire is the
+//! pipeline's affair.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
-use tonic::metadata::{AsciiMetadataValue, MetadataMap};
-use tonic::{Request, Status};
 
-use super::attempts::{Attempts, within};
+use super::ack::{Ack, BatchAck};
+use super::attempts::Attempts;
+use super::backlog::ProducerStats;
+use super::pipeline::Pipeline;
 use super::servers::Servers;
-use super::window::{ProducerStats, Window};
-use super::{ClientError, FIRST_ANSWER_MAX, SILENCE_MAX};
-use crate::proto::log_v1::log_client::LogClient;
+use super::window::Window;
+use super::{ClientError, build};
+use crate::batch::{Compression, Record};
+use crate::proto::v1;
 
-/// Request metadata: 32 hexadecimal digits that name the producer's session.
-const SESSION: &str = "ferrolog-session";
-/// Request metadata: the decimal sequence number of the stream's first record.
-const SEQUENCE: &str = "ferrolog-sequence";
+const LINGER_DEFAULT: Duration = Duration::from_micros(500);
+const LINGER_MAX: Duration = Duration::from_millis(1);
+const BATCH_BYTES: usize = 64 * 1024;
+const BATCH_RECORDS: u32 = 1000;
 
-/// Appends records in the order of its `send` calls, each exactly once.
+/// How a producer batches, and under what it appends.
+#[derive(Clone, Debug)]
+pub struct ProducerOptions {
+    pub compression: Compression,
+    /// How long a batch may wait for more records while another one is under way; at most 1 ms.
+    pub linger: Duration,
+    /// A batch is sent once it has so many bytes before compression. A record above it travels alone.
+    pub batch_bytes_max: usize,
+    /// A batch is sent once it has so many records.
+    pub batch_records_max: u32,
+    /// Appends under a session: what is sent again after a loss is appended once.
+    pub idempotent: bool,
+    /// Appends only as long as this epoch of the name is the present one.
+    pub fence: Option<Fence>,
+}
+
+impl Default for ProducerOptions {
+    fn default() -> Self {
+        Self {
+            compression: Compression::None,
+            linger: LINGER_DEFAULT,
+            batch_bytes_max: BATCH_BYTES,
+            batch_records_max: BATCH_RECORDS,
+            idempotent: true,
+            fence: None,
+        }
+    }
+}
+
+/// A name that was claimed, and the epoch that the claim gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    pub name: String,
+    pub epoch: u64,
+}
+
+impl From<Fence> for v1::Fence {
+    fn from(Fence { name, epoch }: Fence) -> Self {
+        Self { name, epoch }
+    }
+}
+
+/// Appends records in the order of its `send` calls, each exactly once if it is idempotent.
 ///
 /// Dropping it sends what is in flight in the background; [`finish`](Self::finish) waits for that.
 pub struct Producer {
     window: Arc<Window>,
-    session: JoinHandle<Result<(), ClientError>>,
+    pipeline: JoinHandle<Result<(), ClientError>>,
 }
-
-/// The offset of a sent record, once it is synced on a majority.
-#[derive(Debug)]
-pub struct Ack(oneshot::Receiver<Result<u64, ClientError>>);
 
 impl Producer {
     pub(super) fn new(
-        servers: Arc<Servers>,
-        id: u128,
+        servers: &Arc<Servers>,
+        mut options: ProducerOptions,
         timeout: Duration,
     ) -> Result<Self, ClientError> {
-        let window = Arc::new(Window::new());
-        let attempts = Attempts::new(&servers, None, timeout)?;
-        let session = Session {
-            servers,
-            window: Arc::clone(&window),
-            id,
-            silence_max: SILENCE_MAX.min(timeout),
-        };
+        options.linger = options.linger.min(LINGER_MAX);
+        let attempts = Attempts::new(servers, None, timeout)?;
+        let window = Arc::new(Window::new(options));
+        let pipeline = Pipeline::new(Arc::clone(servers), Arc::clone(&window), timeout);
         Ok(Self {
             window,
-            session: tokio::spawn(session.run(attempts)),
+            pipeline: tokio::spawn(pipeline.run(attempts)),
         })
     }
 
-    /// Queues a record. Waits while 1,024 records or 8 MiB are unacknowledged.
-    pub async fn send(&self, value: Bytes) -> Result<Ack, ClientError> {
-        self.window.push(value).await.map(Ack)
+    /// Queues a record. Waits while 8 MiB, 64 batches or 65,536 records are unacknowledged.
+    pub async fn send(&self, record: impl Into<Record>) -> Result<Ack, ClientError> {
+        let record = record.into();
+        // A caller that never waits would keep its thread from the task that sends.
+        tokio::task::coop::consume_budget().await;
+        self.window.push(&record).await
+    }
+
+    /// Queues records as one batch of their own: all of them are appended, side by side, or none.
+    pub async fn send_batch(&self, records: Vec<Record>) -> Result<BatchAck, ClientError> {
+        let (records, count) = build(&records)?;
+        self.window.push_batch(records, count).await
     }
 
     pub fn stats(&self) -> ProducerStats {
         self.window.stats()
     }
 
-    /// Waits until every record is acknowledged.
+    /// Waits until every record is acknowledged, and closes the session.
     pub async fn finish(mut self) -> Result<ProducerStats, ClientError> {
         self.window.close();
-        (&mut self.session)
+        (&mut self.pipeline)
             .await
             .unwrap_or(Err(ClientError::Closed))?;
         Ok(self.window.stats())
@@ -82,90 +121,6 @@ impl Drop for Producer {
     fn drop(&mut self) {
         self.window.close();
     }
-}
-
-impl Future for Ack {
-    type Output = Result<u64, ClientError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0)
-            .poll(cx)
-            .map(|answer| answer.unwrap_or(Err(ClientError::Closed)))
-    }
-}
-
-/// The task behind a producer: keeps one stream open while there is something to send.
-struct Session {
-    servers: Arc<Servers>,
-    window: Arc<Window>,
-    id: u128,
-    silence_max: Duration,
-}
-
-impl Session {
-    async fn run(self, attempts: Attempts) -> Result<(), ClientError> {
-        let outcome = self.keep_streaming(attempts).await;
-        if let Err(failure) = &outcome {
-            self.window.fail(failure);
-        }
-        outcome
-    }
-
-    async fn keep_streaming(&self, mut attempts: Attempts) -> Result<(), ClientError> {
-        while self.window.wait_for_work().await {
-            let acknowledged = self.window.stats().acknowledged;
-            let server = attempts.server().to_owned();
-            let Err(status) = self.stream(&server).await else {
-                return Ok(());
-            };
-            if self.window.stats().acknowledged > acknowledged {
-                attempts.progressed();
-            }
-            attempts.waiting_since(self.window.waiting_since().unwrap_or_else(Instant::now));
-            attempts.failed(&status).await?;
-        }
-        Ok(())
-    }
-
-    /// Sends and takes answers until the stream breaks, or all is done.
-    async fn stream(&self, server: &str) -> Result<(), Status> {
-        let (outgoing, sequence) = self.window.restart();
-        let mut request = Request::new(outgoing);
-        identify(request.metadata_mut(), self.id, sequence);
-        let mut client = LogClient::new(self.servers.channel(server));
-        let calling = client.produce_stream(request);
-        let mut answers = within(FIRST_ANSWER_MAX, calling).await?.into_inner();
-
-        let silence = tokio::time::sleep(self.silence_max);
-        tokio::pin!(silence);
-        loop {
-            tokio::select! {
-                biased;
-                answer = answers.message() => match answer? {
-                    Some(answer) if self.window.acknowledge(answer.offset) => {}
-                    Some(_) => return Err(Status::failed_precondition("an answer came without a request")),
-                    None if self.window.is_done() => return Ok(()),
-                    None => return Err(Status::unavailable("the server ended the stream")),
-                },
-                () = &mut silence => {
-                    let since = self.window.waiting_since().unwrap_or_else(Instant::now);
-                    if since.elapsed() >= self.silence_max {
-                        let text = format!("no acknowledgement for {:?}", self.silence_max);
-                        return Err(Status::deadline_exceeded(text));
-                    }
-                    silence.as_mut().reset(since + self.silence_max);
-                }
-            }
-        }
-    }
-}
-
-fn identify(metadata: &mut MetadataMap, session: u128, sequence: u64) {
-    // Digits are legal in a header, so the parse cannot fail.
-    if let Ok(value) = AsciiMetadataValue::try_from(format!("{session:032x}")) {
-        metadata.insert(SESSION, value);
-    }
-    metadata.insert(SEQUENCE, sequence.into());
 }
 
 #[cfg(test)]

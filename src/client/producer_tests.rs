@@ -1,14 +1,15 @@
-//! The producer against servers that break in the middle: same session, right sequence, nothing lost or doubled.
+//! The producer against servers that break in the middle: same session, same batches, nothing lost or doubled.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
-use tonic::Code;
-use tonic_types::{ErrorDetails, StatusExt};
+use bytes::Bytes;
+use tokio::time::Instant;
+use tonic::{Code, Status};
 
-use super::super::fake_server::{FakeCluster, Plan};
+use super::super::fake_server::{FakeCluster, Plan, refusal};
 use super::*;
 
-const COUNT: usize = 300;
+const COUNT: usize = 50;
 
 fn value(number: usize) -> Bytes {
     Bytes::from(format!("record {number}"))
@@ -19,6 +20,14 @@ fn break_after(stored: usize, answered: usize) -> Plan {
         stored,
         answered,
         status: Status::unavailable("broken on purpose"),
+    }
+}
+
+/// Every record is a batch of its own.
+fn one_by_one() -> ProducerOptions {
+    ProducerOptions {
+        batch_records_max: 1,
+        ..ProducerOptions::default()
     }
 }
 
@@ -34,10 +43,7 @@ async fn send_all(producer: &Producer) -> Vec<Result<u64, ClientError>> {
 fn assert_exactly_once(cluster: &FakeCluster, offsets: &[Result<u64, ClientError>]) {
     let state = cluster.state.lock().unwrap();
     let expected: Vec<_> = (0..COUNT).map(value).collect();
-    assert_eq!(
-        state.records, expected,
-        "in order, nothing lost, nothing twice"
-    );
+    assert_eq!(state.values(), expected, "in order, none lost, none twice");
     let offsets: Vec<_> = offsets
         .iter()
         .map(|offset| *offset.as_ref().unwrap())
@@ -47,41 +53,94 @@ fn assert_exactly_once(cluster: &FakeCluster, offsets: &[Result<u64, ClientError
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_stream_is_resumed_at_the_first_unacknowledged() {
-    let plans = [
-        break_after(100, 40),
-        break_after(80, 0),
-        break_after(90, 90),
-    ];
+async fn a_broken_stream_is_resumed_with_the_same_batches() {
+    let plans = [break_after(20, 8), break_after(16, 0), break_after(18, 18)];
     let cluster = FakeCluster::start(&["a:1", "b:1", "c:1"], plans).await;
-    let producer = cluster
-        .client(&["a:1", "b:1", "c:1"], 60)
-        .producer()
-        .unwrap();
+    let client = cluster.client(&["a:1", "b:1", "c:1"], 60);
+    let producer = client.producer(one_by_one()).unwrap();
     let offsets = send_all(&producer).await;
     let stats = producer.finish().await.unwrap();
 
     assert_exactly_once(&cluster, &offsets);
     assert_eq!((stats.acknowledged, stats.streams), (COUNT as u64, 4));
+    // 8 to 20 were stored by the first stream, 20 to 24 by the second; 8 to 24 went again.
+    assert_eq!((stats.batches, stats.duplicates), (COUNT as u64, 16));
     let state = cluster.state.lock().unwrap();
-    let walk: Vec<_> = state
-        .produced
+    assert_eq!(state.produced, ["a:1", "b:1", "c:1", "a:1"]);
+    let mut first_on = HashSet::new();
+    let firsts = state
+        .came
         .iter()
-        .map(|(server, _, first)| (server.as_str(), *first))
-        .collect();
-    assert_eq!(walk, [("a:1", 0), ("b:1", 40), ("c:1", 40), ("a:1", 130)]);
-    assert!(
-        state
-            .produced
-            .iter()
-            .all(|(_, session, _)| session.len() == 32 && *session == state.produced[0].1)
-    );
+        .filter(|came| first_on.insert(&came.server));
+    let firsts: Vec<_> = firsts.map(|came| came.session.unwrap().sequence).collect();
+    assert_eq!(firsts, [0, 8, 8]);
+    // The fake server compares the bytes; and a session that is done with is closed.
+    assert_eq!(state.closed_sessions, [100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_share_batches_and_keep_what_they_carry() {
+    for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+        let cluster = FakeCluster::start(&["a:1", "b:1"], [break_after(2, 1)]).await;
+        let client = cluster.client(&["a:1", "b:1"], 60);
+        let options = ProducerOptions {
+            compression,
+            ..ProducerOptions::default()
+        };
+        let producer = client.producer(options).unwrap();
+        let record = |number: u64| Record {
+            value: vec![b'v'; 100].into(),
+            key: Some(Bytes::from(number.to_string())),
+            headers: vec![crate::batch::Header {
+                name: "n".to_owned(),
+                value: Bytes::new(),
+            }],
+            client_timestamp_ms: number,
+        };
+        let mut last = None;
+        for number in 0..20_000 {
+            last = Some(producer.send(record(number)).await.unwrap());
+        }
+        assert_eq!(last.unwrap().await.unwrap(), 19_999);
+        let stats = producer.finish().await.unwrap();
+        assert_eq!((stats.acknowledged, stats.duplicates), (20_000, 1));
+        assert!((20..80).contains(&stats.batches), "{stats:?}");
+        let came = cluster.state.lock().unwrap().came.clone();
+        let packed = came.iter().map(|came| came.batch.compression);
+        assert_eq!(packed.max(), Some(compression as i32));
+
+        let mut read = client.consume(Default::default()).unwrap();
+        for number in 0..20_000 {
+            let found = read.next().await.unwrap().unwrap();
+            assert_eq!((found.offset, found.record), (number, record(number)));
+        }
+        assert!(read.next().await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_its_own_is_appended_as_one() {
+    let cluster = FakeCluster::start(&["a:1"], []).await;
+    let client = cluster.client(&["a:1"], 60);
+    let producer = client.producer(ProducerOptions::default()).unwrap();
+    let first = producer.send(value(0)).await.unwrap();
+    let records = (1..4).map(|number| value(number).into()).collect();
+    let batch = producer.send_batch(records).await.unwrap();
+    assert_eq!(first.await.unwrap(), 0);
+    let appended = batch.await.unwrap();
+    assert_eq!((appended.first_offset, appended.count), (1, 3));
+    assert_eq!(appended.append_timestamp_ms, 7);
+    let empty = producer.send_batch(Vec::new()).await;
+    assert!(matches!(empty, Err(ClientError::EmptyBatch)));
+    producer.finish().await.unwrap();
+    assert_eq!(cluster.state.lock().unwrap().batches.len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_frozen_server_is_left_after_five_seconds() {
     let cluster = FakeCluster::start(&["a:1", "b:1"], [Plan::Silence]).await;
-    let producer = cluster.client(&["a:1", "b:1"], 60).producer().unwrap();
+    let client = cluster.client(&["a:1", "b:1"], 60);
+    let producer = client.producer(one_by_one()).unwrap();
     let offsets = send_all(&producer).await;
     let stats = producer.finish().await.unwrap();
     assert_exactly_once(&cluster, &offsets);
@@ -91,10 +150,8 @@ async fn a_frozen_server_is_left_after_five_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_dead_server_and_a_cut_one_are_passed() {
     let cluster = FakeCluster::start(&["b:1", "c:1"], []).await;
-    let producer = cluster
-        .client(&["a:1", "b:1", "c:1"], 60)
-        .producer()
-        .unwrap();
+    let client = cluster.client(&["a:1", "b:1", "c:1"], 60);
+    let producer = client.producer(ProducerOptions::default()).unwrap();
     let first = producer.send(value(0)).await.unwrap().await.unwrap();
     cluster.network.cut("b:1");
     let second = producer.send(value(1)).await.unwrap().await.unwrap();
@@ -104,52 +161,120 @@ async fn a_dead_server_and_a_cut_one_are_passed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hinted_leader_goes_first() {
-    let metadata = HashMap::from([("leader".to_owned(), "d:1".to_owned())]);
-    let details = ErrorDetails::with_error_info("NOT_LEADER", "ferrolog", metadata);
-    let status = Status::with_error_details(Code::Unavailable, "not the leader", details);
+    let status = refusal(Code::Unavailable, "NO_LEADER", &[("leader", "d:1")]);
     let cluster = FakeCluster::start(&["a:1", "b:1", "d:1"], [Plan::Refuse(status)]).await;
-    let producer = cluster.client(&["a:1", "b:1"], 60).producer().unwrap();
+    let client = cluster.client(&["a:1", "b:1"], 60);
+    let producer = client.producer(ProducerOptions::default()).unwrap();
     producer.send(value(0)).await.unwrap().await.unwrap();
-    let walk: Vec<_> = cluster
-        .state
-        .lock()
-        .unwrap()
-        .produced
-        .iter()
-        .map(|(server, ..)| server.clone())
-        .collect();
-    assert_eq!(walk, ["a:1", "d:1"]);
+    assert_eq!(cluster.state.lock().unwrap().produced, ["a:1", "d:1"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_record_ends_the_producer_with_its_reason() {
-    let too_large = Status::out_of_range("the record has 9 bytes, the limit is 8");
     let plan = Plan::Break {
         stored: 10,
         answered: 10,
-        status: too_large,
+        status: Status::out_of_range("the record has 9 bytes, the limit is 8"),
     };
     let cluster = FakeCluster::start(&["a:1", "b:1"], [plan]).await;
-    let producer = cluster.client(&["a:1", "b:1"], 60).producer().unwrap();
-    let mut acks = Vec::new();
-    for number in 0..COUNT {
-        acks.push(producer.send(value(number)).await.unwrap());
-    }
-    let outcomes = futures::future::join_all(acks).await;
+    let client = cluster.client(&["a:1", "b:1"], 60);
+    let producer = client.producer(one_by_one()).unwrap();
+    let outcomes = send_all(&producer).await;
     assert!(outcomes[..10].iter().all(Result::is_ok));
-    assert!(
-        outcomes[10..]
-            .iter()
-            .all(|outcome| matches!(outcome, Err(ClientError::OutOfRange { .. })))
-    );
+    let refused = |outcome: &Result<u64, _>| matches!(outcome, Err(ClientError::OutOfRange { .. }));
+    assert!(outcomes[10..].iter().all(refused));
     let later = producer.send(value(0)).await;
     assert!(matches!(later, Err(ClientError::OutOfRange { .. })));
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_a_session_a_loss_with_batches_under_way_is_the_end() {
+    let options = || ProducerOptions {
+        idempotent: false,
+        ..ProducerOptions::default()
+    };
+    let refused = refusal(Code::Unavailable, "NO_LEADER", &[]);
+    let plans = [
+        // Neither of these leaves anything open.
+        Plan::Refuse(Status::unavailable("not now")),
+        Plan::Break {
+            stored: 0,
+            answered: 0,
+            status: refused,
+        },
+        break_after(2, 1),
+    ];
+    let cluster = FakeCluster::start(&["a:1", "b:1"], plans).await;
+    let client = cluster.client(&["a:1", "b:1"], 60);
+    let producer = client.producer(options()).unwrap();
+    assert_eq!(producer.send(value(0)).await.unwrap().await.unwrap(), 0);
+    let lost = producer.send(value(1)).await.unwrap().await;
+    assert!(matches!(lost, Err(ClientError::OutcomeUnknown)), "{lost:?}");
+    let ended = producer.finish().await;
+    assert!(matches!(ended, Err(ClientError::OutcomeUnknown)));
+    let state = cluster.state.lock().unwrap();
+    assert!(state.came.iter().all(|came| came.session.is_none()));
+    assert_eq!(state.values(), [value(0), value(1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_session_is_replaced_if_nothing_is_in_doubt() {
+    let cluster = FakeCluster::start(&["a:1"], []).await;
+    let client = cluster.client(&["a:1"], 60);
+    let producer = client.producer(ProducerOptions::default()).unwrap();
+    producer.send(value(0)).await.unwrap().await.unwrap();
+    cluster.state.lock().unwrap().sessions.clear();
+    assert_eq!(producer.send(value(1)).await.unwrap().await.unwrap(), 1);
+    producer.finish().await.unwrap();
+    let state = cluster.state.lock().unwrap();
+    let places = state.came.iter().map(|came| came.session.unwrap());
+    let places: Vec<_> = places.map(|at| (at.session, at.sequence)).collect();
+    assert_eq!(places, [(100, 0), (100, 1), (101, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_forgotten_in_doubt_is_an_error() {
+    let expired = refusal(Code::FailedPrecondition, "SESSION_EXPIRED", &[]);
+    let plans = [break_after(1, 0), Plan::Refuse(expired)];
+    let cluster = FakeCluster::start(&["a:1"], plans).await;
+    let client = cluster.client(&["a:1"], 60);
+    let producer = client.producer(ProducerOptions::default()).unwrap();
+    let told = producer.send(value(0)).await.unwrap().await;
+    assert!(matches!(told, Err(ClientError::SessionExpired)), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fenced_producer_is_told_who_is_not() {
+    let cluster = FakeCluster::start(&["a:1"], []).await;
+    let client = cluster.client(&["a:1"], 60);
+    let claim = client.admin().claim_epoch("job", "me", Some(0)).await;
+    let epoch = claim.unwrap().epoch;
+    let options = ProducerOptions {
+        fence: Some(Fence {
+            name: "job".to_owned(),
+            epoch,
+        }),
+        ..ProducerOptions::default()
+    };
+    let producer = client.producer(options).unwrap();
+    producer.send(value(0)).await.unwrap().await.unwrap();
+    client
+        .admin()
+        .claim_epoch("job", "you", None)
+        .await
+        .unwrap();
+    let told = producer.send(value(1)).await.unwrap().await;
+    let Err(ClientError::Fenced { name, epoch }) = told else {
+        panic!("{told:?}");
+    };
+    assert_eq!((name.as_str(), epoch), ("job", 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn giving_up_says_whom_was_asked_and_why() {
     let cluster = FakeCluster::start(&[], []).await;
-    let producer = cluster.client(&["a:1", "b:1"], 2).producer().unwrap();
+    let client = cluster.client(&["a:1", "b:1"], 2);
+    let producer = client.producer(ProducerOptions::default()).unwrap();
     let started = Instant::now();
     let error = producer.send(value(0)).await.unwrap().await.unwrap_err();
     assert!(
@@ -159,17 +284,4 @@ async fn giving_up_says_whom_was_asked_and_why() {
     assert!((2..4).contains(&started.elapsed().as_secs()));
     assert!(error.is_timeout());
     assert!(producer.finish().await.is_err());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_window_of_records_flows_through_a_small_one() {
-    let cluster = FakeCluster::start(&["a:1"], [break_after(1500, 1200)]).await;
-    let producer = cluster.client(&["a:1"], 60).producer().unwrap();
-    let mut last = None;
-    for number in 0..5000 {
-        last = Some(producer.send(value(number)).await.unwrap());
-    }
-    assert_eq!(last.unwrap().await.unwrap(), 4999);
-    assert_eq!(producer.finish().await.unwrap().acknowledged, 5000);
-    assert_eq!(cluster.state.lock().unwrap().records.len(), 5000);
 }

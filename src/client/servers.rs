@@ -89,6 +89,11 @@ impl Rotation {
         self.hint.as_deref().unwrap_or(&self.addrs[0])
     }
 
+    /// Goes to this one first, though the list may not hold it.
+    pub(super) fn prefer(&mut self, server: Option<String>) {
+        self.hint = server.filter(|_| !self.pinned);
+    }
+
     /// Moves on. A hinted leader goes first, though the list may not hold it; a failed hint is dropped.
     pub(super) fn advance(&mut self, leader_hint: Option<String>) {
         let failed = self.hint.take();

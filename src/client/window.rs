@@ -1,132 +1,155 @@
-//! The records of a producer that are not acknowledged yet: bounded, in order, and sent again after a loss.
+//! The batches of a producer that are not acknowledged yet: bounded, in order, and sent again after a loss.
 //!
-//! The window is the only owner of a record until its offset is known. Streams come and go: each takes the
-//! records from the first unacknowledged one on. Dialling and deciding what to retry is left to `producer`.
+//! The window is the only owner of a record until its offset is known. Records gather in it until their batch
+//! is closed; a closed batch keeps its bytes, so that it is sent again as it was. Streams come and go: each
+//! takes the batches from the first unacknowledged one on ([`Outgoing`](super::outgoing::Outgoing)).
 
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::Waker;
 
 use bytes::Bytes;
-use futures::Stream;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tonic::Status;
 
-use super::ClientError;
-use crate::proto::log_v1::{ProduceRequest, Record};
+use super::ack::{Ack, Appended, BatchAck, Promise};
+use super::backlog::{Credit, ProducerStats, State};
+use super::outgoing::Outgoing;
+use super::{ClientError, ProducerOptions};
+use crate::batch::{Record, bytes_in_batch};
+use crate::proto::v1::ProduceResponse;
 
-const RECORDS_MAX: usize = 1024;
-const BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Waiting senders wake below these, so that they fill the window in strides and not record by record.
-const RECORDS_LOW: usize = RECORDS_MAX / 4 * 3;
-const BYTES_LOW: usize = BYTES_MAX / 4 * 3;
-
-/// What a producer has achieved so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ProducerStats {
-    pub acknowledged: u64,
-    /// The longest time that records waited without any acknowledgement coming in.
-    pub longest_gap: Duration,
-    /// Streams opened; more than one means that a server was lost.
-    pub streams: u64,
+/// What a stream's status says of the batches on it that have no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// None of them was appended.
+    NoneAppended,
+    /// The first one was not; of the others nothing is known.
+    FirstRefused,
+    Unknown,
 }
 
-type Answer = oneshot::Sender<Result<u64, ClientError>>;
-
 pub(super) struct Window {
+    pub(super) options: ProducerOptions,
     state: Mutex<State>,
     room: Notify,
     work: Notify,
 }
 
-struct State {
-    unacknowledged: VecDeque<(Bytes, Answer)>,
-    bytes: usize,
-    /// How many of the unacknowledged are on the present stream.
-    sent: usize,
-    /// The sequence number of the first unacknowledged record.
-    sequence: u64,
-    /// Counts streams; an older one gets no more records.
-    stream: u64,
-    wake_stream: Option<Waker>,
-    closed: bool,
-    failure: Option<ClientError>,
-    progress: Instant,
-    stats: ProducerStats,
-}
-
 impl Window {
-    pub(super) fn new() -> Self {
-        let state = State {
-            unacknowledged: VecDeque::new(),
-            bytes: 0,
-            sent: 0,
-            sequence: 0,
-            stream: 0,
-            wake_stream: None,
-            closed: false,
-            failure: None,
-            progress: Instant::now(),
-            stats: ProducerStats::default(),
-        };
+    pub(super) fn new(options: ProducerOptions) -> Self {
         Self {
-            state: Mutex::new(state),
+            options,
+            state: Mutex::new(State::new()),
             room: Notify::new(),
             work: Notify::new(),
         }
     }
 
     /// Adds a record as soon as there is room.
-    pub(super) async fn push(
+    pub(super) async fn push(&self, record: &Record) -> Result<Ack, ClientError> {
+        let bytes = bytes_in_batch(record);
+        if let Some(ack) = self.try_push(record, bytes)? {
+            return Ok(ack);
+        }
+        self.when_room(|| self.try_push(record, bytes)).await
+    }
+
+    /// Adds a batch of its own as soon as there is room.
+    pub(super) async fn push_batch(
         &self,
-        value: Bytes,
-    ) -> Result<oneshot::Receiver<Result<u64, ClientError>>, ClientError> {
+        records: Bytes,
+        count: u32,
+    ) -> Result<BatchAck, ClientError> {
+        self.when_room(|| self.try_push_batch(&records, count))
+            .await
+    }
+
+    async fn when_room<T>(
+        &self,
+        mut look: impl FnMut() -> Result<Option<T>, ClientError>,
+    ) -> Result<T, ClientError> {
         loop {
-            // Made before the look at the state, or an acknowledgement in between would wake nobody.
-            let room = self.room.notified();
-            if let Some(answer) = self.try_push(&value)? {
-                return Ok(answer);
+            let mut room = std::pin::pin!(self.room.notified());
+            // Before the look at the state, or an acknowledgement in between would wake nobody.
+            room.as_mut().enable();
+            if let Some(done) = look()? {
+                return Ok(done);
             }
             room.await;
         }
     }
 
-    fn try_push(
-        &self,
-        value: &Bytes,
-    ) -> Result<Option<oneshot::Receiver<Result<u64, ClientError>>>, ClientError> {
-        let (waker, was_empty, receiver) = {
+    fn try_push(&self, record: &Record, bytes: usize) -> Result<Option<Ack>, ClientError> {
+        let (ack, waker, was_empty) = {
             let mut state = self.lock();
-            if let Some(failure) = &state.failure {
-                return Err(failure.clone());
-            }
-            if state.closed {
-                return Err(ClientError::Closed);
-            }
-            let was_empty = state.unacknowledged.is_empty();
-            let full =
-                state.unacknowledged.len() >= RECORDS_MAX || state.bytes + value.len() > BYTES_MAX;
-            // A record larger than the window travels alone.
-            if full && !was_empty {
+            state.check_open()?;
+            let gathered = state.builder.bytes();
+            let overflows = gathered > 0 && gathered + bytes > self.options.batch_bytes_max;
+            let begins = state.gathering.is_none() || overflows;
+            if !state.has_room(bytes, 1, usize::from(begins)) {
                 return Ok(None);
             }
-            let (sender, receiver) = oneshot::channel();
-            state.bytes += value.len();
-            state.unacknowledged.push_back((value.clone(), sender));
+            let was_empty = state.is_empty();
+            if overflows {
+                state.close_batch();
+            }
+            let place = state.builder.count();
+            state.builder.push(record);
+            state.bytes += bytes;
+            state.records += 1;
+            let ack = state.gathering().promise.ack(place);
+            let is_full = place + 1 >= self.options.batch_records_max
+                || state.builder.bytes() >= self.options.batch_bytes_max;
+            // A lone caller waits for no timer.
+            let is_idle = state.unacknowledged.is_empty();
+            if is_full || is_idle {
+                state.close_batch();
+            }
+            // A batch that begins has the stream set its timer.
+            let wakes = is_full || is_idle || begins;
+            let waker = if wakes {
+                state.wake_stream.take()
+            } else {
+                None
+            };
+            (ack, waker, was_empty)
+        };
+        self.wake_sender(waker, was_empty);
+        Ok(Some(ack))
+    }
+
+    fn try_push_batch(&self, records: &Bytes, count: u32) -> Result<Option<BatchAck>, ClientError> {
+        let (ack, waker, was_empty) = {
+            let mut state = self.lock();
+            state.check_open()?;
+            if !state.has_room(records.len(), count as usize, 1) {
+                return Ok(None);
+            }
+            let was_empty = state.is_empty();
+            // What gathers was sent before.
+            state.close_batch();
             if was_empty {
                 state.progress = Instant::now();
             }
-            (state.wake_stream.take(), was_empty, receiver)
+            state.bytes += records.len();
+            state.records += count as usize;
+            let promise = Promise::default();
+            let ack = promise.batch_ack();
+            state.queue(records.clone(), count, promise);
+            (ack, state.wake_stream.take(), was_empty)
         };
+        self.wake_sender(waker, was_empty);
+        Ok(Some(ack))
+    }
+
+    fn wake_sender(&self, waker: Option<Waker>, was_empty: bool) {
         if let Some(waker) = waker {
             waker.wake();
         }
         if was_empty {
             self.work.notify_one();
         }
-        Ok(Some(receiver))
     }
 
     /// Waits for something to send; false once the window is closed and empty.
@@ -134,7 +157,7 @@ impl Window {
         loop {
             {
                 let state = self.lock();
-                if !state.unacknowledged.is_empty() {
+                if !state.is_empty() {
                     return true;
                 }
                 if state.closed {
@@ -145,57 +168,105 @@ impl Window {
         }
     }
 
-    /// Begins a new stream: everything unacknowledged goes again. Answers with the first sequence number.
-    pub(super) fn restart(self: &Arc<Self>) -> (Outgoing, u64) {
+    /// Begins a new stream: everything unacknowledged goes again, numbered anew if the session is a new one.
+    pub(super) fn restart(self: &Arc<Self>, session: Option<u64>) -> Outgoing {
         let mut state = self.lock();
         state.stream += 1;
         state.stats.streams += 1;
         state.sent = 0;
-        let outgoing = Outgoing {
-            window: Arc::clone(self),
-            stream: state.stream,
-        };
-        (outgoing, state.sequence)
+        state.sent_bytes = 0;
+        state.credit = None;
+        if state.session != session {
+            state.session = session;
+            state.session_first = state.first();
+        }
+        Outgoing::new(Arc::clone(self), state.stream)
     }
 
-    /// The server answered the first unacknowledged record; false if none was sent.
-    #[must_use]
-    pub(super) fn acknowledge(&self, offset: u64) -> bool {
-        let (answer, has_room) = {
+    /// The stream's first answer.
+    pub(super) fn grant(&self, credit: Credit) {
+        let waker = {
             let mut state = self.lock();
-            if state.sent == 0 {
-                return false;
-            }
-            let Some((value, answer)) = state.unacknowledged.pop_front() else {
-                return false;
-            };
-            state.sent -= 1;
-            state.bytes -= value.len();
-            state.sequence += 1;
-            let now = Instant::now();
-            state.stats.longest_gap = state.stats.longest_gap.max(now - state.progress);
-            state.stats.acknowledged += 1;
-            state.progress = now;
-            let has_room = state.unacknowledged.len() <= RECORDS_LOW && state.bytes <= BYTES_LOW;
-            (answer, has_room)
+            state.credit = Some(credit);
+            state.wake_stream.take()
         };
-        // A sender that no longer waits for its offset dropped the other end.
-        let _ = answer.send(Ok(offset));
+        self.wake_sender(waker, false);
+    }
+
+    /// The stream is lost: what was on it may be in the log, unless its status denies that.
+    pub(super) fn lost(&self, loss: Loss) {
+        let mut state = self.lock();
+        let known = match loss {
+            Loss::NoneAppended => true,
+            Loss::FirstRefused => state.sent <= 1,
+            Loss::Unknown => false,
+        };
+        if let Some(last) = state.sent.checked_sub(1).filter(|_| !known) {
+            let last = &state.unacknowledged[last];
+            state.uncertain_until = last.first + u64::from(last.count);
+        }
+        state.sent = 0;
+        state.sent_bytes = 0;
+        // Whoever still holds the lost stream must take nothing more.
+        state.stream += 1;
+        let waker = state.wake_stream.take();
+        drop(state);
+        self.wake_sender(waker, false);
+    }
+
+    /// Whether a batch may be in the log though its answer did not come.
+    pub(super) fn is_uncertain(&self) -> bool {
+        let state = self.lock();
+        state.first() < state.uncertain_until
+    }
+
+    /// The server answered the first unacknowledged batch.
+    pub(super) fn acknowledge(&self, answer: &ProduceResponse) -> Result<(), Status> {
+        let (promise, waker, has_room) = {
+            let mut state = self.lock();
+            let first = state.unacknowledged.front();
+            if state.sent == 0 || first.is_none_or(|batch| batch.count != answer.count) {
+                return Err(Status::failed_precondition(
+                    "an answer came that fits no batch under way",
+                ));
+            }
+            let Some(batch) = state.unacknowledged.pop_front() else {
+                return Ok(());
+            };
+            state.took_answer(&batch, answer.duplicate);
+            if state.unacknowledged.is_empty() {
+                state.close_batch();
+            }
+            let wakes = state.closed || state.sent < state.unacknowledged.len();
+            let waker = if wakes {
+                state.wake_stream.take()
+            } else {
+                None
+            };
+            (batch.promise, waker, state.is_low())
+        };
+        promise.settle(Ok(Appended {
+            first_offset: answer.first_offset,
+            count: answer.count,
+            append_timestamp_ms: answer.append_timestamp_ms,
+            duplicate: answer.duplicate,
+        }));
+        self.wake_sender(waker, false);
         if has_room {
             self.room.notify_waiters();
         }
-        true
+        Ok(())
     }
 
     /// Since when records wait with no acknowledgement; `None` while nothing is in flight.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         let state = self.lock();
-        (!state.unacknowledged.is_empty()).then_some(state.progress)
+        (!state.is_empty()).then_some(state.progress)
     }
 
     pub(super) fn is_done(&self) -> bool {
         let state = self.lock();
-        state.closed && state.unacknowledged.is_empty()
+        state.closed && state.is_empty()
     }
 
     pub(super) fn stats(&self) -> ProducerStats {
@@ -207,145 +278,39 @@ impl Window {
         let waker = {
             let mut state = self.lock();
             state.closed = true;
+            state.close_batch();
             state.wake_stream.take()
         };
-        self.wake_all(waker);
+        self.wake_sender(waker, true);
+        self.room.notify_waiters();
     }
 
     /// Ends every wait with `failure`.
     pub(super) fn fail(&self, failure: &ClientError) {
         let (waiting, waker) = {
             let mut state = self.lock();
+            state.close_batch();
             state.failure = Some(failure.clone());
             state.bytes = 0;
+            state.records = 0;
             state.sent = 0;
             (
                 std::mem::take(&mut state.unacknowledged),
                 state.wake_stream.take(),
             )
         };
-        for (_, answer) in waiting {
-            let _ = answer.send(Err(failure.clone()));
+        for batch in waiting {
+            batch.promise.settle(Err(failure.clone()));
         }
-        self.wake_all(waker);
-    }
-
-    fn wake_all(&self, waker: Option<Waker>) {
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        self.work.notify_one();
+        self.wake_sender(waker, true);
         self.room.notify_waiters();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The request side of one stream: takes the records straight out of the window.
-pub(super) struct Outgoing {
-    window: Arc<Window>,
-    stream: u64,
-}
-
-impl Stream for Outgoing {
-    type Item = ProduceRequest;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ProduceRequest>> {
-        let mut state = self.window.lock();
-        if state.stream != self.stream || state.failure.is_some() {
-            return Poll::Ready(None);
-        }
-        let Some((value, _)) = state.unacknowledged.get(state.sent) else {
-            if state.closed {
-                return Poll::Ready(None);
-            }
-            state.wake_stream = Some(cx.waker().clone());
-            return Poll::Pending;
-        };
-        let record = Record {
-            value: value.clone(),
-            ..Record::default()
-        };
-        state.sent += 1;
-        Poll::Ready(Some(ProduceRequest {
-            record: Some(record),
-        }))
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use futures::{FutureExt, StreamExt};
-
-    use super::*;
-
-    fn value(len: usize) -> Bytes {
-        Bytes::from(vec![b'x'; len])
-    }
-
-    #[tokio::test]
-    async fn the_window_holds_its_limits_and_opens_in_strides() {
-        let window = Arc::new(Window::new());
-        let (mut outgoing, first) = window.restart();
-        assert_eq!(first, 0);
-        for _ in 0..RECORDS_MAX {
-            assert!(window.push(value(1)).now_or_never().is_some());
-            outgoing.next().await.unwrap();
-        }
-        let mut waiting = Box::pin(window.push(value(1)));
-        assert!(
-            (&mut waiting).now_or_never().is_none(),
-            "the window is full"
-        );
-        for offset in 0..(RECORDS_MAX - RECORDS_LOW) as u64 {
-            assert!((&mut waiting).now_or_never().is_none());
-            assert!(window.acknowledge(offset));
-        }
-        assert!(waiting.now_or_never().is_some());
-    }
-
-    #[tokio::test]
-    async fn bytes_are_bounded_but_a_giant_travels_alone() {
-        let window = Window::new();
-        assert!(window.push(value(BYTES_MAX + 1)).now_or_never().is_some());
-        assert!(window.push(value(0)).now_or_never().is_none());
-    }
-
-    #[tokio::test]
-    async fn a_new_stream_starts_at_the_first_unacknowledged_and_ends_the_old_one() {
-        let window = Arc::new(Window::new());
-        let _acks: Vec<_> =
-            futures::future::join_all((1..=3).map(|len| window.push(value(len)))).await;
-        let (mut old, _) = window.restart();
-        for _ in 0..3 {
-            old.next().await.unwrap();
-        }
-        assert!(window.acknowledge(7));
-        let (mut new, first) = window.restart();
-        assert_eq!(first, 1);
-        assert!(old.next().await.is_none());
-        assert!(!window.acknowledge(8), "nothing is on the new stream yet");
-        let len = |request: ProduceRequest| request.record.unwrap().value.len();
-        assert_eq!(len(new.next().await.unwrap()), 2);
-        assert_eq!(len(new.next().await.unwrap()), 3);
-        assert!(new.next().now_or_never().is_none());
-    }
-
-    #[tokio::test]
-    async fn a_failure_reaches_every_waiter() {
-        let window = Window::new();
-        let answer = window.push(value(1)).await.unwrap();
-        window.fail(&ClientError::NoServers);
-        assert!(matches!(answer.await.unwrap(), Err(ClientError::NoServers)));
-        assert!(matches!(
-            window.push(value(1)).await,
-            Err(ClientError::NoServers)
-        ));
-        assert!(!{
-            window.close();
-            window.wait_for_work().await
-        });
-    }
-}
+#[path = "window_tests.rs"]
+mod tests;

@@ -81,7 +81,7 @@ fn runs(entry: &Entry) -> Vec<Run> {
         Kind::Records => batches(&entry.payload).unwrap(),
     };
     let run = |batch: record::Batch| Run {
-        skip: batch.records_at as u32,
+        skip: batch.row_skip().unwrap(),
         count: batch.count,
     };
     batches.into_iter().map(run).collect()
@@ -141,7 +141,7 @@ impl World {
                     batch.finish()
                 };
                 let made: Vec<_> = (0..=self.below(2)).map(batch).collect();
-                join(made.iter())
+                join(made.iter(), None)
             }
         };
         Entry {
@@ -416,10 +416,9 @@ fn check_records(log: &Log, first: Offset, entries: &[Entry], what: &str) {
     for entry in entries {
         for run in runs(entry) {
             let first = Offset(expected.len() as u64);
-            let skip = run.skip as usize;
             let count = u64::from(run.count);
-            let all = usize::MAX;
-            record::read_into(&entry.payload, skip, first, count, all, &mut expected).unwrap();
+            let stored = record::stored(&entry.payload, run.skip, first, count).unwrap();
+            stored.read_into(first, usize::MAX, &mut expected).unwrap();
         }
     }
     let next = Offset(expected.len() as u64);

@@ -12,7 +12,7 @@ use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::io::Request;
 use super::segment::Paths;
 use super::store::Store;
-use super::{Config, Done, Error, Index, Log, Term, recovery};
+use super::{Config, Done, Error, Index, Log, Term, files};
 
 /// The file's name.
 const NAME: &str = "cut";
@@ -56,7 +56,7 @@ impl Log {
                 .as_ref()
                 .map_or((from, 0), |(store, end)| (store.base(), *end));
             announce(&*disk, &dir, place)?;
-            recovery::remove_all(&*disk, &dir, gone.iter())?;
+            files::remove_all(&*disk, &dir, gone.iter())?;
             if let Some((store, end)) = cut {
                 store.cut(end, Some(room))?;
                 store.sync(&*disk)?;
@@ -80,7 +80,7 @@ impl Log {
         state.floor = next;
         state.next_publish = state.next_publish.max(next);
         let (disk, dir) = (self.0.disk.clone(), self.0.dir.clone());
-        let job = move || recovery::remove_all(&*disk, &dir, gone.iter());
+        let job = move || files::remove_all(&*disk, &dir, gone.iter());
         self.0.queue.push_cut(next, Box::new(job), done);
     }
 }
@@ -110,7 +110,7 @@ pub fn announce(disk: &dyn Disk, dir: &Path, place: (Index, u32)) -> Result<(), 
 
 /// The cut is durable. On return so is that, and entries may be appended behind it.
 pub fn finish(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
-    recovery::remove_files(disk, dir, std::iter::once(path(dir)))
+    files::remove_files(disk, dir, std::iter::once(path(dir)))
 }
 
 /// Makes an announced cut, if there is one.
@@ -118,10 +118,10 @@ pub fn redo(disk: &dyn Disk, dir: &Path, config: &Config) -> Result<(), Error> {
     let Some((base, end)) = announced(disk, &path(dir))? else {
         return finish(disk, dir);
     };
-    let behind = recovery::bases(disk, dir)?;
+    let behind = files::bases(disk, dir)?;
     let goes = |other: &&Index| **other > base || (**other == base && end == 0);
     let behind = behind.iter().filter(goes);
-    recovery::remove_all(disk, dir, behind.collect::<Vec<_>>().into_iter())?;
+    files::remove_all(disk, dir, behind.collect::<Vec<_>>().into_iter())?;
     if end == 0 {
         return finish(disk, dir);
     }

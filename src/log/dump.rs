@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
 use super::frame::{self, Entry};
-use super::rows::left_from;
 use super::store::{Found, Store, parse};
 use super::verify::{Bounds, Files, Rows, look, read_rows};
 use super::{Error, Index, Offset, Record, record};
@@ -86,9 +85,8 @@ impl<'a> Reader<'a> {
             }
             let mut records = Vec::new();
             let count = u64::from(count);
-            let from = row.skip as usize;
-            let payload = &entry.payload;
-            record::read_into(payload, from, row.offset, count, usize::MAX, &mut records)?;
+            let stored = record::stored(&entry.payload, row.skip, row.offset, count)?;
+            stored.read_into(row.offset, usize::MAX, &mut records)?;
             records.retain(|record| record.offset >= at && record.offset < next);
             return Ok(records);
         }
@@ -208,7 +206,7 @@ impl<'a> Reader<'a> {
             ));
         }
         for batch in record::batches(&entry.payload)? {
-            if let Some(count) = left_from(&entry.payload, &batch, row.skip)? {
+            if let Some(count) = batch.left_from(&entry.payload, row.skip)? {
                 return Ok((entry, count));
             }
         }

@@ -101,7 +101,7 @@ impl Maker {
                 self.next += 1;
                 joined.push(two.finish());
             }
-            payload = join(joined.iter());
+            payload = join(joined.iter(), None);
         }
         Entry {
             term: Term(1 + index / 16),
@@ -136,7 +136,7 @@ impl Maker {
                     Kind::Records => batches(&entry.payload).unwrap(),
                 };
                 let run = |batch: &record::Batch| Run {
-                    skip: batch.records_at as u32,
+                    skip: batch.row_skip().unwrap(),
                     count: batch.count,
                 };
                 let runs: Vec<_> = held.iter().map(run).collect();

@@ -16,6 +16,7 @@ pub mod disk;
 pub mod dump;
 mod error;
 mod file_header;
+mod files;
 mod frame;
 mod index;
 mod io;
@@ -31,6 +32,7 @@ mod sealing;
 mod segment;
 mod state;
 mod store;
+mod times;
 mod transfer;
 mod trim;
 pub mod verify;
@@ -157,8 +159,8 @@ pub struct Opened {
 
 /// Removes the log in `dir`, if there is one, and leaves other files alone.
 pub fn remove(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
-    let bases = recovery::bases(disk, dir)?;
-    recovery::remove_all(disk, dir, bases.iter())
+    let bases = files::bases(disk, dir)?;
+    files::remove_all(disk, dir, bases.iter())
 }
 
 /// A handle to the log; clones share it.
@@ -260,6 +262,10 @@ impl Log {
         let position = segment.add(entry.term, entry.payload.len(), rows, crc);
         let store = segment.store.clone();
         state.last_term = entry.term;
+        if entry.kind == Kind::Records {
+            let timestamp_ms = record::timestamp_ms(&entry.payload);
+            state.last_timestamp_ms = state.last_timestamp_ms.max(timestamp_ms);
+        }
         state.tail_bytes += entry.payload.len();
         state.tail.push_back(entry.clone());
         Ok(Write {

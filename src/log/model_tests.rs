@@ -115,7 +115,7 @@ fn entry(content: &Content, term: u64, index: u64) -> Placed {
         Content::Records(parts) => {
             let made: Vec<Bytes> = parts.iter().map(|part| batch(part, index)).collect();
             let known = parts.iter().map(|part| part.known).collect();
-            (Kind::Records, join(made.iter()), known)
+            (Kind::Records, join(made.iter(), None), known)
         }
     };
     let mut runs = Vec::new();
@@ -213,9 +213,10 @@ impl World {
             assert_eq!(first, Offset(model.records.len() as u64));
             for run in runs {
                 let first = Offset(model.records.len() as u64);
-                let (skip, count) = (run.skip as usize, run.count.into());
+                let count = run.count.into();
+                let stored = record::stored(&entry.payload, run.skip, first, count).unwrap();
                 let out = &mut model.records;
-                record::read_into(&entry.payload, skip, first, count, usize::MAX, out).unwrap();
+                stored.read_into(first, usize::MAX, out).unwrap();
             }
             model.published += 1;
         }

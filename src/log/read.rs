@@ -5,10 +5,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::frame::{Entry, Kind};
-use super::record::{self, Record};
+use super::record::{self, Record, Stored};
 use super::row::Row;
 use super::seal;
 use super::segment::{Damage, Span};
@@ -17,6 +15,9 @@ use super::{Error, Index, Log, Offset, Segment, State, Term};
 
 /// Bytes that one read of a store asks for, unless a single frame is longer.
 const READ_BYTES_MAX: usize = 256 << 10;
+
+/// Takes what stands at an offset and a budget; gives where to read on and what is left.
+type Take<'a> = dyn FnMut(Vec<Stored>, Offset, usize) -> Result<(Offset, usize), Error> + 'a;
 
 /// Where entries or records are to be read from.
 enum Source {
@@ -103,36 +104,70 @@ impl Log {
     /// Records from `offset` on, of about `bytes_max` bytes: at least one.
     pub fn read(&self, offset: Offset, bytes_max: usize) -> Result<Vec<Record>, Error> {
         let mut records = Vec::new();
-        let mut budget = bytes_max.max(1);
-        let mut at = offset;
-        while budget > 0 {
-            match self.read_some(at, budget, &mut records) {
-                Ok(Some(left)) => budget = left,
-                Ok(None) => break,
-                // What was read before the damage is whole.
-                Err(_) if !records.is_empty() => break,
-                Err(error) => return Err(error),
+        self.read_on(offset, bytes_max, &mut |parts, at, mut budget| {
+            for part in parts {
+                let read = part.read_into(at.max(part.first), budget, &mut records);
+                budget = read.map_err(|error| self.note_bad_rows(at, error))?;
+                if budget == 0 {
+                    break;
+                }
             }
-            at = match records.last() {
-                Some(last) => Offset(last.offset.0 + 1),
-                None => break,
+            let next = records
+                .last()
+                .map_or(at.0, |last: &Record| last.offset.0 + 1);
+            Ok((Offset(next), budget))
+        })?;
+        Ok(records)
+    }
+
+    /// The same as they are kept, side by side: the first may hold records before `offset`.
+    pub fn read_stored(&self, offset: Offset, bytes_max: usize) -> Result<Vec<Stored>, Error> {
+        let mut stored = Vec::new();
+        self.read_on(offset, bytes_max, &mut |parts, mut at, mut budget| {
+            for part in parts {
+                budget = budget.saturating_sub(part.bytes.len().max(1));
+                at = part.next();
+                stored.push(part);
+                if budget == 0 {
+                    break;
+                }
+            }
+            Ok((at, budget))
+        })?;
+        Ok(stored)
+    }
+
+    /// Reads from `offset` on until `take`, which gets what stands at an offset and the budget,
+    /// leaves nothing of it.
+    fn read_on(&self, offset: Offset, bytes_max: usize, take: &mut Take<'_>) -> Result<(), Error> {
+        let (mut at, mut budget) = (offset, bytes_max.max(1));
+        while budget > 0 {
+            let taken = match self.read_some(at, budget) {
+                Ok(Some(parts)) => take(parts, at, budget),
+                Ok(None) => break,
+                Err(error) => Err(error),
+            };
+            (at, budget) = match taken {
+                Ok(taken) => taken,
+                // What was read before the damage is whole.
+                Err(_) if at > offset => break,
+                Err(error) => return Err(error),
             };
         }
-        if records.is_empty() {
+        if at == offset {
             let (first, next) = self.offsets();
             let asked = offset;
             return Err(Error::OutOfRange { asked, first, next });
         }
-        Ok(records)
+        Ok(())
     }
 
-    /// Reads on from `at`; gives what is left of the budget, `None` at the log's end.
-    fn read_some(
+    /// What stands from `at` on, about `budget` bytes of it; `None` at the log's end.
+    pub(super) fn read_some(
         &self,
         at: Offset,
         budget: usize,
-        records: &mut Vec<Record>,
-    ) -> Result<Option<usize>, Error> {
+    ) -> Result<Option<Vec<Stored>>, Error> {
         let found = {
             let state = self.0.state.read();
             let (first, next) = (state.first_offset, state.next_offset);
@@ -152,8 +187,10 @@ impl Log {
                 read_entries(&store, span).map_err(|error| self.note_damage(&store, error))?
             }
         };
-        let left = collect(&frames, &parts, at, budget, records);
-        left.map(Some)
+        let stored = parts.iter().map(|part| stored_in(&frames, part)).collect();
+        let stored: Result<Vec<_>, _> = stored;
+        stored
+            .map(Some)
             .map_err(|error| self.note_bad_rows(at, error))
     }
 
@@ -275,7 +312,7 @@ impl State {
             let passed = if next.position > first.position {
                 next.position - first.position
             } else {
-                next.skip.saturating_sub(first.skip)
+                record::bytes_before(next.skip).saturating_sub(record::bytes_before(first.skip))
             };
             if passed as usize >= budget.min(READ_BYTES_MAX) {
                 break;
@@ -331,36 +368,18 @@ pub fn read_entries(store: &Store, span: Span) -> Result<Vec<Entry>, Error> {
     Ok(entries)
 }
 
-/// Takes the records of `parts` from `at` on out of the frames; gives what is left of the budget.
-fn collect(
-    frames: &[Entry],
-    parts: &[Part],
-    at: Offset,
-    mut budget: usize,
-    records: &mut Vec<Record>,
-) -> Result<usize, Error> {
+/// The records of a run, out of the frames.
+fn stored_in(frames: &[Entry], part: &Part) -> Result<Stored, Error> {
     const MISMATCH: Error = Error::Malformed("a row names no records");
-    for part in parts {
-        let first = frames.first().ok_or(MISMATCH)?.index;
-        let number = part.row.index.0.checked_sub(first.0).ok_or(MISMATCH)?;
-        let frame = usize::try_from(number)
-            .ok()
-            .and_then(|number| frames.get(number));
-        let entry = frame
-            .filter(|entry| entry.kind == Kind::Records)
-            .ok_or(MISMATCH)?;
-        let payload: &Bytes = &entry.payload;
-        let passed = at.0.saturating_sub(part.row.offset.0);
-        let from = Offset(part.row.offset.0 + passed);
-        let skipped = u32::try_from(passed).map_err(|_| MISMATCH)?;
-        let start = record::skip(payload, part.row.skip as usize, skipped)?;
-        // A row that covers no record would be read for ever.
-        let count = part.next.0.checked_sub(from.0).filter(|count| *count > 0);
-        let count = count.ok_or(MISMATCH)?;
-        budget = record::read_into(payload, start, from, count, budget, records)?;
-        if budget == 0 {
-            break;
-        }
-    }
-    Ok(budget)
+    let first = frames.first().ok_or(MISMATCH)?.index;
+    let number = part.row.index.0.checked_sub(first.0).ok_or(MISMATCH)?;
+    let frame = usize::try_from(number)
+        .ok()
+        .and_then(|number| frames.get(number));
+    let entry = frame.filter(|entry| entry.kind == Kind::Records);
+    // A row that covers no record would be read for ever.
+    let count = part.next.0.checked_sub(part.row.offset.0);
+    let count = count.filter(|count| *count > 0).ok_or(MISMATCH)?;
+    let payload = &entry.ok_or(MISMATCH)?.payload;
+    record::stored(payload, part.row.skip, part.row.offset, count)
 }

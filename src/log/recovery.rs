@@ -8,19 +8,20 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::env;
 
 use super::cut;
 use super::disk::Disk;
+use super::files::{base_of, bases, remove_all, remove_files};
 use super::frame::Header;
 use super::index::OffsetIndex;
 use super::rows;
 use super::seal::Seal;
 use super::segment::{self, Damage, Paths, Segment};
 use super::store::{Found, Store};
-use super::{Config, Error, Floor, Index, NUMBER_MAX, Offset, Term};
+use super::{Config, Error, Floor, Index, NUMBER_MAX, Offset, Term, record};
 
 /// What the FSM had made durable of its place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct Recovered {
     pub segments: VecDeque<Segment>,
     /// The last entry's term.
     pub last_term: Term,
+    /// The latest time of the entries that were read, in milliseconds since 1970.
+    pub last_timestamp_ms: u64,
     pub next_offset: Offset,
     /// Whether the rows up to the checkpoint hold. If not, all rows are gone, and every entry must
     /// be applied again.
@@ -57,6 +60,7 @@ impl Recovered {
             floor,
             segments: VecDeque::new(),
             last_term: Term(0),
+            last_timestamp_ms: 0,
             next_offset: floor.offset,
             rows_hold: false,
             torn_bytes: 0,
@@ -68,6 +72,15 @@ impl Recovered {
     pub fn next_index(&self) -> Index {
         let last = self.segments.back();
         last.map_or(self.floor.index, Segment::next_index)
+    }
+
+    fn saw(&mut self, rows: u64, payload: &[u8]) {
+        let timestamp_ms = if rows > 0 {
+            record::timestamp_ms(payload)
+        } else {
+            0
+        };
+        self.last_timestamp_ms = self.last_timestamp_ms.max(timestamp_ms);
     }
 }
 
@@ -115,14 +128,10 @@ fn check_numbers(
     floor: Floor,
     checkpoint: Option<Checkpoint>,
 ) -> Result<(), Error> {
-    let covered = checkpoint.map_or(0, |checkpoint| checkpoint.applied.0);
-    let offsets = checkpoint.map_or((0, 0), |checkpoint| {
-        (checkpoint.first_offset.0, checkpoint.next_offset.0)
-    });
-    let largest = covered
-        .max(offsets.1)
-        .max(floor.index.0)
-        .max(floor.offset.0);
+    let covered = checkpoint.map_or(0, |known| known.applied.0);
+    let offsets = checkpoint.map_or((0, 0), |known| (known.first_offset.0, known.next_offset.0));
+    let numbers = [covered, offsets.1, floor.index.0, floor.offset.0];
+    let largest = numbers.into_iter().fold(0, u64::max);
     if largest <= NUMBER_MAX && offsets.0 <= offsets.1 {
         return Ok(());
     }
@@ -155,9 +164,8 @@ fn open_segments(
     floor: Floor,
     checkpoint: Option<Checkpoint>,
 ) -> Result<Recovered, Error> {
-    let covered = checkpoint.map_or(Index(0), |checkpoint| Index(checkpoint.applied.0 + 1));
-    let mut found = Recovered::new(floor);
-    let bases = live_bases(place, floor.index)?;
+    let covered = checkpoint.map_or(Index(0), |known| Index(known.applied.0 + 1));
+    let (mut found, bases) = (Recovered::new(floor), live_bases(place, floor.index)?);
     for (number, base) in bases.iter().enumerate() {
         let rest = &bases[number + 1..];
         if !open_segment(place, *base, rest, covered, &mut found)? {
@@ -167,30 +175,13 @@ fn open_segments(
     Ok(found)
 }
 
-/// The first raft indexes of the segments in a directory, in order.
-pub fn bases(disk: &dyn Disk, dir: &Path) -> Result<Vec<Index>, Error> {
-    let names = disk.list(dir).map_err(Error::io("list", dir))?;
-    let all = names.iter().filter_map(|name| base_of(name));
-    let held = all.filter(|(_, suffix)| *suffix != "index");
-    let bases: BTreeSet<_> = held.map(|(base, _)| base).collect();
-    Ok(bases.into_iter().collect())
-}
-
-/// The base in a file's name, and what follows it; `None` if the name is not one of a log's.
-pub fn base_of(name: &str) -> Option<(Index, &str)> {
-    let (digits, suffix) = name.split_once('.')?;
-    let ours = digits.len() == 20 && matches!(suffix, "store" | "index" | "seal");
-    let base = digits.parse().ok().filter(|_| ours)?;
-    Some((Index(base), suffix))
-}
-
 /// The bases from the floor on. What lies below it was given up: a removal that a crash cut short
 /// is finished here.
 fn live_bases(place: &Place<'_>, floor: Index) -> Result<Vec<Index>, Error> {
     let names = place.disk.list(place.dir);
     let names = names.map_err(Error::io("list", place.dir))?;
-    let below = names.iter().filter_map(|name| base_of(name));
-    let below: BTreeSet<_> = below.map(|(base, _)| base).filter(|b| *b < floor).collect();
+    let below = names.iter().filter_map(|name| Some(base_of(name)?.0));
+    let below: BTreeSet<_> = below.filter(|base| *base < floor).collect();
     remove_all(place.disk, place.dir, below.iter())?;
     bases(place.disk, place.dir)
 }
@@ -308,7 +299,9 @@ fn scan(segment: &mut Segment, found: &mut Recovered) -> Result<u64, Error> {
         let position = scan.position();
         match scan.next()? {
             Found::Frame(header) => {
-                let rows = segment::rows_of(header.kind, scan.payload(&header)?);
+                let payload = scan.payload(&header)?;
+                let rows = segment::rows_of(header.kind, payload);
+                found.saw(rows, payload);
                 add(segment, &store, position, &header, rows, found)?;
             }
             Found::End => return Ok(0),
@@ -357,39 +350,4 @@ fn all_empty(disk: &dyn Disk, dir: &Path, bases: &[Index]) -> Result<bool, Error
         }
     }
     Ok(true)
-}
-
-/// Removes segments, last first, so that a crash in between leaves no hole.
-pub fn remove_all<'a>(
-    disk: &dyn Disk,
-    dir: &Path,
-    bases: impl DoubleEndedIterator<Item = &'a Index>,
-) -> Result<(), Error> {
-    let files = bases.rev().flat_map(|base| {
-        let Paths { store, index, seal } = Paths::new(dir, *base);
-        [seal, store, index]
-    });
-    remove_files(disk, dir, files)
-}
-
-/// Removes the files that are there, for good.
-pub fn remove_files(
-    disk: &dyn Disk,
-    dir: &Path,
-    files: impl Iterator<Item = PathBuf>,
-) -> Result<(), Error> {
-    let mut removed = false;
-    for path in files {
-        match disk.remove(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            done => {
-                done.map_err(Error::io("remove", path))?;
-                removed = true;
-            }
-        }
-    }
-    if removed {
-        disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
-    }
-    Ok(())
 }

@@ -66,21 +66,9 @@ fn end_of(segment: &Segment, number: usize) -> Result<Option<Offset>, Error> {
         return Ok(None);
     }
     for batch in record::batches(&entry.payload)? {
-        if let Some(count) = left_from(&entry.payload, &batch, row.skip)? {
+        if let Some(count) = batch.left_from(&entry.payload, row.skip)? {
             return Ok(Some(Offset(row.offset.0 + u64::from(count))));
         }
-    }
-    Ok(None)
-}
-
-/// How many records of a batch stand from `skip` on; `None` if none of them begins there.
-pub fn left_from(payload: &[u8], batch: &record::Batch, skip: u32) -> Result<Option<u32>, Error> {
-    let mut at = batch.records_at;
-    for passed in 0..batch.count {
-        if at == skip as usize {
-            return Ok(Some(batch.count - passed));
-        }
-        at = record::skip(payload, at, 1)?;
     }
     Ok(None)
 }
@@ -130,12 +118,10 @@ pub fn rows_from(segment: &Segment, keep: Index, next: &mut Offset) -> Result<Ve
                 offset: *next,
                 index: header.index,
                 position: u32::try_from(position).expect("a store is smaller than 4 GiB"),
-                skip: u32::try_from(batch.records_at).map_err(|_| TOO_LARGE)?,
+                skip: batch.row_skip()?,
             });
             *next = Offset(next.0 + u64::from(batch.count));
         }
     }
     Ok(rows)
 }
-
-const TOO_LARGE: Error = Error::Malformed("it is over 4 GiB");

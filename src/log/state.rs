@@ -18,6 +18,8 @@ pub struct State {
     pub tail: VecDeque<Entry>,
     pub tail_bytes: usize,
     pub last_term: Term,
+    /// The latest time of the entries, as far as they were read, in milliseconds since 1970.
+    pub last_timestamp_ms: u64,
     /// The first offset that may be read.
     pub first_offset: Offset,
     pub next_offset: Offset,
@@ -38,6 +40,7 @@ impl State {
             tail: VecDeque::new(),
             tail_bytes: 0,
             last_term: found.last_term,
+            last_timestamp_ms: found.last_timestamp_ms,
             first_offset: first_offset.max(floor.offset),
             next_offset: found.next_offset,
             next_publish: covered.map_or(floor.index, |covered| Index(covered.applied.0 + 1)),

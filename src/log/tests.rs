@@ -46,7 +46,12 @@ fn value(number: u64) -> Vec<u8> {
 fn records(term: u64, index: u64, numbers: std::ops::Range<u64>) -> Entry {
     let mut batch = BatchBuilder::new(None);
     numbers.for_each(|number| batch.push(&value(number), 0, 0));
-    entry(term, index, Kind::Records, join([batch.finish()].iter()))
+    entry(
+        term,
+        index,
+        Kind::Records,
+        join([batch.finish()].iter(), None),
+    )
 }
 
 fn entry(term: u64, index: u64, kind: Kind, payload: Bytes) -> Entry {
@@ -77,7 +82,7 @@ fn publish(log: &Log, entry: &Entry) {
     if entry.kind == Kind::Records {
         for batch in batches(&entry.payload).unwrap() {
             runs.push(Run {
-                skip: batch.records_at as u32,
+                skip: batch.row_skip().unwrap(),
                 count: batch.count,
             });
         }
@@ -457,7 +462,7 @@ fn records_of_any_size_up_to_the_limit() {
     for (index, size) in sizes.iter().enumerate() {
         let mut batch = BatchBuilder::new(None);
         batch.push(&vec![index as u8; *size], 0, 0);
-        let payload = join([batch.finish()].iter());
+        let payload = join([batch.finish()].iter(), None);
         let made = entry(1, index as u64, Kind::Records, payload);
         append(&log, vec![made.clone()]);
         publish(&log, &made);
@@ -546,8 +551,8 @@ fn an_entry_of_many_batches_finds_room_for_its_rows() {
     };
     let many: Vec<_> = (0..100).map(batch).collect();
     let entries = [
-        entry(1, 0, Kind::Records, join(many.iter())),
-        entry(1, 1, Kind::Records, join(many.iter())),
+        entry(1, 0, Kind::Records, join(many.iter(), None)),
+        entry(1, 1, Kind::Records, join(many.iter(), None)),
     ];
     append(&log, entries.to_vec());
     entries.iter().for_each(|entry| publish(&log, entry));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::disk::Disk;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
+use super::files;
 use super::frame::{self, Entry};
 use super::index::OffsetIndex;
 use super::recovery::{self, Checkpoint, Place};
@@ -56,7 +57,7 @@ impl Builder {
         }
         let paths = Paths::new(dir, wanted.base);
         let [store, index, seal] = paths.all().map(PathBuf::clone);
-        recovery::remove_files(&*disk, dir, [seal, store, index].into_iter())?;
+        files::remove_files(&*disk, dir, [seal, store, index].into_iter())?;
         let room = FILE_HEADER_BYTES + wanted.rows as usize * ROW_BYTES;
         let index = OffsetIndex::create(&*disk, &paths.index, wanted.base, room)?;
         let store = Store::create(&*disk, &paths.store, wanted.base, wanted.end)?;
@@ -193,16 +194,16 @@ pub fn is_copied(disk: &dyn Disk, dir: &Path, wanted: &Seal) -> Result<bool, Err
 
 /// Removes what was staged of a segment.
 pub fn remove_copy(disk: &dyn Disk, dir: &Path, base: Index) -> Result<(), Error> {
-    recovery::remove_all(disk, dir, std::iter::once(&base))
+    files::remove_all(disk, dir, std::iter::once(&base))
 }
 
 /// Moves the copies of `bases` from one directory to another and removes every other segment
 /// there. Done again after a crash it comes to the same.
 pub fn adopt_files(disk: &dyn Disk, from: &Path, to: &Path, bases: &[Index]) -> Result<(), Error> {
-    let staged = recovery::bases(disk, from)?;
-    let old = recovery::bases(disk, to)?;
+    let staged = files::bases(disk, from)?;
+    let old = files::bases(disk, to)?;
     let gone = old.iter().filter(|base| !bases.contains(base));
-    recovery::remove_all(disk, to, gone.collect::<Vec<_>>().into_iter())?;
+    files::remove_all(disk, to, gone.collect::<Vec<_>>().into_iter())?;
     for base in bases.iter().filter(|base| staged.contains(base)) {
         let (source, target) = (Paths::new(from, *base), Paths::new(to, *base));
         for (source, target) in source.all().into_iter().zip(target.all()) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::segment::Segment;
-use super::{Error, Floor, Index, Log, Offset, State, Term, recovery};
+use super::{Error, Floor, Index, Log, Offset, State, Term, files};
 
 /// Keeps segments from removal until dropped.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Log {
             state.forget_tail_before(floor.index);
             gone
         };
-        recovery::remove_all(&*self.0.disk, &self.0.dir, gone.iter())?;
+        files::remove_all(&*self.0.disk, &self.0.dir, gone.iter())?;
         Ok(true)
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 
-pub use super::stream::{MuxStream, PeerInfo};
+pub use super::stream::{CONNECTION_IN_FLIGHT_BYTES_MAX, MuxStream, PeerInfo};
 
 use super::stream::Prefixed;
 use super::tls::TlsError;
@@ -298,14 +298,7 @@ impl Gate {
             Kind::Grpc => &self.grpc,
             Kind::Raft => &self.raft,
         };
-        let stream = MuxStream::new(
-            io,
-            PeerInfo {
-                addr,
-                identity,
-                tls,
-            },
-        );
+        let stream = MuxStream::new(io, PeerInfo::new(addr, identity, tls));
         queue.send(stream).await.map_err(|_| Refused::Stopped)
     }
 

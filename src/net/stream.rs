@@ -4,21 +4,39 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
 use tonic::transport::server::Connected;
 
 use super::BoxIo;
 use super::tls::Identity;
 
 /// What is known of the other end; a request finds it in its extensions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct PeerInfo {
     pub addr: String,
     /// `None` on a stream without TLS: nobody has proven anything.
     pub identity: Option<Identity>,
     pub tls: bool,
+    /// Bytes that all requests of this connection together may have under way.
+    pub in_flight: Arc<Semaphore>,
+}
+
+/// Bytes of records that one connection may have under way.
+pub const CONNECTION_IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+
+impl PeerInfo {
+    pub fn new(addr: String, identity: Option<Identity>, tls: bool) -> Self {
+        Self {
+            addr,
+            identity,
+            tls,
+            in_flight: Arc::new(Semaphore::new(CONNECTION_IN_FLIGHT_BYTES_MAX)),
+        }
+    }
 }
 
 /// A stream past its first byte and its handshake.

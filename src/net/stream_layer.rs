@@ -137,11 +137,7 @@ impl StreamLayer {
         };
         Ok(MuxStream::new(
             io,
-            PeerInfo {
-                addr: addr.to_owned(),
-                identity,
-                tls,
-            },
+            PeerInfo::new(addr.to_owned(), identity, tls),
         ))
     }
 }

@@ -1,19 +1,15 @@
-//! What is replicated: the commands, their outcomes, and how an entry becomes a frame.
+//! What is replicated: the commands and their outcomes.
 
 use std::fmt;
 
 use bytes::Bytes;
-use openraft::EntryPayload;
-use openraft::entry::RaftEntry;
-use prost::Message;
 
-use crate::log::{self, Index, Kind, Offset, Term};
-use crate::proto::raft_v1::{self as pb, control_entry};
+use crate::log::Offset;
+use crate::proto::raft_v1 as pb;
 
-use super::types::{self, Entry, WireError};
-
-/// A payload of at least this size fills most of the buffer that it came in.
-const COPIED_BYTES_MAX: usize = 256 << 10;
+use super::cursors::CommitCursor;
+use super::fences::ClaimEpoch;
+use super::sessions::OpenSession;
 
 /// A command of the replicated state machine.
 #[derive(Clone, PartialEq, Eq)]
@@ -36,22 +32,40 @@ pub enum Command {
     Trim(Offset),
     /// Keep so much of the log from now on.
     SetRetention(Retention),
+    /// Give a producer a session.
+    OpenSession(OpenSession),
+    /// Forget a session.
+    CloseSession(u64),
+    /// Forget the sessions that were last used before this, in milliseconds since 1970.
+    ExpireSessions(u64),
+    /// Give a name to a new holder.
+    ClaimEpoch(ClaimEpoch),
+    /// Set a cursor.
+    CommitCursor(CommitCursor),
+    /// Forget a cursor.
+    DeleteCursor(String),
 }
 
 /// How much of the log is kept; `None` is without a limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Retention {
     /// Of segments, in bytes.
     pub max_bytes: Option<u64>,
     /// In milliseconds.
     pub max_age_ms: Option<u64>,
+    /// Cursors whose records stay, whatever the limits say.
+    pub wait_for_cursors: Vec<String>,
+    /// Until segments take more bytes than this.
+    pub wait_bytes_max: u64,
 }
 
 impl Retention {
-    pub fn to_pb(self) -> pb::Retention {
+    pub fn to_pb(&self) -> pb::Retention {
         pb::Retention {
             max_bytes: self.max_bytes.unwrap_or(0),
             max_age_ms: self.max_age_ms.unwrap_or(0),
+            wait_for_cursors: self.wait_for_cursors.clone(),
+            wait_bytes_max: self.wait_bytes_max,
         }
     }
 
@@ -59,6 +73,8 @@ impl Retention {
         Self {
             max_bytes: Some(retention.max_bytes).filter(|bytes| *bytes > 0),
             max_age_ms: Some(retention.max_age_ms).filter(|age| *age > 0),
+            wait_for_cursors: retention.wait_for_cursors,
+            wait_bytes_max: retention.wait_bytes_max,
         }
     }
 }
@@ -77,6 +93,14 @@ impl fmt::Display for Command {
             Self::Forget { name } => write!(f, "forget {name}"),
             Self::Trim(first) => write!(f, "trim to {first}"),
             Self::SetRetention(retention) => write!(f, "{retention:?}"),
+            Self::OpenSession(_) => write!(f, "open a session"),
+            Self::CloseSession(session) => write!(f, "close session {session}"),
+            Self::ExpireSessions(before) => write!(f, "expire sessions idle since {before}"),
+            Self::ClaimEpoch(claim) => write!(f, "claim {} for {}", claim.name, claim.holder),
+            Self::CommitCursor(commit) => {
+                write!(f, "set cursor {} to {}", commit.name, commit.offset)
+            }
+            Self::DeleteCursor(name) => write!(f, "delete cursor {name}"),
         }
     }
 }
@@ -92,10 +116,29 @@ pub enum Outcome {
     Trimmed(Offset),
     /// The node id, or why there is none.
     Registered(Result<u64, NameTaken>),
+    /// A session's id.
+    Session(u64),
+    /// A name's new epoch, and where the log ended when it was claimed.
+    Claimed(u64, Offset),
+    /// Whether there was a cursor.
+    Deleted(bool),
+    /// A command of sessions, fences or cursors was refused.
+    Refused(StateRefusal),
 }
 
 /// Where a batch's records stand, or why they were not appended.
-pub type BatchOutcome = Result<Ranges, Refusal>;
+pub type BatchOutcome = Result<Receipt, Refusal>;
+
+/// What an appended batch came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Where its records stand.
+    pub ranges: Ranges,
+    /// When the leader took it, in milliseconds since 1970; 0 if an earlier try had appended it.
+    pub timestamp_ms: u64,
+    /// An earlier try had appended all of it.
+    pub duplicate: bool,
+}
 
 /// The offsets of a batch's records, in order. One range, unless an earlier try had appended a
 /// part of the batch.
@@ -119,9 +162,53 @@ pub enum Refusal {
         /// The sequence number that comes next.
         expected: u64,
     },
+    /// A part of the batch was appended in another batch.
+    #[error("the batch cuts its session's records otherwise than before: {expected} comes next")]
+    SequenceOverlap {
+        /// The sequence number that comes next.
+        expected: u64,
+    },
+    /// The log ends elsewhere.
+    #[error("the log does not end at the offset that was expected: it ends at {next}")]
+    OffsetDiffers {
+        /// The offset that the next record gets.
+        next: Offset,
+    },
+    /// The name has another epoch.
+    #[error("the batch is fenced off: epoch {epoch} of its name is the present one")]
+    Fenced {
+        /// The present epoch; 0 if nobody claimed the name.
+        epoch: u64,
+    },
     /// The session is not known, or the batch is older than what is remembered of it.
     #[error("the session is unknown or the batch too old to tell whether it was appended")]
     SessionExpired,
+}
+
+/// Why the state machine did not do what a command of sessions, fences or cursors asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StateRefusal {
+    /// There is no room for a session.
+    #[error("too many sessions are open, and none of them is idle: close some producers")]
+    TooManySessions,
+    /// The name was claimed in between.
+    #[error("the name's epoch is {current}, and another one was expected")]
+    EpochDiffers {
+        /// The present epoch; 0 if nobody claimed it.
+        current: u64,
+    },
+    /// There is no room for a name.
+    #[error("too many names were claimed: use those that there are")]
+    TooManyFences,
+    /// The cursor stands elsewhere.
+    #[error("the cursor does not stand where it was expected to")]
+    CursorDiffers {
+        /// Where it stands; `None` if there is none.
+        current: Option<Offset>,
+    },
+    /// There is no room for a cursor.
+    #[error("there are too many cursors: delete some with `ferrolog cursor delete`")]
+    TooManyCursors,
 }
 
 /// Another directory holds the name.
@@ -130,115 +217,4 @@ pub enum Refusal {
 pub struct NameTaken {
     /// The node that holds it.
     pub node_id: u64,
-}
-
-/// The entry as the log keeps it.
-pub fn to_log(entry: &Entry) -> log::Entry {
-    let (kind, payload) = match &entry.payload {
-        EntryPayload::Normal(Command::Append(payload)) => (Kind::Records, payload.clone()),
-        EntryPayload::Normal(Command::Register { name, directory_id }) => {
-            control(control_entry::Command::RegisterNode(pb::RegisterNode {
-                name: name.clone(),
-                directory_id: directory_id.clone(),
-            }))
-        }
-        EntryPayload::Normal(Command::Forget { name }) => {
-            control(control_entry::Command::ForgetNode(pb::ForgetNode {
-                name: name.clone(),
-            }))
-        }
-        EntryPayload::Normal(Command::Trim(first)) => {
-            control(control_entry::Command::Trim(pb::Trim {
-                first_offset: first.0,
-            }))
-        }
-        EntryPayload::Normal(Command::SetRetention(retention)) => {
-            control(control_entry::Command::SetRetention(retention.to_pb()))
-        }
-        EntryPayload::Blank => control(control_entry::Command::Blank(pb::Blank {})),
-        EntryPayload::Membership(membership) => control(control_entry::Command::Membership(
-            types::membership_to_pb(membership),
-        )),
-    };
-    log::Entry {
-        term: Term(entry.log_id.leader_id.term),
-        index: Index(entry.log_id.index),
-        kind,
-        payload,
-    }
-}
-
-fn control(command: control_entry::Command) -> (Kind, Bytes) {
-    let entry = pb::ControlEntry {
-        command: Some(command),
-    };
-    (Kind::Control, entry.encode_to_vec().into())
-}
-
-/// The entry as the engine keeps it.
-pub fn from_log(entry: log::Entry) -> Result<Entry, WireError> {
-    let id = types::log_id(entry.term, entry.index);
-    let payload = match entry.kind {
-        Kind::Records => EntryPayload::Normal(Command::Append(entry.payload)),
-        Kind::Control => control_payload(entry.payload)?,
-    };
-    Ok(Entry::new(id, payload))
-}
-
-fn control_payload(payload: Bytes) -> Result<types::EntryPayload, WireError> {
-    let command = pb::ControlEntry::decode(payload)?.command;
-    // A newer version's command: this one cannot apply it.
-    Ok(match command.ok_or(WireError::Unknown("command"))? {
-        control_entry::Command::Blank(_) => EntryPayload::Blank,
-        control_entry::Command::Membership(membership) => {
-            EntryPayload::Membership(types::membership_from_pb(membership)?)
-        }
-        control_entry::Command::RegisterNode(node) => EntryPayload::Normal(Command::Register {
-            name: node.name,
-            directory_id: node.directory_id,
-        }),
-        control_entry::Command::ForgetNode(node) => {
-            EntryPayload::Normal(Command::Forget { name: node.name })
-        }
-        control_entry::Command::Trim(trim) => {
-            EntryPayload::Normal(Command::Trim(Offset(trim.first_offset)))
-        }
-        control_entry::Command::SetRetention(retention) => {
-            EntryPayload::Normal(Command::SetRetention(Retention::from_pb(retention)))
-        }
-    })
-}
-
-/// The entry as it travels.
-pub fn to_wire(entry: &Entry) -> pb::Entry {
-    let entry = to_log(entry);
-    pb::Entry {
-        log_id: Some(pb::LogId {
-            term: entry.term.0,
-            index: entry.index.0,
-        }),
-        kind: entry.kind as u32,
-        payload: entry.payload,
-    }
-}
-
-/// The entry as it came.
-pub fn from_wire(entry: pb::Entry) -> Result<Entry, WireError> {
-    let id = entry.log_id.ok_or(WireError::Missing("log id"))?;
-    let kind = u8::try_from(entry.kind).ok().and_then(Kind::new);
-    from_log(log::Entry {
-        term: Term(id.term),
-        index: Index(id.index),
-        kind: kind.ok_or(WireError::Unknown("kind"))?,
-        payload: own(entry.payload),
-    })
-}
-
-/// A payload that is kept must not hold the whole buffer that it was read into.
-fn own(payload: Bytes) -> Bytes {
-    if payload.len() < COPIED_BYTES_MAX {
-        Bytes::copy_from_slice(&payload)
-    } else {
-        payload
-    }
 }

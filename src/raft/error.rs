@@ -103,12 +103,53 @@ pub enum ProposeError {
     Stopping,
 }
 
+/// A command of sessions, fences or cursors was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExecuteError {
+    /// The state machine refused it.
+    #[error(transparent)]
+    Refused(#[from] super::command::StateRefusal),
+    /// The leader is not known, or was lost on the way: it may have been carried out.
+    #[error("no leader answered for the command: {reason}; try again")]
+    NoLeader {
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl ExecuteError {
+    /// How long a command may take.
+    pub(super) const WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+    pub(super) const OTHER_ANSWER: Self = Self::NoLeader {
+        reason: String::new(),
+    };
+}
+
 /// A strong read cannot be answered now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// No leader confirmed its reign in time.
     #[error("no leader confirmed the read within {waited_ms} ms; a relaxed read works meanwhile")]
     NoLeader {
+        /// How long the node waited.
+        waited_ms: u64,
+    },
+    /// This node may be further behind than the read allows.
+    #[error(
+        "this node cannot tell that it is at most {bound_ms} ms behind: the leader has not \
+         confirmed it in time; ask another node, or allow more"
+    )]
+    Stale {
+        /// What the read allows.
+        bound_ms: u64,
+        /// How far behind the node may be; `None` if it never heard.
+        staleness_ms: Option<u64>,
+    },
+    /// This node has not applied an offset in time.
+    #[error("this node has not applied offset {offset} within {waited_ms} ms; ask another node")]
+    Behind {
+        /// The offset.
+        offset: crate::log::Offset,
         /// How long the node waited.
         waited_ms: u64,
     },

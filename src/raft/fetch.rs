@@ -11,7 +11,7 @@ use crate::log::disk::Disk;
 use crate::log::{self, Builder, Index, Log, Offset, Placed, Seal};
 use crate::proto::raft_v1 as pb;
 
-use super::command;
+use super::entries;
 use super::transport::PeerClient;
 use super::types::WireError;
 
@@ -92,7 +92,7 @@ pub(super) fn add(mut builder: Builder, part: pb::SegmentPart) -> Result<Builder
     let mut next = rows.next();
     let mut mine = Vec::new();
     for entry in part.entries {
-        let entry = command::to_log(&command::from_wire(entry)?);
+        let entry = entries::to_log(&entries::from_wire(entry)?);
         mine.clear();
         while let Some(row) = next.filter(|row| row.index <= entry.index) {
             mine.push(row);
@@ -124,7 +124,7 @@ pub fn parts(
         });
         let read = read.await.unwrap_or(Err(log::Error::Stopped));
         let (log, entries, rows, next) = read.map_err(|error| status(&error))?;
-        let wire = |entry| Ok::<_, WireError>(command::to_wire(&command::from_log(entry)?));
+        let wire = |entry| Ok::<_, WireError>(entries::to_wire(&entries::from_log(entry)?));
         let entries = entries.into_iter().map(wire).collect::<Result<_, _>>();
         let row = |row: Placed| pb::PlacedRow {
             offset: row.offset.0,

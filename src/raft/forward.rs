@@ -17,7 +17,7 @@ use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ProposeErrorKind};
 
 use super::ReplicatedLog;
-use super::command::{OffsetRange, Ranges, Refusal};
+use super::command::{OffsetRange, Receipt, Refusal};
 use super::error::ProposeError;
 use super::proposer::{Answer, Group};
 use super::transport::Transport;
@@ -163,21 +163,23 @@ pub async fn queue_all(
     waiting
 }
 
-pub fn outcome_to_pb(outcome: Result<Ranges, ProposeError>) -> pb::BatchOutcome {
+pub fn outcome_to_pb(outcome: Result<Receipt, ProposeError>) -> pb::BatchOutcome {
     match outcome {
-        Ok(ranges) => {
+        Ok(receipt) => {
             let range = |range: OffsetRange| pb::OffsetRange {
                 first_offset: range.first.0,
                 count: range.count,
             };
             pb::BatchOutcome {
-                ranges: ranges.into_iter().map(range).collect(),
+                ranges: receipt.ranges.into_iter().map(range).collect(),
                 error: None,
+                timestamp_ms: receipt.timestamp_ms,
+                duplicate: receipt.duplicate,
             }
         }
         Err(error) => pb::BatchOutcome {
-            ranges: Vec::new(),
             error: Some(error_to_pb(error)),
+            ..pb::BatchOutcome::default()
         },
     }
 }
@@ -193,6 +195,18 @@ fn error_to_pb(error: ProposeError) -> pb::ProposeError {
             told.expected = expected;
             ProposeErrorKind::SequenceGap
         }
+        ProposeError::Refused(Refusal::SequenceOverlap { expected }) => {
+            told.expected = expected;
+            ProposeErrorKind::SequenceOverlap
+        }
+        ProposeError::Refused(Refusal::OffsetDiffers { next }) => {
+            told.expected = next.0;
+            ProposeErrorKind::OffsetDiffers
+        }
+        ProposeError::Refused(Refusal::Fenced { epoch }) => {
+            told.expected = epoch;
+            ProposeErrorKind::Fenced
+        }
         ProposeError::DiskFull {
             available,
             reserve,
@@ -207,14 +221,19 @@ fn error_to_pb(error: ProposeError) -> pb::ProposeError {
     told
 }
 
-fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Ranges, ProposeError> {
+fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Receipt, ProposeError> {
     let Some(error) = outcome.error else {
         let range = |range: pb::OffsetRange| OffsetRange {
             first: Offset(range.first_offset),
             count: range.count,
         };
-        return Ok(outcome.ranges.into_iter().map(range).collect());
+        return Ok(Receipt {
+            ranges: outcome.ranges.into_iter().map(range).collect(),
+            timestamp_ms: outcome.timestamp_ms,
+            duplicate: outcome.duplicate,
+        });
     };
+    let expected = error.expected;
     Err(match error.kind() {
         ProposeErrorKind::NotLeader => ProposeError::NoLeader {
             waited_ms: 0,
@@ -222,10 +241,13 @@ fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Ranges, ProposeError> {
         },
         ProposeErrorKind::Malformed => ProposeError::Malformed,
         ProposeErrorKind::SessionExpired => Refusal::SessionExpired.into(),
-        ProposeErrorKind::SequenceGap => {
-            let expected = error.expected;
-            Refusal::SequenceGap { expected }.into()
+        ProposeErrorKind::SequenceGap => Refusal::SequenceGap { expected }.into(),
+        ProposeErrorKind::SequenceOverlap => Refusal::SequenceOverlap { expected }.into(),
+        ProposeErrorKind::OffsetDiffers => {
+            let next = Offset(expected);
+            Refusal::OffsetDiffers { next }.into()
         }
+        ProposeErrorKind::Fenced => Refusal::Fenced { epoch: expected }.into(),
         ProposeErrorKind::DiskFull => ProposeError::DiskFull {
             available: error.available,
             reserve: error.reserve,
@@ -248,7 +270,14 @@ mod tests {
             count: 3,
         };
         let outcomes = [
-            Ok(vec![range, range]),
+            Ok(Receipt {
+                ranges: vec![range, range],
+                timestamp_ms: 5,
+                duplicate: true,
+            }),
+            Err(Refusal::SequenceOverlap { expected: 9 }.into()),
+            Err(Refusal::OffsetDiffers { next: Offset(4) }.into()),
+            Err(Refusal::Fenced { epoch: 3 }.into()),
             Err(ProposeError::Unknown),
             Err(ProposeError::Malformed),
             Err(Refusal::SessionExpired.into()),

@@ -9,7 +9,11 @@ use crate::log::record::{self, Batch};
 use crate::log::{self, Index, Log, Offset, Run};
 use crate::proto::raft_v1 as pb;
 
-use super::command::{BatchOutcome, Command, NameTaken, OffsetRange, Outcome, Retention};
+use super::command::{
+    BatchOutcome, Command, NameTaken, OffsetRange, Outcome, Receipt, Refusal, Retention,
+};
+use super::cursors::Cursors;
+use super::fences::Fences;
 use super::sessions::{Sessions, Verdict};
 use super::types::{self, Entry, EntryPayload, LogId, StoredMembership, WireError};
 
@@ -27,8 +31,12 @@ pub struct Fsm {
     pub membership: StoredMembership,
     /// The nodes by id.
     registrations: BTreeMap<u64, Registration>,
-    sessions: Sessions,
+    pub sessions: Sessions,
     pub retention: Retention,
+    pub cursors: Cursors,
+    pub fences: Fences,
+    /// The last time that a leader gave to records, in milliseconds since 1970.
+    pub timestamp_ms: u64,
 }
 
 impl Fsm {
@@ -55,7 +63,7 @@ impl Fsm {
             }
             EntryPayload::Normal(Command::Append(payload)) => {
                 let (_, next) = log.offsets();
-                Outcome::Appended(self.append(index, payload, next, &mut runs)?)
+                Outcome::Appended(self.append(payload, next, &mut runs)?)
             }
             EntryPayload::Normal(Command::Register { name, directory_id }) => {
                 Outcome::Registered(self.register(index, name, directory_id))
@@ -69,31 +77,56 @@ impl Fsm {
                 Outcome::Trimmed(log.offsets().0)
             }
             EntryPayload::Normal(Command::SetRetention(retention)) => {
-                self.retention = *retention;
+                self.retention = retention.clone();
                 Outcome::Done
             }
+            EntryPayload::Normal(command) => self.keep(index, command, log.offsets().1),
         };
         log.publish(index, &runs)?;
         self.applied = Some(entry.log_id);
         Ok(outcome)
     }
 
+    /// Applies a command of sessions, fences or cursors.
+    fn keep(&mut self, index: Index, command: &Command, next: Offset) -> Outcome {
+        let kept = match command {
+            Command::OpenSession(open) => self.sessions.open(index, open).map(Outcome::Session),
+            Command::CloseSession(session) => {
+                self.sessions.close(*session);
+                Ok(Outcome::Done)
+            }
+            Command::ExpireSessions(before_ms) => {
+                self.sessions.expire(*before_ms);
+                Ok(Outcome::Done)
+            }
+            Command::ClaimEpoch(claim) => {
+                let epoch = self.fences.claim(claim);
+                epoch.map(|epoch| Outcome::Claimed(epoch, next))
+            }
+            Command::CommitCursor(commit) => self.cursors.commit(commit).map(|()| Outcome::Done),
+            Command::DeleteCursor(name) => Ok(Outcome::Deleted(self.cursors.delete(name))),
+            Command::Append(_)
+            | Command::Register { .. }
+            | Command::Forget { .. }
+            | Command::Trim(_)
+            | Command::SetRetention(_) => unreachable!("`apply` takes these itself"),
+        };
+        kept.unwrap_or_else(Outcome::Refused)
+    }
+
     /// Gives the batches' records offsets from `next` on.
     fn append(
         &mut self,
-        index: Index,
         payload: &[u8],
         mut next: Offset,
         runs: &mut Vec<Run>,
     ) -> Result<Vec<BatchOutcome>, log::Error> {
         let batches = record::batches(payload)?;
+        let timestamp_ms = record::timestamp_ms(payload);
+        self.timestamp_ms = self.timestamp_ms.max(timestamp_ms);
         let mut outcomes = Vec::with_capacity(batches.len());
         for batch in batches {
-            let judged = match batch.producer {
-                Some(producer) => self.sessions.judge(producer, batch.count),
-                None => Ok(Verdict::new_batch()),
-            };
-            let verdict = match judged {
+            let verdict = match self.judge(&batch, next) {
                 Ok(verdict) => verdict,
                 Err(refusal) => {
                     outcomes.push(Err(refusal));
@@ -108,15 +141,44 @@ impl Fsm {
                     first: next,
                     count: fresh,
                 });
-                if let Some(mut producer) = batch.producer {
-                    producer.sequence += u64::from(verdict.skip);
-                    self.sessions.appended(index, producer, next, fresh);
+                if let Some(producer) = batch.producer {
+                    let session = producer.session;
+                    self.sessions.appended(timestamp_ms, session, next, fresh);
                 }
                 next = Offset(next.0 + u64::from(fresh));
             }
-            outcomes.push(Ok(ranges));
+            outcomes.push(Ok(Receipt {
+                ranges,
+                timestamp_ms: if fresh > 0 { timestamp_ms } else { 0 },
+                duplicate: fresh == 0,
+            }));
         }
         Ok(outcomes)
+    }
+
+    /// Whether a batch is appended where the log ends at `next`. What an earlier try appended is
+    /// known first: its conditions held then.
+    fn judge(&self, batch: &Batch<'_>, next: Offset) -> Result<Verdict, Refusal> {
+        let verdict = match batch.producer {
+            Some(producer) => {
+                let atomic = batch.packed.is_some();
+                self.sessions.judge(producer, batch.count, atomic)?
+            }
+            None => Verdict::new_batch(),
+        };
+        if verdict.skip == batch.count {
+            return Ok(verdict);
+        }
+        if let Some(fence) = batch.conditions.fence {
+            let epoch = self.fences.epoch(fence.name);
+            if epoch != fence.epoch {
+                return Err(Refusal::Fenced { epoch });
+            }
+        }
+        match batch.conditions.expected_next_offset {
+            Some(expected) if expected != next => Err(Refusal::OffsetDiffers { next }),
+            _ => Ok(verdict),
+        }
     }
 
     /// Gives a node its id: the index of the entry, so that none is ever used twice.
@@ -179,6 +241,9 @@ impl Fsm {
             registrations: self.registrations.iter().map(registration).collect(),
             sessions: self.sessions.to_pb(),
             retention: Some(self.retention.to_pb()),
+            cursors: self.cursors.to_pb(),
+            fences: self.fences.to_pb(),
+            timestamp_ms: self.timestamp_ms,
         }
     }
 
@@ -210,15 +275,23 @@ impl Fsm {
             retention: checkpoint
                 .retention
                 .map_or_else(Retention::default, Retention::from_pb),
+            cursors: Cursors::from_pb(checkpoint.cursors)?,
+            fences: Fences::from_pb(checkpoint.fences)?,
+            timestamp_ms: checkpoint.timestamp_ms,
         })
     }
 }
 
 /// A batch without its first `skip` records, as a row names it.
-fn run(payload: &[u8], batch: &Batch, skip: u32) -> Result<Run, log::Error> {
-    let at = record::skip(payload, batch.records_at, skip)?;
+fn run(payload: &[u8], batch: &Batch<'_>, skip: u32) -> Result<Run, log::Error> {
+    let row_skip = if skip == 0 {
+        batch.row_skip()?
+    } else {
+        let at = record::skip(payload, batch.records_at, skip)?;
+        u32::try_from(at).map_err(|_| log::Error::Malformed("it is over 4 GiB"))?
+    };
     Ok(Run {
-        skip: u32::try_from(at).map_err(|_| log::Error::Malformed("it is over 4 GiB"))?,
+        skip: row_skip,
         count: batch.count - skip,
     })
 }

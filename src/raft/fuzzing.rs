@@ -16,6 +16,7 @@ use crate::log::{self, Builder, Checkpoint, Floor, Index, Log, NUMBER_MAX, Offse
 use crate::proto::raft_v1 as pb;
 
 use super::command::{self, Command};
+use super::entries;
 use super::fetch::{self, FetchError};
 use super::fsm::Fsm;
 use super::types::{self, Entry, EntryPayload, WireError};
@@ -42,7 +43,7 @@ pub fn raft_frames(data: &[u8]) {
             let mut entries = Vec::new();
             while !input.is_empty() {
                 let kind = u32::from(input.u8());
-                entries.extend(command::from_wire(pb::Entry {
+                entries.extend(entries::from_wire(pb::Entry {
                     log_id: Some(pb::LogId::default()),
                     kind,
                     payload: input.part().to_vec().into(),
@@ -95,10 +96,11 @@ pub fn entries_of(input: &mut Input<'_>) -> Vec<Entry> {
             3 => Command::SetRetention(command::Retention::from_pb(pb::Retention {
                 max_bytes: input.u64(),
                 max_age_ms: input.u8().into(),
+                ..pb::Retention::default()
             })),
             _ => {
                 let batches: Vec<_> = (0..1 + (what >> 6)).map(|_| batch_of(input)).collect();
-                Command::Append(log::record::join(batches.iter()))
+                Command::Append(log::record::join(batches.iter(), None))
             }
         };
         let id = types::log_id(Term(1), Index(0));
@@ -116,10 +118,10 @@ fn apply(mut kept: Kept, mut fsm: Fsm, entries: Vec<Entry>) {
         let term = entry.log_id.leader_id.term.min(NUMBER_MAX);
         let last = fsm.applied.map_or(0, |applied| applied.leader_id.term);
         entry.log_id = types::log_id(Term(term.max(last)), log.next_index());
-        let same = command::from_wire(command::to_wire(&entry)).expect("it decoded before");
+        let same = entries::from_wire(entries::to_wire(&entry)).expect("it decoded before");
         assert_eq!(same, entry, "an entry comes back as it went");
         let done = Box::new(|result: Result<(), log::Error>| result.expect("a good disk"));
-        match log.append(vec![command::to_log(&entry)], done) {
+        match log.append(vec![entries::to_log(&entry)], done) {
             Err(log::Error::TooLarge { .. }) => continue,
             appended => appended.expect("a good disk"),
         }

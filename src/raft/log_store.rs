@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::log::{self, Index, Log};
 
-use super::command;
+use super::entries;
 use super::stable_store::{StableError, StableStore};
 use super::types::{self, Entry, LogId, TypeConfig, Vote};
 
@@ -137,7 +137,7 @@ impl LogStore {
 fn entries_of(entries: Vec<log::Entry>) -> io::Result<Vec<Entry>> {
     let entries = entries.into_iter();
     entries
-        .map(|entry| command::from_log(entry).map_err(io::Error::other))
+        .map(|entry| entries::from_log(entry).map_err(io::Error::other))
         .collect()
 }
 
@@ -245,7 +245,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(|entry| command::to_log(&entry));
+        let entries = entries.into_iter().map(|entry| entries::to_log(&entry));
         let entries: Vec<_> = entries.collect();
         let next = self.log.next_index();
         if let Some(first) = entries.first()

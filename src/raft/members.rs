@@ -332,7 +332,7 @@ impl ReplicatedLog {
     }
 
     /// The leader's id and address, if another node leads.
-    fn other_leader(&self) -> Option<(u64, String)> {
+    pub(super) fn other_leader(&self) -> Option<(u64, String)> {
         let view = self.view();
         let leader = view.leader_member()?;
         let other = leader.id != self.identity().node_id;

@@ -17,9 +17,13 @@ use crate::net::stream_layer::StreamLayer;
 
 mod callers;
 mod command;
+mod cursors;
 mod directory;
 mod engine;
+mod entries;
 mod error;
+mod execute;
+mod fences;
 mod fetch;
 mod forward;
 mod fsm;
@@ -59,17 +63,23 @@ mod suite_tests;
 #[cfg(test)]
 mod trim_tests;
 
-pub use command::{OffsetRange, Ranges, Refusal, Retention};
+pub use command::{OffsetRange, Ranges, Receipt, Refusal, Retention, StateRefusal};
+pub use cursors::{CURSORS_MAX, CommitCursor, Cursor, NAME_BYTES_MAX};
 pub use directory::{Directory, Identity, JoinError, cluster_of};
-pub use error::{Error, MembershipError, ProposeError, ReadError};
+pub use error::{Error, ExecuteError, MembershipError, ProposeError, ReadError};
+pub use execute::{Claim, SESSION_IDLE_MS_MAX};
+pub use fences::{ClaimEpoch, Epoch, FENCES_MAX};
 pub use fetch::FetchError;
 pub use proposer::Answer;
+pub use reads::Freshness;
 pub use rpc::{Seat, service};
+pub use sessions::SESSIONS_MAX;
 pub use stable_store::StableError;
 pub use state_machine::Applied;
 pub use types::{Member, WireError};
 pub use view::{MemberView, View};
 
+use execute::Stamps;
 use log_store::{Failure, LogStore};
 use proposer::Proposer;
 use reads::ReadBarrier;
@@ -123,6 +133,7 @@ struct Inner {
     views: watch::Receiver<View>,
     transport: Transport,
     proposer: Proposer,
+    stamps: Stamps,
     barrier: ReadBarrier,
     /// Held while the membership changes.
     changes: Mutex<()>,
@@ -152,7 +163,6 @@ impl ReplicatedLog {
         let fsm = machine.shared();
         let checkpointer = machine.checkpointer();
         let snapshots = machine.snapshots.clone();
-        let stable = directory.stable.clone();
         let store = LogStore::new(log.clone(), directory.stable.clone())?;
         let failure = store.failure();
         let from = Sender {
@@ -176,9 +186,12 @@ impl ReplicatedLog {
         let heard = Arc::new(view::Heard::never());
         tokio::spawn(view::follow(raft.clone(), heard.clone(), tell));
         let applied = fsm.watch_applied();
+        let stamps = Stamps::new(log.clone(), fsm.clone());
+        let proposals = proposer::Leader::new(&transport, &space, &stamps);
         let inner = Inner {
             addr: addr.to_owned(),
-            proposer: Proposer::start(&raft, &views, &transport, &space, entry_bytes),
+            proposer: Proposer::start(proposals, &raft, &views, entry_bytes),
+            stamps,
             barrier: ReadBarrier::start(raft.clone(), views.clone(), applied, transport.clone()),
             identity,
             raft,
@@ -186,7 +199,7 @@ impl ReplicatedLog {
             heard,
             fsm,
             snapshots,
-            stable,
+            stable: directory.stable,
             floor,
             space,
             failure,
@@ -234,12 +247,6 @@ impl ReplicatedLog {
     /// a majority and applied here or on the leader (I1). Waits while too much is pending.
     pub async fn propose(&self, batch: Bytes) -> Result<Answer, ProposeError> {
         self.0.proposer.propose(batch, false).await
-    }
-
-    /// Returns once this node has applied everything that was acknowledged, by any node, before
-    /// the call.
-    pub async fn read_barrier(&self) -> Result<(), ReadError> {
-        self.0.barrier.pass().await
     }
 
     /// Raft's indexes: the last entry, the last committed, the last applied.

@@ -10,11 +10,12 @@ use crate::log::verify::{Bounds, Finding, What};
 use crate::log::{self, Index};
 use crate::proto::raft_v1 as pb;
 
+use super::WireError;
 use super::directory::Identity;
+use super::entries;
 use super::snapshot::{self, STAGING};
 use super::stable_store::{FILE, StableError, StableStore};
 use super::vote_file::{self, VoteFile};
-use super::{WireError, command};
 
 /// What the stable store of a directory tells.
 #[derive(Debug, Default)]
@@ -112,7 +113,7 @@ fn bounds(stable: &StableStore, dir: &Path) -> Result<Bounds, StableError> {
 
 /// What an entry says, in words.
 pub fn describe(entry: log::Entry) -> Result<String, WireError> {
-    Ok(match command::from_log(entry)?.payload {
+    Ok(match entries::from_log(entry)?.payload {
         EntryPayload::Blank => "blank".to_owned(),
         EntryPayload::Membership(membership) => format!("membership {membership}"),
         EntryPayload::Normal(command) => command.to_string(),

@@ -9,19 +9,25 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use openraft::entry::RaftEntry;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use prost::Message;
 
+use crate::batch::Compression;
 use crate::log::memory_disk::MemoryDisk;
-use crate::log::record::{BatchBuilder, Producer, join};
+use crate::log::record::{self, BatchBuilder, Conditions, Producer, join};
 use crate::log::{self, Error, Floor, Index, Log, Offset, Term};
 use crate::proto::raft_v1 as pb;
 
-use super::command::{self, BatchOutcome, Command, Outcome, Refusal, Retention};
+use super::command::{BatchOutcome, Command, Outcome, Refusal, Retention, StateRefusal};
+use super::cursors::CommitCursor;
+use super::entries;
+use super::fences::ClaimEpoch;
 use super::fsm::Fsm;
+use super::sessions::OpenSession;
 use super::snapshot;
 use super::types::{self, Entry, EntryPayload};
 
@@ -41,13 +47,21 @@ enum Plan {
     Forget(u8),
     Trim(u16),
     SetRetention(u64, u64),
+    CloseSession(u8),
+    Claim(u8, bool),
+    Cursor(u8, u64, Option<u64>),
 }
+
+/// How far off the end of the log is, and the epoch of a name.
+type Under = (Option<i8>, Option<(u8, i8)>);
 
 #[derive(Debug, Clone)]
 struct BatchOf {
     /// The session, and how far before (or behind) its next number the batch begins.
     producer: Option<(u8, i8)>,
     values: Vec<u8>,
+    /// Packed, under conditions.
+    packed: Option<Under>,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -56,8 +70,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let batch = (
         option::weighted(0.8, (0..4u8, back)),
         vec(any::<u8>(), 1..5),
+        option::of((
+            option::of(prop_oneof![2 => Just(0i8), 1 => -2..3i8]),
+            option::of((0..3u8, prop_oneof![2 => Just(0i8), 1 => -2..2i8])),
+        )),
     );
-    let batch = batch.prop_map(|(producer, values)| BatchOf { producer, values });
+    let batch = batch.prop_map(|(producer, values, packed)| BatchOf {
+        producer,
+        values,
+        packed,
+    });
     let plan = prop_oneof![
         1 => Just(Plan::Blank),
         12 => vec(batch, 1..4).prop_map(Plan::Append),
@@ -65,6 +87,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..4u8).prop_map(Plan::Forget),
         2 => any::<u16>().prop_map(Plan::Trim),
         1 => (any::<u64>(), 0..2u64).prop_map(|(bytes, age)| Plan::SetRetention(bytes, age)),
+        1 => (0..4u8).prop_map(Plan::CloseSession),
+        2 => (0..3u8, any::<bool>()).prop_map(|(name, old)| Plan::Claim(name, old)),
+        2 => (0..3u8, 0..9u64, option::of(0..9u64)).prop_map(|(name, to, from)| Plan::Cursor(name, to, from)),
     ];
     let step = prop_oneof![
         16 => plan.prop_map(Step::Commit),
@@ -82,6 +107,10 @@ struct Plain {
     first: u64,
     /// The offset of each record of a session.
     sessions: BTreeMap<u128, Vec<u64>>,
+    /// The present id of each of the test's sessions.
+    open: BTreeMap<u8, u128>,
+    epochs: BTreeMap<String, u64>,
+    cursors: BTreeMap<String, u64>,
     nodes: BTreeMap<u64, (String, String)>,
     retention: (u64, u64),
 }
@@ -90,20 +119,33 @@ struct Plain {
 type Offsets = Result<Vec<u64>, Refusal>;
 
 impl Plain {
-    fn append(&mut self, producer: Option<Producer>, values: &[Vec<u8>]) -> Offsets {
+    fn append(
+        &mut self,
+        producer: Option<Producer>,
+        values: &[Vec<u8>],
+        packed: Option<&Conditions<'_>>,
+    ) -> Offsets {
         let fresh = self.records.len() as u64..;
         let Some(producer) = producer else {
+            self.judge(packed)?;
             self.records.extend_from_slice(values);
             return Ok(fresh.take(values.len()).collect());
         };
-        let known = self.sessions.get(&producer.session).map_or(0, Vec::len);
+        let known = self.sessions.get(&producer.session);
+        let known = known.ok_or(Refusal::SessionExpired)?;
         let begins = producer.sequence as usize;
-        if known == 0 && begins > 0 {
-            return Err(Refusal::SessionExpired);
-        }
-        if begins > known {
-            let expected = known as u64;
+        let expected = known.len() as u64;
+        if begins > known.len() {
             return Err(Refusal::SequenceGap { expected });
+        }
+        let old = &known[begins..known.len().min(begins + values.len())];
+        let in_part = !old.is_empty() && old.len() < values.len();
+        let apart = old.windows(2).any(|two| two[0] + 1 != two[1]);
+        if packed.is_some() && (in_part || apart) {
+            return Err(Refusal::SequenceOverlap { expected });
+        }
+        if old.len() < values.len() {
+            self.judge(packed)?;
         }
         let session = self.sessions.entry(producer.session).or_default();
         for (number, value) in values.iter().enumerate() {
@@ -113,6 +155,23 @@ impl Plain {
             }
         }
         Ok(session[begins..begins + values.len()].to_vec())
+    }
+
+    fn judge(&self, conditions: Option<&Conditions<'_>>) -> Result<(), Refusal> {
+        let Some(conditions) = conditions else {
+            return Ok(());
+        };
+        if let Some(fence) = conditions.fence {
+            let epoch = self.epochs.get(fence.name).copied().unwrap_or(0);
+            if epoch != fence.epoch {
+                return Err(Refusal::Fenced { epoch });
+            }
+        }
+        let next = Offset(self.records.len() as u64);
+        match conditions.expected_next_offset {
+            Some(expected) if expected != next => Err(Refusal::OffsetDiffers { next }),
+            _ => Ok(()),
+        }
     }
 
     fn register(&mut self, id: u64, name: String, dir: String) -> Result<u64, u64> {
@@ -153,9 +212,25 @@ fn open(disk: &MemoryDisk, floor: Floor, covered: Option<log::Checkpoint>) -> (L
     (log, opened.rows_hold)
 }
 
+/// A packed batch; the values decide on its compression.
+fn packed_of(producer: Option<Producer>, conditions: &Conditions<'_>, values: &[Vec<u8>]) -> Bytes {
+    let mut builder = crate::batch::Builder::default();
+    for value in values {
+        builder.push(&crate::batch::Record {
+            value: value.clone().into(),
+            ..crate::batch::Record::default()
+        });
+    }
+    let (records, count) = builder.take();
+    let all = [Compression::None, Compression::Lz4, Compression::Zstd];
+    let compression = all[values[0].len() % 3];
+    let records = crate::batch::compress(&records, compression).unwrap();
+    record::packed(producer, conditions, compression, count, &records)
+}
+
 fn flat(outcome: &BatchOutcome) -> Offsets {
-    let ranges = outcome.as_ref().map_err(|refusal| *refusal)?;
-    let offsets = ranges.iter().flat_map(|range| {
+    let receipt = outcome.as_ref().map_err(|refusal| *refusal)?;
+    let offsets = receipt.ranges.iter().flat_map(|range| {
         let first = range.first.0;
         first..first + u64::from(range.count)
     });
@@ -219,9 +294,18 @@ impl World {
                 let retention = Retention::from_pb(pb::Retention {
                     max_bytes,
                     max_age_ms,
+                    ..pb::Retention::default()
                 });
                 assert_eq!(self.apply(Command::SetRetention(retention)), Outcome::Done);
             }
+            Plan::CloseSession(session) => {
+                let id = self.plain.open.remove(session).unwrap_or(999);
+                self.plain.sessions.remove(&id);
+                let close = Command::CloseSession(id as u64);
+                assert_eq!(self.apply(close), Outcome::Done);
+            }
+            Plan::Claim(name, old) => self.claim(format!("f{name}"), *old),
+            Plan::Cursor(name, to, expected) => self.set_cursor(format!("c{name}"), *to, *expected),
             Plan::Blank => assert_eq!(self.apply_payload(EntryPayload::Blank), Outcome::Done),
         }
     }
@@ -230,23 +314,95 @@ impl World {
         let (mut batches, mut wanted) = (Vec::new(), Vec::new());
         for part in parts {
             let producer = part.producer.map(|(session, back)| {
-                let session = u128::from(session);
+                let session = self.session(session);
                 let next = self.plain.sessions.get(&session).map_or(0, Vec::len);
                 let sequence = (next as u64).saturating_add_signed(back.into());
                 Producer { session, sequence }
             });
             let value = |value: &u8| vec![*value; usize::from(*value) % 90];
             let values: Vec<_> = part.values.iter().map(value).collect();
-            let mut batch = BatchBuilder::new(producer);
-            values.iter().for_each(|value| batch.push(value, 0, 0));
-            batches.push(batch.finish());
-            wanted.push(self.plain.append(producer, &values));
+            let names = ["f0", "f1", "f2"];
+            let conditions = part.packed.map(|(off, fence)| Conditions {
+                expected_next_offset: off.map(|off| {
+                    let next = self.plain.records.len() as u64;
+                    Offset(next.saturating_add_signed(off.into()))
+                }),
+                fence: fence.map(|(name, off)| {
+                    let name = names[usize::from(name)];
+                    let epoch = self.plain.epochs.get(name).copied().unwrap_or(0);
+                    let epoch = epoch.saturating_add_signed(off.into());
+                    record::Fence { name, epoch }
+                }),
+            });
+            batches.push(match &conditions {
+                Some(conditions) => packed_of(producer, conditions, &values),
+                None => {
+                    let mut batch = BatchBuilder::new(producer);
+                    values.iter().for_each(|value| batch.push(value, 0, 0));
+                    batch.finish()
+                }
+            });
+            wanted.push(self.plain.append(producer, &values, conditions.as_ref()));
         }
-        let outcome = self.apply(Command::Append(join(batches.iter())));
+        let stamp = (parts.len() > 1).then_some(self.outcomes.len() as u64);
+        let outcome = self.apply(Command::Append(join(batches.iter(), stamp)));
         let Outcome::Appended(given) = outcome else {
             panic!("{outcome:?}");
         };
         assert_eq!(given.iter().map(flat).collect::<Vec<_>>(), wanted);
+    }
+
+    /// The id of one of the test's sessions, which is opened if it is not.
+    fn session(&mut self, session: u8) -> u128 {
+        if let Some(id) = self.plain.open.get(&session) {
+            return *id;
+        }
+        let id = self.outcomes.len() as u64;
+        let open = OpenSession {
+            token: u128::from(session),
+            now_ms: id,
+            idle_before_ms: 0,
+        };
+        assert_eq!(self.apply(Command::OpenSession(open)), Outcome::Session(id));
+        self.plain.open.insert(session, id.into());
+        self.plain.sessions.insert(id.into(), Vec::new());
+        id.into()
+    }
+
+    fn claim(&mut self, name: String, old: bool) {
+        let current = self.plain.epochs.get(&name).copied().unwrap_or(0);
+        let claim = ClaimEpoch {
+            name: name.clone(),
+            holder: "h".to_owned(),
+            token: self.outcomes.len() as u128,
+            expected: old.then_some(0),
+        };
+        let wanted = if old && current != 0 {
+            Outcome::Refused(StateRefusal::EpochDiffers { current })
+        } else {
+            self.plain.epochs.insert(name, current + 1);
+            Outcome::Claimed(current + 1, Offset(self.plain.records.len() as u64))
+        };
+        assert_eq!(self.apply(Command::ClaimEpoch(claim)), wanted);
+    }
+
+    fn set_cursor(&mut self, name: String, to: u64, expected: Option<u64>) {
+        let current = self.plain.cursors.get(&name).copied();
+        let commit = CommitCursor {
+            name: name.clone(),
+            offset: Offset(to),
+            expected: expected.map(Offset),
+            create_only: false,
+            now_ms: 0,
+        };
+        let wanted = if expected.is_some() && expected != current {
+            let current = current.map(Offset);
+            Outcome::Refused(StateRefusal::CursorDiffers { current })
+        } else {
+            self.plain.cursors.insert(name, to);
+            Outcome::Done
+        };
+        assert_eq!(self.apply(Command::CommitCursor(commit)), wanted);
     }
 
     fn apply(&mut self, command: Command) -> Outcome {
@@ -258,7 +414,7 @@ impl World {
         let entry = Entry::new(id, payload);
         let done = Box::new(|result: Result<(), Error>| result.unwrap());
         self.log
-            .append(vec![command::to_log(&entry)], done)
+            .append(vec![entries::to_log(&entry)], done)
             .unwrap();
         let outcome = self.fsm.apply(&self.log, &entry).unwrap();
         self.outcomes.push(outcome.clone());
@@ -289,7 +445,7 @@ impl World {
         let mut at = covered.map_or(Index(0), |covered| Index(covered.applied.0 + 1));
         while at < self.log.next_index() {
             for entry in self.log.entries(at, self.log.next_index(), 500).unwrap() {
-                let entry = command::from_log(entry).unwrap();
+                let entry = entries::from_log(entry).unwrap();
                 let outcome = self.fsm.apply(&self.log, &entry).unwrap();
                 assert_eq!(outcome, self.outcomes[at.0 as usize], "I2: entry {at}");
                 at = Index(at.0 + 1);

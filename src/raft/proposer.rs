@@ -18,8 +18,9 @@ use tokio::time::Instant;
 use crate::log::record;
 
 use super::Raft;
-use super::command::{BatchOutcome, Command, Outcome, Ranges};
+use super::command::{BatchOutcome, Command, Outcome, Receipt};
 use super::error::ProposeError;
+use super::execute::Stamps;
 use super::forward::Forwarder;
 use super::space::Space;
 use super::transport::Transport;
@@ -34,8 +35,11 @@ const PENDING_BYTES_MAX: usize = 64 << 20;
 /// reader checks whole entries, so an entry is not larger than what one read takes.
 const GROUP_BYTES_MAX: usize = 256 << 10;
 const GROUP_BATCHES_MAX: usize = 1024;
-/// Groups under way. More of them make groups smaller, not faster.
-const GROUPS_MAX: usize = 4;
+/// Places in the window: a group that is nearly full takes one, another one takes several. So few
+/// small groups are under way, since more of them would be smaller and not faster, and enough full
+/// ones to keep the disks and the network busy.
+const PLACES: usize = 16;
+const PLACES_OF_SMALL: u32 = 4;
 /// How long a group stays under way while too few voters have room. Its outcome is unknown by then,
 /// and others are told that the disks are full.
 const FULL_WAIT: Duration = Duration::from_secs(1);
@@ -59,8 +63,8 @@ pub struct Proposal {
     _bytes: OwnedSemaphorePermit,
 }
 
-pub type Reply = oneshot::Sender<Result<Ranges, ProposeError>>;
-pub type Answer = oneshot::Receiver<Result<Ranges, ProposeError>>;
+pub type Reply = oneshot::Sender<Result<Receipt, ProposeError>>;
+pub type Answer = oneshot::Receiver<Result<Receipt, ProposeError>>;
 
 /// Batches that become one entry, and their place in the window.
 #[derive(Debug)]
@@ -86,23 +90,40 @@ impl Group {
     }
 }
 
+/// What a dispatcher needs to lead, or to pass on to the leader.
+pub struct Leader {
+    forwarder: Forwarder,
+    space: Space,
+    stamps: Stamps,
+}
+
+impl Leader {
+    pub fn new(transport: &Transport, space: &Space, stamps: &Stamps) -> Self {
+        Self {
+            forwarder: Forwarder::new(transport.clone()),
+            space: space.clone(),
+            stamps: stamps.clone(),
+        }
+    }
+}
+
 impl Proposer {
     pub fn start(
+        leader: Leader,
         raft: &Raft,
         views: &watch::Receiver<View>,
-        transport: &Transport,
-        space: &Space,
         group_bytes_max: usize,
     ) -> Self {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
-        let (under_way, waits) = mpsc::channel(GROUPS_MAX);
-        tokio::spawn(complete(waits, views.clone(), space.clone()));
+        let (under_way, waits) = mpsc::channel(PLACES);
+        tokio::spawn(complete(waits, views.clone(), leader.space.clone()));
         let dispatcher = Dispatcher {
-            forwarder: Forwarder::new(transport.clone()),
+            forwarder: leader.forwarder,
             raft: raft.clone(),
             views: views.clone(),
             under_way,
-            space: space.clone(),
+            space: leader.space,
+            stamps: leader.stamps,
             group_bytes_max: GROUP_BYTES_MAX.min(group_bytes_max),
         };
         tokio::spawn(dispatcher.run(proposals));
@@ -143,6 +164,7 @@ struct Dispatcher {
     forwarder: Forwarder,
     under_way: mpsc::Sender<Waiting>,
     space: Space,
+    stamps: Stamps,
     group_bytes_max: usize,
 }
 
@@ -153,11 +175,11 @@ enum Route {
 
 impl Dispatcher {
     async fn run(mut self, mut proposals: mpsc::Receiver<Proposal>) {
-        let window = Arc::new(Semaphore::new(GROUPS_MAX));
+        let window = Arc::new(Semaphore::new(PLACES));
         let mut gathered = VecDeque::new();
         let mut fresh = Vec::new();
         loop {
-            let Ok(place) = window.clone().acquire_owned().await else {
+            let Ok(mut place) = window.clone().acquire_owned().await else {
                 return;
             };
             if gathered.is_empty() {
@@ -166,12 +188,31 @@ impl Dispatcher {
                 }
                 gathered.extend(fresh.drain(..));
             }
+            if !self.fills_a_group(&gathered) {
+                let more = window.clone().acquire_many_owned(PLACES_OF_SMALL - 1);
+                let Ok(more) = more.await else {
+                    return;
+                };
+                place.merge(more);
+                // What came while it waited goes along.
+                while gathered.len() < GROUP_BATCHES_MAX
+                    && let Ok(proposal) = proposals.try_recv()
+                {
+                    gathered.push_back(proposal);
+                }
+            }
             let group = Group {
                 proposals: take_group(&mut gathered, self.group_bytes_max),
                 place,
             };
             self.dispatch(group).await;
         }
+    }
+
+    /// Whether what was gathered makes a group that is nearly full.
+    fn fills_a_group(&self, gathered: &VecDeque<Proposal>) -> bool {
+        let bytes: usize = gathered.iter().map(|proposal| proposal.batch.len()).sum();
+        bytes >= self.group_bytes_max / 2
     }
 
     /// Hands a group to the leader, waiting for one to be known.
@@ -238,7 +279,7 @@ impl Dispatcher {
 
     async fn write(&self, group: Group) {
         let batches = group.proposals.iter().map(|proposal| &proposal.batch);
-        let command = Command::Append(record::join(batches));
+        let command = Command::Append(record::join(batches, Some(self.stamps.next())));
         let (responder, outcome) = ProgressResponder::complete_only();
         match self.raft.client_write_ff(command, Some(responder)).await {
             Ok(()) => {
@@ -267,8 +308,8 @@ fn refuse_forwarded(group: Group, error: &ProposeError) -> Group {
 
 /// The first batches, up to a group's limit.
 fn take_group(gathered: &mut VecDeque<Proposal>, bytes_max: usize) -> Vec<Proposal> {
-    // The count comes before the batches.
-    let mut bytes = 4;
+    // The count and the time come before the batches.
+    let mut bytes = 12;
     let mut count = 0;
     for proposal in gathered.iter() {
         bytes += proposal.batch.len();

@@ -17,11 +17,11 @@ use crate::proto::raft_v1::raft_server::{self, RaftServer};
 use crate::proto::raft_v1::{self as pb};
 
 use super::callers::{From, check_certificate, number};
-use super::error::ProposeError;
+use super::error::{ExecuteError, ProposeError};
 use super::refusal::membership_status;
 use super::transport::MESSAGE_BYTES_MAX;
-use super::types::{self, TypeConfig, WireError};
-use super::{ReplicatedLog, Retention, fetch, forward, reads, staging, wire};
+use super::types::{self, EntryPayload, TypeConfig, WireError};
+use super::{ReplicatedLog, Retention, entries, execute, fetch, forward, reads, staging, wire};
 
 /// Requests of one forwarded stream under way at once.
 const PROPOSE_WINDOW: usize = 64;
@@ -254,7 +254,7 @@ impl raft_server::Raft for RaftService {
         request: Request<pb::Retention>,
     ) -> Result<Response<pb::SetRetentionResponse>, Status> {
         let node = self.check(&request, From::Member)?;
-        let retention = Retention::from_pb(*request.get_ref());
+        let retention = Retention::from_pb(request.into_inner());
         let set = node.set_retention(retention).await;
         set.map_err(|error| membership_status(&error))?;
         Ok(Response::new(pb::SetRetentionResponse {}))
@@ -321,7 +321,32 @@ impl raft_server::Raft for RaftService {
         let node = self.check(&request, From::Member)?;
         let index = reads::own_read_index(node.raft()).await;
         let index = index.ok_or_else(|| Status::unavailable("this node does not lead"))?;
-        Ok(Response::new(pb::ReadIndexResponse { index: Some(index) }))
+        Ok(Response::new(pb::ReadIndexResponse {
+            index: Some(index),
+            next_offset: node.watch_applied().borrow().next_offset.0,
+        }))
+    }
+
+    async fn execute(
+        &self,
+        request: Request<pb::ControlEntry>,
+    ) -> Result<Response<pb::ExecuteResponse>, Status> {
+        let node = self.check(&request, From::Member)?;
+        let command = entries::from_control(request.into_inner()).map_err(bad)?;
+        let EntryPayload::Normal(command) = command else {
+            return Err(Status::invalid_argument("not a command"));
+        };
+        if !node.view().writable {
+            return Err(Status::unavailable("this node does not lead"));
+        }
+        let outcome = match node.execute(command).await {
+            Ok(outcome) => Ok(outcome),
+            Err(ExecuteError::Refused(refusal)) => Err(refusal),
+            Err(error @ ExecuteError::NoLeader { .. }) => {
+                return Err(Status::unavailable(error.to_string()));
+            }
+        };
+        Ok(Response::new(execute::outcome_to_pb(outcome)))
     }
 
     async fn remove_node(

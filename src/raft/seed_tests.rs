@@ -18,6 +18,7 @@ use crate::log::{Index, Offset, Term, record};
 use crate::proto::raft_v1 as pb;
 
 use super::command::{Command, Retention};
+use super::entries;
 use super::fuzzing::{entries_of, manifest_of, manifests, part_of, raft_frames};
 use super::types::{self, Entry, EntryPayload, Membership, Vote};
 use super::{Member, wire};
@@ -164,7 +165,7 @@ fn frame_seeds() -> Vec<Seed> {
         batch_of(&mut Input(&[0x39, 0])),
         batch_of(&mut Input(&[0x38])),
     ];
-    let append = Command::Append(record::join(batches.iter()));
+    let append = Command::Append(record::join(batches.iter(), None));
     let register = Command::Register {
         name: "n2".to_owned(),
         directory_id: "d2".to_owned(),
@@ -178,7 +179,7 @@ fn frame_seeds() -> Vec<Seed> {
         Command::Trim(Offset(3)),
         Command::SetRetention(Retention {
             max_bytes: Some(1 << 30),
-            max_age_ms: None,
+            ..Retention::default()
         }),
     ];
     let members = [1, 2, 3].map(|id| (id, member(id)));
@@ -236,8 +237,7 @@ fn checkpoint() -> pb::Checkpoint {
     for mut entry in entries_of(&mut input) {
         entry.log_id = types::log_id(Term(1), log.next_index());
         let done = Box::new(|result: Result<(), crate::log::Error>| result.unwrap());
-        log.append(vec![super::command::to_log(&entry)], done)
-            .unwrap();
+        log.append(vec![entries::to_log(&entry)], done).unwrap();
         fsm.apply(&log, &entry).unwrap();
     }
     fsm.to_checkpoint(log.offsets())

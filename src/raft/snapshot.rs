@@ -15,7 +15,7 @@ use crate::log::disk::Disk;
 use crate::log::{self, Floor, Index, Offset, Seal, Term};
 use crate::proto::raft_v1 as pb;
 
-use super::command;
+use super::entries;
 use super::error::Error;
 use super::fsm::Fsm;
 use super::state_machine::StateMachine;
@@ -320,7 +320,7 @@ impl StateMachine {
         let mut at = self.applied().map_or(0, |id| id.index + 1);
         while at < end.0 {
             for entry in self.log().entries(Index(at), end, PART_BYTES)? {
-                let entry = command::from_log(entry)?;
+                let entry = entries::from_log(entry)?;
                 self.apply_one(&entry)?;
                 at += 1;
             }

@@ -80,11 +80,9 @@ pub(super) async fn begin(
     (node, mux)
 }
 
-pub(super) fn batch(sequence: u64) -> Bytes {
-    let mut batch = BatchBuilder::new(Some(Producer {
-        session: 7,
-        sequence,
-    }));
+pub(super) fn batch(session: u64, sequence: u64) -> Bytes {
+    let session = session.into();
+    let mut batch = BatchBuilder::new(Some(Producer { session, sequence }));
     batch.push(
         format!("record {sequence} {}", "y".repeat(200)).as_bytes(),
         0,
@@ -94,10 +92,17 @@ pub(super) fn batch(sequence: u64) -> Bytes {
 }
 
 pub(super) async fn append(node: &ReplicatedLog, sequence: u64) -> u64 {
-    let answer = node.propose(batch(sequence)).await.unwrap();
-    timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap()[0]
-        .first
-        .0
+    // The token is the same, so the session is.
+    let mut views = node.watch_view();
+    let session = loop {
+        match node.open_session(7).await {
+            Ok(session) => break session,
+            Err(_) => drop(timeout(Duration::from_millis(50), views.changed()).await),
+        }
+    };
+    let answer = node.propose(batch(session, sequence)).await.unwrap();
+    let receipt = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    receipt.unwrap().ranges[0].first.0
 }
 
 pub(super) async fn check(node: &ReplicatedLog, count: u64) {

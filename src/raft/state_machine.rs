@@ -16,7 +16,9 @@ use crate::log::{self, Index, Log, Offset};
 use crate::proto::raft_v1 as pb;
 
 use super::command::Retention;
+use super::cursors::Cursor;
 use super::error::Error;
+use super::fences::Epoch;
 use super::fsm::{Fsm, Registration};
 use super::snapshot::{self, SnapshotData, Snapshots};
 use super::stable_store::StableStore;
@@ -70,7 +72,39 @@ impl Shared {
 
     /// How much of the log is to be kept.
     pub fn retention(&self) -> Retention {
-        self.fsm.lock().retention
+        self.fsm.lock().retention.clone()
+    }
+
+    /// Where the slowest of these cursors stands; those that are not there hold nothing up.
+    pub fn slowest_cursor(&self, names: &[String]) -> Option<Offset> {
+        let fsm = self.fsm.lock();
+        let stands = names.iter().filter_map(|name| fsm.cursors.get(name));
+        stands.map(|cursor| cursor.offset).min()
+    }
+
+    /// A cursor by name.
+    pub fn cursor(&self, name: &str) -> Option<Cursor> {
+        self.fsm.lock().cursors.get(name).copied()
+    }
+
+    /// Up to `count` cursors by name, behind `after`.
+    pub fn cursors(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
+        self.fsm.lock().cursors.list(after, count)
+    }
+
+    /// Who holds a name.
+    pub fn epoch(&self, name: &str) -> Option<Epoch> {
+        self.fsm.lock().fences.get(name).cloned()
+    }
+
+    /// Whether a session was last used before a time.
+    pub fn any_idle_session(&self, before_ms: u64) -> bool {
+        self.fsm.lock().sessions.any_idle(before_ms)
+    }
+
+    /// The last time that a leader gave to applied records, in milliseconds since 1970.
+    pub fn timestamp_ms(&self) -> u64 {
+        self.fsm.lock().timestamp_ms
     }
 
     /// How far the FSM is, and a wait for it to get further.

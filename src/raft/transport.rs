@@ -38,7 +38,7 @@ use super::watermark::Watermarks;
 use super::wire;
 
 /// The version of the raft protocol. Nodes of different versions refuse each other.
-pub const WIRE: &str = "1";
+pub const WIRE: &str = "2";
 /// Messages to one follower that wait for its answer. Batching does more for throughput than
 /// depth: hashicorp/raft lowered its own default from 128 to 2.
 const IN_FLIGHT_MAX: usize = 4;
@@ -281,6 +281,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                     Some((wire::append_to_pb(&request), (None, input, window)))
                 },
             );
+            // The connection may ask once more after the end.
+            let requests = requests.fuse();
             let mut client = self.client.clone();
             let call = client.append_entries(requests);
             let answers = self

@@ -46,6 +46,7 @@ impl ReplicatedLog {
             on_disk(move || checkpointer.save()).await?;
         }
         self.keep_retention().await;
+        self.expire_sessions().await;
         if let Some((floor, term)) = self.log().droppable(Index(u64::MAX)) {
             self.give_up(floor, term).await?;
         }
@@ -117,7 +118,8 @@ impl ReplicatedLog {
             }
         }
         let (first, _) = self.log().offsets();
-        let wanted = first_kept(&segments, retention, now);
+        let waited_for = self.0.fsm.slowest_cursor(&retention.wait_for_cursors);
+        let wanted = first_kept(&segments, &retention, waited_for, now);
         if let Some(wanted) = wanted.filter(|wanted| *wanted > first)
             && self.view().writable
         {
@@ -245,8 +247,14 @@ impl ReplicatedLog {
 /// What a step of a scrub reads, about.
 const SCRUB_STEP_BYTES: f64 = (1 << 20) as f64;
 
-/// The first offset that a retention keeps; `None` if it keeps all that is sealed.
-fn first_kept(segments: &[SegmentInfo], retention: Retention, now: u64) -> Option<Offset> {
+/// The first offset that a retention keeps; `None` if it keeps all that is sealed. Nothing from
+/// `waited_for` on is given up while the segments take no more than the cap.
+fn first_kept(
+    segments: &[SegmentInfo],
+    retention: &Retention,
+    waited_for: Option<Offset>,
+    now: u64,
+) -> Option<Offset> {
     let mut total: u64 = segments.iter().map(|segment| segment.bytes).sum();
     let mut first = None;
     for segment in segments {
@@ -256,7 +264,8 @@ fn first_kept(segments: &[SegmentInfo], retention: Retention, now: u64) -> Optio
         let over = retention.max_bytes.is_some_and(|max| total > max);
         let age = retention.max_age_ms;
         let old = age.is_some_and(|age| segment.since_ms.saturating_add(age) <= now);
-        if !over && !old {
+        let waits = waited_for.is_some_and(|cursor| next > cursor);
+        if (!over && !old) || (waits && total <= retention.wait_bytes_max) {
             break;
         }
         total -= segment.bytes;
@@ -298,8 +307,9 @@ mod tests {
             let retention = Retention {
                 max_bytes,
                 max_age_ms,
+                ..Retention::default()
             };
-            first_kept(&all, retention, now).map(|first| first.0)
+            first_kept(&all, &retention, None, now).map(|first| first.0)
         };
         assert_eq!(keep(None, None, 9999), None);
         assert_eq!(keep(Some(300), None, 0), None);
@@ -308,5 +318,19 @@ mod tests {
         assert_eq!(keep(None, Some(500), 1499), None);
         assert_eq!(keep(None, Some(500), 1500), Some(10));
         assert_eq!(keep(Some(200), Some(500), 9999), Some(20));
+
+        let wait = |cursor, wait_bytes_max| {
+            let retention = Retention {
+                max_bytes: Some(1),
+                wait_bytes_max,
+                ..Retention::default()
+            };
+            first_kept(&all, &retention, Some(Offset(cursor)), 0).map(|first| first.0)
+        };
+        assert_eq!(wait(9, 300), None, "its record is in the first segment");
+        assert_eq!(wait(10, 300), Some(10));
+        assert_eq!(wait(20, 300), Some(20));
+        assert_eq!(wait(0, 299), Some(10), "over the cap");
+        assert_eq!(wait(0, 100), Some(20));
     }
 }

@@ -6,7 +6,7 @@ use openraft::raft::{
 
 use crate::proto::raft_v1::{self as pb, append_entries_response};
 
-use super::command;
+use super::entries;
 use super::transport::{RpcResult, unreachable};
 use super::types::{self, TypeConfig, WireError};
 
@@ -14,7 +14,7 @@ pub fn append_to_pb(request: &AppendEntriesRequest<TypeConfig>) -> pb::AppendEnt
     pb::AppendEntriesRequest {
         vote: Some(types::vote_to_pb(&request.vote)),
         prev_log_id: request.prev_log_id.as_ref().map(types::log_id_to_pb),
-        entries: request.entries.iter().map(command::to_wire).collect(),
+        entries: request.entries.iter().map(entries::to_wire).collect(),
         leader_commit: request.leader_commit.as_ref().map(types::log_id_to_pb),
     }
 }
@@ -22,7 +22,7 @@ pub fn append_to_pb(request: &AppendEntriesRequest<TypeConfig>) -> pb::AppendEnt
 pub fn append_from_pb(
     request: pb::AppendEntriesRequest,
 ) -> Result<AppendEntriesRequest<TypeConfig>, WireError> {
-    let entries = request.entries.into_iter().map(command::from_wire);
+    let entries = request.entries.into_iter().map(entries::from_wire);
     Ok(AppendEntriesRequest {
         vote: types::vote_from_pb(request.vote.as_ref())?,
         prev_log_id: request.prev_log_id.as_ref().map(types::log_id_from_pb),

@@ -113,14 +113,12 @@ mod tests {
 
     fn request(name: Option<&str>) -> Request<()> {
         let mut request = Request::new(());
-        request.extensions_mut().insert(PeerInfo {
-            addr: String::new(),
-            identity: name.map(|name| Identity {
-                common_name: Some(name.to_owned()),
-                node_name: None,
-            }),
-            tls: name.is_some(),
+        let identity = name.map(|name| Identity {
+            common_name: Some(name.to_owned()),
+            node_name: None,
         });
+        let info = PeerInfo::new(String::new(), identity, name.is_some());
+        request.extensions_mut().insert(info);
         request
     }
 

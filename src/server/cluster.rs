@@ -14,7 +14,7 @@ use crate::proto::v1::{
 use crate::raft::{ReplicatedLog, Retention};
 
 use super::auth::Action;
-use super::{Shared, status};
+use super::{Shared, check_log, status};
 
 /// The verbs, which only a replicated log has.
 pub struct Cluster(pub Arc<Shared<ReplicatedLog>>);
@@ -105,6 +105,8 @@ impl ClusterService for Cluster {
             retention: Some(v1::Retention {
                 max_bytes: retention.max_bytes.unwrap_or(0),
                 max_age_ms: retention.max_age_ms.unwrap_or(0),
+                wait_for_cursors: retention.wait_for_cursors,
+                wait_bytes_max: retention.wait_bytes_max,
             }),
         }))
     }
@@ -120,17 +122,11 @@ impl ClusterService for Cluster {
         let retention = Retention {
             max_bytes: Some(wanted.max_bytes).filter(|bytes| *bytes > 0),
             max_age_ms: Some(wanted.max_age_ms).filter(|age| *age > 0),
+            wait_for_cursors: wanted.wait_for_cursors,
+            wait_bytes_max: wanted.wait_bytes_max,
         };
         let set = self.0.log()?.set_retention(retention).await;
         set.map_err(|error| status::membership(&error))?;
         Ok(Response::new(SetRetentionResponse {}))
     }
-}
-
-/// There is one log.
-fn check_log(name: &str) -> Result<(), Status> {
-    if name.is_empty() || name == "default" {
-        return Ok(());
-    }
-    Err(status::no_such_log(name))
 }

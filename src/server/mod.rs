@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
 use crate::log::{self, Offset, Record};
@@ -17,6 +17,7 @@ mod auth;
 mod cluster;
 mod consume;
 mod log_v1;
+mod native;
 mod produce;
 mod router;
 mod status;
@@ -102,6 +103,48 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// Calls under way on one connection.
     pub streams_per_connection_max: u32,
+    /// Bytes of batches that all clients together may have under way.
+    pub in_flight_bytes_max: usize,
+}
+
+/// Bytes of a message beside the records in it.
+const MESSAGE_OVERHEAD: usize = 64 << 10;
+/// Records of a native batch.
+const BATCH_RECORDS_MAX: u32 = 65_536;
+/// A native batch may be so large, whatever the largest record is: what clients gather by themselves.
+const BATCH_BYTES_MAX: usize = 256 << 10;
+/// A compressed batch may grow to so many times the largest one.
+const DECOMPRESSED_FACTOR: usize = 4;
+const KEY_BYTES_MAX: usize = 64 << 10;
+const HEADERS_MAX: usize = 128;
+const HEADER_BYTES_MAX: usize = 64 << 10;
+
+impl Limits {
+    /// The largest native batch as it is sent, in bytes.
+    fn native_bytes_max(&self) -> usize {
+        self.record_bytes_max.max(BATCH_BYTES_MAX)
+    }
+
+    /// The same without its compression.
+    fn decompressed_bytes_max(&self) -> usize {
+        self.native_bytes_max() * DECOMPRESSED_FACTOR
+    }
+
+    /// The largest message.
+    fn message_bytes_max(&self) -> usize {
+        self.native_bytes_max() + MESSAGE_OVERHEAD
+    }
+
+    /// What a native batch may hold.
+    fn of_batches(&self) -> crate::batch::Limits {
+        crate::batch::Limits {
+            records: BATCH_RECORDS_MAX,
+            record_bytes: self.record_bytes_max,
+            key_bytes: KEY_BYTES_MAX,
+            headers: HEADERS_MAX,
+            header_bytes: HEADER_BYTES_MAX,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -110,6 +153,7 @@ impl Default for Limits {
             record_bytes_max: 4 << 20,
             batch_bytes_max: 256 << 10,
             streams_per_connection_max: 1024,
+            in_flight_bytes_max: 64 << 20,
         }
     }
 }
@@ -120,6 +164,8 @@ pub struct Shared<L> {
     seat: Arc<OnceLock<L>>,
     policy: Policy,
     limits: Limits,
+    /// What is left of [`Limits::in_flight_bytes_max`].
+    in_flight: Arc<Semaphore>,
     drain: Drain,
 }
 
@@ -127,4 +173,12 @@ impl<L> Shared<L> {
     fn log(&self) -> Result<&L, Status> {
         self.seat.get().ok_or_else(status::starting)
     }
+}
+
+/// There is one log.
+fn check_log(name: &str) -> Result<(), Status> {
+    if name.is_empty() || name == "default" {
+        return Ok(());
+    }
+    Err(status::no_such_log(name))
 }

@@ -16,11 +16,12 @@ use tonic::{Request, Status, Streaming};
 use crate::log::Offset;
 use crate::log::record::{BatchBuilder, Producer};
 use crate::proto::log_v1::{ProduceRequest, ProduceResponse, Record};
-use crate::raft::{Answer, OffsetRange, ProposeError, Ranges};
+use crate::raft::{Answer, OffsetRange, ProposeError, Receipt};
 
 use super::{CommitLog, Shared, log_v1, status};
 
-/// Request metadata: the producer's session, 32 hexadecimal digits.
+/// Request metadata: a session that was opened by `ferrolog.v1.LogService/OpenSession`, as 32
+/// hexadecimal digits.
 const SESSION: &str = "ferrolog-session";
 /// Request metadata: which record of the session the request, or the stream's first one, is.
 const SEQUENCE: &str = "ferrolog-sequence";
@@ -31,8 +32,8 @@ const BATCHES_MAX: usize = 16;
 /// How long an outcome may take before it is called unknown.
 const OUTCOME_WAIT: Duration = Duration::from_secs(30);
 /// How long one record looks for a leader.
-const LEADER_WAIT: Duration = Duration::from_secs(5);
-const RETRY: Duration = Duration::from_millis(20);
+pub(super) const LEADER_WAIT: Duration = Duration::from_secs(5);
+pub(super) const RETRY: Duration = Duration::from_millis(20);
 
 /// The session that the request's metadata names, if it names one.
 fn producer(metadata: &MetadataMap) -> Result<Option<Producer>, Status> {
@@ -54,7 +55,7 @@ fn producer(metadata: &MetadataMap) -> Result<Option<Producer>, Status> {
 }
 
 /// Waits for a batch's outcome.
-async fn outcome(answer: Answer) -> Result<Ranges, ProposeError> {
+pub(super) async fn outcome(answer: Answer) -> Result<Receipt, ProposeError> {
     match tokio::time::timeout(OUTCOME_WAIT, answer).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
@@ -79,8 +80,8 @@ pub async fn one<L: CommitLog>(
             Err(error) => Err(error),
         };
         match proposed {
-            Ok(ranges) => {
-                let first = ranges.first().map(|range| range.first);
+            Ok(receipt) => {
+                let first = receipt.ranges.first().map(|range| range.first);
                 return first.ok_or_else(|| Status::internal("an append without an offset"));
             }
             Err(ProposeError::NoLeader { .. }) if Instant::now() < deadline => {
@@ -186,7 +187,7 @@ impl<L: CommitLog> Batcher<L> {
 /// The answers to a stream's records, in order. The first error ends it.
 pub struct ProduceStream {
     batches: mpsc::Receiver<Sent>,
-    waiting: Option<BoxFuture<'static, Result<Ranges, ProposeError>>>,
+    waiting: Option<BoxFuture<'static, Result<Receipt, ProposeError>>>,
     answered: VecDeque<OffsetRange>,
     ended: bool,
 }
@@ -225,8 +226,8 @@ impl Stream for ProduceStream {
                     let outcome = ready!(waiting.as_mut().poll(context));
                     this.waiting = None;
                     match outcome {
-                        Ok(ranges) => {
-                            this.answered.extend(ranges);
+                        Ok(receipt) => {
+                            this.answered.extend(receipt.ranges);
                             continue;
                         }
                         Err(error) => status::propose(&error),

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
@@ -15,20 +15,25 @@ use crate::net::mux::MuxStream;
 use crate::proto::PUBLIC_DESCRIPTORS;
 use crate::proto::log_v1::log_server::LogServer;
 use crate::proto::v1::cluster_service_server::ClusterServiceServer;
+use crate::proto::v1::log_service_server::LogServiceServer;
 use crate::raft::ReplicatedLog;
 
 use super::cluster::Cluster;
 use super::log_v1::LogV1;
+use super::native::{self, Native};
 use super::{Limits, Policy, Shared, status};
 
-/// Bytes of a message beside the record in it.
-const MESSAGE_OVERHEAD: usize = 64 << 10;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// The services whose health is told, the whole node (`""`) among them.
-const HEALTH: [&str; 3] = ["", "log.v1.Log", "ferrolog.v1.ClusterService"];
+const HEALTH: [&str; 4] = [
+    "",
+    "log.v1.Log",
+    "ferrolog.v1.LogService",
+    "ferrolog.v1.ClusterService",
+];
 
 /// Says when the node begins to stop; clones hear the same.
 #[derive(Debug, Clone)]
@@ -79,16 +84,20 @@ pub async fn router(
     limits: Limits,
     drain: Drain,
 ) -> (Routes, HealthReporter) {
-    let message_max = limits.record_bytes_max + MESSAGE_OVERHEAD;
+    let message_max = limits.message_bytes_max();
     let shared = Arc::new(Shared {
         seat,
         policy,
+        in_flight: Arc::new(Semaphore::new(limits.in_flight_bytes_max)),
         limits,
         drain,
     });
     let log = LogServer::new(LogV1(shared.clone()))
         .max_decoding_message_size(message_max)
         .max_encoding_message_size(message_max);
+    let native = LogServiceServer::new(Native(shared.clone()))
+        .max_decoding_message_size(message_max)
+        .max_encoding_message_size(message_max.max(native::ANSWER_BYTES_MAX));
     let (reporter, health) = tonic_health::server::health_reporter();
     let reporter = HealthReporter(reporter);
     reporter.set(false).await;
@@ -98,6 +107,7 @@ pub async fn router(
         .build_v1()
         .expect("the descriptors are made by the build");
     let routes = Routes::new(log)
+        .add_service(native)
         .add_service(ClusterServiceServer::new(Cluster(shared)))
         .add_service(health)
         .add_service(reflection);

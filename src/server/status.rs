@@ -10,8 +10,9 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt, pb};
 
+use crate::batch::BatchError;
 use crate::log::{self, Offset};
-use crate::raft::{MembershipError, ProposeError, ReadError, Refusal};
+use crate::raft::{ExecuteError, MembershipError, ProposeError, ReadError, Refusal, StateRefusal};
 
 const DOMAIN: &str = "ferrolog";
 /// A new leader is there after about this long.
@@ -108,6 +109,20 @@ pub fn denied(subject: &str, action: &str) -> Status {
     plain(Code::PermissionDenied, "DENIED", message)
 }
 
+/// A batch was not appended, or may not have been; `fence` is the name that it came in.
+pub fn propose_under(error: &ProposeError, fence: Option<&str>) -> Status {
+    let (Some(name), ProposeError::Refused(Refusal::Fenced { epoch })) = (fence, error) else {
+        return propose(error);
+    };
+    let message = format!("{name:?} has epoch {epoch} now: the batch is fenced off");
+    let metadata = HashMap::from([
+        ("name".to_owned(), name.to_owned()),
+        ("epoch".to_owned(), epoch.to_string()),
+    ]);
+    let code = Code::FailedPrecondition;
+    with_reason(code, "FENCED", message, metadata, None)
+}
+
 pub fn propose(error: &ProposeError) -> Status {
     let message = error.to_string();
     match error {
@@ -151,6 +166,19 @@ pub fn propose(error: &ProposeError) -> Status {
             let metadata = HashMap::from([("expected".to_owned(), expected.to_string())]);
             with_reason(Code::Aborted, "SEQUENCE_GAP", message, metadata, None)
         }
+        ProposeError::Refused(Refusal::SequenceOverlap { expected }) => {
+            let metadata = HashMap::from([("expected".to_owned(), expected.to_string())]);
+            with_reason(Code::Aborted, "SEQUENCE_OVERLAP", message, metadata, None)
+        }
+        ProposeError::Refused(Refusal::OffsetDiffers { next }) => {
+            let metadata = HashMap::from([("next_offset".to_owned(), next.to_string())]);
+            with_reason(Code::Aborted, "OFFSET_DIFFERS", message, metadata, None)
+        }
+        ProposeError::Refused(Refusal::Fenced { epoch }) => {
+            let metadata = HashMap::from([("epoch".to_owned(), epoch.to_string())]);
+            let code = Code::FailedPrecondition;
+            with_reason(code, "FENCED", message, metadata, None)
+        }
         ProposeError::Refused(Refusal::SessionExpired) => {
             plain(Code::FailedPrecondition, "SESSION_EXPIRED", message)
         }
@@ -161,17 +189,17 @@ pub fn propose(error: &ProposeError) -> Status {
 
 pub fn read(error: &ReadError) -> Status {
     let message = error.to_string();
+    let mut metadata = HashMap::new();
     let reason = match error {
         ReadError::NoLeader { .. } => "NO_LEADER",
-        ReadError::Lagging { .. } => "LAGGING",
+        ReadError::Lagging { .. } | ReadError::Behind { .. } => "LAGGING",
+        ReadError::Stale { staleness_ms, .. } => {
+            let known = staleness_ms.map(|millis| ("staleness_ms".to_owned(), millis.to_string()));
+            metadata.extend(known);
+            "STALE"
+        }
     };
-    with_reason(
-        Code::Unavailable,
-        reason,
-        message,
-        HashMap::new(),
-        Some(RETRY),
-    )
+    with_reason(Code::Unavailable, reason, message, metadata, Some(RETRY))
 }
 
 pub fn membership(error: &MembershipError) -> Status {
@@ -195,6 +223,78 @@ pub fn membership(error: &MembershipError) -> Status {
         }
     };
     plain(code, reason, message)
+}
+
+/// A command of sessions, fences or cursors was not carried out.
+pub fn execute(error: &ExecuteError) -> Status {
+    let message = error.to_string();
+    let refusal = match error {
+        ExecuteError::Refused(refusal) => refusal,
+        ExecuteError::NoLeader { .. } => {
+            let wait = Some(RETRY);
+            let metadata = HashMap::new();
+            return with_reason(Code::Unavailable, "NO_LEADER", message, metadata, wait);
+        }
+    };
+    let mut metadata = HashMap::new();
+    let (code, reason) = match refusal {
+        StateRefusal::TooManySessions => {
+            let wait = Some(MAKE_ROOM);
+            let code = Code::ResourceExhausted;
+            return with_reason(code, "TOO_MANY_SESSIONS", message, metadata, wait);
+        }
+        StateRefusal::TooManyFences => (Code::ResourceExhausted, "TOO_MANY_FENCES"),
+        StateRefusal::TooManyCursors => (Code::ResourceExhausted, "TOO_MANY_CURSORS"),
+        StateRefusal::EpochDiffers { current } => {
+            metadata.insert("epoch".to_owned(), current.to_string());
+            (Code::Aborted, "EPOCH_DIFFERS")
+        }
+        StateRefusal::CursorDiffers { current } => {
+            metadata.extend(current.map(|offset| ("offset".to_owned(), offset.to_string())));
+            (Code::Aborted, "CURSOR_DIFFERS")
+        }
+    };
+    with_reason(code, reason, message, metadata, None)
+}
+
+/// There is no cursor of this name.
+pub fn no_such_cursor(name: &str) -> Status {
+    let message = format!("there is no cursor {name:?}: see `ferrolog cursor list`");
+    plain(Code::NotFound, "NO_SUCH_CURSOR", message)
+}
+
+/// A batch that is not taken.
+pub fn batch(error: &BatchError) -> Status {
+    let message = error.to_string();
+    let mut metadata = HashMap::new();
+    let reason = match error {
+        BatchError::OverLimit { limit, .. } => {
+            metadata.insert("limit".to_owned(), limit.to_string());
+            "BATCH_OVER_LIMIT"
+        }
+        BatchError::Malformed(_)
+        | BatchError::Count { .. }
+        | BatchError::UnknownCompression(_)
+        | BatchError::Compressed(_) => "INVALID_BATCH",
+    };
+    with_reason(Code::InvalidArgument, reason, message, metadata, None)
+}
+
+/// Too much is under way.
+pub fn in_flight(what: &str, limit: usize) -> Status {
+    let message = format!(
+        "{what} has over {limit} bytes of batches under way; none of this one was appended: wait \
+         for answers, or use a produce stream, which waits by itself"
+    );
+    let metadata = HashMap::from([("limit_bytes".to_owned(), limit.to_string())]);
+    let wait = Some(RETRY);
+    with_reason(
+        Code::ResourceExhausted,
+        "IN_FLIGHT_LIMIT",
+        message,
+        metadata,
+        wait,
+    )
 }
 
 /// An error of reading, in an API whose codes are the standard ones.

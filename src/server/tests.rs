@@ -24,7 +24,7 @@ use crate::net::{Network, Security};
 use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::log_server::LogServer;
 use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record as WireRecord};
-use crate::raft::{OffsetRange, Ranges};
+use crate::raft::{OffsetRange, Receipt};
 
 const LIMIT: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ impl CommitLog for Bare {
             .map_err(|_| ProposeError::Malformed)?
             .count;
         self.batches.lock().push(count);
-        let payload = join([batch].iter());
+        let payload = join([batch].iter(), Some(7));
         let mut next = self.next.lock();
         let entry = Entry {
             term: Term(1),
@@ -79,11 +79,11 @@ impl CommitLog for Bare {
             payload: payload.clone(),
         };
         *next += 1;
-        let (reply, answer) = oneshot::channel::<Result<Ranges, ProposeError>>();
+        let (reply, answer) = oneshot::channel::<Result<Receipt, ProposeError>>();
         self.log
             .append(vec![entry.clone()], Box::new(|result| result.unwrap()))
             .unwrap();
-        let skip = batches(&payload).unwrap()[0].records_at as u32;
+        let skip = batches(&payload).unwrap()[0].row_skip().unwrap();
         let first = self
             .log
             .publish(entry.index, &[Run { skip, count }])
@@ -91,7 +91,12 @@ impl CommitLog for Bare {
         let (_, next_offset) = self.log.offsets();
         let index = Some(entry.index.0);
         self.applied.send_replace(Applied { index, next_offset });
-        reply.send(Ok(vec![OffsetRange { first, count }])).unwrap();
+        let receipt = Receipt {
+            ranges: vec![OffsetRange { first, count }],
+            timestamp_ms: 7,
+            duplicate: false,
+        };
+        reply.send(Ok(receipt)).unwrap();
         Ok(answer)
     }
 
@@ -138,6 +143,7 @@ async fn served() -> Served {
             record_bytes_max: LIMIT,
             ..Limits::default()
         },
+        in_flight: Arc::new(Semaphore::new(1 << 20)),
         drain: draining,
     });
     let server = Server::builder()

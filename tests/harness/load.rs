@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ferrolog::client::{Ack, Consistency, Producer};
+use ferrolog::client::{Ack, Consistency, Producer, Start};
 use futures::future;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::checker::{self, Attempt, NodeLog, Violation};
+use super::checker::{
+    self, Append, Entry, FinalLogs, History, NodeLog, Outcome, Report, Violation,
+};
 use super::{PATIENCE, Stage, until};
 
 /// Bytes after a value's name, by its number: none, few, and more than a page.
@@ -29,13 +31,7 @@ pub struct Load {
     origin: Instant,
     stop: watch::Sender<bool>,
     acked: Vec<Arc<AtomicU64>>,
-    producers: Vec<JoinHandle<Vec<Attempt>>>,
-}
-
-/// What the producers of a load saw.
-pub struct History {
-    origin: Instant,
-    pub attempts: Vec<Attempt>,
+    producers: Vec<JoinHandle<Vec<Append>>>,
 }
 
 impl Load {
@@ -59,14 +55,16 @@ impl Load {
             let servers_len = servers.len();
             servers.rotate_left(number % servers_len);
             let client = stage.cluster.client_of(servers, PATIENCE);
-            let producer = client.and_then(|client| Ok(client.producer()?));
+            let producer = client.and_then(|client| {
+                Ok(client.producer(ferrolog::client::ProducerOptions::default())?)
+            });
             let lane = Lane {
                 number,
                 in_flight_max: 1 + 16 * number,
                 padding,
                 origin,
                 acked: Arc::clone(acked),
-                attempts: Vec::new(),
+                appends: Vec::new(),
                 waiting: VecDeque::new(),
             };
             tokio::spawn(lane.run(producer.expect("a producer"), stopped.clone()))
@@ -106,10 +104,10 @@ impl Load {
     pub async fn finish(self) -> History {
         self.stop();
         let ended = future::join_all(self.producers).await;
-        let ended = ended.into_iter().map(|attempts| attempts.expect("a lane"));
+        let ended = ended.into_iter().map(|appends| appends.expect("a lane"));
         History {
-            origin: self.origin,
-            attempts: ended.flatten().collect(),
+            appends: ended.flatten().collect(),
+            reads: Vec::new(),
         }
     }
 }
@@ -121,12 +119,12 @@ struct Lane {
     padding: [usize; 5],
     origin: Instant,
     acked: Arc<AtomicU64>,
-    attempts: Vec<Attempt>,
+    appends: Vec<Append>,
     waiting: VecDeque<Ack>,
 }
 
 impl Lane {
-    async fn run(mut self, producer: Producer, stopped: watch::Receiver<bool>) -> Vec<Attempt> {
+    async fn run(mut self, producer: Producer, stopped: watch::Receiver<bool>) -> Vec<Append> {
         let mut paces = tokio::time::interval(PACE);
         while !*stopped.borrow() {
             if self.waiting.len() >= self.in_flight_max {
@@ -146,22 +144,24 @@ impl Lane {
             self.take_answer().await;
         }
         let stats = producer.finish().await.expect("a producer that ends well");
-        assert_eq!(stats.acknowledged, self.attempts.len() as u64);
-        self.attempts
+        assert_eq!(stats.acknowledged, self.appends.len() as u64);
+        self.appends
     }
 
     async fn send(&mut self, producer: &Producer) {
-        let seq = self.attempts.len() as u64;
+        let seq = self.appends.len() as u64;
         let mut value = format!("p{}-{seq}-", self.number).into_bytes();
         let padding = self.padding[seq as usize % self.padding.len()];
         value.resize(value.len() + padding, b'.');
         let value = Bytes::from(value);
-        self.attempts.push(Attempt {
-            producer: self.number,
+        let now = self.origin.elapsed();
+        self.appends.push(Append {
+            producer: u32::try_from(self.number).expect("few producers"),
             seq,
-            value: value.clone(),
-            started: self.origin.elapsed(),
-            acked: None,
+            hash: checker::hash(&value),
+            begin: now,
+            end: now,
+            outcome: Outcome::Unknown,
         });
         let ack = producer.send(value).await.expect("a producer that goes on");
         self.waiting.push_back(ack);
@@ -173,8 +173,9 @@ impl Lane {
             return;
         };
         let offset = oldest.await.expect("an acknowledgement");
-        let at = self.attempts.len() - self.waiting.len();
-        self.attempts[at].acked = Some((offset, self.origin.elapsed()));
+        let at = self.appends.len() - self.waiting.len();
+        self.appends[at].outcome = Outcome::Acked(offset);
+        self.appends[at].end = self.origin.elapsed();
         self.waiting.pop_front();
         self.acked.fetch_add(1, Ordering::Relaxed);
     }
@@ -184,7 +185,7 @@ impl History {
     /// The longest time without any acknowledgement, and without one for some single producer, in this span:
     /// from the last one before it, up to its end.
     pub fn longest_gaps(&self, from: Duration, to: Duration) -> (Duration, Duration) {
-        let producers = self.attempts.iter().map(|attempt| attempt.producer).max();
+        let producers = self.appends.iter().map(|append| append.producer).max();
         let all = longest_gap(self.acks(None), from, to);
         let worst = (0..=producers.unwrap_or(0))
             .map(|producer| longest_gap(self.acks(Some(producer)), from, to))
@@ -192,67 +193,49 @@ impl History {
         (all, worst.unwrap_or_default())
     }
 
-    fn acks(&self, producer: Option<usize>) -> Vec<Duration> {
-        let of = |attempt: &&Attempt| producer.is_none_or(|producer| attempt.producer == producer);
-        let acked = self.attempts.iter().filter(of);
-        acked
-            .filter_map(|attempt| attempt.acked.map(|(_, at)| at))
-            .collect()
+    fn acks(&self, producer: Option<u32>) -> Vec<Duration> {
+        let of = |append: &&Append| producer.is_none_or(|producer| append.producer == producer);
+        let acked = |append: &&Append| matches!(append.outcome, Outcome::Acked(_));
+        let acks = self.appends.iter().filter(of).filter(acked);
+        acks.map(|append| append.end).collect()
     }
 
-    /// The same of a log that was trimmed: `before` is what each of these nodes told from offset 0 on before the
-    /// trim, at least up to `first`, where the log begins now.
-    pub async fn violations_of_trimmed(
+    /// Checks a log that was trimmed: `before` is what each node told from offset 0 on before the trim, at least
+    /// up to `first`, where the log begins now.
+    pub async fn check_trimmed(
         &self,
         stage: &Stage,
         before: Vec<NodeLog>,
         first: u64,
-    ) -> Vec<Violation> {
+    ) -> Result<Report, Vec<Violation>> {
         let mut logs = before;
         for (place, log) in logs.iter_mut().enumerate() {
-            log.records.retain(|record| record.offset < first);
-            let rest = stage
-                .read_from(
-                    place,
-                    ferrolog::client::Start::Offset(first),
-                    Consistency::Strong,
-                )
-                .await;
-            log.records.extend(rest);
+            log.entries.retain(|entry| entry.offset < first);
+            let start = Start::Offset(first);
+            let rest = stage.read_from(place, start, Consistency::Strong).await;
+            log.entries.extend(rest.iter().map(Entry::of));
         }
-        checker::check(&self.attempts, &logs)
+        checker::check(self, &FinalLogs(logs))
     }
 
     /// Reads the log from these nodes and checks it.
-    pub async fn violations(&self, stage: &Stage, places: &[usize]) -> Vec<Violation> {
+    pub async fn check(&self, stage: &Stage, places: &[usize]) -> Result<Report, Vec<Violation>> {
         let mut logs = Vec::new();
         for &place in places {
-            logs.push(NodeLog {
-                node: stage.cluster.name(place).to_owned(),
-                records: stage.read_all(place, Consistency::Strong).await,
-            });
+            let records = stage.read_all(place, Consistency::Strong).await;
+            logs.push(NodeLog::whole(stage.cluster.name(place), &records));
         }
-        checker::check(&self.attempts, &logs)
+        checker::check(self, &FinalLogs(logs))
     }
 
     /// Reads the log from every node and checks it; panics with the first violations.
     pub async fn assert_sound(&self, stage: &Stage) {
         let places: Vec<_> = (0..stage.cluster.node_count()).collect();
-        let found = self.violations(stage, &places).await;
-        let first: Vec<_> = found.iter().take(10).map(ToString::to_string).collect();
-        assert!(
-            found.is_empty(),
-            "{} violations, {} s after the begin of the load:\n{}",
-            found.len(),
-            self.origin.elapsed().as_secs(),
-            first.join("\n")
-        );
-        let acked = self.attempts.iter().filter(|a| a.acked.is_some()).count();
-        assert_eq!(acked, self.attempts.len(), "every producer waited for all");
-        println!(
-            "checked {acked} acknowledged records on {} nodes: 0 violations",
-            places.len()
-        );
+        let checked = self.check(stage, &places).await;
+        let report = checked.unwrap_or_else(|found| panic!("{}", checker::shown(&found)));
+        let acked = self.acked();
+        assert_eq!(acked, self.appends.len(), "every producer waited for all");
+        println!("{acked} acknowledged records, 0 violations; checked: {report}");
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the tests of real clusters share: clusters under a temporary directory, waits with deadlines, calls.
 //!
-//! Load and what is checked of it stand in [`load`] and [`checker`], raw calls in [`wire`], the command line
-//! in [`command`], disks that lose power in [`loop_disk`], simulated nodes in [`world`]. Nothing here decides what is right.
+//! Load stands in [`load`], what its clients saw is filled into a history by it or by a [`recorder`], and judged
+//! by the [`checker`]. Raw calls are in [`wire`], [`native`] and [`lane`], connections that break in [`proxy`], the command
+//! line in [`command`], disks that lose power in [`loop_disk`], simulated nodes in [`world`].
 #![allow(
     dead_code,
     clippy::disallowed_methods,
@@ -10,8 +11,12 @@
 
 pub mod checker;
 pub mod command;
+pub mod lane;
 pub mod load;
 pub mod loop_disk;
+pub mod native;
+pub mod proxy;
+pub mod recorder;
 pub mod wire;
 pub mod world;
 
@@ -20,12 +25,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use ferrolog::cli::local_cluster::{LocalCluster, LocalClusterOptions};
-use ferrolog::client::{Client, Consistency, ConsumeOptions, Record, Start};
+use ferrolog::client::{Client, Consistency, ConsumeOptions, Start};
 use ferrolog::proto::v1::GetStatusResponse;
 use tempfile::TempDir;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use checker::Record;
 use loop_disk::{DISK_BYTES, Filesystem, LoopDisk, Syncs};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_ferrolog");
@@ -62,6 +68,15 @@ impl Stage {
     /// The same, with no other test's cluster beside it: for tests that measure time.
     pub async fn start_alone() -> Self {
         Self::begin(Turn::Alone(TURNS.write().await)).await
+    }
+
+    /// Three nodes without TLS, alone: so that a proxy may stand before each.
+    pub async fn start_plain() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut options = LocalClusterOptions::new(BINARY, dir.path());
+        options.tls = false;
+        let turn = Turn::Alone(TURNS.write().await);
+        Self::begin_in(dir, options, Vec::new(), turn).await
     }
 
     /// Three nodes, alone, each with its data on a disk of its own.
@@ -150,7 +165,7 @@ impl Stage {
 
     pub async fn status(&self, place: usize) -> GetStatusResponse {
         let client = self.client_of(place);
-        until("a status", async || client.status(None).await.ok()).await
+        until("a status", async || client.admin().status(None).await.ok()).await
     }
 
     pub async fn ready(&self) {
@@ -189,13 +204,17 @@ impl Stage {
         let options = ConsumeOptions {
             from,
             consistency,
-            follow: false,
             server: Some(self.cluster.addr(place).to_owned()),
+            ..ConsumeOptions::default()
         };
         let mut consumer = self.client().consume(options).expect("a consumer");
         let mut records = Vec::new();
         while let Some(record) = consumer.next().await {
-            records.push(record.expect("a record"));
+            let record = record.expect("a record");
+            records.push(Record {
+                offset: record.offset,
+                value: record.record.value,
+            });
         }
         records
     }

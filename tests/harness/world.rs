@@ -3,7 +3,7 @@
 //! They are the nodes that `ferrolog serve` runs, from the port to the fsync: only the seams differ. This is
 //! the door through which whole-node simulation comes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,9 @@ use ferrolog::net::stream_layer::StreamLayer;
 use ferrolog::server::Policy;
 use tokio::time::timeout;
 
+use super::checker::{Entry, NodeLog, Outcome, hash};
+use super::recorder::{Recorder, assert_sound};
+
 pub const ADDRS: [&str; 3] = ["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"];
 /// Of paused time: it bounds what a broken build may wait.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,6 +31,8 @@ pub struct World {
     random: Random,
     pub disks: Vec<MemoryDisk>,
     pub nodes: Vec<Option<Agent>>,
+    /// Every record that was appended by [`Self::produce`].
+    recorder: Mutex<Recorder>,
 }
 
 impl World {
@@ -37,6 +42,7 @@ impl World {
             random: Random::seeded(seed),
             disks: Vec::new(),
             nodes: Vec::new(),
+            recorder: Mutex::default(),
         };
         for number in 0..ADDRS.len() {
             world.disks.push(MemoryDisk::default());
@@ -151,16 +157,28 @@ impl World {
     /// Appends records `from..to` and gives their offsets.
     pub async fn produce(&self, addrs: &[&str], from: u64, to: u64) -> Vec<u64> {
         let client = self.client(addrs);
-        let producer = client.producer().unwrap();
+        let producer = client
+            .producer(ferrolog::client::ProducerOptions {
+                // Several batches shall fit into the small segments here.
+                batch_bytes_max: 1024,
+                ..ferrolog::client::ProducerOptions::default()
+            })
+            .unwrap();
+        let now = || self.recorder.lock().expect("no panic before").now();
         let mut acks = Vec::new();
         for number in from..to {
+            let begin = now();
             let sent = producer.send(value(number)).await;
-            acks.push(sent.unwrap_or_else(|error| panic!("{error}; {:?}", self.stopped())));
+            let ack = sent.unwrap_or_else(|error| panic!("{error}; {:?}", self.stopped()));
+            acks.push((number, begin, ack));
         }
         let mut offsets = Vec::new();
-        for ack in acks {
+        for (number, begin, ack) in acks {
             let acked = timeout(PATIENCE, ack).await.expect("an ack");
-            offsets.push(acked.unwrap_or_else(|error| panic!("{error}; {:?}", self.stopped())));
+            let offset = acked.unwrap_or_else(|error| panic!("{error}; {:?}", self.stopped()));
+            let mut recorder = self.recorder.lock().expect("no panic before");
+            recorder.append(0, &value(number), begin, Outcome::Acked(offset));
+            offsets.push(offset);
         }
         offsets
     }
@@ -185,18 +203,24 @@ impl World {
         all
     }
 
+    /// Every node has these records, and all of them as their producers were told.
     pub async fn check(&self, count: u64) {
+        let mut logs = Vec::new();
         for (number, records) in self.records(count).await.into_iter().enumerate() {
             assert_eq!(records.len() as u64, count, "node {number}");
-            for (offset, record) in records.iter().enumerate() {
-                assert_eq!(record.offset, Offset(offset as u64));
-                assert_eq!(
-                    record.value,
-                    value(offset as u64),
-                    "node {number}, offset {offset}"
-                );
-            }
+            let entries = records.iter().map(|record| Entry {
+                offset: record.offset.0,
+                hash: hash(&record.value),
+            });
+            logs.push(NodeLog {
+                node: ADDRS[number].to_owned(),
+                first: 0,
+                entries: entries.collect(),
+            });
         }
+        let recorder = self.recorder.lock().expect("no panic before");
+        assert_eq!(recorder.history.acked() as u64, count);
+        assert_sound(&recorder.history, logs);
     }
 }
 

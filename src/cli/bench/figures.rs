@@ -10,6 +10,8 @@ use crate::cli::output::grouped;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Run {
     pub(super) per_second: f64,
+    /// Of values, in bytes; only where a row is about them.
+    pub(super) bytes_per_second: Option<f64>,
     /// Only where single calls are timed.
     pub(super) p50: Option<Duration>,
     pub(super) p99: Option<Duration>,
@@ -61,7 +63,15 @@ impl Row {
             range,
             time(|run| run.p50),
             time(|run| run.p99),
+            self.megabytes()
+                .map_or_else(String::new, |(_, median, _)| format!("{median:.1}")),
         ]
+    }
+
+    /// Lowest, median and highest, in 10^6 bytes a second.
+    fn megabytes(&self) -> Option<(f64, f64, f64)> {
+        let bytes = self.runs.iter().filter_map(|run| run.bytes_per_second);
+        spread(bytes.map(|bytes| bytes / 1e6))
     }
 
     pub(super) fn json(&self) -> Value {
@@ -83,6 +93,8 @@ impl Row {
             "what": self.what,
             "runs": self.runs.len(),
             "per_second": summary(self.runs.iter().map(|run| run.per_second).collect()),
+            "megabytes_per_second": self.megabytes()
+                .map(|(min, median, max)| json!({ "median": median, "min": min, "max": max })),
             "p50_ms": times(|run| run.p50),
             "p99_ms": times(|run| run.p99),
         })
@@ -123,6 +135,7 @@ mod tests {
         let run = |per_second| Run {
             per_second,
             p50: Some(Duration::from_micros(1500)),
+            bytes_per_second: Some(per_second * 1000.0),
             p99: None,
         };
         let row = Row {
@@ -130,7 +143,11 @@ mod tests {
             what: "X".into(),
             runs: [3000.0, 1000.0, 2000.0].map(run).to_vec(),
         };
-        assert_eq!(row.cells(), ["X", "2,000", "1,000 to 3,000", "1.500", ""]);
+        assert_eq!(
+            row.cells(),
+            ["X", "2,000", "1,000 to 3,000", "1.500", "", "2.0"]
+        );
+        assert_eq!(row.json()["megabytes_per_second"]["min"], 1.0);
         assert_eq!(row.json()["per_second"]["max"], 3000.0);
         assert_eq!(row.json()["p99_ms"], Value::Null);
     }

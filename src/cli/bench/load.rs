@@ -25,16 +25,14 @@ use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record};
 
 /// Before the count begins: connections and windows open, caches fill.
-const WARM_UP: Duration = Duration::from_millis(500);
+pub(super) const WARM_UP: Duration = Duration::from_millis(500);
 /// One connection carries so many calls at once before another one pays.
 const CALLS_A_CONNECTION: usize = 64;
 const CONNECTIONS_MAX: usize = 4;
 /// Records in flight on a produce stream.
 pub(super) const WINDOW: u64 = 1024;
-/// The request side wakes when so few are in flight, so that it writes large frames.
-const WINDOW_LOW: u64 = WINDOW / 4 * 3;
 /// A server that owes an answer and is silent for this long ends the measurement.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Whom to load, and with what.
 pub(super) struct Target {
@@ -44,7 +42,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    fn channel(&self) -> Channel {
+    pub(super) fn channel(&self) -> Channel {
         self.stream_layer
             .channel(Kind::Grpc, &self.addr, ChannelOptions::default())
     }
@@ -88,6 +86,7 @@ impl Target {
             per_second: rate(micros.len() as u64, length),
             p50: time(50),
             p99: time(99),
+            ..Run::default()
         })
     }
 
@@ -124,14 +123,9 @@ impl Target {
         mut go_on: impl FnMut(u64, Instant) -> bool,
     ) -> anyhow::Result<(Instant, u64)> {
         const LOOK_EVERY: u64 = 64;
-        let flow = Arc::new(Flow {
-            count,
-            ..Flow::default()
-        });
-        let requests = Requests {
-            flow: Arc::clone(&flow),
-            request: self.request(),
-        };
+        let flow = Arc::new(Flow::new(count));
+        flow.open(WINDOW);
+        let requests = flow.requests(self.request());
         let mut client = LogClient::new(self.channel());
         let mut answers = client
             .produce_stream(requests)
@@ -220,14 +214,15 @@ async fn call_until(
     clippy::cast_precision_loss,
     reason = "a rate of fewer than 2^52 records"
 )]
-fn rate(count: u64, elapsed: Duration) -> f64 {
+pub(super) fn rate(count: u64, elapsed: Duration) -> f64 {
     count as f64 / elapsed.as_secs_f64().max(1e-9)
 }
 
-/// What the two sides of a produce stream share.
+/// What the two sides of a produce stream share: a window that is shut until it is opened.
 #[derive(Default)]
-struct Flow {
+pub(super) struct Flow {
     count: u64,
+    window: AtomicU64,
     sent: AtomicU64,
     acked: AtomicU64,
     stopped: AtomicBool,
@@ -235,14 +230,39 @@ struct Flow {
 }
 
 impl Flow {
-    fn acknowledge(&self, acked: u64) {
+    /// Ends after `count` requests.
+    pub(super) fn new(count: u64) -> Self {
+        Self {
+            count,
+            ..Self::default()
+        }
+    }
+
+    /// The request side: `request`, again and again.
+    pub(super) fn requests<T>(self: &Arc<Self>, request: T) -> Requests<T> {
+        Requests {
+            flow: Arc::clone(self),
+            request,
+        }
+    }
+
+    /// Lets so many be in flight.
+    pub(super) fn open(&self, window: u64) {
+        self.window.store(window, Ordering::SeqCst);
+        self.waker.wake();
+    }
+
+    /// So many are answered by now.
+    pub(super) fn acknowledge(&self, acked: u64) {
         self.acked.store(acked, Ordering::SeqCst);
-        if self.sent.load(Ordering::SeqCst) - acked <= WINDOW_LOW {
+        // With few in flight it writes large frames.
+        let low = self.window.load(Ordering::SeqCst) / 4 * 3;
+        if self.sent.load(Ordering::SeqCst) - acked <= low {
             self.waker.wake();
         }
     }
 
-    fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.waker.wake();
     }
@@ -253,7 +273,8 @@ impl Flow {
         if self.stopped.load(Ordering::SeqCst) || sent == self.count {
             return None;
         }
-        let has_room = sent - self.acked.load(Ordering::SeqCst) < WINDOW;
+        let in_flight = sent - self.acked.load(Ordering::SeqCst);
+        let has_room = in_flight < self.window.load(Ordering::SeqCst);
         if has_room {
             self.sent.store(sent + 1, Ordering::SeqCst);
         }
@@ -261,15 +282,15 @@ impl Flow {
     }
 }
 
-struct Requests {
+pub(super) struct Requests<T> {
     flow: Arc<Flow>,
-    request: ProduceRequest,
+    request: T,
 }
 
-impl Stream for Requests {
-    type Item = ProduceRequest;
+impl<T: Clone + Unpin> Stream for Requests<T> {
+    type Item = T;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ProduceRequest>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let ready = |has_room: Option<bool>| match has_room {
             Some(true) => Poll::Ready(Some(self.request.clone())),
             Some(false) => Poll::Pending,
@@ -294,14 +315,10 @@ mod tests {
 
     #[test]
     fn a_flow_keeps_its_window_and_ends() {
-        let flow = Arc::new(Flow {
-            count: WINDOW + 1,
-            ..Flow::default()
-        });
-        let mut requests = Requests {
-            flow: Arc::clone(&flow),
-            request: ProduceRequest::default(),
-        };
+        let flow = Arc::new(Flow::new(WINDOW + 1));
+        let mut requests = flow.requests(ProduceRequest::default());
+        assert!(requests.next().now_or_never().is_none(), "it is shut");
+        flow.open(WINDOW);
         for _ in 0..WINDOW {
             assert!(requests.next().now_or_never().unwrap().is_some());
         }
@@ -318,15 +335,21 @@ mod tests {
     }
 
     #[test]
+    fn a_window_of_one_moves() {
+        let flow = Arc::new(Flow::new(2));
+        flow.open(1);
+        let mut requests = flow.requests(());
+        assert!(requests.next().now_or_never().unwrap().is_some());
+        let mut next = requests.next();
+        assert!((&mut next).now_or_never().is_none());
+        flow.acknowledge(1);
+        assert!(next.now_or_never().unwrap().is_some());
+    }
+
+    #[test]
     fn a_stopped_flow_ends() {
-        let flow = Arc::new(Flow {
-            count: 10,
-            ..Flow::default()
-        });
-        let mut requests = Requests {
-            flow: Arc::clone(&flow),
-            request: ProduceRequest::default(),
-        };
+        let flow = Arc::new(Flow::new(10));
+        let mut requests = flow.requests(ProduceRequest::default());
         flow.stop();
         assert!(requests.next().now_or_never().unwrap().is_none());
     }

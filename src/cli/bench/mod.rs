@@ -3,25 +3,27 @@
 //! Each row runs several times, and the median counts. Every acknowledgement comes after the sync on a
 //! majority, because there is no other kind.
 
+mod batches;
 mod figures;
 mod load;
+mod report;
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use serde_json::{Value, json};
 
+use super::Format;
 use super::connection::ConnectionArgs;
 use super::dev::scratch_dir;
 use super::local_cluster::{LocalCluster, LocalClusterOptions};
-use super::output::{grouped, print, table};
-use super::{Format, files};
+use super::output::{grouped, print};
 use crate::client::Client;
 use crate::net::stream_layer::StreamLayer;
 use crate::proto::v1::GetStatusResponse;
-use figures::{Row, Run, spread};
+use figures::{Row, Run};
 use load::Target;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,12 +37,16 @@ measures their memory and disk too.
 Rows:
   unary1, unary64, unary1024        single calls to the leader, so many in flight
   stream1024                        one produce stream to the leader, 1024 records in flight
+  batch100x100, batch100x1024       two produce streams to the leader, batches of 100 records of so many bytes
   consume-leader, consume-follower  one consume stream over a million records
+  consume-batch, consume-batch-follower
+                                    the same through the native API: records of 100 bytes in batches of 100
   nodes                             disk bytes per record byte, memory per node (own nodes only)
 
 Examples:
   ferrolog bench
   ferrolog bench --rows unary64,stream1024 --runs 5 --tls
+  ferrolog bench --rows batch100x100,consume-batch
   ferrolog bench --servers n1:8400,n2:8400,n3:8400 --insecure --rows unary64 --output json";
 
 #[derive(Debug, clap::Args)]
@@ -74,19 +80,27 @@ enum RowName {
     Unary64,
     Unary1024,
     Stream1024,
+    Batch100x100,
+    Batch100x1024,
     ConsumeLeader,
     ConsumeFollower,
+    ConsumeBatch,
+    ConsumeBatchFollower,
     Nodes,
 }
 
 impl RowName {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 11] = [
         Self::Unary1,
         Self::Unary64,
         Self::Unary1024,
         Self::Stream1024,
+        Self::Batch100x100,
+        Self::Batch100x1024,
         Self::ConsumeLeader,
         Self::ConsumeFollower,
+        Self::ConsumeBatch,
+        Self::ConsumeBatchFollower,
         Self::Nodes,
     ];
 
@@ -97,6 +111,11 @@ impl RowName {
             Self::ConsumeLeader | Self::ConsumeFollower | Self::Nodes
         )
     }
+
+    /// Whether the row needs batches in the log.
+    fn reads_batches(self) -> bool {
+        matches!(self, Self::ConsumeBatch | Self::ConsumeBatchFollower)
+    }
 }
 
 /// A cluster under measurement, and how to reach it.
@@ -106,6 +125,16 @@ struct Bench {
     value: Bytes,
     runs: u32,
     length: Duration,
+    /// Where the batches begin that the consume-batch rows read.
+    batches_from: Cell<Option<u64>>,
+    /// What the batch rows appended: their records have sizes of their own.
+    batched: Cell<Batched>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Batched {
+    records: u64,
+    bytes: u64,
 }
 
 /// What the nodes took after all rows.
@@ -141,6 +170,8 @@ pub(super) async fn run(args: BenchArgs, format: Format) -> anyhow::Result<()> {
         value: Bytes::from(vec![b'x'; args.size as usize]),
         runs: args.runs,
         length: Duration::from_secs(args.seconds),
+        batches_from: Cell::new(None),
+        batched: Cell::default(),
     };
 
     let outcome = bench.all(&args.rows, cluster.as_ref()).await;
@@ -149,8 +180,8 @@ pub(super) async fn run(args: BenchArgs, format: Format) -> anyhow::Result<()> {
     }
     let (rows, nodes) = outcome?;
     let shown = match format {
-        Format::Text => report_text(&args, &rows, nodes.as_ref()),
-        Format::Json => report_json(&args, &rows, nodes.as_ref()).to_string(),
+        Format::Text => report::text(&args, &rows, nodes.as_ref()),
+        Format::Json => report::json(&args, &rows, nodes.as_ref()).to_string(),
     };
     print(&shown).context("write to standard output")
 }
@@ -163,10 +194,14 @@ impl Bench {
     ) -> anyhow::Result<(Vec<Row>, Option<NodeFigures>)> {
         let mut rows = Vec::new();
         // Reads last, whatever the order asked for: the rows before them fill the log.
-        let writes = names.iter().filter(|name| !name.reads());
-        for &name in writes.chain(names.iter().filter(|name| name.reads())) {
+        let mut names_in_turn = names.to_vec();
+        names_in_turn.sort_by_key(|name| name.reads());
+        for name in names_in_turn {
             if name.reads() {
                 self.fill().await?;
+            }
+            if name.reads_batches() && self.batches_from.get().is_none() {
+                self.fill_with_batches().await?;
             }
             if let Some(row) = self
                 .row(name)
@@ -192,8 +227,14 @@ impl Bench {
                 "stream1024",
                 format!("streamed produce, window {}", load::WINDOW),
             ),
+            RowName::Batch100x100 => ("batch100x100", batches::produced(100)),
+            RowName::Batch100x1024 => ("batch100x1024", batches::produced(1024)),
             RowName::ConsumeLeader => ("consume-leader", "consume stream, leader".to_owned()),
             RowName::ConsumeFollower => ("consume-follower", "consume stream, follower".to_owned()),
+            RowName::ConsumeBatch => ("consume-batch", batches::consumed("leader")),
+            RowName::ConsumeBatchFollower => {
+                ("consume-batch-follower", batches::consumed("follower"))
+            }
             RowName::Nodes => return Ok(None),
         };
         let mut runs = Vec::new();
@@ -214,6 +255,10 @@ impl Bench {
             RowName::Unary64 => self.leader().await?.unary(64, self.length).await,
             RowName::Unary1024 => self.leader().await?.unary(1024, self.length).await,
             RowName::Stream1024 => self.leader().await?.stream_for(self.length).await,
+            RowName::Batch100x100 => self.write_batches(100).await,
+            RowName::Batch100x1024 => self.write_batches(1024).await,
+            RowName::ConsumeBatch => self.read_batches(self.leader().await?).await,
+            RowName::ConsumeBatchFollower => self.read_batches(self.follower().await?).await,
             RowName::ConsumeLeader => self.leader().await?.consume(RECORDS_FOR_READS).await,
             RowName::ConsumeFollower => self.follower().await?.consume(RECORDS_FOR_READS).await,
             RowName::Nodes => Ok(Run::default()),
@@ -222,7 +267,7 @@ impl Bench {
 
     /// Tops the log up to what the reads need.
     async fn fill(&self) -> anyhow::Result<()> {
-        let present = self.client.status(None).await?.next_offset;
+        let present = self.next_offset().await?;
         if present < RECORDS_FOR_READS {
             eprintln!(
                 "filling the log up to {} records",
@@ -236,8 +281,52 @@ impl Bench {
         Ok(())
     }
 
+    /// Appends the batches that the consume-batch rows read, whatever the log holds before.
+    async fn fill_with_batches(&self) -> anyhow::Result<()> {
+        let from = self.next_offset().await?;
+        eprintln!(
+            "appending {} records in batches",
+            grouped(RECORDS_FOR_READS)
+        );
+        let leader = self.leader().await?;
+        leader.batches_count(RECORDS_FOR_READS).await?;
+        self.batches_from.set(Some(from));
+        self.note_batched(from, batches::READ_RECORD_BYTES).await
+    }
+
+    async fn write_batches(&self, record_bytes: usize) -> anyhow::Result<Run> {
+        let from = self.next_offset().await?;
+        let leader = self.leader().await?;
+        let run = leader.batches_for(record_bytes, self.length).await?;
+        self.note_batched(from, record_bytes).await?;
+        Ok(run)
+    }
+
+    /// Counts what was appended since the log ended at `from`.
+    async fn note_batched(&self, from: u64, record_bytes: usize) -> anyhow::Result<()> {
+        let records = self.next_offset().await?.saturating_sub(from);
+        let before = self.batched.get();
+        self.batched.set(Batched {
+            records: before.records + records,
+            bytes: before.bytes + records * record_bytes as u64,
+        });
+        Ok(())
+    }
+
+    /// Where the log ends, as the leader knows it: a follower may be behind.
+    async fn next_offset(&self) -> anyhow::Result<u64> {
+        let leader = self.leader().await?;
+        let status = self.client.admin().status(Some(&leader.addr)).await?;
+        Ok(status.next_offset)
+    }
+
+    async fn read_batches(&self, target: Target) -> anyhow::Result<Run> {
+        let from = self.batches_from.get().context("there are no batches")?;
+        target.consume_batches(from, RECORDS_FOR_READS).await
+    }
+
     async fn leader(&self) -> anyhow::Result<Target> {
-        let status = self.client.status(None).await?;
+        let status = self.client.admin().status(None).await?;
         let leader = status.nodes.iter().find(|node| node.is_leader);
         self.target(
             leader
@@ -248,7 +337,7 @@ impl Bench {
     }
 
     async fn follower(&self) -> anyhow::Result<Target> {
-        let status: GetStatusResponse = self.client.status(None).await?;
+        let status: GetStatusResponse = self.client.admin().status(None).await?;
         let follower = status.nodes.iter().find(|node| !node.is_leader);
         self.target(
             follower
@@ -268,8 +357,10 @@ impl Bench {
 
     #[expect(clippy::cast_precision_loss, reason = "sizes of fewer than 2^52 bytes")]
     async fn nodes(&self, cluster: &LocalCluster) -> anyhow::Result<NodeFigures> {
-        let records = self.client.status(None).await?.next_offset;
-        let record_bytes = records * self.value.len().max(1) as u64;
+        let records = self.next_offset().await?;
+        let batched = self.batched.get();
+        let single = records.saturating_sub(batched.records);
+        let record_bytes = single * self.value.len().max(1) as u64 + batched.bytes;
         ensure!(record_bytes > 0, "the log is empty");
         let mut figures = NodeFigures {
             records,
@@ -286,56 +377,4 @@ impl Bench {
         }
         Ok(figures)
     }
-}
-
-fn report_text(args: &BenchArgs, rows: &[Row], nodes: Option<&NodeFigures>) -> String {
-    let head = ["WORK", "PER SECOND", "RANGE", "P50 MS", "P99 MS"]
-        .map(str::to_owned)
-        .to_vec();
-    let cells: Vec<_> = [head]
-        .into_iter()
-        .chain(rows.iter().map(Row::cells))
-        .collect();
-    let mut text = format!("{}\n{}", setting(args), files::machine());
-    if !rows.is_empty() {
-        text = format!("{text}\n\n{}", table(&cells));
-    }
-    let range = |values: &[f64]| spread(values.iter().copied()).unwrap_or_default();
-    if let Some(nodes) = nodes {
-        let (disk_low, disk, disk_high) = range(&nodes.disk_per_record_byte);
-        let (mib_low, mib, mib_high) = range(&nodes.resident_mib);
-        text = format!(
-            "{text}\n\nafter {} records, per node:\n  disk bytes per record byte  {disk:.2} ({disk_low:.2} to \
-             {disk_high:.2}), preallocated space counted\n  resident memory             {mib:.0} MiB \
-             ({mib_low:.0} to {mib_high:.0})",
-            grouped(nodes.records)
-        );
-    }
-    text
-}
-
-fn setting(args: &BenchArgs) -> String {
-    let cluster = match (args.connection.servers.is_empty(), args.tls) {
-        (false, _) => format!("servers {}", args.connection.servers.join(",")),
-        (true, true) => "three local nodes over mutual TLS".to_owned(),
-        (true, false) => "three local nodes in plaintext".to_owned(),
-    };
-    format!(
-        "{cluster}, records of {} bytes, medians of {} runs",
-        args.size, args.runs
-    )
-}
-
-fn report_json(args: &BenchArgs, rows: &[Row], nodes: Option<&NodeFigures>) -> Value {
-    json!({
-        "machine": files::machine(),
-        "setting": setting(args),
-        "record_bytes": args.size,
-        "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
-        "nodes": nodes.map(|nodes| json!({
-            "records": nodes.records,
-            "disk_bytes_per_record_byte": nodes.disk_per_record_byte,
-            "resident_mib": nodes.resident_mib,
-        })),
-    })
 }

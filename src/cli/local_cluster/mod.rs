@@ -164,12 +164,12 @@ impl LocalCluster {
         let running: Vec<_> = (0..self.nodes.len())
             .filter(|&place| self.is_running(place))
             .collect();
-        let client = self.client(timeout)?;
+        let admin = self.client(timeout)?.admin();
         let deadline = Instant::now() + timeout;
         loop {
             let asked = running
                 .iter()
-                .map(|&place| client.status(Some(self.addr(place))));
+                .map(|&place| admin.status(Some(self.addr(place))));
             let statuses: Vec<_> = future::join_all(asked)
                 .await
                 .into_iter()
@@ -206,11 +206,11 @@ impl LocalCluster {
 
     /// The place of the leader, as the running nodes know it by now; waits for one to be elected.
     pub async fn leader(&self, timeout: Duration) -> anyhow::Result<usize> {
-        let client = self.client(timeout)?;
+        let admin = self.client(timeout)?.admin();
         let deadline = Instant::now() + timeout;
         loop {
             let running = (0..self.nodes.len()).filter(|&place| self.is_running(place));
-            let asked = running.map(|place| client.status(Some(self.addr(place))));
+            let asked = running.map(|place| admin.status(Some(self.addr(place))));
             let statuses = future::join_all(asked).await.into_iter().flatten();
             // The highest term is the latest news.
             let newest = statuses

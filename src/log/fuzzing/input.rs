@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::log::record::{self, BatchBuilder, Producer};
-use crate::log::{Entry, Index, Kind, Term};
+use crate::batch::{self, Compression};
+use crate::log::record::{self, BatchBuilder, Conditions, Producer};
+use crate::log::{Entry, Index, Kind, Offset, Term};
 
 /// Bytes that are taken from the front, and zeros once they are spent.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ pub fn entry_of(input: &mut Input<'_>, term: u64, index: Index) -> Entry {
         (Kind::Control, Bytes::copy_from_slice(payload))
     } else {
         let batches: Vec<_> = (0..1 + (what >> 6)).map(|_| batch_of(input)).collect();
-        (Kind::Records, record::join(batches.iter()))
+        (Kind::Records, record::join(batches.iter(), None))
     };
     Entry {
         term: Term(term),
@@ -87,10 +88,33 @@ pub fn batch_of(input: &mut Input<'_>) -> Bytes {
         session: u128::from(what >> 1 & 3),
         sequence: u64::from(input.u8() & 31),
     });
+    if what >> 5 == 7 {
+        return packed_of(producer, what);
+    }
     let mut batch = BatchBuilder::new(producer);
     for number in 0..=u64::from(what >> 3 & 3) {
         let length = usize::from(what >> 5) * 24 + number as usize;
         batch.push(&vec![what; length], number % 2, u32::from(what >> 7));
     }
     batch.finish()
+}
+
+/// Packed records, under conditions that hold now and then.
+fn packed_of(producer: Option<Producer>, what: u8) -> Bytes {
+    let mut builder = batch::Builder::default();
+    for _ in 0..=what >> 3 & 3 {
+        builder.push(&batch::Record {
+            value: Bytes::copy_from_slice(&[what; 9]),
+            ..batch::Record::default()
+        });
+    }
+    let (records, count) = builder.take();
+    let all = [Compression::None, Compression::Lz4, Compression::Zstd];
+    let compression = all[usize::from(what >> 1) % 3];
+    let records = batch::compress(&records, compression).expect("it is small");
+    let conditions = Conditions {
+        expected_next_offset: (what & 6 == 6).then_some(Offset(0)),
+        fence: None,
+    };
+    record::packed(producer, &conditions, compression, count, &records)
 }

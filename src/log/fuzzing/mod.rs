@@ -117,8 +117,8 @@ pub fn runs_of(entry: &Entry) -> Result<Vec<Run>, Error> {
     if entry.kind == Kind::Control {
         return Ok(Vec::new());
     }
-    let run = |batch: record::Batch| Run {
-        skip: u32::try_from(batch.records_at).unwrap_or(u32::MAX),
+    let run = |batch: record::Batch<'_>| Run {
+        skip: batch.row_skip().unwrap_or(u32::MAX),
         count: batch.count,
     };
     Ok(record::batches(&entry.payload)?

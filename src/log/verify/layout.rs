@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::super::disk::Disk;
-use super::super::recovery;
+use super::super::files;
 use super::super::segment::Paths;
 use super::super::{Checkpoint, Error, Floor, Index, cut};
 use super::finding::{Finding, What};
@@ -47,7 +47,7 @@ pub fn look(disk: &dyn Disk, dir: &Path, bounds: Option<&Bounds>) -> Result<Layo
     let floor = bounds.map_or(Index(0), |bounds| bounds.floor.index);
     let adopting = bounds.and_then(|bounds| bounds.adopting.as_ref());
     let names = disk.list(dir).map_err(Error::io("list", dir))?;
-    let here = recovery::bases(disk, dir)?;
+    let here = files::bases(disk, dir)?;
     let mut findings = Vec::new();
     let mut orphans = Vec::new();
     let mut note = |path, what| {
@@ -60,7 +60,7 @@ pub fn look(disk: &dyn Disk, dir: &Path, bounds: Option<&Bounds>) -> Result<Layo
     };
     for (name, (base, suffix)) in names
         .iter()
-        .filter_map(|name| Some((name, recovery::base_of(name)?)))
+        .filter_map(|name| Some((name, files::base_of(name)?)))
     {
         let path = dir.join(name);
         if adopting.is_some_and(|(_, bases)| !bases.contains(&base)) {

@@ -7,7 +7,6 @@ use super::super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::super::frame::{Header, Kind};
 use super::super::index::BASE_OFFSET_AT;
 use super::super::row::{self, ROW_BYTES, Row};
-use super::super::rows::left_from;
 use super::super::{Error, Index, Offset, record};
 use super::finding::What;
 
@@ -131,7 +130,7 @@ impl<'a> Cursor<'a> {
             while left.is_none()
                 && let Some(batch) = batches.next()
             {
-                left = left_from(payload, &batch, row.skip)?;
+                left = batch.left_from(payload, row.skip)?;
             }
             if left.is_none() {
                 self.disagrees("no record begins where it says");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::fixture_tests::{config, look, make};
 use super::super::memory_disk::MemoryDisk;
 use super::super::segment::Paths;
-use super::super::{Log, recovery};
+use super::super::{Log, files};
 use super::*;
 
 const DIR: &str = "/log";
@@ -16,7 +16,7 @@ fn paths(base: u64) -> Paths {
 }
 
 fn bases(disk: &MemoryDisk) -> Vec<u64> {
-    let bases = recovery::bases(disk, Path::new(DIR)).unwrap();
+    let bases = files::bases(disk, Path::new(DIR)).unwrap();
     bases.into_iter().map(|base| base.0).collect()
 }
 

@@ -1,0 +1,521 @@
+//! A batch's records as they travel and as they are kept: the bytes of the protobuf message
+//! `ferrolog.v1.Records`, read and written in place, and their compression.
+//!
+//! The message is a run of records, each behind its tag and length, so a part of a batch is a slice
+//! of its bytes. Whatever stands there, reading it is an error at worst.
+
+mod compression;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+pub use compression::{Compression, compress, decompress};
+
+/// Field 1 of `Records`, length-delimited.
+const RECORD_TAG: u8 = 1 << 3 | LENGTH_DELIMITED;
+const VALUE: u64 = 1;
+const KEY: u64 = 2;
+const HEADER: u64 = 3;
+const CLIENT_TIMESTAMP: u64 = 4;
+const HEADER_NAME: u64 = 1;
+const HEADER_VALUE: u64 = 2;
+const VARINT: u8 = 0;
+const LENGTH_DELIMITED: u8 = 2;
+
+/// One record of a batch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The payload.
+    pub value: Bytes,
+    /// Absent is not the same as empty.
+    pub key: Option<Bytes>,
+    /// In the order in which they were given.
+    pub headers: Vec<Header>,
+    /// The client's own time, in milliseconds since 1970; 0 if it gave none.
+    pub client_timestamp_ms: u64,
+}
+
+impl From<Bytes> for Record {
+    fn from(value: Bytes) -> Self {
+        Self {
+            value,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Vec<u8>> for Record {
+    fn from(value: Vec<u8>) -> Self {
+        Bytes::from(value).into()
+    }
+}
+
+impl From<String> for Record {
+    fn from(value: String) -> Self {
+        Bytes::from(value).into()
+    }
+}
+
+impl From<&'static str> for Record {
+    fn from(value: &'static str) -> Self {
+        Bytes::from(value).into()
+    }
+}
+
+/// A name and a value that travel with a record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Header {
+    pub name: String,
+    pub value: Bytes,
+}
+
+/// What a batch may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Records.
+    pub records: u32,
+    /// Of a value with its key and headers, in bytes.
+    pub record_bytes: usize,
+    /// Of a key, in bytes.
+    pub key_bytes: usize,
+    /// Headers of a record.
+    pub headers: usize,
+    /// Of a header's name and value, in bytes.
+    pub header_bytes: usize,
+}
+
+/// Why bytes are not a batch that is taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// Not the message.
+    #[error("the batch's records are not a ferrolog.v1.Records message: {0}")]
+    Malformed(&'static str),
+    /// Another count than was said.
+    #[error("the batch says that it holds {declared} records, and holds {found}")]
+    Count {
+        /// What the batch says.
+        declared: u32,
+        /// What it holds.
+        found: u32,
+    },
+    /// Over a limit.
+    #[error("{what} of {size} is over the limit of {limit}")]
+    OverLimit {
+        /// Of what.
+        what: &'static str,
+        /// What it was.
+        size: usize,
+        /// What it may be.
+        limit: usize,
+    },
+    /// A number that names no compression here.
+    #[error("compression {0} is none that this version knows")]
+    UnknownCompression(i32),
+    /// The compressed bytes are no frame of the format, or one that asks for too much.
+    #[error("the batch does not decompress: {0}")]
+    Compressed(String),
+}
+
+/// Builds the bytes of a batch.
+#[derive(Debug, Default)]
+pub struct Builder {
+    bytes: BytesMut,
+    count: u32,
+}
+
+impl Builder {
+    /// One that takes so many bytes before it grows.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            bytes: BytesMut::with_capacity(bytes),
+            count: 0,
+        }
+    }
+
+    /// Adds a record.
+    pub fn push(&mut self, record: &Record) {
+        self.bytes.put_u8(RECORD_TAG);
+        put_varint(&mut self.bytes, record_bytes(record) as u64);
+        if !record.value.is_empty() {
+            put_bytes(&mut self.bytes, VALUE, &record.value);
+        }
+        if let Some(key) = &record.key {
+            put_bytes(&mut self.bytes, KEY, key);
+        }
+        for header in &record.headers {
+            put_key(&mut self.bytes, HEADER, LENGTH_DELIMITED);
+            put_varint(&mut self.bytes, header_bytes(header) as u64);
+            put_bytes(&mut self.bytes, HEADER_NAME, header.name.as_bytes());
+            put_bytes(&mut self.bytes, HEADER_VALUE, &header.value);
+        }
+        if record.client_timestamp_ms > 0 {
+            put_key(&mut self.bytes, CLIENT_TIMESTAMP, VARINT);
+            put_varint(&mut self.bytes, record.client_timestamp_ms);
+        }
+        self.count += 1;
+    }
+
+    /// How many records were added.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The bytes so far.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The batch, and an empty builder in its place.
+    pub fn take(&mut self) -> (Bytes, u32) {
+        (self.bytes.split().freeze(), std::mem::take(&mut self.count))
+    }
+}
+
+/// The bytes that a record takes in a batch, its tag and length included.
+pub fn bytes_in_batch(record: &Record) -> usize {
+    let bytes = record_bytes(record);
+    1 + varint_bytes(bytes as u64) + bytes
+}
+
+fn record_bytes(record: &Record) -> usize {
+    let part = |bytes: usize| 1 + varint_bytes(bytes as u64) + bytes;
+    let headers = record.headers.iter();
+    let value = record.value.len();
+    let timestamp = record.client_timestamp_ms;
+    (if value > 0 { part(value) } else { 0 })
+        + record.key.as_ref().map_or(0, |key| part(key.len()))
+        + headers
+            .map(|header| part(header_bytes(header)))
+            .sum::<usize>()
+        + (if timestamp > 0 {
+            1 + varint_bytes(timestamp)
+        } else {
+            0
+        })
+}
+
+fn header_bytes(header: &Header) -> usize {
+    let part = |bytes: usize| 1 + varint_bytes(bytes as u64) + bytes;
+    part(header.name.len()) + part(header.value.len())
+}
+
+/// Checks every record of a batch against the limits, and counts them.
+pub fn check(bytes: &[u8], limits: &Limits) -> Result<u32, BatchError> {
+    let mut count = 0u32;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let record = next_record(&mut rest)?;
+        count += 1;
+        over(
+            "a batch's number of records",
+            count as usize,
+            limits.records as usize,
+        )?;
+        over("a record", record.len(), limits.record_bytes)?;
+        check_record(record, limits)?;
+    }
+    Ok(count)
+}
+
+fn check_record(mut rest: &[u8], limits: &Limits) -> Result<(), BatchError> {
+    let mut headers = 0;
+    while !rest.is_empty() {
+        match next_field(&mut rest)? {
+            (KEY, Field::Bytes(key)) => over("a key", key.len(), limits.key_bytes)?,
+            (HEADER, Field::Bytes(header)) => {
+                headers += 1;
+                over("a record's number of headers", headers, limits.headers)?;
+                over("a header", header.len(), limits.header_bytes)?;
+                header_parts(header)?;
+            }
+            (VALUE, Field::Bytes(_)) | (CLIENT_TIMESTAMP, Field::Number(_)) => {}
+            _ => return Err(UNKNOWN_FIELD),
+        }
+    }
+    Ok(())
+}
+
+fn over(what: &'static str, size: usize, limit: usize) -> Result<(), BatchError> {
+    if size <= limit {
+        return Ok(());
+    }
+    Err(BatchError::OverLimit { what, size, limit })
+}
+
+/// The records of a batch, sharing its memory.
+pub fn records(bytes: &Bytes) -> impl Iterator<Item = Result<Record, BatchError>> + use<> {
+    let bytes = bytes.clone();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let mut rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
+        let read = next_record(&mut rest).and_then(|record| decode(&bytes, record));
+        // Nothing behind bytes that do not parse can be trusted.
+        at = if read.is_ok() {
+            bytes.len() - rest.len()
+        } else {
+            bytes.len()
+        };
+        Some(read)
+    })
+}
+
+fn decode(batch: &Bytes, mut rest: &[u8]) -> Result<Record, BatchError> {
+    let mut record = Record::default();
+    while !rest.is_empty() {
+        match next_field(&mut rest)? {
+            (VALUE, Field::Bytes(value)) => record.value = batch.slice_ref(value),
+            (KEY, Field::Bytes(key)) => record.key = Some(batch.slice_ref(key)),
+            (HEADER, Field::Bytes(header)) => {
+                let (name, value) = header_parts(header)?;
+                record.headers.push(Header {
+                    name: name.to_owned(),
+                    value: batch.slice_ref(value),
+                });
+            }
+            (CLIENT_TIMESTAMP, Field::Number(number)) => record.client_timestamp_ms = number,
+            _ => return Err(UNKNOWN_FIELD),
+        }
+    }
+    Ok(record)
+}
+
+fn header_parts(mut rest: &[u8]) -> Result<(&str, &[u8]), BatchError> {
+    let (mut name, mut value): (&[u8], &[u8]) = (&[], &[]);
+    while !rest.is_empty() {
+        match next_field(&mut rest)? {
+            (HEADER_NAME, Field::Bytes(bytes)) => name = bytes,
+            (HEADER_VALUE, Field::Bytes(bytes)) => value = bytes,
+            _ => return Err(UNKNOWN_FIELD),
+        }
+    }
+    let name = std::str::from_utf8(name);
+    let name = name.map_err(|_| BatchError::Malformed("a header's name is not UTF-8"))?;
+    Ok((name, value))
+}
+
+/// The records from number `first` on, `count` of them at most, as a batch of their own.
+pub fn slice(bytes: &Bytes, first: u32, count: u32) -> Result<(Bytes, u32), BatchError> {
+    let mut rest = &bytes[..];
+    for _ in 0..first {
+        if rest.is_empty() {
+            break;
+        }
+        next_record(&mut rest)?;
+    }
+    let begin = bytes.len() - rest.len();
+    let mut taken = 0;
+    while taken < count && !rest.is_empty() {
+        next_record(&mut rest)?;
+        taken += 1;
+    }
+    Ok((bytes.slice(begin..bytes.len() - rest.len()), taken))
+}
+
+const UNKNOWN_FIELD: BatchError = BatchError::Malformed("it has a field that is not known here");
+const SHORT: BatchError = BatchError::Malformed("it ends too early");
+
+/// A field's content, in the wire types that the message uses.
+enum Field<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+fn next_record<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], BatchError> {
+    match rest.split_first() {
+        Some((&RECORD_TAG, behind)) => {
+            *rest = behind;
+            take_bytes(rest)
+        }
+        _ => Err(UNKNOWN_FIELD),
+    }
+}
+
+fn next_field<'a>(rest: &mut &'a [u8]) -> Result<(u64, Field<'a>), BatchError> {
+    let key = take_varint(rest)?;
+    let field = match (key & 7) as u8 {
+        VARINT => Field::Number(take_varint(rest)?),
+        LENGTH_DELIMITED => Field::Bytes(take_bytes(rest)?),
+        _ => return Err(UNKNOWN_FIELD),
+    };
+    Ok((key >> 3, field))
+}
+
+fn take_bytes<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], BatchError> {
+    let length = usize::try_from(take_varint(rest)?).map_err(|_| SHORT)?;
+    let (bytes, behind) = rest.split_at_checked(length).ok_or(SHORT)?;
+    *rest = behind;
+    Ok(bytes)
+}
+
+/// A base-128 varint of protobuf: at most ten bytes.
+fn take_varint(rest: &mut &[u8]) -> Result<u64, BatchError> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, behind) = rest.split_first().ok_or(SHORT)?;
+        *rest = behind;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(BatchError::Malformed("a number is over 64 bits"))
+}
+
+fn put_varint(out: &mut BytesMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+fn put_key(out: &mut BytesMut, field: u64, wire_type: u8) {
+    put_varint(out, field << 3 | u64::from(wire_type));
+}
+
+fn put_bytes(out: &mut BytesMut, field: u64, bytes: &[u8]) {
+    put_key(out, field, LENGTH_DELIMITED);
+    put_varint(out, bytes.len() as u64);
+    out.put_slice(bytes);
+}
+
+fn varint_bytes(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::proto::v1;
+
+    const LIMITS: Limits = Limits {
+        records: 100,
+        record_bytes: 1000,
+        key_bytes: 100,
+        headers: 3,
+        header_bytes: 50,
+    };
+
+    fn some() -> Vec<Record> {
+        let header = |name: &str, value: &'static str| Header {
+            name: name.to_owned(),
+            value: value.into(),
+        };
+        vec![
+            Record {
+                value: "a".into(),
+                ..Record::default()
+            },
+            Record::default(),
+            Record {
+                value: vec![7; 300].into(),
+                key: Some("".into()),
+                headers: vec![header("n", "v"), header("", ""), header("n", "w")],
+                client_timestamp_ms: u64::MAX,
+            },
+        ]
+    }
+
+    fn built(records: &[Record]) -> Bytes {
+        let mut builder = Builder::default();
+        let mut bytes = 0;
+        for record in records {
+            builder.push(record);
+            bytes += bytes_in_batch(record);
+            assert_eq!(builder.bytes(), bytes);
+        }
+        let (bytes, count) = builder.take();
+        assert_eq!(
+            (count as usize, builder.count(), builder.bytes()),
+            (records.len(), 0, 0)
+        );
+        bytes
+    }
+
+    #[test]
+    fn the_bytes_are_the_message() {
+        let bytes = built(&some());
+        let message = v1::Records::decode(bytes.clone()).unwrap();
+        assert_eq!(message.records.len(), 3);
+        assert_eq!(message.records[0].value, "a");
+        assert_eq!(message.records[0].key, None);
+        assert_eq!(message.records[2].key.as_deref(), Some(&b""[..]));
+        assert_eq!(message.records[2].headers[2].value, "w");
+        assert_eq!(message.records[2].client_timestamp_ms, u64::MAX);
+        let again: Bytes = message.encode_to_vec().into();
+        let back: Result<Vec<_>, _> = records(&again).collect();
+        assert_eq!(back.unwrap(), some());
+        assert_eq!(check(&again, &LIMITS), Ok(3));
+        assert_eq!(check(&bytes, &LIMITS), Ok(3));
+    }
+
+    #[test]
+    fn no_cut_and_no_flip_is_more_than_an_error() {
+        let bytes = built(&some());
+        for end in 0..bytes.len() {
+            let _ = check(&bytes[..end], &LIMITS);
+            let _ = records(&bytes.slice(..end)).count();
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let bad = Bytes::from(bad);
+            if let Ok(count) = check(&bad, &LIMITS) {
+                assert!(records(&bad).all(|record| record.is_ok()));
+                assert_eq!(records(&bad).count(), count as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_is_a_slice() {
+        let bytes = built(&some());
+        for first in 0..4 {
+            for count in 0..4 {
+                let (part, taken) = slice(&bytes, first, count).unwrap();
+                let first = first as usize;
+                let wanted: Vec<_> = some()
+                    .into_iter()
+                    .skip(first)
+                    .take(count as usize)
+                    .collect();
+                let back: Result<Vec<_>, _> = records(&part).collect();
+                assert_eq!(
+                    (back.unwrap(), taken as usize),
+                    (wanted.clone(), wanted.len())
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_limit_is_held() {
+        let over = |record: Record| {
+            let error = check(&built(&[record]), &LIMITS).unwrap_err();
+            assert!(matches!(error, BatchError::OverLimit { .. }), "{error}");
+        };
+        let header = Header {
+            name: "n".into(),
+            value: vec![0; 60].into(),
+        };
+        over(Record {
+            value: vec![0; 1001].into(),
+            ..Record::default()
+        });
+        over(Record {
+            key: Some(vec![0; 101].into()),
+            ..Record::default()
+        });
+        over(Record {
+            headers: vec![header],
+            ..Record::default()
+        });
+        over(Record {
+            headers: vec![Header::default(); 4],
+            ..Record::default()
+        });
+        let many = built(&vec![Record::default(); 101]);
+        assert!(check(&many, &LIMITS).is_err());
+    }
+}

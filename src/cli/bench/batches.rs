@@ -1,0 +1,293 @@
+//! Load through the native API: whole batches on produce streams, and a consume stream that is given credit.
+//!
+//! The bytes of a batch are built once and shared, so that the load costs little of the machine that it shares
+//! with the nodes. Raw messages, no retries: a failure ends the measurement.
+//!
+//! Goals: `batch100x100` 600,000 records a second, `batch100x1024` 120 MB a
+//! second, `consume-batch` 800,000 records a second.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use futures::future::try_join_all;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::figures::Run;
+use super::load::{Flow, SILENCE_MAX, Target, WARM_UP, rate};
+use crate::batch::{self, Builder, Record};
+use crate::proto::v1::consistency::Level;
+use crate::proto::v1::log_service_client::LogServiceClient;
+use crate::proto::v1::start::At;
+use crate::proto::v1::{
+    Batch, Consistency, ConsumeStreamRequest, ConsumeStreamResponse, ConsumeStreamStart,
+    ProduceRequest, ProduceStreamRequest, ProduceStreamResponse, Start, StoredBatch,
+};
+
+const BATCH_RECORDS: u32 = 100;
+/// Of the records that are read back.
+pub(super) const READ_RECORD_BYTES: usize = 100;
+const STREAMS: usize = 2;
+/// Batches in flight on each stream, if its credit allows.
+const IN_FLIGHT: u64 = 32;
+/// What a consume stream may send ahead, and when it is told more.
+const CREDIT_BYTES: u64 = 64 << 20;
+const CREDIT_STEP_BYTES: u64 = 8 << 20;
+/// One answer holds whole batches, so it may be larger than tonic takes by itself.
+const ANSWER_BYTES_MAX: usize = 65 << 20;
+
+/// What a produce row does.
+pub(super) fn produced(record_bytes: usize) -> String {
+    format!("native produce, {STREAMS} streams, batches of {BATCH_RECORDS} x {record_bytes} bytes")
+}
+
+/// What a consume row does.
+pub(super) fn consumed(whom: &str) -> String {
+    format!("native consume stream, batches of {BATCH_RECORDS} x {READ_RECORD_BYTES} bytes, {whom}")
+}
+
+/// A batch of equal records.
+fn batch(record_bytes: usize) -> Batch {
+    let record = Record {
+        value: vec![b'x'; record_bytes].into(),
+        ..Record::default()
+    };
+    let mut builder = Builder::default();
+    for _ in 0..BATCH_RECORDS {
+        builder.push(&record);
+    }
+    let (records, count) = builder.take();
+    Batch {
+        records,
+        count,
+        ..Batch::default()
+    }
+}
+
+/// Which batches of a stream count.
+#[derive(Clone, Copy)]
+struct Span {
+    from: Instant,
+    until: Instant,
+}
+
+impl Target {
+    /// Appends batches on several streams for a time.
+    pub(super) async fn batches_for(
+        &self,
+        record_bytes: usize,
+        length: Duration,
+    ) -> anyhow::Result<Run> {
+        let from = Instant::now() + WARM_UP;
+        let until = from + length;
+        let span = Span { from, until };
+        let streams = (0..STREAMS).map(|_| self.produce(record_bytes, u64::MAX, span));
+        let batches: u64 = try_join_all(streams).await?.into_iter().sum();
+        ensure!(
+            batches > 0,
+            "no batch was acknowledged; see the nodes' logs"
+        );
+        let per_second = rate(batches * u64::from(BATCH_RECORDS), length);
+        #[expect(clippy::cast_precision_loss, reason = "a record is no exabyte")]
+        let bytes_per_second = Some(per_second * record_bytes as f64);
+        Ok(Run {
+            per_second,
+            bytes_per_second,
+            ..Run::default()
+        })
+    }
+
+    /// Appends so many records for reads, in whole batches.
+    pub(super) async fn batches_count(&self, records: u64) -> anyhow::Result<()> {
+        let from = Instant::now();
+        // The count ends it; what takes longer is stuck, and the stream's silence tells.
+        let until = from + Duration::from_secs(3600);
+        let count = records.div_ceil(u64::from(BATCH_RECORDS));
+        let batches = self.produce(READ_RECORD_BYTES, count, Span { from, until });
+        ensure!(batches.await? == count, "an hour did not do");
+        Ok(())
+    }
+
+    /// One stream of up to `count` batches; answers with how many were acknowledged within the span.
+    async fn produce(&self, record_bytes: usize, count: u64, span: Span) -> anyhow::Result<u64> {
+        let batch = batch(record_bytes);
+        let batch_bytes = batch.records.len() as u64;
+        let flow = Arc::new(Flow::new(count));
+        let requests = flow.requests(ProduceStreamRequest {
+            produce: Some(ProduceRequest {
+                batch: Some(batch),
+                ..ProduceRequest::default()
+            }),
+        });
+        let mut client = LogServiceClient::new(self.channel());
+        let answers = client.produce_stream(requests).await;
+        let mut answers = answers.context("open a produce stream")?.into_inner();
+        let credit = answer(&mut answers).await?;
+        let credit = credit.context("the server ended the produce stream at once")?;
+        flow.open(window(&credit, batch_bytes)?);
+
+        let (mut acked, mut counted) = (0, 0);
+        while acked < count {
+            let ack = answer(&mut answers).await?.and_then(|answer| answer.ack);
+            let ack = ack.context("the server ended the produce stream early")?;
+            ensure!(
+                ack.count == BATCH_RECORDS,
+                "a batch was acknowledged in part"
+            );
+            acked += 1;
+            flow.acknowledge(acked);
+            let now = Instant::now();
+            counted += u64::from(span.from <= now && now < span.until);
+            if now >= span.until {
+                break;
+            }
+        }
+        flow.stop();
+        // What is in flight is still written: the next row must not pay for it.
+        while answer(&mut answers).await?.is_some() {}
+        Ok(counted)
+    }
+
+    /// Reads the `count` records from `from` on by one consume stream, and walks every batch.
+    pub(super) async fn consume_batches(&self, from: u64, count: u64) -> anyhow::Result<Run> {
+        let (credit, requests) = mpsc::channel(16);
+        let first = ConsumeStreamRequest {
+            start: Some(start(from, from + count)),
+            credit_bytes: CREDIT_BYTES,
+        };
+        credit.send(first).await.context("the channel is open")?;
+        let client = LogServiceClient::new(self.channel());
+        let mut client = client.max_decoding_message_size(ANSWER_BYTES_MAX);
+        let answers = client.consume_stream(ReceiverStream::new(requests)).await;
+        let mut answers = answers.context("open a consume stream")?.into_inner();
+        // The first answer says that the node has all that will be read.
+        read(&mut answers).await?;
+        let started = Instant::now();
+        let (mut next, mut owed, mut bytes) = (from, 0, 0);
+        while next < from + count {
+            for stored in read(&mut answers).await?.batches {
+                ensure!(
+                    stored.first_offset == next,
+                    "offset {} came where {next} was due",
+                    stored.first_offset
+                );
+                let (records, value_bytes, batch_bytes) = walk(&stored)?;
+                next += records;
+                bytes += value_bytes;
+                owed += batch_bytes;
+            }
+            if owed >= CREDIT_STEP_BYTES {
+                let more = ConsumeStreamRequest {
+                    start: None,
+                    credit_bytes: std::mem::take(&mut owed),
+                };
+                let sent = credit.send(more).await;
+                sent.context("the server closed the consume stream")?;
+            }
+        }
+        let elapsed = started.elapsed();
+        Ok(Run {
+            per_second: rate(next - from, elapsed),
+            bytes_per_second: Some(rate(bytes, elapsed)),
+            ..Run::default()
+        })
+    }
+}
+
+/// How many batches of this size a stream may have under way.
+fn window(answer: &ProduceStreamResponse, batch_bytes: u64) -> anyhow::Result<u64> {
+    let batches = u64::from(answer.credit_batches);
+    let window = IN_FLIGHT
+        .min(batches)
+        .min(answer.credit_bytes / batch_bytes);
+    ensure!(
+        window > 0,
+        "the server gives credit for {} bytes in {batches} batches, and a batch has {batch_bytes} bytes",
+        answer.credit_bytes
+    );
+    Ok(window)
+}
+
+async fn answer(
+    answers: &mut Streaming<ProduceStreamResponse>,
+) -> anyhow::Result<Option<ProduceStreamResponse>> {
+    let answer = timeout(SILENCE_MAX, answers.message()).await;
+    answer
+        .context("the produce stream is stuck")?
+        .context("the produce stream broke")
+}
+
+fn start(from: u64, needed: u64) -> ConsumeStreamStart {
+    ConsumeStreamStart {
+        start: Some(Start {
+            at: Some(At::Offset(from)),
+        }),
+        // A follower that is behind would be measured while it catches up.
+        consistency: Some(Consistency {
+            level: Some(Level::AtLeastOffset(needed)),
+        }),
+        ..ConsumeStreamStart::default()
+    }
+}
+
+async fn read(
+    answers: &mut Streaming<ConsumeStreamResponse>,
+) -> anyhow::Result<ConsumeStreamResponse> {
+    let answer = timeout(SILENCE_MAX, answers.message()).await;
+    let answer = answer.context("the consume stream is stuck")?;
+    let answer = answer.context("the consume stream broke")?;
+    answer.context("the server ended the consume stream")
+}
+
+/// The records of a batch, the bytes of their values, and the bytes of the batch.
+fn walk(stored: &StoredBatch) -> anyhow::Result<(u64, u64, u64)> {
+    let batch = stored.batch.as_ref();
+    let batch = batch.context("an answer has a batch without records")?;
+    if batch.compression != 0 {
+        bail!("a batch came compressed, which was not accepted");
+    }
+    let (mut count, mut bytes) = (0, 0);
+    for record in batch::records(&batch.records) {
+        let record = record.context("read a batch")?;
+        count += 1;
+        bytes += record.value.len() as u64;
+    }
+    ensure!(
+        count == u64::from(batch.count),
+        "a batch of {} records has {count}",
+        batch.count
+    );
+    Ok((count, bytes, batch.records.len() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_built_and_walked() {
+        let stored = StoredBatch {
+            batch: Some(batch(7)),
+            ..StoredBatch::default()
+        };
+        let (records, values, bytes) = walk(&stored).unwrap();
+        assert_eq!((records, values), (100, 700));
+        assert!(bytes > values && bytes < 2000, "{bytes}");
+    }
+
+    #[test]
+    fn the_window_keeps_the_credit() {
+        let credit = |credit_bytes, credit_batches| ProduceStreamResponse {
+            credit_bytes,
+            credit_batches,
+            ack: None,
+        };
+        assert_eq!(window(&credit(1 << 30, 1000), 100).unwrap(), IN_FLIGHT);
+        assert_eq!(window(&credit(1 << 30, 3), 100).unwrap(), 3);
+        assert_eq!(window(&credit(250, 1000), 100).unwrap(), 2);
+        assert!(window(&credit(99, 1000), 100).is_err());
+    }
+}

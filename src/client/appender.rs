@@ -1,0 +1,209 @@
+//! The appender: one batch at a time, each with its own verdict, also on the condition that the log ends here.
+//!
+//! It works under a session, so a try whose outcome is unknown is made again safely. A session that may have
+//! such a try left over is given up, lest another batch under its number be taken for the lost one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tonic::Status;
+
+use super::ack::Appended;
+use super::attempts::{Attempts, within};
+use super::error::{is_refusal, is_session_expired, offset_differs};
+use super::servers::Servers;
+use super::session::{self, Token};
+use super::{ClientError, Fence, SILENCE_MAX, build, native};
+use crate::batch::{Compression, Record, compress};
+use crate::proto::v1::{Batch, ProduceRequest, ProduceResponse, SessionSequence};
+
+/// Under what an appender appends.
+#[derive(Clone, Debug, Default)]
+pub struct AppenderOptions {
+    pub compression: Compression,
+    /// Appends only as long as this epoch of the name is the present one.
+    pub fence: Option<Fence>,
+}
+
+/// Appends batches one after another.
+pub struct Appender {
+    servers: Arc<Servers>,
+    options: AppenderOptions,
+    timeout: Duration,
+    session: Option<Session>,
+    /// Answered last: the leader, or a node that finds it.
+    server: Option<String>,
+}
+
+/// A session of which no batch has an unknown outcome.
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    id: u64,
+    /// How many records were appended under it.
+    sequence: u64,
+}
+
+impl Appender {
+    pub(super) fn new(
+        servers: Arc<Servers>,
+        options: AppenderOptions,
+        timeout: Duration,
+    ) -> Result<Self, ClientError> {
+        servers.rotation(None)?;
+        Ok(Self {
+            servers,
+            options,
+            timeout,
+            session: None,
+            server: None,
+        })
+    }
+
+    /// Appends the records as one batch: all of them, side by side, or none.
+    pub async fn append(&mut self, records: Vec<Record>) -> Result<Appended, ClientError> {
+        self.append_if(None, &records).await
+    }
+
+    /// The same, only if the log ends at this offset.
+    pub async fn append_at(
+        &mut self,
+        expected_next_offset: u64,
+        records: Vec<Record>,
+    ) -> Result<Appended, ClientError> {
+        self.append_if(Some(expected_next_offset), &records).await
+    }
+
+    /// Closes the session, if a server answers.
+    pub async fn close(self) {
+        if let (Some(session), Some(server)) = (self.session, &self.server) {
+            session::close(&self.servers, server, session.id).await;
+        }
+    }
+
+    async fn append_if(
+        &mut self,
+        expected: Option<u64>,
+        records: &[Record],
+    ) -> Result<Appended, ClientError> {
+        let request = ProduceRequest {
+            log: String::new(),
+            batch: Some(self.batch(records)?),
+            session: None,
+            expected_next_offset: expected,
+            fence: self.options.fence.clone().map(Into::into),
+        };
+        let attempts = Attempts::new(&self.servers, None, self.timeout)?;
+        // Taken out for as long as the outcome is open, also if the caller drops the call.
+        let mut tries = Tries {
+            servers: &self.servers,
+            attempts: attempts.beginning_at(self.server.take()),
+            request,
+            session: self.session.take(),
+            token: Token::random(),
+            uncertain: false,
+        };
+        let outcome = tries.run().await;
+        if !tries.uncertain {
+            self.session = tries.session;
+        }
+        self.server = Some(tries.attempts.server().to_owned());
+        outcome
+    }
+
+    fn batch(&self, records: &[Record]) -> Result<Batch, ClientError> {
+        let (plain, count) = build(records)?;
+        let wanted = self.options.compression;
+        let packed = compress(&plain, wanted).ok();
+        let packed = packed.filter(|packed: &Bytes| packed.len() < plain.len());
+        let (records, compression) = match packed {
+            Some(packed) => (packed, wanted),
+            None => (plain, Compression::None),
+        };
+        Ok(Batch {
+            records,
+            compression: compression as i32,
+            count,
+        })
+    }
+}
+
+/// The tries to append one batch.
+struct Tries<'a> {
+    servers: &'a Arc<Servers>,
+    attempts: Attempts,
+    request: ProduceRequest,
+    session: Option<Session>,
+    token: Token,
+    /// A try may have appended the batch, or may still do so.
+    uncertain: bool,
+}
+
+impl Tries<'_> {
+    async fn run(&mut self) -> Result<Appended, ClientError> {
+        loop {
+            let status = match self.once().await {
+                Ok(answer) => {
+                    self.uncertain = false;
+                    return Ok(Appended {
+                        first_offset: answer.first_offset,
+                        count: answer.count,
+                        append_timestamp_ms: answer.append_timestamp_ms,
+                        duplicate: answer.duplicate,
+                    });
+                }
+                Err(status) => status,
+            };
+            let expected = self.request.expected_next_offset;
+            if let (Some(expected), Some(next)) = (expected, offset_differs(&status)) {
+                return Err(ClientError::OffsetDiffers { expected, next });
+            }
+            let failed = if is_session_expired(&status) && self.session.is_some() {
+                self.session = None;
+                self.token = Token::random();
+                if self.uncertain {
+                    return Err(ClientError::SessionExpired);
+                }
+                let again = Status::unavailable(status.message());
+                self.attempts.failed(&again).await
+            } else {
+                self.attempts.failed(&status).await
+            };
+            failed.map_err(|error| match error {
+                error if error.is_timeout() && self.uncertain => ClientError::OutcomeUnknown,
+                error => error,
+            })?;
+        }
+    }
+
+    async fn once(&mut self) -> Result<ProduceResponse, Status> {
+        let server = self.attempts.server().to_owned();
+        let mut session = match self.session {
+            Some(session) => session,
+            None => Session {
+                id: session::open(self.servers, &server, self.token).await?,
+                sequence: 0,
+            },
+        };
+        self.session = Some(session);
+        self.request.session = Some(SessionSequence {
+            session: session.id,
+            sequence: session.sequence,
+        });
+        let mut client = native(self.servers.channel(&server));
+        let was_uncertain = std::mem::replace(&mut self.uncertain, true);
+        let answer = within(SILENCE_MAX, client.produce(self.request.clone())).await;
+        if let Err(status) = &answer {
+            let is_verdict = is_refusal(status) || !super::error::is_retryable(status);
+            self.uncertain = was_uncertain || !is_verdict;
+        }
+        let answer = answer?.into_inner();
+        session.sequence += u64::from(answer.count);
+        self.session = Some(session);
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+#[path = "appender_tests.rs"]
+mod tests;

@@ -1,0 +1,100 @@
+//! The appender against servers whose answers are lost: each batch once, and a condition that holds.
+
+use tonic::Code;
+
+use super::super::fake_server::{FakeCluster, Plan, refusal};
+use super::*;
+
+fn records(values: &[&'static str]) -> Vec<Record> {
+    values.iter().map(|&value| value.into()).collect()
+}
+
+/// Appends, and loses the answer.
+fn lost() -> Plan {
+    Plan::Break {
+        stored: 1,
+        answered: 0,
+        status: Status::unavailable("lost on purpose"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_condition_holds_also_when_an_answer_is_lost() {
+    let full = refusal(Code::ResourceExhausted, "IN_FLIGHT_LIMIT", &[]);
+    let plans = [lost(), Plan::Work, Plan::Silence, Plan::Refuse(full)];
+    let cluster = FakeCluster::start(&["a:1", "b:1"], plans).await;
+    let client = cluster.client(&["a:1", "b:1"], 60);
+    let options = AppenderOptions {
+        compression: Compression::Zstd,
+        fence: None,
+    };
+    let mut appender = client.appender(options).unwrap();
+    let first = appender.append_at(0, records(&["a", "b"])).await.unwrap();
+    assert_eq!((first.first_offset, first.count), (0, 2));
+    assert!(first.duplicate, "the first try had appended it");
+    let second = appender.append_at(2, records(&["c"])).await.unwrap();
+    assert_eq!((second.first_offset, second.duplicate), (2, true));
+
+    let differs = appender.append_at(2, records(&["d"])).await;
+    let wanted = matches!(
+        differs,
+        Err(ClientError::OffsetDiffers {
+            expected: 2,
+            next: 3
+        })
+    );
+    assert!(wanted, "{differs:?}");
+    let third = appender.append(records(&["e"])).await.unwrap();
+    assert_eq!((third.first_offset, third.duplicate), (3, false));
+    appender.close().await;
+    let state = cluster.state.lock().unwrap();
+    assert_eq!(state.values(), ["a", "b", "c", "e"]);
+    assert_eq!(state.sessions.len(), 1);
+    assert_eq!(state.closed_sessions, [100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_with_an_open_outcome_is_given_up() {
+    let plans = std::iter::repeat_with(lost).take(2);
+    let plans = plans.chain([Plan::Refuse(Status::invalid_argument("no"))]);
+    let cluster = FakeCluster::start(&["a:1"], plans).await;
+    let client = cluster.client(&["a:1"], 60);
+    let mut appender = client.appender(AppenderOptions::default()).unwrap();
+    let refused = appender.append(records(&["a"])).await;
+    assert!(matches!(refused, Err(ClientError::InvalidArgument { .. })));
+    // Under the old session its number would be taken for the first one's.
+    let next = appender.append(records(&["b"])).await.unwrap();
+    assert_eq!((next.first_offset, next.duplicate), (1, false));
+    assert_eq!(cluster.state.lock().unwrap().sessions.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_session_is_replaced_unless_an_outcome_is_open() {
+    let expired = || refusal(Code::FailedPrecondition, "SESSION_EXPIRED", &[]);
+    let plans = [
+        Plan::Refuse(expired()),
+        Plan::Work,
+        lost(),
+        Plan::Refuse(expired()),
+    ];
+    let cluster = FakeCluster::start(&["a:1"], plans).await;
+    let client = cluster.client(&["a:1"], 60);
+    let mut appender = client.appender(AppenderOptions::default()).unwrap();
+    appender.append(records(&["a"])).await.unwrap();
+    let told = appender.append(records(&["b"])).await;
+    assert!(matches!(told, Err(ClientError::SessionExpired)), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn giving_up_in_doubt_says_so() {
+    let plans = std::iter::repeat_with(lost).take(100);
+    let cluster = FakeCluster::start(&["a:1"], plans).await;
+    let client = cluster.client(&["a:1"], 2);
+    let mut appender = client.appender(AppenderOptions::default()).unwrap();
+    let told = appender.append(records(&["a"])).await;
+    assert!(matches!(told, Err(ClientError::OutcomeUnknown)), "{told:?}");
+    assert!(matches!(
+        appender.append(Vec::new()).await,
+        Err(ClientError::EmptyBatch)
+    ));
+}

@@ -1,0 +1,205 @@
+//! What a window holds: the batches without an answer, the one that gathers, and how far the stream is.
+//!
+//! Plain data and its arithmetic, under the window's lock. Waiting and waking are left to the window.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::ClientError;
+use super::ack::Promise;
+use crate::batch::{Builder, Compression};
+
+pub(super) const BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(super) const BATCHES_MAX: usize = 64;
+pub(super) const RECORDS_MAX: usize = 65_536;
+/// More than a batch is expected to take, so that its builder is not grown step by step.
+const BUILDER_BYTES: usize = 64 * 1024;
+
+/// What a producer has achieved so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProducerStats {
+    /// Records that were acknowledged.
+    pub acknowledged: u64,
+    /// Batches that were acknowledged.
+    pub batches: u64,
+    /// Batches of these that an earlier try had appended.
+    pub duplicates: u64,
+    /// The longest time that records waited without any acknowledgement coming in.
+    pub longest_gap: Duration,
+    /// Streams opened; more than one means that a server was lost.
+    pub streams: u64,
+}
+
+/// A closed batch.
+pub(super) struct Batch {
+    /// How many records of the producer come before it.
+    pub(super) first: u64,
+    pub(super) count: u32,
+    /// As it travels, once it is packed.
+    pub(super) records: Bytes,
+    pub(super) compression: Compression,
+    pub(super) is_packed: bool,
+    /// Its bytes before compression.
+    pub(super) plain_bytes: usize,
+    pub(super) promise: Promise,
+}
+
+/// Records whose batch is not closed; their bytes are in the builder.
+pub(super) struct Gathering {
+    pub(super) promise: Promise,
+    pub(super) since: Instant,
+}
+
+/// What may be under way on the present stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Credit {
+    pub(super) bytes: usize,
+    pub(super) batches: usize,
+}
+
+pub(super) struct State {
+    pub(super) builder: Builder,
+    pub(super) gathering: Option<Gathering>,
+    pub(super) unacknowledged: VecDeque<Batch>,
+    /// Of all that is unacknowledged, before compression, what gathers included.
+    pub(super) bytes: usize,
+    pub(super) records: usize,
+    /// How many of the unacknowledged batches are on the present stream, and their bytes.
+    pub(super) sent: usize,
+    pub(super) sent_bytes: usize,
+    /// Unknown until the stream's first answer.
+    pub(super) credit: Option<Credit>,
+    /// Records in all batches that were closed so far.
+    pub(super) closed_records: u64,
+    pub(super) session: Option<u64>,
+    /// How many records of the producer come before the session's first one.
+    pub(super) session_first: u64,
+    /// Batches before this record were on a lost stream: they may be in the log.
+    pub(super) uncertain_until: u64,
+    /// Counts streams; an older one gets no more batches.
+    pub(super) stream: u64,
+    pub(super) wake_stream: Option<Waker>,
+    pub(super) closed: bool,
+    pub(super) failure: Option<ClientError>,
+    pub(super) progress: Instant,
+    pub(super) stats: ProducerStats,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self {
+            builder: Builder::with_capacity(BUILDER_BYTES),
+            gathering: None,
+            unacknowledged: VecDeque::new(),
+            bytes: 0,
+            records: 0,
+            sent: 0,
+            sent_bytes: 0,
+            credit: None,
+            closed_records: 0,
+            session: None,
+            session_first: 0,
+            uncertain_until: 0,
+            stream: 0,
+            wake_stream: None,
+            closed: false,
+            failure: None,
+            progress: Instant::now(),
+            stats: ProducerStats::default(),
+        }
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), ClientError> {
+        match &self.failure {
+            Some(failure) => Err(failure.clone()),
+            None if self.closed => Err(ClientError::Closed),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.unacknowledged.is_empty() && self.gathering.is_none()
+    }
+
+    /// Whether so much more fits. What is larger than the window travels alone.
+    pub(super) fn has_room(&self, bytes: usize, records: usize, batches: usize) -> bool {
+        let open = self.unacknowledged.len() + usize::from(self.gathering.is_some());
+        let fits = self.bytes + bytes <= BYTES_MAX
+            && self.records + records <= RECORDS_MAX
+            && open + batches <= BATCHES_MAX;
+        fits || self.is_empty()
+    }
+
+    /// Waiting senders wake below three quarters, so that they fill the window in strides.
+    pub(super) fn is_low(&self) -> bool {
+        self.bytes <= BYTES_MAX / 4 * 3
+            && self.records <= RECORDS_MAX / 4 * 3
+            && self.unacknowledged.len() <= BATCHES_MAX / 4 * 3
+    }
+
+    /// How many records of the producer come before the first unacknowledged one.
+    pub(super) fn first(&self) -> u64 {
+        let first = self.unacknowledged.front();
+        first.map_or(self.closed_records, |batch| batch.first)
+    }
+
+    pub(super) fn gathering(&mut self) -> &Gathering {
+        let Self {
+            gathering,
+            unacknowledged,
+            progress,
+            ..
+        } = self;
+        gathering.get_or_insert_with(|| {
+            let since = Instant::now();
+            if unacknowledged.is_empty() {
+                *progress = since;
+            }
+            let promise = Promise::default();
+            Gathering { promise, since }
+        })
+    }
+
+    /// When the first of the gathering records came.
+    pub(super) fn gathering_since(&self) -> Option<Instant> {
+        self.gathering.as_ref().map(|gathering| gathering.since)
+    }
+
+    /// Closes the batch that gathers, if there is one.
+    pub(super) fn close_batch(&mut self) {
+        if let Some(Gathering { promise, .. }) = self.gathering.take() {
+            let (records, count) = self.builder.take();
+            self.queue(records, count, promise);
+        }
+    }
+
+    pub(super) fn queue(&mut self, records: Bytes, count: u32, promise: Promise) {
+        self.unacknowledged.push_back(Batch {
+            first: self.closed_records,
+            count,
+            plain_bytes: records.len(),
+            records,
+            compression: Compression::None,
+            is_packed: false,
+            promise,
+        });
+        self.closed_records += u64::from(count);
+    }
+
+    pub(super) fn took_answer(&mut self, batch: &Batch, duplicate: bool) {
+        self.sent -= 1;
+        self.sent_bytes -= batch.records.len();
+        self.bytes -= batch.plain_bytes;
+        self.records -= batch.count as usize;
+        let now = Instant::now();
+        self.stats.longest_gap = self.stats.longest_gap.max(now - self.progress);
+        self.stats.acknowledged += u64::from(batch.count);
+        self.stats.batches += 1;
+        self.stats.duplicates += u64::from(duplicate);
+        self.progress = now;
+    }
+}

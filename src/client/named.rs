@@ -1,0 +1,192 @@
+//! What the cluster keeps by name: epochs that fence, and cursors; and what a node takes.
+//!
+//! Each call is tried again until the client's timeout. What is not idempotent by itself is made so here.
+
+use tonic::{Response, Status};
+
+use super::attempts::{Attempts, within};
+use super::error::{is_no_such_cursor, is_refusal, is_retryable};
+use super::session::Token;
+use super::{Admin, ClientError, SILENCE_MAX, native};
+use crate::proto::v1::log_service_client::LogServiceClient;
+use crate::proto::v1::{
+    ClaimEpochRequest, CommitCursorRequest, Cursor, DeleteCursorRequest, GetCursorRequest,
+    GetEpochRequest, GetLimitsRequest, GetLimitsResponse, ListCursorsRequest,
+};
+
+type Log = LogServiceClient<tonic::transport::Channel>;
+
+/// A name that was taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    pub epoch: u64,
+    /// No record of an older epoch comes at or after this offset.
+    pub next_offset: u64,
+}
+
+/// A consumer's named position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CursorInfo {
+    pub name: String,
+    /// The offset of the record that is read next.
+    pub offset: u64,
+    /// When it was last set, in milliseconds since 1970.
+    pub updated_ms: u64,
+}
+
+impl From<Cursor> for CursorInfo {
+    fn from(cursor: Cursor) -> Self {
+        Self {
+            name: cursor.name,
+            offset: cursor.offset,
+            updated_ms: cursor.updated_ms,
+        }
+    }
+}
+
+impl Admin {
+    /// Takes over `name`: appends under its older epochs are refused from then on. With `expected`, only if
+    /// that is the present epoch; 0 for a name that nobody claimed.
+    pub async fn claim_epoch(
+        &self,
+        name: &str,
+        holder: &str,
+        expected: Option<u64>,
+    ) -> Result<Claim, ClientError> {
+        let request = ClaimEpochRequest {
+            log: String::new(),
+            name: name.to_owned(),
+            holder: holder.to_owned(),
+            token: Token::random().bytes(),
+            expected_epoch: expected,
+        };
+        let call = async |mut log: Log| log.claim_epoch(request.clone()).await;
+        let answer = self.ask(call).await?;
+        Ok(Claim {
+            epoch: answer.epoch,
+            next_offset: answer.next_offset,
+        })
+    }
+
+    /// The present epoch of `name` and who holds it; 0 if nobody claimed it.
+    pub async fn epoch(&self, name: &str) -> Result<(u64, String), ClientError> {
+        let request = GetEpochRequest {
+            log: String::new(),
+            name: name.to_owned(),
+        };
+        let call = async |mut log: Log| log.get_epoch(request.clone()).await;
+        let answer = self.ask(call).await?;
+        Ok((answer.epoch, answer.holder))
+    }
+
+    /// Sets a cursor; with `expected`, only if it stands there.
+    pub async fn commit_cursor(
+        &self,
+        name: &str,
+        offset: u64,
+        expected: Option<u64>,
+    ) -> Result<(), ClientError> {
+        self.set_cursor(CommitCursorRequest {
+            name: name.to_owned(),
+            offset,
+            expected_offset: expected,
+            ..CommitCursorRequest::default()
+        })
+        .await
+    }
+
+    /// Sets a cursor, only if there is none of this name yet.
+    pub async fn create_cursor(&self, name: &str, offset: u64) -> Result<(), ClientError> {
+        self.set_cursor(CommitCursorRequest {
+            name: name.to_owned(),
+            offset,
+            create_only: true,
+            ..CommitCursorRequest::default()
+        })
+        .await
+    }
+
+    async fn set_cursor(&self, request: CommitCursorRequest) -> Result<(), ClientError> {
+        let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
+        let mut uncertain = false;
+        loop {
+            let mut log = native(self.servers.channel(attempts.server()));
+            let limit = SILENCE_MAX.min(self.timeout);
+            let Err(status) = within(limit, log.commit_cursor(request.clone())).await else {
+                return Ok(());
+            };
+            match attempts.failed(&status).await {
+                Ok(()) => uncertain |= is_retryable(&status) && !is_refusal(&status),
+                // An earlier try did it, and its answer was lost.
+                Err(ClientError::CursorDiffers { current })
+                    if uncertain && current == Some(request.offset) =>
+                {
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Where a cursor stands; `None` if there is none of this name.
+    pub async fn cursor(&self, name: &str) -> Result<Option<CursorInfo>, ClientError> {
+        let request = GetCursorRequest {
+            log: String::new(),
+            name: name.to_owned(),
+        };
+        let call = async |mut log: Log| match log.get_cursor(request.clone()).await {
+            Err(status) if is_no_such_cursor(&status) => Ok(Response::new(None)),
+            answer => answer.map(|answer| answer.map(|answer| answer.cursor)),
+        };
+        Ok(self.ask(call).await?.map(CursorInfo::from))
+    }
+
+    /// All cursors, by name.
+    pub async fn cursors(&self) -> Result<Vec<CursorInfo>, ClientError> {
+        let mut cursors = Vec::new();
+        let mut request = ListCursorsRequest::default();
+        loop {
+            let call = async |mut log: Log| log.list_cursors(request.clone()).await;
+            let page = self.ask(call).await?;
+            cursors.extend(page.cursors.into_iter().map(CursorInfo::from));
+            if page.next_page_token.is_empty() {
+                return Ok(cursors);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// Removes a cursor; false if there was none of this name.
+    pub async fn delete_cursor(&self, name: &str) -> Result<bool, ClientError> {
+        let request = DeleteCursorRequest {
+            log: String::new(),
+            name: name.to_owned(),
+        };
+        let call = async |mut log: Log| log.delete_cursor(request.clone()).await;
+        Ok(self.ask(call).await?.deleted)
+    }
+
+    /// What the node that answers takes.
+    pub async fn limits(&self) -> Result<GetLimitsResponse, ClientError> {
+        let call = async |mut log: Log| log.get_limits(GetLimitsRequest {}).await;
+        self.ask(call).await
+    }
+
+    async fn ask<T>(
+        &self,
+        call: impl AsyncFn(Log) -> Result<Response<T>, Status>,
+    ) -> Result<T, ClientError> {
+        let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
+        loop {
+            let log = native(self.servers.channel(attempts.server()));
+            match within(SILENCE_MAX.min(self.timeout), call(log)).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => attempts.failed(&status).await?,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "named_tests.rs"]
+mod tests;

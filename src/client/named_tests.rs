@@ -1,0 +1,62 @@
+//! Names and cursors, asked of servers that lose answers.
+
+use tonic::{Code, Status};
+
+use super::super::fake_server::{FakeCluster, Plan, refusal};
+use super::super::{ClientError, CursorInfo};
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_whose_answer_is_lost_is_no_conflict() {
+    let lost = Plan::Break {
+        stored: 0,
+        answered: 0,
+        status: refusal(Code::Unknown, "OUTCOME_UNKNOWN", &[]),
+    };
+    let refused = Plan::Refuse(Status::unavailable("no leader yet"));
+    let cluster = FakeCluster::start(&["a:1"], [Plan::Work, lost, refused]).await;
+    let admin = cluster.client(&["a:1"], 60).admin();
+    assert_eq!(admin.cursor("c").await.unwrap(), None);
+    admin.commit_cursor("c", 5, None).await.unwrap();
+    admin.commit_cursor("c", 6, Some(5)).await.unwrap();
+    let differs = admin.commit_cursor("c", 6, Some(5)).await;
+    let at =
+        |current| matches!(differs, Err(ClientError::CursorDiffers { current: c }) if c == current);
+    assert!(at(Some(6)), "a first try has no excuse: {differs:?}");
+    let differs = admin.commit_cursor("d", 6, Some(5)).await;
+    let absent = matches!(differs, Err(ClientError::CursorDiffers { current: None }));
+    assert!(absent, "{differs:?}");
+
+    admin.create_cursor("d", 1).await.unwrap();
+    let differs = admin.create_cursor("d", 2).await;
+    let present = matches!(
+        differs,
+        Err(ClientError::CursorDiffers { current: Some(1) })
+    );
+    assert!(present, "{differs:?}");
+    let cursor = |name: &str, offset| CursorInfo {
+        name: name.to_owned(),
+        offset,
+        updated_ms: 9,
+    };
+    assert_eq!(admin.cursor("c").await.unwrap(), Some(cursor("c", 6)));
+    let all = admin.cursors().await.unwrap();
+    assert_eq!(all, [cursor("c", 6), cursor("d", 1)], "all pages");
+    assert!(admin.delete_cursor("c").await.unwrap());
+    assert!(!admin.delete_cursor("c").await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_is_claimed_and_its_holder_is_told() {
+    let cluster = FakeCluster::start(&["b:1"], []).await;
+    let admin = cluster.client(&["dead:1", "b:1"], 60).admin();
+    assert_eq!(admin.epoch("n").await.unwrap(), (0, String::new()));
+    let claim = admin.claim_epoch("n", "me", Some(0)).await.unwrap();
+    assert_eq!((claim.epoch, claim.next_offset), (1, 0));
+    assert_eq!(admin.epoch("n").await.unwrap(), (1, "me".to_owned()));
+    let differs = admin.claim_epoch("n", "you", Some(0)).await;
+    assert!(matches!(
+        differs,
+        Err(ClientError::EpochDiffers { current: 1 })
+    ));
+    assert_eq!(admin.limits().await.unwrap().batch_records_max, 1000);
+}

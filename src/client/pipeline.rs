@@ -1,0 +1,151 @@
+//! The task behind a producer: a session, and one stream at a time while there is something to send.
+//!
+//! After a loss it opens a stream to the next server and sends every unacknowledged batch again, as it was.
+//! The session makes that safe. Without one, a loss with batches under way is the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+
+use super::attempts::{Attempts, within};
+use super::backlog::Credit;
+use super::error::{is_refusal, is_retryable, is_session_expired};
+use super::servers::Servers;
+use super::session::{self, Token};
+use super::window::{Loss, Window};
+use super::{ClientError, FIRST_ANSWER_MAX, SILENCE_MAX, native};
+use crate::proto::v1::ProduceStreamResponse;
+
+pub(super) struct Pipeline {
+    servers: Arc<Servers>,
+    window: Arc<Window>,
+    token: Token,
+    session: Option<u64>,
+    silence_max: Duration,
+}
+
+impl Pipeline {
+    pub(super) fn new(servers: Arc<Servers>, window: Arc<Window>, timeout: Duration) -> Self {
+        Self {
+            servers,
+            window,
+            token: Token::random(),
+            session: None,
+            silence_max: SILENCE_MAX.min(timeout),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut attempts: Attempts) -> Result<(), ClientError> {
+        let outcome = self.keep_streaming(&mut attempts).await;
+        if let Err(failure) = &outcome {
+            self.window.fail(failure);
+        }
+        // Where nobody answered, nobody would.
+        let answers = !outcome.as_ref().is_err_and(ClientError::is_timeout);
+        if let Some(session) = self.session.filter(|_| answers) {
+            session::close(&self.servers, attempts.server(), session).await;
+        }
+        outcome
+    }
+
+    async fn keep_streaming(&mut self, attempts: &mut Attempts) -> Result<(), ClientError> {
+        while self.window.wait_for_work().await {
+            let acknowledged = self.window.stats().acknowledged;
+            let server = attempts.server().to_owned();
+            let Err(status) = self.stream(&server).await else {
+                return Ok(());
+            };
+            if self.window.stats().acknowledged > acknowledged {
+                attempts.progressed();
+            }
+            attempts.waiting_since(self.window.waiting_since().unwrap_or_else(Instant::now));
+            let status = self.judge(status)?;
+            attempts.failed(&status).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether sending again is safe after this status, and under which one the next try is made.
+    fn judge(&mut self, status: Status) -> Result<Status, ClientError> {
+        let expired = self.session.is_some() && is_session_expired(&status);
+        self.window.lost(if expired {
+            Loss::NoneAppended
+        } else if is_refusal(&status) {
+            Loss::FirstRefused
+        } else {
+            Loss::Unknown
+        });
+        if expired {
+            self.session = None;
+            self.token = Token::random();
+            if self.window.is_uncertain() {
+                return Err(ClientError::SessionExpired);
+            }
+            return Ok(Status::unavailable(status.message()));
+        }
+        let again = is_retryable(&status) && self.window.is_uncertain();
+        if again && !self.window.options.idempotent {
+            return Err(ClientError::OutcomeUnknown);
+        }
+        Ok(status)
+    }
+
+    /// Sends and takes answers until the stream breaks, or all is done.
+    async fn stream(&mut self, server: &str) -> Result<(), Status> {
+        if self.window.options.idempotent && self.session.is_none() {
+            self.session = Some(session::open(&self.servers, server, self.token).await?);
+        }
+        let outgoing = self.window.restart(self.session);
+        let mut client = native(self.servers.channel(server));
+        let calling = client.produce_stream(outgoing);
+        let mut answers = within(FIRST_ANSWER_MAX, calling).await?.into_inner();
+        let first = within(FIRST_ANSWER_MAX, answers.message()).await?;
+        let first = first.ok_or_else(ended)?;
+        if first.ack.is_some() {
+            let text = "the first answer of a produce stream holds more than the credit";
+            return Err(Status::failed_precondition(text));
+        }
+        self.window.grant(Credit {
+            bytes: usize::try_from(first.credit_bytes).unwrap_or(usize::MAX),
+            batches: first.credit_batches as usize,
+        });
+        self.take_answers(&mut answers).await
+    }
+
+    async fn take_answers(
+        &self,
+        answers: &mut Streaming<ProduceStreamResponse>,
+    ) -> Result<(), Status> {
+        let silence = tokio::time::sleep(self.silence_max);
+        tokio::pin!(silence);
+        loop {
+            tokio::select! {
+                biased;
+                answer = answers.message() => match answer? {
+                    Some(answer) => {
+                        let ack = answer.ack.ok_or_else(|| {
+                            Status::failed_precondition("an answer holds no acknowledgement")
+                        })?;
+                        self.window.acknowledge(&ack)?;
+                    }
+                    None if self.window.is_done() => return Ok(()),
+                    None => return Err(ended()),
+                },
+                () = &mut silence => {
+                    let since = self.window.waiting_since().unwrap_or_else(Instant::now);
+                    if since.elapsed() >= self.silence_max {
+                        let text = format!("no acknowledgement for {:?}", self.silence_max);
+                        return Err(Status::deadline_exceeded(text));
+                    }
+                    silence.as_mut().reset(since + self.silence_max);
+                }
+            }
+        }
+    }
+}
+
+fn ended() -> Status {
+    Status::unavailable("the server ended the stream")
+}

@@ -1,0 +1,92 @@
+//! What a reader asks for: where to begin, how fresh the answer must be, and how to go on.
+
+use std::time::Duration;
+
+use crate::proto::v1;
+
+const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
+
+/// Where to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// The first record the log still holds.
+    Earliest,
+    /// The record that comes next.
+    Latest,
+    Offset(u64),
+    /// The first record that was appended at or after this, in milliseconds since 1970.
+    Timestamp(u64),
+    /// So many records before the end.
+    Tail(u64),
+    /// Where the cursor of this name stands.
+    Cursor(String),
+}
+
+/// How fresh the answer must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Consistency {
+    /// What the node has applied: in order, perhaps behind.
+    #[default]
+    Relaxed,
+    /// At least everything before this offset.
+    AtLeast(u64),
+    /// At least everything acknowledged so long ago, for as long as the read lasts.
+    Bounded(Duration),
+    /// At least everything acknowledged before the call.
+    Strong,
+}
+
+/// What to read, and how.
+#[derive(Clone, Debug)]
+pub struct ConsumeOptions {
+    pub from: Start,
+    pub consistency: Consistency,
+    /// Waits for new records at the end, instead of ending there.
+    pub follow: bool,
+    /// Reads from this server and no other.
+    pub server: Option<String>,
+    /// How often a silent server shows that it is there; 0.1 s to 60 s.
+    pub heartbeat: Duration,
+}
+
+impl Default for ConsumeOptions {
+    fn default() -> Self {
+        Self {
+            from: Start::Earliest,
+            consistency: Consistency::Relaxed,
+            follow: false,
+            server: None,
+            heartbeat: HEARTBEAT_DEFAULT,
+        }
+    }
+}
+
+impl From<&Start> for v1::Start {
+    fn from(start: &Start) -> Self {
+        use v1::start::At;
+        let at = match start {
+            Start::Earliest => At::Edge(v1::Edge::Earliest.into()),
+            Start::Latest => At::Edge(v1::Edge::Latest.into()),
+            Start::Offset(offset) => At::Offset(*offset),
+            Start::Timestamp(ms) => At::TimestampMs(*ms),
+            Start::Tail(count) => At::Tail(*count),
+            Start::Cursor(name) => At::Cursor(name.clone()),
+        };
+        Self { at: Some(at) }
+    }
+}
+
+impl From<Consistency> for v1::Consistency {
+    fn from(consistency: Consistency) -> Self {
+        use v1::consistency::Level;
+        let level = match consistency {
+            Consistency::Relaxed => Level::Relaxed(v1::Relaxed {}),
+            Consistency::AtLeast(offset) => Level::AtLeastOffset(offset),
+            Consistency::Bounded(bound) => {
+                Level::BoundedMs(u64::try_from(bound.as_millis()).unwrap_or(u64::MAX))
+            }
+            Consistency::Strong => Level::Strong(v1::Strong {}),
+        };
+        Self { level: Some(level) }
+    }
+}

@@ -1,0 +1,96 @@
+//! Batches on their way to a reader: decompressed when their turn comes, their records decoded one by one.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::MESSAGE_BYTES_MAX;
+use crate::batch::{BatchError, Compression, Record, decompress, records};
+use crate::proto::v1::StoredBatch;
+
+/// A record of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumedRecord {
+    pub offset: u64,
+    /// The leader's time when it took the record's batch, in milliseconds since 1970; 0 if none was kept.
+    pub append_timestamp_ms: u64,
+    pub record: Record,
+}
+
+type Records = Box<dyn Iterator<Item = Result<Record, BatchError>> + Send + Sync>;
+
+/// The batches that came and were not handed out yet.
+#[derive(Default)]
+pub(super) struct Unpacked {
+    waiting: VecDeque<StoredBatch>,
+    open: Option<Open>,
+}
+
+/// The batch whose records are being handed out.
+struct Open {
+    records: Records,
+    next: u64,
+    left: u32,
+    append_timestamp_ms: u64,
+    /// As it came.
+    bytes: u64,
+}
+
+impl Unpacked {
+    pub(super) fn push(&mut self, batch: StoredBatch) {
+        self.waiting.push_back(batch);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+        self.open = None;
+    }
+
+    /// The next record, and the bytes of the batch that ends with it.
+    pub(super) fn next(&mut self) -> Result<Option<(ConsumedRecord, u64)>, BatchError> {
+        let open = match &mut self.open {
+            Some(open) => open,
+            None => match self.waiting.pop_front() {
+                Some(batch) => self.open.insert(Open::new(batch)?),
+                None => return Ok(None),
+            },
+        };
+        let Some(record) = open.records.next() else {
+            return Err(BatchError::Malformed("it holds fewer records than it says"));
+        };
+        let record = ConsumedRecord {
+            offset: open.next,
+            append_timestamp_ms: open.append_timestamp_ms,
+            record: record?,
+        };
+        open.next += 1;
+        open.left -= 1;
+        if open.left > 0 {
+            return Ok(Some((record, 0)));
+        }
+        let bytes = open.bytes;
+        if open.records.next().is_some() {
+            return Err(BatchError::Malformed("it holds more records than it says"));
+        }
+        self.open = None;
+        Ok(Some((record, bytes)))
+    }
+}
+
+impl Open {
+    fn new(stored: StoredBatch) -> Result<Self, BatchError> {
+        let batch = stored.batch.unwrap_or_default();
+        if batch.count == 0 {
+            return Err(BatchError::Malformed("it holds no record"));
+        }
+        let compression = Compression::new(batch.compression)?;
+        let plain: Bytes = decompress(&batch.records, compression, MESSAGE_BYTES_MAX)?;
+        Ok(Self {
+            records: Box::new(records(&plain)),
+            next: stored.first_offset,
+            left: batch.count,
+            append_timestamp_ms: stored.append_timestamp_ms,
+            bytes: batch.records.len() as u64,
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! Writing batches: one of plain records, one of packed ones, and the payload of a frame.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::batch::Compression;
+
+use super::{
+    BATCH_HEADER_BYTES, COMPRESSION_SHIFT, COUNT_BYTES, Conditions, HAS_EXPECTED, HAS_FENCE,
+    HAS_SESSION, PACKED, Producer, SESSION_BYTES, STAMP_BYTES, STAMPED,
+};
+
+/// A batch of packed records: `count` of them in the bytes, which were checked before.
+pub fn packed(
+    producer: Option<Producer>,
+    conditions: &Conditions<'_>,
+    compression: Compression,
+    count: u32,
+    records: &[u8],
+) -> Bytes {
+    let mut attributes = PACKED | (compression as u32) << COMPRESSION_SHIFT;
+    let name_bytes = conditions.fence.map_or(0, |fence| fence.name.len());
+    let head = BATCH_HEADER_BYTES + SESSION_BYTES + 8 + 1 + name_bytes + 8;
+    let mut bytes = BytesMut::with_capacity(head + records.len());
+    bytes.put_bytes(0, BATCH_HEADER_BYTES);
+    if let Some(producer) = producer {
+        attributes |= HAS_SESSION;
+        bytes.put_u128_le(producer.session);
+        bytes.put_u64_le(producer.sequence);
+    }
+    if let Some(expected) = conditions.expected_next_offset {
+        attributes |= HAS_EXPECTED;
+        bytes.put_u64_le(expected.0);
+    }
+    if let Some(fence) = conditions.fence {
+        attributes |= HAS_FENCE;
+        bytes.put_u8(u8::try_from(fence.name.len()).expect("names are limited on the way in"));
+        bytes.put_slice(fence.name.as_bytes());
+        bytes.put_u64_le(fence.epoch);
+    }
+    bytes.put_slice(records);
+    let length = u32::try_from(bytes.len() - 4).expect("batches are limited on the way in");
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    bytes[4..8].copy_from_slice(&attributes.to_le_bytes());
+    bytes[8..12].copy_from_slice(&count.to_le_bytes());
+    bytes.freeze()
+}
+
+/// Builds one batch of plain records.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    bytes: BytesMut,
+    count: u32,
+}
+
+impl BatchBuilder {
+    /// An empty batch.
+    pub fn new(producer: Option<Producer>) -> Self {
+        let mut bytes = BytesMut::with_capacity(256);
+        bytes.put_u32_le(0);
+        bytes.put_u32_le(if producer.is_some() { HAS_SESSION } else { 0 });
+        bytes.put_u32_le(0);
+        if let Some(producer) = producer {
+            bytes.put_u128_le(producer.session);
+            bytes.put_u64_le(producer.sequence);
+        }
+        Self { bytes, count: 0 }
+    }
+
+    /// Adds a record.
+    pub fn push(&mut self, value: &[u8], term: u64, kind: u32) {
+        let extra = term != 0 || kind != 0;
+        let length = (value.len() as u64) << 1 | u64::from(extra);
+        put_varint(&mut self.bytes, length);
+        if extra {
+            put_varint(&mut self.bytes, term);
+            put_varint(&mut self.bytes, u64::from(kind));
+        }
+        self.bytes.put_slice(value);
+        self.count += 1;
+    }
+
+    /// How many records were added.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The bytes so far.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The batch's bytes.
+    pub fn finish(mut self) -> Bytes {
+        let length =
+            u32::try_from(self.bytes.len() - 4).expect("batches are limited on the way in");
+        self.bytes[..4].copy_from_slice(&length.to_le_bytes());
+        self.bytes[8..12].copy_from_slice(&self.count.to_le_bytes());
+        self.bytes.freeze()
+    }
+}
+
+/// Joins batches into the payload of one frame, with the leader's time in milliseconds since 1970.
+pub fn join<'a>(
+    batches: impl ExactSizeIterator<Item = &'a Bytes> + Clone,
+    stamp: Option<u64>,
+) -> Bytes {
+    let bytes: usize = batches.clone().map(|batch| batch.len()).sum();
+    let mut out = BytesMut::with_capacity(COUNT_BYTES + STAMP_BYTES + bytes);
+    let count = u32::try_from(batches.len()).expect("batches are limited on the way in");
+    match stamp {
+        Some(stamp) => {
+            out.put_u32_le(count | STAMPED);
+            out.put_u64_le(stamp);
+        }
+        None => out.put_u32_le(count),
+    }
+    batches.for_each(|batch| out.put_slice(batch));
+    out.freeze()
+}
+
+/// LEB128, least significant group first.
+fn put_varint(out: &mut BytesMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}

@@ -1,0 +1,156 @@
+//! Cursors: consumers' named positions, part of the replicated state. They never expire.
+
+use std::collections::BTreeMap;
+
+use crate::log::Offset;
+use crate::proto::raft_v1 as pb;
+
+use super::command::StateRefusal;
+use super::types::WireError;
+
+/// Cursors kept.
+pub const CURSORS_MAX: usize = 4096;
+/// Of the names of cursors, fences and their holders, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// All cursors by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cursors(BTreeMap<String, Cursor>);
+
+/// Where a consumer reads on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// The offset of the record that is read next.
+    pub offset: Offset,
+    /// When it was last set: the leader's time in milliseconds since 1970.
+    pub updated_ms: u64,
+}
+
+/// A change of a cursor, and on what it depends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitCursor {
+    /// The cursor.
+    pub name: String,
+    /// Where it is to stand.
+    pub offset: Offset,
+    /// Only if it stands here.
+    pub expected: Option<Offset>,
+    /// Only if there is none yet.
+    pub create_only: bool,
+    /// The leader's time, in milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+impl Cursors {
+    /// A cursor by name.
+    pub fn get(&self, name: &str) -> Option<&Cursor> {
+        self.0.get(name)
+    }
+
+    /// Up to `count` cursors by name, behind `after`.
+    pub fn list(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let all = self.0.range::<str, _>((Excluded(after), Unbounded));
+        all.take(count)
+            .map(|(name, cursor)| (name.clone(), *cursor))
+            .collect()
+    }
+
+    /// Sets a cursor, if it stands where it is thought to.
+    pub fn commit(&mut self, commit: &CommitCursor) -> Result<(), StateRefusal> {
+        let current = self.0.get(&commit.name).map(|cursor| cursor.offset);
+        let expected = commit.expected.is_none_or(|offset| current == Some(offset));
+        if !expected || (commit.create_only && current.is_some()) {
+            return Err(StateRefusal::CursorDiffers { current });
+        }
+        if current.is_none() && self.0.len() >= CURSORS_MAX {
+            return Err(StateRefusal::TooManyCursors);
+        }
+        let cursor = Cursor {
+            offset: commit.offset,
+            updated_ms: commit.now_ms,
+        };
+        self.0.insert(commit.name.clone(), cursor);
+        Ok(())
+    }
+
+    /// Forgets a cursor; false if there was none.
+    pub fn delete(&mut self, name: &str) -> bool {
+        self.0.remove(name).is_some()
+    }
+
+    /// For a checkpoint: the same bytes on every replica.
+    pub fn to_pb(&self) -> Vec<pb::Cursor> {
+        let cursor = |(name, cursor): (&String, &Cursor)| pb::Cursor {
+            name: name.clone(),
+            offset: cursor.offset.0,
+            updated_ms: cursor.updated_ms,
+        };
+        self.0.iter().map(cursor).collect()
+    }
+
+    /// From a checkpoint.
+    pub fn from_pb(cursors: Vec<pb::Cursor>) -> Result<Self, WireError> {
+        if cursors.len() > CURSORS_MAX {
+            return Err(WireError::Unknown("number of cursors"));
+        }
+        let cursor = |cursor: pb::Cursor| {
+            let stands = Cursor {
+                offset: Offset(cursor.offset),
+                updated_ms: cursor.updated_ms,
+            };
+            (cursor.name, stands)
+        };
+        Ok(Self(cursors.into_iter().map(cursor).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(name: &str, offset: u64, expected: Option<u64>) -> CommitCursor {
+        CommitCursor {
+            name: name.to_owned(),
+            offset: Offset(offset),
+            expected: expected.map(Offset),
+            create_only: false,
+            now_ms: 5,
+        }
+    }
+
+    #[test]
+    fn a_cursor_is_set_only_from_where_it_stands() {
+        let mut all = Cursors::default();
+        let differs = |current: Option<u64>| {
+            let current = current.map(Offset);
+            Err(StateRefusal::CursorDiffers { current })
+        };
+        assert_eq!(all.commit(&commit("a", 1, Some(0))), differs(None));
+        assert_eq!(all.commit(&commit("a", 7, None)), Ok(()));
+        assert_eq!(all.commit(&commit("a", 9, Some(8))), differs(Some(7)));
+        assert_eq!(all.commit(&commit("a", 9, Some(7))), Ok(()));
+        let again = CommitCursor {
+            create_only: true,
+            ..commit("a", 0, None)
+        };
+        assert_eq!(all.commit(&again), differs(Some(9)));
+        assert_eq!(all.get("a").unwrap().offset, Offset(9));
+        assert_eq!(Cursors::from_pb(all.to_pb()).unwrap(), all);
+        assert!(all.delete("a") && !all.delete("a"));
+    }
+
+    #[test]
+    fn they_are_bounded_and_listed_in_pages() {
+        let mut all = Cursors::default();
+        for number in 0..CURSORS_MAX {
+            all.commit(&commit(&format!("{number:04}"), 0, None))
+                .unwrap();
+        }
+        let more = all.commit(&commit("more", 0, None));
+        assert_eq!(more, Err(StateRefusal::TooManyCursors));
+        let page = all.list("0001", 2);
+        assert_eq!((&*page[0].0, &*page[1].0), ("0002", "0003"));
+        assert!(all.list("4095", 2).is_empty());
+    }
+}

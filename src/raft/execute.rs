@@ -1,0 +1,254 @@
+//! Sessions, fences and cursors: commands that any node takes and passes to the leader, which
+//! gives them their time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::env;
+use crate::log::{Log, Offset};
+use crate::proto::raft_v1::{self as pb, ExecuteRefusalKind as Kind, execute_response as response};
+
+use super::ReplicatedLog;
+use super::command::{Command, Outcome, StateRefusal};
+use super::cursors::{CommitCursor, Cursor};
+use super::entries;
+use super::error::ExecuteError;
+use super::fences::{ClaimEpoch, Epoch};
+use super::sessions::OpenSession;
+use super::state_machine::Shared;
+
+/// A session that nothing came under for so long is forgotten.
+pub const SESSION_IDLE_MS_MAX: u64 = 24 * 3600 * 1000;
+/// If there is no room for another one, after so long.
+const SESSION_IDLE_MS_MIN: u64 = 10 * 60 * 1000;
+
+/// The leader's time. Along the log it never goes back, whatever the clocks of leaders do (I2: it
+/// is assigned before replication, not by apply).
+#[derive(Debug, Clone)]
+pub struct Stamps {
+    last: Arc<AtomicU64>,
+    log: Log,
+    fsm: Arc<Shared>,
+}
+
+impl Stamps {
+    pub fn new(log: Log, fsm: Arc<Shared>) -> Self {
+        Self {
+            last: Arc::default(),
+            log,
+            fsm,
+        }
+    }
+
+    /// The time of the next entry, in milliseconds since 1970.
+    pub fn next(&self) -> u64 {
+        // Entries that are not applied yet are in the log, and those that are not in it, applied.
+        let known = self.log.last_timestamp_ms().max(self.fsm.timestamp_ms());
+        let now = env::wall_clock_ms().max(known);
+        self.last.fetch_max(now, Ordering::AcqRel).max(now)
+    }
+}
+
+/// What a claim gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The name's new epoch.
+    pub epoch: u64,
+    /// No record of an older epoch comes at or after this.
+    pub next_offset: Offset,
+}
+
+impl ReplicatedLog {
+    /// Opens a producer's session; the same token gets the same one.
+    pub async fn open_session(&self, token: u128) -> Result<u64, ExecuteError> {
+        let open = OpenSession {
+            token,
+            now_ms: 0,
+            idle_before_ms: 0,
+        };
+        match self.execute(Command::OpenSession(open)).await? {
+            Outcome::Session(session) => Ok(session),
+            _ => Err(ExecuteError::OTHER_ANSWER),
+        }
+    }
+
+    /// Forgets a session.
+    pub async fn close_session(&self, session: u64) -> Result<(), ExecuteError> {
+        self.execute(Command::CloseSession(session)).await.map(drop)
+    }
+
+    /// Gives a name to a new holder.
+    pub async fn claim_epoch(&self, claim: ClaimEpoch) -> Result<Claim, ExecuteError> {
+        match self.execute(Command::ClaimEpoch(claim)).await? {
+            Outcome::Claimed(epoch, next_offset) => Ok(Claim { epoch, next_offset }),
+            _ => Err(ExecuteError::OTHER_ANSWER),
+        }
+    }
+
+    /// Who holds a name, as far as this node has applied.
+    pub fn epoch(&self, name: &str) -> Option<Epoch> {
+        self.0.fsm.epoch(name)
+    }
+
+    /// Sets a cursor.
+    pub async fn commit_cursor(&self, commit: CommitCursor) -> Result<(), ExecuteError> {
+        self.execute(Command::CommitCursor(commit)).await.map(drop)
+    }
+
+    /// Forgets a cursor; false if there was none.
+    pub async fn delete_cursor(&self, name: &str) -> Result<bool, ExecuteError> {
+        match self.execute(Command::DeleteCursor(name.to_owned())).await? {
+            Outcome::Deleted(deleted) => Ok(deleted),
+            _ => Err(ExecuteError::OTHER_ANSWER),
+        }
+    }
+
+    /// A cursor, as far as this node has applied.
+    pub fn cursor(&self, name: &str) -> Option<Cursor> {
+        self.0.fsm.cursor(name)
+    }
+
+    /// Up to `count` cursors by name, behind `after`.
+    pub fn cursors(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
+        self.0.fsm.cursors(after, count)
+    }
+
+    /// The leader forgets sessions that were idle for long.
+    pub(super) async fn expire_sessions(&self) {
+        let before = env::wall_clock_ms().saturating_sub(SESSION_IDLE_MS_MAX);
+        if !self.view().writable || !self.0.fsm.any_idle_session(before) {
+            return;
+        }
+        match self.execute(Command::ExpireSessions(before)).await {
+            Ok(_) => tracing::info!("forgot sessions that were idle for a day"),
+            Err(error) => tracing::debug!(%error, "idle sessions stay for now"),
+        }
+    }
+
+    /// Carries out a command, here or on the leader.
+    pub(super) async fn execute(&self, command: Command) -> Result<Outcome, ExecuteError> {
+        if let Some((id, addr)) = self.other_leader() {
+            let mut client = self.transport().client(id, &addr);
+            let request = pb::ControlEntry {
+                command: entries::to_control(&command),
+            };
+            let answer = tokio::time::timeout(ExecuteError::WAIT, client.execute(request)).await;
+            let lost = |reason: String| ExecuteError::NoLeader { reason };
+            let answer = answer.map_err(|_| lost("it did not answer".to_owned()))?;
+            let answer = answer.map_err(|status| lost(status.message().to_owned()))?;
+            return outcome_from_pb(answer.into_inner());
+        }
+        let command = self.stamped(command);
+        let written = tokio::time::timeout(ExecuteError::WAIT, self.raft().client_write(command));
+        let lost = |reason: String| ExecuteError::NoLeader { reason };
+        let written = written
+            .await
+            .map_err(|_| lost("no majority answered".to_owned()))?;
+        match written.map_err(|error| lost(error.to_string()))?.data {
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            outcome => Ok(outcome),
+        }
+    }
+
+    fn stamped(&self, command: Command) -> Command {
+        match command {
+            Command::OpenSession(open) => {
+                let now_ms = self.0.stamps.next();
+                Command::OpenSession(OpenSession {
+                    now_ms,
+                    idle_before_ms: now_ms.saturating_sub(SESSION_IDLE_MS_MIN),
+                    ..open
+                })
+            }
+            Command::CommitCursor(commit) => Command::CommitCursor(CommitCursor {
+                now_ms: self.0.stamps.next(),
+                ..commit
+            }),
+            other => other,
+        }
+    }
+}
+
+/// An outcome, or a refusal, as it travels.
+pub fn outcome_to_pb(outcome: Result<Outcome, StateRefusal>) -> pb::ExecuteResponse {
+    let outcome = match outcome {
+        Ok(Outcome::Session(session)) => response::Outcome::Session(session),
+        Ok(Outcome::Claimed(epoch, next)) => response::Outcome::Claimed(pb::Claimed {
+            epoch,
+            next_offset: next.0,
+        }),
+        Ok(Outcome::Deleted(deleted)) => response::Outcome::Deleted(deleted),
+        Ok(_) => response::Outcome::Done(pb::Blank {}),
+        Err(refusal) => {
+            let (kind, current) = match refusal {
+                StateRefusal::TooManySessions => (Kind::TooManySessions, None),
+                StateRefusal::EpochDiffers { current } => (Kind::EpochDiffers, Some(current)),
+                StateRefusal::TooManyFences => (Kind::TooManyFences, None),
+                StateRefusal::CursorDiffers { current } => {
+                    (Kind::CursorDiffers, current.map(|offset| offset.0))
+                }
+                StateRefusal::TooManyCursors => (Kind::TooManyCursors, None),
+            };
+            response::Outcome::Refused(pb::ExecuteRefusal {
+                kind: kind.into(),
+                current,
+            })
+        }
+    };
+    pb::ExecuteResponse {
+        outcome: Some(outcome),
+    }
+}
+
+fn outcome_from_pb(answer: pb::ExecuteResponse) -> Result<Outcome, ExecuteError> {
+    Ok(match answer.outcome {
+        Some(response::Outcome::Session(session)) => Outcome::Session(session),
+        Some(response::Outcome::Claimed(claimed)) => {
+            Outcome::Claimed(claimed.epoch, Offset(claimed.next_offset))
+        }
+        Some(response::Outcome::Deleted(deleted)) => Outcome::Deleted(deleted),
+        Some(response::Outcome::Done(_)) => Outcome::Done,
+        Some(response::Outcome::Refused(refused)) => {
+            let current = refused.current;
+            return Err(match refused.kind() {
+                Kind::TooManySessions => StateRefusal::TooManySessions.into(),
+                Kind::EpochDiffers => StateRefusal::EpochDiffers {
+                    current: current.unwrap_or(0),
+                }
+                .into(),
+                Kind::TooManyFences => StateRefusal::TooManyFences.into(),
+                Kind::CursorDiffers => StateRefusal::CursorDiffers {
+                    current: current.map(Offset),
+                }
+                .into(),
+                Kind::TooManyCursors => StateRefusal::TooManyCursors.into(),
+                Kind::Unspecified => ExecuteError::OTHER_ANSWER,
+            });
+        }
+        None => return Err(ExecuteError::OTHER_ANSWER),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_come_back_as_they_went() {
+        let outcomes = [
+            Ok(Outcome::Done),
+            Ok(Outcome::Session(7)),
+            Ok(Outcome::Claimed(3, Offset(9))),
+            Ok(Outcome::Deleted(true)),
+            Err(StateRefusal::TooManySessions),
+            Err(StateRefusal::EpochDiffers { current: 4 }),
+            Err(StateRefusal::TooManyFences),
+            Err(StateRefusal::CursorDiffers { current: None }),
+            Err(StateRefusal::TooManyCursors),
+        ];
+        for outcome in outcomes {
+            let back = outcome_from_pb(outcome_to_pb(outcome.clone()));
+            assert_eq!(back, outcome.map_err(ExecuteError::from));
+        }
+    }
+}

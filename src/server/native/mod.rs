@@ -1,0 +1,266 @@
+//! `ferrolog.v1.LogService`: the native API, verb by verb.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::log::Offset;
+use crate::net::mux::CONNECTION_IN_FLIGHT_BYTES_MAX;
+use crate::proto::v1::log_service_server::LogService;
+use crate::proto::v1::*;
+use crate::raft::{
+    self, CURSORS_MAX, ClaimEpoch, CommitCursor, FENCES_MAX, NAME_BYTES_MAX, ReplicatedLog,
+    SESSION_IDLE_MS_MAX, SESSIONS_MAX,
+};
+
+use super::auth::Action;
+use super::{
+    BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX, Shared, check_log, status,
+};
+
+mod batches;
+mod consume;
+mod position;
+mod produce;
+mod tail;
+
+pub use consume::ANSWER_BYTES_MAX;
+
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 1000;
+
+/// The verbs, which only a replicated log has.
+pub struct Native(pub Arc<Shared<ReplicatedLog>>);
+
+impl Native {
+    /// The log, for a call that may do this.
+    fn log<T>(
+        &self,
+        request: &Request<T>,
+        action: Action,
+        log: &str,
+    ) -> Result<&ReplicatedLog, Status> {
+        self.0.policy.check(request, action)?;
+        check_log(log)?;
+        self.0.log()
+    }
+}
+
+/// A name of a cursor, a fence or a holder.
+fn check_name(what: &str, name: &str) -> Result<(), Status> {
+    if !name.is_empty() && name.len() <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("{what} is a name of 1 to {NAME_BYTES_MAX} bytes, not {name:?}");
+    Err(status::invalid(message))
+}
+
+fn token(bytes: &[u8]) -> Result<u128, Status> {
+    let bytes = bytes.try_into();
+    let bytes = bytes.map_err(|_| status::invalid("the token is 16 random bytes"))?;
+    Ok(u128::from_be_bytes(bytes))
+}
+
+fn cursor(name: String, cursor: raft::Cursor) -> Cursor {
+    Cursor {
+        name,
+        offset: cursor.offset.0,
+        updated_ms: cursor.updated_ms,
+    }
+}
+
+/// A read of the replicated state must see what was acknowledged.
+async fn be_current(log: &ReplicatedLog) -> Result<(), Status> {
+    let passed = log.read_barrier().await;
+    passed.map_err(|error| status::read(&error))
+}
+
+#[tonic::async_trait]
+impl LogService for Native {
+    type ProduceStreamStream = produce::Answers;
+    type ConsumeStreamStream = tail::Answers;
+
+    async fn produce(
+        &self,
+        request: Request<ProduceRequest>,
+    ) -> Result<Response<ProduceResponse>, Status> {
+        self.log(&request, Action::Produce, &request.get_ref().log)?;
+        produce::one(&self.0, request).await.map(Response::new)
+    }
+
+    async fn produce_stream(
+        &self,
+        request: Request<Streaming<ProduceStreamRequest>>,
+    ) -> Result<Response<Self::ProduceStreamStream>, Status> {
+        self.log(&request, Action::Produce, "")?;
+        Ok(Response::new(produce::stream(self.0.clone(), request)))
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<OpenSessionRequest>,
+    ) -> Result<Response<OpenSessionResponse>, Status> {
+        let log = self.log(&request, Action::Produce, &request.get_ref().log)?;
+        let session = log.open_session(token(&request.get_ref().token)?).await;
+        Ok(Response::new(OpenSessionResponse {
+            session: session.map_err(|error| status::execute(&error))?,
+            idle_ms_max: SESSION_IDLE_MS_MAX,
+        }))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<CloseSessionRequest>,
+    ) -> Result<Response<CloseSessionResponse>, Status> {
+        let log = self.log(&request, Action::Produce, &request.get_ref().log)?;
+        let closed = log.close_session(request.get_ref().session).await;
+        closed.map_err(|error| status::execute(&error))?;
+        Ok(Response::new(CloseSessionResponse {}))
+    }
+
+    async fn claim_epoch(
+        &self,
+        request: Request<ClaimEpochRequest>,
+    ) -> Result<Response<ClaimEpochResponse>, Status> {
+        let log = self.log(&request, Action::Produce, &request.get_ref().log)?;
+        let request = request.get_ref();
+        check_name("what is claimed", &request.name)?;
+        check_name("the holder", &request.holder)?;
+        let claim = ClaimEpoch {
+            name: request.name.clone(),
+            holder: request.holder.clone(),
+            token: token(&request.token)?,
+            expected: request.expected_epoch,
+        };
+        let claimed = log.claim_epoch(claim).await;
+        let claimed = claimed.map_err(|error| status::execute(&error))?;
+        Ok(Response::new(ClaimEpochResponse {
+            epoch: claimed.epoch,
+            next_offset: claimed.next_offset.0,
+        }))
+    }
+
+    async fn get_epoch(
+        &self,
+        request: Request<GetEpochRequest>,
+    ) -> Result<Response<GetEpochResponse>, Status> {
+        let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
+        be_current(log).await?;
+        let held = log.epoch(&request.get_ref().name);
+        let (epoch, holder) = held.map_or((0, String::new()), |held| (held.epoch, held.holder));
+        Ok(Response::new(GetEpochResponse { epoch, holder }))
+    }
+
+    async fn consume(
+        &self,
+        request: Request<ConsumeRequest>,
+    ) -> Result<Response<ConsumeResponse>, Status> {
+        self.log(&request, Action::Consume, &request.get_ref().log)?;
+        let answer = consume::range(&self.0, request.into_inner()).await;
+        answer.map(Response::new)
+    }
+
+    async fn consume_stream(
+        &self,
+        request: Request<Streaming<ConsumeStreamRequest>>,
+    ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
+        self.log(&request, Action::Consume, "")?;
+        let requests = request.into_inner();
+        Ok(Response::new(tail::stream(self.0.clone(), requests)))
+    }
+
+    async fn commit_cursor(
+        &self,
+        request: Request<CommitCursorRequest>,
+    ) -> Result<Response<CommitCursorResponse>, Status> {
+        let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
+        let request = request.into_inner();
+        check_name("a cursor", &request.name)?;
+        let commit = CommitCursor {
+            name: request.name,
+            offset: Offset(request.offset),
+            expected: request.expected_offset.map(Offset),
+            create_only: request.create_only,
+            now_ms: 0,
+        };
+        let committed = log.commit_cursor(commit).await;
+        committed.map_err(|error| status::execute(&error))?;
+        Ok(Response::new(CommitCursorResponse {}))
+    }
+
+    async fn get_cursor(
+        &self,
+        request: Request<GetCursorRequest>,
+    ) -> Result<Response<GetCursorResponse>, Status> {
+        let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
+        be_current(log).await?;
+        let name = request.into_inner().name;
+        let found = log.cursor(&name);
+        let found = found.ok_or_else(|| status::no_such_cursor(&name))?;
+        Ok(Response::new(GetCursorResponse {
+            cursor: Some(cursor(name, found)),
+        }))
+    }
+
+    async fn list_cursors(
+        &self,
+        request: Request<ListCursorsRequest>,
+    ) -> Result<Response<ListCursorsResponse>, Status> {
+        let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
+        be_current(log).await?;
+        let request = request.get_ref();
+        let size = match request.page_size as usize {
+            0 => PAGE,
+            size => size.min(PAGE_MAX),
+        };
+        let mut found = log.cursors(&request.page_token, size + 1);
+        let more = found.len() > size;
+        found.truncate(size);
+        let last = found.last().map(|(name, _)| name.clone());
+        Ok(Response::new(ListCursorsResponse {
+            next_page_token: last.filter(|_| more).unwrap_or_default(),
+            cursors: found
+                .into_iter()
+                .map(|(name, found)| cursor(name, found))
+                .collect(),
+        }))
+    }
+
+    async fn delete_cursor(
+        &self,
+        request: Request<DeleteCursorRequest>,
+    ) -> Result<Response<DeleteCursorResponse>, Status> {
+        let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
+        let deleted = log.delete_cursor(&request.get_ref().name).await;
+        let deleted = deleted.map_err(|error| status::execute(&error))?;
+        Ok(Response::new(DeleteCursorResponse { deleted }))
+    }
+
+    async fn get_limits(
+        &self,
+        request: Request<GetLimitsRequest>,
+    ) -> Result<Response<GetLimitsResponse>, Status> {
+        self.0.policy.check(&request, Action::Consume)?;
+        let limits = &self.0.limits;
+        Ok(Response::new(GetLimitsResponse {
+            record_bytes_max: limits.record_bytes_max as u64,
+            batch_bytes_max: limits.native_bytes_max() as u64,
+            batch_decompressed_bytes_max: limits.decompressed_bytes_max() as u64,
+            batch_records_max: BATCH_RECORDS_MAX,
+            key_bytes_max: KEY_BYTES_MAX as u32,
+            headers_max: HEADERS_MAX as u32,
+            header_bytes_max: HEADER_BYTES_MAX as u32,
+            name_bytes_max: NAME_BYTES_MAX as u32,
+            streams_per_connection_max: limits.streams_per_connection_max,
+            stream_bytes_in_flight_max: produce::STREAM_BYTES_MAX as u64,
+            connection_bytes_in_flight_max: CONNECTION_IN_FLIGHT_BYTES_MAX as u64,
+            node_bytes_in_flight_max: limits.in_flight_bytes_max as u64,
+            stream_batches_in_flight_max: produce::STREAM_BATCHES_MAX as u32,
+            read_bytes_max: consume::READ_BYTES_MAX as u64,
+            sessions_max: SESSIONS_MAX as u32,
+            cursors_max: CURSORS_MAX as u32,
+            fences_max: FENCES_MAX as u32,
+            message_bytes_max: limits.message_bytes_max() as u64,
+        }))
+    }
+}

@@ -1,0 +1,82 @@
+//! Where a read begins, and what it must see.
+
+use std::time::Duration;
+
+use tonic::Status;
+
+use crate::log::Offset;
+use crate::proto::v1::{self, Edge, consistency::Level, start::At};
+use crate::raft::ReplicatedLog;
+
+use super::super::status;
+
+/// What a read must see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    Relaxed,
+    AtLeast(Offset),
+    Bounded(Duration),
+    Strong,
+}
+
+impl Consistency {
+    /// What a request asks for.
+    pub fn new(consistency: Option<v1::Consistency>) -> Self {
+        match consistency.and_then(|consistency| consistency.level) {
+            None | Some(Level::Relaxed(_)) => Self::Relaxed,
+            Some(Level::AtLeastOffset(offset)) => Self::AtLeast(Offset(offset)),
+            Some(Level::BoundedMs(millis)) => Self::Bounded(Duration::from_millis(millis)),
+            Some(Level::Strong(_)) => Self::Strong,
+        }
+    }
+
+    /// Returns once a read of this node's log sees what it must.
+    pub async fn reached(self, log: &ReplicatedLog) -> Result<(), Status> {
+        let reached = match self {
+            Self::Relaxed => Ok(()),
+            Self::AtLeast(next) => log.apply_to(next).await,
+            Self::Bounded(bound) => log.be_fresh(bound).await,
+            Self::Strong => log.read_barrier().await,
+        };
+        reached.map_err(|error| status::read(&error))
+    }
+
+    /// Whether what was read before the call may still be answered with.
+    pub fn holds(self, log: &ReplicatedLog) -> bool {
+        match self {
+            Self::Bounded(bound) => {
+                let staleness = log.freshness().staleness;
+                staleness.is_some_and(|staleness| staleness <= bound)
+            }
+            _ => true,
+        }
+    }
+}
+
+/// Finds where a read begins.
+pub async fn begin(log: &ReplicatedLog, start: Option<v1::Start>) -> Result<Offset, Status> {
+    let (first, next) = log.log().offsets();
+    let at = start.and_then(|start| start.at);
+    Ok(match at.unwrap_or(At::Edge(Edge::Earliest.into())) {
+        At::Edge(edge) => match Edge::try_from(edge) {
+            Ok(Edge::Unspecified | Edge::Earliest) => first,
+            Ok(Edge::Latest) => next,
+            Err(_) => return Err(status::invalid(format!("edge {edge} is none"))),
+        },
+        At::Offset(offset) => Offset(offset),
+        At::TimestampMs(timestamp_ms) => {
+            let log = log.log().clone();
+            let found = tokio::task::spawn_blocking(move || log.offset_at(timestamp_ms));
+            let found = found.await.unwrap_or(Err(crate::log::Error::Stopped));
+            found.map_err(|error| status::log(&error))?
+        }
+        At::Tail(count) => Offset(next.0.saturating_sub(count)).max(first),
+        At::Cursor(name) => {
+            // Where it stood when the call came: another node may have set it.
+            let current = log.read_barrier().await;
+            current.map_err(|error| status::read(&error))?;
+            let cursor = log.cursor(&name);
+            cursor.ok_or_else(|| status::no_such_cursor(&name))?.offset
+        }
+    })
+}

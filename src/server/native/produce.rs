@@ -1,0 +1,230 @@
+//! Appending batches: one, or a pipelined stream with credit.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tonic::{Request, Status, Streaming};
+
+use crate::net::mux::{CONNECTION_IN_FLIGHT_BYTES_MAX, PeerInfo};
+use crate::proto::v1::{
+    ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse,
+};
+use crate::raft::{Answer, ProposeError, Receipt, ReplicatedLog};
+
+use super::super::produce::{LEADER_WAIT, RETRY, outcome};
+use super::super::{Shared, check_log, status};
+use super::batches;
+
+/// Bytes of batches that one stream may have under way: its credit.
+pub const STREAM_BYTES_MAX: usize = 8 << 20;
+/// And batches.
+pub const STREAM_BATCHES_MAX: usize = 64;
+
+/// The answers of a produce stream.
+pub type Answers = BoxStream<'static, Result<ProduceStreamResponse, Status>>;
+
+/// What a request holds of the limits of its connection and of the node, until it is answered.
+struct Held {
+    _connection: Option<OwnedSemaphorePermit>,
+    _node: OwnedSemaphorePermit,
+}
+
+/// The budget of the connection that a call came by.
+fn budget<T>(request: &Request<T>) -> Option<Arc<Semaphore>> {
+    let peer = request.extensions().get::<PeerInfo>();
+    peer.map(|peer| peer.in_flight.clone())
+}
+
+fn weight(bytes: usize, limit: usize) -> u32 {
+    u32::try_from(bytes.clamp(1, limit)).unwrap_or(u32::MAX)
+}
+
+fn response(receipt: &Receipt) -> Result<ProduceResponse, Status> {
+    let [range] = receipt.ranges[..] else {
+        return Err(Status::internal("an append without a place of its own"));
+    };
+    Ok(ProduceResponse {
+        first_offset: range.first.0,
+        count: range.count,
+        append_timestamp_ms: receipt.timestamp_ms,
+        duplicate: receipt.duplicate,
+    })
+}
+
+/// Appends one batch. It is tried again only while it was surely not appended.
+pub async fn one(
+    shared: &Shared<ReplicatedLog>,
+    request: Request<ProduceRequest>,
+) -> Result<ProduceResponse, Status> {
+    let log = shared.log()?;
+    let connection = budget(&request);
+    let fence = fence_of(request.get_ref());
+    let batch = batches::taken(request.into_inner(), &shared.limits)?;
+    let _held = hold_now(shared, connection, batch.len())?;
+    let deadline = Instant::now() + LEADER_WAIT;
+    loop {
+        let proposed = match log.propose(batch.clone()).await {
+            Ok(answer) => outcome(answer).await,
+            Err(error) => Err(error),
+        };
+        match proposed {
+            Ok(receipt) => return response(&receipt),
+            Err(ProposeError::NoLeader { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => return Err(status::propose_under(&error, fence.as_deref())),
+        }
+    }
+}
+
+/// The name that a batch is appended in.
+fn fence_of(request: &ProduceRequest) -> Option<String> {
+    request.fence.as_ref().map(|fence| fence.name.clone())
+}
+
+/// A single call does not wait for room: the bytes that wait would be held, too.
+fn hold_now(
+    shared: &Shared<ReplicatedLog>,
+    connection: Option<Arc<Semaphore>>,
+    bytes: usize,
+) -> Result<Held, Status> {
+    let limit = CONNECTION_IN_FLIGHT_BYTES_MAX;
+    let connection = connection.map(|budget| budget.try_acquire_many_owned(weight(bytes, limit)));
+    let connection = connection.transpose();
+    let connection = connection.map_err(|_| status::in_flight("the connection", limit))?;
+    let limit = shared.limits.in_flight_bytes_max;
+    let node = shared.in_flight.clone();
+    let node = node.try_acquire_many_owned(weight(bytes, limit));
+    Ok(Held {
+        _connection: connection,
+        _node: node.map_err(|_| status::in_flight("the node", limit))?,
+    })
+}
+
+/// A batch of a stream under way, with what it holds.
+struct Sent {
+    answer: Answer,
+    fence: Option<String>,
+    _credit: OwnedSemaphorePermit,
+    _held: Held,
+}
+
+/// Appends a stream's batches; answers in their order, the credit first.
+pub fn stream(
+    shared: Arc<Shared<ReplicatedLog>>,
+    request: Request<Streaming<ProduceStreamRequest>>,
+) -> Answers {
+    let (tell, sent) = mpsc::channel(STREAM_BATCHES_MAX);
+    let reader = Reader {
+        shared,
+        connection: budget(&request),
+        credit: Arc::new(Semaphore::new(STREAM_BYTES_MAX)),
+        requests: request.into_inner(),
+    };
+    tokio::spawn(reader.run(tell));
+    let first = ProduceStreamResponse {
+        credit_bytes: STREAM_BYTES_MAX as u64,
+        credit_batches: STREAM_BATCHES_MAX as u32,
+        ack: None,
+    };
+    let answers = stream::unfold(Some(sent), async |sent| {
+        let mut sent = sent?;
+        let answered = match sent.recv().await? {
+            // What the batch holds of the limits is held until its outcome is known.
+            Ok(sent) => match outcome(sent.answer).await {
+                Ok(receipt) => response(&receipt),
+                Err(error) => Err(status::propose_under(&error, sent.fence.as_deref())),
+            },
+            Err(status) => Err(status),
+        };
+        // The first error ends the stream: what follows it may be out of order.
+        let rest = answered.is_ok().then_some(sent);
+        let answered = answered.map(|ack| ProduceStreamResponse {
+            ack: Some(ack),
+            ..ProduceStreamResponse::default()
+        });
+        Some((answered, rest))
+    });
+    stream::once(std::future::ready(Ok(first)))
+        .chain(answers)
+        .boxed()
+}
+
+/// Reads a stream's requests, as far as there is room for them.
+struct Reader {
+    shared: Arc<Shared<ReplicatedLog>>,
+    connection: Option<Arc<Semaphore>>,
+    credit: Arc<Semaphore>,
+    requests: Streaming<ProduceStreamRequest>,
+}
+
+impl Reader {
+    async fn run(mut self, tell: mpsc::Sender<Result<Sent, Status>>) {
+        let mut drain = self.shared.drain.clone();
+        loop {
+            // Before the request is read: what is not read holds no memory here.
+            let Ok(place) = tell.reserve().await else {
+                return;
+            };
+            let next = tokio::select! {
+                biased;
+                () = drain.began() => Err(status::draining()),
+                next = self.requests.message() => match next {
+                    Ok(None) => return,
+                    Ok(Some(request)) => Ok(request),
+                    Err(status) => Err(status),
+                },
+            };
+            let sent = match next {
+                Ok(request) => self.send(request).await,
+                Err(status) => Err(status),
+            };
+            let failed = sent.is_err();
+            place.send(sent);
+            if failed {
+                return;
+            }
+        }
+    }
+
+    async fn send(&self, request: ProduceStreamRequest) -> Result<Sent, Status> {
+        let missing = || status::invalid("the message has no batch to produce");
+        let request = request.produce.ok_or_else(missing)?;
+        check_log(&request.log)?;
+        let fence = fence_of(&request);
+        let batch = batches::taken(request, &self.shared.limits)?;
+        let credit = self.credit.clone();
+        let credit = credit.acquire_many_owned(weight(batch.len(), STREAM_BYTES_MAX));
+        let credit = credit.await.map_err(|_| status::draining())?;
+        let held = self.hold(batch.len()).await?;
+        let answer = self.shared.log()?.propose(batch).await;
+        Ok(Sent {
+            answer: answer.map_err(|error| status::propose(&error))?,
+            fence,
+            _credit: credit,
+            _held: held,
+        })
+    }
+
+    /// Waits for room: the client is read no further meanwhile.
+    async fn hold(&self, bytes: usize) -> Result<Held, Status> {
+        let connection = match &self.connection {
+            Some(budget) => {
+                let weight = weight(bytes, CONNECTION_IN_FLIGHT_BYTES_MAX);
+                let held = budget.clone().acquire_many_owned(weight).await;
+                Some(held.map_err(|_| status::draining())?)
+            }
+            None => None,
+        };
+        let node = self.shared.in_flight.clone();
+        let weight = weight(bytes, self.shared.limits.in_flight_bytes_max);
+        let node = node.acquire_many_owned(weight).await;
+        Ok(Held {
+            _connection: connection,
+            _node: node.map_err(|_| status::draining())?,
+        })
+    }
+}

@@ -1,0 +1,228 @@
+//! Reading on and on: a stream with credit and heartbeats.
+//!
+//! One task a stream. It reads the log only for credit that it has, and keeps one answer ready, so
+//! that a client which does not read costs a bounded part of memory and nobody else's time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Interval, MissedTickBehavior};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use crate::log::Offset;
+use crate::proto::v1::{ConsumeStreamRequest, ConsumeStreamResponse, ConsumeStreamStart};
+use crate::raft::{Applied, ReplicatedLog};
+
+use super::super::{Drain, Shared, check_log, status};
+use super::batches::Wanted;
+use super::consume::{freshness, read_stored, send};
+use super::position::{self, Consistency};
+
+/// Bytes that a stream reads at a time.
+const READ_BYTES: u64 = 256 << 10;
+/// Answers that wait for the connection.
+const READY_MAX: usize = 1;
+/// Credit beyond this is forgotten.
+const CREDIT_MAX: u64 = 1 << 40;
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
+
+/// The answers of a consume stream.
+pub type Answers = BoxStream<'static, Result<ConsumeStreamResponse, Status>>;
+
+type Tell = mpsc::Sender<Result<ConsumeStreamResponse, Status>>;
+
+/// Answers a client's requests until it leaves.
+pub fn stream(
+    shared: Arc<Shared<ReplicatedLog>>,
+    requests: Streaming<ConsumeStreamRequest>,
+) -> Answers {
+    let (tell, answers) = mpsc::channel(READY_MAX);
+    tokio::spawn(async move {
+        if let Err(status) = serve(shared, requests, &tell).await {
+            // A client that left needs no status.
+            let _ = tell.send(Err(status)).await;
+        }
+    });
+    ReceiverStream::new(answers).boxed()
+}
+
+async fn serve(
+    shared: Arc<Shared<ReplicatedLog>>,
+    mut requests: Streaming<ConsumeStreamRequest>,
+    tell: &Tell,
+) -> Result<(), Status> {
+    let Some(first) = requests.message().await? else {
+        return Ok(());
+    };
+    let missing = || status::invalid("the first message says where to start");
+    let start = first.start.ok_or_else(missing)?;
+    check_log(&start.log)?;
+    let log = shared.log()?.clone();
+    let consistency = Consistency::new(start.consistency);
+    consistency.reached(&log).await?;
+    let next = position::begin(&log, start.start.clone()).await?;
+    let (_, end) = log.log().offsets();
+    if next > end {
+        let (first, next, asked) = (log.log().offsets().0, end, next);
+        let error = crate::log::Error::OutOfRange { asked, first, next };
+        return Err(status::log(&error));
+    }
+    let tail = Tail {
+        heartbeats: heartbeats(&start, consistency),
+        applied: log.watch_applied(),
+        drain: shared.drain.clone(),
+        log,
+        requests,
+        consistency,
+        credit: first.credit_bytes,
+        next,
+        accept: start.accept,
+        open: true,
+    };
+    let answer = tail.answer(Vec::new());
+    if tell.send(Ok(answer)).await.is_err() {
+        return Ok(());
+    }
+    tail.run(tell).await
+}
+
+fn heartbeats(start: &ConsumeStreamStart, consistency: Consistency) -> Interval {
+    let asked = match start.heartbeat_ms {
+        0 => HEARTBEAT,
+        millis => Duration::from_millis(millis.into()),
+    };
+    let mut every = asked.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
+    if let Consistency::Bounded(bound) = consistency {
+        // A bound that breaks is noticed in time.
+        every = every.min((bound / 2).max(HEARTBEAT_MIN));
+    }
+    let mut heartbeats = tokio::time::interval(every);
+    heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    heartbeats.reset();
+    heartbeats
+}
+
+struct Tail {
+    log: ReplicatedLog,
+    requests: Streaming<ConsumeStreamRequest>,
+    applied: watch::Receiver<Applied>,
+    drain: Drain,
+    heartbeats: Interval,
+    consistency: Consistency,
+    /// Bytes that may be sent.
+    credit: u64,
+    next: Offset,
+    accept: Vec<i32>,
+    /// Whether the client may still send.
+    open: bool,
+}
+
+/// What a stream wakes for.
+enum Event {
+    Records,
+    Credit(u64),
+    /// The client sends no more: what credit it gave is still good.
+    NoMoreCredit,
+    Heartbeat,
+    Left,
+}
+
+impl Tail {
+    async fn run(mut self, tell: &Tell) -> Result<(), Status> {
+        loop {
+            let answer = match self.event(tell).await? {
+                Event::Credit(bytes) => {
+                    self.credit = self.credit.saturating_add(bytes).min(CREDIT_MAX);
+                    continue;
+                }
+                Event::NoMoreCredit => {
+                    self.open = false;
+                    continue;
+                }
+                Event::Left => return Ok(()),
+                Event::Heartbeat => {
+                    self.keep_fresh().await?;
+                    self.answer(Vec::new())
+                }
+                Event::Records => self.read().await?,
+            };
+            if tell.send(Ok(answer)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn event(&mut self, tell: &Tell) -> Result<Event, Status> {
+        let (credit, next, open) = (self.credit, self.next, self.open);
+        tokio::select! {
+            biased;
+            () = self.drain.began() => Err(status::draining()),
+            () = tell.closed() => Ok(Event::Left),
+            _ = self.heartbeats.tick() => Ok(Event::Heartbeat),
+            request = self.requests.message(), if open => match request? {
+                Some(request) if request.start.is_some() => {
+                    Err(status::invalid("only the first message says where to start"))
+                }
+                Some(request) => Ok(Event::Credit(request.credit_bytes)),
+                None => Ok(Event::NoMoreCredit),
+            },
+            there = self.applied.wait_for(|applied| applied.next_offset > next), if credit > 0 => {
+                there.map_err(|_| status::draining())?;
+                Ok(Event::Records)
+            }
+        }
+    }
+
+    /// Has the leader confirm now and then how far this node is; a bound that broke is an error.
+    async fn keep_fresh(&self) -> Result<(), Status> {
+        if self.consistency.holds(&self.log) {
+            let staleness = self.log.freshness().staleness;
+            let period = self.heartbeats.period();
+            if staleness.is_none_or(|staleness| staleness > period / 2) {
+                let log = self.log.clone();
+                // Nobody waits for it: the next heartbeat tells what came of it.
+                tokio::spawn(async move { drop(log.read_barrier().await) });
+            }
+            return Ok(());
+        }
+        self.consistency.reached(&self.log).await
+    }
+
+    async fn read(&mut self) -> Result<ConsumeStreamResponse, Status> {
+        let bytes_max = usize::try_from(self.credit.min(READ_BYTES)).unwrap_or(1);
+        let stored = read_stored(self.log.log(), self.next, bytes_max).await;
+        let stored = stored.map_err(|error| status::log(&error))?;
+        if !self.consistency.holds(&self.log) {
+            self.consistency.reached(&self.log).await?;
+        }
+        let wanted = Wanted {
+            from: self.next,
+            records_max: u64::MAX,
+            accept: self.accept.clone(),
+        };
+        let (batches, next) = send(&stored, wanted)?;
+        let batch_bytes = |sent: &crate::proto::v1::StoredBatch| {
+            let batch = sent.batch.as_ref();
+            batch.map_or(0, |batch| batch.records.len() as u64)
+        };
+        let bytes: u64 = batches.iter().map(batch_bytes).sum();
+        self.credit = self.credit.saturating_sub(bytes.max(1));
+        self.next = next;
+        Ok(self.answer(batches))
+    }
+
+    fn answer(&self, batches: Vec<crate::proto::v1::StoredBatch>) -> ConsumeStreamResponse {
+        ConsumeStreamResponse {
+            batches,
+            next_offset: self.next.0,
+            first_offset: self.log.log().offsets().0.0,
+            freshness: Some(freshness(&self.log)),
+        }
+    }
+}
