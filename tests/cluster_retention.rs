@@ -16,7 +16,11 @@ const SMALL: [&str; 2] = ["--segment-bytes-max", "65536"];
 async fn produce(stage: &Stage, recorder: &mut Recorder, from: u64, to: u64) {
     let producer = stage
         .client()
-        .producer(ProducerOptions::default())
+        .producer(ProducerOptions {
+            // Many batches fit into the small segments here.
+            batch_bytes_max: 4096,
+            ..ProducerOptions::default()
+        })
         .expect("a producer");
     let value = |number| format!("record {number} {}", "x".repeat(200));
     let mut acks = Vec::new();
@@ -155,4 +159,43 @@ async fn retention_keeps_the_log_small_by_bytes_and_by_age() {
     produce(&stage, &mut recorder, 5000, 5010).await;
     let (_, next) = offsets(&stage, stage.leader().await).await;
     assert_eq!(next, 5010);
+}
+
+#[tokio::test]
+async fn retention_waits_for_a_cursor_as_far_as_it_may() {
+    let stage = Stage::start_with(&SMALL).await;
+    let mut recorder = Recorder::default();
+    let run = async |line: &[&str]| client(&stage.cluster, line).await.expect_success();
+    run(&["cursor", "set", "reader", "700"]).await;
+    let set = ["log", "retention", "--max-bytes", "200KiB"];
+    let wait = ["--wait-for-cursor", "reader", "--wait-max-bytes", "800KiB"];
+    run(&[&set[..], &wait[..]].concat()).await;
+    produce(&stage, &mut recorder, 0, 2500).await;
+    // The segments before the cursor go, and no other.
+    until("the log begins near the cursor", async || {
+        let (first, _) = offsets(&stage, 0).await;
+        assert!(first <= 700, "{first} is past the cursor");
+        (first > 300).then_some(())
+    })
+    .await;
+    run(&["cursor", "set", "reader", "2400", "--expected", "700"]).await;
+    until("the log is small", async || {
+        let status = stage.status(0).await;
+        (status.segment_bytes <= 280 << 10).then_some(())
+    })
+    .await;
+    let (first, _) = offsets(&stage, 0).await;
+    assert!(first > 700, "the cursor moved on");
+    // Past the cap nobody is waited for.
+    produce(&stage, &mut recorder, 2500, 8000).await;
+    until("the cap counts", async || {
+        let (first, _) = offsets(&stage, 0).await;
+        (first > 2400).then_some(())
+    })
+    .await;
+    let next = 8000;
+    let (first, _) = offsets(&stage, 0).await;
+    check(&stage, &recorder, first, next).await;
+    let shown = run(&["cursor", "list", "--output", "json"]).await;
+    assert!(shown.contains("\"offset\":2400"), "it stays: {shown}");
 }

@@ -210,28 +210,33 @@ pub fn check(bytes: &[u8], limits: &Limits) -> Result<u32, BatchError> {
             count as usize,
             limits.records as usize,
         )?;
-        over("a record", record.len(), limits.record_bytes)?;
         check_record(record, limits)?;
     }
     Ok(count)
 }
 
 fn check_record(mut rest: &[u8], limits: &Limits) -> Result<(), BatchError> {
-    let mut headers = 0;
+    let (mut headers, mut bytes) = (0, 0);
     while !rest.is_empty() {
         match next_field(&mut rest)? {
-            (KEY, Field::Bytes(key)) => over("a key", key.len(), limits.key_bytes)?,
+            (VALUE, Field::Bytes(value)) => bytes += value.len(),
+            (KEY, Field::Bytes(key)) => {
+                bytes += key.len();
+                over("a key", key.len(), limits.key_bytes)?;
+            }
             (HEADER, Field::Bytes(header)) => {
                 headers += 1;
                 over("a record's number of headers", headers, limits.headers)?;
-                over("a header", header.len(), limits.header_bytes)?;
-                header_parts(header)?;
+                let (name, value) = header_parts(header)?;
+                let header = name.len() + value.len();
+                bytes += header;
+                over("a header", header, limits.header_bytes)?;
             }
-            (VALUE, Field::Bytes(_)) | (CLIENT_TIMESTAMP, Field::Number(_)) => {}
+            (CLIENT_TIMESTAMP, Field::Number(_)) => {}
             _ => return Err(UNKNOWN_FIELD),
         }
     }
-    Ok(())
+    over("a record", bytes, limits.record_bytes)
 }
 
 fn over(what: &'static str, size: usize, limit: usize) -> Result<(), BatchError> {
@@ -503,6 +508,11 @@ mod tests {
             value: vec![0; 1001].into(),
             ..Record::default()
         });
+        let just = Record {
+            value: vec![0; 1000].into(),
+            ..Record::default()
+        };
+        assert_eq!(check(&built(&[just]), &LIMITS), Ok(1));
         over(Record {
             key: Some(vec![0; 101].into()),
             ..Record::default()

@@ -110,6 +110,9 @@ pub enum Error {
     /// An earlier write or sync failed; nothing is written until a restart.
     #[error("the log stopped writing after an error; see the first one")]
     Stopped,
+    /// Packed records that no longer read: a checksum says that they are what was appended.
+    #[error("packed records cannot be read, though they are what was appended")]
+    Unreadable(#[source] crate::batch::BatchError),
     /// The disk refused.
     #[error("{action} {path}")]
     Io {

@@ -15,6 +15,8 @@ use std::sync::mpsc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::batch::{self, Compression};
+
 use super::dump::Reader;
 use super::memory_disk::MemoryDisk;
 use super::record::{BatchBuilder, Producer, batches, join};
@@ -23,13 +25,14 @@ use super::verify::{Bounds, Report, verify};
 use super::*;
 
 const DIR: &str = "/log";
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "clean",
     "sealed",
     "torn-tail",
     "stale-index",
     "cut",
     "trimmed",
+    "packed",
 ];
 /// A blank command: a `ControlEntry` whose field 1 is an empty message.
 const BLANK: &[u8] = &[0x0a, 0];
@@ -64,6 +67,8 @@ struct Maker {
     disk: MemoryDisk,
     log: Log,
     next: u64,
+    /// Entries have a time, and most of their batches are packed.
+    packed: bool,
 }
 
 impl Maker {
@@ -72,7 +77,12 @@ impl Maker {
         let shared = Arc::new(disk.clone());
         let opened = Log::open(shared, Path::new(DIR), config(), Floor::default(), None);
         let (log, _) = opened.unwrap();
-        Self { disk, log, next: 0 }
+        Self {
+            disk,
+            log,
+            next: 0,
+            packed: false,
+        }
     }
 
     /// Every fifth entry is a blank one; the others hold one to three records in one or two
@@ -101,7 +111,10 @@ impl Maker {
                 self.next += 1;
                 joined.push(two.finish());
             }
-            payload = join(joined.iter(), None);
+            if self.packed {
+                joined.push(self.packed(index));
+            }
+            payload = join(joined.iter(), self.packed.then_some(1_000_000 + index));
         }
         Entry {
             term: Term(1 + index / 16),
@@ -109,6 +122,36 @@ impl Maker {
             kind,
             payload,
         }
+    }
+
+    /// A batch of packed records with keys, headers and conditions, compressed in turn.
+    fn packed(&mut self, index: u64) -> Bytes {
+        let mut builder = batch::Builder::default();
+        for number in 0..index % 4 + 1 {
+            builder.push(&batch::Record {
+                value: format!("packed {} {}", self.next, "x".repeat(40)).into(),
+                key: (number > 0).then(|| Bytes::from_static(b"key")),
+                headers: vec![batch::Header {
+                    name: "name".to_owned(),
+                    value: Bytes::from_static(b"header"),
+                }],
+                client_timestamp_ms: index,
+            });
+            self.next += 1;
+        }
+        let (records, count) = builder.take();
+        let all = [Compression::None, Compression::Lz4, Compression::Zstd];
+        let compression = all[index as usize % 3];
+        let records = batch::compress(&records, compression).unwrap();
+        let fence = record::Fence {
+            name: "fence",
+            epoch: index,
+        };
+        let conditions = record::Conditions {
+            expected_next_offset: index.is_multiple_of(2).then_some(Offset(self.next)),
+            fence: index.is_multiple_of(3).then_some(fence),
+        };
+        record::packed(None, &conditions, compression, count, &records)
     }
 
     /// Appends so many entries, three in each write.
@@ -244,6 +287,16 @@ pub(super) fn make(name: &str) -> Fixture {
                 "100 entries, the records before offset 120 given up",
                 bounds,
             )
+        }
+        "packed" => {
+            maker.packed = true;
+            maker.append(60);
+            maker.publish(60);
+            maker.log.sync_index().unwrap();
+            maker.log.seal_covered(Index(59)).unwrap();
+            let bounds = maker.checkpoint(59);
+            let how = "60 entries with times, a packed batch in each that holds records";
+            maker.finish(how, bounds)
         }
         name => unreachable!("{name} is no fixture"),
     }

@@ -115,7 +115,9 @@ impl ReplicatedLog {
 
     /// The leader forgets sessions that were idle for long.
     pub(super) async fn expire_sessions(&self) {
-        let before = env::wall_clock_ms().saturating_sub(SESSION_IDLE_MS_MAX);
+        // By the log's own time as well: a leader whose clock is far ahead must not end them all.
+        let now = env::wall_clock_ms().min(self.0.fsm.timestamp_ms());
+        let before = now.saturating_sub(SESSION_IDLE_MS_MAX);
         if !self.view().writable || !self.0.fsm.any_idle_session(before) {
             return;
         }

@@ -100,8 +100,8 @@ impl Fsm {
                 Ok(Outcome::Done)
             }
             Command::ClaimEpoch(claim) => {
-                let epoch = self.fences.claim(claim);
-                epoch.map(|epoch| Outcome::Claimed(epoch, next))
+                let claimed = self.fences.claim(claim, next);
+                claimed.map(|(epoch, next)| Outcome::Claimed(epoch, next))
             }
             Command::CommitCursor(commit) => self.cursors.commit(commit).map(|()| Outcome::Done),
             Command::DeleteCursor(name) => Ok(Outcome::Deleted(self.cursors.delete(name))),

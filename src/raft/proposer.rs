@@ -188,6 +188,11 @@ impl Dispatcher {
                 }
                 gathered.extend(fresh.drain(..));
             }
+            // Nobody waits for these any more: their callers were told that the outcome is unknown.
+            gathered.retain(|proposal: &Proposal| !proposal.reply.is_closed());
+            if gathered.is_empty() {
+                continue;
+            }
             if !self.fills_a_group(&gathered) {
                 let more = window.clone().acquire_many_owned(PLACES_OF_SMALL - 1);
                 let Ok(more) = more.await else {

@@ -94,6 +94,15 @@ impl ReadBarrier {
         answer.await.unwrap_or(Err(stopped))
     }
 
+    /// Has the leader asked soon, if nobody waits for that already.
+    pub fn nudge(&self) {
+        if self.queue.capacity() == QUEUE_MAX {
+            let (reply, _) = oneshot::channel();
+            // A queue that filled up meanwhile does the same.
+            let _ = self.queue.try_send(reply);
+        }
+    }
+
     /// How far this node is.
     pub fn freshness(&self) -> Freshness {
         // Before the offset: what is applied only grows.
@@ -146,6 +155,11 @@ impl ReadBarrier {
 }
 
 impl ReplicatedLog {
+    /// Has the leader confirm soon how far this node is; waits for nothing.
+    pub fn nudge_freshness(&self) {
+        self.0.barrier.nudge();
+    }
+
     /// Returns once this node has applied everything that was acknowledged, by any node, before
     /// the call.
     pub async fn read_barrier(&self) -> Result<(), ReadError> {

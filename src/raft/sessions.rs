@@ -181,6 +181,9 @@ impl Sessions {
                 .try_into()
                 .map_err(|_| WireError::Unknown("session token"))?;
             let token = u128::from_be_bytes(token);
+            if id > log::NUMBER_MAX.into() {
+                return Err(BROKEN);
+            }
             let appended = session.appended.iter().map(|range| Appended {
                 sequence: range.first_sequence,
                 offset: Offset(range.first_offset),

@@ -11,7 +11,7 @@ use crate::proto::v1::{
     NodeRole, RemoveNodeRequest, RemoveNodeResponse, SetRetentionRequest, SetRetentionResponse,
     TransferLeadershipRequest, TransferLeadershipResponse, TrimRequest, TrimResponse,
 };
-use crate::raft::{ReplicatedLog, Retention};
+use crate::raft::{NAME_BYTES_MAX, ReplicatedLog, Retention};
 
 use super::auth::Action;
 use super::{Shared, check_log, status};
@@ -125,8 +125,29 @@ impl ClusterService for Cluster {
             wait_for_cursors: wanted.wait_for_cursors,
             wait_bytes_max: wanted.wait_bytes_max,
         };
+        check_wait(&retention)?;
         let set = self.0.log()?.set_retention(retention).await;
         set.map_err(|error| status::membership(&error))?;
         Ok(Response::new(SetRetentionResponse {}))
     }
+}
+
+/// A wait for cursors without a cap would let a consumer that is gone fill the disk.
+fn check_wait(retention: &Retention) -> Result<(), Status> {
+    const CURSORS_MAX: usize = 64;
+    let (cursors, cap) = (&retention.wait_for_cursors, retention.wait_bytes_max);
+    if cursors.is_empty() && cap == 0 {
+        return Ok(());
+    }
+    let fine = |name: &String| !name.is_empty() && name.len() <= NAME_BYTES_MAX;
+    if cursors.len() > CURSORS_MAX || !cursors.iter().all(fine) {
+        let what = format!("retention waits for up to {CURSORS_MAX} cursors, each with a name");
+        return Err(status::invalid(what));
+    }
+    if cursors.is_empty() || cap <= retention.max_bytes.unwrap_or(0) {
+        let what =
+            "cursors to wait for and wait_bytes_max come together, and the cap is over max_bytes";
+        return Err(status::invalid(what));
+    }
+    Ok(())
 }

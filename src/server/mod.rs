@@ -113,6 +113,8 @@ const MESSAGE_OVERHEAD: usize = 64 << 10;
 const BATCH_RECORDS_MAX: u32 = 65_536;
 /// A native batch may be so large, whatever the largest record is: what clients gather by themselves.
 const BATCH_BYTES_MAX: usize = 256 << 10;
+/// Lengths and tags in a record, beside its value, key and headers.
+const RECORD_OVERHEAD: usize = 4 << 10;
 /// A compressed batch may grow to so many times the largest one.
 const DECOMPRESSED_FACTOR: usize = 4;
 const KEY_BYTES_MAX: usize = 64 << 10;
@@ -122,12 +124,13 @@ const HEADER_BYTES_MAX: usize = 64 << 10;
 impl Limits {
     /// The largest native batch as it is sent, in bytes.
     fn native_bytes_max(&self) -> usize {
-        self.record_bytes_max.max(BATCH_BYTES_MAX)
+        (self.record_bytes_max + RECORD_OVERHEAD).max(BATCH_BYTES_MAX)
     }
 
     /// The same without its compression.
     fn decompressed_bytes_max(&self) -> usize {
-        self.native_bytes_max() * DECOMPRESSED_FACTOR
+        let most = self.native_bytes_max() * DECOMPRESSED_FACTOR;
+        most.min(log::record::DECOMPRESSED_BYTES_MAX)
     }
 
     /// The largest message.

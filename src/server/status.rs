@@ -231,9 +231,10 @@ pub fn execute(error: &ExecuteError) -> Status {
     let refusal = match error {
         ExecuteError::Refused(refusal) => refusal,
         ExecuteError::NoLeader { .. } => {
+            // It may have been carried out: all of these commands may be sent again.
             let wait = Some(RETRY);
             let metadata = HashMap::new();
-            return with_reason(Code::Unavailable, "NO_LEADER", message, metadata, wait);
+            return with_reason(Code::Unknown, "OUTCOME_UNKNOWN", message, metadata, wait);
         }
     };
     let mut metadata = HashMap::new();
@@ -321,9 +322,10 @@ pub fn log(error: &log::Error) -> Status {
                 wait,
             )
         }
-        log::Error::Corrupt { .. } | log::Error::LostTail { .. } | log::Error::Malformed(_) => {
-            plain(Code::DataLoss, "CORRUPT", message)
-        }
+        log::Error::Corrupt { .. }
+        | log::Error::LostTail { .. }
+        | log::Error::Unreadable(_)
+        | log::Error::Malformed(_) => plain(Code::DataLoss, "CORRUPT", message),
         log::Error::TooLarge { .. } => plain(Code::InvalidArgument, "RECORD_TOO_LARGE", message),
         log::Error::NoEntry { .. }
         | log::Error::Mismatch { .. }

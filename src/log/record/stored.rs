@@ -31,9 +31,9 @@ pub fn stored(payload: &Bytes, row_skip: u32, first: Offset, count: u64) -> Resu
     let count = u32::try_from(count).map_err(|_| SHORT)?;
     let timestamp_ms = timestamp_ms(payload);
     let (packed, bytes) = if row_skip & PACKED_ROW == 0 {
-        // The count says where they end.
         let at = row_skip as usize;
-        (None, payload.slice(at.min(payload.len())..))
+        let end = skip(payload, at, count)?;
+        (None, payload.slice(at..end))
     } else {
         let batch = batch_header(payload, bytes_before(row_skip) as usize)?;
         if batch.count != count || batch.packed.is_none() {
@@ -110,6 +110,6 @@ impl Stored {
 
 /// What was checked before it was taken does not read: an older version's, or damage that no
 /// checksum saw.
-fn unreadable(_: batch::BatchError) -> Error {
-    Error::Malformed("its packed records cannot be read")
+fn unreadable(source: batch::BatchError) -> Error {
+    Error::Unreadable(source)
 }

@@ -77,7 +77,7 @@ pub struct Wanted {
 /// A stored batch as it is sent: without a copy, unless only a part of it is wanted, its
 /// compression is not taken, or its records are those of `log.v1`.
 pub fn sent(stored: &Stored, wanted: &Wanted) -> Result<StoredBatch, Error> {
-    let unreadable = |_| Error::Malformed("its packed records cannot be read");
+    let unreadable = Error::Unreadable;
     let passed = wanted.from.0.saturating_sub(stored.first.0);
     let left = u64::from(stored.count).saturating_sub(passed);
     let count = left.min(wanted.records_max);

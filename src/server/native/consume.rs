@@ -24,11 +24,13 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How far this node is, for an answer.
 pub fn freshness(log: &ReplicatedLog) -> v1::Freshness {
     let freshness = log.freshness();
+    // Records can be read a little before the wait for them ends.
+    let applied = freshness.applied.max(log.log().offsets().1);
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     v1::Freshness {
         node: log.identity().name.clone(),
-        applied_offset: freshness.applied.0,
-        leader_commit_offset: freshness.leader_commit.0,
+        applied_offset: applied.0,
+        leader_commit_offset: freshness.leader_commit.max(applied).0,
         staleness_ms: freshness.staleness.map(millis),
     }
 }
@@ -47,21 +49,33 @@ pub async fn read_stored(
     read.await.unwrap_or(Err(log::Error::Stopped))
 }
 
-/// What was read, as it is sent, and the offset after it.
-pub fn send(stored: &[Stored], mut wanted: Wanted) -> Result<(Vec<StoredBatch>, Offset), Status> {
+/// What was read, as it is sent, and the offset after it. What is decompressed counts as it is sent,
+/// against about `bytes_max` bytes: at least one batch.
+pub fn send(
+    stored: &[Stored],
+    mut wanted: Wanted,
+    bytes_max: usize,
+) -> Result<(Vec<StoredBatch>, Offset), Status> {
     let mut next = wanted.from;
+    let mut left = bytes_max.max(1);
     let mut all = Vec::with_capacity(stored.len());
     for stored in stored {
-        if wanted.records_max == 0 {
+        if wanted.records_max == 0 || left == 0 {
             break;
         }
         let sent = batches::sent(stored, &wanted).map_err(|error| status::log(&error))?;
         let count = sent.batch.as_ref().map_or(0, |batch| batch.count);
         next = Offset(sent.first_offset + u64::from(count));
         wanted.records_max -= u64::from(count);
+        left = left.saturating_sub(bytes_of(&sent).max(1));
         all.push(sent);
     }
     Ok((all, next))
+}
+
+/// The bytes of a sent batch's records.
+pub fn bytes_of(sent: &StoredBatch) -> usize {
+    sent.batch.as_ref().map_or(0, |batch| batch.records.len())
 }
 
 /// Answers with the records of a range.
@@ -99,7 +113,7 @@ pub async fn range(
             },
             accept: request.accept,
         };
-        let (batches, next_offset) = send(&stored, wanted)?;
+        let (batches, next_offset) = send(&stored, wanted, bytes_max)?;
         return Ok(ConsumeResponse {
             batches,
             next_offset: next_offset.0,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
@@ -12,7 +13,7 @@ use crate::net::mux::{CONNECTION_IN_FLIGHT_BYTES_MAX, PeerInfo};
 use crate::proto::v1::{
     ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse,
 };
-use crate::raft::{Answer, ProposeError, Receipt, ReplicatedLog};
+use crate::raft::{ProposeError, Receipt, ReplicatedLog};
 
 use super::super::produce::{LEADER_WAIT, RETRY, outcome};
 use super::super::{Shared, check_log, status};
@@ -104,12 +105,12 @@ fn hold_now(
     })
 }
 
-/// A batch of a stream under way, with what it holds.
+/// A batch of a stream under way.
 struct Sent {
-    answer: Answer,
+    /// It lets go of the connection's and the node's limits by itself, whether the client reads or not.
+    outcome: JoinHandle<Result<Receipt, ProposeError>>,
     fence: Option<String>,
     _credit: OwnedSemaphorePermit,
-    _held: Held,
 }
 
 /// Appends a stream's batches; answers in their order, the credit first.
@@ -133,8 +134,7 @@ pub fn stream(
     let answers = stream::unfold(Some(sent), async |sent| {
         let mut sent = sent?;
         let answered = match sent.recv().await? {
-            // What the batch holds of the limits is held until its outcome is known.
-            Ok(sent) => match outcome(sent.answer).await {
+            Ok(sent) => match sent.outcome.await.unwrap_or(Err(ProposeError::Unknown)) {
                 Ok(receipt) => response(&receipt),
                 Err(error) => Err(status::propose_under(&error, sent.fence.as_deref())),
             },
@@ -201,11 +201,16 @@ impl Reader {
         let credit = credit.await.map_err(|_| status::draining())?;
         let held = self.hold(batch.len()).await?;
         let answer = self.shared.log()?.propose(batch).await;
+        let answer = answer.map_err(|error| status::propose(&error))?;
+        let settled = async move {
+            let outcome = outcome(answer).await;
+            drop(held);
+            outcome
+        };
         Ok(Sent {
-            answer: answer.map_err(|error| status::propose(&error))?,
+            outcome: tokio::spawn(settled),
             fence,
             _credit: credit,
-            _held: held,
         })
     }
 

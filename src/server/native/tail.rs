@@ -19,15 +19,17 @@ use crate::raft::{Applied, ReplicatedLog};
 
 use super::super::{Drain, Shared, check_log, status};
 use super::batches::Wanted;
-use super::consume::{freshness, read_stored, send};
+use super::consume::{bytes_of, freshness, read_stored, send};
 use super::position::{self, Consistency};
 
 /// Bytes that a stream reads at a time.
-const READ_BYTES: u64 = 256 << 10;
+const READ_BYTES: i64 = 256 << 10;
 /// Answers that wait for the connection.
 const READY_MAX: usize = 1;
 /// Credit beyond this is forgotten.
-const CREDIT_MAX: u64 = 1 << 40;
+const CREDIT_MAX: i64 = 1 << 40;
+/// How long a client that does not read is waited for with the status that ends its stream.
+const LAST_WORD: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
@@ -45,8 +47,8 @@ pub fn stream(
     let (tell, answers) = mpsc::channel(READY_MAX);
     tokio::spawn(async move {
         if let Err(status) = serve(shared, requests, &tell).await {
-            // A client that left needs no status.
-            let _ = tell.send(Err(status)).await;
+            // A client that left needs no status, and one that does not read gets none.
+            let _ = tokio::time::timeout(LAST_WORD, tell.send(Err(status))).await;
         }
     });
     ReceiverStream::new(answers).boxed()
@@ -80,7 +82,7 @@ async fn serve(
         log,
         requests,
         consistency,
-        credit: first.credit_bytes,
+        credit: granted(first.credit_bytes),
         next,
         accept: start.accept,
         open: true,
@@ -108,6 +110,11 @@ fn heartbeats(start: &ConsumeStreamStart, consistency: Consistency) -> Interval 
     heartbeats
 }
 
+/// Credit as it is counted.
+fn granted(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(CREDIT_MAX).min(CREDIT_MAX)
+}
+
 struct Tail {
     log: ReplicatedLog,
     requests: Streaming<ConsumeStreamRequest>,
@@ -115,8 +122,8 @@ struct Tail {
     drain: Drain,
     heartbeats: Interval,
     consistency: Consistency,
-    /// Bytes that may be sent.
-    credit: u64,
+    /// Bytes that may be sent; below 0, what was sent beyond the credit with its last batch.
+    credit: i64,
     next: Offset,
     accept: Vec<i32>,
     /// Whether the client may still send.
@@ -138,7 +145,7 @@ impl Tail {
         loop {
             let answer = match self.event(tell).await? {
                 Event::Credit(bytes) => {
-                    self.credit = self.credit.saturating_add(bytes).min(CREDIT_MAX);
+                    self.credit = (self.credit + granted(bytes)).min(CREDIT_MAX);
                     continue;
                 }
                 Event::NoMoreCredit => {
@@ -152,8 +159,12 @@ impl Tail {
                 }
                 Event::Records => self.read().await?,
             };
-            if tell.send(Ok(answer)).await.is_err() {
-                return Ok(());
+            tokio::select! {
+                biased;
+                () = self.drain.began() => return Err(status::draining()),
+                told = tell.send(Ok(answer)) => if told.is_err() {
+                    return Ok(());
+                }
             }
         }
     }
@@ -185,9 +196,8 @@ impl Tail {
             let staleness = self.log.freshness().staleness;
             let period = self.heartbeats.period();
             if staleness.is_none_or(|staleness| staleness > period / 2) {
-                let log = self.log.clone();
                 // Nobody waits for it: the next heartbeat tells what came of it.
-                tokio::spawn(async move { drop(log.read_barrier().await) });
+                self.log.nudge_freshness();
             }
             return Ok(());
         }
@@ -206,13 +216,9 @@ impl Tail {
             records_max: u64::MAX,
             accept: self.accept.clone(),
         };
-        let (batches, next) = send(&stored, wanted)?;
-        let batch_bytes = |sent: &crate::proto::v1::StoredBatch| {
-            let batch = sent.batch.as_ref();
-            batch.map_or(0, |batch| batch.records.len() as u64)
-        };
-        let bytes: u64 = batches.iter().map(batch_bytes).sum();
-        self.credit = self.credit.saturating_sub(bytes.max(1));
+        let (batches, next) = send(&stored, wanted, bytes_max)?;
+        let bytes: usize = batches.iter().map(bytes_of).sum();
+        self.credit -= granted(bytes.max(1) as u64);
         self.next = next;
         Ok(self.answer(batches))
     }
