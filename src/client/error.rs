@@ -94,8 +94,8 @@ pub enum ClientError {
     )]
     OffsetDiffers { expected: u64, next: u64 },
     #[error(
-        "{name} was claimed by another: its epoch is {epoch} now, and appends under an older one are refused. \
-         Stop here, or claim the name again"
+        "{name} is not held under this epoch: its present one is {epoch} (0: nobody claimed it yet), and appends \
+         under another are refused. If another took over, stop here; else claim the name first"
     )]
     Fenced { name: String, epoch: u64 },
     #[error(
