@@ -34,6 +34,7 @@ fn covered(found: &Recovered) -> Result<Option<Offset>, Error> {
         let (first, end) = match segment.seal() {
             Some(seal) => (seal.first_offset, Some(seal.next_offset)),
             None => match segment.index.rows().checked_sub(1) {
+                Some(_) if !in_order(segment)? => return Ok(None),
                 Some(last) => {
                     let first = segment.first_offset().unwrap_or(next);
                     (first, end_of(segment, last)?)
@@ -47,6 +48,20 @@ fn covered(found: &Recovered) -> Result<Option<Offset>, Error> {
         }
     }
     Ok(Some(next))
+}
+
+/// Whether an open segment's rows name frames that it has, each behind the one before.
+fn in_order(segment: &Segment) -> Result<bool, Error> {
+    let mut last: Option<Row> = None;
+    for number in 0..segment.index.rows() {
+        let row = segment.index.row(number)?;
+        let follows = last.is_none_or(|last| last.offset < row.offset && last.index <= row.index);
+        if !follows || segment.position(row.index) != Some(row.position) {
+            return Ok(false);
+        }
+        last = Some(row);
+    }
+    Ok(true)
 }
 
 /// The offset after a segment's row, if the row agrees with the frame that it names.
