@@ -190,6 +190,7 @@ impl Log {
         let stored = parts.iter().map(|part| stored_in(&frames, part)).collect();
         let stored: Result<Vec<_>, _> = stored;
         stored
+            .and_then(|stored| side_by_side(stored, at))
             .map(Some)
             .map_err(|error| self.note_bad_rows(at, error))
     }
@@ -382,4 +383,17 @@ fn stored_in(frames: &[Entry], part: &Part) -> Result<Stored, Error> {
     let count = count.filter(|count| *count > 0).ok_or(MISMATCH)?;
     let payload = &entry.ok_or(MISMATCH)?.payload;
     record::stored(payload, part.row.skip, part.row.offset, count)
+}
+
+/// Gives back what rows led to, if it holds the record at `at` and goes on from there without a gap.
+fn side_by_side(stored: Vec<Stored>, at: Offset) -> Result<Vec<Stored>, Error> {
+    let mut next = at;
+    for (number, part) in stored.iter().enumerate() {
+        let begins = part.first == next || (number == 0 && part.first < next);
+        if !begins || part.next() <= next {
+            return Err(Error::Malformed("rows that follow each other leave a gap"));
+        }
+        next = part.next();
+    }
+    Ok(stored)
 }

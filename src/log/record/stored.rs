@@ -70,10 +70,8 @@ impl Stored {
         if let Some(compression) = self.packed {
             let records = batch::decompress(&self.bytes, compression, DECOMPRESSED_BYTES_MAX);
             let records = batch::records(&records.map_err(unreadable)?);
-            for (number, record) in (0..u64::from(self.count))
-                .zip(records)
-                .skip(passed as usize)
-            {
+            let mut number = passed;
+            for record in records.skip(usize::try_from(passed).unwrap_or(usize::MAX)) {
                 let value = record.map_err(unreadable)?.value;
                 budget = budget.saturating_sub(value.len().max(1));
                 out.push(Record {
@@ -82,11 +80,16 @@ impl Stored {
                     kind: 0,
                     value,
                 });
-                if budget == 0 {
-                    break;
+                number += 1;
+                if budget == 0 || number == u64::from(self.count) {
+                    return Ok(budget);
                 }
             }
-            return Ok(budget);
+            // What follows it would be taken for what is missing.
+            return Err(unreadable(batch::BatchError::Count {
+                declared: self.count,
+                found: u32::try_from(number).unwrap_or(u32::MAX),
+            }));
         }
         let passed = u32::try_from(passed).map_err(|_| SHORT)?;
         let mut at = skip(&self.bytes, 0, passed.min(self.count))?;

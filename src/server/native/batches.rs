@@ -94,7 +94,12 @@ pub fn sent(stored: &Stored, wanted: &Wanted) -> Result<StoredBatch, Error> {
                 let all = batch::decompress(&stored.bytes, compression, DECOMPRESSED_BYTES_MAX);
                 let all = all.map_err(unreadable)?;
                 let part = batch::slice(&all, short(passed), short(count));
-                (part.map_err(unreadable)?.0, Compression::None)
+                let (part, found) = part.map_err(unreadable)?;
+                let declared = short(count);
+                if found != declared {
+                    return Err(unreadable(BatchError::Count { declared, found }));
+                }
+                (part, Compression::None)
             }
         }
         None => (repacked(stored, first, count)?, Compression::None),
