@@ -54,6 +54,14 @@ pub fn compress(bytes: &Bytes, compression: Compression) -> Result<Bytes, BatchE
     })
 }
 
+/// Compresses the bytes of a batch, unless they do not get smaller: how they are then comes along.
+pub fn compress_if_smaller(plain: Bytes, wanted: Compression) -> (Bytes, Compression) {
+    match compress(&plain, wanted) {
+        Ok(packed) if packed.len() < plain.len() => (packed, wanted),
+        _ => (plain, Compression::None),
+    }
+}
+
 /// Decompresses the bytes of a batch; an error if they are more than `bytes_max`.
 pub fn decompress(
     bytes: &Bytes,

@@ -8,7 +8,7 @@ mod compression;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-pub use compression::{Compression, compress, decompress};
+pub use compression::{Compression, compress, compress_if_smaller, decompress};
 
 /// Field 1 of `Records`, length-delimited.
 const RECORD_TAG: u8 = 1 << 3 | LENGTH_DELIMITED;

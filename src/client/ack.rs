@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::ClientError;
+use crate::proto::v1::ProduceResponse;
 
 /// Where a batch stands in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,17 @@ pub struct Appended {
     pub append_timestamp_ms: u64,
     /// An earlier try had appended it.
     pub duplicate: bool,
+}
+
+impl From<&ProduceResponse> for Appended {
+    fn from(answer: &ProduceResponse) -> Self {
+        Self {
+            first_offset: answer.first_offset,
+            count: answer.count,
+            append_timestamp_ms: answer.append_timestamp_ms,
+            duplicate: answer.duplicate,
+        }
+    }
 }
 
 /// The offset of a sent record, once it is synced on a majority.

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tonic::Status;
 
 use super::ack::Appended;
@@ -15,7 +14,7 @@ use super::error::{is_refusal, is_session_expired, offset_differs};
 use super::servers::Servers;
 use super::session::{self, Token};
 use super::{ClientError, Fence, SILENCE_MAX, build, native};
-use crate::batch::{Compression, Record, compress};
+use crate::batch::{Compression, Record, compress_if_smaller};
 use crate::proto::v1::{Batch, ProduceRequest, ProduceResponse, SessionSequence};
 
 /// Under what an appender appends.
@@ -113,13 +112,7 @@ impl Appender {
 
     fn batch(&self, records: &[Record]) -> Result<Batch, ClientError> {
         let (plain, count) = build(records)?;
-        let wanted = self.options.compression;
-        let packed = compress(&plain, wanted).ok();
-        let packed = packed.filter(|packed: &Bytes| packed.len() < plain.len());
-        let (records, compression) = match packed {
-            Some(packed) => (packed, wanted),
-            None => (plain, Compression::None),
-        };
+        let (records, compression) = compress_if_smaller(plain, self.options.compression);
         Ok(Batch {
             records,
             compression: compression as i32,
@@ -145,12 +138,7 @@ impl Tries<'_> {
             let status = match self.once().await {
                 Ok(answer) => {
                     self.uncertain = false;
-                    return Ok(Appended {
-                        first_offset: answer.first_offset,
-                        count: answer.count,
-                        append_timestamp_ms: answer.append_timestamp_ms,
-                        duplicate: answer.duplicate,
-                    });
+                    return Ok(Appended::from(&answer));
                 }
                 Err(status) => status,
             };

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::backlog::{Batch, State};
 use super::window::Window;
-use crate::batch::{Compression, compress};
+use crate::batch::compress_if_smaller;
 use crate::proto::v1;
 
 pub(super) struct Outgoing {
@@ -85,12 +85,7 @@ impl Outgoing {
     /// Compresses outside the lock. What does not get smaller goes as it is.
     fn pack(&self, first: u64, plain: Bytes) {
         let wanted = self.window.options.compression;
-        let packed = compress(&plain, wanted).ok();
-        let packed = packed.filter(|packed| packed.len() < plain.len());
-        let (records, compression) = match packed {
-            Some(packed) => (packed, wanted),
-            None => (plain, Compression::None),
-        };
+        let (records, compression) = compress_if_smaller(plain, wanted);
         let mut state = self.window.lock();
         let mut batches = state.unacknowledged.iter_mut();
         // A stream that is past may have packed it meanwhile: what went once goes again as it was.

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::ack::{Ack, Appended, BatchAck, Promise};
+use super::ack::{Ack, BatchAck, Promise};
 use super::backlog::{Credit, ProducerStats, State};
 use super::outgoing::Outgoing;
 use super::{ClientError, ProducerOptions};
@@ -245,12 +245,7 @@ impl Window {
             };
             (batch.promise, waker, state.is_low())
         };
-        promise.settle(Ok(Appended {
-            first_offset: answer.first_offset,
-            count: answer.count,
-            append_timestamp_ms: answer.append_timestamp_ms,
-            duplicate: answer.duplicate,
-        }));
+        promise.settle(Ok(answer.into()));
         self.wake_sender(waker, false);
         if has_room {
             self.room.notify_waiters();

@@ -64,7 +64,7 @@ impl CommitLog for crate::raft::ReplicatedLog {
     }
 
     async fn read(&self, offset: Offset, bytes_max: usize) -> Result<Vec<Record>, log::Error> {
-        read_log(self.log(), offset, bytes_max).await
+        read_log(self.log(), offset, move |log| log.read(offset, bytes_max)).await
     }
 
     fn offsets(&self) -> (Offset, Offset) {
@@ -80,17 +80,17 @@ impl CommitLog for crate::raft::ReplicatedLog {
     }
 }
 
-/// Reads without making the runtime's threads wait for the disk.
-async fn read_log(
+/// Reads at an offset without making the runtime's threads wait for the disk.
+async fn read_log<T: Send + 'static>(
     log: &log::Log,
     offset: Offset,
-    bytes_max: usize,
-) -> Result<Vec<Record>, log::Error> {
+    read: impl FnOnce(&log::Log) -> Result<T, log::Error> + Send + 'static,
+) -> Result<T, log::Error> {
     if log.in_memory(offset) {
-        return log.read(offset, bytes_max);
+        return read(log);
     }
     let log = log.clone();
-    let read = tokio::task::spawn_blocking(move || log.read(offset, bytes_max));
+    let read = tokio::task::spawn_blocking(move || read(&log));
     read.await.unwrap_or(Err(log::Error::Stopped))
 }
 

@@ -105,7 +105,7 @@ impl CommitLog for Bare {
     }
 
     async fn read(&self, offset: Offset, bytes_max: usize) -> Result<Vec<Record>, log::Error> {
-        read_log(&self.log, offset, bytes_max).await
+        read_log(&self.log, offset, move |log| log.read(offset, bytes_max)).await
     }
 
     fn offsets(&self) -> (Offset, Offset) {

@@ -56,6 +56,12 @@ impl Stored {
         Offset(self.first.0 + u64::from(self.count))
     }
 
+    /// The bytes of its packed records without their compression.
+    pub fn unpacked(&self, compression: Compression) -> Result<Bytes, Error> {
+        let plain = batch::decompress(&self.bytes, compression, DECOMPRESSED_BYTES_MAX);
+        plain.map_err(unreadable)
+    }
+
     /// Its records from offset `from` on into `out`; the values share its memory.
     ///
     /// Stops early, after at least one, once `budget` bytes were read; gives what is left of the
@@ -68,8 +74,7 @@ impl Stored {
     ) -> Result<usize, Error> {
         let passed = from.0.saturating_sub(self.first.0);
         if let Some(compression) = self.packed {
-            let records = batch::decompress(&self.bytes, compression, DECOMPRESSED_BYTES_MAX);
-            let records = batch::records(&records.map_err(unreadable)?);
+            let records = batch::records(&self.unpacked(compression)?);
             let mut number = passed;
             for record in records.skip(usize::try_from(passed).unwrap_or(usize::MAX)) {
                 let value = record.map_err(unreadable)?.value;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tonic::Status;
 
 use crate::batch::{self, BatchError, Builder, Compression};
-use crate::log::record::{self, Conditions, DECOMPRESSED_BYTES_MAX, Producer, Stored};
+use crate::log::record::{self, Conditions, Producer, Stored};
 use crate::log::{Error, Offset};
 use crate::proto::v1::{self, ProduceRequest, StoredBatch};
 
@@ -91,8 +91,7 @@ pub fn sent(stored: &Stored, wanted: &Wanted) -> Result<StoredBatch, Error> {
             if is_whole && accepted {
                 (stored.bytes.clone(), compression)
             } else {
-                let all = batch::decompress(&stored.bytes, compression, DECOMPRESSED_BYTES_MAX);
-                let all = all.map_err(unreadable)?;
+                let all = stored.unpacked(compression)?;
                 let part = batch::slice(&all, short(passed), short(count));
                 let (part, found) = part.map_err(unreadable)?;
                 let declared = short(count);

@@ -9,7 +9,7 @@ use crate::log::{self, Offset};
 use crate::proto::v1::{self, ConsumeRequest, ConsumeResponse, StoredBatch};
 use crate::raft::ReplicatedLog;
 
-use super::super::{Shared, status};
+use super::super::{Shared, read_log, status};
 use super::batches::{self, Wanted};
 use super::position::{self, Consistency};
 
@@ -35,18 +35,13 @@ pub fn freshness(log: &ReplicatedLog) -> v1::Freshness {
     }
 }
 
-/// Reads without making the runtime's threads wait for the disk.
+/// Reads what is kept from an offset on.
 pub async fn read_stored(
     log: &log::Log,
     offset: Offset,
     bytes_max: usize,
 ) -> Result<Vec<Stored>, log::Error> {
-    if log.in_memory(offset) {
-        return log.read_stored(offset, bytes_max);
-    }
-    let log = log.clone();
-    let read = tokio::task::spawn_blocking(move || log.read_stored(offset, bytes_max));
-    read.await.unwrap_or(Err(log::Error::Stopped))
+    read_log(log, offset, move |log| log.read_stored(offset, bytes_max)).await
 }
 
 /// What was read, as it is sent, and the offset after it. What is decompressed counts as it is sent,
