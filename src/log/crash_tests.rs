@@ -1,7 +1,8 @@
 //! A power cut at every disk operation of generated histories.
 //!
 //! Before each write and sync the disk is imaged as a power cut may leave it, unsynced writes lost,
-//! kept or torn by seed. Each image must open, hold all that was durable, nothing that was cut, and
+//! kept or torn by seed; or as a killed process leaves it, and the power fails after the next start,
+//! when what that found counts as durable. Each image must open, hold all that was durable, nothing that was cut, and
 //! serve the records of a plain model in memory (I1, I3, I5).
 
 use std::sync::Arc;
@@ -55,6 +56,8 @@ struct Model {
 struct Image {
     disk: MemoryDisk,
     model: Model,
+    /// The process is gone and the system goes on.
+    killed: bool,
 }
 
 struct World {
@@ -116,9 +119,15 @@ impl World {
             if event == Event::Read {
                 return Ok(());
             }
+            let killed = random.next_u128().is_multiple_of(4);
             images.lock().push(Image {
-                disk: disk.crash_by(|| random.next_u128() as u64),
+                disk: if killed {
+                    disk.kill()
+                } else {
+                    disk.crash_by(|| random.next_u128() as u64)
+                },
                 model: model.lock().clone(),
+                killed,
             });
             Ok(())
         });
@@ -436,6 +445,19 @@ fn check_records(log: &Log, first: Offset, entries: &[Entry], what: &str) {
     }
 }
 
+/// A killed process left this: what the next one finds is durable, or a vote or an acknowledgement
+/// would rest on what a power cut takes.
+fn restart(mut image: Image, random: &Random, what: &str) -> Image {
+    let opened = open(&image.disk, &image.model);
+    let (log, _) = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let held = log.next_index().0 as usize;
+    assert!(held >= image.model.durable, "{what}: lost by a kill");
+    image.model.entries.truncate(held);
+    image.model.durable = held;
+    image.disk = image.disk.crash_by(|| random.next_u128() as u64);
+    image
+}
+
 /// Runs one history and checks every crash point of it; gives how many there were.
 fn run(seed: u64) -> usize {
     let mut world = World::new(seed);
@@ -443,15 +465,20 @@ fn run(seed: u64) -> usize {
         world.step();
     }
     let images = std::mem::take(&mut *world.images.lock());
-    for (number, image) in images.iter().enumerate() {
+    let count = images.len();
+    for (number, mut image) in images.into_iter().enumerate() {
         let what = format!("history {seed}, disk operation {number}");
+        if image.killed {
+            image = restart(image, &world.random, &what);
+        }
+        let image = &image;
         // It reads every byte and costs as much as all the rest.
         if (number + seed as usize).is_multiple_of(4) {
             check_offline(image, &what);
         }
         check(image, &what);
     }
-    images.len()
+    count
 }
 
 /// With `FERROLOG_SOAK_SECONDS` histories that nobody has run, for that time; a failure names its

@@ -40,9 +40,10 @@ impl Log {
             gone.push(segment.base());
         }
         gone.reverse();
-        let cut = state.segments.back_mut().map(|segment| {
+        let cut = state.segments.back_mut().and_then(|segment| {
             let end = segment.forget_from(from);
-            (segment.store.clone(), end)
+            // One that takes no entry more ends before the cut, and needs no room behind its end.
+            (!segment.closing).then(|| (segment.store.clone(), end))
         });
         state.forget_tail(from);
         state.last_term = match keep {

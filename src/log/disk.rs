@@ -49,8 +49,28 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
     fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()>;
     /// Writes all of `buf` at `position`.
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()>;
+    /// Writes all of these parts, one behind the other, from `position` on.
+    fn write_parts_at(&self, parts: &mut [io::IoSlice<'_>], position: u64) -> io::Result<()> {
+        let mut at = position;
+        for part in parts {
+            self.write_all_at(part, at)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
     /// Makes written bytes, and the length needed to read them, durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// Lets go of what memory holds of the file, as far as it is synced: reads go to the disk again.
+    ///
+    /// After a sync that failed the two differ, and memory is what a power cut takes.
+    fn forget_cached(&self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Before what an earlier process left is believed: makes it durable, and reads what is.
+    fn settle(&self) -> io::Result<()> {
+        self.sync_data()?;
+        self.forget_cached()
+    }
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Whether the file holds no byte.
@@ -120,6 +140,9 @@ impl File for Absent {
 /// The operating system's files.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsDisk;
+
+/// What Linux takes in one write (`IOV_MAX`).
+const PARTS_MAX: usize = 1024;
 
 #[derive(Debug)]
 struct OsFile(fs::File);
@@ -290,8 +313,37 @@ impl File for OsFile {
         self.0.write_all_at(buf, position)
     }
 
+    fn write_parts_at(
+        &self,
+        mut parts: &mut [io::IoSlice<'_>],
+        mut position: u64,
+    ) -> io::Result<()> {
+        // Takes empty parts off the front.
+        io::IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            let some = &parts[..parts.len().min(PARTS_MAX)];
+            let written = match rustix::io::pwritev(&self.0, some, position) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(rustix::io::Errno::INTR) => continue,
+                done => done?,
+            };
+            io::IoSlice::advance_slices(&mut parts, written);
+            position += written as u64;
+        }
+        Ok(())
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn forget_cached(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(
+            &self.0,
+            0,
+            None,
+            rustix::fs::Advice::DontNeed,
+        )?)
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -92,6 +92,18 @@ const _: () = assert!(REPLICATED_BYTES == 4 + 8 + 8 + 1);
 
 /// Appends an entry's frame to `out`; `crc` is its [`entry_crc`].
 pub fn encode(entry: &Entry, crc: u32, distance: u32, out: &mut Vec<u8>) {
+    encode_header(entry, crc, distance, out);
+    out.extend_from_slice(&entry.payload);
+    out.resize(out.len() + padding(entry.payload.len()), 0);
+}
+
+/// The zeros behind a payload of this length.
+pub fn padding(payload: usize) -> usize {
+    frame_bytes(payload) - HEADER_BYTES - payload
+}
+
+/// Appends what stands before the payload.
+pub fn encode_header(entry: &Entry, crc: u32, distance: u32, out: &mut Vec<u8>) {
     let start = out.len();
     let length = u32::try_from(entry.payload.len()).expect("payloads are limited on append");
     out.extend_from_slice(&length.to_le_bytes());
@@ -102,8 +114,6 @@ pub fn encode(entry: &Entry, crc: u32, distance: u32, out: &mut Vec<u8>) {
     out.push(entry.kind as u8);
     let check = header_check(&out[start..]);
     out.extend_from_slice(&check);
-    out.extend_from_slice(&entry.payload);
-    out.resize(start + frame_bytes(entry.payload.len()), 0);
 }
 
 /// The low 24 bits of the CRC-32C of a header's first 29 bytes: a length is not believed, nor a

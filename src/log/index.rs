@@ -4,7 +4,7 @@
 //! derived: the store is truth (I3). One row covers the records of one batch that were accepted.
 //! This file holds the crate's only `unsafe`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::{MmapMut, MmapOptions};
@@ -12,6 +12,7 @@ use memmap2::{MmapMut, MmapOptions};
 use super::disk::{self, Disk, File};
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::row::{self, ROW_BYTES, Row};
+use super::rows_file::{RowsFile, place};
 use super::seal::{self, Seal};
 use super::{Error, Index, Offset};
 
@@ -24,8 +25,7 @@ const _: () = assert!(BASE_OFFSET_AT + 8 == FILE_HEADER_BYTES);
 /// The mapped rows of one segment.
 #[derive(Debug)]
 pub struct OffsetIndex {
-    path: PathBuf,
-    file: Arc<dyn File>,
+    file: RowsFile,
     map: MmapMut,
     base: Index,
     base_offset: Offset,
@@ -98,8 +98,7 @@ impl OffsetIndex {
     fn map(path: &Path, file: Arc<dyn File>, base: Index) -> Result<Self, Error> {
         Ok(Self {
             map: map_file(&*file, path)?,
-            path: path.to_owned(),
-            file,
+            file: RowsFile::new(path, file),
             base,
             base_offset: Offset(0),
             rows: 0,
@@ -134,7 +133,7 @@ impl OffsetIndex {
             self.map[BASE_OFFSET_AT..][..8].copy_from_slice(&row.offset.0.to_le_bytes());
         }
         let bytes = self.encode(&row)?;
-        let at = FILE_HEADER_BYTES + self.rows * ROW_BYTES;
+        let at = place(self.rows);
         self.map[at..][..ROW_BYTES].copy_from_slice(&bytes);
         self.rows += 1;
         Ok(())
@@ -143,7 +142,7 @@ impl OffsetIndex {
     fn encode(&self, row: &Row) -> Result<[u8; ROW_BYTES], Error> {
         let encoded = row::encode(row, self.base, self.base_offset);
         encoded.ok_or_else(|| Error::Corrupt {
-            path: self.path.clone(),
+            path: self.file.path().to_owned(),
             position: FILE_HEADER_BYTES as u64,
             what: "a segment spans more than 32 bits of offsets",
         })
@@ -152,14 +151,14 @@ impl OffsetIndex {
     /// The row with this number, if it checks.
     pub fn row(&self, number: usize) -> Result<Row, Error> {
         self.checked_row(number).ok_or_else(|| Error::Corrupt {
-            path: self.path.clone(),
+            path: self.file.path().to_owned(),
             position: (FILE_HEADER_BYTES + number * ROW_BYTES) as u64,
             what: "a row does not check",
         })
     }
 
     fn checked_row(&self, number: usize) -> Option<Row> {
-        let at = FILE_HEADER_BYTES + number * ROW_BYTES;
+        let at = place(number);
         let bytes: &[u8; ROW_BYTES] = self.map.get(at..)?.first_chunk()?;
         row::decode(bytes, self.base, self.base_offset)
     }
@@ -254,17 +253,16 @@ impl OffsetIndex {
         }
         self.write_back()?;
         let len = FILE_HEADER_BYTES as u64 + rows * ROW_BYTES as u64;
-        self.file
-            .allocate(len)
-            .map_err(Error::io("allocate", &self.path))?;
-        self.map = map_file(&*self.file, &self.path)?;
+        let (file, path) = (self.file.file(), self.file.path());
+        file.allocate(len).map_err(Error::io("allocate", path))?;
+        self.map = map_file(file, path)?;
         Ok(())
     }
 
     /// Drops the rows of entries at or after `index`, zeroing them.
     pub fn drop_from(&mut self, index: Index) -> Result<(), Error> {
         let keep = self.partition(|row| row.index < index)?;
-        let from = FILE_HEADER_BYTES + keep * ROW_BYTES;
+        let from = place(keep);
         self.map[from..].fill(0);
         self.rows = keep;
         Ok(())
@@ -273,30 +271,23 @@ impl OffsetIndex {
     /// Gives the room after the last row back to the disk: no row follows.
     pub fn seal(&mut self) -> Result<(), Error> {
         self.write_back()?;
-        let len = FILE_HEADER_BYTES + self.rows * ROW_BYTES;
+        let len = place(self.rows) as u64;
+        let (file, path) = (self.file.file(), self.file.path());
         // The map goes first, so that none of it ever lies beyond the file's end.
-        self.map = MmapMut::map_anon(1).map_err(Error::io("map", &self.path))?;
-        self.file
-            .set_len(len as u64)
-            .map_err(Error::io("cut", &self.path))?;
-        self.map = map_file(&*self.file, &self.path)?;
+        self.map = MmapMut::map_anon(1).map_err(Error::io("map", path))?;
+        file.set_len(len).map_err(Error::io("cut", path))?;
+        self.map = map_file(file, path)?;
         Ok(())
     }
 
-    /// Hands rows of an anonymous map to the file; a mapped file has them already.
+    /// Hands the rows to the file; see [`RowsFile::write_back`].
     pub fn write_back(&self) -> Result<(), Error> {
-        if self.file.mappable().is_some() {
-            return Ok(());
-        }
-        let used = FILE_HEADER_BYTES + self.rows * ROW_BYTES;
-        self.file
-            .write_all_at(&self.map[..used], 0)
-            .map_err(Error::io("write", &self.path))
+        self.file.write_back(&self.map[..place(self.rows)])
     }
 
-    /// The file, to be synced without holding the index.
-    pub fn file(&self) -> (Arc<dyn File>, PathBuf) {
-        (self.file.clone(), self.path.clone())
+    /// Its file.
+    pub fn file(&self) -> RowsFile {
+        self.file.clone()
     }
 
     fn array<const N: usize>(&self, at: usize) -> [u8; N] {
@@ -310,28 +301,21 @@ impl OffsetIndex {
         (0..self.capacity()).take_while(checks).count()
     }
 
-    /// Reads the rows anew from the file, not through the map, so that a sector that cannot be read
-    /// is an error; gives their digest. An open index that was never written back has none there.
-    pub fn read_digest(&self) -> Result<u32, Error> {
-        let mut bytes = vec![0; self.rows * ROW_BYTES];
-        self.file
-            .read_exact_at(&mut bytes, FILE_HEADER_BYTES as u64)
-            .map_err(Error::io("read", &self.path))?;
-        let mut digest = 0;
-        for number in 0..self.rows {
-            let at = number * ROW_BYTES;
-            let mapped = FILE_HEADER_BYTES + at;
-            let row = self.row(number)?;
-            if bytes[at..at + ROW_BYTES] != self.map[mapped..mapped + ROW_BYTES] {
-                return Err(Error::Corrupt {
-                    path: self.path.clone(),
-                    position: mapped as u64,
-                    what: "a row on disk is not the one in memory",
-                });
-            }
-            digest = seal::add_row(digest, &row);
+    /// Adds rows from number `from` on to a digest; `bytes` is what their file holds. An open index
+    /// that was never written back has none there.
+    pub fn add_digest(&self, digest: u32, from: usize, bytes: &[u8]) -> Result<u32, Error> {
+        let mapped = self.map.get(place(from)..).unwrap_or_default();
+        if !mapped.starts_with(bytes) {
+            return Err(Error::Corrupt {
+                path: self.file.path().to_owned(),
+                position: place(from) as u64,
+                what: "a row on disk is not the one in memory",
+            });
         }
-        Ok(digest)
+        let numbers = from..from + bytes.len() / ROW_BYTES;
+        numbers
+            .map(|number| self.row(number))
+            .try_fold(digest, |digest, row| Ok(seal::add_row(digest, &row?)))
     }
 }
 

@@ -8,18 +8,18 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::disk::Disk;
-use super::frame::{self, Entry};
+use super::frame::Entry;
+use super::gather::Gathered;
 use super::store::Store;
 use super::{Error, Index};
 
 /// Bytes that are handed to the disk in one write.
-const WRITE_BYTES_MAX: usize = 8 << 20;
+const WRITE_BYTES_MAX: usize = 1 << 20;
 /// Bytes that one sync may cover: how much a torn write can take with it.
 const GROUP_BYTES_MAX: u64 = 64 << 20;
 
@@ -34,7 +34,7 @@ pub struct Write {
     pub store: Arc<Store>,
     pub position: u32,
     pub entry: Entry,
-    /// Its [`frame::entry_crc`].
+    /// Its [`entry_crc`](super::frame::entry_crc).
     pub crc: u32,
 }
 
@@ -49,20 +49,18 @@ pub enum Request {
 /// Hands requests to the writer, in order.
 pub struct Queue {
     mode: Mode,
-    marks: Arc<Marks>,
+    marks: Arc<Mutex<Marks>>,
 }
 
-/// How far the log is durable.
+/// How far the log is durable. Both change together: a group that becomes durable while a cut is
+/// queued must not raise the one that the cut has lowered.
 struct Marks {
     /// The first raft index that is not durable.
-    durable: AtomicU64,
+    durable: Index,
     /// Where a cut under way begins: what was queued before it counts up to here only, since the
     /// entries behind it are no longer the log's.
-    cut: AtomicU64,
+    cut: Option<Index>,
 }
-
-/// No cut is under way.
-const NO_CUT: u64 = u64::MAX;
 
 enum Mode {
     Thread(Arc<Shared>, Mutex<Option<JoinHandle<()>>>),
@@ -85,10 +83,7 @@ impl Queue {
     /// A writer on a thread of its own, or one that does each request at once on the caller's: for
     /// simulation, where no thread may run beside the paused clock.
     pub fn start(disk: Arc<dyn Disk>, durable: Index, inline: bool) -> Result<Self, Error> {
-        let marks = Arc::new(Marks {
-            durable: AtomicU64::new(durable.0),
-            cut: AtomicU64::new(NO_CUT),
-        });
+        let marks = Arc::new(Mutex::new(Marks { durable, cut: None }));
         let writer = Writer::new(disk, marks.clone());
         if inline {
             let mode = Mode::Inline(Mutex::new(writer));
@@ -121,19 +116,22 @@ impl Queue {
 
     /// The first raft index that is not durable yet.
     pub fn durable(&self) -> Index {
-        Index(self.marks.durable.load(Ordering::Acquire))
+        self.marks.lock().durable
     }
 
     /// Queues the work that cuts the entries from `index` on off the files. From now on they do
     /// not count as durable. One cut is under way at a time.
     pub fn push_cut(&self, index: Index, job: Job, done: Done) {
-        self.marks.cut.store(index.0, Ordering::Release);
-        self.marks.durable.fetch_min(index.0, Ordering::AcqRel);
+        {
+            let mut marks = self.marks.lock();
+            marks.cut = Some(index);
+            marks.durable = marks.durable.min(index);
+        }
         let marks = self.marks.clone();
         let job = Box::new(move || {
             job()?;
             // Every append that was queued before the cut has been counted.
-            marks.cut.store(NO_CUT, Ordering::Release);
+            marks.lock().cut = None;
             Ok(())
         });
         self.push(Request::Run(job, done));
@@ -141,12 +139,12 @@ impl Queue {
 
     /// Whether a cut has not been made yet.
     pub fn cuts(&self) -> bool {
-        self.marks.cut.load(Ordering::Acquire) != NO_CUT
+        self.marks.lock().cut.is_some()
     }
 
     /// Everything below `index` is durable, by other means than the writer's.
     pub fn set_durable(&self, index: Index) {
-        self.marks.durable.store(index.0, Ordering::Release);
+        self.marks.lock().durable = index;
     }
 
     /// Finishes what is queued and ends the thread.
@@ -186,25 +184,25 @@ fn serve(shared: &Shared, mut writer: Writer) {
 /// Writes groups of requests.
 struct Writer {
     disk: Arc<dyn Disk>,
-    marks: Arc<Marks>,
+    marks: Arc<Mutex<Marks>>,
     /// The store that the group goes to, and where in it the group began.
     target: Option<(Arc<Store>, u64)>,
     /// Where `buffer` belongs in the target.
     buffer_at: u64,
-    buffer: Vec<u8>,
+    buffer: Gathered,
     unsynced: bool,
     stopped: bool,
     waiting: Vec<(Index, Done)>,
 }
 
 impl Writer {
-    fn new(disk: Arc<dyn Disk>, marks: Arc<Marks>) -> Self {
+    fn new(disk: Arc<dyn Disk>, marks: Arc<Mutex<Marks>>) -> Self {
         Self {
             disk,
             marks,
             target: None,
             buffer_at: 0,
-            buffer: Vec::new(),
+            buffer: Gathered::default(),
             unsynced: false,
             stopped: false,
             waiting: Vec::new(),
@@ -261,7 +259,7 @@ impl Writer {
         }
         let began = self.target.as_ref().map_or(position, |(_, began)| *began);
         let distance = u32::try_from(position - began).expect("a group is smaller than 4 GiB");
-        frame::encode(&write.entry, write.crc, distance, &mut self.buffer);
+        self.buffer.push(&write.entry, write.crc, distance);
         self.unsynced = true;
         if self.buffer.len() >= WRITE_BYTES_MAX {
             self.write_out()?;
@@ -284,11 +282,9 @@ impl Writer {
         if let Some((store, _)) = &self.target
             && !self.buffer.is_empty()
         {
-            store.write(&self.buffer, self.buffer_at)?;
+            store.write(&mut self.buffer.parts(), self.buffer_at)?;
             self.buffer_at += self.buffer.len() as u64;
-            self.buffer.clear();
-            // One large record must not hold its memory for good.
-            self.buffer.shrink_to(WRITE_BYTES_MAX);
+            self.buffer.clear(WRITE_BYTES_MAX);
         }
         Ok(())
     }
@@ -316,8 +312,9 @@ impl Writer {
             return self.stop(error, None);
         }
         for (next, done) in self.waiting.drain(..) {
-            let counted = next.0.min(self.marks.cut.load(Ordering::Acquire));
-            self.marks.durable.store(counted, Ordering::Release);
+            let mut marks = self.marks.lock();
+            marks.durable = marks.cut.map_or(next, |cut| next.min(cut));
+            drop(marks);
             done(Ok(()));
         }
     }

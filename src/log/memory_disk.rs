@@ -3,7 +3,8 @@
 //! [`MemoryDisk::crash`] is a power cut: what was not synced is gone, names included. Whole nodes
 //! run on it in tests, and a test can watch each write and sync as it comes.
 
-use std::collections::BTreeMap;
+mod held;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::disk::{DirLock, Disk, File};
+use held::{Bytes, Content, Names, Rename};
 
 /// What a watcher is told, before it happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +42,7 @@ pub struct MemoryDisk(Arc<Shared>);
 
 impl Default for MemoryDisk {
     fn default() -> Self {
-        Self(Arc::new(Shared {
-            names: Mutex::default(),
-            available: AtomicU64::new(u64::MAX),
-            watcher: Mutex::default(),
-        }))
+        Self::of(Names::default())
     }
 }
 
@@ -52,75 +50,6 @@ struct Shared {
     names: Mutex<Names>,
     available: AtomicU64,
     watcher: Mutex<Option<Watcher>>,
-}
-
-#[derive(Default, Clone)]
-struct Names {
-    live: BTreeMap<PathBuf, Arc<Content>>,
-    synced: BTreeMap<PathBuf, Arc<Content>>,
-    /// Renames that no sync of either directory has made durable, oldest first.
-    renames: Vec<Rename>,
-}
-
-/// Done whole or not at all, as journals have it.
-#[derive(Clone)]
-struct Rename {
-    from: PathBuf,
-    to: PathBuf,
-    content: Arc<Content>,
-}
-
-impl Rename {
-    fn apply(&self, names: &mut BTreeMap<PathBuf, Arc<Content>>) {
-        let held = |content: &Arc<Content>| Arc::ptr_eq(content, &self.content);
-        if names.get(&self.from).is_some_and(held) {
-            names.remove(&self.from);
-        }
-        names.insert(self.to.clone(), self.content.clone());
-    }
-
-    fn touches(&self, dir: &Path) -> bool {
-        self.from.parent() == Some(dir) || self.to.parent() == Some(dir)
-    }
-}
-
-#[derive(Default)]
-struct Content(Mutex<Bytes>);
-
-#[derive(Default, Clone)]
-struct Bytes {
-    live: Vec<u8>,
-    synced: Vec<u8>,
-    /// What changed since the last sync: ranges of `live`.
-    dirty: Vec<(usize, usize)>,
-}
-
-impl Bytes {
-    /// What a power cut leaves of the file.
-    fn survive(&self, choose: &mut impl FnMut() -> u64) -> Self {
-        let mut left = self.synced.clone();
-        if choose() % 2 == 1 {
-            left.resize(self.live.len(), 0);
-        }
-        for (from, to) in &self.dirty {
-            let whole = to.min(&self.live.len()).saturating_sub(*from);
-            let part = match choose() % 4 {
-                0 => 0,
-                1 => whole,
-                // Disks write sectors, in any order; a prefix of one write is enough to tear it.
-                more => (more as usize * 512 + choose() as usize % 512).min(whole),
-            };
-            let end = (from + part).min(left.len());
-            if *from < end {
-                left[*from..end].copy_from_slice(&self.live[*from..end]);
-            }
-        }
-        Self {
-            live: left.clone(),
-            synced: left,
-            dirty: Vec::new(),
-        }
-    }
 }
 
 struct MemoryFile {
@@ -144,41 +73,18 @@ impl MemoryDisk {
     /// all or a part, of each unsynced change of a name or a length either state. `choose` decides,
     /// by numbers that should be spread evenly; 0 always loses.
     pub fn crash_by(&self, mut choose: impl FnMut() -> u64) -> Self {
-        let names = self.0.names.lock();
-        let mut survivors = BTreeMap::new();
-        let mut durable = names.synced.clone();
-        // Journals commit in order: a rename survives only if those before it did.
-        for rename in &names.renames {
-            if choose().is_multiple_of(2) {
-                break;
-            }
-            rename.apply(&mut durable);
-        }
-        let renamed = |path: &PathBuf| {
-            let mut renames = names.renames.iter();
-            renames.any(|rename| rename.from == *path || rename.to == *path)
-        };
-        let either = durable.keys().chain(names.live.keys());
-        for path in either.collect::<std::collections::BTreeSet<_>>() {
-            let live = names.live.get(path).filter(|_| !renamed(path));
-            let synced = durable.get(path);
-            let kept = match (synced, live) {
-                (Some(synced), Some(live)) if Arc::ptr_eq(synced, live) => Some(synced),
-                (synced, None) if renamed(path) => synced,
-                (synced, _) if choose().is_multiple_of(2) => synced,
-                (_, live) => live,
-            };
-            if let Some(content) = kept {
-                let bytes = content.0.lock().survive(&mut choose);
-                survivors.insert(path.clone(), Arc::new(Content(Mutex::new(bytes))));
-            }
-        }
+        Self::of(self.0.names.lock().survive(&mut choose))
+    }
+
+    /// A disk of its own in the same state: what a process leaves that is killed. What it had not
+    /// synced is there, and can still be lost.
+    pub fn kill(&self) -> Self {
+        Self::of(self.0.names.lock().copy())
+    }
+
+    fn of(names: Names) -> Self {
         Self(Arc::new(Shared {
-            names: Mutex::new(Names {
-                live: survivors.clone(),
-                synced: survivors,
-                renames: Vec::new(),
-            }),
+            names: Mutex::new(names),
             available: AtomicU64::new(u64::MAX),
             watcher: Mutex::default(),
         }))
@@ -327,8 +233,13 @@ impl File for MemoryFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.tell(Event::Sync, &self.path)?;
+        let told = self.disk.tell(Event::Sync, &self.path);
         let mut bytes = self.content.0.lock();
+        if told.is_err() {
+            // As Linux does: it takes the pages for written, and keeps them.
+            bytes.dirty.clear();
+            return told;
+        }
         let Bytes {
             live,
             synced,
@@ -340,6 +251,14 @@ impl File for MemoryFile {
             if from < to {
                 synced[from..to].copy_from_slice(&live[from..to]);
             }
+        }
+        Ok(())
+    }
+
+    fn forget_cached(&self) -> io::Result<()> {
+        let mut bytes = self.content.0.lock();
+        if bytes.dirty.is_empty() {
+            bytes.live = bytes.synced.clone();
         }
         Ok(())
     }

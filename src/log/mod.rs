@@ -18,6 +18,7 @@ mod error;
 mod file_header;
 mod files;
 mod frame;
+mod gather;
 mod index;
 mod io;
 pub mod memory_disk;
@@ -25,8 +26,10 @@ mod read;
 pub mod record;
 mod recovery;
 mod repair;
+mod room;
 mod row;
 mod rows;
+mod rows_file;
 mod seal;
 mod sealing;
 mod segment;
@@ -43,6 +46,8 @@ pub mod fuzzing;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod fixture_tests;
 #[cfg(test)]
@@ -64,7 +69,9 @@ pub use trim::{Pin, SegmentInfo};
 use disk::Disk;
 use io::{Queue, Request, Write};
 use recovery::Place;
+use room::Room;
 use row::Row;
+use rows_file::RowsFile;
 use segment::{Paths, Segment};
 use state::State;
 
@@ -257,9 +264,9 @@ impl Log {
             state.segments.push_back(made);
         }
         let segment = state.segments.back_mut().expect("one was made above");
-        let rows = segment::rows_of(entry.kind, &entry.payload);
-        segment.reserve(rows)?;
-        let position = segment.add(entry.term, entry.payload.len(), rows, crc);
+        let needs = Room::of(entry.kind, &entry.payload);
+        segment.reserve(needs)?;
+        let position = segment.add(entry.term, entry.payload.len(), needs, crc);
         let store = segment.store.clone();
         state.last_term = entry.term;
         if entry.kind == Kind::Records {
@@ -370,10 +377,7 @@ impl Log {
             files.push(segment.index.file());
         }
         drop(state);
-        for (file, path) in files {
-            file.sync_data().map_err(Error::io("sync", path))?;
-        }
-        Ok(())
+        files.iter().try_for_each(RowsFile::sync)
     }
 
     /// Finishes queued writes and stops the writer. The log can be read on.

@@ -9,8 +9,8 @@ use super::frame::{Entry, Kind};
 use super::record::{self, Record, Stored};
 use super::row::Row;
 use super::seal;
-use super::segment::{Damage, Span};
-use super::store::{self, Store};
+use super::segment::Damage;
+use super::store::{Span, Store};
 use super::{Error, Index, Log, Offset, Segment, State, Term};
 
 /// Bytes that one read of a store asks for, unless a single frame is longer.
@@ -38,33 +38,39 @@ impl Log {
         if from >= to {
             return Ok(Vec::new());
         }
-        let source = {
-            let state = self.0.state.read();
-            state.entry_source(from, to, bytes_max)?
-        };
-        match source {
-            Source::Memory(entries) => Ok(entries),
-            Source::Disk(store, span) => {
-                let read = read_entries(&store, span);
-                // A cut that came between finding the place and reading it is no damage.
+        loop {
+            let source = {
                 let state = self.0.state.read();
-                let holds = |segment: &&Segment| Arc::ptr_eq(&segment.store, &store);
-                let segment = state.segments.iter().find(holds);
+                state.entry_source(from, to, bytes_max)?
+            };
+            let (store, span) = match source {
+                Source::Memory(entries) => return Ok(entries),
+                Source::Disk(store, span) => (store, span),
+            };
+            let read = store.entries(span);
+            if read.is_err() {
+                // What came between finding the place and reading it is no damage: a cut, or
+                // a mended segment.
+                let state = self.0.state.read();
+                let number = state.segment_number(from);
+                let segment = number.map(|number| &state.segments[number]);
+                if segment.is_some_and(|now| !Arc::ptr_eq(&now.store, &store)) {
+                    continue;
+                }
                 let now = segment.and_then(|segment| segment.span(from, to, bytes_max));
-                if read.is_err() && now.is_none_or(|now| now.position != span.position) {
+                if now.is_none_or(|now| now.position != span.position) {
                     return Err(state.no_entry(from));
                 }
-                drop(state);
-                let read = read.map_err(|error| self.note_damage(&store, error))?;
-                let wanted = |entry: &Entry| entry.index >= from && entry.index < to;
-                let wanted: Vec<_> = read.into_iter().filter(wanted).collect();
-                if wanted.is_empty() {
-                    let what = "the entries are not where the seal says";
-                    let error = store.corrupt(span.position.into(), what);
-                    return Err(self.note_damage(&store, error));
-                }
-                Ok(wanted)
             }
+            let read = read.map_err(|error| self.note_damage(&store, error))?;
+            let wanted = |entry: &Entry| entry.index >= from && entry.index < to;
+            let wanted: Vec<_> = read.into_iter().filter(wanted).collect();
+            if wanted.is_empty() {
+                let what = "the entries are not where the seal says";
+                let error = store.corrupt(span.position.into(), what);
+                return Err(self.note_damage(&store, error));
+            }
+            return Ok(wanted);
         }
     }
 
@@ -183,9 +189,9 @@ impl Log {
         let (source, parts) = found.map_err(|error| self.note_bad_rows(at, error))?;
         let frames = match source {
             Source::Memory(entries) => entries,
-            Source::Disk(store, span) => {
-                read_entries(&store, span).map_err(|error| self.note_damage(&store, error))?
-            }
+            Source::Disk(store, span) => store
+                .entries(span)
+                .map_err(|error| self.note_damage(&store, error))?,
         };
         let stored = parts.iter().map(|part| stored_in(&frames, part)).collect();
         let stored: Result<Vec<_>, _> = stored;
@@ -350,23 +356,6 @@ impl State {
         let next = later.find_map(Segment::first_offset);
         next.unwrap_or(self.next_offset)
     }
-}
-
-/// Reads and checks the frames in a span of a store.
-pub fn read_entries(store: &Store, span: Span) -> Result<Vec<Entry>, Error> {
-    let mut bytes = store.read(span.position, span.length)?;
-    let mut entries = Vec::new();
-    let mut at = u64::from(span.position);
-    while !bytes.is_empty() {
-        let index = Index(span.first.0 + entries.len() as u64);
-        let (entry, length) = store::parse(&bytes)
-            .filter(|(entry, length)| entry.index == index && *length <= bytes.len())
-            .ok_or_else(|| store.corrupt(at, "a frame does not check"))?;
-        entries.push(entry);
-        bytes = bytes.slice(length..);
-        at += length as u64;
-    }
-    Ok(entries)
 }
 
 /// The records of a run, out of the frames.

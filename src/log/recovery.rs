@@ -17,9 +17,10 @@ use super::disk::Disk;
 use super::files::{base_of, bases, remove_all, remove_files};
 use super::frame::Header;
 use super::index::OffsetIndex;
+use super::room::Room;
 use super::rows;
 use super::seal::Seal;
-use super::segment::{self, Damage, Paths, Segment};
+use super::segment::{Damage, Paths, Segment};
 use super::store::{Found, Store};
 use super::{Config, Error, Floor, Index, NUMBER_MAX, Offset, Term, record};
 
@@ -74,8 +75,8 @@ impl Recovered {
         last.map_or(self.floor.index, Segment::next_index)
     }
 
-    fn saw(&mut self, rows: u64, payload: &[u8]) {
-        let timestamp_ms = if rows > 0 {
+    fn saw(&mut self, needs: Room, payload: &[u8]) {
+        let timestamp_ms = if needs.rows > 0 {
             record::timestamp_ms(payload)
         } else {
             0
@@ -99,6 +100,9 @@ pub fn recover(
 ) -> Result<Recovered, Error> {
     check_numbers(place, floor, checkpoint)?;
     cut::redo(place.disk, place.dir, place.config)?;
+    // The names of the files that are found, as their bytes below.
+    let dir = place.dir;
+    place.disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
     let mut found = open_segments(place, floor, checkpoint)?;
     check_tail(place, &found, checkpoint)?;
     let whole = checkpoint.is_some() || floor.offset == Offset(0);
@@ -271,9 +275,11 @@ fn open_unsealed(
             OffsetIndex::create(disk, index_path, base, room)?
         }
     };
+    // Raft takes what is found for durable (I1): a process that was killed may not have synced it.
+    store.settle()?;
     let mut segment = Segment::open(store, index, env::wall_clock_ms());
     let torn = scan(&mut segment, found)?;
-    segment.reserve(0)?;
+    segment.reserve(Room::default())?;
     found.read_bytes += u64::from(segment.end());
     if torn > 0 {
         if !all_empty(disk, place.dir, rest)? {
@@ -300,9 +306,9 @@ fn scan(segment: &mut Segment, found: &mut Recovered) -> Result<u64, Error> {
         match scan.next()? {
             Found::Frame(header) => {
                 let payload = scan.payload(&header)?;
-                let rows = segment::rows_of(header.kind, payload);
-                found.saw(rows, payload);
-                add(segment, &store, position, &header, rows, found)?;
+                let needs = Room::of(header.kind, payload);
+                found.saw(needs, payload);
+                add(segment, &store, position, &header, needs, found)?;
             }
             Found::End => return Ok(0),
             Found::Bad => {
@@ -322,7 +328,7 @@ fn add(
     store: &Store,
     position: u64,
     header: &Header,
-    rows: u64,
+    needs: Room,
     found: &mut Recovered,
 ) -> Result<(), Error> {
     if header.index != segment.next_index() {
@@ -332,7 +338,7 @@ fn add(
         return Err(store.corrupt(position, "a frame has a lower term than the one before"));
     }
     found.last_term = header.term;
-    segment.add(header.term, header.length, rows, header.crc);
+    segment.add(header.term, header.length, needs, header.crc);
     Ok(())
 }
 

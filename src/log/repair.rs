@@ -11,12 +11,14 @@ use std::sync::Arc;
 use super::index::OffsetIndex;
 use super::recovery::{self, Place};
 use super::seal::{self, Seal};
-use super::segment::{Damage, Paths, Segment, Span};
-use super::store::Store;
-use super::{Error, Index, Log, read, rows};
+use super::segment::{Damage, Paths, Segment};
+use super::store::{Span, Store};
+use super::{Error, Index, Log, rows};
 
 /// Bytes of a store that one step of a scrub reads, about.
 const STEP_BYTES: usize = 1 << 20;
+/// Rows that are compared at a time.
+const STEP_ROWS: usize = 4096;
 /// Where the files of a damaged segment are kept, below the log's directory.
 pub const QUARANTINE: &str = "quarantine";
 
@@ -59,7 +61,7 @@ impl Scrub {
             position: mark.position,
             length: (self.seal.mark_after(self.at, |at| at >= stop) - mark.position) as usize,
         };
-        let entries = read::read_entries(&self.store, span);
+        let entries = self.store.entries(span);
         let entries = entries.map_err(|error| self.log.note_damage(&self.store, error))?;
         for entry in &entries {
             let crc = super::frame::entry_crc(entry);
@@ -76,8 +78,8 @@ impl Scrub {
             let error = self.store.corrupt(0, what);
             return Err(self.log.note_damage(&self.store, error));
         }
-        self.log.check_names(&self.seal)?;
-        self.log.check_rows(&self.seal)?;
+        self.log.check_names(&self.store)?;
+        self.log.check_rows(&self.store, &self.seal)?;
         self.log.check_seal(&self.seal).map(|()| 0)
     }
 }
@@ -111,45 +113,61 @@ impl Log {
     }
 
     /// Open files hide that their names are gone, until a restart.
-    fn check_names(&self, seal: &Seal) -> Result<(), Error> {
-        let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base));
+    fn check_names(&self, store: &Arc<Store>) -> Result<(), Error> {
+        let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, store.base()));
         let gone = |path: &Path| {
             let opened = disk.open(path);
             opened.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
         };
-        let damage = match (gone(&paths.store), gone(&paths.index)) {
-            (true, _) => Damage::Store,
-            (false, true) => Damage::Index,
-            (false, false) => return Ok(()),
-        };
-        let mut state = self.0.state.write();
-        match state.segment_of(seal.base) {
-            Some(segment) if segment.base() == seal.base => {
-                tracing::error!(base = %seal.base, "a file of a sealed segment is missing");
-                segment.damage = Some(damage);
-                Err(segment.damaged())
-            }
-            // It was trimmed meanwhile.
-            _ => Ok(()),
+        match (gone(&paths.store), gone(&paths.index)) {
+            (true, _) => self.mark(store, Damage::Store),
+            (false, true) => self.mark(store, Damage::Index),
+            (false, false) => Ok(()),
         }
     }
 
-    fn check_rows(&self, seal: &Seal) -> Result<(), Error> {
-        let mut state = self.0.state.write();
-        let Some(segment) = state.segment_of(seal.base) else {
-            return Ok(());
-        };
-        if segment.base() != seal.base {
-            return Ok(());
-        }
-        match segment.index.read_digest() {
-            Ok(digest) if digest == seal.rows_digest => Ok(()),
-            _ => {
-                tracing::error!(base = %seal.base, "the index of a sealed segment is damaged");
-                segment.damage = Some(Damage::Index);
-                Err(segment.damaged())
+    /// The rows against the seal, a part at a time: appends do not wait while the file is read.
+    fn check_rows(&self, store: &Arc<Store>, seal: &Seal) -> Result<(), Error> {
+        let (mut digest, all) = (0, seal.rows as usize);
+        for from in (0..all).step_by(STEP_ROWS) {
+            let rows = from..(from + STEP_ROWS).min(all);
+            let file = self.with_index(store, OffsetIndex::file);
+            let Some(read) = file.map(|file| file.read(rows)) else {
+                return Ok(());
+            };
+            let add = |index: &OffsetIndex| index.add_digest(digest, from, &read?);
+            match self.with_index(store, add) {
+                Some(Ok(added)) => digest = added,
+                Some(Err(_)) => return self.mark(store, Damage::Index),
+                None => return Ok(()),
             }
         }
+        if digest == seal.rows_digest {
+            return Ok(());
+        }
+        self.mark(store, Damage::Index)
+    }
+
+    /// Looks at the index beside a store; `None` if the segment was trimmed or mended meanwhile.
+    fn with_index<T>(&self, store: &Arc<Store>, look: impl FnOnce(&OffsetIndex) -> T) -> Option<T> {
+        let state = self.0.state.read();
+        let mut segments = state.segments.iter();
+        let segment = segments.find(|segment| Arc::ptr_eq(&segment.store, store))?;
+        Some(look(&segment.index))
+    }
+
+    /// Notes what a scrub found, unless the segment was trimmed or mended meanwhile.
+    fn mark(&self, store: &Arc<Store>, damage: Damage) -> Result<(), Error> {
+        let mut state = self.0.state.write();
+        let Some(segment) = state.segment_with(store) else {
+            return Ok(());
+        };
+        tracing::error!(base = %store.base(), ?damage, "a sealed segment is damaged");
+        segment.damage = match segment.damage {
+            Some(Damage::Store) => Some(Damage::Store),
+            _ => Some(damage),
+        };
+        Err(segment.damaged())
     }
 
     /// What a restart would read must be what is known: a damaged seal is written anew.
@@ -205,8 +223,7 @@ impl Log {
             index.push(row)?;
         }
         index.seal()?;
-        let (file, path) = index.file();
-        file.sync_data().map_err(Error::io("sync", path))?;
+        index.file().sync()?;
         self.reopen(seal)?;
         Ok(true)
     }

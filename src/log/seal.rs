@@ -11,6 +11,7 @@ use super::disk::Disk;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::frame::{self, HEADER_BYTES};
 use super::record::BATCH_BYTES_MIN;
+use super::room::OFFSETS_MAX;
 use super::row::Row;
 use super::{Error, Index, NUMBER_MAX, Offset, STORE_BYTES_MAX, Term};
 
@@ -248,9 +249,9 @@ impl Seal {
             && self.end <= STORE_BYTES_MAX
             && u64::from(self.entries) <= frames / HEADER_BYTES as u64
             && u64::from(self.rows) <= frames / BATCH_BYTES_MIN as u64
-            // A record takes a byte or more, and a row covers at least one.
+            // Many compressed records take less than a byte each. A row covers at least one.
             && records.is_some_and(|records| {
-                records <= frames
+                records <= OFFSETS_MAX
                     && u64::from(self.rows) <= records
                     && (self.rows == 0) == (records == 0)
             })

@@ -43,13 +43,13 @@ impl Log {
         seal.sealed_ms = env::wall_clock_ms();
         store.cut(seal.end, None)?;
         store.sync(disk)?;
-        let (index, index_path) = {
+        let index = {
             let mut state = self.0.state.write();
             let segment = state.segment_of(base).expect("upkeep is held");
             segment.index.seal()?;
             segment.index.file()
         };
-        index.sync_data().map_err(Error::io("sync", &index_path))?;
+        index.sync()?;
         seal.write(disk, &Paths::new(&self.0.dir, base).seal)?;
         let dir = &self.0.dir;
         disk.sync_dir(dir).map_err(Error::io("sync", dir))?;

@@ -10,12 +10,13 @@ use crate::env;
 
 use super::disk::Disk;
 use super::file_header::FILE_HEADER_BYTES;
-use super::frame::{self, Entry, Kind};
+use super::frame::{self, Entry};
 use super::index::OffsetIndex;
+use super::room::{OFFSETS_MAX, Room};
 use super::row::Row;
 use super::seal::{self, MARK_EVERY, Mark, Seal, TermEnd};
-use super::store::Store;
-use super::{Config, Error, Index, Offset, Term, record};
+use super::store::{Span, Store};
+use super::{Config, Error, Index, Offset, Term};
 
 /// A run of consecutive raft entries and the records in them.
 #[derive(Debug)]
@@ -25,8 +26,8 @@ pub struct Segment {
     frames: Frames,
     /// Where the next frame will begin.
     end: u32,
-    /// Rows that the entries held can need at most.
-    rows_reserved: u64,
+    /// What the entries held can need at most.
+    reserved: Room,
     /// When it was made or found open: milliseconds since 1970.
     pub opened_ms: u64,
     /// Why it may not be read: it waits for repair.
@@ -55,16 +56,6 @@ enum Frames {
 pub struct Frame {
     pub position: u32,
     pub crc: u32,
-}
-
-/// Consecutive whole frames in a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    /// The raft index of the first.
-    pub first: Index,
-    pub position: u32,
-    /// In bytes.
-    pub length: usize,
 }
 
 /// The paths of a segment's files.
@@ -117,7 +108,7 @@ impl Segment {
             index,
             frames: Frames::Open(Vec::new(), Vec::new()),
             end: FILE_HEADER_BYTES as u32,
-            rows_reserved: 0,
+            reserved: Room::default(),
             opened_ms,
             damage: None,
             closing: false,
@@ -130,7 +121,10 @@ impl Segment {
             store: Arc::new(store),
             index,
             end: seal.end,
-            rows_reserved: seal.rows.into(),
+            reserved: Room {
+                rows: seal.rows.into(),
+                offsets: seal.next_offset.0 - seal.first_offset.0,
+            },
             opened_ms: seal.sealed_ms,
             frames: Frames::Sealed(Arc::new(seal)),
             damage,
@@ -183,20 +177,22 @@ impl Segment {
             return false;
         };
         let bytes = u64::from(self.end) + frame::frame_bytes(entry.payload.len()) as u64;
-        let rows = self.rows_reserved + rows_of(entry.kind, &entry.payload);
+        let needs = self.reserved.and(Room::of(entry.kind, &entry.payload));
         // Not the configured room: a crash may have left an index cut to its rows.
-        let room = self.index.capacity() as u64;
-        !self.closing
-            && (frames.is_empty() || (bytes <= config.segment_bytes_max.into() && rows <= room))
+        let rows_max = self.index.capacity() as u64;
+        let has_room = bytes <= config.segment_bytes_max.into()
+            && needs.rows <= rows_max
+            && needs.offsets <= OFFSETS_MAX;
+        !self.closing && (frames.is_empty() || has_room)
     }
 
     /// Makes room for an entry's rows: an entry may need more than an empty index has.
-    pub fn reserve(&mut self, rows: u64) -> Result<(), Error> {
-        self.index.reserve(self.rows_reserved + rows)
+    pub fn reserve(&mut self, needs: Room) -> Result<(), Error> {
+        self.index.reserve(self.reserved.and(needs).rows)
     }
 
     /// Takes note of the next entry; gives the place of its frame.
-    pub fn add(&mut self, term: Term, payload_bytes: usize, rows: u64, crc: u32) -> u32 {
+    pub fn add(&mut self, term: Term, payload_bytes: usize, needs: Room, crc: u32) -> u32 {
         let position = self.end;
         match &mut self.frames {
             Frames::Open(frames, terms) => {
@@ -207,7 +203,7 @@ impl Segment {
             Frames::Sealed(_) => unreachable!("a sealed segment takes no entry"),
         }
         self.end += u32::try_from(frame::frame_bytes(payload_bytes)).expect("entries are limited");
-        self.rows_reserved += rows;
+        self.reserved = self.reserved.and(needs);
         position
     }
 
@@ -372,13 +368,5 @@ fn cut_terms(terms: &mut Vec<TermEnd>, keep: usize) {
     {
         let entry = u32::try_from(last).expect("frames are more than a byte long");
         terms.push(TermEnd { entry, term });
-    }
-}
-
-/// The rows that an entry can need at most: one a batch.
-pub fn rows_of(kind: Kind, payload: &[u8]) -> u64 {
-    match kind {
-        Kind::Control => 0,
-        Kind::Records => record::declared_count(payload).into(),
     }
 }

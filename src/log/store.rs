@@ -1,5 +1,6 @@
 //! The store of one segment: a file of frames, written in order and read by position.
 
+use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,16 @@ pub struct Store {
     base: Index,
     /// Whether the directory holds the file's name durably.
     named: AtomicBool,
+}
+
+/// Consecutive whole frames in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The raft index of the first.
+    pub first: Index,
+    pub position: u32,
+    /// In bytes.
+    pub length: usize,
 }
 
 /// What stands at a position of a store.
@@ -87,10 +98,10 @@ impl Store {
         &self.path
     }
 
-    /// Writes bytes at a position.
-    pub fn write(&self, bytes: &[u8], position: u64) -> Result<(), Error> {
+    /// Writes parts side by side from a position on.
+    pub fn write(&self, parts: &mut [IoSlice<'_>], position: u64) -> Result<(), Error> {
         self.file
-            .write_all_at(bytes, position)
+            .write_parts_at(parts, position)
             .map_err(Error::io("write", &self.path))
     }
 
@@ -105,6 +116,12 @@ impl Store {
             self.named.store(true, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Makes what an earlier process wrote durable, and reads it from the disk from now on: what it
+    /// left in the system's memory may be there alone.
+    pub fn settle(&self) -> Result<(), Error> {
+        self.file.settle().map_err(Error::io("sync", &self.path))
     }
 
     /// Drops what follows `end`. With `bytes_max` the room is taken again, as zeros.
@@ -127,6 +144,23 @@ impl Store {
             .read_exact_at(&mut bytes, position.into())
             .map_err(Error::io("read", &self.path))?;
         Ok(bytes.into())
+    }
+
+    /// Reads and checks the frames in a span.
+    pub fn entries(&self, span: Span) -> Result<Vec<Entry>, Error> {
+        let mut bytes = self.read(span.position, span.length)?;
+        let mut entries = Vec::new();
+        let mut at = u64::from(span.position);
+        while !bytes.is_empty() {
+            let index = Index(span.first.0 + entries.len() as u64);
+            let (entry, length) = parse(&bytes)
+                .filter(|(entry, length)| entry.index == index && *length <= bytes.len())
+                .ok_or_else(|| self.corrupt(at, "a frame does not check"))?;
+            entries.push(entry);
+            bytes = bytes.slice(length..);
+            at += length as u64;
+        }
+        Ok(entries)
     }
 
     /// The error of bytes that do not check.
@@ -200,7 +234,7 @@ impl<'a> Scan<'a> {
     /// Whether the frame that `next` has just moved past is filled up with zeros.
     pub fn is_padded(&mut self, header: &Header) -> Result<bool, Error> {
         let end = self.position;
-        let padding = frame::frame_bytes(header.length) - HEADER_BYTES - header.length;
+        let padding = frame::padding(header.length);
         let bytes = self.bytes(end - padding as u64, padding)?;
         Ok(bytes.iter().all(|byte| *byte == 0))
     }
@@ -274,18 +308,24 @@ impl<'a> Scan<'a> {
         takes: impl Fn(u64) -> bool,
     ) -> Result<Option<u64>, Error> {
         const LIKELY: u64 = 1 << 24;
-        let mut position = bad + frame::ALIGN as u64;
+        let (mut position, mut chained) = (bad, true);
         while position + HEADER_BYTES as u64 <= self.len {
-            let head = self.bytes(position, HEADER_BYTES)?;
-            let likely = frame::decode_header(head).filter(|header| {
+            let header = frame::decode_header(self.bytes(position, HEADER_BYTES)?);
+            let likely = header.filter(|header| {
                 let near = header.index.0.checked_sub(next.0);
                 let began = position.checked_sub(header.distance.into());
                 near.is_some_and(|near| near < LIKELY) && began.is_some_and(&takes)
             });
-            if likely.is_some() && matches!(self.look(position)?, Found::Frame(_)) {
+            let is_bad = position == bad;
+            if !is_bad && likely.is_some() && matches!(self.look(position)?, Found::Frame(_)) {
                 return Ok(Some(position));
             }
-            position += frame::ALIGN as u64;
+            // Headers lead from frame to frame as far as they check: a payload between them may
+            // hold what looks like a frame.
+            let length = header.filter(|_| chained);
+            chained = length.is_some();
+            let length = length.map_or(frame::ALIGN, |header| frame::frame_bytes(header.length));
+            position += length as u64;
         }
         Ok(None)
     }

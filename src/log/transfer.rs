@@ -11,6 +11,7 @@ use super::disk::Disk;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::files;
 use super::frame::{self, Entry};
+use super::gather::Gathered;
 use super::index::OffsetIndex;
 use super::recovery::{self, Checkpoint, Place};
 use super::row::{ROW_BYTES, Row};
@@ -41,7 +42,7 @@ pub struct Builder {
     wanted: Seal,
     store: Store,
     index: OffsetIndex,
-    buffer: Vec<u8>,
+    buffer: Gathered,
     written: u64,
     /// The offset of the last row that came.
     last_row: Option<Offset>,
@@ -77,7 +78,7 @@ impl Builder {
             wanted: wanted.clone(),
             store,
             index,
-            buffer: Vec::new(),
+            buffer: Gathered::default(),
             written: FILE_HEADER_BYTES as u64,
             last_row: None,
             made,
@@ -106,7 +107,7 @@ impl Builder {
         }
         let crc = frame::entry_crc(entry);
         // What is in a finished copy was synced whole: no frame tells where a write began.
-        frame::encode(entry, crc, 0, &mut self.buffer);
+        self.buffer.push(entry, crc, 0);
         self.made.entries_digest = seal::add_entry(self.made.entries_digest, crc);
         seal::extend_terms(&mut self.made.term_ends, self.made.entries, entry.term);
         self.made.entries += 1;
@@ -144,9 +145,9 @@ impl Builder {
     }
 
     fn write_out(&mut self) -> Result<(), Error> {
-        self.store.write(&self.buffer, self.written)?;
+        self.store.write(&mut self.buffer.parts(), self.written)?;
         self.written += self.buffer.len() as u64;
-        self.buffer.clear();
+        self.buffer.clear(WRITE_BYTES);
         Ok(())
     }
 
@@ -164,8 +165,7 @@ impl Builder {
         let dir = &self.dir;
         self.store.sync(&*self.disk)?;
         self.index.write_back()?;
-        let (index, path) = self.index.file();
-        index.sync_data().map_err(Error::io("sync", path))?;
+        self.index.file().sync()?;
         self.disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
         let path = Paths::new(dir, self.made.base).seal;
         self.made.write(&*self.disk, &path)?;

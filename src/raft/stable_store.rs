@@ -99,6 +99,7 @@ impl StableStore {
         let file = disk
             .open_or_create(&path)
             .map_err(|error| failed(error.into()))?;
+        file.settle().map_err(|error| failed(error.into()))?;
         disk.sync_dir(dir).map_err(|error| failed(error.into()))?;
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);

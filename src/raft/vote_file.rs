@@ -33,6 +33,8 @@ impl VoteFile {
     pub fn open(disk: &dyn Disk, dir: &Path) -> io::Result<Self> {
         let path = dir.join(NAME);
         let file = disk.open_or_create(&path)?;
+        // A node that was killed must not go by a vote that a power cut then takes.
+        file.settle()?;
         disk.sync_dir(dir)?;
         Ok(Self { path, file })
     }
@@ -71,7 +73,34 @@ impl VoteFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::memory_disk::MemoryDisk;
+    use crate::log::memory_disk::{Event, MemoryDisk};
+
+    /// The system shows the next process what a killed one, or one whose sync failed, had written.
+    #[test]
+    fn a_vote_that_is_read_is_on_disk() {
+        let (disk, dir) = (MemoryDisk::default(), Path::new("/node"));
+        let file = VoteFile::open(&disk, dir).unwrap();
+        let (first, second) = (Vote::new(1, 1), Vote::new(2, 1));
+        file.write(&first).unwrap();
+        let killed = Arc::new(parking_lot::Mutex::new(None));
+        let (at, slot) = (disk.clone(), killed.clone());
+        disk.watch(move |event, _| {
+            if event == Event::Sync {
+                *slot.lock() = Some(at.kill());
+                return Err(io::Error::other("a bad sector"));
+            }
+            Ok(())
+        });
+        file.write(&second).unwrap_err();
+        disk.watch(|_, _| Ok(()));
+        let after_failure = VoteFile::open(&disk, dir).unwrap();
+        assert_eq!(after_failure.read(), Some(first));
+        let disk = killed.lock().take().unwrap();
+        let after_kill = VoteFile::open(&disk, dir).unwrap();
+        assert_eq!(after_kill.read(), Some(second));
+        let after_both = VoteFile::open(&disk.crash(), dir).unwrap();
+        assert_eq!(after_both.read(), Some(second));
+    }
 
     #[test]
     fn a_vote_comes_back_and_no_flip_passes() {

@@ -24,6 +24,8 @@ const STAMP_BYTES: usize = 8;
 const STAMPED: u32 = 1 << 31;
 /// The bytes of a batch before its session, or before its records.
 const BATCH_HEADER_BYTES: usize = 12;
+/// Where in it the number of records stands.
+const COUNT_AT: usize = 4 + 4;
 /// No batch is shorter: its header, and a record without a value.
 pub const BATCH_BYTES_MIN: usize = BATCH_HEADER_BYTES + 1;
 const SESSION_BYTES: usize = 24;
@@ -56,7 +58,7 @@ pub struct Record {
 /// Who sent a batch, and which of its records this is, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Producer {
-    /// Drawn at random by the client.
+    /// The raft index of the command that opened it.
     pub session: u128,
     /// The sequence number of the batch's first record.
     pub sequence: u64,
@@ -79,10 +81,25 @@ pub struct Fence<'a> {
     pub epoch: u64,
 }
 
-/// How many batches a payload says it holds: the index rows that it can need. 0 if it cannot hold
-/// that many, so that it holds none.
-pub fn declared_count(payload: &[u8]) -> u32 {
-    head(payload).map_or(0, |head| head.count)
+/// How many batches and records a payload says it holds: the index rows and offsets that it can
+/// need. None if it cannot hold that many batches; records are counted up to where it is cut off.
+pub fn declared(payload: &[u8]) -> (u32, u64) {
+    let Ok(head) = head(payload) else {
+        return (0, 0);
+    };
+    let (mut at, mut records) = (head.bytes, 0);
+    for _ in 0..head.count {
+        let number = |at: usize| {
+            let bytes = payload.get(at..)?.first_chunk()?;
+            Some(u32::from_le_bytes(*bytes))
+        };
+        let (Some(length), Some(count)) = (number(at), number(at + COUNT_AT)) else {
+            break;
+        };
+        at += 4 + length as usize;
+        records += u64::from(count);
+    }
+    (head.count, records)
 }
 
 /// When the leader took a payload's batches, in milliseconds since 1970; 0 if it does not say.
@@ -278,9 +295,14 @@ struct Parts {
 
 /// Reads the record at `at`.
 fn record(payload: &[u8], at: usize) -> Result<Parts, Error> {
-    let mut rest = payload.get(at..).ok_or(SHORT)?;
+    // Every record that is passed over comes through here: no error is made to be dropped.
+    let Some(mut rest) = payload.get(at..) else {
+        return Err(SHORT);
+    };
     let head = get_varint(&mut rest)?;
-    let length = usize::try_from(head >> 1).map_err(|_| SHORT)?;
+    let Ok(length) = usize::try_from(head >> 1) else {
+        return Err(SHORT);
+    };
     let (mut term, mut kind) = (0, 0);
     if head & HAS_EXTRA != 0 {
         term = get_varint(&mut rest)?;
@@ -301,17 +323,21 @@ fn record(payload: &[u8], at: usize) -> Result<Parts, Error> {
 
 /// LEB128, least significant group first.
 fn get_varint(bytes: &mut &[u8]) -> Result<u64, Error> {
+    const BYTES_MAX: usize = 10;
     let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = bytes.try_get_u8().map_err(|_| SHORT)?;
+    for (number, byte) in bytes.iter().take(BYTES_MAX).enumerate() {
         let bits = u64::from(byte & 0x7f);
-        if shift == 63 && bits > 1 {
+        if number + 1 == BYTES_MAX && bits > 1 {
             break;
         }
-        value |= bits << shift;
+        value |= bits << (7 * number);
         if byte & 0x80 == 0 {
+            *bytes = &bytes[number + 1..];
             return Ok(value);
         }
+    }
+    if bytes.len() < BYTES_MAX {
+        return Err(SHORT);
     }
     Err(Error::Malformed("a length is over 64 bits"))
 }
