@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, stream};
+use tokio::sync::OwnedMutexGuard;
 use tonic::Status;
 
 use crate::log::disk::Disk;
@@ -45,12 +46,17 @@ pub enum FetchError {
     Log(#[from] log::Error),
 }
 
+/// Whoever has it fetches into a directory. Work on the disk goes on when its caller is gone, and
+/// keeps a clone until it ends.
+pub type Hold = Arc<OwnedMutexGuard<()>>;
+
 /// Fetches what `wanted` sums up from a peer into `dir`, checked and durable.
 pub async fn fetch(
     client: &mut PeerClient,
     disk: Arc<dyn Disk>,
     dir: &Path,
     wanted: &Seal,
+    hold: Option<&Hold>,
 ) -> Result<(), FetchError> {
     let base = wanted.base;
     let failed = |status: Status| FetchError::Peer {
@@ -64,22 +70,30 @@ pub async fn fetch(
     let silent = |_| FetchError::Silent { base };
     let call = tokio::time::timeout(PATIENCE, client.fetch_segment(request));
     let mut parts = call.await.map_err(silent)?.map_err(failed)?.into_inner();
-    let mut builder = Builder::new(disk, dir, wanted)?;
+    let (dir, seal) = (dir.to_owned(), wanted.clone());
+    let mut builder = on_disk(hold, move || Builder::new(disk, &dir, &seal)).await?;
     loop {
         let part = tokio::time::timeout(PATIENCE, parts.message()).await;
         let Some(part) = part.map_err(silent)?.map_err(failed)? else {
             break;
         };
-        builder = on_disk(move || add(builder, part)).await?;
+        builder = on_disk(hold, move || add(builder, part)).await?;
     }
-    on_disk(move || Ok(builder.finish()?)).await
+    on_disk(hold, move || builder.finish()).await?;
+    Ok(())
 }
 
 /// Runs what waits for the disk off the runtime's threads.
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
-) -> Result<T, FetchError> {
-    let done = tokio::task::spawn_blocking(work).await;
+pub async fn on_disk<T: Send + 'static, E: From<log::Error> + Send + 'static>(
+    hold: Option<&Hold>,
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    let hold = hold.cloned();
+    let done = tokio::task::spawn_blocking(move || {
+        let _hold = hold;
+        work()
+    })
+    .await;
     done.unwrap_or_else(|_| Err(log::Error::Stopped.into()))
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use crate::log::disk::DirLock;
 use crate::log::{self, Log};
@@ -128,7 +128,7 @@ struct Inner {
     failure: Failure,
     /// Where the log begins, as it was made durable.
     floor: Arc<parking_lot::Mutex<Option<crate::proto::raft_v1::Floor>>>,
-    staging: Mutex<()>,
+    staging: Arc<Mutex<()>>,
     checkpointer: Checkpointer,
     views: watch::Receiver<View>,
     transport: Transport,
@@ -203,7 +203,7 @@ impl ReplicatedLog {
             floor,
             space,
             failure,
-            staging: Mutex::new(()),
+            staging: Arc::default(),
             checkpointer,
             views,
             transport,
@@ -377,7 +377,7 @@ impl ReplicatedLog {
         &self.0.snapshots
     }
 
-    async fn staging(&self) -> MutexGuard<'_, ()> {
-        self.0.staging.lock().await
+    async fn staging(&self) -> OwnedMutexGuard<()> {
+        self.0.staging.clone().lock_owned().await
     }
 }

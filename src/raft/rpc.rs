@@ -211,9 +211,16 @@ impl raft_server::Raft for RaftService {
         let node = self.check(&request, From::Member)?.clone();
         let sender = number(request.metadata(), "ferrolog-from");
         // What is held already must stay until it is adopted.
-        let _pinned = node.log().pin();
-        let (vote, snapshot) = staging::receive(&node, sender, request.into_inner()).await?;
-        let response = node.raft().install_full_snapshot(vote, snapshot).await;
+        let pinned = node.log().pin();
+        let (vote, snapshot, hold) = staging::receive(&node, sender, request.into_inner()).await?;
+        // From here on it goes on even if the caller gives up: nobody may stage what a retry brings
+        // while this is adopted.
+        let install = tokio::spawn(async move {
+            let response = node.raft().install_full_snapshot(vote, snapshot).await;
+            drop((hold, pinned));
+            response
+        });
+        let response = install.await.map_err(stopped)?;
         let vote = response.map_err(stopped)?.vote;
         Ok(Response::new(pb::InstallSnapshotResponse {
             vote: Some(types::vote_to_pb(&vote)),

@@ -2,23 +2,26 @@
 //!
 //! What was fetched stays over a cut connection and over a restart, and is not fetched again.
 
+use std::sync::Arc;
+
 use tonic::Status;
 
 use crate::log::{self, Seal};
 use crate::proto::raft_v1 as pb;
 
 use super::ReplicatedLog;
-use super::fetch;
+use super::fetch::{self, Hold};
 use super::snapshot::{self, Snapshot};
 use super::types;
 
-/// Stages what a snapshot consists of, fetching it from the sender.
+/// Stages what a snapshot consists of, fetching it from the sender. One is staged at a time: the
+/// hold must be kept until it is adopted.
 pub async fn receive(
     node: &ReplicatedLog,
     sender: u64,
     request: pb::InstallSnapshotRequest,
-) -> Result<(types::Vote, Snapshot), Status> {
-    let _one_at_a_time = node.staging().await;
+) -> Result<(types::Vote, Snapshot, Hold), Status> {
+    let hold = Arc::new(node.staging().await);
     let bad = |error: types::WireError| Status::invalid_argument(error.to_string());
     let vote = types::vote_from_pb(request.vote.as_ref()).map_err(bad)?;
     let data = snapshot::manifest_from_pb(&request).map_err(bad)?;
@@ -30,18 +33,20 @@ pub async fn receive(
     let mut client = node.transport().client(sender, &request.sender_addr);
     let mut fetched = 0;
     for seal in data.segments.iter() {
-        if is_here(node, seal).map_err(|error| failed(&error))? {
+        let (looks, wanted) = (node.clone(), seal.clone());
+        let is_here = fetch::on_disk(Some(&hold), move || is_here(&looks, &wanted)).await;
+        if is_here.map_err(|error| failed(&error))? {
             continue;
         }
         let disk = snapshots.disk.clone();
-        let copied = fetch::fetch(&mut client, disk, &dir, seal).await;
+        let copied = fetch::fetch(&mut client, disk, &dir, seal, Some(&hold)).await;
         copied.map_err(|error| Status::unavailable(error.to_string()))?;
         fetched += 1;
     }
     let segments = data.segments.len();
     tracing::info!(segments, fetched, "a snapshot is complete");
     let snapshot = data;
-    Ok((vote, Snapshot { meta, snapshot }))
+    Ok((vote, Snapshot { meta, snapshot }, hold))
 }
 
 /// Whether a segment is held already, in the log or staged.

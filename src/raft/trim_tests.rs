@@ -203,6 +203,76 @@ async fn an_interrupted_snapshot_goes_on_where_it_was() {
     );
 }
 
+/// What a retry brings must not be staged over what is being put in place.
+#[tokio::test(start_paused = true)]
+async fn nobody_stages_while_a_snapshot_is_adopted() {
+    let network = MemoryNetwork::new();
+    let peers = ["first:1".to_owned()];
+    let (first, _mux) = start(&network, &MemoryDisk::default(), "first:1", &[]).await;
+    keep_up(&first);
+    for sequence in 0..1000 {
+        append(&first, sequence).await;
+    }
+    first.trim(Offset(300)).await.unwrap();
+    until("segments go", || first.log().first_index() > Index(0)).await;
+
+    let disk = MemoryDisk::default();
+    let (second, _mux) = begin(&network, &disk, "second:1", &peers).await;
+    let seen = Arc::new(Mutex::new((0, 0)));
+    let (node, counts) = (second.clone(), seen.clone());
+    disk.watch(move |event, path| {
+        if event == Event::Rename && path.parent().is_some_and(|dir| dir.ends_with("staging")) {
+            let mut counts = counts.lock();
+            counts.0 += 1;
+            counts.1 += usize::from(node.0.staging.try_lock().is_err());
+        }
+        Ok(())
+    });
+    let asking = second.clone();
+    tokio::spawn(async move { asking.join_cluster(&peers).await });
+    catch_up(&second, 1000).await;
+    let (adopted, held) = *seen.lock();
+    assert!(adopted > 0 && held == adopted, "{held} of {adopted}");
+    let free = timeout(PATIENCE, second.staging()).await;
+    drop(free.expect("and then somebody may"));
+    disk.watch(|_, _| Ok(()));
+}
+
+/// A peer may begin to fetch segments when it is settled already that they go.
+#[tokio::test(start_paused = true)]
+async fn segments_that_are_pinned_at_the_last_moment_go_later() {
+    let network = MemoryNetwork::new();
+    let disk = MemoryDisk::default();
+    let (first, _mux) = start(&network, &disk, "first:1", &[]).await;
+    for sequence in 0..1000 {
+        append(&first, sequence).await;
+    }
+    let pinned = Arc::new(Mutex::new(None));
+    let (node, pin) = (first.clone(), pinned.clone());
+    disk.watch(move |event, path| {
+        let mut pin = pin.lock();
+        if event != Event::Sync || !path.ends_with(stable_store::FILE) || pin.is_some() {
+            return Ok(());
+        }
+        // The engine has let go of them: all that is left is to note where the log begins.
+        let purged = node.raft().metrics().borrow_watched().purged;
+        let goes = node.log().droppable(Index(u64::MAX));
+        if goes.is_some_and(|(floor, _)| purged.is_some_and(|id| id.index + 1 >= floor.index.0)) {
+            *pin = Some(node.log().pin());
+        }
+        Ok(())
+    });
+    keep_up(&first);
+    first.trim(Offset(600)).await.unwrap();
+    until("they are pinned", || pinned.lock().is_some()).await;
+    until("the floor is kept", || first.0.floor.lock().is_some()).await;
+    assert_eq!(first.log().first_index(), Index(0));
+    disk.watch(|_, _| Ok(()));
+    pinned.lock().take();
+    until("segments go", || first.log().first_index() > Index(0)).await;
+    check_trimmed(&first, 600, 1000).await;
+}
+
 /// A disk that is put back to an older state, or that lied about its syncs, costs its own node only.
 #[tokio::test(start_paused = true)]
 async fn a_follower_whose_log_went_back_does_not_take_the_leader_with_it() {

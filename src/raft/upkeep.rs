@@ -85,13 +85,16 @@ impl ReplicatedLog {
             let _no_adoption = fsm.covered.lock();
             let now = log.droppable(floor.index);
             let begins = snapshot::floor_of(kept.lock().as_ref()).index;
-            if now.is_none_or(|(now, _)| now.index < floor.index) || begins >= floor.index {
+            if now.is_none_or(|(now, _)| now.index < floor.index) || begins > floor.index {
                 return Ok(());
             }
-            // The floor first: a removal that a crash cuts short is finished on the next start.
-            let durable = snapshot::floor_to_pb(floor, term);
-            stable.save_floor(&durable)?;
-            *kept.lock() = Some(durable);
+            // The floor first: a removal that a crash cuts short is finished on the next start. It
+            // is saved already if a pin held the segments when it was.
+            if begins < floor.index {
+                let durable = snapshot::floor_to_pb(floor, term);
+                stable.save_floor(&durable)?;
+                *kept.lock() = Some(durable);
+            }
             if log.drop_below(floor)? {
                 tracing::info!(first = %floor.offset, "removed trimmed segments");
             }
@@ -173,7 +176,7 @@ impl ReplicatedLog {
         for peer in peers {
             let mut client = self.transport().client(peer.id, &peer.member.addr);
             let disk = self.snapshots().disk.clone();
-            match fetch::fetch(&mut client, disk, &dir, &seal).await {
+            match fetch::fetch(&mut client, disk, &dir, &seal, None).await {
                 Ok(()) => {
                     let log = self.log().clone();
                     let (seal, dir) = (seal.clone(), dir.clone());
