@@ -74,6 +74,11 @@ impl Log {
         }
     }
 
+    /// Whether an entry is held in memory, so that reading it waits for no disk.
+    pub fn entry_in_memory(&self, index: Index) -> bool {
+        self.0.state.read().cached(index).is_some()
+    }
+
     /// The term of an entry. Known without a look at the disk.
     pub fn term(&self, index: Index) -> Result<Term, Error> {
         let state = self.0.state.read();

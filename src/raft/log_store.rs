@@ -110,7 +110,16 @@ impl LogStore {
     async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let deadline = Instant::now() + REPAIR_MAX;
         loop {
-            match self.read_now(from, to, bytes_max) {
+            let read = if from >= to || self.log.entry_in_memory(Index(from)) {
+                self.read_now(from, to, bytes_max)
+            } else {
+                // A lagging follower's entries: nothing else waits for the disk meanwhile.
+                let store = self.clone();
+                let read = move || store.read_now(from, to, bytes_max);
+                let read = tokio::task::spawn_blocking(read).await;
+                read.unwrap_or(Err(log::Error::Stopped))
+            };
+            match read {
                 Err(log::Error::Damaged { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(REPAIR_LOOK).await;
                 }

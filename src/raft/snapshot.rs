@@ -260,7 +260,7 @@ impl StateMachine {
         let reached = data.segments.last().map(Seal::next_index);
         let reached = reached.unwrap_or(floor_of(data.floor.as_ref()).index);
         if same {
-            self.apply_up_to(end)?;
+            self.apply_up_to(end).await?;
             self.snapshots.clear_staging()?;
         } else if reached < end && data.checkpoint.next_offset == 0 {
             // Only the engine's suite: it applies entries that it never appended.
@@ -316,7 +316,7 @@ impl StateMachine {
         Ok(())
     }
 
-    fn apply_up_to(&mut self, end: Index) -> Result<(), Error> {
+    async fn apply_up_to(&mut self, end: Index) -> Result<(), Error> {
         let mut at = self.applied().map_or(0, |id| id.index + 1);
         while at < end.0 {
             for entry in self.log().entries(Index(at), end, PART_BYTES)? {
@@ -324,6 +324,8 @@ impl StateMachine {
                 self.apply_one(&entry)?;
                 at += 1;
             }
+            // It may be a long way.
+            tokio::task::yield_now().await;
         }
         Ok(())
     }
