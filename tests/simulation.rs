@@ -3,16 +3,24 @@
 mod harness;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ferrolog::agent::{Bound, Seams};
 use ferrolog::env::Random;
 use ferrolog::log::memory_disk::MemoryDisk;
-use ferrolog::net::Security;
 use ferrolog::net::memory::MemoryNetwork;
+use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
+use ferrolog::net::{Kind, Security};
+use ferrolog::proto::v1::cluster_service_client::ClusterServiceClient;
+use ferrolog::proto::v1::{GetRetentionRequest, Retention};
 use ferrolog::server::Policy;
-use tokio::time::timeout;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 
+use harness::native;
 use harness::world::{ADDRS, PATIENCE, World};
 
 #[tokio::test(start_paused = true)]
@@ -82,6 +90,54 @@ async fn records_of_any_size_through_a_follower() {
         let found: Vec<_> = records.into_iter().map(|record| record.value).collect();
         assert_eq!(found, values);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_cut_off_tells_no_old_retention() {
+    let world = World::new(6).await;
+    let leader = world.leader();
+    let cut = ADDRS[(leader + 1) % ADDRS.len()];
+    world.network.cut(cut);
+    let wanted = Retention {
+        max_bytes: 1 << 20,
+        ..Retention::default()
+    };
+    let admin = world.client(&ADDRS[leader..=leader]).admin();
+    admin.set_retention(wanted.clone()).await.unwrap();
+
+    // Asked from its own side of the cut.
+    let network = Arc::new(world.network.named(cut));
+    let layer = StreamLayer::new(network, Security::Insecure);
+    let channel = layer.channel(Kind::Grpc, cut, ChannelOptions::default());
+    let mut client = ClusterServiceClient::new(channel);
+    let asked = client.get_retention(GetRetentionRequest::default());
+    let told = timeout(PATIENCE, asked).await.expect("an answer");
+    assert_eq!(told.unwrap_err().code(), Code::Unavailable);
+    world.network.heal(cut);
+    let told = world.client(&[cut]).admin().retention().await;
+    assert_eq!(told.unwrap(), wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_never_says_where_to_start_holds_up_no_stop() {
+    let mut world = World::new(7).await;
+    let follower = (world.leader() + 1) % ADDRS.len();
+    let network = Arc::new(world.network.named("client"));
+    let layer = StreamLayer::new(network, Security::Insecure);
+    let mut client = native::client(&layer, ADDRS[follower], ChannelOptions::default());
+    let (requests, nothing) = mpsc::channel(1);
+    let opened = client.consume_stream(ReceiverStream::new(nothing)).await;
+    let mut answers = opened.unwrap().into_inner();
+
+    let begun = Instant::now();
+    let node = world.nodes[follower].take().unwrap();
+    timeout(PATIENCE, node.shutdown()).await.expect("it stops");
+    let took = begun.elapsed();
+    // The calls that do not end by themselves are cut after seven seconds.
+    assert!(took < Duration::from_secs(4), "it took {took:?}");
+    let told = timeout(PATIENCE, answers.message()).await.expect("an end");
+    assert_eq!(told.unwrap_err().code(), Code::Unavailable);
+    drop(requests);
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::attempts::{Attempts, within};
-use super::error::is_distrust;
+use super::error::{is_distrust, is_retryable, is_unreached};
 use super::servers::Servers;
 use super::{ClientError, FIRST_ANSWER_MAX};
 use crate::proto::v1::cluster_service_client::ClusterServiceClient;
@@ -62,7 +62,9 @@ impl Admin {
         };
         let call =
             async |mut cluster: Cluster| cluster.remove_node(Request::new(request.clone())).await;
-        self.change(call).await.map(|answer| answer.removed)
+        let (answer, in_doubt) = self.change_on(call).await?;
+        // An earlier try did it, and its answer was lost.
+        Ok(answer.removed || in_doubt)
     }
 
     /// Hands leadership to `to`, or to the voter that is furthest on; answers with the new leader's name.
@@ -113,12 +115,25 @@ impl Admin {
         &self,
         call: impl AsyncFn(Cluster) -> Result<Response<T>, Status>,
     ) -> Result<T, ClientError> {
+        self.change_on(call).await.map(|(answer, _)| answer)
+    }
+
+    /// The answer, and whether an earlier try may have been carried out.
+    async fn change_on<T>(
+        &self,
+        call: impl AsyncFn(Cluster) -> Result<Response<T>, Status>,
+    ) -> Result<(T, bool), ClientError> {
         let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
+        let mut in_doubt = false;
         loop {
             let cluster = ClusterServiceClient::new(self.servers.channel(attempts.server()));
             match within(CHANGE_MAX.min(self.timeout), call(cluster)).await {
-                Ok(answer) => return Ok(answer.into_inner()),
-                Err(status) => attempts.failed(&status).await?,
+                Ok(answer) => return Ok((answer.into_inner(), in_doubt)),
+                Err(status) => {
+                    attempts.failed(&status).await?;
+                    // A node that found no leader may have lost it with the change under way.
+                    in_doubt |= is_retryable(&status) && !is_unreached(&status);
+                }
             }
         }
     }

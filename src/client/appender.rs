@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::ack::Appended;
 use super::attempts::{Attempts, within};
-use super::error::{is_refusal, is_session_expired, offset_differs};
+use super::error::{is_session_expired, leaves_doubt, offset_differs};
 use super::servers::Servers;
 use super::session::{self, Token};
 use super::{ClientError, Fence, SILENCE_MAX, build, native};
@@ -157,10 +157,7 @@ impl Tries<'_> {
             } else {
                 self.attempts.failed(&status).await
             };
-            failed.map_err(|error| match error {
-                error if error.is_timeout() && self.uncertain => ClientError::OutcomeUnknown,
-                error => error,
-            })?;
+            failed.map_err(|error| error.unless_in_doubt(self.uncertain, &status))?;
         }
     }
 
@@ -182,8 +179,7 @@ impl Tries<'_> {
         let was_uncertain = std::mem::replace(&mut self.uncertain, true);
         let answer = within(SILENCE_MAX, client.produce(self.request.clone())).await;
         if let Err(status) = &answer {
-            let is_verdict = is_refusal(status) || !super::error::is_retryable(status);
-            self.uncertain = was_uncertain || !is_verdict;
+            self.uncertain = was_uncertain || leaves_doubt(status);
         }
         let answer = answer?.into_inner();
         session.sequence += u64::from(answer.count);

@@ -61,7 +61,11 @@ async fn a_session_with_an_open_outcome_is_given_up() {
     let client = cluster.client(&["a:1"], 60);
     let mut appender = client.appender(AppenderOptions::default()).unwrap();
     let refused = appender.append(records(&["a"])).await;
-    assert!(matches!(refused, Err(ClientError::InvalidArgument { .. })));
+    // It is in the log: a refusal of the last try must not say otherwise.
+    assert!(
+        matches!(refused, Err(ClientError::OutcomeUnknown)),
+        "{refused:?}"
+    );
     // Under the old session its number would be taken for the first one's.
     let next = appender.append(records(&["b"])).await.unwrap();
     assert_eq!((next.first_offset, next.duplicate), (1, false));
@@ -83,6 +87,38 @@ async fn a_forgotten_session_is_replaced_unless_an_outcome_is_open() {
     appender.append(records(&["a"])).await.unwrap();
     let told = appender.append(records(&["b"])).await;
     assert!(matches!(told, Err(ClientError::SessionExpired)), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_log_decided_holds_for_the_tries_before() {
+    let fenced = refusal(
+        Code::FailedPrecondition,
+        "FENCED",
+        &[("name", "job"), ("epoch", "2")],
+    );
+    let denied = || Plan::Refuse(Status::permission_denied("not you"));
+    let silent = || Plan::Break {
+        stored: 0,
+        answered: 0,
+        status: Status::unavailable("lost on purpose"),
+    };
+    let plans = [silent(), Plan::Refuse(fenced), silent(), denied(), denied()];
+    let cluster = FakeCluster::start(&["a:1", "b:1"], plans).await;
+    let client = cluster.client(&["a:1", "b:1"], 60);
+    let mut appender = client.appender(AppenderOptions::default()).unwrap();
+    let told = appender.append(records(&["a"])).await;
+    assert!(
+        matches!(told, Err(ClientError::Fenced { epoch: 2, .. })),
+        "{told:?}"
+    );
+    let told = appender.append(records(&["b"])).await;
+    assert!(matches!(told, Err(ClientError::OutcomeUnknown)), "{told:?}");
+    // Without a doubt, a refusal is one.
+    let told = appender.append(records(&["c"])).await;
+    assert!(
+        matches!(told, Err(ClientError::PermissionDenied { .. })),
+        "{told:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

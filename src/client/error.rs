@@ -150,6 +150,16 @@ impl ClientError {
         matches!(self, Self::Unreachable { .. } | Self::Stalled { .. })
     }
 
+    /// The error that ends a call, or a doubt that it does not settle: an earlier try may have done what was
+    /// asked, whatever a later one met.
+    pub(super) fn unless_in_doubt(self, in_doubt: bool, last: &Status) -> Self {
+        if !in_doubt || is_verdict(last) {
+            return self;
+        }
+        tracing::warn!(cause = %self, "the outcome of an earlier try stays unknown");
+        Self::OutcomeUnknown
+    }
+
     /// The error of one call to `server` that is not tried again.
     pub(super) fn of_status(server: &str, status: &Status) -> Self {
         let (server, message) = (server.to_owned(), describe(status));
@@ -245,6 +255,36 @@ pub(super) fn is_retryable(status: &Status) -> bool {
     (!final_code || is_any(&["SEQUENCE_GAP"]))
         && !is_any(&["TOO_MANY_FENCES", "TOO_MANY_CURSORS"])
         && !is_distrust(status)
+}
+
+/// Whether the log itself decided on the batch. It knows what an earlier try appended, so this holds for all
+/// tries; what a server refuses on its own says nothing of those before.
+pub(super) fn is_verdict(status: &Status) -> bool {
+    const VERDICTS: [&str; 4] = [
+        "FENCED",
+        "OFFSET_DIFFERS",
+        "SEQUENCE_OVERLAP",
+        "SESSION_EXPIRED",
+    ];
+    let reason = Reason::of(status);
+    reason.is_some_and(|reason| VERDICTS.iter().any(|name| reason.is(name)))
+}
+
+/// Whether the server cannot have heard of the call: it was not reached.
+pub(super) fn is_unreached(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<DialError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Whether a call that ended so may have been carried out, though no answer says so.
+pub(super) fn leaves_doubt(status: &Status) -> bool {
+    is_retryable(status) && !is_refusal(status) && !is_unreached(status)
 }
 
 /// Whether a server said that it did not do what was asked, though it may later.

@@ -317,9 +317,13 @@ impl LogService for Fake {
         &self,
         request: Request<DeleteCursorRequest>,
     ) -> Answer<DeleteCursorResponse> {
+        let plan = self.plan();
         let name = request.into_inner().name;
         let deleted = self.state.lock().unwrap().cursors.remove(&name).is_some();
-        Ok(Response::new(DeleteCursorResponse { deleted }))
+        match plan {
+            Plan::Break { status, .. } => Err(status),
+            _ => Ok(Response::new(DeleteCursorResponse { deleted })),
+        }
     }
 
     async fn get_limits(&self, _: Request<GetLimitsRequest>) -> Answer<GetLimitsResponse> {

@@ -2,7 +2,7 @@
 //!
 //! The log service is in `fake_log`; here are the log's state, the servers, and what an operator asks them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -72,6 +72,8 @@ pub(super) struct State {
     pub(super) credit: Option<(u64, u32)>,
     pub(super) epochs: BTreeMap<String, (u64, String)>,
     pub(super) cursors: BTreeMap<String, u64>,
+    /// The members that can be removed.
+    pub(super) nodes: BTreeSet<String>,
 }
 
 /// A status with a reason of ours.
@@ -233,11 +235,15 @@ impl ClusterService for Fake {
         &self,
         request: Request<RemoveNodeRequest>,
     ) -> Result<Response<RemoveNodeResponse>, Status> {
-        match self.state.lock().unwrap().plans.pop_front() {
-            Some(Plan::Refuse(status)) => Err(status),
-            _ => Ok(Response::new(RemoveNodeResponse {
-                removed: request.get_ref().name == "n1",
-            })),
+        let mut state = self.state.lock().unwrap();
+        let plan = state.plans.pop_front();
+        if let Some(Plan::Refuse(status)) = plan {
+            return Err(status);
+        }
+        let removed = state.nodes.remove(&request.get_ref().name);
+        match plan {
+            Some(Plan::Break { status, .. }) => Err(status),
+            _ => Ok(Response::new(RemoveNodeResponse { removed })),
         }
     }
 

@@ -5,7 +5,7 @@
 use tonic::{Response, Status};
 
 use super::attempts::{Attempts, within};
-use super::error::{is_no_such_cursor, is_refusal, is_retryable};
+use super::error::{is_no_such_cursor, leaves_doubt};
 use super::session::Token;
 use super::{Admin, ClientError, SILENCE_MAX, native};
 use crate::proto::v1::log_service_client::LogServiceClient;
@@ -116,7 +116,7 @@ impl Admin {
                 return Ok(());
             };
             match attempts.failed(&status).await {
-                Ok(()) => uncertain |= is_retryable(&status) && !is_refusal(&status),
+                Ok(()) => uncertain |= leaves_doubt(&status),
                 // An earlier try did it, and its answer was lost.
                 Err(ClientError::CursorDiffers { current })
                     if uncertain && current == Some(request.offset) =>
@@ -163,7 +163,9 @@ impl Admin {
             name: name.to_owned(),
         };
         let call = async |mut log: Log| log.delete_cursor(request.clone()).await;
-        Ok(self.ask(call).await?.deleted)
+        let (answer, in_doubt) = self.ask_on(call).await?;
+        // An earlier try did it, and its answer was lost.
+        Ok(answer.deleted || in_doubt)
     }
 
     /// What the node that answers takes.
@@ -176,12 +178,24 @@ impl Admin {
         &self,
         call: impl AsyncFn(Log) -> Result<Response<T>, Status>,
     ) -> Result<T, ClientError> {
+        self.ask_on(call).await.map(|(answer, _)| answer)
+    }
+
+    /// The answer, and whether an earlier try may have been carried out.
+    async fn ask_on<T>(
+        &self,
+        call: impl AsyncFn(Log) -> Result<Response<T>, Status>,
+    ) -> Result<(T, bool), ClientError> {
         let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
+        let mut in_doubt = false;
         loop {
             let log = native(self.servers.channel(attempts.server()));
             match within(SILENCE_MAX.min(self.timeout), call(log)).await {
-                Ok(answer) => return Ok(answer.into_inner()),
-                Err(status) => attempts.failed(&status).await?,
+                Ok(answer) => return Ok((answer.into_inner(), in_doubt)),
+                Err(status) => {
+                    attempts.failed(&status).await?;
+                    in_doubt |= leaves_doubt(&status);
+                }
             }
         }
     }

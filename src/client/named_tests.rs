@@ -46,6 +46,29 @@ async fn a_commit_whose_answer_is_lost_is_no_conflict() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_removal_whose_answer_is_lost_was_one() {
+    let lost = || Plan::Break {
+        stored: 0,
+        answered: 0,
+        status: Status::unavailable("lost on purpose"),
+    };
+    let cluster = FakeCluster::start(&["a:1"], []).await;
+    // Where nobody was reached, nothing is in doubt.
+    let admin = cluster.client(&["dead:1", "a:1"], 60).admin();
+    assert!(!admin.delete_cursor("c").await.unwrap());
+    assert!(!admin.remove("n9").await.unwrap());
+
+    admin.create_cursor("c", 1).await.unwrap();
+    cluster.state.lock().unwrap().plans.push_back(lost());
+    assert!(admin.delete_cursor("c").await.unwrap());
+    assert!(!admin.delete_cursor("c").await.unwrap());
+    cluster.state.lock().unwrap().nodes.insert("n2".to_owned());
+    cluster.state.lock().unwrap().plans.push_back(lost());
+    assert!(admin.remove("n2").await.unwrap());
+    assert!(!admin.remove("n2").await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_name_is_claimed_and_its_holder_is_told() {
     let cluster = FakeCluster::start(&["b:1"], []).await;
     let admin = cluster.client(&["dead:1", "b:1"], 60).admin();

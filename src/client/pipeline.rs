@@ -61,8 +61,15 @@ impl Pipeline {
                 attempts.progressed();
             }
             attempts.waiting_since(self.window.waiting_since().unwrap_or_else(Instant::now));
+            // By an earlier stream: a final status answers the first batch of its own.
+            let in_doubt = self.window.is_uncertain();
             let status = self.judge(status)?;
-            attempts.failed(&status).await?;
+            let failed = attempts.failed(&status).await;
+            failed.map_err(|error| match error {
+                // Says no more than that nothing was answered, and counts as a timeout.
+                error if error.is_timeout() => error,
+                error => error.unless_in_doubt(in_doubt, &status),
+            })?;
         }
         Ok(())
     }

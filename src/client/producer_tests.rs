@@ -244,6 +244,17 @@ async fn a_session_forgotten_in_doubt_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_after_a_lost_answer_leaves_the_outcome_open() {
+    let denied = Plan::Refuse(Status::permission_denied("not you"));
+    let cluster = FakeCluster::start(&["a:1", "b:1"], [break_after(1, 0), denied]).await;
+    let client = cluster.client(&["a:1", "b:1"], 60);
+    let producer = client.producer(ProducerOptions::default()).unwrap();
+    let told = producer.send(value(0)).await.unwrap().await;
+    assert!(matches!(told, Err(ClientError::OutcomeUnknown)), "{told:?}");
+    assert_eq!(cluster.state.lock().unwrap().values(), [value(0)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fenced_producer_is_told_who_is_not() {
     let cluster = FakeCluster::start(&["a:1"], []).await;
     let client = cluster.client(&["a:1"], 60);

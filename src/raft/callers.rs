@@ -11,10 +11,15 @@ use super::refusal::membership_status;
 use super::rpc::RaftService;
 use super::transport::WIRE;
 
-/// Whether a call may come from a node that belongs to no cluster yet.
+/// Who may make a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum From {
+    /// A node that this one knows as a member.
     Member,
+    /// A node of this cluster, known or not: what this node lacks of the log may be what makes the
+    /// caller a member, and it comes by such a call.
+    Cluster,
+    /// Also a node that belongs to no cluster yet.
     Anyone,
 }
 
@@ -60,16 +65,27 @@ impl RaftService {
             }));
         }
         let (me, meant) = (node.identity().node_id, number(metadata, "ferrolog-to"));
-        if meant != me && (from == From::Member || meant != 0) {
+        if meant != me && (from != From::Anyone || meant != 0) {
             let what = format!("the call is for node {meant}, this is node {me}");
             return Err(Status::failed_precondition(what));
         }
         let caller = number(metadata, "ferrolog-from");
-        if let Some(known) = node.view().member(caller) {
-            check_certificate(request, &known.member.name)?;
+        match node.view().member(caller) {
+            Some(known) => check_certificate(request, &known.member.name)?,
+            // Without a name there is nothing to hold the certificate against.
+            None if from == From::Member => return Err(no_member(caller)),
+            None => {}
         }
         Ok(node)
     }
+}
+
+fn no_member(caller: u64) -> Status {
+    let what = format!(
+        "node {caller}, which calls, is no member that this node knows: if it was removed, stop it \
+         and give it an empty data directory; if it just joined, try again"
+    );
+    Status::permission_denied(what)
 }
 
 /// With mutual TLS, the caller's certificate must carry the name that it claims.

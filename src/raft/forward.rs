@@ -1,17 +1,19 @@
 //! Forwarding: a follower's proposals, on one ordered stream to the leader.
 //!
 //! The stream is opened before anything is sent on it: what could not be sent was surely not
-//! appended. What was sent on a stream that broke may have been.
+//! appended. What was sent on a stream that broke, or to a leader that leads no more and does not
+//! answer, may have been.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::Status;
 
 use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ProposeErrorKind};
@@ -21,6 +23,7 @@ use super::command::{OffsetRange, Receipt, Refusal};
 use super::error::ProposeError;
 use super::proposer::{Answer, Group};
 use super::transport::Transport;
+use super::view::View;
 
 /// To open the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,13 +32,18 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Groups in the stream's channel; the proposer's window is smaller.
 const CHANNEL: usize = 64;
 
+/// For the answers of a leader that another one followed: one that handed leadership on, or that
+/// hears of the other, gives them in this time.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
 /// Passes groups to the leader.
 pub struct Forwarder {
     transport: Transport,
-    stream: Option<Stream>,
+    views: watch::Receiver<View>,
+    stream: Option<Opened>,
 }
 
-struct Stream {
+struct Opened {
     leader: u64,
     requests: mpsc::Sender<pb::ProposeRequest>,
     waiting: Arc<Waiting>,
@@ -45,9 +53,10 @@ struct Stream {
 type Waiting = Mutex<Option<VecDeque<Group>>>;
 
 impl Forwarder {
-    pub fn new(transport: Transport) -> Self {
+    pub fn new(transport: Transport, views: watch::Receiver<View>) -> Self {
         Self {
             transport,
+            views,
             stream: None,
         }
     }
@@ -103,7 +112,7 @@ impl Forwarder {
         Ok(())
     }
 
-    async fn open(&self, leader: u64, addr: &str) -> Option<Stream> {
+    async fn open(&self, leader: u64, addr: &str) -> Option<Opened> {
         let (requests, sent) = mpsc::channel(CHANNEL);
         let mut client = self.transport.client(leader, addr);
         let answers = client.propose(ReceiverStream::new(sent)).await;
@@ -111,8 +120,10 @@ impl Forwarder {
             tracing::debug!(leader, %addr, %status, "no stream to the leader");
         });
         let waiting = Arc::new(Mutex::new(Some(VecDeque::new())));
-        tokio::spawn(receive(answers.ok()?.into_inner(), waiting.clone()));
-        Some(Stream {
+        let answers = answers.ok()?.into_inner();
+        let deposed = deposed(leader, self.views.clone());
+        tokio::spawn(receive(answers, waiting.clone(), deposed));
+        Some(Opened {
             leader,
             requests,
             waiting,
@@ -120,9 +131,30 @@ impl Forwarder {
     }
 }
 
-/// Takes the leader's answers until the stream ends.
-async fn receive(mut answers: Streaming<pb::ProposeResponse>, waiting: Arc<Waiting>) {
-    while let Ok(Some(answer)) = answers.message().await {
+/// Returns once another leader has been known for a while, or the node stops.
+async fn deposed(leader: u64, mut views: watch::Receiver<View>) {
+    let is_over = |view: &View| {
+        let another = view.leader.is_some_and(|known| known != leader);
+        another || view.stopped.is_some()
+    };
+    while views.wait_for(is_over).await.is_ok() {
+        tokio::time::sleep(LAST_ANSWERS).await;
+        if is_over(&views.borrow()) {
+            return;
+        }
+    }
+}
+
+/// Takes the leader's answers until the stream ends, or the leader is deposed: a group that nobody
+/// answers would keep its place in the window for good.
+async fn receive(
+    answers: impl Stream<Item = Result<pb::ProposeResponse, Status>>,
+    waiting: Arc<Waiting>,
+    deposed: impl Future<Output = ()>,
+) {
+    let answers = answers.take_until(deposed);
+    let mut answers = std::pin::pin!(answers);
+    while let Some(Ok(answer)) = answers.next().await {
         let group = waiting.lock().as_mut().and_then(VecDeque::pop_front);
         match group {
             Some(group) if group.proposals.len() == answer.outcomes.len() => {
@@ -138,6 +170,7 @@ async fn receive(mut answers: Streaming<pb::ProposeResponse>, waiting: Arc<Waiti
             None => break,
         }
     }
+    // From here on the forwarder keeps what it would send, and opens another stream.
     let unanswered = waiting.lock().take();
     for group in unanswered.into_iter().flatten() {
         group.fail(&ProposeError::Unknown);
@@ -258,10 +291,86 @@ fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Receipt, ProposeError> {
     })
 }
 
-/// Keeps the type of a proposal's parts in one place for tests of the wire forms.
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use futures::stream;
+    use tokio::sync::Semaphore;
+
     use super::*;
+    use crate::raft::proposer::Proposal;
+
+    fn answer(offset: u64) -> pb::ProposeResponse {
+        let range = OffsetRange {
+            first: Offset(offset),
+            count: 1,
+        };
+        let receipt = Receipt {
+            ranges: vec![range],
+            timestamp_ms: 1,
+            duplicate: false,
+        };
+        pb::ProposeResponse {
+            outcomes: vec![outcome_to_pb(Ok(receipt))],
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_another_follows_keeps_no_place_in_the_window() {
+        let places = Arc::new(Semaphore::new(3));
+        let mut told = Vec::new();
+        let mut groups = VecDeque::new();
+        for _ in 0..3 {
+            let (proposal, answer) = Proposal::of_test("batch");
+            told.push(answer);
+            groups.push_back(Group {
+                proposals: vec![proposal],
+                place: places.clone().acquire_owned().await.unwrap(),
+            });
+        }
+        let view = |leader| View {
+            leader,
+            ..View::default()
+        };
+        let (tell, views) = watch::channel(view(Some(1)));
+        let waiting: Arc<Waiting> = Arc::new(Mutex::new(Some(groups)));
+        // One answer comes before leadership moves, one just after it, and one never.
+        let (sender, answers) = mpsc::unbounded_channel();
+        let answers = tokio_stream::wrappers::UnboundedReceiverStream::new(answers);
+        let received = tokio::spawn(receive(answers, waiting.clone(), deposed(1, views)));
+        sender.send(Ok(answer(0))).unwrap();
+        let first = told.remove(0).await.unwrap().unwrap();
+        assert_eq!(first.ranges[0].first, Offset(0));
+        // A leader that is not heard for a moment may still answer.
+        tell.send_replace(view(None));
+        tokio::time::sleep(LAST_ANSWERS * 4).await;
+        assert_eq!(places.available_permits(), 1, "two still wait");
+
+        tell.send_replace(view(Some(2)));
+        sender.send(Ok(answer(1))).unwrap();
+        assert!(told.remove(0).await.unwrap().is_ok(), "it was answered");
+        let last = tokio::time::timeout(LAST_ANSWERS * 2, told.remove(0)).await;
+        let last = last.expect("it is told in time").unwrap();
+        assert_eq!(last, Err(ProposeError::Unknown), "it may be in the log");
+        received.await.unwrap();
+        assert_eq!(places.available_permits(), 3);
+        assert!(waiting.lock().is_none(), "nothing more is sent there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_breaks_leaves_its_outcomes_open() {
+        let (proposal, told) = Proposal::of_test("batch");
+        let places = Arc::new(Semaphore::new(1));
+        let group = Group {
+            proposals: vec![proposal],
+            place: places.acquire_owned().await.unwrap(),
+        };
+        let waiting = Arc::new(Mutex::new(Some(VecDeque::from([group]))));
+        let broken = stream::iter([Err(Status::unavailable("broken"))]);
+        receive(broken, waiting, pending()).await;
+        assert_eq!(told.await.unwrap(), Err(ProposeError::Unknown));
+    }
 
     #[test]
     fn outcomes_come_back_as_they_went() {

@@ -73,16 +73,20 @@ impl ReplicatedLog {
             return passed_on(client.join(request)).await;
         }
         let _one_at_a_time = self.0.changes.lock().await;
-        // A new leader may not have applied yet what it must know to judge.
-        let current = self.read_barrier().await;
-        current.map_err(|error| MembershipError::NoLeader {
-            reason: error.to_string(),
-        })?;
+        self.be_current().await?;
         if request.node_id == 0 {
             self.register(&request).await
         } else {
             self.admit(&request).await
         }
+    }
+
+    /// A new leader may not have applied yet what it must know to judge.
+    async fn be_current(&self) -> Result<(), MembershipError> {
+        let current = self.read_barrier().await;
+        current.map_err(|error| MembershipError::NoLeader {
+            reason: error.to_string(),
+        })
     }
 
     async fn register(
@@ -213,6 +217,7 @@ impl ReplicatedLog {
             return Ok(response.removed);
         }
         let _one_at_a_time = self.0.changes.lock().await;
+        self.be_current().await?;
         let view = self.view();
         let Some(known) = view.named(name) else {
             return self.forget(name).await;

@@ -53,6 +53,8 @@ mod wire;
 pub mod fuzzing;
 
 #[cfg(test)]
+mod members_tests;
+#[cfg(test)]
 mod oracle_tests;
 #[cfg(test)]
 mod seed_tests;

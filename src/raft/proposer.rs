@@ -63,6 +63,21 @@ pub struct Proposal {
     _bytes: OwnedSemaphorePermit,
 }
 
+#[cfg(test)]
+impl Proposal {
+    /// One of this node's own, and its answer.
+    pub fn of_test(batch: &'static str) -> (Self, Answer) {
+        let (reply, answer) = oneshot::channel();
+        let proposal = Self {
+            batch: Bytes::from_static(batch.as_bytes()),
+            forwarded: false,
+            reply,
+            _bytes: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
+        };
+        (proposal, answer)
+    }
+}
+
 pub type Reply = oneshot::Sender<Result<Receipt, ProposeError>>;
 pub type Answer = oneshot::Receiver<Result<Receipt, ProposeError>>;
 
@@ -92,7 +107,7 @@ impl Group {
 
 /// What a dispatcher needs to lead, or to pass on to the leader.
 pub struct Leader {
-    forwarder: Forwarder,
+    transport: Transport,
     space: Space,
     stamps: Stamps,
 }
@@ -100,7 +115,7 @@ pub struct Leader {
 impl Leader {
     pub fn new(transport: &Transport, space: &Space, stamps: &Stamps) -> Self {
         Self {
-            forwarder: Forwarder::new(transport.clone()),
+            transport: transport.clone(),
             space: space.clone(),
             stamps: stamps.clone(),
         }
@@ -118,7 +133,7 @@ impl Proposer {
         let (under_way, waits) = mpsc::channel(PLACES);
         tokio::spawn(complete(waits, views.clone(), leader.space.clone()));
         let dispatcher = Dispatcher {
-            forwarder: leader.forwarder,
+            forwarder: Forwarder::new(leader.transport, views.clone()),
             raft: raft.clone(),
             views: views.clone(),
             under_way,

@@ -1,14 +1,16 @@
 //! The raft service: what peers call on streams that opened with the `RaftRPC` byte.
 //!
 //! A caller is checked before it is heard: the version of the protocol, the cluster, the node it
-//! means, and that its certificate carries the name which its id has in the membership.
+//! means, that it is a member, and that its certificate carries the name which its id has in the
+//! membership. A node that lags may not know its leader yet, so replication and votes are taken
+//! from any node of the cluster.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use openraft::raft::{AppendEntriesResponse, StreamAppendError, StreamAppendResult, VoteRequest};
+use openraft::raft::{StreamAppendError, StreamAppendResult, VoteRequest};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::log::{Index, Kind, Offset};
@@ -66,7 +68,6 @@ fn answer(
     let result = match result {
         Ok(id) => Answer::Matched(pb::Matched {
             log_id: id.as_ref().map(types::log_id_to_pb),
-            partial: false,
         }),
         Err(StreamAppendError::Conflict(id)) => Answer::Conflict(types::log_id_to_pb(&id)),
         Err(StreamAppendError::HigherVote(vote)) => Answer::HigherVote(types::vote_to_pb(&vote)),
@@ -106,14 +107,14 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<pb::AppendEntriesRequest>>,
     ) -> Result<Response<Self::AppendEntriesStream>, Status> {
-        let node = self.check(&request, From::Member)?;
+        let node = self.check(&request, From::Cluster)?;
         let (heard, told) = (node.clone(), node.clone());
         let full = Arc::new(AtomicBool::new(false));
         let refused = full.clone();
         let parsed = request.into_inner().map(move |request| {
-            heard.heard_leader();
             let request = request.map_err(|status| tracing::debug!(%status, "a raft stream broke"));
             let request = request.ok()?;
+            heard.heard_leader();
             if !has_room(&heard, &request) {
                 refused.store(true, Ordering::Release);
                 return None;
@@ -138,37 +139,11 @@ impl raft_server::Raft for RaftService {
         Ok(Response::new(answers.chain(last).boxed()))
     }
 
-    async fn append_once(
-        &self,
-        request: Request<pb::AppendEntriesRequest>,
-    ) -> Result<Response<pb::AppendEntriesResponse>, Status> {
-        let node = self.check(&request, From::Member)?;
-        node.heard_leader();
-        if !has_room(node, request.get_ref()) {
-            return Err(disk_full());
-        }
-        let rpc = wire::append_from_pb(request.into_inner()).map_err(bad)?;
-        let prev = rpc.prev_log_id;
-        let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);
-        let response = node.raft().append_entries(rpc).await.map_err(stopped)?;
-        let partial = matches!(response, AppendEntriesResponse::PartialSuccess(_));
-        let mut response = match response {
-            AppendEntriesResponse::Conflict if prev.is_none() => {
-                return Err(Status::internal("a conflict without a previous entry"));
-            }
-            response => answer(node, response.into_stream_result(prev, last)),
-        };
-        if let Some(Answer::Matched(matched)) = &mut response.result {
-            matched.partial = partial;
-        }
-        Ok(Response::new(response))
-    }
-
     async fn vote(
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let node = self.check(&request, From::Member)?;
+        let node = self.check(&request, From::Cluster)?;
         let response = node.raft().vote(vote_request(request.get_ref())?).await;
         Ok(vote_response(&response.map_err(stopped)?))
     }
@@ -177,7 +152,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let node = self.check(&request, From::Member)?;
+        let node = self.check(&request, From::Cluster)?;
         let response = node.raft().pre_vote(vote_request(request.get_ref())?).await;
         Ok(vote_response(&response.map_err(stopped)?))
     }
@@ -208,7 +183,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::InstallSnapshotRequest>,
     ) -> Result<Response<pb::InstallSnapshotResponse>, Status> {
-        let node = self.check(&request, From::Member)?.clone();
+        let node = self.check(&request, From::Cluster)?.clone();
         let sender = number(request.metadata(), "ferrolog-from");
         // What is held already must stay until it is adopted.
         let pinned = node.log().pin();

@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -57,15 +57,18 @@ impl Space {
             full_peers: Mutex::default(),
         }));
         space.look();
-        tokio::spawn(space.clone().watch());
+        tokio::spawn(Self::watch(Arc::downgrade(&space.0)));
         space
     }
 
-    /// Looks at the disk now and then. Never returns.
-    async fn watch(self) {
+    /// Looks at the disk now and then, for as long as anybody wants to know.
+    async fn watch(space: Weak<Inner>) {
         loop {
             tokio::time::sleep(LOOK).await;
-            self.look();
+            match space.upgrade() {
+                Some(inner) => Self(inner).look(),
+                None => return,
+            }
         }
     }
 
@@ -156,5 +159,26 @@ impl Space {
         } else {
             peers.remove(&peer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::env::Random;
+    use crate::log::memory_disk::MemoryDisk;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_watches_the_disk_of_a_node_that_is_gone() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+        let random = Random::seeded(1);
+        let directory = Directory::open(disk, Path::new("/node"), "n1", &random).unwrap();
+        let space = Space::start(&directory, 0);
+        tokio::time::sleep(LOOK * 3).await;
+        let inner = Arc::downgrade(&space.0);
+        drop(space);
+        assert_eq!(inner.strong_count(), 0);
     }
 }

@@ -28,8 +28,8 @@ use tonic::{Code, Status};
 use crate::log::Log;
 use crate::net::Kind;
 use crate::net::stream_layer::{ChannelOptions, StreamLayer};
+use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::raft_client::RaftClient;
-use crate::proto::raft_v1::{self as pb, append_entries_response};
 
 use super::snapshot::{self, Snapshot, SnapshotData};
 use super::space::Space;
@@ -46,7 +46,7 @@ const IN_FLIGHT_MAX: usize = 4;
 pub const MESSAGE_BYTES_MAX: usize = 40 << 20;
 /// Between two tries to reach a peer.
 const BACKOFF: Duration = Duration::from_millis(100);
-/// For the first answer of a stream, and for calls that the engine gives no deadline.
+/// For a peer to take a stream of entries.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A client of a peer's raft service.
@@ -232,25 +232,14 @@ impl Peer {
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = SnapshotData;
 
+    /// Entries and heartbeats alike go by `stream_append`: only its default would call this.
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<TypeConfig>,
-        option: RPCOption,
+        _rpc: AppendEntriesRequest<TypeConfig>,
+        _option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
-        let mut client = self.client.clone();
-        let call = client.append_once(wire::append_to_pb(&rpc));
-        let answer = self
-            .call(RPCTypes::AppendEntries, option.hard_ttl(), call)
-            .await?;
-        note_room(&self.node, self.target, Ok(&answer));
-        let partial = matches!(&answer.result, Some(append_entries_response::Result::Matched(m)) if m.partial);
-        let result = wire::stream_result(answer)?;
-        Ok(
-            match judge(&self.node, self.target, rpc.vote.leader_id.term, result)? {
-                Ok(id) if partial => AppendEntriesResponse::PartialSuccess(id),
-                other => other.into(),
-            },
-        )
+        let what = "entries are sent on streams only";
+        Err(RPCError::Network(NetworkError::from_string(what)))
     }
 
     fn stream_append<'s, S>(

@@ -14,6 +14,7 @@ use crate::proto::v1::{
 use crate::raft::{NAME_BYTES_MAX, ReplicatedLog, Retention};
 
 use super::auth::Action;
+use super::native::be_current;
 use super::{Shared, check_log, status};
 
 /// The verbs, which only a replicated log has.
@@ -100,7 +101,9 @@ impl ClusterService for Cluster {
     ) -> Result<Response<GetRetentionResponse>, Status> {
         self.0.policy.check(&request, Action::Consume)?;
         check_log(&request.get_ref().log)?;
-        let retention = self.0.log()?.retention();
+        let log = self.0.log()?;
+        be_current(log).await?;
+        let retention = log.retention();
         Ok(Response::new(GetRetentionResponse {
             retention: Some(v1::Retention {
                 max_bytes: retention.max_bytes.unwrap_or(0),

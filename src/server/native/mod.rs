@@ -70,7 +70,7 @@ fn cursor(name: String, cursor: raft::Cursor) -> Cursor {
 }
 
 /// A read of the replicated state must see what was acknowledged.
-async fn be_current(log: &ReplicatedLog) -> Result<(), Status> {
+pub(super) async fn be_current(log: &ReplicatedLog) -> Result<(), Status> {
     let passed = log.read_barrier().await;
     passed.map_err(|error| status::read(&error))
 }

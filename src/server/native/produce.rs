@@ -196,10 +196,12 @@ impl Reader {
         check_log(&request.log)?;
         let fence = fence_of(&request);
         let batch = batches::taken(request, &self.shared.limits)?;
-        let credit = self.credit.clone();
-        let credit = credit.acquire_many_owned(weight(batch.len(), STREAM_BYTES_MAX));
-        let credit = credit.await.map_err(|_| status::draining())?;
-        let held = self.hold(batch.len()).await?;
+        let mut drain = self.shared.drain.clone();
+        let (credit, held) = tokio::select! {
+            biased;
+            room = self.room(batch.len()) => room?,
+            () = drain.began() => return Err(status::draining()),
+        };
         let answer = self.shared.log()?.propose(batch).await;
         let answer = answer.map_err(|error| status::propose(&error))?;
         let settled = async move {
@@ -214,7 +216,15 @@ impl Reader {
         })
     }
 
-    /// Waits for room: the client is read no further meanwhile.
+    /// Waits for credit and for room: the client is read no further meanwhile. Credit comes back
+    /// with the answers that the client takes.
+    async fn room(&self, bytes: usize) -> Result<(OwnedSemaphorePermit, Held), Status> {
+        let credit = self.credit.clone();
+        let credit = credit.acquire_many_owned(weight(bytes, STREAM_BYTES_MAX));
+        let credit = credit.await.map_err(|_| status::draining())?;
+        Ok((credit, self.hold(bytes).await?))
+    }
+
     async fn hold(&self, bytes: usize) -> Result<Held, Status> {
         let connection = match &self.connection {
             Some(budget) => {

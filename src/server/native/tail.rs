@@ -56,11 +56,33 @@ pub fn stream(
 
 async fn serve(
     shared: Arc<Shared<ReplicatedLog>>,
-    mut requests: Streaming<ConsumeStreamRequest>,
+    requests: Streaming<ConsumeStreamRequest>,
     tell: &Tell,
 ) -> Result<(), Status> {
-    let Some(first) = requests.message().await? else {
+    let mut drain = shared.drain.clone();
+    // A client may never say where to start.
+    let began = tokio::select! {
+        biased;
+        () = drain.began() => return Err(status::draining()),
+        began = begin(&shared, requests) => began?,
+    };
+    let Some(tail) = began else {
         return Ok(());
+    };
+    let answer = tail.answer(Vec::new());
+    if tell.send(Ok(answer)).await.is_err() {
+        return Ok(());
+    }
+    tail.run(tell).await
+}
+
+/// Takes the first message; `None` if the client left without one.
+async fn begin(
+    shared: &Shared<ReplicatedLog>,
+    mut requests: Streaming<ConsumeStreamRequest>,
+) -> Result<Option<Tail>, Status> {
+    let Some(first) = requests.message().await? else {
+        return Ok(None);
     };
     let missing = || status::invalid("the first message says where to start");
     let start = first.start.ok_or_else(missing)?;
@@ -75,7 +97,7 @@ async fn serve(
         let error = crate::log::Error::OutOfRange { asked, first, next };
         return Err(status::log(&error));
     }
-    let tail = Tail {
+    Ok(Some(Tail {
         heartbeats: heartbeats(&start, consistency),
         applied: log.watch_applied(),
         drain: shared.drain.clone(),
@@ -86,12 +108,7 @@ async fn serve(
         next,
         accept: start.accept,
         open: true,
-    };
-    let answer = tail.answer(Vec::new());
-    if tell.send(Ok(answer)).await.is_err() {
-        return Ok(());
-    }
-    tail.run(tell).await
+    }))
 }
 
 fn heartbeats(start: &ConsumeStreamStart, consistency: Consistency) -> Interval {

@@ -1,0 +1,137 @@
+//! Who may change a cluster, and what a node must know before it answers.
+
+use futures::stream;
+use tokio::time::timeout;
+use tonic::{Code, Status};
+
+use super::snapshot_tests::{PATIENCE, start};
+use super::transport::PeerClient;
+use super::*;
+use crate::log::memory_disk::MemoryDisk;
+use crate::net::Security;
+use crate::net::memory::MemoryNetwork;
+use crate::proto::raft_v1 as pb;
+
+/// What a call comes to; its answer does not matter.
+async fn outcome<T>(call: impl Future<Output = Result<T, Status>>) -> Result<(), Status> {
+    let answer = timeout(PATIENCE, call).await.expect("an answer");
+    answer.map(drop)
+}
+
+/// The calls that only members may make.
+async fn calls_of_members(client: &mut PeerClient) -> Vec<(&'static str, Result<(), Status>)> {
+    let remove = pb::RemoveNodeRequest::default();
+    let transfer = pb::TransferRequest::default();
+    let proposals = stream::empty::<pb::ProposeRequest>();
+    vec![
+        ("remove", outcome(client.remove_node(remove)).await),
+        ("transfer", outcome(client.transfer(transfer)).await),
+        (
+            "trim",
+            outcome(client.trim(pb::TrimRequest::default())).await,
+        ),
+        (
+            "set_retention",
+            outcome(client.set_retention(pb::Retention::default())).await,
+        ),
+        (
+            "execute",
+            outcome(client.execute(pb::ControlEntry::default())).await,
+        ),
+        ("propose", outcome(client.propose(proposals)).await),
+        (
+            "read_index",
+            outcome(client.read_index(pb::ReadIndexRequest {})).await,
+        ),
+        (
+            "fetch_segment",
+            outcome(client.fetch_segment(pb::FetchSegmentRequest::default())).await,
+        ),
+        (
+            "transfer_leader",
+            outcome(client.transfer_leader(pb::TransferLeaderRequest::default())).await,
+        ),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_is_no_member_changes_and_reads_nothing() {
+    let network = MemoryNetwork::new();
+    let (node, _mux) = start(&network, &MemoryDisk::default(), "first:1", &[]).await;
+    let client_of = |node_id| {
+        let layer = StreamLayer::new(Arc::new(network.named("peer:1")), Security::Insecure);
+        let from = Sender {
+            cluster_id: node.identity().cluster_id.clone(),
+            node_id,
+            addr: "peer:1".to_owned(),
+        };
+        Transport::new(layer, from).client(node.identity().node_id, "first:1")
+    };
+    for unknown in [999, 0] {
+        let mut client = client_of(unknown);
+        for (verb, answer) in calls_of_members(&mut client).await {
+            let status = answer.expect_err(verb);
+            assert_eq!(status.code(), Code::PermissionDenied, "{verb}: {status:?}");
+            assert!(status.message().contains("no member"), "{status:?}");
+        }
+        // What makes a node known to one that lags is heard: these are refused for their emptiness.
+        let vote = outcome(client.vote(pb::VoteRequest::default())).await;
+        assert_eq!(vote.unwrap_err().code(), Code::InvalidArgument);
+        let vote = outcome(client.pre_vote(pb::VoteRequest::default())).await;
+        assert_eq!(vote.unwrap_err().code(), Code::InvalidArgument);
+        let snapshot = client.install_snapshot(pb::InstallSnapshotRequest::default());
+        let snapshot = outcome(snapshot).await.unwrap_err();
+        assert_eq!(snapshot.code(), Code::InvalidArgument);
+        let nothing = stream::empty::<pb::AppendEntriesRequest>();
+        outcome(client.append_entries(nothing)).await.unwrap();
+    }
+    let mut client = client_of(node.identity().node_id);
+    for (verb, answer) in calls_of_members(&mut client).await {
+        let code = answer.err().map(|status| status.code());
+        assert_ne!(code, Some(Code::PermissionDenied), "{verb}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_may_lack_a_registration_does_not_deny_it() {
+    let network = MemoryNetwork::new();
+    let (first, _first_mux) = start(&network, &MemoryDisk::default(), "first:1", &[]).await;
+    let peers = ["first:1".to_owned()];
+    let (second, _second_mux) = start(&network, &MemoryDisk::default(), "second:1", &peers).await;
+    let request = pb::JoinRequest {
+        name: "ghost".to_owned(),
+        addr: "ghost:1".to_owned(),
+        directory_id: "0".repeat(32),
+        ..pb::JoinRequest::default()
+    };
+    let last = second.indexes()[0];
+    let joining = tokio::spawn(async move { first.join(request).await });
+    let waited = second.raft().wait(Some(PATIENCE));
+    let came = |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.last_log_index > last;
+    waited.metrics(came, "the entry comes").await.unwrap();
+    // The second node has the entry, and was not told yet that it is committed.
+    network.cut("first:1");
+    assert!(second.0.fsm.registration("ghost").is_none());
+    let mut views = second.watch_view();
+    let alone = views.wait_for(|view| view.leader.is_none());
+    timeout(PATIENCE, alone).await.unwrap().unwrap();
+    let told = second.remove("ghost").await;
+    assert!(
+        matches!(told, Err(MembershipError::NoLeader { .. })),
+        "{told:?}"
+    );
+    network.heal("first:1");
+    let removed = timeout(PATIENCE, async {
+        loop {
+            match second.remove("ghost").await {
+                Ok(removed) => return removed,
+                Err(_) => {
+                    drop(timeout(std::time::Duration::from_millis(50), views.changed()).await)
+                }
+            }
+        }
+    });
+    assert!(removed.await.expect("a leader answers"));
+    // What it was told, if it was told: its answer may have been lost.
+    let _ = joining.await;
+}
