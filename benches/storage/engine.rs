@@ -97,12 +97,14 @@ impl Engine {
         (records.len() as u64, bytes)
     }
 
-    /// Ends this log, durable and published whole; what it takes to open it again.
+    /// Ends this log as a node does, durable, published and sealed but for its last segment; what it takes
+    /// to open it again.
     pub fn close(self) -> Closed {
         let (_, next_offset) = self.log.offsets();
         self.log.sync_index().expect("a sync of the index");
-        self.log.close();
         let applied = Index(self.published - 1);
+        self.log.seal_covered(applied).expect("seals");
+        self.log.close();
         Closed {
             dir: self.dir,
             checkpoint: Checkpoint {

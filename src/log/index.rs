@@ -11,7 +11,7 @@ use memmap2::{MmapMut, MmapOptions};
 
 use super::disk::{self, Disk, File};
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
-use super::row::{self, ROW_BYTES, Row};
+use super::row::{Bases, ROW_BYTES, Row};
 use super::rows_file::{RowsFile, place};
 use super::seal::{self, Seal};
 use super::{Error, Index, Offset};
@@ -28,7 +28,7 @@ pub struct OffsetIndex {
     file: RowsFile,
     map: MmapMut,
     base: Index,
-    base_offset: Offset,
+    bases: Bases,
     rows: usize,
 }
 
@@ -62,7 +62,8 @@ impl OffsetIndex {
             return Ok(None);
         }
         let mut index = Self::map(path, file, base)?;
-        index.base_offset = Offset(u64::from_le_bytes(index.array(BASE_OFFSET_AT)));
+        let base_offset = Offset(u64::from_le_bytes(index.array(BASE_OFFSET_AT)));
+        index.bases = Bases::new(base, base_offset);
         index.rows = index.count_rows();
         Ok(Some(index))
     }
@@ -85,7 +86,7 @@ impl OffsetIndex {
             Ok(None) | Err(_) => return Ok(None),
         }
         let mut index = Self::map(path, file, seal.base)?;
-        index.base_offset = seal.first_offset;
+        index.bases = Bases::new(seal.base, seal.first_offset);
         index.rows = rows;
         Ok(Some(index))
     }
@@ -100,7 +101,7 @@ impl OffsetIndex {
             map: map_file(&*file, path)?,
             file: RowsFile::new(path, file),
             base,
-            base_offset: Offset(0),
+            bases: Bases::new(base, Offset(0)),
             rows: 0,
         })
     }
@@ -129,7 +130,7 @@ impl OffsetIndex {
             self.reserve((self.rows + self.rows / 2 + 64) as u64)?;
         }
         if self.rows == 0 {
-            self.base_offset = row.offset;
+            self.bases = Bases::new(self.base, row.offset);
             self.map[BASE_OFFSET_AT..][..8].copy_from_slice(&row.offset.0.to_le_bytes());
         }
         let bytes = self.encode(&row)?;
@@ -140,7 +141,7 @@ impl OffsetIndex {
     }
 
     fn encode(&self, row: &Row) -> Result<[u8; ROW_BYTES], Error> {
-        let encoded = row::encode(row, self.base, self.base_offset);
+        let encoded = self.bases.encode(row);
         encoded.ok_or_else(|| Error::Corrupt {
             path: self.file.path().to_owned(),
             position: FILE_HEADER_BYTES as u64,
@@ -160,24 +161,25 @@ impl OffsetIndex {
     fn checked_row(&self, number: usize) -> Option<Row> {
         let at = place(number);
         let bytes: &[u8; ROW_BYTES] = self.map.get(at..)?.first_chunk()?;
-        row::decode(bytes, self.base, self.base_offset)
+        self.bases.decode(bytes)
     }
 
     /// The offset of the first row, if there is one.
     pub fn base_offset(&self) -> Option<Offset> {
-        (self.rows > 0).then_some(self.base_offset)
+        (self.rows > 0).then_some(self.bases.offset())
     }
 
     /// The number of the last row at or before `offset`.
     ///
     /// Offsets grow evenly as a rule, so a few guesses come close before the rest is bisected.
     pub fn find(&self, offset: Offset) -> Result<Option<usize>, Error> {
-        if self.rows == 0 || offset < self.base_offset {
+        let first = self.bases.offset();
+        if self.rows == 0 || offset < first {
             return Ok(None);
         }
         // The row `low` is at or before the offset; the row `high` is not, or is behind the last.
         let (mut low, mut high) = (0, self.rows);
-        let (mut low_offset, mut high_offset) = (self.base_offset.0, None);
+        let (mut low_offset, mut high_offset) = (first.0, None);
         for _ in 0..GUESSES {
             if high - low <= 1 {
                 break;

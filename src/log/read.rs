@@ -309,7 +309,7 @@ impl State {
         }
         let (mut row, mut next_row) = segment.row_of(offset)?.ok_or(NO_ROW)?;
         let (first, rows) = (row, segment.index.rows());
-        let mut parts = Vec::new();
+        let (mut parts, mut behind) = (Vec::new(), None);
         loop {
             let next = (next_row < rows).then(|| segment.index.row(next_row));
             let next = next.transpose()?;
@@ -327,12 +327,14 @@ impl State {
                 record::bytes_before(next.skip).saturating_sub(record::bytes_before(first.skip))
             };
             if passed as usize >= budget.min(READ_BYTES_MAX) {
+                behind = Some(next);
                 break;
             }
             (row, next_row) = (next, next_row + 1);
         }
         // A row that checks and still names a place behind the last frame must not take room for it.
-        let end = segment.entry_end(row.index, next_row)?.min(segment.end());
+        let end = segment.entry_end(row.index, next_row, behind)?;
+        let end = end.min(segment.end());
         let last = parts[parts.len() - 1].row;
         let source = match self.cached(first.index) {
             Some(number) => {

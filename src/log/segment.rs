@@ -266,12 +266,15 @@ impl Segment {
     }
 
     /// Where the frame of an entry with rows ends, or a place soon behind it where another ends.
-    /// `row` is the number of a row behind the entry's first.
-    pub fn entry_end(&self, index: Index, row: usize) -> Result<u32, Error> {
+    /// `row` is the number of a row behind the entry's first, and `known` that row if it was read.
+    pub fn entry_end(&self, index: Index, row: usize, known: Option<Row>) -> Result<u32, Error> {
         let Frames::Sealed(seal) = &self.frames else {
             return Ok(self.position(Index(index.0 + 1)).unwrap_or(self.end));
         };
-        let behind = self.index.row_after(index, row)?;
+        let behind = match known.filter(|row| row.index > index) {
+            Some(row) => Some(row),
+            None => self.index.row_after(index, row)?,
+        };
         // Entries without rows may stand in between, and many of them.
         let mark = seal.mark_after(index, |_| true);
         Ok(behind.map_or(mark, |row| row.position.min(mark)))

@@ -281,9 +281,24 @@ fn batch_header(payload: &[u8], at: usize) -> Result<Batch<'_>, Error> {
 /// Where the record begins that stands `count` records after the one at `at`.
 pub fn skip(payload: &[u8], mut at: usize, count: u32) -> Result<usize, Error> {
     for _ in 0..count {
-        at = record(payload, at)?.end;
+        at = match short_end(payload, at) {
+            Some(end) => end,
+            None => record(payload, at)?.end,
+        };
     }
     Ok(at)
+}
+
+/// The end of a plain record of less than 8 KiB, as most are; `None` says nothing.
+fn short_end(payload: &[u8], at: usize) -> Option<usize> {
+    let [low, high] = *payload.get(at..)?.first_chunk()?;
+    let (head, bytes) = match (low < 0x80, high < 0x80) {
+        (true, _) => (usize::from(low), 1),
+        (false, true) => (usize::from(low & 0x7f) | usize::from(high) << 7, 2),
+        (false, false) => return None,
+    };
+    let end = at + bytes + (head >> 1);
+    (head & HAS_EXTRA as usize == 0 && end <= payload.len()).then_some(end)
 }
 
 struct Parts {
@@ -379,6 +394,24 @@ mod tests {
         assert_eq!((records[1].term, records[1].kind), (7, 9));
         assert_eq!(records[1].offset, Offset(11));
         assert_eq!((records[2].value.len(), records[2].kind), (300, u32::MAX));
+    }
+
+    #[test]
+    fn records_of_any_length_are_passed_over() {
+        for length in [0, 1, 63, 64, 127, 128, 8191, 8192, 70_000] {
+            for (term, kind) in [(0, 0), (3, 0), (0, 300)] {
+                let mut builder = BatchBuilder::new(None);
+                builder.push(&vec![0xff; length], term, kind);
+                builder.push(b"next", 0, 0);
+                let payload = join([builder.finish()].iter(), None);
+                let at = batches(&payload).unwrap()[0].records_at;
+                let first = record(&payload, at).unwrap();
+                assert_eq!(first.end - first.value_at, length);
+                assert_eq!(skip(&payload, at, 1).unwrap(), first.end);
+                assert_eq!(skip(&payload, at, 2).unwrap(), payload.len());
+                assert!(skip(&payload, at, 3).is_err());
+            }
+        }
     }
 
     #[test]

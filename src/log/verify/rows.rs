@@ -6,7 +6,7 @@ use super::super::disk::Disk;
 use super::super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::super::frame::{Header, Kind};
 use super::super::index::BASE_OFFSET_AT;
-use super::super::row::{self, ROW_BYTES, Row};
+use super::super::row::{Bases, ROW_BYTES, Row};
 use super::super::{Error, Index, Offset, record};
 use super::finding::What;
 
@@ -42,7 +42,8 @@ pub fn read(disk: &dyn Disk, path: &Path, base: Index) -> Result<Option<Rows>, E
     let written = bytes[BASE_OFFSET_AT..].first_chunk();
     let written = written.map_or(0, |written| u64::from_le_bytes(*written));
     let chunks = bytes[FILE_HEADER_BYTES..].chunks_exact(ROW_BYTES);
-    let decode = |chunk: &[u8]| row::decode(chunk.first_chunk()?, base, Offset(written));
+    let bases = Bases::new(base, Offset(written));
+    let decode = |chunk: &[u8]| bases.decode(chunk.first_chunk()?);
     let rows: Vec<_> = chunks.clone().map_while(decode).collect();
     let mut rest = chunks.skip(rows.len());
     Ok(Some(Rows {
