@@ -50,7 +50,7 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
     /// Writes all of `buf` at `position`.
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()>;
     /// Writes all of these parts, one behind the other, from `position` on.
-    fn write_parts_at(&self, parts: &mut [io::IoSlice<'_>], position: u64) -> io::Result<()> {
+    fn write_parts_at(&self, parts: &[&[u8]], position: u64) -> io::Result<()> {
         let mut at = position;
         for part in parts {
             self.write_all_at(part, at)?;
@@ -140,9 +140,6 @@ impl File for Absent {
 /// The operating system's files.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsDisk;
-
-/// What Linux takes in one write (`IOV_MAX`).
-const PARTS_MAX: usize = 1024;
 
 #[derive(Debug)]
 struct OsFile(fs::File);
@@ -311,26 +308,6 @@ impl File for OsFile {
 
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
         self.0.write_all_at(buf, position)
-    }
-
-    fn write_parts_at(
-        &self,
-        mut parts: &mut [io::IoSlice<'_>],
-        mut position: u64,
-    ) -> io::Result<()> {
-        // Takes empty parts off the front.
-        io::IoSlice::advance_slices(&mut parts, 0);
-        while !parts.is_empty() {
-            let some = &parts[..parts.len().min(PARTS_MAX)];
-            let written = match rustix::io::pwritev(&self.0, some, position) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Err(rustix::io::Errno::INTR) => continue,
-                done => done?,
-            };
-            io::IoSlice::advance_slices(&mut parts, written);
-            position += written as u64;
-        }
-        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {

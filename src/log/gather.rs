@@ -1,9 +1,7 @@
-//! Frames side by side, on their way to a store in one write.
+//! Frames side by side, on their way to a store.
 //!
-//! Small payloads are copied behind their headers, so that a write has few parts. Large ones stay
-//! where they are: a copy would cost more than a part does.
-
-use std::io::IoSlice;
+//! Small payloads are copied behind their headers, so that there are few writes. Large ones stay
+//! where they are: a copy would cost more than a write of their own does.
 
 use bytes::Bytes;
 
@@ -46,15 +44,15 @@ impl Gathered {
     }
 
     /// The bytes as they lie in memory.
-    pub fn parts(&self) -> Vec<IoSlice<'_>> {
+    pub fn parts(&self) -> Vec<&[u8]> {
         let mut parts = Vec::with_capacity(2 * self.shared.len() + 1);
         let mut at = 0;
         for (copied, payload) in &self.shared {
-            parts.push(IoSlice::new(&self.copied[at..*copied]));
-            parts.push(IoSlice::new(payload));
+            parts.push(&self.copied[at..*copied]);
+            parts.push(payload.as_ref());
             at = *copied;
         }
-        parts.push(IoSlice::new(&self.copied[at..]));
+        parts.push(&self.copied[at..]);
         parts
     }
 
@@ -78,7 +76,6 @@ mod tests {
     fn parts_make_up_the_frames() {
         let mut gathered = Gathered::default();
         let mut expected = Vec::new();
-        // Enough of them for more than one system call.
         for index in 0..1500 {
             let long = SHARED_BYTES_MIN + index % 9;
             let length = [0, SHARED_BYTES_MIN - 1, long, long][index % 4];
@@ -94,12 +91,11 @@ mod tests {
         }
         assert_eq!(gathered.len(), expected.len());
         let parts = gathered.parts();
-        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
-        assert_eq!(bytes, expected);
+        assert_eq!(parts.concat(), expected);
 
         let dir = tempfile::tempdir().unwrap();
         let file = OsDisk.create(&dir.path().join("parts")).unwrap();
-        file.write_parts_at(&mut gathered.parts(), 5).unwrap();
+        file.write_parts_at(&gathered.parts(), 5).unwrap();
         let mut written = vec![1; expected.len() + 5];
         file.read_exact_at(&mut written, 0).unwrap();
         assert_eq!(file.len().unwrap(), written.len() as u64);
@@ -108,6 +104,6 @@ mod tests {
         gathered.clear(0);
         assert!(gathered.is_empty());
         assert_eq!(gathered.len(), 0);
-        file.write_parts_at(&mut gathered.parts(), 0).unwrap();
+        file.write_parts_at(&gathered.parts(), 0).unwrap();
     }
 }

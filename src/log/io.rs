@@ -282,7 +282,7 @@ impl Writer {
         if let Some((store, _)) = &self.target
             && !self.buffer.is_empty()
         {
-            store.write(&mut self.buffer.parts(), self.buffer_at)?;
+            store.write(&self.buffer.parts(), self.buffer_at)?;
             self.buffer_at += self.buffer.len() as u64;
             self.buffer.clear(WRITE_BYTES_MAX);
         }

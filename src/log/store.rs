@@ -1,6 +1,5 @@
 //! The store of one segment: a file of frames, written in order and read by position.
 
-use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,7 +98,7 @@ impl Store {
     }
 
     /// Writes parts side by side from a position on.
-    pub fn write(&self, parts: &mut [IoSlice<'_>], position: u64) -> Result<(), Error> {
+    pub fn write(&self, parts: &[&[u8]], position: u64) -> Result<(), Error> {
         self.file
             .write_parts_at(parts, position)
             .map_err(Error::io("write", &self.path))

@@ -145,7 +145,7 @@ impl Builder {
     }
 
     fn write_out(&mut self) -> Result<(), Error> {
-        self.store.write(&mut self.buffer.parts(), self.written)?;
+        self.store.write(&self.buffer.parts(), self.written)?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear(WRITE_BYTES);
         Ok(())
