@@ -81,6 +81,9 @@ async fn a_trim_goes_everywhere_and_to_those_who_come_back() {
     assert!(stage.status(stage.leader().await).await.segments > 12);
     let trimmed = client(&stage.cluster, &["log", "trim", "4000"]).await;
     assert!(trimmed.expect_success().contains("4000"));
+    // A slip of the pen gives nothing up.
+    let slip = client(&stage.cluster, &["log", "trim", "40000"]).await;
+    slip.expect_refusal(&["40000", "5000"]);
     for place in stage.others(away) {
         until("segments are removed", async || {
             (stage.status(place).await.segments < 10).then_some(())

@@ -117,6 +117,33 @@ async fn damage_is_named_and_is_the_exit_code() {
 }
 
 #[tokio::test]
+async fn what_is_missing_is_no_sound_log() {
+    // A node that voted had a stable store.
+    let dir = copy("sealed");
+    fs::write(dir.path().join("vote"), [0; 128]).expect("written");
+    let ended = log(&["verify"], dir.path()).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.out.contains("stable.redb"), "{ended:?}");
+
+    let dir = copy("sealed");
+    let index = dir.path().join("00000000000000000000.index");
+    let index = fs::OpenOptions::new().write(true).open(index);
+    index.expect("an index").set_len(40).expect("cut");
+    let ended = log(&["verify"], dir.path()).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.out.contains("row 0 does not check"), "{ended:?}");
+
+    let dir = copy("sealed");
+    for suffix in ["store", "index", "seal"] {
+        let name = format!("00000000000000000038.{suffix}");
+        fs::remove_file(dir.path().join(name)).expect("removed");
+    }
+    let ended = log(&["verify"], dir.path()).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.out.contains("remove this node"), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_wrong_directory_is_wrong_usage() {
     let empty = tempfile::tempdir().expect("a directory");
     for dir in [empty.path(), &empty.path().join("none")] {

@@ -313,7 +313,8 @@ impl Form {
     }
 }
 
-fn to_json(consumed: &ConsumedRecord) -> Value {
+/// All that a record has.
+pub(super) fn to_json(consumed: &ConsumedRecord) -> Value {
     let record = &consumed.record;
     let mut fields = Map::new();
     fields.insert("offset".to_owned(), consumed.offset.into());

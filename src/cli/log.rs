@@ -46,7 +46,7 @@ pub(super) struct LogArgs {
 enum Action {
     /// Give up the records before an offset
     Trim {
-        /// The first offset that stays
+        /// The first offset that stays: at most the one after the last record
         #[arg(value_name = "OFFSET")]
         first: u64,
         #[command(flatten)]

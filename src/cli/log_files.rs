@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,12 +12,16 @@ use anyhow::{Context, bail};
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
+use super::consume::to_json;
 use super::output::{grouped, print, progress, table};
 use super::{EXIT_FAILURE, Format, UsageError};
+use crate::batch;
+use crate::client::ConsumedRecord;
 use crate::log::disk::{DirLock, Disk, ReadOnlyDisk};
 use crate::log::dump::Reader;
+use crate::log::record::{self, Stored};
 use crate::log::verify::{self, Finding, Report, SegmentReport, What};
-use crate::log::{Entry, Error, Index, Kind, Offset, Record, record};
+use crate::log::{Entry, Error, Index, Kind, Offset, Record};
 use crate::raft::offline::{self, Inspection};
 
 /// Bytes read between two moves of the progress bar.
@@ -97,6 +102,9 @@ pub(super) fn verify(args: &VerifyArgs, format: Format) -> anyhow::Result<ExitCo
     if let Some(inspected) = &inspected {
         report.findings.extend_from_slice(&inspected.findings);
     }
+    // It is made before the vote.
+    let is_gone = inspected.is_none() && offline::is_a_nodes(&held.disk, &args.dir);
+    let unreadable = unreadable.or(is_gone.then(|| "it is not there".to_owned()));
     if let Some(what) = unreadable {
         let found = Finding {
             path: args.dir.join("stable.redb"),
@@ -253,33 +261,72 @@ fn dump_records(
     }
     let end = Offset(at.0.saturating_add(count)).min(next);
     while at < end {
-        for record in reader.read(at, end)? {
-            at = Offset(record.offset.0 + 1);
-            write_record(out, &record, format).context("write to standard output")?;
-        }
+        let stored = reader.read(at)?;
+        write_batch(out, &stored, at..end, format)?;
+        at = stored.next();
     }
     Ok(())
 }
 
-fn write_record(out: &mut impl Write, record: &Record, format: Format) -> io::Result<()> {
-    let Record {
-        offset,
-        term,
-        kind,
-        value,
-    } = record;
+/// Prints the records of a batch whose offsets are in `wanted`.
+fn write_batch(
+    out: &mut impl Write,
+    stored: &Stored,
+    wanted: Range<Offset>,
+    format: Format,
+) -> anyhow::Result<()> {
+    let failed = "write to standard output";
+    let Some(compression) = stored.packed else {
+        let mut records = Vec::new();
+        stored.read_into(wanted.start, usize::MAX, &mut records)?;
+        let records = records.iter();
+        for record in records.filter(|record| wanted.contains(&record.offset)) {
+            write_plain(out, record, stored.timestamp_ms, format).context(failed)?;
+        }
+        return Ok(());
+    };
+    let records = batch::records(&stored.unpacked(compression)?);
+    for (record, offset) in records.zip(stored.first.0..stored.next().0) {
+        let record = record.map_err(Error::Unreadable)?;
+        if !wanted.contains(&Offset(offset)) {
+            continue;
+        }
+        let consumed = ConsumedRecord {
+            offset,
+            append_timestamp_ms: stored.timestamp_ms,
+            record,
+        };
+        match format {
+            Format::Text => writeln!(out, "{offset}\t0\t0\t{}", printable(&consumed.record.value)),
+            Format::Json => writeln!(out, "{}", to_json(&consumed)),
+        }
+        .context(failed)?;
+    }
+    Ok(())
+}
+
+/// A record of `log.v1`.
+fn write_plain(
+    out: &mut impl Write,
+    record: &Record,
+    append_timestamp_ms: u64,
+    format: Format,
+) -> io::Result<()> {
+    let (offset, term, kind, value) = (record.offset, record.term, record.kind, &record.value);
     if format == Format::Text {
         return writeln!(out, "{offset}\t{term}\t{kind}\t{}", printable(value));
     }
-    let line = match std::str::from_utf8(value) {
-        Ok(value) => json!({ "offset": offset.0, "term": term, "type": kind, "value": value }),
-        Err(_) => json!({
-            "offset": offset.0,
-            "term": term,
-            "type": kind,
-            "value_base64": BASE64.encode(value),
-        }),
+    let mut line = json!({
+        "offset": offset.0,
+        "append_timestamp_ms": append_timestamp_ms,
+        "term": term,
+        "type": kind,
+    });
+    let (name, value) = match std::str::from_utf8(value) {
+        Ok(value) => ("value", value.to_owned()),
+        Err(_) => ("value_base64", BASE64.encode(value)),
     };
+    line[name] = value.into();
     writeln!(out, "{line}")
 }
 
@@ -364,10 +411,38 @@ mod tests {
                 value: bytes::Bytes::from_static(value),
             };
             let mut out = Vec::new();
-            write_record(&mut out, &record, Format::Json).unwrap();
+            write_plain(&mut out, &record, 9, Format::Json).unwrap();
             serde_json::from_slice::<Value>(&out).unwrap()
         };
         assert_eq!(shown(b"x")["value"], "x");
         assert_eq!(shown(b"\xff")["value_base64"], "/w==");
+    }
+
+    #[test]
+    fn a_dump_has_what_the_record_has() {
+        let mut builder = batch::Builder::default();
+        for value in ["one", "two", "three"] {
+            builder.push(&batch::Record {
+                value: value.into(),
+                key: Some("k".into()),
+                ..batch::Record::default()
+            });
+        }
+        let (bytes, count) = builder.take();
+        for compression in [batch::Compression::None, batch::Compression::Zstd] {
+            let stored = Stored {
+                first: Offset(7),
+                count,
+                timestamp_ms: 5,
+                packed: Some(compression),
+                bytes: batch::compress(&bytes, compression).unwrap(),
+            };
+            let mut out = Vec::new();
+            write_batch(&mut out, &stored, Offset(8)..Offset(9), Format::Json).unwrap();
+            let shown: Value = serde_json::from_slice(&out).unwrap();
+            let expected =
+                json!({ "offset": 8, "append_timestamp_ms": 5, "key": "k", "value": "two" });
+            assert_eq!(shown, expected);
+        }
     }
 }

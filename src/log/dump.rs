@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
 use super::frame::{self, Entry};
+use super::record::{self, Stored};
 use super::store::{Found, Store, parse};
 use super::verify::{Bounds, Files, Rows, look, read_rows};
-use super::{Error, Index, Offset, Record, record};
+use super::{Error, Index, Offset};
 
 /// The files of a log, to be read.
 #[derive(Debug)]
@@ -68,11 +69,8 @@ impl<'a> Reader<'a> {
         Ok((first, first))
     }
 
-    /// The records of one batch from `at` on: at least one, unless `at` is the log's end.
-    pub fn read(&mut self, at: Offset, next: Offset) -> Result<Vec<Record>, Error> {
-        if at >= next {
-            return Ok(Vec::new());
-        }
+    /// What is kept of the batch that holds the record at `at`.
+    pub fn read(&mut self, at: Offset) -> Result<Stored, Error> {
         for number in self.candidates(at)? {
             let rows = &self.rows(number)?.rows;
             let behind = rows.partition_point(|row| row.offset <= at);
@@ -83,12 +81,7 @@ impl<'a> Reader<'a> {
             if at.0 >= row.offset.0 + u64::from(count) {
                 continue;
             }
-            let mut records = Vec::new();
-            let count = u64::from(count);
-            let stored = record::stored(&entry.payload, row.skip, row.offset, count)?;
-            stored.read_into(row.offset, usize::MAX, &mut records)?;
-            records.retain(|record| record.offset >= at && record.offset < next);
-            return Ok(records);
+            return record::stored(&entry.payload, row.skip, row.offset, count.into());
         }
         Err(Error::Corrupt {
             path: self.dir.clone(),

@@ -133,6 +133,18 @@ impl Error {
         matches!(self, Self::Io { source, .. } if full(source))
     }
 
+    /// What was found, without what to do about it.
+    pub(crate) fn finding(&self) -> String {
+        match self {
+            Self::Corrupt {
+                path,
+                position,
+                what,
+            } => format!("{} at byte {position}: {what}", path.display()),
+            other => other.to_string(),
+        }
+    }
+
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,

@@ -1,7 +1,7 @@
 //! Reading the log: entries by raft index, records by offset.
 //!
-//! The lock is held to find a place, never while the disk is read. Every byte is checked before it
-//! is handed out. A sealed segment that does not check is marked, and waits for repair.
+//! The lock is held to find a place, in memory and in mapped rows, never while a store is read. Every
+//! byte is checked before it is handed out. A sealed segment that does not check is marked, and waits for repair.
 
 use std::sync::Arc;
 
@@ -214,7 +214,8 @@ impl Log {
         let mut state = self.0.state.write();
         match state.segment_with(store) {
             Some(segment) if segment.seal().is_some() => {
-                tracing::error!(%error, "a sealed segment is damaged");
+                let what = error.finding();
+                tracing::error!(what, "a sealed segment is damaged, and waits for repair");
                 segment.damage = Some(Damage::Store);
                 segment.damaged()
             }
@@ -232,7 +233,8 @@ impl Log {
         let segment = number.and_then(|number| state.segments.get_mut(number));
         match segment {
             Some(segment) if segment.seal().is_some() => {
-                tracing::error!(%error, "the index of a sealed segment is damaged");
+                let what = error.finding();
+                tracing::error!(what, "the index of a sealed segment is damaged");
                 segment.damage = segment.damage.or(Some(Damage::Index));
                 segment.damaged()
             }

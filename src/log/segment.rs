@@ -354,7 +354,7 @@ impl Segment {
         })
     }
 
-    /// Gives the index's spare room back and lets go of the frames' places.
+    /// Lets go of the frames' places: the seal's marks lead to them from now on.
     pub fn become_sealed(&mut self, seal: Seal) {
         self.frames = Frames::Sealed(Arc::new(seal));
     }

@@ -74,6 +74,11 @@ pub fn inspect(disk: &dyn Disk, dir: &Path) -> Result<Option<Inspection>, Inspec
     }))
 }
 
+/// Whether a node voted in `dir`: then its stable store was there.
+pub fn is_a_nodes(disk: &dyn Disk, dir: &Path) -> bool {
+    disk.open(&dir.join(vote_file::NAME)).is_ok()
+}
+
 /// Copies a file to another disk; false if there is none.
 fn copy_file(disk: &dyn Disk, path: &Path, to: &MemoryDisk) -> Result<bool, log::Error> {
     let file = match disk.open(path) {

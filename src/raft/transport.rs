@@ -256,10 +256,13 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         Box::pin(async move {
             // The engine waits between tries inside its requests: a dial that came before the
             // first request would try a dead peer again without a pause.
-            let first = input.next().await;
-            let term = first.as_ref().map_or(0, |first| first.vote.leader_id.term);
+            let Some(first) = input.next().await else {
+                // The engine replicates no more; the stream must not be asked a second time.
+                return Ok(stream::empty().boxed());
+            };
+            let term = first.vote.leader_id.term;
             let requests = stream::unfold(
-                (first, input, window),
+                (Some(first), input, window),
                 |(first, mut input, window)| async move {
                     // A place in the window first, so that what is sent is as new as can be.
                     window.acquire().await.ok()?.forget();
@@ -364,5 +367,25 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 
     fn backoff(&self) -> Option<Backoff> {
         Some(Backoff::new(std::iter::repeat(BACKOFF)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Security;
+    use crate::net::memory::MemoryNetwork;
+
+    /// The engine may end a stream before its first request, and its streams may not be asked again.
+    #[tokio::test]
+    async fn a_stream_that_ends_at_once_is_not_asked_again() {
+        let network = MemoryNetwork::new();
+        let layer = StreamLayer::new(Arc::new(network.named("n1:1")), Security::Insecure);
+        let mut transport = Transport::new(layer, Sender::default());
+        let mut peer = transport.new_client(2, &Member::default()).await;
+        let requests = stream::unfold((), async |()| None);
+        let option = RPCOption::new(CALL_TIMEOUT);
+        let answers = peer.stream_append(Box::pin(requests), option).await;
+        assert_eq!(answers.unwrap().count().await, 0);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use crate::log::Offset;
+use crate::log::{Error, Offset};
 use crate::proto::v1::cluster_service_server::ClusterService;
 use crate::proto::v1::{
     self, GetRetentionRequest, GetRetentionResponse, GetStatusRequest, GetStatusResponse, Node,
@@ -87,8 +87,16 @@ impl ClusterService for Cluster {
     async fn trim(&self, request: Request<TrimRequest>) -> Result<Response<TrimResponse>, Status> {
         self.0.policy.check(&request, Action::Admin)?;
         check_log(&request.get_ref().log)?;
-        let first = Offset(request.get_ref().first_offset);
-        let first = self.0.log()?.trim(first).await;
+        let wanted = Offset(request.get_ref().first_offset);
+        let log = self.0.log()?;
+        // A slip of the pen must not give up what is there, or is yet to come.
+        be_current(log).await?;
+        let (first, next) = log.log().offsets();
+        if wanted > next {
+            let asked = wanted;
+            return Err(status::log(&Error::OutOfRange { asked, first, next }));
+        }
+        let first = log.trim(wanted).await;
         let first = first.map_err(|error| status::membership(&error))?;
         Ok(Response::new(TrimResponse {
             first_offset: first.0,

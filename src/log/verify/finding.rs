@@ -202,6 +202,7 @@ impl What {
             Self::RowDisagrees { .. } if !sealed => {
                 "move the index file away and start the node: it derives the rows again"
             }
+            Self::Gap { .. } => REJOIN,
             _ if sealed => {
                 "start the node: it fetches the segment from another node, and keeps the damaged \
                  files in quarantine"

@@ -91,6 +91,12 @@ impl Walk<'_> {
         let path = &files.paths.index;
         let read = rows::read(self.disk, path, files.base);
         let what = match (read, seal) {
+            (Ok(Some(rows)), Some(seal)) if rows.rows.is_empty() && seal.rows > 0 => {
+                if !rows.ends_badly {
+                    self.find(path, rows::position(0), true, What::Row { number: 0 });
+                }
+                return rows;
+            }
             (Ok(Some(rows)), _) => return rows,
             // Rows of an open segment are derived if they are not there.
             (Ok(None), None) | (Err(Error::Corrupt { .. }), None) => None,
