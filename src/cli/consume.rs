@@ -343,7 +343,7 @@ pub(super) fn to_json(consumed: &ConsumedRecord) -> Value {
 }
 
 /// As text, or in base64 if the bytes are not UTF-8.
-fn put_bytes(fields: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+pub(super) fn put_bytes(fields: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => fields.insert(name.to_owned(), text.into()),
         Err(_) => fields.insert(format!("{name}_base64"), BASE64.encode(bytes).into()),

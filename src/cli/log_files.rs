@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use data_encoding::BASE64;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::consume::to_json;
+use super::consume::{put_bytes, to_json};
 use super::output::{grouped, print, progress, table};
 use super::{EXIT_FAILURE, Format, UsageError};
 use crate::batch;
@@ -316,18 +315,13 @@ fn write_plain(
     if format == Format::Text {
         return writeln!(out, "{offset}\t{term}\t{kind}\t{}", printable(value));
     }
-    let mut line = json!({
-        "offset": offset.0,
-        "append_timestamp_ms": append_timestamp_ms,
-        "term": term,
-        "type": kind,
-    });
-    let (name, value) = match std::str::from_utf8(value) {
-        Ok(value) => ("value", value.to_owned()),
-        Err(_) => ("value_base64", BASE64.encode(value)),
-    };
-    line[name] = value.into();
-    writeln!(out, "{line}")
+    let mut fields = Map::new();
+    fields.insert("offset".to_owned(), offset.0.into());
+    fields.insert("append_timestamp_ms".to_owned(), append_timestamp_ms.into());
+    fields.insert("term".to_owned(), term.into());
+    fields.insert("type".to_owned(), kind.into());
+    put_bytes(&mut fields, "value", value);
+    writeln!(out, "{}", Value::Object(fields))
 }
 
 /// A value on one line: what is not text, or would end the line, is escaped.

@@ -2,7 +2,7 @@
 //!
 //! The window is the only owner of a record until its offset is known. Records gather in it until their batch
 //! is closed; a closed batch keeps its bytes, so that it is sent again as it was. Streams come and go: each
-//! takes the batches from the first unacknowledged one on ([`Outgoing`](super::outgoing::Outgoing)).
+//! takes the batches from the first unacknowledged one on ([`Outgoing`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;

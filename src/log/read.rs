@@ -1,7 +1,8 @@
 //! Reading the log: entries by raft index, records by offset.
 //!
-//! The lock is held to find a place, in memory and in mapped rows, never while a store is read. Every
-//! byte is checked before it is handed out. A sealed segment that does not check is marked, and waits for repair.
+//! The lock is held to find a place, in memory and in mapped rows, never while a store is read.
+//! Every byte is checked before it is handed out. A sealed segment that does not check is marked,
+//! and waits for repair.
 
 use std::sync::Arc;
 
@@ -216,8 +217,7 @@ impl Log {
             Some(segment) if segment.seal().is_some() => {
                 let what = error.finding();
                 tracing::error!(what, "a sealed segment is damaged, and waits for repair");
-                segment.damage = Some(Damage::Store);
-                segment.damaged()
+                segment.mark(Damage::Store)
             }
             _ => error,
         }
@@ -235,21 +235,9 @@ impl Log {
             Some(segment) if segment.seal().is_some() => {
                 let what = error.finding();
                 tracing::error!(what, "the index of a sealed segment is damaged");
-                segment.damage = segment.damage.or(Some(Damage::Index));
-                segment.damaged()
+                segment.mark(Damage::Index)
             }
             _ => error,
-        }
-    }
-}
-
-impl Segment {
-    /// The error of a segment that waits for repair.
-    pub(super) fn damaged(&self) -> Error {
-        Error::Damaged {
-            path: self.store.path().to_owned(),
-            first: self.base(),
-            next: self.next_index(),
         }
     }
 }

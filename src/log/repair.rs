@@ -163,11 +163,7 @@ impl Log {
             return Ok(());
         };
         tracing::error!(base = %store.base(), ?damage, "a sealed segment is damaged");
-        segment.damage = match segment.damage {
-            Some(Damage::Store) => Some(Damage::Store),
-            _ => Some(damage),
-        };
-        Err(segment.damaged())
+        Err(segment.mark(damage))
     }
 
     /// What a restart would read must be what is known: a damaged seal is written anew.

@@ -354,6 +354,23 @@ impl Segment {
         })
     }
 
+    /// Takes note of damage; a damaged store is the worse. Gives the error of it.
+    pub fn mark(&mut self, damage: Damage) -> Error {
+        if self.damage != Some(Damage::Store) {
+            self.damage = Some(damage);
+        }
+        self.damaged()
+    }
+
+    /// The error of a segment that waits for repair.
+    pub fn damaged(&self) -> Error {
+        Error::Damaged {
+            path: self.store.path().to_owned(),
+            first: self.base(),
+            next: self.next_index(),
+        }
+    }
+
     /// Lets go of the frames' places: the seal's marks lead to them from now on.
     pub fn become_sealed(&mut self, seal: Seal) {
         self.frames = Frames::Sealed(Arc::new(seal));

@@ -12,6 +12,7 @@ use crate::log::disk::Disk;
 use crate::log::{self, Builder, Index, Log, Offset, Placed, Seal};
 use crate::proto::raft_v1 as pb;
 
+use super::blocking::on_disk;
 use super::entries;
 use super::transport::PeerClient;
 use super::types::WireError;
@@ -71,30 +72,29 @@ pub async fn fetch(
     let call = tokio::time::timeout(PATIENCE, client.fetch_segment(request));
     let mut parts = call.await.map_err(silent)?.map_err(failed)?.into_inner();
     let (dir, seal) = (dir.to_owned(), wanted.clone());
-    let mut builder = on_disk(hold, move || Builder::new(disk, &dir, &seal)).await?;
+    let mut builder = on_disk_with(hold, move || Builder::new(disk, &dir, &seal)).await?;
     loop {
         let part = tokio::time::timeout(PATIENCE, parts.message()).await;
         let Some(part) = part.map_err(silent)?.map_err(failed)? else {
             break;
         };
-        builder = on_disk(hold, move || add(builder, part)).await?;
+        builder = on_disk_with(hold, move || add(builder, part)).await?;
     }
-    on_disk(hold, move || builder.finish()).await?;
+    on_disk_with(hold, move || builder.finish()).await?;
     Ok(())
 }
 
-/// Runs what waits for the disk off the runtime's threads.
-pub async fn on_disk<T: Send + 'static, E: From<log::Error> + Send + 'static>(
+/// The same as [`on_disk`], with a hold that is kept until the work ended.
+pub async fn on_disk_with<T: Send + 'static, E: From<log::Error> + Send + 'static>(
     hold: Option<&Hold>,
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
     let hold = hold.cloned();
-    let done = tokio::task::spawn_blocking(move || {
+    on_disk(move || {
         let _hold = hold;
         work()
     })
-    .await;
-    done.unwrap_or_else(|_| Err(log::Error::Stopped.into()))
+    .await
 }
 
 pub(super) fn add(mut builder: Builder, part: pb::SegmentPart) -> Result<Builder, FetchError> {
@@ -130,14 +130,13 @@ pub fn parts(
         if at >= to {
             return Ok(None);
         }
-        let read = tokio::task::spawn_blocking(move || {
+        let read = on_disk(move || {
             let entries = log.entries(at, to, PART_BYTES)?;
             let next = Index(at.0 + entries.len() as u64);
             let rows = log.rows(at, next)?;
             Ok::<_, log::Error>((log, entries, rows, next))
         });
-        let read = read.await.unwrap_or(Err(log::Error::Stopped));
-        let (log, entries, rows, next) = read.map_err(|error| status(&error))?;
+        let (log, entries, rows, next) = read.await.map_err(|error| status(&error))?;
         let wire = |entry| Ok::<_, WireError>(entries::to_wire(&entries::from_log(entry)?));
         let entries = entries.into_iter().map(wire).collect::<Result<_, _>>();
         let row = |row: Placed| pb::PlacedRow {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::log::{self, Index, Log};
 
+use super::blocking::on_disk;
 use super::entries;
 use super::stable_store::{StableError, StableStore};
 use super::types::{self, Entry, LogId, TypeConfig, Vote};
@@ -115,9 +116,7 @@ impl LogStore {
             } else {
                 // A lagging follower's entries: nothing else waits for the disk meanwhile.
                 let store = self.clone();
-                let read = move || store.read_now(from, to, bytes_max);
-                let read = tokio::task::spawn_blocking(read).await;
-                read.unwrap_or(Err(log::Error::Stopped))
+                on_disk(move || store.read_now(from, to, bytes_max)).await
             };
             match read {
                 Err(log::Error::Damaged { .. }) if Instant::now() < deadline => {

@@ -15,6 +15,7 @@ use crate::log::disk::DirLock;
 use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
 
+mod blocking;
 mod callers;
 mod command;
 mod cursors;

@@ -15,6 +15,7 @@ use crate::log::disk::Disk;
 use crate::log::{self, Floor, Index, Offset, Seal, Term};
 use crate::proto::raft_v1 as pb;
 
+use super::blocking::on_disk;
 use super::entries;
 use super::error::Error;
 use super::fsm::Fsm;
@@ -294,7 +295,7 @@ impl StateMachine {
         let (staging, floor) = (self.snapshots.staging(), floor_of(data.floor.as_ref()));
         let (disk, shared) = (self.snapshots.disk.clone(), self.shared());
         let (segments, kept, begins) = (data.segments.clone(), self.floor.clone(), data.floor);
-        let adopted = tokio::task::spawn_blocking(move || -> Result<(), Error> {
+        let adopted = on_disk(move || -> Result<(), Error> {
             let mut reached = shared.covered.lock();
             make_dir(&*disk, &staging)?;
             for seal in segments.iter() {
@@ -311,7 +312,7 @@ impl StateMachine {
             log::remove(&*disk, &staging)?;
             Ok(())
         });
-        adopted.await.unwrap_or(Err(log::Error::Stopped.into()))?;
+        adopted.await?;
         self.replace(Fsm::from_checkpoint(checkpoint)?);
         Ok(())
     }

@@ -34,7 +34,7 @@ pub async fn receive(
     let mut fetched = 0;
     for seal in data.segments.iter() {
         let (looks, wanted) = (node.clone(), seal.clone());
-        let is_here = fetch::on_disk(Some(&hold), move || is_here(&looks, &wanted)).await;
+        let is_here = fetch::on_disk_with(Some(&hold), move || is_here(&looks, &wanted)).await;
         if is_here.map_err(|error| failed(&error))? {
             continue;
         }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::env;
 use crate::log::{self, Damage, Damaged, Floor, Index, Offset, SegmentInfo, Term};
 
+use super::blocking::on_disk;
 use super::command::Retention;
 use super::error::Error;
 use super::fetch::{self, FetchError};
@@ -115,7 +116,7 @@ impl ReplicatedLog {
         let last = segments.last().filter(|last| last.next_offset.is_none());
         if last.is_some_and(old) {
             let log = self.log().clone();
-            let rolled = on_disk(move || Ok(log.roll()?)).await;
+            let rolled = on_disk(move || log.roll()).await;
             if let Err(error) = rolled {
                 tracing::warn!(%error, "the old segment stays open");
             }
@@ -180,7 +181,7 @@ impl ReplicatedLog {
                 Ok(()) => {
                     let log = self.log().clone();
                     let (seal, dir) = (seal.clone(), dir.clone());
-                    on_disk(move || Ok(log.replace(&seal, &dir)?)).await?;
+                    on_disk(move || log.replace(&seal, &dir)).await?;
                     return Ok("from another node");
                 }
                 Err(FetchError::Log(error @ log::Error::Io { .. })) => return Err(error.into()),
@@ -275,13 +276,6 @@ fn first_kept(
         first = Some(next);
     }
     first
-}
-
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(log::Error::Stopped.into()))
 }
 
 #[cfg(test)]
