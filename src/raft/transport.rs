@@ -38,7 +38,7 @@ use super::watermark::Watermarks;
 use super::wire;
 
 /// The version of the raft protocol. Nodes of different versions refuse each other.
-pub const WIRE: &str = "2";
+pub const WIRE: &str = "3";
 /// Messages to one follower that wait for its answer. Batching does more for throughput than
 /// depth: hashicorp/raft lowered its own default from 128 to 2.
 const IN_FLIGHT_MAX: usize = 4;
