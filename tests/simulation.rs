@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ferrolog::agent::{Bound, Seams};
+use ferrolog::agent::{Bound, Runtimes, Seams};
 use ferrolog::env::Random;
 use ferrolog::log::memory_disk::MemoryDisk;
 use ferrolog::net::memory::MemoryNetwork;
@@ -147,6 +147,7 @@ async fn what_cannot_be_run_safely_is_refused_before_it_starts() {
         disk: Arc::new(MemoryDisk::default()),
         network: Arc::new(network.named("n0")),
         random: Random::seeded(5),
+        runtimes: Runtimes::current(),
     };
     let refusal = async |listen: &str| {
         let mut config = World::config(0);

@@ -1,18 +1,21 @@
 //! A node: its parts, built bottom up and stopped top down.
 //!
-//! The disk, the network and randomness come in as [`Seams`], so that the same node runs on real
-//! ones and in simulation.
+//! The disk, the network, randomness and the threads come in as [`Seams`], so that the same node
+//! runs on real ones and in simulation.
 
 mod error;
 mod membership;
+mod runtimes;
 
 pub use crate::server::Policy;
 pub use error::AgentError;
+pub use runtimes::{Runtimes, Threads};
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -40,15 +43,18 @@ pub struct Seams {
     pub network: Arc<dyn Network>,
     /// Where its ids come from.
     pub random: Random,
+    /// Where its tasks run.
+    pub runtimes: Runtimes,
 }
 
 impl Seams {
     /// The operating system's disk, network and generator.
-    pub fn real() -> Self {
+    pub fn real(runtimes: Runtimes) -> Self {
         Self {
             disk: Arc::new(OsDisk),
             network: Arc::new(TcpNetwork),
             random: Random::system(),
+            runtimes,
         }
     }
 }
@@ -115,7 +121,12 @@ impl Bound {
             return Err(AgentError::Advertise { addr });
         }
         let layer = StreamLayer::new(network, security.clone());
-        let (mux, clients, peers) = Mux::start(listener, security, MuxLimits::default());
+        let (mux, clients, peers) = Mux::start_for(
+            listener,
+            security,
+            MuxLimits::default(),
+            seams.runtimes.consensus.clone(),
+        );
         Ok(Self {
             config,
             seams,
@@ -147,8 +158,13 @@ impl Bound {
         .await;
         let limits = self.config.limits.clone();
         let mut signal = draining;
+        let Runtimes {
+            consensus,
+            clients: clients_on,
+            ..
+        } = self.seams.runtimes.clone();
         let clients = self.clients;
-        let clients = tokio::spawn(async move {
+        let clients = clients_on.spawn(async move {
             let served = server::serve(
                 routes,
                 &limits,
@@ -162,34 +178,29 @@ impl Bound {
             let served = server::serve_peers(seat.clone(), self.peers, async move {
                 let _ = stopping.wait_for(|stop| *stop).await;
             });
-            tokio::spawn(async move { report(served.await) })
+            consensus.spawn(async move { report(served.await) })
         };
-        let (directory, joined) =
-            membership::become_member(&self.config, &self.seams, &self.layer, &self.addr).await?;
-        let layer = self.layer.clone();
-        let log = ReplicatedLog::start(
-            directory,
-            self.layer,
-            &self.addr,
-            &self.config.timing,
-            self.config.log.clone(),
-            self.config.disk_reserve_bytes,
-        )
-        .await?;
+        let begun = begin(
+            self.config.clone(),
+            self.seams,
+            self.layer.clone(),
+            self.addr.clone(),
+        );
+        let (log, joined) = runtimes::run_on(&consensus, begun).await?;
         // The seat was empty: this is the only place that fills it.
         let _ = seat.set(log.clone());
         let (fail, failed) = watch::channel(None);
         let mut helpers = vec![
-            tokio::spawn(membership::settle(
+            consensus.spawn(membership::settle(
                 log.clone(),
-                layer,
+                self.layer,
                 self.config.join.clone(),
                 joined,
                 fail,
             )),
-            tokio::spawn(tell_health(log.clone(), health.clone())),
+            clients_on.spawn(tell_health(log.clone(), health.clone())),
         ];
-        helpers.extend(upkeep(&log, self.config.scrub_bytes_per_second));
+        helpers.extend(upkeep(&log, self.config.scrub_bytes_per_second, &consensus));
         Ok(Agent {
             addr: self.addr,
             log,
@@ -305,17 +316,40 @@ fn is_unspecified(addr: &str) -> bool {
         .is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
 }
 
+/// Makes the node a member, and starts its log. Whether it has just joined comes with it.
+async fn begin(
+    config: Config,
+    seams: Seams,
+    layer: StreamLayer,
+    addr: String,
+) -> Result<(ReplicatedLog, bool), AgentError> {
+    let (directory, joined) = membership::become_member(&config, &seams, &layer, &addr).await?;
+    let log = ReplicatedLog::start(
+        directory,
+        layer,
+        &addr,
+        &config.timing,
+        config.log,
+        config.disk_reserve_bytes,
+    );
+    Ok((log.await?, joined))
+}
+
 /// What goes on beside serving, until the node stops.
-fn upkeep(log: &ReplicatedLog, scrub_bytes_per_second: u64) -> Vec<JoinHandle<()>> {
+fn upkeep(
+    log: &ReplicatedLog,
+    scrub_bytes_per_second: u64,
+    consensus: &Handle,
+) -> Vec<JoinHandle<()>> {
     let (changes, kept, mended, scrubbed) = (log.clone(), log.clone(), log.clone(), log.clone());
     let mut tasks = vec![
-        tokio::spawn(async move { changes.finish_changes().await }),
-        tokio::spawn(async move { kept.keep_up().await }),
-        tokio::spawn(async move { mended.mend().await }),
+        consensus.spawn(async move { changes.finish_changes().await }),
+        consensus.spawn(async move { kept.keep_up().await }),
+        consensus.spawn(async move { mended.mend().await }),
     ];
     if scrub_bytes_per_second > 0 {
         let scrub = async move { scrubbed.scrub(scrub_bytes_per_second).await };
-        tasks.push(tokio::spawn(scrub));
+        tasks.push(consensus.spawn(scrub));
     }
     tasks
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::agent::{Agent, Bound, Policy, Seams};
+use crate::agent::{Agent, Bound, Policy, Seams, Threads};
 use crate::config::{Options, SecurityConfig};
 use crate::net::Security;
 use crate::net::tls::Tls;
@@ -66,7 +66,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     };
 
     raise_file_limit();
-    let bound = Bound::bind(config, security, policy, Seams::real()).await?;
+    let threads = Threads::start().context("start the threads of consensus")?;
+    let seams = Seams::real(threads.runtimes());
+    let bound = Bound::bind(config, security, policy, seams).await?;
     announce(bound.local_addr());
     let mut agent: Agent = tokio::select! {
         started = bound.start() => started?,

@@ -16,7 +16,7 @@ use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::sync::mpsc;
 
-use super::{BoxIo, Listener, Network};
+use super::{BoxIo, Io, Listener, Network};
 
 /// Bytes in flight in each direction of a stream; a writer that runs ahead waits.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
@@ -248,6 +248,8 @@ impl MemoryStream {
         Ok(())
     }
 }
+
+impl Io for MemoryStream {}
 
 impl AsyncRead for MemoryStream {
     fn poll_read(

@@ -19,9 +19,16 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A byte stream of either network.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Has the runtime that calls this tell of the stream's bytes from now on: another one, whose threads are
+    /// busy, would tell of them late. Nobody may wait on the stream meanwhile.
+    fn move_here(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
+/// Needs no runtime: its bytes come from a task.
+impl Io for tokio::io::DuplexStream {}
 
 pub type BoxIo = Box<dyn Io>;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use tokio::io::AsyncReadExt;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -86,6 +87,17 @@ impl Mux {
         security: Security,
         limits: MuxLimits,
     ) -> (Mux, Incoming, Incoming) {
+        Self::start_for(listener, security, limits, Handle::current())
+    }
+
+    /// The same, with the raft streams served by the runtime `peers`. Their handshakes are not: anybody
+    /// can begin one.
+    pub fn start_for(
+        listener: Box<dyn Listener>,
+        security: Security,
+        limits: MuxLimits,
+        peers: Handle,
+    ) -> (Mux, Incoming, Incoming) {
         let (grpc, grpc_queue) = mpsc::channel(limits.queue_max.max(1));
         let (raft, raft_queue) = mpsc::channel(limits.queue_max.max(1));
         let (closed, open) = watch::channel(());
@@ -96,6 +108,7 @@ impl Mux {
                 security,
                 grpc,
                 raft,
+                peers,
                 timeout: limits.handshake_timeout,
             },
             pending_max: limits.pending_max,
@@ -242,6 +255,8 @@ enum Refused {
     TlsToPlain,
     #[error("it failed to prove itself")]
     Tls { source: TlsError },
+    #[error("it could not be handed to the threads that serve peers")]
+    NotMoved { source: io::Error },
     #[error("its server has stopped")]
     Stopped,
 }
@@ -253,6 +268,7 @@ impl Refused {
         match self {
             Self::TooManyPending { .. }
             | Self::PlainToTls
+            | Self::NotMoved { .. }
             | Self::TlsToPlain
             | Self::Tls { .. } => true,
             Self::Deadline { .. }
@@ -269,6 +285,8 @@ struct Gate {
     security: Security,
     grpc: mpsc::Sender<MuxStream>,
     raft: mpsc::Sender<MuxStream>,
+    /// The runtime that serves the raft streams.
+    peers: Handle,
     timeout: Duration,
 }
 
@@ -298,7 +316,12 @@ impl Gate {
             Kind::Grpc => &self.grpc,
             Kind::Raft => &self.raft,
         };
-        let stream = MuxStream::new(io, PeerInfo::new(addr, identity, tls));
+        let mut stream = MuxStream::new(io, PeerInfo::new(addr, identity, tls));
+        if kind == Kind::Raft {
+            let _theirs = self.peers.enter();
+            let moved = stream.move_here();
+            moved.map_err(|source| Refused::NotMoved { source })?;
+        }
         queue.send(stream).await.map_err(|_| Refused::Stopped)
     }
 

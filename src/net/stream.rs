@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 use tonic::transport::server::Connected;
 
-use super::BoxIo;
 use super::tls::Identity;
+use super::{BoxIo, Io};
 
 /// What is known of the other end; a request finds it in its extensions.
 #[derive(Clone, Debug)]
@@ -53,6 +53,11 @@ impl MuxStream {
     pub fn info(&self) -> &PeerInfo {
         &self.info
     }
+
+    /// As [`Io::move_here`].
+    pub(super) fn move_here(&mut self) -> io::Result<()> {
+        self.io.move_here()
+    }
 }
 
 impl Connected for MuxStream {
@@ -75,6 +80,12 @@ impl Prefixed {
             byte: Some(byte),
             io,
         }
+    }
+}
+
+impl Io for Prefixed {
+    fn move_here(&mut self) -> io::Result<()> {
+        self.io.move_here()
     }
 }
 

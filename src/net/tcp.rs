@@ -11,13 +11,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 
-use super::{BoxIo, Listener, Network};
+use super::{BoxIo, Io, Listener, Network};
 
 /// Sent bytes not acknowledged for this long end the stream; the kernel's own default is a quarter hour.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,7 +39,7 @@ impl Network for TcpNetwork {
         Box::pin(async move {
             let stream = TcpStream::connect(addr).await?;
             configure(&stream)?;
-            Ok(Box::new(stream) as BoxIo)
+            Ok(Box::new(Socket(Some(stream))) as BoxIo)
         })
     }
 
@@ -99,12 +102,71 @@ impl Listener for PortListener {
             if let Err(error) = configure(&stream) {
                 tracing::debug!(%peer, %error, "could not set socket options");
             }
-            Ok((Box::new(stream) as BoxIo, peer.to_string()))
+            let io = Box::new(Socket(Some(stream))) as BoxIo;
+            Ok((io, peer.to_string()))
         })
     }
 
     fn local_addr(&self) -> String {
         self.addr.clone()
+    }
+}
+
+/// A stream that can move from one runtime to another; `None` if that failed.
+struct Socket(Option<TcpStream>);
+
+impl Socket {
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        let stream = self.0.as_mut().map(Pin::new);
+        stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
+    }
+}
+
+impl Io for Socket {
+    fn move_here(&mut self) -> io::Result<()> {
+        let stream = self.0.take().map(TcpStream::into_std).transpose()?;
+        self.0 = stream.map(TcpStream::from_std).transpose()?;
+        Ok(())
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_shutdown(cx)
     }
 }
 
@@ -133,6 +195,30 @@ mod tests {
         far.write_all(&bytes).await.unwrap();
         near.read_exact(&mut bytes).await.unwrap();
         assert_eq!(&bytes, b"ping");
+    }
+
+    #[test]
+    fn a_stream_moves_to_another_runtime_and_is_served_by_it_alone() {
+        let build = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all().build().unwrap()
+        };
+        let (first, second) = (build(), build());
+        let (mut near, mut far) = first.block_on(async {
+            let mut listener = TcpNetwork.listen("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr();
+            let (dialled, accepted) = tokio::join!(TcpNetwork.dial(&addr), listener.accept());
+            (dialled.unwrap(), accepted.unwrap().0)
+        });
+        // The first runtime does nothing from here on: whatever still hung on it would never wake.
+        second.block_on(async {
+            near.move_here().unwrap();
+            far.move_here().unwrap();
+            let read = tokio::spawn(async move { far.read_u8().await.unwrap() });
+            tokio::task::yield_now().await;
+            near.write_u8(7).await.unwrap();
+            assert_eq!(read.await.unwrap(), 7);
+        });
     }
 
     #[tokio::test]

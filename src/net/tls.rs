@@ -21,7 +21,7 @@ use x509_parser::extensions::GeneralName;
 
 use super::certs::{NODE_URI_PREFIX, is_valid_name};
 use super::pem_file::{FILE_BYTES_MAX, Pem, Secrecy};
-use super::{BoxIo, Kind};
+use super::{BoxIo, Io, Kind};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -113,6 +113,18 @@ pub struct Tls {
 struct Configs {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+}
+
+impl Io for tokio_rustls::server::TlsStream<BoxIo> {
+    fn move_here(&mut self) -> io::Result<()> {
+        self.get_mut().0.move_here()
+    }
+}
+
+impl Io for tokio_rustls::client::TlsStream<BoxIo> {
+    fn move_here(&mut self) -> io::Result<()> {
+        self.get_mut().0.move_here()
+    }
 }
 
 impl fmt::Debug for Tls {

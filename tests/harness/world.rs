@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ferrolog::agent::{Agent, AgentError, Bound, Seams};
+use ferrolog::agent::{Agent, AgentError, Bound, Runtimes, Seams};
 use ferrolog::client::{Client, ClientConfig};
 use ferrolog::config::{Config, Options};
 use ferrolog::env::Random;
@@ -84,6 +84,7 @@ impl World {
             disk: Arc::new(self.disks[number].clone()),
             network: Arc::new(self.network.named(ADDRS[number])),
             random: self.random.clone(),
+            runtimes: Runtimes::current(),
         };
         let bound = Bound::bind(
             Self::config(number),

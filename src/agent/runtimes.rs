@@ -1,0 +1,113 @@
+//! Where a node's tasks run.
+//!
+//! Consensus has threads of its own: whatever clients ask for, heartbeats are sent and answered in
+//! time. Long computations have threads of their own, too, few and of a lower priority. A
+//! simulation has one runtime for everything, with one thread and one clock.
+
+use std::io;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinSet;
+
+/// Threads that consensus may have; it seldom needs more than one.
+const CONSENSUS_THREADS_MAX: usize = 4;
+/// Long computations at once: each holds as much memory as one may.
+const BULK_THREADS_MAX: usize = 4;
+/// How nice the threads of long computations are to the others of the machine.
+#[cfg(target_os = "linux")]
+const BULK_NICE: i32 = 10;
+
+/// The runtimes of a node.
+#[derive(Debug, Clone)]
+pub struct Runtimes {
+    /// Elections, replication, what peers call, and what these need.
+    pub consensus: Handle,
+    /// Clients' connections and calls.
+    pub clients: Handle,
+    /// Its blocking threads take work that keeps a processor busy for long, one piece each.
+    pub bulk: Handle,
+}
+
+impl Runtimes {
+    /// The caller's runtime for everything.
+    pub fn current() -> Self {
+        let current = Handle::current();
+        Self {
+            consensus: current.clone(),
+            clients: current.clone(),
+            bulk: current,
+        }
+    }
+}
+
+/// The threads of a node that is a process of its own. They end when this is dropped.
+#[derive(Debug)]
+pub struct Threads {
+    consensus: Option<Runtime>,
+    bulk: Option<Runtime>,
+}
+
+impl Threads {
+    /// Starts them.
+    pub fn start() -> io::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let consensus = Builder::new_multi_thread()
+            .worker_threads((cores / 4).clamp(1, CONSENSUS_THREADS_MAX))
+            .thread_name("consensus")
+            .enable_all()
+            .build()?;
+        let bulk = Builder::new_current_thread()
+            .max_blocking_threads((cores / 2).clamp(1, BULK_THREADS_MAX))
+            .thread_name("bulk")
+            .on_thread_start(give_way)
+            .build()?;
+        Ok(Self {
+            consensus: Some(consensus),
+            bulk: Some(bulk),
+        })
+    }
+
+    /// The runtimes, the caller's for clients.
+    pub fn runtimes(&self) -> Runtimes {
+        let handle = |runtime: &Option<Runtime>| runtime.as_ref().map(|one| one.handle().clone());
+        let current = Handle::current();
+        Runtimes {
+            consensus: handle(&self.consensus).unwrap_or_else(|| current.clone()),
+            bulk: handle(&self.bulk).unwrap_or_else(|| current.clone()),
+            clients: current,
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        for runtime in [self.consensus.take(), self.bulk.take()] {
+            // Waiting for what they do is not allowed on another runtime's threads.
+            runtime.into_iter().for_each(Runtime::shutdown_background);
+        }
+    }
+}
+
+/// Lets every other thread of the machine go first. Where threads have no priority of their own,
+/// there being few of them has to do.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, BULK_NICE) {
+        tracing::debug!(%error, "long computations run with the usual priority");
+    }
+}
+
+/// Does the work on another runtime, and waits for it. It ends when nobody waits any more.
+pub async fn run_on<T: Send + 'static>(
+    runtime: &Handle,
+    work: impl Future<Output = T> + Send + 'static,
+) -> T {
+    let mut running = JoinSet::new();
+    running.spawn_on(work, runtime);
+    match running.join_next().await {
+        Some(Ok(done)) => done,
+        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime stops, and this one with it.
+        Some(Err(_)) | None => std::future::pending().await,
+    }
+}
