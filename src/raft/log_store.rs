@@ -41,6 +41,21 @@ pub struct LogStore {
     failure: Failure,
 }
 
+/// The term that this node has promised itself to; clones share it.
+///
+/// It is never behind what the node has told anybody: the engine answers a call for votes, or a new
+/// leader, only after the vote was saved, and a saved vote is seen here.
+#[derive(Debug, Clone)]
+pub struct Promised(Arc<Mutex<Memory>>);
+
+impl Promised {
+    /// The term of the last vote that was saved.
+    pub fn term(&self) -> u64 {
+        let vote = self.0.lock().vote;
+        vote.map_or(0, |vote| vote.leader_id.term)
+    }
+}
+
 /// The first error that ended writing, for who tells why the node stops: the engine keeps its text.
 pub type Failure = Arc<OnceLock<Arc<log::Error>>>;
 
@@ -81,6 +96,11 @@ impl LogStore {
     /// Where the error is kept that ended writing.
     pub fn failure(&self) -> Failure {
         self.failure.clone()
+    }
+
+    /// What this node has promised.
+    pub fn promised(&self) -> Promised {
+        Promised(self.memory.clone())
     }
 
     /// The last entry that is there, or the last that was given up.
@@ -232,6 +252,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             Ok(())
         })
         .await?;
+        // Before the engine answers anybody: `Promised` leans on it.
         self.memory.lock().vote = Some(saved);
         Ok(())
     }

@@ -18,6 +18,7 @@ use crate::net::stream_layer::StreamLayer;
 mod blocking;
 mod callers;
 mod command;
+mod confirm;
 mod cursors;
 mod directory;
 mod engine;
@@ -82,8 +83,9 @@ pub use state_machine::Applied;
 pub use types::{Member, WireError};
 pub use view::{MemberView, View};
 
+use confirm::Confirmer;
 use execute::Stamps;
-use log_store::{Failure, LogStore};
+use log_store::{Failure, LogStore, Promised};
 use proposer::Proposer;
 use reads::ReadBarrier;
 use snapshot::Snapshots;
@@ -137,6 +139,8 @@ struct Inner {
     transport: Transport,
     proposer: Proposer,
     stamps: Stamps,
+    promised: Promised,
+    confirmer: Confirmer,
     barrier: ReadBarrier,
     /// Held while the membership changes.
     changes: Mutex<()>,
@@ -168,6 +172,7 @@ impl ReplicatedLog {
         let snapshots = machine.snapshots.clone();
         let store = LogStore::new(log.clone(), directory.stable.clone())?;
         let failure = store.failure();
+        let promised = store.promised();
         let from = Sender {
             cluster_id: identity.cluster_id.clone(),
             node_id: identity.node_id,
@@ -191,11 +196,21 @@ impl ReplicatedLog {
         let applied = fsm.watch_applied();
         let stamps = Stamps::new(log.clone(), fsm.clone());
         let proposals = proposer::Leader::new(&transport, &space, &stamps);
+        let confirmer = Confirmer::start(raft.clone(), promised.clone(), transport.clone());
+        let barrier = ReadBarrier::start(
+            identity.node_id,
+            confirmer.clone(),
+            views.clone(),
+            applied,
+            transport.clone(),
+        );
         let inner = Inner {
             addr: addr.to_owned(),
             proposer: Proposer::start(proposals, &raft, &views, entry_bytes),
             stamps,
-            barrier: ReadBarrier::start(raft.clone(), views.clone(), applied, transport.clone()),
+            promised,
+            confirmer,
+            barrier,
             identity,
             raft,
             log,

@@ -6,27 +6,24 @@
 
 use std::time::Duration;
 
-use openraft::ReadPolicy;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::log::Offset;
 use crate::proto::raft_v1 as pb;
 
+use super::ReplicatedLog;
+use super::confirm::{Confirmer, QUEUE_MAX};
 use super::error::ReadError;
 use super::state_machine::Applied;
 use super::transport::{PeerClient, Transport};
 use super::view::View;
-use super::{Raft, ReplicatedLog};
 
 /// How long a strong read waits for the leader, and then for this node to catch up.
 const WAIT: Duration = Duration::from_secs(5);
 /// For one question to the leader.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(20);
-/// Reads that may wait for one confirmation.
-const QUEUE_MAX: usize = 4096;
-
 /// For one confirmation that a bounded read waits for, at least.
 const BOUND_WAIT_MIN: Duration = Duration::from_millis(200);
 
@@ -63,7 +60,8 @@ pub struct Freshness {
 
 impl ReadBarrier {
     pub fn start(
-        raft: Raft,
+        me: u64,
+        confirmer: Confirmer,
         views: watch::Receiver<View>,
         applied: watch::Receiver<Applied>,
         transport: Transport,
@@ -71,7 +69,8 @@ impl ReadBarrier {
         let (queue, waits) = mpsc::channel(QUEUE_MAX);
         let (tell, confirmed) = watch::channel(None);
         let barrier = Barrier {
-            raft,
+            me,
+            confirmer,
             views,
             applied: applied.clone(),
             transport,
@@ -183,7 +182,9 @@ impl ReplicatedLog {
 }
 
 struct Barrier {
-    raft: Raft,
+    /// This node's id.
+    me: u64,
+    confirmer: Confirmer,
     views: watch::Receiver<View>,
     applied: watch::Receiver<Applied>,
     transport: Transport,
@@ -232,8 +233,8 @@ impl Barrier {
                     .map(|leader| (leader.id, leader.member.addr.clone()))
             };
             let index = match leader {
-                Some((id, _)) if id == *self.raft.node_id() => {
-                    let index = own_read_index(&self.raft).await;
+                Some((id, _)) if id == self.me => {
+                    let index = self.confirmer.read_index().await.ok();
                     let next = self.applied.borrow().next_offset;
                     index.map(|index| (Some(index), next))
                 }
@@ -260,11 +261,4 @@ impl Barrier {
         let answer = answer.ok()?.into_inner();
         Some((answer.index, Offset(answer.next_offset)))
     }
-}
-
-/// The read index, if this node leads and a quorum confirms it.
-pub async fn own_read_index(raft: &Raft) -> Option<u64> {
-    let linearizer = raft.get_read_linearizer(ReadPolicy::ReadIndex);
-    let linearizer = tokio::time::timeout(ASK_TIMEOUT, linearizer).await.ok()?;
-    Some(linearizer.ok()?.read_log_id().index())
 }

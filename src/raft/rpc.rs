@@ -23,7 +23,7 @@ use super::error::{ExecuteError, ProposeError};
 use super::refusal::membership_status;
 use super::transport::MESSAGE_BYTES_MAX;
 use super::types::{self, EntryPayload, TypeConfig, WireError};
-use super::{ReplicatedLog, Retention, entries, execute, fetch, forward, reads, staging, wire};
+use super::{ReplicatedLog, Retention, entries, execute, fetch, forward, staging, wire};
 
 /// Requests of one forwarded stream under way at once.
 const PROPOSE_WINDOW: usize = 64;
@@ -301,11 +301,21 @@ impl raft_server::Raft for RaftService {
         request: Request<pb::ReadIndexRequest>,
     ) -> Result<Response<pb::ReadIndexResponse>, Status> {
         let node = self.check(&request, From::Member)?;
-        let index = reads::own_read_index(node.raft()).await;
-        let index = index.ok_or_else(|| Status::unavailable("this node does not lead"))?;
+        let index = node.0.confirmer.read_index().await;
+        let index = index.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(pb::ReadIndexResponse {
             index: Some(index),
             next_offset: node.watch_applied().borrow().next_offset.0,
+        }))
+    }
+
+    async fn confirm(
+        &self,
+        request: Request<pb::ConfirmRequest>,
+    ) -> Result<Response<pb::ConfirmResponse>, Status> {
+        let node = self.check(&request, From::Member)?;
+        Ok(Response::new(pb::ConfirmResponse {
+            promised_term: node.0.promised.term(),
         }))
     }
 

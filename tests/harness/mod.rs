@@ -2,7 +2,8 @@
 //!
 //! Load stands in [`load`], what its clients saw is filled into a history by it or by a [`recorder`], and judged
 //! by the [`checker`]. Raw calls are in [`wire`], [`native`] and [`lane`], connections that break in [`proxy`], the command
-//! line in [`command`], disks that lose power in [`loop_disk`], simulated nodes in [`world`].
+//! line in [`command`], disks that lose power in [`loop_disk`], simulated nodes in [`world`],
+//! their answers made late in [`late`].
 #![allow(
     dead_code,
     clippy::disallowed_methods,
@@ -12,6 +13,7 @@
 pub mod checker;
 pub mod command;
 pub mod lane;
+pub mod late;
 pub mod load;
 pub mod loop_disk;
 pub mod native;

@@ -13,13 +13,14 @@ use ferrolog::config::{Config, Options};
 use ferrolog::env::Random;
 use ferrolog::log::memory_disk::MemoryDisk;
 use ferrolog::log::{Offset, Record};
-use ferrolog::net::Security;
 use ferrolog::net::memory::MemoryNetwork;
 use ferrolog::net::stream_layer::StreamLayer;
+use ferrolog::net::{Network, Security};
 use ferrolog::server::Policy;
 use tokio::time::timeout;
 
 use super::checker::{Entry, NodeLog, Outcome, hash};
+use super::late::{LateNetwork, Links};
 use super::recorder::{Recorder, assert_sound};
 
 pub const ADDRS: [&str; 3] = ["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"];
@@ -28,6 +29,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct World {
     pub network: MemoryNetwork,
+    /// What makes messages between nodes late, if anything does.
+    links: Option<Links>,
     random: Random,
     pub disks: Vec<MemoryDisk>,
     pub nodes: Vec<Option<Agent>>,
@@ -37,8 +40,18 @@ pub struct World {
 
 impl World {
     pub async fn new(seed: u64) -> Self {
+        Self::over(seed, None).await
+    }
+
+    /// A world whose nodes hear each other as late as the links have it.
+    pub async fn late(seed: u64, links: &Links) -> Self {
+        Self::over(seed, Some(links.clone())).await
+    }
+
+    async fn over(seed: u64, links: Option<Links>) -> Self {
         let mut world = Self {
             network: MemoryNetwork::new(),
+            links,
             random: Random::seeded(seed),
             disks: Vec::new(),
             nodes: Vec::new(),
@@ -80,9 +93,13 @@ impl World {
 
     /// Starts a node, unless its directory does not let it.
     pub async fn try_start(&self, number: usize) -> Result<Agent, AgentError> {
+        let network: Arc<dyn Network> = match &self.links {
+            Some(links) => Arc::new(LateNetwork::new(&self.network, ADDRS[number], links)),
+            None => Arc::new(self.network.named(ADDRS[number])),
+        };
         let seams = Seams {
             disk: Arc::new(self.disks[number].clone()),
-            network: Arc::new(self.network.named(ADDRS[number])),
+            network,
             random: self.random.clone(),
             runtimes: Runtimes::current(),
         };
