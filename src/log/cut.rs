@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
+use super::files::Paths;
 use super::io::Request;
-use super::segment::Paths;
 use super::store::Store;
 use super::{Config, Done, Error, Index, Log, Term, files};
 

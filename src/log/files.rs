@@ -5,8 +5,31 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
-use super::segment::Paths;
 use super::{Error, Index};
+
+/// The paths of a segment's files.
+#[derive(Debug)]
+pub struct Paths {
+    pub store: PathBuf,
+    pub index: PathBuf,
+    pub seal: PathBuf,
+}
+
+impl Paths {
+    pub fn new(dir: &Path, base: Index) -> Self {
+        let name = |suffix| dir.join(format!("{:020}.{suffix}", base.0));
+        Self {
+            store: name("store"),
+            index: name("index"),
+            seal: name("seal"),
+        }
+    }
+
+    /// The seal last, so that a segment which arrives file by file is whole once that is there.
+    pub fn all(&self) -> [&PathBuf; 3] {
+        [&self.store, &self.index, &self.seal]
+    }
+}
 
 /// The first raft indexes of the segments in a directory, in order.
 pub fn bases(disk: &dyn Disk, dir: &Path) -> Result<Vec<Index>, Error> {

@@ -67,12 +67,13 @@ pub use transfer::{Builder, Placed, adopt_files, is_copied, remove_copy};
 pub use trim::{Pin, SegmentInfo};
 
 use disk::Disk;
+use files::Paths;
 use io::{Queue, Request, Write};
 use recovery::Place;
 use room::Room;
 use row::Row;
 use rows_file::RowsFile;
-use segment::{Paths, Segment};
+use segment::Segment;
 use state::State;
 
 macro_rules! quantity {

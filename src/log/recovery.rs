@@ -14,13 +14,13 @@ use crate::env;
 
 use super::cut;
 use super::disk::Disk;
-use super::files::{base_of, bases, remove_all, remove_files};
+use super::files::{Paths, base_of, bases, remove_all, remove_files};
 use super::frame::Header;
 use super::index::OffsetIndex;
 use super::room::Room;
 use super::rows;
 use super::seal::Seal;
-use super::segment::{Damage, Paths, Segment};
+use super::segment::{Damage, Segment};
 use super::store::{Found, Store};
 use super::{Config, Error, Floor, Index, NUMBER_MAX, Offset, Term, record};
 

@@ -8,10 +8,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::files::Paths;
 use super::index::OffsetIndex;
 use super::recovery::{self, Place};
 use super::seal::{self, Seal};
-use super::segment::{Damage, Paths, Segment};
+use super::segment::{Damage, Segment};
 use super::store::{Span, Store};
 use super::{Error, Index, Log, rows};
 

@@ -3,8 +3,9 @@
 use crate::env;
 
 use super::disk::Disk;
+use super::files::Paths;
 use super::seal::Seal;
-use super::segment::{Paths, Segment};
+use super::segment::Segment;
 use super::{Error, Index, Log, State};
 
 impl Log {

@@ -3,13 +3,14 @@
 //! While a segment is open, the place of each frame is known. Once every entry in it is applied and
 //! covered by a checkpoint it is sealed: its seal keeps a mark now and then, and never changes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::env;
 
 use super::disk::Disk;
 use super::file_header::FILE_HEADER_BYTES;
+use super::files::Paths;
 use super::frame::{self, Entry};
 use super::index::OffsetIndex;
 use super::room::{OFFSETS_MAX, Room};
@@ -56,30 +57,6 @@ enum Frames {
 pub struct Frame {
     pub position: u32,
     pub crc: u32,
-}
-
-/// The paths of a segment's files.
-#[derive(Debug)]
-pub struct Paths {
-    pub store: PathBuf,
-    pub index: PathBuf,
-    pub seal: PathBuf,
-}
-
-impl Paths {
-    pub fn new(dir: &Path, base: Index) -> Self {
-        let name = |suffix| dir.join(format!("{:020}.{suffix}", base.0));
-        Self {
-            store: name("store"),
-            index: name("index"),
-            seal: name("seal"),
-        }
-    }
-
-    /// The seal last, so that a segment which arrives file by file is whole once that is there.
-    pub fn all(&self) -> [&PathBuf; 3] {
-        [&self.store, &self.index, &self.seal]
-    }
 }
 
 impl Segment {
@@ -184,6 +161,17 @@ impl Segment {
             && needs.rows <= rows_max
             && needs.offsets <= OFFSETS_MAX;
         !self.closing && (frames.is_empty() || has_room)
+    }
+
+    /// The bytes of a file of so many that no frame has taken yet; 0 if it takes no entry more.
+    pub fn left(&self, bytes_max: u32) -> u64 {
+        let open = matches!(self.frames, Frames::Open(..)) && !self.closing;
+        let left = if open {
+            bytes_max.saturating_sub(self.end)
+        } else {
+            0
+        };
+        left.into()
     }
 
     /// Makes room for an entry's rows: an entry may need more than an empty index has.

@@ -9,14 +9,13 @@ use std::sync::Arc;
 
 use super::disk::Disk;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
-use super::files;
+use super::files::{self, Paths};
 use super::frame::{self, Entry};
 use super::gather::Gathered;
 use super::index::OffsetIndex;
 use super::recovery::{self, Checkpoint, Place};
 use super::row::{ROW_BYTES, Row};
 use super::seal::{self, MARK_EVERY, Mark, Seal};
-use super::segment::Paths;
 use super::store::Store;
 use super::{Error, Floor, Index, Log, Offset, State};
 

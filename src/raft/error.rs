@@ -115,6 +115,20 @@ pub enum ExecuteError {
         /// What happened.
         reason: String,
     },
+    /// Too few disks have room, and the command takes some: surely not carried out.
+    #[error(
+        "the disk of {} is full; the command was not carried out: make room, or trim the log with \
+         `ferrolog log trim`; commands are taken again by themselves",
+        voter.as_deref().unwrap_or("the leader")
+    )]
+    DiskFull {
+        /// The leader's room, in bytes.
+        available: u64,
+        /// Below this it takes no such command, in bytes.
+        reserve: u64,
+        /// The follower whose disk is full; `None` if the leader's is.
+        voter: Option<String>,
+    },
 }
 
 impl ExecuteError {

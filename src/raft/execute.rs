@@ -140,6 +140,9 @@ impl ReplicatedLog {
             let answer = answer.map_err(|status| lost(status.message().to_owned()))?;
             return outcome_from_pb(answer.into_inner());
         }
+        if takes_room(&command) {
+            self.space().check(&self.view())?;
+        }
         let command = self.stamped(command);
         let written = tokio::time::timeout(ExecuteError::WAIT, self.raft().client_write(command));
         let lost = |reason: String| ExecuteError::NoLeader { reason };
@@ -171,6 +174,37 @@ impl ReplicatedLog {
     }
 }
 
+/// Whether a command is refused while disks are full: what ends something, or makes room, is not.
+fn takes_room(command: &Command) -> bool {
+    match command {
+        Command::Append(_)
+        | Command::OpenSession(_)
+        | Command::ClaimEpoch(_)
+        | Command::CommitCursor(_) => true,
+        Command::Register { .. }
+        | Command::Forget { .. }
+        | Command::Trim(_)
+        | Command::SetRetention(_)
+        | Command::CloseSession(_)
+        | Command::ExpireSessions(_)
+        | Command::DeleteCursor(_) => false,
+    }
+}
+
+/// That disks are full, as it travels.
+pub fn full_to_pb(available: u64, reserve: u64, voter: Option<String>) -> pb::ExecuteResponse {
+    let refused = pb::ExecuteRefusal {
+        kind: Kind::DiskFull.into(),
+        available,
+        reserve,
+        voter: voter.unwrap_or_default(),
+        ..pb::ExecuteRefusal::default()
+    };
+    pb::ExecuteResponse {
+        outcome: Some(response::Outcome::Refused(refused)),
+    }
+}
+
 /// An outcome, or a refusal, as it travels.
 pub fn outcome_to_pb(outcome: Result<Outcome, StateRefusal>) -> pb::ExecuteResponse {
     let outcome = match outcome {
@@ -194,6 +228,7 @@ pub fn outcome_to_pb(outcome: Result<Outcome, StateRefusal>) -> pb::ExecuteRespo
             response::Outcome::Refused(pb::ExecuteRefusal {
                 kind: kind.into(),
                 current,
+                ..pb::ExecuteRefusal::default()
             })
         }
     };
@@ -224,6 +259,11 @@ fn outcome_from_pb(answer: pb::ExecuteResponse) -> Result<Outcome, ExecuteError>
                 }
                 .into(),
                 Kind::TooManyCursors => StateRefusal::TooManyCursors.into(),
+                Kind::DiskFull => ExecuteError::DiskFull {
+                    available: refused.available,
+                    reserve: refused.reserve,
+                    voter: Some(refused.voter).filter(|voter| !voter.is_empty()),
+                },
                 Kind::Unspecified => ExecuteError::OTHER_ANSWER,
             });
         }
@@ -251,6 +291,16 @@ mod tests {
         for outcome in outcomes {
             let back = outcome_from_pb(outcome_to_pb(outcome.clone()));
             assert_eq!(back, outcome.map_err(ExecuteError::from));
+        }
+        for voter in [None, Some("n2".to_owned())] {
+            let back = outcome_from_pb(full_to_pb(5, 6, voter.clone()));
+            let (available, reserve) = (5, 6);
+            let full = ExecuteError::DiskFull {
+                available,
+                reserve,
+                voter,
+            };
+            assert_eq!(back, Err(full));
         }
     }
 }

@@ -368,14 +368,9 @@ impl ReplicatedLog {
         &self.0.raft
     }
 
-    /// Whether the disk has room for a leader's records.
-    fn takes_records(&self) -> bool {
-        self.0.space.takes_records()
-    }
-
-    /// Whether the disk is below its reserve.
-    fn is_low_on_disk(&self) -> bool {
-        self.0.space.is_low()
+    /// The room on the disk.
+    fn space(&self) -> &Space {
+        &self.0.space
     }
 
     /// A leader called.

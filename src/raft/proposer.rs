@@ -244,7 +244,7 @@ impl Dispatcher {
                     let room = self.space.check(&self.views.borrow());
                     return match room {
                         Ok(()) => self.write(group).await,
-                        Err(full) => group.fail(&full),
+                        Err(full) => group.fail(&full.into()),
                     };
                 }
                 Ok(Some(Route::There(leader, addr))) => {

@@ -43,10 +43,23 @@ pub fn service(seat: Seat) -> RaftServer<impl raft_server::Raft> {
 
 pub struct RaftService(pub(super) Seat);
 
-/// Whether this node takes what a leader sends: without room, no records.
+/// Whether this node takes what a leader sends.
+///
+/// Entries go in order: a record that is refused holds up the trim behind it, which would make
+/// room. So for want of room only records are refused that others hold already, by the leader's
+/// word: nobody waits for those. Others are taken for as long as there are files to put them in.
 fn has_room(node: &ReplicatedLog, request: &pb::AppendEntriesRequest) -> bool {
-    let records = |entry: &pb::Entry| entry.kind == Kind::Records as u32;
-    node.takes_records() || !request.entries.iter().any(records)
+    let is_record = |entry: &&pb::Entry| entry.kind == Kind::Records as u32;
+    let Some(first) = request.entries.iter().find(is_record) else {
+        return true;
+    };
+    if node.space().takes_records() {
+        return true;
+    }
+    let index = |id: Option<&pb::LogId>| id.map_or(0, |id| id.index);
+    let waits = index(first.log_id.as_ref()) > index(request.leader_commit.as_ref());
+    let payloads = request.entries.iter().map(|entry| entry.payload.len());
+    waits && (node.space().takes_what_waits() || node.log().has_in_hand(payloads))
 }
 
 fn disk_full() -> Status {
@@ -74,7 +87,7 @@ fn answer(
     };
     pb::AppendEntriesResponse {
         result: Some(result),
-        low: node.is_low_on_disk(),
+        low: node.space().is_low(),
     }
 }
 
@@ -334,6 +347,14 @@ impl raft_server::Raft for RaftService {
         let outcome = match node.execute(command).await {
             Ok(outcome) => Ok(outcome),
             Err(ExecuteError::Refused(refusal)) => Err(refusal),
+            Err(ExecuteError::DiskFull {
+                available,
+                reserve,
+                voter,
+            }) => {
+                let full = execute::full_to_pb(available, reserve, voter);
+                return Ok(Response::new(full));
+            }
             Err(error @ ExecuteError::NoLeader { .. }) => {
                 return Err(Status::unavailable(error.to_string()));
             }

@@ -1,9 +1,11 @@
-//! Room on the disk: below a reserve no record is taken, so that all else can go on.
+//! Room on the disk: below a reserve nothing is taken that needs room, so that all else can go on.
 //!
-//! The leader refuses records while its own disk is low, or while too few voters have room. A
-//! follower says with every answer whether its disk is low; it takes what was under way by then,
-//! and records no more once the disk is nearly full. Trims, membership changes and elections still
-//! pass, and make room. Records are taken again by themselves.
+//! Refusing happens at the proposal. The leader refuses records, and commands that take room, while
+//! its own disk is low or while too few voters have room. What is in its log by then is bounded, and
+//! what makes room stands behind it: so a follower takes it, from the rest of its reserve and then
+//! into the files that it has in hand. It refuses, first, records that others hold already: nobody
+//! waits for those. Trims, membership changes and elections still pass, and make room. All is taken
+//! again by itself.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -17,18 +19,62 @@ use tokio::time::Instant;
 use crate::log::disk::Disk;
 
 use super::directory::Directory;
-use super::error::ProposeError;
+use super::error::{ExecuteError, ProposeError};
 use super::view::View;
 
 /// Between two looks at the disk.
 const LOOK: Duration = Duration::from_millis(100);
 /// For how long a follower that said so is taken to be full: longer than between two answers.
 const FULL_FOR: Duration = Duration::from_secs(1);
-/// The part of the reserve that a follower keeps: what was under way when the leader began to
-/// refuse fits into the rest.
+/// The part of the reserve below which a follower takes no records that others hold already: one
+/// that lags must not use up what it needs for those that wait for it.
 const FOLLOWER_SHARE: u64 = 2;
+/// The part below which it takes none at all but into files in hand: votes and checkpoints need
+/// room, too. What was under way when the leader began to refuse fits into the part above.
+const LAST_SHARE: u64 = 4;
 /// Room again is room to spare: without it records would be taken and refused in turns.
 const SPARE_SHARE: u64 = 8;
+
+/// Too few disks have room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Full {
+    /// The leader's room, in bytes.
+    available: u64,
+    /// Below this it takes nothing that needs room, in bytes.
+    reserve: u64,
+    /// The follower whose disk is full; `None` if the leader's is.
+    voter: Option<String>,
+}
+
+impl From<Full> for ProposeError {
+    fn from(full: Full) -> Self {
+        let Full {
+            available,
+            reserve,
+            voter,
+        } = full;
+        Self::DiskFull {
+            available,
+            reserve,
+            voter,
+        }
+    }
+}
+
+impl From<Full> for ExecuteError {
+    fn from(full: Full) -> Self {
+        let Full {
+            available,
+            reserve,
+            voter,
+        } = full;
+        Self::DiskFull {
+            available,
+            reserve,
+            voter,
+        }
+    }
+}
 
 /// What is known of the room; clones share it.
 #[derive(Debug, Clone)]
@@ -107,11 +153,11 @@ impl Space {
         self.0.available.load(Ordering::Relaxed)
     }
 
-    /// Whether a leader takes records now.
-    pub fn check(&self, view: &View) -> Result<(), ProposeError> {
+    /// Whether a leader takes what needs room now.
+    pub fn check(&self, view: &View) -> Result<(), Full> {
         let (reserve, available) = (self.0.reserve, self.available());
         let error = |voter: Option<String>| {
-            Err(ProposeError::DiskFull {
+            Err(Full {
                 available,
                 reserve,
                 voter,
@@ -146,9 +192,14 @@ impl Space {
         self.0.low.load(Ordering::Relaxed)
     }
 
-    /// Whether a follower takes records now.
+    /// Whether a follower takes any records now, also those that others hold already.
     pub fn takes_records(&self) -> bool {
         self.available() >= self.0.reserve / FOLLOWER_SHARE
+    }
+
+    /// Whether it takes records that may wait for it, into new files if need be.
+    pub fn takes_what_waits(&self) -> bool {
+        self.available() >= self.0.reserve / LAST_SHARE
     }
 
     /// What a follower said of its room.

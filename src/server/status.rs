@@ -142,25 +142,7 @@ pub fn propose(error: &ProposeError) -> Status {
             available,
             reserve,
             voter,
-        } => {
-            let mut metadata = HashMap::from([
-                ("available_bytes".to_owned(), available.to_string()),
-                ("reserve_bytes".to_owned(), reserve.to_string()),
-            ]);
-            metadata.extend(
-                voter
-                    .iter()
-                    .map(|voter| ("voter".to_owned(), voter.clone())),
-            );
-            let wait = Some(MAKE_ROOM);
-            with_reason(
-                Code::ResourceExhausted,
-                "DISK_FULL",
-                message,
-                metadata,
-                wait,
-            )
-        }
+        } => disk_full(message, *available, *reserve, voter.as_deref()),
         ProposeError::Unknown => plain(Code::Unknown, "OUTCOME_UNKNOWN", message),
         ProposeError::Refused(Refusal::SequenceGap { expected }) => {
             let metadata = HashMap::from([("expected".to_owned(), expected.to_string())]);
@@ -185,6 +167,17 @@ pub fn propose(error: &ProposeError) -> Status {
         ProposeError::Malformed => plain(Code::Internal, "MALFORMED_BATCH", message),
         ProposeError::Stopping => draining(),
     }
+}
+
+/// Too few disks have room.
+fn disk_full(message: String, available: u64, reserve: u64, voter: Option<&str>) -> Status {
+    let mut metadata = HashMap::from([
+        ("available_bytes".to_owned(), available.to_string()),
+        ("reserve_bytes".to_owned(), reserve.to_string()),
+    ]);
+    metadata.extend(voter.map(|voter| ("voter".to_owned(), voter.to_owned())));
+    let (code, wait) = (Code::ResourceExhausted, Some(MAKE_ROOM));
+    with_reason(code, "DISK_FULL", message, metadata, wait)
 }
 
 pub fn read(error: &ReadError) -> Status {
@@ -230,6 +223,11 @@ pub fn execute(error: &ExecuteError) -> Status {
     let message = error.to_string();
     let refusal = match error {
         ExecuteError::Refused(refusal) => refusal,
+        ExecuteError::DiskFull {
+            available,
+            reserve,
+            voter,
+        } => return disk_full(message, *available, *reserve, voter.as_deref()),
         ExecuteError::NoLeader { .. } => {
             // It may have been carried out: all of these commands may be sent again.
             let wait = Some(RETRY);

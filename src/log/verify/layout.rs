@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::disk::Disk;
 use super::super::files;
-use super::super::segment::Paths;
+use super::super::files::Paths;
 use super::super::{Checkpoint, Error, Floor, Index, cut};
 use super::finding::{Finding, What};
 

@@ -127,7 +127,7 @@ impl<'a> Walk<'a> {
         if synced >= next {
             let last = self.report.segments.last();
             let last = last.map_or(dir.to_owned(), |last| {
-                super::segment::Paths::new(dir, last.base).store
+                super::files::Paths::new(dir, last.base).store
             });
             self.find(&last, 0, false, What::LostTail { next, synced });
         }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::super::files::Paths;
 use super::super::fixture_tests::{config, look, make};
 use super::super::memory_disk::MemoryDisk;
-use super::super::segment::Paths;
 use super::super::{Log, files};
 use super::*;
 
