@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
+use harness::late::Links;
 use harness::native;
 use harness::world::{ADDRS, PATIENCE, World};
 
@@ -61,6 +62,43 @@ async fn a_leader_that_is_cut_off_loses_nothing_and_comes_back() {
     world.network.heal(ADDRS[old]);
     world.check(400).await;
     world.node(old).log().read_barrier().await.unwrap();
+}
+
+/// Its port lets nobody in, its own calls go out: without more ado it would lead for ever.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_nobody_can_call_hands_leadership_on() {
+    let links = Links::default();
+    let world = World::late(8, &links).await;
+    world.produce(&ADDRS, 0, 20).await;
+    let old = world.leader();
+    let others: Vec<_> = ADDRS
+        .into_iter()
+        .filter(|addr| *addr != ADDRS[old])
+        .collect();
+    for other in &others {
+        links.between(other, ADDRS[old]).hold(true, true);
+    }
+    // The old leader does not hear of its successor: its port is closed.
+    let other = (old + 1) % ADDRS.len();
+    let mut views = world.node(other).log().watch_view();
+    let me = views.borrow().leader;
+    let replaced = views.wait_for(|view| view.leader.is_some() && view.leader != me);
+    timeout(PATIENCE, replaced)
+        .await
+        .expect("another leads")
+        .unwrap();
+    let offsets = world.produce(&others, 20, 40).await;
+    assert_eq!(offsets, (20..40).collect::<Vec<_>>());
+
+    for other in &others {
+        links.between(other, ADDRS[old]).hold(false, false);
+    }
+    world.check(40).await;
+    // One that can be called keeps leading.
+    let leader = world.leader();
+    let term = world.node(leader).log().view().term;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(world.node(leader).log().view().term, term);
 }
 
 #[tokio::test(start_paused = true)]

@@ -342,7 +342,9 @@ fn upkeep(
     consensus: &Handle,
 ) -> Vec<JoinHandle<()>> {
     let (changes, kept, mended, scrubbed) = (log.clone(), log.clone(), log.clone(), log.clone());
+    let reached = log.clone();
     let mut tasks = vec![
+        consensus.spawn(async move { reached.stay_reachable().await }),
         consensus.spawn(async move { changes.finish_changes().await }),
         consensus.spawn(async move { kept.keep_up().await }),
         consensus.spawn(async move { mended.mend().await }),

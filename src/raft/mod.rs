@@ -33,6 +33,7 @@ mod log_store;
 mod members;
 pub mod offline;
 mod proposer;
+mod reach;
 mod reads;
 mod refusal;
 mod rpc;
@@ -142,6 +143,7 @@ struct Inner {
     promised: Promised,
     confirmer: Confirmer,
     barrier: ReadBarrier,
+    call_backs: reach::CallBacks,
     /// Held while the membership changes.
     changes: Mutex<()>,
     _lock: DirLock,
@@ -211,6 +213,7 @@ impl ReplicatedLog {
             promised,
             confirmer,
             barrier,
+            call_backs: reach::CallBacks::default(),
             identity,
             raft,
             log,

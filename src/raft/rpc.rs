@@ -332,6 +332,16 @@ impl raft_server::Raft for RaftService {
         }))
     }
 
+    async fn call_back(
+        &self,
+        request: Request<pb::CallBackRequest>,
+    ) -> Result<Response<pb::CallBackResponse>, Status> {
+        let node = self.check(&request, From::Member)?;
+        let leader = number(request.metadata(), "ferrolog-from");
+        let reached = node.call_back(leader, request.get_ref().fresh).await;
+        Ok(Response::new(pb::CallBackResponse { reached }))
+    }
+
     async fn execute(
         &self,
         request: Request<pb::ControlEntry>,
