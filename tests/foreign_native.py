@@ -186,26 +186,38 @@ def an_append_may_be_conditional(nodes, end):
 
 
 def a_session_appends_once(nodes, end):
-    token = os.urandom(16)
-    opened = [node.OpenSession(log_pb2.OpenSessionRequest(token=token), timeout=DEADLINE) for node in nodes]
-    expect_equal(len({answer.session for answer in opened}), 1, "sessions of one token")
+    secret = os.urandom(16)
+    opened = [node.OpenSession(log_pb2.OpenSessionRequest(secret=secret), timeout=DEADLINE) for node in nodes]
+    expect_equal(len({answer.session for answer in opened}), 1, "sessions of one secret")
     expect(opened[0].idle_ms_max > 0, "a session without a time")
-    other = nodes[0].OpenSession(log_pb2.OpenSessionRequest(token=os.urandom(16)), timeout=DEADLINE).session
+    other = nodes[0].OpenSession(log_pb2.OpenSessionRequest(secret=os.urandom(16)), timeout=DEADLINE).session
     session = opened[0].session
     expect(other != session, "a session that was given twice")
-    first = log_pb2.SessionSequence(session=session, sequence=0)
+
+    def numbered(sequence, secret=secret):
+        return log_pb2.SessionSequence(session=session, sequence=sequence, secret=secret)
+
+    first = numbered(0)
     for number, node in enumerate(nodes):
         answer = produce(node, b"once", b"and once", session=first)
         wanted = (end, 2, number > 0)
         expect_equal((answer.first_offset, answer.count, answer.duplicate), wanted, "a batch that is sent again")
-    second = log_pb2.SessionSequence(session=session, sequence=2)
+    second = numbered(2)
     answer = produce(nodes[1], b"next", session=second)
     expect_equal((answer.first_offset, answer.duplicate), (end + 2, False), "the next batch")
-    gap = log_pb2.SessionSequence(session=session, sequence=9)
+    gap = numbered(9)
     refuse = lambda: produce(nodes[2], b"too early", session=gap)  # noqa: E731
     expect_refused(refuse, grpc.StatusCode.ABORTED, "SEQUENCE_GAP", expected=3)
-    nodes[0].CloseSession(log_pb2.CloseSessionRequest(session=session), timeout=DEADLINE)
-    third = log_pb2.SessionSequence(session=session, sequence=3)
+    other = lambda: produce(nodes[2], b"another", b"of two", session=first)  # noqa: E731
+    expect_refused(other, grpc.StatusCode.FAILED_PRECONDITION, "SEQUENCE_REUSED", expected=3)
+    guess = lambda: produce(nodes[1], b"not ours", session=numbered(3, os.urandom(16)))  # noqa: E731
+    expect_refused(guess, grpc.StatusCode.PERMISSION_DENIED, "NOT_OWNER")
+    close = lambda secret: nodes[0].CloseSession(  # noqa: E731
+        log_pb2.CloseSessionRequest(session=session, secret=secret), timeout=DEADLINE
+    )
+    expect_refused(lambda: close(os.urandom(16)), grpc.StatusCode.PERMISSION_DENIED, "NOT_OWNER")
+    close(secret)
+    third = numbered(3)
     refuse = lambda: produce(nodes[1], b"too late", session=third)  # noqa: E731
     expect_refused(refuse, grpc.StatusCode.FAILED_PRECONDITION, "SESSION_EXPIRED")
     return end + 3

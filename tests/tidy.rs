@@ -48,6 +48,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["src/net/tls.rs"]),
     ("rcgen", &["src/net/certs.rs"]),
     ("memmap2", &["src/log/index.rs"]),
+    ("ring", &["src/raft/owner.rs"]),
+    ("twox_hash", &["src/raft/digests.rs"]),
     ("lz4_flex", &["src/batch/compression.rs"]),
     ("ruzstd", &["src/batch/compression.rs"]),
     ("tokio::net", &["src/net/tcp.rs"]),

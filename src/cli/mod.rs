@@ -10,6 +10,7 @@ pub mod connection;
 mod consume;
 mod cursor;
 mod dev;
+mod fence;
 mod files;
 pub mod local_cluster;
 mod log;
@@ -20,6 +21,7 @@ mod produce;
 mod quantities;
 mod records;
 mod serve;
+mod session;
 mod trial;
 
 use std::io;
@@ -83,6 +85,10 @@ enum Command {
     Consume(consume::ConsumeArgs),
     /// Show and move consumers' named positions
     Cursor(cursor::CursorArgs),
+    /// Show the names that are claimed, and delete some
+    Fence(fence::FenceArgs),
+    /// Show the sessions of producers, and close some
+    Session(session::SessionArgs),
     /// Show and change the cluster
     Cluster(cluster::ClusterArgs),
     /// Trim the log, say how much of it is kept, check and print its files
@@ -124,6 +130,8 @@ impl Cli {
             Command::Produce(args) => done(produce::run(args, format).await),
             Command::Consume(args) => done(consume::run(args, format).await),
             Command::Cursor(args) => done(cursor::run(args, format).await),
+            Command::Fence(args) => done(fence::run(args, format).await),
+            Command::Session(args) => done(session::run(args, format).await),
             Command::Cluster(args) => done(cluster::run(args, format).await),
             Command::Log(args) => log::run(args, format).await,
             Command::Certs(args) => done(certs::run(&args, format)),

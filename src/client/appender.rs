@@ -12,10 +12,10 @@ use super::ack::Appended;
 use super::attempts::{Attempts, within};
 use super::error::{is_session_expired, leaves_doubt, offset_differs};
 use super::servers::Servers;
-use super::session::{self, Token};
+use super::session::{self, Opened, Token};
 use super::{ClientError, Fence, SILENCE_MAX, build, native};
 use crate::batch::{Compression, Record, compress_if_smaller};
-use crate::proto::v1::{Batch, ProduceRequest, ProduceResponse, SessionSequence};
+use crate::proto::v1::{Batch, ProduceRequest, ProduceResponse};
 
 /// Under what an appender appends.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,7 @@ pub struct Appender {
 /// A session of which no batch has an unknown outcome.
 #[derive(Debug, Clone, Copy)]
 struct Session {
-    id: u64,
+    opened: Opened,
     /// How many records were appended under it.
     sequence: u64,
 }
@@ -76,7 +76,7 @@ impl Appender {
     /// Closes the session, if a server answers.
     pub async fn close(self) {
         if let (Some(session), Some(server)) = (self.session, &self.server) {
-            session::close(&self.servers, server, session.id).await;
+            session::close(&self.servers, server, session.opened).await;
         }
     }
 
@@ -166,15 +166,12 @@ impl Tries<'_> {
         let mut session = match self.session {
             Some(session) => session,
             None => Session {
-                id: session::open(self.servers, &server, self.token).await?,
+                opened: session::open(self.servers, &server, self.token).await?,
                 sequence: 0,
             },
         };
         self.session = Some(session);
-        self.request.session = Some(SessionSequence {
-            session: session.id,
-            sequence: session.sequence,
-        });
+        self.request.session = Some(session.opened.sequence(session.sequence));
         let mut client = native(self.servers.channel(&server));
         let was_uncertain = std::mem::replace(&mut self.uncertain, true);
         let answer = within(SILENCE_MAX, client.produce(self.request.clone())).await;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::ClientError;
 use super::ack::Promise;
+use super::session::Opened;
 use crate::batch::{Builder, Compression};
 
 pub(super) const BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -75,7 +76,7 @@ pub(super) struct State {
     pub(super) credit: Option<Credit>,
     /// Records in all batches that were closed so far.
     pub(super) closed_records: u64,
-    pub(super) session: Option<u64>,
+    pub(super) session: Option<Opened>,
     /// How many records of the producer come before the session's first one.
     pub(super) session_first: u64,
     /// Batches before this record were on a lost stream: they may be in the log.

@@ -253,17 +253,19 @@ pub(super) fn is_retryable(status: &Status) -> bool {
     };
     // A gap: a batch before this one was lost on the way, and goes again with it.
     (!final_code || is_any(&["SEQUENCE_GAP"]))
-        && !is_any(&["TOO_MANY_FENCES", "TOO_MANY_CURSORS"])
+        && !is_any(&["TOO_MANY_SESSIONS", "TOO_MANY_FENCES", "TOO_MANY_CURSORS"])
         && !is_distrust(status)
 }
 
 /// Whether the log itself decided on the batch. It knows what an earlier try appended, so this holds for all
 /// tries; what a server refuses on its own says nothing of those before.
 pub(super) fn is_verdict(status: &Status) -> bool {
-    const VERDICTS: [&str; 4] = [
+    const VERDICTS: [&str; 6] = [
         "FENCED",
         "OFFSET_DIFFERS",
         "SEQUENCE_OVERLAP",
+        "SEQUENCE_REUSED",
+        "NOT_OWNER",
         "SESSION_EXPIRED",
     ];
     let reason = Reason::of(status);

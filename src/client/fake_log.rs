@@ -1,5 +1,7 @@
 //! The log service of the fake servers: dedups by session, heeds conditions and credit, and follows the plans.
 
+use std::collections::BTreeSet;
+
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -21,7 +23,7 @@ impl Fake {
         let mut state = self.state.lock().unwrap();
         state.came.push(Came {
             server: self.addr.clone(),
-            session: request.session,
+            session: request.session.clone(),
             batch: request.batch.clone().unwrap(),
         });
         state.store(request)
@@ -163,7 +165,7 @@ impl LogService for Fake {
         &self,
         request: Request<OpenSessionRequest>,
     ) -> Answer<OpenSessionResponse> {
-        let token = request.into_inner().token;
+        let token = request.into_inner().secret;
         assert_eq!(token.len(), 16);
         let mut state = self.state.lock().unwrap();
         let fresh = state.tokens.len() as u64 + 100;
@@ -183,6 +185,31 @@ impl LogService for Fake {
         let session = request.into_inner().session;
         self.state.lock().unwrap().closed_sessions.push(session);
         Ok(Response::new(CloseSessionResponse {}))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<ListSessionsRequest>,
+    ) -> Answer<ListSessionsResponse> {
+        // One a page.
+        let after: u64 = request.into_inner().page_token.parse().unwrap_or(0);
+        let state = self.state.lock().unwrap();
+        let ids: BTreeSet<u64> = state.sessions.keys().copied().collect();
+        let mut left = ids.range(after + 1..);
+        let session = left.next().map(|session| Session {
+            session: *session,
+            subject: "me".to_owned(),
+            records: 3,
+            last_used_ms: 9,
+        });
+        let next_page_token = match (&session, left.next()) {
+            (Some(session), Some(_)) => session.session.to_string(),
+            _ => String::new(),
+        };
+        Ok(Response::new(ListSessionsResponse {
+            sessions: session.into_iter().collect(),
+            next_page_token,
+        }))
     }
 
     async fn claim_epoch(&self, request: Request<ClaimEpochRequest>) -> Answer<ClaimEpochResponse> {
@@ -206,7 +233,45 @@ impl LogService for Fake {
         let state = self.state.lock().unwrap();
         let held = state.epochs.get(&request.get_ref().name).cloned();
         let (epoch, holder) = held.unwrap_or_default();
-        Ok(Response::new(GetEpochResponse { epoch, holder }))
+        Ok(Response::new(GetEpochResponse {
+            epoch,
+            holder,
+            subject: "me".to_owned(),
+        }))
+    }
+
+    async fn list_fences(&self, request: Request<ListFencesRequest>) -> Answer<ListFencesResponse> {
+        // One a page.
+        let token = request.into_inner().page_token;
+        let state = self.state.lock().unwrap();
+        let mut left = state.epochs.iter().filter(|(name, _)| **name > token);
+        let fence = left.next().map(|(name, (epoch, holder))| HeldFence {
+            name: name.clone(),
+            epoch: *epoch,
+            holder: holder.clone(),
+            subject: "me".to_owned(),
+        });
+        let next_page_token = match (&fence, left.next()) {
+            (Some(fence), Some(_)) => fence.name.clone(),
+            _ => String::new(),
+        };
+        Ok(Response::new(ListFencesResponse {
+            fences: fence.into_iter().collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn delete_fence(
+        &self,
+        request: Request<DeleteFenceRequest>,
+    ) -> Answer<DeleteFenceResponse> {
+        let plan = self.plan();
+        let name = request.into_inner().name;
+        let deleted = self.state.lock().unwrap().epochs.remove(&name).is_some();
+        match plan {
+            Plan::Break { status, .. } => Err(status),
+            _ => Ok(Response::new(DeleteFenceResponse { deleted })),
+        }
     }
 
     async fn consume(&self, _: Request<ConsumeRequest>) -> Answer<ConsumeResponse> {

@@ -39,7 +39,7 @@ pub use appender::{Appender, AppenderOptions};
 pub use backlog::ProducerStats;
 pub use consumer::Consumer;
 pub use error::ClientError;
-pub use named::{Claim, CursorInfo};
+pub use named::{Claim, CursorInfo, FenceInfo, SessionInfo};
 pub use producer::{Fence, Producer, ProducerOptions};
 pub use reading::{Consistency, ConsumeOptions, Start};
 pub use unpacked::ConsumedRecord;

@@ -1,4 +1,4 @@
-//! What the cluster keeps by name: epochs that fence, and cursors; and what a node takes.
+//! What the cluster keeps of its clients: epochs that fence, cursors, sessions; and what a node takes.
 //!
 //! Each call is tried again until the client's timeout. What is not idempotent by itself is made so here.
 
@@ -10,8 +10,9 @@ use super::session::Token;
 use super::{Admin, ClientError, SILENCE_MAX, native};
 use crate::proto::v1::log_service_client::LogServiceClient;
 use crate::proto::v1::{
-    ClaimEpochRequest, CommitCursorRequest, Cursor, DeleteCursorRequest, GetCursorRequest,
-    GetEpochRequest, GetLimitsRequest, GetLimitsResponse, ListCursorsRequest,
+    ClaimEpochRequest, CloseSessionRequest, CommitCursorRequest, Cursor, DeleteCursorRequest,
+    DeleteFenceRequest, GetCursorRequest, GetEpochRequest, GetLimitsRequest, GetLimitsResponse,
+    HeldFence, ListCursorsRequest, ListFencesRequest, ListSessionsRequest, Session,
 };
 
 type Log = LogServiceClient<tonic::transport::Channel>;
@@ -32,6 +33,51 @@ pub struct CursorInfo {
     pub offset: u64,
     /// When it was last set, in milliseconds since 1970.
     pub updated_ms: u64,
+}
+
+/// A name that was claimed, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FenceInfo {
+    pub name: String,
+    pub epoch: u64,
+    /// Who claimed it, in its own words.
+    pub holder: String,
+    /// The name in its certificate; empty without TLS.
+    pub subject: String,
+}
+
+impl From<HeldFence> for FenceInfo {
+    fn from(held: HeldFence) -> Self {
+        Self {
+            name: held.name,
+            epoch: held.epoch,
+            holder: held.holder,
+            subject: held.subject,
+        }
+    }
+}
+
+/// A producer's session that is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    pub id: u64,
+    /// The name in its producer's certificate; empty without TLS.
+    pub subject: String,
+    /// Records that came under it.
+    pub records: u64,
+    /// When a batch last came under it, in milliseconds since 1970.
+    pub last_used_ms: u64,
+}
+
+impl From<Session> for SessionInfo {
+    fn from(session: Session) -> Self {
+        Self {
+            id: session.session,
+            subject: session.subject,
+            records: session.records,
+            last_used_ms: session.last_used_ms,
+        }
+    }
 }
 
 impl From<Cursor> for CursorInfo {
@@ -77,6 +123,58 @@ impl Admin {
         let call = async |mut log: Log| log.get_epoch(request.clone()).await;
         let answer = self.ask(call).await?;
         Ok((answer.epoch, answer.holder))
+    }
+
+    /// All names that were claimed.
+    pub async fn fences(&self) -> Result<Vec<FenceInfo>, ClientError> {
+        let mut fences = Vec::new();
+        let mut request = ListFencesRequest::default();
+        loop {
+            let call = async |mut log: Log| log.list_fences(request.clone()).await;
+            let page = self.ask(call).await?;
+            fences.extend(page.fences.into_iter().map(FenceInfo::from));
+            if page.next_page_token.is_empty() {
+                return Ok(fences);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// Forgets a name that was claimed: appends under any of its epochs are refused. False if there was none.
+    pub async fn delete_fence(&self, name: &str) -> Result<bool, ClientError> {
+        let request = DeleteFenceRequest {
+            log: String::new(),
+            name: name.to_owned(),
+        };
+        let call = async |mut log: Log| log.delete_fence(request.clone()).await;
+        let (answer, in_doubt) = self.ask_on(call).await?;
+        // An earlier try did it, and its answer was lost.
+        Ok(answer.deleted || in_doubt)
+    }
+
+    /// All sessions that are open.
+    pub async fn sessions(&self) -> Result<Vec<SessionInfo>, ClientError> {
+        let mut sessions = Vec::new();
+        let mut request = ListSessionsRequest::default();
+        loop {
+            let call = async |mut log: Log| log.list_sessions(request.clone()).await;
+            let page = self.ask(call).await?;
+            sessions.extend(page.sessions.into_iter().map(SessionInfo::from));
+            if page.next_page_token.is_empty() {
+                return Ok(sessions);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// Closes anybody's session: what its producer sends from then on is refused.
+    pub async fn close_session(&self, session: u64) -> Result<(), ClientError> {
+        let request = CloseSessionRequest {
+            session,
+            ..CloseSessionRequest::default()
+        };
+        let call = async |mut log: Log| log.close_session(request.clone()).await;
+        self.ask(call).await.map(drop)
     }
 
     /// Sets a cursor; with `expected`, only if it stands there.

@@ -108,10 +108,8 @@ fn has_credit(state: &State, batch: &Batch) -> bool {
 /// The next batch as a message; it counts as sent.
 fn wire(state: &mut State) -> (Option<v1::SessionSequence>, v1::Batch) {
     let batch = &state.unacknowledged[state.sent];
-    let session = state.session.map(|session| v1::SessionSequence {
-        session,
-        sequence: batch.first - state.session_first,
-    });
+    let sequence = batch.first - state.session_first;
+    let session = state.session.map(|session| session.sequence(sequence));
     state.sent += 1;
     state.sent_bytes += batch.records.len();
     let batch = v1::Batch {

@@ -13,7 +13,7 @@ use super::attempts::{Attempts, within};
 use super::backlog::Credit;
 use super::error::{is_refusal, is_retryable, is_session_expired};
 use super::servers::Servers;
-use super::session::{self, Token};
+use super::session::{self, Opened, Token};
 use super::window::{Loss, Window};
 use super::{ClientError, FIRST_ANSWER_MAX, SILENCE_MAX, native};
 use crate::proto::v1::ProduceStreamResponse;
@@ -22,7 +22,7 @@ pub(super) struct Pipeline {
     servers: Arc<Servers>,
     window: Arc<Window>,
     token: Token,
-    session: Option<u64>,
+    session: Option<Opened>,
     silence_max: Duration,
 }
 

@@ -72,7 +72,9 @@ async fn a_broken_stream_is_resumed_with_the_same_batches() {
         .came
         .iter()
         .filter(|came| first_on.insert(&came.server));
-    let firsts: Vec<_> = firsts.map(|came| came.session.unwrap().sequence).collect();
+    let firsts: Vec<_> = firsts
+        .map(|came| came.session.as_ref().unwrap().sequence)
+        .collect();
     assert_eq!(firsts, [0, 8, 8]);
     // The fake server compares the bytes; and a session that is done with is closed.
     assert_eq!(state.closed_sessions, [100]);
@@ -227,7 +229,7 @@ async fn a_forgotten_session_is_replaced_if_nothing_is_in_doubt() {
     assert_eq!(producer.send(value(1)).await.unwrap().await.unwrap(), 1);
     producer.finish().await.unwrap();
     let state = cluster.state.lock().unwrap();
-    let places = state.came.iter().map(|came| came.session.unwrap());
+    let places = state.came.iter().map(|came| came.session.as_ref().unwrap());
     let places: Vec<_> = places.map(|at| (at.session, at.sequence)).collect();
     assert_eq!(places, [(100, 0), (100, 1), (101, 0)]);
 }

@@ -1,15 +1,25 @@
 //! Sessions on the wire: opening one, whatever becomes of the first try, and closing it.
 
+use std::fmt;
+
 use tonic::Status;
 
 use super::attempts::within;
 use super::servers::Servers;
 use super::{FIRST_ANSWER_MAX, native};
-use crate::proto::v1::{CloseSessionRequest, OpenSessionRequest};
+use crate::proto::v1::{CloseSessionRequest, OpenSessionRequest, SessionSequence};
 
-/// Names a session before it has a number: the same bytes in each try to open it.
-#[derive(Debug, Clone, Copy)]
+/// Names a session before it has a number, and shows whose it is: the same bytes in each try to open it, and
+/// in what comes under it.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token(u128);
+
+/// An open session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Opened {
+    pub(super) id: u64,
+    pub(super) secret: Token,
+}
 
 impl Token {
     pub(super) fn random() -> Self {
@@ -21,25 +31,52 @@ impl Token {
     }
 }
 
+impl fmt::Debug for Token {
+    /// It is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+impl Opened {
+    /// Of a batch that so many records of the session come before.
+    pub(super) fn sequence(&self, sequence: u64) -> SessionSequence {
+        SessionSequence {
+            session: self.id,
+            sequence,
+            secret: self.secret.bytes(),
+        }
+    }
+}
+
 /// Opens the session of this token by one call to `server`.
-pub(super) async fn open(servers: &Servers, server: &str, token: Token) -> Result<u64, Status> {
+pub(super) async fn open(servers: &Servers, server: &str, secret: Token) -> Result<Opened, Status> {
     let mut client = native(servers.channel(server));
     let request = OpenSessionRequest {
         log: String::new(),
-        token: token.bytes(),
+        secret: secret.bytes(),
     };
     let answer = within(FIRST_ANSWER_MAX, client.open_session(request)).await?;
-    Ok(answer.into_inner().session)
+    let id = answer.into_inner().session;
+    Ok(Opened { id, secret })
+}
+
+#[cfg(test)]
+pub(super) fn session_of_test(id: u64) -> Opened {
+    let secret = Token(0);
+    Opened { id, secret }
 }
 
 /// Closes it if `server` answers. A session that stays open is forgotten in time.
-pub(super) async fn close(servers: &Servers, server: &str, session: u64) {
+pub(super) async fn close(servers: &Servers, server: &str, session: Opened) {
     let mut client = native(servers.channel(server));
     let request = CloseSessionRequest {
         log: String::new(),
-        session,
+        session: session.id,
+        secret: session.secret.bytes(),
     };
     if let Err(status) = within(FIRST_ANSWER_MAX, client.close_session(request)).await {
+        let session = session.id;
         tracing::debug!(server, session, %status, "the session stays open");
     }
 }

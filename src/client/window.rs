@@ -15,6 +15,7 @@ use tonic::Status;
 use super::ack::{Ack, BatchAck, Promise};
 use super::backlog::{Credit, ProducerStats, State};
 use super::outgoing::Outgoing;
+use super::session::Opened;
 use super::{ClientError, ProducerOptions};
 use crate::batch::{Record, bytes_in_batch};
 use crate::proto::v1::ProduceResponse;
@@ -169,7 +170,7 @@ impl Window {
     }
 
     /// Begins a new stream: everything unacknowledged goes again, numbered anew if the session is a new one.
-    pub(super) fn restart(self: &Arc<Self>, session: Option<u64>) -> Outgoing {
+    pub(super) fn restart(self: &Arc<Self>, session: Option<Opened>) -> Outgoing {
         let mut state = self.lock();
         state.stream += 1;
         state.stats.streams += 1;

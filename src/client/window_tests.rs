@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt};
 
 use super::super::backlog::{BATCHES_MAX, BYTES_MAX, RECORDS_MAX};
+use super::super::session::session_of_test;
 use super::*;
 use crate::proto::v1;
 
@@ -37,7 +38,7 @@ fn answer(first_offset: u64, count: u32) -> ProduceResponse {
 }
 
 fn stream(window: &Arc<Window>, credit: Credit) -> Outgoing {
-    let outgoing = window.restart(Some(9));
+    let outgoing = window.restart(Some(session_of_test(9)));
     window.grant(credit);
     outgoing
 }
@@ -154,7 +155,7 @@ async fn credit_is_never_exceeded() {
         bytes: 1 << 20,
         batches: 3,
     };
-    let mut outgoing = window.restart(Some(9));
+    let mut outgoing = window.restart(Some(session_of_test(9)));
     for _ in 0..10 {
         push(&window, 95).unwrap();
     }
@@ -226,12 +227,12 @@ async fn a_new_session_counts_from_its_first_batch() {
     // What the stream itself says of its batches is certain; what is lost with it is not.
     window.lost(Loss::NoneAppended);
     assert!(!window.is_uncertain());
-    let mut outgoing = window.restart(Some(10));
+    let mut outgoing = window.restart(Some(session_of_test(10)));
     window.grant(AMPLE);
     assert_eq!(sent(&mut outgoing).unwrap().0, 0);
     window.lost(Loss::FirstRefused);
     assert!(!window.is_uncertain());
-    let mut outgoing = window.restart(Some(10));
+    let mut outgoing = window.restart(Some(session_of_test(10)));
     window.grant(AMPLE);
     assert_eq!(sent(&mut outgoing).unwrap().0, 0);
     assert_eq!(sent(&mut outgoing).unwrap().0, 1);

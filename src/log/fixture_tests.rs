@@ -98,6 +98,7 @@ impl Maker {
             let producer = Producer {
                 session: 0x0123_4567_89ab_cdef,
                 sequence: self.next,
+                owner: 0,
             };
             let mut one = BatchBuilder::new(index.is_multiple_of(2).then_some(producer));
             for _ in 0..index % 3 + 1 {
@@ -146,6 +147,7 @@ impl Maker {
         let fence = record::Fence {
             name: "fence",
             epoch: index,
+            claimant: 0,
         };
         let conditions = record::Conditions {
             expected_next_offset: index.is_multiple_of(2).then_some(Offset(self.next)),

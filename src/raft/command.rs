@@ -9,7 +9,7 @@ use crate::proto::raft_v1 as pb;
 
 use super::cursors::CommitCursor;
 use super::fences::ClaimEpoch;
-use super::sessions::OpenSession;
+use super::sessions::{CloseSession, OpenSession};
 
 /// A command of the replicated state machine.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,11 +35,13 @@ pub enum Command {
     /// Give a producer a session.
     OpenSession(OpenSession),
     /// Forget a session.
-    CloseSession(u64),
+    CloseSession(CloseSession),
     /// Forget the sessions that were last used before this, in milliseconds since 1970.
     ExpireSessions(u64),
     /// Give a name to a new holder.
     ClaimEpoch(ClaimEpoch),
+    /// Forget a name that was claimed.
+    DeleteFence(String),
     /// Set a cursor.
     CommitCursor(CommitCursor),
     /// Forget a cursor.
@@ -94,9 +96,10 @@ impl fmt::Display for Command {
             Self::Trim(first) => write!(f, "trim to {first}"),
             Self::SetRetention(retention) => write!(f, "{retention:?}"),
             Self::OpenSession(_) => write!(f, "open a session"),
-            Self::CloseSession(session) => write!(f, "close session {session}"),
+            Self::CloseSession(close) => write!(f, "close session {}", close.session),
             Self::ExpireSessions(before) => write!(f, "expire sessions idle since {before}"),
             Self::ClaimEpoch(claim) => write!(f, "claim {} for {}", claim.name, claim.holder),
+            Self::DeleteFence(name) => write!(f, "delete fence {name}"),
             Self::CommitCursor(commit) => {
                 write!(f, "set cursor {} to {}", commit.name, commit.offset)
             }
@@ -120,7 +123,7 @@ pub enum Outcome {
     Session(u64),
     /// A name's new epoch, and where the log ended when it was claimed.
     Claimed(u64, Offset),
-    /// Whether there was a cursor.
+    /// Whether there was a cursor, or a fence.
     Deleted(bool),
     /// A command of sessions, fences or cursors was refused.
     Refused(StateRefusal),
@@ -168,6 +171,23 @@ pub enum Refusal {
         /// The sequence number that comes next.
         expected: u64,
     },
+    /// Other records were appended under the batch's numbers.
+    #[error(
+        "the batch is not the one that was appended under its number, and was not appended: the \
+         producer numbers its records twice; {expected} comes next"
+    )]
+    SequenceReused {
+        /// The sequence number that comes next.
+        expected: u64,
+    },
+    /// The session is another one's.
+    #[error(
+        "the session is not the caller's: it was opened by another one, or with another secret"
+    )]
+    NotOwner,
+    /// The name is held by another one.
+    #[error("the batch comes in a name that another one claimed: claim it first")]
+    NotHolder,
     /// The log ends elsewhere.
     #[error("the log does not end at the offset that was expected: it ends at {next}")]
     OffsetDiffers {
@@ -189,8 +209,16 @@ pub enum Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StateRefusal {
     /// There is no room for a session.
-    #[error("too many sessions are open, and none of them is idle: close some producers")]
-    TooManySessions,
+    #[error(
+        "too many sessions are open ({0}), and none of them is idle: close some producers, or let \
+         an administrator close sessions with `ferrolog session close`"
+    )]
+    TooManySessions(Full),
+    /// The session is another one's.
+    #[error(
+        "the session is not the caller's: it was opened by another one, or with another secret"
+    )]
+    NotOwner,
     /// The name was claimed in between.
     #[error("the name's epoch is {current}, and another one was expected")]
     EpochDiffers {
@@ -198,8 +226,11 @@ pub enum StateRefusal {
         current: u64,
     },
     /// There is no room for a name.
-    #[error("too many names were claimed: use those that there are")]
-    TooManyFences,
+    #[error(
+        "too many names were claimed ({0}): use those that there are, or let an administrator \
+         delete some with `ferrolog fence delete`"
+    )]
+    TooManyFences(Full),
     /// The cursor stands elsewhere.
     #[error("the cursor does not stand where it was expected to")]
     CursorDiffers {
@@ -207,8 +238,28 @@ pub enum StateRefusal {
         current: Option<Offset>,
     },
     /// There is no room for a cursor.
-    #[error("there are too many cursors: delete some with `ferrolog cursor delete`")]
-    TooManyCursors,
+    #[error("there are too many cursors ({0}): delete some with `ferrolog cursor delete`")]
+    TooManyCursors(Full),
+}
+
+/// Which limit was met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full {
+    /// How many there may be.
+    pub limit: u64,
+    /// Of one subject, and not in all.
+    pub of_subject: bool,
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = if self.of_subject {
+            "for one certificate's name"
+        } else {
+            "in all"
+        };
+        write!(f, "{} is the most {whose}", self.limit)
+    }
 }
 
 /// Another directory holds the name.

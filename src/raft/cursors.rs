@@ -6,6 +6,7 @@ use crate::log::Offset;
 use crate::proto::raft_v1 as pb;
 
 use super::command::StateRefusal;
+use super::sessions::check_share;
 use super::types::WireError;
 
 /// Cursors kept.
@@ -15,7 +16,14 @@ pub const NAME_BYTES_MAX: usize = 128;
 
 /// All cursors by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cursors(BTreeMap<String, Cursor>);
+pub struct Cursors(BTreeMap<String, Kept>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kept {
+    cursor: Cursor,
+    /// Who made it: it counts as that one's.
+    subject: String,
+}
 
 /// Where a consumer reads on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +39,8 @@ pub struct Cursor {
 pub struct CommitCursor {
     /// The cursor.
     pub name: String,
+    /// Who sets it; empty without TLS.
+    pub subject: String,
     /// Where it is to stand.
     pub offset: Offset,
     /// Only if it stands here.
@@ -44,7 +54,7 @@ pub struct CommitCursor {
 impl Cursors {
     /// A cursor by name.
     pub fn get(&self, name: &str) -> Option<&Cursor> {
-        self.0.get(name)
+        self.0.get(name).map(|kept| &kept.cursor)
     }
 
     /// Up to `count` cursors by name, behind `after`.
@@ -52,25 +62,30 @@ impl Cursors {
         use std::ops::Bound::{Excluded, Unbounded};
         let all = self.0.range::<str, _>((Excluded(after), Unbounded));
         all.take(count)
-            .map(|(name, cursor)| (name.clone(), *cursor))
+            .map(|(name, kept)| (name.clone(), kept.cursor))
             .collect()
     }
 
     /// Sets a cursor, if it stands where it is thought to.
     pub fn commit(&mut self, commit: &CommitCursor) -> Result<(), StateRefusal> {
-        let current = self.0.get(&commit.name).map(|cursor| cursor.offset);
+        let current = self.get(&commit.name).map(|cursor| cursor.offset);
         let expected = commit.expected.is_none_or(|offset| current == Some(offset));
         if !expected || (commit.create_only && current.is_some()) {
             return Err(StateRefusal::CursorDiffers { current });
-        }
-        if current.is_none() && self.0.len() >= CURSORS_MAX {
-            return Err(StateRefusal::TooManyCursors);
         }
         let cursor = Cursor {
             offset: commit.offset,
             updated_ms: commit.now_ms,
         };
-        self.0.insert(commit.name.clone(), cursor);
+        if let Some(kept) = self.0.get_mut(&commit.name) {
+            kept.cursor = cursor;
+            return Ok(());
+        }
+        let subjects = self.0.values().map(|kept| &kept.subject);
+        let room = check_share(&commit.subject, subjects, CURSORS_MAX);
+        room.map_err(StateRefusal::TooManyCursors)?;
+        let subject = commit.subject.clone();
+        self.0.insert(commit.name.clone(), Kept { cursor, subject });
         Ok(())
     }
 
@@ -81,10 +96,11 @@ impl Cursors {
 
     /// For a checkpoint: the same bytes on every replica.
     pub fn to_pb(&self) -> Vec<pb::Cursor> {
-        let cursor = |(name, cursor): (&String, &Cursor)| pb::Cursor {
+        let cursor = |(name, kept): (&String, &Kept)| pb::Cursor {
             name: name.clone(),
-            offset: cursor.offset.0,
-            updated_ms: cursor.updated_ms,
+            offset: kept.cursor.offset.0,
+            updated_ms: kept.cursor.updated_ms,
+            subject: kept.subject.clone(),
         };
         self.0.iter().map(cursor).collect()
     }
@@ -99,7 +115,11 @@ impl Cursors {
                 offset: Offset(cursor.offset),
                 updated_ms: cursor.updated_ms,
             };
-            (cursor.name, stands)
+            let kept = Kept {
+                cursor: stands,
+                subject: cursor.subject,
+            };
+            (cursor.name, kept)
         };
         Ok(Self(cursors.into_iter().map(cursor).collect()))
     }
@@ -107,11 +127,14 @@ impl Cursors {
 
 #[cfg(test)]
 mod tests {
+    use super::super::command::Full;
+    use super::super::sessions::OF_SUBJECT_MAX;
     use super::*;
 
     fn commit(name: &str, offset: u64, expected: Option<u64>) -> CommitCursor {
         CommitCursor {
             name: name.to_owned(),
+            subject: String::new(),
             offset: Offset(offset),
             expected: expected.map(Offset),
             create_only: false,
@@ -148,9 +171,34 @@ mod tests {
                 .unwrap();
         }
         let more = all.commit(&commit("more", 0, None));
-        assert_eq!(more, Err(StateRefusal::TooManyCursors));
+        let full = Full {
+            limit: CURSORS_MAX as u64,
+            of_subject: false,
+        };
+        assert_eq!(more, Err(StateRefusal::TooManyCursors(full)));
         let page = all.list("0001", 2);
         assert_eq!((&*page[0].0, &*page[1].0), ("0002", "0003"));
         assert!(all.list("4095", 2).is_empty());
+        assert_eq!(all.commit(&commit("0007", 1, None)), Ok(()), "it is there");
+    }
+
+    #[test]
+    fn one_subject_does_not_use_up_all() {
+        let mut all = Cursors::default();
+        let of = |name: usize, subject: &str| CommitCursor {
+            subject: subject.to_owned(),
+            ..commit(&name.to_string(), 0, None)
+        };
+        for number in 0..OF_SUBJECT_MAX {
+            all.commit(&of(number, "ann")).unwrap();
+        }
+        let full = Full {
+            limit: OF_SUBJECT_MAX as u64,
+            of_subject: true,
+        };
+        let refused = Err(StateRefusal::TooManyCursors(full));
+        assert_eq!(all.commit(&of(OF_SUBJECT_MAX, "ann")), refused);
+        assert_eq!(all.commit(&of(OF_SUBJECT_MAX, "bob")), Ok(()));
+        assert_eq!(Cursors::from_pb(all.to_pb()).unwrap(), all);
     }
 }

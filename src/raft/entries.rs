@@ -11,7 +11,8 @@ use crate::proto::raft_v1::{self as pb, control_entry::Command as Control};
 use super::command::{Command, Retention};
 use super::cursors::CommitCursor;
 use super::fences::ClaimEpoch;
-use super::sessions::OpenSession;
+use super::owner;
+use super::sessions::{CloseSession, OpenSession};
 use super::types::{self, Entry, WireError};
 
 /// A payload of at least this size fills most of the buffer that it came in.
@@ -54,24 +55,29 @@ pub fn to_control(command: &Command) -> Option<Control> {
         }),
         Command::SetRetention(retention) => Control::SetRetention(retention.to_pb()),
         Command::OpenSession(open) => Control::OpenSession(pb::OpenSession {
-            token: open.token.to_be_bytes().to_vec().into(),
+            subject: open.subject.clone(),
+            owner: owner::to_pb(open.owner),
             now_ms: open.now_ms,
             idle_before_ms: open.idle_before_ms,
         }),
-        Command::CloseSession(session) => {
-            Control::CloseSession(pb::CloseSession { session: *session })
-        }
+        Command::CloseSession(close) => Control::CloseSession(pb::CloseSession {
+            session: close.session,
+            owner: close.owner.map_or_else(Bytes::new, owner::to_pb),
+        }),
         Command::ExpireSessions(before) => Control::ExpireSessions(pb::ExpireSessions {
             idle_before_ms: *before,
         }),
         Command::ClaimEpoch(claim) => Control::ClaimEpoch(pb::ClaimEpoch {
             name: claim.name.clone(),
             holder: claim.holder.clone(),
+            subject: claim.subject.clone(),
             token: claim.token.to_be_bytes().to_vec().into(),
             expected_epoch: claim.expected,
         }),
+        Command::DeleteFence(name) => Control::DeleteFence(pb::DeleteFence { name: name.clone() }),
         Command::CommitCursor(commit) => Control::CommitCursor(pb::CommitCursor {
             name: commit.name.clone(),
+            subject: commit.subject.clone(),
             offset: commit.offset.0,
             expected_offset: commit.expected.map(|offset| offset.0),
             create_only: commit.create_only,
@@ -110,20 +116,30 @@ pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, Wire
         Control::Trim(trim) => Command::Trim(Offset(trim.first_offset)),
         Control::SetRetention(retention) => Command::SetRetention(Retention::from_pb(retention)),
         Control::OpenSession(open) => Command::OpenSession(OpenSession {
-            token: token(&open.token)?,
+            subject: open.subject,
+            owner: owner::from_pb(&open.owner)?,
             now_ms: open.now_ms,
             idle_before_ms: open.idle_before_ms,
         }),
-        Control::CloseSession(close) => Command::CloseSession(close.session),
+        Control::CloseSession(close) => {
+            let owner = owner::from_pb(&close.owner)?;
+            Command::CloseSession(CloseSession {
+                session: close.session,
+                owner: (owner != owner::NOBODY).then_some(owner),
+            })
+        }
         Control::ExpireSessions(expire) => Command::ExpireSessions(expire.idle_before_ms),
         Control::ClaimEpoch(claim) => Command::ClaimEpoch(ClaimEpoch {
             name: claim.name,
             holder: claim.holder,
+            subject: claim.subject,
             token: token(&claim.token)?,
             expected: claim.expected_epoch,
         }),
+        Control::DeleteFence(delete) => Command::DeleteFence(delete.name),
         Control::CommitCursor(commit) => Command::CommitCursor(CommitCursor {
             name: commit.name,
+            subject: commit.subject,
             offset: Offset(commit.offset),
             expected: commit.expected_offset.map(Offset),
             create_only: commit.create_only,

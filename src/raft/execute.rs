@@ -9,12 +9,13 @@ use crate::log::{Log, Offset};
 use crate::proto::raft_v1::{self as pb, ExecuteRefusalKind as Kind, execute_response as response};
 
 use super::ReplicatedLog;
-use super::command::{Command, Outcome, StateRefusal};
+use super::command::{Command, Full, Outcome, StateRefusal};
 use super::cursors::{CommitCursor, Cursor};
 use super::entries;
 use super::error::ExecuteError;
 use super::fences::{ClaimEpoch, Epoch};
-use super::sessions::OpenSession;
+use super::owner;
+use super::sessions::{CloseSession, OpenSession, SessionInfo};
 use super::state_machine::Shared;
 
 /// A session that nothing came under for so long is forgotten.
@@ -59,10 +60,11 @@ pub struct Claim {
 }
 
 impl ReplicatedLog {
-    /// Opens a producer's session; the same token gets the same one.
-    pub async fn open_session(&self, token: u128) -> Result<u64, ExecuteError> {
+    /// Opens a session of a producer; the same subject with the same secret gets the same one.
+    pub async fn open_session(&self, subject: &str, secret: u128) -> Result<u64, ExecuteError> {
         let open = OpenSession {
-            token,
+            subject: subject.to_owned(),
+            owner: owner::of_session(subject, secret),
             now_ms: 0,
             idle_before_ms: 0,
         };
@@ -72,9 +74,19 @@ impl ReplicatedLog {
         }
     }
 
-    /// Forgets a session.
-    pub async fn close_session(&self, session: u64) -> Result<(), ExecuteError> {
-        self.execute(Command::CloseSession(session)).await.map(drop)
+    /// Forgets a session: its opener's, if an owner is given, and else anybody's.
+    pub async fn close_session(
+        &self,
+        session: u64,
+        owner: Option<u128>,
+    ) -> Result<(), ExecuteError> {
+        let close = CloseSession { session, owner };
+        self.execute(Command::CloseSession(close)).await.map(drop)
+    }
+
+    /// Up to `count` sessions behind `after`, as far as this node has applied.
+    pub fn sessions(&self, after: u64, count: usize) -> Vec<SessionInfo> {
+        self.0.fsm.sessions(after, count)
     }
 
     /// Gives a name to a new holder.
@@ -90,6 +102,16 @@ impl ReplicatedLog {
         self.0.fsm.epoch(name)
     }
 
+    /// Up to `count` claimed names behind `after`, as far as this node has applied.
+    pub fn fences(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
+        self.0.fsm.fences(after, count)
+    }
+
+    /// Forgets a name that was claimed; false if there was none.
+    pub async fn delete_fence(&self, name: &str) -> Result<bool, ExecuteError> {
+        self.delete(Command::DeleteFence(name.to_owned())).await
+    }
+
     /// Sets a cursor.
     pub async fn commit_cursor(&self, commit: CommitCursor) -> Result<(), ExecuteError> {
         self.execute(Command::CommitCursor(commit)).await.map(drop)
@@ -97,7 +119,11 @@ impl ReplicatedLog {
 
     /// Forgets a cursor; false if there was none.
     pub async fn delete_cursor(&self, name: &str) -> Result<bool, ExecuteError> {
-        match self.execute(Command::DeleteCursor(name.to_owned())).await? {
+        self.delete(Command::DeleteCursor(name.to_owned())).await
+    }
+
+    async fn delete(&self, command: Command) -> Result<bool, ExecuteError> {
+        match self.execute(command).await? {
             Outcome::Deleted(deleted) => Ok(deleted),
             _ => Err(ExecuteError::OTHER_ANSWER),
         }
@@ -187,6 +213,7 @@ fn takes_room(command: &Command) -> bool {
         | Command::SetRetention(_)
         | Command::CloseSession(_)
         | Command::ExpireSessions(_)
+        | Command::DeleteFence(_)
         | Command::DeleteCursor(_) => false,
     }
 }
@@ -216,18 +243,25 @@ pub fn outcome_to_pb(outcome: Result<Outcome, StateRefusal>) -> pb::ExecuteRespo
         Ok(Outcome::Deleted(deleted)) => response::Outcome::Deleted(deleted),
         Ok(_) => response::Outcome::Done(pb::Blank {}),
         Err(refusal) => {
+            let mut of_subject = false;
+            let mut limit = |full: Full| {
+                of_subject = full.of_subject;
+                Some(full.limit)
+            };
             let (kind, current) = match refusal {
-                StateRefusal::TooManySessions => (Kind::TooManySessions, None),
+                StateRefusal::TooManySessions(full) => (Kind::TooManySessions, limit(full)),
+                StateRefusal::NotOwner => (Kind::NotOwner, None),
                 StateRefusal::EpochDiffers { current } => (Kind::EpochDiffers, Some(current)),
-                StateRefusal::TooManyFences => (Kind::TooManyFences, None),
+                StateRefusal::TooManyFences(full) => (Kind::TooManyFences, limit(full)),
                 StateRefusal::CursorDiffers { current } => {
                     (Kind::CursorDiffers, current.map(|offset| offset.0))
                 }
-                StateRefusal::TooManyCursors => (Kind::TooManyCursors, None),
+                StateRefusal::TooManyCursors(full) => (Kind::TooManyCursors, limit(full)),
             };
             response::Outcome::Refused(pb::ExecuteRefusal {
                 kind: kind.into(),
                 current,
+                of_subject,
                 ..pb::ExecuteRefusal::default()
             })
         }
@@ -247,25 +281,31 @@ fn outcome_from_pb(answer: pb::ExecuteResponse) -> Result<Outcome, ExecuteError>
         Some(response::Outcome::Done(_)) => Outcome::Done,
         Some(response::Outcome::Refused(refused)) => {
             let current = refused.current;
-            return Err(match refused.kind() {
-                Kind::TooManySessions => StateRefusal::TooManySessions.into(),
+            let full = Full {
+                limit: current.unwrap_or(0),
+                of_subject: refused.of_subject,
+            };
+            let refusal = match refused.kind() {
+                Kind::TooManySessions => StateRefusal::TooManySessions(full),
+                Kind::NotOwner => StateRefusal::NotOwner,
                 Kind::EpochDiffers => StateRefusal::EpochDiffers {
                     current: current.unwrap_or(0),
-                }
-                .into(),
-                Kind::TooManyFences => StateRefusal::TooManyFences.into(),
+                },
+                Kind::TooManyFences => StateRefusal::TooManyFences(full),
                 Kind::CursorDiffers => StateRefusal::CursorDiffers {
                     current: current.map(Offset),
-                }
-                .into(),
-                Kind::TooManyCursors => StateRefusal::TooManyCursors.into(),
-                Kind::DiskFull => ExecuteError::DiskFull {
-                    available: refused.available,
-                    reserve: refused.reserve,
-                    voter: Some(refused.voter).filter(|voter| !voter.is_empty()),
                 },
-                Kind::Unspecified => ExecuteError::OTHER_ANSWER,
-            });
+                Kind::TooManyCursors => StateRefusal::TooManyCursors(full),
+                Kind::DiskFull => {
+                    return Err(ExecuteError::DiskFull {
+                        available: refused.available,
+                        reserve: refused.reserve,
+                        voter: Some(refused.voter).filter(|voter| !voter.is_empty()),
+                    });
+                }
+                Kind::Unspecified => return Err(ExecuteError::OTHER_ANSWER),
+            };
+            return Err(refusal.into());
         }
         None => return Err(ExecuteError::OTHER_ANSWER),
     })
@@ -277,16 +317,21 @@ mod tests {
 
     #[test]
     fn outcomes_come_back_as_they_went() {
+        let full = |of_subject| Full {
+            limit: 9,
+            of_subject,
+        };
         let outcomes = [
             Ok(Outcome::Done),
             Ok(Outcome::Session(7)),
             Ok(Outcome::Claimed(3, Offset(9))),
             Ok(Outcome::Deleted(true)),
-            Err(StateRefusal::TooManySessions),
+            Err(StateRefusal::TooManySessions(full(true))),
+            Err(StateRefusal::NotOwner),
             Err(StateRefusal::EpochDiffers { current: 4 }),
-            Err(StateRefusal::TooManyFences),
+            Err(StateRefusal::TooManyFences(full(false))),
             Err(StateRefusal::CursorDiffers { current: None }),
-            Err(StateRefusal::TooManyCursors),
+            Err(StateRefusal::TooManyCursors(full(true))),
         ];
         for outcome in outcomes {
             let back = outcome_from_pb(outcome_to_pb(outcome.clone()));

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::log::{self, Offset};
+use crate::log::{self, Offset, record};
 use crate::proto::raft_v1 as pb;
 
-use super::command::StateRefusal;
+use super::command::{Refusal, StateRefusal};
+use super::owner;
+use super::sessions::check_share;
 use super::types::WireError;
 
 /// Names kept.
@@ -16,17 +18,24 @@ pub const FENCES_MAX: usize = 4096;
 /// Claims of a name that are remembered, so that one which comes late again deposes nobody.
 const CLAIMS_MAX: usize = 8;
 
-/// All names that were ever claimed.
+/// All names that were claimed, and not deleted since.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fences(BTreeMap<String, Epoch>);
+pub struct Fences {
+    names: BTreeMap<String, Epoch>,
+    /// The highest epoch of a name that was deleted: if that is claimed anew, what was sent under its
+    /// old epochs must stay fenced off.
+    deleted_epoch: u64,
+}
 
 /// The present holder of a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Epoch {
-    /// From 1, one more with each claim.
+    /// From 1, or above those of names that were deleted; one more with each claim.
     pub epoch: u64,
     /// Who claimed it, in its own words.
     pub holder: String,
+    /// Who claimed it, by its certificate: empty without TLS, `None` if the entry did not say.
+    pub subject: Option<String>,
     /// What the last claims gave, oldest first, by the tokens that their claimers drew.
     claims: Vec<Given>,
 }
@@ -45,9 +54,11 @@ struct Given {
 pub struct ClaimEpoch {
     /// The name.
     pub name: String,
-    /// Who claims it.
+    /// Who claims it, in its own words.
     pub holder: String,
-    /// The same one in a retry.
+    /// Who claims it, by its certificate.
+    pub subject: Option<String>,
+    /// The same one in a retry, and nobody else's.
     pub token: u128,
     /// Only if this is the present epoch; 0 if nobody claimed the name yet.
     pub expected: Option<u64>,
@@ -56,12 +67,29 @@ pub struct ClaimEpoch {
 impl Fences {
     /// Who holds a name.
     pub fn get(&self, name: &str) -> Option<&Epoch> {
-        self.0.get(name)
+        self.names.get(name)
     }
 
-    /// The epoch under which appends in this name are taken; 0 if nobody claimed it.
-    pub fn epoch(&self, name: &str) -> u64 {
-        self.0.get(name).map_or(0, |held| held.epoch)
+    /// Up to `count` names behind `after`.
+    pub fn list(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let behind = self.names.range::<str, _>((Excluded(after), Unbounded));
+        let some = behind.take(count);
+        some.map(|(name, held)| (name.clone(), held.clone()))
+            .collect()
+    }
+
+    /// Whether a batch may be appended in a name's stead: under its present epoch, by who claimed that.
+    pub fn judge(&self, fence: &record::Fence<'_>) -> Result<(), Refusal> {
+        let held = self.names.get(fence.name);
+        let epoch = held.map_or(0, |held| held.epoch);
+        if epoch != fence.epoch {
+            return Err(Refusal::Fenced { epoch });
+        }
+        match held {
+            Some(held) if held.claimant() != fence.claimant => Err(Refusal::NotHolder),
+            _ => Ok(()),
+        }
     }
 
     /// Gives a name to a new holder, in a log that ends at `next`: its epoch, and where the log
@@ -71,7 +99,7 @@ impl Fences {
         claim: &ClaimEpoch,
         next: Offset,
     ) -> Result<(u64, Offset), StateRefusal> {
-        let held = self.0.get(&claim.name);
+        let held = self.names.get(&claim.name);
         let known = |given: &&Given| given.token == claim.token;
         if let Some(given) = held.and_then(|held| held.claims.iter().find(known)) {
             return Ok((given.epoch, given.next_offset));
@@ -80,25 +108,40 @@ impl Fences {
         if claim.expected.is_some_and(|expected| expected != current) {
             return Err(StateRefusal::EpochDiffers { current });
         }
-        if held.is_none() && self.0.len() >= FENCES_MAX {
-            return Err(StateRefusal::TooManyFences);
+        let epoch = current.max(held.map_or(self.deleted_epoch, |_| 0)) + 1;
+        if held.is_none() {
+            let subjects = self.names.values().filter_map(|held| held.subject.as_ref());
+            let subject = claim.subject.as_deref().unwrap_or_default();
+            let room = check_share(subject, subjects, FENCES_MAX);
+            room.map_err(StateRefusal::TooManyFences)?;
         }
-        let held = self.0.entry(claim.name.clone()).or_insert_with(|| Epoch {
-            epoch: 0,
-            holder: String::new(),
-            claims: Vec::new(),
-        });
-        held.epoch = current + 1;
+        let held = self.names.entry(claim.name.clone()).or_default();
+        held.epoch = epoch;
         held.holder = claim.holder.clone();
+        held.subject = claim.subject.clone();
         if held.claims.len() == CLAIMS_MAX {
             held.claims.remove(0);
         }
         held.claims.push(Given {
             token: claim.token,
-            epoch: current + 1,
+            epoch,
             next_offset: next,
         });
-        Ok((current + 1, next))
+        Ok((epoch, next))
+    }
+
+    /// Forgets a name; false if there was none. Its epochs are not given again.
+    pub fn delete(&mut self, name: &str) -> bool {
+        let Some(gone) = self.names.remove(name) else {
+            return false;
+        };
+        self.deleted_epoch = self.deleted_epoch.max(gone.epoch);
+        true
+    }
+
+    /// The highest epoch of a name that was deleted.
+    pub fn deleted_epoch(&self) -> u64 {
+        self.deleted_epoch
     }
 
     /// For a checkpoint: the same bytes on every replica.
@@ -107,30 +150,43 @@ impl Fences {
             name: name.clone(),
             epoch: held.epoch,
             holder: held.holder.clone(),
+            subject: held.subject.clone(),
             claims: held.claims.iter().map(given_to_pb).collect(),
         };
-        self.0.iter().map(fence).collect()
+        self.names.iter().map(fence).collect()
     }
 
     /// From a checkpoint.
-    pub fn from_pb(fences: Vec<pb::Fence>) -> Result<Self, WireError> {
-        if fences.len() > FENCES_MAX {
+    pub fn from_pb(fences: Vec<pb::Fence>, deleted_epoch: u64) -> Result<Self, WireError> {
+        if fences.len() > FENCES_MAX || deleted_epoch > log::NUMBER_MAX {
             return Err(WireError::Unknown("number of fences"));
         }
-        let mut all = BTreeMap::new();
+        let mut names = BTreeMap::new();
         for fence in fences {
             let claims: Result<_, _> = fence.claims.iter().map(given_from_pb).collect();
             let held = Epoch {
                 epoch: fence.epoch,
                 holder: fence.holder,
+                subject: fence.subject,
                 claims: claims?,
             };
             if held.epoch > log::NUMBER_MAX || held.claims.len() > CLAIMS_MAX {
                 return Err(WireError::Unknown("fence"));
             }
-            all.insert(fence.name, held);
+            names.insert(fence.name, held);
         }
-        Ok(Self(all))
+        Ok(Self {
+            names,
+            deleted_epoch,
+        })
+    }
+}
+
+impl Epoch {
+    /// What a batch in its stead has to show.
+    fn claimant(&self) -> u128 {
+        let subject = self.subject.as_deref();
+        subject.map_or(owner::NOBODY, owner::of_holder)
     }
 }
 
@@ -154,12 +210,15 @@ fn given_from_pb(given: &pb::GivenClaim) -> Result<Given, WireError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::command::Full;
+    use super::super::sessions::OF_SUBJECT_MAX;
     use super::*;
 
     fn claim(token: u128, expected: Option<u64>) -> ClaimEpoch {
         ClaimEpoch {
             name: "job".to_owned(),
             holder: token.to_string(),
+            subject: Some(format!("s{token}")),
             token,
             expected,
         }
@@ -168,7 +227,7 @@ mod tests {
     #[test]
     fn each_claim_raises_the_epoch_and_its_retry_does_not() {
         let mut all = Fences::default();
-        assert_eq!(all.epoch("job"), 0);
+        assert_eq!(all.get("job"), None);
         let first = Ok((1, Offset(5)));
         assert_eq!(all.claim(&claim(1, Some(0)), Offset(5)), first);
         assert_eq!(all.claim(&claim(1, Some(0)), Offset(6)), first, "a retry");
@@ -178,7 +237,7 @@ mod tests {
         let late = all.claim(&claim(1, None), Offset(9));
         assert_eq!(late, first, "it deposes nobody");
         assert_eq!(all.get("job").unwrap().holder, "2");
-        assert_eq!(Fences::from_pb(all.to_pb()).unwrap(), all);
+        assert_eq!(Fences::from_pb(all.to_pb(), 0).unwrap(), all);
         for token in 3..50 {
             all.claim(&claim(token, None), Offset(9)).unwrap();
         }
@@ -188,15 +247,65 @@ mod tests {
     #[test]
     fn they_are_bounded() {
         let mut all = Fences::default();
-        for number in 0..FENCES_MAX {
-            let name = number.to_string();
-            let claim = ClaimEpoch {
-                name,
-                ..claim(1, None)
-            };
+        let claim_of = |number: usize, subject: String| ClaimEpoch {
+            name: number.to_string(),
+            subject: Some(subject),
+            ..claim(1, None)
+        };
+        let refused = |limit: usize, of_subject| {
+            let limit = limit as u64;
+            Err(StateRefusal::TooManyFences(Full { limit, of_subject }))
+        };
+        for number in 0..OF_SUBJECT_MAX {
+            let claim = claim_of(number, "ann".to_owned());
             all.claim(&claim, Offset(0)).unwrap();
         }
-        let refused = Err(StateRefusal::TooManyFences);
-        assert_eq!(all.claim(&claim(1, None), Offset(0)), refused);
+        let more = claim_of(OF_SUBJECT_MAX, "ann".to_owned());
+        let share = refused(OF_SUBJECT_MAX, true);
+        assert_eq!(all.claim(&more, Offset(0)), share);
+        for number in OF_SUBJECT_MAX..FENCES_MAX {
+            let claim = claim_of(number, String::new());
+            all.claim(&claim, Offset(0)).unwrap();
+        }
+        let more = claim_of(FENCES_MAX, "bob".to_owned());
+        let total = refused(FENCES_MAX, false);
+        assert_eq!(all.claim(&more, Offset(0)), total);
+        assert!(all.delete("0"));
+        assert!(all.claim(&more, Offset(0)).is_ok());
+    }
+
+    fn fence(epoch: u64, subject: &str) -> record::Fence<'static> {
+        record::Fence {
+            name: "job",
+            epoch,
+            claimant: owner::of_holder(subject),
+        }
+    }
+
+    #[test]
+    fn only_who_claimed_an_epoch_appends_under_it() {
+        let mut all = Fences::default();
+        all.claim(&claim(1, None), Offset(0)).unwrap();
+        assert_eq!(all.judge(&fence(1, "s1")), Ok(()));
+        assert_eq!(all.judge(&fence(1, "s2")), Err(Refusal::NotHolder));
+        all.claim(&claim(2, None), Offset(0)).unwrap();
+        assert_eq!(all.judge(&fence(2, "s2")), Ok(()));
+        let fenced = Err(Refusal::Fenced { epoch: 2 });
+        assert_eq!(all.judge(&fence(1, "s1")), fenced);
+        assert_eq!(all.judge(&fence(2, "s1")), Err(Refusal::NotHolder));
+    }
+
+    #[test]
+    fn the_epochs_of_a_deleted_name_are_not_given_again() {
+        let mut all = Fences::default();
+        for token in 1..4 {
+            all.claim(&claim(token, None), Offset(0)).unwrap();
+        }
+        assert!(all.delete("job") && !all.delete("job"));
+        let fenced = Err(Refusal::Fenced { epoch: 0 });
+        assert_eq!(all.judge(&fence(3, "s3")), fenced);
+        let copy = Fences::from_pb(all.to_pb(), all.deleted_epoch());
+        let mut all = copy.unwrap();
+        assert_eq!(all.claim(&claim(9, Some(0)), Offset(5)), Ok((4, Offset(5))));
     }
 }

@@ -232,6 +232,12 @@ fn error_to_pb(error: ProposeError) -> pb::ProposeError {
             told.expected = expected;
             ProposeErrorKind::SequenceOverlap
         }
+        ProposeError::Refused(Refusal::SequenceReused { expected }) => {
+            told.expected = expected;
+            ProposeErrorKind::SequenceReused
+        }
+        ProposeError::Refused(Refusal::NotOwner) => ProposeErrorKind::NotOwner,
+        ProposeError::Refused(Refusal::NotHolder) => ProposeErrorKind::NotHolder,
         ProposeError::Refused(Refusal::OffsetDiffers { next }) => {
             told.expected = next.0;
             ProposeErrorKind::OffsetDiffers
@@ -276,6 +282,9 @@ fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Receipt, ProposeError> {
         ProposeErrorKind::SessionExpired => Refusal::SessionExpired.into(),
         ProposeErrorKind::SequenceGap => Refusal::SequenceGap { expected }.into(),
         ProposeErrorKind::SequenceOverlap => Refusal::SequenceOverlap { expected }.into(),
+        ProposeErrorKind::SequenceReused => Refusal::SequenceReused { expected }.into(),
+        ProposeErrorKind::NotOwner => Refusal::NotOwner.into(),
+        ProposeErrorKind::NotHolder => Refusal::NotHolder.into(),
         ProposeErrorKind::OffsetDiffers => {
             let next = Offset(expected);
             Refusal::OffsetDiffers { next }.into()
@@ -385,6 +394,9 @@ mod tests {
                 duplicate: true,
             }),
             Err(Refusal::SequenceOverlap { expected: 9 }.into()),
+            Err(Refusal::SequenceReused { expected: 9 }.into()),
+            Err(Refusal::NotOwner.into()),
+            Err(Refusal::NotHolder.into()),
             Err(Refusal::OffsetDiffers { next: Offset(4) }.into()),
             Err(Refusal::Fenced { epoch: 3 }.into()),
             Err(ProposeError::Unknown),

@@ -13,6 +13,7 @@ use super::command::{
     BatchOutcome, Command, NameTaken, OffsetRange, Outcome, Receipt, Refusal, Retention,
 };
 use super::cursors::Cursors;
+use super::digests::Digests;
 use super::fences::Fences;
 use super::sessions::{Sessions, Verdict};
 use super::types::{self, Entry, EntryPayload, LogId, StoredMembership, WireError};
@@ -91,10 +92,7 @@ impl Fsm {
     fn keep(&mut self, index: Index, command: &Command, next: Offset) -> Outcome {
         let kept = match command {
             Command::OpenSession(open) => self.sessions.open(index, open).map(Outcome::Session),
-            Command::CloseSession(session) => {
-                self.sessions.close(*session);
-                Ok(Outcome::Done)
-            }
+            Command::CloseSession(close) => self.sessions.close(close).map(|()| Outcome::Done),
             Command::ExpireSessions(before_ms) => {
                 self.sessions.expire(*before_ms);
                 Ok(Outcome::Done)
@@ -103,6 +101,7 @@ impl Fsm {
                 let claimed = self.fences.claim(claim, next);
                 claimed.map(|(epoch, next)| Outcome::Claimed(epoch, next))
             }
+            Command::DeleteFence(name) => Ok(Outcome::Deleted(self.fences.delete(name))),
             Command::CommitCursor(commit) => self.cursors.commit(commit).map(|()| Outcome::Done),
             Command::DeleteCursor(name) => Ok(Outcome::Deleted(self.cursors.delete(name))),
             Command::Append(_)
@@ -126,7 +125,9 @@ impl Fsm {
         self.timestamp_ms = self.timestamp_ms.max(timestamp_ms);
         let mut outcomes = Vec::with_capacity(batches.len());
         for batch in batches {
-            let verdict = match self.judge(&batch, next) {
+            let digests = batch.producer.map(|_| Digests::of(payload, &batch));
+            let digests = digests.transpose()?;
+            let verdict = match self.judge(&batch, digests.as_ref(), next) {
                 Ok(verdict) => verdict,
                 Err(refusal) => {
                     outcomes.push(Err(refusal));
@@ -141,9 +142,10 @@ impl Fsm {
                     first: next,
                     count: fresh,
                 });
-                if let Some(producer) = batch.producer {
-                    let session = producer.session;
-                    self.sessions.appended(timestamp_ms, session, next, fresh);
+                if let Some((producer, digests)) = batch.producer.zip(digests) {
+                    let (session, digests) = (producer.session, digests.without(verdict.skip));
+                    self.sessions
+                        .appended(timestamp_ms, session, next, fresh, digests);
                 }
                 next = Offset(next.0 + u64::from(fresh));
             }
@@ -158,22 +160,21 @@ impl Fsm {
 
     /// Whether a batch is appended where the log ends at `next`. What an earlier try appended is
     /// known first: its conditions held then.
-    fn judge(&self, batch: &Batch<'_>, next: Offset) -> Result<Verdict, Refusal> {
-        let verdict = match batch.producer {
-            Some(producer) => {
-                let atomic = batch.packed.is_some();
-                self.sessions.judge(producer, batch.count, atomic)?
-            }
+    fn judge(
+        &self,
+        batch: &Batch<'_>,
+        digests: Option<&Digests>,
+        next: Offset,
+    ) -> Result<Verdict, Refusal> {
+        let verdict = match batch.producer.zip(digests) {
+            Some((producer, digests)) => self.sessions.judge(producer, batch.count, digests)?,
             None => Verdict::new_batch(),
         };
         if verdict.skip == batch.count {
             return Ok(verdict);
         }
-        if let Some(fence) = batch.conditions.fence {
-            let epoch = self.fences.epoch(fence.name);
-            if epoch != fence.epoch {
-                return Err(Refusal::Fenced { epoch });
-            }
+        if let Some(fence) = &batch.conditions.fence {
+            self.fences.judge(fence)?;
         }
         match batch.conditions.expected_next_offset {
             Some(expected) if expected != next => Err(Refusal::OffsetDiffers { next }),
@@ -243,6 +244,7 @@ impl Fsm {
             retention: Some(self.retention.to_pb()),
             cursors: self.cursors.to_pb(),
             fences: self.fences.to_pb(),
+            deleted_epoch: self.fences.deleted_epoch(),
             timestamp_ms: self.timestamp_ms,
         }
     }
@@ -276,7 +278,7 @@ impl Fsm {
                 .retention
                 .map_or_else(Retention::default, Retention::from_pb),
             cursors: Cursors::from_pb(checkpoint.cursors)?,
-            fences: Fences::from_pb(checkpoint.fences)?,
+            fences: Fences::from_pb(checkpoint.fences, checkpoint.deleted_epoch)?,
             timestamp_ms: checkpoint.timestamp_ms,
         })
     }

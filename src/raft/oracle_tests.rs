@@ -1,7 +1,7 @@
 //! The state machine against a plain one: the same committed commands, the same answers.
 //!
-//! The plain one has no log, no windows and no stretches: a `Vec` of records, and a map from each
-//! session's sequence number to an offset. Checkpoints and restarts come at random, and what is
+//! The plain one has no log, no digests and no stretches: a `Vec` of records, and a map from each
+//! session's sequence number to an offset and to the batch that the record came in. Checkpoints and restarts come at random, and what is
 //! applied again answers as it did the first time (I2). Fewer records come than a session
 //! remembers, so that the plain one may remember all.
 
@@ -27,7 +27,8 @@ use super::cursors::CommitCursor;
 use super::entries;
 use super::fences::ClaimEpoch;
 use super::fsm::Fsm;
-use super::sessions::OpenSession;
+use super::owner;
+use super::sessions::{CloseSession, OpenSession};
 use super::snapshot;
 use super::types::{self, Entry, EntryPayload};
 
@@ -62,6 +63,10 @@ struct BatchOf {
     values: Vec<u8>,
     /// Packed, under conditions.
     packed: Option<Under>,
+    /// What was sent before is sent as it was.
+    again: bool,
+    /// Sent by who did not open the session.
+    is_stolen: bool,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -74,11 +79,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             option::of(prop_oneof![2 => Just(0i8), 1 => -2..3i8]),
             option::of((0..3u8, prop_oneof![2 => Just(0i8), 1 => -2..2i8])),
         )),
+        proptest::bool::weighted(0.7),
+        proptest::bool::weighted(0.05),
     );
-    let batch = batch.prop_map(|(producer, values, packed)| BatchOf {
+    let batch = batch.prop_map(|(producer, values, packed, again, is_stolen)| BatchOf {
         producer,
         values,
         packed,
+        again,
+        is_stolen,
     });
     let plan = prop_oneof![
         1 => Just(Plan::Blank),
@@ -105,14 +114,23 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Plain {
     records: Vec<Vec<u8>>,
     first: u64,
-    /// The offset of each record of a session.
-    sessions: BTreeMap<u128, Vec<u64>>,
+    /// The records of a session.
+    sessions: BTreeMap<u128, Vec<Sent>>,
+    /// What their owners show.
+    owners: BTreeMap<u128, u128>,
     /// The present id of each of the test's sessions.
     open: BTreeMap<u8, u128>,
     epochs: BTreeMap<String, u64>,
     cursors: BTreeMap<String, u64>,
     nodes: BTreeMap<u64, (String, String)>,
     retention: (u64, u64),
+}
+
+/// A record of a session: where it stands, and the packed batch that it came in.
+#[derive(Clone)]
+struct Sent {
+    offset: u64,
+    packed: Option<(usize, Vec<Vec<u8>>)>,
 }
 
 /// The offset of each record of a batch, or why there are none.
@@ -133,28 +151,83 @@ impl Plain {
         };
         let known = self.sessions.get(&producer.session);
         let known = known.ok_or(Refusal::SessionExpired)?;
+        if self.owners[&producer.session] != producer.owner {
+            return Err(Refusal::NotOwner);
+        }
         let begins = producer.sequence as usize;
         let expected = known.len() as u64;
         if begins > known.len() {
             return Err(Refusal::SequenceGap { expected });
         }
         let old = &known[begins..known.len().min(begins + values.len())];
-        let in_part = !old.is_empty() && old.len() < values.len();
-        let apart = old.windows(2).any(|two| two[0] + 1 != two[1]);
-        if packed.is_some() && (in_part || apart) {
-            return Err(Refusal::SequenceOverlap { expected });
-        }
+        self.compare(old, begins, values, packed.is_some(), expected)?;
         if old.len() < values.len() {
             self.judge(packed)?;
         }
         let session = self.sessions.entry(producer.session).or_default();
         for (number, value) in values.iter().enumerate() {
             if begins + number >= session.len() {
-                session.push(self.records.len() as u64);
+                session.push(Sent {
+                    offset: self.records.len() as u64,
+                    packed: packed.map(|_| (begins, values.to_vec())),
+                });
                 self.records.push(value.clone());
             }
         }
-        Ok(session[begins..begins + values.len()].to_vec())
+        let stand = session[begins..begins + values.len()].iter();
+        Ok(stand.map(|sent| sent.offset).collect())
+    }
+
+    /// The records from `sequence` on as they were sent, as far as they were: a packed batch as a whole.
+    fn again(
+        &self,
+        session: u128,
+        sequence: u64,
+        mut values: Vec<Vec<u8>>,
+        is_packed: bool,
+    ) -> (u64, Vec<Vec<u8>>) {
+        let known = self.sessions.get(&session).map_or(&[][..], |known| known);
+        let old = known.get(sequence as usize..).unwrap_or_default();
+        if let (true, Some(sent)) = (is_packed, old.first().and_then(|sent| sent.packed.clone())) {
+            return (sent.0 as u64, sent.1);
+        }
+        for (value, sent) in values.iter_mut().zip(old) {
+            value.clone_from(&self.records[sent.offset as usize]);
+        }
+        (sequence, values)
+    }
+
+    /// Whether what is sent again is what was sent.
+    fn compare(
+        &self,
+        old: &[Sent],
+        begins: usize,
+        values: &[Vec<u8>],
+        is_packed: bool,
+        expected: u64,
+    ) -> Result<(), Refusal> {
+        let Some(first) = old.first() else {
+            return Ok(());
+        };
+        if is_packed {
+            let same_cut =
+                |(at, sent): &(usize, Vec<Vec<u8>>)| *at == begins && sent.len() == values.len();
+            let sent = first.packed.as_ref().filter(|sent| same_cut(sent));
+            let (_, sent) = sent.ok_or(Refusal::SequenceOverlap { expected })?;
+            let same = sent == values;
+            return same
+                .then_some(())
+                .ok_or(Refusal::SequenceReused { expected });
+        }
+        for (sent, value) in old.iter().zip(values) {
+            if sent.packed.is_some() {
+                return Err(Refusal::SequenceOverlap { expected });
+            }
+            if self.records[sent.offset as usize] != *value {
+                return Err(Refusal::SequenceReused { expected });
+            }
+        }
+        Ok(())
     }
 
     fn judge(&self, conditions: Option<&Conditions<'_>>) -> Result<(), Refusal> {
@@ -301,8 +374,12 @@ impl World {
             Plan::CloseSession(session) => {
                 let id = self.plain.open.remove(session).unwrap_or(999);
                 self.plain.sessions.remove(&id);
-                let close = Command::CloseSession(id as u64);
-                assert_eq!(self.apply(close), Outcome::Done);
+                let session = id as u64;
+                let close = CloseSession {
+                    session,
+                    owner: None,
+                };
+                assert_eq!(self.apply(Command::CloseSession(close)), Outcome::Done);
             }
             Plan::Claim(name, old) => self.claim(format!("f{name}"), *old),
             Plan::Cursor(name, to, expected) => self.set_cursor(format!("c{name}"), *to, *expected),
@@ -313,14 +390,24 @@ impl World {
     fn append(&mut self, parts: &[BatchOf]) {
         let (mut batches, mut wanted) = (Vec::new(), Vec::new());
         for part in parts {
-            let producer = part.producer.map(|(session, back)| {
+            let mut producer = part.producer.map(|(session, back)| {
                 let session = self.session(session);
                 let next = self.plain.sessions.get(&session).map_or(0, Vec::len);
                 let sequence = (next as u64).saturating_add_signed(back.into());
-                Producer { session, sequence }
+                Producer {
+                    session,
+                    sequence,
+                    owner: self.plain.owners[&session] + u128::from(part.is_stolen),
+                }
             });
             let value = |value: &u8| vec![*value; usize::from(*value) % 90];
-            let values: Vec<_> = part.values.iter().map(value).collect();
+            let mut values: Vec<_> = part.values.iter().map(value).collect();
+            if let Some(producer) = producer.as_mut().filter(|_| part.again) {
+                let (session, is_packed) = (producer.session, part.packed.is_some());
+                (producer.sequence, values) =
+                    self.plain
+                        .again(session, producer.sequence, values, is_packed);
+            }
             let names = ["f0", "f1", "f2"];
             let conditions = part.packed.map(|(off, fence)| Conditions {
                 expected_next_offset: off.map(|off| {
@@ -331,7 +418,11 @@ impl World {
                     let name = names[usize::from(name)];
                     let epoch = self.plain.epochs.get(name).copied().unwrap_or(0);
                     let epoch = epoch.saturating_add_signed(off.into());
-                    record::Fence { name, epoch }
+                    record::Fence {
+                        name,
+                        epoch,
+                        claimant: owner::of_holder("h"),
+                    }
                 }),
             });
             batches.push(match &conditions {
@@ -359,13 +450,16 @@ impl World {
         }
         let id = self.outcomes.len() as u64;
         let open = OpenSession {
-            token: u128::from(session),
+            subject: String::new(),
+            owner: 1000 * (1 + u128::from(session)),
             now_ms: id,
             idle_before_ms: 0,
         };
         assert_eq!(self.apply(Command::OpenSession(open)), Outcome::Session(id));
         self.plain.open.insert(session, id.into());
         self.plain.sessions.insert(id.into(), Vec::new());
+        let owner = 1000 * (1 + u128::from(session));
+        self.plain.owners.insert(id.into(), owner);
         id.into()
     }
 
@@ -374,6 +468,7 @@ impl World {
         let claim = ClaimEpoch {
             name: name.clone(),
             holder: "h".to_owned(),
+            subject: Some("h".to_owned()),
             token: self.outcomes.len() as u128,
             expected: old.then_some(0),
         };
@@ -390,6 +485,7 @@ impl World {
         let current = self.plain.cursors.get(&name).copied();
         let commit = CommitCursor {
             name: name.clone(),
+            subject: String::new(),
             offset: Offset(to),
             expected: expected.map(Offset),
             create_only: false,

@@ -80,9 +80,15 @@ pub(super) async fn begin(
     (node, mux)
 }
 
+/// Of the session that all records here come under.
+const SECRET: u128 = 7;
+
 pub(super) fn batch(session: u64, sequence: u64) -> Bytes {
-    let session = session.into();
-    let mut batch = BatchBuilder::new(Some(Producer { session, sequence }));
+    let mut batch = BatchBuilder::new(Some(Producer {
+        session: session.into(),
+        sequence,
+        owner: owner::of_session("", SECRET),
+    }));
     batch.push(
         format!("record {sequence} {}", "y".repeat(200)).as_bytes(),
         0,
@@ -92,10 +98,10 @@ pub(super) fn batch(session: u64, sequence: u64) -> Bytes {
 }
 
 pub(super) async fn append(node: &ReplicatedLog, sequence: u64) -> u64 {
-    // The token is the same, so the session is.
+    // The secret is the same, so the session is.
     let mut views = node.watch_view();
     let session = loop {
-        match node.open_session(7).await {
+        match node.open_session("", SECRET).await {
             Ok(session) => break session,
             Err(_) => drop(timeout(Duration::from_millis(50), views.changed()).await),
         }

@@ -20,6 +20,7 @@ use super::cursors::Cursor;
 use super::error::Error;
 use super::fences::Epoch;
 use super::fsm::{Fsm, Registration};
+use super::sessions::SessionInfo;
 use super::snapshot::{self, SnapshotData, Snapshots};
 use super::stable_store::StableStore;
 use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
@@ -95,6 +96,16 @@ impl Shared {
     /// Who holds a name.
     pub fn epoch(&self, name: &str) -> Option<Epoch> {
         self.fsm.lock().fences.get(name).cloned()
+    }
+
+    /// Up to `count` claimed names behind `after`.
+    pub fn fences(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
+        self.fsm.lock().fences.list(after, count)
+    }
+
+    /// Up to `count` sessions behind `after`.
+    pub fn sessions(&self, after: u64, count: usize) -> Vec<SessionInfo> {
+        self.fsm.lock().sessions.list(after, count)
     }
 
     /// Whether a session was last used before a time.

@@ -19,6 +19,8 @@ pub enum Action {
     Produce,
     /// Read records.
     Consume,
+    /// Move consumers' named positions.
+    Commit,
     /// Change the cluster.
     Admin,
 }
@@ -28,12 +30,13 @@ impl Action {
         match self {
             Self::Produce => "produce",
             Self::Consume => "consume",
+            Self::Commit => "commit",
             Self::Admin => "admin",
         }
     }
 
     fn new(name: &str) -> Option<Self> {
-        [Self::Produce, Self::Consume, Self::Admin]
+        [Self::Produce, Self::Consume, Self::Commit, Self::Admin]
             .into_iter()
             .find(|action| action.name() == name)
     }
@@ -48,7 +51,9 @@ pub struct Policy {
 
 /// A line of a policy that is none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line} of the policy: {what}; a line reads `p, SUBJECT, *, produce|consume|admin`")]
+#[error(
+    "line {line} of the policy: {what}; a line reads `p, SUBJECT, *, produce|consume|commit|admin`"
+)]
 pub struct PolicyError {
     line: usize,
     what: String,
@@ -92,16 +97,23 @@ impl Policy {
         let Some(allowed) = &self.allowed else {
             return Ok(());
         };
-        let peer = request.extensions().get::<PeerInfo>();
-        let identity = peer.and_then(|peer| peer.identity.as_ref());
-        let subject = identity.and_then(|identity| identity.common_name.as_ref());
-        let subject = subject.ok_or_else(status::unauthenticated)?;
-        if allowed.contains(&(subject.clone(), action)) {
+        let subject = certified(request).ok_or_else(status::unauthenticated)?;
+        if allowed.contains(&(subject.to_owned(), action)) {
             return Ok(());
         }
         tracing::warn!(%subject, action = action.name(), "denied by the policy");
         Err(status::denied(subject, action.name()))
     }
+}
+
+/// Who calls: the name in its certificate, or nothing without one. What a caller begins is its own.
+pub fn subject<T>(request: &Request<T>) -> &str {
+    certified(request).unwrap_or_default()
+}
+
+fn certified<T>(request: &Request<T>) -> Option<&str> {
+    let peer = request.extensions().get::<PeerInfo>()?;
+    peer.identity.as_ref()?.common_name.as_deref()
 }
 
 #[cfg(test)]
@@ -137,6 +149,8 @@ mod tests {
         );
         let code = |name, action| policy.check(&request(name), action).unwrap_err().code();
         assert_eq!(code(Some("root"), Action::Admin), Code::PermissionDenied);
+        let commit = code(Some("root"), Action::Commit);
+        assert_eq!(commit, Code::PermissionDenied, "reading moves no cursor");
         assert_eq!(
             code(Some("nobody"), Action::Consume),
             Code::PermissionDenied

@@ -10,23 +10,26 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Status, Streaming};
 
 use crate::log::Offset;
 use crate::log::record::{BatchBuilder, Producer};
 use crate::proto::log_v1::{ProduceRequest, ProduceResponse, Record};
-use crate::raft::{Answer, OffsetRange, ProposeError, Receipt};
+use crate::raft::{Answer, OffsetRange, ProposeError, Receipt, owner};
 
-use super::{CommitLog, Shared, log_v1, status};
+use super::{CommitLog, Shared, auth, log_v1, status};
 
 /// Request metadata: a session that was opened by `ferrolog.v1.LogService/OpenSession`, as 32
 /// hexadecimal digits.
 const SESSION: &str = "ferrolog-session";
+/// Request metadata: the secret that it was opened with, as 32 hexadecimal digits.
+const SECRET: &str = "ferrolog-secret";
 /// Request metadata: which record of the session the request, or the stream's first one, is.
 const SEQUENCE: &str = "ferrolog-sequence";
 /// Records of a stream that become one batch.
 const BATCH_RECORDS_MAX: u32 = 1024;
+/// The same under a session: all batches under way are remembered until they are answered.
+const SESSION_BATCH_RECORDS_MAX: u32 = 32;
 /// Batches of a stream under way: with them the node holds a bounded part of what a client sends.
 const BATCHES_MAX: usize = 16;
 /// How long an outcome may take before it is called unknown.
@@ -36,20 +39,30 @@ pub(super) const LEADER_WAIT: Duration = Duration::from_secs(5);
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 
 /// The session that the request's metadata names, if it names one.
-fn producer(metadata: &MetadataMap) -> Result<Option<Producer>, Status> {
+fn producer<T>(request: &Request<T>) -> Result<Option<Producer>, Status> {
+    let metadata = request.metadata();
     let text = |key| metadata.get(key).map(|value| value.to_str().unwrap_or(""));
-    let (Some(session), Some(sequence)) = (text(SESSION), text(SEQUENCE)) else {
-        if metadata.contains_key(SESSION) || metadata.contains_key(SEQUENCE) {
-            let message = format!("the metadata {SESSION} and {SEQUENCE} come together");
-            return Err(status::invalid(message));
-        }
+    let parts = [SESSION, SECRET, SEQUENCE].map(text);
+    if parts.iter().all(Option::is_none) {
         return Ok(None);
+    }
+    let [Some(session), Some(secret), Some(sequence)] = parts else {
+        let message = format!("the metadata {SESSION}, {SECRET} and {SEQUENCE} come together");
+        return Err(status::invalid(message));
     };
-    let parsed = (session.len() == 32).then(|| u128::from_str_radix(session, 16).ok());
-    match (parsed.flatten(), sequence.parse().ok()) {
-        (Some(session), Some(sequence)) => Ok(Some(Producer { session, sequence })),
+    let digits = |text: &str| match text.len() {
+        32 => u128::from_str_radix(text, 16).ok(),
+        _ => None,
+    };
+    match (digits(session), digits(secret), sequence.parse().ok()) {
+        (Some(session), Some(secret), Some(sequence)) => Ok(Some(Producer {
+            session,
+            sequence,
+            owner: owner::of_session(auth::subject(request), secret),
+        })),
         _ => Err(status::invalid(format!(
-            "the metadata {SESSION} is 32 hexadecimal digits, {SEQUENCE} a decimal number"
+            "the metadata {SESSION} and {SECRET} are 32 hexadecimal digits, {SEQUENCE} a decimal \
+             number"
         ))),
     }
 }
@@ -68,7 +81,7 @@ pub async fn one<L: CommitLog>(
     request: Request<ProduceRequest>,
 ) -> Result<Offset, Status> {
     let log = shared.log()?;
-    let producer = producer(request.metadata())?;
+    let producer = producer(&request)?;
     let record = log_v1::record(request.into_inner(), shared.limits.record_bytes_max)?;
     let mut batch = BatchBuilder::new(producer);
     batch.push(&record.value, record.term, record.r#type);
@@ -97,7 +110,7 @@ pub fn stream<L: CommitLog>(
     shared: Arc<Shared<L>>,
     request: Request<Streaming<ProduceRequest>>,
 ) -> Result<ProduceStream, Status> {
-    let producer = producer(request.metadata())?;
+    let producer = producer(&request)?;
     let (tell, batches) = mpsc::channel(BATCHES_MAX);
     let batcher = Batcher {
         shared,
@@ -164,7 +177,11 @@ impl<L: CommitLog> Batcher<L> {
         let bytes_max = self.shared.limits.batch_bytes_max;
         let mut batch = BatchBuilder::new(self.producer);
         batch.push(&first.value, first.term, first.r#type);
-        while batch.count() < BATCH_RECORDS_MAX {
+        let records_max = match self.producer {
+            Some(_) => SESSION_BATCH_RECORDS_MAX,
+            None => BATCH_RECORDS_MAX,
+        };
+        while batch.count() < records_max {
             match self.first().now_or_never() {
                 Some(Ok(Some(record))) if batch.bytes() + record.value.len() <= bytes_max => {
                     batch.push(&record.value, record.term, record.r#type);

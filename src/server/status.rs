@@ -152,6 +152,14 @@ pub fn propose(error: &ProposeError) -> Status {
             let metadata = HashMap::from([("expected".to_owned(), expected.to_string())]);
             with_reason(Code::Aborted, "SEQUENCE_OVERLAP", message, metadata, None)
         }
+        ProposeError::Refused(Refusal::SequenceReused { expected }) => {
+            let metadata = HashMap::from([("expected".to_owned(), expected.to_string())]);
+            let code = Code::FailedPrecondition;
+            with_reason(code, "SEQUENCE_REUSED", message, metadata, None)
+        }
+        ProposeError::Refused(Refusal::NotOwner | Refusal::NotHolder) => {
+            plain(Code::PermissionDenied, "NOT_OWNER", message)
+        }
         ProposeError::Refused(Refusal::OffsetDiffers { next }) => {
             let metadata = HashMap::from([("next_offset".to_owned(), next.to_string())]);
             with_reason(Code::Aborted, "OFFSET_DIFFERS", message, metadata, None)
@@ -237,13 +245,20 @@ pub fn execute(error: &ExecuteError) -> Status {
     };
     let mut metadata = HashMap::new();
     let (code, reason) = match refusal {
-        StateRefusal::TooManySessions => {
-            let wait = Some(MAKE_ROOM);
-            let code = Code::ResourceExhausted;
-            return with_reason(code, "TOO_MANY_SESSIONS", message, metadata, wait);
+        // No wait helps: somebody has to give some up.
+        StateRefusal::TooManySessions(full) => {
+            metadata.insert("limit".to_owned(), full.limit.to_string());
+            (Code::ResourceExhausted, "TOO_MANY_SESSIONS")
         }
-        StateRefusal::TooManyFences => (Code::ResourceExhausted, "TOO_MANY_FENCES"),
-        StateRefusal::TooManyCursors => (Code::ResourceExhausted, "TOO_MANY_CURSORS"),
+        StateRefusal::TooManyFences(full) => {
+            metadata.insert("limit".to_owned(), full.limit.to_string());
+            (Code::ResourceExhausted, "TOO_MANY_FENCES")
+        }
+        StateRefusal::TooManyCursors(full) => {
+            metadata.insert("limit".to_owned(), full.limit.to_string());
+            (Code::ResourceExhausted, "TOO_MANY_CURSORS")
+        }
+        StateRefusal::NotOwner => (Code::PermissionDenied, "NOT_OWNER"),
         StateRefusal::EpochDiffers { current } => {
             metadata.insert("epoch".to_owned(), current.to_string());
             (Code::Aborted, "EPOCH_DIFFERS")

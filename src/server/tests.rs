@@ -254,11 +254,18 @@ async fn bad_requests_say_what_is_wrong() {
     );
     client.produce(produce(&[0; LIMIT])).await.unwrap();
     let session = "0".repeat(32);
+    let all = |session, secret, sequence| {
+        let names = ["ferrolog-session", "ferrolog-secret", "ferrolog-sequence"];
+        [0, 1, 2].map(|place| (names[place], [session, secret, sequence][place]))
+    };
     for pairs in [
         &[("ferrolog-session", &*session)][..],
         &[("ferrolog-sequence", "0")],
-        &[("ferrolog-session", "xyz"), ("ferrolog-sequence", "0")],
-        &[("ferrolog-session", &*session), ("ferrolog-sequence", "-1")],
+        &[("ferrolog-session", &*session), ("ferrolog-sequence", "0")],
+        &[("ferrolog-secret", &*session), ("ferrolog-sequence", "0")],
+        &all("xyz", &session, "0"),
+        &all(&session, "xyz", "0"),
+        &all(&session, &session, "-1"),
     ] {
         let refused = client
             .produce(with(produce(b"x"), pairs))

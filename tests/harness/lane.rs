@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
 use ferrolog::proto::v1::{
     OpenSessionRequest, ProduceRequest, ProduceResponse, ProduceStreamRequest,
@@ -118,24 +119,29 @@ impl Lane {
         Ok(())
     }
 
-    /// The same token in every try: whichever of them comes through gives the same session.
+    /// The same secret in every try: whichever of them comes through gives the same session.
     async fn open_session(&mut self, client: &mut Client) -> Result<(), Status> {
         if self.sessions == Sessions::None || self.session.is_some() {
             return Ok(());
         }
-        let token = checker::payload(self.number, u32::MAX).to_vec().into();
-        let log = String::new();
-        let opened = within(client.open_session(OpenSessionRequest { log, token })).await?;
+        let (log, secret) = (String::new(), self.secret());
+        let opened = within(client.open_session(OpenSessionRequest { log, secret })).await?;
         self.session = Some(opened.into_inner().session);
         Ok(())
+    }
+
+    fn secret(&self) -> Bytes {
+        checker::payload(self.number, u32::MAX).to_vec().into()
     }
 
     fn request(&self, batch: u64) -> ProduceStreamRequest {
         let sequence = batch * u64::from(RECORDS);
         let values = (0..RECORDS).map(|record| self.value(sequence + u64::from(record)).to_vec());
-        let session = self
-            .session
-            .map(|session| SessionSequence { session, sequence });
+        let session = self.session.map(|session| SessionSequence {
+            session,
+            sequence,
+            secret: self.secret(),
+        });
         ProduceStreamRequest {
             produce: Some(ProduceRequest {
                 batch: Some(native::batch(values)),

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use ferrolog::cli::local_cluster::{LocalCluster, LocalClusterOptions};
 use ferrolog::client::{Client, Consistency, ConsumeOptions, Start};
+use ferrolog::net::stream_layer::StreamLayer;
 use ferrolog::proto::v1::GetStatusResponse;
 use tempfile::TempDir;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -123,6 +124,33 @@ impl Stage {
         let mut options = LocalClusterOptions::new(BINARY, dir.path());
         options.serve_args = flags.iter().map(|&flag| flag.to_owned()).collect();
         Self::begin_in(dir, options, Vec::new(), turn).await
+    }
+
+    /// Three nodes under an access policy, with certificates of these clients. The client that the cluster
+    /// itself uses may do everything.
+    pub async fn start_under(policy: &str, clients: &[&str]) -> Self {
+        let turn = Turn::Shared(TURNS.read().await);
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let certs = dir.path().join("certs");
+        let clients = [&["client"], clients].concat().join(",");
+        let out = certs.to_str().expect("a path in UTF-8");
+        let minted = ["certs", "--out", out, "--clients", &clients].map(str::to_owned);
+        command::run(&minted).await.expect_success();
+        let all = ["produce", "consume", "commit", "admin"];
+        let all = all
+            .map(|action| format!("p, client, *, {action}\n"))
+            .concat();
+        let acl = dir.path().join("acl.csv");
+        std::fs::write(&acl, all + policy).expect("a policy");
+        let mut options = LocalClusterOptions::new(BINARY, dir.path());
+        let acl = acl.to_str().expect("a path in UTF-8");
+        options.serve_args = vec!["--acl".to_owned(), acl.to_owned()];
+        Self::begin_in(dir, options, Vec::new(), turn).await
+    }
+
+    /// The certificate of one of its clients, as it dials.
+    pub fn layer_of(&self, client: &str) -> StreamLayer {
+        wire::layer_of(&self.cluster.tls_files(client).expect("TLS"))
     }
 
     async fn begin(turn: Turn) -> Self {

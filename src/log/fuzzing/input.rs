@@ -87,6 +87,7 @@ pub fn batch_of(input: &mut Input<'_>) -> Bytes {
     let producer = (what & 1 != 0).then(|| Producer {
         session: u128::from(what >> 1 & 3),
         sequence: u64::from(input.u8() & 31),
+        owner: 0,
     });
     if what >> 5 == 7 {
         return packed_of(producer, what);

@@ -5,8 +5,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::batch::Compression;
 
 use super::{
-    BATCH_HEADER_BYTES, COMPRESSION_SHIFT, COUNT_BYTES, Conditions, HAS_EXPECTED, HAS_FENCE,
-    HAS_SESSION, PACKED, Producer, SESSION_BYTES, STAMP_BYTES, STAMPED,
+    BATCH_HEADER_BYTES, COMPRESSION_SHIFT, COUNT_BYTES, Conditions, HAS_CLAIMANT, HAS_EXPECTED,
+    HAS_FENCE, HAS_OWNER, HAS_SESSION, PACKED, PROOF_BYTES, Producer, SESSION_BYTES, STAMP_BYTES,
+    STAMPED,
 };
 
 /// A batch of packed records: `count` of them in the bytes, which were checked before.
@@ -19,13 +20,11 @@ pub fn packed(
 ) -> Bytes {
     let mut attributes = PACKED | (compression as u32) << COMPRESSION_SHIFT;
     let name_bytes = conditions.fence.map_or(0, |fence| fence.name.len());
-    let head = BATCH_HEADER_BYTES + SESSION_BYTES + 8 + 1 + name_bytes + 8;
+    let head = BATCH_HEADER_BYTES + SESSION_BYTES + 8 + 1 + name_bytes + 8 + 2 * PROOF_BYTES;
     let mut bytes = BytesMut::with_capacity(head + records.len());
     bytes.put_bytes(0, BATCH_HEADER_BYTES);
     if let Some(producer) = producer {
-        attributes |= HAS_SESSION;
-        bytes.put_u128_le(producer.session);
-        bytes.put_u64_le(producer.sequence);
+        attributes |= put_producer(&mut bytes, producer);
     }
     if let Some(expected) = conditions.expected_next_offset {
         attributes |= HAS_EXPECTED;
@@ -36,6 +35,10 @@ pub fn packed(
         bytes.put_u8(u8::try_from(fence.name.len()).expect("names are limited on the way in"));
         bytes.put_slice(fence.name.as_bytes());
         bytes.put_u64_le(fence.epoch);
+        if fence.claimant != 0 {
+            attributes |= HAS_CLAIMANT;
+            bytes.put_u128_le(fence.claimant);
+        }
     }
     bytes.put_slice(records);
     let length = u32::try_from(bytes.len() - 4).expect("batches are limited on the way in");
@@ -43,6 +46,17 @@ pub fn packed(
     bytes[4..8].copy_from_slice(&attributes.to_le_bytes());
     bytes[8..12].copy_from_slice(&count.to_le_bytes());
     bytes.freeze()
+}
+
+/// Writes whose the batch is; gives the attributes that say so.
+fn put_producer(bytes: &mut BytesMut, producer: Producer) -> u32 {
+    bytes.put_u128_le(producer.session);
+    bytes.put_u64_le(producer.sequence);
+    if producer.owner == 0 {
+        return HAS_SESSION;
+    }
+    bytes.put_u128_le(producer.owner);
+    HAS_SESSION | HAS_OWNER
 }
 
 /// Builds one batch of plain records.
@@ -56,12 +70,10 @@ impl BatchBuilder {
     /// An empty batch.
     pub fn new(producer: Option<Producer>) -> Self {
         let mut bytes = BytesMut::with_capacity(256);
-        bytes.put_u32_le(0);
-        bytes.put_u32_le(if producer.is_some() { HAS_SESSION } else { 0 });
-        bytes.put_u32_le(0);
+        bytes.put_bytes(0, BATCH_HEADER_BYTES);
         if let Some(producer) = producer {
-            bytes.put_u128_le(producer.session);
-            bytes.put_u64_le(producer.sequence);
+            let attributes = put_producer(&mut bytes, producer);
+            bytes[4..8].copy_from_slice(&attributes.to_le_bytes());
         }
         Self { bytes, count: 0 }
     }

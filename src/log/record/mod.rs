@@ -29,14 +29,20 @@ const COUNT_AT: usize = 4 + 4;
 /// No batch is shorter: its header, and a record without a value.
 pub const BATCH_BYTES_MIN: usize = BATCH_HEADER_BYTES + 1;
 const SESSION_BYTES: usize = 24;
+/// Of what proves a batch's right to its session, or to its fence.
+const PROOF_BYTES: usize = 16;
 const _: () = assert!(BATCH_HEADER_BYTES == 4 + 1 + 1 + 2 + 4 && SESSION_BYTES == 16 + 8);
 const HAS_SESSION: u32 = 1;
 const HAS_EXPECTED: u32 = 2;
 const HAS_FENCE: u32 = 4;
 const PACKED: u32 = 8;
+const HAS_OWNER: u32 = 16;
+const HAS_CLAIMANT: u32 = 32;
 /// The second byte of the attributes is the compression.
 const COMPRESSION_SHIFT: u32 = 8;
-const ATTRIBUTES: u32 = 0xff << COMPRESSION_SHIFT | HAS_SESSION | HAS_EXPECTED | HAS_FENCE | PACKED;
+const ATTRIBUTES: u32 =
+    0xff << COMPRESSION_SHIFT | HAS_SESSION | HAS_OWNER | HAS_CONDITIONS | PACKED;
+const HAS_CONDITIONS: u32 = HAS_EXPECTED | HAS_FENCE | HAS_CLAIMANT;
 /// In a row's skip: it names a batch of packed records by its first byte, not a record.
 const PACKED_ROW: u32 = 1 << 31;
 /// The varint of a record whose term or type is not 0 has this bit.
@@ -62,6 +68,8 @@ pub struct Producer {
     pub session: u128,
     /// The sequence number of the batch's first record.
     pub sequence: u64,
+    /// What the sender showed of who opened the session, digested; 0 if it showed nothing.
+    pub owner: u128,
 }
 
 /// What must hold when a batch is applied, or it is refused.
@@ -79,6 +87,8 @@ pub struct Fence<'a> {
     /// At most 255 bytes.
     pub name: &'a str,
     pub epoch: u64,
+    /// What the sender showed of who claimed the epoch, digested; 0 if it showed nothing.
+    pub claimant: u128,
 }
 
 /// How many batches and records a payload says it holds: the index rows and offsets that it can
@@ -154,6 +164,11 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    /// The bytes of its records, as they were sent: of a payload that it was read from.
+    pub fn records<'p>(&self, payload: &'p [u8]) -> &'p [u8] {
+        &payload[self.records_at..self.end]
+    }
+
     /// What a row says of it: where its first record begins, or that its records are packed.
     pub fn row_skip(&self) -> Result<u32, Error> {
         let at = if self.packed.is_some() {
@@ -242,6 +257,7 @@ fn batch_header(payload: &[u8], at: usize) -> Result<Batch<'_>, Error> {
         producer = Some(Producer {
             session: rest.try_get_u128_le().map_err(|_| SHORT)?,
             sequence: rest.try_get_u64_le().map_err(|_| SHORT)?,
+            owner: proof(&mut rest, has(HAS_OWNER))?,
         });
     }
     let mut conditions = Conditions::default();
@@ -256,12 +272,16 @@ fn batch_header(payload: &[u8], at: usize) -> Result<Batch<'_>, Error> {
         conditions.fence = Some(Fence {
             name: name.map_err(|_| Error::Malformed("a fence's name is not UTF-8"))?,
             epoch: rest.try_get_u64_le().map_err(|_| SHORT)?,
+            claimant: proof(&mut rest, has(HAS_CLAIMANT))?,
         });
     }
     let compression = (attributes >> COMPRESSION_SHIFT & 0xff) as i32;
     let compression = Compression::new(compression).map_err(|_| UNKNOWN)?;
     let is_packed = has(PACKED);
-    if attributes & !ATTRIBUTES != 0 || (!is_packed && compression != Compression::None) {
+    // A proof of nothing.
+    let is_odd = has(HAS_OWNER) && !has(HAS_SESSION) || has(HAS_CLAIMANT) && !has(HAS_FENCE);
+    let is_odd = is_odd || (!is_packed && compression != Compression::None);
+    if attributes & !ATTRIBUTES != 0 || is_odd {
         return Err(UNKNOWN);
     }
     if count == 0 {
@@ -276,6 +296,13 @@ fn batch_header(payload: &[u8], at: usize) -> Result<Batch<'_>, Error> {
         at,
         end,
     })
+}
+
+fn proof(rest: &mut &[u8], is_there: bool) -> Result<u128, Error> {
+    match is_there {
+        true => rest.try_get_u128_le().map_err(|_| SHORT),
+        false => Ok(0),
+    }
 }
 
 /// Where the record begins that stands `count` records after the one at `at`.
@@ -369,6 +396,7 @@ mod tests {
         let producer = Producer {
             session: 1 << 100,
             sequence: 5,
+            owner: 1 << 101,
         };
         let mut two = BatchBuilder::new(Some(producer));
         two.push(&[7; 300], 0, u32::MAX);
@@ -381,7 +409,8 @@ mod tests {
         let found = batches(&payload).unwrap();
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].producer, found[0].count), (None, 2));
-        assert_eq!(found[1].producer.unwrap().sequence, 5);
+        let producer = found[1].producer.unwrap();
+        assert_eq!((producer.sequence, producer.owner), (5, 1 << 101));
 
         let mut records = Vec::new();
         for (batch, first) in found.iter().zip([10, 12]) {
@@ -448,6 +477,7 @@ mod tests {
         let fence = Fence {
             name: "job",
             epoch: 3,
+            claimant: 5,
         };
         let conditions = Conditions {
             expected_next_offset: Some(Offset(9)),

@@ -8,13 +8,14 @@ use crate::batch::{self, BatchError, Builder, Compression};
 use crate::log::record::{self, Conditions, Producer, Stored};
 use crate::log::{Error, Offset};
 use crate::proto::v1::{self, ProduceRequest, StoredBatch};
+use crate::raft::owner;
 
 use super::super::{Limits, status};
 use super::check_name;
 
-/// The batch of a request, as the log keeps it. Every record in it is looked at: what is taken can
+/// The batch of a request by `subject`, as the log keeps it. Every record in it is looked at: what is taken can
 /// be read back.
-pub fn taken(request: ProduceRequest, limits: &Limits) -> Result<Bytes, Status> {
+pub fn taken(request: ProduceRequest, subject: &str, limits: &Limits) -> Result<Bytes, Status> {
     let missing = || status::invalid("the request has no batch");
     let batch = request.batch.ok_or_else(missing)?;
     let compression = check(&batch, limits).map_err(|error| status::batch(&error))?;
@@ -24,15 +25,21 @@ pub fn taken(request: ProduceRequest, limits: &Limits) -> Result<Bytes, Status> 
     let fence = request.fence.as_ref().map(|fence| record::Fence {
         name: &fence.name,
         epoch: fence.epoch,
+        claimant: owner::of_holder(subject),
     });
     let conditions = Conditions {
         expected_next_offset: request.expected_next_offset.map(Offset),
         fence,
     };
-    let producer = request.session.map(|session| Producer {
-        session: session.session.into(),
-        sequence: session.sequence,
+    let producer = request.session.as_ref().map(|session| {
+        let secret = super::secret(&session.secret)?;
+        Ok::<_, Status>(Producer {
+            session: session.session.into(),
+            sequence: session.sequence,
+            owner: owner::of_session(subject, secret),
+        })
     });
+    let producer = producer.transpose()?;
     let count = batch.count;
     Ok(record::packed(
         producer,

@@ -9,13 +9,14 @@ use crate::net::mux::CONNECTION_IN_FLIGHT_BYTES_MAX;
 use crate::proto::v1::log_service_server::LogService;
 use crate::proto::v1::*;
 use crate::raft::{
-    self, CURSORS_MAX, ClaimEpoch, CommitCursor, FENCES_MAX, NAME_BYTES_MAX, ReplicatedLog,
-    SESSION_IDLE_MS_MAX, SESSIONS_MAX,
+    self, CURSORS_MAX, ClaimEpoch, CommitCursor, FENCES_MAX, NAME_BYTES_MAX, OF_SUBJECT_MAX,
+    ReplicatedLog, SESSION_IDLE_MS_MAX, SESSIONS_MAX, owner,
 };
 
 use super::auth::Action;
 use super::{
-    BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX, Shared, check_log, status,
+    BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX, Shared, auth, check_log,
+    status,
 };
 
 mod batches;
@@ -55,10 +56,30 @@ fn check_name(what: &str, name: &str) -> Result<(), Status> {
     Err(status::invalid(message))
 }
 
-fn token(bytes: &[u8]) -> Result<u128, Status> {
+/// A secret of a session, or the token of a claim.
+fn secret(bytes: &[u8]) -> Result<u128, Status> {
     let bytes = bytes.try_into();
-    let bytes = bytes.map_err(|_| status::invalid("the token is 16 random bytes"))?;
+    let bytes = bytes.map_err(|_| status::invalid("a secret or a token is 16 random bytes"))?;
     Ok(u128::from_be_bytes(bytes))
+}
+
+/// How many a page of a list holds.
+fn page(size: u32) -> usize {
+    match size as usize {
+        0 => PAGE,
+        size => size.min(PAGE_MAX),
+    }
+}
+
+/// Cuts off what is behind a page, of which one more was looked for; whether there was more.
+fn cut_page<T>(found: &mut Vec<T>, size: usize) -> bool {
+    let more = found.len() > size;
+    found.truncate(size);
+    more
+}
+
+fn bad_page() -> Status {
+    status::invalid("the page token is none that was given")
 }
 
 fn cursor(name: String, cursor: raft::Cursor) -> Cursor {
@@ -101,7 +122,8 @@ impl LogService for Native {
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
         let log = self.log(&request, Action::Produce, &request.get_ref().log)?;
-        let session = log.open_session(token(&request.get_ref().token)?).await;
+        let secret = secret(&request.get_ref().secret)?;
+        let session = log.open_session(auth::subject(&request), secret).await;
         Ok(Response::new(OpenSessionResponse {
             session: session.map_err(|error| status::execute(&error))?,
             idle_ms_max: SESSION_IDLE_MS_MAX,
@@ -112,10 +134,47 @@ impl LogService for Native {
         &self,
         request: Request<CloseSessionRequest>,
     ) -> Result<Response<CloseSessionResponse>, Status> {
-        let log = self.log(&request, Action::Produce, &request.get_ref().log)?;
-        let closed = log.close_session(request.get_ref().session).await;
+        let close = request.get_ref();
+        // Without its secret it is somebody else's.
+        let (action, owner) = match close.secret.is_empty() {
+            true => (Action::Admin, None),
+            false => {
+                let secret = secret(&close.secret)?;
+                let owner = owner::of_session(auth::subject(&request), secret);
+                (Action::Produce, Some(owner))
+            }
+        };
+        let log = self.log(&request, action, &close.log)?;
+        let closed = log.close_session(close.session, owner).await;
         closed.map_err(|error| status::execute(&error))?;
         Ok(Response::new(CloseSessionResponse {}))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsResponse>, Status> {
+        let log = self.log(&request, Action::Admin, &request.get_ref().log)?;
+        be_current(log).await?;
+        let request = request.get_ref();
+        let after = match &*request.page_token {
+            "" => 0,
+            token => token.parse().map_err(|_| bad_page())?,
+        };
+        let size = page(request.page_size);
+        let mut found = log.sessions(after, size + 1);
+        let more = cut_page(&mut found, size);
+        let last = found.last().map(|last| last.id.to_string());
+        let session = |session: raft::SessionInfo| Session {
+            session: session.id,
+            subject: session.subject,
+            records: session.records,
+            last_used_ms: session.last_used_ms,
+        };
+        Ok(Response::new(ListSessionsResponse {
+            next_page_token: last.filter(|_| more).unwrap_or_default(),
+            sessions: found.into_iter().map(session).collect(),
+        }))
     }
 
     async fn claim_epoch(
@@ -123,13 +182,15 @@ impl LogService for Native {
         request: Request<ClaimEpochRequest>,
     ) -> Result<Response<ClaimEpochResponse>, Status> {
         let log = self.log(&request, Action::Produce, &request.get_ref().log)?;
+        let subject = auth::subject(&request).to_owned();
         let request = request.get_ref();
         check_name("what is claimed", &request.name)?;
         check_name("the holder", &request.holder)?;
         let claim = ClaimEpoch {
             name: request.name.clone(),
             holder: request.holder.clone(),
-            token: token(&request.token)?,
+            token: owner::of_claim(&subject, secret(&request.token)?),
+            subject: Some(subject),
             expected: request.expected_epoch,
         };
         let claimed = log.claim_epoch(claim).await;
@@ -147,8 +208,45 @@ impl LogService for Native {
         let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
         be_current(log).await?;
         let held = log.epoch(&request.get_ref().name);
-        let (epoch, holder) = held.map_or((0, String::new()), |held| (held.epoch, held.holder));
-        Ok(Response::new(GetEpochResponse { epoch, holder }))
+        let held = held.unwrap_or_default();
+        Ok(Response::new(GetEpochResponse {
+            epoch: held.epoch,
+            holder: held.holder,
+            subject: held.subject.unwrap_or_default(),
+        }))
+    }
+
+    async fn list_fences(
+        &self,
+        request: Request<ListFencesRequest>,
+    ) -> Result<Response<ListFencesResponse>, Status> {
+        let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
+        be_current(log).await?;
+        let request = request.get_ref();
+        let size = page(request.page_size);
+        let mut found = log.fences(&request.page_token, size + 1);
+        let more = cut_page(&mut found, size);
+        let last = found.last().map(|(name, _)| name.clone());
+        let fence = |(name, held): (String, raft::Epoch)| HeldFence {
+            name,
+            epoch: held.epoch,
+            holder: held.holder,
+            subject: held.subject.unwrap_or_default(),
+        };
+        Ok(Response::new(ListFencesResponse {
+            next_page_token: last.filter(|_| more).unwrap_or_default(),
+            fences: found.into_iter().map(fence).collect(),
+        }))
+    }
+
+    async fn delete_fence(
+        &self,
+        request: Request<DeleteFenceRequest>,
+    ) -> Result<Response<DeleteFenceResponse>, Status> {
+        let log = self.log(&request, Action::Admin, &request.get_ref().log)?;
+        let deleted = log.delete_fence(&request.get_ref().name).await;
+        let deleted = deleted.map_err(|error| status::execute(&error))?;
+        Ok(Response::new(DeleteFenceResponse { deleted }))
     }
 
     async fn consume(
@@ -173,11 +271,13 @@ impl LogService for Native {
         &self,
         request: Request<CommitCursorRequest>,
     ) -> Result<Response<CommitCursorResponse>, Status> {
-        let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
+        let log = self.log(&request, Action::Commit, &request.get_ref().log)?;
+        let subject = auth::subject(&request).to_owned();
         let request = request.into_inner();
         check_name("a cursor", &request.name)?;
         let commit = CommitCursor {
             name: request.name,
+            subject,
             offset: Offset(request.offset),
             expected: request.expected_offset.map(Offset),
             create_only: request.create_only,
@@ -209,13 +309,9 @@ impl LogService for Native {
         let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
         be_current(log).await?;
         let request = request.get_ref();
-        let size = match request.page_size as usize {
-            0 => PAGE,
-            size => size.min(PAGE_MAX),
-        };
+        let size = page(request.page_size);
         let mut found = log.cursors(&request.page_token, size + 1);
-        let more = found.len() > size;
-        found.truncate(size);
+        let more = cut_page(&mut found, size);
         let last = found.last().map(|(name, _)| name.clone());
         Ok(Response::new(ListCursorsResponse {
             next_page_token: last.filter(|_| more).unwrap_or_default(),
@@ -230,7 +326,7 @@ impl LogService for Native {
         &self,
         request: Request<DeleteCursorRequest>,
     ) -> Result<Response<DeleteCursorResponse>, Status> {
-        let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
+        let log = self.log(&request, Action::Commit, &request.get_ref().log)?;
         let deleted = log.delete_cursor(&request.get_ref().name).await;
         let deleted = deleted.map_err(|error| status::execute(&error))?;
         Ok(Response::new(DeleteCursorResponse { deleted }))
@@ -260,6 +356,7 @@ impl LogService for Native {
             sessions_max: SESSIONS_MAX as u32,
             cursors_max: CURSORS_MAX as u32,
             fences_max: FENCES_MAX as u32,
+            of_subject_max: OF_SUBJECT_MAX as u32,
             message_bytes_max: limits.message_bytes_max() as u64,
         }))
     }

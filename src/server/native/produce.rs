@@ -16,7 +16,7 @@ use crate::proto::v1::{
 use crate::raft::{ProposeError, Receipt, ReplicatedLog};
 
 use super::super::produce::{LEADER_WAIT, RETRY, outcome};
-use super::super::{Shared, check_log, status};
+use super::super::{Shared, auth, check_log, status};
 use super::batches;
 
 /// Bytes of batches that one stream may have under way: its credit.
@@ -63,7 +63,8 @@ pub async fn one(
     let log = shared.log()?;
     let connection = budget(&request);
     let fence = fence_of(request.get_ref());
-    let batch = batches::taken(request.into_inner(), &shared.limits)?;
+    let subject = auth::subject(&request).to_owned();
+    let batch = batches::taken(request.into_inner(), &subject, &shared.limits)?;
     let _held = hold_now(shared, connection, batch.len())?;
     let deadline = Instant::now() + LEADER_WAIT;
     loop {
@@ -122,6 +123,7 @@ pub fn stream(
     let reader = Reader {
         shared,
         connection: budget(&request),
+        subject: auth::subject(&request).to_owned(),
         credit: Arc::new(Semaphore::new(STREAM_BYTES_MAX)),
         requests: request.into_inner(),
     };
@@ -156,6 +158,8 @@ pub fn stream(
 /// Reads a stream's requests, as far as there is room for them.
 struct Reader {
     shared: Arc<Shared<ReplicatedLog>>,
+    /// Who sends them.
+    subject: String,
     connection: Option<Arc<Semaphore>>,
     credit: Arc<Semaphore>,
     requests: Streaming<ProduceStreamRequest>,
@@ -195,7 +199,7 @@ impl Reader {
         let request = request.produce.ok_or_else(missing)?;
         check_log(&request.log)?;
         let fence = fence_of(&request);
-        let batch = batches::taken(request, &self.shared.limits)?;
+        let batch = batches::taken(request, &self.subject, &self.shared.limits)?;
         let mut drain = self.shared.drain.clone();
         let (credit, held) = tokio::select! {
             biased;

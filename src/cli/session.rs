@@ -1,0 +1,109 @@
+//! `ferrolog session`: the sessions of producers that are open, for administrators.
+
+use anyhow::Context;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::Format;
+use super::connection::ConnectionArgs;
+use super::output::{grouped, print, table};
+use crate::client::{Client, SessionInfo};
+
+const HELP: &str = "\
+A producer appends under a session, so that a batch that is sent again is there once. It closes the session when
+it ends; one that is idle for a day is forgotten.
+
+Examples:
+  ferrolog session list --servers n1:8400
+  ferrolog session close 1234         (what its producer sends from then on is refused)";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(super) struct SessionArgs {
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show all sessions
+    List,
+    /// Forget a session
+    Close {
+        #[arg(value_name = "SESSION")]
+        session: u64,
+    },
+}
+
+pub(super) async fn run(args: SessionArgs, format: Format) -> anyhow::Result<()> {
+    let client = args.connection.client(None)?;
+    let (shown, result) = match args.action {
+        Action::List => list(&client.admin().sessions().await?),
+        Action::Close { session } => close(&client, session).await?,
+    };
+    let text = if format == Format::Json {
+        result.to_string()
+    } else {
+        shown
+    };
+    print(&text).context("write to standard output")
+}
+
+fn list(sessions: &[SessionInfo]) -> (String, Value) {
+    let head = ["SESSION", "OF", "RECORDS", "LAST USED MS"];
+    let head = head.map(str::to_owned).to_vec();
+    let rows = sessions.iter().map(|session| {
+        vec![
+            session.id.to_string(),
+            session.subject.clone(),
+            grouped(session.records),
+            session.last_used_ms.to_string(),
+        ]
+    });
+    let shown = match sessions {
+        [] => "there are no sessions".to_owned(),
+        _ => table(&[head].into_iter().chain(rows).collect::<Vec<_>>()),
+    };
+    let sessions = sessions.iter().map(|session| {
+        json!({
+            "session": session.id,
+            "subject": session.subject,
+            "records": session.records,
+            "last_used_ms": session.last_used_ms,
+        })
+    });
+    (shown, json!({ "sessions": sessions.collect::<Vec<_>>() }))
+}
+
+async fn close(client: &Client, session: u64) -> anyhow::Result<(String, Value)> {
+    let closed = client.admin().close_session(session).await;
+    closed.with_context(|| format!("close session {session}"))?;
+    let shown = format!("session {session} is closed");
+    Ok((shown, json!({ "session": session, "closed": true })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_shown_for_people_and_for_programs() {
+        let session = SessionInfo {
+            id: 1234,
+            subject: "ann".to_owned(),
+            records: 5678,
+            last_used_ms: 7,
+        };
+        let (text, json) = list(&[session]);
+        assert_eq!(
+            text,
+            "SESSION  OF   RECORDS  LAST USED MS\n   1234  ann    5,678             7"
+        );
+        assert_eq!(json["sessions"][0]["session"], 1234);
+        let (text, json) = list(&[]);
+        assert_eq!(text, "there are no sessions");
+        assert_eq!(json["sessions"], json!([]));
+    }
+}

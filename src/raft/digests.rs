@@ -1,0 +1,60 @@
+//! What is remembered of a batch's records, to tell a batch that is sent again from another one
+//! under its number.
+//!
+//! A packed batch is sent again as it was, so one digest of its bytes does. Plain records are cut
+//! into batches by the server, each time otherwise, so each has its own. Neither has to withstand
+//! an intruder, who has not the session's secret: they find a producer's own mistakes. XXH3 (128
+//! bits) for a batch and CRC-32C for a record are the fastest at hand.
+
+use std::collections::VecDeque;
+
+use twox_hash::XxHash3_128;
+
+use crate::log::{self, record, record::Batch};
+
+/// The digests of a batch's records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Digests {
+    /// Of a packed batch: of all records, as they were sent.
+    Whole(u128),
+    /// Of plain records: one each.
+    Each(VecDeque<u32>),
+}
+
+impl Digests {
+    /// Those of a batch in a payload.
+    pub fn of(payload: &[u8], batch: &Batch<'_>) -> Result<Self, log::Error> {
+        let records = batch.records(payload);
+        if let Some(compression) = batch.packed {
+            let seed = compression as u64;
+            return Ok(Self::Whole(XxHash3_128::oneshot_with_seed(seed, records)));
+        }
+        let mut digests = VecDeque::with_capacity(batch.count as usize);
+        let mut at = 0;
+        for _ in 0..batch.count {
+            let end = record::skip(records, at, 1)?;
+            digests.push_back(crc32c::crc32c(&records[at..end]));
+            at = end;
+        }
+        Ok(Self::Each(digests))
+    }
+
+    /// How many single records have one of their own.
+    pub fn records(&self) -> usize {
+        match self {
+            Self::Whole(_) => 0,
+            Self::Each(digests) => digests.len(),
+        }
+    }
+
+    /// Without the first ones.
+    pub fn without(self, skip: u32) -> Self {
+        match self {
+            Self::Each(mut digests) => {
+                digests.drain(..skip as usize);
+                Self::Each(digests)
+            }
+            whole => whole,
+        }
+    }
+}
