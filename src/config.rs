@@ -77,6 +77,9 @@ pub struct Options {
     /// [default: 50]
     #[arg(long, env = "FERROLOG_HEARTBEAT_MS", value_name = "MS", help_heading = HELP_TUNING)]
     pub heartbeat_ms: Option<u64>,
+    /// A clock that is further from a majority's is not believed, in milliseconds [default: 1000]
+    #[arg(long, env = "FERROLOG_CLOCK_BOUND_MS", value_name = "MS", help_heading = HELP_TUNING)]
+    pub clock_bound_ms: Option<u64>,
 }
 
 /// How a node proves itself.
@@ -172,6 +175,7 @@ impl Options {
             disk_reserve_bytes: self.disk_reserve_bytes.or(under.disk_reserve_bytes),
             scrub_bytes_per_second: self.scrub_bytes_per_second.or(under.scrub_bytes_per_second),
             heartbeat_ms: self.heartbeat_ms.or(under.heartbeat_ms),
+            clock_bound_ms: self.clock_bound_ms.or(under.clock_bound_ms),
         }
     }
 
@@ -202,6 +206,13 @@ impl Options {
             let what = "--heartbeat-ms is between 10 and 10000".to_owned();
             return Err(ConfigError::Invalid(what));
         }
+        let clock_bound_ms = self
+            .clock_bound_ms
+            .unwrap_or(Timing::default().clock_bound_ms);
+        if !(100..=60_000).contains(&clock_bound_ms) {
+            let what = "--clock-bound-ms is between 100 and 60000".to_owned();
+            return Err(ConfigError::Invalid(what));
+        }
         Ok(Config {
             name,
             data_dir: self.data_dir.ok_or(missing(
@@ -226,6 +237,8 @@ impl Options {
             timing: Timing {
                 heartbeat_ms,
                 election_ms: (3 * heartbeat_ms, 6 * heartbeat_ms),
+                clock_bound_ms,
+                ..Timing::default()
             },
         })
     }
@@ -347,6 +360,10 @@ mod tests {
                 "at most",
             ),
             ("bootstrap = true\ninsecure = true\nheartbeat_ms = 1", "10"),
+            (
+                "bootstrap = true\ninsecure = true\nclock_bound_ms = 1",
+                "100",
+            ),
         ];
         for (text, hint) in refused {
             let error = options(&format!("{BASE}{text}"))

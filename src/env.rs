@@ -1,7 +1,8 @@
-//! The seam to randomness and to the wall clock.
+//! The seam to randomness and to clocks.
 //!
-//! Time that a node waits on is tokio's clock, which a simulation can pause. Randomness that a
-//! node keeps (its cluster and directory ids) comes from a [`Random`], which a simulation seeds.
+//! Time that a node waits on is tokio's clock, which a simulation can pause. What a node takes for
+//! the time of day comes from a [`Clock`], which a simulation sets. Randomness that a node keeps
+//! (its cluster and directory ids) comes from a [`Random`], which a simulation seeds.
 #![allow(
     clippy::disallowed_methods,
     reason = "the home of randomness and of the wall clock"
@@ -9,8 +10,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::SystemTime;
+
+/// A point of the clock that only goes forward, at one pace: for spans.
+pub use tokio::time::Instant;
 
 /// A source of ids that no two nodes draw alike.
 #[derive(Clone)]
@@ -69,7 +73,63 @@ pub fn random_u128() -> u128 {
     rand::random()
 }
 
-/// The wall clock in milliseconds since 1970: for the age of segments.
+/// A node's wall clock: it may be wrong, and it may jump.
+#[derive(Debug, Clone)]
+pub struct Clock(Hand);
+
+#[derive(Debug, Clone)]
+enum Hand {
+    System,
+    Simulated {
+        start: Instant,
+        start_ms: u64,
+        /// By how much it has jumped.
+        off_ms: Arc<AtomicI64>,
+    },
+}
+
+impl Clock {
+    /// The operating system's.
+    pub fn system() -> Self {
+        Self(Hand::System)
+    }
+
+    /// One that begins at `start_ms`, goes with tokio's clock, and jumps when told to; clones jump
+    /// together.
+    pub fn simulated(start_ms: u64) -> Self {
+        Self(Hand::Simulated {
+            start: Instant::now(),
+            start_ms,
+            off_ms: Arc::default(),
+        })
+    }
+
+    /// In milliseconds since 1970.
+    pub fn now_ms(&self) -> u64 {
+        match &self.0 {
+            Hand::System => wall_clock_ms(),
+            Hand::Simulated {
+                start,
+                start_ms,
+                off_ms,
+            } => {
+                let passed = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let right = start_ms.saturating_add(passed);
+                right.saturating_add_signed(off_ms.load(Ordering::Relaxed))
+            }
+        }
+    }
+
+    /// Sets a simulated clock forward, or back.
+    pub fn jump(&self, by_ms: i64) {
+        match &self.0 {
+            Hand::System => unreachable!("only a simulation sets clocks"),
+            Hand::Simulated { off_ms, .. } => off_ms.fetch_add(by_ms, Ordering::Relaxed),
+        };
+    }
+}
+
+/// The operating system's clock in milliseconds since 1970.
 pub fn wall_clock_ms() -> u64 {
     let since = wall_clock().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ferrolog::agent::{Bound, Runtimes, Seams};
-use ferrolog::env::Random;
+use ferrolog::env::{Clock, Random};
 use ferrolog::log::memory_disk::MemoryDisk;
 use ferrolog::net::memory::MemoryNetwork;
 use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
@@ -22,7 +22,7 @@ use tonic::Code;
 
 use harness::late::Links;
 use harness::native;
-use harness::world::{ADDRS, PATIENCE, World};
+use harness::world::{ADDRS, PATIENCE, START_MS, World};
 
 #[tokio::test(start_paused = true)]
 async fn three_nodes_in_one_thread_hold_the_same_log() {
@@ -186,6 +186,7 @@ async fn what_cannot_be_run_safely_is_refused_before_it_starts() {
         network: Arc::new(network.named("n0")),
         random: Random::seeded(5),
         runtimes: Runtimes::current(),
+        clock: Clock::simulated(START_MS),
     };
     let refusal = async |listen: &str| {
         let mut config = World::config(0);

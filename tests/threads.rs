@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ferrolog::agent::{Agent, Bound, Runtimes, Seams};
 use ferrolog::client::{Client, ClientConfig};
 use ferrolog::config::Options;
-use ferrolog::env::Random;
+use ferrolog::env::{Clock, Random};
 use ferrolog::log::memory_disk::MemoryDisk;
 use ferrolog::net::Security;
 use ferrolog::net::stream_layer::StreamLayer;
@@ -49,6 +49,7 @@ impl Node {
         let seams = Seams {
             disk: Arc::new(MemoryDisk::default()),
             network: Arc::new(TcpNetwork),
+            clock: Clock::system(),
             random: Random::system(),
             runtimes: Runtimes {
                 consensus: consensus.handle().clone(),

@@ -1,7 +1,7 @@
 //! A node: its parts, built bottom up and stopped top down.
 //!
-//! The disk, the network, randomness and the threads come in as [`Seams`], so that the same node
-//! runs on real ones and in simulation.
+//! The disk, the network, the wall clock, randomness and the threads come in as [`Seams`], so that
+//! the same node runs on real ones and in simulation.
 
 mod error;
 mod membership;
@@ -21,13 +21,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config::Config;
-use crate::env::Random;
+use crate::env::{Clock, Random};
 use crate::log::disk::{Disk, OsDisk};
 use crate::net::mux::{Incoming, Mux, MuxLimits};
 use crate::net::stream_layer::StreamLayer;
 use crate::net::tcp::TcpNetwork;
 use crate::net::{Network, Security};
-use crate::raft::{self, ReplicatedLog, Seat, View};
+use crate::raft::{self, ReplicatedLog, Seat, Timing, View};
 use crate::server::{self, Drain, HealthReporter, ServeError};
 
 /// From the signal to stop until the last client's call is cut.
@@ -45,16 +45,19 @@ pub struct Seams {
     pub random: Random,
     /// Where its tasks run.
     pub runtimes: Runtimes,
+    /// What it takes for the time of day.
+    pub clock: Clock,
 }
 
 impl Seams {
-    /// The operating system's disk, network and generator.
+    /// The operating system's disk, network, generator and clock.
     pub fn real(runtimes: Runtimes) -> Self {
         Self {
             disk: Arc::new(OsDisk),
             network: Arc::new(TcpNetwork),
             random: Random::system(),
             runtimes,
+            clock: Clock::system(),
         }
     }
 }
@@ -324,11 +327,15 @@ async fn begin(
     addr: String,
 ) -> Result<(ReplicatedLog, bool), AgentError> {
     let (directory, joined) = membership::become_member(&config, &seams, &layer, &addr).await?;
+    let timing = Timing {
+        clock: seams.clock.clone(),
+        ..config.timing
+    };
     let log = ReplicatedLog::start(
         directory,
         layer,
         &addr,
-        &config.timing,
+        &timing,
         config.log,
         config.disk_reserve_bytes,
     );

@@ -153,9 +153,11 @@ fn status_text(status: &GetStatusResponse) -> String {
     let index =
         |index: Option<u64>| index.map_or_else(|| "-".to_owned(), |index| index.to_string());
     let mut rows = vec![
-        ["NAME", "ID", "ADDRESS", "ROLE", "LEADER", "MATCHED"]
-            .map(str::to_owned)
-            .to_vec(),
+        [
+            "NAME", "ID", "ADDRESS", "ROLE", "LEADER", "MATCHED", "CLOCK",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     ];
     for node in &status.nodes {
         rows.push(vec![
@@ -165,6 +167,8 @@ fn status_text(status: &GetStatusResponse) -> String {
             role_name(node.role).to_owned(),
             if node.is_leader { "yes" } else { "" }.to_owned(),
             index(node.matched_index),
+            node.clock_offset_ms
+                .map_or_else(|| "-".to_owned(), |offset| format!("{offset:+} ms")),
         ]);
     }
     format!(
@@ -203,6 +207,7 @@ fn status_json(status: &GetStatusResponse) -> Value {
                 "role": role_name(node.role),
                 "is_leader": node.is_leader,
                 "matched_index": node.matched_index,
+                "clock_offset_ms": node.clock_offset_ms,
             })
         })
         .collect();
@@ -221,6 +226,10 @@ fn status_json(status: &GetStatusResponse) -> Value {
         "segments": status.segments,
         "segment_bytes": status.segment_bytes,
         "damaged_segments": status.damaged_segments,
+        "clock_ms": status.clock_ms,
+        "clock_jumps": status.clock_jumps,
+        "last_clock_jump_ms": status.last_clock_jump_ms,
+        "log_time_ms": status.log_time_ms,
         "nodes": nodes,
     })
 }
@@ -239,6 +248,7 @@ mod tests {
             role: role.into(),
             is_leader: id == 2,
             matched_index: None,
+            clock_offset_ms: (id == 2).then_some(-7),
         };
         let status = GetStatusResponse {
             cluster_id: "ab".into(),
@@ -255,6 +265,7 @@ mod tests {
             text.contains("term 3, leader n2") && text.contains("1,234 records"),
             "{text}"
         );
+        assert!(text.contains("-7 ms"), "{text}");
         let json = status_json(&status);
         assert_eq!(json["nodes"][1]["role"], "learner");
         assert_eq!(json["last_index"], Value::Null);

@@ -272,6 +272,7 @@ impl Log {
         state.last_term = entry.term;
         if entry.kind == Kind::Records {
             let timestamp_ms = record::timestamp_ms(&entry.payload);
+            segment.saw(timestamp_ms);
             state.last_timestamp_ms = state.last_timestamp_ms.max(timestamp_ms);
         }
         state.tail_bytes += entry.payload.len();

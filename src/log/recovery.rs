@@ -10,8 +10,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
 
-use crate::env;
-
 use super::cut;
 use super::disk::Disk;
 use super::files::{Paths, base_of, bases, remove_all, remove_files};
@@ -75,13 +73,12 @@ impl Recovered {
         last.map_or(self.floor.index, Segment::next_index)
     }
 
-    fn saw(&mut self, needs: Room, payload: &[u8]) {
-        let timestamp_ms = if needs.rows > 0 {
-            record::timestamp_ms(payload)
-        } else {
-            0
-        };
-        self.last_timestamp_ms = self.last_timestamp_ms.max(timestamp_ms);
+    fn saw(&mut self, segment: &mut Segment, needs: Room, payload: &[u8]) {
+        if needs.rows > 0 {
+            let timestamp_ms = record::timestamp_ms(payload);
+            segment.saw(timestamp_ms);
+            self.last_timestamp_ms = self.last_timestamp_ms.max(timestamp_ms);
+        }
     }
 }
 
@@ -277,7 +274,7 @@ fn open_unsealed(
     };
     // Raft takes what is found for durable (I1): a process that was killed may not have synced it.
     store.settle()?;
-    let mut segment = Segment::open(store, index, env::wall_clock_ms());
+    let mut segment = Segment::open(store, index, true);
     let torn = scan(&mut segment, found)?;
     segment.reserve(Room::default())?;
     found.read_bytes += u64::from(segment.end());
@@ -307,7 +304,7 @@ fn scan(segment: &mut Segment, found: &mut Recovered) -> Result<u64, Error> {
             Found::Frame(header) => {
                 let payload = scan.payload(&header)?;
                 let needs = Room::of(header.kind, payload);
-                found.saw(needs, payload);
+                found.saw(segment, needs, payload);
                 add(segment, &store, position, &header, needs, found)?;
             }
             Found::End => return Ok(0),

@@ -298,11 +298,15 @@ impl Log {
         let paths = Paths::new(&self.0.dir, seal.base);
         let read = Seal::read(place.disk, &paths.seal, seal.base)?;
         let seal = read.unwrap_or_else(|| seal.clone());
-        let opened = recovery::open_sealed(&place, &paths, seal)?;
+        let mut opened = recovery::open_sealed(&place, &paths, seal)?;
         let mut state = self.0.state.write();
         let base = opened.base();
         match state.segment_of(base) {
-            Some(segment) if segment.base() == base => *segment = opened,
+            Some(segment) if segment.base() == base => {
+                // It is no younger for having been mended.
+                (opened.opened, opened.found) = (segment.opened, segment.found);
+                *segment = opened;
+            }
             // It was trimmed meanwhile.
             _ => {}
         }

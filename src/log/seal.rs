@@ -83,7 +83,7 @@ pub struct Seal {
     pub first_offset: Offset,
     /// The offset after its last record.
     pub next_offset: Offset,
-    /// When it was sealed: milliseconds since 1970 by the node's own clock.
+    /// The log's time when it was sealed, in milliseconds since 1970: no record in it is later.
     pub sealed_ms: u64,
     /// The terms of its entries, in order: at least one.
     pub term_ends: Vec<TermEnd>,

@@ -1,7 +1,5 @@
 //! Sealing segments that will not change, and summing up a log for a snapshot.
 
-use crate::env;
-
 use super::disk::Disk;
 use super::files::Paths;
 use super::seal::Seal;
@@ -27,7 +25,7 @@ impl Log {
 
     fn seal_next(&self, applied: Index) -> Result<bool, Error> {
         let disk: &dyn Disk = &*self.0.disk;
-        let (base, mut seal, store) = {
+        let (base, seal, store) = {
             let mut state = self.0.state.write();
             let Some(number) = state.next_to_seal(applied) else {
                 return Ok(false);
@@ -41,7 +39,6 @@ impl Log {
             let seal = state.sum_up(number, segment.next_index())?;
             (segment.base(), seal, segment.store.clone())
         };
-        seal.sealed_ms = env::wall_clock_ms();
         store.cut(seal.end, None)?;
         store.sync(disk)?;
         let index = {
@@ -92,7 +89,16 @@ impl State {
         } else {
             self.end_of_rows(number)
         };
-        segment.sum_up(to, next_offset)
+        segment.sum_up(to, next_offset, self.time_before(number))
+    }
+
+    /// A time that no record in a segment is later than: the log's own, which the leaders agreed
+    /// on, and not what this node's clock says.
+    fn time_before(&self, number: usize) -> u64 {
+        // After a start the last time may stand in a sealed segment.
+        let earlier = self.segments.range(..number).next_back();
+        let earlier = earlier.map_or(0, |segment| segment.since_ms);
+        self.last_timestamp_ms.max(earlier)
     }
 
     /// The number of the first segment without a seal, if a checkpoint up to `applied` covers it

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::env;
+use crate::env::Instant;
 
 use super::disk::Disk;
 use super::file_header::FILE_HEADER_BYTES;
@@ -29,8 +29,13 @@ pub struct Segment {
     end: u32,
     /// What the entries held can need at most.
     reserved: Room,
-    /// When it was made or found open: milliseconds since 1970.
-    pub opened_ms: u64,
+    /// Since when this process has it.
+    pub opened: Instant,
+    /// It is older than that by what times say: it was found, or came from another node.
+    pub found: bool,
+    /// The log's time when it was sealed, or while it is open that of its first records, in
+    /// milliseconds since 1970; 0 before any.
+    pub since_ms: u64,
     /// Why it may not be read: it waits for repair.
     pub damage: Option<Damage>,
     /// It is being sealed, and takes no entry more, even if it becomes the last one again.
@@ -75,18 +80,20 @@ impl Segment {
         let made = Store::create(disk, &paths.store, base, room);
         // A store without room stays as an empty file would: the next try makes it anew.
         let store = made.inspect_err(|_| drop(disk.remove(&paths.store)))?;
-        Ok(Self::open(store, rows, env::wall_clock_ms()))
+        Ok(Self::open(store, rows, false))
     }
 
     /// A segment whose entries are yet to be told by `add`.
-    pub fn open(store: Store, index: OffsetIndex, opened_ms: u64) -> Self {
+    pub fn open(store: Store, index: OffsetIndex, found: bool) -> Self {
         Self {
             store: Arc::new(store),
             index,
             frames: Frames::Open(Vec::new(), Vec::new()),
             end: FILE_HEADER_BYTES as u32,
             reserved: Room::default(),
-            opened_ms,
+            opened: Instant::now(),
+            found,
+            since_ms: 0,
             damage: None,
             closing: false,
         }
@@ -102,7 +109,9 @@ impl Segment {
                 rows: seal.rows.into(),
                 offsets: seal.next_offset.0 - seal.first_offset.0,
             },
-            opened_ms: seal.sealed_ms,
+            opened: Instant::now(),
+            found: true,
+            since_ms: seal.sealed_ms,
             frames: Frames::Sealed(Arc::new(seal)),
             damage,
             closing: true,
@@ -277,6 +286,9 @@ impl Segment {
                     self.end = first.position;
                     frames.truncate(keep);
                     cut_terms(terms, keep);
+                    if keep == 0 {
+                        self.since_ms = 0;
+                    }
                 }
             }
             Frames::Sealed(_) => assert!(index >= self.next_index(), "I5: sealed is committed"),
@@ -302,8 +314,9 @@ impl Segment {
     }
 
     /// Sums up the entries before `to`, and their rows: all of them, or the part that a snapshot
-    /// covers. `next_offset` is the one after the last record among them.
-    pub fn sum_up(&self, to: Index, next_offset: Offset) -> Result<Seal, Error> {
+    /// covers. `next_offset` is the one after the last record among them, and none of them is later
+    /// than `sealed_ms`.
+    pub fn sum_up(&self, to: Index, next_offset: Offset, sealed_ms: u64) -> Result<Seal, Error> {
         let Frames::Open(frames, terms) = &self.frames else {
             unreachable!("a sealed segment is summed up already");
         };
@@ -337,7 +350,7 @@ impl Segment {
             term_ends,
             first_offset: first_offset.unwrap_or(next_offset),
             next_offset,
-            sealed_ms: self.opened_ms,
+            sealed_ms,
             marks,
         })
     }
@@ -361,7 +374,15 @@ impl Segment {
 
     /// Lets go of the frames' places: the seal's marks lead to them from now on.
     pub fn become_sealed(&mut self, seal: Seal) {
+        self.since_ms = seal.sealed_ms;
         self.frames = Frames::Sealed(Arc::new(seal));
+    }
+
+    /// Takes note of the time of its next records.
+    pub fn saw(&mut self, timestamp_ms: u64) {
+        if self.since_ms == 0 && self.seal().is_none() {
+            self.since_ms = timestamp_ms;
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::env::Instant;
+
 use super::segment::Segment;
 use super::{Error, Floor, Index, Log, Offset, State, Term, files};
 
@@ -33,7 +35,12 @@ pub struct SegmentInfo {
     pub bytes: u64,
     /// The offset after its last record; `None` while it is open.
     pub next_offset: Option<Offset>,
-    /// When it was sealed, or opened while it is open: milliseconds since 1970.
+    /// Since when this process has it: the one before has ended by then.
+    pub opened: Instant,
+    /// It is older than that by what times say: it was found, or came from another node.
+    pub found: bool,
+    /// The log's time when it was sealed, or while it is open that of its first records, in
+    /// milliseconds since 1970; 0 before any.
     pub since_ms: u64,
     /// Whether it waits for repair.
     pub damaged: bool,
@@ -78,7 +85,9 @@ impl Log {
             next_index: segment.next_index(),
             bytes: segment.bytes(),
             next_offset: segment.seal().map(|seal| seal.next_offset),
-            since_ms: segment.opened_ms,
+            opened: segment.opened,
+            found: segment.found,
+            since_ms: segment.since_ms,
             damaged: segment.damage.is_some(),
         };
         state.segments.iter().map(info).collect()

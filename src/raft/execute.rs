@@ -1,11 +1,9 @@
 //! Sessions, fences and cursors: commands that any node takes and passes to the leader, which
 //! gives them their time.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::env;
-use crate::log::{Log, Offset};
+use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ExecuteRefusalKind as Kind, execute_response as response};
 
 use super::ReplicatedLog;
@@ -16,39 +14,12 @@ use super::error::ExecuteError;
 use super::fences::{ClaimEpoch, Epoch};
 use super::owner;
 use super::sessions::{CloseSession, OpenSession, SessionInfo};
-use super::state_machine::Shared;
 
 /// A session that nothing came under for so long is forgotten.
 pub const SESSION_IDLE_MS_MAX: u64 = 24 * 3600 * 1000;
+pub const SESSION_IDLE_MAX: Duration = Duration::from_millis(SESSION_IDLE_MS_MAX);
 /// If there is no room for another one, after so long.
-const SESSION_IDLE_MS_MIN: u64 = 10 * 60 * 1000;
-
-/// The leader's time. Along the log it never goes back, whatever the clocks of leaders do (I2: it
-/// is assigned before replication, not by apply).
-#[derive(Debug, Clone)]
-pub struct Stamps {
-    last: Arc<AtomicU64>,
-    log: Log,
-    fsm: Arc<Shared>,
-}
-
-impl Stamps {
-    pub fn new(log: Log, fsm: Arc<Shared>) -> Self {
-        Self {
-            last: Arc::default(),
-            log,
-            fsm,
-        }
-    }
-
-    /// The time of the next entry, in milliseconds since 1970.
-    pub fn next(&self) -> u64 {
-        // Entries that are not applied yet are in the log, and those that are not in it, applied.
-        let known = self.log.last_timestamp_ms().max(self.fsm.timestamp_ms());
-        let now = env::wall_clock_ms().max(known);
-        self.last.fetch_max(now, Ordering::AcqRel).max(now)
-    }
-}
+const SESSION_IDLE_MIN: Duration = Duration::from_secs(10 * 60);
 
 /// What a claim gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,9 +112,7 @@ impl ReplicatedLog {
 
     /// The leader forgets sessions that were idle for long.
     pub(super) async fn expire_sessions(&self) {
-        // By the log's own time as well: a leader whose clock is far ahead must not end them all.
-        let now = env::wall_clock_ms().min(self.0.fsm.timestamp_ms());
-        let before = now.saturating_sub(SESSION_IDLE_MS_MAX);
+        let before = self.idle_before_ms(SESSION_IDLE_MAX);
         if !self.view().writable || !self.0.fsm.any_idle_session(before) {
             return;
         }
@@ -151,6 +120,12 @@ impl ReplicatedLog {
             Ok(_) => tracing::info!("forgot sessions that were idle for a day"),
             Err(error) => tracing::debug!(%error, "idle sessions stay for now"),
         }
+    }
+
+    /// What was last used before this, by the log's time, has idled for so long.
+    fn idle_before_ms(&self, idle: Duration) -> u64 {
+        let surely_past = self.0.clocks.surely_past_ms(&self.view());
+        self.0.passed.lock().before_ms(idle, surely_past)
     }
 
     /// Carries out a command, here or on the leader.
@@ -183,14 +158,11 @@ impl ReplicatedLog {
 
     fn stamped(&self, command: Command) -> Command {
         match command {
-            Command::OpenSession(open) => {
-                let now_ms = self.0.stamps.next();
-                Command::OpenSession(OpenSession {
-                    now_ms,
-                    idle_before_ms: now_ms.saturating_sub(SESSION_IDLE_MS_MIN),
-                    ..open
-                })
-            }
+            Command::OpenSession(open) => Command::OpenSession(OpenSession {
+                now_ms: self.0.stamps.next(),
+                idle_before_ms: self.idle_before_ms(SESSION_IDLE_MIN),
+                ..open
+            }),
             Command::CommitCursor(commit) => Command::CommitCursor(CommitCursor {
                 now_ms: self.0.stamps.next(),
                 ..commit

@@ -36,7 +36,7 @@ pub struct Fsm {
     pub retention: Retention,
     pub cursors: Cursors,
     pub fences: Fences,
-    /// The last time that a leader gave to records, in milliseconds since 1970.
+    /// The last time that a leader gave to an entry, in milliseconds since 1970.
     pub timestamp_ms: u64,
 }
 
@@ -90,6 +90,12 @@ impl Fsm {
 
     /// Applies a command of sessions, fences or cursors.
     fn keep(&mut self, index: Index, command: &Command, next: Offset) -> Outcome {
+        let time_ms = match command {
+            Command::OpenSession(open) => open.now_ms,
+            Command::CommitCursor(commit) => commit.now_ms,
+            _ => 0,
+        };
+        self.timestamp_ms = self.timestamp_ms.max(time_ms);
         let kept = match command {
             Command::OpenSession(open) => self.sessions.open(index, open).map(Outcome::Session),
             Command::CloseSession(close) => self.sessions.close(close).map(|()| Outcome::Done),

@@ -11,12 +11,14 @@ use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
+use crate::env::Clock;
 use crate::log::disk::DirLock;
 use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
 
 mod blocking;
 mod callers;
+mod clocks;
 mod command;
 mod confirm;
 mod cursors;
@@ -34,6 +36,7 @@ mod log_store;
 mod members;
 pub mod offline;
 pub mod owner;
+mod passed;
 mod proposer;
 mod reach;
 mod reads;
@@ -45,6 +48,7 @@ mod snapshot;
 mod space;
 mod stable_store;
 mod staging;
+mod stamps;
 mod state_machine;
 mod transport;
 mod types;
@@ -71,6 +75,7 @@ mod suite_tests;
 #[cfg(test)]
 mod trim_tests;
 
+pub use clocks::ClockReport;
 pub use command::{OffsetRange, Ranges, Receipt, Refusal, Retention, StateRefusal};
 pub use cursors::{CURSORS_MAX, CommitCursor, Cursor, NAME_BYTES_MAX};
 pub use directory::{Directory, Identity, JoinError, cluster_of};
@@ -87,14 +92,16 @@ pub use state_machine::Applied;
 pub use types::{Member, WireError};
 pub use view::{MemberView, View};
 
+use clocks::Clocks;
 use confirm::Confirmer;
-use execute::Stamps;
 use log_store::{Failure, LogStore, Promised};
+use passed::Passed;
 use proposer::Proposer;
 use reads::ReadBarrier;
 use snapshot::Snapshots;
 use space::Space;
 use stable_store::StableStore;
+use stamps::Stamps;
 use state_machine::{Checkpointer, StateMachine};
 use transport::{Sender, Transport};
 use types::TypeConfig;
@@ -109,6 +116,10 @@ pub struct Timing {
     pub heartbeat_ms: u64,
     /// The election timeout is drawn from this range, in milliseconds.
     pub election_ms: (u64, u64),
+    /// What the node takes for the time of day.
+    pub clock: Clock,
+    /// A clock that is further from a majority's is not believed, in milliseconds.
+    pub clock_bound_ms: u64,
 }
 
 impl Default for Timing {
@@ -116,6 +127,8 @@ impl Default for Timing {
         Self {
             heartbeat_ms: 50,
             election_ms: (150, 300),
+            clock: Clock::system(),
+            clock_bound_ms: 1000,
         }
     }
 }
@@ -142,9 +155,11 @@ struct Inner {
     views: watch::Receiver<View>,
     transport: Transport,
     proposer: Proposer,
+    clocks: Clocks,
     stamps: Stamps,
     promised: Promised,
     confirmer: Confirmer,
+    passed: parking_lot::Mutex<Passed>,
     barrier: ReadBarrier,
     call_backs: reach::CallBacks,
     /// Held while the membership changes.
@@ -185,10 +200,13 @@ impl ReplicatedLog {
         };
         let space = Space::start(&directory, disk_reserve_bytes);
         let floor = machine.floor.clone();
+        let me = identity.node_id;
+        let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
         let transport = Transport::new(layer, from).with_node(transport::Node {
             log: log.clone(),
             floor: floor.clone(),
             space: space.clone(),
+            clocks: clocks.clone(),
             confirmed: watermark::Watermarks::default(),
         });
         let config = engine::config(timing, &identity.cluster_id)?;
@@ -199,7 +217,7 @@ impl ReplicatedLog {
         let heard = Arc::new(view::Heard::never());
         tokio::spawn(view::follow(raft.clone(), heard.clone(), tell));
         let applied = fsm.watch_applied();
-        let stamps = Stamps::new(log.clone(), fsm.clone());
+        let stamps = Stamps::new(log.clone(), fsm.clone(), clocks.clone(), views.clone());
         let proposals = proposer::Leader::new(&transport, &space, &stamps);
         let confirmer = Confirmer::start(raft.clone(), promised.clone(), transport.clone());
         let barrier = ReadBarrier::start(
@@ -212,9 +230,11 @@ impl ReplicatedLog {
         let inner = Inner {
             addr: addr.to_owned(),
             proposer: Proposer::start(proposals, &raft, &views, entry_bytes),
+            clocks,
             stamps,
             promised,
             confirmer,
+            passed: parking_lot::Mutex::new(Passed::new(execute::SESSION_IDLE_MAX)),
             barrier,
             call_backs: reach::CallBacks::default(),
             identity,
@@ -255,6 +275,16 @@ impl ReplicatedLog {
     /// How far this node has applied, and a wait for more.
     pub fn watch_applied(&self) -> watch::Receiver<Applied> {
         self.0.fsm.watch_applied()
+    }
+
+    /// What this node knows of its clock and of its peers'.
+    pub fn clock_report(&self) -> ClockReport {
+        self.0.clocks.report()
+    }
+
+    /// The last time that a leader gave to an applied entry, in milliseconds since 1970.
+    pub fn log_time_ms(&self) -> u64 {
+        self.0.fsm.timestamp_ms()
     }
 
     /// The cluster as this node sees it.
@@ -377,6 +407,11 @@ impl ReplicatedLog {
     /// The room on the disk.
     fn space(&self) -> &Space {
         &self.0.space
+    }
+
+    /// The time of day by this node's clock, in milliseconds since 1970.
+    fn clock_ms(&self) -> u64 {
+        self.0.clocks.now_ms()
     }
 
     /// A leader called.

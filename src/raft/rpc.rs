@@ -88,6 +88,7 @@ fn answer(
     pb::AppendEntriesResponse {
         result: Some(result),
         low: node.space().is_low(),
+        clock_ms: node.clock_ms(),
     }
 }
 

@@ -113,7 +113,7 @@ impl Shared {
         self.fsm.lock().sessions.any_idle(before_ms)
     }
 
-    /// The last time that a leader gave to applied records, in milliseconds since 1970.
+    /// The last time that a leader gave to an applied entry, in milliseconds since 1970.
     pub fn timestamp_ms(&self) -> u64 {
         self.fsm.lock().timestamp_ms
     }

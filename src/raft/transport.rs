@@ -31,6 +31,7 @@ use crate::net::stream_layer::{ChannelOptions, StreamLayer};
 use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::raft_client::RaftClient;
 
+use super::clocks::Clocks;
 use super::snapshot::{self, Snapshot, SnapshotData};
 use super::space::Space;
 use super::types::{self, Member, TypeConfig, Vote};
@@ -70,6 +71,8 @@ pub struct Node {
     pub floor: Arc<Mutex<Option<pb::Floor>>>,
     /// Who has room.
     pub space: Space,
+    /// What peers' clocks say.
+    pub clocks: Clocks,
     /// What peers have confirmed.
     pub confirmed: Watermarks,
 }
@@ -174,12 +177,8 @@ fn rpc_error(status: Status) -> RPCError<TypeConfig> {
     }
 }
 
-/// Takes note of whether a peer has room.
-fn note_room(
-    node: &OnceLock<Node>,
-    target: u64,
-    answer: Result<&pb::AppendEntriesResponse, &Status>,
-) {
+/// Takes note of whether a peer has room, and of its clock.
+fn note(node: &OnceLock<Node>, target: u64, answer: Result<&pb::AppendEntriesResponse, &Status>) {
     let full = match answer {
         Ok(answer) => answer.low,
         Err(status) if status.code() == Code::ResourceExhausted => true,
@@ -188,6 +187,9 @@ fn note_room(
     };
     if let Some(node) = node.get() {
         node.space.note(target, full);
+        if let Ok(answer) = answer {
+            node.clocks.note(target, answer.clock_ms);
+        }
     }
 }
 
@@ -215,7 +217,7 @@ impl Peer {
         match tokio::time::timeout(timeout, call).await {
             Ok(result) => {
                 let noted = result.inspect_err(|status| {
-                    note_room(&self.node, self.target, Err(status));
+                    note(&self.node, self.target, Err(status));
                 });
                 Ok(noted.map_err(rpc_error)?.into_inner())
             }
@@ -282,7 +284,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 .await?;
             let results = answers.map(move |answer| {
                 answered.add_permits(1);
-                note_room(&node, target, answer.as_ref());
+                note(&node, target, answer.as_ref());
                 let result = wire::stream_result(answer.map_err(rpc_error)?)?;
                 judge(&node, target, term, result)
             });

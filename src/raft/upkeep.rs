@@ -7,7 +7,6 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
 
-use crate::env;
 use crate::log::{self, Damage, Damaged, Floor, Index, Offset, SegmentInfo, Term};
 
 use super::blocking::on_disk;
@@ -33,6 +32,9 @@ impl ReplicatedLog {
     pub async fn keep_up(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
+            let log_ms = self.log_time_ms();
+            self.0.passed.lock().look(log_ms);
+            self.0.clocks.look(&self.view(), log_ms);
             if let Err(error) = self.keep_up_once().await {
                 tracing::warn!(%error, "upkeep of the log failed; it is tried again");
                 tokio::time::sleep(MEND_AGAIN).await;
@@ -107,13 +109,14 @@ impl ReplicatedLog {
     /// The leader trims what the retention does not keep; every node lets old segments end.
     async fn keep_retention(&self) {
         let retention = self.0.fsm.retention();
-        let now = env::wall_clock_ms();
         let segments = self.log().segments();
-        let old = |segment: &SegmentInfo| {
-            let age = retention.max_age_ms;
-            age.is_some_and(|age| segment.since_ms.saturating_add(age) <= now)
-        };
         let last = segments.last().filter(|last| last.next_offset.is_none());
+        // Ending a segment removes nothing: this node's clock will do.
+        let now = Some(self.clock_ms());
+        let old = |last: &SegmentInfo| {
+            let age = retention.max_age_ms.filter(|_| last.since_ms > 0);
+            age.is_some_and(|age| is_old(last, last, age, now))
+        };
         if last.is_some_and(old) {
             let log = self.log().clone();
             let rolled = on_disk(move || log.roll()).await;
@@ -123,6 +126,7 @@ impl ReplicatedLog {
         }
         let (first, _) = self.log().offsets();
         let waited_for = self.0.fsm.slowest_cursor(&retention.wait_for_cursors);
+        let now = self.0.clocks.surely_past_ms(&self.view());
         let wanted = first_kept(&segments, &retention, waited_for, now);
         if let Some(wanted) = wanted.filter(|wanted| *wanted > first)
             && self.view().writable
@@ -251,23 +255,33 @@ impl ReplicatedLog {
 /// What a step of a scrub reads, about.
 const SCRUB_STEP_BYTES: f64 = (1 << 20) as f64;
 
+/// Whether all that is in a segment is older than an age: by the time that passed since the next one
+/// began, or, if this process was not there, by the log's times and a time that has surely come.
+fn is_old(segment: &SegmentInfo, next: &SegmentInfo, age_ms: u64, now_ms: Option<u64>) -> bool {
+    let told = |now| segment.since_ms.saturating_add(age_ms) <= now;
+    next.opened.elapsed() >= Duration::from_millis(age_ms)
+        || (segment.found && now_ms.is_some_and(told))
+}
+
 /// The first offset that a retention keeps; `None` if it keeps all that is sealed. Nothing from
 /// `waited_for` on is given up while the segments take no more than the cap.
 fn first_kept(
     segments: &[SegmentInfo],
     retention: &Retention,
     waited_for: Option<Offset>,
-    now: u64,
+    now_ms: Option<u64>,
 ) -> Option<Offset> {
     let mut total: u64 = segments.iter().map(|segment| segment.bytes).sum();
     let mut first = None;
-    for segment in segments {
+    for (number, segment) in segments.iter().enumerate() {
         let Some(next) = segment.next_offset else {
             break;
         };
         let over = retention.max_bytes.is_some_and(|max| total > max);
         let age = retention.max_age_ms;
-        let old = age.is_some_and(|age| segment.since_ms.saturating_add(age) <= now);
+        let behind = segments.get(number + 1);
+        let old = age.zip(behind);
+        let old = old.is_some_and(|(age, behind)| is_old(segment, behind, age, now_ms));
         let waits = waited_for.is_some_and(|cursor| next > cursor);
         if (!over && !old) || (waits && total <= retention.wait_bytes_max) {
             break;
@@ -288,13 +302,15 @@ mod tests {
             next_index: Index(base + 10),
             bytes,
             next_offset: sealed.then_some(Offset(base + 10)),
+            opened: Instant::now(),
+            found: true,
             since_ms,
             damaged: false,
         }
     }
 
-    #[test]
-    fn retention_gives_up_whole_sealed_segments_from_the_front() {
+    #[tokio::test(start_paused = true)]
+    async fn retention_gives_up_whole_sealed_segments_from_the_front() {
         let all = [
             segment(0, 100, 1000, true),
             segment(10, 100, 2000, true),
@@ -306,7 +322,7 @@ mod tests {
                 max_age_ms,
                 ..Retention::default()
             };
-            first_kept(&all, &retention, None, now).map(|first| first.0)
+            first_kept(&all, &retention, None, Some(now)).map(|first| first.0)
         };
         assert_eq!(keep(None, None, 9999), None);
         assert_eq!(keep(Some(300), None, 0), None);
@@ -322,12 +338,38 @@ mod tests {
                 wait_bytes_max,
                 ..Retention::default()
             };
-            first_kept(&all, &retention, Some(Offset(cursor)), 0).map(|first| first.0)
+            first_kept(&all, &retention, Some(Offset(cursor)), None).map(|first| first.0)
         };
         assert_eq!(wait(9, 300), None, "its record is in the first segment");
         assert_eq!(wait(10, 300), Some(10));
         assert_eq!(wait(20, 300), Some(20));
         assert_eq!(wait(0, 299), Some(10), "over the cap");
         assert_eq!(wait(0, 100), Some(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_segment_is_as_old_as_the_time_that_passed_since_it_ended() {
+        let step = Duration::from_millis(1000);
+        let mut all = Vec::new();
+        for base in [0, 10, 20] {
+            all.push(SegmentInfo {
+                found: false,
+                // A wrong clock's.
+                since_ms: if base == 0 { 1 } else { u64::MAX },
+                ..segment(base, 100, 0, base < 20)
+            });
+            tokio::time::advance(step).await;
+        }
+        let retention = Retention {
+            max_age_ms: Some(2500),
+            ..Retention::default()
+        };
+        let keep = |now| first_kept(&all, &retention, None, now).map(|first| first.0);
+        // The last record of the first one may be two seconds old.
+        assert_eq!((keep(None), keep(Some(u64::MAX))), (None, None));
+        tokio::time::advance(step / 2).await;
+        assert_eq!((keep(None), keep(Some(0))), (Some(10), Some(10)));
+        tokio::time::advance(step).await;
+        assert_eq!((keep(None), keep(Some(0))), (Some(20), Some(20)));
     }
 }

@@ -31,6 +31,7 @@ impl ClusterService for Cluster {
         let (view, identity, matched) = (log.view(), log.identity(), log.matched());
         let (first, next) = log.log().offsets();
         let segments = log.log().segments();
+        let clocks = log.clock_report();
         let [last_index, committed_index, applied_index] = log.indexes();
         let node = |known: &crate::raft::MemberView| Node {
             id: known.id,
@@ -44,6 +45,7 @@ impl ClusterService for Cluster {
             .into(),
             is_leader: view.leader == Some(known.id),
             matched_index: matched.get(&known.id).copied().flatten(),
+            clock_offset_ms: clocks.offsets_ms.get(&known.id).copied(),
         };
         Ok(Response::new(GetStatusResponse {
             cluster_id: identity.cluster_id.clone(),
@@ -61,6 +63,10 @@ impl ClusterService for Cluster {
             segments: segments.len() as u64,
             segment_bytes: segments.iter().map(|segment| segment.bytes).sum(),
             damaged_segments: segments.iter().filter(|segment| segment.damaged).count() as u64,
+            clock_ms: clocks.now_ms,
+            clock_jumps: clocks.jumps,
+            last_clock_jump_ms: clocks.last_jump_ms,
+            log_time_ms: log.log_time_ms(),
         }))
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ferrolog::agent::{Agent, AgentError, Bound, Runtimes, Seams};
 use ferrolog::client::{Client, ClientConfig};
 use ferrolog::config::{Config, Options};
-use ferrolog::env::Random;
+use ferrolog::env::{Clock, Random};
 use ferrolog::log::memory_disk::MemoryDisk;
 use ferrolog::log::{Offset, Record};
 use ferrolog::net::memory::MemoryNetwork;
@@ -27,12 +27,23 @@ pub const ADDRS: [&str; 3] = ["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:740
 /// Of paused time: it bounds what a broken build may wait.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Less often, and a leader would be taken to be silent.
+const SLOW_HEARTBEAT_MS: u64 = 400;
+/// When every world begins, in milliseconds since 1970.
+pub const START_MS: u64 = 1_800_000_000_000;
+
 pub struct World {
     pub network: MemoryNetwork,
     /// What makes messages between nodes late, if anything does.
     links: Option<Links>,
     random: Random,
+    /// How often a leader is heard, if not as often as usual.
+    heartbeat_ms: Option<u64>,
     pub disks: Vec<MemoryDisk>,
+    /// One that is right.
+    pub clock: Clock,
+    /// The nodes'.
+    pub clocks: Vec<Clock>,
     pub nodes: Vec<Option<Agent>>,
     /// Every record that was appended by [`Self::produce`].
     recorder: Mutex<Recorder>,
@@ -40,25 +51,34 @@ pub struct World {
 
 impl World {
     pub async fn new(seed: u64) -> Self {
-        Self::over(seed, None).await
+        Self::with(seed, None, None).await
     }
 
     /// A world whose nodes hear each other as late as the links have it.
     pub async fn late(seed: u64, links: &Links) -> Self {
-        Self::over(seed, Some(links.clone())).await
+        Self::with(seed, Some(links.clone()), None).await
     }
 
-    async fn over(seed: u64, links: Option<Links>) -> Self {
+    /// One in which much time may pass.
+    pub async fn slow(seed: u64) -> Self {
+        Self::with(seed, None, Some(SLOW_HEARTBEAT_MS)).await
+    }
+
+    async fn with(seed: u64, links: Option<Links>, heartbeat_ms: Option<u64>) -> Self {
         let mut world = Self {
             network: MemoryNetwork::new(),
             links,
             random: Random::seeded(seed),
+            heartbeat_ms,
             disks: Vec::new(),
+            clock: Clock::simulated(START_MS),
+            clocks: Vec::new(),
             nodes: Vec::new(),
             recorder: Mutex::default(),
         };
         for number in 0..ADDRS.len() {
             world.disks.push(MemoryDisk::default());
+            world.clocks.push(Clock::simulated(START_MS));
             world.nodes.push(None);
             world.start(number).await;
         }
@@ -102,13 +122,14 @@ impl World {
             network,
             random: self.random.clone(),
             runtimes: Runtimes::current(),
+            clock: self.clocks[number].clone(),
         };
-        let bound = Bound::bind(
-            Self::config(number),
-            Security::Insecure,
-            Policy::default(),
-            seams,
-        );
+        let mut config = Self::config(number);
+        if let Some(heartbeat_ms) = self.heartbeat_ms {
+            config.timing.heartbeat_ms = heartbeat_ms;
+            config.timing.election_ms = (3 * heartbeat_ms, 6 * heartbeat_ms);
+        }
+        let bound = Bound::bind(config, Security::Insecure, Policy::default(), seams);
         let started = bound.await.unwrap().start();
         timeout(PATIENCE, started).await.expect("it starts")
     }
