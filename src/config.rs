@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::log;
 use crate::net::certs::is_valid_name;
+use crate::net::mux::CLIENTS_MAX;
 use crate::net::tls::TlsFiles;
 use crate::raft::Timing;
 use crate::server::Limits;
@@ -60,6 +61,10 @@ pub struct Options {
     /// Which clients may produce, consume and administer: lines `p, COMMON NAME, *, ACTION`
     #[arg(long, env = "FERROLOG_ACL", value_name = "FILE", help_heading = HELP_SECURITY)]
     pub acl: Option<PathBuf>,
+    /// Connections of clients: up to half of them from one address, a quarter with one certificate
+    /// [default: 2048, or fewer if the system lets the process open few files]
+    #[arg(long, env = "FERROLOG_CONNECTIONS_MAX", value_name = "COUNT", help_heading = HELP_TUNING)]
+    pub connections_max: Option<usize>,
     /// The largest record, in bytes [default: 4194304]
     #[arg(long, env = "FERROLOG_RECORD_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING)]
     pub record_bytes_max: Option<usize>,
@@ -110,6 +115,10 @@ pub struct Config {
     pub acl: Option<PathBuf>,
     /// How it proves itself.
     pub security: SecurityConfig,
+    /// Connections of clients.
+    pub connections_max: usize,
+    /// What the system lets the port have open.
+    pub descriptors_max: usize,
     /// What it takes from clients.
     pub limits: Limits,
     /// The log's limits.
@@ -170,6 +179,7 @@ impl Options {
             tls_key: self.tls_key.or(under.tls_key),
             insecure: self.insecure.or(under.insecure),
             acl: self.acl.or(under.acl),
+            connections_max: self.connections_max.or(under.connections_max),
             record_bytes_max: self.record_bytes_max.or(under.record_bytes_max),
             segment_bytes_max: self.segment_bytes_max.or(under.segment_bytes_max),
             disk_reserve_bytes: self.disk_reserve_bytes.or(under.disk_reserve_bytes),
@@ -213,6 +223,11 @@ impl Options {
             let what = "--clock-bound-ms is between 100 and 60000".to_owned();
             return Err(ConfigError::Invalid(what));
         }
+        let connections_max = self.connections_max.unwrap_or(CLIENTS_MAX);
+        if !(16..=1 << 20).contains(&connections_max) {
+            let what = "--connections-max is between 16 and 1048576".to_owned();
+            return Err(ConfigError::Invalid(what));
+        }
         Ok(Config {
             name,
             data_dir: self.data_dir.ok_or(missing(
@@ -228,6 +243,8 @@ impl Options {
             join,
             acl: self.acl,
             security,
+            connections_max,
+            descriptors_max: usize::MAX,
             limits: sizes.limits,
             log: sizes.log,
             disk_reserve_bytes: self.disk_reserve_bytes.unwrap_or(sizes.reserve),
@@ -363,6 +380,10 @@ mod tests {
             (
                 "bootstrap = true\ninsecure = true\nclock_bound_ms = 1",
                 "100",
+            ),
+            (
+                "bootstrap = true\ninsecure = true\nconnections_max = 1",
+                "16",
             ),
         ];
         for (text, hint) in refused {

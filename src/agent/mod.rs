@@ -127,7 +127,7 @@ impl Bound {
         let (mux, clients, peers) = Mux::start_for(
             listener,
             security,
-            MuxLimits::default(),
+            MuxLimits::within(config.connections_max, config.descriptors_max),
             seams.runtimes.consensus.clone(),
         );
         Ok(Self {

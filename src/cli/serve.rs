@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::agent::{Agent, Bound, Policy, Seams, Threads};
 use crate::config::{Options, SecurityConfig};
 use crate::net::Security;
+use crate::net::mux::MuxLimits;
 use crate::net::tls::Tls;
 
 use super::files;
@@ -47,7 +48,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         let text = read(&path)?;
         options = options.over(Options::parse(&text, path)?);
     }
-    let config = options.resolve()?;
+    let mut config = options.resolve()?;
     let security = match &config.security {
         SecurityConfig::Insecure => Security::Insecure,
         SecurityConfig::Mutual(files) => Security::Mutual(Tls::load(files)?),
@@ -65,7 +66,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     };
 
-    raise_file_limit();
+    config.descriptors_max =
+        descriptors_for_connections(raise_file_limit(), config.connections_max);
     let threads = Threads::start().context("start the threads of consensus")?;
     let seams = Seams::real(threads.runtimes());
     let bound = Bound::bind(config, security, policy, seams).await?;
@@ -92,8 +94,28 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Each segment keeps two files open, and shells allow few: take what the system allows.
-fn raise_file_limit() {
+/// Half of what the process may open is for connections that come in; the other half is kept for the log's
+/// files, the stable store, and the connections to peers.
+fn descriptors_for_connections(files: Option<u64>, connections_max: usize) -> usize {
+    let Some(files) = files else {
+        return usize::MAX;
+    };
+    let half = usize::try_from(files / 2).unwrap_or(usize::MAX);
+    let connections = MuxLimits::within(connections_max, half).clients_max;
+    if connections < connections_max {
+        tracing::warn!(
+            files,
+            connections,
+            "this process may open few files, so it takes few connections: raise the limit (ulimit -n, \
+             LimitNOFILE)"
+        );
+    }
+    half
+}
+
+/// Each segment keeps two files open, and shells allow few: take what the system allows. Gives the limit;
+/// `None` if there is none.
+fn raise_file_limit() -> Option<u64> {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum {
         limit.current = limit.maximum;
@@ -101,6 +123,7 @@ fn raise_file_limit() {
             tracing::warn!(%error, "the limit of open files stays as it is");
         }
     }
+    getrlimit(Resource::Nofile).current
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -5,9 +5,11 @@
 //! in one thread. `certs` makes the certificates. What the streams carry is the affair of the layers above.
 
 pub mod certs;
+mod gate;
 pub mod memory;
 pub mod mux;
 mod pem_file;
+mod places;
 mod stream;
 pub mod stream_layer;
 pub mod tcp;

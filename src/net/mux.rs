@@ -1,64 +1,37 @@
 //! One port, two protocols: the first byte of a connection tells raft from gRPC.
 //!
 //! The accept loop never waits for a peer, survives running out of descriptors, and bounds what it holds:
-//! connections in their handshake, the time each may take, and streams that wait for their server. What the
-//! streams carry is left to the two servers behind.
+//! `places` says who gives way, `gate` what a connection must prove, and in what time. What the streams carry
+//! is left to the two servers behind.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::io::AsyncReadExt;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 
-pub use super::stream::{CONNECTION_IN_FLIGHT_BYTES_MAX, MuxStream, PeerInfo};
+pub use super::places::{CLIENTS_MAX, MuxLimits};
+pub use super::stream::{CONNECTION_IN_FLIGHT_BYTES_MAX, Call, MuxStream, PeerInfo};
 
-use super::stream::Prefixed;
-use super::tls::TlsError;
-use super::{BoxIo, Kind, Listener, Security};
+use super::gate::{Gate, Refused};
+use super::places::{Origin, Proven, Unproven};
+use super::{BoxIo, Listener, Security};
 
 /// The first byte of a raft stream, sent in clear before TLS begins.
 pub const RAFT_RPC: u8 = 0x01;
-
-/// A TLS record that carries a handshake.
-const TLS_HANDSHAKE: u8 = 0x16;
-/// HTTP/2 in clear opens with `PRI * HTTP/2.0`.
-const HTTP2_PREFACE: u8 = b'P';
-const _: () = assert!(
-    RAFT_RPC != TLS_HANDSHAKE && RAFT_RPC != HTTP2_PREFACE,
-    "I6: the first byte is ambiguous"
-);
 
 /// Pauses after a failed accept: the descriptors it waits for are freed by others.
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(100);
 /// A flood of peers must not become a flood of log lines.
 const WARN_EVERY: Duration = Duration::from_secs(1);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MuxLimits {
-    /// For the first byte, the TLS handshake and the place in the queue together.
-    pub handshake_timeout: Duration,
-    /// Connections not yet past their handshake; one more is closed at once.
-    pub pending_max: usize,
-    /// Streams of each kind that are ready but not yet taken by their server.
-    pub queue_max: usize,
-}
-
-impl Default for MuxLimits {
-    fn default() -> Self {
-        Self {
-            handshake_timeout: Duration::from_secs(5),
-            pending_max: 1024,
-            queue_max: 128,
-        }
-    }
-}
 
 /// The streams of one kind. Ends when the mux has stopped and the queue is empty.
 pub struct Incoming {
@@ -110,8 +83,10 @@ impl Mux {
                 raft,
                 peers,
                 timeout: limits.handshake_timeout,
+                idle_timeout: limits.idle_timeout,
+                proven: Proven::new(limits),
             },
-            pending_max: limits.pending_max,
+            unproven: Unproven::new(limits),
             handshakes: JoinSet::new(),
             failures: Warnings::default(),
             refusals: Warnings::default(),
@@ -156,7 +131,7 @@ impl Drop for Mux {
 struct Acceptor {
     listener: Box<dyn Listener>,
     gate: Gate,
-    pending_max: usize,
+    unproven: Arc<Mutex<Unproven>>,
     handshakes: JoinSet<Result<(), (String, Refused)>>,
     failures: Warnings,
     refusals: Warnings,
@@ -176,6 +151,8 @@ impl Acceptor {
                     }
                     Err(error) => {
                         self.report_failure(&error);
+                        // Descriptors are short: who has proven nothing holds one for nothing.
+                        self.unproven.lock().shed();
                         tokio::time::sleep(backoff).await;
                         backoff = (backoff * 2).min(BACKOFF_MAX);
                     }
@@ -190,23 +167,11 @@ impl Acceptor {
         while let Some(ended) = self.handshakes.try_join_next() {
             self.report_ended(ended);
         }
-        if self.handshakes.len() >= self.pending_max {
-            self.report_refused(
-                &peer,
-                &Refused::TooManyPending {
-                    pending_max: self.pending_max,
-                },
-            );
-            return;
-        }
+        let pending = Unproven::admit(&self.unproven, Origin::of(&peer));
         let gate = self.gate.clone();
         self.handshakes.spawn(async move {
-            let outcome = tokio::time::timeout(gate.timeout, gate.pass(io, peer.clone())).await;
-            outcome
-                .unwrap_or(Err(Refused::Deadline {
-                    after: gate.timeout,
-                }))
-                .map_err(|refused| (peer, refused))
+            let passed = gate.pass(pending, io, peer.clone()).await;
+            passed.map_err(|refused| (peer, refused))
         });
     }
 
@@ -230,108 +195,6 @@ impl Acceptor {
             tracing::debug!(peer, cause, "closed a connection: {refused}");
         } else if let Some(hidden) = self.refusals.next() {
             tracing::warn!(peer, cause, hidden, "closed a connection: {refused}");
-        }
-    }
-}
-
-/// Why a connection was closed before it became a stream.
-#[derive(Debug, thiserror::Error)]
-enum Refused {
-    #[error("{pending_max} others have not finished their handshake")]
-    TooManyPending { pending_max: usize },
-    #[error("no handshake, or no place in the queue, within {after:?}")]
-    Deadline { after: Duration },
-    #[error("it ended before its first byte")]
-    FirstByte { source: io::Error },
-    #[error("first byte {byte:#04x} opens no protocol of this port")]
-    UnknownByte { byte: u8 },
-    #[error(
-        "the peer speaks plain HTTP/2, but this node asks for TLS: give the peer a certificate"
-    )]
-    PlainToTls,
-    #[error(
-        "the peer speaks TLS, but this node serves plaintext: give this node certificates, or dial without"
-    )]
-    TlsToPlain,
-    #[error("it failed to prove itself")]
-    Tls { source: TlsError },
-    #[error("it could not be handed to the threads that serve peers")]
-    NotMoved { source: io::Error },
-    #[error("its server has stopped")]
-    Stopped,
-}
-
-impl Refused {
-    /// Port scans and health checks end early every few seconds; the rest points at a wrong setting or an
-    /// overload.
-    fn concerns_operator(&self) -> bool {
-        match self {
-            Self::TooManyPending { .. }
-            | Self::PlainToTls
-            | Self::NotMoved { .. }
-            | Self::TlsToPlain
-            | Self::Tls { .. } => true,
-            Self::Deadline { .. }
-            | Self::FirstByte { .. }
-            | Self::UnknownByte { .. }
-            | Self::Stopped => false,
-        }
-    }
-}
-
-/// What each connection passes on its way to a server.
-#[derive(Clone)]
-struct Gate {
-    security: Security,
-    grpc: mpsc::Sender<MuxStream>,
-    raft: mpsc::Sender<MuxStream>,
-    /// The runtime that serves the raft streams.
-    peers: Handle,
-    timeout: Duration,
-}
-
-impl Gate {
-    async fn pass(&self, mut io: BoxIo, addr: String) -> Result<(), Refused> {
-        let byte = io
-            .read_u8()
-            .await
-            .map_err(|source| Refused::FirstByte { source })?;
-        let (kind, io) = if byte == RAFT_RPC {
-            (Kind::Raft, io)
-        } else {
-            self.check_grpc(byte)?;
-            (Kind::Grpc, Box::new(Prefixed::new(byte, io)) as BoxIo)
-        };
-        let (io, identity, tls) = match &self.security {
-            Security::Insecure => (io, None, false),
-            Security::Mutual(tls) => {
-                let (io, identity) = tls
-                    .accept(kind, io)
-                    .await
-                    .map_err(|source| Refused::Tls { source })?;
-                (io, Some(identity), true)
-            }
-        };
-        let queue = match kind {
-            Kind::Grpc => &self.grpc,
-            Kind::Raft => &self.raft,
-        };
-        let mut stream = MuxStream::new(io, PeerInfo::new(addr, identity, tls));
-        if kind == Kind::Raft {
-            let _theirs = self.peers.enter();
-            let moved = stream.move_here();
-            moved.map_err(|source| Refused::NotMoved { source })?;
-        }
-        queue.send(stream).await.map_err(|_| Refused::Stopped)
-    }
-
-    /// I6: a first byte that is not raft's is the one that TLS, or HTTP/2 in clear, begins with.
-    fn check_grpc(&self, byte: u8) -> Result<(), Refused> {
-        match (&self.security, byte) {
-            (Security::Mutual(_), TLS_HANDSHAKE) | (Security::Insecure, HTTP2_PREFACE) => Ok(()),
-            (Security::Mutual(_), HTTP2_PREFACE) => Err(Refused::PlainToTls),
-            (Security::Insecure, TLS_HANDSHAKE) => Err(Refused::TlsToPlain),
-            _ => Err(Refused::UnknownByte { byte }),
         }
     }
 }

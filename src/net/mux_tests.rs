@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
+use crate::net::Kind;
 use crate::net::Network;
 use crate::net::certs::testing::authority;
 use crate::net::certs::{Authority, CertPem};
@@ -14,6 +15,7 @@ use crate::net::memory::MemoryNetwork;
 use crate::net::tls::Tls;
 
 const ADDR: &str = "localhost:1";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 struct Port {
     network: MemoryNetwork,
@@ -33,6 +35,11 @@ impl Port {
             grpc,
             raft,
         }
+    }
+
+    /// As a peer or a client in clear that does nothing wrong.
+    async fn dial_well(&self, first: &[u8]) -> BoxIo {
+        self.dial(&[first, PREFACE].concat()).await
     }
 
     async fn dial(&self, bytes: &[u8]) -> BoxIo {
@@ -79,11 +86,11 @@ async fn closed(mut io: BoxIo) {
 async fn plain_streams_are_told_apart_by_their_first_byte() {
     let mut port = Port::open(Security::Insecure, MuxLimits::default()).await;
 
-    let _near = port.dial(&[RAFT_RPC, b'x']).await;
+    let _near = port.dial_well(&[RAFT_RPC]).await;
     let mut raft = take(&mut port.raft).await;
     assert_eq!(
         raft.read_u8().await.unwrap(),
-        b'x',
+        b'P',
         "the raft byte is consumed"
     );
     assert_eq!(
@@ -91,7 +98,7 @@ async fn plain_streams_are_told_apart_by_their_first_byte() {
         (None, false)
     );
 
-    let _near = port.dial(b"PRI").await;
+    let _near = port.dial_well(&[]).await;
     let mut grpc = take(&mut port.grpc).await;
     let mut preface = [0; 3];
     grpc.read_exact(&mut preface).await.unwrap();
@@ -100,8 +107,9 @@ async fn plain_streams_are_told_apart_by_their_first_byte() {
     // TLS to a node without certificates.
     let hello = port.dial(&[0x16, 3, 1]).await;
     closed(hello).await;
-    let junk = port.dial(b"GET").await;
-    closed(junk).await;
+    for junk in [&b"GET"[..], b"PUT / HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+        closed(port.dial(junk).await).await;
+    }
     assert!(port.is_idle());
 }
 
@@ -119,7 +127,7 @@ async fn secure_streams_are_told_apart_and_identified() {
         let first: &[u8] = if kind == Kind::Raft { &[RAFT_RPC] } else { &[] };
         let io = port.dial(first).await;
         let (mut near, _) = peer.connect(kind, ADDR, io).await.unwrap();
-        near.write_u8(7).await.unwrap();
+        near.write_all(PREFACE).await.unwrap();
         near.flush().await.unwrap();
         let incoming = if kind == Kind::Raft {
             &mut port.raft
@@ -127,7 +135,9 @@ async fn secure_streams_are_told_apart_and_identified() {
             &mut port.grpc
         };
         let mut far = take(incoming).await;
-        assert_eq!(far.read_u8().await.unwrap(), 7);
+        let mut preface = [0; PREFACE.len()];
+        far.read_exact(&mut preface).await.unwrap();
+        assert_eq!(preface, PREFACE);
         assert_eq!(far.info().identity.as_ref(), Some(peer.identity()));
         assert!(far.info().tls);
     }
@@ -174,7 +184,7 @@ async fn a_silent_peer_is_closed_at_the_deadline_and_blocks_nobody() {
     let began = Instant::now();
     let silent = port.dial(&[]).await;
 
-    let _near = port.dial(&[RAFT_RPC]).await;
+    let _near = port.dial_well(&[RAFT_RPC]).await;
     take(&mut port.raft).await;
     assert_eq!(
         began.elapsed(),
@@ -198,26 +208,84 @@ async fn the_deadline_covers_the_tls_handshake() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_handshake_too_many_is_closed_at_once() {
+async fn who_says_nothing_gives_way_to_who_comes() {
     let limits = MuxLimits {
         pending_max: 2,
         ..MuxLimits::default()
     };
     let mut port = Port::open(Security::Insecure, limits).await;
     let began = Instant::now();
-    let (mut first, _second) = (port.dial(&[]).await, port.dial(&[]).await);
-    let third = port.dial(&[RAFT_RPC]).await;
-    closed(third).await;
+    let (first, mut second) = (port.dial(&[]).await, port.dial(&[]).await);
+    let _third = port.dial_well(&[]).await;
+    take(&mut port.grpc).await;
+    closed(first).await;
+    second.write_all(PREFACE).await.unwrap();
+    take(&mut port.grpc).await;
+    assert_eq!(began.elapsed(), Duration::ZERO, "nobody waits");
+}
 
-    first.write_u8(RAFT_RPC).await.unwrap();
+#[tokio::test(start_paused = true)]
+async fn a_client_without_a_place_is_told_why() {
+    let limits = MuxLimits {
+        clients_max: 2,
+        ..MuxLimits::default()
+    };
+    let mut port = Port::open(Security::Insecure, limits).await;
+    let _near = port.dial_well(&[]).await;
+    let held = take(&mut port.grpc).await;
+    let mut refused = port.dial_well(&[]).await;
+    let mut words = Vec::new();
+    refused.read_to_end(&mut words).await.unwrap();
+    let words = String::from_utf8_lossy(&words).into_owned();
+    assert!(words.contains("connections from one address"), "{words:?}");
+    drop(refused);
+    let _peer = port.dial_well(&[RAFT_RPC]).await;
     take(&mut port.raft).await;
-    let _fourth = port.dial(&[RAFT_RPC]).await;
-    take(&mut port.raft).await;
+    drop(held);
+    let _near = port.dial_well(&[]).await;
+    take(&mut port.grpc).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_without_a_call_for_long_is_closed_and_a_peer_is_not() {
+    let limits = MuxLimits::default();
+    let mut port = Port::open(Security::Insecure, limits).await;
+    let began = Instant::now();
+    let (_near, _peer) = (port.dial_well(&[]).await, port.dial_well(&[RAFT_RPC]).await);
+    let (mut far, mut peer) = (take(&mut port.grpc).await, take(&mut port.raft).await);
+    let call = far.info().calls.begin();
+    let mut bytes = [0; PREFACE.len()];
+    far.read_exact(&mut bytes).await.unwrap();
+    let over = limits.idle_timeout * 2;
+    let busy = tokio::time::timeout(over, far.read_u8()).await;
+    assert!(busy.is_err(), "a call is under way");
+    drop(call);
+    let ended = far.read_u8().await.unwrap_err();
+    assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
     assert_eq!(
-        began.elapsed(),
-        Duration::ZERO,
-        "a finished handshake frees its place"
+        began.elapsed().as_secs(),
+        (over + limits.idle_timeout).as_secs()
     );
+    peer.read_exact(&mut bytes).await.unwrap();
+    let waits = tokio::time::timeout(over, peer.read_u8()).await;
+    assert!(waits.is_err(), "a peer's stream waits for an election");
+}
+
+#[tokio::test]
+async fn who_proves_itself_and_says_nothing_more_is_closed() {
+    let limits = MuxLimits {
+        handshake_timeout: Duration::from_millis(200),
+        ..MuxLimits::default()
+    };
+    let authority = authority();
+    let security = Security::Mutual(node(&authority, "node-1"));
+    let mut port = Port::open(security, limits).await;
+    let client = tls(&authority, &authority.client("app").unwrap());
+    let io = port.dial(&[]).await;
+    let (mut near, _) = client.connect(Kind::Grpc, ADDR, io).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), near.read_u8()).await;
+    ended.expect("the port closes it").unwrap_err();
+    assert!(port.is_idle());
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,10 +295,10 @@ async fn a_server_that_takes_nothing_holds_up_only_its_own_kind() {
         ..MuxLimits::default()
     };
     let mut port = Port::open(Security::Insecure, limits).await;
-    let _queued = port.dial(b"PRI").await;
+    let _queued = port.dial_well(&[]).await;
     tokio::task::yield_now().await;
-    let late = port.dial(b"PRI").await;
-    let _near = port.dial(&[RAFT_RPC]).await;
+    let late = port.dial_well(&[]).await;
+    let _near = port.dial_well(&[RAFT_RPC]).await;
     take(&mut port.raft).await;
     // Its place in the queue comes too late.
     closed(late).await;
@@ -248,9 +316,10 @@ async fn a_kind_nobody_serves_is_closed_and_the_other_goes_on() {
     drop(raft);
     let mut unserved = network.dial(ADDR).await.unwrap();
     unserved.write_u8(RAFT_RPC).await.unwrap();
+    unserved.write_all(PREFACE).await.unwrap();
     closed(unserved).await;
     let mut served = network.dial(ADDR).await.unwrap();
-    served.write_u8(b'P').await.unwrap();
+    served.write_all(PREFACE).await.unwrap();
     take(&mut grpc).await;
 }
 
@@ -306,6 +375,7 @@ async fn the_accept_loop_survives_running_out_of_descriptors() {
     const ECONNABORTED: i32 = 103;
     let (mut near, far) = duplex(64);
     near.write_u8(RAFT_RPC).await.unwrap();
+    near.write_all(PREFACE).await.unwrap();
     let listener = FailingListener {
         failures: [EMFILE, EMFILE, ENFILE, ECONNABORTED, EMFILE, EMFILE].into(),
         streams: [far].into(),

@@ -1,16 +1,22 @@
-//! The stream both sides of the port hand out, and the wrapper that puts a first byte back.
+//! The stream both sides of the port hand out, and the wrapper that puts bytes back.
 //!
-//! They pass bytes through and add nothing; who may open which stream is decided in `mux` and `tls`.
+//! They pass bytes through; a client's stream without a call for long ends as if the client had closed it. Who
+//! may open which stream is decided in `gate` and `tls`.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
 
+use super::places::Place;
 use super::tls::Identity;
 use super::{BoxIo, Io};
 
@@ -23,6 +29,34 @@ pub struct PeerInfo {
     pub tls: bool,
     /// Bytes that all requests of this connection together may have under way.
     pub in_flight: Arc<Semaphore>,
+    pub calls: Arc<Calls>,
+}
+
+/// How many calls of a connection are under way, and since when there is none.
+#[derive(Debug)]
+pub struct Calls(Mutex<(usize, Instant)>);
+
+/// A call under way, until it is dropped.
+#[derive(Debug)]
+pub struct Call(Arc<Calls>);
+
+impl Calls {
+    pub fn begin(self: &Arc<Self>) -> Call {
+        self.0.lock().0 += 1;
+        Call(Arc::clone(self))
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        let (under_way, since) = *self.0.lock();
+        (under_way == 0).then_some(since)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut calls = self.0.0.lock();
+        *calls = (calls.0 - 1, Instant::now());
+    }
 }
 
 /// Bytes of records that one connection may have under way.
@@ -35,6 +69,7 @@ impl PeerInfo {
             identity,
             tls,
             in_flight: Arc::new(Semaphore::new(CONNECTION_IN_FLIGHT_BYTES_MAX)),
+            calls: Arc::new(Calls(Mutex::new((0, Instant::now())))),
         }
     }
 }
@@ -43,11 +78,46 @@ impl PeerInfo {
 pub struct MuxStream {
     io: BoxIo,
     info: PeerInfo,
+    /// Was read already, and is given to the reader first.
+    read: Bytes,
+    idle: Option<Idle>,
+    /// Held until the stream is dropped.
+    _place: Option<Place>,
+}
+
+/// When a stream without a call ends.
+struct Idle {
+    after: Duration,
+    until: Pin<Box<Sleep>>,
 }
 
 impl MuxStream {
     pub(super) fn new(io: BoxIo, info: PeerInfo) -> Self {
-        Self { io, info }
+        Self {
+            io,
+            info,
+            read: Bytes::new(),
+            idle: None,
+            _place: None,
+        }
+    }
+
+    /// One that holds a place of the port, and of which this was read already.
+    pub(super) fn accepted(self, read: Bytes, place: Place) -> Self {
+        Self {
+            read,
+            _place: Some(place),
+            ..self
+        }
+    }
+
+    /// Ends once there was no call for so long.
+    pub(super) fn ending_idle(self, after: Duration) -> Self {
+        let until = Box::pin(tokio::time::sleep(after));
+        Self {
+            idle: Some(Idle { after, until }),
+            ..self
+        }
     }
 
     pub fn info(&self) -> &PeerInfo {
@@ -60,6 +130,20 @@ impl MuxStream {
     }
 }
 
+impl Idle {
+    fn poll_over(&mut self, calls: &Calls, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.until.as_mut().poll(cx));
+            let now = Instant::now();
+            let over = calls.idle_since().unwrap_or(now) + self.after;
+            if over <= now {
+                return Poll::Ready(());
+            }
+            self.until.as_mut().reset(over);
+        }
+    }
+}
+
 impl Connected for MuxStream {
     type ConnectInfo = PeerInfo;
 
@@ -68,18 +152,15 @@ impl Connected for MuxStream {
     }
 }
 
-/// A stream with its first byte put back.
+/// A stream with its first bytes put back.
 pub(super) struct Prefixed {
-    byte: Option<u8>,
+    read: Bytes,
     io: BoxIo,
 }
 
 impl Prefixed {
-    pub(super) fn new(byte: u8, io: BoxIo) -> Self {
-        Self {
-            byte: Some(byte),
-            io,
-        }
+    pub(super) fn new(read: Bytes, io: BoxIo) -> Self {
+        Self { read, io }
     }
 }
 
@@ -89,16 +170,21 @@ impl Io for Prefixed {
     }
 }
 
+/// Gives what was read already, as far as there is room for it.
+fn put_back(read: &mut Bytes, buf: &mut ReadBuf<'_>) -> bool {
+    let count = read.len().min(buf.remaining());
+    buf.put_slice(&read[..count]);
+    read.advance(count);
+    count > 0
+}
+
 impl AsyncRead for Prefixed {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if buf.remaining() > 0
-            && let Some(byte) = self.byte.take()
-        {
-            buf.put_slice(&[byte]);
+        if put_back(&mut self.read, buf) {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.io).poll_read(cx, buf)
@@ -111,7 +197,19 @@ impl AsyncRead for MuxStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let this = &mut *self;
+        if put_back(&mut this.read, buf) {
+            return Poll::Ready(Ok(()));
+        }
+        let read = Pin::new(&mut this.io).poll_read(cx, buf);
+        if read.is_ready() {
+            return read;
+        }
+        // Without a byte in the buffer this is the end of the stream.
+        match &mut this.idle {
+            Some(idle) => idle.poll_over(&this.info.calls, cx).map(Ok),
+            None => Poll::Pending,
+        }
     }
 }
 

@@ -180,6 +180,9 @@ mod tests {
 
         let layer = StreamLayer::new(Arc::new(TcpNetwork), node(&authority, "node-2"));
         let mut near = layer.dial(Kind::Raft, &addr, TIMEOUT).await.unwrap();
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        near.write_all(preface).await.unwrap();
+        near.flush().await.unwrap();
         let mut far = raft.next().await.unwrap().unwrap();
         let name = |stream: &MuxStream| {
             stream
@@ -196,11 +199,9 @@ mod tests {
             ("node-1".to_owned(), "node-2".to_owned())
         );
 
-        near.write_all(b"ping").await.unwrap();
-        near.flush().await.unwrap();
-        let mut bytes = [0; 4];
+        let mut bytes = [0; 24];
         far.read_exact(&mut bytes).await.unwrap();
-        assert_eq!(&bytes, b"ping", "the first byte was consumed");
+        assert_eq!(&bytes, preface, "the first byte was consumed");
     }
 
     #[tokio::test(start_paused = true)]

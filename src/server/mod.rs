@@ -14,6 +14,7 @@ use crate::log::{self, Offset, Record};
 use crate::raft::{Answer, Applied, ProposeError, ReadError, View};
 
 mod auth;
+mod calls;
 mod cluster;
 mod consume;
 mod log_v1;

@@ -18,6 +18,7 @@ use crate::proto::v1::cluster_service_server::ClusterServiceServer;
 use crate::proto::v1::log_service_server::LogServiceServer;
 use crate::raft::ReplicatedLog;
 
+use super::calls::counted;
 use super::cluster::Cluster;
 use super::log_v1::LogV1;
 use super::native::{self, Native};
@@ -27,6 +28,11 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Calls that were cancelled before they were looked at, as many as there may be of those that were not.
+const CANCELLED_MAX: usize = 1024;
+/// Frames that a connection may send in its life to calls that are over, or over the limit of calls under
+/// way: what is under way to a call when it is cancelled, is. Beyond, the connection ends.
+const STRAY_MAX: usize = 1 << 16;
 /// The services whose health is told, the whole node (`""`) among them.
 const HEALTH: [&str; 4] = [
     "",
@@ -127,6 +133,9 @@ pub async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_max_pending_accept_reset_streams(Some(CANCELLED_MAX))
+        .http2_max_local_error_reset_streams(Some(STRAY_MAX))
+        .layer(counted())
         .layer(MapResponseLayer::new(status::write_number))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop);
@@ -144,6 +153,8 @@ pub async fn serve_peers(
         .initial_connection_window_size(4 * CONNECTION_WINDOW)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_max_pending_accept_reset_streams(Some(CANCELLED_MAX))
+        .http2_max_local_error_reset_streams(Some(STRAY_MAX))
         .add_service(crate::raft::service(seat))
         .serve_with_incoming_shutdown(incoming, stop);
     Ok(server.await?)

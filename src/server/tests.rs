@@ -125,14 +125,25 @@ struct Served {
     client: LogClient<Channel>,
     shared: Arc<Shared<Bare>>,
     drain: watch::Sender<bool>,
+    layer: StreamLayer,
     _mux: Mux,
 }
 
 /// Serves a bare log over streams in memory.
 async fn served() -> Served {
+    served_on(MuxLimits::default()).await
+}
+
+fn client(layer: &StreamLayer) -> LogClient<Channel> {
+    let options = ChannelOptions::default();
+    LogClient::new(layer.channel(crate::net::Kind::Grpc, "127.0.0.1:1", options))
+}
+
+/// The same on a port with limits of its own.
+async fn served_on(port: MuxLimits) -> Served {
     let network = MemoryNetwork::new();
     let listener = network.listen("127.0.0.1:1").await.unwrap();
-    let (mux, clients, _peers) = Mux::start(listener, Security::Insecure, MuxLimits::default());
+    let (mux, clients, _peers) = Mux::start(listener, Security::Insecure, port);
     let (drain, draining) = Drain::new();
     let seat = Arc::new(OnceLock::new());
     assert!(seat.set(Bare::new()).is_ok());
@@ -147,18 +158,15 @@ async fn served() -> Served {
         drain: draining,
     });
     let server = Server::builder()
+        .layer(calls::counted())
         .layer(MapResponseLayer::new(status::write_number))
         .add_service(LogServer::new(LogV1(shared.clone())))
         .serve_with_incoming(clients);
     tokio::spawn(server);
     let layer = StreamLayer::new(Arc::new(network), Security::Insecure);
-    let channel = layer.channel(
-        crate::net::Kind::Grpc,
-        "127.0.0.1:1",
-        ChannelOptions::default(),
-    );
     Served {
-        client: LogClient::new(channel),
+        client: client(&layer),
+        layer,
         shared,
         drain,
         _mux: mux,
@@ -398,4 +406,32 @@ fn every_reason_is_documented() {
         .filter(|reason| !list.contains(&format!("`{reason}`")))
         .collect();
     assert!(missing.is_empty(), "not in docs/errors.md: {missing:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_ends_once_it_had_no_call_for_long_and_not_before() {
+    // One from one address.
+    let limits = MuxLimits {
+        clients_max: 2,
+        ..MuxLimits::default()
+    };
+    let mut served = served_on(limits).await;
+    let (mut first, mut other) = (client(&served.layer), client(&served.layer));
+    served.client.produce(produce(b"first")).await.unwrap();
+    let asked = served.client.consume_stream(ConsumeRequest { offset: 0 });
+    let mut records = asked.await.unwrap().into_inner();
+    records.message().await.unwrap().expect("the first record");
+    tokio::time::sleep(limits.idle_timeout * 3).await;
+    let refused = other.produce(produce(b"refused")).await.unwrap_err();
+    let told = format!("{refused:?}");
+    assert!(told.contains("connections from one address"), "{told}");
+    served.client.produce(produce(b"second")).await.unwrap();
+    records.message().await.unwrap().expect("the second record");
+
+    drop(records);
+    tokio::time::sleep(limits.idle_timeout * 2).await;
+    first
+        .produce(produce(b"third"))
+        .await
+        .expect("a place is free");
 }

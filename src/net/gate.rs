@@ -1,0 +1,219 @@
+//! What each connection passes on its way to a server: first byte, proof, preface, a place.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::mux::RAFT_RPC;
+use super::places::{Full, Origin, Pending, Proven, Seat};
+use super::stream::{MuxStream, PeerInfo, Prefixed};
+use super::tls::TlsError;
+use super::{BoxIo, Kind, Security};
+
+/// A TLS record that carries a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Both protocols are HTTP/2, which opens with this.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const _: () = assert!(
+    RAFT_RPC != TLS_HANDSHAKE && RAFT_RPC != PREFACE[0],
+    "I6: the first byte is ambiguous"
+);
+
+/// A client that was turned away has so long to read why.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// HTTP/2's code for a client that asks too much.
+const ENHANCE_YOUR_CALM: u8 = 0xb;
+
+/// Why a connection was closed before it became a stream.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("it gave way: too many others have proven nothing yet either")]
+    GaveWay,
+    #[error("no handshake, or no place in the queue, within {after:?}")]
+    Deadline { after: Duration },
+    #[error("it ended before its first byte")]
+    FirstByte { source: io::Error },
+    #[error("first byte {byte:#04x} opens no protocol of this port")]
+    UnknownByte { byte: u8 },
+    #[error(
+        "the peer speaks plain HTTP/2, but this node asks for TLS: give the peer a certificate"
+    )]
+    PlainToTls,
+    #[error(
+        "the peer speaks TLS, but this node serves plaintext: give this node certificates, or dial without"
+    )]
+    TlsToPlain,
+    #[error("it failed to prove itself")]
+    Tls { source: TlsError },
+    #[error("it ended before the preface of HTTP/2")]
+    NoPreface { source: io::Error },
+    #[error("it does not speak HTTP/2")]
+    NotHttp2,
+    #[error("no place: {0}")]
+    Full(Full),
+    #[error("it could not be handed to the threads that serve peers")]
+    NotMoved { source: io::Error },
+    #[error("its server has stopped")]
+    Stopped,
+}
+
+impl Refused {
+    /// Port scans and health checks end early every few seconds; the rest points at a wrong setting or an
+    /// overload.
+    pub(super) fn concerns_operator(&self) -> bool {
+        match self {
+            Self::GaveWay
+            | Self::PlainToTls
+            | Self::NotMoved { .. }
+            | Self::TlsToPlain
+            | Self::Tls { .. }
+            | Self::Full(_) => true,
+            Self::Deadline { .. }
+            | Self::FirstByte { .. }
+            | Self::UnknownByte { .. }
+            | Self::NoPreface { .. }
+            | Self::NotHttp2
+            | Self::Stopped => false,
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Gate {
+    pub(super) security: Security,
+    pub(super) grpc: mpsc::Sender<MuxStream>,
+    pub(super) raft: mpsc::Sender<MuxStream>,
+    /// The runtime that serves the raft streams.
+    pub(super) peers: Handle,
+    pub(super) timeout: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) proven: Arc<Mutex<Proven>>,
+}
+
+impl Gate {
+    /// Makes a stream of a connection, in time and for as long as its place is not lost to another.
+    pub(super) async fn pass(
+        &self,
+        mut pending: Pending,
+        io: BoxIo,
+        addr: String,
+    ) -> Result<(), Refused> {
+        let seat = pending.seat();
+        tokio::select! {
+            () = pending.lost() => Err(Refused::GaveWay),
+            () = tokio::time::sleep(self.timeout) => {
+                Err(Refused::Deadline { after: self.timeout })
+            }
+            passed = self.open(&seat, io, addr) => passed,
+        }
+    }
+
+    async fn open(&self, seat: &Seat, mut io: BoxIo, addr: String) -> Result<(), Refused> {
+        let byte = io
+            .read_u8()
+            .await
+            .map_err(|source| Refused::FirstByte { source })?;
+        let (kind, read) = self.protocol(byte)?;
+        seat.speaks(kind);
+        let (mut io, identity, read) = match &self.security {
+            Security::Insecure => (io, None, read),
+            Security::Mutual(tls) => {
+                let io = Box::new(Prefixed::new(Bytes::from_static(read), io));
+                let (io, identity) = tls
+                    .accept(kind, io)
+                    .await
+                    .map_err(|source| Refused::Tls { source })?;
+                (io, Some(identity), &[][..])
+            }
+        };
+        // Who proves itself and then says nothing would hold a connection of the server for nothing.
+        read_preface(&mut io, read).await?;
+        let subject = identity.as_ref().and_then(|identity| match kind {
+            Kind::Grpc => identity.common_name.clone(),
+            Kind::Raft => identity.node_name.clone(),
+        });
+        let place = match Proven::take(&self.proven, kind, Origin::of(&addr), subject) {
+            Ok(place) => place,
+            Err(full) => {
+                turn_away(io, &full.to_string()).await;
+                return Err(Refused::Full(full));
+            }
+        };
+        let tls = identity.is_some();
+        let stream = MuxStream::new(io, PeerInfo::new(addr, identity, tls));
+        let mut stream = stream.accepted(Bytes::from_static(PREFACE), place);
+        match kind {
+            // A peer's connections wait for the next election, or for a failure, in silence.
+            Kind::Raft => {
+                let moved = {
+                    let _theirs = self.peers.enter();
+                    stream.move_here()
+                };
+                moved.map_err(|source| Refused::NotMoved { source })?;
+                self.raft.send(stream).await
+            }
+            Kind::Grpc => self.grpc.send(stream.ending_idle(self.idle_timeout)).await,
+        }
+        .map_err(|_| Refused::Stopped)
+    }
+
+    /// I6: a first byte that is not raft's is the one that TLS, or HTTP/2 in clear, begins with. What of it
+    /// belongs to the protocol comes with the kind.
+    fn protocol(&self, byte: u8) -> Result<(Kind, &'static [u8]), Refused> {
+        match (&self.security, byte) {
+            (_, RAFT_RPC) => Ok((Kind::Raft, &[])),
+            (Security::Mutual(_), TLS_HANDSHAKE) => Ok((Kind::Grpc, &[TLS_HANDSHAKE])),
+            (Security::Insecure, b'P') => Ok((Kind::Grpc, &PREFACE[..1])),
+            (Security::Mutual(_), b'P') => Err(Refused::PlainToTls),
+            (Security::Insecure, TLS_HANDSHAKE) => Err(Refused::TlsToPlain),
+            _ => Err(Refused::UnknownByte { byte }),
+        }
+    }
+}
+
+/// Reads the preface, of which the beginning was read already.
+async fn read_preface(io: &mut BoxIo, read: &[u8]) -> Result<(), Refused> {
+    let mut preface = [0; PREFACE.len()];
+    let (known, rest) = preface.split_at_mut(read.len());
+    known.copy_from_slice(read);
+    let whole = io.read_exact(rest).await;
+    whole.map_err(|source| Refused::NoPreface { source })?;
+    if preface != PREFACE {
+        return Err(Refused::NotHttp2);
+    }
+    Ok(())
+}
+
+/// Tells a client in the words of HTTP/2 why it is not served, so that its error says so.
+async fn turn_away(mut io: BoxIo, why: &str) {
+    let frame = |kind: u8, payload: &[u8]| {
+        let length = u32::try_from(payload.len())
+            .unwrap_or(u32::MAX)
+            .to_be_bytes();
+        let head = [length[1], length[2], length[3], kind, 0, 0, 0, 0, 0];
+        [&head[..], payload].concat()
+    };
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    // No stream was taken: the last one is 0.
+    let goaway = [
+        &[0, 0, 0, 0, 0, 0, 0, ENHANCE_YOUR_CALM][..],
+        why.as_bytes(),
+    ]
+    .concat();
+    let words = [frame(SETTINGS, &[]), frame(GOAWAY, &goaway)].concat();
+    let said = async {
+        io.write_all(&words).await?;
+        io.shutdown().await?;
+        // A connection that is closed with bytes unread is reset, and the words are lost with it.
+        tokio::io::copy(&mut io, &mut tokio::io::sink()).await
+    };
+    // A client that is gone already needs no reason.
+    let _ = tokio::time::timeout(GOODBYE, said).await;
+}
