@@ -115,6 +115,7 @@ async fn a_full_follower_takes_no_records_that_others_hold() {
 fn commit(offset: u64) -> CommitCursor {
     CommitCursor {
         name: "reader".to_owned(),
+        subject: String::new(),
         offset: Offset(offset),
         expected: None,
         create_only: false,
@@ -126,6 +127,7 @@ fn claim() -> ClaimEpoch {
     ClaimEpoch {
         name: "writer".to_owned(),
         holder: "me".to_owned(),
+        subject: Some(String::new()),
         token: 1,
         expected: None,
     }
@@ -143,7 +145,7 @@ async fn commands_of_a_full_cluster(full: &[usize], world: &World) {
     let (leader, _) = places(world);
     let log = world.node(leader).log();
     let by_follower = !full.contains(&leader);
-    let session = log.open_session(1).await.expect("there is room");
+    let session = log.open_session("", 1).await.expect("there is room");
     log.commit_cursor(commit(1)).await.expect("there is room");
     for disk in full {
         world.disks[*disk].set_available(1);
@@ -153,7 +155,7 @@ async fn commands_of_a_full_cluster(full: &[usize], world: &World) {
     for node in 0..ADDRS.len() {
         let node = world.node(node).log();
         for number in 2..50 {
-            assert_full(node.open_session(number).await, by_follower);
+            assert_full(node.open_session("", number).await, by_follower);
             assert_full(node.claim_epoch(claim()).await, by_follower);
             assert_full(node.commit_cursor(commit(2)).await, by_follower);
         }
@@ -162,7 +164,10 @@ async fn commands_of_a_full_cluster(full: &[usize], world: &World) {
 
     // What ends something, makes room or changes the cluster passes.
     let through = world.node((leader + 1) % 3).log();
-    through.close_session(session).await.expect("it passes");
+    through
+        .close_session(session, None)
+        .await
+        .expect("it passes");
     assert_eq!(through.delete_cursor("reader").await, Ok(true));
     let keep = Retention {
         max_bytes: Some(1 << 20),
@@ -179,7 +184,7 @@ async fn commands_of_a_full_cluster(full: &[usize], world: &World) {
         disk.set_available(u64::MAX);
     }
     until("there is room again", async || {
-        through.open_session(100).await.ok()
+        through.open_session("", 100).await.ok()
     })
     .await;
 }
