@@ -1,15 +1,21 @@
 //! Three real nodes under faults and load: the leader killed, all killed at once, the leader frozen past an
 //! election. Whatever happens, every acknowledged record is on every node, once, in order.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test takes a file away from a node"
+)]
 
 mod harness;
 
 use std::time::Duration;
 
 use ferrolog::cli::local_cluster::Signal;
+use ferrolog::client::ProducerOptions;
 use tokio::time::Instant;
 use tonic::Code;
 
 use harness::checker::History;
+use harness::command::client;
 use harness::load::Load;
 use harness::{Stage, rounds, until, wire};
 
@@ -164,4 +170,65 @@ async fn a_leader_that_wakes_from_a_pause_serves_no_stale_strong_read() {
         begun.elapsed() / u32::try_from(count).expect("few rounds")
     );
     assert!(answered > 0, "refusing every read proves nothing");
+}
+
+/// Kills every node at once.
+async fn kill_all(stage: &mut Stage) {
+    for place in 0..3 {
+        stage.cluster.signal(place, Signal::KILL).expect("signal");
+    }
+    for place in 0..3 {
+        let ended = stage.cluster.wait_exit(place, GAP_MAX).await;
+        ended.expect("it is killed");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_alone_shows_what_was_acknowledged_or_says_that_it_cannot_tell() {
+    const RECORDS: u64 = 10_000;
+    let mut stage = Stage::start_alone().await;
+    let options = ProducerOptions::default();
+    let producer = stage.client().producer(options).expect("a producer");
+    let mut acks = Vec::new();
+    for number in 0..RECORDS {
+        let sent = producer.send(format!("record {number}")).await;
+        acks.push(sent.expect("sent"));
+    }
+    for ack in acks {
+        ack.await.expect("an ack");
+    }
+    for place in 0..3 {
+        until("it has applied all", async || {
+            (stage.status(place).await.next_offset == RECORDS).then_some(())
+        })
+        .await;
+    }
+    // What is told is written a moment later: time itself is the subject.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    kill_all(&mut stage).await;
+    stage.cluster.restart(0).await.expect("restarted");
+    let addr = stage.cluster.addr(0).to_owned();
+    let consume = ["consume", "--server", &addr];
+    let read = client(&stage.cluster, &consume).await.expect_success();
+    assert_eq!(read.lines().count() as u64, RECORDS);
+
+    // Without what it knew it says so, and does not end like a read of an empty log.
+    stage.cluster.kill(0).await.expect("killed");
+    let known = stage.cluster.data_dir(0).join("committed");
+    std::fs::remove_file(known).expect("the file");
+    stage.cluster.restart(0).await.expect("restarted");
+    let read = client(&stage.cluster, &consume).await;
+    assert!(read.out.lines().count() < RECORDS as usize);
+    assert_eq!(read.code, Some(4), "{}", read.err);
+    read.expect_refusal(&["10000", "no leader has confirmed", "another node"]);
+    let status = ["cluster", "status", "--server", &addr];
+    let status = client(&stage.cluster, &status).await.expect_success();
+    assert!(status.contains("up to offset 10000 may be"), "{status}");
+
+    for place in 1..3 {
+        stage.cluster.restart(place).await.expect("restarted");
+    }
+    stage.ready().await;
+    let read = client(&stage.cluster, &consume).await.expect_success();
+    assert_eq!(read.lines().count() as u64, RECORDS);
 }

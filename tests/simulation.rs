@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ferrolog::agent::{Bound, Runtimes, Seams};
 use ferrolog::env::{Clock, Random};
+use ferrolog::log::Offset;
 use ferrolog::log::memory_disk::MemoryDisk;
 use ferrolog::net::memory::MemoryNetwork;
 use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
@@ -217,4 +218,32 @@ async fn a_power_cut_of_all_nodes_keeps_every_acknowledged_record() {
         // A new leader's own entry commits what the old one acknowledged.
         world.check(round * 150 + 150).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_back_alone_shows_what_was_committed() {
+    let mut world = World::new(8).await;
+    world.produce(&ADDRS, 0, 500).await;
+    world.check(500).await;
+    // What is told is written a moment later: time itself is the subject.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for number in 0..ADDRS.len() {
+        world.kill(number).await;
+    }
+    world.start(1).await;
+    let log = world.node(1).log();
+    let mut applied = log.watch_applied();
+    let there = applied.wait_for(|applied| applied.next_offset >= Offset(500));
+    timeout(PATIENCE, there)
+        .await
+        .expect("it shows all")
+        .unwrap();
+    let freshness = log.freshness();
+    assert_eq!(freshness.staleness, None, "no leader has confirmed it");
+    assert_eq!(freshness.held, Offset(500));
+    world.start(0).await;
+    world.start(2).await;
+    world.settled().await;
+    world.produce(&ADDRS, 500, 510).await;
+    world.check(510).await;
 }

@@ -173,7 +173,7 @@ fn status_text(status: &GetStatusResponse) -> String {
     }
     format!(
         "cluster {}, term {}, leader {}\nas {} (version {}) sees it: {} records, offsets {} to {}, \
-         applied {} of committed {} of last {}\non its disk: {} segments of {} bytes{}\n\n{}",
+         applied {} of committed {} of last {}{}\non its disk: {} segments of {} bytes{}\n\n{}",
         status.cluster_id,
         status.term,
         name_of(status.leader_id),
@@ -185,6 +185,7 @@ fn status_text(status: &GetStatusResponse) -> String {
         index(status.applied_index),
         index(status.committed_index),
         index(status.last_index),
+        unconfirmed(status),
         status.segments,
         grouped(status.segment_bytes),
         match status.damaged_segments {
@@ -192,6 +193,17 @@ fn status_text(status: &GetStatusResponse) -> String {
             damaged => format!(", {damaged} of them damaged and waiting for repair"),
         },
         table(&rows),
+    )
+}
+
+/// What a node cannot tell that hears no leader.
+fn unconfirmed(status: &GetStatusResponse) -> String {
+    if status.leader_id != 0 || status.held_offset <= status.next_offset {
+        return String::new();
+    }
+    format!(
+        "; no leader is known: what its disk holds up to offset {} may be committed",
+        status.held_offset
     )
 }
 
@@ -230,6 +242,8 @@ fn status_json(status: &GetStatusResponse) -> Value {
         "clock_jumps": status.clock_jumps,
         "last_clock_jump_ms": status.last_clock_jump_ms,
         "log_time_ms": status.log_time_ms,
+        "held_offset": status.held_offset,
+        "staleness_ms": status.staleness_ms,
         "nodes": nodes,
     })
 }
@@ -266,6 +280,13 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("-7 ms"), "{text}");
+        let alone = GetStatusResponse {
+            leader_id: 0,
+            held_offset: 1300,
+            ..status.clone()
+        };
+        let told = "up to offset 1300 may be committed";
+        assert!(status_text(&alone).contains(told) && !text.contains(told));
         let json = status_json(&status);
         assert_eq!(json["nodes"][1]["role"], "learner");
         assert_eq!(json["last_index"], Value::Null);

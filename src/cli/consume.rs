@@ -28,6 +28,8 @@ const OUT_BUFFER_BYTES: usize = 256 * 1024;
 const COMMIT_RECORDS: u64 = 10_000;
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
 const SIGNAL_STRIDE: u64 = 1024;
+/// How long a node may take to hear from a leader how far it is.
+const CONFIRM_WAIT: Duration = Duration::from_secs(3);
 
 const HELP: &str = "\
 Without --follow the read ends where the log ended when it began. With --output json each line is an object
@@ -87,7 +89,8 @@ pub(super) struct ConsumeArgs {
 }
 
 pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()> {
-    let client = args.connection.client(args.server.as_deref())?;
+    let server = args.server;
+    let client = args.connection.client(server.as_deref())?;
     let cursor = match &args.cursor {
         Some(name) => Some(Cursor::open(&client, name).await?),
         None => None,
@@ -97,7 +100,7 @@ pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()>
         from: begun.map_or(args.from, Start::Offset),
         consistency: args.consistency,
         follow: args.follow,
-        server: args.server,
+        server: server.clone(),
         ..ConsumeOptions::default()
     })?;
     let mut sink = Sink {
@@ -117,16 +120,59 @@ pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()>
     let read = copy(&mut consumer, &mut sink, &mut signals, args.count).await;
     // What was read is the user's, whatever came after.
     let settled = sink.settle().await;
-    read.and(settled)
+    let ended = read?;
+    settled?;
+    if ended {
+        check_end(&client, &consumer, server).await?;
+    }
+    Ok(())
 }
 
-/// Writes up to `count` records; ends early at a signal.
+/// The read ended where the node cannot tell whether more is committed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the read ended at offset {end}, and the node's disk holds records up to {held}: no leader has \
+     confirmed lately which of them are committed. Read from another node, or again once a majority \
+     is up"
+)]
+pub(super) struct StoppedShort {
+    pub end: u64,
+    pub held: u64,
+}
+
+/// A node that lags for a moment tells more when it is asked once more; one without a leader cannot.
+async fn check_end(
+    client: &Client,
+    consumer: &Consumer,
+    server: Option<String>,
+) -> Result<(), StoppedShort> {
+    let (Some(held), Some(end)) = (consumer.stopped_short(), consumer.end()) else {
+        return Ok(());
+    };
+    let again = client.consume(ConsumeOptions {
+        from: Start::Offset(end),
+        consistency: Consistency::Bounded(CONFIRM_WAIT),
+        server,
+        ..ConsumeOptions::default()
+    });
+    let confirmed = async {
+        let mut again = again.ok()?;
+        // Records that came meanwhile are no part of this read.
+        again.next().await.transpose().ok().map(drop)
+    };
+    match tokio::time::timeout(CONFIRM_WAIT, confirmed).await {
+        Ok(Some(())) => Ok(()),
+        _ => Err(StoppedShort { end, held }),
+    }
+}
+
+/// Writes up to `count` records; ends early at a signal. Whether it came to the end of the log.
 async fn copy(
     consumer: &mut Consumer,
     sink: &mut Sink,
     signals: &mut Option<Signals>,
     count: Option<u64>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let mut left = count.unwrap_or(u64::MAX);
     while left > 0 {
         let mut next = pin!(consumer.next());
@@ -138,19 +184,21 @@ async fn copy(
                 tokio::select! {
                     record = &mut next => break record,
                     () = sink.commit_due() => sink.settle().await?,
-                    () = interrupted(signals) => return Ok(()),
+                    () = interrupted(signals) => return Ok(false),
                 }
             },
         };
-        let Some(record) = record else { break };
+        let Some(record) = record else {
+            return Ok(true);
+        };
         sink.write(&record?).await?;
         left -= 1;
         // A read that never waits would never see a signal.
         if left.is_multiple_of(SIGNAL_STRIDE) && interrupted(signals).now_or_never().is_some() {
-            return Ok(());
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 struct Signals {

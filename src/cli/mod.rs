@@ -36,6 +36,7 @@ use crate::client::ClientError;
 const EXIT_FAILURE: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 const EXIT_TIMEOUT: u8 = 3;
+const EXIT_SHORT: u8 = 4;
 
 const HELP: &str = "\
 Exit codes:
@@ -43,6 +44,7 @@ Exit codes:
   1  it failed; standard error says why
   2  the command line is wrong
   3  no server answered, or nothing moved for --timeout seconds
+  4  consume: the node holds more than it can tell to be committed; standard error says how far
 
 Environment:
   FERROLOG_SERVERS, FERROLOG_TLS_CA, FERROLOG_TLS_CERT, FERROLOG_TLS_KEY, FERROLOG_INSECURE
@@ -190,6 +192,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     };
     if error.downcast_ref::<UsageError>().is_some() {
         EXIT_USAGE
+    } else if error.downcast_ref::<consume::StoppedShort>().is_some() {
+        EXIT_SHORT
     } else if error.chain().any(is_timeout) {
         EXIT_TIMEOUT
     } else {
@@ -230,6 +234,8 @@ mod tests {
         );
         assert_eq!(exit_code(&UsageError("x".into()).into()), EXIT_USAGE);
         assert_eq!(exit_code(&ClientError::Closed.into()), EXIT_FAILURE);
+        let short = consume::StoppedShort { end: 3, held: 5 };
+        assert_eq!(exit_code(&short.into()), EXIT_SHORT);
         let closed: Result<(), _> = Err(io::Error::from(io::ErrorKind::BrokenPipe));
         assert!(is_broken_pipe(&closed.context("write").unwrap_err()));
     }

@@ -24,6 +24,8 @@ use crate::proto::v1;
 const HEARTBEAT_MS: std::ops::RangeInclusive<u128> = 100..=60_000;
 /// A stream without so many heartbeats is replaced.
 const HEARTBEATS_MISSED: u32 = 3;
+/// A node that a leader confirmed so lately holds nothing back but what is under way.
+const FRESH: Duration = Duration::from_secs(2);
 /// A node may wait for an offset before it answers at all.
 const CATCH_UP_MAX: Duration = Duration::from_secs(30);
 
@@ -144,6 +146,15 @@ impl Consumer {
     /// How far the node was when it was last heard; it is heard once a heartbeat.
     pub fn freshness(&self) -> Option<&Freshness> {
         self.freshness.as_ref()
+    }
+
+    /// Where the node's own disk ends, if this read stopped short of it and no leader had confirmed
+    /// lately how far the node is: records may be missing.
+    pub fn stopped_short(&self) -> Option<u64> {
+        let (told, end) = (self.freshness.as_ref()?, self.end?);
+        let fresh = |ms| Duration::from_millis(ms) <= FRESH;
+        let is_fresh = told.staleness_ms.is_some_and(fresh);
+        (!is_fresh && told.held_offset > end).then_some(told.held_offset)
     }
 
     fn is_at_end(&self) -> bool {

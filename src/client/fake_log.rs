@@ -298,6 +298,7 @@ impl LogService for Fake {
                 applied_offset: applied,
                 leader_commit_offset: applied,
                 staleness_ms: Some(3),
+                held_offset: applied,
             }),
             ..ConsumeStreamResponse::default()
         });

@@ -347,6 +347,18 @@ impl Log {
         (state.first_offset, state.next_offset)
     }
 
+    /// Where the log would end if all entries that it holds were published: what is not committed
+    /// yet, or is not known to be, counts. At most: a batch may be refused, or known already.
+    pub fn held_end(&self) -> Offset {
+        let state = self.0.state.read();
+        let from = state.next_publish;
+        // A sealed one is published whole.
+        let open = state.segments.iter().rev();
+        let open = open.take_while(|segment| segment.next_index() > from);
+        let beyond = open.map(|segment| segment.offsets_from(from));
+        Offset(state.next_offset.0.saturating_add(beyond.sum()))
+    }
+
     /// The last entry's term and index.
     pub fn last(&self) -> Option<(Term, Index)> {
         let state = self.0.state.read();

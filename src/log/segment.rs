@@ -62,6 +62,8 @@ enum Frames {
 pub struct Frame {
     pub position: u32,
     pub crc: u32,
+    /// The offsets that its records take at most.
+    pub offsets: u32,
 }
 
 impl Segment {
@@ -195,13 +197,27 @@ impl Segment {
             Frames::Open(frames, terms) => {
                 let entry = u32::try_from(frames.len()).expect("frames are more than a byte long");
                 seal::extend_terms(terms, entry, term);
-                frames.push(Frame { position, crc });
+                frames.push(Frame {
+                    position,
+                    crc,
+                    offsets: u32::try_from(needs.offsets).unwrap_or(u32::MAX),
+                });
             }
             Frames::Sealed(_) => unreachable!("a sealed segment takes no entry"),
         }
         self.end += u32::try_from(frame::frame_bytes(payload_bytes)).expect("entries are limited");
         self.reserved = self.reserved.and(needs);
         position
+    }
+
+    /// The offsets that its entries from `from` on take at most, while it is open.
+    pub fn offsets_from(&self, from: Index) -> u64 {
+        let Frames::Open(frames, _) = &self.frames else {
+            return 0;
+        };
+        let number = usize::try_from(from.0.saturating_sub(self.base().0)).unwrap_or(usize::MAX);
+        let frames = frames.get(number..).unwrap_or_default();
+        frames.iter().map(|frame| u64::from(frame.offsets)).sum()
     }
 
     /// The terms of its entries: the last entry of each.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::log::{self, Index, Log};
@@ -38,6 +38,8 @@ pub struct LogStore {
     log: Log,
     stable: StableStore,
     memory: Arc<Mutex<Memory>>,
+    /// Tells how far the log is committed.
+    committed: Arc<watch::Sender<Option<LogId>>>,
     failure: Failure,
 }
 
@@ -89,8 +91,37 @@ impl LogStore {
             log,
             stable,
             memory: Arc::new(Mutex::new(memory)),
+            committed: Arc::default(),
             failure: Failure::default(),
         })
+    }
+
+    /// How far the log is committed, as often as that changes.
+    pub fn watch_committed(&self) -> watch::Receiver<Option<LogId>> {
+        self.committed.subscribe()
+    }
+
+    /// Takes the word of an earlier process for how far the log is committed, as far as this log
+    /// goes and agrees.
+    pub fn recall(&self, committed: LogId) {
+        let Some(last) = self.last_log_id() else {
+            return;
+        };
+        let known = if committed.index > last.index {
+            // What follows the last entry is not here; what is committed begins with what is.
+            (committed >= last).then_some(last)
+        } else {
+            let here = self.log.term(Index(committed.index));
+            let here = here.map(|term| types::log_id(term, Index(committed.index)));
+            here.ok().filter(|here| *here == committed)
+        };
+        match known {
+            Some(_) => {
+                let mut memory = self.memory.lock();
+                memory.committed = memory.committed.max(known);
+            }
+            None => tracing::warn!(%committed, %last, "what was told to be committed is not here"),
+        }
     }
 
     /// Where the error is kept that ended writing.
@@ -257,10 +288,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
-    /// Kept in memory and made durable with each checkpoint: the engine waits for this inside its
-    /// loop, and a hint that lags only makes a restarted node wait for its leader.
+    /// Kept in memory, written soon after, and made durable with each checkpoint: the engine waits
+    /// for this inside its loop, and a hint that lags only makes a restarted node show less until
+    /// it hears a leader.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         self.memory.lock().committed = committed;
+        self.committed.send_replace(committed);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod blocking;
 mod callers;
 mod clocks;
 mod command;
+mod commit_file;
 mod confirm;
 mod cursors;
 mod digests;
@@ -180,6 +181,7 @@ impl ReplicatedLog {
         let identity = directory.identity().cloned();
         let identity = identity.ok_or_else(|| Error::Engine("the node has no id".to_owned()))?;
         let entry_bytes = log_config.segment_bytes_max as usize / 4;
+        let inline = log_config.inline_io;
         let machine = StateMachine::open(
             directory.disk.clone(),
             directory.path.clone(),
@@ -192,6 +194,7 @@ impl ReplicatedLog {
         let snapshots = machine.snapshots.clone();
         let store = LogStore::new(log.clone(), directory.stable.clone())?;
         let failure = store.failure();
+        commit_file::keep(&directory, &store, inline)?;
         let promised = store.promised();
         let from = Sender {
             cluster_id: identity.cluster_id.clone(),

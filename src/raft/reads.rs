@@ -53,6 +53,8 @@ pub struct Freshness {
     pub applied: Offset,
     /// What the leader last told to be committed.
     pub leader_commit: Offset,
+    /// Where the log would end if all that this node holds were committed.
+    pub held: Offset,
     /// All records that were acknowledged this long ago are applied here. `None`: no leader has
     /// confirmed it yet.
     pub staleness: Option<Duration>,
@@ -110,6 +112,7 @@ impl ReadBarrier {
         Freshness {
             applied,
             leader_commit: confirmed.map_or(applied, |told| told.next_offset.max(applied)),
+            held: applied,
             staleness: confirmed.map(|told| told.began.elapsed()),
         }
     }
@@ -167,7 +170,11 @@ impl ReplicatedLog {
 
     /// How far this node is, and how sure it is of that.
     pub fn freshness(&self) -> Freshness {
-        self.0.barrier.freshness()
+        let freshness = self.0.barrier.freshness();
+        Freshness {
+            held: self.log().held_end().max(freshness.applied),
+            ..freshness
+        }
     }
 
     /// Returns once this node is known to be at most `bound` behind, or cannot be in time.

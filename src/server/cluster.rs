@@ -14,7 +14,7 @@ use crate::proto::v1::{
 use crate::raft::{NAME_BYTES_MAX, ReplicatedLog, Retention};
 
 use super::auth::Action;
-use super::native::be_current;
+use super::native::{self, be_current};
 use super::{Shared, check_log, status};
 
 /// The verbs, which only a replicated log has.
@@ -31,7 +31,7 @@ impl ClusterService for Cluster {
         let (view, identity, matched) = (log.view(), log.identity(), log.matched());
         let (first, next) = log.log().offsets();
         let segments = log.log().segments();
-        let clocks = log.clock_report();
+        let (clocks, freshness) = (log.clock_report(), native::freshness(log));
         let [last_index, committed_index, applied_index] = log.indexes();
         let node = |known: &crate::raft::MemberView| Node {
             id: known.id,
@@ -67,6 +67,8 @@ impl ClusterService for Cluster {
             clock_jumps: clocks.jumps,
             last_clock_jump_ms: clocks.last_jump_ms,
             log_time_ms: log.log_time_ms(),
+            held_offset: freshness.held_offset,
+            staleness_ms: freshness.staleness_ms,
         }))
     }
 

@@ -32,6 +32,7 @@ pub fn freshness(log: &ReplicatedLog) -> v1::Freshness {
         applied_offset: applied.0,
         leader_commit_offset: freshness.leader_commit.max(applied).0,
         staleness_ms: freshness.staleness.map(millis),
+        held_offset: freshness.held.max(applied).0,
     }
 }
 

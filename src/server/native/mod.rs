@@ -25,7 +25,7 @@ mod position;
 mod produce;
 mod tail;
 
-pub use consume::ANSWER_BYTES_MAX;
+pub use consume::{ANSWER_BYTES_MAX, freshness};
 
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
