@@ -4,6 +4,7 @@
 //! dialling side of both. Bytes move through `tcp`, or through `memory` when a whole cluster is simulated
 //! in one thread. `certs` makes the certificates. What the streams carry is the affair of the layers above.
 
+pub mod budget;
 pub mod certs;
 mod gate;
 pub mod memory;

@@ -18,7 +18,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 
 pub use super::places::{CLIENTS_MAX, MuxLimits};
-pub use super::stream::{CONNECTION_IN_FLIGHT_BYTES_MAX, Call, MuxStream, PeerInfo};
+pub use super::stream::{Call, MuxStream, PeerInfo};
 
 use super::gate::{Gate, Refused};
 use super::places::{Origin, Proven, Unproven};

@@ -12,10 +12,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
 
+use super::budget::{self, Accounts, Budget};
 use super::places::Place;
 use super::tls::Identity;
 use super::{BoxIo, Io};
@@ -27,8 +27,8 @@ pub struct PeerInfo {
     /// `None` on a stream without TLS: nobody has proven anything.
     pub identity: Option<Identity>,
     pub tls: bool,
-    /// Bytes that all requests of this connection together may have under way.
-    pub in_flight: Arc<Semaphore>,
+    /// What its calls may make this node hold.
+    pub accounts: Accounts,
     pub calls: Arc<Calls>,
 }
 
@@ -59,19 +59,25 @@ impl Drop for Call {
     }
 }
 
-/// Bytes of records that one connection may have under way.
-pub const CONNECTION_IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
-
 impl PeerInfo {
     pub fn new(addr: String, identity: Option<Identity>, tls: bool) -> Self {
+        let subject = subject(&addr, identity.as_ref());
+        // Alone until a server takes it into its own budget.
+        let accounts = Budget::new(budget::BYTES).accounts(subject);
         Self {
             addr,
             identity,
             tls,
-            in_flight: Arc::new(Semaphore::new(CONNECTION_IN_FLIGHT_BYTES_MAX)),
+            accounts,
             calls: Arc::new(Calls(Mutex::new((0, Instant::now())))),
         }
     }
+}
+
+/// Whom a connection's limits are counted for: the name that it has proven, or else where it comes from.
+fn subject<'a>(addr: &'a str, identity: Option<&'a Identity>) -> &'a str {
+    let name = identity.and_then(|identity| identity.common_name.as_deref());
+    name.unwrap_or_else(|| addr.rsplit_once(':').map_or(addr, |(host, _)| host))
 }
 
 /// A stream past its first byte and its handshake.
@@ -127,6 +133,14 @@ impl MuxStream {
     /// As [`Io::move_here`].
     pub(super) fn move_here(&mut self) -> io::Result<()> {
         self.io.move_here()
+    }
+
+    /// From now on what the connection holds counts for this node, and for all connections of its subject.
+    #[must_use]
+    pub fn counted(mut self, budget: &Budget) -> Self {
+        let subject = subject(&self.info.addr, self.info.identity.as_ref());
+        self.info.accounts = budget.accounts(subject);
+        self
     }
 }
 

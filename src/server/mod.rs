@@ -7,10 +7,11 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tonic::Status;
 
 use crate::log::{self, Offset, Record};
+use crate::net::budget;
 use crate::raft::{Answer, Applied, ProposeError, ReadError, View};
 
 mod auth;
@@ -104,8 +105,8 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// Calls under way on one connection.
     pub streams_per_connection_max: u32,
-    /// Bytes of batches that all clients together may have under way.
-    pub in_flight_bytes_max: usize,
+    /// Bytes that clients may have under way.
+    pub bytes: budget::Limits,
 }
 
 /// Bytes of a message beside the records in it.
@@ -157,7 +158,7 @@ impl Default for Limits {
             record_bytes_max: 4 << 20,
             batch_bytes_max: 256 << 10,
             streams_per_connection_max: 1024,
-            in_flight_bytes_max: 64 << 20,
+            bytes: budget::BYTES,
         }
     }
 }
@@ -168,8 +169,6 @@ pub struct Shared<L> {
     seat: Arc<OnceLock<L>>,
     policy: Policy,
     limits: Limits,
-    /// What is left of [`Limits::in_flight_bytes_max`].
-    in_flight: Arc<Semaphore>,
     drain: Drain,
 }
 

@@ -3,14 +3,15 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures::Stream;
-use tokio::sync::{Semaphore, watch};
+use futures::{Stream, StreamExt};
+use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter as Reporter;
 use tower::util::MapResponseLayer;
 
+use crate::net::budget::Budget;
 use crate::net::mux::MuxStream;
 use crate::proto::PUBLIC_DESCRIPTORS;
 use crate::proto::log_v1::log_server::LogServer;
@@ -94,7 +95,6 @@ pub async fn router(
     let shared = Arc::new(Shared {
         seat,
         policy,
-        in_flight: Arc::new(Semaphore::new(limits.in_flight_bytes_max)),
         limits,
         drain,
     });
@@ -127,6 +127,8 @@ pub async fn serve(
     incoming: impl Stream<Item = std::io::Result<MuxStream>>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let budget = Budget::new(limits.bytes);
+    let incoming = incoming.map(move |stream| stream.map(|stream| stream.counted(&budget)));
     let server = Server::builder()
         .max_concurrent_streams(limits.streams_per_connection_max)
         .initial_stream_window_size(STREAM_WINDOW)

@@ -12,6 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt, pb};
 
 use crate::batch::BatchError;
 use crate::log::{self, Offset};
+use crate::net::budget::Full;
 use crate::raft::{ExecuteError, MembershipError, ProposeError, ReadError, Refusal, StateRefusal};
 
 const DOMAIN: &str = "ferrolog";
@@ -295,12 +296,12 @@ pub fn batch(error: &BatchError) -> Status {
 }
 
 /// Too much is under way.
-pub fn in_flight(what: &str, limit: usize) -> Status {
+pub fn in_flight(full: &Full) -> Status {
     let message = format!(
-        "{what} has over {limit} bytes of batches under way; none of this one was appended: wait \
-         for answers, or use a produce stream, which waits by itself"
+        "{full}, as much as it may have, so that nothing was done: wait for answers and take them, \
+         or use a produce stream, which waits by itself"
     );
-    let metadata = HashMap::from([("limit_bytes".to_owned(), limit.to_string())]);
+    let metadata = HashMap::from([("limit_bytes".to_owned(), full.limit.to_string())]);
     let wait = Some(RETRY);
     with_reason(
         Code::ResourceExhausted,

@@ -154,7 +154,6 @@ async fn served_on(port: MuxLimits) -> Served {
             record_bytes_max: LIMIT,
             ..Limits::default()
         },
-        in_flight: Arc::new(Semaphore::new(1 << 20)),
         drain: draining,
     });
     let server = Server::builder()

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::log::Offset;
-use crate::net::mux::CONNECTION_IN_FLIGHT_BYTES_MAX;
 use crate::proto::v1::log_service_server::LogService;
 use crate::proto::v1::*;
 use crate::raft::{
@@ -349,8 +348,8 @@ impl LogService for Native {
             name_bytes_max: NAME_BYTES_MAX as u32,
             streams_per_connection_max: limits.streams_per_connection_max,
             stream_bytes_in_flight_max: produce::STREAM_BYTES_MAX as u64,
-            connection_bytes_in_flight_max: CONNECTION_IN_FLIGHT_BYTES_MAX as u64,
-            node_bytes_in_flight_max: limits.in_flight_bytes_max as u64,
+            connection_bytes_in_flight_max: limits.bytes.connection_bytes_max as u64,
+            node_bytes_in_flight_max: limits.bytes.node_bytes_max as u64,
             stream_batches_in_flight_max: produce::STREAM_BATCHES_MAX as u32,
             read_bytes_max: consume::READ_BYTES_MAX as u64,
             sessions_max: SESSIONS_MAX as u32,

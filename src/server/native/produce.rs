@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
-use crate::net::mux::{CONNECTION_IN_FLIGHT_BYTES_MAX, PeerInfo};
+use crate::net::budget::{Account, Held};
+use crate::net::mux::PeerInfo;
 use crate::proto::v1::{
     ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse,
 };
-use crate::raft::{ProposeError, Receipt, ReplicatedLog};
+use crate::raft::{Answer, ProposeError, Receipt, ReplicatedLog};
 
 use super::super::produce::{LEADER_WAIT, RETRY, outcome};
 use super::super::{Shared, auth, check_log, status};
@@ -27,20 +28,10 @@ pub const STREAM_BATCHES_MAX: usize = 64;
 /// The answers of a produce stream.
 pub type Answers = BoxStream<'static, Result<ProduceStreamResponse, Status>>;
 
-/// What a request holds of the limits of its connection and of the node, until it is answered.
-struct Held {
-    _connection: Option<OwnedSemaphorePermit>,
-    _node: OwnedSemaphorePermit,
-}
-
-/// The budget of the connection that a call came by.
-fn budget<T>(request: &Request<T>) -> Option<Arc<Semaphore>> {
+/// The account of the connection that a call came by.
+fn account<T>(request: &Request<T>) -> Option<Account> {
     let peer = request.extensions().get::<PeerInfo>();
-    peer.map(|peer| peer.in_flight.clone())
-}
-
-fn weight(bytes: usize, limit: usize) -> u32 {
-    u32::try_from(bytes.clamp(1, limit)).unwrap_or(u32::MAX)
+    peer.map(|peer| peer.accounts.bytes.clone())
 }
 
 fn response(receipt: &Receipt) -> Result<ProduceResponse, Status> {
@@ -61,11 +52,14 @@ pub async fn one(
     request: Request<ProduceRequest>,
 ) -> Result<ProduceResponse, Status> {
     let log = shared.log()?;
-    let connection = budget(&request);
+    let account = account(&request);
     let fence = fence_of(request.get_ref());
     let subject = auth::subject(&request).to_owned();
     let batch = batches::taken(request.into_inner(), &subject, &shared.limits)?;
-    let _held = hold_now(shared, connection, batch.len())?;
+    // A single call does not wait for room: the bytes that wait would be held, too.
+    let held = account.map(|account| account.try_take(batch.len()));
+    let held = held.transpose().map_err(|full| status::in_flight(&full))?;
+    let batch = counted(batch, held);
     let deadline = Instant::now() + LEADER_WAIT;
     loop {
         let proposed = match log.propose(batch.clone()).await {
@@ -82,34 +76,22 @@ pub async fn one(
     }
 }
 
+/// The batch, and with its last copy goes what it holds: the call may end before.
+fn counted(batch: Bytes, held: Option<Held>) -> Bytes {
+    match held {
+        Some(held) => held.around(batch),
+        None => batch,
+    }
+}
+
 /// The name that a batch is appended in.
 fn fence_of(request: &ProduceRequest) -> Option<String> {
     request.fence.as_ref().map(|fence| fence.name.clone())
 }
 
-/// A single call does not wait for room: the bytes that wait would be held, too.
-fn hold_now(
-    shared: &Shared<ReplicatedLog>,
-    connection: Option<Arc<Semaphore>>,
-    bytes: usize,
-) -> Result<Held, Status> {
-    let limit = CONNECTION_IN_FLIGHT_BYTES_MAX;
-    let connection = connection.map(|budget| budget.try_acquire_many_owned(weight(bytes, limit)));
-    let connection = connection.transpose();
-    let connection = connection.map_err(|_| status::in_flight("the connection", limit))?;
-    let limit = shared.limits.in_flight_bytes_max;
-    let node = shared.in_flight.clone();
-    let node = node.try_acquire_many_owned(weight(bytes, limit));
-    Ok(Held {
-        _connection: connection,
-        _node: node.map_err(|_| status::in_flight("the node", limit))?,
-    })
-}
-
 /// A batch of a stream under way.
 struct Sent {
-    /// It lets go of the connection's and the node's limits by itself, whether the client reads or not.
-    outcome: JoinHandle<Result<Receipt, ProposeError>>,
+    answer: Answer,
     fence: Option<String>,
     _credit: OwnedSemaphorePermit,
 }
@@ -122,8 +104,8 @@ pub fn stream(
     let (tell, sent) = mpsc::channel(STREAM_BATCHES_MAX);
     let reader = Reader {
         shared,
-        connection: budget(&request),
         subject: auth::subject(&request).to_owned(),
+        account: account(&request),
         credit: Arc::new(Semaphore::new(STREAM_BYTES_MAX)),
         requests: request.into_inner(),
     };
@@ -136,7 +118,7 @@ pub fn stream(
     let answers = stream::unfold(Some(sent), async |sent| {
         let mut sent = sent?;
         let answered = match sent.recv().await? {
-            Ok(sent) => match sent.outcome.await.unwrap_or(Err(ProposeError::Unknown)) {
+            Ok(sent) => match outcome(sent.answer).await {
                 Ok(receipt) => response(&receipt),
                 Err(error) => Err(status::propose_under(&error, sent.fence.as_deref())),
             },
@@ -160,7 +142,7 @@ struct Reader {
     shared: Arc<Shared<ReplicatedLog>>,
     /// Who sends them.
     subject: String,
-    connection: Option<Arc<Semaphore>>,
+    account: Option<Account>,
     credit: Arc<Semaphore>,
     requests: Streaming<ProduceStreamRequest>,
 }
@@ -206,15 +188,9 @@ impl Reader {
             room = self.room(batch.len()) => room?,
             () = drain.began() => return Err(status::draining()),
         };
-        let answer = self.shared.log()?.propose(batch).await;
-        let answer = answer.map_err(|error| status::propose(&error))?;
-        let settled = async move {
-            let outcome = outcome(answer).await;
-            drop(held);
-            outcome
-        };
+        let answer = self.shared.log()?.propose(counted(batch, held)).await;
         Ok(Sent {
-            outcome: tokio::spawn(settled),
+            answer: answer.map_err(|error| status::propose(&error))?,
             fence,
             _credit: credit,
         })
@@ -222,28 +198,14 @@ impl Reader {
 
     /// Waits for credit and for room: the client is read no further meanwhile. Credit comes back
     /// with the answers that the client takes.
-    async fn room(&self, bytes: usize) -> Result<(OwnedSemaphorePermit, Held), Status> {
-        let credit = self.credit.clone();
-        let credit = credit.acquire_many_owned(weight(bytes, STREAM_BYTES_MAX));
-        let credit = credit.await.map_err(|_| status::draining())?;
-        Ok((credit, self.hold(bytes).await?))
-    }
-
-    async fn hold(&self, bytes: usize) -> Result<Held, Status> {
-        let connection = match &self.connection {
-            Some(budget) => {
-                let weight = weight(bytes, CONNECTION_IN_FLIGHT_BYTES_MAX);
-                let held = budget.clone().acquire_many_owned(weight).await;
-                Some(held.map_err(|_| status::draining())?)
-            }
+    async fn room(&self, bytes: usize) -> Result<(OwnedSemaphorePermit, Option<Held>), Status> {
+        let weight = u32::try_from(bytes.clamp(1, STREAM_BYTES_MAX)).unwrap_or(u32::MAX);
+        let credit = self.credit.clone().acquire_many_owned(weight).await;
+        let credit = credit.map_err(|_| status::draining())?;
+        let held = match &self.account {
+            Some(account) => Some(account.take(bytes).await),
             None => None,
         };
-        let node = self.shared.in_flight.clone();
-        let weight = weight(bytes, self.shared.limits.in_flight_bytes_max);
-        let node = node.acquire_many_owned(weight).await;
-        Ok(Held {
-            _connection: connection,
-            _node: node.map_err(|_| status::draining())?,
-        })
+        Ok((credit, held))
     }
 }
