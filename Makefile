@@ -1,7 +1,7 @@
 # Every command a contributor needs. Nothing here but a Rust toolchain, make and a POSIX shell.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test rot soak fuzz bench verify fix
+.PHONY: help run test attack rot soak fuzz bench verify fix
 
 # What `make run` feeds in, a record a line. Empty: a text of this machine, else our own sources.
 INPUT ?=
@@ -58,6 +58,9 @@ test: ## every test, tidy among them
 	fi; \
 	echo cargo test --locked -- --show-output; \
 	cargo test --locked -- --show-output
+
+attack: ## every attack on a cluster at its full length, beside a client whose calls must go on
+	FERROLOG_ATTACK=full cargo test --locked --test attacks -- --show-output --test-threads=1
 
 rot: ## a table: each kind of rot in each kind of file, and what a node makes of it
 	cargo test --locked --test bit_rot -- --show-output

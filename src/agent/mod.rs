@@ -154,7 +154,7 @@ impl Bound {
         let (stop, stopping) = watch::channel(false);
         let (routes, health) = server::router(
             seat.clone(),
-            self.policy,
+            self.policy.clone(),
             self.config.limits.clone(),
             draining.clone(),
         )
@@ -166,14 +166,11 @@ impl Bound {
             clients: clients_on,
             ..
         } = self.seams.runtimes.clone();
-        let clients = self.clients;
+        let (policy, clients) = (self.policy, self.clients);
         let clients = clients_on.spawn(async move {
-            let served = server::serve(
-                routes,
-                &limits,
-                clients,
-                async move { signal.began().await },
-            );
+            let served = server::serve(routes, policy, &limits, clients, async move {
+                signal.began().await
+            });
             report(served.await);
         });
         let peers = {

@@ -49,17 +49,40 @@ pub const BYTES: Limits = Limits {
     small_part: 8,
 };
 
+/// Windows of streams that have a message under way: so much may have come on them that nobody has read yet.
+/// A connection's window must be larger than its part, so that the other streams can always move.
+pub const UNREAD: Limits = Limits {
+    node_bytes_max: 64 << 20,
+    subject_bytes_max: 32 << 20,
+    connection_bytes_max: 24 << 20,
+    small_part: 0,
+};
+
+/// Calls: what each costs beside its messages.
+pub const CALLS: Limits = Limits {
+    node_bytes_max: 32 << 20,
+    subject_bytes_max: 16 << 20,
+    connection_bytes_max: 16 << 20,
+    small_part: 0,
+};
+
 /// The node's budget, and what its parts are for.
 #[derive(Debug, Clone)]
 pub struct Budget {
     /// [`BYTES`].
     pub bytes: Node,
+    /// [`UNREAD`].
+    pub unread: Node,
+    /// [`CALLS`].
+    pub calls: Node,
 }
 
 impl Budget {
     pub fn new(bytes: Limits) -> Self {
         Self {
             bytes: Node::new(bytes),
+            unread: Node::new(UNREAD),
+            calls: Node::new(CALLS),
         }
     }
 
@@ -67,6 +90,8 @@ impl Budget {
     pub fn accounts(&self, subject: &str) -> Accounts {
         Accounts {
             bytes: self.bytes.account(subject),
+            unread: self.unread.account(subject),
+            calls: self.calls.account(subject),
         }
     }
 }
@@ -75,6 +100,8 @@ impl Budget {
 #[derive(Debug, Clone)]
 pub struct Accounts {
     pub bytes: Account,
+    pub unread: Account,
+    pub calls: Account,
 }
 
 /// Whose limit is reached.

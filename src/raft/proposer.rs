@@ -29,8 +29,9 @@ use super::view::View;
 
 /// Batches that may wait for a place in a group.
 const QUEUE_MAX: usize = 16 << 10;
-/// Bytes of batches that wait or are under way.
-const PENDING_BYTES_MAX: usize = 64 << 20;
+/// Bytes of batches that wait or are under way. Those of clients here are counted before they come so far;
+/// those that other nodes passed on, by this alone.
+const PENDING_BYTES_MAX: usize = 32 << 20;
 /// A group's batches, in bytes, unless segments are small; a larger batch is a group of its own. A
 /// reader checks whole entries, so an entry is not larger than what one read takes.
 const GROUP_BYTES_MAX: usize = 256 << 10;

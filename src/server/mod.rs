@@ -18,6 +18,7 @@ mod auth;
 mod calls;
 mod cluster;
 mod consume;
+mod intake;
 mod log_v1;
 mod native;
 mod produce;

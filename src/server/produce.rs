@@ -6,17 +6,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
 use crate::log::Offset;
 use crate::log::record::{BatchBuilder, Producer};
+use crate::net::budget::Held;
 use crate::proto::log_v1::{ProduceRequest, ProduceResponse, Record};
 use crate::raft::{Answer, OffsetRange, ProposeError, Receipt, owner};
 
+use super::intake::Taken;
 use super::{CommitLog, Shared, auth, log_v1, status};
 
 /// Request metadata: a session that was opened by `ferrolog.v1.LogService/OpenSession`, as 32
@@ -67,6 +70,20 @@ fn producer<T>(request: &Request<T>) -> Result<Option<Producer>, Status> {
     }
 }
 
+/// What was taken for the request of a call, or for the messages of its stream.
+pub(super) fn taken<T>(request: &Request<T>) -> Arc<Taken> {
+    let taken = request.extensions().get::<Arc<Taken>>();
+    taken.cloned().unwrap_or_default()
+}
+
+/// The batch, and with its last copy goes what was taken for it: the call may end before.
+pub(super) fn counted(batch: Bytes, held: Option<Held>) -> Bytes {
+    match held {
+        Some(held) => held.around(batch),
+        None => batch,
+    }
+}
+
 /// Waits for a batch's outcome.
 pub(super) async fn outcome(answer: Answer) -> Result<Receipt, ProposeError> {
     match tokio::time::timeout(OUTCOME_WAIT, answer).await {
@@ -82,10 +99,11 @@ pub async fn one<L: CommitLog>(
 ) -> Result<Offset, Status> {
     let log = shared.log()?;
     let producer = producer(&request)?;
+    let held = taken(&request).take();
     let record = log_v1::record(request.into_inner(), shared.limits.record_bytes_max)?;
     let mut batch = BatchBuilder::new(producer);
     batch.push(&record.value, record.term, record.r#type);
-    let batch = batch.finish();
+    let batch = counted(batch.finish(), held);
     let deadline = Instant::now() + LEADER_WAIT;
     loop {
         let proposed = match log.propose(batch.clone()).await {
@@ -115,8 +133,9 @@ pub fn stream<L: CommitLog>(
     let batcher = Batcher {
         shared,
         producer,
+        taken: taken(&request),
         requests: request.into_inner(),
-        held: None,
+        next: None,
     };
     tokio::spawn(batcher.run(tell));
     Ok(ProduceStream {
@@ -133,10 +152,14 @@ type Sent = Result<Answer, Status>;
 struct Batcher<L> {
     shared: Arc<Shared<L>>,
     producer: Option<Producer>,
+    taken: Arc<Taken>,
     requests: Streaming<ProduceRequest>,
     /// What came after the last batch: a record that did not fit, the stream's end, its error.
-    held: Option<Result<Option<Record>, Status>>,
+    next: Option<Result<Option<Arrived>, Status>>,
 }
+
+/// A record, and what was taken for it.
+type Arrived = (Record, Option<Held>);
 
 impl<L: CommitLog> Batcher<L> {
     async fn run(mut self, tell: mpsc::Sender<Sent>) {
@@ -161,19 +184,20 @@ impl<L: CommitLog> Batcher<L> {
     }
 
     /// The next record; `None` at the end of the stream.
-    async fn first(&mut self) -> Result<Option<Record>, Status> {
-        if let Some(held) = self.held.take() {
-            return held;
+    async fn first(&mut self) -> Result<Option<Arrived>, Status> {
+        if let Some(next) = self.next.take() {
+            return next;
         }
         let limit = self.shared.limits.record_bytes_max;
-        let request = self.requests.next().await;
-        request
-            .map(|request| log_v1::record(request?, limit))
-            .transpose()
+        let Some(request) = self.requests.message().await? else {
+            return Ok(None);
+        };
+        let held = self.taken.take();
+        Ok(Some((log_v1::record(request, limit)?, held)))
     }
 
     /// Queues a batch of this record and those that wait behind it.
-    async fn send(&mut self, first: Record) -> Sent {
+    async fn send(&mut self, (first, mut held): Arrived) -> Sent {
         let bytes_max = self.shared.limits.batch_bytes_max;
         let mut batch = BatchBuilder::new(self.producer);
         batch.push(&first.value, first.term, first.r#type);
@@ -183,11 +207,14 @@ impl<L: CommitLog> Batcher<L> {
         };
         while batch.count() < records_max {
             match self.first().now_or_never() {
-                Some(Ok(Some(record))) if batch.bytes() + record.value.len() <= bytes_max => {
+                Some(Ok(Some((record, more))))
+                    if batch.bytes() + record.value.len() <= bytes_max =>
+                {
                     batch.push(&record.value, record.term, record.r#type);
+                    merge(&mut held, more);
                 }
                 next => {
-                    self.held = next;
+                    self.next = next;
                     break;
                 }
             }
@@ -196,8 +223,15 @@ impl<L: CommitLog> Batcher<L> {
             producer.sequence += u64::from(batch.count());
         }
         let log = self.shared.log()?;
-        let queued = log.propose(batch.finish()).await;
+        let queued = log.propose(counted(batch.finish(), held)).await;
         queued.map_err(|error| status::propose(&error))
+    }
+}
+
+fn merge(held: &mut Option<Held>, more: Option<Held>) {
+    match (held.as_mut(), more) {
+        (Some(held), Some(more)) => held.merge(more),
+        (_, more) => *held = held.take().or(more),
     }
 }
 

@@ -11,7 +11,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter as Reporter;
 use tower::util::MapResponseLayer;
 
-use crate::net::budget::Budget;
+use crate::net::budget::{self, Budget};
 use crate::net::mux::MuxStream;
 use crate::proto::PUBLIC_DESCRIPTORS;
 use crate::proto::log_v1::log_server::LogServer;
@@ -21,12 +21,21 @@ use crate::raft::ReplicatedLog;
 
 use super::calls::counted;
 use super::cluster::Cluster;
+use super::intake::IntakeLayer;
 use super::log_v1::LogV1;
 use super::native::{self, Native};
 use super::{Limits, Policy, Shared, status};
 
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What may come on a stream before it is read.
+pub const STREAM_WINDOW: u32 = 256 << 10;
+/// And on all streams of a connection: more than those that wait may hold, so that the others move.
+const CONNECTION_WINDOW: u32 = 32 << 20;
+const _: () = assert!(
+    CONNECTION_WINDOW as usize >= budget::UNREAD.connection_bytes_max + 16 * STREAM_WINDOW as usize,
+    "streams that wait could freeze their connection"
+);
+const PEER_STREAM_WINDOW: u32 = 4 << 20;
+const PEER_CONNECTION_WINDOW: u32 = 16 << 20;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Calls that were cancelled before they were looked at, as many as there may be of those that were not.
@@ -120,9 +129,10 @@ pub async fn router(
     (routes, reporter)
 }
 
-/// Serves routes on client connections until `stop`, then finishes the calls under way.
+/// Serves routes on client connections, to those that the policy lets, until `stop`, then finishes the calls under way.
 pub async fn serve(
     routes: Routes,
+    policy: Policy,
     limits: &Limits,
     incoming: impl Stream<Item = std::io::Result<MuxStream>>,
     stop: impl Future<Output = ()>,
@@ -139,6 +149,7 @@ pub async fn serve(
         .http2_max_local_error_reset_streams(Some(STRAY_MAX))
         .layer(counted())
         .layer(MapResponseLayer::new(status::write_number))
+        .layer(IntakeLayer::new(policy, limits))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop);
     Ok(server.await?)
@@ -151,8 +162,8 @@ pub async fn serve_peers(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let server = Server::builder()
-        .initial_stream_window_size(CONNECTION_WINDOW)
-        .initial_connection_window_size(4 * CONNECTION_WINDOW)
+        .initial_stream_window_size(PEER_STREAM_WINDOW)
+        .initial_connection_window_size(PEER_CONNECTION_WINDOW)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(CANCELLED_MAX))

@@ -98,6 +98,55 @@ pub fn too_large(bytes: usize, limit: usize) -> Status {
     )
 }
 
+/// A batch is longer than any may be, as its message tells.
+pub fn batch_too_large(size: usize, limit: usize) -> Status {
+    let what = "a batch";
+    batch(&BatchError::OverLimit { what, size, limit })
+}
+
+/// A request of a kind that is never so long.
+pub fn message_too_large(bytes: usize, limit: usize) -> Status {
+    let message = format!("a request of {bytes} bytes is over this call's limit of {limit} bytes");
+    let metadata = HashMap::from([("limit_bytes".to_owned(), limit.to_string())]);
+    let code = Code::InvalidArgument;
+    with_reason(code, "MESSAGE_TOO_LARGE", message, metadata, None)
+}
+
+/// A request began and did not come on.
+pub fn request_stalled(stall: Duration) -> Status {
+    let seconds = stall.as_secs();
+    let message = format!(
+        "the request stood still for {seconds} s, or came too slowly on the whole, so nothing was done: send it again"
+    );
+    plain(Code::DeadlineExceeded, "REQUEST_STALLED", message)
+}
+
+/// The request's encoding is none that this node reads.
+pub fn unsupported_encoding(encoding: &[u8]) -> Status {
+    let encoding = told(encoding);
+    let message = format!(
+        "requests are taken as they are, not as {encoding}: send them without grpc-encoding; records may be \
+         compressed inside their batches"
+    );
+    plain(Code::Unimplemented, "UNSUPPORTED_ENCODING", message)
+}
+
+/// There is no such call.
+pub fn no_such_method(path: &str) -> Status {
+    let path = told(path.as_bytes());
+    let message = format!(
+        "this node has no call {path}: see the server's reflection for those that there are"
+    );
+    plain(Code::Unimplemented, "NO_SUCH_METHOD", message)
+}
+
+/// What a stranger sent, as it may stand in an answer.
+fn told(bytes: &[u8]) -> String {
+    const BYTES_MAX: usize = 128;
+    let short = &bytes[..bytes.len().min(BYTES_MAX)];
+    format!("{:?}", String::from_utf8_lossy(short))
+}
+
 /// The caller did not say who it is.
 pub fn unauthenticated() -> Status {
     let message = "the access policy needs a client certificate, and none was shown";

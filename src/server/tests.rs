@@ -10,8 +10,10 @@ use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Server};
 use tonic::{Code, Request};
+use tonic_types::StatusExt;
 use tower::util::MapResponseLayer;
 
+use super::intake::IntakeLayer;
 use super::log_v1::LogV1;
 use super::*;
 use crate::log::memory_disk::MemoryDisk;
@@ -159,6 +161,7 @@ async fn served_on(port: MuxLimits) -> Served {
     let server = Server::builder()
         .layer(calls::counted())
         .layer(MapResponseLayer::new(status::write_number))
+        .layer(IntakeLayer::new(Policy::default(), &shared.limits))
         .add_service(LogServer::new(LogV1(shared.clone())))
         .serve_with_incoming(clients);
     tokio::spawn(server);
@@ -293,6 +296,40 @@ async fn bad_requests_say_what_is_wrong() {
         Code::Unavailable,
         "the barrier is asked"
     );
+}
+
+fn reason(status: &tonic::Status) -> String {
+    let info = status.get_details_error_info();
+    info.unwrap_or_else(|| panic!("no reason: {status:?}"))
+        .reason
+}
+
+#[tokio::test]
+async fn what_never_comes_to_a_verb_is_refused_with_a_reason_too() {
+    let mut served = served().await;
+    // Too long as a message, so that nobody reads the record in it.
+    let large = || produce(&[0; 100 * LIMIT]);
+    let status = served.client.produce(large()).await.unwrap_err();
+    let found = (status.code(), reason(&status));
+    let expected = (Code::InvalidArgument, "RECORD_TOO_LARGE".to_owned());
+    assert_eq!(found, expected);
+    let requests = futures::stream::iter([produce(b"fine"), large(), produce(b"late")]);
+    let answers = served.client.produce_stream(requests).await.unwrap();
+    let answers: Vec<_> = answers.into_inner().collect().await;
+    assert_eq!(answers[0].as_ref().unwrap().offset, 0);
+    assert_eq!(reason(answers[1].as_ref().unwrap_err()), "RECORD_TOO_LARGE");
+    assert_eq!(answers.len(), 2);
+
+    let zipped = with(produce(b"x"), &[("grpc-encoding", "gzip")]);
+    let status = served.client.produce(zipped).await.unwrap_err();
+    let found = (status.code(), reason(&status));
+    let expected = (Code::Unimplemented, "UNSUPPORTED_ENCODING".to_owned());
+    assert_eq!(found, expected);
+    let accepted = status.metadata().get("grpc-accept-encoding");
+    assert_eq!(accepted.unwrap(), "identity");
+    let plain = with(produce(b"x"), &[("grpc-encoding", "identity")]);
+    served.client.produce(plain).await.unwrap();
+    assert_eq!(served.shared.log().unwrap().offsets().1, Offset(2));
 }
 
 #[tokio::test]

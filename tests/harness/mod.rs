@@ -130,6 +130,16 @@ impl Stage {
     /// itself uses may do everything.
     pub async fn start_under(policy: &str, clients: &[&str]) -> Self {
         let turn = Turn::Shared(TURNS.read().await);
+        Self::begin_under(turn, policy, clients).await
+    }
+
+    /// The same, alone.
+    pub async fn start_alone_under(policy: &str, clients: &[&str]) -> Self {
+        let turn = Turn::Alone(TURNS.write().await);
+        Self::begin_under(turn, policy, clients).await
+    }
+
+    async fn begin_under(turn: Turn, policy: &str, clients: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let certs = dir.path().join("certs");
         let clients = [&["client"], clients].concat().join(",");

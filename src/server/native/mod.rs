@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::log::Offset;
+use crate::net::mux::PeerInfo;
 use crate::proto::v1::log_service_server::LogService;
 use crate::proto::v1::*;
 use crate::raft::{
@@ -33,15 +34,9 @@ const PAGE_MAX: usize = 1000;
 pub struct Native(pub Arc<Shared<ReplicatedLog>>);
 
 impl Native {
-    /// The log, for a call that may do this.
-    fn log<T>(
-        &self,
-        request: &Request<T>,
-        action: Action,
-        log: &str,
-    ) -> Result<&ReplicatedLog, Status> {
-        self.0.policy.check(request, action)?;
-        check_log(log)?;
+    /// The log of this name.
+    fn log(&self, name: &str) -> Result<&ReplicatedLog, Status> {
+        check_log(name)?;
         self.0.log()
     }
 }
@@ -104,7 +99,7 @@ impl LogService for Native {
         &self,
         request: Request<ProduceRequest>,
     ) -> Result<Response<ProduceResponse>, Status> {
-        self.log(&request, Action::Produce, &request.get_ref().log)?;
+        self.log(&request.get_ref().log)?;
         produce::one(&self.0, request).await.map(Response::new)
     }
 
@@ -112,7 +107,7 @@ impl LogService for Native {
         &self,
         request: Request<Streaming<ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        self.log(&request, Action::Produce, "")?;
+        self.log("")?;
         Ok(Response::new(produce::stream(self.0.clone(), request)))
     }
 
@@ -120,7 +115,7 @@ impl LogService for Native {
         &self,
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
-        let log = self.log(&request, Action::Produce, &request.get_ref().log)?;
+        let log = self.log(&request.get_ref().log)?;
         let secret = secret(&request.get_ref().secret)?;
         let session = log.open_session(auth::subject(&request), secret).await;
         Ok(Response::new(OpenSessionResponse {
@@ -134,16 +129,16 @@ impl LogService for Native {
         request: Request<CloseSessionRequest>,
     ) -> Result<Response<CloseSessionResponse>, Status> {
         let close = request.get_ref();
-        // Without its secret it is somebody else's.
-        let (action, owner) = match close.secret.is_empty() {
-            true => (Action::Admin, None),
-            false => {
-                let secret = secret(&close.secret)?;
-                let owner = owner::of_session(auth::subject(&request), secret);
-                (Action::Produce, Some(owner))
-            }
+        let owner = if close.secret.is_empty() {
+            // Somebody else's.
+            let peer = request.extensions().get::<PeerInfo>();
+            self.0.policy.check(peer, Action::Admin)?;
+            None
+        } else {
+            let secret = secret(&close.secret)?;
+            Some(owner::of_session(auth::subject(&request), secret))
         };
-        let log = self.log(&request, action, &close.log)?;
+        let log = self.log(&close.log)?;
         let closed = log.close_session(close.session, owner).await;
         closed.map_err(|error| status::execute(&error))?;
         Ok(Response::new(CloseSessionResponse {}))
@@ -153,7 +148,7 @@ impl LogService for Native {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let log = self.log(&request, Action::Admin, &request.get_ref().log)?;
+        let log = self.log(&request.get_ref().log)?;
         be_current(log).await?;
         let request = request.get_ref();
         let after = match &*request.page_token {
@@ -180,7 +175,7 @@ impl LogService for Native {
         &self,
         request: Request<ClaimEpochRequest>,
     ) -> Result<Response<ClaimEpochResponse>, Status> {
-        let log = self.log(&request, Action::Produce, &request.get_ref().log)?;
+        let log = self.log(&request.get_ref().log)?;
         let subject = auth::subject(&request).to_owned();
         let request = request.get_ref();
         check_name("what is claimed", &request.name)?;
@@ -204,7 +199,7 @@ impl LogService for Native {
         &self,
         request: Request<GetEpochRequest>,
     ) -> Result<Response<GetEpochResponse>, Status> {
-        let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
+        let log = self.log(&request.get_ref().log)?;
         be_current(log).await?;
         let held = log.epoch(&request.get_ref().name);
         let held = held.unwrap_or_default();
@@ -219,7 +214,7 @@ impl LogService for Native {
         &self,
         request: Request<ListFencesRequest>,
     ) -> Result<Response<ListFencesResponse>, Status> {
-        let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
+        let log = self.log(&request.get_ref().log)?;
         be_current(log).await?;
         let request = request.get_ref();
         let size = page(request.page_size);
@@ -242,7 +237,7 @@ impl LogService for Native {
         &self,
         request: Request<DeleteFenceRequest>,
     ) -> Result<Response<DeleteFenceResponse>, Status> {
-        let log = self.log(&request, Action::Admin, &request.get_ref().log)?;
+        let log = self.log(&request.get_ref().log)?;
         let deleted = log.delete_fence(&request.get_ref().name).await;
         let deleted = deleted.map_err(|error| status::execute(&error))?;
         Ok(Response::new(DeleteFenceResponse { deleted }))
@@ -252,7 +247,7 @@ impl LogService for Native {
         &self,
         request: Request<ConsumeRequest>,
     ) -> Result<Response<ConsumeResponse>, Status> {
-        self.log(&request, Action::Consume, &request.get_ref().log)?;
+        self.log(&request.get_ref().log)?;
         let answer = consume::range(&self.0, request.into_inner()).await;
         answer.map(Response::new)
     }
@@ -261,7 +256,7 @@ impl LogService for Native {
         &self,
         request: Request<Streaming<ConsumeStreamRequest>>,
     ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
-        self.log(&request, Action::Consume, "")?;
+        self.log("")?;
         let requests = request.into_inner();
         Ok(Response::new(tail::stream(self.0.clone(), requests)))
     }
@@ -270,7 +265,7 @@ impl LogService for Native {
         &self,
         request: Request<CommitCursorRequest>,
     ) -> Result<Response<CommitCursorResponse>, Status> {
-        let log = self.log(&request, Action::Commit, &request.get_ref().log)?;
+        let log = self.log(&request.get_ref().log)?;
         let subject = auth::subject(&request).to_owned();
         let request = request.into_inner();
         check_name("a cursor", &request.name)?;
@@ -291,7 +286,7 @@ impl LogService for Native {
         &self,
         request: Request<GetCursorRequest>,
     ) -> Result<Response<GetCursorResponse>, Status> {
-        let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
+        let log = self.log(&request.get_ref().log)?;
         be_current(log).await?;
         let name = request.into_inner().name;
         let found = log.cursor(&name);
@@ -305,7 +300,7 @@ impl LogService for Native {
         &self,
         request: Request<ListCursorsRequest>,
     ) -> Result<Response<ListCursorsResponse>, Status> {
-        let log = self.log(&request, Action::Consume, &request.get_ref().log)?;
+        let log = self.log(&request.get_ref().log)?;
         be_current(log).await?;
         let request = request.get_ref();
         let size = page(request.page_size);
@@ -325,7 +320,7 @@ impl LogService for Native {
         &self,
         request: Request<DeleteCursorRequest>,
     ) -> Result<Response<DeleteCursorResponse>, Status> {
-        let log = self.log(&request, Action::Commit, &request.get_ref().log)?;
+        let log = self.log(&request.get_ref().log)?;
         let deleted = log.delete_cursor(&request.get_ref().name).await;
         let deleted = deleted.map_err(|error| status::execute(&error))?;
         Ok(Response::new(DeleteCursorResponse { deleted }))
@@ -333,9 +328,8 @@ impl LogService for Native {
 
     async fn get_limits(
         &self,
-        request: Request<GetLimitsRequest>,
+        _request: Request<GetLimitsRequest>,
     ) -> Result<Response<GetLimitsResponse>, Status> {
-        self.0.policy.check(&request, Action::Consume)?;
         let limits = &self.0.limits;
         Ok(Response::new(GetLimitsResponse {
             record_bytes_max: limits.record_bytes_max as u64,

@@ -2,21 +2,19 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
-use crate::net::budget::{Account, Held};
-use crate::net::mux::PeerInfo;
 use crate::proto::v1::{
     ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse,
 };
 use crate::raft::{Answer, ProposeError, Receipt, ReplicatedLog};
 
-use super::super::produce::{LEADER_WAIT, RETRY, outcome};
+use super::super::intake::Taken;
+use super::super::produce::{LEADER_WAIT, RETRY, counted, outcome, taken};
 use super::super::{Shared, auth, check_log, status};
 use super::batches;
 
@@ -27,12 +25,6 @@ pub const STREAM_BATCHES_MAX: usize = 64;
 
 /// The answers of a produce stream.
 pub type Answers = BoxStream<'static, Result<ProduceStreamResponse, Status>>;
-
-/// The account of the connection that a call came by.
-fn account<T>(request: &Request<T>) -> Option<Account> {
-    let peer = request.extensions().get::<PeerInfo>();
-    peer.map(|peer| peer.accounts.bytes.clone())
-}
 
 fn response(receipt: &Receipt) -> Result<ProduceResponse, Status> {
     let [range] = receipt.ranges[..] else {
@@ -52,13 +44,10 @@ pub async fn one(
     request: Request<ProduceRequest>,
 ) -> Result<ProduceResponse, Status> {
     let log = shared.log()?;
-    let account = account(&request);
+    let held = taken(&request).take();
     let fence = fence_of(request.get_ref());
     let subject = auth::subject(&request).to_owned();
     let batch = batches::taken(request.into_inner(), &subject, &shared.limits)?;
-    // A single call does not wait for room: the bytes that wait would be held, too.
-    let held = account.map(|account| account.try_take(batch.len()));
-    let held = held.transpose().map_err(|full| status::in_flight(&full))?;
     let batch = counted(batch, held);
     let deadline = Instant::now() + LEADER_WAIT;
     loop {
@@ -73,14 +62,6 @@ pub async fn one(
             }
             Err(error) => return Err(status::propose_under(&error, fence.as_deref())),
         }
-    }
-}
-
-/// The batch, and with its last copy goes what it holds: the call may end before.
-fn counted(batch: Bytes, held: Option<Held>) -> Bytes {
-    match held {
-        Some(held) => held.around(batch),
-        None => batch,
     }
 }
 
@@ -105,7 +86,7 @@ pub fn stream(
     let reader = Reader {
         shared,
         subject: auth::subject(&request).to_owned(),
-        account: account(&request),
+        taken: taken(&request),
         credit: Arc::new(Semaphore::new(STREAM_BYTES_MAX)),
         requests: request.into_inner(),
     };
@@ -142,7 +123,7 @@ struct Reader {
     shared: Arc<Shared<ReplicatedLog>>,
     /// Who sends them.
     subject: String,
-    account: Option<Account>,
+    taken: Arc<Taken>,
     credit: Arc<Semaphore>,
     requests: Streaming<ProduceStreamRequest>,
 }
@@ -178,14 +159,15 @@ impl Reader {
 
     async fn send(&self, request: ProduceStreamRequest) -> Result<Sent, Status> {
         let missing = || status::invalid("the message has no batch to produce");
+        let held = self.taken.take();
         let request = request.produce.ok_or_else(missing)?;
         check_log(&request.log)?;
         let fence = fence_of(&request);
         let batch = batches::taken(request, &self.subject, &self.shared.limits)?;
         let mut drain = self.shared.drain.clone();
-        let (credit, held) = tokio::select! {
+        let credit = tokio::select! {
             biased;
-            room = self.room(batch.len()) => room?,
+            credit = self.credit(batch.len()) => credit?,
             () = drain.began() => return Err(status::draining()),
         };
         let answer = self.shared.log()?.propose(counted(batch, held)).await;
@@ -196,16 +178,11 @@ impl Reader {
         })
     }
 
-    /// Waits for credit and for room: the client is read no further meanwhile. Credit comes back
-    /// with the answers that the client takes.
-    async fn room(&self, bytes: usize) -> Result<(OwnedSemaphorePermit, Option<Held>), Status> {
+    /// Waits for credit: the client is read no further meanwhile. It comes back with the answers that the
+    /// client takes.
+    async fn credit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
         let weight = u32::try_from(bytes.clamp(1, STREAM_BYTES_MAX)).unwrap_or(u32::MAX);
         let credit = self.credit.clone().acquire_many_owned(weight).await;
-        let credit = credit.map_err(|_| status::draining())?;
-        let held = match &self.account {
-            Some(account) => Some(account.take(bytes).await),
-            None => None,
-        };
-        Ok((credit, held))
+        credit.map_err(|_| status::draining())
     }
 }

@@ -1,0 +1,187 @@
+//! The methods that clients may call: what right each needs, and how large its requests may be.
+//!
+//! What does not stand here is not served. A new method gets a row, and a test holds the rows against the
+//! descriptors that the build makes.
+
+use tonic::Status;
+
+use super::super::auth::Action;
+use super::super::{Limits, status};
+
+/// Names, numbers, tokens, a list of a few names: no such request is longer.
+pub const SMALL_MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// What stands around the one record of a `log.v1` request.
+const RECORD_OVERHEAD: usize = 4 << 10;
+/// A small message may hold many small things, each of which takes more than its bytes when it is decoded.
+const SMALL_FACTOR: usize = 4;
+/// What any message takes beside its bytes.
+const MESSAGE_OVERHEAD: usize = 128;
+
+/// What a method's messages carry, and so what one is called that is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carries {
+    Record,
+    Batch,
+    Small,
+}
+
+/// How a method's requests are judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Method {
+    /// The rights that let it be called: one of them is enough, and without any nobody needs one.
+    pub actions: &'static [Action],
+    /// One message and then its answer. The others are streams of messages, which wait for room.
+    pub is_single: bool,
+    carries: Carries,
+    message_bytes_max: usize,
+    /// The largest record or batch, as users know it.
+    limit: usize,
+}
+
+impl Method {
+    /// Bytes to take for a message of this length, if it may be so long.
+    pub fn weight(&self, length: usize) -> Result<usize, Status> {
+        if length > self.message_bytes_max {
+            return Err(self.too_large(length));
+        }
+        let factor = match self.carries {
+            Carries::Small => SMALL_FACTOR,
+            Carries::Record | Carries::Batch => 1,
+        };
+        Ok(length * factor + MESSAGE_OVERHEAD)
+    }
+
+    fn too_large(&self, length: usize) -> Status {
+        match self.carries {
+            Carries::Record => status::too_large(length, self.limit),
+            Carries::Batch => status::batch_too_large(length, self.limit),
+            Carries::Small => status::message_too_large(length, self.limit),
+        }
+    }
+}
+
+/// All methods, with the limits of this node.
+#[derive(Debug)]
+pub struct Methods {
+    record: usize,
+    batch: usize,
+    message: usize,
+}
+
+impl Methods {
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            record: limits.record_bytes_max,
+            batch: limits.native_bytes_max(),
+            message: limits.message_bytes_max(),
+        }
+    }
+
+    /// The method of this path.
+    pub fn of(&self, path: &str) -> Option<Method> {
+        use Action::{Admin, Commit, Consume, Produce};
+        let (service, name) = path.strip_prefix('/')?.split_once('/')?;
+        let (actions, is_single, carries): (&[_], _, _) = match service {
+            "log.v1.Log" => match name {
+                "Produce" => (&[Produce], true, Carries::Record),
+                "ProduceStream" => (&[Produce], false, Carries::Record),
+                "Consume" | "ConsumeStream" | "GetServers" => (&[Consume], true, Carries::Small),
+                _ => return None,
+            },
+            "ferrolog.v1.LogService" => match name {
+                "Produce" => (&[Produce], true, Carries::Batch),
+                "ProduceStream" => (&[Produce], false, Carries::Batch),
+                "OpenSession" | "ClaimEpoch" => (&[Produce], true, Carries::Small),
+                // One's own, or by an admin anybody's: the verb looks which.
+                "CloseSession" => (&[Produce, Admin], true, Carries::Small),
+                "ListSessions" | "DeleteFence" => (&[Admin], true, Carries::Small),
+                "CommitCursor" | "DeleteCursor" => (&[Commit], true, Carries::Small),
+                "ConsumeStream" => (&[Consume], false, Carries::Small),
+                "Consume" | "GetEpoch" | "ListFences" | "GetCursor" | "ListCursors"
+                | "GetLimits" => (&[Consume], true, Carries::Small),
+                _ => return None,
+            },
+            "ferrolog.v1.ClusterService" => match name {
+                "GetStatus" | "GetRetention" => (&[Consume], true, Carries::Small),
+                "RemoveNode" | "TransferLeadership" | "Trim" | "SetRetention" => {
+                    (&[Admin], true, Carries::Small)
+                }
+                _ => return None,
+            },
+            _ => return of_anybody(service, name),
+        };
+        let (message_bytes_max, limit) = match carries {
+            Carries::Record => (self.record + RECORD_OVERHEAD, self.record),
+            Carries::Batch => (self.message, self.batch),
+            Carries::Small => (SMALL_MESSAGE_BYTES_MAX, SMALL_MESSAGE_BYTES_MAX),
+        };
+        Some(Method {
+            actions,
+            is_single,
+            carries,
+            message_bytes_max,
+            limit,
+        })
+    }
+}
+
+/// Probes and tools ask these without any right: they tell nothing of what is kept.
+fn of_anybody(service: &str, name: &str) -> Option<Method> {
+    let is_single = match (service, name) {
+        ("grpc.health.v1.Health", "Check" | "List" | "Watch") => true,
+        (
+            "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection",
+            "ServerReflectionInfo",
+        ) => false,
+        _ => return None,
+    };
+    Some(Method {
+        actions: &[],
+        is_single,
+        carries: Carries::Small,
+        message_bytes_max: SMALL_MESSAGE_BYTES_MAX,
+        limit: SMALL_MESSAGE_BYTES_MAX,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::proto::PUBLIC_DESCRIPTORS;
+
+    #[test]
+    fn every_method_that_is_told_is_judged_as_what_it_is() {
+        let methods = Methods::new(&Limits::default());
+        let mut seen = 0;
+        for told in [PUBLIC_DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET] {
+            let set = prost_types::FileDescriptorSet::decode(told).unwrap();
+            for file in &set.file {
+                for service in &file.service {
+                    for method in &service.method {
+                        let (service, name) = (service.name(), method.name());
+                        let path = format!("/{}.{service}/{name}", file.package());
+                        let judged = methods
+                            .of(&path)
+                            .unwrap_or_else(|| panic!("no row: {path}"));
+                        assert_eq!(judged.is_single, !method.client_streaming(), "{path}");
+                        let free = file.package().starts_with("grpc.");
+                        assert_eq!(judged.actions.is_empty(), free, "{path}");
+                        seen += 1;
+                    }
+                }
+            }
+        }
+        assert!(seen > 20, "{seen} methods");
+        for unknown in [
+            "",
+            "/",
+            "/log.v1.Log",
+            "/log.v1.Log/Fly",
+            "/ferrolog.raft.v1.Raft/Vote",
+        ] {
+            assert!(methods.of(unknown).is_none(), "{unknown}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What every attack needs: a cluster with a policy, connections that play by no rule, and who watches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ferrolog::net::Kind;
+use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, timeout};
+
+use super::harness::native::{self, Client};
+use super::harness::{PATIENCE, Stage};
+
+/// No attack makes a node larger.
+pub const RESIDENT_MAX: u64 = 300 << 20;
+/// May do nothing.
+pub const MALLORY: &str = "mallory";
+/// May produce.
+pub const WRITER: &str = "writer";
+/// May consume.
+pub const READER: &str = "reader";
+const CANARY: &str = "canary";
+const POLICY: &str = "p, canary, *, produce\np, canary, *, consume\n\
+                      p, writer, *, produce\np, reader, *, consume\n";
+const CANARY_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// What the canary's calls may take, all but one in a hundred.
+const CANARY_MAX: Duration = Duration::from_millis(250);
+/// The same in a short run, beside whatever else the machine does.
+const CANARY_MAX_SHORT: Duration = Duration::from_secs(5);
+
+/// Whether attacks run for their whole length.
+pub fn is_full() -> bool {
+    std::env::var("FERROLOG_ATTACK").is_ok_and(|length| length == "full")
+}
+
+/// How long an attack is held.
+pub fn length() -> Duration {
+    Duration::from_secs(if is_full() { 60 } else { 3 })
+}
+
+/// Three nodes whose policy tells the clients apart.
+pub struct Arena {
+    pub stage: Stage,
+}
+
+impl Arena {
+    pub async fn start() -> Self {
+        let clients = [CANARY, MALLORY, WRITER, READER];
+        let stage = Stage::start_alone_under(POLICY, &clients).await;
+        Self { stage }
+    }
+
+    /// How this client dials.
+    pub fn layer(&self, who: &str) -> StreamLayer {
+        self.stage.layer_of(who)
+    }
+
+    pub fn client(&self, who: &str, place: usize) -> Client {
+        let addr = self.stage.cluster.addr(place);
+        native::client(&self.layer(who), addr, ChannelOptions::default())
+    }
+
+    /// A connection that sends what it is told.
+    pub async fn raw(&self, who: &str, place: usize) -> Raw {
+        Raw::dial(&self.layer(who), self.stage.cluster.addr(place)).await
+    }
+
+    /// Lets a canary sing at a node, and looks at what that node takes, until the attack is over.
+    pub async fn watch(&self, place: usize, attack: impl Future<Output = ()>) -> Watched {
+        let resident = || self.stage.cluster.resident_bytes(place).expect("it runs");
+        let before = resident();
+        let canary = Canary::start(self.client(CANARY, place)).await;
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut peak = before;
+        let mut attack = std::pin::pin!(attack);
+        loop {
+            tokio::select! {
+                () = &mut attack => break,
+                _ = looks.tick() => peak = peak.max(resident()),
+            }
+        }
+        let times = canary.stop().await;
+        Watched {
+            before,
+            peak,
+            times,
+        }
+    }
+}
+
+/// What was seen beside an attack.
+#[derive(Debug)]
+pub struct Watched {
+    before: u64,
+    peak: u64,
+    /// Of the canary's calls, sorted.
+    times: Vec<Duration>,
+}
+
+impl Watched {
+    /// Says what was seen, and holds it against the limits.
+    pub fn check(&self, attack: &str) {
+        let last = self.times.len().saturating_sub(1);
+        let at = |share: usize| self.times[last * share / 100];
+        let (before, peak) = (self.before >> 20, self.peak >> 20);
+        println!(
+            "{attack}: resident {before} -> {peak} MiB; canary {} calls, p50 {:?}, p99 {:?}, longest {:?}",
+            self.times.len(),
+            at(50),
+            at(99),
+            at(100)
+        );
+        assert!(self.peak <= RESIDENT_MAX, "{attack}: {peak} MiB");
+        let most = if is_full() {
+            CANARY_MAX
+        } else {
+            CANARY_MAX_SHORT
+        };
+        assert!(
+            at(99) <= most,
+            "{attack}: the canary's calls took {:?}",
+            at(99)
+        );
+    }
+}
+
+/// A client that goes about its business.
+struct Canary {
+    over: Arc<Notify>,
+    singing: JoinHandle<Vec<Duration>>,
+}
+
+impl Canary {
+    async fn start(mut client: Client) -> Self {
+        let first = native::produce(&mut client, b"canary").await;
+        first.expect("a canary that sings before the attack");
+        let over = Arc::new(Notify::new());
+        let ends = over.clone();
+        let singing = tokio::spawn(async move {
+            let mut times = Vec::new();
+            let mut ticks = tokio::time::interval(CANARY_EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = ends.notified() => break,
+                    _ = ticks.tick() => {}
+                }
+                let begun = Instant::now();
+                let sung = native::produce(&mut client, b"canary").await;
+                sung.unwrap_or_else(|status| panic!("the canary's call failed: {status:?}"));
+                times.push(begun.elapsed());
+            }
+            times.sort_unstable();
+            times
+        });
+        Self { over, singing }
+    }
+
+    async fn stop(self) -> Vec<Duration> {
+        self.over.notify_one();
+        let times = self.singing.await.expect("a canary that lives");
+        assert!(!times.is_empty(), "the canary never sang");
+        times
+    }
+}
+
+/// A gRPC connection by hand.
+pub struct Raw {
+    requests: SendRequest<Bytes>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// A call whose request goes on.
+pub struct RawCall {
+    pub answer: ResponseFuture,
+    pub request: SendStream<Bytes>,
+}
+
+impl Raw {
+    async fn dial(layer: &StreamLayer, addr: &str) -> Self {
+        let io = layer
+            .dial(Kind::Grpc, addr, PATIENCE)
+            .await
+            .expect("a connection");
+        let mut builder = h2::client::Builder::new();
+        // Our own memory is not the subject.
+        builder.max_send_buffer_size(64 << 20);
+        let (requests, connection) = builder.handshake(io).await.expect("HTTP/2");
+        let driver = tokio::spawn(async move {
+            // An attack may be ended by its victim.
+            let _ = connection.await;
+        });
+        Self { requests, driver }
+    }
+
+    /// Sends the headers of a call.
+    pub async fn open(&mut self, path: &str) -> Option<RawCall> {
+        let request = http::Request::post(format!("https://localhost{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .expect("headers");
+        let ready = timeout(PATIENCE, self.requests.clone().ready()).await;
+        self.requests = ready.expect("a place for a call").ok()?;
+        let (answer, request) = self.requests.send_request(request, false).ok()?;
+        Some(RawCall { answer, request })
+    }
+
+    /// A whole call with one message: its `grpc-status`.
+    pub async fn call(&mut self, path: &str, message: Bytes) -> Option<u32> {
+        let mut call = self.open(path).await?;
+        call.request.send_data(message, true).ok()?;
+        call.status().await
+    }
+}
+
+impl RawCall {
+    /// What the call ended with.
+    pub async fn status(self) -> Option<u32> {
+        let answer = self.answer.await.ok()?;
+        if let Some(status) = status_of(answer.headers()) {
+            return Some(status);
+        }
+        let mut body: RecvStream = answer.into_body();
+        while let Some(data) = body.data().await {
+            let length = data.ok()?.len();
+            let _ = body.flow_control().release_capacity(length);
+        }
+        status_of(&body.trailers().await.ok()??)
+    }
+}
+
+fn status_of(headers: &http::HeaderMap) -> Option<u32> {
+    let status = headers.get("grpc-status")?;
+    status.to_str().ok()?.parse().ok()
+}
+
+/// A message as it stands in a body.
+pub fn framed(message: &impl prost::Message) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.extend_from_slice(&[0]);
+    let length = u32::try_from(message.encoded_len()).expect("a message");
+    bytes.extend_from_slice(&length.to_be_bytes());
+    message.encode(&mut bytes).expect("there is room");
+    bytes.freeze()
+}

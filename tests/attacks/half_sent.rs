@@ -1,0 +1,147 @@
+//! Messages that never end, on hundreds of calls of one connection.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use ferrolog::proto::log_v1;
+use ferrolog::proto::v1::{CommitCursorRequest, ProduceRequest, ProduceStreamRequest};
+use futures::future::join_all;
+use tokio::time::timeout;
+
+use super::arena::{Arena, MALLORY, Raw, RawCall, WRITER, framed, is_full, length};
+use super::harness::PATIENCE;
+use super::harness::native::batch;
+
+const SINGLE: usize = 700;
+const STREAMS: usize = 1000;
+const VALUE_BYTES: usize = (4 << 20) - 64;
+/// `PERMISSION_DENIED`.
+const DENIED: [u32; 1] = [7];
+/// `DEADLINE_EXCEEDED` and `RESOURCE_EXHAUSTED`.
+const ENDED: [u32; 2] = [4, 8];
+/// No small call waits so long.
+const CALL_MAX: Duration = Duration::from_secs(5);
+
+fn value() -> Bytes {
+    vec![7; VALUE_BYTES].into()
+}
+
+fn log_v1_message() -> Bytes {
+    framed(&log_v1::ProduceRequest {
+        record: Some(log_v1::Record {
+            value: value(),
+            ..log_v1::Record::default()
+        }),
+    })
+}
+
+fn native_request() -> ProduceRequest {
+    ProduceRequest {
+        batch: Some(batch([value()])),
+        ..ProduceRequest::default()
+    }
+}
+
+fn native_stream_message() -> Bytes {
+    framed(&ProduceStreamRequest {
+        produce: Some(native_request()),
+    })
+}
+
+fn large_name() -> Bytes {
+    framed(&CommitCursorRequest {
+        name: "n".repeat(VALUE_BYTES),
+        ..CommitCursorRequest::default()
+    })
+}
+
+/// Opens calls and sends all of the message but its last byte on each.
+async fn flood(raw: &mut Raw, path: &str, message: &Bytes, calls: usize) -> Vec<RawCall> {
+    let part = message.slice(..message.len() - 1);
+    let mut open = Vec::new();
+    for _ in 0..calls {
+        let Some(mut call) = raw.open(path).await else {
+            break;
+        };
+        // A call that was refused already takes no more.
+        let _ = call.request.send_data(part.clone(), false);
+        open.push(call);
+    }
+    open
+}
+
+/// Floods a node, holds on, and in a full run waits for how the calls end.
+async fn attack(arena: &Arena, who: &str, path: &str, message: &Bytes, calls: usize) {
+    let place = arena.stage.leader().await;
+    let watched = arena.watch(place, async {
+        let mut raw = arena.raw(who, place).await;
+        let open = flood(&mut raw, path, message, calls).await;
+        let ends = join_all(open.into_iter().map(RawCall::status));
+        let expected: &[u32] = if who == MALLORY { &DENIED } else { &ENDED };
+        // Those who may send are given ten seconds to go on, which a short run does not wait for.
+        let is_held = who != MALLORY && !is_full();
+        match timeout(if is_held { length() } else { PATIENCE }, ends).await {
+            Ok(ends) => {
+                let ended = |end: &Option<u32>| end.is_some_and(|end| expected.contains(&end));
+                assert!(ends.iter().all(ended), "{ends:?}");
+            }
+            Err(_) => assert!(is_held, "calls that never end"),
+        }
+    });
+    watched
+        .await
+        .check(&format!("{calls} half-sent {path} of {who}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn calls_without_the_right_are_denied_before_their_bodies_are_read() {
+    let arena = Arena::start().await;
+    for (path, message) in [
+        ("/log.v1.Log/Produce", log_v1_message()),
+        ("/ferrolog.v1.LogService/Produce", framed(&native_request())),
+        ("/ferrolog.v1.LogService/CommitCursor", large_name()),
+    ] {
+        attack(&arena, MALLORY, path, &message, SINGLE).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn half_sent_messages_take_no_more_than_their_subject_may_hold() {
+    let arena = Arena::start().await;
+    let native = framed(&native_request());
+    for (path, message, calls) in [
+        ("/log.v1.Log/Produce", log_v1_message(), SINGLE),
+        ("/log.v1.Log/ProduceStream", log_v1_message(), STREAMS),
+        ("/ferrolog.v1.LogService/Produce", native, SINGLE),
+        (
+            "/ferrolog.v1.LogService/ProduceStream",
+            native_stream_message(),
+            STREAMS,
+        ),
+    ] {
+        attack(&arena, WRITER, path, &message, calls).await;
+    }
+}
+
+/// Eight of the messages are being read, and as many streams wait as there may be: their windows are full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn stalled_streams_leave_the_other_calls_of_their_connection_alone() {
+    const STALLED: usize = 90;
+    const CALLS: usize = 50;
+    let arena = Arena::start().await;
+    let place = arena.stage.leader().await;
+    let mut raw = arena.raw(WRITER, place).await;
+    let path = "/ferrolog.v1.LogService/ProduceStream";
+    let stalled = flood(&mut raw, path, &native_stream_message(), STALLED).await;
+    assert_eq!(stalled.len(), STALLED);
+    let small = framed(&ProduceRequest {
+        batch: Some(batch([Bytes::from_static(b"small")])),
+        ..ProduceRequest::default()
+    });
+    for call in 0..CALLS {
+        let answer = raw.call("/ferrolog.v1.LogService/Produce", small.clone());
+        let answer = timeout(CALL_MAX, answer).await;
+        let answer = answer.unwrap_or_else(|_| panic!("call {call} stands still"));
+        assert_eq!(answer, Some(0), "call {call}");
+    }
+}
