@@ -195,7 +195,7 @@ async fn vote_of(
     to: u64,
 ) -> Result<wire::Identified, tonic::Status> {
     let metadata = [
-        ("ferrolog-wire", "2".to_owned()),
+        ("ferrolog-wire", "3".to_owned()),
         ("ferrolog-cluster", cluster.to_owned()),
         ("ferrolog-from", from.to_string()),
         ("ferrolog-to", to.to_string()),
@@ -275,7 +275,9 @@ async fn a_client_certificate_opens_no_raft_stream() {
     // Rightly: a node's certificate gets an answer.
     let node = wire::layer_of(&files(&stage, "n2"));
     let known = wire::raft_call(&node, addr, "Identify", &[]).await;
-    assert_eq!(known.expect("an answer").cluster_id, cluster);
+    let known = known.expect("an answer");
+    assert_eq!(known.cluster_id, cluster);
+    assert_eq!(known.members.len(), 0, "it did not say that it is a member");
 
     let client = wire::layer_of(&stage.cluster.client_tls_files().expect("TLS"));
     let seen = stage.log_len(0);

@@ -346,9 +346,10 @@ fn upkeep(
     consensus: &Handle,
 ) -> Vec<JoinHandle<()>> {
     let (changes, kept, mended, scrubbed) = (log.clone(), log.clone(), log.clone(), log.clone());
-    let reached = log.clone();
+    let (reached, strangers) = (log.clone(), log.clone());
     let mut tasks = vec![
         consensus.spawn(async move { reached.stay_reachable().await }),
+        consensus.spawn(async move { strangers.meet_strangers().await }),
         consensus.spawn(async move { changes.finish_changes().await }),
         consensus.spawn(async move { kept.keep_up().await }),
         consensus.spawn(async move { mended.mend().await }),

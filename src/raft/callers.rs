@@ -4,21 +4,23 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
 use crate::net::mux::PeerInfo;
+use crate::proto::raft_v1 as pb;
 
 use super::ReplicatedLog;
 use super::error::MembershipError;
+use super::hearing::Standing;
 use super::refusal::membership_status;
 use super::rpc::RaftService;
-use super::transport::WIRE;
+use super::sender::WIRE;
 
 /// Who may make a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum From {
     /// A node that this one knows as a member.
     Member,
-    /// A node of this cluster, known or not: what this node lacks of the log may be what makes the
+    /// Also one that a member introduced: what this node lacks of the log may be what makes the
     /// caller a member, and it comes by such a call.
-    Cluster,
+    Introduced,
     /// Also a node that belongs to no cluster yet.
     Anyone,
 }
@@ -70,17 +72,43 @@ impl RaftService {
             return Err(Status::failed_precondition(what));
         }
         let caller = number(metadata, "ferrolog-from");
-        match node.view().member(caller) {
-            Some(known) => check_certificate(request, &known.member.name)?,
-            // Without a name there is nothing to hold the certificate against.
-            None if from == From::Member => return Err(no_member(caller)),
-            None => {}
+        if caller == me && from != From::Anyone {
+            let what = format!("node {me} is this node, and another one calls by its id");
+            return Err(Status::permission_denied(what));
+        }
+        let member = node.view().member(caller).is_some();
+        match node.standing(caller) {
+            Standing::Known(name) if member || from != From::Member => {
+                check_certificate(request, &name)?;
+            }
+            // Whoever asks to join has a name of its own, and it is checked there.
+            _ if from == From::Anyone => {}
+            Standing::Unknown => {
+                node.want_introduction();
+                return Err(no_member(caller));
+            }
+            Standing::Known(_) | Standing::Gone => return Err(no_member(caller)),
         }
         Ok(node)
     }
+
+    /// The members, if one asks that is known or was introduced.
+    pub(super) fn introduction<T>(&self, request: &Request<T>) -> Vec<pb::Member> {
+        let (metadata, node) = (request.metadata(), self.seated());
+        let Ok(node) = node else {
+            return Vec::new();
+        };
+        let ours = text(metadata, "ferrolog-cluster") == node.identity().cluster_id;
+        match node.standing(number(metadata, "ferrolog-from")) {
+            Standing::Known(name) if ours && check_certificate(request, &name).is_ok() => {
+                node.introduction()
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
-fn no_member(caller: u64) -> Status {
+pub fn no_member(caller: u64) -> Status {
     let what = format!(
         "node {caller}, which calls, is no member that this node knows: if it was removed, stop it \
          and give it an empty data directory; if it just joined, try again"

@@ -48,6 +48,27 @@ pub enum Command {
     DeleteCursor(String),
 }
 
+impl Command {
+    /// Whether nodes pass it on for clients: what changes the cluster has calls of its own, which
+    /// check more.
+    pub fn is_of_clients(&self) -> bool {
+        match self {
+            Self::OpenSession(_)
+            | Self::CloseSession(_)
+            | Self::ClaimEpoch(_)
+            | Self::DeleteFence(_)
+            | Self::CommitCursor(_)
+            | Self::DeleteCursor(_) => true,
+            Self::Append(_)
+            | Self::Register { .. }
+            | Self::Forget { .. }
+            | Self::Trim(_)
+            | Self::SetRetention(_)
+            | Self::ExpireSessions(_) => false,
+        }
+    }
+}
+
 /// How much of the log is kept; `None` is without a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Retention {

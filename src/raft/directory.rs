@@ -14,8 +14,9 @@ use crate::proto::raft_v1 as pb;
 
 use super::error::{Error, MembershipError};
 use super::refusal;
+use super::sender::Sender;
 use super::stable_store::StableStore;
-use super::transport::{Sender, Transport};
+use super::transport::Transport;
 
 /// The first node's id; later ones come from the log's indexes, which begin above it.
 pub const FIRST_NODE: u64 = 1;
@@ -47,6 +48,8 @@ pub struct Directory {
     name: String,
     directory_id: String,
     identity: Option<Identity>,
+    /// Whom the node hears until it has applied a membership that holds it.
+    pub(super) introduced: Vec<pb::Member>,
 }
 
 impl Directory {
@@ -93,6 +96,7 @@ impl Directory {
             name: known.name,
             directory_id: known.directory_id,
             identity: None,
+            introduced: Vec::new(),
         };
         if known.node_id != 0 {
             directory.identity = Some(directory.as_node(known.cluster_id, known.node_id));
@@ -149,6 +153,7 @@ impl Directory {
         let transport = Transport::new(layer.clone(), Sender::default());
         let joined = ask_all(&transport, peers, &request).await?;
         let identity = self.as_node(joined.cluster_id, joined.node_id);
+        self.introduced = joined.members;
         Ok(self.become_node(identity)?)
     }
 }

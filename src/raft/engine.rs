@@ -7,11 +7,29 @@ use openraft::{Config, SnapshotPolicy};
 
 use super::directory::{FIRST_NODE, Identity};
 use super::error::Error;
+use super::log_store::LogStore;
+use super::state_machine::StateMachine;
+use super::transport::Transport;
 use super::types::Member;
 use super::{Raft, Timing};
 
+/// Starts the engine; the first node begins the cluster.
+pub async fn start(
+    timing: &Timing,
+    identity: &Identity,
+    addr: &str,
+    transport: &Transport,
+    (store, machine): (LogStore, StateMachine),
+) -> Result<Raft, Error> {
+    let config = config(timing, &identity.cluster_id)?;
+    let raft = Raft::new(identity.node_id, config, transport.clone(), store, machine).await;
+    let raft = raft.map_err(|error| Error::Engine(error.to_string()))?;
+    begin_cluster(&raft, identity, addr).await?;
+    Ok(raft)
+}
+
 /// The first node makes itself the one voter; a restart finds that done.
-pub async fn begin_cluster(raft: &Raft, identity: &Identity, addr: &str) -> Result<(), Error> {
+async fn begin_cluster(raft: &Raft, identity: &Identity, addr: &str) -> Result<(), Error> {
     let failed = |error: String| Error::Engine(error);
     let begun = raft
         .is_initialized()

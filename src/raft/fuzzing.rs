@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use openraft::entry::RaftEntry;
+use openraft::raft::AppendEntriesRequest;
 use prost::Message;
 
 use crate::log::fuzzing::{self, Input, Kept, batch_of, config, read_all, seal_file, write_log};
@@ -19,7 +20,8 @@ use super::command::{self, Command};
 use super::entries;
 use super::fetch::{self, FetchError};
 use super::fsm::Fsm;
-use super::types::{self, Entry, EntryPayload, WireError};
+use super::sound::Pair;
+use super::types::{self, Entry, EntryPayload, TypeConfig, WireError};
 use super::{snapshot, wire};
 
 /// Where a snapshot's segments wait.
@@ -36,6 +38,7 @@ pub fn raft_frames(data: &[u8]) {
                 return;
             };
             if let Ok(request) = wire::append_from_pb(request) {
+                hear(&request);
                 apply(Kept::default(), Fsm::default(), request.entries);
             }
         }
@@ -63,6 +66,26 @@ pub fn raft_frames(data: &[u8]) {
             }
         }
     }
+}
+
+/// What a follower lets through may be appended as it is.
+fn hear(request: &AppendEntriesRequest<TypeConfig>) {
+    let leader = request.vote.leader_id;
+    let pair = Pair {
+        me: leader.voted_for ^ 1,
+        peer: leader.voted_for,
+        term: leader.term.saturating_sub(1),
+    };
+    if pair.append(request).is_err() {
+        return;
+    }
+    let mut last = request.prev_log_id;
+    for entry in &request.entries {
+        assert_eq!(entry.log_id.index, last.map_or(0, |last| last.index + 1));
+        assert!(Some(entry.log_id) > last && entry.log_id.index <= NUMBER_MAX);
+        last = Some(entry.log_id);
+    }
+    assert!(last.is_none_or(|last| last.leader_id.term <= leader.term));
 }
 
 /// A log from which everything before a checkpoint was trimmed.

@@ -109,6 +109,7 @@ impl ReplicatedLog {
             cluster_id: self.identity().cluster_id.clone(),
             node_id,
             voter: false,
+            members: self.introduction(),
         })
     }
 
@@ -156,6 +157,7 @@ impl ReplicatedLog {
             cluster_id: self.identity().cluster_id.clone(),
             node_id: id,
             voter: true,
+            members: self.introduction(),
         })
     }
 

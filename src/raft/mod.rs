@@ -16,6 +16,7 @@ use crate::log::disk::DirLock;
 use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
 
+mod answers;
 mod blocking;
 mod callers;
 mod clocks;
@@ -33,6 +34,7 @@ mod fences;
 mod fetch;
 mod forward;
 mod fsm;
+mod hearing;
 mod log_store;
 mod members;
 pub mod offline;
@@ -44,8 +46,10 @@ mod reads;
 mod refusal;
 mod remembered;
 mod rpc;
+mod sender;
 mod sessions;
 mod snapshot;
+mod sound;
 mod space;
 mod stable_store;
 mod staging;
@@ -63,6 +67,8 @@ mod wire;
 #[doc(hidden)]
 pub mod fuzzing;
 
+#[cfg(test)]
+mod hearing_tests;
 #[cfg(test)]
 mod members_tests;
 #[cfg(test)]
@@ -95,16 +101,18 @@ pub use view::{MemberView, View};
 
 use clocks::Clocks;
 use confirm::Confirmer;
+use hearing::Hearing;
 use log_store::{Failure, LogStore, Promised};
 use passed::Passed;
 use proposer::Proposer;
 use reads::ReadBarrier;
+use sender::Sender;
 use snapshot::Snapshots;
 use space::Space;
 use stable_store::StableStore;
 use stamps::Stamps;
 use state_machine::{Checkpointer, StateMachine};
-use transport::{Sender, Transport};
+use transport::Transport;
 use types::TypeConfig;
 use view::View as ServerView;
 
@@ -144,6 +152,7 @@ struct Inner {
     raft: Raft,
     log: Log,
     heard: Arc<view::Heard>,
+    hearing: Hearing,
     fsm: Arc<state_machine::Shared>,
     snapshots: Snapshots,
     stable: StableStore,
@@ -180,59 +189,39 @@ impl ReplicatedLog {
     ) -> Result<Self, Error> {
         let identity = directory.identity().cloned();
         let identity = identity.ok_or_else(|| Error::Engine("the node has no id".to_owned()))?;
-        let entry_bytes = log_config.segment_bytes_max as usize / 4;
-        let inline = log_config.inline_io;
-        let machine = StateMachine::open(
-            directory.disk.clone(),
-            directory.path.clone(),
-            log_config,
-            &directory.stable,
-        )?;
+        let (bytes_max, inline) = (log_config.segment_bytes_max, log_config.inline_io);
+        let machine = StateMachine::open_in(&directory, log_config)?;
         let log = machine.log().clone();
         let fsm = machine.shared();
         let checkpointer = machine.checkpointer();
         let snapshots = machine.snapshots.clone();
         let store = LogStore::new(log.clone(), directory.stable.clone())?;
-        let failure = store.failure();
         commit_file::keep(&directory, &store, inline)?;
-        let promised = store.promised();
-        let from = Sender {
-            cluster_id: identity.cluster_id.clone(),
-            node_id: identity.node_id,
-            addr: addr.to_owned(),
-        };
+        let (failure, promised) = (store.failure(), store.promised());
         let space = Space::start(&directory, disk_reserve_bytes);
         let floor = machine.floor.clone();
         let me = identity.node_id;
         let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
-        let transport = Transport::new(layer, from).with_node(transport::Node {
-            log: log.clone(),
-            floor: floor.clone(),
-            space: space.clone(),
-            clocks: clocks.clone(),
-            confirmed: watermark::Watermarks::default(),
-        });
-        let config = engine::config(timing, &identity.cluster_id)?;
-        let raft = Raft::new(identity.node_id, config, transport.clone(), store, machine).await;
-        let raft = raft.map_err(|error| Error::Engine(error.to_string()))?;
-        engine::begin_cluster(&raft, &identity, addr).await?;
+        let hearing = Hearing::new(directory.introduced);
+        let node = transport::Node::new(&log, &floor, &space, &clocks, &hearing);
+        let transport = Transport::new(layer, Sender::new(&identity, addr)).with_node(node);
+        let raft = engine::start(timing, &identity, addr, &transport, (store, machine)).await?;
         let (tell, views) = watch::channel(View::default());
         let heard = Arc::new(view::Heard::never());
         tokio::spawn(view::follow(raft.clone(), heard.clone(), tell));
-        let applied = fsm.watch_applied();
         let stamps = Stamps::new(log.clone(), fsm.clone(), clocks.clone(), views.clone());
         let proposals = proposer::Leader::new(&transport, &space, &stamps);
         let confirmer = Confirmer::start(raft.clone(), promised.clone(), transport.clone());
         let barrier = ReadBarrier::start(
-            identity.node_id,
+            me,
             confirmer.clone(),
             views.clone(),
-            applied,
+            fsm.watch_applied(),
             transport.clone(),
         );
         let inner = Inner {
             addr: addr.to_owned(),
-            proposer: Proposer::start(proposals, &raft, &views, entry_bytes),
+            proposer: Proposer::start(proposals, &raft, &views, bytes_max as usize / 4),
             clocks,
             stamps,
             promised,
@@ -244,6 +233,7 @@ impl ReplicatedLog {
             raft,
             log,
             heard,
+            hearing,
             fsm,
             snapshots,
             stable: directory.stable,
@@ -351,9 +341,11 @@ impl ReplicatedLog {
         if addrs.is_empty() {
             return Ok(());
         }
-        directory::ask_all(&self.0.transport, &addrs, &request)
-            .await
-            .map(drop)
+        // The answer comes once the node has caught up, by entries that it has to hear.
+        self.meet(addrs.iter().cloned()).await;
+        let joined = directory::ask_all(&self.0.transport, &addrs, &request).await?;
+        self.introduce(joined.members);
+        Ok(())
     }
 
     /// Why the disk ended the node's writing, if it did. The process must be started again.

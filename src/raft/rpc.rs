@@ -2,28 +2,29 @@
 //!
 //! A caller is checked before it is heard: the version of the protocol, the cluster, the node it
 //! means, that it is a member, and that its certificate carries the name which its id has in the
-//! membership. A node that lags may not know its leader yet, so replication and votes are taken
-//! from any node of the cluster.
+//! membership. A node that lags may not know its leader yet, so replication and votes are also
+//! taken from who was introduced by a member. What it says is checked next: no request panics or
+//! misleads the engine.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use openraft::raft::{StreamAppendError, StreamAppendResult, VoteRequest};
+use openraft::raft::{StreamAppendError, StreamAppendResult};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::log::{Index, Kind, Offset};
+use crate::log::{Index, Offset};
 use crate::proto::raft_v1::append_entries_response::Result as Answer;
 use crate::proto::raft_v1::raft_server::{self, RaftServer};
 use crate::proto::raft_v1::{self as pb};
 
 use super::callers::{From, check_certificate, number};
 use super::error::{ExecuteError, ProposeError};
+use super::hearing::{hear, vote_request};
 use super::refusal::membership_status;
 use super::transport::MESSAGE_BYTES_MAX;
 use super::types::{self, EntryPayload, TypeConfig, WireError};
-use super::{ReplicatedLog, Retention, entries, execute, fetch, forward, staging, wire};
+use super::{ReplicatedLog, Retention, entries, execute, fetch, forward, staging};
 
 /// Requests of one forwarded stream under way at once.
 const PROPOSE_WINDOW: usize = 64;
@@ -43,30 +44,7 @@ pub fn service(seat: Seat) -> RaftServer<impl raft_server::Raft> {
 
 pub struct RaftService(pub(super) Seat);
 
-/// Whether this node takes what a leader sends.
-///
-/// Entries go in order: a record that is refused holds up the trim behind it, which would make
-/// room. So for want of room only records are refused that others hold already, by the leader's
-/// word: nobody waits for those. Others are taken for as long as there are files to put them in.
-fn has_room(node: &ReplicatedLog, request: &pb::AppendEntriesRequest) -> bool {
-    let is_record = |entry: &&pb::Entry| entry.kind == Kind::Records as u32;
-    let Some(first) = request.entries.iter().find(is_record) else {
-        return true;
-    };
-    if node.space().takes_records() {
-        return true;
-    }
-    let index = |id: Option<&pb::LogId>| id.map_or(0, |id| id.index);
-    let waits = index(first.log_id.as_ref()) > index(request.leader_commit.as_ref());
-    let payloads = request.entries.iter().map(|entry| entry.payload.len());
-    waits && (node.space().takes_what_waits() || node.log().has_in_hand(payloads))
-}
-
-fn disk_full() -> Status {
-    Status::resource_exhausted("the disk of this node is full: it takes no records")
-}
-
-fn bad(error: WireError) -> Status {
+pub fn bad(error: WireError) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
@@ -92,15 +70,6 @@ fn answer(
     }
 }
 
-fn vote_request(request: &pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
-    let mut vote = VoteRequest::new(
-        types::vote_from_pb(request.vote.as_ref()).map_err(bad)?,
-        request.last_log_id.as_ref().map(types::log_id_from_pb),
-    );
-    vote.leadership_transfer = request.leadership_transfer;
-    Ok(vote)
-}
-
 fn vote_response(
     response: &openraft::raft::VoteResponse<TypeConfig>,
 ) -> Response<pb::VoteResponse> {
@@ -121,25 +90,21 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<pb::AppendEntriesRequest>>,
     ) -> Result<Response<Self::AppendEntriesStream>, Status> {
-        let node = self.check(&request, From::Cluster)?;
+        let node = self.check(&request, From::Introduced)?;
         let (heard, told) = (node.clone(), node.clone());
-        let full = Arc::new(AtomicBool::new(false));
-        let refused = full.clone();
-        let parsed = request.into_inner().map(move |request| {
-            let request = request.map_err(|status| tracing::debug!(%status, "a raft stream broke"));
-            let request = request.ok()?;
-            heard.heard_leader();
-            if !has_room(&heard, &request) {
-                refused.store(true, Ordering::Release);
-                return None;
+        let caller = number(request.metadata(), "ferrolog-from");
+        let end = Arc::new(OnceLock::new());
+        let refused = end.clone();
+        let checked = request.into_inner().then(move |request| {
+            let (node, refused) = (heard.clone(), refused.clone());
+            async move {
+                let taken = hear(&node, caller, request).await;
+                // The stream ends with the first refusal.
+                taken.map_err(|status| refused.set(status)).ok()
             }
-            let parsed = wire::append_from_pb(request);
-            parsed
-                .inspect_err(|error| tracing::error!(%error, "a leader sent nonsense"))
-                .ok()
         });
         // A broken stream ends; the leader opens another.
-        let requests = parsed.take_while(|request| std::future::ready(request.is_some()));
+        let requests = checked.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);
         let answers = told.raft().stream_append(requests);
         let teller = told.clone();
@@ -147,9 +112,8 @@ impl raft_server::Raft for RaftService {
             let result = result.map_err(stopped)?;
             Ok(answer(&teller, result))
         });
-        let last = stream::iter(std::iter::from_fn(move || {
-            full.swap(false, Ordering::AcqRel).then(|| Err(disk_full()))
-        }));
+        let last = stream::once(async move { end.get().cloned().map(Err) });
+        let last = last.filter_map(std::future::ready);
         Ok(Response::new(answers.chain(last).boxed()))
     }
 
@@ -157,8 +121,14 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let node = self.check(&request, From::Cluster)?;
-        let response = node.raft().vote(vote_request(request.get_ref())?).await;
+        let node = self.check(&request, From::Introduced)?;
+        let mut vote = vote_request(node, &request)?;
+        if vote.leadership_transfer {
+            // Who was not named by the leader asks like anybody else, and waits for its lease.
+            let (candidate, term) = (vote.vote.leader_id.voted_for, vote.vote.leader_id.term);
+            vote.leadership_transfer = node.is_successor(candidate, term).await;
+        }
+        let response = node.raft().vote(vote).await;
         Ok(vote_response(&response.map_err(stopped)?))
     }
 
@@ -166,8 +136,9 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let node = self.check(&request, From::Cluster)?;
-        let response = node.raft().pre_vote(vote_request(request.get_ref())?).await;
+        let node = self.check(&request, From::Introduced)?;
+        let vote = vote_request(node, &request)?;
+        let response = node.raft().pre_vote(vote).await;
         Ok(vote_response(&response.map_err(stopped)?))
     }
 
@@ -176,12 +147,17 @@ impl raft_server::Raft for RaftService {
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         let node = self.check(&request, From::Member)?;
+        let caller = number(request.metadata(), "ferrolog-from");
         let request = request.into_inner();
         let transfer = openraft::raft::TransferLeaderRequest::new(
             types::vote_from_pb(request.from_leader.as_ref()).map_err(bad)?,
             request.to_node_id,
             request.last_log_id.as_ref().map(types::log_id_from_pb),
         );
+        let checked = node.pair(caller).transfer(&transfer);
+        checked.map_err(|error| node.refuse(caller, &error))?;
+        let term = transfer.from_leader().leader_id.term;
+        node.note_successor(term, *transfer.to_node_id());
         let taken = node
             .raft()
             .handle_transfer_leader(transfer)
@@ -197,7 +173,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::InstallSnapshotRequest>,
     ) -> Result<Response<pb::InstallSnapshotResponse>, Status> {
-        let node = self.check(&request, From::Cluster)?.clone();
+        let node = self.check(&request, From::Introduced)?.clone();
         let sender = number(request.metadata(), "ferrolog-from");
         // What is held already must stay until it is adopted.
         let pinned = node.log().pin();
@@ -258,12 +234,13 @@ impl raft_server::Raft for RaftService {
 
     async fn identify(
         &self,
-        _request: Request<pb::IdentifyRequest>,
+        request: Request<pb::IdentifyRequest>,
     ) -> Result<Response<pb::IdentifyResponse>, Status> {
         let identity = self.0.get().map(|node| node.identity());
         Ok(Response::new(pb::IdentifyResponse {
+            // What a node must know that would begin a cluster or join one.
             cluster_id: identity.map_or_else(String::new, |identity| identity.cluster_id.clone()),
-            name: identity.map_or_else(String::new, |identity| identity.name.clone()),
+            members: self.introduction(&request),
         }))
     }
 
@@ -352,6 +329,9 @@ impl raft_server::Raft for RaftService {
         let EntryPayload::Normal(command) = command else {
             return Err(Status::invalid_argument("not a command"));
         };
+        if !command.is_of_clients() {
+            return Err(Status::invalid_argument("not a client's command"));
+        }
         if !node.view().writable {
             return Err(Status::unavailable("this node does not lead"));
         }

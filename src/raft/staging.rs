@@ -26,6 +26,9 @@ pub async fn receive(
     let vote = types::vote_from_pb(request.vote.as_ref()).map_err(bad)?;
     let data = snapshot::manifest_from_pb(&request).map_err(bad)?;
     let meta = snapshot::meta(&data.checkpoint).map_err(bad)?;
+    let checked = node.pair(sender).snapshot(&vote, &meta);
+    checked.map_err(|error| node.refuse(sender, &error))?;
+    check_order(node, sender, meta.last_log_id.as_ref()).await?;
     let snapshots = node.snapshots();
     let dir = snapshots.staging();
     let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
@@ -47,6 +50,23 @@ pub async fn receive(
     tracing::info!(segments, fetched, "a snapshot is complete");
     let snapshot = data;
     Ok((vote, Snapshot { meta, snapshot }, hold))
+}
+
+/// A snapshot that ends within this node's log must end with an entry that is in it, unless that was
+/// never committed.
+async fn check_order(
+    node: &ReplicatedLog,
+    sender: u64,
+    last: Option<&types::LogId>,
+) -> Result<(), Status> {
+    let Some(last) = last else {
+        return Ok(());
+    };
+    match node.log().term(log::Index(last.index)) {
+        Ok(held) if held.0 != last.leader_id.term => node.check_replaced(sender, last.index).await,
+        // It was given up, or never came.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// Whether a segment is held already, in the log or staged.

@@ -17,6 +17,7 @@ use crate::proto::raft_v1 as pb;
 
 use super::command::Retention;
 use super::cursors::Cursor;
+use super::directory::Directory;
 use super::error::Error;
 use super::fences::Epoch;
 use super::fsm::{Fsm, Registration};
@@ -69,6 +70,14 @@ impl Shared {
         let mut nodes = fsm.registrations().iter();
         let found = nodes.find(|(_, node)| node.name == name);
         found.map(|(id, node)| (*id, node.clone()))
+    }
+
+    /// A node's name by id, if it was given that and not removed; and how far that is known.
+    pub fn registered(&self, id: u64) -> (Option<String>, Option<u64>) {
+        let fsm = self.fsm.lock();
+        let node = fsm.registrations().get(&id);
+        let applied = fsm.applied.map(|applied| applied.index);
+        (node.map(|node| node.name.clone()), applied)
     }
 
     /// How much of the log is to be kept.
@@ -125,6 +134,12 @@ impl Shared {
 }
 
 impl StateMachine {
+    /// Opens what a node's directory holds.
+    pub fn open_in(directory: &Directory, config: log::Config) -> Result<Self, Error> {
+        let (disk, dir) = (directory.disk.clone(), directory.path.clone());
+        Self::open(disk, dir, config, &directory.stable)
+    }
+
     /// Brings back the FSM from its checkpoint and opens the log in `dir` under it.
     pub fn open(
         disk: Arc<dyn Disk>,

@@ -19,11 +19,10 @@ use openraft::raft::{
 };
 use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-use tonic::service::Interceptor;
+use tokio::sync::{Semaphore, watch};
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
 
 use crate::log::Log;
 use crate::net::Kind;
@@ -31,15 +30,17 @@ use crate::net::stream_layer::{ChannelOptions, StreamLayer};
 use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::raft_client::RaftClient;
 
+use super::answers::{self, RpcResult};
 use super::clocks::Clocks;
+use super::hearing::{Hearing, Successor};
+use super::sender::{Sender, Tag};
 use super::snapshot::{self, Snapshot, SnapshotData};
+use super::sound::{Pair, Unanswered};
 use super::space::Space;
 use super::types::{self, Member, TypeConfig, Vote};
 use super::watermark::Watermarks;
 use super::wire;
 
-/// The version of the raft protocol. Nodes of different versions refuse each other.
-pub const WIRE: &str = "3";
 /// Messages to one follower that wait for its answer. Batching does more for throughput than
 /// depth: hashicorp/raft lowered its own default from 128 to 2.
 const IN_FLIGHT_MAX: usize = 4;
@@ -67,6 +68,8 @@ pub struct Transport {
 pub struct Node {
     /// The log whose segments a snapshot names.
     pub log: Log,
+    /// Whom a leader named as its successor.
+    pub successor: Arc<watch::Sender<Successor>>,
     /// Where it begins, as it was made durable.
     pub floor: Arc<Mutex<Option<pb::Floor>>>,
     /// Who has room.
@@ -77,39 +80,22 @@ pub struct Node {
     pub confirmed: Watermarks,
 }
 
-/// Who calls.
-#[derive(Debug, Clone, Default)]
-pub struct Sender {
-    /// Empty before the node belongs to a cluster.
-    pub cluster_id: String,
-    /// 0 before the node has an id.
-    pub node_id: u64,
-    /// Where peers reach it.
-    pub addr: String,
-}
-
-/// Puts the caller's name on each call.
-#[derive(Debug, Clone)]
-pub struct Tag {
-    from: Sender,
-    to: u64,
-}
-
-impl Interceptor for Tag {
-    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
-        let metadata = request.metadata_mut();
-        metadata.insert(
-            "ferrolog-wire",
-            tonic::metadata::MetadataValue::from_static(WIRE),
-        );
-        let cluster = self.from.cluster_id.parse();
-        metadata.insert(
-            "ferrolog-cluster",
-            cluster.map_err(|_| Status::internal("cluster id"))?,
-        );
-        metadata.insert("ferrolog-from", self.from.node_id.into());
-        metadata.insert("ferrolog-to", self.to.into());
-        Ok(request)
+impl Node {
+    pub fn new(
+        log: &Log,
+        floor: &Arc<Mutex<Option<pb::Floor>>>,
+        space: &Space,
+        clocks: &Clocks,
+        hearing: &Hearing,
+    ) -> Self {
+        Self {
+            log: log.clone(),
+            floor: floor.clone(),
+            space: space.clone(),
+            clocks: clocks.clone(),
+            confirmed: Watermarks::default(),
+            successor: hearing.successor(),
+        }
     }
 }
 
@@ -162,51 +148,16 @@ pub struct Peer {
     client: PeerClient,
 }
 
-pub type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
-
-pub fn unreachable(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
-    RPCError::Unreachable(Unreachable::new(error))
-}
-
-fn rpc_error(status: Status) -> RPCError<TypeConfig> {
-    match status.code() {
-        Code::Unavailable | Code::FailedPrecondition | Code::PermissionDenied => {
-            unreachable(&status)
-        }
-        _ => RPCError::Network(NetworkError::new(&status)),
-    }
-}
-
-/// Takes note of whether a peer has room, and of its clock.
-fn note(node: &OnceLock<Node>, target: u64, answer: Result<&pb::AppendEntriesResponse, &Status>) {
-    let full = match answer {
-        Ok(answer) => answer.low,
-        Err(status) if status.code() == Code::ResourceExhausted => true,
-        // An error that says nothing of room.
-        Err(_) => return,
-    };
-    if let Some(node) = node.get() {
-        node.space.note(target, full);
-        if let Ok(answer) = answer {
-            node.clocks.note(target, answer.clock_ms);
-        }
-    }
-}
-
-/// Refuses the answer of a peer whose log went back.
-fn judge(
-    node: &OnceLock<Node>,
-    target: u64,
-    term: u64,
-    result: StreamAppendResult<TypeConfig>,
-) -> RpcResult<StreamAppendResult<TypeConfig>> {
-    match node.get() {
-        Some(node) => node.confirmed.judge(target, term, result),
-        None => Ok(result),
-    }
-}
-
 impl Peer {
+    /// This node and the peer, as a question of `term` finds them.
+    fn pair(&self, term: u64) -> Pair {
+        Pair {
+            me: self.from.node_id,
+            peer: self.target,
+            term,
+        }
+    }
+
     /// Makes a call within the engine's deadline.
     async fn call<T>(
         &self,
@@ -217,9 +168,9 @@ impl Peer {
         match tokio::time::timeout(timeout, call).await {
             Ok(result) => {
                 let noted = result.inspect_err(|status| {
-                    note(&self.node, self.target, Err(status));
+                    answers::note(&self.node, self.target, Err(status));
                 });
-                Ok(noted.map_err(rpc_error)?.into_inner())
+                Ok(noted.map_err(answers::rpc_error)?.into_inner())
             }
             Err(_) => Err(RPCError::Timeout(Timeout {
                 action,
@@ -263,16 +214,19 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 return Ok(stream::empty().boxed());
             };
             let term = first.vote.leader_id.term;
+            let (pair, unanswered) = (self.pair(term), Arc::new(Unanswered::default()));
             let requests = stream::unfold(
-                (Some(first), input, window),
-                |(first, mut input, window)| async move {
+                (Some(first), input, window, unanswered.clone()),
+                |(first, mut input, window, unanswered)| async move {
                     // A place in the window first, so that what is sent is as new as can be.
                     window.acquire().await.ok()?.forget();
                     let request = match first {
                         Some(first) => first,
                         None => input.next().await?,
                     };
-                    Some((wire::append_to_pb(&request), (None, input, window)))
+                    unanswered.sent(&request);
+                    let sent = wire::append_to_pb(&request);
+                    Some((sent, (None, input, window, unanswered)))
                 },
             );
             // The connection may ask once more after the end.
@@ -284,9 +238,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 .await?;
             let results = answers.map(move |answer| {
                 answered.add_permits(1);
-                note(&node, target, answer.as_ref());
-                let result = wire::stream_result(answer.map_err(rpc_error)?)?;
-                judge(&node, target, term, result)
+                answers::note(&node, target, answer.as_ref());
+                let result = wire::stream_result(answer.map_err(answers::rpc_error)?)?;
+                let sound = unanswered.answered(&pair, &result);
+                sound.map_err(|error| answers::unsound(target, &error))?;
+                answers::judge(&node, target, term, result)
             });
             Ok(results.boxed())
         })
@@ -300,7 +256,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let mut client = self.client.clone();
         let call = client.vote(wire::vote_request_to_pb(&rpc));
         let answer = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
-        wire::vote_response_from_pb(&answer)
+        answers::vote(&self.pair(rpc.vote.leader_id.term), &answer)
     }
 
     async fn pre_vote(
@@ -311,7 +267,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let mut client = self.client.clone();
         let call = client.pre_vote(wire::vote_request_to_pb(&rpc));
         let answer = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
-        wire::vote_response_from_pb(&answer)
+        answers::vote(&self.pair(rpc.vote.leader_id.term), &answer)
     }
 
     async fn full_snapshot(
@@ -342,9 +298,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             answer = send => answer.map_err(|status| Unreachable::new(&status))?,
             closed = cancel => return Err(closed.into()),
         };
-        let vote = types::vote_from_pb(answer.into_inner().vote.as_ref());
-        let vote = vote.map_err(|error| Unreachable::new(&error))?;
-        Ok(SnapshotResponse::new(vote))
+        let answered = types::vote_from_pb(answer.into_inner().vote.as_ref());
+        let answered = answered.map_err(|error| Unreachable::new(&error))?;
+        let sound = self.pair(vote.leader_id.term).answered_vote(&answered);
+        sound.map_err(|error| Unreachable::new(&error))?;
+        Ok(SnapshotResponse::new(answered))
     }
 
     async fn transfer_leader(
@@ -352,6 +310,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<openraft::raft::TransferLeaderResponse<TypeConfig>> {
+        if let Some(node) = self.node.get() {
+            let term = request.from_leader().leader_id.term;
+            let named = Some((term, *request.to_node_id()));
+            node.successor.send_replace(named);
+        }
         let mut client = self.client.clone();
         let call = client.transfer_leader(pb::TransferLeaderRequest {
             from_leader: Some(types::vote_to_pb(request.from_leader())),

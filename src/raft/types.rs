@@ -98,30 +98,36 @@ pub fn membership_to_pb(membership: &Membership) -> pb::Membership {
     let ids = |ids: &BTreeSet<u64>| pb::NodeIds {
         ids: ids.iter().copied().collect(),
     };
-    let member = |(id, member): (&u64, &Member)| pb::Member {
-        id: *id,
-        name: member.name.clone(),
-        addr: member.addr.clone(),
-        directory_id: member.directory_id.clone(),
-    };
+    let member = |(id, member): (&u64, &Member)| member_to_pb(*id, member);
     pb::Membership {
         configs: membership.get_joint_config().iter().map(ids).collect(),
         members: membership.nodes().map(member).collect(),
     }
 }
 
+pub fn member_to_pb(id: u64, member: &Member) -> pb::Member {
+    pb::Member {
+        id,
+        name: member.name.clone(),
+        addr: member.addr.clone(),
+        directory_id: member.directory_id.clone(),
+    }
+}
+
+pub fn member_from_pb(member: pb::Member) -> (u64, Member) {
+    let node = Member {
+        name: member.name,
+        addr: member.addr,
+        directory_id: member.directory_id,
+    };
+    (member.id, node)
+}
+
 pub fn membership_from_pb(membership: pb::Membership) -> Result<Membership, WireError> {
     let ids = |config: pb::NodeIds| config.ids.into_iter().collect::<BTreeSet<_>>();
     let configs: Vec<_> = membership.configs.into_iter().map(ids).collect();
-    let member = |member: pb::Member| {
-        let node = Member {
-            name: member.name,
-            addr: member.addr,
-            directory_id: member.directory_id,
-        };
-        (member.id, node)
-    };
-    let members: BTreeMap<_, _> = membership.members.into_iter().map(member).collect();
+    let members = membership.members.into_iter().map(member_from_pb);
+    let members: BTreeMap<_, _> = members.collect();
     // The empty membership of a state machine to which nothing was applied.
     if configs.is_empty() && members.is_empty() {
         return Ok(Membership::default());

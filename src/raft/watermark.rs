@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use openraft::raft::{StreamAppendError, StreamAppendResult};
 use parking_lot::Mutex;
 
-use super::transport::{RpcResult, unreachable};
+use super::answers::{RpcResult, unreachable};
 use super::types::TypeConfig;
 
 /// The marks of all peers.

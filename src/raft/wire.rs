@@ -6,8 +6,8 @@ use openraft::raft::{
 
 use crate::proto::raft_v1::{self as pb, append_entries_response};
 
+use super::answers::{RpcResult, unreachable};
 use super::entries;
-use super::transport::{RpcResult, unreachable};
 use super::types::{self, TypeConfig, WireError};
 
 pub fn append_to_pb(request: &AppendEntriesRequest<TypeConfig>) -> pb::AppendEntriesRequest {
@@ -37,6 +37,17 @@ pub fn vote_request_to_pb(request: &VoteRequest<TypeConfig>) -> pb::VoteRequest 
         last_log_id: request.last_log_id.as_ref().map(types::log_id_to_pb),
         leadership_transfer: request.leadership_transfer,
     }
+}
+
+pub fn vote_request_from_pb(
+    request: &pb::VoteRequest,
+) -> Result<VoteRequest<TypeConfig>, WireError> {
+    let mut vote = VoteRequest::new(
+        types::vote_from_pb(request.vote.as_ref())?,
+        request.last_log_id.as_ref().map(types::log_id_from_pb),
+    );
+    vote.leadership_transfer = request.leadership_transfer;
+    Ok(vote)
 }
 
 pub fn vote_response_from_pb(response: &pb::VoteResponse) -> RpcResult<VoteResponse<TypeConfig>> {

@@ -125,8 +125,9 @@ pub fn layer_of(files: &TlsFiles) -> StreamLayer {
 pub struct Identified {
     #[prost(string, tag = "1")]
     pub cluster_id: String,
-    #[prost(string, tag = "2")]
-    pub name: String,
+    /// Given to members alone.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub members: Vec<Vec<u8>>,
 }
 
 /// Calls a verb of the raft service with an empty request, which names its caller as these.
