@@ -13,6 +13,7 @@
 //! - [`agent`] and [`config`]: a node and its settings.
 //! - [`client`]: the other end.
 //! - [`cli`]: the command line.
+//! - [`tasks`] and [`stderr`]: nothing ends unseen, and no line of a log stops anything.
 
 pub mod agent;
 pub mod batch;
@@ -25,3 +26,5 @@ pub mod net;
 pub mod proto;
 pub mod raft;
 pub mod server;
+pub mod stderr;
+pub mod tasks;

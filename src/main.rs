@@ -4,25 +4,36 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Parser;
 use ferrolog::cli::Cli;
+use ferrolog::stderr::{self, LogLine};
+use ferrolog::tasks;
 use tracing_subscriber::EnvFilter;
 
 /// A read of standard input cannot be interrupted, and must not hold the end of the program.
 const BLOCKED_THREADS_MAX: Duration = Duration::from_millis(100);
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    tasks::end_process_on_panic();
     let cli = Cli::parse();
     init_logging(cli.log_level());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .enable_all()
-        .build()
-        .context("start the async runtime")?;
-    let code = runtime.block_on(cli.run());
-    runtime.shutdown_timeout(BLOCKED_THREADS_MAX);
-    Ok(code)
+        .build();
+    let code = match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(cli.run());
+            runtime.shutdown_timeout(BLOCKED_THREADS_MAX);
+            code
+        }
+        Err(error) => {
+            stderr::say(&format!("error: start the async runtime: {error}"));
+            ExitCode::FAILURE
+        }
+    };
+    stderr::flush();
+    code
 }
 
 /// Half the cores: a record passes through many short tasks, which lose more by moving between
@@ -39,7 +50,9 @@ fn init_logging(level: &str) {
     let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| LogLine)
+        // It would tell of a failure on standard error itself, by a call that panics.
+        .log_internal_errors(false)
         .with_ansi(!is_plain && std::io::stderr().is_terminal())
         .init();
 }

@@ -15,26 +15,35 @@ use std::path::{Path, PathBuf};
 /// `main > cli > agent > server > raft > log`; `client` stands beside `server`; `net`, `config`, `env` and
 /// `proto` are leaves. `lib` maps the crate, so it names every module.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("main", &["cli"]),
+    ("main", &["cli", "tasks", "stderr"]),
     (
         "cli",
         &[
-            "agent", "batch", "client", "config", "raft", "log", "net", "env", "proto",
+            "agent", "batch", "client", "config", "raft", "log", "net", "env", "proto", "tasks",
+            "stderr",
         ],
     ),
     (
         "agent",
-        &["server", "raft", "log", "config", "net", "env", "proto"],
+        &[
+            "server", "raft", "log", "config", "net", "env", "proto", "tasks",
+        ],
     ),
-    ("server", &["raft", "log", "batch", "net", "env", "proto"]),
-    ("client", &["batch", "net", "env", "proto"]),
-    ("raft", &["log", "net", "env", "proto"]),
-    ("log", &["batch", "env"]),
+    (
+        "server",
+        &["raft", "log", "batch", "net", "env", "proto", "tasks"],
+    ),
+    ("client", &["batch", "net", "env", "proto", "tasks"]),
+    ("raft", &["log", "net", "env", "proto", "tasks"]),
+    ("log", &["batch", "env", "tasks"]),
     ("config", &["server", "raft", "log", "net"]),
-    ("net", &["env"]),
+    ("net", &["env", "tasks"]),
     ("batch", &[]),
     ("env", &[]),
     ("proto", &[]),
+    // A task that panics names `Agent::failed` in its documentation only.
+    ("tasks", &["stderr"]),
+    ("stderr", &[]),
 ];
 
 /// What has one home in `src/`: the path as code names it, and where it may stand.
@@ -53,6 +62,27 @@ const HOMES: &[(&str, &[&str])] = &[
     ("lz4_flex", &["src/batch/compression.rs"]),
     ("ruzstd", &["src/batch/compression.rs"]),
     ("tokio::net", &["src/net/tcp.rs"]),
+];
+
+/// Calls that have a better twin in one file, and why: in what is no test, and outside that file.
+const BETTER_TWINS: &[(&[&str], &[&str], &str)] = &[
+    (
+        &[
+            "tokio::spawn",
+            "task::spawn",
+            "spawn_blocking",
+            "thread::spawn",
+            "thread::scope",
+            "thread::Builder",
+        ],
+        &["src/tasks.rs", "src/stderr.rs"],
+        "nobody sees how such a task ends",
+    ),
+    (
+        &["eprintln", "eprint", "println", "print", "io::stderr"],
+        &["src/stderr.rs"],
+        "it panics or waits when nobody reads; results go through `output::print`",
+    ),
 ];
 
 /// Where `unsafe` may stand.
@@ -515,6 +545,34 @@ fn check_homes(sources: &[Source]) -> Vec<Finding> {
     findings
 }
 
+fn check_twins(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources.iter().filter(|s| s.is_product()) {
+        let code = source.product_code();
+        for (calls, homes, why) in BETTER_TWINS {
+            if homes.contains(&source.path.as_str()) {
+                continue;
+            }
+            for call in *calls {
+                let found = words(code, call).filter(|&at| {
+                    let after = &code[at + call.len()..];
+                    let before = code[..at].trim_end();
+                    match *call {
+                        // Macros, and calls that ask standard error without writing to it.
+                        "io::stderr" => !after.starts_with("().is_terminal()"),
+                        "eprintln" | "eprint" | "println" | "print" => after.starts_with('!'),
+                        // Ours, by its own path.
+                        _ => !before.ends_with("tasks::"),
+                    }
+                });
+                let what = format!("`{call}` has a better twin in {}: {why}", homes[0]);
+                findings.extend(found.map(|at| source.finding(at, what.clone())));
+            }
+        }
+    }
+    findings
+}
+
 fn check_unsafe(sources: &[Source]) -> Vec<Finding> {
     let strangers = sources
         .iter()
@@ -785,6 +843,11 @@ fn outside_things_have_one_home() {
 }
 
 #[test]
+fn tasks_are_watched_and_nothing_waits_for_standard_error() {
+    expect_none(&check_twins(&sources()));
+}
+
+#[test]
 fn unsafe_has_one_home() {
     expect_none(&check_unsafe(&sources()));
 }
@@ -1015,6 +1078,17 @@ fn a_thing_away_from_home_is_found() {
     for (path, text) in fine {
         assert_eq!(homes(path, text), [""; 0], "{path}: {text}");
     }
+}
+
+#[test]
+fn a_task_that_nobody_watches_is_found() {
+    let text = "//! x\n\
+        fn f() { tokio::spawn(g()); eprintln!(); std::io::stderr().write(x); }\n\
+        fn h() { tasks::spawn_blocking(x); std::io::stderr().is_terminal(); }\n\
+        #[cfg(test)]\nmod tests {\n    fn t() { tokio::spawn(f()); println!(); }\n}\n";
+    let findings = found(check_twins, "src/log/x.rs", text);
+    assert_eq!(findings.len(), 3, "{findings:?}");
+    assert!(found(check_twins, "tests/x.rs", text).is_empty());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::raft::{self, JoinError, MembershipError};
 use crate::server::ServeError;
+use crate::tasks::Broken;
 
 /// A node cannot start, or has stopped.
 #[derive(Debug, thiserror::Error)]
@@ -72,15 +73,23 @@ pub enum AgentError {
         /// This node's cluster.
         ours: String,
     },
+    /// A part of it is gone that it cannot do without.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    /// Nobody is served any more, though nothing told it to stop.
+    #[error("its server for {whom} ended by itself: start this node again, and report this")]
+    ServerEnded {
+        /// Clients or peers.
+        whom: &'static str,
+        /// What the server said.
+        source: Option<ServeError>,
+    },
     /// The replicated log failed.
     #[error(transparent)]
     Raft(#[from] raft::Error),
     /// The cluster refused the node.
     #[error("the cluster refused this node: {0}")]
     Refused(#[from] MembershipError),
-    /// The server failed.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
 }
 
 impl From<JoinError> for AgentError {

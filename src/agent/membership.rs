@@ -3,13 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use crate::config::Config;
 use crate::net::stream_layer::StreamLayer;
 use crate::raft::{self, Directory, MembershipError, ReplicatedLog, View};
 
-use super::{AgentError, Seams};
+use super::{AgentError, Fail, Seams};
 
 /// How long a member goes without a leader before it asks whether it still is one.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -49,7 +47,7 @@ pub async fn settle(
     layer: StreamLayer,
     peers: Vec<String>,
     joined: bool,
-    fail: watch::Sender<Option<Arc<AgentError>>>,
+    fail: Fail,
 ) {
     let refused = tokio::select! {
         refused = stay_member(&log, &peers, joined) => refused.into(),

@@ -6,6 +6,7 @@
 mod error;
 mod membership;
 mod runtimes;
+mod tending;
 
 pub use crate::server::Policy;
 pub use error::AgentError;
@@ -15,7 +16,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -27,13 +27,20 @@ use crate::net::mux::{Incoming, Mux, MuxLimits};
 use crate::net::stream_layer::StreamLayer;
 use crate::net::tcp::TcpNetwork;
 use crate::net::{Network, Security};
-use crate::raft::{self, ReplicatedLog, Seat, Timing, View};
-use crate::server::{self, Drain, HealthReporter, ServeError};
+use crate::raft::{self, ReplicatedLog, Seat, Timing};
+use crate::server::{self, Drain, HealthReporter};
+use crate::tasks;
+
+use tending::{serving, tell_health, upkeep};
 
 /// From the signal to stop until the last client's call is cut.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Of this, how long leadership may take to be handed on, and streams to end.
 const CALLS_MAX: Duration = Duration::from_secs(3);
+
+/// Where a part of a node tells that the node cannot go on.
+type Fail = watch::Sender<Option<Arc<AgentError>>>;
+
 /// What a node stands on.
 #[derive(Clone)]
 pub struct Seams {
@@ -160,6 +167,7 @@ impl Bound {
         )
         .await;
         let limits = self.config.limits.clone();
+        let (fail, failed) = watch::channel(None);
         let mut signal = draining;
         let Runtimes {
             consensus,
@@ -167,18 +175,19 @@ impl Bound {
             ..
         } = self.seams.runtimes.clone();
         let (policy, clients) = (self.policy, self.clients);
-        let clients = clients_on.spawn(async move {
-            let served = server::serve(routes, policy, &limits, clients, async move {
-                signal.began().await
-            });
-            report(served.await);
-        });
+        let clients = {
+            let stop = async move { signal.began().await };
+            let served = async move { server::serve(routes, policy, &limits, clients, stop).await };
+            let served = serving("clients", served, drain.subscribe(), fail.clone());
+            tasks::spawn_on(&clients_on, "server for clients", served)
+        };
         let peers = {
-            let mut stopping = stopping.clone();
+            let (mut stopping, told) = (stopping.clone(), stopping);
             let served = server::serve_peers(seat.clone(), self.peers, async move {
                 let _ = stopping.wait_for(|stop| *stop).await;
             });
-            consensus.spawn(async move { report(served.await) })
+            let served = serving("peers", served, told, fail.clone());
+            tasks::spawn_on(&consensus, "server for peers", served)
         };
         let begun = begin(
             self.config.clone(),
@@ -189,18 +198,17 @@ impl Bound {
         let (log, joined) = runtimes::run_on(&consensus, begun).await?;
         // The seat was empty: this is the only place that fills it.
         let _ = seat.set(log.clone());
-        let (fail, failed) = watch::channel(None);
-        let mut helpers = vec![
-            consensus.spawn(membership::settle(
-                log.clone(),
-                self.layer,
-                self.config.join.clone(),
-                joined,
-                fail,
-            )),
-            clients_on.spawn(tell_health(log.clone(), health.clone())),
-        ];
-        helpers.extend(upkeep(&log, self.config.scrub_bytes_per_second, &consensus));
+        let settle = membership::settle(
+            log.clone(),
+            self.layer,
+            self.config.join.clone(),
+            joined,
+            fail,
+        );
+        let health_told = tell_health(log.clone(), health.clone());
+        let mut helpers = upkeep(&log, self.config.scrub_bytes_per_second, &consensus);
+        helpers.push(tasks::spawn_on(&consensus, "membership", settle));
+        helpers.push(tasks::spawn_on(&clients_on, "health", health_told));
         Ok(Agent {
             addr: self.addr,
             log,
@@ -242,6 +250,7 @@ impl Agent {
                 Ok(failed) => failed.clone().expect("it was waited for"),
                 Err(_) => std::future::pending().await,
             },
+            broken = tasks::broken() => Arc::new(broken.into()),
         }
     }
 
@@ -273,12 +282,6 @@ impl Agent {
         }
         self.mux.shutdown().await;
         self.log.kill().await;
-    }
-}
-
-fn report(served: Result<(), ServeError>) {
-    if let Err(error) = served {
-        tracing::error!(%error, "a server ended");
     }
 }
 
@@ -337,48 +340,4 @@ async fn begin(
         config.disk_reserve_bytes,
     );
     Ok((log.await?, joined))
-}
-
-/// What goes on beside serving, until the node stops.
-fn upkeep(
-    log: &ReplicatedLog,
-    scrub_bytes_per_second: u64,
-    consensus: &Handle,
-) -> Vec<JoinHandle<()>> {
-    let (changes, kept, mended, scrubbed) = (log.clone(), log.clone(), log.clone(), log.clone());
-    let (reached, strangers) = (log.clone(), log.clone());
-    let mut tasks = vec![
-        consensus.spawn(async move { reached.stay_reachable().await }),
-        consensus.spawn(async move { strangers.meet_strangers().await }),
-        consensus.spawn(async move { changes.finish_changes().await }),
-        consensus.spawn(async move { kept.keep_up().await }),
-        consensus.spawn(async move { mended.mend().await }),
-    ];
-    if scrub_bytes_per_second > 0 {
-        let scrub = async move { scrubbed.scrub(scrub_bytes_per_second).await };
-        tasks.push(consensus.spawn(scrub));
-    }
-    tasks
-}
-
-/// Tells probes the truth: the node serves while it is a member, knows a leader and runs.
-async fn tell_health(log: ReplicatedLog, health: HealthReporter) {
-    let me = log.identity().node_id;
-    let serves = |view: &View| {
-        let leads = view.leader == Some(me) && view.writable;
-        let follows = view.leader.is_some_and(|leader| leader != me);
-        view.stopped.is_none() && view.member(me).is_some() && (leads || follows)
-    };
-    let mut views = log.watch_view();
-    let mut told = None;
-    loop {
-        let serving = serves(&views.borrow_and_update());
-        if told != Some(serving) {
-            health.set(serving).await;
-            told = Some(serving);
-        }
-        if views.changed().await.is_err() {
-            return;
-        }
-    }
 }

@@ -58,11 +58,12 @@ pub(super) async fn run(args: DevArgs, format: Format) -> anyhow::Result<ExitCod
             _ = terminate.recv() => break,
             (place, status) = cluster.next_exit() => {
                 let log = cluster.log_path(place);
-                eprintln!("{} ended ({status}); see {}", cluster.name(place), log.display());
+                let name = cluster.name(place);
+                output::say(&format!("{name} ended ({status}); see {}", log.display()));
             }
         }
     }
-    eprintln!("stopping");
+    output::say("stopping");
     cluster.stop().await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -45,6 +45,7 @@ Exit codes:
   2  the command line is wrong
   3  no server answered, or nothing moved for --timeout seconds
   4  consume: the node holds more than it can tell to be committed; standard error says how far
+  101  a fault of ferrolog itself: report what standard error says
 
 Environment:
   FERROLOG_SERVERS, FERROLOG_TLS_CA, FERROLOG_TLS_CERT, FERROLOG_TLS_KEY, FERROLOG_INSECURE
@@ -174,13 +175,10 @@ fn report(error: &anyhow::Error, format: Format) -> ExitCode {
             text = format!("{text}: {cause}");
         }
     }
-    match format {
-        Format::Text => eprintln!("error: {text}"),
-        Format::Json => eprintln!(
-            "{}",
-            serde_json::json!({ "error": text, "exit_code": code })
-        ),
-    }
+    output::say(&match format {
+        Format::Text => format!("error: {text}"),
+        Format::Json => serde_json::json!({ "error": text, "exit_code": code }).to_string(),
+    });
     ExitCode::from(code)
 }
 

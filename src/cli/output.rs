@@ -5,6 +5,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use crate::stderr;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How often a progress bar is told where things stand, in records.
@@ -16,6 +17,11 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     out.write_all(text.as_bytes())?;
     out.write_all(b"\n")?;
     out.flush()
+}
+
+/// Tells people something beside the result. Standard error may be gone: that is no failure.
+pub(super) fn say(text: &str) {
+    stderr::say(text);
 }
 
 /// A bar over `bytes`, or a spinner; hidden unless standard error is a terminal.

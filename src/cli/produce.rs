@@ -230,11 +230,11 @@ async fn append_at(
         });
         return output::print(&summary.to_string()).context("print the summary");
     }
-    eprintln!(
+    output::say(&format!(
         "appended 1 record, {} bytes at offset {}",
         grouped(bytes as u64),
         appended.first_offset
-    );
+    ));
     Ok(())
 }
 
@@ -264,7 +264,7 @@ fn show(
         (Some(first), Some(last)) => format!(", offsets {first} to {last}"),
         _ => String::new(),
     };
-    eprintln!(
+    output::say(&format!(
         "appended {} records, {} bytes, {} batches in {} ({}/s){offsets}; longest gap between acks {}",
         grouped(fed.records),
         grouped(fed.bytes),
@@ -272,7 +272,7 @@ fn show(
         span(elapsed),
         grouped(rate),
         span(stats.longest_gap),
-    );
+    ));
     Ok(())
 }
 

@@ -10,6 +10,8 @@ use anyhow::Context;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::sync::mpsc;
 
+use crate::tasks;
+
 use super::files;
 
 /// No server takes more, so a longer line is found here, with its number.
@@ -210,7 +212,7 @@ impl RecordSource {
         + 'static,
     ) -> Self {
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
-        tokio::task::spawn_blocking(move || {
+        tasks::spawn_blocking("reader of the input", move || {
             if let Err(error) = read(&sender) {
                 let _ = sender.blocking_send(Err(error));
             }

@@ -13,7 +13,7 @@ use crate::net::Security;
 use crate::net::mux::MuxLimits;
 use crate::net::tls::Tls;
 
-use super::files;
+use super::{files, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -131,8 +131,9 @@ fn read(path: &Path) -> anyhow::Result<String> {
     text.with_context(|| format!("{} does not exist; check the path", path.display()))
 }
 
-/// Tells whoever started the node where it listens.
-#[allow(clippy::print_stdout, reason = "the one line that a caller waits for")]
+/// Tells whoever started the node where it listens: the one line that a caller waits for.
 fn announce(addr: &str) {
-    println!("listening {addr}");
+    if let Err(error) = output::print(&format!("listening {addr}")) {
+        tracing::warn!(%error, "nobody was told where this node listens");
+    }
 }

@@ -18,6 +18,7 @@ use crate::net::{Network, Security};
 use crate::proto::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
 use crate::proto::v1::log_service_server::LogServiceServer;
 use crate::proto::v1::*;
+use crate::tasks;
 
 /// What becomes of one stream or call.
 #[derive(Debug, Clone)]
@@ -191,7 +192,7 @@ impl FakeCluster {
             let router = tonic::transport::Server::builder()
                 .add_service(log)
                 .add_service(ClusterServiceServer::new(fake));
-            tokio::spawn(router.serve_with_incoming(grpc));
+            tasks::spawn("fake server", router.serve_with_incoming(grpc));
             ports.push(port);
         }
         Self {

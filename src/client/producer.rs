@@ -17,6 +17,7 @@ use super::window::Window;
 use super::{ClientError, build};
 use crate::batch::{Compression, Record};
 use crate::proto::v1;
+use crate::tasks;
 
 const LINGER_DEFAULT: Duration = Duration::from_micros(500);
 const LINGER_MAX: Duration = Duration::from_millis(1);
@@ -85,7 +86,7 @@ impl Producer {
         let pipeline = Pipeline::new(Arc::clone(servers), Arc::clone(&window), timeout);
         Ok(Self {
             window,
-            pipeline: tokio::spawn(pipeline.run(attempts)),
+            pipeline: tasks::spawn("producer", pipeline.run(attempts)),
         })
     }
 

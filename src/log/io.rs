@@ -17,6 +17,7 @@ use super::frame::Entry;
 use super::gather::Gathered;
 use super::store::Store;
 use super::{Error, Index};
+use crate::tasks;
 
 /// Bytes that are handed to the disk in one write.
 const WRITE_BYTES_MAX: usize = 1 << 20;
@@ -91,13 +92,7 @@ impl Queue {
         }
         let shared = Arc::<Shared>::default();
         let theirs = shared.clone();
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "the home of the log's one thread"
-        )]
-        let thread = std::thread::Builder::new()
-            .name("log-io".to_owned())
-            .spawn(move || serve(&theirs, writer))
+        let thread = tasks::spawn_thread("log-io", move || serve(&theirs, writer))
             .map_err(Error::io("start the thread of", "the log"))?;
         let mode = Mode::Thread(shared, Mutex::new(Some(thread)));
         Ok(Self { mode, marks })
@@ -153,7 +148,7 @@ impl Queue {
             shared.state.lock().closed = true;
             shared.filled.notify_one();
             if let Some(thread) = thread.lock().take() {
-                // A panic there was reported by the panic hook, and its callers got no answer.
+                // A panic there was told already, and its callers got no answer.
                 let _ = thread.join();
             }
         }

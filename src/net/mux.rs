@@ -23,6 +23,7 @@ pub use super::stream::{Call, MuxStream, PeerInfo};
 use super::gate::{Gate, Refused};
 use super::places::{Origin, Proven, Unproven};
 use super::{BoxIo, Listener, Security};
+use crate::tasks;
 
 /// The first byte of a raft stream, sent in clear before TLS begins.
 pub const RAFT_RPC: u8 = 0x01;
@@ -92,7 +93,7 @@ impl Mux {
             refusals: Warnings::default(),
             _closed: closed,
         };
-        let accepting = tokio::spawn(acceptor.run()).abort_handle();
+        let accepting = tasks::spawn_endless("accept loop", acceptor.run()).abort_handle();
         (
             Mux {
                 accepting,
@@ -169,10 +170,12 @@ impl Acceptor {
         }
         let pending = Unproven::admit(&self.unproven, Origin::of(&peer));
         let gate = self.gate.clone();
-        self.handshakes.spawn(async move {
+        let handshake = async move {
             let passed = gate.pass(pending, io, peer.clone()).await;
             passed.map_err(|refused| (peer, refused))
-        });
+        };
+        self.handshakes
+            .spawn(tasks::watched("handshake", handshake));
     }
 
     fn report_failure(&mut self, error: &io::Error) {

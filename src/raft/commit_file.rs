@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::log;
 use crate::log::disk::{Disk, File};
 use crate::proto::raft_v1 as pb;
+use crate::tasks;
 
 use super::blocking::on_disk;
 use super::directory::Directory;
@@ -45,7 +46,8 @@ pub fn keep(directory: &Directory, store: &LogStore, inline: bool) -> Result<(),
     if let Some(committed) = file.read() {
         store.recall(committed);
     }
-    tokio::spawn(file.follow(store.watch_committed(), inline));
+    let follow = file.follow(store.watch_committed(), inline);
+    tasks::spawn("commit index on disk", follow);
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::proto::raft_v1 as pb;
+use crate::tasks;
 
 use super::Raft;
 use super::log_store::Promised;
@@ -67,7 +68,7 @@ impl Confirmer {
             tell,
             answers,
         };
-        tokio::spawn(rounds.run(waits));
+        tasks::spawn("confirmations", rounds.run(waits));
         Self { queue }
     }
 
@@ -215,7 +216,8 @@ impl Rounds {
             let voter = self.voters.entry(id).or_insert_with(|| {
                 let (ask, questions) = watch::channel(Question::default());
                 let client = self.transport.client(id, &addr);
-                tokio::spawn(put_questions(id, client, questions, self.tell.clone()));
+                let asks = put_questions(id, client, questions, self.tell.clone());
+                tasks::spawn("question to a voter", asks);
                 Voter { addr, ask }
             });
             voter.ask.send_replace(question);

@@ -17,6 +17,7 @@ use tonic::Status;
 
 use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ProposeErrorKind};
+use crate::tasks;
 
 use super::ReplicatedLog;
 use super::command::{OffsetRange, Receipt, Refusal};
@@ -122,7 +123,10 @@ impl Forwarder {
         let waiting = Arc::new(Mutex::new(Some(VecDeque::new())));
         let answers = answers.ok()?.into_inner();
         let deposed = deposed(leader, self.views.clone());
-        tokio::spawn(receive(answers, waiting.clone(), deposed));
+        tasks::spawn(
+            "answers of the leader",
+            receive(answers, waiting.clone(), deposed),
+        );
         Some(Opened {
             leader,
             requests,

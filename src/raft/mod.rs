@@ -15,6 +15,7 @@ use crate::env::Clock;
 use crate::log::disk::DirLock;
 use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
+use crate::tasks;
 
 mod answers;
 mod blocking;
@@ -46,6 +47,7 @@ mod reads;
 mod refusal;
 mod remembered;
 mod rpc;
+mod runtime;
 mod sender;
 mod sessions;
 mod snapshot;
@@ -208,7 +210,7 @@ impl ReplicatedLog {
         let raft = engine::start(timing, &identity, addr, &transport, (store, machine)).await?;
         let (tell, views) = watch::channel(View::default());
         let heard = Arc::new(view::Heard::never());
-        tokio::spawn(view::follow(raft.clone(), heard.clone(), tell));
+        tasks::spawn("view", view::follow(raft.clone(), heard.clone(), tell));
         let stamps = Stamps::new(log.clone(), fsm.clone(), clocks.clone(), views.clone());
         let proposals = proposer::Leader::new(&transport, &space, &stamps);
         let confirmer = Confirmer::start(raft.clone(), promised.clone(), transport.clone());
@@ -384,7 +386,7 @@ impl ReplicatedLog {
         }
         let checkpointer = self.0.checkpointer.clone();
         let log = self.0.log.clone();
-        let saved = tokio::task::spawn_blocking(move || {
+        let saved = tasks::spawn_blocking("last checkpoint", move || {
             log.close();
             checkpointer.save()
         });

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::log::record;
+use crate::tasks;
 
 use super::Raft;
 use super::command::{BatchOutcome, Command, Outcome, Receipt};
@@ -132,7 +133,8 @@ impl Proposer {
     ) -> Self {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
         let (under_way, waits) = mpsc::channel(PLACES);
-        tokio::spawn(complete(waits, views.clone(), leader.space.clone()));
+        let completed = complete(waits, views.clone(), leader.space.clone());
+        tasks::spawn("answers to proposals", completed);
         let dispatcher = Dispatcher {
             forwarder: Forwarder::new(leader.transport, views.clone()),
             raft: raft.clone(),
@@ -142,7 +144,7 @@ impl Proposer {
             stamps: leader.stamps,
             group_bytes_max: GROUP_BYTES_MAX.min(group_bytes_max),
         };
-        tokio::spawn(dispatcher.run(proposals));
+        tasks::spawn("proposals", dispatcher.run(proposals));
         Self {
             queue,
             bytes: Arc::new(Semaphore::new(PENDING_BYTES_MAX)),

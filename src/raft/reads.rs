@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::log::Offset;
 use crate::proto::raft_v1 as pb;
+use crate::tasks;
 
 use super::ReplicatedLog;
 use super::confirm::{Confirmer, QUEUE_MAX};
@@ -79,7 +80,7 @@ impl ReadBarrier {
             client: None,
             tell,
         };
-        tokio::spawn(barrier.run(waits));
+        tasks::spawn("strong reads", barrier.run(waits));
         Self {
             queue,
             confirmed,

@@ -17,6 +17,7 @@ use crate::log::{Index, Offset};
 use crate::proto::raft_v1::append_entries_response::Result as Answer;
 use crate::proto::raft_v1::raft_server::{self, RaftServer};
 use crate::proto::raft_v1::{self as pb};
+use crate::tasks;
 
 use super::callers::{From, check_certificate, number};
 use super::error::{ExecuteError, ProposeError};
@@ -180,7 +181,7 @@ impl raft_server::Raft for RaftService {
         let (vote, snapshot, hold) = staging::receive(&node, sender, request.into_inner()).await?;
         // From here on it goes on even if the caller gives up: nobody may stage what a retry brings
         // while this is adopted.
-        let install = tokio::spawn(async move {
+        let install = tasks::spawn("adoption of a snapshot", async move {
             let response = node.raft().install_full_snapshot(vote, snapshot).await;
             drop((hold, pinned));
             response

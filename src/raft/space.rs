@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::log::disk::Disk;
+use crate::tasks;
 
 use super::directory::Directory;
 use super::error::{ExecuteError, ProposeError};
@@ -103,7 +104,7 @@ impl Space {
             full_peers: Mutex::default(),
         }));
         space.look();
-        tokio::spawn(Self::watch(Arc::downgrade(&space.0)));
+        tasks::spawn("room on the disk", Self::watch(Arc::downgrade(&space.0)));
         space
     }
 

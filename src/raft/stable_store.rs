@@ -11,6 +11,7 @@ use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
 
 use crate::log::disk::{Disk, File};
 use crate::proto::raft_v1 as pb;
+use crate::tasks;
 
 use super::types::{self, LogId, Vote, WireError};
 use super::vote_file::VoteFile;
@@ -116,7 +117,7 @@ impl StableStore {
                 false => Err(redb::StorageError::Corrupted(String::new()).into()),
             }
         };
-        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
+        let opened = tasks::catch(open);
         let database = match opened.map_err(|_| damaged("damaged"))? {
             Ok(database) => database,
             Err(

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::log::disk::Disk;
 use crate::log::{self, Index, Log, Offset};
 use crate::proto::raft_v1 as pb;
+use crate::tasks;
 
 use super::command::Retention;
 use super::cursors::Cursor;
@@ -222,7 +223,7 @@ impl StateMachine {
             let checkpointer = self.checkpointer();
             // Off the apply path: it waits for the disk. A failure costs a longer restart only;
             // a disk that fails for good stops the node at the next append.
-            tokio::task::spawn_blocking(move || {
+            tasks::spawn_blocking("checkpoint", move || {
                 if let Err(error) = checkpointer.save() {
                     tracing::error!(%error, "the checkpoint failed");
                 }

@@ -17,6 +17,7 @@ openraft::declare_raft_types!(
         Node = Member,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;

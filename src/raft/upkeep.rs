@@ -8,6 +8,7 @@ use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
 
 use crate::log::{self, Damage, Damaged, Floor, Index, Offset, SegmentInfo, Term};
+use crate::tasks;
 
 use super::blocking::on_disk;
 use super::command::Retention;
@@ -228,7 +229,7 @@ impl ReplicatedLog {
             from = scrub.next_index();
             loop {
                 let began = Instant::now();
-                let stepped = tokio::task::spawn_blocking(move || {
+                let stepped = tasks::spawn_blocking("scrub", move || {
                     let step = scrub.step();
                     (scrub, step)
                 });

@@ -13,6 +13,7 @@ use tonic::Status;
 use crate::log::{self, Offset, Record};
 use crate::net::budget;
 use crate::raft::{Answer, Applied, ProposeError, ReadError, View};
+use crate::tasks;
 
 mod auth;
 mod calls;
@@ -93,7 +94,7 @@ async fn read_log<T: Send + 'static>(
         return read(log);
     }
     let log = log.clone();
-    let read = tokio::task::spawn_blocking(move || read(&log));
+    let read = tasks::spawn_blocking("read of the log", move || read(&log));
     read.await.unwrap_or(Err(log::Error::Stopped))
 }
 

@@ -18,6 +18,7 @@ use crate::log::record::{BatchBuilder, Producer};
 use crate::net::budget::Held;
 use crate::proto::log_v1::{ProduceRequest, ProduceResponse, Record};
 use crate::raft::{Answer, OffsetRange, ProposeError, Receipt, owner};
+use crate::tasks;
 
 use super::intake::Taken;
 use super::{CommitLog, Shared, auth, log_v1, status};
@@ -137,7 +138,7 @@ pub fn stream<L: CommitLog>(
         requests: request.into_inner(),
         next: None,
     };
-    tokio::spawn(batcher.run(tell));
+    tasks::spawn("produce stream", batcher.run(tell));
     Ok(ProduceStream {
         batches,
         waiting: None,

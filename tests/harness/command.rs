@@ -38,7 +38,8 @@ impl Ended {
     }
 }
 
-fn command(args: &[String]) -> Command {
+/// A command without settings from around it; its outputs are piped unless the caller says otherwise.
+pub fn command(args: &[String]) -> Command {
     let mut command = Command::new(BINARY);
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("FERROLOG_") {

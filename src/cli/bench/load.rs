@@ -23,6 +23,7 @@ use crate::net::Kind;
 use crate::net::stream_layer::{ChannelOptions, StreamLayer};
 use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record};
+use crate::tasks;
 
 /// Before the count begins: connections and windows open, caches fill.
 pub(super) const WARM_UP: Duration = Duration::from_millis(500);
@@ -66,7 +67,8 @@ impl Target {
         let until = from + length;
         let callers = (0..in_flight).map(|number| {
             let client = LogClient::new(channels[number % connections].clone());
-            tokio::spawn(call_until(client, self.request(), from, until))
+            let calls = call_until(client, self.request(), from, until);
+            tasks::spawn("caller", calls)
         });
         let outcomes =
             tokio::time::timeout(length + WARM_UP + SILENCE_MAX, try_join_all(callers)).await;

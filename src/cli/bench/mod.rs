@@ -19,7 +19,7 @@ use super::Format;
 use super::connection::ConnectionArgs;
 use super::dev::scratch_dir;
 use super::local_cluster::{LocalCluster, LocalClusterOptions};
-use super::output::{grouped, print};
+use super::output::{grouped, print, say};
 use crate::client::Client;
 use crate::net::stream_layer::StreamLayer;
 use crate::proto::v1::GetStatusResponse;
@@ -239,7 +239,7 @@ impl Bench {
         };
         let mut runs = Vec::new();
         for number in 1..=self.runs {
-            eprintln!("{label}: run {number} of {}", self.runs);
+            say(&format!("{label}: run {number} of {}", self.runs));
             runs.push(self.one_run(name).await?);
         }
         Ok(Some(Row {
@@ -269,10 +269,8 @@ impl Bench {
     async fn fill(&self) -> anyhow::Result<()> {
         let present = self.next_offset().await?;
         if present < RECORDS_FOR_READS {
-            eprintln!(
-                "filling the log up to {} records",
-                grouped(RECORDS_FOR_READS)
-            );
+            let records = grouped(RECORDS_FOR_READS);
+            say(&format!("filling the log up to {records} records"));
             self.leader()
                 .await?
                 .stream_count(RECORDS_FOR_READS - present)
@@ -284,10 +282,8 @@ impl Bench {
     /// Appends the batches that the consume-batch rows read, whatever the log holds before.
     async fn fill_with_batches(&self) -> anyhow::Result<()> {
         let from = self.next_offset().await?;
-        eprintln!(
-            "appending {} records in batches",
-            grouped(RECORDS_FOR_READS)
-        );
+        let records = grouped(RECORDS_FOR_READS);
+        say(&format!("appending {records} records in batches"));
         let leader = self.leader().await?;
         leader.batches_count(RECORDS_FOR_READS).await?;
         self.batches_from.set(Some(from));

@@ -7,6 +7,7 @@ use tonic::Status;
 use crate::log::Offset;
 use crate::proto::v1::{self, Edge, consistency::Level, start::At};
 use crate::raft::ReplicatedLog;
+use crate::tasks;
 
 use super::super::status;
 
@@ -66,7 +67,8 @@ pub async fn begin(log: &ReplicatedLog, start: Option<v1::Start>) -> Result<Offs
         At::Offset(offset) => Offset(offset),
         At::TimestampMs(timestamp_ms) => {
             let log = log.log().clone();
-            let found = tokio::task::spawn_blocking(move || log.offset_at(timestamp_ms));
+            let found =
+                tasks::spawn_blocking("search for a time", move || log.offset_at(timestamp_ms));
             let found = found.await.unwrap_or(Err(crate::log::Error::Stopped));
             found.map_err(|error| status::log(&error))?
         }

@@ -12,6 +12,7 @@ use crate::proto::v1::{
     ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse,
 };
 use crate::raft::{Answer, ProposeError, Receipt, ReplicatedLog};
+use crate::tasks;
 
 use super::super::intake::Taken;
 use super::super::produce::{LEADER_WAIT, RETRY, counted, outcome, taken};
@@ -90,7 +91,7 @@ pub fn stream(
         credit: Arc::new(Semaphore::new(STREAM_BYTES_MAX)),
         requests: request.into_inner(),
     };
-    tokio::spawn(reader.run(tell));
+    tasks::spawn("native produce stream", reader.run(tell));
     let first = ProduceStreamResponse {
         credit_bytes: STREAM_BYTES_MAX as u64,
         credit_batches: STREAM_BATCHES_MAX as u32,

@@ -16,6 +16,7 @@ use tonic::{Status, Streaming};
 use crate::log::Offset;
 use crate::proto::v1::{ConsumeStreamRequest, ConsumeStreamResponse, ConsumeStreamStart};
 use crate::raft::{Applied, ReplicatedLog};
+use crate::tasks;
 
 use super::super::{Drain, Shared, check_log, status};
 use super::batches::Wanted;
@@ -45,7 +46,7 @@ pub fn stream(
     requests: Streaming<ConsumeStreamRequest>,
 ) -> Answers {
     let (tell, answers) = mpsc::channel(READY_MAX);
-    tokio::spawn(async move {
+    tasks::spawn("native consume stream", async move {
         if let Err(status) = serve(shared, requests, &tell).await {
             // A client that left needs no status, and one that does not read gets none.
             let _ = tokio::time::timeout(LAST_WORD, tell.send(Err(status))).await;

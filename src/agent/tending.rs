@@ -1,0 +1,78 @@
+//! What goes on beside a node's calls: its servers are watched, its log is kept, its health is told.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::raft::{ReplicatedLog, View};
+use crate::server::{HealthReporter, ServeError};
+use crate::tasks;
+
+use super::{AgentError, Fail};
+
+/// Serves; a server that ends before it was told to is the end of the node.
+pub async fn serving(
+    whom: &'static str,
+    served: impl Future<Output = Result<(), ServeError>>,
+    told: watch::Receiver<bool>,
+    fail: Fail,
+) {
+    let source = served.await.err();
+    if !*told.borrow() {
+        fail.send_replace(Some(Arc::new(AgentError::ServerEnded { whom, source })));
+    } else if let Some(error) = source {
+        tracing::warn!(%error, whom, "a server did not end cleanly");
+    }
+}
+
+/// What goes on beside serving, until the node stops.
+pub fn upkeep(
+    log: &ReplicatedLog,
+    scrub_bytes_per_second: u64,
+    consensus: &Handle,
+) -> Vec<JoinHandle<()>> {
+    let (changes, kept, mended, scrubbed) = (log.clone(), log.clone(), log.clone(), log.clone());
+    let (reached, strangers) = (log.clone(), log.clone());
+    let mut helpers = vec![
+        tasks::spawn_endless_on(consensus, "reachability", async move {
+            reached.stay_reachable().await
+        }),
+        tasks::spawn_endless_on(consensus, "strangers", async move {
+            strangers.meet_strangers().await
+        }),
+        tasks::spawn_endless_on(consensus, "membership changes", async move {
+            changes.finish_changes().await
+        }),
+        tasks::spawn_endless_on(consensus, "upkeep", async move { kept.keep_up().await }),
+        tasks::spawn_endless_on(consensus, "repair", async move { mended.mend().await }),
+    ];
+    if scrub_bytes_per_second > 0 {
+        let scrub = async move { scrubbed.scrub(scrub_bytes_per_second).await };
+        helpers.push(tasks::spawn_endless_on(consensus, "scrub", scrub));
+    }
+    helpers
+}
+
+/// Tells probes the truth: the node serves while it is a member, knows a leader and runs.
+pub async fn tell_health(log: ReplicatedLog, health: HealthReporter) {
+    let me = log.identity().node_id;
+    let serves = |view: &View| {
+        let leads = view.leader == Some(me) && view.writable;
+        let follows = view.leader.is_some_and(|leader| leader != me);
+        view.stopped.is_none() && view.member(me).is_some() && (leads || follows)
+    };
+    let mut views = log.watch_view();
+    let mut told = None;
+    loop {
+        let serving = serves(&views.borrow_and_update());
+        if told != Some(serving) {
+            health.set(serving).await;
+            told = Some(serving);
+        }
+        if views.changed().await.is_err() {
+            return;
+        }
+    }
+}

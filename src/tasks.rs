@@ -1,0 +1,236 @@
+//! Tasks and threads by name: none of them ends unseen.
+//!
+//! A panic takes one task along and leaves the rest: a log whose writer is gone acknowledges
+//! nothing, a port whose accept loop is gone takes nobody, and the process looks alive. So a panic
+//! in any thread ends the program ([`end_process_on_panic`]), at once, as a crash would, which
+//! loses nothing that was acknowledged. Where a program embeds a node and keeps its own hook,
+//! [`broken`] tells what broke, and [`Agent::failed`](crate::agent::Agent::failed) passes it on.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook};
+use std::pin::pin;
+use std::sync::LazyLock;
+
+use futures::FutureExt;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::stderr;
+
+/// What a program ends with after a panic, as Rust's own do.
+const EXIT_PANIC: i32 = 101;
+
+static BROKEN: LazyLock<watch::Sender<Option<Broken>>> = LazyLock::new(|| watch::channel(None).0);
+
+thread_local! {
+    /// What this thread works on.
+    static NAME: Cell<&'static str> = const { Cell::new("") };
+    /// Whether a panic here is expected, and dealt with by whoever called.
+    static EXPECTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A task that a node cannot do without is gone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "its task {task:?} {why}; the node cannot go on without it: this is a fault of ferrolog, report it"
+)]
+pub struct Broken {
+    /// The task.
+    pub task: &'static str,
+    /// What became of it.
+    pub why: String,
+}
+
+/// Runs a task on the present runtime.
+pub fn spawn<T: Send + 'static>(
+    name: &'static str,
+    task: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
+    spawn_on(&Handle::current(), name, task)
+}
+
+/// Runs a task on this runtime.
+pub fn spawn_on<T: Send + 'static>(
+    runtime: &Handle,
+    name: &'static str,
+    task: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
+    runtime.spawn(watched(name, task))
+}
+
+/// Runs a task that goes on for as long as it is not aborted: its end is a failure, too.
+pub fn spawn_endless(
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    spawn_endless_on(&Handle::current(), name, task)
+}
+
+/// The same on this runtime.
+pub fn spawn_endless_on(
+    runtime: &Handle,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    spawn_on(runtime, name, async move {
+        task.await;
+        report(name, "ended, though nothing told it to".to_owned());
+    })
+}
+
+/// Runs work that waits for the disk, or computes for long, off the runtime's own threads.
+pub fn spawn_blocking<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    tokio::task::spawn_blocking(move || run(name, work))
+}
+
+/// Runs work on a thread of its own.
+#[allow(clippy::disallowed_methods, reason = "the home of threads")]
+pub fn spawn_thread(
+    name: &'static str,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || run(name, work))
+}
+
+/// A task whose panic is told, for whoever spawns it by other means.
+pub async fn watched<T>(name: &'static str, task: impl Future<Output = T>) -> T {
+    let mut task = pin!(AssertUnwindSafe(task).catch_unwind());
+    let ended = poll_fn(|context| {
+        let _named = Named::enter(name);
+        task.as_mut().poll(context)
+    });
+    settle(name, ended.await)
+}
+
+/// Tells that a task which nobody ended is gone. The first one is the cause of what follows.
+pub fn report(task: &'static str, why: String) {
+    BROKEN.send_if_modified(|broken| {
+        let is_first = broken.is_none();
+        broken.get_or_insert(Broken { task, why });
+        is_first
+    });
+}
+
+/// Waits until a task is gone that must not be.
+pub async fn broken() -> Broken {
+    let mut broken = BROKEN.subscribe();
+    let broken = broken.wait_for(Option::is_some).await;
+    let broken = broken.expect("the sender is static");
+    broken.clone().expect("it was waited for")
+}
+
+/// Runs work that may panic on damaged input, and says what it said.
+pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let before = EXPECTED.replace(true);
+    let ended = catch_unwind(AssertUnwindSafe(work));
+    EXPECTED.set(before);
+    ended.map_err(|panic| words(&*panic).to_owned())
+}
+
+/// From now on a panic in any thread ends the process: what happened goes to standard error, and
+/// the exit code is 101.
+pub fn end_process_on_panic() {
+    set_hook(Box::new(|panic| {
+        if EXPECTED.try_with(Cell::get).unwrap_or(false) {
+            return;
+        }
+        stderr::say(&told(panic));
+        stderr::flush();
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "what a panic left half done is trusted by nobody, destructors among them"
+        )]
+        std::process::exit(EXIT_PANIC);
+    }));
+}
+
+fn told(panic: &PanicHookInfo<'_>) -> String {
+    let task = NAME.try_with(Cell::get).unwrap_or_default();
+    let task = match task {
+        "" => String::new(),
+        task => format!(" in its task {task:?}"),
+    };
+    let place = panic.location().map(|place| format!(" at {place}"));
+    let place = place.unwrap_or_default();
+    let said = words(panic.payload());
+    let trace = std::backtrace::Backtrace::capture();
+    let trace = match trace.status() {
+        std::backtrace::BacktraceStatus::Captured => format!("\n{trace}"),
+        _ => String::new(),
+    };
+    format!(
+        "error: ferrolog panicked{task}{place}: {said}. It ends, since nothing may go on half alive; \
+         what was acknowledged is on disk. This is a fault of ferrolog: report it{trace}"
+    )
+}
+
+fn run<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
+    let _named = Named::enter(name);
+    settle(name, catch_unwind(AssertUnwindSafe(work)))
+}
+
+fn settle<T>(name: &'static str, ended: std::thread::Result<T>) -> T {
+    ended.unwrap_or_else(|panic| {
+        report(name, format!("panicked: {}", words(&*panic)));
+        // Whoever waits for the task learns that it has no result.
+        resume_unwind(panic)
+    })
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("no reason given")
+}
+
+/// The thread's name for what it works on, until dropped.
+struct Named(&'static str);
+
+impl Named {
+    fn enter(name: &'static str) -> Self {
+        Self(NAME.replace(name))
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        NAME.set(self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_task_learns_of_its_panic_and_so_does_the_node() {
+        let task = spawn("a task", async { panic!("on purpose") });
+        assert!(task.await.unwrap_err().is_panic());
+        let broken = broken().await;
+        assert_eq!(broken.task, "a task");
+        assert_eq!(broken.why, "panicked: on purpose");
+        // Those that follow do not hide the cause.
+        let work = spawn_blocking("work", || panic!("later"));
+        assert!(work.await.unwrap_err().is_panic());
+        let thread = spawn_thread("thread", || panic!("later")).unwrap();
+        assert!(thread.join().is_err());
+        assert_eq!(super::broken().await, broken);
+    }
+
+    #[test]
+    fn an_expected_panic_is_an_error() {
+        let caught: Result<(), _> = catch(|| panic!("at byte {}", 7));
+        assert_eq!(caught.unwrap_err(), "at byte 7");
+        assert_eq!(catch(|| 1), Ok(1));
+        assert!(!EXPECTED.get());
+    }
+}
