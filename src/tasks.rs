@@ -87,7 +87,16 @@ pub fn spawn_blocking<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {
-    tokio::task::spawn_blocking(move || run(name, work))
+    spawn_blocking_on(&Handle::current(), name, work)
+}
+
+/// The same off this runtime's threads.
+pub fn spawn_blocking_on<T: Send + 'static>(
+    runtime: &Handle,
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    runtime.spawn_blocking(move || run(name, work))
 }
 
 /// Runs work on a thread of its own.

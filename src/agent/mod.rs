@@ -164,6 +164,7 @@ impl Bound {
             self.policy.clone(),
             self.config.limits.clone(),
             draining.clone(),
+            self.seams.runtimes.bulk.clone(),
         )
         .await;
         let limits = self.config.limits.clone();

@@ -68,34 +68,60 @@ pub fn decompress(
     compression: Compression,
     bytes_max: usize,
 ) -> Result<Bytes, BatchError> {
-    let mut out = Vec::new();
-    let limit = bytes_max as u64 + 1;
-    match compression {
-        Compression::None => return Ok(bytes.clone()),
-        Compression::Lz4 => {
-            let mut source = &bytes[..];
-            let mut decoder = lz4_flex::frame::FrameDecoder::new(&mut source);
-            decoder
-                .by_ref()
-                .take(limit)
-                .read_to_end(&mut out)
-                .map_err(failed)?;
-            // The decoder takes an end that is missing for the end.
-            check_end(source, out.len(), bytes_max)?;
-        }
-        Compression::Zstd => {
-            check_zstd_header(bytes)?;
-            let mut source = &bytes[..];
-            let decoder = ruzstd::decoding::StreamingDecoder::new(&mut source);
-            let decoder = decoder.map_err(failed)?;
-            decoder.take(limit).read_to_end(&mut out).map_err(failed)?;
-            check_end(source, out.len(), bytes_max)?;
-        }
+    if compression == Compression::None {
+        return Ok(bytes.clone());
     }
+    let mut out = Vec::new();
+    let mut decoder = Decoder::new(bytes, compression)?;
+    let mut limited = decoder.by_ref().take(bytes_max as u64 + 1);
+    limited.read_to_end(&mut out).map_err(failed)?;
+    check_end(decoder.left(), out.len(), bytes_max)?;
     Ok(out.into())
 }
 
-fn check_end(left: &[u8], found: usize, limit: usize) -> Result<(), BatchError> {
+/// A decoder of either format, over the bytes of one frame.
+pub(super) enum Decoder<'a> {
+    /// It takes an end that is missing for the end.
+    Lz4(lz4_flex::frame::FrameDecoder<&'a [u8]>),
+    Zstd(Box<ruzstd::decoding::StreamingDecoder<&'a [u8], ruzstd::decoding::FrameDecoder>>),
+    Plain(&'a [u8]),
+}
+
+impl<'a> Decoder<'a> {
+    pub(super) fn new(bytes: &'a [u8], compression: Compression) -> Result<Self, BatchError> {
+        Ok(match compression {
+            Compression::None => Self::Plain(bytes),
+            Compression::Lz4 => Self::Lz4(lz4_flex::frame::FrameDecoder::new(bytes)),
+            Compression::Zstd => {
+                check_zstd_header(bytes)?;
+                let decoder = ruzstd::decoding::StreamingDecoder::new(bytes);
+                Self::Zstd(Box::new(decoder.map_err(failed)?))
+            }
+        })
+    }
+
+    /// What follows that it has read.
+    pub(super) fn left(&self) -> &'a [u8] {
+        match self {
+            Self::Lz4(decoder) => decoder.get_ref(),
+            Self::Zstd(decoder) => decoder.get_ref(),
+            Self::Plain(left) => left,
+        }
+    }
+}
+
+impl Read for Decoder<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Lz4(decoder) => decoder.read(out),
+            Self::Zstd(decoder) => decoder.read(out),
+            Self::Plain(left) => left.read(out),
+        }
+    }
+}
+
+/// Whether a frame held so much and no more.
+pub(super) fn check_end(left: &[u8], found: usize, limit: usize) -> Result<(), BatchError> {
     if found > limit {
         let what = "a batch without its compression";
         return Err(BatchError::OverLimit {

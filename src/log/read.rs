@@ -137,7 +137,8 @@ impl Log {
         let mut stored = Vec::new();
         self.read_on(offset, bytes_max, &mut |parts, mut at, mut budget| {
             for part in parts {
-                budget = budget.saturating_sub(part.bytes.len().max(1));
+                // Many small ones take more than their bytes.
+                budget = budget.saturating_sub(part.bytes.len() + size_of::<Stored>());
                 at = part.next();
                 stored.push(part);
                 if budget == 0 {

@@ -66,6 +66,18 @@ pub const CALLS: Limits = Limits {
     small_part: 0,
 };
 
+/// Answers of reads, from before they are read until the connection has sent them. They are apart from what
+/// is on its way in: a call holds its own message while its answer waits for room.
+pub const ANSWERS: Limits = Limits {
+    node_bytes_max: 48 << 20,
+    subject_bytes_max: 24 << 20,
+    connection_bytes_max: 16 << 20,
+    small_part: 8,
+};
+
+/// Long computations of one connection at once.
+const BULK_MAX: usize = 1;
+
 /// The node's budget, and what its parts are for.
 #[derive(Debug, Clone)]
 pub struct Budget {
@@ -75,6 +87,8 @@ pub struct Budget {
     pub unread: Node,
     /// [`CALLS`].
     pub calls: Node,
+    /// [`ANSWERS`].
+    pub answers: Node,
 }
 
 impl Budget {
@@ -83,6 +97,7 @@ impl Budget {
             bytes: Node::new(bytes),
             unread: Node::new(UNREAD),
             calls: Node::new(CALLS),
+            answers: Node::new(ANSWERS),
         }
     }
 
@@ -92,6 +107,8 @@ impl Budget {
             bytes: self.bytes.account(subject),
             unread: self.unread.account(subject),
             calls: self.calls.account(subject),
+            answers: self.answers.account(subject),
+            bulk: Arc::new(Semaphore::new(BULK_MAX)),
         }
     }
 }
@@ -102,6 +119,9 @@ pub struct Accounts {
     pub bytes: Account,
     pub unread: Account,
     pub calls: Account,
+    pub answers: Account,
+    /// Turns for long computations.
+    pub bulk: Arc<Semaphore>,
 }
 
 /// Whose limit is reached.

@@ -5,14 +5,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::BytesMut;
 use futures::Stream;
 use futures::future::BoxFuture;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use crate::log::{Offset, Record};
+use crate::batch::Compression;
+use crate::log::record::Stored;
+use crate::log::{self, Offset, Record};
+use crate::net::budget::{Accounts, Held, SMALL_BYTES_MAX};
 use crate::proto::log_v1;
 
+use super::answers::Outbox;
+use super::reading::{COPIED_BELOW, Failed, PART_BYTES, Shape};
 use super::{CommitLog, Drain, Shared, status};
 
 /// Request metadata: `strong` makes a read linearizable, `relaxed` is what it is without.
@@ -48,22 +54,84 @@ pub fn response(record: Record) -> log_v1::ConsumeResponse {
     }
 }
 
+/// Records as `log.v1` sends them.
+#[derive(Debug, Clone, Copy)]
+pub struct Records {
+    pub from: Offset,
+    /// About so many bytes, but at least one record.
+    pub bytes_max: usize,
+}
+
+impl Shape for Records {
+    type Answer = VecDeque<Record>;
+
+    fn is_long(&self, stored: &[Stored]) -> bool {
+        let packed = |part: &Stored| part.packed.is_some_and(|how| how != Compression::None);
+        stored.iter().any(packed)
+    }
+
+    fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    fn make(&self, stored: &[Stored]) -> Result<(Self::Answer, usize), log::Error> {
+        let mut records = Vec::new();
+        let mut left = self.bytes_max.max(1);
+        for part in stored {
+            left = part.read_into(self.from.max(part.first), left, &mut records)?;
+            if left == 0 || records.len() * PART_BYTES >= self.bytes_max {
+                break;
+            }
+        }
+        let values = records.iter().map(|record: &Record| record.value.len());
+        let bytes = values.sum::<usize>() + records.len() * PART_BYTES;
+        if bytes < COPIED_BELOW {
+            copy(&mut records);
+        }
+        Ok((records.into(), bytes))
+    }
+}
+
+/// Lets go of what the records were read from.
+fn copy(records: &mut [Record]) {
+    let bytes = records.iter().map(|record| record.value.len()).sum();
+    let mut values = BytesMut::with_capacity(bytes);
+    for record in records {
+        values.extend_from_slice(&record.value);
+        record.value = values.split().freeze();
+    }
+}
+
 /// Records from an offset on, for ever: at the tail it waits for the next commit and never polls.
 pub struct ConsumeStream<L> {
     shared: Arc<Shared<L>>,
+    accounts: Option<Accounts>,
+    outbox: Outbox,
     next: Offset,
     read: VecDeque<Record>,
-    reading: Option<BoxFuture<'static, Result<Vec<Record>, Status>>>,
+    /// The room that they take.
+    held: Option<Held>,
+    reading: Option<BoxFuture<'static, Result<Read, Status>>>,
     ended: bool,
 }
 
+type Read = (VecDeque<Record>, Option<Held>);
+
 impl<L: CommitLog> ConsumeStream<L> {
-    pub fn new(shared: Arc<Shared<L>>, from: Offset) -> Result<Self, Status> {
+    pub fn new(
+        shared: Arc<Shared<L>>,
+        accounts: Option<Accounts>,
+        outbox: Outbox,
+        from: Offset,
+    ) -> Result<Self, Status> {
         shared.log()?;
         Ok(Self {
             shared,
+            accounts,
+            outbox,
             next: from,
             read: VecDeque::new(),
+            held: None,
             reading: None,
             ended: false,
         })
@@ -81,14 +149,18 @@ impl<L: CommitLog> Stream for ConsumeStream<L> {
         loop {
             if let Some(record) = this.read.pop_front() {
                 this.next = Offset(record.offset.0 + 1);
+                if this.read.is_empty() {
+                    this.outbox.built(this.held.take());
+                }
                 return Poll::Ready(Some(Ok(response(record))));
             }
-            let reading = this
-                .reading
-                .get_or_insert_with(|| Box::pin(read_on(this.shared.clone(), this.next)));
+            let reading = this.reading.get_or_insert_with(|| {
+                let (shared, accounts) = (this.shared.clone(), this.accounts.clone());
+                Box::pin(read_on(shared, accounts, this.next))
+            });
             match reading.as_mut().poll(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(records)) => this.read.extend(records),
+                Poll::Ready(Ok((records, held))) => (this.read, this.held) = (records, held),
                 Poll::Ready(Err(status)) => {
                     this.ended = true;
                     return Poll::Ready(Some(Err(status)));
@@ -102,8 +174,9 @@ impl<L: CommitLog> Stream for ConsumeStream<L> {
 /// Reads from an offset on, once there is a record.
 async fn read_on<L: CommitLog>(
     shared: Arc<Shared<L>>,
+    accounts: Option<Accounts>,
     from: Offset,
-) -> Result<Vec<Record>, Status> {
+) -> Result<Read, Status> {
     let log = shared.log()?;
     let mut applied = log.watch_applied();
     let mut drain: Drain = shared.drain.clone();
@@ -114,6 +187,26 @@ async fn read_on<L: CommitLog>(
             there.map_err(|_| status::draining())?;
         }
     }
-    let read = log.read(from, READ_BYTES).await;
-    read.map_err(|error| status::log_v1(&error))
+    tokio::select! {
+        biased;
+        read = read(&shared, accounts.as_ref(), from, READ_BYTES) => read,
+        () = drain.began() => Err(status::draining()),
+    }
+}
+
+/// Reads about so many bytes of records, with the room that they take.
+pub async fn read<L: CommitLog>(
+    shared: &Shared<L>,
+    accounts: Option<&Accounts>,
+    from: Offset,
+    bytes_max: usize,
+) -> Result<Read, Status> {
+    let log = shared.log()?;
+    let shape = Records { from, bytes_max };
+    let expected = bytes_max.max(SMALL_BYTES_MAX);
+    let read = shared.reading.answer(log, accounts, from, expected, shape);
+    read.await.map_err(|failed| match failed {
+        Failed::Log(error) => status::log_v1(&error),
+        Failed::Status(status) => status,
+    })
 }

@@ -13,7 +13,7 @@ use crate::proto::log_v1::{
 
 use super::consume::{self, ConsumeStream};
 use super::produce::{self, ProduceStream};
-use super::{CommitLog, Shared, status};
+use super::{CommitLog, Shared, accounts, status};
 
 /// The verbs, over any log.
 pub struct LogV1<L>(pub Arc<Shared<L>>);
@@ -42,9 +42,12 @@ impl<L: CommitLog> log_server::Log for LogV1<L> {
                 .map_err(|error| status::read(&error))?;
         }
         let offset = Offset(request.get_ref().offset);
-        let read = log.read(offset, 1).await;
-        let mut records = read.map_err(|error| status::log_v1(&error))?;
-        Ok(Response::new(consume::response(records.swap_remove(0))))
+        let accounts = accounts(&request);
+        let (mut records, held) = consume::read(&self.0, accounts.as_ref(), offset, 1).await?;
+        let record = records.pop_front().ok_or_else(status::draining)?;
+        let mut response = Response::new(consume::response(record));
+        self.0.unread.put_out(&mut response, held);
+        Ok(response)
     }
 
     async fn consume_stream(
@@ -59,7 +62,11 @@ impl<L: CommitLog> log_server::Log for LogV1<L> {
         }
         let (first, next) = log.offsets();
         let offset = Offset(request.get_ref().offset);
-        let mut response = Response::new(ConsumeStream::new(self.0.clone(), offset)?);
+        let outbox = self.0.unread.outbox();
+        let accounts = accounts(&request);
+        let stream = ConsumeStream::new(self.0.clone(), accounts, outbox.clone(), offset)?;
+        let mut response = Response::new(stream);
+        response.extensions_mut().insert(outbox);
         let metadata = response.metadata_mut();
         metadata.insert(consume::FIRST_OFFSET, first.0.into());
         metadata.insert(consume::NEXT_OFFSET, next.0.into());

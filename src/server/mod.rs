@@ -7,15 +7,20 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use tokio::sync::watch;
-use tonic::Status;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tonic::{Request, Status};
 
-use crate::log::{self, Offset, Record};
-use crate::net::budget;
+use crate::log::record::Stored;
+use crate::log::{self, Offset};
+use crate::net::budget::{self, Accounts};
+use crate::net::mux::PeerInfo;
 use crate::raft::{Answer, Applied, ProposeError, ReadError, View};
 use crate::tasks;
 
+mod answers;
 mod auth;
+mod bulk;
 mod calls;
 mod cluster;
 mod consume;
@@ -23,11 +28,16 @@ mod intake;
 mod log_v1;
 mod native;
 mod produce;
+mod reading;
 mod router;
 mod status;
 
 #[cfg(test)]
 mod tests;
+
+use answers::Unread;
+use bulk::Bulk;
+use reading::Reading;
 
 pub use auth::{Policy, PolicyError};
 pub use router::{Drain, HealthReporter, ServeError, router, serve, serve_peers};
@@ -41,12 +51,14 @@ pub trait CommitLog: Send + Sync + 'static {
     /// Returns once a read sees everything that was acknowledged before the call.
     fn read_barrier(&self) -> impl Future<Output = Result<(), ReadError>> + Send;
 
-    /// Records from `offset` on, of about `bytes_max` bytes: at least one.
-    fn read(
+    /// What is kept from `offset` on, about `bytes_max` bytes of it: at least one batch. The disk is
+    /// read in its turn.
+    fn read_stored(
         &self,
         offset: Offset,
         bytes_max: usize,
-    ) -> impl Future<Output = Result<Vec<Record>, log::Error>> + Send;
+        disk: &Semaphore,
+    ) -> impl Future<Output = Result<Vec<Stored>, log::Error>> + Send;
 
     /// The first readable offset, and the one that the next record gets.
     fn offsets(&self) -> (Offset, Offset);
@@ -67,8 +79,13 @@ impl CommitLog for crate::raft::ReplicatedLog {
         Self::read_barrier(self).await
     }
 
-    async fn read(&self, offset: Offset, bytes_max: usize) -> Result<Vec<Record>, log::Error> {
-        read_log(self.log(), offset, move |log| log.read(offset, bytes_max)).await
+    async fn read_stored(
+        &self,
+        offset: Offset,
+        bytes_max: usize,
+        disk: &Semaphore,
+    ) -> Result<Vec<Stored>, log::Error> {
+        read_log(self.log(), offset, bytes_max, disk).await
     }
 
     fn offsets(&self) -> (Offset, Offset) {
@@ -85,17 +102,26 @@ impl CommitLog for crate::raft::ReplicatedLog {
 }
 
 /// Reads at an offset without making the runtime's threads wait for the disk.
-async fn read_log<T: Send + 'static>(
+async fn read_log(
     log: &log::Log,
     offset: Offset,
-    read: impl FnOnce(&log::Log) -> Result<T, log::Error> + Send + 'static,
-) -> Result<T, log::Error> {
+    bytes_max: usize,
+    disk: &Semaphore,
+) -> Result<Vec<Stored>, log::Error> {
     if log.in_memory(offset) {
-        return read(log);
+        return log.read_stored(offset, bytes_max);
     }
+    let _turn = disk.acquire().await.map_err(|_| log::Error::Stopped)?;
     let log = log.clone();
-    let read = tasks::spawn_blocking("read of the log", move || read(&log));
+    let read = move || log.read_stored(offset, bytes_max);
+    let read = tasks::spawn_blocking("read of the log", read);
     read.await.unwrap_or(Err(log::Error::Stopped))
+}
+
+/// What the connection that a call came by may make the node hold.
+fn accounts<T>(request: &Request<T>) -> Option<Accounts> {
+    let peer = request.extensions().get::<PeerInfo>();
+    peer.map(|peer| peer.accounts.clone())
 }
 
 /// What a node takes from clients.
@@ -111,6 +137,13 @@ pub struct Limits {
     pub bytes: budget::Limits,
 }
 
+/// gRPC's libraries take a message of so many bytes, unless they are told otherwise.
+const USUAL_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// A record may be so large, unless the settings say otherwise: one that was taken can be read by a
+/// client that is not told otherwise, with what stands around it in the answer.
+const RECORD_BYTES_MAX: usize = USUAL_MESSAGE_BYTES_MAX - 2 * RECORD_OVERHEAD;
+/// Bytes of records in an answer that has more than one record, whatever they are compressed with.
+const ANSWER_BYTES_MAX: usize = USUAL_MESSAGE_BYTES_MAX - RECORD_OVERHEAD;
 /// Bytes of a message beside the records in it.
 const MESSAGE_OVERHEAD: usize = 64 << 10;
 /// Records of a native batch.
@@ -157,7 +190,7 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            record_bytes_max: 4 << 20,
+            record_bytes_max: RECORD_BYTES_MAX,
             batch_bytes_max: 256 << 10,
             streams_per_connection_max: 1024,
             bytes: budget::BYTES,
@@ -171,10 +204,30 @@ pub struct Shared<L> {
     seat: Arc<OnceLock<L>>,
     policy: Policy,
     limits: Limits,
+    reading: Reading,
+    unread: Unread,
     drain: Drain,
 }
 
 impl<L> Shared<L> {
+    /// Long work is done on the blocking threads of `bulk`. Needs a tokio runtime.
+    fn new(
+        seat: Arc<OnceLock<L>>,
+        policy: Policy,
+        limits: Limits,
+        drain: Drain,
+        bulk: Handle,
+    ) -> Self {
+        Self {
+            seat,
+            policy,
+            limits,
+            reading: Reading::new(Bulk::new(bulk)),
+            unread: Unread::watched(),
+            drain,
+        }
+    }
+
     fn log(&self) -> Result<&L, Status> {
         self.seat.get().ok_or_else(status::starting)
     }

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -23,8 +24,8 @@ use super::calls::counted;
 use super::cluster::Cluster;
 use super::intake::IntakeLayer;
 use super::log_v1::LogV1;
-use super::native::{self, Native};
-use super::{Limits, Policy, Shared, status};
+use super::native::Native;
+use super::{Limits, Policy, Shared, answers, status};
 
 /// What may come on a stream before it is read.
 pub const STREAM_WINDOW: u32 = 256 << 10;
@@ -99,20 +100,16 @@ pub async fn router(
     policy: Policy,
     limits: Limits,
     drain: Drain,
+    bulk: Handle,
 ) -> (Routes, HealthReporter) {
     let message_max = limits.message_bytes_max();
-    let shared = Arc::new(Shared {
-        seat,
-        policy,
-        limits,
-        drain,
-    });
+    let shared = Arc::new(Shared::new(seat, policy, limits, drain, bulk));
     let log = LogServer::new(LogV1(shared.clone()))
         .max_decoding_message_size(message_max)
         .max_encoding_message_size(message_max);
     let native = LogServiceServer::new(Native(shared.clone()))
         .max_decoding_message_size(message_max)
-        .max_encoding_message_size(message_max.max(native::ANSWER_BYTES_MAX));
+        .max_encoding_message_size(message_max);
     let (reporter, health) = tonic_health::server::health_reporter();
     let reporter = HealthReporter(reporter);
     reporter.set(false).await;
@@ -150,6 +147,7 @@ pub async fn serve(
         .layer(counted())
         .layer(MapResponseLayer::new(status::write_number))
         .layer(IntakeLayer::new(policy, limits))
+        .layer(MapResponseLayer::new(answers::counted))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop);
     Ok(server.await?)

@@ -361,6 +361,24 @@ pub fn in_flight(full: &Full) -> Status {
     )
 }
 
+/// The client took nothing of an answer.
+pub fn unread(waited: Duration) -> Status {
+    let seconds = waited.as_secs();
+    let message = format!(
+        "the answer waited {seconds} s for this client to take any of it, and was given up: read on \
+         where you are, and ask for no more than you take"
+    );
+    let metadata = HashMap::new();
+    let wait = Some(RETRY);
+    with_reason(
+        Code::Unavailable,
+        "ANSWER_NOT_TAKEN",
+        message,
+        metadata,
+        wait,
+    )
+}
+
 /// An error of reading, in an API whose codes are the standard ones.
 pub fn log(error: &log::Error) -> Status {
     let message = error.to_string();

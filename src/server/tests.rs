@@ -106,8 +106,13 @@ impl CommitLog for Bare {
         Err(ReadError::NoLeader { waited_ms: 7 })
     }
 
-    async fn read(&self, offset: Offset, bytes_max: usize) -> Result<Vec<Record>, log::Error> {
-        read_log(&self.log, offset, move |log| log.read(offset, bytes_max)).await
+    async fn read_stored(
+        &self,
+        offset: Offset,
+        bytes_max: usize,
+        disk: &Semaphore,
+    ) -> Result<Vec<Stored>, log::Error> {
+        read_log(&self.log, offset, bytes_max, disk).await
     }
 
     fn offsets(&self) -> (Offset, Offset) {
@@ -149,19 +154,17 @@ async fn served_on(port: MuxLimits) -> Served {
     let (drain, draining) = Drain::new();
     let seat = Arc::new(OnceLock::new());
     assert!(seat.set(Bare::new()).is_ok());
-    let shared = Arc::new(Shared {
-        seat,
-        policy: Policy::default(),
-        limits: Limits {
-            record_bytes_max: LIMIT,
-            ..Limits::default()
-        },
-        drain: draining,
-    });
+    let limits = Limits {
+        record_bytes_max: LIMIT,
+        ..Limits::default()
+    };
+    let shared = Shared::new(seat, Policy::default(), limits, draining, Handle::current());
+    let shared = Arc::new(shared);
     let server = Server::builder()
         .layer(calls::counted())
         .layer(MapResponseLayer::new(status::write_number))
         .layer(IntakeLayer::new(Policy::default(), &shared.limits))
+        .layer(MapResponseLayer::new(answers::counted))
         .add_service(LogServer::new(LogV1(shared.clone())))
         .serve_with_incoming(clients);
     tokio::spawn(server);
@@ -353,7 +356,7 @@ async fn a_stream_is_answered_in_order_and_in_batches() {
     let batches = log.batches.lock().clone();
     assert!(batches.len() < 2500, "{} batches", batches.len());
     for offset in [0, 1234, 4999] {
-        let read = log.read(Offset(offset), 1).await.unwrap();
+        let read = log.log.read(Offset(offset), 1).unwrap();
         assert_eq!(read[0].value, offset.to_le_bytes()[..]);
     }
 }

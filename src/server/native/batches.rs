@@ -4,18 +4,38 @@
 use bytes::Bytes;
 use tonic::Status;
 
-use crate::batch::{self, BatchError, Builder, Compression};
-use crate::log::record::{self, Conditions, Producer, Stored};
+use crate::batch::{self, BatchError, Builder, Compression, Part};
+use crate::log::record::{self, Conditions, DECOMPRESSED_BYTES_MAX, Producer, Stored};
 use crate::log::{Error, Offset};
+use crate::net::budget::Accounts;
 use crate::proto::v1::{self, ProduceRequest, StoredBatch};
 use crate::raft::owner;
 
+use super::super::bulk::Bulk;
+use super::super::reading::{COPIED_BELOW, PART_BYTES, Shape};
 use super::super::{Limits, status};
 use super::check_name;
+use super::consume::bytes_of;
 
 /// The batch of a request by `subject`, as the log keeps it. Every record in it is looked at: what is taken can
 /// be read back.
-pub fn taken(request: ProduceRequest, subject: &str, limits: &Limits) -> Result<Bytes, Status> {
+pub async fn taken(
+    request: ProduceRequest,
+    subject: &str,
+    limits: &Limits,
+    bulk: &Bulk,
+    accounts: Option<&Accounts>,
+) -> Result<Bytes, Status> {
+    let packed = |batch: &v1::Batch| batch.compression != Compression::None as i32;
+    if !request.batch.as_ref().is_some_and(packed) {
+        return pack(request, subject, limits);
+    }
+    let (limits, subject) = (limits.clone(), subject.to_owned());
+    let taken = bulk.run(accounts, move || pack(request, &subject, &limits));
+    taken.await.unwrap_or_else(|| Err(status::draining()))
+}
+
+fn pack(request: ProduceRequest, subject: &str, limits: &Limits) -> Result<Bytes, Status> {
     let missing = || status::invalid("the request has no batch");
     let batch = request.batch.ok_or_else(missing)?;
     let compression = check(&batch, limits).map_err(|error| status::batch(&error))?;
@@ -58,8 +78,7 @@ fn check(batch: &v1::Batch, limits: &Limits) -> Result<Compression, BatchError> 
     }
     let compression = Compression::new(batch.compression)?;
     let most = limits.decompressed_bytes_max();
-    let records = batch::decompress(&batch.records, compression, most)?;
-    let found = batch::check(&records, &limits.of_batches())?;
+    let found = batch::check_packed(&batch.records, compression, most, &limits.of_batches())?;
     let declared = batch.count;
     if found == 0 {
         return Err(BatchError::Malformed("it holds no record"));
@@ -79,61 +98,166 @@ pub struct Wanted {
     pub records_max: u64,
     /// What batches may be compressed with.
     pub accept: Vec<i32>,
+    /// About so many bytes of records, but at least one record.
+    pub bytes_max: usize,
+    /// The first batch is passed on whole if it is not larger than this.
+    pub whole_bytes_max: usize,
 }
 
-/// A stored batch as it is sent: without a copy, unless only a part of it is wanted, its
-/// compression is not taken, or its records are those of `log.v1`.
-pub fn sent(stored: &Stored, wanted: &Wanted) -> Result<StoredBatch, Error> {
-    let unreadable = Error::Unreadable;
-    let passed = wanted.from.0.saturating_sub(stored.first.0);
-    let left = u64::from(stored.count).saturating_sub(passed);
-    let count = left.min(wanted.records_max);
-    let is_whole = count == u64::from(stored.count);
-    let first = Offset(stored.first.0 + passed);
-    let short = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-    let (records, compression) = match stored.packed {
-        Some(compression) => {
-            let accepted =
-                compression == Compression::None || wanted.accept.contains(&(compression as i32));
-            if is_whole && accepted {
-                (stored.bytes.clone(), compression)
-            } else {
-                let all = stored.unpacked(compression)?;
-                let part = batch::slice(&all, short(passed), short(count));
-                let (part, found) = part.map_err(unreadable)?;
-                let declared = short(count);
-                if found != declared {
-                    return Err(unreadable(BatchError::Count { declared, found }));
-                }
-                (part, Compression::None)
+/// What a batch takes in a message beside its records.
+const STORED_BATCH_BYTES: usize = 48;
+
+/// What is left of what was wanted, for the next batch.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    records: u64,
+    bytes: usize,
+    is_first: bool,
+}
+
+impl Wanted {
+    fn accepts(&self, compression: Compression) -> bool {
+        compression == Compression::None || self.accept.contains(&(compression as i32))
+    }
+
+    /// Whether a batch is passed on as it is kept.
+    fn is_passed_on(&self, stored: &Stored, compression: Compression, left: Left) -> bool {
+        let bytes_max = if left.is_first {
+            self.whole_bytes_max.max(left.bytes)
+        } else {
+            left.bytes
+        };
+        self.accepts(compression)
+            && stored.first >= self.from
+            && u64::from(stored.count) <= left.records
+            && stored.bytes.len() <= bytes_max
+    }
+
+    /// A stored batch as it is sent: without a copy, unless only a part of it is wanted, its
+    /// compression is not taken, or its records are those of `log.v1`. `None` if it is better sent
+    /// first in another answer.
+    fn sent(&self, stored: &Stored, left: Left) -> Result<Option<StoredBatch>, Error> {
+        let passed = self.from.0.saturating_sub(stored.first.0);
+        let first = Offset(stored.first.0 + passed);
+        let count = u64::from(stored.count).saturating_sub(passed);
+        let part = Part {
+            first: short(passed),
+            count: short(count.min(left.records)),
+            bytes_max: left.bytes,
+        };
+        let (records, count, compression) = match stored.packed {
+            Some(compression) if self.is_passed_on(stored, compression, left) => {
+                (stored.bytes.clone(), stored.count, compression)
             }
+            Some(compression) if !left.is_first && self.accepts(compression) => return Ok(None),
+            Some(compression) => {
+                let most = DECOMPRESSED_BYTES_MAX;
+                let part = batch::unpack(&stored.bytes, compression, most, part);
+                let (records, count) = part.map_err(Error::Unreadable)?;
+                (records, count, Compression::None)
+            }
+            None => {
+                let (records, count) = repacked(stored, first, part)?;
+                (records, count, Compression::None)
+            }
+        };
+        if !left.is_first && records.len() > left.bytes {
+            return Ok(None);
         }
-        None => (repacked(stored, first, count)?, Compression::None),
-    };
-    Ok(StoredBatch {
-        first_offset: first.0,
-        batch: Some(v1::Batch {
+        let batch = v1::Batch {
             records,
             compression: compression as i32,
-            count: short(count),
-        }),
-        append_timestamp_ms: stored.timestamp_ms,
-    })
+            count,
+        };
+        Ok(Some(StoredBatch {
+            first_offset: first.0,
+            batch: Some(batch),
+            append_timestamp_ms: stored.timestamp_ms,
+        }))
+    }
+}
+
+fn short(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// What was read as it is sent, and the offset after it.
+impl Shape for Wanted {
+    type Answer = (Vec<StoredBatch>, Offset);
+
+    fn is_long(&self, stored: &[Stored]) -> bool {
+        let mut is_first = true;
+        stored.iter().any(|stored| {
+            let left = Left {
+                records: self.records_max,
+                bytes: self.bytes_max,
+                is_first: std::mem::take(&mut is_first),
+            };
+            let Some(compression) = stored.packed else {
+                return false;
+            };
+            let later = !left.is_first && self.accepts(compression);
+            compression != Compression::None
+                && !later
+                && !self.is_passed_on(stored, compression, left)
+        })
+    }
+
+    fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    fn make(&self, stored: &[Stored]) -> Result<(Self::Answer, usize), Error> {
+        let mut left = Left {
+            records: self.records_max,
+            bytes: self.bytes_max.max(1),
+            is_first: true,
+        };
+        let (mut next, mut bytes) = (self.from, 0);
+        let mut all = Vec::with_capacity(stored.len());
+        for stored in stored {
+            if left.records == 0 || left.bytes == 0 {
+                break;
+            }
+            let Some(sent) = self.sent(stored, left)? else {
+                break;
+            };
+            let count = sent.batch.as_ref().map_or(0, |batch| batch.count);
+            next = Offset(sent.first_offset + u64::from(count));
+            let taken = bytes_of(&sent) + STORED_BATCH_BYTES;
+            bytes += taken + PART_BYTES;
+            left = Left {
+                records: left.records - u64::from(count),
+                bytes: left.bytes.saturating_sub(taken),
+                is_first: false,
+            };
+            all.push(sent);
+            if next < stored.next() {
+                break;
+            }
+        }
+        if bytes < COPIED_BELOW {
+            for batch in all.iter_mut().filter_map(|sent| sent.batch.as_mut()) {
+                batch.records = Bytes::copy_from_slice(&batch.records);
+            }
+        }
+        Ok(((all, next), bytes))
+    }
 }
 
 /// Records of `log.v1` as packed ones. Their term and type are that API's alone.
-fn repacked(stored: &Stored, first: Offset, count: u64) -> Result<Bytes, Error> {
+fn repacked(stored: &Stored, first: Offset, part: Part) -> Result<(Bytes, u32), Error> {
     let mut records = Vec::new();
-    stored.read_into(first, usize::MAX, &mut records)?;
+    stored.read_into(first, part.bytes_max.max(1), &mut records)?;
     let mut builder = Builder::default();
-    for record in records
-        .into_iter()
-        .take(usize::try_from(count).unwrap_or(usize::MAX))
-    {
-        builder.push(&batch::Record {
-            value: record.value,
-            ..batch::Record::default()
-        });
+    for record in records {
+        let record = batch::Record::from(record.value);
+        let more = batch::bytes_in_batch(&record);
+        let full = builder.count() > 0 && builder.bytes() + more > part.bytes_max;
+        if full || builder.count() == part.count {
+            break;
+        }
+        builder.push(&record);
     }
-    Ok(builder.take().0)
+    Ok(builder.take())
 }

@@ -4,20 +4,18 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use crate::log::record::Stored;
-use crate::log::{self, Offset};
+use crate::log::Offset;
+use crate::net::budget::{Accounts, Held, SMALL_BYTES_MAX};
 use crate::proto::v1::{self, ConsumeRequest, ConsumeResponse, StoredBatch};
 use crate::raft::ReplicatedLog;
 
-use super::super::{Shared, read_log, status};
-use super::batches::{self, Wanted};
+use super::super::reading::{Failed, PART_BYTES};
+use super::super::{ANSWER_BYTES_MAX, Shared, status};
+use super::batches::Wanted;
 use super::position::{self, Consistency};
 
-/// Bytes of records in one answer, beyond those of its first batch.
+/// Bytes of records in one answer, unless its first batch is larger and passed on whole.
 pub const READ_BYTES_MAX: usize = 1 << 20;
-/// No answer is larger: a batch that has to be sent without its compression, and what stands
-/// around it.
-pub const ANSWER_BYTES_MAX: usize = log::record::DECOMPRESSED_BYTES_MAX + (1 << 20);
 /// A read waits no longer at the end than this.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -36,39 +34,6 @@ pub fn freshness(log: &ReplicatedLog) -> v1::Freshness {
     }
 }
 
-/// Reads what is kept from an offset on.
-pub async fn read_stored(
-    log: &log::Log,
-    offset: Offset,
-    bytes_max: usize,
-) -> Result<Vec<Stored>, log::Error> {
-    read_log(log, offset, move |log| log.read_stored(offset, bytes_max)).await
-}
-
-/// What was read, as it is sent, and the offset after it. What is decompressed counts as it is sent,
-/// against about `bytes_max` bytes: at least one batch.
-pub fn send(
-    stored: &[Stored],
-    mut wanted: Wanted,
-    bytes_max: usize,
-) -> Result<(Vec<StoredBatch>, Offset), Status> {
-    let mut next = wanted.from;
-    let mut left = bytes_max.max(1);
-    let mut all = Vec::with_capacity(stored.len());
-    for stored in stored {
-        if wanted.records_max == 0 || left == 0 {
-            break;
-        }
-        let sent = batches::sent(stored, &wanted).map_err(|error| status::log(&error))?;
-        let count = sent.batch.as_ref().map_or(0, |batch| batch.count);
-        next = Offset(sent.first_offset + u64::from(count));
-        wanted.records_max -= u64::from(count);
-        left = left.saturating_sub(bytes_of(&sent).max(1));
-        all.push(sent);
-    }
-    Ok((all, next))
-}
-
 /// The bytes of a sent batch's records.
 pub fn bytes_of(sent: &StoredBatch) -> usize {
     sent.batch.as_ref().map_or(0, |batch| batch.records.len())
@@ -77,46 +42,76 @@ pub fn bytes_of(sent: &StoredBatch) -> usize {
 /// Answers with the records of a range.
 pub async fn range(
     shared: &Shared<ReplicatedLog>,
+    accounts: Option<&Accounts>,
     request: ConsumeRequest,
-) -> Result<ConsumeResponse, Status> {
+) -> Result<(ConsumeResponse, Option<Held>), Status> {
     let log = shared.log()?;
     let consistency = Consistency::new(request.consistency);
     consistency.reached(log).await?;
-    let from = position::begin(log, request.start.clone()).await?;
+    let from = position::begin(shared, request.start.clone()).await?;
     wait_for(shared, log, from, request.wait_ms_max).await?;
-    let bytes_max = match request.bytes_max as usize {
-        0 => READ_BYTES_MAX,
-        bytes => bytes.min(READ_BYTES_MAX),
+    let wanted = Wanted {
+        from,
+        records_max: match request.records_max {
+            0 => u64::MAX,
+            records => records.into(),
+        },
+        accept: request.accept,
+        bytes_max: match request.bytes_max as usize {
+            0 => READ_BYTES_MAX,
+            bytes => bytes.min(READ_BYTES_MAX),
+        },
+        whole_bytes_max: match request.bytes_max as usize {
+            0 => ANSWER_BYTES_MAX,
+            bytes => bytes.min(ANSWER_BYTES_MAX),
+        },
+    };
+    // A few records are seldom large, and a read of more begins again with more room.
+    let few = wanted.records_max.saturating_mul(PART_BYTES as u64) < SMALL_BYTES_MAX as u64;
+    let expected = if few {
+        SMALL_BYTES_MAX
+    } else {
+        wanted.bytes_max
     };
     loop {
         let (first, next) = log.log().offsets();
-        let stored = if from == next {
-            Vec::new()
+        let (read, held) = if from == next {
+            ((Vec::new(), from), None)
         } else {
-            let read = read_stored(log.log(), from, bytes_max).await;
-            read.map_err(|error| status::log(&error))?
+            read(shared, accounts, expected, wanted.clone()).await?
         };
         if !consistency.holds(log) {
             // It took too long since the node was fresh.
             consistency.reached(log).await?;
             continue;
         }
-        let wanted = Wanted {
-            from,
-            records_max: match request.records_max {
-                0 => u64::MAX,
-                records => records.into(),
-            },
-            accept: request.accept,
-        };
-        let (batches, next_offset) = send(&stored, wanted, bytes_max)?;
-        return Ok(ConsumeResponse {
+        let (batches, next_offset) = read;
+        let answer = ConsumeResponse {
             batches,
             next_offset: next_offset.0,
             first_offset: first.0,
             freshness: Some(freshness(log)),
-        });
+        };
+        return Ok((answer, held));
     }
+}
+
+/// What was read, and the offset after it.
+pub type Read = (Vec<StoredBatch>, Offset);
+
+/// Reads what is wanted, with the room that it takes.
+pub async fn read(
+    shared: &Shared<ReplicatedLog>,
+    accounts: Option<&Accounts>,
+    expected: usize,
+    wanted: Wanted,
+) -> Result<(Read, Option<Held>), Status> {
+    let (log, from) = (shared.log()?, wanted.from);
+    let read = shared.reading.answer(log, accounts, from, expected, wanted);
+    read.await.map_err(|failed| match failed {
+        Failed::Log(error) => status::log(&error),
+        Failed::Status(status) => status,
+    })
 }
 
 /// Waits for a record at an offset, if it is the next one.

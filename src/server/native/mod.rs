@@ -15,8 +15,8 @@ use crate::raft::{
 
 use super::auth::Action;
 use super::{
-    BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX, Shared, auth, check_log,
-    status,
+    BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX, Shared, accounts, auth,
+    check_log, status,
 };
 
 mod batches;
@@ -25,7 +25,7 @@ mod position;
 mod produce;
 mod tail;
 
-pub use consume::{ANSWER_BYTES_MAX, freshness};
+pub use consume::freshness;
 
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
@@ -248,8 +248,12 @@ impl LogService for Native {
         request: Request<ConsumeRequest>,
     ) -> Result<Response<ConsumeResponse>, Status> {
         self.log(&request.get_ref().log)?;
-        let answer = consume::range(&self.0, request.into_inner()).await;
-        answer.map(Response::new)
+        let accounts = accounts(&request);
+        let read = consume::range(&self.0, accounts.as_ref(), request.into_inner()).await;
+        let (answer, held) = read?;
+        let mut response = Response::new(answer);
+        self.0.unread.put_out(&mut response, held);
+        Ok(response)
     }
 
     async fn consume_stream(
@@ -257,8 +261,11 @@ impl LogService for Native {
         request: Request<Streaming<ConsumeStreamRequest>>,
     ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
         self.log("")?;
-        let requests = request.into_inner();
-        Ok(Response::new(tail::stream(self.0.clone(), requests)))
+        let (shared, accounts) = (self.0.clone(), accounts(&request));
+        let (answers, outbox) = tail::stream(shared, accounts, request.into_inner());
+        let mut response = Response::new(answers);
+        response.extensions_mut().insert(outbox);
+        Ok(response)
     }
 
     async fn commit_cursor(

@@ -9,7 +9,7 @@ use crate::proto::v1::{self, Edge, consistency::Level, start::At};
 use crate::raft::ReplicatedLog;
 use crate::tasks;
 
-use super::super::status;
+use super::super::{Shared, status};
 
 /// What a read must see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,11 @@ impl Consistency {
 }
 
 /// Finds where a read begins.
-pub async fn begin(log: &ReplicatedLog, start: Option<v1::Start>) -> Result<Offset, Status> {
+pub async fn begin(
+    shared: &Shared<ReplicatedLog>,
+    start: Option<v1::Start>,
+) -> Result<Offset, Status> {
+    let log = shared.log()?;
     let (first, next) = log.log().offsets();
     let at = start.and_then(|start| start.at);
     Ok(match at.unwrap_or(At::Edge(Edge::Earliest.into())) {
@@ -66,6 +70,7 @@ pub async fn begin(log: &ReplicatedLog, start: Option<v1::Start>) -> Result<Offs
         },
         At::Offset(offset) => Offset(offset),
         At::TimestampMs(timestamp_ms) => {
+            let _turn = shared.reading.disk().acquire().await;
             let log = log.log().clone();
             let found =
                 tasks::spawn_blocking("search for a time", move || log.offset_at(timestamp_ms));

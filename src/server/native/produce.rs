@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
+use crate::net::budget::Accounts;
 use crate::proto::v1::{
     ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse,
 };
@@ -16,7 +17,7 @@ use crate::tasks;
 
 use super::super::intake::Taken;
 use super::super::produce::{LEADER_WAIT, RETRY, counted, outcome, taken};
-use super::super::{Shared, auth, check_log, status};
+use super::super::{Shared, accounts, auth, check_log, status};
 use super::batches;
 
 /// Bytes of batches that one stream may have under way: its credit.
@@ -46,9 +47,12 @@ pub async fn one(
 ) -> Result<ProduceResponse, Status> {
     let log = shared.log()?;
     let held = taken(&request).take();
+    let accounts = accounts(&request);
     let fence = fence_of(request.get_ref());
     let subject = auth::subject(&request).to_owned();
-    let batch = batches::taken(request.into_inner(), &subject, &shared.limits)?;
+    let (bulk, limits) = (shared.reading.bulk(), &shared.limits);
+    let request = request.into_inner();
+    let batch = batches::taken(request, &subject, limits, bulk, accounts.as_ref()).await?;
     let batch = counted(batch, held);
     let deadline = Instant::now() + LEADER_WAIT;
     loop {
@@ -88,6 +92,7 @@ pub fn stream(
         shared,
         subject: auth::subject(&request).to_owned(),
         taken: taken(&request),
+        accounts: accounts(&request),
         credit: Arc::new(Semaphore::new(STREAM_BYTES_MAX)),
         requests: request.into_inner(),
     };
@@ -125,6 +130,7 @@ struct Reader {
     /// Who sends them.
     subject: String,
     taken: Arc<Taken>,
+    accounts: Option<Accounts>,
     credit: Arc<Semaphore>,
     requests: Streaming<ProduceStreamRequest>,
 }
@@ -164,7 +170,9 @@ impl Reader {
         let request = request.produce.ok_or_else(missing)?;
         check_log(&request.log)?;
         let fence = fence_of(&request);
-        let batch = batches::taken(request, &self.subject, &self.shared.limits)?;
+        let (limits, bulk) = (&self.shared.limits, self.shared.reading.bulk());
+        let accounts = self.accounts.as_ref();
+        let batch = batches::taken(request, &self.subject, limits, bulk, accounts).await?;
         let mut drain = self.shared.drain.clone();
         let credit = tokio::select! {
             biased;

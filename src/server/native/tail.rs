@@ -14,17 +14,19 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::log::Offset;
+use crate::net::budget::{Accounts, Held};
 use crate::proto::v1::{ConsumeStreamRequest, ConsumeStreamResponse, ConsumeStreamStart};
 use crate::raft::{Applied, ReplicatedLog};
 use crate::tasks;
 
-use super::super::{Drain, Shared, check_log, status};
+use super::super::answers::Outbox;
+use super::super::{ANSWER_BYTES_MAX, Drain, Shared, check_log, status};
 use super::batches::Wanted;
-use super::consume::{bytes_of, freshness, read_stored, send};
+use super::consume::{bytes_of, freshness, read};
 use super::position::{self, Consistency};
 
 /// Bytes that a stream reads at a time.
-const READ_BYTES: i64 = 256 << 10;
+const READ_BYTES: usize = 256 << 10;
 /// Answers that wait for the connection.
 const READY_MAX: usize = 1;
 /// Credit beyond this is forgotten.
@@ -38,25 +40,54 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 /// The answers of a consume stream.
 pub type Answers = BoxStream<'static, Result<ConsumeStreamResponse, Status>>;
 
-type Tell = mpsc::Sender<Result<ConsumeStreamResponse, Status>>;
+type Answer = Result<ConsumeStreamResponse, Status>;
+
+/// Hands answers to the call's body, which counts what they take.
+struct Tell {
+    answers: mpsc::Sender<(Answer, Option<Held>)>,
+    outbox: Outbox,
+}
+
+impl Tell {
+    /// Once the last answer is taken; false if the client left.
+    async fn tell(&self, answer: Answer, held: Option<Held>) -> bool {
+        let Ok(place) = self.answers.reserve().await else {
+            return false;
+        };
+        self.outbox.hand_over(|| place.send((answer, held)));
+        true
+    }
+}
 
 /// Answers a client's requests until it leaves.
 pub fn stream(
     shared: Arc<Shared<ReplicatedLog>>,
+    accounts: Option<Accounts>,
     requests: Streaming<ConsumeStreamRequest>,
-) -> Answers {
-    let (tell, answers) = mpsc::channel(READY_MAX);
+) -> (Answers, Outbox) {
+    let outbox = shared.unread.outbox();
+    let (answers, told) = mpsc::channel(READY_MAX);
+    let tell = Tell {
+        answers,
+        outbox: outbox.clone(),
+    };
     tasks::spawn("native consume stream", async move {
-        if let Err(status) = serve(shared, requests, &tell).await {
+        if let Err(status) = serve(shared, accounts, requests, &tell).await {
             // A client that left needs no status, and one that does not read gets none.
-            let _ = tokio::time::timeout(LAST_WORD, tell.send(Err(status))).await;
+            let _ = tokio::time::timeout(LAST_WORD, tell.tell(Err(status), None)).await;
         }
     });
-    ReceiverStream::new(answers).boxed()
+    let counted = outbox.clone();
+    let answers = ReceiverStream::new(told).map(move |(answer, held)| {
+        counted.built(held);
+        answer
+    });
+    (answers.boxed(), outbox)
 }
 
 async fn serve(
     shared: Arc<Shared<ReplicatedLog>>,
+    accounts: Option<Accounts>,
     requests: Streaming<ConsumeStreamRequest>,
     tell: &Tell,
 ) -> Result<(), Status> {
@@ -65,21 +96,21 @@ async fn serve(
     let began = tokio::select! {
         biased;
         () = drain.began() => return Err(status::draining()),
-        began = begin(&shared, requests) => began?,
+        began = begin(&shared, accounts, requests) => began?,
     };
     let Some(tail) = began else {
         return Ok(());
     };
-    let answer = tail.answer(Vec::new());
-    if tell.send(Ok(answer)).await.is_err() {
-        return Ok(());
+    if tell.tell(Ok(tail.answer(Vec::new())), None).await {
+        tail.run(tell).await?;
     }
-    tail.run(tell).await
+    Ok(())
 }
 
 /// Takes the first message; `None` if the client left without one.
 async fn begin(
-    shared: &Shared<ReplicatedLog>,
+    shared: &Arc<Shared<ReplicatedLog>>,
+    accounts: Option<Accounts>,
     mut requests: Streaming<ConsumeStreamRequest>,
 ) -> Result<Option<Tail>, Status> {
     let Some(first) = requests.message().await? else {
@@ -91,7 +122,7 @@ async fn begin(
     let log = shared.log()?.clone();
     let consistency = Consistency::new(start.consistency);
     consistency.reached(&log).await?;
-    let next = position::begin(&log, start.start.clone()).await?;
+    let next = position::begin(shared, start.start.clone()).await?;
     let (_, end) = log.log().offsets();
     if next > end {
         let (first, next, asked) = (log.log().offsets().0, end, next);
@@ -102,6 +133,8 @@ async fn begin(
         heartbeats: heartbeats(&start, consistency),
         applied: log.watch_applied(),
         drain: shared.drain.clone(),
+        shared: shared.clone(),
+        accounts,
         log,
         requests,
         consistency,
@@ -134,6 +167,8 @@ fn granted(bytes: u64) -> i64 {
 }
 
 struct Tail {
+    shared: Arc<Shared<ReplicatedLog>>,
+    accounts: Option<Accounts>,
     log: ReplicatedLog,
     requests: Streaming<ConsumeStreamRequest>,
     applied: watch::Receiver<Applied>,
@@ -161,7 +196,7 @@ enum Event {
 impl Tail {
     async fn run(mut self, tell: &Tell) -> Result<(), Status> {
         loop {
-            let answer = match self.event(tell).await? {
+            let (answer, held) = match self.event(tell).await? {
                 Event::Credit(bytes) => {
                     self.credit = (self.credit + granted(bytes)).min(CREDIT_MAX);
                     continue;
@@ -173,14 +208,17 @@ impl Tail {
                 Event::Left => return Ok(()),
                 Event::Heartbeat => {
                     self.keep_fresh().await?;
-                    self.answer(Vec::new())
+                    (self.answer(Vec::new()), None)
                 }
-                Event::Records => self.read().await?,
+                Event::Records => match self.read(tell).await? {
+                    Some(read) => read,
+                    None => return Ok(()),
+                },
             };
             tokio::select! {
                 biased;
                 () = self.drain.began() => return Err(status::draining()),
-                told = tell.send(Ok(answer)) => if told.is_err() {
+                told = tell.tell(Ok(answer), held) => if !told {
                     return Ok(());
                 }
             }
@@ -192,7 +230,7 @@ impl Tail {
         tokio::select! {
             biased;
             () = self.drain.began() => Err(status::draining()),
-            () = tell.closed() => Ok(Event::Left),
+            () = tell.answers.closed() => Ok(Event::Left),
             _ = self.heartbeats.tick() => Ok(Event::Heartbeat),
             request = self.requests.message(), if open => match request? {
                 Some(request) if request.start.is_some() => {
@@ -222,23 +260,34 @@ impl Tail {
         self.consistency.reached(&self.log).await
     }
 
-    async fn read(&mut self) -> Result<ConsumeStreamResponse, Status> {
-        let bytes_max = usize::try_from(self.credit.min(READ_BYTES)).unwrap_or(1);
-        let stored = read_stored(self.log.log(), self.next, bytes_max).await;
-        let stored = stored.map_err(|error| status::log(&error))?;
-        if !self.consistency.holds(&self.log) {
-            self.consistency.reached(&self.log).await?;
-        }
+    /// Reads on, once there is room for it; `None` if the client leaves meanwhile.
+    async fn read(
+        &mut self,
+        tell: &Tell,
+    ) -> Result<Option<(ConsumeStreamResponse, Option<Held>)>, Status> {
+        let credit = usize::try_from(self.credit).unwrap_or(usize::MAX).max(1);
         let wanted = Wanted {
             from: self.next,
             records_max: u64::MAX,
             accept: self.accept.clone(),
+            bytes_max: credit.min(READ_BYTES),
+            whole_bytes_max: credit.min(ANSWER_BYTES_MAX),
         };
-        let (batches, next) = send(&stored, wanted, bytes_max)?;
+        let expected = wanted.bytes_max;
+        let read = tokio::select! {
+            biased;
+            read = read(&self.shared, self.accounts.as_ref(), expected, wanted) => read?,
+            () = self.drain.began() => return Err(status::draining()),
+            () = tell.answers.closed() => return Ok(None),
+        };
+        if !self.consistency.holds(&self.log) {
+            self.consistency.reached(&self.log).await?;
+        }
+        let ((batches, next), held) = read;
         let bytes: usize = batches.iter().map(bytes_of).sum();
         self.credit -= granted(bytes.max(1) as u64);
         self.next = next;
-        Ok(self.answer(batches))
+        Ok(Some((self.answer(batches), held)))
     }
 
     fn answer(&self, batches: Vec<crate::proto::v1::StoredBatch>) -> ConsumeStreamResponse {

@@ -1,0 +1,135 @@
+//! Reading within the budget: an answer's room is taken before its records are read.
+//!
+//! How much there is to read is known once it was read. So a read begins with the room that it
+//! expects to need, and begins again with more if that was too little; few reads go on at once, so
+//! that what is read without room is bounded, too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+use crate::log::record::Stored;
+use crate::log::{self, Offset};
+use crate::net::budget::{Accounts, Held};
+
+use super::bulk::Bulk;
+use super::{CommitLog, status};
+
+/// Reads of the disk at once: each has a thread, and holds what it reads.
+const DISK_READS_MAX: usize = 8;
+/// How long a read waits for room.
+const ROOM_WAIT: Duration = Duration::from_secs(30);
+/// What one of many small parts takes, beside its bytes.
+pub const PART_BYTES: usize = 64;
+/// An answer below this is copied out of what was read, so that it keeps nothing larger in memory.
+pub const COPIED_BELOW: usize = 256 << 10;
+
+/// How a node reads for its clients.
+#[derive(Debug)]
+pub struct Reading {
+    disk: Arc<Semaphore>,
+    bulk: Bulk,
+}
+
+/// Makes an answer of what was read.
+pub trait Shape: Clone + Send + Sync + 'static {
+    type Answer: Send + 'static;
+
+    /// Whether that is work for long.
+    fn is_long(&self, stored: &[Stored]) -> bool;
+
+    /// About how many bytes the answer may take.
+    fn bytes_max(&self) -> usize;
+
+    /// The answer, and the bytes that it takes.
+    fn make(&self, stored: &[Stored]) -> Result<(Self::Answer, usize), log::Error>;
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Failed {
+    Log(log::Error),
+    Status(Status),
+}
+
+impl From<log::Error> for Failed {
+    fn from(error: log::Error) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl Reading {
+    pub fn new(bulk: Bulk) -> Self {
+        Self {
+            disk: Arc::new(Semaphore::new(DISK_READS_MAX)),
+            bulk,
+        }
+    }
+
+    /// A turn to read from the disk.
+    pub fn disk(&self) -> &Semaphore {
+        &self.disk
+    }
+
+    /// Where long work is done.
+    pub fn bulk(&self) -> &Bulk {
+        &self.bulk
+    }
+
+    /// Reads from `from` on about so much, and makes the answer, which is expected to take `expected`
+    /// bytes. The room that it takes comes with it.
+    pub async fn answer<L: CommitLog, S: Shape>(
+        &self,
+        log: &L,
+        accounts: Option<&Accounts>,
+        from: Offset,
+        expected: usize,
+        shape: S,
+    ) -> Result<(S::Answer, Option<Held>), Failed> {
+        let mut wanted = expected;
+        loop {
+            let held = room(accounts, wanted).await.map_err(Failed::Status)?;
+            // What is larger than all the room there is counts as that.
+            let room = held.as_ref().map_or(usize::MAX, Held::bytes);
+            let room = if room < wanted { usize::MAX } else { room };
+            let stored = log.read_stored(from, shape.bytes_max(), &self.disk).await?;
+            let parts = stored.iter().map(|part| part.bytes.len() + PART_BYTES);
+            let long = shape.is_long(&stored);
+            let needed = parts.sum::<usize>() + if long { shape.bytes_max() } else { 0 };
+            if needed > room {
+                wanted = needed;
+                continue;
+            }
+            let (answer, bytes) = if long {
+                let shape = shape.clone();
+                let made = self.bulk.run(accounts, move || shape.make(&stored)).await;
+                made.unwrap_or(Err(log::Error::Stopped))?
+            } else {
+                shape.make(&stored)?
+            };
+            if bytes > room {
+                // By one record that is larger than what was asked for.
+                wanted = needed.max(bytes);
+                continue;
+            }
+            let held = held.map(|mut held| held.split(bytes.max(1)));
+            return Ok((answer, held));
+        }
+    }
+}
+
+async fn room(accounts: Option<&Accounts>, bytes: usize) -> Result<Option<Held>, Status> {
+    let Some(accounts) = accounts else {
+        return Ok(None);
+    };
+    let taken = tokio::time::timeout(ROOM_WAIT, accounts.answers.take(bytes)).await;
+    match taken {
+        Ok(held) => Ok(Some(held)),
+        Err(_) => {
+            let held = accounts.answers.try_take(bytes);
+            held.map(Some).map_err(|full| status::in_flight(&full))
+        }
+    }
+}
