@@ -12,3 +12,7 @@ mod arena;
 mod half_sent;
 #[path = "attacks/sockets.rs"]
 mod sockets;
+#[path = "attacks/storm.rs"]
+mod storm;
+#[path = "attacks/unread.rs"]
+mod unread;

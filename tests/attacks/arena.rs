@@ -67,7 +67,12 @@ impl Arena {
 
     /// A connection that sends what it is told.
     pub async fn raw(&self, who: &str, place: usize) -> Raw {
-        Raw::dial(&self.layer(who), self.stage.cluster.addr(place)).await
+        Raw::dial(&self.layer(who), self.stage.cluster.addr(place), None).await
+    }
+
+    /// The same, with a window of nothing: no answer comes that has a body.
+    pub async fn deaf(&self, who: &str, place: usize) -> Raw {
+        Raw::dial(&self.layer(who), self.stage.cluster.addr(place), Some(0)).await
     }
 
     /// Lets a canary sing at a node, and looks at what that node takes, until the attack is over.
@@ -189,7 +194,7 @@ pub struct RawCall {
 }
 
 impl Raw {
-    async fn dial(layer: &StreamLayer, addr: &str) -> Self {
+    async fn dial(layer: &StreamLayer, addr: &str, window: Option<u32>) -> Self {
         let io = layer
             .dial(Kind::Grpc, addr, PATIENCE)
             .await
@@ -197,6 +202,9 @@ impl Raw {
         let mut builder = h2::client::Builder::new();
         // Our own memory is not the subject.
         builder.max_send_buffer_size(64 << 20);
+        if let Some(window) = window {
+            builder.initial_window_size(window);
+        }
         let (requests, connection) = builder.handshake(io).await.expect("HTTP/2");
         let driver = tokio::spawn(async move {
             // An attack may be ended by its victim.
