@@ -14,6 +14,7 @@
 //! - [`client`]: the other end.
 //! - [`cli`]: the command line.
 //! - [`tasks`] and [`stderr`]: nothing ends unseen, and no line of a log stops anything.
+//! - [`env`] and [`name`]: what all of them stand on.
 
 pub mod agent;
 pub mod batch;
@@ -22,6 +23,7 @@ pub mod client;
 pub mod config;
 pub mod env;
 pub mod log;
+pub mod name;
 pub mod net;
 pub mod proto;
 pub mod raft;

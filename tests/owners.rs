@@ -12,11 +12,12 @@ use ferrolog::net::Kind;
 use ferrolog::net::stream_layer::ChannelOptions;
 use ferrolog::proto::log_v1::log_client::LogClient;
 use ferrolog::proto::log_v1::{ProduceRequest as PlainRequest, Record};
+use ferrolog::proto::v1::cluster_service_client::ClusterServiceClient;
 use ferrolog::proto::v1::{
     ClaimEpochRequest, CloseSessionRequest, CommitCursorRequest, DeleteCursorRequest,
     DeleteFenceRequest, Fence, GetCursorRequest, GetEpochRequest, GetLimitsRequest,
     ListCursorsRequest, ListFencesRequest, ListSessionsRequest, OpenSessionRequest, ProduceRequest,
-    ProduceResponse, SessionSequence,
+    ProduceResponse, SessionSequence, TransferLeadershipRequest,
 };
 use futures::StreamExt;
 use tonic::transport::Channel;
@@ -231,6 +232,50 @@ async fn another_batch_under_a_used_number_is_never_acknowledged() {
     );
     assert_refused(&reused, Code::FailedPrecondition, "SEQUENCE_REUSED");
     assert_eq!(values(&stage).await, ["a", "b", "c", "d"]);
+}
+
+#[tokio::test]
+async fn a_name_of_megabytes_comes_back_short_and_an_odd_one_is_refused() {
+    let stage = stage().await;
+    let mut client = native::client_of(&stage, 0);
+    let layer = stage.cluster.stream_layer().expect("a client's security");
+    let channel = layer.channel(Kind::Grpc, stage.cluster.addr(0), ChannelOptions::default());
+    let mut cluster = ClusterServiceClient::new(channel);
+    let long = "\u{1b}[2J".repeat(750 << 10);
+    let get = GetCursorRequest {
+        name: long.clone(),
+        ..GetCursorRequest::default()
+    };
+    let limits = GetCursorRequest {
+        log: long.clone(),
+        ..GetCursorRequest::default()
+    };
+    let transfer = TransferLeadershipRequest { to: long.clone() };
+    let told = [
+        refused(answer(client.get_cursor(get)).await, "a cursor"),
+        refused(answer(client.get_cursor(limits)).await, "a log"),
+        refused(
+            answer(cluster.transfer_leadership(transfer)).await,
+            "a voter",
+        ),
+        refused(claim(&mut client, &long, 1).await, "a fence"),
+    ];
+    for status in told {
+        let message = status.message();
+        assert!(message.len() < 1024, "{} bytes", message.len());
+        assert!(!message.contains(char::is_control), "{message:?}");
+    }
+    for name in ["a\nb", "\u{1b}]0;x\u{7}", "\u{9b}2J"] {
+        let odd = refused(claim(&mut client, name, 1).await, "a fence");
+        assert_refused(&odd, Code::InvalidArgument, "INVALID_REQUEST");
+        let cursor = CommitCursorRequest {
+            name: name.to_owned(),
+            ..CommitCursorRequest::default()
+        };
+        let odd = refused(answer(client.commit_cursor(cursor)).await, "a cursor");
+        assert_refused(&odd, Code::InvalidArgument, "INVALID_REQUEST");
+    }
+    claim(&mut client, "Zähler 7", 1).await.expect("a name");
 }
 
 async fn claim(client: &mut Client, name: &str, token: u8) -> Result<u64, Status> {

@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 
 /// Which modules of the crate each one may name. A new arrow needs a page in `docs/decisions/`.
 ///
-/// `main > cli > agent > server > raft > log`; `client` stands beside `server`; `net`, `config`, `env` and
-/// `proto` are leaves. `lib` maps the crate, so it names every module.
+/// `main > cli > agent > server > raft > log`; `client` stands beside `server`; `net`, `config`, `env`,
+/// `name` and `proto` are leaves. `lib` maps the crate, so it names every module.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli", "tasks", "stderr"]),
     (
         "cli",
         &[
-            "agent", "batch", "client", "config", "raft", "log", "net", "env", "proto", "tasks",
-            "stderr",
+            "agent", "batch", "client", "config", "raft", "log", "net", "env", "name", "proto",
+            "tasks", "stderr",
         ],
     ),
     (
@@ -31,15 +31,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "server",
-        &["raft", "log", "batch", "net", "env", "proto", "tasks"],
+        &["raft", "log", "batch", "net", "env", "name", "proto", "tasks"],
     ),
     ("client", &["batch", "net", "env", "proto", "tasks"]),
-    ("raft", &["log", "net", "env", "proto", "tasks"]),
+    ("raft", &["log", "net", "env", "name", "proto", "tasks"]),
     ("log", &["batch", "env", "tasks"]),
     ("config", &["server", "raft", "log", "net"]),
-    ("net", &["env", "tasks"]),
+    ("net", &["env", "name", "tasks"]),
     ("batch", &[]),
     ("env", &[]),
+    ("name", &[]),
     ("proto", &[]),
     // A task that panics names `Agent::failed` in its documentation only.
     ("tasks", &["stderr"]),

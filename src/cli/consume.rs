@@ -4,7 +4,7 @@
 //! and misses none. It moves by compare-and-set: two readers under one name do not pass unnoticed.
 
 use std::future::pending;
-use std::io::{self, BufWriter, Stdout, Write};
+use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::Format;
 use super::connection::ConnectionArgs;
+use super::output::escaped;
 use super::positions::{parse_consistency, parse_start};
 use super::records::Delimiter;
 use crate::client::{
@@ -80,6 +81,9 @@ pub(super) struct ConsumeArgs {
     /// What to print after each record; \n, \r, \t, \0, \\ and \xNN are understood
     #[arg(long, default_value = "\\n", value_parser = Delimiter::parse)]
     delimiter: Delimiter,
+    /// On a terminal, print control characters as they are: by themselves they are escaped there
+    #[arg(long)]
+    raw: bool,
     /// Print each record's key and --key-delimiter before its value; a record without a key has an empty one
     #[arg(long)]
     keys: bool,
@@ -109,6 +113,7 @@ pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()>
             format,
             delimiter: args.delimiter,
             key_delimiter: args.keys.then_some(args.key_delimiter),
+            escapes: !args.raw && io::stdout().is_terminal(),
         },
         cursor,
     };
@@ -345,19 +350,30 @@ struct Form {
     format: Format,
     delimiter: Delimiter,
     key_delimiter: Option<Delimiter>,
+    /// Records come from anybody: a terminal obeys what they say.
+    escapes: bool,
 }
 
 impl Form {
     fn write(&self, out: &mut impl Write, record: &ConsumedRecord) -> io::Result<()> {
         if self.format == Format::Json {
-            return writeln!(out, "{}", to_json(record));
+            let line = to_json(record).to_string();
+            self.put(out, line.as_bytes())?;
+            return out.write_all(b"\n");
         }
         if let Some(delimiter) = &self.key_delimiter {
-            out.write_all(record.record.key.as_deref().unwrap_or_default())?;
+            self.put(out, record.record.key.as_deref().unwrap_or_default())?;
             out.write_all(delimiter.as_bytes())?;
         }
-        out.write_all(&record.record.value)?;
+        self.put(out, &record.record.value)?;
         out.write_all(self.delimiter.as_bytes())
+    }
+
+    fn put(&self, out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+        match self.escapes {
+            true => out.write_all(escaped(bytes).as_bytes()),
+            false => out.write_all(bytes),
+        }
     }
 }
 
@@ -422,10 +438,32 @@ mod tests {
             format,
             delimiter: Delimiter::newline(),
             key_delimiter: keys.then(|| Delimiter::parse(": ").unwrap()),
+            escapes: false,
         };
         let mut out = Vec::new();
         form.write(&mut out, record).unwrap();
         out
+    }
+
+    #[test]
+    fn a_terminal_does_not_obey_a_record() {
+        let record = consumed(b"a\x1b[2J\x7fb", Some(b"\x07"));
+        let shown = |format| {
+            let form = Form {
+                format,
+                delimiter: Delimiter::newline(),
+                key_delimiter: Some(Delimiter::newline()),
+                escapes: true,
+            };
+            let mut out = Vec::new();
+            form.write(&mut out, &record).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(Format::Text), "\\u0007\na\\u001b[2J\\u007fb\n");
+        let line = shown(Format::Json);
+        assert!(!line.trim_end().contains(char::is_control), "{line}");
+        let parsed: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(parsed["value"], "a\u{1b}[2J\u{7f}b");
     }
 
     #[test]

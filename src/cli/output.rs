@@ -5,7 +5,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use crate::stderr;
+use crate::{name, stderr};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How often a progress bar is told where things stand, in records.
@@ -14,14 +14,40 @@ pub(super) const PROGRESS_STRIDE: u64 = 1024;
 /// Prints a result. An error, such as a closed pipe, is the caller's.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    // Names come from other clients, and from servers.
+    match out.is_terminal() {
+        true => out.write_all(escaped(text.as_bytes()).as_bytes())?,
+        false => out.write_all(text.as_bytes())?,
+    }
     out.write_all(b"\n")?;
     out.flush()
 }
 
 /// Tells people something beside the result. Standard error may be gone: that is no failure.
 pub(super) fn say(text: &str) {
-    stderr::say(text);
+    // It may quote what a server said.
+    stderr::say(&escaped(text.as_bytes()));
+}
+
+/// Bytes as a terminal may be shown them: lines and tabs stay, and what it would obey is written out.
+pub(super) fn escaped(bytes: &[u8]) -> String {
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            match char {
+                '\n' | '\t' => shown.push(char),
+                // As JSON writes it, so that JSON stays what it is.
+                char if name::misleads(char) => {
+                    shown.push_str(&format!("\\u{:04x}", u32::from(char)));
+                }
+                char => shown.push(char),
+            }
+        }
+        for byte in chunk.invalid() {
+            shown.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    shown
 }
 
 /// A bar over `bytes`, or a spinner; hidden unless standard error is a terminal.
@@ -127,6 +153,17 @@ mod tests {
             ),
             ("1.50 s".into(), "0.25 ms".into())
         );
+    }
+
+    #[test]
+    fn a_terminal_is_shown_nothing_that_it_would_obey() {
+        let record = "a\u{1b}]0;owned\u{7}\r\u{9b}2J \u{202e}é\tb\n";
+        let shown = escaped(record.as_bytes());
+        assert_eq!(
+            shown,
+            "a\\u001b]0;owned\\u0007\\u000d\\u009b2J \\u202eé\tb\n"
+        );
+        assert_eq!(escaped(b"a\x9b\xffb"), "a\\x9b\\xffb");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use x509_parser::extensions::GeneralName;
 use super::certs::{NODE_URI_PREFIX, is_valid_name};
 use super::pem_file::{FILE_BYTES_MAX, Pem, Secrecy};
 use super::{BoxIo, Io, Kind};
+use crate::name::{self, BadName, Shown};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -83,6 +84,11 @@ pub enum TlsError {
         name = .common_name.as_deref().unwrap_or("")
     )]
     NotANode { common_name: Option<String> },
+    #[error("the common name {} of a certificate is refused: {source}", Shown(.common_name))]
+    CommonName {
+        common_name: String,
+        source: BadName,
+    },
 }
 
 /// The three PEM files a node or a client proves itself with.
@@ -224,6 +230,7 @@ impl Tls {
             file: cert.file.clone(),
             source,
         })?;
+        check_name(&identity)?;
 
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider)
@@ -330,12 +337,24 @@ fn check_peer(
         file: "the handshake of the peer".to_owned(),
         source,
     })?;
+    check_name(&identity)?;
     if kind == Kind::Raft && identity.node_name.is_none() {
         return Err(TlsError::NotANode {
             common_name: identity.common_name,
         });
     }
     Ok(identity)
+}
+
+/// The name goes into logs, errors and replicated state.
+fn check_name(identity: &Identity) -> Result<(), TlsError> {
+    let Some(name) = &identity.common_name else {
+        return Ok(());
+    };
+    name::check(name).map_err(|source| TlsError::CommonName {
+        common_name: name.clone(),
+        source,
+    })
 }
 
 fn identity_of(cert: &CertificateDer<'_>) -> Result<Identity, x509_parser::nom::Err<X509Error>> {

@@ -218,6 +218,27 @@ async fn a_host_the_certificate_does_not_name_is_refused() {
 }
 
 #[test]
+fn a_common_name_that_would_mislead_a_reader_is_refused() {
+    let of = |common_name: &str| Identity {
+        common_name: Some(common_name.to_owned()),
+        node_name: None,
+    };
+    assert!(check_name(&of("billing service")).is_ok());
+    assert!(check_name(&Identity::default()).is_ok());
+    for name in [
+        "a\nerror: all is lost",
+        "\u{1b}[2J",
+        &"x".repeat(3 << 20),
+        "",
+    ] {
+        let refused = check_name(&of(name)).unwrap_err();
+        let message = text(&refused);
+        assert!(message.len() < 1024, "{} bytes", message.len());
+        assert!(!message.contains(char::is_control), "{message:?}");
+    }
+}
+
+#[test]
 fn sessions_are_not_resumed() {
     let tls = node(&authority(), "node-1");
     for configs in [&tls.grpc, &tls.raft] {

@@ -11,8 +11,6 @@ use super::types::WireError;
 
 /// Cursors kept.
 pub const CURSORS_MAX: usize = 4096;
-/// Of the names of cursors, fences and their holders, in bytes.
-pub const NAME_BYTES_MAX: usize = 128;
 
 /// All cursors by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::log;
+use crate::name::Shown;
 
 use super::stable_store::StableError;
 use super::types::WireError;
@@ -189,8 +190,9 @@ pub enum MembershipError {
     },
     /// The node belongs to another cluster.
     #[error(
-        "the node belongs to cluster {theirs}, this is cluster {ours}: give it an empty data \
-         directory, or the addresses of its own cluster"
+        "the node belongs to cluster {}, this is cluster {ours}: give it an empty data directory, \
+         or the addresses of its own cluster",
+        Shown(.theirs)
     )]
     OtherCluster {
         /// The cluster of the node that asked.
@@ -216,7 +218,7 @@ pub enum MembershipError {
         name: String,
     },
     /// There is no such voter.
-    #[error("there is no voter named {name}: see `ferrolog cluster status`")]
+    #[error("there is no voter named {}: see `ferrolog cluster status`", Shown(.name))]
     NoSuchVoter {
         /// The name.
         name: String,
@@ -230,7 +232,10 @@ pub enum MembershipError {
         reason: String,
     },
     /// The name is not one.
-    #[error("a node's name is 1 to 63 of the characters a-z, 0-9, '-' and '.'; {name:?} is not")]
+    #[error(
+        "a node's name is 1 to 63 of the characters a-z, 0-9, '-' and '.'; {} is not",
+        Shown(.name)
+    )]
     BadName {
         /// The name.
         name: String,

@@ -86,7 +86,7 @@ mod trim_tests;
 
 pub use clocks::ClockReport;
 pub use command::{OffsetRange, Ranges, Receipt, Refusal, Retention, StateRefusal};
-pub use cursors::{CURSORS_MAX, CommitCursor, Cursor, NAME_BYTES_MAX};
+pub use cursors::{CURSORS_MAX, CommitCursor, Cursor};
 pub use directory::{Directory, Identity, JoinError, cluster_of};
 pub use error::{Error, ExecuteError, MembershipError, ProposeError, ReadError};
 pub use execute::{Claim, SESSION_IDLE_MS_MAX};

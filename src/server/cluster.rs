@@ -5,13 +5,14 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use crate::log::{Error, Offset};
+use crate::name;
 use crate::proto::v1::cluster_service_server::ClusterService;
 use crate::proto::v1::{
     self, GetRetentionRequest, GetRetentionResponse, GetStatusRequest, GetStatusResponse, Node,
     NodeRole, RemoveNodeRequest, RemoveNodeResponse, SetRetentionRequest, SetRetentionResponse,
     TransferLeadershipRequest, TransferLeadershipResponse, TrimRequest, TrimResponse,
 };
-use crate::raft::{NAME_BYTES_MAX, ReplicatedLog, Retention};
+use crate::raft::{ReplicatedLog, Retention};
 
 use super::native::{self, be_current};
 use super::{Shared, check_log, status};
@@ -151,7 +152,7 @@ fn check_wait(retention: &Retention) -> Result<(), Status> {
     if cursors.is_empty() && cap == 0 {
         return Ok(());
     }
-    let fine = |name: &String| !name.is_empty() && name.len() <= NAME_BYTES_MAX;
+    let fine = |name: &String| name::check(name).is_ok();
     if cursors.len() > CURSORS_MAX || !cursors.iter().all(fine) {
         let what = format!("retention waits for up to {CURSORS_MAX} cursors, each with a name");
         return Err(status::invalid(what));

@@ -12,6 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt, pb};
 
 use crate::batch::BatchError;
 use crate::log::{self, Offset};
+use crate::name::Shown;
 use crate::net::budget::Full;
 use crate::raft::{ExecuteError, MembershipError, ProposeError, ReadError, Refusal, StateRefusal};
 
@@ -78,7 +79,10 @@ pub fn invalid(message: impl Into<String>) -> Status {
 
 /// There is no log of this name.
 pub fn no_such_log(name: &str) -> Status {
-    let message = format!("there is no log {name:?}: the only one is \"default\"");
+    let message = format!(
+        "there is no log {}: the only one is \"default\"",
+        Shown(name)
+    );
     plain(Code::NotFound, "NO_SUCH_LOG", message)
 }
 
@@ -155,7 +159,7 @@ pub fn unauthenticated() -> Status {
 
 /// The caller may not do this.
 pub fn denied(subject: &str, action: &str) -> Status {
-    let message = format!("the access policy does not let {subject:?} {action}");
+    let message = format!("the access policy does not let {} {action}", Shown(subject));
     plain(Code::PermissionDenied, "DENIED", message)
 }
 
@@ -164,7 +168,10 @@ pub fn propose_under(error: &ProposeError, fence: Option<&str>) -> Status {
     let (Some(name), ProposeError::Refused(Refusal::Fenced { epoch })) = (fence, error) else {
         return propose(error);
     };
-    let message = format!("{name:?} has epoch {epoch} now: the batch is fenced off");
+    let message = format!(
+        "{} has epoch {epoch} now: the batch is fenced off",
+        Shown(name)
+    );
     let metadata = HashMap::from([
         ("name".to_owned(), name.to_owned()),
         ("epoch".to_owned(), epoch.to_string()),
@@ -323,7 +330,10 @@ pub fn execute(error: &ExecuteError) -> Status {
 
 /// There is no cursor of this name.
 pub fn no_such_cursor(name: &str) -> Status {
-    let message = format!("there is no cursor {name:?}: see `ferrolog cursor list`");
+    let message = format!(
+        "there is no cursor {}: see `ferrolog cursor list`",
+        Shown(name)
+    );
     plain(Code::NotFound, "NO_SUCH_CURSOR", message)
 }
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::log::Offset;
+use crate::name::{self, NAME_BYTES_MAX, Shown};
 use crate::net::mux::PeerInfo;
 use crate::proto::v1::log_service_server::LogService;
 use crate::proto::v1::*;
 use crate::raft::{
-    self, CURSORS_MAX, ClaimEpoch, CommitCursor, FENCES_MAX, NAME_BYTES_MAX, OF_SUBJECT_MAX,
-    ReplicatedLog, SESSION_IDLE_MS_MAX, SESSIONS_MAX, owner,
+    self, CURSORS_MAX, ClaimEpoch, CommitCursor, FENCES_MAX, OF_SUBJECT_MAX, ReplicatedLog,
+    SESSION_IDLE_MS_MAX, SESSIONS_MAX, owner,
 };
 
 use super::auth::Action;
@@ -43,11 +44,7 @@ impl Native {
 
 /// A name of a cursor, a fence or a holder.
 fn check_name(what: &str, name: &str) -> Result<(), Status> {
-    if !name.is_empty() && name.len() <= NAME_BYTES_MAX {
-        return Ok(());
-    }
-    let message = format!("{what} is a name of 1 to {NAME_BYTES_MAX} bytes, not {name:?}");
-    Err(status::invalid(message))
+    name::check(name).map_err(|bad| status::invalid(format!("{what}: {bad}, not {}", Shown(name))))
 }
 
 /// A secret of a session, or the token of a claim.
