@@ -31,7 +31,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "server",
-        &["raft", "log", "batch", "net", "env", "name", "proto", "tasks"],
+        &[
+            "raft", "log", "batch", "net", "env", "name", "proto", "tasks",
+        ],
     ),
     ("client", &["batch", "net", "env", "proto", "tasks"]),
     ("raft", &["log", "net", "env", "name", "proto", "tasks"]),

@@ -161,7 +161,8 @@ async fn a_node_that_never_joined_or_was_removed_is_not_heard() {
         let status = forger.entries(stranger, to, request).await;
         assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
         let mut client = forger.client(stranger, to);
-        let snapshot = client.install_snapshot(pb::InstallSnapshotRequest::default());
+        let parts = super::snapshot::to_parts(&pb::InstallSnapshotRequest::default());
+        let snapshot = client.install_snapshot(stream::iter(parts));
         let status = timeout(PATIENCE, snapshot).await.unwrap().unwrap_err();
         assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
         let told = client.identify(pb::IdentifyRequest {}).await.unwrap();
@@ -295,7 +296,7 @@ async fn no_entries_of_a_member_panic_or_mislead_a_follower() {
         snapshot(vote(term + 9, from, true), term + 9, committed),
     ] {
         let mut client = forger.client(from, to);
-        let sent = client.install_snapshot(request.clone());
+        let sent = client.install_snapshot(stream::iter(super::snapshot::to_parts(&request)));
         let status = timeout(PATIENCE, sent).await.unwrap().unwrap_err();
         assert_eq!(
             status.code(),

@@ -82,6 +82,8 @@ mod snapshot_tests;
 #[cfg(test)]
 mod suite_tests;
 #[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod trim_tests;
 
 pub use clocks::ClockReport;

@@ -172,7 +172,7 @@ impl raft_server::Raft for RaftService {
 
     async fn install_snapshot(
         &self,
-        request: Request<pb::InstallSnapshotRequest>,
+        request: Request<Streaming<pb::SnapshotPart>>,
     ) -> Result<Response<pb::InstallSnapshotResponse>, Status> {
         let node = self.check(&request, From::Introduced)?.clone();
         let sender = number(request.metadata(), "ferrolog-from");

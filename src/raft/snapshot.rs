@@ -8,8 +8,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use openraft::RaftSnapshotBuilder;
 use parking_lot::Mutex;
+use prost::Message;
 
 use crate::log::disk::Disk;
 use crate::log::{self, Floor, Index, Offset, Seal, Term};
@@ -30,6 +32,10 @@ const PART_BYTES: usize = 1 << 20;
 pub const STAGING: &str = "staging";
 /// Below this room on the disk no checkpoint is written, in bytes.
 const CHECKPOINT_ROOM: u64 = 4 << 20;
+/// Of the state and the manifest in one message on their way.
+const STATE_PART_BYTES: usize = 1 << 20;
+/// Of both in all: of full tables, and of as many segments as there may be.
+pub const STATE_BYTES_MAX: usize = 128 << 20;
 /// Segments in a manifest.
 const SEGMENTS_MAX: usize = 1 << 20;
 
@@ -178,6 +184,17 @@ fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
         term_ends: Vec::new(),
         marks: Vec::new(),
     }
+}
+
+/// Cuts up what says of what a snapshot consists.
+pub fn to_parts(
+    request: &pb::InstallSnapshotRequest,
+) -> impl Iterator<Item = pb::SnapshotPart> + use<> {
+    let mut left = Bytes::from(request.encode_to_vec());
+    std::iter::from_fn(move || {
+        let bytes = left.split_to(left.len().min(STATE_PART_BYTES));
+        (!bytes.is_empty()).then_some(pb::SnapshotPart { bytes })
+    })
 }
 
 /// Reads a manifest: segments without a gap, from the floor to the checkpoint, in entries and in

@@ -3,7 +3,11 @@
 //! What was fetched stays over a cut connection and over a restart, and is not fetched again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::BytesMut;
+use futures::{Stream, StreamExt};
+use prost::Message;
 use tonic::Status;
 
 use crate::log::{self, Seal};
@@ -11,17 +15,43 @@ use crate::proto::raft_v1 as pb;
 
 use super::ReplicatedLog;
 use super::fetch::{self, Hold};
-use super::snapshot::{self, Snapshot};
+use super::snapshot::{self, STATE_BYTES_MAX, Snapshot};
 use super::types;
+
+/// For the next part of what a snapshot consists of: who waits longer keeps others from theirs.
+const PART_WAIT: Duration = Duration::from_secs(10);
+
+/// Puts the parts together again, as far as there can be any.
+pub async fn gather(
+    mut parts: impl Stream<Item = Result<pb::SnapshotPart, Status>> + Unpin,
+) -> Result<pb::InstallSnapshotRequest, Status> {
+    let mut bytes = BytesMut::new();
+    loop {
+        let next = tokio::time::timeout(PART_WAIT, parts.next()).await;
+        let next =
+            next.map_err(|_| Status::deadline_exceeded("the snapshot's next part is late"))?;
+        let Some(part) = next.transpose()? else {
+            break;
+        };
+        if part.bytes.len() > STATE_BYTES_MAX - bytes.len() {
+            let what = format!("a snapshot's state is at most {STATE_BYTES_MAX} bytes");
+            return Err(Status::out_of_range(what));
+        }
+        bytes.extend_from_slice(&part.bytes);
+    }
+    let request = pb::InstallSnapshotRequest::decode(bytes.freeze());
+    request.map_err(|error| Status::invalid_argument(error.to_string()))
+}
 
 /// Stages what a snapshot consists of, fetching it from the sender. One is staged at a time: the
 /// hold must be kept until it is adopted.
 pub async fn receive(
     node: &ReplicatedLog,
     sender: u64,
-    request: pb::InstallSnapshotRequest,
+    parts: impl Stream<Item = Result<pb::SnapshotPart, Status>> + Unpin,
 ) -> Result<(types::Vote, Snapshot, Hold), Status> {
     let hold = Arc::new(node.staging().await);
+    let request = gather(parts).await?;
     let bad = |error: types::WireError| Status::invalid_argument(error.to_string());
     let vote = types::vote_from_pb(request.vote.as_ref()).map_err(bad)?;
     let data = snapshot::manifest_from_pb(&request).map_err(bad)?;

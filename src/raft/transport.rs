@@ -293,7 +293,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             sender_addr: self.from.addr.clone(),
         };
         let mut client = self.client.clone();
-        let send = client.install_snapshot(request);
+        let send = client.install_snapshot(stream::iter(snapshot::to_parts(&request)));
         let answer = tokio::select! {
             answer = send => answer.map_err(|status| Unreachable::new(&status))?,
             closed = cancel => return Err(closed.into()),
