@@ -14,8 +14,9 @@
 //! - [`client`]: the other end.
 //! - [`cli`]: the command line.
 //! - [`tasks`] and [`stderr`]: nothing ends unseen, and no line of a log stops anything.
-//! - [`env`] and [`name`]: what all of them stand on.
+//! - [`env`], [`name`] and [`access`]: what all of them stand on.
 
+pub mod access;
 pub mod agent;
 pub mod batch;
 pub mod cli;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Which modules of the crate each one may name. A new arrow needs a page in `docs/decisions/`.
 ///
 /// `main > cli > agent > server > raft > log`; `client` stands beside `server`; `net`, `config`, `env`,
-/// `name` and `proto` are leaves. `lib` maps the crate, so it names every module.
+/// `name`, `access` and `proto` are leaves. `lib` maps the crate, so it names every module.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli", "tasks", "stderr"]),
     (
@@ -37,10 +37,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("client", &["batch", "net", "env", "proto", "tasks"]),
     ("raft", &["log", "net", "env", "name", "proto", "tasks"]),
-    ("log", &["batch", "env", "tasks"]),
+    ("log", &["access", "batch", "env", "tasks"]),
     ("config", &["server", "raft", "log", "net"]),
-    ("net", &["env", "name", "tasks"]),
+    ("net", &["access", "env", "name", "tasks"]),
     ("batch", &[]),
+    ("access", &[]),
     ("env", &[]),
     ("name", &[]),
     ("proto", &[]),

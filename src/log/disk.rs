@@ -1,14 +1,22 @@
 //! The seam to the disk: every byte that a node keeps goes through [`Disk`] and [`File`].
 //!
-//! [`OsDisk`] is the real one. Its twin, `memory_disk`, forgets what was not synced.
+//! [`OsDisk`] is the real one: its files are their owner's alone, and no link is followed to one, since
+//! whoever could place a link could have another file written over. Its twin, `memory_disk`, forgets what was not synced.
 #![allow(clippy::disallowed_methods, reason = "the home of files")]
 
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::OFlags;
+
+use crate::access::{Rights, Us};
+
+#[allow(clippy::cast_possible_wrap, reason = "flags, not a number")]
+const NO_LINK: i32 = OFlags::NOFOLLOW.bits() as i32;
 
 /// Files by path, and the directories' durability.
 ///
@@ -16,6 +24,10 @@ use std::sync::Arc;
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Makes a directory and its parents, mode 0700.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// How others than this process's user may change what is in a directory; `None` if they cannot.
+    fn exposed(&self, _dir: &Path) -> io::Result<Option<Exposed>> {
+        Ok(None)
+    }
     /// The names in a directory, sorted.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Opens a file for reading and writing.
@@ -85,6 +97,24 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
     fn mappable(&self) -> Option<&fs::File>;
 }
 
+/// A directory that others may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exposed {
+    pub mode: u32,
+    /// It belongs to another user, who may give himself any right.
+    pub is_anothers: bool,
+}
+
+impl Exposed {
+    /// The command that takes it from them.
+    pub fn mend(&self, dir: &Path) -> String {
+        match self.is_anothers {
+            true => format!("chown -R \"$(id -un)\" {}", dir.display()),
+            false => format!("chmod go-w {}", dir.display()),
+        }
+    }
+}
+
 /// Holds a directory until dropped.
 #[derive(Debug)]
 pub struct DirLock(#[allow(dead_code, reason = "held, not read")] Option<fs::File>);
@@ -137,6 +167,13 @@ impl File for Absent {
     }
 }
 
+/// How files are opened: for their owner alone, and not through a link.
+fn options() -> fs::OpenOptions {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).mode(0o600).custom_flags(NO_LINK);
+    options
+}
+
 /// The operating system's files.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsDisk;
@@ -150,6 +187,15 @@ impl Disk for OsDisk {
             .recursive(true)
             .mode(0o700)
             .create(path)
+    }
+
+    fn exposed(&self, dir: &Path) -> io::Result<Option<Exposed>> {
+        let (us, rights) = (Us::now(), Rights::from(&fs::metadata(dir)?));
+        let exposed = Exposed {
+            mode: rights.mode,
+            is_anothers: us.is_anothers(rights),
+        };
+        Ok(us.shares_writing(rights).then_some(exposed))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -166,13 +212,11 @@ impl Disk for OsDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
-        Ok(Arc::new(OsFile(file)))
+        Ok(Arc::new(OsFile(options().write(true).open(path)?)))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let mut options = fs::OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).open(path)?;
+        let file = options().write(true).create_new(true).open(path)?;
         Ok(Arc::new(OsFile(file)))
     }
 
@@ -194,7 +238,7 @@ impl Disk for OsDisk {
     }
 
     fn lock(&self, dir: &Path) -> io::Result<DirLock> {
-        let mut options = fs::OpenOptions::new();
+        let mut options = options();
         let options = options.create(true).truncate(false).write(true);
         let file = options.open(dir.join("LOCK"))?;
         match file.try_lock() {
@@ -225,7 +269,7 @@ impl Disk for ReadOnlyDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = fs::File::open(path)?;
+        let file = options().open(path)?;
         if file.metadata()?.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
@@ -254,7 +298,7 @@ impl Disk for ReadOnlyDisk {
 
     /// Keeps nodes out, not other readers. Makes no file: without one no node ever ran there.
     fn lock(&self, dir: &Path) -> io::Result<DirLock> {
-        let file = match fs::File::open(dir.join("LOCK")) {
+        let file = match options().open(dir.join("LOCK")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(DirLock::unshared());
             }
@@ -356,5 +400,63 @@ impl OsFile {
             at += part as u64;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn files_are_their_owners_alone_whatever_the_directory_allows() {
+        let dir = tempfile::tempdir().unwrap();
+        chmod(dir.path(), 0o777);
+        let path = dir.path().join("a");
+        OsDisk.create(&path).unwrap();
+        let _lock = OsDisk.lock(dir.path()).unwrap();
+        for name in ["a", "LOCK"] {
+            let mode = fs::metadata(dir.path().join(name)).unwrap().mode();
+            assert_eq!(mode & 0o7777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_file_is_reached_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (theirs, link) = (dir.path().join("theirs"), dir.path().join("link"));
+        fs::write(&theirs, "theirs").unwrap();
+        symlink(&theirs, &link).unwrap();
+        symlink(&theirs, dir.path().join("LOCK")).unwrap();
+        assert!(OsDisk.open(&link).is_err());
+        assert!(OsDisk.create(&link).is_err());
+        assert!(OsDisk.open_or_create(&link).is_err());
+        assert!(ReadOnlyDisk.open(&link).is_err());
+        assert!(OsDisk.lock(dir.path()).is_err());
+        assert!(ReadOnlyDisk.lock(dir.path()).is_err());
+        assert!(OsDisk.open(&theirs).is_ok(), "by its own name");
+        assert_eq!(fs::read_to_string(&theirs).unwrap(), "theirs");
+    }
+
+    #[test]
+    fn a_directory_that_others_may_change_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o700, 0o755, 0o775] {
+            chmod(dir.path(), mode);
+            assert_eq!(OsDisk.exposed(dir.path()).unwrap(), None, "{mode:o}");
+        }
+        for mode in [0o777, 0o1777, 0o702] {
+            chmod(dir.path(), mode);
+            let exposed = OsDisk.exposed(dir.path()).unwrap();
+            let exposed = exposed.expect("others may write");
+            assert_eq!((exposed.mode, exposed.is_anothers), (mode, false));
+            let mend = exposed.mend(dir.path());
+            assert!(mend.starts_with("chmod go-w "), "{mend}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Reads the PEM files of `tls`, and refuses a private key that others may read.
+//! Reads the PEM files of `tls`, and refuses a private key that others may read: a group that this
+//! process is in is none of them.
 //!
 //! Errors carry the name of the file. What the sections mean is left to `tls`.
 
@@ -9,13 +10,13 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::tls::TlsError;
+use crate::access::{Rights, Us};
 
 /// A larger file is no certificate or key.
 pub(super) const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -42,11 +43,11 @@ impl Pem {
         let opened = File::open(path).map_err(failed)?;
         if secrecy == Secrecy::OwnerOnly {
             // The mode of the open file, so that it cannot be swapped between the check and the read.
-            let mode = opened.metadata().map_err(failed)?.permissions().mode() & 0o777;
-            if mode & 0o077 != 0 {
+            let rights = Rights::from(&opened.metadata().map_err(failed)?);
+            if Us::now().shares_secret(rights) {
                 return Err(TlsError::OpenKey {
                     path: path.to_owned(),
-                    mode,
+                    mode: rights.mode,
                 });
             }
         }

@@ -30,7 +30,7 @@ pub enum TlsError {
     Read { file: String, source: io::Error },
     #[error("{file} is larger than {FILE_BYTES_MAX} bytes, so it is no PEM file; check the path")]
     TooLarge { file: String },
-    #[error("key file {path} has mode {mode:03o}, so others may read or change it; run: chmod 600 {path}", path = .path.display())]
+    #[error("key file {path} has mode {mode:03o}, so others than this user and its groups may read or change it; run: chmod 600 {path}", path = .path.display())]
     OpenKey { path: PathBuf, mode: u32 },
     #[error(
         "{file} is not PEM, or lacks the section it should hold; make it anew with `ferrolog certs`"

@@ -304,14 +304,20 @@ fn files_are_checked_and_named() {
     let mode = |mode| fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).unwrap();
     let failure = |files: &TlsFiles| Tls::load(files).map(|_| ()).unwrap_err().to_string();
 
-    mode(0o640);
+    mode(0o644);
     let message = failure(&files);
-    assert!(message.contains("mode 640"), "{message}");
+    assert!(message.contains("mode 644"), "{message}");
     assert!(
         message.contains(&format!("chmod 600 {}", files.key.display())),
         "{message}"
     );
-    mode(0o400);
+    mode(0o660);
+    assert!(
+        failure(&files).contains("mode 660"),
+        "a group may not change it"
+    );
+    // The group of a file that this process made is its own.
+    mode(0o440);
     assert_eq!(
         Tls::load(&files).unwrap().identity().node_name.as_deref(),
         Some("node-1")

@@ -65,6 +65,11 @@ impl Directory {
             source,
         };
         disk.create_dir(path).map_err(failed)?;
+        if let Some(exposed) = disk.exposed(path).map_err(failed)? {
+            let (path, mode) = (path.to_owned(), exposed.mode);
+            let mend = exposed.mend(&path);
+            return Err(Error::Exposed { path, mode, mend });
+        }
         let lock = disk.lock(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => Error::InUse(path.to_owned()),
             _ => failed(error),
@@ -213,4 +218,33 @@ pub async fn cluster_of(layer: &StreamLayer, peers: &[String]) -> Option<(String
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::log::disk::OsDisk;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "it opens a directory to all")]
+    fn a_directory_that_others_may_change_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let chmod = |mode| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(dir.path(), mode).unwrap();
+        };
+        let open = || Directory::open(Arc::new(OsDisk), dir.path(), "n1", &Random::seeded(1));
+        chmod(0o777);
+        let refused = open().unwrap_err();
+        assert!(matches!(refused, Error::Exposed { mode: 0o777, .. }));
+        let told = refused.to_string();
+        assert!(
+            told.contains(&format!("chmod go-w {}", dir.path().display())),
+            "{told}"
+        );
+        chmod(0o755);
+        open().unwrap();
+    }
 }

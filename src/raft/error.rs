@@ -52,6 +52,18 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// Others than this process's user may change what is in the data directory.
+    #[error(
+        "others than this user may change the data directory {path} (mode {mode:o}): run: {mend}"
+    )]
+    Exposed {
+        /// The directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// The command that takes it from them.
+        mend: String,
+    },
     /// The directory belongs to a node of another name.
     #[error(
         "the data directory holds node {found}, not {asked}: start it with --name {found}, or give \
