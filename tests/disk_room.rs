@@ -2,9 +2,14 @@
 
 mod harness;
 
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ferrolog::log::Offset;
+use ferrolog::log::memory_disk::Event;
 use ferrolog::log::record::BatchBuilder;
 use ferrolog::raft::{
     Answer, ClaimEpoch, CommitCursor, ExecuteError, ProposeError, ReplicatedLog, Retention,
@@ -202,4 +207,63 @@ async fn commands_that_take_room_are_refused_while_most_followers_disks_are_full
     world.produce(&ADDRS, 0, BEFORE).await;
     let (_, others) = places(&world);
     commands_of_a_full_cluster(&others, &world).await;
+}
+
+/// A file of a segment, or one that will be.
+fn is_segment(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with("spare") || name.starts_with('0'))
+}
+
+/// Another program may take the last of the room at once: then files cannot be made, before anybody has looked.
+#[tokio::test(start_paused = true)]
+async fn nodes_whose_logs_wait_for_room_go_on_with_all_else() {
+    let world = World::new(11).await;
+    world.produce(&ADDRS, 0, BEFORE).await;
+    let (leader, _) = places(&world);
+    let log = world.node(leader).log().clone();
+    let refused: Vec<_> = ADDRS
+        .iter()
+        .map(|_| Arc::new(AtomicUsize::new(0)))
+        .collect();
+    for (disk, refused) in world.disks.iter().zip(&refused) {
+        let refused = refused.clone();
+        disk.watch(move |event, path| {
+            if event != Event::Allocate || !is_segment(path) {
+                return Ok(());
+            }
+            refused.fetch_add(1, Ordering::Relaxed);
+            Err(io::ErrorKind::StorageFull.into())
+        });
+    }
+    let before = log.view();
+    let mut answers = Vec::new();
+    for number in 0..2_000 {
+        let value = format!("{number} {}", "x".repeat(500));
+        answers.push(propose(&log, &value).await);
+    }
+    until(
+        "every log has tried to make files, again and again",
+        async || {
+            let tried = |refused: &Arc<AtomicUsize>| refused.load(Ordering::Relaxed) > 5;
+            refused.iter().all(tried).then_some(())
+        },
+    )
+    .await;
+    assert!(log.log().offsets().1 < Offset(BEFORE + 2_000), "it waits");
+    for number in 0..ADDRS.len() {
+        let node = world.node(number).log();
+        let read = timeout(Duration::from_secs(1), node.read_barrier()).await;
+        read.expect("the engine stands still")
+            .expect("a strong read");
+    }
+    assert_eq!(log.view(), before, "nobody was elected meanwhile");
+    for disk in &world.disks {
+        disk.watch(|_, _| Ok(()));
+    }
+    for answer in answers {
+        let answer = timeout(PATIENCE, answer).await.expect("an answer");
+        answer.expect("an answer").expect("there was room in time");
+    }
+    assert_eq!(log.log().offsets().1, Offset(BEFORE + 2_000));
 }

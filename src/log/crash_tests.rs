@@ -33,6 +33,7 @@ fn config() -> Config {
         index_bytes_max: 512,
         tail_cache_bytes_max: 300,
         inline_io: true,
+        ..Config::default()
     }
 }
 

@@ -58,9 +58,9 @@ impl Log {
                 .map_or((from, 0), |(store, end)| (store.base(), *end));
             announce(&*disk, &dir, place)?;
             files::remove_all(&*disk, &dir, gone.iter())?;
-            if let Some((store, end)) = cut {
-                store.cut(end, Some(room))?;
-                store.sync(&*disk)?;
+            if let Some((store, end)) = &cut {
+                store.cut(*end, Some(room))?;
+                store.sync()?;
             }
             finish(&*disk, &dir)
         };
@@ -131,7 +131,7 @@ pub fn redo(disk: &dyn Disk, dir: &Path, config: &Config) -> Result<(), Error> {
         // A cut never makes a store longer: what says so is no cut of ours.
         Ok(Some(store)) if store.len()? >= end.into() => {
             store.cut(end, Some(config.segment_bytes_max))?;
-            store.sync(disk)?;
+            store.sync()?;
         }
         // Whatever became of the store, the start will say.
         Ok(_) | Err(Error::Io { .. }) => {}

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::files::Paths;
 use super::memory_disk::{Event, MemoryDisk};
 use super::record::{BatchBuilder, join};
 use super::tests::{DIR, append, entry, fill, open, publish, records, value};

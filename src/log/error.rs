@@ -133,6 +133,13 @@ impl Error {
         matches!(self, Self::Io { source, .. } if full(source))
     }
 
+    /// Whether what was tried can be tried again once there is room: on the disk, or for one more
+    /// open file. Never so of a sync: what it may have lost is lost.
+    pub fn waits_for_room(&self) -> bool {
+        let is_sync = matches!(self, Self::Io { action, .. } if action.starts_with("sync"));
+        self.is_full() && !is_sync
+    }
+
     /// What was found, without what to do about it.
     pub(crate) fn finding(&self) -> String {
         match self {

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::batch::{self, Compression};
 
 use super::dump::Reader;
+use super::files::Paths;
 use super::memory_disk::MemoryDisk;
 use super::record::{BatchBuilder, Producer, batches, join};
 use super::store::{Found, Store};
@@ -54,6 +55,7 @@ pub(super) fn config() -> Config {
         index_bytes_max: 1024,
         tail_cache_bytes_max: 0,
         inline_io: true,
+        ..Config::default()
     }
 }
 

@@ -27,6 +27,8 @@ const _: () = assert!(BASE_OFFSET_AT + 8 == FILE_HEADER_BYTES);
 pub struct OffsetIndex {
     file: RowsFile,
     map: MmapMut,
+    /// Whether the map is of the file: rows that are written there are the file's.
+    is_mapped: bool,
     base: Index,
     bases: Bases,
     rows: usize,
@@ -50,6 +52,21 @@ impl OffsetIndex {
         file.write_all_at(&file_header::encode(Magic::Index, base), 0)
             .map_err(Error::io("write", path))?;
         Self::map(path, file, base)
+    }
+
+    /// Rows in memory, with room for `bytes_max` bytes, until the log's writer has made the file.
+    pub fn unmade(path: &Path, base: Index, bytes_max: usize) -> Result<Self, Error> {
+        let mut map =
+            MmapMut::map_anon(bytes_max.max(FILE_HEADER_BYTES)).map_err(Error::io("map", path))?;
+        map[..FILE_HEADER_BYTES].copy_from_slice(&file_header::encode(Magic::Index, base));
+        Ok(Self {
+            map,
+            is_mapped: false,
+            file: RowsFile::unmade(path),
+            base,
+            bases: Bases::new(base, Offset(0)),
+            rows: 0,
+        })
     }
 
     /// Opens the file; `None` if it is missing or was never finished, which loses nothing.
@@ -99,6 +116,7 @@ impl OffsetIndex {
     fn map(path: &Path, file: Arc<dyn File>, base: Index) -> Result<Self, Error> {
         Ok(Self {
             map: map_file(&*file, path)?,
+            is_mapped: file.mappable().is_some(),
             file: RowsFile::new(path, file),
             base,
             bases: Bases::new(base, Offset(0)),
@@ -126,6 +144,7 @@ impl OffsetIndex {
     /// A segment rolls before its index is full, unless one entry alone fills it or the file was
     /// found shorter than it was left.
     pub fn push(&mut self, row: Row) -> Result<(), Error> {
+        self.move_to_file();
         if self.rows == self.capacity() {
             self.reserve((self.rows + self.rows / 2 + 64) as u64)?;
         }
@@ -138,6 +157,25 @@ impl OffsetIndex {
         self.map[at..][..ROW_BYTES].copy_from_slice(&bytes);
         self.rows += 1;
         Ok(())
+    }
+
+    /// Puts the rows into the file's own map, once there is a file. If it cannot be mapped the rows
+    /// stay in memory, and are written there as those of a file without a map.
+    fn move_to_file(&mut self) {
+        if self.is_mapped || !self.file.is_made() {
+            return;
+        }
+        let filled = place(self.rows);
+        let file = self
+            .file
+            .file()
+            .ok()
+            .filter(|file| file.mappable().is_some());
+        let mapped = file.and_then(|file| map_file(file, self.file.path()).ok());
+        if let Some(mut mapped) = mapped.filter(|mapped| mapped.len() >= self.map.len()) {
+            mapped[..filled].copy_from_slice(&self.map[..filled]);
+            (self.map, self.is_mapped) = (mapped, true);
+        }
     }
 
     fn encode(&self, row: &Row) -> Result<[u8; ROW_BYTES], Error> {
@@ -253,11 +291,23 @@ impl OffsetIndex {
         if rows <= self.capacity() as u64 {
             return Ok(());
         }
-        self.write_back()?;
         let len = FILE_HEADER_BYTES as u64 + rows * ROW_BYTES as u64;
-        let (file, path) = (self.file.file(), self.file.path());
+        if !self.file.is_made() {
+            return self.grow_in_memory(len);
+        }
+        self.write_back()?;
+        let (file, path) = (self.file.file()?, self.file.path());
         file.allocate(len).map_err(Error::io("allocate", path))?;
-        self.map = map_file(file, path)?;
+        (self.map, self.is_mapped) = (map_file(file, path)?, file.mappable().is_some());
+        Ok(())
+    }
+
+    fn grow_in_memory(&mut self, len: u64) -> Result<(), Error> {
+        let len = usize::try_from(len).expect("an entry's rows fit the address space");
+        let mut map = MmapMut::map_anon(len).map_err(Error::io("map", self.file.path()))?;
+        let filled = place(self.rows);
+        map[..filled].copy_from_slice(&self.map[..filled]);
+        self.map = map;
         Ok(())
     }
 
@@ -274,17 +324,18 @@ impl OffsetIndex {
     pub fn seal(&mut self) -> Result<(), Error> {
         self.write_back()?;
         let len = place(self.rows) as u64;
-        let (file, path) = (self.file.file(), self.file.path());
+        let (file, path) = (self.file.file()?, self.file.path());
         // The map goes first, so that none of it ever lies beyond the file's end.
         self.map = MmapMut::map_anon(1).map_err(Error::io("map", path))?;
         file.set_len(len).map_err(Error::io("cut", path))?;
-        self.map = map_file(file, path)?;
+        (self.map, self.is_mapped) = (map_file(file, path)?, file.mappable().is_some());
         Ok(())
     }
 
     /// Hands the rows to the file; see [`RowsFile::write_back`].
     pub fn write_back(&self) -> Result<(), Error> {
-        self.file.write_back(&self.map[..place(self.rows)])
+        let bytes = &self.map[..place(self.rows)];
+        self.file.write_back(bytes, self.is_mapped)
     }
 
     /// Its file.

@@ -20,6 +20,10 @@ use held::{Bytes, Content, Names, Rename};
 /// What a watcher is told, before it happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
+    /// A file is about to be made.
+    Create,
+    /// Room is about to be taken for a file.
+    Allocate,
     /// Bytes are about to be written.
     Write,
     /// A file is about to be synced.
@@ -145,6 +149,7 @@ impl Disk for MemoryDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.0.tell(Event::Create, path)?;
         let mut names = self.0.names.lock();
         if names.live.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -165,6 +170,7 @@ impl Disk for MemoryDisk {
         let mut names = self.0.names.lock();
         let content = names.live.remove(from).ok_or(io::ErrorKind::NotFound)?;
         names.live.insert(to.to_owned(), content.clone());
+        content.0.lock().renamed = Some(to.to_owned());
         let (from, to) = (from.to_owned(), to.to_owned());
         names.renames.push(Rename { from, to, content });
         Ok(())
@@ -204,6 +210,14 @@ impl fmt::Debug for MemoryFile {
     }
 }
 
+impl MemoryFile {
+    fn tell(&self, event: Event) -> io::Result<()> {
+        let renamed = self.content.0.lock().renamed.clone();
+        self.disk
+            .tell(event, renamed.as_deref().unwrap_or(&self.path))
+    }
+}
+
 /// Positions fit a memory disk's `Vec`, or the caller is wrong about the file.
 fn place(position: u64) -> io::Result<usize> {
     usize::try_from(position).map_err(|_| io::ErrorKind::FileTooLarge.into())
@@ -211,7 +225,7 @@ fn place(position: u64) -> io::Result<usize> {
 
 impl File for MemoryFile {
     fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
-        self.disk.tell(Event::Read, &self.path)?;
+        self.tell(Event::Read)?;
         let at = place(position)?;
         let bytes = self.content.0.lock();
         let range = bytes.live.get(at..).and_then(|rest| rest.get(..buf.len()));
@@ -220,7 +234,7 @@ impl File for MemoryFile {
     }
 
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
-        self.disk.tell(Event::Write, &self.path)?;
+        self.tell(Event::Write)?;
         let at = place(position)?;
         let mut bytes = self.content.0.lock();
         let end = at + buf.len();
@@ -233,7 +247,7 @@ impl File for MemoryFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let told = self.disk.tell(Event::Sync, &self.path);
+        let told = self.tell(Event::Sync);
         let mut bytes = self.content.0.lock();
         if told.is_err() {
             // As Linux does: it takes the pages for written, and keeps them.
@@ -244,6 +258,7 @@ impl File for MemoryFile {
             live,
             synced,
             dirty,
+            ..
         } = &mut *bytes;
         synced.resize(live.len(), 0);
         for (from, to) in dirty.drain(..) {
@@ -278,6 +293,7 @@ impl File for MemoryFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
+        self.tell(Event::Allocate)?;
         if self.len()? < len {
             self.set_len(len)?;
         }

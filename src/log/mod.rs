@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
+mod append;
 mod cut;
 pub mod disk;
 pub mod dump;
@@ -19,8 +20,10 @@ mod file_header;
 mod files;
 mod frame;
 mod gather;
+mod held;
 mod index;
 mod io;
+mod making;
 pub mod memory_disk;
 mod read;
 pub mod record;
@@ -39,6 +42,7 @@ mod times;
 mod transfer;
 mod trim;
 pub mod verify;
+mod writer;
 
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -52,6 +56,8 @@ mod damage_tests;
 mod fixture_tests;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod room_tests;
 #[cfg(test)]
 mod tests;
 
@@ -67,10 +73,9 @@ pub use transfer::{Builder, Placed, adopt_files, is_copied, remove_copy};
 pub use trim::{Pin, SegmentInfo};
 
 use disk::Disk;
-use files::Paths;
-use io::{Queue, Request, Write};
+use io::{Queue, Request};
+use making::Maker;
 use recovery::Place;
-use room::Room;
 use row::Row;
 use rows_file::RowsFile;
 use segment::Segment;
@@ -117,6 +122,8 @@ pub struct Config {
     pub index_bytes_max: usize,
     /// Payloads of recent entries kept in memory, in bytes. What is not written yet stays besides.
     pub tail_cache_bytes_max: usize,
+    /// With less room on the disk, in bytes, no segment is made ahead of need.
+    pub spare_above_bytes: u64,
     /// Do the IO on the caller's thread: for simulation.
     pub inline_io: bool,
 }
@@ -127,6 +134,7 @@ impl Default for Config {
             segment_bytes_max: 64 << 20,
             index_bytes_max: 8 << 20,
             tail_cache_bytes_max: 8 << 20,
+            spare_above_bytes: 0,
             inline_io: false,
         }
     }
@@ -167,6 +175,7 @@ pub struct Opened {
 
 /// Removes the log in `dir`, if there is one, and leaves other files alone.
 pub fn remove(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    making::remove_spare(disk, dir)?;
     let bases = files::bases(disk, dir)?;
     files::remove_all(disk, dir, bases.iter())
 }
@@ -202,6 +211,7 @@ impl Log {
             dir,
             config: &config,
         };
+        making::remove_spare(&*disk, dir)?;
         let found = recovery::recover(&place, floor, checkpoint)?;
         let is_sealed = |segment: &&Segment| segment.seal().is_some();
         let opened = Opened {
@@ -212,7 +222,8 @@ impl Log {
             sealed: found.segments.iter().filter(is_sealed).count(),
         };
         let state = State::new(found, checkpoint);
-        let queue = Queue::start(disk.clone(), state.next_index(), config.inline_io)?;
+        let maker = Maker::new(disk.clone(), dir, &config);
+        let queue = Queue::start(maker, state.next_index(), config.inline_io)?;
         let shared = Shared {
             dir: dir.to_owned(),
             disk,
@@ -222,86 +233,6 @@ impl Log {
             upkeep: Mutex::new(()),
         };
         Ok((Self(Arc::new(shared)), opened))
-    }
-
-    /// Appends entries. They can be read when this returns; `done` comes when they are durable.
-    ///
-    /// Entries follow the last one without a gap (I5). An error means that nothing was appended,
-    /// and `done` is not called.
-    pub fn append(&self, entries: Vec<Entry>, done: Done) -> Result<(), Error> {
-        let limit = frame::PAYLOAD_BYTES_MAX;
-        if let Some(large) = entries.iter().find(|entry| entry.payload.len() > limit) {
-            let bytes = large.payload.len();
-            return Err(Error::TooLarge { bytes, limit });
-        }
-        let crcs: Vec<_> = entries.iter().map(frame::entry_crc).collect();
-        let mut state = self.0.state.write();
-        let (first, term) = (state.next_index(), state.last_term);
-        let mut writes = Vec::with_capacity(entries.len());
-        for (entry, crc) in entries.into_iter().zip(crcs) {
-            assert_eq!(entry.index, state.next_index(), "I5: gap in the raft log");
-            match self.place(&mut state, entry, crc) {
-                Ok(write) => writes.push(write),
-                Err(error) => {
-                    self.displace(&mut state, first, term);
-                    return Err(error);
-                }
-            }
-        }
-        state.evict(self.0.config.tail_cache_bytes_max, self.durable());
-        // Under the lock, so that the writer sees appends in the order of their indexes.
-        self.0.queue.push(Request::Append(writes, done));
-        Ok(())
-    }
-
-    /// Gives an entry its place in the last segment, or in a new one.
-    fn place(&self, state: &mut State, entry: Entry, crc: u32) -> Result<Write, Error> {
-        let fits = |segment: &Segment| segment.fits(&entry, &self.0.config);
-        if !state.segments.back().is_some_and(fits) {
-            let base = state.next_index();
-            let bytes = frame::frame_bytes(entry.payload.len());
-            let config = &self.0.config;
-            let made = Segment::create(&*self.0.disk, &self.0.dir, base, config, bytes)?;
-            state.segments.push_back(made);
-        }
-        let segment = state.segments.back_mut().expect("one was made above");
-        let needs = Room::of(entry.kind, &entry.payload);
-        segment.reserve(needs)?;
-        let position = segment.add(entry.term, entry.payload.len(), needs, crc);
-        let store = segment.store.clone();
-        state.last_term = entry.term;
-        if entry.kind == Kind::Records {
-            let timestamp_ms = record::timestamp_ms(&entry.payload);
-            segment.saw(timestamp_ms);
-            state.last_timestamp_ms = state.last_timestamp_ms.max(timestamp_ms);
-        }
-        state.tail_bytes += entry.payload.len();
-        state.tail.push_back(entry.clone());
-        Ok(Write {
-            store,
-            position,
-            entry,
-            crc,
-        })
-    }
-
-    /// Takes back the entries from `first` on, none of which was handed to the writer.
-    fn displace(&self, state: &mut State, first: Index, term: Term) {
-        while let Some(made) = state
-            .segments
-            .pop_back_if(|segment| segment.base() >= first)
-        {
-            let paths = Paths::new(&self.0.dir, made.base());
-            for path in paths.all() {
-                // They hold nothing; what stays is found empty on the next start.
-                let _ = self.0.disk.remove(path);
-            }
-        }
-        if let Some(last) = state.segments.back_mut() {
-            last.forget_from(first);
-        }
-        state.forget_tail(first);
-        state.last_term = term;
     }
 
     /// Runs `job` once every earlier append is durable, and before any later one is written.
@@ -381,7 +312,12 @@ impl Log {
         self.0.queue.durable()
     }
 
-    /// Makes the rows durable that are written by now.
+    /// Tries again what waits for room: to be called now and then.
+    pub fn look_for_room(&self) {
+        self.0.queue.look_for_room();
+    }
+
+    /// Makes the rows durable that are written by now, those of durable entries at least.
     pub fn sync_index(&self) -> Result<(), Error> {
         let mut files = Vec::new();
         let state = self.0.state.read();

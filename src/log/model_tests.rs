@@ -102,6 +102,7 @@ fn config() -> Config {
         index_bytes_max: 256,
         tail_cache_bytes_max: 300,
         inline_io: true,
+        ..Config::default()
     }
 }
 

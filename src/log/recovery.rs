@@ -276,6 +276,14 @@ fn open_unsealed(
     store.settle()?;
     let mut segment = Segment::open(store, index, true);
     let torn = scan(&mut segment, found)?;
+    let base = segment.base();
+    if segment.next_index() == base && all_empty(disk, place.dir, rest)? {
+        // Nothing of it was ever whole. Whoever appends begins it anew.
+        let gone = std::iter::once(&base).chain(rest);
+        remove_all(disk, place.dir, gone)?;
+        found.torn_bytes += torn;
+        return Ok(false);
+    }
     segment.reserve(Room::default())?;
     found.read_bytes += u64::from(segment.end());
     if torn > 0 {
@@ -287,7 +295,7 @@ fn open_unsealed(
         remove_all(disk, place.dir, rest.iter())?;
         let room = config.segment_bytes_max;
         segment.store.cut(segment.end(), Some(room))?;
-        segment.store.sync(disk)?;
+        segment.store.sync()?;
         found.torn_bytes += torn;
     }
     found.segments.push_back(segment);

@@ -1,20 +1,20 @@
 //! The file of an index, which is read and synced without holding the index.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Error;
 use super::disk::File;
 use super::file_header::FILE_HEADER_BYTES;
+use super::held::Held;
 use super::row::ROW_BYTES;
 
 /// Clones are the same open file.
 #[derive(Debug, Clone)]
 pub struct RowsFile {
-    path: PathBuf,
-    file: Arc<dyn File>,
+    file: Arc<Held>,
     /// The last sync failed.
     unsure: Arc<AtomicBool>,
 }
@@ -26,32 +26,50 @@ pub fn place(number: usize) -> usize {
 
 impl RowsFile {
     pub fn new(path: &Path, file: Arc<dyn File>) -> Self {
+        Self::of(Held::open(path, file))
+    }
+
+    /// A file that the log's writer makes.
+    pub fn unmade(path: &Path) -> Self {
+        Self::of(Held::unmade(path))
+    }
+
+    fn of(file: Held) -> Self {
         Self {
-            path: path.to_owned(),
-            file,
+            file: Arc::new(file),
             unsure: Arc::default(),
         }
     }
 
+    /// The file was made.
+    pub fn made(&self, file: Arc<dyn File>) {
+        self.file.made(file);
+    }
+
+    /// Whether there is a file.
+    pub fn is_made(&self) -> bool {
+        self.file.is_made()
+    }
+
     /// The file's path.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// The file itself.
-    pub fn file(&self) -> &dyn File {
-        &*self.file
+    pub fn file(&self) -> Result<&dyn File, Error> {
+        self.file.file()
     }
 
-    /// Hands over what the file begins with, out of its map. A mapped file has it already, unless a
-    /// sync of it failed.
-    pub fn write_back(&self, mapped: &[u8]) -> Result<(), Error> {
-        if self.file.mappable().is_some() && !self.unsure.load(Ordering::Acquire) {
+    /// Hands over what the file begins with. A file that is mapped has it already, unless a sync of
+    /// it failed; one that is not made holds the rows of no durable entry.
+    pub fn write_back(&self, bytes: &[u8], is_mapped: bool) -> Result<(), Error> {
+        if !self.is_made() || (is_mapped && !self.unsure.load(Ordering::Acquire)) {
             return Ok(());
         }
-        self.file
-            .write_all_at(mapped, 0)
-            .map_err(Error::io("write", &self.path))?;
+        self.file()?
+            .write_all_at(bytes, 0)
+            .map_err(Error::io("write", self.path()))?;
         self.unsure.store(false, Ordering::Release);
         Ok(())
     }
@@ -61,20 +79,23 @@ impl RowsFile {
     /// After a failure the system takes the pages for written, which they are not, and the next
     /// sync would succeed (Rebello et al., ATC 2020): so all are handed over again before it.
     pub fn sync(&self) -> Result<(), Error> {
-        let synced = self.file.sync_data();
+        if !self.is_made() {
+            return Ok(());
+        }
+        let synced = self.file()?.sync_data();
         if synced.is_err() {
             self.unsure.store(true, Ordering::Release);
         }
-        synced.map_err(Error::io("sync", &self.path))
+        synced.map_err(Error::io("sync", self.path()))
     }
 
     /// Reads rows from the file, not through a map, so that a sector that cannot be read is an
     /// error.
     pub fn read(&self, rows: Range<usize>) -> Result<Vec<u8>, Error> {
         let mut bytes = vec![0; rows.len() * ROW_BYTES];
-        self.file
+        self.file()?
             .read_exact_at(&mut bytes, place(rows.start) as u64)
-            .map_err(Error::io("read", &self.path))?;
+            .map_err(Error::io("read", self.path()))?;
         Ok(bytes)
     }
 }
@@ -141,17 +162,17 @@ mod tests {
             written: Mutex::default(),
         });
         let rows = RowsFile::new(&path, failing.clone());
-        rows.write_back(b"rows").unwrap();
+        rows.write_back(b"rows", true).unwrap();
         rows.sync().unwrap();
         assert!(failing.written.lock().is_empty(), "the map wrote them");
 
         failing.fails.store(true, Ordering::Relaxed);
-        rows.write_back(b"rows").unwrap();
+        rows.write_back(b"rows", true).unwrap();
         rows.clone().sync().unwrap_err();
         failing.fails.store(false, Ordering::Relaxed);
-        rows.write_back(b"rows and more").unwrap();
+        rows.write_back(b"rows and more", true).unwrap();
         rows.sync().unwrap();
-        rows.write_back(b"rows and more").unwrap();
+        rows.write_back(b"rows and more", true).unwrap();
         assert_eq!(*failing.written.lock(), [b"rows and more"]);
     }
 }

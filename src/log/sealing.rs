@@ -40,7 +40,7 @@ impl Log {
             (segment.base(), seal, segment.store.clone())
         };
         store.cut(seal.end, None)?;
-        store.sync(disk)?;
+        store.sync()?;
         let index = {
             let mut state = self.0.state.write();
             let segment = state.segment_of(base).expect("upkeep is held");

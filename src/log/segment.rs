@@ -3,14 +3,11 @@
 //! While a segment is open, the place of each frame is known. Once every entry in it is applied and
 //! covered by a checkpoint it is sealed: its seal keeps a mark now and then, and never changes.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::env::Instant;
 
-use super::disk::Disk;
 use super::file_header::FILE_HEADER_BYTES;
-use super::files::Paths;
 use super::frame::{self, Entry};
 use super::index::OffsetIndex;
 use super::room::{OFFSETS_MAX, Room};
@@ -67,24 +64,6 @@ pub struct Frame {
 }
 
 impl Segment {
-    /// Makes both files, with room for a whole segment, or for a first frame that is larger.
-    pub fn create(
-        disk: &dyn Disk,
-        dir: &Path,
-        base: Index,
-        config: &Config,
-        first_bytes: usize,
-    ) -> Result<Self, Error> {
-        let paths = Paths::new(dir, base);
-        let rows = OffsetIndex::create(disk, &paths.index, base, config.index_bytes_max)?;
-        let first = u32::try_from(FILE_HEADER_BYTES + first_bytes).expect("entries are limited");
-        let room = config.segment_bytes_max.max(first);
-        let made = Store::create(disk, &paths.store, base, room);
-        // A store without room stays as an empty file would: the next try makes it anew.
-        let store = made.inspect_err(|_| drop(disk.remove(&paths.store)))?;
-        Ok(Self::open(store, rows, false))
-    }
-
     /// A segment whose entries are yet to be told by `add`.
     pub fn open(store: Store, index: OffsetIndex, found: bool) -> Self {
         Self {

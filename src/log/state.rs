@@ -7,7 +7,7 @@ use super::frame::Entry;
 use super::recovery::{Checkpoint, Recovered};
 use super::segment::Segment;
 use super::store::Store;
-use super::{Index, Log, Offset, Term, frame};
+use super::{Index, Offset, Term};
 
 #[derive(Debug)]
 pub struct State {
@@ -27,18 +27,6 @@ pub struct State {
     pub next_publish: Index,
     /// Below which entries must stay: one for each pin.
     pub pins: Vec<Index>,
-}
-
-impl Log {
-    /// Whether entries with payloads of these lengths surely fit into the files that are there,
-    /// whatever room the disk has.
-    pub fn has_in_hand(&self, payloads: impl Iterator<Item = usize>) -> bool {
-        let bytes: u64 = payloads.map(|len| frame::frame_bytes(len) as u64).sum();
-        let state = self.0.state.read();
-        let last = state.segments.back();
-        let left = last.map_or(0, |last| last.left(self.0.config.segment_bytes_max));
-        bytes <= left
-    }
 }
 
 impl State {

@@ -1,14 +1,14 @@
 //! The store of one segment: a file of frames, written in order and read by position.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
 use super::disk::{self, Disk, File};
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::frame::{self, Entry, HEADER_BYTES, Header};
+use super::held::Held;
 use super::{Error, Index};
 
 /// Bytes that a scan reads at a time; a longer frame is read whole.
@@ -17,11 +17,8 @@ const SCAN_BYTES: usize = 1 << 20;
 /// The frames of one segment.
 #[derive(Debug)]
 pub struct Store {
-    path: PathBuf,
-    file: Arc<dyn File>,
+    file: Held,
     base: Index,
-    /// Whether the directory holds the file's name durably.
-    named: AtomicBool,
 }
 
 /// Consecutive whole frames in a store.
@@ -58,33 +55,49 @@ impl Store {
             .map_err(Error::io("allocate", path))?;
         file.write_all_at(&file_header::encode(Magic::Store, base), 0)
             .map_err(Error::io("write", path))?;
-        Ok(Self::new(path, file, base, false))
+        Ok(Self::new(Held::open(path, file), base))
     }
 
     /// Opens the file; `None` if its making was cut short, so that it holds no frame.
     pub fn open(disk: &dyn Disk, path: &Path, base: Index) -> Result<Option<Self>, Error> {
         let file = disk.open(path).map_err(Error::io("open", path))?;
         let header = file_header::read(&*file, path, Magic::Store, base)?;
-        Ok(header.map(|()| Self::new(path, file, base, true)))
+        Ok(header.map(|()| Self::new(Held::open(path, file), base)))
     }
 
     /// In place of a file that is not there.
     pub fn absent(path: &Path, base: Index) -> Self {
-        Self::new(path, disk::absent(), base, true)
+        Self::new(Held::open(path, disk::absent()), base)
+    }
+
+    /// A file that the writer makes before it writes there.
+    pub fn unmade(path: &Path, base: Index) -> Self {
+        Self::new(Held::unmade(path), base)
+    }
+
+    /// The file was made.
+    pub fn made(&self, file: Arc<dyn File>) {
+        self.file.made(file);
+    }
+
+    /// Whether there is a file.
+    pub fn is_made(&self) -> bool {
+        self.file.is_made()
     }
 
     /// The file's length in bytes.
     pub fn len(&self) -> Result<u64, Error> {
-        self.file.len().map_err(Error::io("measure", &self.path))
+        self.file()?
+            .len()
+            .map_err(Error::io("measure", self.path()))
     }
 
-    fn new(path: &Path, file: Arc<dyn File>, base: Index, named: bool) -> Self {
-        Self {
-            path: path.to_owned(),
-            file,
-            base,
-            named: AtomicBool::new(named),
-        }
+    fn new(file: Held, base: Index) -> Self {
+        Self { file, base }
+    }
+
+    fn file(&self) -> Result<&dyn File, Error> {
+        self.file.file()
     }
 
     /// The raft index of the first frame.
@@ -94,44 +107,39 @@ impl Store {
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Writes parts side by side from a position on.
     pub fn write(&self, parts: &[&[u8]], position: u64) -> Result<(), Error> {
-        self.file
+        self.file()?
             .write_parts_at(parts, position)
-            .map_err(Error::io("write", &self.path))
+            .map_err(Error::io("write", self.path()))
     }
 
-    /// Makes all that was written durable, the file's name included.
-    pub fn sync(&self, disk: &dyn Disk) -> Result<(), Error> {
-        self.file
+    /// Makes all that was written durable. The file's name is its maker's business.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.file()?
             .sync_data()
-            .map_err(Error::io("sync", &self.path))?;
-        if !self.named.load(Ordering::Relaxed) {
-            let dir = self.path.parent().unwrap_or(Path::new("."));
-            disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
-            self.named.store(true, Ordering::Relaxed);
-        }
-        Ok(())
+            .map_err(Error::io("sync", self.path()))
     }
 
     /// Makes what an earlier process wrote durable, and reads it from the disk from now on: what it
     /// left in the system's memory may be there alone.
     pub fn settle(&self) -> Result<(), Error> {
-        self.file.settle().map_err(Error::io("sync", &self.path))
+        self.file()?
+            .settle()
+            .map_err(Error::io("sync", self.path()))
     }
 
     /// Drops what follows `end`. With `bytes_max` the room is taken again, as zeros.
     pub fn cut(&self, end: u32, bytes_max: Option<u32>) -> Result<(), Error> {
-        self.file
-            .set_len(end.into())
-            .map_err(Error::io("cut", &self.path))?;
+        let file = self.file()?;
+        file.set_len(end.into())
+            .map_err(Error::io("cut", self.path()))?;
         if let Some(bytes_max) = bytes_max {
-            self.file
-                .allocate(bytes_max.into())
-                .map_err(Error::io("allocate", &self.path))?;
+            file.allocate(bytes_max.into())
+                .map_err(Error::io("allocate", self.path()))?;
         }
         Ok(())
     }
@@ -139,9 +147,9 @@ impl Store {
     /// Reads bytes; they may hold several frames.
     pub fn read(&self, position: u32, len: usize) -> Result<Bytes, Error> {
         let mut bytes = vec![0; len];
-        self.file
+        self.file()?
             .read_exact_at(&mut bytes, position.into())
-            .map_err(Error::io("read", &self.path))?;
+            .map_err(Error::io("read", self.path()))?;
         Ok(bytes.into())
     }
 
@@ -165,7 +173,7 @@ impl Store {
     /// The error of bytes that do not check.
     pub fn corrupt(&self, position: u64, what: &'static str) -> Error {
         Error::Corrupt {
-            path: self.path.clone(),
+            path: self.path().to_owned(),
             position,
             what,
         }
@@ -338,9 +346,9 @@ impl<'a> Scan<'a> {
             self.window.resize(len.max(SCAN_BYTES.min(left)), 0);
             self.window_at = position;
             self.store
-                .file
+                .file()?
                 .read_exact_at(&mut self.window, position)
-                .map_err(Error::io("read", &self.store.path))?;
+                .map_err(Error::io("read", self.store.path()))?;
         }
         let at = (position - self.window_at) as usize;
         Ok(&self.window[at..at + len])

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 
+use super::files::Paths;
 use super::memory_disk::{Event, MemoryDisk};
 use super::record::{BatchBuilder, Conditions, batches, join, packed};
 use super::*;
@@ -20,6 +21,7 @@ fn config() -> Config {
         index_bytes_max: 1024,
         tail_cache_bytes_max: 512,
         inline_io: true,
+        ..Config::default()
     }
 }
 

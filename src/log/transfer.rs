@@ -162,7 +162,7 @@ impl Builder {
             return Err(self.mismatch("its digest differs"));
         }
         let dir = &self.dir;
-        self.store.sync(&*self.disk)?;
+        self.store.sync()?;
         self.index.write_back()?;
         self.index.file().sync()?;
         self.disk.sync_dir(dir).map_err(Error::io("sync", dir))?;

@@ -58,12 +58,9 @@ impl Log {
     pub fn roll(&self) -> Result<(), Error> {
         let mut state = self.0.state.write();
         let holds = |segment: &Segment| segment.next_index() > segment.base();
-        // A cut under way may remove the files of the very segment that would be made.
-        if !self.0.queue.cuts() && state.segments.back().is_some_and(holds) {
-            let base = state.next_index();
-            let config = &self.0.config;
-            let made = Segment::create(&*self.0.disk, &self.0.dir, base, config, 0)?;
-            state.segments.push_back(made);
+        if state.segments.back().is_some_and(holds) {
+            let begun = Segment::begin(&self.0.dir, state.next_index(), &self.0.config)?;
+            state.segments.push_back(begun);
         }
         Ok(())
     }

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ExecuteRefusalKind as Kind, execute_response as response};
 
@@ -13,6 +15,7 @@ use super::entries;
 use super::error::ExecuteError;
 use super::fences::{ClaimEpoch, Epoch};
 use super::owner;
+use super::pace::Pace;
 use super::sessions::{CloseSession, OpenSession, SessionInfo};
 
 /// A session that nothing came under for so long is forgotten.
@@ -143,6 +146,11 @@ impl ReplicatedLog {
         }
         if takes_room(&command) {
             self.space().check(&self.view())?;
+            let pace = Pace::new(self.log().clone());
+            if !pace.caught_up(Instant::now() + ExecuteError::WAIT).await {
+                let reason = "the leader's disk does not keep up".to_owned();
+                return Err(ExecuteError::NoLeader { reason });
+            }
         }
         let command = self.stamped(command);
         let written = tokio::time::timeout(ExecuteError::WAIT, self.raft().client_write(command));

@@ -29,8 +29,6 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// How long a reader of entries waits for a damaged segment to be mended.
 const REPAIR_MAX: Duration = Duration::from_secs(60);
 const REPAIR_LOOK: Duration = Duration::from_millis(50);
-/// Between two tries to place entries on a full disk.
-const ROOM_LOOK: Duration = Duration::from_millis(100);
 
 /// Raft's log store; clones share it.
 #[derive(Debug, Clone)]
@@ -326,27 +324,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let what = format!("the engine leaves a gap in the log: {next} comes next");
             return Err(io::Error::other(what));
         }
-        let slot = Arc::new(Mutex::new(Some(callback)));
-        let mut told = false;
-        loop {
-            let (slot, failure) = (slot.clone(), self.failure.clone());
-            let done = Box::new(move |result: Result<(), log::Error>| {
-                if let Some(callback) = slot.lock().take() {
-                    callback.io_completed(result.map_err(|error| note(&failure, error)));
-                }
-            });
-            match self.log.append(entries.clone(), done) {
-                // The engine stands still meanwhile; the reserve should keep this from happening.
-                Err(error) if error.is_full() => {
-                    if !told {
-                        tracing::error!(%error, "the disk is full: the node waits for room");
-                        told = true;
-                    }
-                    tokio::time::sleep(ROOM_LOOK).await;
-                }
-                done => return done.map_err(|error| note(&self.failure, error)),
-            }
-        }
+        let failure = self.failure.clone();
+        let done = Box::new(move |result: Result<(), log::Error>| {
+            callback.io_completed(result.map_err(|error| note(&failure, error)));
+        });
+        // The engine's task waits for no disk here, not even for a full one: the writer does.
+        self.log
+            .append(entries, done)
+            .map_err(|error| note(&self.failure, error))
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {

@@ -40,6 +40,7 @@ mod log_store;
 mod members;
 pub mod offline;
 pub mod owner;
+mod pace;
 mod passed;
 mod proposer;
 mod reach;
@@ -193,6 +194,7 @@ impl ReplicatedLog {
     ) -> Result<Self, Error> {
         let identity = directory.identity().cloned();
         let identity = identity.ok_or_else(|| Error::Engine("the node has no id".to_owned()))?;
+        let log_config = space::leave_room(log_config, disk_reserve_bytes);
         let (bytes_max, inline) = (log_config.segment_bytes_max, log_config.inline_io);
         let machine = StateMachine::open_in(&directory, log_config)?;
         let log = machine.log().clone();
@@ -202,7 +204,7 @@ impl ReplicatedLog {
         let store = LogStore::new(log.clone(), directory.stable.clone())?;
         commit_file::keep(&directory, &store, inline)?;
         let (failure, promised) = (store.failure(), store.promised());
-        let space = Space::start(&directory, disk_reserve_bytes);
+        let space = Space::start(&directory, disk_reserve_bytes, log.clone());
         let floor = machine.floor.clone();
         let me = identity.node_id;
         let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
@@ -214,7 +216,7 @@ impl ReplicatedLog {
         let heard = Arc::new(view::Heard::never());
         tasks::spawn("view", view::follow(raft.clone(), heard.clone(), tell));
         let stamps = Stamps::new(log.clone(), fsm.clone(), clocks.clone(), views.clone());
-        let proposals = proposer::Leader::new(&transport, &space, &stamps);
+        let proposals = proposer::Leader::new(&transport, &space, &stamps, &log);
         let confirmer = Confirmer::start(raft.clone(), promised.clone(), transport.clone());
         let barrier = ReadBarrier::start(
             me,

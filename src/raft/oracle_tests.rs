@@ -278,6 +278,7 @@ fn open(disk: &MemoryDisk, floor: Floor, covered: Option<log::Checkpoint>) -> (L
         index_bytes_max: 256,
         tail_cache_bytes_max: 300,
         inline_io: true,
+        ..log::Config::default()
     };
     let disk = Arc::new(disk.clone());
     let opened = Log::open(disk, Path::new("/log"), config, floor, covered);

@@ -15,13 +15,14 @@ use openraft::raft::ClientWriteResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::log::record;
+use crate::log::{Log, record};
 use crate::tasks;
 
 use super::Raft;
 use super::command::{BatchOutcome, Command, Outcome, Receipt};
 use super::error::ProposeError;
 use super::forward::Forwarder;
+use super::pace::Pace;
 use super::space::Space;
 use super::stamps::Stamps;
 use super::transport::Transport;
@@ -112,11 +113,13 @@ pub struct Leader {
     transport: Transport,
     space: Space,
     stamps: Stamps,
+    pace: Pace,
 }
 
 impl Leader {
-    pub fn new(transport: &Transport, space: &Space, stamps: &Stamps) -> Self {
+    pub fn new(transport: &Transport, space: &Space, stamps: &Stamps, log: &Log) -> Self {
         Self {
+            pace: Pace::new(log.clone()),
             transport: transport.clone(),
             space: space.clone(),
             stamps: stamps.clone(),
@@ -142,6 +145,7 @@ impl Proposer {
             under_way,
             space: leader.space,
             stamps: leader.stamps,
+            pace: leader.pace,
             group_bytes_max: GROUP_BYTES_MAX.min(group_bytes_max),
         };
         tasks::spawn("proposals", dispatcher.run(proposals));
@@ -183,6 +187,7 @@ struct Dispatcher {
     under_way: mpsc::Sender<Waiting>,
     space: Space,
     stamps: Stamps,
+    pace: Pace,
     group_bytes_max: usize,
 }
 
@@ -243,6 +248,8 @@ impl Dispatcher {
         let deadline = Instant::now() + LEADER_WAIT;
         loop {
             match tokio::time::timeout_at(deadline, self.route()).await {
+                // It waits here, and all behind it, until the disk keeps up or another node leads.
+                Ok(Some(Route::Here)) if self.pace.is_behind() => self.pace.pause().await,
                 Ok(Some(Route::Here)) => {
                     let room = self.space.check(&self.views.borrow());
                     return match room {

@@ -117,7 +117,10 @@ fn raw(script: &[u8]) -> Vec<u8> {
     let mut out = vec![4, 2];
     out.extend(numbers.map(u64::to_le_bytes).concat());
     for name in kept.disk.list(Path::new(DIR)).unwrap() {
-        let (base, suffix) = name.split_once('.').unwrap();
+        // The spare has no number, and is no part of the log.
+        let Some((base, suffix)) = name.split_once('.') else {
+            continue;
+        };
         let what = ["store", "index", "seal"]
             .iter()
             .position(|known| *known == suffix);

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::log::disk::Disk;
+use crate::log::{self, Log};
 use crate::tasks;
 
 use super::directory::Directory;
@@ -89,11 +90,21 @@ struct Inner {
     available: AtomicU64,
     low: AtomicBool,
     full_peers: Mutex<HashMap<u64, Instant>>,
+    /// What may wait for room.
+    log: Log,
+}
+
+/// The last part of the reserve is not for segments that may not be needed.
+pub fn leave_room(config: log::Config, reserve: u64) -> log::Config {
+    log::Config {
+        spare_above_bytes: reserve / LAST_SHARE,
+        ..config
+    }
 }
 
 impl Space {
     /// Watches the disk that holds a directory.
-    pub fn start(directory: &Directory, reserve: u64) -> Self {
+    pub fn start(directory: &Directory, reserve: u64, log: Log) -> Self {
         let (disk, dir) = (directory.disk.clone(), directory.path.clone());
         let space = Self(Arc::new(Inner {
             disk,
@@ -102,6 +113,7 @@ impl Space {
             available: AtomicU64::new(u64::MAX),
             low: AtomicBool::new(false),
             full_peers: Mutex::default(),
+            log,
         }));
         space.look();
         tasks::spawn("room on the disk", Self::watch(Arc::downgrade(&space.0)));
@@ -121,6 +133,7 @@ impl Space {
 
     fn look(&self) {
         let inner = &self.0;
+        inner.log.look_for_room();
         let Ok(available) = inner.disk.available(&inner.dir) else {
             // A disk that cannot say will fail the next write, which stops the node.
             return;
@@ -220,14 +233,21 @@ mod tests {
 
     use super::*;
     use crate::env::Random;
+    use crate::log::Floor;
     use crate::log::memory_disk::MemoryDisk;
 
     #[tokio::test(start_paused = true)]
     async fn nobody_watches_the_disk_of_a_node_that_is_gone() {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
         let random = Random::seeded(1);
-        let directory = Directory::open(disk, Path::new("/node"), "n1", &random).unwrap();
-        let space = Space::start(&directory, 0);
+        let dir = Path::new("/node");
+        let directory = Directory::open(disk.clone(), dir, "n1", &random).unwrap();
+        let config = crate::log::Config {
+            inline_io: true,
+            ..crate::log::Config::default()
+        };
+        let (log, _) = Log::open(disk, dir, config, Floor::default(), None).unwrap();
+        let space = Space::start(&directory, 0, log);
         tokio::time::sleep(LOOK * 3).await;
         let inner = Arc::downgrade(&space.0);
         drop(space);

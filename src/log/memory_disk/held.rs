@@ -110,6 +110,8 @@ pub struct Bytes {
     pub synced: Vec<u8>,
     /// What changed since the last sync: ranges of `live`.
     pub dirty: Vec<(usize, usize)>,
+    /// The path that it was given last, for those who hold it open under another one.
+    pub renamed: Option<PathBuf>,
 }
 
 impl Bytes {
@@ -136,6 +138,7 @@ impl Bytes {
             live: left.clone(),
             synced: left,
             dirty: Vec::new(),
+            renamed: None,
         }
     }
 }

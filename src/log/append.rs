@@ -1,0 +1,138 @@
+//! Appending: entries get their places in memory, and the writer does the rest.
+//!
+//! Nothing here waits for the disk. An entry that fits into no segment begins one in memory, whose
+//! files the writer makes before it writes there. What is not written is read from memory.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use super::files::Paths;
+use super::frame::{self, Entry, Kind};
+use super::index::OffsetIndex;
+use super::io::{Append, Done, Request};
+use super::making::Plan;
+use super::room::Room;
+use super::segment::Segment;
+use super::store::Store;
+use super::writer::Write;
+use super::{Config, Error, Index, Log, State, Term, record};
+
+impl Log {
+    /// Appends entries. They can be read when this returns; `done` comes when they are durable.
+    ///
+    /// Entries follow the last one without a gap (I5). An error means that nothing was appended,
+    /// and `done` is not called.
+    pub fn append(&self, entries: Vec<Entry>, done: Done) -> Result<(), Error> {
+        let limit = frame::PAYLOAD_BYTES_MAX;
+        if let Some(large) = entries.iter().find(|entry| entry.payload.len() > limit) {
+            let bytes = large.payload.len();
+            return Err(Error::TooLarge { bytes, limit });
+        }
+        let crcs: Vec<_> = entries.iter().map(frame::entry_crc).collect();
+        let mut state = self.0.state.write();
+        let (first, term) = (state.next_index(), state.last_term);
+        let mut writes = VecDeque::with_capacity(entries.len());
+        for (entry, crc) in entries.into_iter().zip(crcs) {
+            assert_eq!(entry.index, state.next_index(), "I5: gap in the raft log");
+            match self.place(&mut state, entry, crc) {
+                Ok(write) => writes.push_back(write),
+                Err(error) => {
+                    displace(&mut state, first, term);
+                    return Err(error);
+                }
+            }
+        }
+        state.evict(self.0.config.tail_cache_bytes_max, self.durable());
+        // Under the lock, so that the writer sees appends in the order of their indexes.
+        let bytes = writes.iter().map(|write| write.entry.payload.len() as u64);
+        let append = Append {
+            bytes: bytes.sum(),
+            writes,
+            done,
+        };
+        self.0.queue.push(Request::Append(append));
+        Ok(())
+    }
+
+    /// Gives an entry its place in the last segment, or in a new one.
+    fn place(&self, state: &mut State, entry: Entry, crc: u32) -> Result<Write, Error> {
+        let config = &self.0.config;
+        let fits = |segment: &Segment| segment.fits(&entry, config);
+        if !state.segments.back().is_some_and(fits) {
+            let begun = Segment::begin(&self.0.dir, state.next_index(), config)?;
+            state.segments.push_back(begun);
+        }
+        let segment = state.segments.back_mut().expect("one was begun above");
+        let needs = Room::of(entry.kind, &entry.payload);
+        segment.reserve(needs)?;
+        let is_first = segment.next_index() == segment.base();
+        let position = segment.add(entry.term, entry.payload.len(), needs, crc);
+        let begins = is_first.then(|| Plan {
+            rows: segment.index.file(),
+            index_bytes: segment.index.file_bytes(),
+            // The first frame may be larger than a segment.
+            store_bytes: config.segment_bytes_max.max(segment.end()),
+        });
+        let store = segment.store.clone();
+        state.last_term = entry.term;
+        if entry.kind == Kind::Records {
+            let timestamp_ms = record::timestamp_ms(&entry.payload);
+            segment.saw(timestamp_ms);
+            state.last_timestamp_ms = state.last_timestamp_ms.max(timestamp_ms);
+        }
+        state.tail_bytes += entry.payload.len();
+        state.tail.push_back(entry.clone());
+        Ok(Write {
+            store,
+            position,
+            entry,
+            crc,
+            begins,
+        })
+    }
+
+    /// The payloads that are not known to be on disk, in bytes. They are all kept in memory.
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.0.queue.unsynced_bytes()
+    }
+
+    /// Whether entries with payloads of these lengths surely fit into the files that are there,
+    /// whatever room the disk has.
+    pub fn has_in_hand(&self, payloads: impl Iterator<Item = usize>) -> bool {
+        let bytes: u64 = payloads.map(|len| frame::frame_bytes(len) as u64).sum();
+        let bytes_max = self.0.config.segment_bytes_max;
+        let state = self.0.state.read();
+        let last = state.segments.back();
+        let made = last.filter(|last| last.store.is_made());
+        let left = made.map_or(0, |last| last.left(bytes_max));
+        // The spare is for the segment that follows, unless that one waits for it already.
+        let waits = last.is_some() && made.is_none();
+        let spare = !waits && self.0.queue.has_segment_in_hand();
+        let whole = u64::from(bytes_max) - super::file_header::FILE_HEADER_BYTES as u64;
+        bytes <= left || (spare && bytes <= whole)
+    }
+}
+
+impl Segment {
+    /// Begins a segment in memory: the writer makes its files.
+    pub fn begin(dir: &Path, base: Index, config: &Config) -> Result<Self, Error> {
+        let paths = Paths::new(dir, base);
+        let rows = OffsetIndex::unmade(&paths.index, base, config.index_bytes_max)?;
+        let store = Store::unmade(&paths.store, base);
+        Ok(Self::open(store, rows, false))
+    }
+}
+
+/// Takes back the entries from `first` on, none of which was handed to the writer.
+fn displace(state: &mut State, first: Index, term: Term) {
+    while state
+        .segments
+        .pop_back_if(|segment| segment.base() >= first)
+        .is_some()
+    {}
+    if let Some(last) = state.segments.back_mut() {
+        last.forget_from(first);
+    }
+    state.forget_tail(first);
+    state.last_term = term;
+}
