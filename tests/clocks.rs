@@ -272,10 +272,10 @@ async fn sessions_give_way_when_they_idled_whatever_the_times_say() {
     assert_eq!(open(&calls, SESSIONS_MAX).await, full);
     // A clock that jumps makes none of them idle.
     trial.world.clocks[leader].jump(DAY_MS);
-    pass(Duration::from_secs(5 * 60)).await;
+    pass(Duration::from_secs(4 * 60)).await;
     assert_eq!(open(&calls, SESSIONS_MAX).await, full);
     trial.world.clocks[leader].jump(-DAY_MS);
-    pass(Duration::from_secs(7 * 60)).await;
+    pass(Duration::from_secs(8 * 60)).await;
     open(&calls, SESSIONS_MAX).await.unwrap();
     let request = CloseSessionRequest {
         log: String::new(),

@@ -1,6 +1,6 @@
 //! The state with every table full: how large its checkpoint is, how long it takes, and that it travels.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use futures::stream;
 use prost::Message;

@@ -57,7 +57,7 @@ async fn a_storm_of_compressed_batches_deposes_no_leader() {
         let calls = clients.flat_map(|client| vec![client; CALLS]);
         let sent = join_all(calls.map(|client| send(client, batch.clone(), end))).await;
         let appended: u64 = sent.iter().sum();
-        let kib = batch.records.len() * usize::try_from(appended).expect("few") >> 10;
+        let kib = (batch.records.len() * usize::try_from(appended).expect("few")) >> 10;
         println!(
             "{appended} batches of {} bytes, {kib} KiB",
             batch.records.len()

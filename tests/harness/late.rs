@@ -75,9 +75,11 @@ impl Link {
     }
 }
 
+type ByEnds = BTreeMap<(String, String), Arc<Link>>;
+
 /// The links of a whole network, by who dials whom.
 #[derive(Clone, Default)]
-pub struct Links(Arc<Mutex<BTreeMap<(String, String), Arc<Link>>>>);
+pub struct Links(Arc<Mutex<ByEnds>>);
 
 impl Links {
     pub fn between(&self, from: &str, to: &str) -> Arc<Link> {
