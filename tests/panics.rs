@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ferrolog::agent::{Agent, Bound, Policy, Runtimes, Seams};
 use ferrolog::config::Options;
-use ferrolog::env::Random;
+use ferrolog::env::{Clock, Random};
 use ferrolog::log::disk::{DirLock, Disk, File, OsDisk};
 use ferrolog::net::memory::MemoryNetwork;
 use ferrolog::net::{BoxIo, Listener, Network, Security};
@@ -185,6 +185,7 @@ async fn start(place: Place, dir: &Path) -> (Agent, MemoryNetwork, Trap) {
         disk: Arc::new(TrapDisk(OsDisk, trap.clone())),
         network: Arc::new(TrapNetwork(network.clone(), trap.clone())),
         random: Random::system(),
+        clock: Clock::system(),
         runtimes: Runtimes::current(),
     };
     let config = config.resolve().unwrap();
