@@ -127,6 +127,7 @@ pub struct Accounts {
 /// Whose limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
+    Stream,
     Connection,
     Subject,
     Node,
@@ -135,6 +136,7 @@ pub enum Scope {
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Stream => "the stream",
             Self::Connection => "the connection",
             Self::Subject => "the subject, by all its connections,",
             Self::Node => "the node",

@@ -227,26 +227,30 @@ impl Raw {
     }
 
     /// A whole call with one message: its `grpc-status`.
-    pub async fn call(&mut self, path: &str, message: Bytes) -> Option<u32> {
-        let mut call = self.open(path).await?;
-        call.request.send_data(message, true).ok()?;
+    pub async fn call(&mut self, path: &str, message: Bytes) -> Result<u32, h2::Error> {
+        let mut call = self.open(path).await.expect("a call");
+        call.request.send_data(message, true)?;
         call.status().await
     }
 }
 
 impl RawCall {
-    /// What the call ended with.
-    pub async fn status(self) -> Option<u32> {
-        let answer = self.answer.await.ok()?;
+    /// What the call ended with: its status, or how its stream broke.
+    pub async fn status(self) -> Result<u32, h2::Error> {
+        let answer = self.answer.await?;
         if let Some(status) = status_of(answer.headers()) {
-            return Some(status);
+            return Ok(status);
         }
         let mut body: RecvStream = answer.into_body();
         while let Some(data) = body.data().await {
-            let length = data.ok()?.len();
+            let length = data?.len();
             let _ = body.flow_control().release_capacity(length);
         }
-        status_of(&body.trailers().await.ok()??)
+        let trailers = body
+            .trailers()
+            .await?
+            .expect("an answer ends with a status");
+        Ok(status_of(&trailers).expect("a status in numbers"))
     }
 }
 

@@ -29,7 +29,6 @@ use tonic::body::Body;
 
 use crate::net::budget::{Accounts, Held, SMALL_BYTES_MAX};
 
-use super::super::router::STREAM_WINDOW;
 use super::super::status;
 use super::methods::Method;
 
@@ -219,7 +218,10 @@ impl Messages {
 
     fn take(&mut self) -> Result<(), Status> {
         if !self.method.is_single && self.window.is_none() {
-            let window = self.accounts.unread.try_take(STREAM_WINDOW as usize);
+            let window = self
+                .accounts
+                .unread
+                .try_take(self.method.unread_bytes_max());
             self.window = Some(window.map_err(|full| status::in_flight(&full))?);
         }
         let weight = self.run.weight;

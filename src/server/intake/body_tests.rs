@@ -5,10 +5,12 @@ use tokio::sync::mpsc;
 use tonic::Code;
 use tonic_types::StatusExt;
 
+use super::super::ahead::{AHEAD_BYTES_MAX, Ahead};
 use super::super::methods::Methods;
 use super::*;
 use crate::net::budget::{self, Budget};
 use crate::server::Limits;
+use crate::server::router::STREAM_WINDOW;
 
 const RECORD_MAX: usize = 1 << 20;
 
@@ -55,7 +57,10 @@ fn of_connection(accounts: &Accounts, path: &str) -> Call {
     let method = Methods::new(&limits).of(path).unwrap();
     let (client, frames) = mpsc::unbounded_channel();
     let taken = Arc::new(Taken::default());
-    let body = Body::new(Frames(frames));
+    let mut body = Body::new(Frames(frames));
+    if method.is_read_ahead() {
+        body = Body::new(Ahead::new(body));
+    }
     Call {
         client: Some(client),
         messages: Messages::new(body, method, accounts.clone(), taken.clone()),
@@ -224,6 +229,29 @@ async fn streams_that_wait_are_as_many_as_the_connection_has_windows_for() {
     assert_eq!(budget.unread.held(), STREAM_WINDOW as usize);
     assert!(idle.waits());
     assert_eq!(budget.unread.held(), 0, "it is read as fast as it sends");
+}
+
+/// The verb of a stream that sends its answers does not look at what the client sends meanwhile.
+#[tokio::test]
+async fn a_stream_without_records_holds_no_window_and_is_ended_if_it_sends_too_much() {
+    let budget = budget();
+    let mut call = call(&budget, "/ferrolog.v1.LogService/ConsumeStream");
+    call.send(message(100));
+    call.next().await.unwrap().unwrap();
+    assert_eq!(budget.unread.held(), AHEAD_BYTES_MAX);
+    for _ in 0..AHEAD_BYTES_MAX / 1000 {
+        call.send(message(1000));
+    }
+    // It is read whether the verb asks for it or not.
+    let client = call.client.take().unwrap();
+    client.closed().await;
+    let end = loop {
+        if let Err(status) = call.next().await.expect("not the end") {
+            break status;
+        }
+    };
+    assert_eq!(end.code(), Code::ResourceExhausted);
+    assert_eq!(budget.unread.held(), 0);
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@
 use tonic::Status;
 
 use super::super::auth::Action;
+use super::super::router::STREAM_WINDOW;
 use super::super::{Limits, status};
+use super::ahead::AHEAD_BYTES_MAX;
 
 /// Names, numbers, tokens, a list of a few names: no such request is longer.
 pub const SMALL_MESSAGE_BYTES_MAX: usize = 16 << 10;
@@ -49,6 +51,19 @@ impl Method {
             Carries::Record | Carries::Batch => 1,
         };
         Ok(length * factor + MESSAGE_OVERHEAD)
+    }
+
+    /// Whether its stream carries so little that it is read all the time.
+    pub fn is_read_ahead(&self) -> bool {
+        !self.is_single && self.carries == Carries::Small
+    }
+
+    /// What may have come of a stream, and lie unread, while a message of it is under way.
+    pub fn unread_bytes_max(&self) -> usize {
+        match self.carries {
+            Carries::Small => AHEAD_BYTES_MAX,
+            Carries::Record | Carries::Batch => STREAM_WINDOW as usize,
+        }
     }
 
     fn too_large(&self, length: usize) -> Status {

@@ -21,11 +21,13 @@ use crate::net::mux::PeerInfo;
 
 use super::{Limits, Policy, status};
 
+mod ahead;
 mod body;
 mod methods;
 
 pub use body::Taken;
 
+use ahead::Ahead;
 use body::Messages;
 use methods::Methods;
 
@@ -133,7 +135,10 @@ impl Rules {
         };
         let call = take_call(&accounts.calls, request)?;
         let taken = Arc::new(Taken::default());
-        let body = std::mem::take(request.body_mut());
+        let mut body = std::mem::take(request.body_mut());
+        if method.is_read_ahead() {
+            body = Body::new(Ahead::new(body));
+        }
         let messages = Messages::new(body, method, accounts, taken.clone());
         *request.body_mut() = Body::new(messages);
         request.extensions_mut().insert(taken.clone());
