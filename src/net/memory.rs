@@ -147,6 +147,10 @@ impl Network for MemoryNetwork {
         Box::pin(async move { self.connect(addr) })
     }
 
+    fn resolve<'a>(&'a self, _addr: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(ready(Ok(())))
+    }
+
     fn listen<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(ready(self.bind(addr)))
     }

@@ -41,8 +41,11 @@ pub type BoxIo = Box<dyn Io>;
 /// dial: the caller owns the deadline.
 pub trait Network: Send + Sync + 'static {
     /// Connects to `addr`, written `host:port`. The name is resolved again at each dial, because a node
-    /// that moves keeps its name.
+    /// that moves keeps its name, and every address that it has is tried.
     fn dial<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<BoxIo>>;
+
+    /// Whether the name in `addr` has an address at all.
+    fn resolve<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<()>>;
 
     /// Listens on `addr`; port 0 picks a free port, which [`Listener::local_addr`] then tells.
     fn listen<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>>;

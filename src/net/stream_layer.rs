@@ -50,6 +50,9 @@ impl Default for ChannelOptions {
     }
 }
 
+/// Where a channel's peer is by now: asked at each dial.
+pub type Whereabouts = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// A network together with the way we prove ourselves on it.
 #[derive(Clone)]
 pub struct StreamLayer {
@@ -91,8 +94,19 @@ impl StreamLayer {
     ///
     /// An `addr` that is none fails like an unreachable one, at the first call. Needs a tokio runtime.
     pub fn channel(&self, kind: Kind, addr: &str, options: ChannelOptions) -> Channel {
-        // The connector below dials `addr` itself; the URI only fills the authority header.
-        let mut endpoint = Endpoint::from_shared(format!("http://{addr}"))
+        let addr = addr.to_owned();
+        self.channel_to(kind, Arc::new(move || addr.clone()), options)
+    }
+
+    /// The same to a peer that may move.
+    pub fn channel_to(
+        &self,
+        kind: Kind,
+        whereabouts: Whereabouts,
+        options: ChannelOptions,
+    ) -> Channel {
+        // The connector below dials by itself; the URI only fills the authority header.
+        let mut endpoint = Endpoint::from_shared(format!("http://{}", whereabouts()))
             .unwrap_or_else(|_| Endpoint::from_static("http://ferrolog.invalid"))
             .initial_stream_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window);
@@ -104,10 +118,9 @@ impl StreamLayer {
         }
 
         let layer = self.clone();
-        let addr: Arc<str> = addr.into();
         let timeout = options.connect_timeout;
         endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-            let (layer, addr) = (layer.clone(), Arc::clone(&addr));
+            let (layer, addr) = (layer.clone(), whereabouts());
             async move { layer.dial(kind, &addr, timeout).await.map(TokioIo::new) }
         }))
     }

@@ -15,7 +15,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
@@ -30,6 +32,12 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Connections the kernel holds between its handshake and our `accept`.
 const BACKLOG_MAX: u32 = 1024;
 
+/// Of one name: more are not tried.
+const ADDRESSES_MAX: usize = 16;
+/// An address that has not answered by then is left to itself while the next one is tried: the least
+/// that RFC 8305 allows, since a call that waits for the dial may have little time.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(100);
+
 /// The network of the host.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpNetwork;
@@ -37,9 +45,17 @@ pub struct TcpNetwork;
 impl Network for TcpNetwork {
     fn dial<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<BoxIo>> {
         Box::pin(async move {
-            let stream = TcpStream::connect(addr).await?;
+            let found = lookup_host(addr).await?.take(ADDRESSES_MAX).collect();
+            let stream = connect_to_any(in_turns(found)).await?;
             configure(&stream)?;
             Ok(Box::new(Socket(Some(stream))) as BoxIo)
+        })
+    }
+
+    fn resolve<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            lookup_host(addr).await?.next().map(drop).ok_or_else(none)
         })
     }
 
@@ -59,6 +75,47 @@ impl Network for TcpNetwork {
                 )
             }))
         })
+    }
+}
+
+/// The addresses of a name, as the resolver sorted them, but with the two families in turns: one of them may
+/// lead nowhere from here.
+fn in_turns(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_ipv4 = found.first().is_some_and(SocketAddr::is_ipv4);
+    let (first, other): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|addr| addr.is_ipv4() == first_is_ipv4);
+    let (mut first, mut other) = (first.into_iter(), other.into_iter());
+    let mut turns = Vec::new();
+    loop {
+        let before = turns.len();
+        turns.extend(first.next().into_iter().chain(other.next()));
+        if turns.len() == before {
+            return turns;
+        }
+    }
+}
+
+/// The first connection that comes about. Each address has a while for itself, then the next one is tried
+/// beside it, so that one which answers nothing costs little; the first failure is told if all fail.
+async fn connect_to_any(addrs: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut addrs = addrs.into_iter();
+    let mut tries = FuturesUnordered::new();
+    let mut failure = None;
+    loop {
+        if let Some(addr) = addrs.next() {
+            tries.push(TcpStream::connect(addr));
+        } else if tries.is_empty() {
+            let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            return Err(failure.unwrap_or_else(none));
+        }
+        tokio::select! {
+            Some(tried) = tries.next() => match tried {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = failure.or(Some(error)),
+            },
+            () = tokio::time::sleep(NEXT_ADDRESS_AFTER), if addrs.len() > 0 => {}
+        }
     }
 }
 
@@ -249,6 +306,56 @@ mod tests {
 
         let again = TcpNetwork.listen(&addr).await.unwrap();
         assert_eq!(again.local_addr(), addr);
+    }
+
+    /// An address that answers nothing: its port has taken as many connections as it holds, and drops the rest.
+    async fn black_hole(host: &str) -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let addr: SocketAddr = format!("{host}:0").parse().unwrap();
+        let socket = if addr.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        };
+        let socket = socket.unwrap();
+        socket.bind(addr).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut held = Vec::new();
+        let second = Duration::from_secs(1);
+        while let Ok(stream) = tokio::time::timeout(second, TcpStream::connect(addr)).await {
+            held.push(stream.unwrap());
+        }
+        (addr, listener, held)
+    }
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_tried_though_the_first_answers_nothing() {
+        for (dead, alive) in [("127.0.0.1", "[::1]"), ("[::1]", "127.0.0.1")] {
+            let (hole, _listener, _held) = black_hole(dead).await;
+            let listener = TcpListener::bind(format!("{alive}:0")).await.unwrap();
+            let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let refuses = closed.local_addr().unwrap();
+            drop(closed);
+            let lives = listener.local_addr().unwrap();
+            let addrs = vec![hole, hole, refuses, lives];
+            let limit = Duration::from_secs(2);
+            // One after the other, the first takes all the time there is.
+            let in_order = tokio::time::timeout(limit, TcpStream::connect(&addrs[..])).await;
+            assert!(in_order.is_err(), "the first address answers");
+            let connected = tokio::time::timeout(limit, connect_to_any(addrs)).await;
+            let connected = connected.expect("in time").unwrap();
+            assert_eq!(connected.peer_addr().unwrap(), lives);
+        }
+        let none = connect_to_any(Vec::new()).await.unwrap_err();
+        assert_eq!(none.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_families_of_a_name_take_turns() {
+        let addrs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let found: Vec<SocketAddr> = addrs(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]);
+        let turns = addrs(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]);
+        assert_eq!(in_turns(found), turns);
     }
 
     #[tokio::test]

@@ -123,6 +123,10 @@ impl Network for LateNetwork {
         })
     }
 
+    fn resolve<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, std::io::Result<()>> {
+        self.inner.resolve(addr)
+    }
+
     fn listen<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         self.inner.listen(addr)
     }
