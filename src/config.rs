@@ -228,17 +228,28 @@ impl Options {
             let what = "--connections-max is between 16 and 1048576".to_owned();
             return Err(ConfigError::Invalid(what));
         }
+        let listen = self
+            .listen
+            .filter(|addr| !addr.trim().is_empty())
+            .ok_or(missing(
+                "--listen",
+                "name the address, such as 127.0.0.1:7400",
+            ))?;
+        let listen = check_addr("--listen", &listen, 0)?;
+        // What an unset variable leaves is not an address.
+        let advertise = self.advertise.filter(|addr| !addr.trim().is_empty());
+        let advertise = advertise.map(|addr| check_addr("--advertise", &addr, 1));
+        let advertise = advertise.transpose()?;
+        let join = join.iter().map(|addr| check_addr("--join", addr, 1));
+        let join = join.collect::<Result<Vec<_>, _>>()?;
         Ok(Config {
             name,
             data_dir: self.data_dir.ok_or(missing(
                 "--data-dir",
                 "name the directory for the node's data",
             ))?,
-            listen: self.listen.ok_or(missing(
-                "--listen",
-                "name the address, such as 127.0.0.1:7400",
-            ))?,
-            advertise: self.advertise,
+            listen,
+            advertise,
             bootstrap,
             join,
             acl: self.acl,
@@ -282,6 +293,38 @@ impl Options {
             )),
         }
     }
+}
+
+/// An address as it can be dialled: a host and a port, no lower than `port_min`.
+fn check_addr(setting: &str, addr: &str, port_min: u16) -> Result<String, ConfigError> {
+    let addr = addr.trim();
+    let wrong = |what: &str| {
+        let what = format!("{setting} {addr:?} {what}: write HOST:PORT, such as 127.0.0.1:7400");
+        Err(ConfigError::Invalid(what))
+    };
+    if addr.contains("://") {
+        return wrong("begins with a scheme");
+    }
+    let Some((host, port)) = addr.rsplit_once(':') else {
+        return wrong("has no port");
+    };
+    if !port.parse::<u16>().is_ok_and(|port| port >= port_min) {
+        return wrong("has no port that can be dialled");
+    }
+    let in_brackets = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let is_host = match in_brackets {
+        Some(ip) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let known = |char: char| char.is_ascii_alphanumeric() || "-._".contains(char);
+            !host.is_empty() && host.len() <= 253 && host.chars().all(known)
+        }
+    };
+    if !is_host {
+        return wrong("has no host (an IPv6 address stands in brackets)");
+    }
+    Ok(addr.to_owned())
 }
 
 /// What follows from the sizes of segments and records.
@@ -393,6 +436,31 @@ mod tests {
                 .to_string();
             assert!(error.contains(hint), "{text}: {error}");
         }
+        let addrs = [
+            ("advertise = 'localhost'", "no port"),
+            ("advertise = 'localhost:'", "no port"),
+            ("advertise = 'localhost:0'", "no port"),
+            ("advertise = 'localhost:99999'", "no port"),
+            ("advertise = 'https://127.0.0.1:7400'", "scheme"),
+            ("advertise = ':7400'", "no host"),
+            ("advertise = 'a b:7400'", "no host"),
+            ("advertise = '::1:7400'", "no host"),
+            ("join = ['n2']", "no port"),
+        ];
+        for (text, hint) in addrs {
+            let text = format!("{BASE}bootstrap = true\ninsecure = true\n{text}");
+            let error = options(&text).resolve().unwrap_err().to_string();
+            let setting = if text.contains("join") {
+                "--join"
+            } else {
+                "--advertise"
+            };
+            assert!(error.contains(hint) && error.contains(setting), "{error}");
+        }
+        let unset = format!("{BASE}bootstrap = true\ninsecure = true\nadvertise = ''");
+        assert_eq!(options(&unset).resolve().unwrap().advertise, None);
+        let ipv6 = format!("{BASE}bootstrap = true\ninsecure = true\nadvertise = '[::1]:7400'");
+        assert!(options(&ipv6).resolve().unwrap().advertise.is_some());
         let good = format!("{BASE}bootstrap = true\ninsecure = true");
         assert!(options(&good).resolve().is_ok());
     }

@@ -206,6 +206,13 @@ async fn what_cannot_be_run_safely_is_refused_before_it_starts() {
     let wildcard = refusal("0.0.0.0:7400").await;
     assert!(wildcard.contains("--insecure"), "{wildcard}");
     assert_eq!(refusal("127.0.0.1:7400").await, "");
+    // Nor may others be told of an address that is not of this machine.
+    let mut config = World::config(0);
+    config.advertise = Some("192.0.2.7:7400".to_owned());
+    let bound = Bound::bind(config, Security::Insecure, Policy::default(), seams.clone()).await;
+    let advertised = bound.err().map(|error| error.to_string());
+    let advertised = advertised.expect("plain text for everybody is refused");
+    assert!(advertised.contains("192.0.2.7") && advertised.contains("--insecure"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -130,6 +130,14 @@ impl Bound {
         if is_unspecified(&addr) {
             return Err(AgentError::Advertise { addr });
         }
+        if insecure && !is_loopback(&addr) {
+            return Err(AgentError::InsecureAddress { addr });
+        }
+        // A name may come to be known only once the node runs, as in Kubernetes.
+        if let Err(error) = network.resolve(&addr).await {
+            tracing::warn!(%addr, %error, "the address to advertise cannot be resolved here: \
+                others cannot call this node while they cannot resolve it either");
+        }
         let layer = StreamLayer::new(network, security.clone());
         let (mux, clients, peers) = Mux::start_for(
             listener,
