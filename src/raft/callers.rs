@@ -89,6 +89,7 @@ impl RaftService {
             }
             Standing::Known(_) | Standing::Gone => return Err(no_member(caller)),
         }
+        node.hear_address(request, caller);
         Ok(node)
     }
 
@@ -104,6 +105,22 @@ impl RaftService {
                 node.introduction()
             }
             _ => Vec::new(),
+        }
+    }
+}
+
+impl ReplicatedLog {
+    /// A member that calls says where it is reached; its certificate says that it is the member.
+    fn hear_address<T>(&self, request: &Request<T>, caller: u64) {
+        let addr = text(request.metadata(), "ferrolog-addr");
+        let view = self.view();
+        let Some(known) = view.member(caller).filter(|_| !addr.is_empty()) else {
+            return;
+        };
+        if caller != self.identity().node_id
+            && check_certificate(request, &known.member.name).is_ok()
+        {
+            self.transport().addresses().heard(caller, addr);
         }
     }
 }

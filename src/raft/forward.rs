@@ -23,7 +23,7 @@ use super::ReplicatedLog;
 use super::command::{OffsetRange, Receipt, Refusal};
 use super::error::ProposeError;
 use super::proposer::{Answer, Group};
-use super::transport::Transport;
+use super::transport::{Lane, Transport};
 use super::view::View;
 
 /// To open the stream.
@@ -36,6 +36,10 @@ const CHANNEL: usize = 64;
 /// For the answers of a leader that another one followed: one that handed leadership on, or that
 /// hears of the other, gives them in this time.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// For a leader that is not heard, while no other is known: a node that is cut off hears of none, and
+/// those that wait here could ask another node meanwhile.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Passes groups to the leader.
 pub struct Forwarder {
@@ -115,7 +119,7 @@ impl Forwarder {
 
     async fn open(&self, leader: u64, addr: &str) -> Option<Opened> {
         let (requests, sent) = mpsc::channel(CHANNEL);
-        let mut client = self.transport.client(leader, addr);
+        let mut client = self.transport.kept(leader, addr, Lane::Records);
         let answers = client.propose(ReceiverStream::new(sent)).await;
         let answers = answers.inspect_err(|status| {
             tracing::debug!(leader, %addr, %status, "no stream to the leader");
@@ -135,15 +139,17 @@ impl Forwarder {
     }
 }
 
-/// Returns once another leader has been known for a while, or the node stops.
+/// Returns once another leader has been known for a while, or none for longer, or the node stops.
 async fn deposed(leader: u64, mut views: watch::Receiver<View>) {
-    let is_over = |view: &View| {
-        let another = view.leader.is_some_and(|known| known != leader);
-        another || view.stopped.is_some()
-    };
-    while views.wait_for(is_over).await.is_ok() {
+    let leads = |view: &View| view.leader == Some(leader) && view.stopped.is_none();
+    while views.wait_for(|view| !leads(view)).await.is_ok() {
+        let known = views.wait_for(|view| view.leader.is_some() || view.stopped.is_some());
+        if !matches!(tokio::time::timeout(SILENCE, known).await, Ok(Ok(_))) {
+            return;
+        }
         tokio::time::sleep(LAST_ANSWERS).await;
-        if is_over(&views.borrow()) {
+        let view = views.borrow();
+        if view.leader.is_some() && !leads(&view) || view.stopped.is_some() {
             return;
         }
     }
@@ -189,7 +195,7 @@ pub async fn queue_all(
     let mut waiting = Vec::with_capacity(request.batches.len());
     for batch in request.batches {
         waiting.push(if node.view().writable {
-            node.proposer().propose(batch, true).await
+            node.proposer().propose(batch, true, Instant::now()).await
         } else {
             Err(ProposeError::NoLeader {
                 waited_ms: 0,
@@ -369,6 +375,26 @@ mod tests {
         received.await.unwrap();
         assert_eq!(places.available_permits(), 3);
         assert!(waiting.lock().is_none(), "nothing more is sent there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_falls_silent_keeps_nobody_waiting_for_good() {
+        let (proposal, told) = Proposal::of_test("batch");
+        let places = Arc::new(Semaphore::new(1));
+        let group = Group {
+            proposals: vec![proposal],
+            place: places.acquire_owned().await.unwrap(),
+        };
+        let waiting: Arc<Waiting> = Arc::new(Mutex::new(Some(VecDeque::from([group]))));
+        let (tell, views) = watch::channel(View {
+            leader: Some(1),
+            ..View::default()
+        });
+        tokio::spawn(receive(stream::pending(), waiting, deposed(1, views)));
+        tell.send_replace(View::default());
+        let told = tokio::time::timeout(SILENCE * 2, told).await;
+        let told = told.expect("it is told in time").unwrap();
+        assert_eq!(told, Err(ProposeError::Unknown), "it may be in the log");
     }
 
     #[tokio::test(start_paused = true)]

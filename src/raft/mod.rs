@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::time::Instant;
 
 use crate::env::Clock;
 use crate::log::disk::DirLock;
@@ -17,6 +18,7 @@ use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
 use crate::tasks;
 
+mod addresses;
 mod answers;
 mod blocking;
 mod callers;
@@ -214,7 +216,9 @@ impl ReplicatedLog {
         let raft = engine::start(timing, &identity, addr, &transport, (store, machine)).await?;
         let (tell, views) = watch::channel(View::default());
         let heard = Arc::new(view::Heard::never());
-        tasks::spawn("view", view::follow(raft.clone(), heard.clone(), tell));
+        let addresses = transport.addresses().clone();
+        let follows = view::follow(raft.clone(), heard.clone(), addresses, tell);
+        tasks::spawn("view", follows);
         let stamps = Stamps::new(log.clone(), fsm.clone(), clocks.clone(), views.clone());
         let proposals = proposer::Leader::new(&transport, &space, &stamps, &log);
         let confirmer = Confirmer::start(raft.clone(), promised.clone(), transport.clone());
@@ -299,7 +303,16 @@ impl ReplicatedLog {
     /// Queues a batch of records, as `log::record` draws it; the answer comes once it is synced on
     /// a majority and applied here or on the leader (I1). Waits while too much is pending.
     pub async fn propose(&self, batch: Bytes) -> Result<Answer, ProposeError> {
-        self.0.proposer.propose(batch, false).await
+        self.propose_since(batch, Instant::now()).await
+    }
+
+    /// The same for a batch that has waited for a leader since then already.
+    pub async fn propose_since(
+        &self,
+        batch: Bytes,
+        since: Instant,
+    ) -> Result<Answer, ProposeError> {
+        self.0.proposer.propose(batch, false, since).await
     }
 
     /// Raft's indexes: the last entry, the last committed, the last applied.
@@ -342,7 +355,7 @@ impl ReplicatedLog {
             .members
             .iter()
             .filter(|other| other.id != request.node_id);
-        let known = others.map(|other| other.member.addr.clone());
+        let known = others.map(|other| self.0.transport.addr(other.id, &other.member.addr));
         let addrs: Vec<_> = known.chain(peers.iter().cloned()).collect();
         if addrs.is_empty() {
             return Ok(());

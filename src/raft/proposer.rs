@@ -48,6 +48,8 @@ const PLACES_OF_SMALL: u32 = 4;
 const FULL_WAIT: Duration = Duration::from_secs(1);
 /// How long a batch waits for a leader to be known.
 const LEADER_WAIT: Duration = Duration::from_secs(5);
+/// What waited so long may still be sent to a leader that is known by then.
+const FORWARD_WAIT: Duration = Duration::from_millis(200);
 
 /// Takes batches; clones share the queue.
 #[derive(Debug, Clone)]
@@ -63,6 +65,8 @@ pub struct Proposal {
     /// Came from another node: it is not passed on a second time.
     pub forwarded: bool,
     pub reply: Reply,
+    /// When it came: it waits for a leader from then on, however long others waited before it.
+    since: Instant,
     _bytes: OwnedSemaphorePermit,
 }
 
@@ -75,6 +79,7 @@ impl Proposal {
             batch: Bytes::from_static(batch.as_bytes()),
             forwarded: false,
             reply,
+            since: Instant::now(),
             _bytes: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
         };
         (proposal, answer)
@@ -158,7 +163,12 @@ impl Proposer {
     /// Queues a batch, waiting while too much is pending. The answer comes once it is committed.
     ///
     /// Batches that one caller queues one after another keep their order.
-    pub async fn propose(&self, batch: Bytes, forwarded: bool) -> Result<Answer, ProposeError> {
+    pub async fn propose(
+        &self,
+        batch: Bytes,
+        forwarded: bool,
+        since: Instant,
+    ) -> Result<Answer, ProposeError> {
         record::check_batch(&batch).map_err(|_| ProposeError::Malformed)?;
         let weight = u32::try_from(batch.len().min(PENDING_BYTES_MAX)).unwrap_or(u32::MAX);
         let bytes = self.bytes.clone().acquire_many_owned(weight);
@@ -167,6 +177,7 @@ impl Proposer {
             batch,
             forwarded,
             reply,
+            since,
             _bytes: bytes.await.map_err(|_| ProposeError::Stopping)?,
         };
         let queued = self.queue.send(proposal).await;
@@ -245,7 +256,11 @@ impl Dispatcher {
 
     /// Hands a group to the leader, waiting for one to be known.
     async fn dispatch(&mut self, mut group: Group) {
-        let deadline = Instant::now() + LEADER_WAIT;
+        let came = group
+            .proposals
+            .first()
+            .map_or_else(Instant::now, |first| first.since);
+        let deadline = came + LEADER_WAIT;
         loop {
             match tokio::time::timeout_at(deadline, self.route()).await {
                 // It waits here, and all behind it, until the disk keeps up or another node leads.
@@ -263,6 +278,7 @@ impl Dispatcher {
                         return;
                     }
                     // Nothing of the group was sent if there is no stream yet.
+                    let deadline = deadline.max(Instant::now() + FORWARD_WAIT);
                     match self.forwarder.forward(leader, &addr, group, deadline).await {
                         Ok(()) => return,
                         Err(unsent) => group = unsent,

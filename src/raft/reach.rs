@@ -103,7 +103,7 @@ impl ReplicatedLog {
         };
         let addr = &member.member.addr;
         let kept = self.0.call_backs.take(leader, addr).filter(|_| !fresh);
-        let mut client = kept.unwrap_or_else(|| self.transport().client(leader, addr));
+        let mut client = kept.unwrap_or_else(|| self.transport().own_client(leader, addr));
         let call = client.confirm(pb::ConfirmRequest { term: view.term });
         let reached = matches!(timeout(CALL_BACK, call).await, Ok(Ok(_)));
         if reached {

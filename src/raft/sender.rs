@@ -51,6 +51,10 @@ impl Interceptor for Tag {
         );
         metadata.insert("ferrolog-from", self.from.node_id.into());
         metadata.insert("ferrolog-to", self.to.into());
+        // So that a member that moved is found before the membership can say where.
+        if let Ok(addr) = self.from.addr.parse() {
+            metadata.insert("ferrolog-addr", addr);
+        }
         Ok(request)
     }
 }

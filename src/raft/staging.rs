@@ -63,7 +63,7 @@ pub async fn receive(
     let dir = snapshots.staging();
     let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
     snapshot::make_dir(&*snapshots.disk, &dir).map_err(|error| failed(&error))?;
-    let mut client = node.transport().client(sender, &request.sender_addr);
+    let mut client = node.transport().own_client(sender, &request.sender_addr);
     let mut fetched = 0;
     for seal in data.segments.iter() {
         let (looks, wanted) = (node.clone(), seal.clone());

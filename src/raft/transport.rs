@@ -3,6 +3,7 @@
 //! Replication is pipelined on a stream of its own; heartbeats and snapshots have connections of
 //! theirs, so that neither waits behind bulk. Every call says who calls whom in which cluster.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use openraft::raft::{
 };
 use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
@@ -30,6 +32,7 @@ use crate::net::stream_layer::{ChannelOptions, StreamLayer};
 use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::raft_client::RaftClient;
 
+use super::addresses::Addresses;
 use super::answers::{self, RpcResult};
 use super::clocks::Clocks;
 use super::hearing::{Hearing, Successor};
@@ -61,6 +64,26 @@ pub struct Transport {
     from: Sender,
     /// What the node has, once it belongs to a cluster.
     node: Arc<OnceLock<Node>>,
+    addresses: Addresses,
+    kept: Arc<Mutex<HashMap<(u64, Lane), Link>>>,
+    /// Serves the connections, whoever makes the first call on one: that of clients' calls may be
+    /// busy.
+    runtime: Option<Handle>,
+}
+
+/// What is carried by a kept connection of its own, so that nothing waits behind bulk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Single calls.
+    Calls,
+    /// Records on their way to the leader.
+    Records,
+}
+
+/// A connection to a node as long as it is there.
+struct Link {
+    addr: String,
+    client: PeerClient,
 }
 
 /// What a transport needs of the node that calls.
@@ -101,8 +124,24 @@ impl Node {
 
 impl Transport {
     pub fn new(layer: StreamLayer, from: Sender) -> Self {
-        let node = Arc::default();
-        Self { layer, from, node }
+        Self {
+            layer,
+            from,
+            node: Arc::default(),
+            addresses: Addresses::default(),
+            kept: Arc::default(),
+            runtime: Handle::try_current().ok(),
+        }
+    }
+
+    /// Where the members are.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Where a node is reached; at `addr` if it is no member.
+    pub fn addr(&self, id: u64, addr: &str) -> String {
+        self.addresses.of(id).unwrap_or_else(|| addr.to_owned())
     }
 
     /// Lets snapshots keep their segments in this log while they are sent, and takes note of peers
@@ -113,13 +152,45 @@ impl Transport {
         self
     }
 
-    /// A client of the node `to` at `addr`; 0 if its id is not known. It connects when used.
+    /// A client of the node `to`, on the one connection that all such calls to it share; at `addr`,
+    /// unless it is known to be elsewhere. It connects when used.
     pub fn client(&self, to: u64, addr: &str) -> PeerClient {
+        self.kept(to, addr, Lane::Calls)
+    }
+
+    /// The same for what one lane carries.
+    pub fn kept(&self, to: u64, addr: &str, lane: Lane) -> PeerClient {
+        if to == 0 {
+            return self.own_client(to, addr);
+        }
+        let now = self.addr(to, addr);
+        let mut kept = self.kept.lock();
+        if let Some(link) = kept.get(&(to, lane))
+            && link.addr == now
+        {
+            return link.client.clone();
+        }
+        let client = self.own_client(to, addr);
+        let link = Link {
+            addr: now,
+            client: client.clone(),
+        };
+        kept.insert((to, lane), link);
+        client
+    }
+
+    /// A client with a connection of its own. `to` is 0 if the node's id is not known.
+    pub fn own_client(&self, to: u64, addr: &str) -> PeerClient {
+        let _served_by = self.runtime.as_ref().map(Handle::enter);
         let options = ChannelOptions {
             keepalive: Some(Duration::from_secs(1)),
             ..ChannelOptions::default()
         };
-        let channel = self.layer.channel(Kind::Raft, addr, options);
+        let (addresses, addr) = (self.addresses.clone(), addr.to_owned());
+        let whereabouts = move || addresses.of(to).unwrap_or_else(|| addr.clone());
+        let channel = self
+            .layer
+            .channel_to(Kind::Raft, Arc::new(whereabouts), options);
         let from = self.from.clone();
         RaftClient::with_interceptor(channel, Tag { from, to })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -135,7 +206,9 @@ impl RaftNetworkFactory<TypeConfig> for Transport {
             from: self.from.clone(),
             node: self.node.clone(),
             target,
-            client: self.client(target, &node.addr),
+            addr: node.addr.clone(),
+            link: None,
+            transport: self.clone(),
         }
     }
 }
@@ -145,7 +218,10 @@ pub struct Peer {
     from: Sender,
     node: Arc<OnceLock<Node>>,
     target: u64,
-    client: PeerClient,
+    /// Where it is if the membership does not say.
+    addr: String,
+    link: Option<Link>,
+    transport: Transport,
 }
 
 impl Peer {
@@ -156,6 +232,27 @@ impl Peer {
             peer: self.target,
             term,
         }
+    }
+
+    /// A client of the peer where it is by now. The engine keeps one of these for as long as it
+    /// replicates to the peer, wherever that goes.
+    fn client(&mut self) -> PeerClient {
+        let addr = self.transport.addr(self.target, &self.addr);
+        match &self.link {
+            Some(link) if link.addr == addr => link.client.clone(),
+            _ => {
+                let client = self.transport.own_client(self.target, &self.addr);
+                let kept = client.clone();
+                self.link = Some(Link { addr, client: kept });
+                client
+            }
+        }
+    }
+
+    /// Returns once the peer has moved from where it was called last.
+    fn moved(&self) -> impl Future<Output = ()> + Send + 'static {
+        let addr = self.link.as_ref().map_or(&self.addr, |link| &link.addr);
+        self.transport.addresses.left(self.target, addr)
     }
 
     /// Makes a call within the engine's deadline.
@@ -231,7 +328,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             );
             // The connection may ask once more after the end.
             let requests = requests.fuse();
-            let mut client = self.client.clone();
+            let mut client = self.client();
+            let moved = self.moved();
             let call = client.append_entries(requests);
             let answers = self
                 .call(RPCTypes::AppendEntries, CALL_TIMEOUT, call)
@@ -244,7 +342,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 sound.map_err(|error| answers::unsound(target, &error))?;
                 answers::judge(&node, target, term, result)
             });
-            Ok(results.boxed())
+            // The engine then goes on where the peer is by now.
+            Ok(results.take_until(moved).boxed())
         })
     }
 
@@ -253,7 +352,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let call = client.vote(wire::vote_request_to_pb(&rpc));
         let answer = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
         answers::vote(&self.pair(rpc.vote.leader_id.term), &answer)
@@ -264,7 +363,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let call = client.pre_vote(wire::vote_request_to_pb(&rpc));
         let answer = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
         answers::vote(&self.pair(rpc.vote.leader_id.term), &answer)
@@ -292,9 +391,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             segments: held.map(snapshot::seal_to_pb).collect(),
             sender_addr: self.from.addr.clone(),
         };
-        let mut client = self.client.clone();
+        let mut client = self.client();
+        let moved = self.moved();
         let send = client.install_snapshot(stream::iter(snapshot::to_parts(&request)));
         let answer = tokio::select! {
+            () = moved => return Err(Unreachable::from_string("the peer has moved").into()),
             answer = send => answer.map_err(|status| Unreachable::new(&status))?,
             closed = cancel => return Err(closed.into()),
         };
@@ -315,7 +416,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let named = Some((term, *request.to_node_id()));
             node.successor.send_replace(named);
         }
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let call = client.transfer_leader(pb::TransferLeaderRequest {
             from_leader: Some(types::vote_to_pb(request.from_leader())),
             to_node_id: *request.to_node_id(),

@@ -180,7 +180,7 @@ impl ReplicatedLog {
         peers.sort_by_key(|peer| Some(peer.id) != view.leader);
         let mut last = None;
         for peer in peers {
-            let mut client = self.transport().client(peer.id, &peer.member.addr);
+            let mut client = self.transport().own_client(peer.id, &peer.member.addr);
             let disk = self.snapshots().disk.clone();
             match fetch::fetch(&mut client, disk, &dir, &seal, None).await {
                 Ok(()) => {

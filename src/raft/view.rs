@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Raft;
+use super::addresses::Addresses;
 use super::types::{Member, TypeConfig};
 
 /// A leader that no quorum has answered for this long does not call itself one.
@@ -88,12 +89,19 @@ impl View {
 }
 
 /// Follows the engine's metrics until it stops.
-pub async fn follow(raft: Raft, heard: Arc<Heard>, views: watch::Sender<View>) {
+pub async fn follow(
+    raft: Raft,
+    heard: Arc<Heard>,
+    addresses: Addresses,
+    views: watch::Sender<View>,
+) {
     let mut server = raft.server_metrics();
     let mut all = raft.metrics();
     loop {
         let view = see(&server.borrow_watched(), &all.borrow_watched(), &heard);
         let leads = view.leader == Some(*raft.node_id());
+        // Whoever acts on the view reaches the members that it names.
+        addresses.follow(&view.members);
         let waits_for_quorum = leads && !view.writable;
         views.send_if_modified(|seen| {
             let changed = *seen != view;

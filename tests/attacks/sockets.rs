@@ -287,3 +287,40 @@ async fn one_certificate_does_not_take_every_connection() {
     })
     .await;
 }
+
+/// Connections of this machine to or from a port that were closed a moment ago.
+fn closed_lately(addr: &str) -> usize {
+    const TIME_WAIT: &str = "06";
+    let port = addr.rsplit_once(':').expect("a port").1;
+    let port = format!(":{:04X}", port.parse::<u16>().expect("a number"));
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("a table of connections");
+    let ended = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, remote) = (fields.next().unwrap_or(""), fields.next().unwrap_or(""));
+        let is_ours = local.ends_with(&port) || remote.ends_with(&port);
+        is_ours && fields.next() == Some(TIME_WAIT)
+    };
+    table.lines().filter(ended).count()
+}
+
+#[tokio::test]
+async fn commands_through_a_follower_share_one_connection_to_the_leader() {
+    const COMMANDS: u64 = 60;
+    let stage = Stage::start_alone().await;
+    let leader = stage.leader().await;
+    let client = stage.client_of(stage.others(leader)[0]);
+    let before = closed_lately(stage.cluster.addr(leader));
+    for number in 0..COMMANDS {
+        let name = format!("cursor-{number}");
+        client
+            .admin()
+            .create_cursor(&name, 0)
+            .await
+            .expect("a cursor");
+    }
+    let left = closed_lately(stage.cluster.addr(leader)) - before;
+    assert!(
+        left < 10,
+        "{left} of {COMMANDS} commands dialled for themselves"
+    );
+}

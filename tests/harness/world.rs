@@ -111,11 +111,24 @@ impl World {
         self.nodes[number] = Some(agent);
     }
 
+    /// Starts a node on its data at another address, with these to ask for the others.
+    pub async fn start_at(&mut self, number: usize, addr: &str, join: &[&str]) {
+        let mut config = Self::config(number);
+        config.listen = addr.to_owned();
+        config.join = join.iter().map(|&addr| addr.to_owned()).collect();
+        let started = self.try_start_as(number, config).await;
+        self.nodes[number] = Some(started.unwrap_or_else(|error| panic!("{addr}: {error}")));
+    }
+
     /// Starts a node, unless its directory does not let it.
     pub async fn try_start(&self, number: usize) -> Result<Agent, AgentError> {
+        self.try_start_as(number, Self::config(number)).await
+    }
+
+    async fn try_start_as(&self, number: usize, mut config: Config) -> Result<Agent, AgentError> {
         let network: Arc<dyn Network> = match &self.links {
-            Some(links) => Arc::new(LateNetwork::new(&self.network, ADDRS[number], links)),
-            None => Arc::new(self.network.named(ADDRS[number])),
+            Some(links) => Arc::new(LateNetwork::new(&self.network, &config.listen, links)),
+            None => Arc::new(self.network.named(&config.listen)),
         };
         let seams = Seams {
             disk: Arc::new(self.disks[number].clone()),
@@ -124,7 +137,6 @@ impl World {
             runtimes: Runtimes::current(),
             clock: self.clocks[number].clone(),
         };
-        let mut config = Self::config(number);
         if let Some(heartbeat_ms) = self.heartbeat_ms {
             config.timing.heartbeat_ms = heartbeat_ms;
             config.timing.election_ms = (3 * heartbeat_ms, 6 * heartbeat_ms);

@@ -54,15 +54,15 @@ pub async fn one(
     let request = request.into_inner();
     let batch = batches::taken(request, &subject, limits, bulk, accounts.as_ref()).await?;
     let batch = counted(batch, held);
-    let deadline = Instant::now() + LEADER_WAIT;
+    let came = Instant::now();
     loop {
-        let proposed = match log.propose(batch.clone()).await {
+        let proposed = match log.propose_since(batch.clone(), came).await {
             Ok(answer) => outcome(answer).await,
             Err(error) => Err(error),
         };
         match proposed {
             Ok(receipt) => return response(&receipt),
-            Err(ProposeError::NoLeader { .. }) if Instant::now() < deadline => {
+            Err(ProposeError::NoLeader { .. }) if came.elapsed() < LEADER_WAIT => {
                 tokio::time::sleep(RETRY).await;
             }
             Err(error) => return Err(status::propose_under(&error, fence.as_deref())),
