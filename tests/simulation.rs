@@ -254,3 +254,29 @@ async fn a_node_that_comes_back_alone_shows_what_was_committed() {
     world.produce(&ADDRS, 500, 510).await;
     world.check(510).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn leadership_goes_to_a_voter_that_answers() {
+    let world = World::new(9).await;
+    world.produce(&ADDRS, 0, 50).await;
+    world.check(50).await;
+    let leader = world.leader();
+    let others: Vec<_> = (0..ADDRS.len()).filter(|node| *node != leader).collect();
+    for (cut, other) in [(others[0], others[1]), (others[1], others[0])] {
+        let leader = world.leader();
+        if leader == cut || leader == other {
+            let back = format!("n{}", others.iter().fold(3, |left, node| left - node));
+            world.node(leader).log().transfer(&back).await.unwrap();
+        }
+        let leader = world.leader();
+        world.network.cut(ADDRS[cut]);
+        // Longer than two heartbeats, and not long enough to be missed: time itself is the subject.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let began = Instant::now();
+        let next = world.node(leader).log().transfer("").await.unwrap();
+        assert_eq!(next, format!("n{other}"));
+        assert!(began.elapsed() < Duration::from_secs(1));
+        world.network.heal(ADDRS[cut]);
+        world.settled().await;
+    }
+}

@@ -117,6 +117,13 @@ impl Clocks {
         self.0.state.lock().heard.insert(peer, Heard { ms, at });
     }
 
+    /// Whether a peer answered this node within such a span.
+    pub fn heard_within(&self, peer: u64, span: Duration) -> bool {
+        let state = self.0.state.lock();
+        let heard = state.heard.get(&peer);
+        heard.is_some_and(|heard| heard.at.elapsed() <= span)
+    }
+
     /// What a leader takes for the present: its clock, or a majority's if its own is further off
     /// than the bound.
     pub fn present_ms(&self, view: &View) -> u64 {

@@ -27,8 +27,6 @@ const LAG_MAX: u64 = 1000;
 const FINISH_RETRY: Duration = Duration::from_millis(100);
 /// How long a transfer of leadership may take.
 const TRANSFER: Duration = Duration::from_secs(5);
-/// For a call that is passed to the leader: the leader waits for the learner in it.
-const PASS_ON: Duration = Duration::from_secs(15);
 
 type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
@@ -70,14 +68,14 @@ impl ReplicatedLog {
         }
         if let Some((id, addr)) = self.other_leader() {
             let mut client = self.transport().client(id, &addr);
-            return passed_on(client.join(request)).await;
+            return self.passed_on(id, client.join(request)).await;
         }
         let _one_at_a_time = self.0.changes.lock().await;
         self.be_current().await?;
         if request.node_id == 0 {
-            self.register(&request).await
+            self.as_leader(self.register(&request)).await
         } else {
-            self.admit(&request).await
+            self.as_leader(self.admit(&request)).await
         }
     }
 
@@ -180,7 +178,7 @@ impl ReplicatedLog {
             let _one_at_a_time = self.0.changes.lock().await;
             if self.view().joint {
                 let nobody = ChangeMembers::AddVoterIds(BTreeSet::new());
-                match self.change(nobody).await {
+                match self.as_leader(self.change(nobody)).await {
                     Ok(()) => tracing::info!("finished an earlier leader's change of membership"),
                     Err(error) => tracing::debug!(%error, "a joint membership stays for now"),
                 }
@@ -215,14 +213,15 @@ impl ReplicatedLog {
             let request = pb::RemoveNodeRequest {
                 name: name.to_owned(),
             };
-            let response: pb::RemoveNodeResponse = passed_on(client.remove_node(request)).await?;
+            let response: pb::RemoveNodeResponse =
+                self.passed_on(id, client.remove_node(request)).await?;
             return Ok(response.removed);
         }
         let _one_at_a_time = self.0.changes.lock().await;
         self.be_current().await?;
         let view = self.view();
         let Some(known) = view.named(name) else {
-            return self.forget(name).await;
+            return self.as_leader(self.forget(name)).await;
         };
         let voters = view.members.iter().filter(|member| member.voter).count();
         if known.voter && voters == 1 {
@@ -231,12 +230,12 @@ impl ReplicatedLog {
             });
         }
         let gone = BTreeSet::from([known.id]);
-        self.change(if known.voter {
+        let change = if known.voter {
             ChangeMembers::RemoveVoters(gone)
         } else {
             ChangeMembers::RemoveNodes(gone)
-        })
-        .await?;
+        };
+        self.as_leader(self.change(change)).await?;
         Ok(true)
     }
 
@@ -261,7 +260,8 @@ impl ReplicatedLog {
             let request = pb::TransferRequest {
                 to: name.to_owned(),
             };
-            let response: pb::TransferResponse = passed_on(client.transfer(request)).await?;
+            let response: pb::TransferResponse =
+                self.passed_on(id, client.transfer(request)).await?;
             return Ok(response.leader);
         }
         let view = self.view();
@@ -303,11 +303,10 @@ impl ReplicatedLog {
             let request = pb::TrimRequest {
                 first_offset: first.0,
             };
-            let response: pb::TrimResponse = passed_on(client.trim(request)).await?;
+            let response: pb::TrimResponse = self.passed_on(id, client.trim(request)).await?;
             return Ok(Offset(response.first_offset));
         }
-        let written = self.0.raft.client_write(Command::Trim(first)).await;
-        match written.map_err(|error| failed(&error))?.data {
+        match self.write(Command::Trim(first)).await? {
             Outcome::Trimmed(first) => Ok(first),
             _ => Err(other_answer()),
         }
@@ -317,15 +316,25 @@ impl ReplicatedLog {
     pub async fn set_retention(&self, retention: Retention) -> Result<(), MembershipError> {
         if let Some((id, addr)) = self.other_leader() {
             let mut client = self.transport().client(id, &addr);
-            let response = passed_on(client.set_retention(retention.to_pb())).await;
+            let response = self
+                .passed_on(id, client.set_retention(retention.to_pb()))
+                .await;
             return response.map(drop);
         }
         let command = Command::SetRetention(retention);
-        let written = self.0.raft.client_write(command).await;
-        written.map(drop).map_err(|error| failed(&error))
+        self.write(command).await.map(drop)
     }
 
-    /// The voter, other than this node, that holds the most of the log.
+    async fn write(&self, command: Command) -> Result<Outcome, MembershipError> {
+        let written = async {
+            let written = self.0.raft.client_write(command).await;
+            written.map_err(|error| failed(&error))
+        };
+        Ok(self.as_leader(written).await?.data)
+    }
+
+    /// The voter, other than this node, that holds the most of the log: of those that answered
+    /// within two heartbeats, if any did.
     fn furthest_voter(&self, view: &ServerView) -> Option<u64> {
         let matched = self.matched();
         let me = self.identity().node_id;
@@ -333,8 +342,12 @@ impl ReplicatedLog {
             .members
             .iter()
             .filter(|member| member.voter && member.id != me);
+        let (clocks, lately) = (&self.0.clocks, 2 * self.0.heartbeat);
         others
-            .max_by_key(|member| matched.get(&member.id).copied().flatten())
+            .max_by_key(|member| {
+                let answers = clocks.heard_within(member.id, lately);
+                (answers, matched.get(&member.id).copied().flatten())
+            })
             .map(|member| member.id)
     }
 
@@ -344,18 +357,5 @@ impl ReplicatedLog {
         let leader = view.leader_member()?;
         let other = leader.id != self.identity().node_id;
         other.then(|| (leader.id, leader.member.addr.clone()))
-    }
-}
-
-/// Waits for the leader's answer; its refusal comes with its own words.
-async fn passed_on<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T, MembershipError> {
-    match tokio::time::timeout(PASS_ON, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(super::refusal::membership_error(&status)),
-        Err(_) => Err(MembershipError::NoLeader {
-            reason: format!("it did not answer within {} s", PASS_ON.as_secs()),
-        }),
     }
 }

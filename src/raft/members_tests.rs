@@ -127,3 +127,36 @@ async fn a_node_that_may_lack_a_registration_does_not_deny_it() {
     // What it was told, if it was told: its answer may have been lost.
     let _ = joining.await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_join_ends_with_the_reign_that_it_began_in() {
+    let network = MemoryNetwork::new();
+    let (first, _first_mux) = start(&network, &MemoryDisk::default(), "first:1", &[]).await;
+    let peers = ["first:1".to_owned()];
+    let (second, _second_mux) = start(&network, &MemoryDisk::default(), "second:1", &peers).await;
+    let mut request = pb::JoinRequest {
+        name: "ghost".to_owned(),
+        addr: "ghost:1".to_owned(),
+        directory_id: "0".repeat(32),
+        ..pb::JoinRequest::default()
+    };
+    request.node_id = first.join(request.clone()).await.unwrap().node_id;
+    // It never catches up: nobody is there. The other node has passed the call on.
+    let waits = [first.clone(), second.clone()].map(|node| {
+        let request = request.clone();
+        tokio::spawn(async move { (node.join(request).await, tokio::time::Instant::now()) })
+    });
+    let learner = |view: &View| view.members.len() == 3;
+    let mut views = first.watch_view();
+    let came = timeout(PATIENCE, views.wait_for(learner)).await;
+    drop(came.expect("it is a learner").unwrap());
+    let cut = tokio::time::Instant::now();
+    network.cut("first:1");
+    for wait in waits {
+        let (told, ended) = timeout(PATIENCE, wait).await.unwrap().unwrap();
+        let lost = matches!(told, Err(MembershipError::NoLeader { .. }));
+        assert!(lost, "{told:?}");
+        let took = ended - cut;
+        assert!(took.as_secs() < 4, "it took {took:?}");
+    }
+}

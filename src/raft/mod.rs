@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
@@ -48,6 +49,7 @@ mod proposer;
 mod reach;
 mod reads;
 mod refusal;
+mod reign;
 mod remembered;
 mod rpc;
 mod runtime;
@@ -172,6 +174,7 @@ struct Inner {
     views: watch::Receiver<View>,
     transport: Transport,
     proposer: Proposer,
+    heartbeat: Duration,
     clocks: Clocks,
     stamps: Stamps,
     promised: Promised,
@@ -232,6 +235,7 @@ impl ReplicatedLog {
         let inner = Inner {
             addr: addr.to_owned(),
             proposer: Proposer::start(proposals, &raft, &views, bytes_max as usize / 4),
+            heartbeat: Duration::from_millis(timing.heartbeat_ms),
             clocks,
             stamps,
             promised,
