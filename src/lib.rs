@@ -9,6 +9,7 @@
 //! - [`log`]: segments of frames and a mapped index: one copy of each record.
 //! - [`net`]: one port, two protocols, mutual TLS.
 //! - [`raft`]: the replicated log over both.
+//! - [`reason`]: why a call ended without what it was to bring.
 //! - [`server`]: what clients may call.
 //! - [`agent`] and [`config`]: a node and its settings.
 //! - [`client`]: the other end.
@@ -28,6 +29,7 @@ pub mod name;
 pub mod net;
 pub mod proto;
 pub mod raft;
+pub mod reason;
 pub mod server;
 pub mod stderr;
 pub mod tasks;

@@ -187,6 +187,7 @@ async fn start(place: Place, dir: &Path) -> (Agent, MemoryNetwork, Trap) {
         random: Random::system(),
         clock: Clock::system(),
         runtimes: Runtimes::current(),
+        clock: Clock::system(),
     };
     let config = config.resolve().unwrap();
     let bound = Bound::bind(config, Security::Insecure, Policy::default(), seams);

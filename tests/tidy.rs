@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "agent", "batch", "client", "config", "raft", "log", "net", "env", "name", "proto",
-            "tasks", "stderr",
+            "tasks", "stderr", "reason",
         ],
     ),
     (
@@ -32,11 +32,17 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "raft", "log", "batch", "net", "env", "name", "proto", "tasks",
+            "raft", "log", "batch", "net", "env", "name", "proto", "tasks", "reason",
         ],
     ),
-    ("client", &["batch", "net", "env", "proto", "tasks"]),
-    ("raft", &["log", "net", "env", "name", "proto", "tasks"]),
+    (
+        "client",
+        &["batch", "net", "env", "proto", "tasks", "reason"],
+    ),
+    (
+        "raft",
+        &["log", "net", "env", "name", "proto", "tasks", "reason"],
+    ),
     ("log", &["access", "batch", "env", "tasks"]),
     ("config", &["server", "raft", "log", "net"]),
     ("net", &["access", "env", "name", "tasks"]),
@@ -46,6 +52,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("name", &[]),
     ("proto", &[]),
     // A task that panics names `Agent::failed` in its documentation only.
+    ("reason", &[]),
     ("tasks", &["stderr"]),
     ("stderr", &[]),
 ];

@@ -85,7 +85,11 @@ async fn stay_member(log: &ReplicatedLog, peers: &[String], joined: bool) -> Mem
         };
         match asked {
             Ok(()) => {}
-            Err(MembershipError::NoLeader { reason }) => {
+            Err(
+                MembershipError::NoLeader { reason }
+                | MembershipError::Unknown { reason }
+                | MembershipError::UnderWay { reason },
+            ) => {
                 tracing::info!(%reason, "waiting to become a voter");
             }
             Err(refused) => return refused,

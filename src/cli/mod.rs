@@ -37,6 +37,7 @@ const EXIT_FAILURE: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 const EXIT_TIMEOUT: u8 = 3;
 const EXIT_SHORT: u8 = 4;
+const EXIT_DOUBT: u8 = 5;
 
 const HELP: &str = "\
 Exit codes:
@@ -45,6 +46,7 @@ Exit codes:
   2  the command line is wrong
   3  no server answered, or nothing moved for --timeout seconds
   4  consume: the node holds more than it can tell to be committed; standard error says how far
+  5  it may have been done or not, and nobody could tell: look before it is done again
   101  a fault of ferrolog itself: report what standard error says
 
 Environment:
@@ -183,15 +185,18 @@ fn report(error: &anyhow::Error, format: Format) -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let is_timeout = |cause: &(dyn std::error::Error + 'static)| {
-        cause
-            .downcast_ref::<ClientError>()
-            .is_some_and(ClientError::is_timeout)
+    type Cause<'a> = &'a (dyn std::error::Error + 'static);
+    let client = |cause: Cause<'_>, is: fn(&ClientError) -> bool| {
+        cause.downcast_ref::<ClientError>().is_some_and(is)
     };
+    let is_timeout = |cause: Cause<'_>| client(cause, ClientError::is_timeout);
+    let is_doubt = |cause: Cause<'_>| client(cause, ClientError::is_doubt);
     if error.downcast_ref::<UsageError>().is_some() {
         EXIT_USAGE
     } else if error.downcast_ref::<consume::StoppedShort>().is_some() {
         EXIT_SHORT
+    } else if error.chain().any(is_doubt) {
+        EXIT_DOUBT
     } else if error.chain().any(is_timeout) {
         EXIT_TIMEOUT
     } else {
@@ -230,6 +235,7 @@ mod tests {
             exit_code(&anyhow::Error::new(stalled).context("produce")),
             EXIT_TIMEOUT
         );
+        assert_eq!(exit_code(&ClientError::OutcomeUnknown.into()), EXIT_DOUBT);
         assert_eq!(exit_code(&UsageError("x".into()).into()), EXIT_USAGE);
         assert_eq!(exit_code(&ClientError::Closed.into()), EXIT_FAILURE);
         let short = consume::StoppedShort { end: 3, held: 5 };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::attempts::{Attempts, within};
-use super::error::{is_distrust, is_retryable, is_unreached};
+use super::error::{is_distrust, leaves_doubt};
 use super::servers::Servers;
 use super::{ClientError, FIRST_ANSWER_MAX};
 use crate::proto::v1::cluster_service_client::ClusterServiceClient;
@@ -92,12 +92,15 @@ impl Admin {
 
     /// How much of the log is kept.
     pub async fn retention(&self) -> Result<Retention, ClientError> {
-        let call = async |mut cluster: Cluster| {
-            let request = GetRetentionRequest::default();
-            cluster.get_retention(Request::new(request)).await
-        };
-        let answer = self.change(call).await?;
-        Ok(answer.retention.unwrap_or_default())
+        let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
+        loop {
+            let mut cluster = Cluster::new(self.servers.channel(attempts.server()));
+            let call = cluster.get_retention(GetRetentionRequest::default());
+            match within(FIRST_ANSWER_MAX.min(self.timeout), call).await {
+                Ok(answer) => return Ok(answer.into_inner().retention.unwrap_or_default()),
+                Err(status) => attempts.failed(&status).await?,
+            }
+        }
     }
 
     /// Sets how much of the log is kept.
@@ -130,9 +133,9 @@ impl Admin {
             match within(CHANGE_MAX.min(self.timeout), call(cluster)).await {
                 Ok(answer) => return Ok((answer.into_inner(), in_doubt)),
                 Err(status) => {
-                    attempts.failed(&status).await?;
-                    // A node that found no leader may have lost it with the change under way.
-                    in_doubt |= is_retryable(&status) && !is_unreached(&status);
+                    in_doubt |= leaves_doubt(&status);
+                    let failed = attempts.failed(&status).await;
+                    failed.map_err(|error| error.after_doubt(in_doubt))?;
                 }
             }
         }

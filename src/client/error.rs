@@ -9,11 +9,10 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorInfo, StatusExt};
 
-use crate::net::stream_layer::DialError;
+use crate::net::stream_layer::{DialError, was_unreached};
 use crate::net::tls::TlsError;
+use crate::reason::{self, Reason, Retry};
 
-/// Whose reasons the details of a status tell.
-const DOMAIN: &str = "ferrolog";
 /// The detail of a status under which a server names the leader's address.
 const LEADER_METADATA: &str = "leader";
 
@@ -140,6 +139,11 @@ pub enum ClientError {
     EmptyBatch,
     #[error("{server} breaks the protocol: {what}. Check that it runs this version of ferrolog")]
     Protocol { server: String, what: &'static str },
+    #[error(
+        "it may have been done or not, since a server was lost before it told: {cause}. See how things stand (`ferrolog \
+         cluster status`, `ferrolog log retention`, `ferrolog cursor list`) before it is asked again"
+    )]
+    ChangeInDoubt { cause: String },
     #[error("the producer was closed before this record was acknowledged")]
     Closed,
 }
@@ -148,6 +152,23 @@ impl ClientError {
     /// The servers may be fine later: nobody answered, or nothing moved.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Stalled { .. })
+    }
+
+    /// Nobody can say whether what was asked was done.
+    pub fn is_doubt(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown | Self::ChangeInDoubt { .. })
+    }
+
+    /// The error of a change of the cluster that an earlier try may have made: what says how things stand
+    /// is an answer, and all else leaves the doubt.
+    pub(super) fn after_doubt(self, in_doubt: bool) -> Self {
+        match self {
+            Self::EpochDiffers { .. } | Self::CursorDiffers { .. } => self,
+            other if in_doubt => Self::ChangeInDoubt {
+                cause: other.to_string(),
+            },
+            other => other,
+        }
     }
 
     /// The error that ends a call, or a doubt that it does not settle: an earlier try may have done what was
@@ -163,7 +184,7 @@ impl ClientError {
     /// The error of one call to `server` that is not tried again.
     pub(super) fn of_status(server: &str, status: &Status) -> Self {
         let (server, message) = (server.to_owned(), describe(status));
-        if let Some(typed) = Reason::of(status).and_then(|reason| reason.typed()) {
+        if let Some(typed) = Told::of(status).and_then(|told| told.typed()) {
             return typed;
         }
         match status.code() {
@@ -186,45 +207,45 @@ impl ClientError {
     }
 }
 
-/// The ErrorInfo of a status of ours.
-struct Reason(ErrorInfo);
+/// What a status of ours tells.
+struct Told {
+    reason: Reason,
+    info: ErrorInfo,
+}
 
-impl Reason {
+impl Told {
     fn of(status: &Status) -> Option<Self> {
-        let info = status.get_details_error_info()?;
-        (info.domain == DOMAIN).then_some(Self(info))
-    }
-
-    fn is(&self, name: &str) -> bool {
-        self.0.reason == name
+        let info = reason::info(status)?;
+        let reason = Reason::named(&info.reason)?;
+        Some(Self { reason, info })
     }
 
     fn number(&self, key: &str) -> Option<u64> {
-        self.0.metadata.get(key)?.parse().ok()
+        self.info.metadata.get(key)?.parse().ok()
     }
 
     fn text(&self, key: &str) -> String {
-        self.0.metadata.get(key).cloned().unwrap_or_default()
+        self.info.metadata.get(key).cloned().unwrap_or_default()
     }
 
     /// The error that this reason alone determines.
     fn typed(&self) -> Option<ClientError> {
-        Some(match self.0.reason.as_str() {
-            "FENCED" => ClientError::Fenced {
+        Some(match self.reason {
+            Reason::Fenced => ClientError::Fenced {
                 name: self.text("name"),
                 epoch: self.number("epoch").unwrap_or_default(),
             },
-            "SESSION_EXPIRED" => ClientError::SessionExpired,
-            "EPOCH_DIFFERS" => ClientError::EpochDiffers {
+            Reason::SessionExpired => ClientError::SessionExpired,
+            Reason::EpochDiffers => ClientError::EpochDiffers {
                 current: self.number("epoch").unwrap_or_default(),
             },
-            "CURSOR_DIFFERS" => ClientError::CursorDiffers {
+            Reason::CursorDiffers => ClientError::CursorDiffers {
                 current: self.number("offset"),
             },
-            "NO_SUCH_CURSOR" => ClientError::NoSuchCursor {
+            Reason::NoSuchCursor => ClientError::NoSuchCursor {
                 name: self.text("name"),
             },
-            "OUTCOME_UNKNOWN" => ClientError::OutcomeUnknown,
+            Reason::OutcomeUnknown => ClientError::OutcomeUnknown,
             _ => return None,
         })
     }
@@ -234,65 +255,50 @@ impl Reason {
 ///
 /// A retried produce is safe because the session makes the server drop what it already holds.
 pub(super) fn is_retryable(status: &Status) -> bool {
-    let final_code = matches!(
-        status.code(),
-        Code::InvalidArgument
-            | Code::PermissionDenied
-            | Code::Unauthenticated
-            | Code::FailedPrecondition
-            | Code::OutOfRange
-            | Code::Unimplemented
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::Aborted
-    );
-    let reason = Reason::of(status);
-    let is_any = |names: &[&str]| {
-        let reason = reason.as_ref();
-        reason.is_some_and(|reason| names.iter().any(|name| reason.is(name)))
+    let again = match Reason::of(status) {
+        Some(reason) => reason.retry() != Retry::Never,
+        // Of a connection, or of another server.
+        None => !matches!(
+            status.code(),
+            Code::InvalidArgument
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::FailedPrecondition
+                | Code::OutOfRange
+                | Code::Unimplemented
+                | Code::NotFound
+                | Code::AlreadyExists
+                | Code::Aborted
+        ),
     };
-    // A gap: a batch before this one was lost on the way, and goes again with it.
-    (!final_code || is_any(&["SEQUENCE_GAP"]))
-        && !is_any(&["TOO_MANY_SESSIONS", "TOO_MANY_FENCES", "TOO_MANY_CURSORS"])
-        && !is_distrust(status)
+    again && !is_distrust(status)
 }
 
 /// Whether the log itself decided on the batch. It knows what an earlier try appended, so this holds for all
 /// tries; what a server refuses on its own says nothing of those before.
 pub(super) fn is_verdict(status: &Status) -> bool {
-    const VERDICTS: [&str; 6] = [
-        "FENCED",
-        "OFFSET_DIFFERS",
-        "SEQUENCE_OVERLAP",
-        "SEQUENCE_REUSED",
-        "NOT_OWNER",
-        "SESSION_EXPIRED",
-    ];
-    let reason = Reason::of(status);
-    reason.is_some_and(|reason| VERDICTS.iter().any(|name| reason.is(name)))
-}
-
-/// Whether the server cannot have heard of the call: it was not reached.
-pub(super) fn is_unreached(status: &Status) -> bool {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        if error.is::<DialError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    matches!(
+        Reason::of(status),
+        Some(
+            Reason::Fenced
+                | Reason::OffsetDiffers
+                | Reason::SequenceOverlap
+                | Reason::SequenceReused
+                | Reason::NotOwner
+                | Reason::SessionExpired
+        )
+    )
 }
 
 /// Whether a call that ended so may have been carried out, though no answer says so.
 pub(super) fn leaves_doubt(status: &Status) -> bool {
-    is_retryable(status) && !is_refusal(status) && !is_unreached(status)
+    is_retryable(status) && !is_refusal(status) && !was_unreached(status)
 }
 
 /// Whether a server said that it did not do what was asked, though it may later.
 pub(super) fn is_refusal(status: &Status) -> bool {
-    let code = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
-    code && Reason::of(status).is_some_and(|reason| !reason.is("OUTCOME_UNKNOWN"))
+    let retry = Reason::of(status).map(Reason::retry);
+    matches!(retry, Some(Retry::Elsewhere(_) | Retry::Later(_)))
 }
 
 /// The address of the leader, if the status tells it.
@@ -314,35 +320,35 @@ pub(super) fn room_comes_in(status: &Status) -> Option<Duration> {
 
 /// Where the log begins, if the status says that a trimmed offset was asked for.
 pub(super) fn trimmed(status: &Status) -> Option<u64> {
-    number_under("OFFSET_TRIMMED", "first_offset", status)
+    number_under(Reason::OffsetTrimmed, "first_offset", status)
 }
 
 /// Where the log ends, if the status says that an offset past the end was asked for.
 pub(super) fn past_end(status: &Status) -> Option<u64> {
-    number_under("OFFSET_OUT_OF_RANGE", "next_offset", status)
+    number_under(Reason::OffsetOutOfRange, "next_offset", status)
 }
 
 /// Where the log ends, if the status says that another end was expected.
 pub(super) fn offset_differs(status: &Status) -> Option<u64> {
-    number_under("OFFSET_DIFFERS", "next_offset", status)
+    number_under(Reason::OffsetDiffers, "next_offset", status)
 }
 
-fn number_under(name: &str, key: &str, status: &Status) -> Option<u64> {
-    let reason = Reason::of(status).filter(|reason| reason.is(name))?;
-    reason.number(key)
+fn number_under(reason: Reason, key: &str, status: &Status) -> Option<u64> {
+    let told = Told::of(status).filter(|told| told.reason == reason)?;
+    told.number(key)
 }
 
 pub(super) fn is_session_expired(status: &Status) -> bool {
-    Reason::of(status).is_some_and(|reason| reason.is("SESSION_EXPIRED"))
+    Reason::of(status) == Some(Reason::SessionExpired)
 }
 
 pub(super) fn is_no_such_cursor(status: &Status) -> bool {
-    Reason::of(status).is_some_and(|reason| reason.is("NO_SUCH_CURSOR"))
+    Reason::of(status) == Some(Reason::NoSuchCursor)
 }
 
 /// Whether the node lacks what the read must see.
 pub(super) fn is_behind(status: &Status) -> bool {
-    Reason::of(status).is_some_and(|reason| reason.is("STALE") || reason.is("LAGGING"))
+    matches!(Reason::of(status), Some(Reason::Stale | Reason::Lagging))
 }
 
 /// The message with its causes, which tonic's own text leaves out.
@@ -397,6 +403,23 @@ mod tests {
         let status = Status::with_error_details(Code::Unavailable, "not the leader", details);
         assert_eq!(leader_hint(&status).as_deref(), Some("b:1"));
         assert_eq!(leader_hint(&Status::unavailable("x")), None);
+    }
+
+    /// What the table says of a reason is what the client does about it.
+    #[test]
+    fn the_client_does_as_the_reason_says() {
+        for reason in Reason::ALL {
+            let status = reason.status("x");
+            let again = reason.retry() != Retry::Never;
+            assert_eq!(is_retryable(&status), again, "{reason:?}");
+            let in_doubt = reason.done() == reason::Done::Unknown;
+            if in_doubt && again {
+                assert!(leaves_doubt(&status), "{reason:?}");
+            }
+            if matches!(reason.retry(), Retry::Elsewhere(_) | Retry::Later(_)) {
+                assert!(!leaves_doubt(&status), "{reason:?}");
+            }
+        }
     }
 
     #[test]

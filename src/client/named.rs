@@ -107,7 +107,7 @@ impl Admin {
             expected_epoch: expected,
         };
         let call = async |mut log: Log| log.claim_epoch(request.clone()).await;
-        let answer = self.ask(call).await?;
+        let (answer, _) = self.change_named(call).await?;
         Ok(Claim {
             epoch: answer.epoch,
             next_offset: answer.next_offset,
@@ -147,7 +147,7 @@ impl Admin {
             name: name.to_owned(),
         };
         let call = async |mut log: Log| log.delete_fence(request.clone()).await;
-        let (answer, in_doubt) = self.ask_on(call).await?;
+        let (answer, in_doubt) = self.change_named(call).await?;
         // An earlier try did it, and its answer was lost.
         Ok(answer.deleted || in_doubt)
     }
@@ -221,7 +221,7 @@ impl Admin {
                 {
                     return Ok(());
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.after_doubt(uncertain || leaves_doubt(&status))),
             }
         }
     }
@@ -261,7 +261,7 @@ impl Admin {
             name: name.to_owned(),
         };
         let call = async |mut log: Log| log.delete_cursor(request.clone()).await;
-        let (answer, in_doubt) = self.ask_on(call).await?;
+        let (answer, in_doubt) = self.change_named(call).await?;
         // An earlier try did it, and its answer was lost.
         Ok(answer.deleted || in_doubt)
     }
@@ -272,15 +272,23 @@ impl Admin {
         self.ask(call).await
     }
 
+    /// Asks for something that changes nothing.
     async fn ask<T>(
         &self,
         call: impl AsyncFn(Log) -> Result<Response<T>, Status>,
     ) -> Result<T, ClientError> {
-        self.ask_on(call).await.map(|(answer, _)| answer)
+        let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
+        loop {
+            let log = native(self.servers.channel(attempts.server()));
+            match within(SILENCE_MAX.min(self.timeout), call(log)).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => attempts.failed(&status).await?,
+            }
+        }
     }
 
-    /// The answer, and whether an earlier try may have been carried out.
-    async fn ask_on<T>(
+    /// The answer to a change, and whether an earlier try may have made it.
+    async fn change_named<T>(
         &self,
         call: impl AsyncFn(Log) -> Result<Response<T>, Status>,
     ) -> Result<(T, bool), ClientError> {
@@ -291,8 +299,9 @@ impl Admin {
             match within(SILENCE_MAX.min(self.timeout), call(log)).await {
                 Ok(answer) => return Ok((answer.into_inner(), in_doubt)),
                 Err(status) => {
-                    attempts.failed(&status).await?;
                     in_doubt |= leaves_doubt(&status);
+                    let failed = attempts.failed(&status).await;
+                    failed.map_err(|error| error.after_doubt(in_doubt))?;
                 }
             }
         }

@@ -28,6 +28,18 @@ pub enum DialError {
     Tls { addr: String, source: Box<TlsError> },
 }
 
+/// Whether a call that ended so was never sent: its peer was not reached.
+pub fn was_unreached(status: &tonic::Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<DialError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// How a channel connects and how much may be in flight on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelOptions {

@@ -5,6 +5,7 @@ use tonic::{Request, Status};
 
 use crate::net::mux::PeerInfo;
 use crate::proto::raft_v1 as pb;
+use crate::reason::Reason;
 
 use super::ReplicatedLog;
 use super::error::MembershipError;
@@ -39,7 +40,7 @@ pub fn number(metadata: &MetadataMap, key: &str) -> u64 {
 impl RaftService {
     fn seated(&self) -> Result<&ReplicatedLog, Status> {
         let seat = self.0.get();
-        seat.ok_or_else(|| Status::unavailable("this node belongs to no cluster yet"))
+        seat.ok_or_else(|| Reason::Starting.status("this node belongs to no cluster yet"))
     }
 
     /// Checks who calls; gives the replicated log.

@@ -189,7 +189,9 @@ pub async fn ask_all(
             let reason = match tokio::time::timeout(ASK_TIMEOUT, call).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => match refusal::membership_error(&status) {
-                    MembershipError::NoLeader { reason } => reason,
+                    MembershipError::NoLeader { reason }
+                    | MembershipError::Unknown { reason }
+                    | MembershipError::UnderWay { reason } => reason,
                     refused => return Err(refused),
                 },
                 Err(_) => "no answer".to_owned(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::log;
 use crate::name::Shown;
+use crate::reason::Reason;
 
 use super::stable_store::StableError;
 use super::types::WireError;
@@ -122,8 +123,8 @@ pub enum ExecuteError {
     /// The state machine refused it.
     #[error(transparent)]
     Refused(#[from] super::command::StateRefusal),
-    /// The leader is not known, or was lost on the way: it may have been carried out.
-    #[error("no leader answered for the command: {reason}; try again")]
+    /// No leader took it: surely nothing was changed.
+    #[error("no leader took the command, and nothing was changed: {reason}; try again")]
     NoLeader {
         /// What happened.
         reason: String,
@@ -142,15 +143,24 @@ pub enum ExecuteError {
         /// The follower whose disk is full; `None` if the leader's is.
         voter: Option<String>,
     },
+    /// The leader was lost, or took too long, with the command under way.
+    #[error("the command may have been carried out or not: {reason}; it may be given again")]
+    Unknown {
+        /// What happened.
+        reason: String,
+    },
 }
 
 impl ExecuteError {
-    /// How long a command may take.
-    pub(super) const WAIT: std::time::Duration = std::time::Duration::from_secs(5);
-    pub(super) const OTHER_ANSWER: Self = Self::NoLeader {
-        reason: String::new(),
-    };
+    pub(super) fn other_answer() -> Self {
+        Self::Unknown {
+            reason: OTHER_ANSWER.to_owned(),
+        }
+    }
 }
+
+/// A reply of the state machine that does not fit the command.
+pub(super) const OTHER_ANSWER: &str = "the state machine gave another answer";
 
 /// A strong read cannot be answered now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -236,12 +246,12 @@ pub enum MembershipError {
         name: String,
     },
     /// The leader refused, in its own words.
-    #[error("{reason}")]
+    #[error("{message}")]
     Refused {
-        /// The status code, as gRPC numbers it.
-        code: i32,
+        /// Why.
+        reason: Reason,
         /// What it said.
-        reason: String,
+        message: String,
     },
     /// The name is not one.
     #[error(
@@ -252,10 +262,70 @@ pub enum MembershipError {
         /// The name.
         name: String,
     },
-    /// The leader is not known, or was lost on the way.
-    #[error("no leader carried out the change: {reason}; try again")]
+    /// Another change has not ended: this one was not begun.
+    #[error("another change of the membership is under way; this one was not begun: {reason}")]
+    UnderWay {
+        /// What the engine said.
+        reason: String,
+    },
+    /// No leader took the change: surely nothing was changed.
+    #[error("no leader took the change, and nothing was changed: {reason}; try again")]
     NoLeader {
         /// What happened.
         reason: String,
     },
+    /// The leader was lost, or took too long, with the change under way.
+    #[error(
+        "the change may have been made or not: {reason}; look at how things stand before it is \
+         made again"
+    )]
+    Unknown {
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl MembershipError {
+    /// What a caller is told.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NameTaken { .. } => Reason::NameTaken,
+            Self::OtherCluster { .. } => Reason::OtherCluster,
+            Self::Removed { .. } => Reason::NodeRemoved,
+            Self::LastVoter { .. } => Reason::LastVoter,
+            Self::NoSuchVoter { .. } => Reason::NoSuchVoter,
+            Self::BadName { .. } => Reason::BadName,
+            Self::UnderWay { .. } => Reason::ChangeUnderWay,
+            Self::NoLeader { .. } => Reason::NoLeader,
+            Self::Unknown { .. } => Reason::OutcomeUnknown,
+            Self::Refused { reason, .. } => *reason,
+        }
+    }
+}
+
+/// The engine did not carry out what it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum WriteFailure {
+    /// It was refused before it was written.
+    Nothing(String),
+    /// It may be written, and be carried out yet.
+    Unknown(String),
+}
+
+impl From<WriteFailure> for MembershipError {
+    fn from(failure: WriteFailure) -> Self {
+        match failure {
+            WriteFailure::Nothing(reason) => Self::NoLeader { reason },
+            WriteFailure::Unknown(reason) => Self::Unknown { reason },
+        }
+    }
+}
+
+impl From<WriteFailure> for ExecuteError {
+    fn from(failure: WriteFailure) -> Self {
+        match failure {
+            WriteFailure::Nothing(reason) => Self::NoLeader { reason },
+            WriteFailure::Unknown(reason) => Self::Unknown { reason },
+        }
+    }
 }

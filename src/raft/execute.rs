@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use openraft::errors::{ClientWriteError, RaftError};
 use tokio::time::Instant;
 
 use crate::log::Offset;
@@ -12,11 +13,18 @@ use super::ReplicatedLog;
 use super::command::{Command, Full, Outcome, StateRefusal};
 use super::cursors::{CommitCursor, Cursor};
 use super::entries;
-use super::error::ExecuteError;
+use super::error::{ExecuteError, WriteFailure};
 use super::fences::{ClaimEpoch, Epoch};
 use super::owner;
 use super::pace::Pace;
+use super::refusal;
 use super::sessions::{CloseSession, OpenSession, SessionInfo};
+use super::types::TypeConfig;
+
+/// How long a command may take.
+const WAIT: Duration = Duration::from_secs(5);
+
+pub(super) type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
 /// A session that nothing came under for so long is forgotten.
 pub const SESSION_IDLE_MS_MAX: u64 = 24 * 3600 * 1000;
@@ -44,7 +52,7 @@ impl ReplicatedLog {
         };
         match self.execute(Command::OpenSession(open)).await? {
             Outcome::Session(session) => Ok(session),
-            _ => Err(ExecuteError::OTHER_ANSWER),
+            _ => Err(ExecuteError::other_answer()),
         }
     }
 
@@ -67,7 +75,7 @@ impl ReplicatedLog {
     pub async fn claim_epoch(&self, claim: ClaimEpoch) -> Result<Claim, ExecuteError> {
         match self.execute(Command::ClaimEpoch(claim)).await? {
             Outcome::Claimed(epoch, next_offset) => Ok(Claim { epoch, next_offset }),
-            _ => Err(ExecuteError::OTHER_ANSWER),
+            _ => Err(ExecuteError::other_answer()),
         }
     }
 
@@ -99,7 +107,7 @@ impl ReplicatedLog {
     async fn delete(&self, command: Command) -> Result<bool, ExecuteError> {
         match self.execute(command).await? {
             Outcome::Deleted(deleted) => Ok(deleted),
-            _ => Err(ExecuteError::OTHER_ANSWER),
+            _ => Err(ExecuteError::other_answer()),
         }
     }
 
@@ -138,29 +146,38 @@ impl ReplicatedLog {
             let request = pb::ControlEntry {
                 command: entries::to_control(&command),
             };
-            let answer = tokio::time::timeout(ExecuteError::WAIT, client.execute(request)).await;
-            let lost = |reason: String| ExecuteError::NoLeader { reason };
-            let answer = answer.map_err(|_| lost("it did not answer".to_owned()))?;
-            let answer = answer.map_err(|status| lost(status.message().to_owned()))?;
+            let answer = tokio::time::timeout(WAIT, client.execute(request)).await;
+            let late = |_| WriteFailure::Unknown("the leader did not answer".to_owned());
+            let answer = answer.map_err(late)?;
+            let answer = answer.map_err(|status| refusal::write_failure(&status))?;
             return outcome_from_pb(answer.into_inner());
         }
         if takes_room(&command) {
             self.space().check(&self.view())?;
             let pace = Pace::new(self.log().clone());
-            if !pace.caught_up(Instant::now() + ExecuteError::WAIT).await {
+            if !pace.caught_up(Instant::now() + WAIT).await {
                 let reason = "the leader's disk does not keep up".to_owned();
                 return Err(ExecuteError::NoLeader { reason });
             }
         }
-        let command = self.stamped(command);
-        let written = tokio::time::timeout(ExecuteError::WAIT, self.raft().client_write(command));
-        let lost = |reason: String| ExecuteError::NoLeader { reason };
-        let written = written
-            .await
-            .map_err(|_| lost("no majority answered".to_owned()))?;
-        match written.map_err(|error| lost(error.to_string()))?.data {
+        match self.write(self.stamped(command)).await? {
             Outcome::Refused(refusal) => Err(refusal.into()),
             outcome => Ok(outcome),
+        }
+    }
+
+    /// Replicates a command from here, if this node leads.
+    pub(super) async fn write(&self, command: Command) -> Result<Outcome, WriteFailure> {
+        let written = tokio::time::timeout(WAIT, self.raft().client_write(command)).await;
+        let late = |_| WriteFailure::Unknown("no majority answered".to_owned());
+        let written: Result<_, WriteError> = written.map_err(late)?;
+        match written {
+            Ok(response) => Ok(response.data),
+            // Rejected before it was written. One that another leader discarded may be committed.
+            Err(error @ RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(WriteFailure::Nothing(error.to_string()))
+            }
+            Err(error) => Err(WriteFailure::Unknown(error.to_string())),
         }
     }
 
@@ -283,11 +300,11 @@ fn outcome_from_pb(answer: pb::ExecuteResponse) -> Result<Outcome, ExecuteError>
                         voter: Some(refused.voter).filter(|voter| !voter.is_empty()),
                     });
                 }
-                Kind::Unspecified => return Err(ExecuteError::OTHER_ANSWER),
+                Kind::Unspecified => return Err(ExecuteError::other_answer()),
             };
             return Err(refusal.into());
         }
-        None => return Err(ExecuteError::OTHER_ANSWER),
+        None => return Err(ExecuteError::other_answer()),
     })
 }
 

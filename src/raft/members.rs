@@ -15,7 +15,8 @@ use crate::net::certs::is_valid_name;
 use crate::proto::raft_v1 as pb;
 
 use super::command::{Command, NameTaken, Outcome, Retention};
-use super::error::MembershipError;
+use super::error::{MembershipError, OTHER_ANSWER};
+use super::execute::WriteError;
 use super::types::{Member, TypeConfig};
 use super::{ReplicatedLog, ServerView};
 
@@ -28,17 +29,9 @@ const FINISH_RETRY: Duration = Duration::from_millis(100);
 /// How long a transfer of leadership may take.
 const TRANSFER: Duration = Duration::from_secs(5);
 
-type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
-
-fn failed(error: &WriteError) -> MembershipError {
-    MembershipError::NoLeader {
-        reason: error.to_string(),
-    }
-}
-
 fn other_answer() -> MembershipError {
-    MembershipError::NoLeader {
-        reason: "the state machine gave another answer".to_owned(),
+    MembershipError::Unknown {
+        reason: OTHER_ANSWER.to_owned(),
     }
 }
 
@@ -95,9 +88,7 @@ impl ReplicatedLog {
             name: request.name.clone(),
             directory_id: request.directory_id.clone(),
         };
-        let written = self.0.raft.client_write(command).await;
-        let response = written.map_err(|error| failed(&error))?;
-        let Outcome::Registered(registered) = response.data else {
+        let Outcome::Registered(registered) = self.write(command).await? else {
             return Err(other_answer());
         };
         let node_id = registered.map_err(|NameTaken { .. }| MembershipError::NameTaken {
@@ -137,7 +128,7 @@ impl ReplicatedLog {
         match view.member(id) {
             None => {
                 let added = self.0.raft.add_learner(id, member, false).await;
-                added.map_err(|error| failed(&error))?;
+                added.map_err(|error| change_failed(&error))?;
             }
             Some(known) if known.member != member => {
                 let change = ChangeMembers::SetNodes([(id, member)].into());
@@ -161,7 +152,7 @@ impl ReplicatedLog {
 
     async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), MembershipError> {
         let changed = self.0.raft.change_membership(change, false).await;
-        changed.map(drop).map_err(|error| failed(&error))
+        changed.map(drop).map_err(|error| change_failed(&error))
     }
 
     /// Finishes changes that an earlier leader began and did not end: as long as a membership is
@@ -200,7 +191,7 @@ impl ReplicatedLog {
         };
         let wait = self.0.raft.wait(Some(CATCH_UP));
         let waited = wait.metrics(caught_up, "a learner catches up").await;
-        waited.map(drop).map_err(|error| MembershipError::NoLeader {
+        waited.map(drop).map_err(|error| MembershipError::Unknown {
             reason: format!("node {id} has not caught up yet: {error}"),
         })
     }
@@ -247,8 +238,7 @@ impl ReplicatedLog {
         let command = Command::Forget {
             name: name.to_owned(),
         };
-        let written = self.0.raft.client_write(command).await;
-        written.map_err(|error| failed(&error))?;
+        self.write(command).await?;
         Ok(true)
     }
 
@@ -282,14 +272,14 @@ impl ReplicatedLog {
             return Ok(target);
         }
         let asked = self.0.raft.trigger().transfer_leader(to).await;
-        asked.map_err(|error| MembershipError::NoLeader {
+        asked.map_err(|error| MembershipError::Unknown {
             reason: error.to_string(),
         })?;
         let mut views = self.watch_view();
         let wait = views.wait_for(|view| view.leader == Some(to));
         match tokio::time::timeout(TRANSFER, wait).await {
             Ok(Ok(_)) => Ok(target),
-            _ => Err(MembershipError::NoLeader {
+            _ => Err(MembershipError::Unknown {
                 reason: format!("{target} did not take over within {} s", TRANSFER.as_secs()),
             }),
         }
@@ -306,7 +296,7 @@ impl ReplicatedLog {
             let response: pb::TrimResponse = self.passed_on(id, client.trim(request)).await?;
             return Ok(Offset(response.first_offset));
         }
-        match self.write(Command::Trim(first)).await? {
+        match self.write_led(Command::Trim(first)).await? {
             Outcome::Trimmed(first) => Ok(first),
             _ => Err(other_answer()),
         }
@@ -322,15 +312,13 @@ impl ReplicatedLog {
             return response.map(drop);
         }
         let command = Command::SetRetention(retention);
-        self.write(command).await.map(drop)
+        self.write_led(command).await.map(drop)
     }
 
-    async fn write(&self, command: Command) -> Result<Outcome, MembershipError> {
-        let written = async {
-            let written = self.0.raft.client_write(command).await;
-            written.map_err(|error| failed(&error))
-        };
-        Ok(self.as_leader(written).await?.data)
+    /// Replicates a command from here, for as long as this node leads.
+    async fn write_led(&self, command: Command) -> Result<Outcome, MembershipError> {
+        let written = async { Ok(self.write(command).await?) };
+        self.as_leader(written).await
     }
 
     /// The voter, other than this node, that holds the most of the log: of those that answered
@@ -357,5 +345,19 @@ impl ReplicatedLog {
         let leader = view.leader_member()?;
         let other = leader.id != self.identity().node_id;
         other.then(|| (leader.id, leader.member.addr.clone()))
+    }
+}
+
+/// A change is made in two steps, and one that fails may have made the first.
+fn change_failed(error: &WriteError) -> MembershipError {
+    match error {
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(refused)) => {
+            MembershipError::UnderWay {
+                reason: refused.to_string(),
+            }
+        }
+        other => MembershipError::Unknown {
+            reason: other.to_string(),
+        },
     }
 }

@@ -34,11 +34,11 @@ impl ReplicatedLog {
             answer = tokio::time::timeout(PASS_ON, call) => match answer {
                 Ok(Ok(response)) => Ok(response.into_inner()),
                 Ok(Err(status)) => Err(super::refusal::membership_error(&status)),
-                Err(_) => Err(MembershipError::NoLeader {
+                Err(_) => Err(MembershipError::Unknown {
                     reason: format!("it did not answer within {} s", PASS_ON.as_secs()),
                 }),
             },
-            () = lost => Err(MembershipError::NoLeader {
+            () = lost => Err(MembershipError::Unknown {
                 reason: "it was lost before it answered".to_owned(),
             }),
         }
@@ -65,7 +65,7 @@ impl ReplicatedLog {
         tokio::select! {
             biased;
             done = work => done,
-            () = lost => Err(MembershipError::NoLeader {
+            () = lost => Err(MembershipError::Unknown {
                 reason: "no majority follows this node any more".to_owned(),
             }),
         }

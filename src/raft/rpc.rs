@@ -17,12 +17,13 @@ use crate::log::{Index, Offset};
 use crate::proto::raft_v1::append_entries_response::Result as Answer;
 use crate::proto::raft_v1::raft_server::{self, RaftServer};
 use crate::proto::raft_v1::{self as pb};
+use crate::reason::Reason;
 use crate::tasks;
 
 use super::callers::{From, check_certificate, number};
 use super::error::{ExecuteError, ProposeError};
 use super::hearing::{hear, vote_request};
-use super::refusal::membership_status;
+use super::refusal::{self, membership_status};
 use super::transport::MESSAGE_BYTES_MAX;
 use super::types::{self, EntryPayload, TypeConfig, WireError};
 use super::{ReplicatedLog, Retention, entries, execute, fetch, forward, staging};
@@ -334,7 +335,7 @@ impl raft_server::Raft for RaftService {
             return Err(Status::invalid_argument("not a client's command"));
         }
         if !node.view().writable {
-            return Err(Status::unavailable("this node does not lead"));
+            return Err(refusal::not_leader());
         }
         let outcome = match node.execute(command).await {
             Ok(outcome) => Ok(outcome),
@@ -348,7 +349,10 @@ impl raft_server::Raft for RaftService {
                 return Ok(Response::new(full));
             }
             Err(error @ ExecuteError::NoLeader { .. }) => {
-                return Err(Status::unavailable(error.to_string()));
+                return Err(Reason::NoLeader.status(&error.to_string()));
+            }
+            Err(error @ ExecuteError::Unknown { .. }) => {
+                return Err(Reason::OutcomeUnknown.status(&error.to_string()));
             }
         };
         Ok(Response::new(execute::outcome_to_pb(outcome)))

@@ -29,6 +29,7 @@ mod log_v1;
 mod native;
 mod produce;
 mod reading;
+mod reasons;
 mod router;
 mod status;
 

@@ -25,7 +25,8 @@ use super::cluster::Cluster;
 use super::intake::IntakeLayer;
 use super::log_v1::LogV1;
 use super::native::Native;
-use super::{Limits, Policy, Shared, answers, status};
+use super::reasons::Complete;
+use super::{Limits, Policy, Shared, answers};
 
 /// What may come on a stream before it is read.
 pub const STREAM_WINDOW: u32 = 256 << 10;
@@ -145,7 +146,7 @@ pub async fn serve(
         .http2_max_pending_accept_reset_streams(Some(CANCELLED_MAX))
         .http2_max_local_error_reset_streams(Some(STRAY_MAX))
         .layer(counted())
-        .layer(MapResponseLayer::new(status::write_number))
+        .layer(Complete)
         .layer(IntakeLayer::new(policy, limits))
         .layer(MapResponseLayer::new(answers::counted))
         .add_routes(routes)

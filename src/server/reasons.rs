@@ -1,0 +1,187 @@
+//! Every answer as it leaves: whatever made its status, the details give a reason.
+//!
+//! The gRPC library answers some calls by itself: a method that there is none of, bytes that do not
+//! decode, a message over its limit. Here such a status gets the reason and the code that stand for
+//! its kind, and the number of a status that its type cannot hold is put in its place. A call's
+//! own deadline is kept here, too: the library would answer it past this layer.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use crate::reason::Reason;
+
+use super::status::NUMBER;
+
+const CODE: &str = "grpc-status";
+const MESSAGE: &str = "grpc-message";
+const DETAILS: &str = "grpc-status-details-bin";
+const TIMEOUT: &str = "grpc-timeout";
+
+/// Wraps a server's services.
+#[derive(Debug, Clone, Copy)]
+pub struct Complete;
+
+impl<S> Layer<S> for Complete {
+    type Service = Completed<S>;
+
+    fn layer(&self, inner: S) -> Completed<S> {
+        Completed(inner)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Completed<S>(S);
+
+impl<S, B> Service<Request<B>> for Completed<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let timeout = request.headers_mut().remove(TIMEOUT);
+        let timeout = timeout.as_ref().and_then(parse_timeout);
+        let answered = self.0.call(request).map_ok(complete);
+        match timeout {
+            None => answered.boxed(),
+            Some(timeout) => tokio::time::timeout(timeout, answered)
+                .map(move |answered| answered.unwrap_or_else(|_| Ok(timed_out(timeout))))
+                .boxed(),
+        }
+    }
+}
+
+fn timed_out(timeout: Duration) -> Response<Body> {
+    let message = format!("the call's deadline of {timeout:?} is over");
+    Reason::TimedOut.status(&message).into_http()
+}
+
+/// `10S` and the like: at most eight digits and a unit.
+fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+fn complete(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    if parts.headers.contains_key(CODE) {
+        // There is no body behind a status.
+        finish(&mut parts.headers);
+        return Response::from_parts(parts, body);
+    }
+    let body = body.map_frame(|frame| match frame.into_trailers() {
+        Ok(mut trailers) => {
+            finish(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
+    });
+    Response::from_parts(parts, Body::new(body))
+}
+
+/// Sees to it that a status has a reason.
+fn finish(headers: &mut HeaderMap) {
+    if let Some(number) = headers.remove(NUMBER) {
+        headers.insert(CODE, number);
+        return;
+    }
+    let failed = headers.get(CODE).is_some_and(|code| code != "0");
+    if !failed || headers.contains_key(DETAILS) {
+        return;
+    }
+    let Some(status) = Status::from_header_map(headers) else {
+        return;
+    };
+    let whole = Reason::of_code(status.code()).status(status.message());
+    for name in [CODE, MESSAGE] {
+        headers.remove(name);
+    }
+    // What cannot be written as headers was none of ours.
+    let _ = whole.add_header(headers);
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    fn headers(status: &Status) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        status.add_header(&mut headers).unwrap();
+        headers
+    }
+
+    #[test]
+    fn a_status_without_a_reason_gets_one_and_others_stay() {
+        for code in (1..=16).map(Code::from_i32) {
+            let mut bare = headers(&Status::new(code, "x".repeat(100_000)));
+            finish(&mut bare);
+            let status = Status::from_header_map(&bare).unwrap();
+            let reason = Reason::of(&status).unwrap();
+            assert_eq!(reason, Reason::of_code(code));
+            assert_eq!(status.code(), reason.code());
+            assert!(status.message().len() < 2_000);
+        }
+        let mut ours = headers(&Reason::Fenced.status("x"));
+        let before = ours.clone();
+        finish(&mut ours);
+        assert_eq!(ours, before);
+        let mut fine = HeaderMap::from_iter([(CODE.parse().unwrap(), HeaderValue::from(0))]);
+        finish(&mut fine);
+        assert_eq!(fine.len(), 1);
+    }
+
+    #[test]
+    fn a_number_is_put_in_its_place() {
+        let mut response = headers(&Status::unknown("x"));
+        response.insert(NUMBER, 404.into());
+        finish(&mut response);
+        assert_eq!(response[CODE], "404");
+        assert!(!response.contains_key(NUMBER));
+    }
+
+    #[test]
+    fn deadlines_are_read_as_they_are_written() {
+        let parse = |text: &'static str| parse_timeout(&HeaderValue::from_static(text));
+        assert_eq!(parse("10S"), Some(Duration::from_secs(10)));
+        assert_eq!(
+            parse("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
+        assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
+        for wrong in ["", "S", "10", "-1S", "999999999S", "10x"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+}
