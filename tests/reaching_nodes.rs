@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ferrolog::net::Security;
 use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
+use ferrolog::proto::v1::CommitCursorRequest;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -150,4 +151,29 @@ async fn what_waits_for_a_leader_waits_from_when_it_came() {
         assert_eq!(native::reason(&status), "NO_LEADER", "{status:?}");
         assert!(took < Duration::from_millis(5_500), "it took {took:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_waits_for_a_leader_as_a_record_does() {
+    let (world, cut) = with_a_follower_cut_off(72).await;
+    let mut client = beside(&world, cut);
+    let request = |name: &str| CommitCursorRequest {
+        name: name.to_owned(),
+        ..CommitCursorRequest::default()
+    };
+    let begun = Instant::now();
+    let told = client.commit_cursor(request("late")).await.unwrap_err();
+    assert_eq!(native::reason(&told), "NO_LEADER", "{told:?}");
+    let took = begun.elapsed().as_millis();
+    assert!((4_900..5_500).contains(&took), "it took {took} ms");
+
+    let mut second = client.clone();
+    let waits = tokio::spawn(async move { second.commit_cursor(request("in time")).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.network.heal(ADDRS[cut]);
+    timeout(PATIENCE, waits)
+        .await
+        .expect("it ends")
+        .unwrap()
+        .expect("it is carried out");
 }

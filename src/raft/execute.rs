@@ -23,6 +23,8 @@ use super::types::TypeConfig;
 
 /// How long a command may take.
 const WAIT: Duration = Duration::from_secs(5);
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(20);
 
 pub(super) type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
@@ -139,8 +141,36 @@ impl ReplicatedLog {
         self.0.passed.lock().before_ms(idle, surely_past)
     }
 
+    /// Waits until some node is known to lead, as a record does: nothing was sent yet, so whoever
+    /// leads by then may take it.
+    async fn leader_known(&self, deadline: Instant) {
+        let me = self.identity().node_id;
+        let mut views = self.watch_view();
+        let known = views.wait_for(|view| {
+            let elsewhere = view.leader_member().is_some_and(|leader| leader.id != me);
+            view.writable || elsewhere || view.stopped.is_some()
+        });
+        // Without one the engine refuses the command below.
+        let _ = tokio::time::timeout_at(deadline, known).await;
+    }
+
     /// Carries out a command, here or on the leader.
+    ///
+    /// As long as there is time, one that surely nobody took is given again.
     pub(super) async fn execute(&self, command: Command) -> Result<Outcome, ExecuteError> {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            self.leader_known(deadline).await;
+            match self.execute_once(command.clone()).await {
+                Err(ExecuteError::NoLeader { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(RETRY).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn execute_once(&self, command: Command) -> Result<Outcome, ExecuteError> {
         if let Some((id, addr)) = self.other_leader() {
             let mut client = self.transport().client(id, &addr);
             let request = pb::ControlEntry {
