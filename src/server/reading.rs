@@ -1,7 +1,7 @@
 //! Reading within the budget: an answer's room is taken before its records are read.
 //!
 //! How much there is to read is known once it was read. So a read begins with the room that it
-//! expects to need, and begins again with more if that was too little; few reads go on at once, so
+//! expects to need, takes what is missing, and begins again if it is not there; few reads go on at once, so
 //! that what is read without room is bounded, too.
 
 use std::sync::Arc;
@@ -90,15 +90,12 @@ impl Reading {
     ) -> Result<(S::Answer, Option<Held>), Failed> {
         let mut wanted = expected;
         loop {
-            let held = room(accounts, wanted).await.map_err(Failed::Status)?;
-            // What is larger than all the room there is counts as that.
-            let room = held.as_ref().map_or(usize::MAX, Held::bytes);
-            let room = if room < wanted { usize::MAX } else { room };
+            let mut room = Room::take(accounts, wanted).await.map_err(Failed::Status)?;
             let stored = log.read_stored(from, shape.bytes_max(), &self.disk).await?;
             let parts = stored.iter().map(|part| part.bytes.len() + PART_BYTES);
             let long = shape.is_long(&stored);
             let needed = parts.sum::<usize>() + if long { shape.bytes_max() } else { 0 };
-            if needed > room {
+            if !room.grow(needed) {
                 wanted = needed;
                 continue;
             }
@@ -109,27 +106,56 @@ impl Reading {
             } else {
                 shape.make(&stored)?
             };
-            if bytes > room {
+            if !room.grow(bytes) {
                 // By one record that is larger than what was asked for.
                 wanted = needed.max(bytes);
                 continue;
             }
-            let held = held.map(|mut held| held.split(bytes.max(1)));
+            let held = room.held.map(|mut held| held.split(bytes.max(1)));
             return Ok((answer, held));
         }
     }
 }
 
-async fn room(accounts: Option<&Accounts>, bytes: usize) -> Result<Option<Held>, Status> {
-    let Some(accounts) = accounts else {
-        return Ok(None);
-    };
-    let taken = tokio::time::timeout(ROOM_WAIT, accounts.answers.take(bytes)).await;
-    match taken {
-        Ok(held) => Ok(Some(held)),
-        Err(_) => {
-            let held = accounts.answers.try_take(bytes);
-            held.map(Some).map_err(|full| status::in_flight(&full))
+/// Room for an answer.
+struct Room<'a> {
+    held: Option<Held>,
+    /// Of which there may be more; none where nobody counts, or where all is taken.
+    more: Option<&'a Accounts>,
+}
+
+impl<'a> Room<'a> {
+    /// Waits for so much, or for all there is if that is less.
+    async fn take(accounts: Option<&'a Accounts>, bytes: usize) -> Result<Self, Status> {
+        let Some(accounts) = accounts else {
+            let (held, more) = (None, None);
+            return Ok(Self { held, more });
+        };
+        let taken = tokio::time::timeout(ROOM_WAIT, accounts.answers.take(bytes)).await;
+        let held = match taken {
+            Ok(held) => held,
+            Err(_) => {
+                let held = accounts.answers.try_take(bytes);
+                held.map_err(|full| status::in_flight(&full))?
+            }
+        };
+        let is_all = held.bytes() < bytes;
+        Ok(Self {
+            held: Some(held),
+            more: (!is_all).then_some(accounts),
+        })
+    }
+
+    /// Takes what is missing, if it is there: to wait for it would be to wait with room in hand.
+    fn grow(&mut self, bytes: usize) -> bool {
+        let (Some(held), Some(accounts)) = (&mut self.held, self.more) else {
+            return true;
+        };
+        let missing = bytes.saturating_sub(held.bytes());
+        if missing == 0 {
+            return true;
         }
+        let more = accounts.answers.try_take(missing);
+        more.map(|more| held.merge(more)).is_ok()
     }
 }
