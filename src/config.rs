@@ -204,7 +204,9 @@ impl Options {
         }
         let bootstrap = self.bootstrap.unwrap_or(false);
         let join: Vec<_> = self.join.unwrap_or_default();
-        let join: Vec<String> = join.into_iter().filter(|addr| !addr.is_empty()).collect();
+        let join = join.iter().map(|addr| addr.trim());
+        let join = join.filter(|addr| !addr.is_empty());
+        let join: Vec<String> = join.map(str::to_owned).collect();
         if !bootstrap && join.is_empty() {
             let what = "the first node of a cluster starts with --bootstrap, the others with \
                         --join and the address of a node";

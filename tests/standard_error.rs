@@ -171,6 +171,19 @@ async fn a_node_waits_for_no_reader_and_tells_what_was_lost() {
     .await;
 }
 
+/// A terminal that is closed is no reason to stop.
+#[tokio::test]
+async fn a_hangup_ends_no_node() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut node = Node::start(dir.path(), Stdio::null(), "info").await;
+    let pid = i32::try_from(node.child.id().expect("it runs")).expect("a process id");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("a signal");
+    let ended = node.produce(Stdio::piped()).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(node.child.try_wait().expect("a child of ours"), None);
+}
+
 #[tokio::test]
 async fn produce_succeeds_whatever_becomes_of_its_standard_error() {
     let dir = tempfile::tempdir().expect("a directory");

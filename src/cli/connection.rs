@@ -48,7 +48,11 @@ impl ConnectionArgs {
     pub fn client(&self, server: Option<&str>) -> anyhow::Result<Client> {
         let servers = match server {
             Some(server) => vec![server.to_owned()],
-            None => self.servers.clone(),
+            None => {
+                let servers = self.servers.iter().map(|addr| addr.trim());
+                let servers = servers.filter(|addr| !addr.is_empty());
+                servers.map(str::to_owned).collect()
+            }
         };
         if servers.is_empty() {
             return Err(UsageError(
@@ -75,17 +79,15 @@ impl ConnectionArgs {
     }
 
     fn security(&self) -> anyhow::Result<Security> {
-        let files = (&self.tls_ca, &self.tls_cert, &self.tls_key);
+        // A variable of the environment that is empty is not set.
+        let set = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        let files = (set(&self.tls_ca), set(&self.tls_cert), set(&self.tls_key));
         let usage = |text: &str| Err(UsageError(text.to_owned()).into());
         match (self.insecure, files) {
             (true, (None, None, None)) => Ok(Security::Insecure),
             (true, _) => usage("--insecure and --tls-* exclude each other; drop one of them"),
             (false, (Some(ca), Some(cert), Some(key))) => {
-                let files = TlsFiles {
-                    ca: ca.clone(),
-                    cert: cert.clone(),
-                    key: key.clone(),
-                };
+                let files = TlsFiles { ca, cert, key };
                 Ok(Security::Mutual(
                     Tls::load(&files).context("load the client's certificate")?,
                 ))
@@ -104,6 +106,16 @@ impl ConnectionArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_are_trimmed_and_what_is_empty_is_not_set() {
+        let mut args = args(&[" a:1", "", "b:2 "], true);
+        args.tls_ca = Some(PathBuf::new());
+        assert!(args.client(None).is_ok());
+        args.servers = vec![String::new(), " ".to_owned()];
+        let error = args.client(None).err().expect("no server is left");
+        assert!(error.to_string().contains("no server was named"), "{error}");
+    }
 
     fn args(servers: &[&str], insecure: bool) -> ConnectionArgs {
         let servers = servers.iter().map(|&addr| addr.to_owned()).collect();

@@ -114,16 +114,21 @@ pub async fn router(
     let (reporter, health) = tonic_health::server::health_reporter();
     let reporter = HealthReporter(reporter);
     reporter.set(false).await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("the descriptors are made by the build");
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let made = "the descriptors are made by the build";
+    let reflected = reflection().build_v1().expect(made);
+    // What most tools still ask for.
+    let reflected_before = reflection().build_v1alpha().expect(made);
     let routes = Routes::new(log)
         .add_service(native)
         .add_service(ClusterServiceServer::new(Cluster(shared)))
         .add_service(health)
-        .add_service(reflection);
+        .add_service(reflected)
+        .add_service(reflected_before);
     (routes, reporter)
 }
 
