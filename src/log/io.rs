@@ -66,7 +66,7 @@ pub struct Marks {
 
 enum Mode {
     Thread(Arc<Shared>, Mutex<Option<JoinHandle<()>>>),
-    Inline(Mutex<Inline>),
+    Inline(Box<Mutex<Inline>>),
 }
 
 struct Inline {
@@ -99,7 +99,7 @@ impl Queue {
         let writer = Writer::new(maker, marks.clone());
         if inline {
             let told = false;
-            let mode = Mode::Inline(Mutex::new(Inline { writer, told }));
+            let mode = Mode::Inline(Box::new(Mutex::new(Inline { writer, told })));
             return Ok(Self {
                 mode,
                 marks,

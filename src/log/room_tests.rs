@@ -94,6 +94,7 @@ fn an_append_waits_for_no_file_to_be_made() {
     let theirs = log.clone();
     let (tell, returned) = mpsc::channel();
     // Several segments' worth.
+    #[allow(clippy::disallowed_methods, reason = "a test's thread, which it joins")]
     let appending = std::thread::spawn(move || {
         tell.send(append_some(&theirs, 0..200)).unwrap();
     });
