@@ -146,6 +146,10 @@ impl Network for TrapNetwork {
         self.0.dial(addr)
     }
 
+    fn resolve<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        self.0.resolve(addr)
+    }
+
     fn listen<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(async move {
             let inner = self.0.listen(addr).await?;
@@ -187,7 +191,6 @@ async fn start(place: Place, dir: &Path) -> (Agent, MemoryNetwork, Trap) {
         random: Random::system(),
         clock: Clock::system(),
         runtimes: Runtimes::current(),
-        clock: Clock::system(),
     };
     let config = config.resolve().unwrap();
     let bound = Bound::bind(config, Security::Insecure, Policy::default(), seams);
