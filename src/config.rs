@@ -3,6 +3,8 @@
 //! The one place where settings are named. A key that is not known is an error, in a file as on
 //! the command line: a misspelt setting must not silently be its default.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -196,40 +198,19 @@ impl Options {
         let name = self
             .name
             .ok_or(missing("--name", "give the node a name of its own"))?;
-        if !is_valid_name(&name) {
-            return Err(ConfigError::Invalid(format!(
-                "--name {name:?} is not 1 to 63 of the characters a-z, 0-9, '-' and '.', the first \
-                 a letter or digit"
-            )));
-        }
+        check_name(&name)?;
         let bootstrap = self.bootstrap.unwrap_or(false);
-        let join: Vec<_> = self.join.unwrap_or_default();
-        let join = join.iter().map(|addr| addr.trim());
-        let join = join.filter(|addr| !addr.is_empty());
-        let join: Vec<String> = join.map(str::to_owned).collect();
+        let mut join = self.join.unwrap_or_default();
+        join.retain(|addr| !addr.trim().is_empty());
         if !bootstrap && join.is_empty() {
             let what = "the first node of a cluster starts with --bootstrap, the others with \
                         --join and the address of a node";
             return Err(missing("--bootstrap or --join", what));
         }
         let sizes = Sizes::new(self.segment_bytes_max, self.record_bytes_max)?;
-        let heartbeat_ms = self.heartbeat_ms.unwrap_or(Timing::default().heartbeat_ms);
-        if !(10..=10_000).contains(&heartbeat_ms) {
-            let what = "--heartbeat-ms is between 10 and 10000".to_owned();
-            return Err(ConfigError::Invalid(what));
-        }
-        let clock_bound_ms = self
-            .clock_bound_ms
-            .unwrap_or(Timing::default().clock_bound_ms);
-        if !(100..=60_000).contains(&clock_bound_ms) {
-            let what = "--clock-bound-ms is between 100 and 60000".to_owned();
-            return Err(ConfigError::Invalid(what));
-        }
+        let timing = timing(self.heartbeat_ms, self.clock_bound_ms)?;
         let connections_max = self.connections_max.unwrap_or(CLIENTS_MAX);
-        if !(16..=1 << 20).contains(&connections_max) {
-            let what = "--connections-max is between 16 and 1048576".to_owned();
-            return Err(ConfigError::Invalid(what));
-        }
+        check_range("--connections-max", connections_max, 16..=1 << 20)?;
         let listen = self
             .listen
             .filter(|addr| !addr.trim().is_empty())
@@ -264,12 +245,7 @@ impl Options {
             scrub_bytes_per_second: self
                 .scrub_bytes_per_second
                 .unwrap_or(SCRUB_BYTES_PER_SECOND),
-            timing: Timing {
-                heartbeat_ms,
-                election_ms: (3 * heartbeat_ms, 6 * heartbeat_ms),
-                clock_bound_ms,
-                ..Timing::default()
-            },
+            timing,
         })
     }
 
@@ -295,6 +271,28 @@ impl Options {
             )),
         }
     }
+}
+
+fn check_name(name: &str) -> Result<(), ConfigError> {
+    if is_valid_name(name) {
+        return Ok(());
+    }
+    Err(ConfigError::Invalid(format!(
+        "--name {name:?} is not 1 to 63 of the characters a-z, 0-9, '-' and '.', the first a letter \
+         or digit"
+    )))
+}
+
+fn check_range<T>(setting: &str, value: T, range: RangeInclusive<T>) -> Result<(), ConfigError>
+where
+    T: PartialOrd + Display,
+{
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (least, most) = range.into_inner();
+    let what = format!("{setting} is between {least} and {most}");
+    Err(ConfigError::Invalid(what))
 }
 
 /// An address as it can be dialled: a host and a port, no lower than `port_min`.
@@ -327,6 +325,20 @@ fn check_addr(setting: &str, addr: &str, port_min: u16) -> Result<String, Config
         return wrong("has no host (an IPv6 address stands in brackets)");
     }
     Ok(addr.to_owned())
+}
+
+fn timing(heartbeat: Option<u64>, clock_bound: Option<u64>) -> Result<Timing, ConfigError> {
+    let usual = Timing::default();
+    let heartbeat_ms = heartbeat.unwrap_or(usual.heartbeat_ms);
+    check_range("--heartbeat-ms", heartbeat_ms, 10..=10_000)?;
+    let clock_bound_ms = clock_bound.unwrap_or(usual.clock_bound_ms);
+    check_range("--clock-bound-ms", clock_bound_ms, 100..=60_000)?;
+    Ok(Timing {
+        heartbeat_ms,
+        election_ms: (3 * heartbeat_ms, 6 * heartbeat_ms),
+        clock_bound_ms,
+        ..usual
+    })
 }
 
 /// What follows from the sizes of segments and records.

@@ -21,3 +21,23 @@ pub(crate) mod raft_v1 {
 /// The descriptors that server reflection serves.
 pub(crate) const PUBLIC_DESCRIPTORS: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/public.bin"));
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    /// Without it the Go generator refuses a file.
+    #[test]
+    fn every_public_file_says_where_its_go_code_goes() {
+        let set = prost_types::FileDescriptorSet::decode(super::PUBLIC_DESCRIPTORS).unwrap();
+        let ours = set.file.iter();
+        let ours = ours.filter(|file| !file.package().starts_with("google."));
+        let mut seen = 0;
+        for file in ours {
+            let told = file.options.as_ref().map_or("", |one| one.go_package());
+            assert!(told.contains("/v1;"), "{}: {told:?}", file.name());
+            seen += 1;
+        }
+        assert_eq!(seen, 3);
+    }
+}

@@ -14,7 +14,7 @@ use ferrolog::env::Random;
 use ferrolog::log::Offset;
 use ferrolog::log::record::BatchBuilder;
 use ferrolog::raft::Answer;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use harness::late::{Link, Links};
 use harness::world::{ADDRS, PATIENCE, World};
@@ -35,6 +35,12 @@ impl Dice {
     fn millis(&self, max: usize) -> Duration {
         Duration::from_millis(self.below(max) as u64)
     }
+}
+
+/// Lets time pass: the nodes go on.
+async fn pass(span: Duration) {
+    // time itself is the subject
+    tokio::time::sleep(span).await;
 }
 
 async fn propose(node: &Agent, value: &[u8]) -> Answer {
@@ -132,7 +138,7 @@ impl Scene {
                 }
                 _ => self.tell("nothing but heartbeats".to_owned()),
             }
-            sleep(self.dice.millis(70)).await;
+            pass(self.dice.millis(70)).await;
         }
     }
 
@@ -155,7 +161,7 @@ impl Scene {
         log.trim(Offset(50)).await.unwrap();
         let trimmed = async {
             while log.log().first_index().0 < 20 {
-                sleep(Duration::from_millis(20)).await;
+                pass(Duration::from_millis(20)).await;
             }
         };
         timeout(PATIENCE, trimmed).await.expect("files go");
@@ -163,7 +169,7 @@ impl Scene {
         for link in self.out() {
             link.hold(false, true);
         }
-        sleep(self.dice.millis(200)).await;
+        pass(self.dice.millis(200)).await;
     }
 
     /// Cuts the leader off, both ways: nothing is lost, all is late. Gives its successor.
@@ -183,7 +189,7 @@ impl Scene {
                 return *new;
             }
             assert!(begun.elapsed() < REPLACED_MAX, "{:?}", self.told);
-            sleep(Duration::from_millis(10)).await;
+            pass(Duration::from_millis(10)).await;
         }
     }
 
@@ -203,7 +209,7 @@ impl Scene {
             let (place, stream) = waiting[self.dice.below(waiting.len())];
             self.tell(format!("an answer of {place} on stream {stream}"));
             links[place].pass_one(stream);
-            sleep(self.dice.millis(40)).await;
+            pass(self.dice.millis(40)).await;
         }
     }
 }
@@ -224,7 +230,7 @@ async fn history(seed: u64) {
             let passed = log.read_barrier().await;
             (passed, log.log().offsets().1)
         }));
-        sleep(scene.dice.millis(60)).await;
+        pass(scene.dice.millis(60)).await;
         scene.let_answers_arrive().await;
     }
     // Everything flows again: the old leader learns that it is one no more, and reads go on.
@@ -267,7 +273,7 @@ async fn answers_to_appends_before_a_read_do_not_confirm_it() {
     }
     for _ in 0..2 {
         scene.append_unanswered().await;
-        sleep(Duration::from_millis(20)).await;
+        pass(Duration::from_millis(20)).await;
     }
     let new = scene.replace().await;
     let acked = acknowledged(scene.world.node(new), b"by the successor").await;
@@ -276,7 +282,7 @@ async fn answers_to_appends_before_a_read_do_not_confirm_it() {
         let passed = log.read_barrier().await;
         (passed, log.log().offsets().1)
     });
-    sleep(Duration::from_millis(50)).await;
+    pass(Duration::from_millis(50)).await;
     for _ in 0..2 {
         let link = &scene.out()[0];
         for (stream, held) in link.held().into_iter().enumerate() {
@@ -284,7 +290,7 @@ async fn answers_to_appends_before_a_read_do_not_confirm_it() {
                 link.pass_one(stream);
             }
         }
-        sleep(Duration::from_millis(30)).await;
+        pass(Duration::from_millis(30)).await;
     }
     let (passed, next) = timeout(PATIENCE, read).await.expect("it ends").unwrap();
     assert!(

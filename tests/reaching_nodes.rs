@@ -144,6 +144,7 @@ async fn what_waits_for_a_leader_waits_from_when_it_came() {
             let told = native::produce(&mut client, b"x").await;
             (told.expect_err("there is no leader"), begun.elapsed())
         });
+        // Each waits for so long already: time itself is the subject.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     while let Some(told) = calls.join_next().await {
@@ -169,6 +170,7 @@ async fn a_command_waits_for_a_leader_as_a_record_does() {
 
     let mut second = client.clone();
     let waits = tokio::spawn(async move { second.commit_cursor(request("in time")).await });
+    // It has waited for a while: time itself is the subject.
     tokio::time::sleep(Duration::from_secs(1)).await;
     world.network.heal(ADDRS[cut]);
     timeout(PATIENCE, waits)

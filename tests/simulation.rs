@@ -98,6 +98,7 @@ async fn a_leader_that_nobody_can_call_hands_leadership_on() {
     // One that can be called keeps leading.
     let leader = world.leader();
     let term = world.node(leader).log().view().term;
+    // time itself is the subject
     tokio::time::sleep(Duration::from_secs(8)).await;
     assert_eq!(world.node(leader).log().view().term, term);
 }

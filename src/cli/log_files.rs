@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
-use super::consume::{put_bytes, to_json};
+use super::form::{put_bytes, to_json};
 use super::output::{grouped, print, progress, table};
 use super::{EXIT_FAILURE, Format, UsageError};
 use crate::batch;

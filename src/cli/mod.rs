@@ -12,6 +12,7 @@ mod cursor;
 mod dev;
 mod fence;
 mod files;
+mod form;
 pub mod local_cluster;
 mod log;
 mod log_files;

@@ -171,10 +171,9 @@ impl LogService for Fake {
         let fresh = state.tokens.len() as u64 + 100;
         let session = *state.tokens.entry(token).or_insert(fresh);
         state.sessions.entry(session).or_default();
-        let idle_ms_max = 1000;
         Ok(Response::new(OpenSessionResponse {
             session,
-            idle_ms_max,
+            idle_ms_max: 1000,
         }))
     }
 
@@ -347,11 +346,10 @@ impl LogService for Fake {
         let Some(&offset) = state.cursors.get(&name) else {
             return Err(refusal(Code::NotFound, "NO_SUCH_CURSOR", &[]));
         };
-        let updated_ms = 9;
         let cursor = Some(Cursor {
             name,
             offset,
-            updated_ms,
+            updated_ms: 9,
         });
         Ok(Response::new(GetCursorResponse { cursor }))
     }

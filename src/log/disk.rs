@@ -4,6 +4,8 @@
 //! whoever could place a link could have another file written over. Its twin, `memory_disk`, forgets what was not synced.
 #![allow(clippy::disallowed_methods, reason = "the home of files")]
 
+mod absent;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -12,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
+
+pub use absent::absent;
 
 use crate::access::{Rights, Us};
 
@@ -123,47 +127,6 @@ impl DirLock {
     /// A lock that excludes nobody: for disks that no other process can see.
     pub fn unshared() -> Self {
         Self(None)
-    }
-}
-
-/// A file in place of one that is not there: it is empty, and stays so.
-pub fn absent() -> Arc<dyn File> {
-    Arc::new(Absent)
-}
-
-#[derive(Debug)]
-struct Absent;
-
-impl File for Absent {
-    fn read_exact_at(&self, buf: &mut [u8], _position: u64) -> io::Result<()> {
-        if buf.is_empty() {
-            return Ok(());
-        }
-        Err(io::ErrorKind::NotFound.into())
-    }
-
-    fn write_all_at(&self, _buf: &[u8], _position: u64) -> io::Result<()> {
-        Err(io::ErrorKind::NotFound.into())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        Ok(0)
-    }
-
-    fn set_len(&self, _len: u64) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn allocate(&self, _len: u64) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn mappable(&self) -> Option<&fs::File> {
-        None
     }
 }
 

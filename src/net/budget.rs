@@ -16,6 +16,8 @@
 //! What is small has room that nothing large can take, so that large messages, stalled or not, never lock out
 //! small calls.
 
+mod pool;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -23,6 +25,8 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+
+use pool::{Lane, Pool};
 
 /// What is not larger may use the room that is kept for small.
 pub const SMALL_BYTES_MAX: usize = 64 << 10;
@@ -150,48 +154,6 @@ impl fmt::Display for Scope {
 pub struct Full {
     pub scope: Scope,
     pub limit: usize,
-}
-
-/// Which room was used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lane {
-    Any,
-    Small,
-}
-
-/// The room of one scope.
-#[derive(Debug)]
-struct Pool {
-    any: Semaphore,
-    small: Semaphore,
-    limit: usize,
-    small_limit: usize,
-}
-
-impl Pool {
-    fn new(limit: usize, small_part: usize) -> Self {
-        // What tokio can count; no machine has so much memory.
-        let limit = limit.clamp(1, u32::MAX as usize >> 1);
-        let small_limit = limit.checked_div(small_part).unwrap_or(0);
-        Self {
-            any: Semaphore::new(limit),
-            small: Semaphore::new(small_limit),
-            limit,
-            small_limit,
-        }
-    }
-
-    fn lane(&self, lane: Lane) -> &Semaphore {
-        match lane {
-            Lane::Any => &self.any,
-            Lane::Small => &self.small,
-        }
-    }
-
-    fn held(&self) -> usize {
-        let left = self.any.available_permits() + self.small.available_permits();
-        self.limit + self.small_limit - left
-    }
 }
 
 /// One kind of account for the whole node.

@@ -11,7 +11,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::mux::RAFT_RPC;
-use super::places::{Full, Origin, Pending, Proven, Seat};
+use super::origin::Origin;
+use super::places::{Full, Pending, Proven, Seat};
 use super::stream::{MuxStream, PeerInfo, Prefixed};
 use super::tls::TlsError;
 use super::{BoxIo, Kind, Security};

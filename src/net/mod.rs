@@ -9,6 +9,7 @@ pub mod certs;
 mod gate;
 pub mod memory;
 pub mod mux;
+mod origin;
 mod pem_file;
 mod places;
 mod stream;

@@ -21,7 +21,8 @@ pub use super::places::{CLIENTS_MAX, MuxLimits};
 pub use super::stream::{Call, MuxStream, PeerInfo};
 
 use super::gate::{Gate, Refused};
-use super::places::{Origin, Proven, Unproven};
+use super::origin::Origin;
+use super::places::{Proven, Unproven};
 use super::{BoxIo, Listener, Security};
 use crate::tasks;
 

@@ -17,7 +17,6 @@ use crate::env::Clock;
 use crate::log::disk::DirLock;
 use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
-use crate::tasks;
 
 mod addresses;
 mod answers;
@@ -39,12 +38,15 @@ mod fetch;
 mod forward;
 mod fsm;
 mod hearing;
+mod lifetime;
 mod log_store;
 mod members;
 pub mod offline;
+mod outcomes;
 pub mod owner;
 mod pace;
 mod passed;
+mod peer;
 mod proposer;
 mod reach;
 mod reads;
@@ -61,6 +63,7 @@ mod space;
 mod stable_store;
 mod staging;
 mod stamps;
+mod start;
 mod state_machine;
 mod transport;
 mod types;
@@ -78,6 +81,8 @@ pub mod fuzzing;
 mod hearing_tests;
 #[cfg(test)]
 mod members_tests;
+#[cfg(test)]
+mod oracle_steps_tests;
 #[cfg(test)]
 mod oracle_tests;
 #[cfg(test)]
@@ -111,7 +116,7 @@ pub use view::{MemberView, View};
 use clocks::Clocks;
 use confirm::Confirmer;
 use hearing::Hearing;
-use log_store::{Failure, LogStore, Promised};
+use log_store::{Failure, Promised};
 use passed::Passed;
 use proposer::Proposer;
 use reads::ReadBarrier;
@@ -197,8 +202,7 @@ impl ReplicatedLog {
         log_config: log::Config,
         disk_reserve_bytes: u64,
     ) -> Result<Self, Error> {
-        let identity = directory.identity().cloned();
-        let identity = identity.ok_or_else(|| Error::Engine("the node has no id".to_owned()))?;
+        let identity = start::identity_of(&directory)?;
         let log_config = space::leave_room(log_config, disk_reserve_bytes);
         let (bytes_max, inline) = (log_config.segment_bytes_max, log_config.inline_io);
         let machine = StateMachine::open_in(&directory, log_config)?;
@@ -206,8 +210,7 @@ impl ReplicatedLog {
         let fsm = machine.shared();
         let checkpointer = machine.checkpointer();
         let snapshots = machine.snapshots.clone();
-        let store = LogStore::new(log.clone(), directory.stable.clone())?;
-        commit_file::keep(&directory, &store, inline)?;
+        let store = start::store(&directory, &log, inline)?;
         let (failure, promised) = (store.failure(), store.promised());
         let space = Space::start(&directory, disk_reserve_bytes, log.clone());
         let floor = machine.floor.clone();
@@ -217,21 +220,12 @@ impl ReplicatedLog {
         let node = transport::Node::new(&log, &floor, &space, &clocks, &hearing);
         let transport = Transport::new(layer, Sender::new(&identity, addr)).with_node(node);
         let raft = engine::start(timing, &identity, addr, &transport, (store, machine)).await?;
-        let (tell, views) = watch::channel(View::default());
         let heard = Arc::new(view::Heard::never());
-        let addresses = transport.addresses().clone();
-        let follows = view::follow(raft.clone(), heard.clone(), addresses, tell);
-        tasks::spawn("view", follows);
+        let views = start::views(&raft, &heard, &transport);
         let stamps = Stamps::new(log.clone(), fsm.clone(), clocks.clone(), views.clone());
         let proposals = proposer::Leader::new(&transport, &space, &stamps, &log);
         let confirmer = Confirmer::start(raft.clone(), promised.clone(), transport.clone());
-        let barrier = ReadBarrier::start(
-            me,
-            confirmer.clone(),
-            views.clone(),
-            fsm.watch_applied(),
-            transport.clone(),
-        );
+        let barrier = start::barrier(me, &confirmer, &views, &fsm, &transport);
         let inner = Inner {
             addr: addr.to_owned(),
             proposer: Proposer::start(proposals, &raft, &views, bytes_max as usize / 4),
@@ -341,81 +335,9 @@ impl ReplicatedLog {
             .collect()
     }
 
-    /// Asks the other members, and those at `peers`, to make this node a voter under its present
-    /// address, until they do.
-    pub async fn join_cluster(&self, peers: &[String]) -> Result<(), MembershipError> {
-        let request = crate::proto::raft_v1::JoinRequest {
-            name: self.0.identity.name.clone(),
-            addr: self.0.addr.clone(),
-            directory_id: self.0.identity.directory_id.clone(),
-            node_id: self.0.identity.node_id,
-            cluster_id: self.0.identity.cluster_id.clone(),
-        };
-        let view = self.view();
-        if view.writable {
-            return self.join(request).await.map(drop);
-        }
-        let others = view
-            .members
-            .iter()
-            .filter(|other| other.id != request.node_id);
-        let known = others.map(|other| self.0.transport.addr(other.id, &other.member.addr));
-        let addrs: Vec<_> = known.chain(peers.iter().cloned()).collect();
-        if addrs.is_empty() {
-            return Ok(());
-        }
-        // The answer comes once the node has caught up, by entries that it has to hear.
-        self.meet(addrs.iter().cloned()).await;
-        let joined = directory::ask_all(&self.0.transport, &addrs, &request).await?;
-        self.introduce(joined.members);
-        Ok(())
-    }
-
     /// Why the disk ended the node's writing, if it did. The process must be started again.
     pub fn disk_failure(&self) -> Option<Error> {
         self.0.failure.get().cloned().map(Error::Disk)
-    }
-
-    /// Whether a membership holds this node as a voter under its present address.
-    pub fn is_settled_in(&self, view: &View) -> bool {
-        let me = view.member(self.0.identity.node_id);
-        me.is_some_and(|me| me.voter && me.member.addr == self.0.addr)
-    }
-
-    /// Hands leadership on, if this node leads and another voter takes it.
-    pub async fn hand_on(&self) {
-        let view = self.view();
-        let leads = view.leader == Some(self.0.identity.node_id);
-        if leads && view.members.iter().filter(|member| member.voter).count() > 1 {
-            match self.transfer("").await {
-                Ok(leader) => tracing::info!(%leader, "handed leadership on"),
-                Err(error) => tracing::warn!(%error, "leadership was not handed on"),
-            }
-        }
-    }
-
-    /// Stops at once; what a crash would lose is lost.
-    pub async fn kill(&self) {
-        // An engine that cannot even stop has stopped.
-        let _ = self.0.raft.shutdown().await;
-    }
-
-    /// Stops, and makes the state durable, so that a restart has nothing to apply again.
-    pub async fn shutdown(&self) {
-        if let Err(error) = self.0.raft.shutdown().await {
-            tracing::error!(%error, "the consensus engine did not stop cleanly");
-        }
-        let checkpointer = self.0.checkpointer.clone();
-        let log = self.0.log.clone();
-        let saved = tasks::spawn_blocking("last checkpoint", move || {
-            log.close();
-            checkpointer.save()
-        });
-        match saved.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the last checkpoint failed"),
-            Err(error) => tracing::error!(%error, "the last checkpoint failed"),
-        }
     }
 
     fn raft(&self) -> &Raft {

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
-use openraft::raft::ClientWriteResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -19,14 +17,14 @@ use crate::log::{Log, record};
 use crate::tasks;
 
 use super::Raft;
-use super::command::{BatchOutcome, Command, Outcome, Receipt};
+use super::command::{BatchOutcome, Command, Receipt};
 use super::error::ProposeError;
 use super::forward::Forwarder;
+use super::outcomes::{self, Waiting};
 use super::pace::Pace;
 use super::space::Space;
 use super::stamps::Stamps;
 use super::transport::Transport;
-use super::types::TypeConfig;
 use super::view::View;
 
 /// Batches that may wait for a place in a group.
@@ -43,9 +41,6 @@ const GROUP_BATCHES_MAX: usize = 1024;
 /// ones to keep the disks and the network busy.
 const PLACES: usize = 16;
 const PLACES_OF_SMALL: u32 = 4;
-/// How long a group stays under way while too few voters have room. Its outcome is unknown by then,
-/// and others are told that the disks are full.
-const FULL_WAIT: Duration = Duration::from_secs(1);
 /// How long a batch waits for a leader to be known.
 const LEADER_WAIT: Duration = Duration::from_secs(5);
 /// What waited so long may still be sent to a leader that is known by then.
@@ -141,7 +136,7 @@ impl Proposer {
     ) -> Self {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
         let (under_way, waits) = mpsc::channel(PLACES);
-        let completed = complete(waits, views.clone(), leader.space.clone());
+        let completed = outcomes::complete(waits, views.clone(), leader.space.clone());
         tasks::spawn("answers to proposals", completed);
         let dispatcher = Dispatcher {
             forwarder: Forwarder::new(leader.transport, views.clone()),
@@ -185,11 +180,6 @@ impl Proposer {
         Ok(answer)
     }
 }
-
-type Outcomes = oneshot::Receiver<ClientWriteResult<TypeConfig>>;
-
-/// A group under way, and since when.
-type Waiting = (Outcomes, Group, Instant);
 
 struct Dispatcher {
     raft: Raft,
@@ -365,47 +355,4 @@ fn take_group(gathered: &mut VecDeque<Proposal>, bytes_max: usize) -> Vec<Propos
         count += 1;
     }
     gathered.drain(..count).collect()
-}
-
-/// Answers groups in the order in which they were written.
-async fn complete(mut waits: mpsc::Receiver<Waiting>, views: watch::Receiver<View>, space: Space) {
-    while let Some((mut outcome, group, since)) = waits.recv().await {
-        let full = || space.full_voter(&views.borrow()).is_some();
-        let Some(outcome) = unless_full(&mut outcome, since, full).await else {
-            // The window would be taken for as long as nobody makes room.
-            group.fail(&ProposeError::Unknown);
-            continue;
-        };
-        match outcome {
-            Ok(Ok(response)) => match response.data {
-                Outcome::Appended(outcomes) => group.answer(outcomes),
-                _ => group.fail(&ProposeError::Unknown),
-            },
-            // Rejected before it was appended.
-            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
-                let leader = forward.leader_node.map(|member| member.addr);
-                group.fail(&ProposeError::NoLeader {
-                    waited_ms: 0,
-                    leader,
-                });
-            }
-            Ok(Err(_)) | Err(_) => group.fail(&ProposeError::Unknown),
-        }
-    }
-}
-
-/// Waits for an outcome; `None` if it takes long and there is no room for it.
-async fn unless_full<T>(
-    mut outcome: impl Future<Output = T> + Unpin,
-    since: Instant,
-    full: impl Fn() -> bool,
-) -> Option<T> {
-    let mut deadline = since + FULL_WAIT;
-    loop {
-        match tokio::time::timeout_at(deadline, &mut outcome).await {
-            Ok(outcome) => return Some(outcome),
-            Err(_) if full() => return None,
-            Err(_) => deadline = Instant::now() + FULL_WAIT,
-        }
-    }
 }
