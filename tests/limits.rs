@@ -72,7 +72,8 @@ async fn what_is_over_a_limit_is_refused_and_what_is_just_under_it_taken() {
         let taken = produce(&mut client, one(record)).await;
         assert_eq!(taken.expect("it is within the limits"), number as u64);
     }
-    let bomb = batch::compress(&zeros(64 << 20), Compression::Zstd).expect("it is small");
+    let packed = |bytes: &Bytes| batch::compress(bytes, Compression::Zstd).expect("it is small");
+    let bomb = packed(&one(&value(64 << 20)).records);
     let over = [
         one(&value(most + 1)),
         one(&key(key_max + 1)),
@@ -106,6 +107,11 @@ async fn what_is_over_a_limit_is_refused_and_what_is_just_under_it_taken() {
         },
         Batch {
             compression: Compression::Lz4 as i32,
+            ..whole.clone()
+        },
+        Batch {
+            records: packed(&zeros(64 << 20)),
+            compression: Compression::Zstd as i32,
             ..whole.clone()
         },
         Batch {
