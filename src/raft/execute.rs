@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::time::Instant;
+use tonic::Request;
 
 use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ExecuteRefusalKind as Kind, execute_response as response};
@@ -21,8 +22,14 @@ use super::refusal;
 use super::sessions::{CloseSession, OpenSession, SessionInfo};
 use super::types::TypeConfig;
 
-/// How long a command may take.
-const WAIT: Duration = Duration::from_secs(5);
+/// How long a command may take, through all tries and on all nodes.
+pub(super) const WAIT: Duration = Duration::from_secs(5);
+/// Of that, for the answer of the node that it was passed on to.
+const WAY_BACK: Duration = Duration::from_millis(200);
+/// What was just written is waited for so long, however late it is.
+const WRITTEN_WAIT_MIN: Duration = Duration::from_millis(200);
+/// Metadata of a command that is passed on: how long it has waited, in milliseconds.
+pub(super) const WAITED: &str = "ferrolog-waited-ms";
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -146,10 +153,7 @@ impl ReplicatedLog {
     async fn leader_known(&self, deadline: Instant) {
         let me = self.identity().node_id;
         let mut views = self.watch_view();
-        let known = views.wait_for(|view| {
-            let elsewhere = view.leader_member().is_some_and(|leader| leader.id != me);
-            view.writable || elsewhere || view.stopped.is_some()
-        });
+        let known = views.wait_for(|view| view.is_led(me) || view.stopped.is_some());
         // Without one the engine refuses the command below.
         let _ = tokio::time::timeout_at(deadline, known).await;
     }
@@ -158,10 +162,19 @@ impl ReplicatedLog {
     ///
     /// As long as there is time, one that surely nobody took is given again.
     pub(super) async fn execute(&self, command: Command) -> Result<Outcome, ExecuteError> {
-        let deadline = Instant::now() + WAIT;
+        self.execute_since(command, Duration::ZERO).await
+    }
+
+    /// The same for one that has waited already, on the node that passed it on.
+    pub(super) async fn execute_since(
+        &self,
+        command: Command,
+        waited: Duration,
+    ) -> Result<Outcome, ExecuteError> {
+        let deadline = Instant::now() + WAIT.saturating_sub(waited);
         loop {
             self.leader_known(deadline).await;
-            match self.execute_once(command.clone()).await {
+            match self.execute_once(command.clone(), deadline).await {
                 Err(ExecuteError::NoLeader { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(RETRY).await;
                 }
@@ -170,35 +183,54 @@ impl ReplicatedLog {
         }
     }
 
-    async fn execute_once(&self, command: Command) -> Result<Outcome, ExecuteError> {
+    async fn execute_once(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Outcome, ExecuteError> {
         if let Some((id, addr)) = self.other_leader() {
             let mut client = self.transport().client(id, &addr);
-            let request = pb::ControlEntry {
+            let mut request = Request::new(pb::ControlEntry {
                 command: entries::to_control(&command),
-            };
-            let answer = tokio::time::timeout(WAIT, client.execute(request)).await;
+            });
+            let left = deadline.saturating_duration_since(Instant::now());
+            let waited = WAIT.saturating_sub(left) + WAY_BACK;
+            let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+            request.metadata_mut().insert(WAITED, waited_ms.into());
+            let until = deadline.max(Instant::now() + WAY_BACK);
+            let answer = tokio::time::timeout_at(until, client.execute(request)).await;
             let late = |_| WriteFailure::Unknown("the leader did not answer".to_owned());
             let answer = answer.map_err(late)?;
             let answer = answer.map_err(|status| refusal::write_failure(&status))?;
             return outcome_from_pb(answer.into_inner());
         }
+        if !self.view().writable {
+            // The engine of a leader that no majority follows would take it.
+            let reason = "none is known".to_owned();
+            return Err(ExecuteError::NoLeader { reason });
+        }
         if takes_room(&command) {
             self.space().check(&self.view())?;
             let pace = Pace::new(self.log().clone());
-            if !pace.caught_up(Instant::now() + WAIT).await {
+            if !pace.caught_up(deadline).await {
                 let reason = "the leader's disk does not keep up".to_owned();
                 return Err(ExecuteError::NoLeader { reason });
             }
         }
-        match self.write(self.stamped(command)).await? {
+        let until = deadline.max(Instant::now() + WRITTEN_WAIT_MIN);
+        match self.write(self.stamped(command), until).await? {
             Outcome::Refused(refusal) => Err(refusal.into()),
             outcome => Ok(outcome),
         }
     }
 
     /// Replicates a command from here, if this node leads.
-    pub(super) async fn write(&self, command: Command) -> Result<Outcome, WriteFailure> {
-        let written = tokio::time::timeout(WAIT, self.raft().client_write(command)).await;
+    pub(super) async fn write(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Outcome, WriteFailure> {
+        let written = tokio::time::timeout_at(deadline, self.raft().client_write(command)).await;
         let late = |_| WriteFailure::Unknown("no majority answered".to_owned());
         let written: Result<_, WriteError> = written.map_err(late)?;
         match written {

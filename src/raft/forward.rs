@@ -22,7 +22,7 @@ use crate::tasks;
 use super::ReplicatedLog;
 use super::command::{OffsetRange, Receipt, Refusal};
 use super::error::ProposeError;
-use super::proposer::{Answer, Group};
+use super::proposer::{Answer, Group, LEADER_WAIT};
 use super::transport::{Lane, Transport};
 use super::view::View;
 
@@ -95,6 +95,7 @@ impl Forwarder {
             .map(|proposal| proposal.batch.clone());
         let request = pb::ProposeRequest {
             batches: batches.collect(),
+            waited_ms: u64::try_from(group.came().elapsed().as_millis()).unwrap_or(u64::MAX),
         };
         let Ok(slot) = stream.requests.reserve().await else {
             self.stream = None;
@@ -193,9 +194,12 @@ pub async fn queue_all(
     request: pb::ProposeRequest,
 ) -> Vec<Result<Answer, ProposeError>> {
     let mut waiting = Vec::with_capacity(request.batches.len());
+    let waited = Duration::from_millis(request.waited_ms).min(LEADER_WAIT);
+    let now = Instant::now();
+    let since = now.checked_sub(waited).unwrap_or(now);
     for batch in request.batches {
         waiting.push(if node.view().writable {
-            node.proposer().propose(batch, true, Instant::now()).await
+            node.proposer().propose(batch, true, since).await
         } else {
             Err(ProposeError::NoLeader {
                 waited_ms: 0,

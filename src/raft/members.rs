@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::errors::{ClientWriteError, RaftError};
+use tokio::time::Instant;
 
 use crate::log::Offset;
 use crate::net::certs::is_valid_name;
@@ -16,7 +17,7 @@ use crate::proto::raft_v1 as pb;
 
 use super::command::{Command, NameTaken, Outcome, Retention};
 use super::error::{MembershipError, OTHER_ANSWER};
-use super::execute::WriteError;
+use super::execute::{WAIT, WriteError};
 use super::types::{Member, TypeConfig};
 use super::{ReplicatedLog, ServerView};
 
@@ -88,7 +89,7 @@ impl ReplicatedLog {
             name: request.name.clone(),
             directory_id: request.directory_id.clone(),
         };
-        let Outcome::Registered(registered) = self.write(command).await? else {
+        let Outcome::Registered(registered) = self.write_here(command).await? else {
             return Err(other_answer());
         };
         let node_id = registered.map_err(|NameTaken { .. }| MembershipError::NameTaken {
@@ -238,7 +239,7 @@ impl ReplicatedLog {
         let command = Command::Forget {
             name: name.to_owned(),
         };
-        self.write(command).await?;
+        self.write_here(command).await?;
         Ok(true)
     }
 
@@ -315,10 +316,14 @@ impl ReplicatedLog {
         self.write_led(command).await.map(drop)
     }
 
+    async fn write_here(&self, command: Command) -> Result<Outcome, MembershipError> {
+        let written = self.write(command, Instant::now() + WAIT).await;
+        Ok(written?)
+    }
+
     /// Replicates a command from here, for as long as this node leads.
     async fn write_led(&self, command: Command) -> Result<Outcome, MembershipError> {
-        let written = async { Ok(self.write(command).await?) };
-        self.as_leader(written).await
+        self.as_leader(self.write_here(command)).await
     }
 
     /// The voter, other than this node, that holds the most of the log: of those that answered

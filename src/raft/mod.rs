@@ -104,7 +104,7 @@ pub use error::{Error, ExecuteError, MembershipError, ProposeError, ReadError};
 pub use execute::{Claim, SESSION_IDLE_MS_MAX};
 pub use fences::{ClaimEpoch, Epoch, FENCES_MAX};
 pub use fetch::FetchError;
-pub use proposer::Answer;
+pub use proposer::{Answer, LEADER_WAIT};
 pub use reads::Freshness;
 pub use rpc::{Seat, service};
 pub use sessions::{OF_SUBJECT_MAX, SESSIONS_MAX, SessionInfo};

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::command::Outcome;
 use super::error::ProposeError;
-use super::proposer::Group;
+use super::proposer::{Group, LEADER_WAIT};
 use super::space::Space;
 use super::types::TypeConfig;
 use super::view::View;
@@ -17,6 +17,8 @@ use super::view::View;
 /// How long a group stays under way while too few voters have room. Its outcome is unknown by then,
 /// and others are told that the disks are full.
 const FULL_WAIT: Duration = Duration::from_secs(1);
+/// Between two looks at whether a group has become hopeless.
+const LOOK: Duration = Duration::from_millis(100);
 
 type Outcomes = oneshot::Receiver<ClientWriteResult<TypeConfig>>;
 
@@ -30,9 +32,15 @@ pub(super) async fn complete(
     space: Space,
 ) {
     while let Some((mut outcome, group, since)) = waits.recv().await {
-        let full = || space.full_voter(&views.borrow()).is_some();
-        let Some(outcome) = unless_full(&mut outcome, since, full).await else {
-            // The window would be taken for as long as nobody makes room.
+        let full = since + FULL_WAIT;
+        let late = (group.came() + LEADER_WAIT).max(since + LOOK);
+        let is_hopeless = |now| {
+            let view = views.borrow();
+            let is_full = now >= full && space.full_voter(&view).is_some();
+            is_full || now >= late && !view.writable
+        };
+        let Some(outcome) = unless_hopeless(&mut outcome, full.min(late), is_hopeless).await else {
+            // The window would be taken for as long as nobody makes room, or no majority is there.
             group.fail(&ProposeError::Unknown);
             continue;
         };
@@ -54,18 +62,18 @@ pub(super) async fn complete(
     }
 }
 
-/// Waits for an outcome; `None` if it takes long and there is no room for it.
-async fn unless_full<T>(
+/// Waits for an outcome; `None` if it takes long and there is nothing to hope for.
+async fn unless_hopeless<T>(
     mut outcome: impl Future<Output = T> + Unpin,
-    since: Instant,
-    full: impl Fn() -> bool,
+    first_look: Instant,
+    is_hopeless: impl Fn(Instant) -> bool,
 ) -> Option<T> {
-    let mut deadline = since + FULL_WAIT;
+    let mut look = first_look;
     loop {
-        match tokio::time::timeout_at(deadline, &mut outcome).await {
+        match tokio::time::timeout_at(look, &mut outcome).await {
             Ok(outcome) => return Some(outcome),
-            Err(_) if full() => return None,
-            Err(_) => deadline = Instant::now() + FULL_WAIT,
+            Err(_) if is_hopeless(Instant::now()) => return None,
+            Err(_) => look = Instant::now() + LOOK,
         }
     }
 }

@@ -41,16 +41,21 @@ const GROUP_BATCHES_MAX: usize = 1024;
 /// ones to keep the disks and the network busy.
 const PLACES: usize = 16;
 const PLACES_OF_SMALL: u32 = 4;
-/// How long a batch waits for a leader to be known.
-const LEADER_WAIT: Duration = Duration::from_secs(5);
+/// How long a batch waits for a leader, wherever it waits. One that a leader has appended is given up after
+/// as long, if that is no leader any more: its outcome is unknown.
+pub const LEADER_WAIT: Duration = Duration::from_secs(5);
 /// What waited so long may still be sent to a leader that is known by then.
 const FORWARD_WAIT: Duration = Duration::from_millis(200);
+/// Between two looks at what waits for its turn.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Takes batches; clones share the queue.
 #[derive(Debug, Clone)]
 pub struct Proposer {
     queue: mpsc::Sender<Proposal>,
     bytes: Arc<Semaphore>,
+    me: u64,
+    views: watch::Receiver<View>,
 }
 
 /// One batch and who waits for it.
@@ -63,6 +68,18 @@ pub struct Proposal {
     /// When it came: it waits for a leader from then on, however long others waited before it.
     since: Instant,
     _bytes: OwnedSemaphorePermit,
+}
+
+impl Proposal {
+    fn is_late(&self) -> bool {
+        self.since.elapsed() >= LEADER_WAIT
+    }
+
+    /// Nobody took it, for as long as it may wait.
+    fn fail_without_leader(self, view: &View) {
+        // A caller that went away needs no answer.
+        let _ = self.reply.send(Err(no_leader(view, self.since)));
+    }
 }
 
 #[cfg(test)]
@@ -92,12 +109,38 @@ pub struct Group {
 }
 
 impl Group {
+    /// When the first of the batches came.
+    pub fn came(&self) -> Instant {
+        let came = self.proposals.iter().map(|proposal| proposal.since);
+        came.min().unwrap_or_else(Instant::now)
+    }
+
     /// Answers every batch alike.
     pub fn fail(self, error: &ProposeError) {
         for proposal in self.proposals {
             // A caller that went away needs no answer.
             let _ = proposal.reply.send(Err(error.clone()));
         }
+    }
+
+    /// Answers every batch: nobody took it.
+    fn fail_without_leader(self, view: &View) {
+        for proposal in self.proposals {
+            proposal.fail_without_leader(view);
+        }
+    }
+
+    /// Answers the batches that came from another node, if this one does not lead.
+    fn without_forwarded(self, view: &View) -> Self {
+        let place = self.place;
+        let (theirs, proposals): (Vec<_>, Vec<_>) = self
+            .proposals
+            .into_iter()
+            .partition(|proposal| proposal.forwarded);
+        for proposal in theirs {
+            proposal.fail_without_leader(view);
+        }
+        Self { proposals, place }
     }
 
     /// Answers each batch with its outcome.
@@ -136,6 +179,7 @@ impl Proposer {
     ) -> Self {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
         let (under_way, waits) = mpsc::channel(PLACES);
+        let me = *raft.node_id();
         let completed = outcomes::complete(waits, views.clone(), leader.space.clone());
         tasks::spawn("answers to proposals", completed);
         let dispatcher = Dispatcher {
@@ -152,10 +196,13 @@ impl Proposer {
         Self {
             queue,
             bytes: Arc::new(Semaphore::new(PENDING_BYTES_MAX)),
+            me,
+            views: views.clone(),
         }
     }
 
-    /// Queues a batch, waiting while too much is pending. The answer comes once it is committed.
+    /// Queues a batch, waiting while too much is pending: for a leader no longer than it may. The answer
+    /// comes once it is committed.
     ///
     /// Batches that one caller queues one after another keep their order.
     pub async fn propose(
@@ -167,17 +214,36 @@ impl Proposer {
         record::check_batch(&batch).map_err(|_| ProposeError::Malformed)?;
         let weight = u32::try_from(batch.len().min(PENDING_BYTES_MAX)).unwrap_or(u32::MAX);
         let bytes = self.bytes.clone().acquire_many_owned(weight);
+        let bytes = self.while_led(since, bytes).await?;
+        let place = self.while_led(since, self.queue.reserve()).await?;
         let (reply, answer) = oneshot::channel();
-        let proposal = Proposal {
+        place.map_err(|_| ProposeError::Stopping)?.send(Proposal {
             batch,
             forwarded,
             reply,
             since,
-            _bytes: bytes.await.map_err(|_| ProposeError::Stopping)?,
-        };
-        let queued = self.queue.send(proposal).await;
-        queued.map_err(|_| ProposeError::Stopping)?;
+            _bytes: bytes.map_err(|_| ProposeError::Stopping)?,
+        });
         Ok(answer)
+    }
+
+    /// Waits until it is late and no leader is known.
+    async fn while_led<T>(
+        &self,
+        since: Instant,
+        wait: impl Future<Output = T>,
+    ) -> Result<T, ProposeError> {
+        let led_no_more = async {
+            tokio::time::sleep_until(since + LEADER_WAIT).await;
+            while self.views.borrow().is_led(self.me) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            waited = wait => Ok(waited),
+            () = led_no_more => Err(no_leader(&self.views.borrow(), since)),
+        }
     }
 }
 
@@ -200,57 +266,89 @@ enum Route {
 impl Dispatcher {
     async fn run(mut self, mut proposals: mpsc::Receiver<Proposal>) {
         let window = Arc::new(Semaphore::new(PLACES));
-        let mut gathered = VecDeque::new();
+        let mut waiting = VecDeque::new();
         let mut fresh = Vec::new();
         loop {
-            let Ok(mut place) = window.clone().acquire_owned().await else {
+            let place = window.clone().acquire_owned();
+            let place = self.turn(place, &mut waiting, &mut proposals).await;
+            let Ok(mut place) = place else {
                 return;
             };
-            if gathered.is_empty() {
+            if waiting.is_empty() {
                 if proposals.recv_many(&mut fresh, GROUP_BATCHES_MAX).await == 0 {
                     return;
                 }
-                gathered.extend(fresh.drain(..));
+                waiting.extend(fresh.drain(..));
             }
+            let led = self.led();
+            self.turn(led, &mut waiting, &mut proposals).await;
             // Nobody waits for these any more: their callers were told that the outcome is unknown.
-            gathered.retain(|proposal: &Proposal| !proposal.reply.is_closed());
-            if gathered.is_empty() {
-                continue;
-            }
-            if !self.fills_a_group(&gathered) {
+            waiting.retain(|proposal: &Proposal| !proposal.reply.is_closed());
+            if !waiting.is_empty() && !self.fills_a_group(&waiting) {
                 let more = window.clone().acquire_many_owned(PLACES_OF_SMALL - 1);
-                let Ok(more) = more.await else {
+                let more = self.turn(more, &mut waiting, &mut proposals).await;
+                let Ok(more) = more else {
                     return;
                 };
                 place.merge(more);
                 // What came while it waited goes along.
-                while gathered.len() < GROUP_BATCHES_MAX
-                    && let Ok(proposal) = proposals.try_recv()
-                {
-                    gathered.push_back(proposal);
-                }
+                gather(&mut waiting, &mut proposals, GROUP_BATCHES_MAX);
+            }
+            if waiting.is_empty() {
+                continue;
             }
             let group = Group {
-                proposals: take_group(&mut gathered, self.group_bytes_max),
+                proposals: take_group(&mut waiting, self.group_bytes_max),
                 place,
             };
             self.dispatch(group).await;
         }
     }
 
+    /// Waits for what must come before the next group. Without a leader, what has waited for too long is
+    /// answered meanwhile: nothing of it was appended.
+    async fn turn<T>(
+        &self,
+        wait: impl Future<Output = T>,
+        waiting: &mut VecDeque<Proposal>,
+        proposals: &mut mpsc::Receiver<Proposal>,
+    ) -> T {
+        let mut wait = std::pin::pin!(wait);
+        loop {
+            if let Ok(waited) = tokio::time::timeout(LOOK, &mut wait).await {
+                return waited;
+            }
+            let view = self.views.borrow();
+            if !view.is_led(*self.raft.node_id()) {
+                gather(waiting, proposals, QUEUE_MAX);
+                let (late, rest): (VecDeque<_>, _) = waiting.drain(..).partition(Proposal::is_late);
+                *waiting = rest;
+                for proposal in late {
+                    proposal.fail_without_leader(&view);
+                }
+            }
+        }
+    }
+
+    /// Returns once there is somebody to lead, or the node stops.
+    fn led(&self) -> impl Future<Output = ()> + use<> {
+        let (me, mut views) = (*self.raft.node_id(), self.views.clone());
+        async move {
+            let led = views.wait_for(|view| view.is_led(me) || view.stopped.is_some());
+            // A sender that is gone is a node that has stopped.
+            drop(led.await);
+        }
+    }
+
     /// Whether what was gathered makes a group that is nearly full.
-    fn fills_a_group(&self, gathered: &VecDeque<Proposal>) -> bool {
-        let bytes: usize = gathered.iter().map(|proposal| proposal.batch.len()).sum();
+    fn fills_a_group(&self, waiting: &VecDeque<Proposal>) -> bool {
+        let bytes: usize = waiting.iter().map(|proposal| proposal.batch.len()).sum();
         bytes >= self.group_bytes_max / 2
     }
 
     /// Hands a group to the leader, waiting for one to be known.
     async fn dispatch(&mut self, mut group: Group) {
-        let came = group
-            .proposals
-            .first()
-            .map_or_else(Instant::now, |first| first.since);
-        let deadline = came + LEADER_WAIT;
+        let deadline = group.came() + LEADER_WAIT;
         loop {
             match tokio::time::timeout_at(deadline, self.route()).await {
                 // It waits here, and all behind it, until the disk keeps up or another node leads.
@@ -263,7 +361,7 @@ impl Dispatcher {
                     };
                 }
                 Ok(Some(Route::There(leader, addr))) => {
-                    group = refuse_forwarded(group, &self.no_leader());
+                    group = group.without_forwarded(&self.views.borrow());
                     if group.proposals.is_empty() {
                         return;
                     }
@@ -278,21 +376,15 @@ impl Dispatcher {
                 Err(_) => {}
             }
             if Instant::now() >= deadline {
-                return group.fail(&self.no_leader());
+                return group.fail_without_leader(&self.views.borrow());
             }
         }
     }
 
     /// Where the leader is, once that is known; `None` when the node stops.
     async fn route(&mut self) -> Option<Route> {
-        let me = *self.raft.node_id();
-        let elsewhere = |view: &View| view.leader_member().is_some_and(|leader| leader.id != me);
-        let known = |view: &View| view.writable || elsewhere(view);
-        let view = self
-            .views
-            .wait_for(|view| known(view) || view.stopped.is_some())
-            .await
-            .ok()?;
+        self.led().await;
+        let view = self.views.borrow();
         if view.stopped.is_some() {
             return None;
         }
@@ -301,16 +393,6 @@ impl Dispatcher {
         }
         let leader = view.leader_member()?;
         Some(Route::There(leader.id, leader.member.addr.clone()))
-    }
-
-    fn no_leader(&self) -> ProposeError {
-        let view = self.views.borrow();
-        ProposeError::NoLeader {
-            waited_ms: LEADER_WAIT.as_millis() as u64,
-            leader: view
-                .leader_member()
-                .map(|leader| leader.member.addr.clone()),
-        }
     }
 
     async fn write(&self, group: Group) {
@@ -327,32 +409,40 @@ impl Dispatcher {
     }
 }
 
-/// Answers the batches that came from another node: this one does not lead.
-fn refuse_forwarded(group: Group, error: &ProposeError) -> Group {
-    let (theirs, ours): (Vec<_>, Vec<_>) = group
-        .proposals
-        .into_iter()
-        .partition(|proposal| proposal.forwarded);
-    for proposal in theirs {
-        let _ = proposal.reply.send(Err(error.clone()));
+/// Nobody took a batch that came then.
+fn no_leader(view: &View, since: Instant) -> ProposeError {
+    ProposeError::NoLeader {
+        waited_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        leader: view
+            .leader_member()
+            .map(|leader| leader.member.addr.clone()),
     }
-    Group {
-        proposals: ours,
-        place: group.place,
+}
+
+/// Takes what is in the queue, until so many wait.
+fn gather(
+    waiting: &mut VecDeque<Proposal>,
+    proposals: &mut mpsc::Receiver<Proposal>,
+    count_max: usize,
+) {
+    while waiting.len() < count_max
+        && let Ok(proposal) = proposals.try_recv()
+    {
+        waiting.push_back(proposal);
     }
 }
 
 /// The first batches, up to a group's limit.
-fn take_group(gathered: &mut VecDeque<Proposal>, bytes_max: usize) -> Vec<Proposal> {
+fn take_group(waiting: &mut VecDeque<Proposal>, bytes_max: usize) -> Vec<Proposal> {
     // The count and the time come before the batches.
     let mut bytes = 12;
     let mut count = 0;
-    for proposal in gathered.iter() {
+    for proposal in waiting.iter() {
         bytes += proposal.batch.len();
-        if count > 0 && bytes > bytes_max {
+        if count > 0 && (bytes > bytes_max || count == GROUP_BATCHES_MAX) {
             break;
         }
         count += 1;
     }
-    gathered.drain(..count).collect()
+    waiting.drain(..count).collect()
 }

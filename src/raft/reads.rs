@@ -20,7 +20,7 @@ use super::state_machine::Applied;
 use super::transport::{PeerClient, Transport};
 use super::view::View;
 
-/// How long a strong read waits for the leader, and then for this node to catch up.
+/// How long a strong read waits for the leader and for this node to catch up, behind earlier reads too.
 const WAIT: Duration = Duration::from_secs(5);
 /// For one question to the leader.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -92,8 +92,13 @@ impl ReadBarrier {
     pub async fn pass(&self) -> Result<(), ReadError> {
         let (reply, answer) = oneshot::channel();
         let stopped = ReadError::NoLeader { waited_ms: 0 };
-        self.queue.send(reply).await.map_err(|_| stopped.clone())?;
-        answer.await.unwrap_or(Err(stopped))
+        let confirmed = async {
+            self.queue.send(reply).await.map_err(|_| stopped.clone())?;
+            answer.await.unwrap_or(Err(stopped))
+        };
+        let waited_ms = WAIT.as_millis() as u64;
+        let late = |_| ReadError::NoLeader { waited_ms };
+        tokio::time::timeout(WAIT, confirmed).await.map_err(late)?
     }
 
     /// Has the leader asked soon, if nobody waits for that already.

@@ -44,16 +44,21 @@ impl ReplicatedLog {
         }
     }
 
-    /// Does what a leader does, for as long as a majority follows it: nothing that it began without
-    /// one ends while others wait.
+    /// Does what a leader does, for as long as a majority follows it: nothing is begun without one, since
+    /// nothing of that ends while others wait.
     pub(super) async fn as_leader<T>(
         &self,
         work: impl Future<Output = Result<T, MembershipError>>,
     ) -> Result<T, MembershipError> {
         let mut views = self.watch_view();
+        let confirmed = views.wait_for(|view| view.writable);
+        let confirmed = tokio::time::timeout(CONFIRMED, confirmed).await;
+        if !confirmed.is_ok_and(|view| view.is_ok()) {
+            return Err(MembershipError::NoLeader {
+                reason: "no majority follows this node".to_owned(),
+            });
+        }
         let lost = async {
-            let confirmed = views.wait_for(|view| view.writable);
-            drop(tokio::time::timeout(CONFIRMED, confirmed).await);
             // A leader that removes itself is told a moment after it leads no more.
             while views.wait_for(|view| !view.writable).await.is_ok() {
                 tokio::time::sleep(LAST_ANSWER).await;

@@ -8,6 +8,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::raft::{StreamAppendError, StreamAppendResult};
@@ -327,6 +328,7 @@ impl raft_server::Raft for RaftService {
         request: Request<pb::ControlEntry>,
     ) -> Result<Response<pb::ExecuteResponse>, Status> {
         let node = self.check(&request, From::Member)?;
+        let waited = Duration::from_millis(number(request.metadata(), execute::WAITED));
         let command = entries::from_control(request.into_inner()).map_err(bad)?;
         let EntryPayload::Normal(command) = command else {
             return Err(Status::invalid_argument("not a command"));
@@ -337,7 +339,7 @@ impl raft_server::Raft for RaftService {
         if !node.view().writable {
             return Err(refusal::not_leader());
         }
-        let outcome = match node.execute(command).await {
+        let outcome = match node.execute_since(command, waited).await {
             Ok(outcome) => Ok(outcome),
             Err(ExecuteError::Refused(refusal)) => Err(refusal),
             Err(ExecuteError::DiskFull {

@@ -82,6 +82,11 @@ impl View {
         self.members.iter().find(|view| view.member.name == name)
     }
 
+    /// Whether node `me` knows who takes records: it leads, or knows another one that does.
+    pub fn is_led(&self, me: u64) -> bool {
+        self.writable || self.leader_member().is_some_and(|leader| leader.id != me)
+    }
+
     /// The leader, if it is a known member.
     pub fn leader_member(&self) -> Option<&MemberView> {
         self.member(self.leader?)

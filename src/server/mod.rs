@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tonic::{Request, Status};
 
 use crate::log::record::Stored;
@@ -46,8 +47,13 @@ pub use router::{Drain, HealthReporter, ServeError, router, serve, serve_peers};
 /// What the service needs of a log.
 pub trait CommitLog: Send + Sync + 'static {
     /// Queues a batch, as `log::record` draws it. The answer comes once it is synced on a majority
-    /// and applied (I1). Batches queued one after another keep their order.
-    fn propose(&self, batch: Bytes) -> impl Future<Output = Result<Answer, ProposeError>> + Send;
+    /// and applied (I1). Batches queued one after another keep their order. What a batch may wait for a
+    /// leader counts from `since`, when it came.
+    fn propose(
+        &self,
+        batch: Bytes,
+        since: Instant,
+    ) -> impl Future<Output = Result<Answer, ProposeError>> + Send;
 
     /// Returns once a read sees everything that was acknowledged before the call.
     fn read_barrier(&self) -> impl Future<Output = Result<(), ReadError>> + Send;
@@ -72,8 +78,8 @@ pub trait CommitLog: Send + Sync + 'static {
 }
 
 impl CommitLog for crate::raft::ReplicatedLog {
-    async fn propose(&self, batch: Bytes) -> Result<Answer, ProposeError> {
-        Self::propose(self, batch).await
+    async fn propose(&self, batch: Bytes, since: Instant) -> Result<Answer, ProposeError> {
+        self.propose_since(batch, since).await
     }
 
     async fn read_barrier(&self) -> Result<(), ReadError> {

@@ -17,7 +17,7 @@ use crate::log::Offset;
 use crate::log::record::{BatchBuilder, Producer};
 use crate::net::budget::Held;
 use crate::proto::log_v1::{ProduceRequest, ProduceResponse, Record};
-use crate::raft::{Answer, OffsetRange, ProposeError, Receipt, owner};
+use crate::raft::{Answer, LEADER_WAIT, OffsetRange, ProposeError, Receipt, owner};
 use crate::tasks;
 
 use super::intake::Taken;
@@ -38,9 +38,8 @@ const SESSION_BATCH_RECORDS_MAX: u32 = 32;
 const BATCHES_MAX: usize = 16;
 /// How long an outcome may take before it is called unknown.
 const OUTCOME_WAIT: Duration = Duration::from_secs(30);
-/// How long one record looks for a leader.
-pub(super) const LEADER_WAIT: Duration = Duration::from_secs(5);
-pub(super) const RETRY: Duration = Duration::from_millis(20);
+/// Between two tries of one call.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// The session that the request's metadata names, if it names one.
 fn producer<T>(request: &Request<T>) -> Result<Option<Producer>, Status> {
@@ -93,7 +92,25 @@ pub(super) async fn outcome(answer: Answer) -> Result<Receipt, ProposeError> {
     }
 }
 
-/// Appends one record. It is tried again only while it was surely not appended.
+/// Appends a batch. It is tried again only while it was surely not appended; all tries together wait for a
+/// leader as long as one may.
+pub(super) async fn append<L: CommitLog>(log: &L, batch: Bytes) -> Result<Receipt, ProposeError> {
+    let came = Instant::now();
+    loop {
+        let proposed = match log.propose(batch.clone(), came).await {
+            Ok(answer) => outcome(answer).await,
+            Err(error) => Err(error),
+        };
+        match proposed {
+            Err(ProposeError::NoLeader { .. }) if came.elapsed() < LEADER_WAIT => {
+                tokio::time::sleep(RETRY).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Appends one record.
 pub async fn one<L: CommitLog>(
     shared: &Shared<L>,
     request: Request<ProduceRequest>,
@@ -105,23 +122,10 @@ pub async fn one<L: CommitLog>(
     let mut batch = BatchBuilder::new(producer);
     batch.push(&record.value, record.term, record.r#type);
     let batch = counted(batch.finish(), held);
-    let deadline = Instant::now() + LEADER_WAIT;
-    loop {
-        let proposed = match log.propose(batch.clone()).await {
-            Ok(answer) => outcome(answer).await,
-            Err(error) => Err(error),
-        };
-        match proposed {
-            Ok(receipt) => {
-                let first = receipt.ranges.first().map(|range| range.first);
-                return first.ok_or_else(|| Status::internal("an append without an offset"));
-            }
-            Err(ProposeError::NoLeader { .. }) if Instant::now() < deadline => {
-                tokio::time::sleep(RETRY).await;
-            }
-            Err(error) => return Err(status::propose(&error)),
-        }
-    }
+    let appended = append(log, batch).await;
+    let receipt = appended.map_err(|error| status::propose(&error))?;
+    let first = receipt.ranges.first().map(|range| range.first);
+    first.ok_or_else(|| Status::internal("an append without an offset"))
 }
 
 /// Appends a stream's records; answers in their order.
@@ -224,7 +228,9 @@ impl<L: CommitLog> Batcher<L> {
             producer.sequence += u64::from(batch.count());
         }
         let log = self.shared.log()?;
-        let queued = log.propose(counted(batch.finish(), held)).await;
+        let queued = log
+            .propose(counted(batch.finish(), held), Instant::now())
+            .await;
         queued.map_err(|error| status::propose(&error))
     }
 }

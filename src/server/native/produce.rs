@@ -5,18 +5,17 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
 use crate::net::budget::Accounts;
 use crate::proto::v1::{
     ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse,
 };
-use crate::raft::{Answer, ProposeError, Receipt, ReplicatedLog};
+use crate::raft::{Answer, Receipt, ReplicatedLog};
 use crate::tasks;
 
 use super::super::intake::Taken;
-use super::super::produce::{LEADER_WAIT, RETRY, counted, outcome, taken};
+use super::super::produce::{append, counted, outcome, taken};
 use super::super::{Shared, accounts, auth, check_log, status};
 use super::batches;
 
@@ -40,7 +39,7 @@ fn response(receipt: &Receipt) -> Result<ProduceResponse, Status> {
     })
 }
 
-/// Appends one batch. It is tried again only while it was surely not appended.
+/// Appends one batch.
 pub async fn one(
     shared: &Shared<ReplicatedLog>,
     request: Request<ProduceRequest>,
@@ -53,21 +52,9 @@ pub async fn one(
     let (bulk, limits) = (shared.reading.bulk(), &shared.limits);
     let request = request.into_inner();
     let batch = batches::taken(request, &subject, limits, bulk, accounts.as_ref()).await?;
-    let batch = counted(batch, held);
-    let came = Instant::now();
-    loop {
-        let proposed = match log.propose_since(batch.clone(), came).await {
-            Ok(answer) => outcome(answer).await,
-            Err(error) => Err(error),
-        };
-        match proposed {
-            Ok(receipt) => return response(&receipt),
-            Err(ProposeError::NoLeader { .. }) if came.elapsed() < LEADER_WAIT => {
-                tokio::time::sleep(RETRY).await;
-            }
-            Err(error) => return Err(status::propose_under(&error, fence.as_deref())),
-        }
-    }
+    let appended = append(log, counted(batch, held)).await;
+    let receipt = appended.map_err(|error| status::propose_under(&error, fence.as_deref()))?;
+    response(&receipt)
 }
 
 /// The name that a batch is appended in.
