@@ -110,6 +110,16 @@ impl ReplicatedLog {
         }
     }
 
+    /// Where a caller that is heard is reached: as the members have it, or whoever introduced it. No message
+    /// sends this node anywhere else.
+    pub(super) fn addr_of(&self, id: u64) -> Option<String> {
+        let known = self.transport().addresses().of(id);
+        known.or_else(|| {
+            let introduced = self.0.hearing.introduced.lock();
+            introduced.get(&id).map(|member| member.addr.clone())
+        })
+    }
+
     /// Somebody called whom this node does not know.
     pub(super) fn want_introduction(&self) {
         self.0.hearing.wanted.notify_one();

@@ -9,9 +9,9 @@ use super::transport::PeerClient;
 use super::*;
 use crate::log::memory_disk::MemoryDisk;
 use crate::log::{Kind, NUMBER_MAX};
-use crate::net::Security;
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::Mux;
+use crate::net::{Network, Security};
 use crate::proto::raft_v1 as pb;
 
 /// Voters, and somebody who calls them by the id of one.
@@ -66,12 +66,17 @@ impl Forger {
 
     /// A client of a node's raft service, by the id of `from`.
     fn client(&self, from: u64, to: usize) -> PeerClient {
+        self.client_at(from, to, "forger:1")
+    }
+
+    /// The same, saying that it is reached there.
+    fn client_at(&self, from: u64, to: usize, addr: &str) -> PeerClient {
         let network = Arc::new(self.network.named("forger:1"));
         let layer = StreamLayer::new(network, Security::Insecure);
         let sender = Sender {
             cluster_id: self.node(0).identity().cluster_id.clone(),
             node_id: from,
-            addr: "forger:1".to_owned(),
+            addr: addr.to_owned(),
         };
         Transport::new(layer, sender).client(self.id(to), &format!("node{to}:1"))
     }
@@ -315,6 +320,65 @@ async fn no_entries_of_a_member_panic_or_mislead_a_follower() {
         .await;
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     forger.goes_on(term, 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_sends_no_node_to_an_address_that_its_sender_names() {
+    let forger = Forger::new(3).await;
+    let (to, leader) = (forger.follower_number(), forger.leader_number());
+    let term = forger.leader().view().term;
+    let last = forger.leader().indexes()[0].unwrap() + 9;
+    let mut trap = forger.network.listen("forger:1").await.unwrap();
+    // One that got an id and never became a member, and the leader, that is a member elsewhere.
+    let ghost = pb::JoinRequest {
+        name: "ghost".to_owned(),
+        directory_id: "0".repeat(32),
+        ..pb::JoinRequest::default()
+    };
+    let ghost = forger.leader().join(ghost).await.unwrap().node_id;
+    let known = async {
+        while forger.node(to).standing(ghost) == hearing::Standing::Unknown {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, known).await.expect("its id is known");
+    for from in [ghost, forger.id(leader)] {
+        let segment = pb::SegmentSeal {
+            base: last + 1,
+            entries: 1,
+            end: 4096,
+            ..pb::SegmentSeal::default()
+        };
+        let request = pb::InstallSnapshotRequest {
+            vote: vote(term, from, true),
+            checkpoint: Some(pb::Checkpoint {
+                applied: log_id(term, last + 1),
+                ..pb::Checkpoint::default()
+            }),
+            floor: Some(pb::Floor {
+                last: log_id(term, last),
+                next_offset: 0,
+            }),
+            segments: vec![segment],
+        };
+        // And a field of older versions, which named an address.
+        let mut bytes = prost::Message::encode_to_vec(&request);
+        bytes.extend([5 << 3 | 2, 8]);
+        bytes.extend(b"forger:1");
+        let part = pb::SnapshotPart {
+            bytes: bytes.into(),
+        };
+        let mut client = forger.client_at(from, to, "");
+        let sent = client.install_snapshot(stream::iter([part]));
+        let trapped = tokio::select! {
+            sent = timeout(PATIENCE, sent) => {
+                sent.expect("an answer").expect_err("there is no such segment");
+                false
+            }
+            dialled = trap.accept() => dialled.is_ok(),
+        };
+        assert!(!trapped, "node {from} had an address dialled");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -231,7 +231,6 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             checkpoint: Some(snapshot.snapshot.checkpoint.clone()),
             floor,
             segments: held.map(snapshot::seal_to_pb).collect(),
-            sender_addr: self.from.addr.clone(),
         };
         let mut client = self.client();
         let moved = self.moved();

@@ -14,6 +14,7 @@ use crate::log::{self, Seal};
 use crate::proto::raft_v1 as pb;
 
 use super::ReplicatedLog;
+use super::callers::no_member;
 use super::fetch::{self, Hold};
 use super::snapshot::{self, STATE_BYTES_MAX, Snapshot};
 use super::types;
@@ -63,7 +64,11 @@ pub async fn receive(
     let dir = snapshots.staging();
     let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
     snapshot::make_dir(&*snapshots.disk, &dir).map_err(|error| failed(&error))?;
-    let mut client = node.transport().own_client(sender, &request.sender_addr);
+    let Some(addr) = node.addr_of(sender) else {
+        node.want_introduction();
+        return Err(no_member(sender));
+    };
+    let mut client = node.transport().own_client(sender, &addr);
     let mut fetched = 0;
     for seal in data.segments.iter() {
         let (looks, wanted) = (node.clone(), seal.clone());
