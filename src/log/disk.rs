@@ -45,6 +45,10 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
             done => done,
         }
     }
+    /// A file's length in bytes, without opening it where that is possible.
+    fn len_of(&self, path: &Path) -> io::Result<u64> {
+        self.open(path)?.len()
+    }
     /// Removes a file's name.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Gives a file another name, in place of the file that had it; both directories must be
@@ -181,6 +185,10 @@ impl Disk for OsDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = options().write(true).create_new(true).open(path)?;
         Ok(Arc::new(OsFile(file)))
+    }
+
+    fn len_of(&self, path: &Path) -> io::Result<u64> {
+        Ok(fs::metadata(path)?.len())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{Index, Offset};
+use super::{Index, Offset, handles};
 
 /// An error of the log.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +137,13 @@ impl Error {
     /// open file. Never so of a sync: what it may have lost is lost.
     pub fn waits_for_room(&self) -> bool {
         let is_sync = matches!(self, Self::Io { action, .. } if action.starts_with("sync"));
-        self.is_full() && !is_sync
+        (self.is_full() && !is_sync) || self.is_short_of_files()
+    }
+
+    /// Whether the process, or the system, has no descriptor left to open a file with: nothing is
+    /// wrong with the file, and the same works again later.
+    pub fn is_short_of_files(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if handles::is_short_of_files(source))
     }
 
     /// What was found, without what to do about it.

@@ -11,13 +11,16 @@ use memmap2::{MmapMut, MmapOptions};
 
 use super::disk::{self, Disk, File};
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
+use super::handles::Handles;
+use super::lazy_map::LazyMap;
 use super::row::{Bases, ROW_BYTES, Row};
 use super::rows_file::{RowsFile, place};
 use super::seal::{self, Seal};
 use super::{Error, Index, Offset};
 
-/// Guesses before a search bisects.
-const GUESSES: usize = 3;
+/// A file in memory.
+pub type Mapped = MmapMut;
+
 /// Where an index file keeps the offset of its first row.
 pub const BASE_OFFSET_AT: usize = 24;
 const _: () = assert!(BASE_OFFSET_AT + 8 == FILE_HEADER_BYTES);
@@ -26,12 +29,18 @@ const _: () = assert!(BASE_OFFSET_AT + 8 == FILE_HEADER_BYTES);
 #[derive(Debug)]
 pub struct OffsetIndex {
     file: RowsFile,
-    map: MmapMut,
-    /// Whether the map is of the file: rows that are written there are the file's.
-    is_mapped: bool,
+    map: Map,
     base: Index,
     bases: Bases,
     rows: usize,
+}
+
+#[derive(Debug)]
+enum Map {
+    /// Rows are written here. The second tells whether the map is of the file, so that they are the
+    /// file's at once.
+    Own(MmapMut, bool),
+    Lazy(Arc<LazyMap>),
 }
 
 impl OffsetIndex {
@@ -60,8 +69,7 @@ impl OffsetIndex {
             MmapMut::map_anon(bytes_max.max(FILE_HEADER_BYTES)).map_err(Error::io("map", path))?;
         map[..FILE_HEADER_BYTES].copy_from_slice(&file_header::encode(Magic::Index, base));
         Ok(Self {
-            map,
-            is_mapped: false,
+            map: Map::Own(map, false),
             file: RowsFile::unmade(path),
             base,
             bases: Bases::new(base, Offset(0)),
@@ -79,33 +87,58 @@ impl OffsetIndex {
             return Ok(None);
         }
         let mut index = Self::map(path, file, base)?;
-        let base_offset = Offset(u64::from_le_bytes(index.array(BASE_OFFSET_AT)));
-        index.bases = Bases::new(base, base_offset);
-        index.rows = index.count_rows();
+        let mapped = index.bytes()?;
+        let base_offset = mapped[BASE_OFFSET_AT..].first_chunk();
+        let base_offset = base_offset.map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        index.bases = Bases::new(base, Offset(base_offset));
+        index.rows = index.count_rows()?;
         Ok(Some(index))
     }
 
-    /// Opens the file of a sealed segment, whose seal tells what is in it; `None` if it cannot hold
-    /// that. No row is read, so this takes no time; each is checked when it is.
-    pub fn open_sealed(disk: &dyn Disk, path: &Path, seal: &Seal) -> Result<Option<Self>, Error> {
-        let file = match disk.open(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            done => done.map_err(Error::io("open", path))?,
-        };
+    /// The index of a sealed segment, whose seal tells what is in it. Nothing is opened before a row
+    /// is looked for, and each is checked when it is read.
+    pub fn sealed(path: &Path, seal: &Seal, handles: &Arc<Handles>) -> Self {
+        let file = RowsFile::on_demand(path, handles);
         let rows = seal.rows as usize;
-        let len = file.len().map_err(Error::io("measure", path))?;
-        if len < (FILE_HEADER_BYTES + rows * ROW_BYTES) as u64 {
-            return Ok(None);
+        Self {
+            map: Map::Lazy(Arc::new(LazyMap::new(
+                file.clone(),
+                seal.base,
+                place(rows),
+                handles,
+            ))),
+            file,
+            base: seal.base,
+            bases: Bases::new(seal.base, seal.first_offset),
+            rows,
         }
-        match file_header::read(&*file, path, Magic::Index, seal.base) {
-            Ok(Some(())) => {}
-            Err(error @ Error::Version { .. }) => return Err(error),
-            Ok(None) | Err(_) => return Ok(None),
+    }
+
+    /// No row follows, and those that there are are in the file: it is opened and mapped when it is
+    /// read from now on.
+    pub fn let_go(&mut self, handles: &Arc<Handles>) {
+        self.file.let_go(handles);
+        let (file, bytes) = (self.file.clone(), place(self.rows));
+        let lazy = LazyMap::new(file, self.base, bytes, handles);
+        self.map = Map::Lazy(Arc::new(lazy));
+    }
+
+    /// The map of a sealed segment's index.
+    pub fn lazy(&self) -> Option<&Arc<LazyMap>> {
+        match &self.map {
+            Map::Lazy(lazy) => Some(lazy),
+            Map::Own(..) => None,
         }
-        let mut index = Self::map(path, file, seal.base)?;
-        index.bases = Bases::new(seal.base, seal.first_offset);
-        index.rows = rows;
-        Ok(Some(index))
+    }
+
+    /// Puts another map in the place of that one.
+    pub fn set_lazy(&mut self, lazy: Arc<LazyMap>) {
+        self.map = Map::Lazy(lazy);
+    }
+
+    /// What must be loaded first, so that looking for rows waits for no disk.
+    pub fn unloaded(&self) -> Option<Arc<LazyMap>> {
+        self.lazy().filter(|lazy| !lazy.is_loaded()).cloned()
     }
 
     /// In place of a file that is not there.
@@ -115,8 +148,7 @@ impl OffsetIndex {
 
     fn map(path: &Path, file: Arc<dyn File>, base: Index) -> Result<Self, Error> {
         Ok(Self {
-            map: map_file(&*file, path)?,
-            is_mapped: file.mappable().is_some(),
+            map: Map::Own(map_file(&*file, path)?, file.mappable().is_some()),
             file: RowsFile::new(path, file),
             base,
             bases: Bases::new(base, Offset(0)),
@@ -126,12 +158,34 @@ impl OffsetIndex {
 
     /// The rows that fit.
     pub fn capacity(&self) -> usize {
-        self.map.len().saturating_sub(FILE_HEADER_BYTES) / ROW_BYTES
+        self.len().saturating_sub(FILE_HEADER_BYTES) / ROW_BYTES
     }
 
     /// The file's length.
     pub fn file_bytes(&self) -> u64 {
-        self.map.len() as u64
+        self.len() as u64
+    }
+
+    fn len(&self) -> usize {
+        match &self.map {
+            Map::Own(map, _) => map.len(),
+            Map::Lazy(lazy) => lazy.len(),
+        }
+    }
+
+    /// What the file holds, as far as rows were handed over.
+    fn bytes(&self) -> Result<&[u8], Error> {
+        match &self.map {
+            Map::Own(map, _) => Ok(map),
+            Map::Lazy(lazy) => lazy.bytes(),
+        }
+    }
+
+    fn own(&mut self) -> &mut MmapMut {
+        match &mut self.map {
+            Map::Own(map, _) => map,
+            Map::Lazy(_) => unreachable!("a sealed index takes no row"),
+        }
     }
 
     /// The rows written.
@@ -150,11 +204,11 @@ impl OffsetIndex {
         }
         if self.rows == 0 {
             self.bases = Bases::new(self.base, row.offset);
-            self.map[BASE_OFFSET_AT..][..8].copy_from_slice(&row.offset.0.to_le_bytes());
+            self.own()[BASE_OFFSET_AT..][..8].copy_from_slice(&row.offset.0.to_le_bytes());
         }
         let bytes = self.encode(&row)?;
         let at = place(self.rows);
-        self.map[at..][..ROW_BYTES].copy_from_slice(&bytes);
+        self.own()[at..][..ROW_BYTES].copy_from_slice(&bytes);
         self.rows += 1;
         Ok(())
     }
@@ -162,19 +216,18 @@ impl OffsetIndex {
     /// Puts the rows into the file's own map, once there is a file. If it cannot be mapped the rows
     /// stay in memory, and are written there as those of a file without a map.
     fn move_to_file(&mut self) {
-        if self.is_mapped || !self.file.is_made() {
+        let Map::Own(map, false) = &mut self.map else {
             return;
-        }
+        };
+        let file = self.file.is_made().then(|| self.file.file().ok()).flatten();
+        let Some(file) = file.filter(|file| file.mappable().is_some()) else {
+            return;
+        };
         let filled = place(self.rows);
-        let file = self
-            .file
-            .file()
-            .ok()
-            .filter(|file| file.mappable().is_some());
-        let mapped = file.and_then(|file| map_file(file, self.file.path()).ok());
-        if let Some(mut mapped) = mapped.filter(|mapped| mapped.len() >= self.map.len()) {
-            mapped[..filled].copy_from_slice(&self.map[..filled]);
-            (self.map, self.is_mapped) = (mapped, true);
+        let mapped = map_file(&*file, self.file.path()).ok();
+        if let Some(mut mapped) = mapped.filter(|mapped| mapped.len() >= map.len()) {
+            mapped[..filled].copy_from_slice(&map[..filled]);
+            self.map = Map::Own(mapped, true);
         }
     }
 
@@ -189,101 +242,28 @@ impl OffsetIndex {
 
     /// The row with this number, if it checks.
     pub fn row(&self, number: usize) -> Result<Row, Error> {
-        self.checked_row(number).ok_or_else(|| Error::Corrupt {
+        let row = self.checked_row(self.bytes()?, number);
+        row.ok_or_else(|| Error::Corrupt {
             path: self.file.path().to_owned(),
             position: (FILE_HEADER_BYTES + number * ROW_BYTES) as u64,
             what: "a row does not check",
         })
     }
 
-    fn checked_row(&self, number: usize) -> Option<Row> {
+    fn checked_row(&self, bytes: &[u8], number: usize) -> Option<Row> {
         let at = place(number);
-        let bytes: &[u8; ROW_BYTES] = self.map.get(at..)?.first_chunk()?;
+        let bytes: &[u8; ROW_BYTES] = bytes.get(at..)?.first_chunk()?;
         self.bases.decode(bytes)
+    }
+
+    /// The offset that rows count from.
+    pub fn first_offset(&self) -> Offset {
+        self.bases.offset()
     }
 
     /// The offset of the first row, if there is one.
     pub fn base_offset(&self) -> Option<Offset> {
         (self.rows > 0).then_some(self.bases.offset())
-    }
-
-    /// The number of the last row at or before `offset`.
-    ///
-    /// Offsets grow evenly as a rule, so a few guesses come close before the rest is bisected.
-    pub fn find(&self, offset: Offset) -> Result<Option<usize>, Error> {
-        let first = self.bases.offset();
-        if self.rows == 0 || offset < first {
-            return Ok(None);
-        }
-        // The row `low` is at or before the offset; the row `high` is not, or is behind the last.
-        let (mut low, mut high) = (0, self.rows);
-        let (mut low_offset, mut high_offset) = (first.0, None);
-        for _ in 0..GUESSES {
-            if high - low <= 1 {
-                break;
-            }
-            let last = match high_offset {
-                Some(last) => last,
-                None => self
-                    .row(self.rows - 1)?
-                    .offset
-                    .0
-                    .max(offset.0)
-                    .saturating_add(1),
-            };
-            let share = u128::from(offset.0 - low_offset) * (high - low) as u128;
-            let guess = share / u128::from((last - low_offset).max(1));
-            let guess = usize::try_from(guess).unwrap_or(0);
-            // A step further than the guess: the row looked for is most likely the one before.
-            for number in [low + guess, low + guess + 1] {
-                let number = number.clamp(low + 1, high - 1);
-                let row = self.row(number)?;
-                if row.offset <= offset {
-                    (low, low_offset) = (number, row.offset.0);
-                } else {
-                    (high, high_offset) = (number, Some(row.offset.0));
-                    break;
-                }
-                if high - low <= 1 {
-                    break;
-                }
-            }
-        }
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if self.row(middle)?.offset <= offset {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        Ok(Some(low))
-    }
-
-    /// The first row of an entry behind `index`; row `from` is most likely the one.
-    pub fn row_after(&self, index: Index, from: usize) -> Result<Option<Row>, Error> {
-        if from < self.rows {
-            let row = self.row(from)?;
-            if row.index > index {
-                return Ok(Some(row));
-            }
-        }
-        let number = self.partition(|row| row.index <= index)?;
-        (number < self.rows).then(|| self.row(number)).transpose()
-    }
-
-    /// How many rows, from the first, `holds` is true for.
-    pub fn partition(&self, holds: impl Fn(Row) -> bool) -> Result<usize, Error> {
-        let (mut low, mut high) = (0, self.rows);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if holds(self.row(middle)?) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        Ok(low)
     }
 
     /// Makes room for so many rows in all. A full disk is an error here.
@@ -298,7 +278,7 @@ impl OffsetIndex {
         self.write_back()?;
         let (file, path) = (self.file.file()?, self.file.path());
         file.allocate(len).map_err(Error::io("allocate", path))?;
-        (self.map, self.is_mapped) = (map_file(file, path)?, file.mappable().is_some());
+        self.map = Map::Own(map_file(&*file, path)?, file.mappable().is_some());
         Ok(())
     }
 
@@ -306,8 +286,8 @@ impl OffsetIndex {
         let len = usize::try_from(len).expect("an entry's rows fit the address space");
         let mut map = MmapMut::map_anon(len).map_err(Error::io("map", self.file.path()))?;
         let filled = place(self.rows);
-        map[..filled].copy_from_slice(&self.map[..filled]);
-        self.map = map;
+        map[..filled].copy_from_slice(&self.own()[..filled]);
+        self.map = Map::Own(map, false);
         Ok(())
     }
 
@@ -315,7 +295,7 @@ impl OffsetIndex {
     pub fn drop_from(&mut self, index: Index) -> Result<(), Error> {
         let keep = self.partition(|row| row.index < index)?;
         let from = place(keep);
-        self.map[from..].fill(0);
+        self.own()[from..].fill(0);
         self.rows = keep;
         Ok(())
     }
@@ -326,16 +306,22 @@ impl OffsetIndex {
         let len = place(self.rows) as u64;
         let (file, path) = (self.file.file()?, self.file.path());
         // The map goes first, so that none of it ever lies beyond the file's end.
-        self.map = MmapMut::map_anon(1).map_err(Error::io("map", path))?;
+        let nothing = MmapMut::map_anon(1).map_err(Error::io("map", path))?;
+        self.map = Map::Own(nothing, false);
         file.set_len(len).map_err(Error::io("cut", path))?;
-        (self.map, self.is_mapped) = (map_file(file, path)?, file.mappable().is_some());
+        self.map = Map::Own(map_file(&*file, path)?, file.mappable().is_some());
         Ok(())
     }
 
     /// Hands the rows to the file; see [`RowsFile::write_back`].
     pub fn write_back(&self) -> Result<(), Error> {
-        let bytes = &self.map[..place(self.rows)];
-        self.file.write_back(bytes, self.is_mapped)
+        match &self.map {
+            Map::Own(map, is_mapped) => {
+                let bytes = &map[..place(self.rows)];
+                self.file.write_back(bytes, *is_mapped)
+            }
+            Map::Lazy(_) => Ok(()),
+        }
     }
 
     /// Its file.
@@ -343,21 +329,17 @@ impl OffsetIndex {
         self.file.clone()
     }
 
-    fn array<const N: usize>(&self, at: usize) -> [u8; N] {
-        let bytes = &self.map[at..at + N];
-        bytes.try_into().expect("the slice has this length")
-    }
-
     /// Rows end at the first that does not check: behind the last, all is zero.
-    fn count_rows(&self) -> usize {
-        let checks = |number: &usize| self.checked_row(*number).is_some();
-        (0..self.capacity()).take_while(checks).count()
+    fn count_rows(&self) -> Result<usize, Error> {
+        let bytes = self.bytes()?;
+        let checks = |number: &usize| self.checked_row(bytes, *number).is_some();
+        Ok((0..self.capacity()).take_while(checks).count())
     }
 
     /// Adds rows from number `from` on to a digest; `bytes` is what their file holds. An open index
     /// that was never written back has none there.
     pub fn add_digest(&self, digest: u32, from: usize, bytes: &[u8]) -> Result<u32, Error> {
-        let mapped = self.map.get(place(from)..).unwrap_or_default();
+        let mapped = self.bytes()?.get(place(from)..).unwrap_or_default();
         if !mapped.starts_with(bytes) {
             return Err(Error::Corrupt {
                 path: self.file.path().to_owned(),
@@ -373,7 +355,7 @@ impl OffsetIndex {
 }
 
 /// Maps a file whole, or copies it into an anonymous map if it cannot be mapped.
-fn map_file(file: &dyn File, path: &Path) -> Result<MmapMut, Error> {
+pub fn map_file(file: &dyn File, path: &Path) -> Result<MmapMut, Error> {
     let len = file.len().map_err(Error::io("measure", path))?;
     let len = usize::try_from(len).expect("index files are smaller than the address space");
     let Some(mappable) = file.mappable() else {
@@ -388,7 +370,8 @@ fn map_file(file: &dyn File, path: &Path) -> Result<MmapMut, Error> {
         return MmapMut::map_anon(1).map_err(Error::io("map", path));
     }
     // SAFETY: the file belongs to this process alone, by the data directory's lock, and is mapped
-    // once; while it grows, its old map lives until the new one takes its place. It was allocated
+    // once while it is written; while it grows, its old map lives until the new one takes its place.
+    // A sealed one may have two maps for a moment, and is only read through them. It was allocated
     // to its length, so no page of the map lacks a block (no SIGBUS on a full disk), and it is only
     // ever cut in `seal` and `create`, while no map of it exists. Reads and writes through the map
     // are bounds-checked slices of plain bytes.

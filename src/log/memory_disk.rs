@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -54,6 +54,10 @@ struct Shared {
     names: Mutex<Names>,
     available: AtomicU64,
     watcher: Mutex<Option<Watcher>>,
+    /// Files that are open, those that may be, and how many were ever opened.
+    files: AtomicUsize,
+    files_max: AtomicUsize,
+    opened: AtomicUsize,
 }
 
 struct MemoryFile {
@@ -91,12 +95,26 @@ impl MemoryDisk {
             names: Mutex::new(names),
             available: AtomicU64::new(u64::MAX),
             watcher: Mutex::default(),
+            files: AtomicUsize::new(0),
+            files_max: AtomicUsize::new(usize::MAX),
+            opened: AtomicUsize::new(0),
         }))
     }
 
     /// Sets the room that is left, in bytes; the disk itself takes any amount.
     pub fn set_available(&self, bytes: u64) {
         self.0.available.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Sets how many files may be open at once: beyond it there is no descriptor left.
+    pub fn set_files_max(&self, files: usize) {
+        self.0.files_max.store(files, Ordering::Relaxed);
+    }
+
+    /// The files that are open, and how many were ever opened.
+    pub fn files_open(&self) -> (usize, usize) {
+        let number = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        (number(&self.0.files), number(&self.0.opened))
     }
 
     /// Changes a file behind its user's back, as bit rot does.
@@ -109,6 +127,8 @@ impl MemoryDisk {
     }
 
     fn file(&self, path: &Path, content: Arc<Content>) -> Arc<dyn File> {
+        self.0.files.fetch_add(1, Ordering::Relaxed);
+        self.0.opened.fetch_add(1, Ordering::Relaxed);
         Arc::new(MemoryFile {
             path: path.to_owned(),
             content,
@@ -118,6 +138,14 @@ impl MemoryDisk {
 }
 
 impl Shared {
+    /// An error if no descriptor is left.
+    fn descriptor(&self) -> io::Result<()> {
+        if self.files.load(Ordering::Relaxed) < self.files_max.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(rustix::io::Errno::MFILE.into())
+    }
+
     fn tell(&self, event: Event, path: &Path) -> io::Result<()> {
         let watcher = self.watcher.lock().clone();
         watcher.map_or(Ok(()), |watcher| watcher(event, path))
@@ -136,6 +164,7 @@ impl Disk for MemoryDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.0.descriptor()?;
         let names = self.0.names.lock();
         let here = names.live.keys().filter(|path| path.parent() == Some(dir));
         let text = here.filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
@@ -145,6 +174,7 @@ impl Disk for MemoryDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let names = self.0.names.lock();
         let content = names.live.get(path).ok_or(io::ErrorKind::NotFound)?;
+        self.0.descriptor()?;
         Ok(self.file(path, content.clone()))
     }
 
@@ -154,9 +184,17 @@ impl Disk for MemoryDisk {
         if names.live.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        self.0.descriptor()?;
         let content = Arc::<Content>::default();
         names.live.insert(path.to_owned(), content.clone());
         Ok(self.file(path, content))
+    }
+
+    fn len_of(&self, path: &Path) -> io::Result<u64> {
+        let names = self.0.names.lock();
+        let content = names.live.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let len = content.0.lock().live.len();
+        Ok(len as u64)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -181,6 +219,7 @@ impl Disk for MemoryDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.descriptor()?;
         self.0.tell(Event::SyncDir, dir)?;
         let mut names = self.0.names.lock();
         let Names {
@@ -207,6 +246,12 @@ impl Disk for MemoryDisk {
 impl fmt::Debug for MemoryFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MemoryFile({})", self.path.display())
+    }
+}
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        self.disk.files.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -20,9 +20,11 @@ mod file_header;
 mod files;
 mod frame;
 mod gather;
+mod handles;
 mod held;
 mod index;
 mod io;
+mod lazy_map;
 mod making;
 pub mod memory_disk;
 mod read;
@@ -35,6 +37,7 @@ mod rows;
 mod rows_file;
 mod seal;
 mod sealing;
+mod search;
 mod segment;
 mod state;
 mod store;
@@ -55,6 +58,8 @@ mod damage_tests;
 #[cfg(test)]
 mod fixture_tests;
 #[cfg(test)]
+mod handles_tests;
+#[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod room_tests;
@@ -73,6 +78,7 @@ pub use transfer::{Builder, Placed, adopt_files, is_copied, remove_copy};
 pub use trim::{Pin, SegmentInfo};
 
 use disk::Disk;
+use handles::Handles;
 use io::{Queue, Request};
 use making::Maker;
 use recovery::Place;
@@ -113,6 +119,14 @@ pub const NUMBER_MAX: u64 = u64::MAX >> 1;
 /// No store file is larger, in bytes.
 pub const STORE_BYTES_MAX: u32 = 1 << 30;
 
+/// Files of sealed segments that are open at once, unless the process may have few.
+const FILES_MAX: usize = 256;
+/// Descriptors besides: the files of segments that are not sealed yet, the spare, a seal, a cut or a
+/// directory on its way to the disk, a copy that is fetched, the stable store and the vote.
+const FILES_BESIDES: usize = 64;
+/// The part of the process's descriptors that the log's sealed segments may take.
+const FILES_SHARE: u64 = 8;
+
 /// The log's limits.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -124,6 +138,8 @@ pub struct Config {
     pub tail_cache_bytes_max: usize,
     /// With less room on the disk, in bytes, no segment is made ahead of need.
     pub spare_above_bytes: u64,
+    /// Files of sealed segments that are open at once; see [`Self::descriptors_max`].
+    pub files_max: usize,
     /// Do the IO on the caller's thread: for simulation.
     pub inline_io: bool,
 }
@@ -135,8 +151,22 @@ impl Default for Config {
             index_bytes_max: 8 << 20,
             tail_cache_bytes_max: 8 << 20,
             spare_above_bytes: 0,
+            files_max: FILES_MAX,
             inline_io: false,
         }
+    }
+}
+
+impl Config {
+    /// The descriptors that the log holds at most.
+    pub fn descriptors_max(&self) -> usize {
+        self.files_max + FILES_BESIDES
+    }
+
+    /// Keeps to a process's limit of descriptors; the rest is for connections.
+    pub fn keep_to(&mut self, descriptors: u64) {
+        let share = usize::try_from(descriptors / FILES_SHARE).unwrap_or(usize::MAX);
+        self.files_max = self.files_max.min(share).max(handles::FILES_MIN);
     }
 }
 
@@ -190,6 +220,7 @@ struct Shared {
     dir: PathBuf,
     config: Config,
     queue: Queue,
+    handles: Arc<Handles>,
     state: RwLock<State>,
     /// Held by what changes files other than by appending: sealing, trimming, repair, adoption.
     upkeep: Mutex<()>,
@@ -206,10 +237,12 @@ impl Log {
         floor: Floor,
         checkpoint: Option<Checkpoint>,
     ) -> Result<(Self, Opened), Error> {
+        let handles = Handles::new(disk.clone(), config.files_max);
         let place = Place {
             disk: &*disk,
             dir,
             config: &config,
+            handles: &handles,
         };
         making::remove_spare(&*disk, dir)?;
         let found = recovery::recover(&place, floor, checkpoint)?;
@@ -229,6 +262,7 @@ impl Log {
             disk,
             config,
             queue,
+            handles,
             state: RwLock::new(state),
             upkeep: Mutex::new(()),
         };

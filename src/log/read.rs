@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::frame::{Entry, Kind};
+use super::lazy_map::LazyMap;
 use super::record::{self, Record, Stored};
 use super::row::Row;
 use super::seal;
@@ -49,7 +50,7 @@ impl Log {
                 Source::Disk(store, span) => (store, span),
             };
             let read = store.entries(span);
-            if read.is_err() {
+            if read.as_ref().is_err_and(|error| !error.is_short_of_files()) {
                 // What came between finding the place and reading it is no damage: a cut, or
                 // a mended segment.
                 let state = self.0.state.read();
@@ -109,6 +110,8 @@ impl Log {
         let segment = state
             .holder_of(offset)
             .map(|number| &state.segments[number]);
+        // Looking for its row would.
+        let segment = segment.filter(|segment| segment.index.unloaded().is_none());
         let row = segment.and_then(|segment| segment.row_of(offset).ok()?);
         row.is_some_and(|(row, _)| state.cached(row.index).is_some())
     }
@@ -181,7 +184,8 @@ impl Log {
         at: Offset,
         budget: usize,
     ) -> Result<Option<Vec<Stored>>, Error> {
-        let found = {
+        let mut loaded = false;
+        let found = loop {
             let state = self.0.state.read();
             let (first, next) = (state.first_offset, state.next_offset);
             if at < first {
@@ -191,8 +195,20 @@ impl Log {
             if at >= next {
                 return Ok(None);
             }
-            state.record_source(at, budget)
+            let lazy = state.unloaded_at(at).filter(|_| !loaded);
+            let Some(lazy) = lazy else {
+                break state.record_source(at, budget);
+            };
+            // Appends do not wait while the rows are mapped.
+            drop(state);
+            loaded = true;
+            if let Err(error) = lazy.load() {
+                break Err(error);
+            }
         };
+        if loaded {
+            self.bound_maps();
+        }
         let (source, parts) = found.map_err(|error| self.note_bad_rows(at, error))?;
         let frames = match source {
             Source::Memory(entries) => entries,
@@ -206,40 +222,6 @@ impl Log {
             .and_then(|stored| side_by_side(stored, at))
             .map(Some)
             .map_err(|error| self.note_bad_rows(at, error))
-    }
-
-    /// Marks the segment of a store that does not check, if it is sealed, so that it is repaired.
-    pub(super) fn note_damage(&self, store: &Arc<Store>, error: Error) -> Error {
-        if !matches!(error, Error::Corrupt { .. } | Error::Io { .. }) {
-            return error;
-        }
-        let mut state = self.0.state.write();
-        match state.segment_with(store) {
-            Some(segment) if segment.seal().is_some() => {
-                let what = error.finding();
-                tracing::error!(what, "a sealed segment is damaged, and waits for repair");
-                segment.mark(Damage::Store)
-            }
-            _ => error,
-        }
-    }
-
-    /// The same for an index, by an offset that it should have led to.
-    fn note_bad_rows(&self, offset: Offset, error: Error) -> Error {
-        if !matches!(error, Error::Corrupt { .. } | Error::Malformed(_)) {
-            return error;
-        }
-        let mut state = self.0.state.write();
-        let number = state.holder_of(offset);
-        let segment = number.and_then(|number| state.segments.get_mut(number));
-        match segment {
-            Some(segment) if segment.seal().is_some() => {
-                let what = error.finding();
-                tracing::error!(what, "the index of a sealed segment is damaged");
-                segment.mark(Damage::Index)
-            }
-            _ => error,
-        }
     }
 }
 
@@ -287,6 +269,14 @@ impl State {
             entries.push(entry.clone());
         }
         entries
+    }
+
+    /// The rows that must be mapped to find a record, if they are not. Those of a damaged segment are
+    /// not looked at.
+    fn unloaded_at(&self, offset: Offset) -> Option<Arc<LazyMap>> {
+        let segment = &self.segments[self.holder_of(offset)?];
+        let whole = Some(segment).filter(|segment| segment.damage.is_none());
+        whole.and_then(|segment| segment.index.unloaded())
     }
 
     /// Where the records from `offset` on stand, and the runs they form, about `budget` bytes of

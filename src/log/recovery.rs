@@ -9,14 +9,17 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::cut;
 use super::disk::Disk;
 use super::files::{Paths, base_of, bases, remove_all, remove_files};
 use super::frame::Header;
+use super::handles::{self, Handles};
 use super::index::OffsetIndex;
 use super::room::Room;
 use super::rows;
+use super::rows_file;
 use super::seal::Seal;
 use super::segment::{Damage, Segment};
 use super::store::{Found, Store};
@@ -87,6 +90,8 @@ pub struct Place<'a> {
     pub disk: &'a dyn Disk,
     pub dir: &'a Path,
     pub config: &'a Config,
+    /// How sealed segments' files are opened.
+    pub handles: &'a Arc<Handles>,
 }
 
 /// Opens the segments in a directory.
@@ -233,24 +238,24 @@ fn open_segment(
     open_unsealed(place, store, &paths.index, rest, found)
 }
 
-/// A sealed segment, with what is plainly wrong with its files.
+/// A sealed segment, with what is plainly wrong with its files. They are not opened: a log may have
+/// more of them than a process may have files open.
 pub fn open_sealed(place: &Place<'_>, paths: &Paths, seal: Seal) -> Result<Segment, Error> {
-    let store = match Store::open(place.disk, &paths.store, seal.base) {
-        Err(error @ Error::Version { .. }) => return Err(error),
-        Ok(Some(store)) if store.len()? >= seal.end.into() => Some(store),
-        Ok(_) | Err(_) => None,
+    let holds = |path: &Path, bytes: u64| match place.disk.len_of(path) {
+        Ok(len) => Ok(len >= bytes),
+        Err(error) if handles::is_short_of_files(&error) => Err(Error::io("measure", path)(error)),
+        Err(_) => Ok(false),
     };
-    let index = OffsetIndex::open_sealed(place.disk, &paths.index, &seal)?;
-    let damage = match (&store, &index) {
-        (Some(_), Some(_)) => None,
-        (Some(_), None) => Some(Damage::Index),
-        (None, _) => Some(Damage::Store),
+    let rows = rows_file::place(seal.rows as usize) as u64;
+    let damage = if !holds(&paths.store, seal.end.into())? {
+        Some(Damage::Store)
+    } else if !holds(&paths.index, rows)? {
+        Some(Damage::Index)
+    } else {
+        None
     };
-    let store = store.unwrap_or_else(|| Store::absent(&paths.store, seal.base));
-    let index = match index {
-        Some(index) => index,
-        None => OffsetIndex::absent(&paths.index, seal.base)?,
-    };
+    let store = Store::on_demand(&paths.store, seal.base, place.handles);
+    let index = OffsetIndex::sealed(&paths.index, &seal, place.handles);
     Ok(Segment::sealed(store, index, seal, damage))
 }
 

@@ -14,7 +14,7 @@ use super::recovery::{self, Place};
 use super::seal::{self, Seal};
 use super::segment::{Damage, Segment};
 use super::store::{Span, Store};
-use super::{Error, Index, Log, rows};
+use super::{Error, Index, Log, Offset, rows};
 
 /// Bytes of a store that one step of a scrub reads, about.
 const STEP_BYTES: usize = 1 << 20;
@@ -79,6 +79,8 @@ impl Scrub {
             let error = self.store.corrupt(0, what);
             return Err(self.log.note_damage(&self.store, error));
         }
+        let begins = self.store.check_header();
+        begins.map_err(|error| self.log.note_damage(&self.store, error))?;
         self.log.check_names(&self.store)?;
         self.log.check_rows(&self.store, &self.seal)?;
         self.log.check_seal(&self.seal).map(|()| 0)
@@ -113,12 +115,51 @@ impl Log {
         })
     }
 
+    /// Marks the segment of a store that does not check, if it is sealed, so that it is repaired.
+    pub(super) fn note_damage(&self, store: &Arc<Store>, error: Error) -> Error {
+        let tells = matches!(error, Error::Corrupt { .. } | Error::Io { .. });
+        if !tells || error.is_short_of_files() {
+            return error;
+        }
+        let mut state = self.0.state.write();
+        match state.segment_with(store) {
+            Some(segment) if segment.seal().is_some() => {
+                let what = error.finding();
+                tracing::error!(what, "a sealed segment is damaged, and waits for repair");
+                segment.mark(Damage::Store)
+            }
+            _ => error,
+        }
+    }
+
+    /// The same for an index, by an offset that it should have led to.
+    pub(super) fn note_bad_rows(&self, offset: Offset, error: Error) -> Error {
+        let tells = matches!(
+            error,
+            Error::Corrupt { .. } | Error::Malformed(_) | Error::Io { .. }
+        );
+        if !tells || error.is_short_of_files() {
+            return error;
+        }
+        let mut state = self.0.state.write();
+        let number = state.holder_of(offset);
+        let segment = number.and_then(|number| state.segments.get_mut(number));
+        match segment {
+            Some(segment) if segment.seal().is_some() => {
+                let what = error.finding();
+                tracing::error!(what, "the index of a sealed segment is damaged");
+                segment.mark(Damage::Index)
+            }
+            _ => error,
+        }
+    }
+
     /// Open files hide that their names are gone, until a restart.
     fn check_names(&self, store: &Arc<Store>) -> Result<(), Error> {
         let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, store.base()));
         let gone = |path: &Path| {
-            let opened = disk.open(path);
-            opened.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+            let len = disk.len_of(path);
+            len.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
         };
         match (gone(&paths.store), gone(&paths.index)) {
             (true, _) => self.mark(store, Damage::Store),
@@ -139,6 +180,7 @@ impl Log {
             let add = |index: &OffsetIndex| index.add_digest(digest, from, &read?);
             match self.with_index(store, add) {
                 Some(Ok(added)) => digest = added,
+                Some(Err(error)) if error.is_short_of_files() => return Err(error),
                 Some(Err(_)) => return self.mark(store, Damage::Index),
                 None => return Ok(()),
             }
@@ -288,13 +330,23 @@ impl Log {
         disk.sync_dir(dir).map_err(Error::io("sync", dir))
     }
 
+    /// What is open of a segment's files is closed.
+    pub(super) fn forget_files(&self, base: Index) {
+        let paths = Paths::new(&self.0.dir, base);
+        self.0.handles.forget(&paths.store);
+        self.0.handles.forget(&paths.index);
+    }
+
     /// Opens a sealed segment's files again, in place of those that were damaged.
     fn reopen(&self, seal: &Seal) -> Result<(), Error> {
         let place = Place {
             disk: &*self.0.disk,
             dir: &self.0.dir,
             config: &self.0.config,
+            handles: &self.0.handles,
         };
+        // The files under these names are others now.
+        self.forget_files(seal.base);
         let paths = Paths::new(&self.0.dir, seal.base);
         let read = Seal::read(place.disk, &paths.seal, seal.base)?;
         let seal = read.unwrap_or_else(|| seal.clone());

@@ -29,7 +29,7 @@ fn open(disk: &MemoryDisk, inline_io: bool) -> Log {
 }
 
 /// Appends entries of a record each, one by one; their answers come here.
-fn append_some(log: &Log, indexes: std::ops::Range<u64>) -> Receiver<u64> {
+pub(super) fn append_some(log: &Log, indexes: std::ops::Range<u64>) -> Receiver<u64> {
     let (tell, told) = mpsc::channel();
     for index in indexes {
         let tell = tell.clone();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Error;
 use super::disk::File;
 use super::file_header::FILE_HEADER_BYTES;
+use super::handles::{Handles, Lease};
 use super::held::Held;
 use super::row::ROW_BYTES;
 
@@ -34,6 +35,16 @@ impl RowsFile {
         Self::of(Held::unmade(path))
     }
 
+    /// A file that is opened when it is used.
+    pub fn on_demand(path: &Path, handles: &Arc<Handles>) -> Self {
+        Self::of(Held::on_demand(path, handles))
+    }
+
+    /// From now on it is opened when it is used.
+    pub fn let_go(&self, handles: &Arc<Handles>) {
+        self.file.let_go(handles);
+    }
+
     fn of(file: Held) -> Self {
         Self {
             file: Arc::new(file),
@@ -57,7 +68,7 @@ impl RowsFile {
     }
 
     /// The file itself.
-    pub fn file(&self) -> Result<&dyn File, Error> {
+    pub fn file(&self) -> Result<Lease, Error> {
         self.file.file()
     }
 

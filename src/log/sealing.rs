@@ -53,7 +53,7 @@ impl Log {
         disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
         let mut state = self.0.state.write();
         let segment = state.segment_of(base).expect("upkeep is held");
-        segment.become_sealed(seal);
+        segment.become_sealed(seal, &self.0.handles);
         Ok(true)
     }
 

@@ -9,6 +9,7 @@ use crate::env::Instant;
 
 use super::file_header::FILE_HEADER_BYTES;
 use super::frame::{self, Entry};
+use super::handles::Handles;
 use super::index::OffsetIndex;
 use super::room::{OFFSETS_MAX, Room};
 use super::row::Row;
@@ -367,10 +368,13 @@ impl Segment {
         }
     }
 
-    /// Lets go of the frames' places: the seal's marks lead to them from now on.
-    pub fn become_sealed(&mut self, seal: Seal) {
+    /// Lets go of the frames' places, to which the seal's marks lead from now on, and of the open
+    /// files.
+    pub fn become_sealed(&mut self, seal: Seal, handles: &Arc<Handles>) {
         self.since_ms = seal.sealed_ms;
         self.frames = Frames::Sealed(Arc::new(seal));
+        self.store.let_go(handles);
+        self.index.let_go(handles);
     }
 
     /// Takes note of the time of its next records.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::disk::{self, Disk, File};
+use super::disk::{Disk, File};
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::frame::{self, Entry, HEADER_BYTES, Header};
+use super::handles::{Handles, Lease};
 use super::held::Held;
 use super::{Error, Index};
 
@@ -65,14 +66,27 @@ impl Store {
         Ok(header.map(|()| Self::new(Held::open(path, file), base)))
     }
 
-    /// In place of a file that is not there.
-    pub fn absent(path: &Path, base: Index) -> Self {
-        Self::new(Held::open(path, disk::absent()), base)
-    }
-
     /// A file that the writer makes before it writes there.
     pub fn unmade(path: &Path, base: Index) -> Self {
         Self::new(Held::unmade(path), base)
+    }
+
+    /// The file of a sealed segment: it is opened when it is used.
+    pub fn on_demand(path: &Path, base: Index, handles: &Arc<Handles>) -> Self {
+        Self::new(Held::on_demand(path, handles), base)
+    }
+
+    /// Its segment is sealed: from now on it is opened when it is used.
+    pub fn let_go(&self, handles: &Arc<Handles>) {
+        self.file.let_go(handles);
+    }
+
+    /// Whether the file begins as its name promises. Reads do not look at that.
+    pub fn check_header(&self) -> Result<(), Error> {
+        match file_header::read(&*self.file()?, self.path(), Magic::Store, self.base)? {
+            Some(()) => Ok(()),
+            None => Err(self.corrupt(0, "the file has no header")),
+        }
     }
 
     /// The file was made.
@@ -96,7 +110,7 @@ impl Store {
         Self { file, base }
     }
 
-    fn file(&self) -> Result<&dyn File, Error> {
+    fn file(&self) -> Result<Lease, Error> {
         self.file.file()
     }
 
@@ -130,6 +144,16 @@ impl Store {
         self.file()?
             .settle()
             .map_err(Error::io("sync", self.path()))
+    }
+
+    /// Gives the room behind `end` back, unless the segment was sealed: then that is done.
+    pub fn give_back(&self, end: u32) -> Result<(), Error> {
+        match self.file.kept() {
+            Some(file) => file
+                .set_len(end.into())
+                .map_err(Error::io("cut", self.path())),
+            None => Ok(()),
+        }
     }
 
     /// Drops what follows `end`. With `bytes_max` the room is taken again, as zeros.

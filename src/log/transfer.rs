@@ -238,11 +238,13 @@ impl Log {
     ) -> Result<(), Error> {
         let _upkeep = self.0.upkeep.lock();
         let mut state = self.0.state.write();
+        self.0.handles.forget_all();
         adopt_files(&*self.0.disk, from, &self.0.dir, bases)?;
         let place = Place {
             disk: &*self.0.disk,
             dir: &self.0.dir,
             config: &self.0.config,
+            handles: &self.0.handles,
         };
         let found = recovery::recover(&place, floor, Some(checkpoint))?;
         let pins = std::mem::take(&mut state.pins);

@@ -116,6 +116,9 @@ impl Log {
             state.forget_tail_before(floor.index);
             gone
         };
+        for base in &gone {
+            self.forget_files(*base);
+        }
         files::remove_all(&*self.0.disk, &self.0.dir, gone.iter())?;
         Ok(true)
     }

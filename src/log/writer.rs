@@ -187,7 +187,7 @@ impl Writer {
         match &self.target {
             Some((store, _)) if store.base() < next.store.base() => {
                 let end = u32::try_from(self.buffer_at).expect("a store is smaller than 4 GiB");
-                store.cut(end, None)
+                store.give_back(end)
             }
             _ => Ok(()),
         }

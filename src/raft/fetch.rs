@@ -156,6 +156,7 @@ fn status(error: &log::Error) -> Status {
     match error {
         log::Error::NoEntry { .. } => Status::not_found(error.to_string()),
         log::Error::Damaged { .. } => Status::unavailable(error.to_string()),
+        error if error.is_short_of_files() => Status::unavailable(error.to_string()),
         _ => Status::internal(error.to_string()),
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::log::{self, Index, Log};
 
-use super::blocking::on_disk;
+use super::blocking::{DESCRIPTOR_LOOK, on_disk};
 use super::entries;
 use super::stable_store::{StableError, StableStore};
 use super::types::{self, Entry, LogId, TypeConfig, Vote};
@@ -170,6 +170,10 @@ impl LogStore {
             match read {
                 Err(log::Error::Damaged { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(REPAIR_LOOK).await;
+                }
+                // Others hold the descriptors: what a node cannot open now, it can later.
+                Err(error) if error.is_short_of_files() => {
+                    tokio::time::sleep(DESCRIPTOR_LOOK).await;
                 }
                 read => return entries_of(read.map_err(io::Error::other)?),
             }

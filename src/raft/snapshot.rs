@@ -17,7 +17,7 @@ use crate::log::disk::Disk;
 use crate::log::{self, Floor, Index, Offset, Seal, Term};
 use crate::proto::raft_v1 as pb;
 
-use super::blocking::on_disk;
+use super::blocking::{on_disk, with_descriptors};
 use super::entries;
 use super::error::Error;
 use super::fsm::Fsm;
@@ -322,7 +322,7 @@ impl StateMachine {
                 }
             }
             stable.begin_adoption(&adoption)?;
-            log.adopt(&staging, &bases, floor, covered)?;
+            with_descriptors(|| log.adopt(&staging, &bases, floor, covered))?;
             stable.end_adoption(&adoption)?;
             *reached = covered.applied.0 + 1;
             *kept.lock() = begins;
@@ -337,7 +337,9 @@ impl StateMachine {
     async fn apply_up_to(&mut self, end: Index) -> Result<(), Error> {
         let mut at = self.applied().map_or(0, |id| id.index + 1);
         while at < end.0 {
-            for entry in self.log().entries(Index(at), end, PART_BYTES)? {
+            let log = self.log().clone();
+            let read = move || with_descriptors(|| log.entries(Index(at), end, PART_BYTES));
+            for entry in on_disk(read).await? {
                 let entry = entries::from_log(entry)?;
                 self.apply_one(&entry)?;
                 at += 1;
