@@ -126,7 +126,8 @@ async fn every_write_fails(leads: bool) {
     } else {
         stage.others(leader)[0]
     };
-    stage.disks[place].fail().await;
+    let pid = stage.cluster.pid(place).expect("it runs");
+    stage.disks[place].fail(pid).await;
     let failed = Instant::now();
     let words = judge_end(&mut stage, place).await;
     let ended = failed.elapsed();

@@ -3,7 +3,7 @@
 Called by harness/loop_disk.rs, as one of
   power_cut.py cut PID:MOUNT...        freezes these processes; then their filesystems take no byte more, and
                                        forget what was not synced
-  power_cut.py fail MOUNT              the same to one filesystem under processes that run on: writes give EIO
+  power_cut.py fail PID:MOUNT          the same to one filesystem under a process that runs on: writes give EIO
   power_cut.py lie BINARY ARGUMENT...  becomes BINARY, whose every sync is answered with success and not done
 """
 
@@ -40,38 +40,47 @@ MACHINES = {
 }
 
 
-def is_frozen(pid):
-    """Whether no thread can return to its program: each is stopped, or in a call that must end before it stops."""
-    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
-        state = stat.read_text().rpartition(")")[2].split()[0]
-        if state not in "TD":
-            return False
-    return True
+def states(pid):
+    """What each thread of a process does: T is stopped, D is in a call that must end before it stops."""
+    stats = Path(f"/proc/{pid}/task").glob("*/stat")
+    return {stat.read_text().rpartition(")")[2].split()[0] for stat in stats}
 
 
-def cut(nodes):
-    pids, mounts = zip(*(node.split(":", 1) for node in nodes))
-    # Open before, so that all go down within microseconds.
-    folders = [os.open(mount, os.O_RDONLY | os.O_DIRECTORY) for mount in mounts]
-    # A machine without power says nothing more. A live process would: ext4 and XFS can answer a sync that is under
-    # way with success although the shutdown took it back, and the node would acknowledge what is gone.
+def freeze(pids, still):
+    """Stops processes, and returns when every thread of each is in one of the states `still`."""
     for pid in pids:
         os.kill(int(pid), signal.SIGSTOP)
     end = time.monotonic() + FREEZE_SECONDS_MAX
-    while not all(map(is_frozen, pids)):
+    while not all(states(pid) <= still for pid in pids):
         if time.monotonic() > end:
             raise TimeoutError(f"{pids} do not freeze")
-    for folder in folders:
-        shut_down(folder)
 
 
 def shut_down(folder):
     fcntl.ioctl(folder, FS_IOC_SHUTDOWN, struct.pack("I", NOLOGFLUSH))
 
 
-def fail(mounts):
-    (mount,) = mounts
-    shut_down(os.open(mount, os.O_RDONLY | os.O_DIRECTORY))
+# ext4 and XFS can answer a sync that is under way with success although the shutdown took it back. A live process
+# would acknowledge what is gone, and its cluster would rightly call that a disk which lost what it had synced. So no
+# process learns the answer of such a sync: a cut leaves it frozen, and a failure waits until no call is under way.
+
+
+def cut(nodes):
+    pids, mounts = zip(*(node.split(":", 1) for node in nodes))
+    # Open before, so that all go down within microseconds.
+    folders = [os.open(mount, os.O_RDONLY | os.O_DIRECTORY) for mount in mounts]
+    freeze(pids, still={"T", "D"})
+    for folder in folders:
+        shut_down(folder)
+
+
+def fail(nodes):
+    (node,) = nodes
+    pid, mount = node.split(":", 1)
+    folder = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
+    freeze([pid], still={"T"})
+    shut_down(folder)
+    os.kill(int(pid), signal.SIGCONT)
 
 
 class Program(ctypes.Structure):

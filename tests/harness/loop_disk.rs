@@ -157,11 +157,12 @@ impl LoopDisk {
         run(&mut cut).await;
     }
 
-    /// From now on the disk refuses every write with EIO, under processes that run on. What was not synced is
-    /// gone, as after a power cut; [`LoopDisk::power_on`] brings it back.
-    pub async fn fail(&self) {
+    /// From now on the disk refuses every write with EIO, under the process on it, which runs on. What was not
+    /// synced is gone, as after a power cut; [`LoopDisk::power_on`] brings it back.
+    pub async fn fail(&self, pid: u32) {
         let mut fail = Command::new(python().expect("python3"));
-        fail.args(["-I", "-S", HELPER, "fail"]).arg(&self.mount);
+        fail.args(["-I", "-S", HELPER, "fail"])
+            .arg(format!("{pid}:{}", self.mount.display()));
         run(&mut fail).await;
     }
 
