@@ -10,6 +10,7 @@ pub mod connection;
 mod consume;
 mod cursor;
 mod dev;
+mod feeder;
 mod fence;
 mod files;
 mod form;
@@ -23,16 +24,17 @@ mod quantities;
 mod records;
 mod serve;
 mod session;
+mod signals;
 mod trial;
 
 use std::io;
 use std::process::ExitCode;
 
-use anyhow::Context;
-use clap::{Parser, Subcommand, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::client::ClientError;
+use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::json;
+
+use signals::{Interrupted, Signals};
 
 const EXIT_FAILURE: u8 = 1;
 const EXIT_USAGE: u8 = 2;
@@ -48,6 +50,7 @@ Exit codes:
   3  no server answered, or nothing moved for --timeout seconds
   4  consume: the node holds more than it can tell to be committed; standard error says how far
   5  it may have been done or not, and nobody could tell: look before it is done again
+  130, 143  SIGINT, SIGTERM ended it; produce says how far it came
   101  a fault of ferrolog itself: report what standard error says
 
 Environment:
@@ -155,12 +158,10 @@ fn done(outcome: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
 
 /// Ends a command that has child processes when it is interrupted, so that they end with it.
 async fn interruptible(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+    let mut signals = Signals::listen()?;
     tokio::select! {
         outcome = command => outcome,
-        _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
-        _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
+        told = signals.next() => Err(told.into()),
     }
 }
 
@@ -178,9 +179,16 @@ fn report(error: &anyhow::Error, format: Format) -> ExitCode {
             text = format!("{text}: {cause}");
         }
     }
-    output::say(&match format {
-        Format::Text => format!("error: {text}"),
-        Format::Json => serde_json::json!({ "error": text, "exit_code": code }).to_string(),
+    let unfinished = error.downcast_ref::<feeder::Unfinished>();
+    output::say(&match (format, unfinished) {
+        (Format::Text, _) => format!("error: {text}"),
+        (Format::Json, None) => json!({ "error": text, "exit_code": code }).to_string(),
+        (Format::Json, Some(unfinished)) => {
+            let mut told = unfinished.to_json();
+            told["error"] = text.into();
+            told["exit_code"] = code.into();
+            told.to_string()
+        }
     });
     ExitCode::from(code)
 }
@@ -196,6 +204,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         EXIT_USAGE
     } else if error.downcast_ref::<consume::StoppedShort>().is_some() {
         EXIT_SHORT
+    } else if let Some(told) = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Interrupted>())
+    {
+        told.exit_code()
     } else if error.chain().any(is_doubt) {
         EXIT_DOUBT
     } else if error.chain().any(is_timeout) {
@@ -216,6 +229,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::Context;
     use clap::CommandFactory;
 
     use super::*;

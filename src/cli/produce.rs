@@ -1,6 +1,5 @@
 //! `ferrolog produce`: a record a line, pipelined, through leader changes.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,19 +7,27 @@ use anyhow::Context;
 use bytes::Bytes;
 use indicatif::ProgressBar;
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::connection::ConnectionArgs;
+use super::feeder::{Fed, Feeder, Unfinished};
 use super::output::{PROGRESS_STRIDE, grouped, millis, per_second, progress, span};
 use super::records::{Delimiter, RecordSource};
+use super::signals::{Interrupted, Signals};
 use super::{Format, UsageError, files, output};
 use crate::client::{
-    Ack, AppenderOptions, Client, ClientError, Compression, Fence, Header, Producer,
-    ProducerOptions, ProducerStats, Record,
+    AppenderOptions, Client, Compression, Fence, Header, ProducerOptions, ProducerStats, Record,
 };
+use crate::proto::v1::GetLimitsResponse;
+
+/// For what is under way to be acknowledged after a signal, and for the session to be closed.
+const LAST_ACKS_MAX: Duration = Duration::from_secs(2);
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 const HELP: &str = "\
-Each record is appended exactly once, also when a server is lost on the way.
+Each record is appended exactly once, also when a server is lost on the way. SIGINT and SIGTERM end it within
+a few seconds: it says how many records were acknowledged, and of how many that is not known. With --output json
+that stands in `acknowledged` and `in_doubt` beside `error`.
 
 Examples:
   ferrolog produce --servers n1:8400,n2:8400,n3:8400 words.txt
@@ -112,6 +119,21 @@ struct Input {
     key_delimiter: Option<Delimiter>,
     headers: Vec<Header>,
     line: u64,
+    is_whole: bool,
+    /// What the servers take.
+    limits: GetLimitsResponse,
+}
+
+/// No server would take this record.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{what} has {bytes} bytes, and the servers take {bytes_max}: {hint}cut the input into smaller records"
+)]
+struct TooLong {
+    what: String,
+    hint: &'static str,
+    bytes: usize,
+    bytes_max: u64,
 }
 
 impl Input {
@@ -124,6 +146,8 @@ impl Input {
             key_delimiter: args.key_delimiter.clone(),
             headers: args.headers.clone(),
             line: 0,
+            is_whole: args.whole,
+            limits: GetLimitsResponse::default(),
         })
     }
 
@@ -140,12 +164,42 @@ impl Input {
                 (Some(key), value)
             }
         };
-        Ok(Some(Record {
+        let record = Record {
             value,
             key,
             headers: self.headers.clone(),
             ..Record::default()
-        }))
+        };
+        self.check(&record)?;
+        Ok(Some(record))
+    }
+
+    /// Here the line is known; a server knows none.
+    fn check(&self, record: &Record) -> Result<(), TooLong> {
+        let key = record.key.as_ref().map_or(0, Bytes::len);
+        let headers = record.headers.iter();
+        let headers = headers.map(|header| header.name.len() + header.value.len());
+        let all = record.value.len() + key + headers.sum::<usize>();
+        let over = |bytes: usize, bytes_max: u64, what: &str, hint| {
+            if bytes as u64 <= bytes_max {
+                return Ok(());
+            }
+            let (what, hint) = match self.is_whole {
+                true => (what.to_owned(), ""),
+                false => (format!("{what} of line {}", self.line), hint),
+            };
+            Err(TooLong {
+                what,
+                hint,
+                bytes,
+                bytes_max,
+            })
+        };
+        let key_max = u64::from(self.limits.key_bytes_max);
+        let hint = "choose another --key-delimiter, or ";
+        over(key, key_max, "the key", hint)?;
+        let hint = "choose another --delimiter, or ";
+        over(all, self.limits.record_bytes_max, "the record", hint)
     }
 }
 
@@ -157,10 +211,16 @@ fn no_key(line: u64, delimiter: &Delimiter) -> String {
 }
 
 pub(super) async fn run(args: ProduceArgs, format: Format) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
     let client = args.connection.client(None)?;
-    let input = Input::open(&args)?;
+    let mut input = Input::open(&args)?;
+    let admin = client.admin();
+    input.limits = tokio::select! {
+        limits = admin.limits() => limits?,
+        told = signals.next() => return Err(told.into()),
+    };
     if let Some(expected) = args.expected_next_offset {
-        return append_at(&client, input, &args, expected, format).await;
+        return append_at(&client, input, &args, expected, (format, signals)).await;
     }
     let producer = client.producer(ProducerOptions {
         compression: args.compression.into(),
@@ -171,12 +231,25 @@ pub(super) async fn run(args: ProduceArgs, format: Format) -> anyhow::Result<()>
     let bar = progress(files::input_bytes(&args.file), "appending");
     let started = Instant::now();
     let mut feeder = Feeder::new(&producer);
-    let fed = feed(input, &mut feeder, &bar).await;
-    bar.finish_and_clear();
-    let fed = match fed {
-        Ok(()) => feeder.fed,
-        Err(error) => return Err(error.context(acknowledged_text(producer.stats().acknowledged))),
+    let fed = tokio::select! {
+        fed = feed(input, &mut feeder, &bar) => fed,
+        told = signals.next() => Err(told.into()),
     };
+    bar.finish_and_clear();
+    if let Err(cause) = fed {
+        if cause.is::<Interrupted>() {
+            // What is under way is rather known than in doubt; who is in a hurry says so again.
+            tokio::select! {
+                _ = timeout(LAST_ACKS_MAX, feeder.settle()) => {}
+                _ = signals.next() => {}
+            }
+        }
+        let unfinished = feeder.stop(cause).await;
+        // Whether the session could be closed or not, it is forgotten in time.
+        let _ = timeout(CLOSE_MAX, producer.finish()).await;
+        return Err(unfinished.into());
+    }
+    let fed = feeder.fed;
     let stats = producer.finish().await?;
     show(&fed, &stats, started.elapsed(), format).context("print the summary")
 }
@@ -203,20 +276,27 @@ async fn append_at(
     mut input: Input,
     args: &ProduceArgs,
     expected: u64,
-    format: Format,
+    (format, mut signals): (Format, Signals),
 ) -> anyhow::Result<()> {
-    let record = input.next().await?;
-    let record = record.context("the input is empty; give one record")?;
-    if input.next().await?.is_some() {
-        let text = "--expected-next-offset appends one record, and the input has several; give one, or --whole";
-        return Err(UsageError(text.to_owned()).into());
-    }
+    let record = tokio::select! {
+        record = only_record(&mut input) => record?,
+        told = signals.next() => return Err(told.into()),
+    };
     let bytes = record.value.len();
     let mut appender = client.appender(AppenderOptions {
         compression: args.compression.into(),
         fence: args.fence.clone(),
     })?;
-    let appended = appender.append_at(expected, vec![record]).await?;
+    let appended = tokio::select! {
+        appended = appender.append_at(expected, vec![record]) => appended?,
+        told = signals.next() => return Err(Unfinished {
+            acknowledged: 0,
+            in_doubt: 1,
+            offsets: None,
+            cause: told.into(),
+        }
+        .into()),
+    };
     appender.close().await;
     if format == Format::Json {
         let summary = json!({
@@ -236,6 +316,16 @@ async fn append_at(
         appended.first_offset
     ));
     Ok(())
+}
+
+async fn only_record(input: &mut Input) -> anyhow::Result<Record> {
+    let record = input.next().await?;
+    let record = record.context("the input is empty; give one record")?;
+    if input.next().await?.is_some() {
+        let text = "--expected-next-offset appends one record, and the input has several; give one, or --whole";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    Ok(record)
 }
 
 fn show(
@@ -276,77 +366,6 @@ fn show(
     Ok(())
 }
 
-/// What was appended.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Fed {
-    pub(super) records: u64,
-    pub(super) bytes: u64,
-    pub(super) first_offset: Option<u64>,
-    pub(super) last_offset: Option<u64>,
-}
-
-fn acknowledged_text(count: u64) -> String {
-    match count {
-        0 => "no record was acknowledged".to_owned(),
-        1 => "only the first record was acknowledged".to_owned(),
-        count => format!("only the first {count} records were acknowledged"),
-    }
-}
-
-/// Sends records and collects their offsets without piling them up.
-pub(super) struct Feeder<'a> {
-    producer: &'a Producer,
-    acks: VecDeque<Ack>,
-    pub(super) fed: Fed,
-}
-
-impl<'a> Feeder<'a> {
-    /// More than a producer's window, so that the oldest is acknowledged when it is asked.
-    const ACKS_MAX: usize = 65_536;
-
-    pub(super) fn new(producer: &'a Producer) -> Self {
-        Self {
-            producer,
-            acks: VecDeque::new(),
-            fed: Fed::default(),
-        }
-    }
-
-    pub(super) async fn send(&mut self, record: impl Into<Record>) -> Result<(), ClientError> {
-        let record = record.into();
-        let bytes = record.value.len() as u64;
-        self.acks.push_back(self.producer.send(record).await?);
-        self.fed.records += 1;
-        self.fed.bytes += bytes;
-        if self.acks.len() > Self::ACKS_MAX {
-            self.settle_one().await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until all that was sent is acknowledged.
-    pub(super) async fn settle(&mut self) -> Result<(), ClientError> {
-        self.settle_first(self.fed.records).await
-    }
-
-    /// Waits until the first `count` records are acknowledged.
-    pub(super) async fn settle_first(&mut self, count: u64) -> Result<(), ClientError> {
-        while self.fed.records - (self.acks.len() as u64) < count.min(self.fed.records) {
-            self.settle_one().await?;
-        }
-        Ok(())
-    }
-
-    async fn settle_one(&mut self) -> Result<(), ClientError> {
-        if let Some(ack) = self.acks.pop_front() {
-            let offset = ack.await?;
-            self.fed.first_offset.get_or_insert(offset);
-            self.fed.last_offset = Some(offset);
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,6 +393,12 @@ mod tests {
             key_delimiter: key_delimiter.map(|text| Delimiter::parse(text).unwrap()),
             headers: vec![parse_header("n=v").unwrap()],
             line: 0,
+            is_whole: false,
+            limits: GetLimitsResponse {
+                record_bytes_max: 10,
+                key_bytes_max: 4,
+                ..GetLimitsResponse::default()
+            },
         };
         let mut records = Vec::new();
         while let Some(record) = input.next().await? {
@@ -399,5 +424,24 @@ mod tests {
             error.to_string().starts_with("line 2 has no key"),
             "{error}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_line_that_no_server_takes_is_named() {
+        let line = |text: &str| Err(text.to_owned());
+        let read = async |text: &str, delimiter| {
+            let read = records(text, delimiter).await;
+            read.map(|records| records.len())
+                .map_err(|error| error.to_string())
+        };
+        // The header counts two.
+        assert_eq!(read("12345678\n", None).await, Ok(1));
+        let said = "the record of line 2 has 11 bytes, and the servers take 10: choose another --delimiter, or \
+                    cut the input into smaller records";
+        assert_eq!(read("a\n123456789\n", None).await, line(said));
+        assert_eq!(read("1234=1234\n", Some("=")).await, Ok(1));
+        let said = "the key of line 3 has 5 bytes, and the servers take 4: choose another --key-delimiter, or \
+                    cut the input into smaller records";
+        assert_eq!(read("a=\nb=\n12345=\n", Some("=")).await, line(said));
     }
 }

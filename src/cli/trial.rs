@@ -11,9 +11,9 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::dev::scratch_dir;
+use super::feeder::{Fed, Feeder};
 use super::local_cluster::{LocalCluster, LocalClusterOptions, Signal};
 use super::output::{grouped, millis, per_second, print, progress, span, table};
-use super::produce::{Fed, Feeder};
 use super::records::{Delimiter, RecordSource};
 use super::{Format, files};
 use crate::client::{Client, Consistency, ConsumeOptions, ProducerOptions, ProducerStats, Start};

@@ -33,6 +33,8 @@ pub struct ProducerStats {
     pub longest_gap: Duration,
     /// Streams opened; more than one means that a server was lost.
     pub streams: u64,
+    /// Records that were sent and have no answer: they may be in the log or not.
+    pub in_doubt: u64,
 }
 
 /// A closed batch.
@@ -146,6 +148,14 @@ impl State {
     pub(super) fn first(&self) -> u64 {
         let first = self.unacknowledged.front();
         first.map_or(self.closed_records, |batch| batch.first)
+    }
+
+    /// How many records a server may have taken without an answer.
+    pub(super) fn in_doubt(&self) -> u64 {
+        let sent = self.unacknowledged.iter().take(self.sent).last();
+        let sent_until = sent.map_or(0, |batch| batch.first + u64::from(batch.count));
+        let until = sent_until.max(self.uncertain_until);
+        until.saturating_sub(self.first())
     }
 
     pub(super) fn gathering(&mut self) -> &Gathering {

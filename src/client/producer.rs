@@ -108,6 +108,14 @@ impl Producer {
         self.window.stats()
     }
 
+    /// Ends it here: nothing more is sent, and every wait ends with [`ClientError::Closed`]. What the
+    /// statistics say from then on is how things stand.
+    pub fn stop(&self) -> ProducerStats {
+        self.window.fail(&ClientError::Closed);
+        self.window.close();
+        self.window.stats()
+    }
+
     /// Waits until every record is acknowledged, and closes the session.
     pub async fn finish(mut self) -> Result<ProducerStats, ClientError> {
         self.window.close();

@@ -81,6 +81,36 @@ async fn a_broken_stream_is_resumed_with_the_same_batches() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_is_stopped_tells_what_is_sure_and_what_is_not() {
+    let cluster = FakeCluster::start(&["a:1", "b:1"], [break_after(20, 8), Plan::Silence]).await;
+    let client = cluster.client(&["a:1", "b:1"], 60);
+    let producer = client.producer(one_by_one()).unwrap();
+    let mut acks = Vec::new();
+    for number in 0..COUNT {
+        acks.push(producer.send(value(number)).await.unwrap());
+    }
+    while producer.stats().streams < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let stats = producer.stop();
+    assert_eq!(stats.acknowledged, 8);
+    // The server took 20, and perhaps more were on their way when it broke.
+    assert!((12..=42).contains(&stats.in_doubt), "{stats:?}");
+    assert_eq!(producer.stats(), stats, "it is over");
+    for (number, ack) in acks.into_iter().enumerate() {
+        assert_eq!(ack.await.is_ok(), number < 8, "{number}");
+    }
+    producer.send(value(COUNT)).await.unwrap_err();
+    producer.finish().await.ok();
+    let state = cluster.state.lock().unwrap();
+    let stored = state.values().len() as u64;
+    assert!(
+        stored <= 8 + stats.in_doubt,
+        "{stored} are in the log: {stats:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn records_share_batches_and_keep_what_they_carry() {
     for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
         let cluster = FakeCluster::start(&["a:1", "b:1"], [break_after(2, 1)]).await;

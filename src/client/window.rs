@@ -266,7 +266,15 @@ impl Window {
     }
 
     pub(super) fn stats(&self) -> ProducerStats {
-        self.lock().stats
+        let state = self.lock();
+        match state.failure {
+            // It was counted before the batches were let go.
+            Some(_) => state.stats,
+            None => ProducerStats {
+                in_doubt: state.in_doubt(),
+                ..state.stats
+            },
+        }
     }
 
     /// Takes no more records; what is in flight is still sent.
@@ -285,6 +293,10 @@ impl Window {
     pub(super) fn fail(&self, failure: &ClientError) {
         let (waiting, waker) = {
             let mut state = self.lock();
+            if state.failure.is_some() {
+                return;
+            }
+            state.stats.in_doubt = state.in_doubt();
             state.close_batch();
             state.failure = Some(failure.clone());
             state.bytes = 0;

@@ -74,8 +74,13 @@ pub async fn cluster(cluster: &LocalCluster, words: &[&str]) -> Ended {
 
 /// Runs a command of a client with its certificate.
 pub async fn client(cluster: &LocalCluster, words: &[&str]) -> Ended {
+    client_of(cluster, &cluster.addrs().join(","), words).await
+}
+
+/// The same for a client that knows these servers alone.
+pub async fn client_of(cluster: &LocalCluster, servers: &str, words: &[&str]) -> Ended {
     let mut args: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
-    args.extend(["--servers".to_owned(), cluster.addrs().join(",")]);
+    args.extend(["--servers", servers].map(str::to_owned));
     args.extend(tls_args(&cluster.client_tls_files().expect("TLS")));
     run(&args).await
 }
@@ -113,6 +118,18 @@ pub async fn serve_refused(args: &[String], hints: &[&str]) {
     run(args).await.expect_refusal(hints);
 }
 
+/// The flags of a node alone, on a free port, without TLS.
+pub fn alone_args(dir: &Path) -> Vec<String> {
+    let dir = dir.to_str().expect("a path in UTF-8");
+    let fixed = ["serve", "--name", "n1", "--data-dir", dir, "--bootstrap"];
+    let rest = ["--insecure", "--listen", "127.0.0.1:0"];
+    [&fixed[..], &rest]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect()
+}
+
 /// A node that was started by hand. Dropping it kills it.
 pub struct Lone {
     child: Child,
@@ -138,6 +155,17 @@ impl Lone {
             out,
             err,
         }
+    }
+
+    /// The arguments of a client of this node, if it speaks no TLS.
+    pub fn plain(&self, words: &[&str]) -> Vec<String> {
+        let rest = ["--servers", &self.addr, "--insecure", "--timeout", "20"];
+        let words = words.iter().copied().chain(rest);
+        words.map(str::to_owned).collect()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
     }
 
     pub fn has_ended(&mut self) -> bool {

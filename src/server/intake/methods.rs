@@ -112,8 +112,11 @@ impl Methods {
                 "ListSessions" | "DeleteFence" => (&[Admin], true, Carries::Small),
                 "CommitCursor" | "DeleteCursor" => (&[Commit], true, Carries::Small),
                 "ConsumeStream" => (&[Consume], false, Carries::Small),
-                "Consume" | "GetEpoch" | "ListFences" | "GetCursor" | "ListCursors"
-                | "GetLimits" => (&[Consume], true, Carries::Small),
+                "Consume" | "GetEpoch" | "ListFences" | "GetCursor" | "ListCursors" => {
+                    (&[Consume], true, Carries::Small)
+                }
+                // Whoever sends should know what is taken.
+                "GetLimits" => (&[Produce, Consume, Commit, Admin], true, Carries::Small),
                 _ => return None,
             },
             "ferrolog.v1.ClusterService" => match name {

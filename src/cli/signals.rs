@@ -1,0 +1,61 @@
+//! SIGINT and SIGTERM, for the commands that have something to tell or to settle before they end.
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What a shell adds to the number of the signal that ended a command.
+const EXIT_SIGNALLED: u8 = 128;
+
+/// The signals that end a command; from here on none of them kills.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+/// The command was told to end before it was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Interrupted {
+    #[error("interrupted")]
+    Interrupt,
+    #[error("terminated")]
+    Terminate,
+}
+
+impl Signals {
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
+        })
+    }
+
+    /// The next one that comes.
+    pub(super) async fn next(&mut self) -> Interrupted {
+        tokio::select! {
+            _ = self.interrupt.recv() => Interrupted::Interrupt,
+            _ = self.terminate.recv() => Interrupted::Terminate,
+        }
+    }
+}
+
+impl Interrupted {
+    /// As a shell shows a command that the signal killed.
+    pub(super) fn exit_code(self) -> u8 {
+        let signal = match self {
+            Self::Interrupt => SignalKind::interrupt(),
+            Self::Terminate => SignalKind::terminate(),
+        };
+        EXIT_SIGNALLED + u8::try_from(signal.as_raw_value()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_an_exit_code() {
+        assert_eq!(Interrupted::Interrupt.exit_code(), 130);
+        assert_eq!(Interrupted::Terminate.exit_code(), 143);
+    }
+}
