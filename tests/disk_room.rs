@@ -12,7 +12,8 @@ use ferrolog::log::Offset;
 use ferrolog::log::memory_disk::Event;
 use ferrolog::log::record::BatchBuilder;
 use ferrolog::raft::{
-    Answer, ClaimEpoch, CommitCursor, ExecuteError, ProposeError, ReplicatedLog, Retention,
+    Answer, ClaimEpoch, CommitCursor, DiskFull, ExecuteError, ProposeError, ReplicatedLog,
+    Retention,
 };
 use tokio::time::{sleep, timeout};
 
@@ -33,7 +34,7 @@ async fn until_taken(log: &ReplicatedLog, taken: bool) {
     until("the leader hears of the room", async || {
         match propose(log, "a probe").await.await.expect("an answer") {
             Ok(_) => taken.then_some(()),
-            Err(ProposeError::DiskFull { .. }) => (!taken).then_some(()),
+            Err(ProposeError::DiskFull(_)) => (!taken).then_some(()),
             // It was under way when the disks filled up.
             Err(_) => None,
         }
@@ -74,7 +75,7 @@ async fn a_trim_passes_behind_records_that_came_before_the_disks_were_known_to_b
             .expect("an answer")
         {
             Ok(_) => taken += 1,
-            Err(ProposeError::DiskFull { voter, .. }) => {
+            Err(ProposeError::DiskFull(DiskFull { voter, .. })) => {
                 assert!(voter.is_some(), "the leader has room");
                 refused += 1;
             }
@@ -140,7 +141,9 @@ fn claim() -> ClaimEpoch {
 
 fn assert_full<T: std::fmt::Debug>(outcome: Result<T, ExecuteError>, voter: bool) {
     match outcome {
-        Err(ExecuteError::DiskFull { voter: told, .. }) => assert_eq!(told.is_some(), voter),
+        Err(ExecuteError::DiskFull(DiskFull { voter: told, .. })) => {
+            assert_eq!(told.is_some(), voter)
+        }
         other => panic!("it takes room: {other:?}"),
     }
 }

@@ -7,6 +7,7 @@ use crate::log;
 use crate::name::Shown;
 use crate::reason::Reason;
 
+use super::space::DiskFull;
 use super::stable_store::StableError;
 use super::types::WireError;
 
@@ -94,18 +95,9 @@ pub enum ProposeError {
     Unknown,
     /// Too few disks have room: surely not appended.
     #[error(
-        "the disk of {} is full; the record was not appended: make room, or trim the log with \
-         `ferrolog log trim`; records are taken again by themselves",
-        voter.as_deref().unwrap_or("the leader")
+        "{0}; the record was not appended: make room, or trim the log with `ferrolog log trim`; records are taken again by themselves"
     )]
-    DiskFull {
-        /// The leader's room, in bytes.
-        available: u64,
-        /// Below this it takes no records, in bytes.
-        reserve: u64,
-        /// The follower whose disk is full; `None` if the leader's is.
-        voter: Option<String>,
-    },
+    DiskFull(#[from] DiskFull),
     /// The state machine refused it.
     #[error(transparent)]
     Refused(#[from] super::command::Refusal),
@@ -131,18 +123,9 @@ pub enum ExecuteError {
     },
     /// Too few disks have room, and the command takes some: surely not carried out.
     #[error(
-        "the disk of {} is full; the command was not carried out: make room, or trim the log with \
-         `ferrolog log trim`; commands are taken again by themselves",
-        voter.as_deref().unwrap_or("the leader")
+        "{0}; the command was not carried out: make room, or trim the log with `ferrolog log trim`; commands are taken again by themselves"
     )]
-    DiskFull {
-        /// The leader's room, in bytes.
-        available: u64,
-        /// Below this it takes no such command, in bytes.
-        reserve: u64,
-        /// The follower whose disk is full; `None` if the leader's is.
-        voter: Option<String>,
-    },
+    DiskFull(#[from] DiskFull),
     /// The leader was lost, or took too long, with the command under way.
     #[error("the command may have been carried out or not: {reason}; it may be given again")]
     Unknown {

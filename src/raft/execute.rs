@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::time::Instant;
-use tonic::Request;
+use tonic::{Request, Status};
 
 use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ExecuteRefusalKind as Kind, execute_response as response};
+use crate::reason::Reason;
 
 use super::ReplicatedLog;
 use super::command::{Command, Full, Outcome, StateRefusal};
@@ -20,6 +21,7 @@ use super::owner;
 use super::pace::Pace;
 use super::refusal;
 use super::sessions::{CloseSession, OpenSession, SessionInfo};
+use super::space::DiskFull;
 use super::types::TypeConfig;
 
 /// How long a command may take, through all tries and on all nodes.
@@ -277,22 +279,10 @@ fn takes_room(command: &Command) -> bool {
     }
 }
 
-/// That disks are full, as it travels.
-pub fn full_to_pb(available: u64, reserve: u64, voter: Option<String>) -> pb::ExecuteResponse {
-    let refused = pb::ExecuteRefusal {
-        kind: Kind::DiskFull.into(),
-        available,
-        reserve,
-        voter: voter.unwrap_or_default(),
-        ..pb::ExecuteRefusal::default()
-    };
-    pb::ExecuteResponse {
-        outcome: Some(response::Outcome::Refused(refused)),
-    }
-}
-
-/// An outcome, or a refusal, as it travels.
-pub fn outcome_to_pb(outcome: Result<Outcome, StateRefusal>) -> pb::ExecuteResponse {
+/// What became of a command, as it travels; an error if it may have been carried out, or nobody took it.
+pub fn outcome_to_pb(
+    outcome: Result<Outcome, ExecuteError>,
+) -> Result<pb::ExecuteResponse, Status> {
     let outcome = match outcome {
         Ok(Outcome::Session(session)) => response::Outcome::Session(session),
         Ok(Outcome::Claimed(epoch, next)) => response::Outcome::Claimed(pb::Claimed {
@@ -301,32 +291,44 @@ pub fn outcome_to_pb(outcome: Result<Outcome, StateRefusal>) -> pb::ExecuteRespo
         }),
         Ok(Outcome::Deleted(deleted)) => response::Outcome::Deleted(deleted),
         Ok(_) => response::Outcome::Done(pb::Blank {}),
-        Err(refusal) => {
-            let mut of_subject = false;
-            let mut limit = |full: Full| {
-                of_subject = full.of_subject;
-                Some(full.limit)
-            };
-            let (kind, current) = match refusal {
-                StateRefusal::TooManySessions(full) => (Kind::TooManySessions, limit(full)),
-                StateRefusal::NotOwner => (Kind::NotOwner, None),
-                StateRefusal::EpochDiffers { current } => (Kind::EpochDiffers, Some(current)),
-                StateRefusal::TooManyFences(full) => (Kind::TooManyFences, limit(full)),
-                StateRefusal::CursorDiffers { current } => {
-                    (Kind::CursorDiffers, current.map(|offset| offset.0))
-                }
-                StateRefusal::TooManyCursors(full) => (Kind::TooManyCursors, limit(full)),
-            };
-            response::Outcome::Refused(pb::ExecuteRefusal {
-                kind: kind.into(),
-                current,
-                of_subject,
-                ..pb::ExecuteRefusal::default()
-            })
+        Err(ExecuteError::Refused(refusal)) => response::Outcome::Refused(refusal_to_pb(refusal)),
+        Err(ExecuteError::DiskFull(full)) => response::Outcome::Refused(pb::ExecuteRefusal {
+            kind: Kind::DiskFull.into(),
+            disk_full: Some(full.into()),
+            ..pb::ExecuteRefusal::default()
+        }),
+        Err(error @ ExecuteError::NoLeader { .. }) => {
+            return Err(Reason::NoLeader.status(&error.to_string()));
+        }
+        Err(error @ ExecuteError::Unknown { .. }) => {
+            return Err(Reason::OutcomeUnknown.status(&error.to_string()));
         }
     };
-    pb::ExecuteResponse {
+    Ok(pb::ExecuteResponse {
         outcome: Some(outcome),
+    })
+}
+
+fn refusal_to_pb(refusal: StateRefusal) -> pb::ExecuteRefusal {
+    let mut told = pb::ExecuteRefusal::default();
+    let mut limit = |full: Full| {
+        told.of_subject = full.of_subject;
+        Some(full.limit)
+    };
+    let (kind, current) = match refusal {
+        StateRefusal::TooManySessions(full) => (Kind::TooManySessions, limit(full)),
+        StateRefusal::NotOwner => (Kind::NotOwner, None),
+        StateRefusal::EpochDiffers { current } => (Kind::EpochDiffers, Some(current)),
+        StateRefusal::TooManyFences(full) => (Kind::TooManyFences, limit(full)),
+        StateRefusal::CursorDiffers { current } => {
+            (Kind::CursorDiffers, current.map(|offset| offset.0))
+        }
+        StateRefusal::TooManyCursors(full) => (Kind::TooManyCursors, limit(full)),
+    };
+    pb::ExecuteRefusal {
+        kind: kind.into(),
+        current,
+        ..told
     }
 }
 
@@ -356,11 +358,8 @@ fn outcome_from_pb(answer: pb::ExecuteResponse) -> Result<Outcome, ExecuteError>
                 },
                 Kind::TooManyCursors => StateRefusal::TooManyCursors(full),
                 Kind::DiskFull => {
-                    return Err(ExecuteError::DiskFull {
-                        available: refused.available,
-                        reserve: refused.reserve,
-                        voter: Some(refused.voter).filter(|voter| !voter.is_empty()),
-                    });
+                    let full = DiskFull::from(refused.disk_full.unwrap_or_default());
+                    return Err(full.into());
                 }
                 Kind::Unspecified => return Err(ExecuteError::other_answer()),
             };
@@ -393,18 +392,18 @@ mod tests {
             Err(StateRefusal::TooManyCursors(full(true))),
         ];
         for outcome in outcomes {
-            let back = outcome_from_pb(outcome_to_pb(outcome.clone()));
-            assert_eq!(back, outcome.map_err(ExecuteError::from));
+            let outcome = outcome.map_err(ExecuteError::from);
+            let sent = outcome_to_pb(outcome.clone()).unwrap();
+            assert_eq!(outcome_from_pb(sent), outcome);
         }
         for voter in [None, Some("n2".to_owned())] {
-            let back = outcome_from_pb(full_to_pb(5, 6, voter.clone()));
-            let (available, reserve) = (5, 6);
-            let full = ExecuteError::DiskFull {
-                available,
-                reserve,
+            let full = DiskFull {
+                available: 5,
+                reserve: 6,
                 voter,
             };
-            assert_eq!(back, Err(full));
+            let sent = outcome_to_pb(Err(full.clone().into())).unwrap();
+            assert_eq!(outcome_from_pb(sent), Err(full.into()));
         }
     }
 }

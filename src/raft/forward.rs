@@ -23,6 +23,7 @@ use super::ReplicatedLog;
 use super::command::{OffsetRange, Receipt, Refusal};
 use super::error::ProposeError;
 use super::proposer::{Answer, Group, LEADER_WAIT};
+use super::space::DiskFull;
 use super::transport::{Lane, Transport};
 use super::view::View;
 
@@ -260,13 +261,8 @@ fn error_to_pb(error: ProposeError) -> pb::ProposeError {
             told.expected = epoch;
             ProposeErrorKind::Fenced
         }
-        ProposeError::DiskFull {
-            available,
-            reserve,
-            voter,
-        } => {
-            (told.available, told.reserve) = (available, reserve);
-            told.voter = voter.unwrap_or_default();
+        ProposeError::DiskFull(full) => {
+            told.disk_full = Some(full.into());
             ProposeErrorKind::DiskFull
         }
     };
@@ -304,11 +300,7 @@ fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Receipt, ProposeError> {
             Refusal::OffsetDiffers { next }.into()
         }
         ProposeErrorKind::Fenced => Refusal::Fenced { epoch: expected }.into(),
-        ProposeErrorKind::DiskFull => ProposeError::DiskFull {
-            available: error.available,
-            reserve: error.reserve,
-            voter: Some(error.voter).filter(|voter| !voter.is_empty()),
-        },
+        ProposeErrorKind::DiskFull => DiskFull::from(error.disk_full.unwrap_or_default()).into(),
         // What a newer leader may say: nothing is known of the batch.
         ProposeErrorKind::Unknown | ProposeErrorKind::Unspecified => ProposeError::Unknown,
     })
@@ -421,6 +413,13 @@ mod tests {
             first: Offset(7),
             count: 3,
         };
+        let full = |voter: Option<&str>| {
+            ProposeError::DiskFull(DiskFull {
+                available: 5,
+                reserve: 6,
+                voter: voter.map(str::to_owned),
+            })
+        };
         let outcomes = [
             Ok(Receipt {
                 ranges: vec![range, range],
@@ -437,11 +436,8 @@ mod tests {
             Err(ProposeError::Malformed),
             Err(Refusal::SessionExpired.into()),
             Err(Refusal::SequenceGap { expected: 9 }.into()),
-            Err(ProposeError::DiskFull {
-                available: 5,
-                reserve: 6,
-                voter: Some("n2".to_owned()),
-            }),
+            Err(full(Some("n2"))),
+            Err(full(None)),
         ];
         for outcome in outcomes {
             assert_eq!(outcome_from_pb(outcome_to_pb(outcome.clone())), outcome);

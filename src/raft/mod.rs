@@ -108,6 +108,7 @@ pub use proposer::{Answer, LEADER_WAIT};
 pub use reads::Freshness;
 pub use rpc::{Seat, service};
 pub use sessions::{OF_SUBJECT_MAX, SESSIONS_MAX, SessionInfo};
+pub use space::DiskFull;
 pub use stable_store::StableError;
 pub use state_machine::Applied;
 pub use types::{Member, WireError};

@@ -18,11 +18,10 @@ use crate::log::{Index, Offset};
 use crate::proto::raft_v1::append_entries_response::Result as Answer;
 use crate::proto::raft_v1::raft_server::{self, RaftServer};
 use crate::proto::raft_v1::{self as pb};
-use crate::reason::Reason;
 use crate::tasks;
 
 use super::callers::{From, check_certificate, number};
-use super::error::{ExecuteError, ProposeError};
+use super::error::ProposeError;
 use super::hearing::{hear, vote_request};
 use super::refusal::{self, membership_status};
 use super::transport::MESSAGE_BYTES_MAX;
@@ -339,25 +338,8 @@ impl raft_server::Raft for RaftService {
         if !node.view().writable {
             return Err(refusal::not_leader());
         }
-        let outcome = match node.execute_since(command, waited).await {
-            Ok(outcome) => Ok(outcome),
-            Err(ExecuteError::Refused(refusal)) => Err(refusal),
-            Err(ExecuteError::DiskFull {
-                available,
-                reserve,
-                voter,
-            }) => {
-                let full = execute::full_to_pb(available, reserve, voter);
-                return Ok(Response::new(full));
-            }
-            Err(error @ ExecuteError::NoLeader { .. }) => {
-                return Err(Reason::NoLeader.status(&error.to_string()));
-            }
-            Err(error @ ExecuteError::Unknown { .. }) => {
-                return Err(Reason::OutcomeUnknown.status(&error.to_string()));
-            }
-        };
-        Ok(Response::new(execute::outcome_to_pb(outcome)))
+        let outcome = node.execute_since(command, waited).await;
+        execute::outcome_to_pb(outcome).map(Response::new)
     }
 
     async fn remove_node(

@@ -18,10 +18,10 @@ use tokio::time::Instant;
 
 use crate::log::disk::Disk;
 use crate::log::{self, Log};
+use crate::proto::raft_v1 as pb;
 use crate::tasks;
 
 use super::directory::Directory;
-use super::error::{ExecuteError, ProposeError};
 use super::view::View;
 
 /// Between two looks at the disk.
@@ -37,43 +37,34 @@ const LAST_SHARE: u64 = 4;
 /// Room again is room to spare: without it records would be taken and refused in turns.
 const SPARE_SHARE: u64 = 8;
 
-/// Too few disks have room.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Full {
+/// Too few disks have room: surely nothing was done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the disk of {} is full", voter.as_deref().unwrap_or("the leader"))]
+pub struct DiskFull {
     /// The leader's room, in bytes.
-    available: u64,
+    pub available: u64,
     /// Below this it takes nothing that needs room, in bytes.
-    reserve: u64,
+    pub reserve: u64,
     /// The follower whose disk is full; `None` if the leader's is.
-    voter: Option<String>,
+    pub voter: Option<String>,
 }
 
-impl From<Full> for ProposeError {
-    fn from(full: Full) -> Self {
-        let Full {
-            available,
-            reserve,
-            voter,
-        } = full;
-        Self::DiskFull {
-            available,
-            reserve,
-            voter,
+impl From<DiskFull> for pb::DiskFull {
+    fn from(full: DiskFull) -> Self {
+        Self {
+            available_bytes: full.available,
+            reserve_bytes: full.reserve,
+            voter: full.voter.unwrap_or_default(),
         }
     }
 }
 
-impl From<Full> for ExecuteError {
-    fn from(full: Full) -> Self {
-        let Full {
-            available,
-            reserve,
-            voter,
-        } = full;
-        Self::DiskFull {
-            available,
-            reserve,
-            voter,
+impl From<pb::DiskFull> for DiskFull {
+    fn from(full: pb::DiskFull) -> Self {
+        Self {
+            available: full.available_bytes,
+            reserve: full.reserve_bytes,
+            voter: Some(full.voter).filter(|voter| !voter.is_empty()),
         }
     }
 }
@@ -168,10 +159,10 @@ impl Space {
     }
 
     /// Whether a leader takes what needs room now.
-    pub fn check(&self, view: &View) -> Result<(), Full> {
+    pub fn check(&self, view: &View) -> Result<(), DiskFull> {
         let (reserve, available) = (self.0.reserve, self.available());
         let error = |voter: Option<String>| {
-            Err(Full {
+            Err(DiskFull {
                 available,
                 reserve,
                 voter,

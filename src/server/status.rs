@@ -14,7 +14,9 @@ use crate::batch::BatchError;
 use crate::log::{self, Offset};
 use crate::name::Shown;
 use crate::net::budget::Full;
-use crate::raft::{ExecuteError, MembershipError, ProposeError, ReadError, Refusal, StateRefusal};
+use crate::raft::{
+    DiskFull, ExecuteError, MembershipError, ProposeError, ReadError, Refusal, StateRefusal,
+};
 use crate::reason::{self, Reason};
 
 /// Carries a status number that tonic's type cannot hold, up to the router's layer.
@@ -140,11 +142,7 @@ pub fn propose(error: &ProposeError) -> Status {
             let hint = leader.map(|leader| ("leader".to_owned(), leader.clone()));
             (Reason::NoLeader, hint.collect())
         }
-        ProposeError::DiskFull {
-            available,
-            reserve,
-            voter,
-        } => disk_full(*available, *reserve, voter.as_deref()),
+        ProposeError::DiskFull(full) => disk_full(full),
         ProposeError::Unknown => (Reason::OutcomeUnknown, none()),
         ProposeError::Refused(Refusal::SequenceGap { expected }) => {
             (Reason::SequenceGap, details([("expected", expected)]))
@@ -170,13 +168,13 @@ pub fn propose(error: &ProposeError) -> Status {
 }
 
 /// Too few disks have room.
-fn disk_full(
-    available: u64,
-    reserve: u64,
-    voter: Option<&str>,
-) -> (Reason, HashMap<String, String>) {
-    let mut metadata = details([("available_bytes", &available), ("reserve_bytes", &reserve)]);
-    metadata.extend(voter.map(|voter| ("voter".to_owned(), voter.to_owned())));
+fn disk_full(full: &DiskFull) -> (Reason, HashMap<String, String>) {
+    let mut metadata = details([
+        ("available_bytes", &full.available),
+        ("reserve_bytes", &full.reserve),
+    ]);
+    let voter = full.voter.iter();
+    metadata.extend(voter.map(|voter| ("voter".to_owned(), voter.clone())));
     (Reason::DiskFull, metadata)
 }
 
@@ -205,11 +203,7 @@ pub fn execute(error: &ExecuteError) -> Status {
     let (reason, metadata) = match error {
         ExecuteError::NoLeader { .. } => (Reason::NoLeader, none()),
         ExecuteError::Unknown { .. } => (Reason::OutcomeUnknown, none()),
-        ExecuteError::DiskFull {
-            available,
-            reserve,
-            voter,
-        } => disk_full(*available, *reserve, voter.as_deref()),
+        ExecuteError::DiskFull(full) => disk_full(full),
         ExecuteError::Refused(StateRefusal::TooManySessions(full)) => {
             (Reason::TooManySessions, details([("limit", &full.limit)]))
         }
@@ -295,7 +289,6 @@ fn log_reason(error: &log::Error) -> (Reason, HashMap<String, String>) {
         | log::Error::Unreadable(_)
         | log::Error::Malformed(_) => Reason::Corrupt,
         log::Error::TooLarge { .. } => Reason::RecordTooLarge,
-        error if error.is_short_of_files() => Reason::NoDescriptors,
         log::Error::NoEntry { .. }
         | log::Error::Mismatch { .. }
         | log::Error::Version { .. }
