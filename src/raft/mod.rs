@@ -187,7 +187,6 @@ struct Inner {
     confirmer: Confirmer,
     passed: parking_lot::Mutex<Passed>,
     barrier: ReadBarrier,
-    call_backs: reach::CallBacks,
     /// Held while the membership changes.
     changes: Mutex<()>,
     _lock: DirLock,
@@ -237,7 +236,6 @@ impl ReplicatedLog {
             confirmer,
             passed: parking_lot::Mutex::new(Passed::new(execute::SESSION_IDLE_MAX)),
             barrier,
-            call_backs: reach::CallBacks::default(),
             identity,
             raft,
             log,

@@ -8,13 +8,12 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 
 use crate::proto::raft_v1 as pb;
 
 use super::ReplicatedLog;
-use super::transport::PeerClient;
+use super::transport::Lane;
 use super::view::MemberView;
 
 /// Between two rounds of questions.
@@ -28,18 +27,6 @@ const MISSED_MAX: u32 = 3;
 /// Every so many rounds voters open a connection for it: a kept one also works for a node that
 /// takes no new ones.
 const FRESH_EVERY: u32 = 10;
-
-/// The kept connection to the leader that asked last.
-#[derive(Debug, Default)]
-pub struct CallBacks(Mutex<Option<(u64, String, PeerClient)>>);
-
-impl CallBacks {
-    fn take(&self, id: u64, addr: &str) -> Option<PeerClient> {
-        let kept = self.0.lock().take();
-        kept.filter(|(of, at, _)| *of == id && at == addr)
-            .map(|(_, _, client)| client)
-    }
-}
 
 impl ReplicatedLog {
     /// Hands leadership on if this node leads and nobody gets through to it. Never returns.
@@ -102,13 +89,11 @@ impl ReplicatedLog {
             return false;
         };
         let addr = &member.member.addr;
-        let kept = self.0.call_backs.take(leader, addr).filter(|_| !fresh);
-        let mut client = kept.unwrap_or_else(|| self.transport().own_client(leader, addr));
+        let mut client = match fresh {
+            true => self.transport().own_client(leader, addr),
+            false => self.transport().kept(leader, addr, Lane::CallBacks),
+        };
         let call = client.confirm(pb::ConfirmRequest { term: view.term });
-        let reached = matches!(timeout(CALL_BACK, call).await, Ok(Ok(_)));
-        if reached {
-            *self.0.call_backs.0.lock() = Some((leader, addr.clone(), client));
-        }
-        reached
+        matches!(timeout(CALL_BACK, call).await, Ok(Ok(_)))
     }
 }

@@ -56,6 +56,8 @@ pub enum Lane {
     Calls,
     /// Records on their way to the leader.
     Records,
+    /// Calls to a leader that asked for them.
+    CallBacks,
 }
 
 /// A connection to a node as long as it is there.
