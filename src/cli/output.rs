@@ -5,8 +5,12 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use crate::{name, stderr};
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::Format;
+use crate::{name, stderr};
 
 /// How often a progress bar is told where things stand, in records.
 pub(super) const PROGRESS_STRIDE: u64 = 1024;
@@ -21,6 +25,47 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     }
     out.write_all(b"\n")?;
     out.flush()
+}
+
+/// A result: for people, and for programs.
+pub(super) type Told = (String, Value);
+
+/// Prints a result.
+pub(super) fn print_as(format: Format, (text, json): Told) -> anyhow::Result<()> {
+    let printed = match format {
+        Format::Text => print(&text),
+        Format::Json => print(&json.to_string()),
+    };
+    printed.context("write to standard output")
+}
+
+/// A list of `what`: a row and an object of each.
+pub(super) fn listed<T>(
+    what: &str,
+    head: &[&str],
+    items: &[T],
+    row: impl Fn(&T) -> Vec<String>,
+    object: impl Fn(&T) -> Value,
+) -> Told {
+    let head = head.iter().map(|&cell| cell.to_owned()).collect();
+    let text = match items {
+        [] => format!("there are no {what}"),
+        _ => {
+            let rows = items.iter().map(row);
+            table(&[head].into_iter().chain(rows).collect::<Vec<_>>())
+        }
+    };
+    let objects: Vec<_> = items.iter().map(object).collect();
+    (text, json!({ what: objects }))
+}
+
+/// A thing that was deleted, if it was there.
+pub(super) fn deleted(what: &str, name: &str, deleted: bool) -> Told {
+    let text = match deleted {
+        true => format!("{name} is deleted"),
+        false => format!("there is no {what} {name}; nothing was changed"),
+    };
+    (text, json!({ "name": name, "deleted": deleted }))
 }
 
 /// Tells people something beside the result. Standard error may be gone: that is no failure.
@@ -164,6 +209,23 @@ mod tests {
             "a\\u001b]0;owned\\u0007\\u000d\\u009b2J \\u202eé\tb\n"
         );
         assert_eq!(escaped(b"a\x9b\xffb"), "a\\x9b\\xffb");
+    }
+
+    #[test]
+    fn a_list_is_a_table_and_an_array() {
+        let list = |items: &[u64]| {
+            let row = |item: &u64| vec![item.to_string()];
+            listed("things", &["THING"], items, row, |item| json!(item))
+        };
+        assert_eq!(
+            list(&[7]),
+            ("THING\n    7".to_owned(), json!({ "things": [7] }))
+        );
+        let none = "there are no things".to_owned();
+        assert_eq!(list(&[]), (none, json!({ "things": [] })));
+        let (text, json) = deleted("thing", "a", false);
+        assert_eq!(text, "there is no thing a; nothing was changed");
+        assert_eq!(json, json!({ "name": "a", "deleted": false }));
     }
 
     #[test]

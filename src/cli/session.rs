@@ -2,11 +2,11 @@
 
 use anyhow::Context;
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Format;
 use super::connection::ConnectionArgs;
-use super::output::{grouped, print, table};
+use super::output::{Told, grouped, listed, print_as};
 use crate::client::{Client, SessionInfo};
 
 const HELP: &str = "\
@@ -39,45 +39,34 @@ enum Action {
 
 pub(super) async fn run(args: SessionArgs, format: Format) -> anyhow::Result<()> {
     let client = args.connection.client(None)?;
-    let (shown, result) = match args.action {
+    let told = match args.action {
         Action::List => list(&client.admin().sessions().await?),
         Action::Close { session } => close(&client, session).await?,
     };
-    let text = if format == Format::Json {
-        result.to_string()
-    } else {
-        shown
-    };
-    print(&text).context("write to standard output")
+    print_as(format, told)
 }
 
-fn list(sessions: &[SessionInfo]) -> (String, Value) {
+fn list(sessions: &[SessionInfo]) -> Told {
     let head = ["SESSION", "OF", "RECORDS", "LAST USED MS"];
-    let head = head.map(str::to_owned).to_vec();
-    let rows = sessions.iter().map(|session| {
+    let row = |session: &SessionInfo| {
         vec![
             session.id.to_string(),
             session.subject.clone(),
             grouped(session.records),
             session.last_used_ms.to_string(),
         ]
-    });
-    let shown = match sessions {
-        [] => "there are no sessions".to_owned(),
-        _ => table(&[head].into_iter().chain(rows).collect::<Vec<_>>()),
     };
-    let sessions = sessions.iter().map(|session| {
+    listed("sessions", &head, sessions, row, |session| {
         json!({
             "session": session.id,
             "subject": session.subject,
             "records": session.records,
             "last_used_ms": session.last_used_ms,
         })
-    });
-    (shown, json!({ "sessions": sessions.collect::<Vec<_>>() }))
+    })
 }
 
-async fn close(client: &Client, session: u64) -> anyhow::Result<(String, Value)> {
+async fn close(client: &Client, session: u64) -> anyhow::Result<Told> {
     let closed = client.admin().close_session(session).await;
     closed.with_context(|| format!("close session {session}"))?;
     let shown = format!("session {session} is closed");
@@ -102,8 +91,5 @@ mod tests {
             "SESSION  OF   RECORDS  LAST USED MS\n   1234  ann    5,678             7"
         );
         assert_eq!(json["sessions"][0]["session"], 1234);
-        let (text, json) = list(&[]);
-        assert_eq!(text, "there are no sessions");
-        assert_eq!(json["sessions"], json!([]));
     }
 }
