@@ -169,11 +169,17 @@ async fn retention_waits_for_a_cursor_as_far_as_it_may() {
     let stage = Stage::start_with(&SMALL).await;
     let mut recorder = Recorder::default();
     let run = async |line: &[&str]| client(&stage.cluster, line).await.expect_success();
-    run(&["cursor", "set", "reader", "700"]).await;
-    let set = ["log", "retention", "--max-bytes", "200KiB"];
+    produce(&stage, &mut recorder, 0, 700).await;
     let wait = ["--wait-for-cursor", "reader", "--wait-max-bytes", "800KiB"];
-    run(&[&set[..], &wait[..]].concat()).await;
-    produce(&stage, &mut recorder, 0, 2500).await;
+    let retention = [&["log", "retention", "--max-bytes", "200KiB"], &wait[..]].concat();
+    // For what does not exist nothing would wait, nor would a reader that goes by another name.
+    let unknown = client(&stage.cluster, &retention).await;
+    unknown.expect_refusal(&["there is no cursor reader"]);
+    let unknown = client(&stage.cluster, &["cursor", "set", "reader", "700"]).await;
+    unknown.expect_refusal(&["there is no cursor reader", "--create"]);
+    run(&["cursor", "set", "reader", "700", "--create"]).await;
+    run(&retention).await;
+    produce(&stage, &mut recorder, 700, 2500).await;
     // The segments before the cursor go, and no other.
     until("the log begins near the cursor", async || {
         let (first, _) = offsets(&stage, 0).await;

@@ -6,11 +6,13 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Child;
 
 use harness::command::{Ended, Lone, alone_args, command, run};
-use harness::{PATIENCE, until};
+use harness::{BINARY, PATIENCE, until};
+
+const LINES: u64 = 20_000;
 
 /// A node alone, and its directory.
 async fn alone() -> (tempfile::TempDir, Lone) {
@@ -66,6 +68,15 @@ async fn next_offset(node: &Lone) -> u64 {
     json(&told.expect_success())["next_offset"]
         .as_u64()
         .expect("a number")
+}
+
+/// Where a cursor stands.
+async fn stands(node: &Lone, name: &str) -> Option<u64> {
+    let told = run(&node.plain(&["cursor", "list", "--output", "json"])).await;
+    let told = json(&told.expect_success());
+    let mut cursors = told["cursors"].as_array().expect("a list").iter();
+    let cursor = cursors.find(|cursor| cursor["name"] == name)?;
+    cursor["offset"].as_u64()
 }
 
 #[tokio::test]
@@ -135,4 +146,94 @@ async fn a_line_that_is_too_long_is_named() {
     ];
     ended.expect_refusal(&said);
     assert_eq!(next_offset(&node).await, 1);
+}
+
+#[tokio::test]
+async fn a_cursor_stands_behind_what_was_taken_and_no_further() {
+    let (_dir, node) = alone().await;
+    produce(&node, &[], &lines(LINES)).await.expect_success();
+    let set = ["cursor", "set", "c", "0", "--create"];
+    run(&node.plain(&set)).await.expect_success();
+    let consume = node.plain(&["consume", "--cursor", "c"]);
+
+    // As `| head -1` does it.
+    let mut child = command(&consume).spawn().expect("the binary");
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    out.read_line(&mut line).await.expect("a line");
+    assert_eq!(line, "0\n");
+    drop(out);
+    let cut = ended(child).await;
+    assert_eq!(
+        (cut.code, cut.err.as_str()),
+        (Some(0), ""),
+        "it ends quietly"
+    );
+    assert_eq!(stands(&node, "c").await, Some(0));
+
+    // As `>&-` does it.
+    let mut shell = tokio::process::Command::new("sh");
+    let shell = shell
+        .args(["-c", "exec \"$0\" \"$@\" >&-", BINARY])
+        .args(&consume);
+    let closed = shell.stderr(Stdio::piped()).spawn().expect("a shell");
+    ended(closed)
+        .await
+        .expect_refusal(&["standard output is closed"]);
+    assert_eq!(stands(&node, "c").await, Some(0));
+
+    // And by who reads all.
+    let mut child = command(&consume).spawn().expect("the binary");
+    let mut out = child.stdout.take().expect("a pipe");
+    let mut all = Vec::new();
+    out.read_to_end(&mut all).await.expect("all");
+    assert_eq!(all, lines(LINES));
+    assert_eq!(ended(child).await.code, Some(0));
+    assert_eq!(stands(&node, "c").await, Some(LINES));
+}
+
+#[tokio::test]
+async fn a_cursor_is_made_where_it_is_asked_for_and_stands_at_a_record() {
+    let (_dir, node) = alone().await;
+    produce(&node, &[], &lines(10)).await.expect_success();
+    let run = async |words: &[&str]| run(&node.plain(words)).await;
+
+    let unknown = run(&["consume", "--cursor", "c"]).await;
+    assert_eq!((unknown.code, unknown.out.as_str()), (Some(1), ""));
+    unknown.expect_refusal(&["there is no cursor c", "--create"]);
+    let unknown = run(&["cursor", "set", "c", "1"]).await;
+    unknown.expect_refusal(&["there is no cursor c", "--create"]);
+    assert_eq!(stands(&node, "c").await, None);
+
+    // It is there though nothing was read: the next read goes on from here.
+    let latest = ["consume", "--cursor", "c", "--create", "--from", "latest"];
+    assert_eq!(run(&latest).await.expect_success(), "");
+    assert_eq!(stands(&node, "c").await, Some(10));
+    produce(&node, &[], b"10\n").await.expect_success();
+    let again = run(&latest).await;
+    assert_eq!((again.code, again.out.as_str()), (Some(0), "10\n"));
+    assert!(
+        again.err.contains("c stands at 10"),
+        "--from is not used, and it says so: {again:?}"
+    );
+    let json = [&latest[..], &["--output", "json"]].concat();
+    let again = run(&json).await;
+    assert!(self::json(&again.err)["note"].is_string(), "{again:?}");
+
+    for words in [
+        &["cursor", "set", "c", "12"][..],
+        &["cursor", "set", "d", "12", "--create"],
+    ] {
+        let past = run(words).await;
+        assert_eq!(past.code, Some(1), "{past:?}");
+        past.expect_refusal(&["offset 12 is past the end", "next offset is 11"]);
+    }
+    assert_eq!(
+        (stands(&node, "c").await, stands(&node, "d").await),
+        (Some(11), None)
+    );
+    run(&["cursor", "set", "c", "3", "--expected", "11"])
+        .await
+        .expect_success();
+    assert_eq!(stands(&node, "c").await, Some(3));
 }

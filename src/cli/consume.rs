@@ -1,7 +1,8 @@
 //! `ferrolog consume`: records to standard output, raw or as JSON lines, and a cursor behind them.
 //!
-//! The cursor moves after what it stands behind was flushed, so a reader that dies reads some records again
-//! and misses none. It moves by compare-and-set: two readers under one name do not pass unnoticed.
+//! The cursor moves after what it stands behind was written, and taken by whoever reads at the other end of a
+//! pipe: so a reader that dies gets some records again and misses none. It moves by compare-and-set: two readers
+//! under one name do not pass unnoticed.
 
 use std::future::pending;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
@@ -10,14 +11,17 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::Format;
 use super::connection::ConnectionArgs;
+use super::cursor::stands;
 use super::form::Form;
+use super::output::note;
 use super::positions::{parse_consistency, parse_start};
 use super::records::Delimiter;
+use super::signals::{Interrupted, Signals};
+use super::taken::{taken, was_closed};
 use crate::client::{
     Client, ClientError, Consistency, ConsumeOptions, ConsumedRecord, Consumer, Start,
 };
@@ -35,8 +39,9 @@ Without --follow the read ends where the log ended when it began. With --output 
 with `offset`, `append_timestamp_ms`, and `value`, or `value_base64` where the value is not UTF-8; with
 `key` or `key_base64`, `headers` and `client_timestamp_ms` where the record has them.
 
-With --cursor the read begins where the cursor stands, or at --from if there is none of that name. The cursor
-moves after records were written out: at the end, and at least every 5 s or 10,000 records.
+With --cursor the read begins where the cursor stands. A name that does not exist is an error, lest a slip of the
+pen reads all again; with --create it is made where the read begins, at --from. The cursor moves after records were
+written out and taken by whoever reads them: at the end, and at least every 5 s or 10,000 records.
 
 Consistency:
   relaxed       what the node has
@@ -51,6 +56,7 @@ Examples:
   ferrolog consume --from tail:10 --keys --key-delimiter ': '
   ferrolog consume --from timestamp:2026-01-31T12:00:00Z
   ferrolog consume --server n2:8400 --consistency strong
+  ferrolog consume --cursor billing --create --from latest --follow
   ferrolog consume --cursor billing --follow";
 
 #[derive(Debug, clap::Args)]
@@ -59,8 +65,9 @@ pub(super) struct ConsumeArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
     /// Where to begin: an offset, earliest, latest, tail:N, or timestamp: with milliseconds or RFC 3339 in UTC
-    #[arg(long, default_value = "earliest", value_name = "START", value_parser = parse_start)]
-    from: Start,
+    /// [default: earliest]
+    #[arg(long, value_name = "START", value_parser = parse_start)]
+    from: Option<Start>,
     /// End after this many records
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -73,6 +80,9 @@ pub(super) struct ConsumeArgs {
     /// Begin at this cursor, and move it behind what was written
     #[arg(long, value_name = "NAME")]
     cursor: Option<String>,
+    /// Make the cursor where the read begins, if there is none of this name
+    #[arg(long, requires = "cursor")]
+    create: bool,
     /// Read from this node and no other
     #[arg(long, value_name = "HOST:PORT")]
     server: Option<String>,
@@ -93,18 +103,41 @@ pub(super) struct ConsumeArgs {
 pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()> {
     let server = args.server;
     let client = args.connection.client(server.as_deref())?;
-    let cursor = match &args.cursor {
-        Some(name) => Some(Cursor::open(&client, name).await?),
+    // Without a cursor there is nothing to end cleanly: a signal kills.
+    let mut signals = match args.cursor {
+        Some(_) => Some(Signals::listen()?),
         None => None,
     };
-    let begun = cursor.as_ref().and_then(|cursor| cursor.known);
+    let from = args.from.clone().unwrap_or(Start::Earliest);
+    let (cursor, begins) = match &args.cursor {
+        Some(name) => {
+            check_output()?;
+            let stands = stands(&client, name, args.create).await?;
+            if let (Some(at), Some(_)) = (stands, &args.from) {
+                let text = format!(
+                    "the cursor {name} stands at {at}: the read begins there, and not at --from"
+                );
+                note(&text, format);
+            }
+            (Some(name), stands)
+        }
+        None => (None, None),
+    };
     let mut consumer = client.consume(ConsumeOptions {
-        from: begun.map_or(args.from, Start::Offset),
+        from: begins.map_or(from, Start::Offset),
         consistency: args.consistency,
         follow: args.follow,
         server: server.clone(),
         ..ConsumeOptions::default()
     })?;
+    let cursor = match (cursor, begins) {
+        (None, _) => None,
+        (Some(name), Some(at)) => Some(Cursor::at(&client, name, at)),
+        (Some(name), None) => tokio::select! {
+            made = Cursor::make(&client, name, &mut consumer) => Some(made?),
+            told = interrupted(&mut signals) => return Err(told.into()),
+        },
+    };
     let mut sink = Sink {
         out: BufWriter::with_capacity(OUT_BUFFER_BYTES, io::stdout()),
         form: Form {
@@ -115,19 +148,25 @@ pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()>
         },
         cursor,
     };
-    // Without a cursor there is nothing to end cleanly: a signal kills.
-    let mut signals = match sink.cursor {
-        Some(_) => Some(Signals::listen()?),
-        None => None,
-    };
     let read = copy(&mut consumer, &mut sink, &mut signals, args.count).await;
     // What was read is the user's, whatever came after.
-    let settled = sink.settle().await;
+    let settled = sink.settle(&mut signals).await;
     let ended = read?;
     settled?;
     if ended {
         check_end(&client, &consumer, server).await?;
     }
+    Ok(())
+}
+
+/// Nobody would see the records, and the cursor would move past them.
+fn check_output() -> anyhow::Result<()> {
+    let closed = was_closed(io::stdout()).context("look at standard output")?;
+    anyhow::ensure!(
+        !closed,
+        "standard output is closed, so the cursor is not moved: send the records somewhere, or to skip them use \
+         `ferrolog cursor set`"
+    );
     Ok(())
 }
 
@@ -186,15 +225,15 @@ async fn copy(
                 sink.flush()?;
                 tokio::select! {
                     record = &mut next => break record,
-                    () = sink.commit_due() => sink.settle().await?,
-                    () = interrupted(signals) => return Ok(false),
+                    () = sink.commit_due() => sink.settle(signals).await?,
+                    _ = interrupted(signals) => return Ok(false),
                 }
             },
         };
         let Some(record) = record else {
             return Ok(true);
         };
-        sink.write(&record?).await?;
+        sink.write(&record?, signals).await?;
         left -= 1;
         // A read that never waits would never see a signal.
         if left.is_multiple_of(SIGNAL_STRIDE) && interrupted(signals).now_or_never().is_some() {
@@ -204,29 +243,11 @@ async fn copy(
     Ok(false)
 }
 
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn listen() -> anyhow::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
-            terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
-        })
-    }
-}
-
-async fn interrupted(signals: &mut Option<Signals>) {
+/// The signal that ends the read; none where it kills.
+async fn interrupted(signals: &mut Option<Signals>) -> Interrupted {
     match signals {
         None => pending().await,
-        Some(signals) => {
-            tokio::select! {
-                _ = signals.interrupt.recv() => {}
-                _ = signals.terminate.recv() => {}
-            }
-        }
+        Some(signals) => signals.next().await,
     }
 }
 
@@ -234,8 +255,8 @@ async fn interrupted(signals: &mut Option<Signals>) {
 struct Cursor {
     client: Client,
     name: String,
-    /// Where it stands, as far as is known; `None`: there is none of this name yet.
-    known: Option<u64>,
+    /// Where it stands, as far as is known.
+    known: u64,
     /// Where it should stand: behind the last record that was written.
     next: Option<u64>,
     /// Records written since it moved.
@@ -244,17 +265,27 @@ struct Cursor {
 }
 
 impl Cursor {
-    async fn open(client: &Client, name: &str) -> anyhow::Result<Self> {
-        let cursor = client.admin().cursor(name).await;
-        let cursor = cursor.with_context(|| format!("read the cursor {name}"))?;
-        Ok(Self {
+    fn at(client: &Client, name: &str, offset: u64) -> Self {
+        Self {
             client: client.clone(),
             name: name.to_owned(),
-            known: cursor.map(|cursor| cursor.offset),
+            known: offset,
             next: None,
             behind: 0,
             moved: Instant::now(),
-        })
+        }
+    }
+
+    /// Makes it where the read begins, before a record comes: who reads again must not begin elsewhere.
+    async fn make(client: &Client, name: &str, consumer: &mut Consumer) -> anyhow::Result<Self> {
+        let begins = consumer.position().await?;
+        let made = client.admin().create_cursor(name, begins).await;
+        made.with_context(|| format!("make the cursor {name} at {begins}"))?;
+        Ok(Self::at(client, name, begins))
+    }
+
+    fn stays(&self, why: &str) -> String {
+        format!("{why}, so the cursor {} stays at {}", self.name, self.known)
     }
 
     fn is_due(&self) -> bool {
@@ -267,13 +298,10 @@ impl Cursor {
             return Ok(());
         };
         let admin = self.client.admin();
-        let moved = match self.known {
-            Some(_) => admin.commit_cursor(&self.name, next, self.known).await,
-            None => admin.create_cursor(&self.name, next).await,
-        };
-        match moved {
+        let moved = admin.commit_cursor(&self.name, next, Some(self.known));
+        match moved.await {
             Ok(()) => {
-                self.known = Some(next);
+                self.known = next;
                 self.behind = 0;
                 Ok(())
             }
@@ -282,14 +310,13 @@ impl Cursor {
     }
 
     fn moved_by_somebody(&self, next: u64, error: ClientError) -> anyhow::Error {
-        let place = |at: Option<u64>| at.map_or("nowhere".to_owned(), |at| at.to_string());
         let about = match &error {
             ClientError::CursorDiffers { current } => format!(
                 "somebody else moved the cursor {} from {} to {}; records before offset {next} were written here. \
                  Let one reader use it, or give each one a cursor of its own",
                 self.name,
-                place(self.known),
-                place(*current),
+                self.known,
+                current.map_or("nowhere".to_owned(), |at| at.to_string()),
             ),
             _ => format!("move the cursor {} to {next}", self.name),
         };
@@ -305,7 +332,11 @@ struct Sink {
 }
 
 impl Sink {
-    async fn write(&mut self, record: &ConsumedRecord) -> anyhow::Result<()> {
+    async fn write(
+        &mut self,
+        record: &ConsumedRecord,
+        signals: &mut Option<Signals>,
+    ) -> anyhow::Result<()> {
         let written = self.form.write(&mut self.out, record);
         written.context("write to standard output")?;
         let Some(cursor) = &mut self.cursor else {
@@ -314,7 +345,7 @@ impl Sink {
         cursor.next = Some(record.offset + 1);
         cursor.behind += 1;
         if cursor.is_due() {
-            self.settle().await?;
+            self.settle(signals).await?;
         }
         Ok(())
     }
@@ -333,12 +364,19 @@ impl Sink {
         }
     }
 
-    /// Flushes what was written; then the cursor may stand behind it.
-    async fn settle(&mut self) -> anyhow::Result<()> {
+    /// Flushes what was written; once it is taken the cursor may stand behind it.
+    async fn settle(&mut self, signals: &mut Option<Signals>) -> anyhow::Result<()> {
         self.flush()?;
-        match &mut self.cursor {
-            Some(cursor) => cursor.commit().await,
-            None => Ok(()),
+        let Some(cursor) = &mut self.cursor else {
+            return Ok(());
+        };
+        tokio::select! {
+            taken = taken(io::stdout()) => taken.context("write to standard output")?,
+            told = interrupted(signals) => {
+                let text = "standard output was not taken to its end";
+                return Err(anyhow::Error::new(told).context(cursor.stays(text)));
+            }
         }
+        cursor.commit().await
     }
 }

@@ -2,18 +2,19 @@
 
 use anyhow::Context;
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Format;
 use super::connection::ConnectionArgs;
-use super::output::{grouped, print, table};
+use super::output::{Told, deleted, grouped, listed, print_as};
 use crate::client::{Client, CursorInfo};
 
 const HELP: &str = "\
-A cursor holds the offset of the record that is read next. It never expires.
+A cursor holds the offset of the record that is read next: at most the one behind the last record. It never expires.
 
 Examples:
-  ferrolog consume --cursor billing --follow      (makes it, reads on from it, and moves it)
+  ferrolog cursor set billing 0 --create
+  ferrolog consume --cursor billing --follow      (reads on from it, and moves it)
   ferrolog cursor list --servers n1:8400
   ferrolog cursor set billing 1000
   ferrolog cursor set billing 1000 --expected 900 (only if nobody moved it meanwhile)
@@ -33,76 +34,92 @@ pub(super) struct CursorArgs {
 enum Action {
     /// Show all cursors
     List,
-    /// Make or move a cursor
+    /// Move a cursor, or make one with --create
     Set {
         name: String,
         /// The offset of the record that is read next
         offset: u64,
-        /// Only if the cursor stands here
-        #[arg(long, value_name = "N")]
-        expected: Option<u64>,
+        #[command(flatten)]
+        from: From,
     },
     /// Forget a cursor
     Delete { name: String },
 }
 
-pub(super) async fn run(args: CursorArgs, format: Format) -> anyhow::Result<()> {
-    let client = args.connection.client(None)?;
-    let (shown, result) = match args.action {
-        Action::List => list(&client.admin().cursors().await?),
-        Action::Set {
-            name,
-            offset,
-            expected,
-        } => set(&client, &name, offset, expected).await?,
-        Action::Delete { name } => delete(&client, &name).await?,
-    };
-    let text = if format == Format::Json {
-        result.to_string()
-    } else {
-        shown
-    };
-    print(&text).context("write to standard output")
+/// On what a move depends.
+#[derive(Debug, clap::Args)]
+struct From {
+    /// Only if the cursor stands here
+    #[arg(long, value_name = "N")]
+    expected: Option<u64>,
+    /// Make the cursor, if there is none of this name
+    #[arg(long, conflicts_with = "expected")]
+    create: bool,
 }
 
-fn list(cursors: &[CursorInfo]) -> (String, Value) {
-    let head = ["NAME", "OFFSET", "UPDATED MS"].map(str::to_owned).to_vec();
-    let rows = cursors.iter().map(|cursor| {
+pub(super) async fn run(args: CursorArgs, format: Format) -> anyhow::Result<()> {
+    let client = args.connection.client(None)?;
+    let admin = client.admin();
+    let told = match args.action {
+        Action::List => list(&admin.cursors().await?),
+        Action::Set { name, offset, from } => set(&client, &name, offset, from).await?,
+        Action::Delete { name } => deleted("cursor", &name, admin.delete_cursor(&name).await?),
+    };
+    print_as(format, told)
+}
+
+/// There is no cursor of this name, and none is made unasked: it might be a slip of the pen.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is no cursor {name}: add --create to make it, or see `ferrolog cursor list` for those that there are"
+)]
+pub(super) struct NoCursor {
+    name: String,
+}
+
+/// Where a cursor stands; `None` if there is none and it is to be made.
+pub(super) async fn stands(
+    client: &Client,
+    name: &str,
+    create: bool,
+) -> anyhow::Result<Option<u64>> {
+    let cursor = client.admin().cursor(name).await;
+    let cursor = cursor.with_context(|| format!("read the cursor {name}"))?;
+    if cursor.is_none() && !create {
+        let name = name.to_owned();
+        return Err(NoCursor { name }.into());
+    }
+    Ok(cursor.map(|cursor| cursor.offset))
+}
+
+fn list(cursors: &[CursorInfo]) -> Told {
+    let head = ["NAME", "OFFSET", "UPDATED MS"];
+    let row = |cursor: &CursorInfo| {
         vec![
             cursor.name.clone(),
             grouped(cursor.offset),
             cursor.updated_ms.to_string(),
         ]
-    });
-    let shown = match cursors {
-        [] => "there are no cursors".to_owned(),
-        _ => table(&[head].into_iter().chain(rows).collect::<Vec<_>>()),
     };
-    let cursors = cursors.iter().map(|cursor| {
-        json!({ "name": cursor.name, "offset": cursor.offset, "updated_ms": cursor.updated_ms })
-    });
-    (shown, json!({ "cursors": cursors.collect::<Vec<_>>() }))
+    listed(
+        "cursors",
+        &head,
+        cursors,
+        row,
+        |cursor| json!({ "name": cursor.name, "offset": cursor.offset, "updated_ms": cursor.updated_ms }),
+    )
 }
 
-async fn set(
-    client: &Client,
-    name: &str,
-    offset: u64,
-    expected: Option<u64>,
-) -> anyhow::Result<(String, Value)> {
-    let set = client.admin().commit_cursor(name, offset, expected).await;
+async fn set(client: &Client, name: &str, offset: u64, from: From) -> anyhow::Result<Told> {
+    // With an expected place there must be a cursor, and the cluster looks itself.
+    if from.expected.is_none() {
+        stands(client, name, from.create).await?;
+    }
+    let admin = client.admin();
+    let set = admin.commit_cursor(name, offset, from.expected).await;
     set.with_context(|| format!("set the cursor {name}"))?;
     let shown = format!("{name} stands at offset {offset} now");
     Ok((shown, json!({ "name": name, "offset": offset })))
-}
-
-async fn delete(client: &Client, name: &str) -> anyhow::Result<(String, Value)> {
-    let deleted = client.admin().delete_cursor(name).await?;
-    let shown = match deleted {
-        true => format!("{name} is deleted"),
-        false => format!("there is no cursor {name}; nothing was changed"),
-    };
-    Ok((shown, json!({ "name": name, "deleted": deleted })))
 }
 
 #[cfg(test)]
@@ -122,8 +139,5 @@ mod tests {
             "NAME     OFFSET  UPDATED MS\nbilling   1,234           7"
         );
         assert_eq!(json["cursors"][0]["offset"], 1234);
-        let (text, json) = list(&[]);
-        assert_eq!(text, "there are no cursors");
-        assert_eq!(json["cursors"], json!([]));
     }
 }

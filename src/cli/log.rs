@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::connection::ConnectionArgs;
+use super::cursor::stands;
 use super::log_files::{self, DumpArgs, VerifyArgs};
-use super::output::{grouped, print};
+use super::output::{Told, grouped, print_as};
 use super::quantities::{parse_age, parse_bytes};
 use super::{Format, UsageError};
 use crate::client::Client;
@@ -76,7 +76,7 @@ enum Action {
 }
 
 pub(super) async fn run(args: LogArgs, format: Format) -> anyhow::Result<ExitCode> {
-    let (shown, result) = match args.action {
+    let told = match args.action {
         Action::Trim { first, connection } => trim(&connection.client(None)?, first).await?,
         Action::Retention {
             max_bytes,
@@ -96,16 +96,11 @@ pub(super) async fn run(args: LogArgs, format: Format) -> anyhow::Result<ExitCod
         Action::Verify(args) => return log_files::verify(&args, format),
         Action::Dump(args) => return log_files::dump(&args, format),
     };
-    let text = if format == Format::Json {
-        result.to_string()
-    } else {
-        shown
-    };
-    print(&text).context("write to standard output")?;
+    print_as(format, told)?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn trim(client: &Client, first: u64) -> anyhow::Result<(String, Value)> {
+async fn trim(client: &Client, first: u64) -> anyhow::Result<Told> {
     let first = client.admin().trim(first).await?;
     let shown = format!("the log begins at offset {first} now");
     Ok((shown, json!({ "first_offset": first })))
@@ -152,10 +147,14 @@ impl Change {
     }
 }
 
-async fn retention(client: &Client, change: Change) -> anyhow::Result<(String, Value)> {
+async fn retention(client: &Client, change: Change) -> anyhow::Result<Told> {
     let admin = client.admin();
     let mut kept = admin.retention().await?;
     if change != Change::default() {
+        // One that does not exist keeps nothing, and its reader would miss what was removed.
+        for name in change.wait_for_cursor.iter().filter(|name| *name != "none") {
+            stands(client, name, false).await?;
+        }
         kept = change.apply(kept)?;
         admin.set_retention(kept.clone()).await?;
     }

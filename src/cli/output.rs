@@ -74,6 +74,14 @@ pub(super) fn say(text: &str) {
     stderr::say(&escaped(text.as_bytes()));
 }
 
+/// Tells something that is no error, beside the result.
+pub(super) fn note(text: &str, format: Format) {
+    say(&match format {
+        Format::Text => format!("note: {text}"),
+        Format::Json => json!({ "note": text }).to_string(),
+    });
+}
+
 /// Bytes as a terminal may be shown them: lines and tabs stay, and what it would obey is written out.
 pub(super) fn escaped(bytes: &[u8]) -> String {
     let mut shown = String::with_capacity(bytes.len());

@@ -138,6 +138,25 @@ impl Consumer {
         })
     }
 
+    /// Where the next record is due: at first where the read begins, which the first answer tells.
+    pub async fn position(&mut self) -> Result<u64, ClientError> {
+        loop {
+            match self.next {
+                Some(next) => return Ok(next),
+                None if self.over => return Err(ClientError::Closed),
+                None => {}
+            }
+            let outcome = match self.hear().await {
+                Ok(()) => Ok(()),
+                Err(fault) => self.recover(fault).await,
+            };
+            if let Err(error) = outcome {
+                self.finish();
+                return Err(error);
+            }
+        }
+    }
+
     /// Where this read ends: known after the first `next`, and only if it does not follow.
     pub fn end(&self) -> Option<u64> {
         self.end

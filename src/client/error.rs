@@ -70,7 +70,7 @@ pub enum ClientError {
         message: String,
     },
     #[error(
-        "offset {asked} is past the end of the log, whose next offset is {next}; start at {next} or below"
+        "offset {asked} is past the end of the log, whose next offset is {next}; give {next}, or one below"
     )]
     PastEnd { asked: u64, next: u64 },
     #[error(

@@ -5,7 +5,7 @@
 use tonic::{Response, Status};
 
 use super::attempts::{Attempts, within};
-use super::error::{is_no_such_cursor, leaves_doubt};
+use super::error::{is_no_such_cursor, leaves_doubt, past_end};
 use super::session::Token;
 use super::{Admin, ClientError, SILENCE_MAX, native};
 use crate::proto::v1::log_service_client::LogServiceClient;
@@ -221,7 +221,13 @@ impl Admin {
                 {
                     return Ok(());
                 }
-                Err(error) => return Err(error.after_doubt(uncertain || leaves_doubt(&status))),
+                Err(error) => {
+                    if let Some(next) = past_end(&status) {
+                        let asked = request.offset;
+                        return Err(ClientError::PastEnd { asked, next });
+                    }
+                    return Err(error.after_doubt(uncertain || leaves_doubt(&status)));
+                }
             }
         }
     }

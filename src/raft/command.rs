@@ -258,6 +258,17 @@ pub enum StateRefusal {
         /// Where it stands; `None` if there is none.
         current: Option<Offset>,
     },
+    /// The cursor would stand behind records that there are not.
+    #[error(
+        "offset {asked} is past the end of the log, whose next offset is {next}: a cursor stands at \
+         {next} or below"
+    )]
+    CursorPastEnd {
+        /// Where it was to stand.
+        asked: Offset,
+        /// The offset that the next record gets.
+        next: Offset,
+    },
     /// There is no room for a cursor.
     #[error("there are too many cursors ({0}): delete some with `ferrolog cursor delete`")]
     TooManyCursors(Full),

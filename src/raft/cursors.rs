@@ -64,8 +64,12 @@ impl Cursors {
             .collect()
     }
 
-    /// Sets a cursor, if it stands where it is thought to.
-    pub fn commit(&mut self, commit: &CommitCursor) -> Result<(), StateRefusal> {
+    /// Sets a cursor, if it stands where it is thought to, at a record that there is or that comes next.
+    pub fn commit(&mut self, commit: &CommitCursor, log_next: Offset) -> Result<(), StateRefusal> {
+        if commit.offset > log_next {
+            let (asked, next) = (commit.offset, log_next);
+            return Err(StateRefusal::CursorPastEnd { asked, next });
+        }
         let current = self.get(&commit.name).map(|cursor| cursor.offset);
         let expected = commit.expected.is_none_or(|offset| current == Some(offset));
         if !expected || (commit.create_only && current.is_some()) {
@@ -129,6 +133,8 @@ mod tests {
     use super::super::sessions::OF_SUBJECT_MAX;
     use super::*;
 
+    const END: Offset = Offset(9);
+
     fn commit(name: &str, offset: u64, expected: Option<u64>) -> CommitCursor {
         CommitCursor {
             name: name.to_owned(),
@@ -147,16 +153,23 @@ mod tests {
             let current = current.map(Offset);
             Err(StateRefusal::CursorDiffers { current })
         };
-        assert_eq!(all.commit(&commit("a", 1, Some(0))), differs(None));
-        assert_eq!(all.commit(&commit("a", 7, None)), Ok(()));
-        assert_eq!(all.commit(&commit("a", 9, Some(8))), differs(Some(7)));
-        assert_eq!(all.commit(&commit("a", 9, Some(7))), Ok(()));
+        assert_eq!(all.commit(&commit("a", 1, Some(0)), END), differs(None));
+        assert_eq!(all.commit(&commit("a", 7, None), END), Ok(()));
+        assert_eq!(all.commit(&commit("a", 9, Some(8)), END), differs(Some(7)));
+        assert_eq!(all.commit(&commit("a", 9, Some(7)), END), Ok(()));
         let again = CommitCursor {
             create_only: true,
             ..commit("a", 0, None)
         };
-        assert_eq!(all.commit(&again), differs(Some(9)));
+        assert_eq!(all.commit(&again, END), differs(Some(9)));
         assert_eq!(all.get("a").unwrap().offset, Offset(9));
+        let past = StateRefusal::CursorPastEnd {
+            asked: Offset(10),
+            next: END,
+        };
+        assert_eq!(all.commit(&commit("a", 10, Some(9)), END), Err(past));
+        assert_eq!(all.commit(&commit("b", 10, None), END), Err(past));
+        assert!(all.get("b").is_none());
         assert_eq!(Cursors::from_pb(all.to_pb()).unwrap(), all);
         assert!(all.delete("a") && !all.delete("a"));
     }
@@ -165,10 +178,10 @@ mod tests {
     fn they_are_bounded_and_listed_in_pages() {
         let mut all = Cursors::default();
         for number in 0..CURSORS_MAX {
-            all.commit(&commit(&format!("{number:04}"), 0, None))
+            all.commit(&commit(&format!("{number:04}"), 0, None), END)
                 .unwrap();
         }
-        let more = all.commit(&commit("more", 0, None));
+        let more = all.commit(&commit("more", 0, None), END);
         let full = Full {
             limit: CURSORS_MAX as u64,
             of_subject: false,
@@ -177,7 +190,11 @@ mod tests {
         let page = all.list("0001", 2);
         assert_eq!((&*page[0].0, &*page[1].0), ("0002", "0003"));
         assert!(all.list("4095", 2).is_empty());
-        assert_eq!(all.commit(&commit("0007", 1, None)), Ok(()), "it is there");
+        assert_eq!(
+            all.commit(&commit("0007", 1, None), END),
+            Ok(()),
+            "it is there"
+        );
     }
 
     #[test]
@@ -188,15 +205,15 @@ mod tests {
             ..commit(&name.to_string(), 0, None)
         };
         for number in 0..OF_SUBJECT_MAX {
-            all.commit(&of(number, "ann")).unwrap();
+            all.commit(&of(number, "ann"), END).unwrap();
         }
         let full = Full {
             limit: OF_SUBJECT_MAX as u64,
             of_subject: true,
         };
         let refused = Err(StateRefusal::TooManyCursors(full));
-        assert_eq!(all.commit(&of(OF_SUBJECT_MAX, "ann")), refused);
-        assert_eq!(all.commit(&of(OF_SUBJECT_MAX, "bob")), Ok(()));
+        assert_eq!(all.commit(&of(OF_SUBJECT_MAX, "ann"), END), refused);
+        assert_eq!(all.commit(&of(OF_SUBJECT_MAX, "bob"), END), Ok(()));
         assert_eq!(Cursors::from_pb(all.to_pb()).unwrap(), all);
     }
 }

@@ -323,6 +323,10 @@ fn refusal_to_pb(refusal: StateRefusal) -> pb::ExecuteRefusal {
         StateRefusal::CursorDiffers { current } => {
             (Kind::CursorDiffers, current.map(|offset| offset.0))
         }
+        StateRefusal::CursorPastEnd { asked, next } => {
+            told.asked = asked.0;
+            (Kind::CursorPastEnd, Some(next.0))
+        }
         StateRefusal::TooManyCursors(full) => (Kind::TooManyCursors, limit(full)),
     };
     pb::ExecuteRefusal {
@@ -355,6 +359,10 @@ fn outcome_from_pb(answer: pb::ExecuteResponse) -> Result<Outcome, ExecuteError>
                 Kind::TooManyFences => StateRefusal::TooManyFences(full),
                 Kind::CursorDiffers => StateRefusal::CursorDiffers {
                     current: current.map(Offset),
+                },
+                Kind::CursorPastEnd => StateRefusal::CursorPastEnd {
+                    asked: Offset(refused.asked),
+                    next: Offset(current.unwrap_or(0)),
                 },
                 Kind::TooManyCursors => StateRefusal::TooManyCursors(full),
                 Kind::DiskFull => {
@@ -389,6 +397,10 @@ mod tests {
             Err(StateRefusal::EpochDiffers { current: 4 }),
             Err(StateRefusal::TooManyFences(full(false))),
             Err(StateRefusal::CursorDiffers { current: None }),
+            Err(StateRefusal::CursorPastEnd {
+                asked: Offset(8),
+                next: Offset(7),
+            }),
             Err(StateRefusal::TooManyCursors(full(true))),
         ];
         for outcome in outcomes {

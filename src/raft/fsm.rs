@@ -108,7 +108,9 @@ impl Fsm {
                 claimed.map(|(epoch, next)| Outcome::Claimed(epoch, next))
             }
             Command::DeleteFence(name) => Ok(Outcome::Deleted(self.fences.delete(name))),
-            Command::CommitCursor(commit) => self.cursors.commit(commit).map(|()| Outcome::Done),
+            Command::CommitCursor(commit) => {
+                self.cursors.commit(commit, next).map(|()| Outcome::Done)
+            }
             Command::DeleteCursor(name) => Ok(Outcome::Deleted(self.cursors.delete(name))),
             Command::Append(_)
             | Command::Register { .. }

@@ -414,7 +414,11 @@ impl World {
             create_only: false,
             now_ms: 0,
         };
-        let wanted = if expected.is_some() && expected != current {
+        let next = self.plain.records.len() as u64;
+        let wanted = if to > next {
+            let (asked, next) = (Offset(to), Offset(next));
+            Outcome::Refused(StateRefusal::CursorPastEnd { asked, next })
+        } else if expected.is_some() && expected != current {
             let current = current.map(Offset);
             Outcome::Refused(StateRefusal::CursorDiffers { current })
         } else {

@@ -88,7 +88,7 @@ fn full(plain: bool) -> Fsm {
             create_only: true,
             now_ms: high,
         };
-        fsm.cursors.commit(&commit).unwrap();
+        fsm.cursors.commit(&commit, Offset(high)).unwrap();
     }
     for number in 0..FENCES_MAX {
         for token in 0..20 {

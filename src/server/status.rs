@@ -221,6 +221,10 @@ pub fn execute(error: &ExecuteError) -> Status {
             let offset = current.map(|offset| ("offset".to_owned(), offset.to_string()));
             (Reason::CursorDiffers, offset.into_iter().collect())
         }
+        ExecuteError::Refused(StateRefusal::CursorPastEnd { next, .. }) => (
+            Reason::OffsetOutOfRange,
+            details([("next_offset", &next.0)]),
+        ),
     };
     reason.status_with(&error.to_string(), metadata)
 }
