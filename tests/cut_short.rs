@@ -1,7 +1,9 @@
 //! Commands that are cut short: what they say, what they leave, and what they do not claim.
+#![allow(clippy::disallowed_methods, reason = "it looks at processes")]
 
 mod harness;
 
+use std::fs;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -236,4 +238,42 @@ async fn a_cursor_is_made_where_it_is_asked_for_and_stands_at_a_record() {
         .await
         .expect_success();
     assert_eq!(stands(&node, "c").await, Some(3));
+}
+
+/// Whether it runs; one that ended and that nobody waited for does not.
+fn runs(pid: u64) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[tokio::test]
+async fn a_cluster_whose_command_is_killed_ends_with_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path().to_str().expect("UTF-8");
+    let args = ["dev", "--dir", at, "--nodes", "2", "--output", "json"].map(str::to_owned);
+    let mut child = command(&args).spawn().expect("the binary");
+    let mut line = String::new();
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    let read = tokio::time::timeout(PATIENCE, out.read_line(&mut line)).await;
+    read.expect("in time").expect("a line");
+    let told = json(&line);
+    let nodes = told["nodes"].as_array().expect("a list").iter();
+    let pids: Vec<_> = nodes
+        .map(|node| node["pid"].as_u64().expect("a number"))
+        .collect();
+    assert!(
+        pids.len() == 2 && pids.iter().all(|&pid| runs(pid)),
+        "{pids:?}"
+    );
+    signal(child.id().expect("it runs"), Signal::KILL);
+    child.wait().await.expect("its end");
+    until("no node runs", async || {
+        pids.iter().all(|&pid| !runs(pid)).then_some(())
+    })
+    .await;
+    // Each has said why.
+    for node in ["n1.log", "n2.log"] {
+        let log = fs::read_to_string(dir.path().join(node)).expect("a log");
+        assert!(log.contains("whoever started it"), "{log}");
+    }
 }

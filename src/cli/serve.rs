@@ -1,15 +1,19 @@
 //! `ferrolog serve`: runs a node until it is told to stop, or cannot go on.
 
+use std::future::pending;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, Bound, Policy, Seams, Threads};
 use crate::config::{Options, SecurityConfig};
-use crate::log;
 use crate::net::Security;
 use crate::net::mux::MuxLimits;
 use crate::net::tls::Tls;
@@ -38,6 +42,9 @@ pub struct ServeArgs {
     /// A TOML file of settings; its keys are these options' names with underscores
     #[arg(long, env = "FERROLOG_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Stop when standard input closes, as it does when whoever started the node is gone
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
     #[command(flatten)]
     options: Options,
 }
@@ -62,9 +69,14 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     // Heard, so that a terminal that is closed ends no node.
     let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    let mut starter = match args.until_stdin_closes {
+        true => Some(Starter::of_stdin().context("watch standard input")?),
+        false => None,
+    };
     let mut told = async || {
         loop {
             tokio::select! {
+                () = gone(&mut starter) => return "the end of whoever started it",
                 _ = terminate.recv() => return "SIGTERM",
                 _ = interrupt.recv() => return "SIGINT",
                 _ = hangup.recv() => tracing::info!("SIGHUP changes nothing here"),
@@ -72,9 +84,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     };
 
-    let files = raise_file_limit();
-    config.descriptors_max = descriptors_for_connections(files, config.connections_max);
-    share_with_log(files, &mut config.log);
+    config.descriptors_max =
+        descriptors_for_connections(raise_file_limit(), config.connections_max);
     let threads = Threads::start().context("start the threads of consensus")?;
     let seams = Seams::real(threads.runtimes());
     let bound = Bound::bind(config, security, policy, seams).await?;
@@ -101,6 +112,28 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The other end of standard input: closed by the system when its process is gone, however that ended.
+struct Starter(pipe::Receiver);
+
+impl Starter {
+    fn of_stdin() -> io::Result<Self> {
+        let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+        Ok(Self(pipe::Receiver::from_owned_fd(stdin)?))
+    }
+
+    async fn gone(&mut self) {
+        // Nothing is said there; an error is an end as well.
+        while matches!(self.0.read(&mut [0; 64]).await, Ok(1..)) {}
+    }
+}
+
+async fn gone(starter: &mut Option<Starter>) {
+    match starter {
+        Some(starter) => starter.gone().await,
+        None => pending().await,
+    }
+}
+
 /// Half of what the process may open is for connections that come in; the other half is kept for the log's
 /// files, the stable store, and the connections to peers.
 fn descriptors_for_connections(files: Option<u64>, connections_max: usize) -> usize {
@@ -120,26 +153,7 @@ fn descriptors_for_connections(files: Option<u64>, connections_max: usize) -> us
     half
 }
 
-/// The log opens so many of its files at once that they fit into its half, with the connections to peers.
-fn share_with_log(files: Option<u64>, log: &mut log::Config) {
-    let Some(files) = files else {
-        return;
-    };
-    log.keep_to(files);
-    let needed = log.descriptors_max() as u64;
-    if needed > files / 2 {
-        tracing::warn!(
-            files,
-            needed,
-            "this process may open few files, and the log may have to wait for one: raise the limit (ulimit -n, \
-             LimitNOFILE)"
-        );
-    } else {
-        tracing::info!(files, needed, "the log opens so many files at most");
-    }
-}
-
-/// A node holds many files and connections, and shells allow few: takes what the system allows. Gives the limit;
+/// Each segment keeps two files open, and shells allow few: take what the system allows. Gives the limit;
 /// `None` if there is none.
 fn raise_file_limit() -> Option<u64> {
     let mut limit = getrlimit(Resource::Nofile);

@@ -1,7 +1,8 @@
 //! A cluster of real processes on this machine: for `dev`, `trial`, `bench` and the integration tests.
 //!
 //! Every node is a child `serve` of the given binary, spoken to by its process id and never by name. A restart
-//! uses the same flags and the port that the node had. Dropping the cluster kills what is left of it.
+//! uses the same flags and the port that the node had. Dropping the cluster kills what is left of it; when this
+//! process itself is killed, the nodes notice, and stop.
 
 mod node;
 
@@ -155,6 +156,7 @@ impl LocalCluster {
                 args.extend(["--tls-key".to_owned(), text(files.key)]);
             }
         }
+        args.push("--until-stdin-closes".to_owned());
         args.extend(self.options.serve_args.iter().cloned());
         args
     }

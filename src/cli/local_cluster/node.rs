@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::cli::files;
 
@@ -26,6 +26,8 @@ pub(super) struct Node {
 struct Process {
     child: Child,
     pid: u32,
+    /// Held: a node that finds it closed stops. The system closes it when this process is killed.
+    _stdin: ChildStdin,
     /// Held, because a node that finds it closed could fail in a print.
     _stdout: BufReader<ChildStdout>,
 }
@@ -57,7 +59,7 @@ impl Node {
         // In a group of its own, so that Ctrl-C reaches the caller alone, who then stops the nodes in order.
         command.process_group(0).kill_on_drop(true);
         command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::from(files::append(log)?));
         let mut child = command
@@ -65,6 +67,11 @@ impl Node {
             .with_context(|| format!("start {}", binary.display()))?;
 
         let pid = child.id().context("the node has no process id")?;
+        // Taken, because the child would close it as soon as its end is waited for.
+        let stdin = child
+            .stdin
+            .take()
+            .context("the node has no standard input")?;
         let mut stdout = BufReader::new(
             child
                 .stdout
@@ -88,6 +95,7 @@ impl Node {
         self.process = Some(Process {
             child,
             pid,
+            _stdin: stdin,
             _stdout: stdout,
         });
         Ok(())
