@@ -56,7 +56,54 @@ impl Admin {
     }
 
     /// Takes the node out of the cluster; false if there was none of that name.
+    ///
+    /// The node that goes may be the only one that this client knows of, and it ends in the middle of the
+    /// call: so the others are asked, as far as a first look tells where they are.
     pub async fn remove(&self, name: &str) -> Result<bool, ClientError> {
+        let Ok(before) = self.status(None).await else {
+            return self.remove_by(name).await;
+        };
+        let all = self.knowing(&before, name);
+        match all.remove_by(name).await {
+            Err(error) if is_member(&before, name) => match all.is_gone(name, &before).await {
+                true => Ok(true),
+                false => Err(error),
+            },
+            outcome => outcome,
+        }
+    }
+
+    /// The same with the addresses of all members; the one that goes is asked last.
+    fn knowing(&self, status: &GetStatusResponse, goes: &str) -> Self {
+        let (going, others): (Vec<_>, Vec<_>) =
+            status.nodes.iter().partition(|node| node.name == goes);
+        let given = self.servers.addrs().iter();
+        let given = given.filter(|addr| going.iter().all(|node| node.addr != **addr));
+        let others = others.into_iter().map(|node| &node.addr);
+        let mut addrs: Vec<String> = Vec::new();
+        for addr in given.chain(others).chain(self.servers.addrs()) {
+            if !addrs.contains(addr) {
+                addrs.push(addr.clone());
+            }
+        }
+        let servers = Arc::new(self.servers.with_addrs(addrs));
+        Self::new(servers, self.timeout)
+    }
+
+    /// Whether another member, which is as far as `before` at least, no longer lists the node.
+    async fn is_gone(&self, name: &str, before: &GetStatusResponse) -> bool {
+        for addr in self.servers.addrs() {
+            let Ok(status) = self.status(Some(addr)).await else {
+                continue;
+            };
+            if status.node_name != name && status.applied_index >= before.applied_index {
+                return !is_member(&status, name);
+            }
+        }
+        false
+    }
+
+    async fn remove_by(&self, name: &str) -> Result<bool, ClientError> {
         let request = RemoveNodeRequest {
             name: name.to_owned(),
         };
@@ -140,6 +187,10 @@ impl Admin {
             }
         }
     }
+}
+
+fn is_member(status: &GetStatusResponse, name: &str) -> bool {
+    status.nodes.iter().any(|node| node.name == name)
 }
 
 fn status_error(server: &str, status: &Status, limit: Duration) -> ClientError {

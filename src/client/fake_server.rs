@@ -223,11 +223,19 @@ impl ClusterService for Fake {
         &self,
         _: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusResponse>, Status> {
-        let next_offset = self.state.lock().unwrap().next_offset;
+        let state = self.state.lock().unwrap();
+        let next_offset = state.next_offset;
         let node_name = self.addr.clone();
+        // As a test names them, so they are reached.
+        let nodes = state.nodes.iter().map(|name| Node {
+            name: name.clone(),
+            addr: name.clone(),
+            ..Node::default()
+        });
         Ok(Response::new(GetStatusResponse {
             next_offset,
             node_name,
+            nodes: nodes.collect(),
             ..GetStatusResponse::default()
         }))
     }

@@ -68,6 +68,35 @@ async fn a_removal_whose_answer_is_lost_was_one() {
     assert!(!admin.remove("n2").await.unwrap());
 }
 
+/// The node that goes ends in the middle, and its address may be the only one that is known.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_goes_need_not_answer() {
+    let lost = Plan::Break {
+        stored: 0,
+        answered: 0,
+        status: Status::unavailable("it ended"),
+    };
+    let refused = Plan::Refuse(refusal(Code::FailedPrecondition, "NODE_REMOVED", &[]));
+    for then in [Plan::Work, refused.clone()] {
+        let cluster = FakeCluster::start(&["a:1", "b:1"], [lost.clone(), then]).await;
+        let all = ["a:1", "b:1"].map(str::to_owned);
+        cluster.state.lock().unwrap().nodes.extend(all);
+        let admin = cluster.client(&["b:1"], 60).admin();
+        assert!(admin.remove("b:1").await.unwrap());
+        assert!(!admin.remove("b:1").await.unwrap());
+    }
+    // One that the others still list is not gone.
+    let cluster = FakeCluster::start(&["a:1", "b:1"], [refused]).await;
+    let all = ["a:1", "b:1"].map(str::to_owned);
+    cluster.state.lock().unwrap().nodes.extend(all);
+    let admin = cluster.client(&["b:1"], 60).admin();
+    let error = admin.remove("b:1").await.unwrap_err();
+    assert!(
+        matches!(error, ClientError::FailedPrecondition { .. }),
+        "{error:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_name_is_claimed_and_its_holder_is_told() {
     let cluster = FakeCluster::start(&["b:1"], []).await;

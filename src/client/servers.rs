@@ -32,6 +32,15 @@ impl Servers {
         }
     }
 
+    /// The same cluster at these addresses.
+    pub(super) fn with_addrs(&self, addrs: Vec<String>) -> Self {
+        Self::new(addrs, self.stream_layer.clone())
+    }
+
+    pub(super) fn addrs(&self) -> &[String] {
+        &self.addrs
+    }
+
     /// All addresses as one text, for messages.
     pub(super) fn names(&self) -> String {
         self.addrs.join(",")
