@@ -1,11 +1,10 @@
 //! `ferrolog cluster`: who is in the cluster, and changes of that.
 
-use anyhow::Context;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::connection::ConnectionArgs;
-use super::output::{grouped, print, table};
+use super::output::{Told, grouped, print_as, table};
 use super::{Format, UsageError};
 use crate::client::Client;
 use crate::proto::v1::{GetLimitsResponse, GetStatusResponse, NodeRole};
@@ -58,7 +57,7 @@ pub(super) async fn run(args: ClusterArgs, format: Format) -> anyhow::Result<()>
         return Err(UsageError(text.to_owned()).into());
     }
     let client = args.connection.client(server)?;
-    let (shown, result) = match args.action {
+    let told = match args.action {
         Action::Status => {
             let status = client.admin().status(None).await?;
             (status_text(&status), status_json(&status))
@@ -74,15 +73,10 @@ pub(super) async fn run(args: ClusterArgs, format: Format) -> anyhow::Result<()>
         }
         Action::Limits => limits(&client.admin().limits().await?),
     };
-    let text = if format == Format::Json {
-        result.to_string()
-    } else {
-        shown
-    };
-    print(&text).context("write to standard output")
+    print_as(format, told)
 }
 
-async fn remove(client: &Client, name: &str) -> anyhow::Result<(String, Value)> {
+async fn remove(client: &Client, name: &str) -> anyhow::Result<Told> {
     let removed = client.admin().remove(name).await?;
     let shown = match removed {
         true => format!(
@@ -93,42 +87,43 @@ async fn remove(client: &Client, name: &str) -> anyhow::Result<(String, Value)> 
     Ok((shown, json!({ "name": name, "removed": removed })))
 }
 
-fn limits(limits: &GetLimitsResponse) -> (String, Value) {
-    let limits = [
-        ("record_bytes_max", limits.record_bytes_max),
-        ("batch_bytes_max", limits.batch_bytes_max),
-        (
-            "batch_decompressed_bytes_max",
-            limits.batch_decompressed_bytes_max,
-        ),
-        ("batch_records_max", limits.batch_records_max.into()),
-        ("key_bytes_max", limits.key_bytes_max.into()),
-        ("headers_max", limits.headers_max.into()),
-        ("header_bytes_max", limits.header_bytes_max.into()),
-        ("name_bytes_max", limits.name_bytes_max.into()),
-        (
-            "streams_per_connection_max",
-            limits.streams_per_connection_max.into(),
-        ),
-        (
-            "stream_bytes_in_flight_max",
-            limits.stream_bytes_in_flight_max,
-        ),
-        (
-            "connection_bytes_in_flight_max",
-            limits.connection_bytes_in_flight_max,
-        ),
-        ("node_bytes_in_flight_max", limits.node_bytes_in_flight_max),
-        (
-            "stream_batches_in_flight_max",
-            limits.stream_batches_in_flight_max.into(),
-        ),
-        ("read_bytes_max", limits.read_bytes_max),
-        ("sessions_max", limits.sessions_max.into()),
-        ("cursors_max", limits.cursors_max.into()),
-        ("fences_max", limits.fences_max.into()),
-        ("message_bytes_max", limits.message_bytes_max),
-    ];
+/// Each field by its name; one that is new must be added here.
+macro_rules! numbers {
+    ($limits:expr, $($field:ident),+ $(,)?) => {{
+        let GetLimitsResponse { $($field),+ } = *$limits;
+        [$((stringify!($field), u64::from($field))),+]
+    }};
+}
+
+fn limits(limits: &GetLimitsResponse) -> Told {
+    let limits = numbers!(
+        limits,
+        record_bytes_max,
+        batch_bytes_max,
+        batch_decompressed_bytes_max,
+        batch_records_max,
+        key_bytes_max,
+        headers_max,
+        header_bytes_max,
+        name_bytes_max,
+        message_bytes_max,
+        streams_per_connection_max,
+        stream_bytes_in_flight_max,
+        stream_batches_in_flight_max,
+        connection_bytes_in_flight_max,
+        subject_bytes_in_flight_max,
+        node_bytes_in_flight_max,
+        read_bytes_max,
+        answer_bytes_max,
+        connection_answer_bytes_max,
+        subject_answer_bytes_max,
+        node_answer_bytes_max,
+        answer_not_taken_ms_max,
+        sessions_max,
+        cursors_max,
+        fences_max,
+        of_subject_max,
+    );
     let rows = limits.map(|(name, value)| vec![name.to_owned(), grouped(value)]);
     let json = limits.map(|(name, value)| (name.to_owned(), value.into()));
     (table(&rows), Value::Object(json.into_iter().collect()))
@@ -304,6 +299,6 @@ mod tests {
             "{text}"
         );
         assert_eq!(json["message_bytes_max"], 7);
-        assert_eq!(json.as_object().map(serde_json::Map::len), Some(18));
+        assert_eq!(json.as_object().map(serde_json::Map::len), Some(25));
     }
 }

@@ -27,7 +27,7 @@ use super::status;
 /// What HTTP/2 gets at a time, in bytes.
 const PIECE_BYTES_MAX: usize = 32 << 10;
 /// How long an answer waits for its client to take anything of it.
-const UNREAD_MAX: Duration = Duration::from_secs(60);
+pub const UNREAD_MAX: Duration = Duration::from_secs(60);
 /// Between two looks for those that wait for longer.
 const LOOK: Duration = Duration::from_secs(1);
 

@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::log::Offset;
 use crate::name::{self, NAME_BYTES_MAX, Shown};
+use crate::net::budget::ANSWERS;
 use crate::net::mux::PeerInfo;
 use crate::proto::v1::log_service_server::LogService;
 use crate::proto::v1::*;
@@ -14,10 +15,11 @@ use crate::raft::{
     SESSION_IDLE_MS_MAX, SESSIONS_MAX, owner,
 };
 
+use super::answers::UNREAD_MAX;
 use super::auth::Action;
 use super::{
-    BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX, Shared, accounts, auth,
-    check_log, status,
+    ANSWER_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX, Shared,
+    accounts, auth, check_log, status,
 };
 
 mod batches;
@@ -355,6 +357,12 @@ impl LogService for Native {
             fences_max: FENCES_MAX as u32,
             of_subject_max: OF_SUBJECT_MAX as u32,
             message_bytes_max: limits.message_bytes_max() as u64,
+            subject_bytes_in_flight_max: limits.bytes.subject_bytes_max as u64,
+            answer_bytes_max: ANSWER_BYTES_MAX as u64,
+            connection_answer_bytes_max: ANSWERS.connection_bytes_max as u64,
+            subject_answer_bytes_max: ANSWERS.subject_bytes_max as u64,
+            node_answer_bytes_max: ANSWERS.node_bytes_max as u64,
+            answer_not_taken_ms_max: UNREAD_MAX.as_millis() as u64,
         }))
     }
 }
