@@ -5,8 +5,11 @@ mod harness;
 use bytes::Bytes;
 use ferrolog::batch::{self, Builder, Compression, Record};
 use ferrolog::cli::local_cluster::Signal;
-use ferrolog::proto::v1::{Batch, GetLimitsRequest, GetLimitsResponse, ProduceRequest};
+use ferrolog::proto::v1::{
+    Batch, ConsumeStreamStart, GetLimitsRequest, GetLimitsResponse, ProduceRequest,
+};
 use tokio::task::JoinSet;
+use tonic::metadata::AsciiMetadataKey;
 use tonic::{Code, Status};
 
 use harness::native::{self, Client};
@@ -174,4 +177,44 @@ async fn too_much_under_way_is_refused_and_later_taken() {
     })
     .await;
     assert!(last >= appended, "{last} after {appended}");
+}
+
+/// Metadata of a request that is too long is refused in words, and harms nobody else on the connection.
+#[tokio::test]
+async fn long_metadata_is_refused_and_the_connection_goes_on() {
+    let stage = Stage::start_alone().await;
+    let mut client = native::client_of(&stage, 0);
+    let start = ConsumeStreamStart {
+        start: native::at(0),
+        consistency: native::relaxed(),
+        ..ConsumeStreamStart::default()
+    };
+    let opened = native::Stream::open(&mut client, start, 1000).await;
+    let (mut beside, _) = opened.expect("a stream");
+    let call = |sizes: &[usize]| {
+        let mut request = tonic::Request::new(GetLimitsRequest {});
+        for (number, size) in sizes.iter().enumerate() {
+            let key = format!("x-{number}").parse::<AsciiMetadataKey>();
+            let value = "v".repeat(*size).parse().expect("a value");
+            request.metadata_mut().insert(key.expect("a key"), value);
+        }
+        let mut client = client.clone();
+        async move { client.get_limits(request).await }
+    };
+    call(&[15_000]).await.expect("it is within the limit");
+    for sizes in [&[17_000][..], &[70_000], &[35_000, 35_000], &[8_000; 9]] {
+        let status = refused(call(sizes).await, "it is too much");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert_eq!(native::reason(&status), "METADATA_TOO_LARGE", "{status:?}");
+        let limit = native::detail(&status, "limit_bytes");
+        assert_eq!(limit, Some(16 << 10));
+    }
+    // Beyond all reason it is refused by the transport.
+    call(&[100_000]).await.expect_err("it is far too much");
+    let mut producer = client.clone();
+    native::produce(&mut producer, b"on").await.expect("an ack");
+    let mut next = 0;
+    while next == 0 {
+        next = beside.next().await.expect("the stream goes on").next_offset;
+    }
 }

@@ -38,7 +38,10 @@ const _: () = assert!(
 );
 const PEER_STREAM_WINDOW: u32 = 4 << 20;
 const PEER_CONNECTION_WINDOW: u32 = 16 << 20;
-const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Of a client's request, so that what is over [`METADATA_BYTES_MAX`](super::intake::METADATA_BYTES_MAX) is refused
+/// in words. What is longer yet is refused by HTTP/2, and what is far longer ends the connection.
+const HEADERS_READ_MAX: u32 = 80 << 10;
+const PEER_HEADERS_MAX: u32 = 16 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Calls that were cancelled before they were looked at, as many as there may be of those that were not.
 const CANCELLED_MAX: usize = 1024;
@@ -146,7 +149,7 @@ pub async fn serve(
         .max_concurrent_streams(limits.streams_per_connection_max)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_max_header_list_size(HEADERS_READ_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(CANCELLED_MAX))
         .http2_max_local_error_reset_streams(Some(STRAY_MAX))
@@ -168,7 +171,7 @@ pub async fn serve_peers(
     let server = Server::builder()
         .initial_stream_window_size(PEER_STREAM_WINDOW)
         .initial_connection_window_size(PEER_CONNECTION_WINDOW)
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_max_header_list_size(PEER_HEADERS_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(CANCELLED_MAX))
         .http2_max_local_error_reset_streams(Some(STRAY_MAX))

@@ -75,6 +75,12 @@ pub fn message_too_large(bytes: usize, limit: usize) -> Status {
     Reason::MessageTooLarge.status_with(&message, details([("limit_bytes", &limit)]))
 }
 
+/// A request's headers are longer than any may be.
+pub fn metadata_too_large(bytes: usize, limit: usize) -> Status {
+    let message = format!("metadata of {bytes} bytes is over the limit of {limit} bytes");
+    Reason::MetadataTooLarge.status_with(&message, details([("limit_bytes", &limit)]))
+}
+
 /// A request began and did not come on.
 pub fn request_stalled(stall: Duration) -> Status {
     let seconds = stall.as_secs();

@@ -33,6 +33,10 @@ use methods::Methods;
 
 /// What a call costs beside its messages: its task, and the buffers of its encoder and decoder.
 const CALL_BYTES: usize = 8 << 10;
+/// What the headers of a call may take.
+pub const METADATA_BYTES_MAX: usize = 16 << 10;
+/// Of each, beside its name and value.
+const HEADER_OVERHEAD: usize = 32;
 const ENCODING: &str = "grpc-encoding";
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 const IDENTITY: &str = "identity";
@@ -124,6 +128,10 @@ struct Admitted {
 impl Rules {
     /// Judges the headers, and puts the body behind its limits.
     fn admit(&self, request: &mut http::Request<Body>) -> Result<Admitted, Status> {
+        let headers = header_bytes(request);
+        if headers > METADATA_BYTES_MAX {
+            return Err(status::metadata_too_large(headers, METADATA_BYTES_MAX));
+        }
         let path = request.uri().path();
         let method = self.methods.of(path);
         let method = method.ok_or_else(|| status::no_such_method(path))?;
@@ -133,7 +141,7 @@ impl Rules {
         let Some(accounts) = peer.map(|peer| peer.accounts.clone()) else {
             return Err(Status::internal("a call without a connection"));
         };
-        let call = take_call(&accounts.calls, request)?;
+        let call = take_call(&accounts.calls, headers)?;
         let taken = Arc::new(Taken::default());
         let mut body = std::mem::take(request.body_mut());
         if method.is_read_ahead() {
@@ -157,10 +165,15 @@ fn check_encoding(request: &http::Request<Body>) -> Result<(), Status> {
     }
 }
 
-fn take_call(calls: &Account, request: &http::Request<Body>) -> Result<Held, Status> {
+/// What the headers take, as HTTP/2 counts them.
+fn header_bytes(request: &http::Request<Body>) -> usize {
     let headers = request.headers().iter();
-    let sizes = headers.map(|(name, value)| name.as_str().len() + value.len());
-    let held = calls.try_take(CALL_BYTES + sizes.sum::<usize>());
+    let sizes = headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD);
+    sizes.sum()
+}
+
+fn take_call(calls: &Account, headers: usize) -> Result<Held, Status> {
+    let held = calls.try_take(CALL_BYTES + headers);
     held.map_err(|full| status::in_flight(&full))
 }
 
