@@ -14,6 +14,11 @@ use ferrolog::proto::v1::{
     Batch, ConsumeRequest, ConsumeStreamStart, GetLimitsRequest, ProduceRequest,
 };
 
+use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1alpha::{ServerReflectionRequest, ServerReflectionResponse};
+
 use harness::native::{self, Client, Stream};
 use harness::wire::answer;
 use harness::{PATIENCE, Stage};
@@ -165,4 +170,50 @@ async fn the_largest_record_is_read_with_the_usual_limits() {
             record.value
         );
     }
+}
+
+/// Tools that are in use ask by the older name of the service.
+#[tokio::test]
+async fn older_tools_are_told_what_there_is() {
+    let stage = Stage::start().await;
+    let layer = stage.cluster.stream_layer().expect("a client's security");
+    let addr = stage.cluster.addr(0);
+    let channel = layer.channel(Kind::Grpc, addr, ChannelOptions::default());
+    let mut client = ServerReflectionClient::new(channel);
+    let symbol = "ferrolog.v1.LogService".to_owned();
+    let asked = [
+        MessageRequest::ListServices(String::new()),
+        MessageRequest::FileContainingSymbol(symbol),
+    ];
+    let asked = asked.map(|message| ServerReflectionRequest {
+        message_request: Some(message),
+        ..ServerReflectionRequest::default()
+    });
+    let stream = client.server_reflection_info(tokio_stream::iter(asked));
+    let mut stream = answer(stream).await.expect("a stream");
+    let mut next = async || -> ServerReflectionResponse {
+        let told = tokio::time::timeout(PATIENCE, stream.message()).await;
+        told.expect("in time")
+            .expect("no error")
+            .expect("an answer")
+    };
+    let Some(MessageResponse::ListServicesResponse(listed)) = next().await.message_response else {
+        panic!("no list");
+    };
+    let names: Vec<_> = listed
+        .service
+        .iter()
+        .map(|told| told.name.as_str())
+        .collect();
+    for name in [
+        "log.v1.Log",
+        "ferrolog.v1.LogService",
+        "ferrolog.v1.ClusterService",
+    ] {
+        assert!(names.contains(&name), "no {name} in {names:?}");
+    }
+    let Some(MessageResponse::FileDescriptorResponse(file)) = next().await.message_response else {
+        panic!("no file");
+    };
+    assert!(!file.file_descriptor_proto.is_empty());
 }
