@@ -5,12 +5,19 @@
 //! policy every client whose certificate is good may do everything.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use tonic::{Request, Status};
 
 use crate::net::mux::PeerInfo;
 
 use super::status;
+
+/// Between two lines of the log about calls that are denied: anybody may make as many as he likes.
+const DENIALS_EVERY: Duration = Duration::from_secs(1);
 
 /// What a call does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +54,27 @@ impl Action {
 pub struct Policy {
     /// `None`: everybody may do everything.
     allowed: Option<HashSet<(String, Action)>>,
+    denials: Arc<Mutex<Denials>>,
+}
+
+/// Calls that were denied since the log told of one.
+#[derive(Debug, Default)]
+struct Denials {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Denials {
+    /// Counts one; gives those that were not told, if it is time for a line.
+    fn one_more(&mut self) -> Option<u64> {
+        let now = Instant::now();
+        if self.told.is_some_and(|told| now < told + DENIALS_EVERY) {
+            self.untold += 1;
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
 }
 
 /// A line of a policy that is none.
@@ -89,6 +117,7 @@ impl Policy {
         }
         Ok(Self {
             allowed: Some(allowed),
+            denials: Arc::default(),
         })
     }
 
@@ -118,8 +147,12 @@ impl Policy {
         }
         let subject = peer.and_then(certified);
         let subject = subject.ok_or_else(status::unauthenticated)?;
-        tracing::warn!(%subject, action = action.name(), "denied by the policy");
-        Err(status::denied(subject, action.name()))
+        let action = action.name();
+        match self.denials.lock().one_more() {
+            Some(untold) => tracing::warn!(%subject, action, untold, "denied by the policy"),
+            None => tracing::debug!(%subject, action, "denied by the policy"),
+        }
+        Err(status::denied(subject, action))
     }
 }
 
@@ -146,6 +179,19 @@ mod tests {
             node_name: None,
         });
         PeerInfo::new(String::new(), identity, name.is_some())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn denied_calls_do_not_fill_the_log() {
+        let mut denials = Denials::default();
+        let mut lines = Vec::new();
+        for _ in 0..100 {
+            lines.extend(denials.one_more());
+        }
+        assert_eq!(lines, [0]);
+        tokio::time::advance(DENIALS_EVERY).await;
+        lines.extend(denials.one_more());
+        assert_eq!(lines, [0, 99]);
     }
 
     #[test]
