@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, Bound, Policy, Seams, Threads};
 use crate::config::{Options, SecurityConfig};
+use crate::log;
 use crate::net::Security;
 use crate::net::mux::MuxLimits;
 use crate::net::tls::Tls;
@@ -84,8 +85,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     };
 
-    config.descriptors_max =
-        descriptors_for_connections(raise_file_limit(), config.connections_max);
+    let files = raise_file_limit();
+    config.descriptors_max = descriptors_for_connections(files, config.connections_max);
+    share_with_log(files, &mut config.log);
     let threads = Threads::start().context("start the threads of consensus")?;
     let seams = Seams::real(threads.runtimes());
     let bound = Bound::bind(config, security, policy, seams).await?;
@@ -153,7 +155,26 @@ fn descriptors_for_connections(files: Option<u64>, connections_max: usize) -> us
     half
 }
 
-/// Each segment keeps two files open, and shells allow few: take what the system allows. Gives the limit;
+/// The log opens so many of its files at once that they fit into its half, with the connections to peers.
+fn share_with_log(files: Option<u64>, log: &mut log::Config) {
+    let Some(files) = files else {
+        return;
+    };
+    log.keep_to(files);
+    let needed = log.descriptors_max() as u64;
+    if needed > files / 2 {
+        tracing::warn!(
+            files,
+            needed,
+            "this process may open few files, and the log may have to wait for one: raise the limit (ulimit -n, \
+             LimitNOFILE)"
+        );
+    } else {
+        tracing::info!(files, needed, "the log opens so many files at most");
+    }
+}
+
+/// A node holds many files and connections, and shells allow few: takes what the system allows. Gives the limit;
 /// `None` if there is none.
 fn raise_file_limit() -> Option<u64> {
     let mut limit = getrlimit(Resource::Nofile);

@@ -299,6 +299,7 @@ fn log_reason(error: &log::Error) -> (Reason, HashMap<String, String>) {
         | log::Error::Unreadable(_)
         | log::Error::Malformed(_) => Reason::Corrupt,
         log::Error::TooLarge { .. } => Reason::RecordTooLarge,
+        error if error.is_short_of_files() => Reason::NoDescriptors,
         log::Error::NoEntry { .. }
         | log::Error::Mismatch { .. }
         | log::Error::Version { .. }
