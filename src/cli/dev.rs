@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::local_cluster::{LocalCluster, LocalClusterOptions};
+use super::signals::Signals;
 use super::{Format, output};
 
 const HELP: &str = "\
@@ -36,8 +36,7 @@ pub(super) struct DevArgs {
 
 pub(super) async fn run(args: DevArgs, format: Format) -> anyhow::Result<ExitCode> {
     // Before the first child, so that a signal in between stops what was started.
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+    let mut signals = Signals::listen()?;
     // Outlives the cluster: the nodes write into it until they have stopped.
     let (dir, _temporary) = scratch_dir(args.dir, "dev")?;
     let binary = std::env::current_exe().context("find this program's own path")?;
@@ -47,15 +46,13 @@ pub(super) async fn run(args: DevArgs, format: Format) -> anyhow::Result<ExitCod
 
     let started = tokio::select! {
         started = LocalCluster::start(options) => started?,
-        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
-        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     let mut cluster = started;
     output::print(&greeting(&cluster, format)).context("write to standard output")?;
     loop {
         tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            _ = signals.next() => break,
             (place, status) = cluster.next_exit() => {
                 let log = cluster.log_path(place);
                 let name = cluster.name(place);
