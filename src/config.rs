@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
 use crate::log;
@@ -37,7 +38,8 @@ pub struct Options {
     pub advertise: Option<String>,
     /// Begin a new cluster with this node, unless its directory holds a node already. With --join,
     /// refuse if one of those addresses belongs to a cluster
-    #[arg(long, env = "FERROLOG_BOOTSTRAP", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, env = "FERROLOG_BOOTSTRAP", num_args = 0..=1, default_missing_value = "true",
+          value_parser = BoolishValueParser::new())]
     pub bootstrap: Option<bool>,
     /// Join the cluster that one of these nodes belongs to
     #[arg(
@@ -58,6 +60,7 @@ pub struct Options {
     pub tls_key: Option<PathBuf>,
     /// Serve plain text to anybody; on loopback addresses only
     #[arg(long, env = "FERROLOG_INSECURE", num_args = 0..=1, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(),
           help_heading = HELP_SECURITY)]
     pub insecure: Option<bool>,
     /// Which clients may produce, consume and administer: lines `p, COMMON NAME, *, ACTION`

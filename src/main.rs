@@ -4,7 +4,6 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use ferrolog::cli::Cli;
 use ferrolog::stderr::{self, LogLine};
 use ferrolog::tasks;
@@ -15,7 +14,7 @@ const BLOCKED_THREADS_MAX: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     tasks::end_process_on_panic();
-    let cli = Cli::parse();
+    let cli = Cli::from_command_line();
     init_logging(cli.log_level());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
@@ -46,7 +45,11 @@ fn workers() -> usize {
 fn init_logging(level: &str) {
     // The engine tells of every try to reach a peer that is down.
     let usual = format!("{level},openraft=error");
-    let filter = EnvFilter::try_from_env("FERROLOG_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
+    let asked = std::env::var("FERROLOG_LOG").unwrap_or_default();
+    // What is set to nothing is not set.
+    let asked = Some(asked).filter(|asked| !asked.trim().is_empty());
+    let filter = asked.and_then(|asked| EnvFilter::try_new(asked).ok());
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(usual));
     let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)

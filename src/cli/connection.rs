@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::builder::BoolishValueParser;
 
 use super::UsageError;
 use crate::client::{Client, ClientConfig};
@@ -36,7 +37,7 @@ pub struct ConnectionArgs {
     #[arg(long, global = true, env = "FERROLOG_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
     /// Speak plaintext, to nodes that run with --insecure
-    #[arg(long, global = true, env = "FERROLOG_INSECURE")]
+    #[arg(long, global = true, env = "FERROLOG_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
     /// Give up after this many seconds without progress
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]

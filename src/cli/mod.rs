@@ -32,7 +32,8 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::client::ClientError;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::builder::Resettable;
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
 use signals::{Interrupted, Signals};
@@ -56,7 +57,7 @@ Exit codes:
 
 Environment:
   FERROLOG_SERVERS, FERROLOG_TLS_CA, FERROLOG_TLS_CERT, FERROLOG_TLS_KEY, FERROLOG_INSECURE
-                stand for the options of the same names
+                stand for the options of the same names; one that is set to nothing is not set
   FERROLOG_LOG  what is logged to standard error, such as `debug` or `ferrolog::raft=trace`
   NO_COLOR      if set, no colours
 
@@ -119,6 +120,12 @@ enum Command {
 struct UsageError(String);
 
 impl Cli {
+    /// Reads the command line; ends the program with what is wrong with it.
+    pub fn from_command_line() -> Self {
+        let matches = without_blank_variables(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// What to log unless `FERROLOG_LOG` says: a node tells more than a command.
     pub fn log_level(&self) -> &'static str {
         match (self.verbose, &self.command) {
@@ -151,6 +158,19 @@ impl Cli {
         };
         outcome.unwrap_or_else(|error| report(&error, format))
     }
+}
+
+/// A variable of the environment that is set to nothing is not set: a template leaves it so.
+fn without_blank_variables(command: clap::Command) -> clap::Command {
+    let is_blank = |arg: &Arg| {
+        let value = arg.get_env().and_then(std::env::var_os);
+        value.is_some_and(|value| value.to_str().is_some_and(|text| text.trim().is_empty()))
+    };
+    let command = command.mut_args(|arg| match is_blank(&arg) {
+        true => arg.env(Resettable::Reset),
+        false => arg,
+    });
+    command.mut_subcommands(without_blank_variables)
 }
 
 fn done(outcome: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
@@ -231,7 +251,6 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
-    use clap::CommandFactory;
 
     use super::*;
 

@@ -141,7 +141,12 @@ pub struct Lone {
 impl Lone {
     /// Starts a node and waits until it listens.
     pub async fn start(args: &[String]) -> Self {
-        let mut child = command(args).spawn().expect("the binary");
+        Self::begin(command(args)).await
+    }
+
+    /// The same by a command of the caller's.
+    pub async fn begin(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the binary");
         let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
         let err = child.stderr.take().expect("a pipe");
         let mut line = String::new();
