@@ -347,6 +347,7 @@ async fn begin(
         &timing,
         config.log,
         config.disk_reserve_bytes,
+        &seams.runtimes.clients,
     );
     Ok((log.await?, joined))
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
@@ -193,7 +194,8 @@ struct Inner {
 }
 
 impl ReplicatedLog {
-    /// Starts the node that a directory holds. The directory must have an identity.
+    /// Starts the node that a directory holds, on the present runtime; those who append are on another. The
+    /// directory must have an identity.
     pub async fn start(
         directory: Directory,
         layer: StreamLayer,
@@ -201,6 +203,7 @@ impl ReplicatedLog {
         timing: &Timing,
         log_config: log::Config,
         disk_reserve_bytes: u64,
+        callers_on: &Handle,
     ) -> Result<Self, Error> {
         let identity = start::identity_of(&directory)?;
         let log_config = space::leave_room(log_config, disk_reserve_bytes);
@@ -223,12 +226,13 @@ impl ReplicatedLog {
         let heard = Arc::new(view::Heard::never());
         let views = start::views(&raft, &heard, &transport);
         let stamps = Stamps::new(log.clone(), fsm.clone(), clocks.clone(), views.clone());
+        let group_bytes_max = bytes_max as usize / 4;
         let proposals = proposer::Leader::new(&transport, &space, &stamps, &log);
         let confirmer = Confirmer::start(raft.clone(), promised.clone(), transport.clone());
         let barrier = start::barrier(me, &confirmer, &views, &fsm, &transport);
         let inner = Inner {
             addr: addr.to_owned(),
-            proposer: Proposer::start(proposals, &raft, &views, bytes_max as usize / 4),
+            proposer: Proposer::start(proposals, &raft, &views, group_bytes_max, callers_on),
             heartbeat: Duration::from_millis(timing.heartbeat_ms),
             clocks,
             stamps,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::impls::ProgressResponder;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -171,17 +172,20 @@ impl Leader {
 }
 
 impl Proposer {
+    /// Its tasks run beside those of the callers: a group crosses to consensus and back once, and not each
+    /// of its batches.
     pub fn start(
         leader: Leader,
         raft: &Raft,
         views: &watch::Receiver<View>,
         group_bytes_max: usize,
+        callers_on: &Handle,
     ) -> Self {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
         let (under_way, waits) = mpsc::channel(PLACES);
         let me = *raft.node_id();
         let completed = outcomes::complete(waits, views.clone(), leader.space.clone());
-        tasks::spawn("answers to proposals", completed);
+        tasks::spawn_on(callers_on, "answers to proposals", completed);
         let dispatcher = Dispatcher {
             forwarder: Forwarder::new(leader.transport, views.clone()),
             raft: raft.clone(),
@@ -192,7 +196,7 @@ impl Proposer {
             pace: leader.pace,
             group_bytes_max: GROUP_BYTES_MAX.min(group_bytes_max),
         };
-        tasks::spawn("proposals", dispatcher.run(proposals));
+        tasks::spawn_on(callers_on, "proposals", dispatcher.run(proposals));
         Self {
             queue,
             bytes: Arc::new(Semaphore::new(PENDING_BYTES_MAX)),

@@ -73,7 +73,8 @@ pub(super) async fn begin(
             peers => directory.join(&layer, peers, addr).await.unwrap(),
         }
     }
-    let node = ReplicatedLog::start(directory, layer, addr, &Timing::default(), log_config(), 0)
+    let (timing, here) = (Timing::default(), tokio::runtime::Handle::current());
+    let node = ReplicatedLog::start(directory, layer, addr, &timing, log_config(), 0, &here)
         .await
         .unwrap();
     assert!(seat.set(node.clone()).is_ok());
