@@ -14,7 +14,7 @@ use crate::log;
 use crate::net::certs::is_valid_name;
 use crate::net::mux::CLIENTS_MAX;
 use crate::net::tls::TlsFiles;
-use crate::raft::Timing;
+use crate::raft::{ALLOWED_MAX, Timing};
 use crate::server::Limits;
 
 const HELP_SECURITY: &str = "Security";
@@ -49,6 +49,22 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub join: Option<Vec<String>>,
+    /// Names of the nodes that may join the cluster that this node begins, each once
+    #[arg(
+        long,
+        env = "FERROLOG_ALLOW",
+        value_name = "NAME,...",
+        value_delimiter = ','
+    )]
+    pub allow: Option<Vec<String>>,
+    /// What `ferrolog cluster token` printed: it lets this node join
+    #[arg(
+        long,
+        env = "FERROLOG_JOIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub join_token: Option<String>,
     /// The authority whose certificates are trusted
     #[arg(long, env = "FERROLOG_TLS_CA", value_name = "FILE", help_heading = HELP_SECURITY)]
     pub tls_ca: Option<PathBuf>,
@@ -116,6 +132,10 @@ pub struct Config {
     pub bootstrap: bool,
     /// Whom it asks to join, or whom it must not find in a cluster when it begins one.
     pub join: Vec<String>,
+    /// Who may join the cluster that it begins.
+    pub allow: Vec<String>,
+    /// What lets it join, if its name does not.
+    pub join_token: String,
     /// The access policy's file.
     pub acl: Option<PathBuf>,
     /// How it proves itself.
@@ -179,6 +199,8 @@ impl Options {
             advertise: self.advertise.or(under.advertise),
             bootstrap: self.bootstrap.or(under.bootstrap),
             join: self.join.or(under.join),
+            allow: self.allow.or(under.allow),
+            join_token: self.join_token.or(under.join_token),
             tls_ca: self.tls_ca.or(under.tls_ca),
             tls_cert: self.tls_cert.or(under.tls_cert),
             tls_key: self.tls_key.or(under.tls_key),
@@ -201,7 +223,7 @@ impl Options {
         let name = self
             .name
             .ok_or(missing("--name", "give the node a name of its own"))?;
-        check_name(&name)?;
+        check_name("--name", &name)?;
         let bootstrap = self.bootstrap.unwrap_or(false);
         let mut join = self.join.unwrap_or_default();
         join.retain(|addr| !addr.trim().is_empty());
@@ -210,6 +232,7 @@ impl Options {
                         --join and the address of a node";
             return Err(missing("--bootstrap or --join", what));
         }
+        let allow = allowed(self.allow.unwrap_or_default(), &name)?;
         let sizes = Sizes::new(self.segment_bytes_max, self.record_bytes_max)?;
         let timing = timing(self.heartbeat_ms, self.clock_bound_ms)?;
         let connections_max = self.connections_max.unwrap_or(CLIENTS_MAX);
@@ -238,6 +261,8 @@ impl Options {
             advertise,
             bootstrap,
             join,
+            allow,
+            join_token: self.join_token.unwrap_or_default().trim().to_owned(),
             acl: self.acl,
             security,
             connections_max,
@@ -276,12 +301,28 @@ impl Options {
     }
 }
 
-fn check_name(name: &str) -> Result<(), ConfigError> {
+/// The other nodes that are named.
+fn allowed(mut names: Vec<String>, own: &str) -> Result<Vec<String>, ConfigError> {
+    for name in &mut names {
+        *name = name.trim().to_owned();
+    }
+    names.retain(|name| !name.is_empty() && name != own);
+    for name in &names {
+        check_name("--allow", name)?;
+    }
+    if names.len() > ALLOWED_MAX {
+        let what = format!("--allow names at most {ALLOWED_MAX} nodes");
+        return Err(ConfigError::Invalid(what));
+    }
+    Ok(names)
+}
+
+fn check_name(setting: &str, name: &str) -> Result<(), ConfigError> {
     if is_valid_name(name) {
         return Ok(());
     }
     Err(ConfigError::Invalid(format!(
-        "--name {name:?} is not 1 to 63 of the characters a-z, 0-9, '-' and '.', the first a letter \
+        "{setting} {name:?} is not 1 to 63 of the characters a-z, 0-9, '-' and '.', the first a letter \
          or digit"
     )))
 }
@@ -413,6 +454,23 @@ mod tests {
         let error = Options::parse("nmae = 'n'", "f.toml".into()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("f.toml") && text.contains("nmae"), "{text}");
+    }
+
+    #[test]
+    fn the_names_to_let_in_are_those_of_others() {
+        let with = |allow: &str| {
+            let rest = format!("bootstrap = true\ninsecure = true\nallow = {allow}");
+            options(&format!("{BASE}{rest}")).resolve()
+        };
+        let config = with("['n', ' n2 ', '', 'n3']").unwrap();
+        assert_eq!(config.allow, ["n2", "n3"]);
+        let refused = with("['N 2']").unwrap_err().to_string();
+        assert!(refused.contains("--allow"), "{refused}");
+        let many: Vec<_> = (0..=ALLOWED_MAX)
+            .map(|number| format!("m{number}"))
+            .collect();
+        let refused = with(&format!("{many:?}")).unwrap_err().to_string();
+        assert!(refused.contains("at most 64"), "{refused}");
     }
 
     #[test]

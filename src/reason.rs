@@ -119,6 +119,7 @@ reasons! {
     TooManySessions "TOO_MANY_SESSIONS" ResourceExhausted Nothing Never, "`limit`", "close producers, or `ferrolog session close` some; idle sessions give way after ten minutes";
     TooManyFences "TOO_MANY_FENCES" ResourceExhausted Nothing Never, "`limit`", "use the names that were claimed before, or `ferrolog fence delete` some";
     TooManyCursors "TOO_MANY_CURSORS" ResourceExhausted Nothing Never, "`limit`", "`ferrolog cursor delete` those that nobody uses";
+    TooManyAdmissions "TOO_MANY_ADMISSIONS" ResourceExhausted Nothing Never, "", "`ferrolog cluster disallow` names that are not to join, or wait until tokens expire";
     SessionExpired "SESSION_EXPIRED" FailedPrecondition Nothing Never, "", "not by this try: read back what an earlier one appended, then begin a new session";
     Lagging "LAGGING" Unavailable Nothing Elsewhere(ELECTION), "", "this node is behind: ask another, or read relaxed";
     Stale "STALE" Unavailable Nothing Elsewhere(ELECTION), "`staleness_ms`, if known", "the bound does not hold here: ask another node, or allow more";
@@ -147,7 +148,8 @@ reasons! {
     Internal "INTERNAL" Internal Unknown Never, "", "a fault of this software: report it";
     NoCertificate "NO_CERTIFICATE" Unauthenticated Nothing Never, "", "show a client certificate";
     Denied "DENIED" PermissionDenied Nothing Never, "", "ask for a line in the access policy";
-    NameTaken "NAME_TAKEN" FailedPrecondition Nothing Never, "", "`ferrolog cluster remove NAME` first";
+    NameTaken "NAME_TAKEN" FailedPrecondition Nothing Never, "", "`ferrolog cluster remove NAME` first, then `ferrolog cluster allow NAME`";
+    NotAdmitted "NOT_ADMITTED" PermissionDenied Nothing Never, "", "`ferrolog cluster allow NAME`, or start the node with `--join-token`";
     OtherCluster "OTHER_CLUSTER" FailedPrecondition Nothing Never, "", "use the addresses of the node's own cluster";
     NodeRemoved "NODE_REMOVED" FailedPrecondition Nothing Never, "", "give the node an empty data directory";
     LastVoter "LAST_VOTER" FailedPrecondition Nothing Never, "", "add another voter first";

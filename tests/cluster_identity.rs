@@ -17,6 +17,7 @@ use ferrolog::client::Consistency;
 use ferrolog::net::Kind;
 use ferrolog::net::tls::TlsFiles;
 use ferrolog::proto::v1::NodeRole;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
@@ -83,6 +84,7 @@ async fn a_wiped_node_is_refused_until_its_old_self_is_removed() {
 
     let removed = cluster_json(&stage.cluster, &["remove", "n3"]).await;
     assert_eq!(removed["removed"], true);
+    cluster_json(&stage.cluster, &["allow", "n3"]).await;
     stage.cluster.restart(2).await.expect("restarted");
     stage.ready().await;
     let status = stage.status(2).await;
@@ -227,6 +229,11 @@ async fn no_second_cluster_begins_beside_a_living_one() {
     serve_refused(&args, &[&ours, "leave --bootstrap out"]).await;
     assert_eq!(members(&stage).await, before);
 
+    // Nobody let it in; the directory that the refused starts left behind does not hurt.
+    let join = serve_args("n4", &dir, &files, &["--join", &peers]);
+    serve_refused(&join, &["ferrolog cluster allow n4", "--join-token"]).await;
+    assert_eq!(members(&stage).await, before);
+    cluster_json(&stage.cluster, &["allow", "n4"]).await;
     // What the refusal says to do, works, with the directory that the refused start left behind.
     let joined = Lone::start(&serve_args("n4", &dir, &files, &["--join", &peers])).await;
     until("n4 is a voter", async || {
@@ -237,6 +244,61 @@ async fn no_second_cluster_begins_beside_a_living_one() {
     })
     .await;
     joined.kill().await;
+}
+
+#[tokio::test]
+async fn a_node_joins_only_when_it_is_let_in() {
+    let stage = Stage::start().await;
+    let before = members(&stage).await;
+    let certs = stage.path().join("certs");
+    let certs = certs.to_str().expect("UTF-8");
+    let mint = ["certs", "--out", certs, "--nodes", "n4,n5,n6"].map(str::to_owned);
+    command::run(&mint).await.expect_success();
+    let peers = stage.cluster.addrs().join(",");
+    let args = |name: &str, rest: &[&str]| {
+        let rest = [&["--join", &peers][..], rest].concat();
+        serve_args(name, &stage.path().join(name), &files(&stage, name), &rest)
+    };
+    let is_voter = async |name: &str| {
+        let status = stage.client().admin().status(None).await.ok()?;
+        let mut nodes = status.nodes.into_iter();
+        nodes
+            .find(|node| node.name == name && node.role() == NodeRole::Voter)
+            .map(drop)
+    };
+    serve_refused(&args("n4", &[]), &["ferrolog cluster allow n4"]).await;
+    // Taken back, it is as if it had never been allowed.
+    cluster_json(&stage.cluster, &["allow", "n4"]).await;
+    let status = cluster_json(&stage.cluster, &["status"]).await;
+    assert_eq!(status["allowed_names"], json!(["n4"]));
+    let told = cluster_json(&stage.cluster, &["disallow", "n4"]).await;
+    assert_eq!(told["withdrawn"], true);
+    serve_refused(&args("n4", &[]), &["ferrolog cluster allow n4"]).await;
+    let wrong = args("n4", &["--join-token", "0123"]);
+    serve_refused(&wrong, &["ferrolog cluster allow n4"]).await;
+    assert_eq!(members(&stage).await, before);
+
+    let token = cluster_json(&stage.cluster, &["token"]).await;
+    let token = ["--join-token", token["token"].as_str().expect("a token")];
+    let n4 = Lone::start(&args("n4", &token)).await;
+    until("n4 is a voter", async || is_voter("n4").await).await;
+    serve_refused(&args("n5", &token), &["ferrolog cluster allow n5"]).await;
+    cluster_json(&stage.cluster, &["allow", "n5"]).await;
+    let n5 = Lone::start(&args("n5", &[])).await;
+    until("n5 is a voter", async || is_voter("n5").await).await;
+
+    // Who was removed comes back when it is let in again, and not by what was said before.
+    cluster_json(&stage.cluster, &["allow", "n5"]).await;
+    let removed = cluster_json(&stage.cluster, &["remove", "n5"]).await;
+    assert_eq!(removed["removed"], true);
+    n5.kill().await;
+    fs::remove_dir_all(stage.path().join("n5")).expect("wiped");
+    serve_refused(&args("n5", &[]), &["ferrolog cluster allow n5"]).await;
+    cluster_json(&stage.cluster, &["allow", "n5"]).await;
+    let n5 = Lone::start(&args("n5", &[])).await;
+    until("n5 is a voter again", async || is_voter("n5").await).await;
+    n5.kill().await;
+    n4.kill().await;
 }
 
 #[tokio::test]

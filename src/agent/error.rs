@@ -49,6 +49,15 @@ pub enum AgentError {
         /// The node's name.
         name: String,
     },
+    /// The certificate is not for both sides of a stream.
+    #[error(
+        "the certificate is not for both serving and calling (serverAuth and clientAuth), so peers \
+         would refuse it: make one with `ferrolog certs --nodes {name}`"
+    )]
+    OneSided {
+        /// The node's name.
+        name: String,
+    },
     /// A cluster is there already.
     #[error(
         "{peer} belongs to cluster {cluster} already: this node will not begin a second one. Join \

@@ -25,6 +25,7 @@ pub async fn become_member(
     let disk = seams.disk.clone();
     let mut directory = Directory::open(disk, &config.data_dir, &config.name, &seams.random)?;
     if directory.identity().is_some() {
+        directory.let_in(config.allow.clone());
         return Ok((directory, false));
     }
     if config.bootstrap {
@@ -32,9 +33,11 @@ pub async fn become_member(
             return Err(AgentError::SecondCluster { peer, cluster });
         }
         directory.bootstrap(&seams.random)?;
+        directory.let_in(config.allow.clone());
         tracing::info!(name = %config.name, "began a cluster");
     } else {
-        directory.join(layer, &config.join, addr).await?;
+        let token = &config.join_token;
+        directory.join(layer, &config.join, addr, token).await?;
         tracing::info!(name = %config.name, "joined a cluster");
     }
     Ok((directory, !config.bootstrap))

@@ -305,6 +305,7 @@ fn check_certificate(config: &Config, security: &Security) -> Result<(), AgentEr
             found: found.clone(),
             name,
         }),
+        Some(_) if !tls.identity().serves_and_calls => Err(AgentError::OneSided { name }),
         Some(_) => Ok(()),
     }
 }
@@ -350,4 +351,28 @@ async fn begin(
         &seams.runtimes.clients,
     );
     Ok((log.await?, joined))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Options;
+    use crate::net::certs::testing::{authority, node_that_only_calls};
+    use crate::net::tls::Tls;
+
+    #[test]
+    fn a_certificate_for_one_side_starts_no_node() {
+        let text = "name = 'n1'\ndata_dir = '/d'\nlisten = '127.0.0.1:0'\nbootstrap = true\n\
+                    insecure = true";
+        let options = Options::parse(text, "f.toml".into()).unwrap();
+        let (config, authority) = (options.resolve().unwrap(), authority());
+        let check = |pem: &crate::net::certs::CertPem| {
+            let ca = authority.ca_pem().as_bytes();
+            let tls = Tls::from_pem(ca, pem.cert.as_bytes(), pem.key.as_bytes()).unwrap();
+            check_certificate(&config, &Security::Mutual(tls))
+        };
+        let refused = check(&node_that_only_calls(&authority, "n1"));
+        assert!(matches!(refused, Err(AgentError::OneSided { .. })));
+        check(&authority.node("n1", &[]).unwrap()).unwrap();
+    }
 }

@@ -15,6 +15,8 @@ Examples:
   ferrolog cluster status --server n2:8400 --output json   (what n2 itself knows)
   ferrolog cluster transfer n3
   ferrolog cluster remove n2                               (a node that will not come back)
+  ferrolog cluster allow n4                                (n4 may join now, once)
+  ferrolog cluster token                                   (whoever starts with it may join, once)
   ferrolog cluster leave --server n2:8400                  (a node that is up)
   ferrolog cluster limits --server n2:8400                 (how large a record may be, and the like)";
 
@@ -38,6 +40,22 @@ enum Action {
     Remove {
         /// The name it was started under
         name: String,
+    },
+    /// Let a node join, once
+    Allow {
+        /// The name it will be started under
+        name: String,
+    },
+    /// Take back that a node may join
+    Disallow {
+        /// The name that was allowed
+        name: String,
+    },
+    /// Print a token that lets one node join: `serve --join-token`
+    Token {
+        /// How long it can be used, in minutes, up to a day
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1440))]
+        minutes: u32,
     },
     /// Hand leadership to another voter
     Transfer {
@@ -67,6 +85,23 @@ pub(super) async fn run(args: ClusterArgs, format: Format) -> anyhow::Result<()>
             let name = client.admin().status(None).await?.node_name;
             remove(&client, &name).await?
         }
+        Action::Allow { name } => {
+            client.admin().allow(&name).await?;
+            let shown = format!("{name} may join now, once");
+            (shown, json!({ "name": name, "allowed": true }))
+        }
+        Action::Disallow { name } => {
+            let withdrawn = client.admin().disallow(&name).await?;
+            let shown = match withdrawn {
+                true => format!("{name} may not join any more"),
+                false => format!("{name} was not allowed to join, or has joined"),
+            };
+            (shown, json!({ "name": name, "withdrawn": withdrawn }))
+        }
+        Action::Token { minutes } => {
+            let token = client.admin().join_token(60 * minutes).await?;
+            (token.clone(), json!({ "token": token, "minutes": minutes }))
+        }
         Action::Transfer { name } => {
             let leader = client.admin().transfer(name.as_deref()).await?;
             (format!("{leader} leads now"), json!({ "leader": leader }))
@@ -80,7 +115,8 @@ async fn remove(client: &Client, name: &str) -> anyhow::Result<Told> {
     let removed = client.admin().remove(name).await?;
     let shown = match removed {
         true => format!(
-            "{name} is no longer a member; stop its process and delete its data before it joins again"
+            "{name} is no longer a member; before it joins again, stop its process, delete its data, \
+             and let it in with `ferrolog cluster allow {name}`"
         ),
         false => format!("there is no member {name}; nothing was changed"),
     };
@@ -168,7 +204,7 @@ fn status_text(status: &GetStatusResponse) -> String {
     }
     format!(
         "cluster {}, term {}, leader {}\nas {} (version {}) sees it: {} records, offsets {} to {}, \
-         applied {} of committed {} of last {}{}\non its disk: {} segments of {} bytes{}\n\n{}",
+         applied {} of committed {} of last {}{}\non its disk: {} segments of {} bytes{}{}\n\n{}",
         status.cluster_id,
         status.term,
         name_of(status.leader_id),
@@ -186,6 +222,10 @@ fn status_text(status: &GetStatusResponse) -> String {
         match status.damaged_segments {
             0 => String::new(),
             damaged => format!(", {damaged} of them damaged and waiting for repair"),
+        },
+        match &status.allowed_names[..] {
+            [] => String::new(),
+            names => format!("\nmay join: {}", names.join(", ")),
         },
         table(&rows),
     )
@@ -239,6 +279,7 @@ fn status_json(status: &GetStatusResponse) -> Value {
         "log_time_ms": status.log_time_ms,
         "held_offset": status.held_offset,
         "staleness_ms": status.staleness_ms,
+        "allowed_names": status.allowed_names,
         "nodes": nodes,
     })
 }

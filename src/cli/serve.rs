@@ -25,7 +25,7 @@ const EXAMPLES: &str = "\
 Examples:
   ferrolog certs --out certs --nodes n1,n2,n3
   ferrolog serve --name n1 --data-dir data/n1 --listen 127.0.0.1:7401 \\
-    --bootstrap --join 127.0.0.1:7402,127.0.0.1:7403 \\
+    --bootstrap --allow n2,n3 --join 127.0.0.1:7402,127.0.0.1:7403 \\
     --tls-ca certs/ca.pem --tls-cert certs/n1.pem --tls-key certs/n1-key.pem
   ferrolog serve --name n2 --data-dir data/n2 --listen 127.0.0.1:7402 --join 127.0.0.1:7401 \\
     --tls-ca certs/ca.pem --tls-cert certs/n2.pem --tls-key certs/n2-key.pem
@@ -34,6 +34,8 @@ One line goes to standard output, once the port is bound: `listening HOST:PORT`.
 Start a node with the same options every time: what is done already is not done again.
 Name the other nodes with --join beside --bootstrap: a first node whose disk was wiped then finds
 its cluster, instead of beginning a second one.
+With certificates a node joins if its name was allowed, with --allow at the beginning or with
+`ferrolog cluster allow`, or if it shows what `ferrolog cluster token` printed.
 SIGTERM and SIGINT stop it within ten seconds: leadership is handed on first.";
 
 /// Run a node

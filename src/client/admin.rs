@@ -14,8 +14,9 @@ use super::servers::Servers;
 use super::{ClientError, FIRST_ANSWER_MAX};
 use crate::proto::v1::cluster_service_client::ClusterServiceClient;
 use crate::proto::v1::{
-    GetRetentionRequest, GetStatusRequest, GetStatusResponse, RemoveNodeRequest, Retention,
-    SetRetentionRequest, TransferLeadershipRequest, TrimRequest,
+    AllowNodeRequest, CreateJoinTokenRequest, DisallowNodeRequest, GetRetentionRequest,
+    GetStatusRequest, GetStatusResponse, RemoveNodeRequest, Retention, SetRetentionRequest,
+    TransferLeadershipRequest, TrimRequest,
 };
 
 /// A change waits for the cluster to agree, and a transfer for a follower to catch up.
@@ -112,6 +113,36 @@ impl Admin {
         let (answer, in_doubt) = self.change_on(call).await?;
         // An earlier try did it, and its answer was lost.
         Ok(answer.removed || in_doubt)
+    }
+
+    /// Lets a node of this name join, once.
+    pub async fn allow(&self, name: &str) -> Result<(), ClientError> {
+        let request = AllowNodeRequest {
+            name: name.to_owned(),
+        };
+        let call =
+            async |mut cluster: Cluster| cluster.allow_node(Request::new(request.clone())).await;
+        self.change(call).await.map(drop)
+    }
+
+    /// Takes that back; false if the name was not allowed, or has joined.
+    pub async fn disallow(&self, name: &str) -> Result<bool, ClientError> {
+        let request = DisallowNodeRequest {
+            name: name.to_owned(),
+        };
+        let call =
+            async |mut cluster: Cluster| cluster.disallow_node(Request::new(request.clone())).await;
+        let (answer, in_doubt) = self.change_on(call).await?;
+        // An earlier try did it, and its answer was lost.
+        Ok(answer.withdrawn || in_doubt)
+    }
+
+    /// Makes a token that lets one node join within `life_seconds`; 0: within an hour.
+    pub async fn join_token(&self, life_seconds: u32) -> Result<String, ClientError> {
+        let request = CreateJoinTokenRequest { life_seconds };
+        let call =
+            async |mut cluster: Cluster| cluster.create_join_token(Request::new(request)).await;
+        self.change(call).await.map(|answer| answer.token)
     }
 
     /// Hands leadership to `to`, or to the voter that is furthest on; answers with the new leader's name.

@@ -256,6 +256,27 @@ impl ClusterService for Fake {
         }
     }
 
+    async fn allow_node(
+        &self,
+        _: Request<AllowNodeRequest>,
+    ) -> Result<Response<AllowNodeResponse>, Status> {
+        Ok(Response::new(AllowNodeResponse {}))
+    }
+
+    async fn disallow_node(
+        &self,
+        _: Request<DisallowNodeRequest>,
+    ) -> Result<Response<DisallowNodeResponse>, Status> {
+        Ok(Response::new(DisallowNodeResponse { withdrawn: true }))
+    }
+
+    async fn create_join_token(
+        &self,
+        _: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenResponse>, Status> {
+        Err(Status::unimplemented("no tokens here"))
+    }
+
     async fn transfer_leadership(
         &self,
         request: Request<TransferLeadershipRequest>,

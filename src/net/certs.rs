@@ -142,6 +142,15 @@ impl Authority {
     /// streams.
     pub fn node(&self, name: &str, hosts: &[String]) -> Result<CertPem, CertsError> {
         use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+        self.node_for(name, hosts, vec![ServerAuth, ClientAuth])
+    }
+
+    fn node_for(
+        &self,
+        name: &str,
+        hosts: &[String],
+        purposes: Vec<ExtendedKeyUsagePurpose>,
+    ) -> Result<CertPem, CertsError> {
         check_name(name)?;
         let mut names = host_names(hosts)?;
         let uri = format!("{NODE_URI_PREFIX}{name}");
@@ -150,7 +159,7 @@ impl Authority {
                 .try_into()
                 .map_err(|source| host_text(&uri, source))?,
         ));
-        self.issue(name, names, vec![ServerAuth, ClientAuth])
+        self.issue(name, names, purposes)
     }
 
     /// A certificate for the client `name`, which can dial gRPC and nothing else.
@@ -253,13 +262,19 @@ fn host_text(host: &str, source: rcgen::Error) -> CertsError {
 }
 
 #[cfg(test)]
-pub(super) mod testing {
+pub(crate) mod testing {
     //! Certificates for the tests of this folder.
 
     use super::*;
 
     pub fn authority() -> Authority {
         Authority::new(crate::env::wall_clock()).unwrap()
+    }
+
+    /// Names a node, and may call but not serve.
+    pub fn node_that_only_calls(authority: &Authority, name: &str) -> CertPem {
+        let purposes = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        authority.node_for(name, &[], purposes).unwrap()
     }
 
     /// May serve and dial, yet names no node: what another program of the same authority would hold.

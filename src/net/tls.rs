@@ -89,6 +89,11 @@ pub enum TlsError {
         common_name: String,
         source: BadName,
     },
+    #[error(
+        "the certificate of node {node_name} is not for both serving and calling (serverAuth and \
+         clientAuth), so it cannot open a raft stream; make it anew with `ferrolog certs`"
+    )]
+    Uses { node_name: String },
 }
 
 /// The three PEM files a node or a client proves itself with.
@@ -105,6 +110,8 @@ pub struct Identity {
     pub common_name: Option<String>,
     /// From the URI `ferrolog://node/<name>`; a certificate without it is a client's.
     pub node_name: Option<String>,
+    /// Made for both sides of a stream (serverAuth and clientAuth), as a node's is.
+    pub serves_and_calls: bool,
 }
 
 /// One certificate, ready to accept and to dial.
@@ -343,6 +350,10 @@ fn check_peer(
             common_name: identity.common_name,
         });
     }
+    if kind == Kind::Raft && !identity.serves_and_calls {
+        let node_name = identity.node_name.unwrap_or_default();
+        return Err(TlsError::Uses { node_name });
+    }
     Ok(identity)
 }
 
@@ -374,9 +385,13 @@ fn identity_of(cert: &CertificateDer<'_>) -> Result<Identity, x509_parser::nom::
             .filter(|name| is_valid_name(name)),
         _ => None,
     });
+    let uses = cert
+        .extended_key_usage()
+        .map_err(x509_parser::nom::Err::Failure)?;
     Ok(Identity {
         common_name: common_name.map(str::to_owned),
         node_name: node_name.map(str::to_owned),
+        serves_and_calls: uses.is_some_and(|uses| uses.value.server_auth && uses.value.client_auth),
     })
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 use super::*;
-use crate::net::certs::testing::{authority, server_without_node_name};
+use crate::net::certs::testing::{authority, node_that_only_calls, server_without_node_name};
 use crate::net::certs::{Authority, CertPem};
 
 type Outcome = Result<(BoxIo, Identity), TlsError>;
@@ -53,6 +53,21 @@ fn refusal(outcome: Outcome) -> TlsError {
 }
 
 #[tokio::test]
+async fn raft_streams_need_both_uses_of_a_node() {
+    let authority = authority();
+    let one = node(&authority, "node-1");
+    let calls = tls(&authority, &node_that_only_calls(&authority, "node-2"));
+    let (_, far) = handshake((&calls, Kind::Raft), (&one, Kind::Raft), "localhost:1").await;
+    let error = refusal(far);
+    assert!(
+        matches!(&error, TlsError::Uses { node_name } if node_name == "node-2"),
+        "{error:?}"
+    );
+    let (_, far) = handshake((&calls, Kind::Grpc), (&one, Kind::Grpc), "localhost:1").await;
+    far.expect("it is good for what it is for");
+}
+
+#[tokio::test]
 async fn both_sides_learn_who_the_other_is() {
     let authority = authority();
     let (one, two) = (node(&authority, "node-1"), node(&authority, "node-2"));
@@ -61,7 +76,8 @@ async fn both_sides_learn_who_the_other_is() {
         client.identity(),
         &Identity {
             common_name: Some("root".into()),
-            node_name: None
+            node_name: None,
+            serves_and_calls: false,
         }
     );
 
@@ -221,7 +237,7 @@ async fn a_host_the_certificate_does_not_name_is_refused() {
 fn a_common_name_that_would_mislead_a_reader_is_refused() {
     let of = |common_name: &str| Identity {
         common_name: Some(common_name.to_owned()),
-        node_name: None,
+        ..Identity::default()
     };
     assert!(check_name(&of("billing service")).is_ok());
     assert!(check_name(&Identity::default()).is_ok());

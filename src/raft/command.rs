@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::log::Offset;
 use crate::proto::raft_v1 as pb;
 
+use super::admissions::{Admission, Entrance};
 use super::cursors::CommitCursor;
 use super::fences::ClaimEpoch;
 use super::sessions::{CloseSession, OpenSession};
@@ -22,6 +23,8 @@ pub enum Command {
         name: String,
         /// Its data directory's id.
         directory_id: String,
+        /// How it is let in.
+        entrance: Entrance,
     },
     /// Forget a name.
     Forget {
@@ -46,19 +49,22 @@ pub enum Command {
     CommitCursor(CommitCursor),
     /// Forget a cursor.
     DeleteCursor(String),
+    /// Say who may join.
+    Admission(Admission),
 }
 
 impl Command {
-    /// Whether nodes pass it on for clients: what changes the cluster has calls of its own, which
-    /// check more.
-    pub fn is_of_clients(&self) -> bool {
+    /// Whether nodes pass it on as it is, for clients and operators: what changes the cluster has
+    /// calls of its own, which check more.
+    pub fn is_passed_on(&self) -> bool {
         match self {
             Self::OpenSession(_)
             | Self::CloseSession(_)
             | Self::ClaimEpoch(_)
             | Self::DeleteFence(_)
             | Self::CommitCursor(_)
-            | Self::DeleteCursor(_) => true,
+            | Self::DeleteCursor(_)
+            | Self::Admission(_) => true,
             Self::Append(_)
             | Self::Register { .. }
             | Self::Forget { .. }
@@ -125,6 +131,7 @@ impl fmt::Display for Command {
                 write!(f, "set cursor {} to {}", commit.name, commit.offset)
             }
             Self::DeleteCursor(name) => write!(f, "delete cursor {name}"),
+            Self::Admission(change) => write!(f, "{change}"),
         }
     }
 }
@@ -139,7 +146,7 @@ pub enum Outcome {
     /// The first offset that may be read now.
     Trimmed(Offset),
     /// The node id, or why there is none.
-    Registered(Result<u64, NameTaken>),
+    Registered(Result<u64, NotRegistered>),
     /// A session's id.
     Session(u64),
     /// A name's new epoch, and where the log ended when it was claimed.
@@ -226,7 +233,7 @@ pub enum Refusal {
     SessionExpired,
 }
 
-/// Why the state machine did not do what a command of sessions, fences or cursors asks.
+/// Why the state machine did not do what a command of sessions, fences, cursors or admissions asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StateRefusal {
     /// There is no room for a session.
@@ -272,6 +279,12 @@ pub enum StateRefusal {
     /// There is no room for a cursor.
     #[error("there are too many cursors ({0}): delete some with `ferrolog cursor delete`")]
     TooManyCursors(Full),
+    /// There is no room for a name or a token.
+    #[error(
+        "as many names or tokens as there may be let nodes in already: take names back with \
+         `ferrolog cluster disallow`, or wait until tokens expire"
+    )]
+    TooManyAdmissions,
 }
 
 /// Which limit was met.
@@ -294,10 +307,16 @@ impl fmt::Display for Full {
     }
 }
 
-/// Another directory holds the name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("node {node_id} is known under this name with another data directory")]
-pub struct NameTaken {
-    /// The node that holds it.
-    pub node_id: u64,
+/// Why a node gets no id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotRegistered {
+    /// Another directory holds the name.
+    #[error("node {node_id} is known under this name with another data directory")]
+    NameTaken {
+        /// The node that holds it.
+        node_id: u64,
+    },
+    /// Nobody let it in.
+    #[error("nobody let the node in")]
+    NotAdmitted,
 }

@@ -50,6 +50,9 @@ pub struct Directory {
     identity: Option<Identity>,
     /// Whom the node hears until it has applied a membership that holds it.
     pub(super) introduced: Vec<pb::Member>,
+    /// Who may join the cluster that this node begins.
+    pub(super) founding: Vec<String>,
+    pub(super) random: Random,
 }
 
 impl Directory {
@@ -102,6 +105,8 @@ impl Directory {
             directory_id: known.directory_id,
             identity: None,
             introduced: Vec::new(),
+            founding: Vec::new(),
+            random: random.clone(),
         };
         if known.node_id != 0 {
             directory.identity = Some(directory.as_node(known.cluster_id, known.node_id));
@@ -123,6 +128,14 @@ impl Directory {
         self.identity.as_ref()
     }
 
+    /// Lets these names join, if this node began its cluster.
+    pub fn let_in(&mut self, names: Vec<String>) {
+        let first = |identity: &Identity| identity.node_id == FIRST_NODE;
+        if self.identity().is_some_and(first) {
+            self.founding = names;
+        }
+    }
+
     /// Begins a new cluster with this node as its one voter.
     pub fn bootstrap(&mut self, random: &Random) -> Result<(), Error> {
         let cluster_id = format!("{:032x}", random.next_u128());
@@ -141,12 +154,14 @@ impl Directory {
         Ok(())
     }
 
-    /// Asks the members at `peers` for a node id, until one gives it or refuses.
+    /// Asks the members at `peers` for a node id, until one gives it or refuses. A token lets the
+    /// node in if its name does not.
     pub async fn join(
         &mut self,
         layer: &StreamLayer,
         peers: &[String],
         addr: &str,
+        token: &str,
     ) -> Result<(), JoinError> {
         let request = pb::JoinRequest {
             name: self.name.clone(),
@@ -154,6 +169,7 @@ impl Directory {
             directory_id: self.directory_id.clone(),
             node_id: 0,
             cluster_id: String::new(),
+            token: token.to_owned(),
         };
         let transport = Transport::new(layer.clone(), Sender::default());
         let joined = ask_all(&transport, peers, &request).await?;

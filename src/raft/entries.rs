@@ -8,6 +8,7 @@ use prost::Message;
 use crate::log::{self, Index, Kind, Offset, Term};
 use crate::proto::raft_v1::{self as pb, control_entry::Command as Control};
 
+use super::admissions::{Admission, Entrance};
 use super::command::{Command, Retention};
 use super::cursors::CommitCursor;
 use super::fences::ClaimEpoch;
@@ -45,10 +46,16 @@ fn encode(command: Option<Control>) -> Bytes {
 pub fn to_control(command: &Command) -> Option<Control> {
     Some(match command {
         Command::Append(_) => return None,
-        Command::Register { name, directory_id } => Control::RegisterNode(pb::RegisterNode {
+        Command::Register {
+            name,
+            directory_id,
+            entrance,
+        } => Control::RegisterNode(pb::RegisterNode {
             name: name.clone(),
             directory_id: directory_id.clone(),
+            entrance: entrance.to_pb(),
         }),
+        Command::Admission(change) => Control::Admission(change.to_pb()),
         Command::Forget { name } => Control::ForgetNode(pb::ForgetNode { name: name.clone() }),
         Command::Trim(first) => Control::Trim(pb::Trim {
             first_offset: first.0,
@@ -111,7 +118,9 @@ pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, Wire
         Control::RegisterNode(node) => Command::Register {
             name: node.name,
             directory_id: node.directory_id,
+            entrance: Entrance::from_pb(node.entrance)?,
         },
+        Control::Admission(change) => Command::Admission(Admission::from_pb(change)?),
         Control::ForgetNode(node) => Command::Forget { name: node.name },
         Control::Trim(trim) => Command::Trim(Offset(trim.first_offset)),
         Control::SetRetention(retention) => Command::SetRetention(Retention::from_pb(retention)),

@@ -187,10 +187,20 @@ pub enum MembershipError {
     /// The name belongs to a node with another directory.
     #[error(
         "node {name} is a member with another data directory (a wiped or replaced disk?): remove \
-         it first with `ferrolog cluster remove {name}`, then start this node again"
+         it first with `ferrolog cluster remove {name}`, let it in with `ferrolog cluster allow \
+         {name}`, then start this node again"
     )]
     NameTaken {
         /// The name.
+        name: String,
+    },
+    /// Nobody let the node in.
+    #[error(
+        "node {name} may not join: let it in with `ferrolog cluster allow {name}`, or give it what \
+         `ferrolog cluster token` prints with --join-token, and start it again"
+    )]
+    NotAdmitted {
+        /// Its name.
         name: String,
     },
     /// The node belongs to another cluster.
@@ -273,6 +283,7 @@ impl MembershipError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::NameTaken { .. } => Reason::NameTaken,
+            Self::NotAdmitted { .. } => Reason::NotAdmitted,
             Self::OtherCluster { .. } => Reason::OtherCluster,
             Self::Removed { .. } => Reason::NodeRemoved,
             Self::LastVoter { .. } => Reason::LastVoter,

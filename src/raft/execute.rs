@@ -1,4 +1,4 @@
-//! Sessions, fences and cursors: commands that any node takes and passes to the leader, which
+//! Sessions, fences, cursors and admissions: commands that any node takes and passes to the leader, which
 //! gives them their time.
 
 use std::time::Duration;
@@ -12,6 +12,7 @@ use crate::proto::raft_v1::{self as pb, ExecuteRefusalKind as Kind, execute_resp
 use crate::reason::Reason;
 
 use super::ReplicatedLog;
+use super::admissions::Admission;
 use super::command::{Command, Full, Outcome, StateRefusal};
 use super::cursors::{CommitCursor, Cursor};
 use super::entries;
@@ -211,6 +212,9 @@ impl ReplicatedLog {
             let reason = "none is known".to_owned();
             return Err(ExecuteError::NoLeader { reason });
         }
+        if matches!(command, Command::Admission(_)) {
+            self.found().await?;
+        }
         if takes_room(&command) {
             self.space().check(&self.view())?;
             let pace = Pace::new(self.log().clone());
@@ -256,6 +260,13 @@ impl ReplicatedLog {
                 now_ms: self.0.stamps.next(),
                 ..commit
             }),
+            Command::Admission(Admission::Token {
+                digest, life_ms, ..
+            }) => Command::Admission(Admission::Token {
+                digest,
+                now_ms: self.0.stamps.next(),
+                life_ms,
+            }),
             other => other,
         }
     }
@@ -275,7 +286,8 @@ fn takes_room(command: &Command) -> bool {
         | Command::CloseSession(_)
         | Command::ExpireSessions(_)
         | Command::DeleteFence(_)
-        | Command::DeleteCursor(_) => false,
+        | Command::DeleteCursor(_)
+        | Command::Admission(_) => false,
     }
 }
 
@@ -328,6 +340,7 @@ fn refusal_to_pb(refusal: StateRefusal) -> pb::ExecuteRefusal {
             (Kind::CursorPastEnd, Some(next.0))
         }
         StateRefusal::TooManyCursors(full) => (Kind::TooManyCursors, limit(full)),
+        StateRefusal::TooManyAdmissions => (Kind::TooManyAdmissions, None),
     };
     pb::ExecuteRefusal {
         kind: kind.into(),
@@ -365,6 +378,7 @@ fn outcome_from_pb(answer: pb::ExecuteResponse) -> Result<Outcome, ExecuteError>
                     next: Offset(current.unwrap_or(0)),
                 },
                 Kind::TooManyCursors => StateRefusal::TooManyCursors(full),
+                Kind::TooManyAdmissions => StateRefusal::TooManyAdmissions,
                 Kind::DiskFull => {
                     let full = DiskFull::from(refused.disk_full.unwrap_or_default());
                     return Err(full.into());
@@ -402,6 +416,7 @@ mod tests {
                 next: Offset(7),
             }),
             Err(StateRefusal::TooManyCursors(full(true))),
+            Err(StateRefusal::TooManyAdmissions),
         ];
         for outcome in outcomes {
             let outcome = outcome.map_err(ExecuteError::from);

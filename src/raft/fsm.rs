@@ -9,8 +9,9 @@ use crate::log::record::{self, Batch};
 use crate::log::{self, Index, Log, Offset, Run};
 use crate::proto::raft_v1 as pb;
 
+use super::admissions::{Admission, Admissions, Entrance};
 use super::command::{
-    BatchOutcome, Command, NameTaken, OffsetRange, Outcome, Receipt, Refusal, Retention,
+    BatchOutcome, Command, NotRegistered, OffsetRange, Outcome, Receipt, Refusal, Retention,
 };
 use super::cursors::Cursors;
 use super::digests::Digests;
@@ -36,6 +37,8 @@ pub struct Fsm {
     pub retention: Retention,
     pub cursors: Cursors,
     pub fences: Fences,
+    /// Who may join.
+    pub admissions: Admissions,
     /// The last time that a leader gave to an entry, in milliseconds since 1970.
     pub timestamp_ms: u64,
 }
@@ -66,11 +69,14 @@ impl Fsm {
                 let (_, next) = log.offsets();
                 Outcome::Appended(self.append(payload, next, &mut runs)?)
             }
-            EntryPayload::Normal(Command::Register { name, directory_id }) => {
-                Outcome::Registered(self.register(index, name, directory_id))
-            }
+            EntryPayload::Normal(Command::Register {
+                name,
+                directory_id,
+                entrance,
+            }) => Outcome::Registered(self.register(index, name, directory_id, *entrance)),
             EntryPayload::Normal(Command::Forget { name }) => {
                 self.registrations.retain(|_, node| node.name != *name);
+                self.admissions.withdraw(name);
                 Outcome::Done
             }
             EntryPayload::Normal(Command::Trim(first)) => {
@@ -88,11 +94,12 @@ impl Fsm {
         Ok(outcome)
     }
 
-    /// Applies a command of sessions, fences or cursors.
+    /// Applies a command of sessions, fences, cursors or admissions.
     fn keep(&mut self, index: Index, command: &Command, next: Offset) -> Outcome {
         let time_ms = match command {
             Command::OpenSession(open) => open.now_ms,
             Command::CommitCursor(commit) => commit.now_ms,
+            Command::Admission(Admission::Token { now_ms, .. }) => *now_ms,
             _ => 0,
         };
         self.timestamp_ms = self.timestamp_ms.max(time_ms);
@@ -112,6 +119,7 @@ impl Fsm {
                 self.cursors.commit(commit, next).map(|()| Outcome::Done)
             }
             Command::DeleteCursor(name) => Ok(Outcome::Deleted(self.cursors.delete(name))),
+            Command::Admission(change) => self.admissions.change(change, self.timestamp_ms),
             Command::Append(_)
             | Command::Register { .. }
             | Command::Forget { .. }
@@ -191,30 +199,48 @@ impl Fsm {
     }
 
     /// Gives a node its id: the index of the entry, so that none is ever used twice.
-    fn register(&mut self, index: Index, name: &str, directory_id: &str) -> Result<u64, NameTaken> {
-        let known = self
-            .registrations
-            .iter()
-            .find(|(_, node)| node.name == name);
-        match known {
-            Some((id, node)) if node.directory_id == directory_id => Ok(*id),
-            Some((id, _)) => Err(NameTaken { node_id: *id }),
-            None => {
-                let node = Registration {
-                    name: name.to_owned(),
-                    directory_id: directory_id.to_owned(),
-                };
-                self.registrations.insert(index.0, node);
-                Ok(index.0)
-            }
+    fn register(
+        &mut self,
+        index: Index,
+        name: &str,
+        directory_id: &str,
+        entrance: Entrance,
+    ) -> Result<u64, NotRegistered> {
+        if let Some(known) = self.may_register(name, directory_id, entrance)? {
+            return Ok(known);
+        }
+        self.admissions.use_up(name, entrance);
+        let node = Registration {
+            name: name.to_owned(),
+            directory_id: directory_id.to_owned(),
+        };
+        self.registrations.insert(index.0, node);
+        Ok(index.0)
+    }
+
+    /// Whether a node may have an id: the one that it has already, or `None` for a new one.
+    pub fn may_register(
+        &self,
+        name: &str,
+        directory_id: &str,
+        entrance: Entrance,
+    ) -> Result<Option<u64>, NotRegistered> {
+        let mut nodes = self.registrations.iter();
+        match nodes.find(|(_, node)| node.name == name) {
+            Some((id, node)) if node.directory_id == directory_id => Ok(Some(*id)),
+            Some((id, _)) => Err(NotRegistered::NameTaken { node_id: *id }),
+            None if self.admissions.admits(name, entrance, self.timestamp_ms) => Ok(None),
+            None => Err(NotRegistered::NotAdmitted),
         }
     }
 
     /// Takes over a membership. A node that left it is forgotten: its name is free, its id is not.
+    /// Nor does it come back by what was said of its name before.
     fn change_members(&mut self, next: StoredMembership) {
-        for (id, _) in self.membership.membership().nodes() {
+        for (id, member) in self.membership.membership().nodes() {
             if next.membership().get_node(id).is_none() {
                 self.registrations.remove(id);
+                self.admissions.withdraw(&member.name);
             }
         }
         self.membership = next;
@@ -254,6 +280,7 @@ impl Fsm {
             fences: self.fences.to_pb(),
             deleted_epoch: self.fences.deleted_epoch(),
             timestamp_ms: self.timestamp_ms,
+            admissions: self.admissions.to_pb(),
         }
     }
 
@@ -288,6 +315,7 @@ impl Fsm {
             cursors: Cursors::from_pb(checkpoint.cursors)?,
             fences: Fences::from_pb(checkpoint.fences, checkpoint.deleted_epoch)?,
             timestamp_ms: checkpoint.timestamp_ms,
+            admissions: Admissions::from_pb(checkpoint.admissions.unwrap_or_default())?,
         })
     }
 }

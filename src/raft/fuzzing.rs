@@ -16,6 +16,7 @@ use crate::log::memory_disk::MemoryDisk;
 use crate::log::{self, Builder, Checkpoint, Floor, Index, Log, NUMBER_MAX, Offset, Seal, Term};
 use crate::proto::raft_v1 as pb;
 
+use super::admissions::Entrance;
 use super::command::{self, Command};
 use super::entries;
 use super::fetch::{self, FetchError};
@@ -112,6 +113,7 @@ pub fn entries_of(input: &mut Input<'_>) -> Vec<Entry> {
             1 => Command::Register {
                 name: (what >> 6).to_string(),
                 directory_id: (what >> 4 & 3).to_string(),
+                entrance: Entrance::Open,
             },
             2 => Command::Forget {
                 name: (what >> 6).to_string(),

@@ -18,6 +18,8 @@ impl ReplicatedLog {
             directory_id: self.0.identity.directory_id.clone(),
             node_id: self.0.identity.node_id,
             cluster_id: self.0.identity.cluster_id.clone(),
+            // It has an id: it was let in.
+            token: String::new(),
         };
         let view = self.view();
         if view.writable {

@@ -15,7 +15,7 @@ use crate::log::Offset;
 use crate::net::certs::is_valid_name;
 use crate::proto::raft_v1 as pb;
 
-use super::command::{Command, NameTaken, Outcome, Retention};
+use super::command::{Command, NotRegistered, Outcome, Retention};
 use super::error::{MembershipError, OTHER_ANSWER};
 use super::execute::{WAIT, WriteError};
 use super::types::{Member, TypeConfig};
@@ -85,15 +85,28 @@ impl ReplicatedLog {
         &self,
         request: &pb::JoinRequest,
     ) -> Result<pb::JoinResponse, MembershipError> {
-        let command = Command::Register {
-            name: request.name.clone(),
-            directory_id: request.directory_id.clone(),
+        self.found().await?;
+        let (name, directory_id) = (request.name.clone(), request.directory_id.clone());
+        let entrance = self.entrance(&request.token);
+        // Judged here first: whoever may not join must not fill the log by asking.
+        let judged = self.0.fsm.may_register(&name, &directory_id, entrance);
+        let registered = match judged.transpose() {
+            Some(known) => known,
+            None => {
+                let command = Command::Register {
+                    name: name.clone(),
+                    directory_id,
+                    entrance,
+                };
+                let Outcome::Registered(registered) = self.write_here(command).await? else {
+                    return Err(other_answer());
+                };
+                registered
+            }
         };
-        let Outcome::Registered(registered) = self.write_here(command).await? else {
-            return Err(other_answer());
-        };
-        let node_id = registered.map_err(|NameTaken { .. }| MembershipError::NameTaken {
-            name: request.name.clone(),
+        let node_id = registered.map_err(|refused| match refused {
+            NotRegistered::NameTaken { .. } => MembershipError::NameTaken { name },
+            NotRegistered::NotAdmitted => MembershipError::NotAdmitted { name },
         })?;
         Ok(pb::JoinResponse {
             cluster_id: self.identity().cluster_id.clone(),

@@ -1,15 +1,19 @@
 //! Who may change a cluster, and what a node must know before it answers.
 
+use std::path::Path;
+
 use futures::stream;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use super::snapshot_tests::{PATIENCE, start};
+use super::snapshot_tests::{PATIENCE, log_config, start};
 use super::transport::PeerClient;
 use super::*;
 use crate::log::memory_disk::MemoryDisk;
-use crate::net::Security;
+use crate::net::certs::testing::authority;
 use crate::net::memory::MemoryNetwork;
+use crate::net::tls::Tls;
+use crate::net::{Network, Security};
 use crate::proto::raft_v1 as pb;
 
 /// What a call comes to; its answer does not matter.
@@ -82,6 +86,58 @@ async fn a_caller_that_is_no_member_changes_and_reads_nothing() {
         let code = answer.err().map(|status| status.code());
         assert_ne!(code, Some(Code::PermissionDenied), "{verb}");
     }
+}
+
+/// Asks a leader for an id, as a node of this name would.
+async fn ask(node: &ReplicatedLog, name: &str, token: &str) -> Result<u64, MembershipError> {
+    let request = pb::JoinRequest {
+        name: name.to_owned(),
+        directory_id: name.repeat(16),
+        token: token.to_owned(),
+        ..pb::JoinRequest::default()
+    };
+    let joined = timeout(PATIENCE, node.join(request)).await;
+    joined.expect("an answer").map(|joined| joined.node_id)
+}
+
+/// With certificates, where the first node was told of two others.
+#[tokio::test]
+async fn who_may_not_join_makes_no_entry() {
+    let network: Arc<dyn Network> = Arc::new(MemoryNetwork::new().named("n1:1"));
+    let authority = authority();
+    let own = authority.node("n1", &[]).unwrap();
+    let ca = authority.ca_pem().as_bytes();
+    let tls = Tls::from_pem(ca, own.cert.as_bytes(), own.key.as_bytes()).unwrap();
+    let layer = StreamLayer::new(network, Security::Mutual(tls));
+    let (disk, random) = (Arc::new(MemoryDisk::default()), Random::seeded(1));
+    let mut directory = Directory::open(disk, Path::new("/node"), "n1", &random).unwrap();
+    directory.bootstrap(&random).unwrap();
+    directory.let_in(vec!["n2".to_owned(), "n3".to_owned()]);
+    let timing = Timing::default();
+    let node = ReplicatedLog::start(directory, layer, "n1:1", &timing, log_config(), 0);
+    let node = node.await.unwrap();
+    let mut views = node.watch_view();
+    let leads = timeout(PATIENCE, views.wait_for(|view| view.writable)).await;
+    leads.unwrap().unwrap();
+
+    // Taken back before anybody came, by a node that has not said yet who may come.
+    assert!(node.withdraw("n3").await.unwrap());
+    let n2 = ask(&node, "n2", "").await.unwrap();
+    let token = node.make_token(TOKEN_LIFE_MAX).await.unwrap();
+    let last = node.indexes()[0];
+    for (name, token) in [("n3", ""), ("n4", ""), ("n4", "0123"), ("n3", "0123")] {
+        let refused = ask(&node, name, token).await.unwrap_err();
+        let expected = MembershipError::NotAdmitted {
+            name: name.to_owned(),
+        };
+        assert_eq!(refused, expected);
+    }
+    assert_eq!(ask(&node, "n2", "").await.unwrap(), n2, "it has its id");
+    assert_eq!(node.indexes()[0], last, "nothing was written");
+    ask(&node, "n4", &token).await.unwrap();
+    ask(&node, "n5", &token).await.unwrap_err();
+    assert!(node.remove("n2").await.unwrap());
+    ask(&node, "n2", "").await.unwrap_err();
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,12 +14,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
-use crate::env::Clock;
+use crate::env::{Clock, Random};
 use crate::log::disk::DirLock;
 use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
 
 mod addresses;
+mod admissions;
 mod answers;
 mod blocking;
 mod callers;
@@ -97,6 +98,7 @@ mod table_tests;
 #[cfg(test)]
 mod trim_tests;
 
+pub use admissions::{ALLOWED_MAX, TOKEN_LIFE_MAX};
 pub use clocks::ClockReport;
 pub use command::{OffsetRange, Ranges, Receipt, Refusal, Retention, StateRefusal};
 pub use cursors::{CURSORS_MAX, CommitCursor, Cursor};
@@ -169,6 +171,9 @@ struct Inner {
     log: Log,
     heard: Arc<view::Heard>,
     hearing: Hearing,
+    /// Who may join the cluster that this node began.
+    founding: Vec<String>,
+    random: Random,
     fsm: Arc<state_machine::Shared>,
     snapshots: Snapshots,
     stable: StableStore,
@@ -216,8 +221,7 @@ impl ReplicatedLog {
         let store = start::store(&directory, &log, inline)?;
         let (failure, promised) = (store.failure(), store.promised());
         let space = Space::start(&directory, disk_reserve_bytes, log.clone());
-        let floor = machine.floor.clone();
-        let me = identity.node_id;
+        let (me, floor) = (identity.node_id, machine.floor.clone());
         let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
         let hearing = Hearing::new(directory.introduced);
         let node = transport::Node::new(&log, &floor, &space, &clocks, &hearing);
@@ -245,6 +249,8 @@ impl ReplicatedLog {
             log,
             heard,
             hearing,
+            founding: directory.founding,
+            random: directory.random,
             fsm,
             snapshots,
             stable: directory.stable,

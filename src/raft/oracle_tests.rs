@@ -20,7 +20,10 @@ use crate::log::record::{self, BatchBuilder, Conditions, Producer, join};
 use crate::log::{self, Error, Floor, Index, Log, Offset, Term};
 use crate::proto::raft_v1 as pb;
 
-use super::command::{BatchOutcome, Command, Outcome, Refusal, Retention, StateRefusal};
+use super::admissions::Entrance;
+use super::command::{
+    BatchOutcome, Command, NotRegistered, Outcome, Refusal, Retention, StateRefusal,
+};
 use super::cursors::CommitCursor;
 use super::entries;
 use super::fences::ClaimEpoch;
@@ -265,11 +268,19 @@ impl World {
                 let (name, directory_id) = (format!("n{name}"), format!("d{dir}"));
                 let id = self.outcomes.len() as u64;
                 let wanted = self.plain.register(id, name.clone(), directory_id.clone());
-                let outcome = self.apply(Command::Register { name, directory_id });
+                let outcome = self.apply(Command::Register {
+                    name,
+                    directory_id,
+                    entrance: Entrance::Open,
+                });
                 let Outcome::Registered(given) = outcome else {
                     panic!("{outcome:?}");
                 };
-                assert_eq!(given.map_err(|taken| taken.node_id), wanted);
+                let given = given.map_err(|refused| match refused {
+                    NotRegistered::NameTaken { node_id } => node_id,
+                    NotRegistered::NotAdmitted => panic!("it is open"),
+                });
+                assert_eq!(given, wanted);
             }
             Plan::Forget(name) => {
                 let name = format!("n{name}");

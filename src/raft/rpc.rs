@@ -332,8 +332,8 @@ impl raft_server::Raft for RaftService {
         let EntryPayload::Normal(command) = command else {
             return Err(Status::invalid_argument("not a command"));
         };
-        if !command.is_of_clients() {
-            return Err(Status::invalid_argument("not a client's command"));
+        if !command.is_passed_on() {
+            return Err(Status::invalid_argument("not a command that is passed on"));
         }
         if !node.view().writable {
             return Err(refusal::not_leader());

@@ -17,6 +17,7 @@ use crate::log::fuzzing::{DIR, Input, batch_of, recovery, write_log};
 use crate::log::{Index, Offset, Term, record};
 use crate::proto::raft_v1 as pb;
 
+use super::admissions::Entrance;
 use super::command::{Command, Retention};
 use super::entries;
 use super::fuzzing::{entries_of, manifest_of, manifests, part_of, raft_frames};
@@ -172,6 +173,7 @@ fn frame_seeds() -> Vec<Seed> {
     let register = Command::Register {
         name: "n2".to_owned(),
         directory_id: "d2".to_owned(),
+        entrance: Entrance::Open,
     };
     let commands = [
         register,

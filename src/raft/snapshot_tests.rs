@@ -70,7 +70,7 @@ pub(super) async fn begin(
     if directory.identity().is_none() {
         match peers {
             [] => directory.bootstrap(&random).unwrap(),
-            peers => directory.join(&layer, peers, addr).await.unwrap(),
+            peers => directory.join(&layer, peers, addr, "").await.unwrap(),
         }
     }
     let (timing, here) = (Timing::default(), tokio::runtime::Handle::current());

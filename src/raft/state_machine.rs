@@ -16,7 +16,8 @@ use crate::log::{self, Index, Log, Offset};
 use crate::proto::raft_v1 as pb;
 use crate::tasks;
 
-use super::command::Retention;
+use super::admissions::Entrance;
+use super::command::{NotRegistered, Retention};
 use super::cursors::Cursor;
 use super::directory::Directory;
 use super::error::Error;
@@ -79,6 +80,27 @@ impl Shared {
         let node = fsm.registrations().get(&id);
         let applied = fsm.applied.map(|applied| applied.index);
         (node.map(|node| node.name.clone()), applied)
+    }
+
+    /// Whether a node may have an id, as far as was applied.
+    pub fn may_register(
+        &self,
+        name: &str,
+        directory_id: &str,
+        entrance: Entrance,
+    ) -> Result<Option<u64>, NotRegistered> {
+        let fsm = self.fsm.lock();
+        fsm.may_register(name, directory_id, entrance)
+    }
+
+    /// The names that may join.
+    pub fn allowed(&self) -> Vec<String> {
+        self.fsm.lock().admissions.allowed().cloned().collect()
+    }
+
+    /// Whether the names that the first node was told of were allowed already.
+    pub fn is_founded(&self) -> bool {
+        self.fsm.lock().admissions.is_founded()
     }
 
     /// How much of the log is to be kept.

@@ -15,8 +15,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 use crate::log::Log;
-use crate::net::Kind;
 use crate::net::stream_layer::{ChannelOptions, StreamLayer};
+use crate::net::{Kind, Security};
 use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::raft_client::RaftClient;
 
@@ -130,6 +130,11 @@ impl Transport {
         // A transport is made for at most one node.
         let _ = self.node.set(node);
         self
+    }
+
+    /// How nodes prove themselves to each other.
+    pub fn security(&self) -> &Security {
+        self.layer.security()
     }
 
     /// A client of the node `to`, on the one connection that all such calls to it share; at `addr`,

@@ -51,6 +51,7 @@ impl ReplicatedLog {
         }
         self.keep_retention().await;
         self.expire_sessions().await;
+        self.found_in_time().await;
         if let Some((floor, term)) = self.log().droppable(Index(u64::MAX)) {
             self.give_up(floor, term).await?;
         }

@@ -176,7 +176,7 @@ mod tests {
     fn peer(name: Option<&str>) -> PeerInfo {
         let identity = name.map(|name| Identity {
             common_name: Some(name.to_owned()),
-            node_name: None,
+            ..Identity::default()
         });
         PeerInfo::new(String::new(), identity, name.is_some())
     }

@@ -1,21 +1,28 @@
 //! `ferrolog.v1.ClusterService`: what an operator asks of a cluster.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
 use crate::log::{Error, Offset};
 use crate::name;
+use crate::net::certs::is_valid_name;
 use crate::proto::v1::cluster_service_server::ClusterService;
 use crate::proto::v1::{
-    self, GetRetentionRequest, GetRetentionResponse, GetStatusRequest, GetStatusResponse, Node,
-    NodeRole, RemoveNodeRequest, RemoveNodeResponse, SetRetentionRequest, SetRetentionResponse,
-    TransferLeadershipRequest, TransferLeadershipResponse, TrimRequest, TrimResponse,
+    self, AllowNodeRequest, AllowNodeResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,
+    DisallowNodeRequest, DisallowNodeResponse, GetRetentionRequest, GetRetentionResponse,
+    GetStatusRequest, GetStatusResponse, Node, NodeRole, RemoveNodeRequest, RemoveNodeResponse,
+    SetRetentionRequest, SetRetentionResponse, TransferLeadershipRequest,
+    TransferLeadershipResponse, TrimRequest, TrimResponse,
 };
-use crate::raft::{ReplicatedLog, Retention};
+use crate::raft::{MembershipError, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
 
 use super::native::{self, be_current};
 use super::{Shared, check_log, status};
+
+/// How long a token can be used, unless told otherwise.
+const TOKEN_LIFE: Duration = Duration::from_hours(1);
 
 /// The verbs, which only a replicated log has.
 pub struct Cluster(pub Arc<Shared<ReplicatedLog>>);
@@ -61,6 +68,7 @@ impl ClusterService for Cluster {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             segments: segments.len() as u64,
             segment_bytes: segments.iter().map(|segment| segment.bytes).sum(),
+            allowed_names: log.allowed(),
             damaged_segments: segments.iter().filter(|segment| segment.damaged).count() as u64,
             clock_ms: clocks.now_ms,
             clock_jumps: clocks.jumps,
@@ -78,6 +86,44 @@ impl ClusterService for Cluster {
         let removed = self.0.log()?.remove(&request.get_ref().name).await;
         let removed = removed.map_err(|error| status::membership(&error))?;
         Ok(Response::new(RemoveNodeResponse { removed }))
+    }
+
+    async fn allow_node(
+        &self,
+        request: Request<AllowNodeRequest>,
+    ) -> Result<Response<AllowNodeResponse>, Status> {
+        let name = request.into_inner().name;
+        if !is_valid_name(&name) {
+            return Err(status::membership(&MembershipError::BadName { name }));
+        }
+        let allowed = self.0.log()?.allow(&name).await;
+        allowed.map_err(|error| status::execute(&error))?;
+        Ok(Response::new(AllowNodeResponse {}))
+    }
+
+    async fn disallow_node(
+        &self,
+        request: Request<DisallowNodeRequest>,
+    ) -> Result<Response<DisallowNodeResponse>, Status> {
+        let withdrawn = self.0.log()?.withdraw(&request.get_ref().name).await;
+        let withdrawn = withdrawn.map_err(|error| status::execute(&error))?;
+        Ok(Response::new(DisallowNodeResponse { withdrawn }))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenResponse>, Status> {
+        let life = match request.get_ref().life_seconds {
+            0 => TOKEN_LIFE,
+            seconds => Duration::from_secs(seconds.into()),
+        };
+        if life > TOKEN_LIFE_MAX {
+            return Err(status::invalid("a token lives for a day at most"));
+        }
+        let token = self.0.log()?.make_token(life).await;
+        let token = token.map_err(|error| status::execute(&error))?;
+        Ok(Response::new(CreateJoinTokenResponse { token }))
     }
 
     async fn transfer_leadership(

@@ -220,6 +220,9 @@ pub fn execute(error: &ExecuteError) -> Status {
             (Reason::TooManyCursors, details([("limit", &full.limit)]))
         }
         ExecuteError::Refused(StateRefusal::NotOwner) => (Reason::NotOwner, none()),
+        ExecuteError::Refused(StateRefusal::TooManyAdmissions) => {
+            (Reason::TooManyAdmissions, none())
+        }
         ExecuteError::Refused(StateRefusal::EpochDiffers { current }) => {
             (Reason::EpochDiffers, details([("epoch", current)]))
         }

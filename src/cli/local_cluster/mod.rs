@@ -99,6 +99,8 @@ impl LocalCluster {
         for (place, name) in names.into_iter().enumerate() {
             let addr = cluster.first_addr(place, &name)?;
             cluster.nodes.push(Node::new(name, addr));
+        }
+        for place in 0..cluster.nodes.len() {
             // In turn: the others join the first one at the port that it got.
             cluster.spawn(place).await?;
         }
@@ -145,7 +147,10 @@ impl LocalCluster {
         args.extend(["--data-dir".to_owned(), text(self.data_dir(place))]);
         args.extend(["--listen".to_owned(), node.addr.clone()]);
         match place {
-            0 => args.push("--bootstrap".to_owned()),
+            0 => {
+                let others: Vec<_> = self.nodes[1..].iter().map(|node| &*node.name).collect();
+                args.extend(["--bootstrap", "--allow", &others.join(",")].map(str::to_owned));
+            }
             _ => args.extend(["--join".to_owned(), self.nodes[0].addr.clone()]),
         }
         match self.tls_files(&node.name) {

@@ -121,9 +121,8 @@ impl Methods {
             },
             "ferrolog.v1.ClusterService" => match name {
                 "GetStatus" | "GetRetention" => (&[Consume], true, Carries::Small),
-                "RemoveNode" | "TransferLeadership" | "Trim" | "SetRetention" => {
-                    (&[Admin], true, Carries::Small)
-                }
+                "RemoveNode" | "TransferLeadership" | "AllowNode" | "DisallowNode"
+                | "CreateJoinToken" | "Trim" | "SetRetention" => (&[Admin], true, Carries::Small),
                 _ => return None,
             },
             _ => return of_anybody(service, name),
