@@ -1,15 +1,12 @@
 //! `ferrolog serve`: runs a node until it is told to stop, or cannot go on.
 
 use std::future::pending;
-use std::io;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
+use tokio::io::{AsyncReadExt, Stdin};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, Bound, Policy, Seams, Threads};
@@ -72,14 +69,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     // Heard, so that a terminal that is closed ends no node.
     let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-    let mut starter = match args.until_stdin_closes {
-        true => Some(Starter::of_stdin().context("watch standard input")?),
-        false => None,
-    };
+    let mut starter = args.until_stdin_closes.then(tokio::io::stdin);
     let mut told = async || {
         loop {
             tokio::select! {
-                () = gone(&mut starter) => return "the end of whoever started it",
+                () = closed(starter.as_mut()) => return "the end of whoever started it",
                 _ = terminate.recv() => return "SIGTERM",
                 _ = interrupt.recv() => return "SIGINT",
                 _ = hangup.recv() => tracing::info!("SIGHUP changes nothing here"),
@@ -116,24 +110,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The other end of standard input: closed by the system when its process is gone, however that ended.
-struct Starter(pipe::Receiver);
-
-impl Starter {
-    fn of_stdin() -> io::Result<Self> {
-        let stdin = io::stdin().as_fd().try_clone_to_owned()?;
-        Ok(Self(pipe::Receiver::from_owned_fd(stdin)?))
-    }
-
-    async fn gone(&mut self) {
-        // Nothing is said there; an error is an end as well.
-        while matches!(self.0.read(&mut [0; 64]).await, Ok(1..)) {}
-    }
-}
-
-async fn gone(starter: &mut Option<Starter>) {
-    match starter {
-        Some(starter) => starter.gone().await,
+/// The end of standard input: it closes when the process at its other end is gone, however that ended.
+async fn closed(stdin: Option<&mut Stdin>) {
+    match stdin {
+        // Nothing is ever said there; an error is an end as well.
+        Some(stdin) => while matches!(stdin.read(&mut [0; 64]).await, Ok(1..)) {},
         None => pending().await,
     }
 }

@@ -81,9 +81,8 @@ impl LocalCluster {
     pub async fn start_unready(options: LocalClusterOptions) -> anyhow::Result<Self> {
         ensure!(options.nodes > 0, "a cluster has at least one node");
         files::create_private_dir(&options.dir)?;
-        let names: Vec<_> = (1..=options.nodes)
-            .map(|number| format!("n{number}"))
-            .collect();
+        let names = (1..=options.nodes).map(|number| format!("n{number}"));
+        let names: Vec<_> = names.collect();
         if options.tls {
             let mint = Mint {
                 dir: &options.dir.join("certs"),
