@@ -16,3 +16,5 @@ mod sockets;
 mod storm;
 #[path = "attacks/unread.rs"]
 mod unread;
+#[path = "attacks/whole.rs"]
+mod whole;

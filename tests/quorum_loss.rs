@@ -83,6 +83,43 @@ async fn a_leader_without_a_quorum_knows_what_it_has_appended() {
     silence(&links, leader, false);
 }
 
+/// Its engine takes nothing once no majority has answered for an election timeout, though nobody else leads.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_answered_late_refuses_nothing() {
+    for seed in 12..15 {
+        let links = Links::default();
+        let world = World::late(seed, &links).await;
+        world.produce(&ADDRS, 0, 20).await;
+        world.check(20).await;
+        let leader = world.leader();
+        let term = world.node(leader).log().view().term;
+        let hold_answers = |are_held| {
+            for other in (0..ADDRS.len()).filter(|other| *other != leader) {
+                let link = links.between(ADDRS[leader], ADDRS[other]);
+                link.hold(false, are_held);
+            }
+        };
+        hold_answers(true);
+        // Longer than an election timeout, and not so long that it leads no more: time is the subject.
+        tokio::time::sleep(Duration::from_millis(350)).await;
+        let mut waits = Vec::new();
+        for place in 0..ADDRS.len() {
+            let mut batch = BatchBuilder::new(None);
+            batch.push(format!("through {place}").as_bytes(), 0, 0);
+            let queued = world.node(place).log().propose(batch.finish()).await;
+            waits.push(queued.expect("it is queued"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        hold_answers(false);
+        for wait in waits {
+            let told = timeout(PATIENCE, wait).await.expect("an answer").unwrap();
+            told.unwrap_or_else(|error| panic!("{error}"));
+        }
+        let now = world.node(leader).log().view().term;
+        assert_eq!(now, term, "nobody else led");
+    }
+}
+
 /// A client of one node, of both APIs.
 #[derive(Clone)]
 struct Caller {

@@ -22,7 +22,8 @@ use crate::tasks;
 use super::ReplicatedLog;
 use super::command::{OffsetRange, Receipt, Refusal};
 use super::error::ProposeError;
-use super::proposer::{Answer, Group, LEADER_WAIT};
+use super::lines::Caller;
+use super::proposals::{Answer, Group, LEADER_WAIT};
 use super::space::DiskFull;
 use super::transport::{Lane, Transport};
 use super::view::View;
@@ -192,15 +193,18 @@ async fn receive(
 /// Queues the batches of a forwarded group, in order.
 pub async fn queue_all(
     node: &ReplicatedLog,
+    caller: Caller,
     request: pb::ProposeRequest,
 ) -> Vec<Result<Answer, ProposeError>> {
     let mut waiting = Vec::with_capacity(request.batches.len());
     let waited = Duration::from_millis(request.waited_ms).min(LEADER_WAIT);
     let now = Instant::now();
     let since = now.checked_sub(waited).unwrap_or(now);
+    let me = node.identity().node_id;
     for batch in request.batches {
-        waiting.push(if node.view().writable {
-            node.proposer().propose(batch, true, since).await
+        // One that leads, and is not sure of its majority for a moment, lets them wait like its own.
+        waiting.push(if node.view().leader == Some(me) {
+            node.proposer().propose(batch, true, caller, since).await
         } else {
             Err(ProposeError::NoLeader {
                 waited_ms: 0,
@@ -314,7 +318,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::raft::proposer::Proposal;
+    use crate::raft::proposals::Proposal;
 
     fn answer(offset: u64) -> pb::ProposeResponse {
         let range = OffsetRange {

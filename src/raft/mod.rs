@@ -40,7 +40,9 @@ mod fetch;
 mod forward;
 mod fsm;
 mod hearing;
+mod lease;
 mod lifetime;
+mod lines;
 mod log_store;
 mod members;
 pub mod offline;
@@ -49,6 +51,7 @@ pub mod owner;
 mod pace;
 mod passed;
 mod peer;
+mod proposals;
 mod proposer;
 mod reach;
 mod reads;
@@ -107,7 +110,8 @@ pub use error::{Error, ExecuteError, MembershipError, ProposeError, ReadError};
 pub use execute::{Claim, SESSION_IDLE_MS_MAX};
 pub use fences::{ClaimEpoch, Epoch, FENCES_MAX};
 pub use fetch::FetchError;
-pub use proposer::{Answer, LEADER_WAIT};
+pub use lines::Caller;
+pub use proposals::{Answer, LEADER_WAIT};
 pub use reads::Freshness;
 pub use rpc::{Seat, service};
 pub use sessions::{OF_SUBJECT_MAX, SESSIONS_MAX, SessionInfo};
@@ -231,7 +235,8 @@ impl ReplicatedLog {
         let views = start::views(&raft, &heard, &transport);
         let stamps = Stamps::new(log.clone(), fsm.clone(), clocks.clone(), views.clone());
         let group_bytes_max = bytes_max as usize / 4;
-        let proposals = proposer::Leader::new(&transport, &space, &stamps, &log);
+        let lease = lease::Lease::new(&raft, timing);
+        let proposals = proposer::Leader::new(&transport, &space, &stamps, &log, lease);
         let confirmer = Confirmer::start(raft.clone(), promised.clone(), transport.clone());
         let barrier = start::barrier(me, &confirmer, &views, &fsm, &transport);
         let inner = Inner {
@@ -310,16 +315,20 @@ impl ReplicatedLog {
     /// Queues a batch of records, as `log::record` draws it; the answer comes once it is synced on
     /// a majority and applied here or on the leader (I1). Waits while too much is pending.
     pub async fn propose(&self, batch: Bytes) -> Result<Answer, ProposeError> {
-        self.propose_since(batch, Instant::now()).await
+        self.propose_for(Caller::next(), batch, Instant::now())
+            .await
     }
 
-    /// The same for a batch that has waited for a leader since then already.
-    pub async fn propose_since(
+    /// The same for a caller whose batches keep their order, and for one that has waited for a leader
+    /// since then already.
+    pub async fn propose_for(
         &self,
+        caller: Caller,
         batch: Bytes,
         since: Instant,
     ) -> Result<Answer, ProposeError> {
-        self.0.proposer.propose(batch, false, since).await
+        let proposer = &self.0.proposer;
+        proposer.propose(batch, false, caller, since).await
     }
 
     /// Raft's indexes: the last entry, the last committed, the last applied.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::command::Outcome;
 use super::error::ProposeError;
-use super::proposer::{Group, LEADER_WAIT};
+use super::proposals::{Group, LEADER_WAIT};
 use super::space::Space;
 use super::types::TypeConfig;
 use super::view::View;

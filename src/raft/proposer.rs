@@ -4,25 +4,28 @@
 //! record; the window makes them wait only while earlier groups are under way. A follower passes
 //! its groups to the leader on one ordered stream. Order is kept from queue to log.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::impls::ProgressResponder;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::log::{Log, record};
+use crate::net::budget::SMALL_BYTES_MAX;
 use crate::tasks;
 
 use super::Raft;
-use super::command::{BatchOutcome, Command, Receipt};
+use super::command::Command;
 use super::error::ProposeError;
 use super::forward::Forwarder;
+use super::lease::Lease;
+use super::lines::{Caller, Lines};
 use super::outcomes::{self, Waiting};
 use super::pace::Pace;
+use super::proposals::{Answer, Group, LEADER_WAIT, Proposal, no_leader};
 use super::space::Space;
 use super::stamps::Stamps;
 use super::transport::Transport;
@@ -33,6 +36,8 @@ const QUEUE_MAX: usize = 16 << 10;
 /// Bytes of batches that wait or are under way. Those of clients here are counted before they come so far;
 /// those that other nodes passed on, by this alone.
 const PENDING_BYTES_MAX: usize = 32 << 20;
+/// Beside them, of batches that are small.
+const PENDING_BYTES_OF_SMALL: usize = PENDING_BYTES_MAX / 8;
 /// A group's batches, in bytes, unless segments are small; a larger batch is a group of its own. A
 /// reader checks whole entries, so an entry is not larger than what one read takes.
 const GROUP_BYTES_MAX: usize = 256 << 10;
@@ -41,10 +46,10 @@ const GROUP_BATCHES_MAX: usize = 1024;
 /// small groups are under way, since more of them would be smaller and not faster, and enough full
 /// ones to keep the disks and the network busy.
 const PLACES: usize = 16;
-const PLACES_OF_SMALL: u32 = 4;
-/// How long a batch waits for a leader, wherever it waits. One that a leader has appended is given up after
-/// as long, if that is no leader any more: its outcome is unknown.
-pub const LEADER_WAIT: Duration = Duration::from_secs(5);
+const PLACES_OF_SMALL: usize = 4;
+/// A large batch takes as many as its bytes would in full groups, up to this: one of the largest is under way,
+/// and beside it what is small.
+const PLACES_OF_LARGE_MAX: usize = PLACES - PLACES_OF_SMALL;
 /// What waited so long may still be sent to a leader that is known by then.
 const FORWARD_WAIT: Duration = Duration::from_millis(200);
 /// Between two looks at what waits for its turn.
@@ -55,101 +60,10 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Proposer {
     queue: mpsc::Sender<Proposal>,
     bytes: Arc<Semaphore>,
+    /// For what is small, so that it does not wait for room behind what is large.
+    small_bytes: Arc<Semaphore>,
     me: u64,
     views: watch::Receiver<View>,
-}
-
-/// One batch and who waits for it.
-#[derive(Debug)]
-pub struct Proposal {
-    pub batch: Bytes,
-    /// Came from another node: it is not passed on a second time.
-    pub forwarded: bool,
-    pub reply: Reply,
-    /// When it came: it waits for a leader from then on, however long others waited before it.
-    since: Instant,
-    _bytes: OwnedSemaphorePermit,
-}
-
-impl Proposal {
-    fn is_late(&self) -> bool {
-        self.since.elapsed() >= LEADER_WAIT
-    }
-
-    /// Nobody took it, for as long as it may wait.
-    fn fail_without_leader(self, view: &View) {
-        // A caller that went away needs no answer.
-        let _ = self.reply.send(Err(no_leader(view, self.since)));
-    }
-}
-
-#[cfg(test)]
-impl Proposal {
-    /// One of this node's own, and its answer.
-    pub fn of_test(batch: &'static str) -> (Self, Answer) {
-        let (reply, answer) = oneshot::channel();
-        let proposal = Self {
-            batch: Bytes::from_static(batch.as_bytes()),
-            forwarded: false,
-            reply,
-            since: Instant::now(),
-            _bytes: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
-        };
-        (proposal, answer)
-    }
-}
-
-pub type Reply = oneshot::Sender<Result<Receipt, ProposeError>>;
-pub type Answer = oneshot::Receiver<Result<Receipt, ProposeError>>;
-
-/// Batches that become one entry, and their place in the window.
-#[derive(Debug)]
-pub struct Group {
-    pub proposals: Vec<Proposal>,
-    pub place: OwnedSemaphorePermit,
-}
-
-impl Group {
-    /// When the first of the batches came.
-    pub fn came(&self) -> Instant {
-        let came = self.proposals.iter().map(|proposal| proposal.since);
-        came.min().unwrap_or_else(Instant::now)
-    }
-
-    /// Answers every batch alike.
-    pub fn fail(self, error: &ProposeError) {
-        for proposal in self.proposals {
-            // A caller that went away needs no answer.
-            let _ = proposal.reply.send(Err(error.clone()));
-        }
-    }
-
-    /// Answers every batch: nobody took it.
-    fn fail_without_leader(self, view: &View) {
-        for proposal in self.proposals {
-            proposal.fail_without_leader(view);
-        }
-    }
-
-    /// Answers the batches that came from another node, if this one does not lead.
-    fn without_forwarded(self, view: &View) -> Self {
-        let place = self.place;
-        let (theirs, proposals): (Vec<_>, Vec<_>) = self
-            .proposals
-            .into_iter()
-            .partition(|proposal| proposal.forwarded);
-        for proposal in theirs {
-            proposal.fail_without_leader(view);
-        }
-        Self { proposals, place }
-    }
-
-    /// Answers each batch with its outcome.
-    pub fn answer(self, outcomes: Vec<BatchOutcome>) {
-        for (proposal, outcome) in self.proposals.into_iter().zip(outcomes) {
-            let _ = proposal.reply.send(outcome.map_err(ProposeError::from));
-        }
-    }
 }
 
 /// What a dispatcher needs to lead, or to pass on to the leader.
@@ -158,15 +72,23 @@ pub struct Leader {
     space: Space,
     stamps: Stamps,
     pace: Pace,
+    lease: Lease,
 }
 
 impl Leader {
-    pub fn new(transport: &Transport, space: &Space, stamps: &Stamps, log: &Log) -> Self {
+    pub fn new(
+        transport: &Transport,
+        space: &Space,
+        stamps: &Stamps,
+        log: &Log,
+        lease: Lease,
+    ) -> Self {
         Self {
             pace: Pace::new(log.clone()),
             transport: transport.clone(),
             space: space.clone(),
             stamps: stamps.clone(),
+            lease,
         }
     }
 }
@@ -194,12 +116,14 @@ impl Proposer {
             space: leader.space,
             stamps: leader.stamps,
             pace: leader.pace,
+            lease: leader.lease,
             group_bytes_max: GROUP_BYTES_MAX.min(group_bytes_max),
         };
         tasks::spawn_on(callers_on, "proposals", dispatcher.run(proposals));
         Self {
             queue,
             bytes: Arc::new(Semaphore::new(PENDING_BYTES_MAX)),
+            small_bytes: Arc::new(Semaphore::new(PENDING_BYTES_OF_SMALL)),
             me,
             views: views.clone(),
         }
@@ -208,23 +132,32 @@ impl Proposer {
     /// Queues a batch, waiting while too much is pending: for a leader no longer than it may. The answer
     /// comes once it is committed.
     ///
-    /// Batches that one caller queues one after another keep their order.
+    /// Batches that one caller queues one after another keep their order; callers are served in turn.
     pub async fn propose(
         &self,
         batch: Bytes,
         forwarded: bool,
+        caller: Caller,
         since: Instant,
     ) -> Result<Answer, ProposeError> {
         record::check_batch(&batch).map_err(|_| ProposeError::Malformed)?;
         let weight = u32::try_from(batch.len().min(PENDING_BYTES_MAX)).unwrap_or(u32::MAX);
-        let bytes = self.bytes.clone().acquire_many_owned(weight);
-        let bytes = self.while_led(since, bytes).await?;
+        let small = self.small_bytes.clone();
+        let small = (batch.len() <= SMALL_BYTES_MAX).then(|| small.try_acquire_many_owned(weight));
+        let bytes = match small {
+            Some(Ok(bytes)) => Ok(bytes),
+            _ => {
+                let bytes = self.bytes.clone().acquire_many_owned(weight);
+                self.while_led(since, bytes).await?
+            }
+        };
         let place = self.while_led(since, self.queue.reserve()).await?;
         let (reply, answer) = oneshot::channel();
         place.map_err(|_| ProposeError::Stopping)?.send(Proposal {
             batch,
             forwarded,
             reply,
+            caller,
             since,
             _bytes: bytes.map_err(|_| ProposeError::Stopping)?,
         });
@@ -259,6 +192,7 @@ struct Dispatcher {
     space: Space,
     stamps: Stamps,
     pace: Pace,
+    lease: Lease,
     group_bytes_max: usize,
 }
 
@@ -270,42 +204,50 @@ enum Route {
 impl Dispatcher {
     async fn run(mut self, mut proposals: mpsc::Receiver<Proposal>) {
         let window = Arc::new(Semaphore::new(PLACES));
-        let mut waiting = VecDeque::new();
-        let mut fresh = Vec::new();
+        let places = |count: usize| {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            window.clone().acquire_many_owned(count)
+        };
+        let mut waiting = Lines::default();
         loop {
-            let place = window.clone().acquire_owned();
-            let place = self.turn(place, &mut waiting, &mut proposals).await;
+            let place = self.turn(places(1), &mut waiting, &mut proposals).await;
             let Ok(mut place) = place else {
                 return;
             };
             if waiting.is_empty() {
-                if proposals.recv_many(&mut fresh, GROUP_BATCHES_MAX).await == 0 {
+                let Some(first) = proposals.recv().await else {
                     return;
-                }
-                waiting.extend(fresh.drain(..));
+                };
+                waiting.push(first);
             }
-            let led = self.led();
-            self.turn(led, &mut waiting, &mut proposals).await;
+            self.turn(self.led(), &mut waiting, &mut proposals).await;
+            gather(&mut waiting, &mut proposals);
             // Nobody waits for these any more: their callers were told that the outcome is unknown.
-            waiting.retain(|proposal: &Proposal| !proposal.reply.is_closed());
-            if !waiting.is_empty() && !self.fills_a_group(&waiting) {
-                let more = window.clone().acquire_many_owned(PLACES_OF_SMALL - 1);
-                let more = self.turn(more, &mut waiting, &mut proposals).await;
-                let Ok(more) = more else {
+            drop(waiting.give_up(|proposal| proposal.reply.is_closed()));
+            if !waiting.is_empty() && waiting.bytes() < self.group_bytes_max / 2 {
+                let more = places(PLACES_OF_SMALL - 1);
+                let Ok(more) = self.turn(more, &mut waiting, &mut proposals).await else {
                     return;
                 };
                 place.merge(more);
                 // What came while it waited goes along.
-                gather(&mut waiting, &mut proposals, GROUP_BATCHES_MAX);
+                gather(&mut waiting, &mut proposals);
             }
-            if waiting.is_empty() {
-                continue;
-            }
-            let group = Group {
-                proposals: take_group(&mut waiting, self.group_bytes_max),
+            let mut group = Group {
+                proposals: waiting.take(GROUP_BATCHES_MAX, self.group_bytes_max),
                 place,
             };
-            self.dispatch(group).await;
+            let wanted = places_of(group.bytes());
+            if wanted > group.place.num_permits() {
+                let more = places(wanted - group.place.num_permits());
+                let Ok(more) = self.turn(more, &mut waiting, &mut proposals).await else {
+                    return;
+                };
+                group.place.merge(more);
+            }
+            if !group.proposals.is_empty() {
+                self.dispatch(group).await;
+            }
         }
     }
 
@@ -314,7 +256,7 @@ impl Dispatcher {
     async fn turn<T>(
         &self,
         wait: impl Future<Output = T>,
-        waiting: &mut VecDeque<Proposal>,
+        waiting: &mut Lines,
         proposals: &mut mpsc::Receiver<Proposal>,
     ) -> T {
         let mut wait = std::pin::pin!(wait);
@@ -324,10 +266,8 @@ impl Dispatcher {
             }
             let view = self.views.borrow();
             if !view.is_led(*self.raft.node_id()) {
-                gather(waiting, proposals, QUEUE_MAX);
-                let (late, rest): (VecDeque<_>, _) = waiting.drain(..).partition(Proposal::is_late);
-                *waiting = rest;
-                for proposal in late {
+                gather(waiting, proposals);
+                for proposal in waiting.give_up(Proposal::is_late) {
                     proposal.fail_without_leader(&view);
                 }
             }
@@ -344,12 +284,6 @@ impl Dispatcher {
         }
     }
 
-    /// Whether what was gathered makes a group that is nearly full.
-    fn fills_a_group(&self, waiting: &VecDeque<Proposal>) -> bool {
-        let bytes: usize = waiting.iter().map(|proposal| proposal.batch.len()).sum();
-        bytes >= self.group_bytes_max / 2
-    }
-
     /// Hands a group to the leader, waiting for one to be known.
     async fn dispatch(&mut self, mut group: Group) {
         let deadline = group.came() + LEADER_WAIT;
@@ -357,6 +291,7 @@ impl Dispatcher {
             match tokio::time::timeout_at(deadline, self.route()).await {
                 // It waits here, and all behind it, until the disk keeps up or another node leads.
                 Ok(Some(Route::Here)) if self.pace.is_behind() => self.pace.pause().await,
+                Ok(Some(Route::Here)) if !self.lease.holds() => self.lease.pause().await,
                 Ok(Some(Route::Here)) => {
                     let room = self.space.check(&self.views.borrow());
                     return match room {
@@ -413,40 +348,16 @@ impl Dispatcher {
     }
 }
 
-/// Nobody took a batch that came then.
-fn no_leader(view: &View, since: Instant) -> ProposeError {
-    ProposeError::NoLeader {
-        waited_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
-        leader: view
-            .leader_member()
-            .map(|leader| leader.member.addr.clone()),
-    }
+/// Places in the window for so many bytes.
+fn places_of(bytes: usize) -> usize {
+    bytes.div_ceil(GROUP_BYTES_MAX).min(PLACES_OF_LARGE_MAX)
 }
 
 /// Takes what is in the queue, until so many wait.
-fn gather(
-    waiting: &mut VecDeque<Proposal>,
-    proposals: &mut mpsc::Receiver<Proposal>,
-    count_max: usize,
-) {
-    while waiting.len() < count_max
+fn gather(waiting: &mut Lines, proposals: &mut mpsc::Receiver<Proposal>) {
+    while waiting.len() < QUEUE_MAX
         && let Ok(proposal) = proposals.try_recv()
     {
-        waiting.push_back(proposal);
+        waiting.push(proposal);
     }
-}
-
-/// The first batches, up to a group's limit.
-fn take_group(waiting: &mut VecDeque<Proposal>, bytes_max: usize) -> Vec<Proposal> {
-    // The count and the time come before the batches.
-    let mut bytes = 12;
-    let mut count = 0;
-    for proposal in waiting.iter() {
-        bytes += proposal.batch.len();
-        if count > 0 && (bytes > bytes_max || count == GROUP_BATCHES_MAX) {
-            break;
-        }
-        count += 1;
-    }
-    waiting.drain(..count).collect()
 }

@@ -23,6 +23,7 @@ use crate::tasks;
 use super::callers::{From, check_certificate, number};
 use super::error::ProposeError;
 use super::hearing::{hear, vote_request};
+use super::lines::Caller;
 use super::refusal::{self, membership_status};
 use super::transport::MESSAGE_BYTES_MAX;
 use super::types::{self, EntryPayload, TypeConfig, WireError};
@@ -270,10 +271,11 @@ impl raft_server::Raft for RaftService {
         request: Request<Streaming<pb::ProposeRequest>>,
     ) -> Result<Response<Self::ProposeStream>, Status> {
         let node = self.check(&request, From::Member)?.clone();
+        let caller = Caller::next();
         let answers = request.into_inner().and_then(move |request| {
             let node = node.clone();
             // Queued in the order of the stream; waited for in the stage below.
-            async move { Ok(forward::queue_all(&node, request).await) }
+            async move { Ok(forward::queue_all(&node, caller, request).await) }
         });
         let answers = answers.map_ok(|waiting| async move {
             let outcomes = waiting.into_iter().map(|waiting| async move {

@@ -16,7 +16,7 @@ use crate::log::record::Stored;
 use crate::log::{self, Offset};
 use crate::net::budget::{self, Accounts};
 use crate::net::mux::PeerInfo;
-use crate::raft::{Answer, Applied, ProposeError, ReadError, View};
+use crate::raft::{Answer, Applied, Caller, ProposeError, ReadError, View};
 use crate::tasks;
 
 mod answers;
@@ -47,10 +47,11 @@ pub use router::{Drain, HealthReporter, ServeError, router, serve, serve_peers};
 /// What the service needs of a log.
 pub trait CommitLog: Send + Sync + 'static {
     /// Queues a batch, as `log::record` draws it. The answer comes once it is synced on a majority
-    /// and applied (I1). Batches queued one after another keep their order. What a batch may wait for a
-    /// leader counts from `since`, when it came.
+    /// and applied (I1). Batches that one caller queues one after another keep their order. What a
+    /// batch may wait for a leader counts from `since`, when it came.
     fn propose(
         &self,
+        caller: Caller,
         batch: Bytes,
         since: Instant,
     ) -> impl Future<Output = Result<Answer, ProposeError>> + Send;
@@ -78,8 +79,13 @@ pub trait CommitLog: Send + Sync + 'static {
 }
 
 impl CommitLog for crate::raft::ReplicatedLog {
-    async fn propose(&self, batch: Bytes, since: Instant) -> Result<Answer, ProposeError> {
-        self.propose_since(batch, since).await
+    async fn propose(
+        &self,
+        caller: Caller,
+        batch: Bytes,
+        since: Instant,
+    ) -> Result<Answer, ProposeError> {
+        self.propose_for(caller, batch, since).await
     }
 
     async fn read_barrier(&self) -> Result<(), ReadError> {

@@ -17,7 +17,7 @@ use crate::log::Offset;
 use crate::log::record::{BatchBuilder, Producer};
 use crate::net::budget::Held;
 use crate::proto::log_v1::{ProduceRequest, ProduceResponse, Record};
-use crate::raft::{Answer, LEADER_WAIT, OffsetRange, ProposeError, Receipt, owner};
+use crate::raft::{Answer, Caller, LEADER_WAIT, OffsetRange, ProposeError, Receipt, owner};
 use crate::tasks;
 
 use super::intake::Taken;
@@ -95,9 +95,9 @@ pub(super) async fn outcome(answer: Answer) -> Result<Receipt, ProposeError> {
 /// Appends a batch. It is tried again only while it was surely not appended; all tries together wait for a
 /// leader as long as one may.
 pub(super) async fn append<L: CommitLog>(log: &L, batch: Bytes) -> Result<Receipt, ProposeError> {
-    let came = Instant::now();
+    let (caller, came) = (Caller::next(), Instant::now());
     loop {
-        let proposed = match log.propose(batch.clone(), came).await {
+        let proposed = match log.propose(caller, batch.clone(), came).await {
             Ok(answer) => outcome(answer).await,
             Err(error) => Err(error),
         };
@@ -138,6 +138,7 @@ pub fn stream<L: CommitLog>(
     let batcher = Batcher {
         shared,
         producer,
+        caller: Caller::next(),
         taken: taken(&request),
         requests: request.into_inner(),
         next: None,
@@ -157,6 +158,7 @@ type Sent = Result<Answer, Status>;
 struct Batcher<L> {
     shared: Arc<Shared<L>>,
     producer: Option<Producer>,
+    caller: Caller,
     taken: Arc<Taken>,
     requests: Streaming<ProduceRequest>,
     /// What came after the last batch: a record that did not fit, the stream's end, its error.
@@ -229,7 +231,7 @@ impl<L: CommitLog> Batcher<L> {
         }
         let log = self.shared.log()?;
         let queued = log
-            .propose(counted(batch.finish(), held), Instant::now())
+            .propose(self.caller, counted(batch.finish(), held), Instant::now())
             .await;
         queued.map_err(|error| status::propose(&error))
     }

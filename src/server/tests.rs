@@ -68,7 +68,12 @@ impl Bare {
 }
 
 impl CommitLog for Bare {
-    async fn propose(&self, batch: Bytes, _since: Instant) -> Result<Answer, ProposeError> {
+    async fn propose(
+        &self,
+        _caller: Caller,
+        batch: Bytes,
+        _since: Instant,
+    ) -> Result<Answer, ProposeError> {
         let count = check_batch(&batch)
             .map_err(|_| ProposeError::Malformed)?
             .count;

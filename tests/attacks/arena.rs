@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use ferrolog::net::Kind;
 use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use tokio::sync::Notify;
@@ -21,11 +23,14 @@ pub const RESIDENT_MAX: u64 = 300 << 20;
 pub const MALLORY: &str = "mallory";
 /// May produce.
 pub const WRITER: &str = "writer";
+/// May produce, too.
+pub const PRESS: &str = "press";
 /// May consume.
 pub const READER: &str = "reader";
 const CANARY: &str = "canary";
 const POLICY: &str = "p, canary, *, produce\np, canary, *, consume\n\
-                      p, writer, *, produce\np, reader, *, consume\n";
+                      p, writer, *, produce\np, press, *, produce\n\
+                      p, reader, *, consume\n";
 const CANARY_EVERY: Duration = Duration::from_millis(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What the canary's calls may take, all but one in a hundred.
@@ -50,7 +55,7 @@ pub struct Arena {
 
 impl Arena {
     pub async fn start() -> Self {
-        let clients = [CANARY, MALLORY, WRITER, READER];
+        let clients = [CANARY, MALLORY, WRITER, PRESS, READER];
         let stage = Stage::start_alone_under(POLICY, &clients).await;
         Self { stage }
     }
@@ -75,9 +80,11 @@ impl Arena {
         Raw::dial(&self.layer(who), self.stage.cluster.addr(place), Some(0)).await
     }
 
-    /// Lets a canary sing at a node, and looks at what that node takes, until the attack is over.
+    /// Lets a canary sing at a node, and looks at what the largest node takes, until the attack is over.
     pub async fn watch(&self, place: usize, attack: impl Future<Output = ()>) -> Watched {
-        let resident = || self.stage.cluster.resident_bytes(place).expect("it runs");
+        let nodes = 0..self.stage.cluster.node_count();
+        let resident_of = |node| self.stage.cluster.resident_bytes(node).expect("it runs");
+        let resident = || nodes.clone().map(resident_of).max().expect("nodes");
         let before = resident();
         let canary = Canary::start(self.client(CANARY, place)).await;
         let mut looks = tokio::time::interval(LOOK_EVERY);
@@ -97,6 +104,13 @@ impl Arena {
             times,
         }
     }
+}
+
+/// How calls ended, those that did within a time.
+pub async fn ends_within(calls: Vec<RawCall>, limit: Duration) -> Vec<Result<u32, h2::Error>> {
+    let ends: FuturesUnordered<_> = calls.into_iter().map(RawCall::status).collect();
+    let ends = ends.take_until(tokio::time::sleep(limit));
+    ends.collect().await
 }
 
 /// What was seen beside an attack.
@@ -202,6 +216,9 @@ impl Raw {
         let mut builder = h2::client::Builder::new();
         // Our own memory is not the subject.
         builder.max_send_buffer_size(64 << 20);
+        // Answers that nobody looks at must not end the attack: the library gives up a connection on which
+        // many small frames wait, such as the credit that comes first on each produce stream.
+        builder.data_frame_budget(1 << 30);
         if let Some(window) = window {
             builder.initial_window_size(window);
         }

@@ -5,10 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use ferrolog::proto::log_v1;
 use ferrolog::proto::v1::{CommitCursorRequest, ProduceRequest, ProduceStreamRequest};
-use futures::future::join_all;
 use tokio::time::timeout;
 
-use super::arena::{Arena, MALLORY, Raw, RawCall, WRITER, framed, is_full, length};
+use super::arena::{Arena, MALLORY, Raw, RawCall, WRITER, ends_within, framed, is_full, length};
 use super::harness::PATIENCE;
 use super::harness::native::batch;
 
@@ -27,7 +26,7 @@ fn value() -> Bytes {
     vec![7; VALUE_BYTES].into()
 }
 
-fn log_v1_message() -> Bytes {
+pub fn log_v1_message() -> Bytes {
     framed(&log_v1::ProduceRequest {
         record: Some(log_v1::Record {
             value: value(),
@@ -43,7 +42,7 @@ fn native_request() -> ProduceRequest {
     }
 }
 
-fn native_stream_message() -> Bytes {
+pub fn native_stream_message() -> Bytes {
     framed(&ProduceStreamRequest {
         produce: Some(native_request()),
     })
@@ -71,61 +70,64 @@ async fn flood(raw: &mut Raw, path: &str, message: &Bytes, calls: usize) -> Vec<
     open
 }
 
-/// Floods a node, holds on, and in a full run waits for how the calls end.
-async fn attack(arena: &Arena, who: &str, path: &str, message: &Bytes, calls: usize) {
-    let place = arena.stage.leader().await;
-    let watched = arena.watch(place, async {
-        let mut raw = arena.raw(who, place).await;
-        let open = flood(&mut raw, path, message, calls).await;
-        let ends = join_all(open.into_iter().map(RawCall::status));
-        let expected: &[u32] = if who == MALLORY { &DENIED } else { &ENDED };
-        // Those who may send are given ten seconds to go on, which a short run does not wait for.
-        let is_held = who != MALLORY && !is_full();
-        match timeout(if is_held { length() } else { PATIENCE }, ends).await {
-            Ok(ends) => {
-                // A node may also end the connection of one that sends on to calls that are over.
-                let ended = |end: &Result<u32, _>| match end {
-                    Ok(end) => expected.contains(end),
-                    Err(_) => who != MALLORY,
-                };
-                assert!(ends.iter().all(ended), "{ends:?}");
-            }
-            Err(_) => assert!(is_held, "calls that never end"),
-        }
-    });
-    watched
-        .await
-        .check(&format!("{calls} half-sent {path} of {who}"));
+/// Floods a node and holds on.
+pub async fn hold(arena: &Arena, who: &str, place: usize, (path, message, calls): &Flood) {
+    let mut raw = arena.raw(who, place).await;
+    let open = flood(&mut raw, path, message, *calls).await;
+    assert_eq!(open.len(), *calls, "{path}: its connection broke");
+    let limit = if who == MALLORY { PATIENCE } else { length() };
+    let ends = ends_within(open, limit).await;
+    let expected: &[u32] = if who == MALLORY { &DENIED } else { &ENDED };
+    let is_expected = |end: &Result<u32, _>| end.as_ref().is_ok_and(|end| expected.contains(end));
+    assert!(ends.iter().all(is_expected), "{path}: {ends:?}");
+    // Those who may send are given ten seconds to go on, and streams wait for each other's room.
+    let is_single = !path.ends_with("Stream");
+    if who == MALLORY || is_full() && is_single {
+        assert_eq!(ends.len(), *calls, "{path}: calls that never end");
+    }
+}
+
+/// A method, a message of it, and on how many calls of one connection that never comes whole.
+pub type Flood = (&'static str, Bytes, usize);
+
+pub fn without_the_right() -> [Flood; 3] {
+    let native = framed(&native_request());
+    [
+        ("/log.v1.Log/Produce", log_v1_message(), SINGLE),
+        ("/ferrolog.v1.LogService/Produce", native, SINGLE),
+        ("/ferrolog.v1.LogService/CommitCursor", large_name(), SINGLE),
+    ]
+}
+
+pub fn with_the_right() -> [Flood; 4] {
+    let native = framed(&native_request());
+    let stream = native_stream_message();
+    [
+        ("/log.v1.Log/Produce", log_v1_message(), SINGLE),
+        ("/log.v1.Log/ProduceStream", log_v1_message(), STREAMS),
+        ("/ferrolog.v1.LogService/Produce", native, SINGLE),
+        ("/ferrolog.v1.LogService/ProduceStream", stream, STREAMS),
+    ]
+}
+
+async fn attack(who: &str, floods: impl IntoIterator<Item = Flood>) {
+    let arena = Arena::start().await;
+    for flood in floods {
+        let place = arena.stage.leader().await;
+        let watched = arena.watch(place, hold(&arena, who, place, &flood)).await;
+        let (path, _, calls) = flood;
+        watched.check(&format!("{calls} half-sent {path} of {who}"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn calls_without_the_right_are_denied_before_their_bodies_are_read() {
-    let arena = Arena::start().await;
-    for (path, message) in [
-        ("/log.v1.Log/Produce", log_v1_message()),
-        ("/ferrolog.v1.LogService/Produce", framed(&native_request())),
-        ("/ferrolog.v1.LogService/CommitCursor", large_name()),
-    ] {
-        attack(&arena, MALLORY, path, &message, SINGLE).await;
-    }
+    attack(MALLORY, without_the_right()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn half_sent_messages_take_no_more_than_their_subject_may_hold() {
-    let arena = Arena::start().await;
-    let native = framed(&native_request());
-    for (path, message, calls) in [
-        ("/log.v1.Log/Produce", log_v1_message(), SINGLE),
-        ("/log.v1.Log/ProduceStream", log_v1_message(), STREAMS),
-        ("/ferrolog.v1.LogService/Produce", native, SINGLE),
-        (
-            "/ferrolog.v1.LogService/ProduceStream",
-            native_stream_message(),
-            STREAMS,
-        ),
-    ] {
-        attack(&arena, WRITER, path, &message, calls).await;
-    }
+    attack(WRITER, with_the_right()).await;
 }
 
 /// Eight of the messages are being read, and as many streams wait as there may be: their windows are full.

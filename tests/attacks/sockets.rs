@@ -21,15 +21,15 @@ use tokio::time::{Instant, MissedTickBehavior, timeout};
 use crate::harness::{PATIENCE, Stage, command, native, until, wire};
 
 /// More than the places of connections that have proven nothing.
-const SILENT: usize = 1100;
+pub const SILENT: usize = 1100;
 /// A client that does nothing wrong is served in this time: less than the places are held for.
 const SERVED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Holds connections that said `opening` and no more; one that the node closes is dialled again.
-struct Flood(JoinHandle<()>);
+pub struct Flood(JoinHandle<()>);
 
 impl Flood {
-    async fn begin(addr: &str, opening: &'static [u8], count: usize) -> Self {
+    pub async fn begin(addr: &str, opening: &'static [u8], count: usize) -> Self {
         let addr = addr.to_owned();
         let (tell, mut full) = tokio::sync::watch::channel(false);
         let held = tokio::spawn(async move {

@@ -15,7 +15,7 @@ const RECORDS: usize = 60;
 const VALUE_BYTES: usize = 250 << 10;
 
 /// Fifteen megabytes in a few kilobytes.
-fn bomb() -> Batch {
+pub fn bomb() -> Batch {
     let mut builder = Builder::default();
     for _ in 0..RECORDS {
         builder.push(&Record::from(Bytes::from(vec![0; VALUE_BYTES])));
@@ -46,17 +46,22 @@ async fn send(mut client: Client, batch: Batch, end: Instant) -> u64 {
     appended
 }
 
+/// Sends small compressed batches to all nodes at once; gives how many were appended.
+pub async fn rage(arena: &Arena, batch: &Batch) -> u64 {
+    let end = Instant::now() + length();
+    let clients = (0..3).map(|place| arena.client(WRITER, place));
+    let calls = clients.flat_map(|client| vec![client; CALLS]);
+    let sent = join_all(calls.map(|client| send(client, batch.clone(), end))).await;
+    sent.iter().sum()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_compressed_batches_deposes_no_leader() {
     let arena = Arena::start().await;
     let (leader, batch) = (arena.stage.leader().await, bomb());
     let term = arena.stage.status(leader).await.term;
     let storm = async {
-        let end = Instant::now() + length();
-        let clients = (0..3).map(|place| arena.client(WRITER, place));
-        let calls = clients.flat_map(|client| vec![client; CALLS]);
-        let sent = join_all(calls.map(|client| send(client, batch.clone(), end))).await;
-        let appended: u64 = sent.iter().sum();
+        let appended = rage(&arena, &batch).await;
         let kib = (batch.records.len() * usize::try_from(appended).expect("few")) >> 10;
         println!(
             "{appended} batches of {} bytes, {kib} KiB",

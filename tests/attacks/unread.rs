@@ -1,18 +1,15 @@
 //! Readers that take nothing of what they have asked for.
 
 use bytes::Bytes;
-use ferrolog::batch::{self, Builder, Compression, Record};
 use ferrolog::proto::log_v1;
 use ferrolog::proto::v1::{
     Batch, ConsumeRequest, ConsumeStreamRequest, ConsumeStreamStart, ProduceRequest,
 };
 
-use futures::future::join_all;
-use tokio::time::timeout;
-
-use super::arena::{Arena, READER, Raw, RawCall, framed, length};
+use super::arena::{Arena, READER, Raw, RawCall, ends_within, framed, length};
 use super::harness::native::{self, Client};
 use super::harness::wire::answer;
+use super::storm::bomb;
 
 const LARGE: usize = 3;
 const VALUE_BYTES: usize = (4 << 20) - (16 << 10);
@@ -42,22 +39,19 @@ async fn ask(raw: &mut Raw, path: &str, message: &Bytes, calls: usize, ends: boo
     open
 }
 
-async fn attack(arena: &Arena, name: &str, path: &str, message: Bytes, calls: usize, ends: bool) {
-    let place = arena.stage.leader().await;
-    let watched = arena.watch(place, async {
-        let mut raw = arena.deaf(READER, place).await;
-        let open = ask(&mut raw, path, &message, calls, ends).await;
-        // None of them ends but by the node's will.
-        let ends = join_all(open.into_iter().map(RawCall::status));
-        let _ = timeout(length(), ends).await;
-    });
-    watched.await.check(name);
+/// A method, a message that asks for much, on how many calls of one connection, and whether each is its last.
+pub type Asked = (&'static str, Bytes, usize, bool);
+
+/// Asks, and takes nothing of what comes.
+pub async fn hold(arena: &Arena, place: usize, (path, message, calls, ends): &Asked) {
+    let mut raw = arena.deaf(READER, place).await;
+    let open = ask(&mut raw, path, message, *calls, *ends).await;
+    // None of them ends but by the node's will.
+    let _ = ends_within(open, length()).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_nobody_takes_have_a_limit() {
-    let arena = Arena::start().await;
-    let place = arena.stage.leader().await;
+/// Appends a few large records, and asks for them in every way.
+pub async fn large(arena: &Arena, place: usize) -> [Asked; 4] {
     let mut client = native::client_of(&arena.stage, place);
     let mut first = 0;
     for number in 0..LARGE {
@@ -66,16 +60,10 @@ async fn answers_that_nobody_takes_have_a_limit() {
         first = if number == 0 { offset } else { first };
     }
     let original = framed(&log_v1::ConsumeRequest { offset: first });
-    let read = "/log.v1.Log/Consume";
-    attack(&arena, "Consume", read, original.clone(), UNARY, true).await;
-    let read = "/log.v1.Log/ConsumeStream";
-    attack(&arena, "ConsumeStream", read, original, STREAMS, true).await;
     let native = framed(&ConsumeRequest {
         start: native::at(first),
         ..ConsumeRequest::default()
     });
-    let read = "/ferrolog.v1.LogService/Consume";
-    attack(&arena, "native Consume", read, native, UNARY, true).await;
     let stream = framed(&ConsumeStreamRequest {
         start: Some(ConsumeStreamStart {
             start: native::at(first),
@@ -83,34 +71,55 @@ async fn answers_that_nobody_takes_have_a_limit() {
         }),
         credit_bytes: 8 << 20,
     });
-    let read = "/ferrolog.v1.LogService/ConsumeStream";
-    attack(&arena, "native ConsumeStream", read, stream, STREAMS, false).await;
+    let original_stream = original.clone();
+    [
+        ("/log.v1.Log/Consume", original, UNARY, true),
+        ("/log.v1.Log/ConsumeStream", original_stream, STREAMS, true),
+        ("/ferrolog.v1.LogService/Consume", native, UNARY, true),
+        (
+            "/ferrolog.v1.LogService/ConsumeStream",
+            stream,
+            STREAMS,
+            false,
+        ),
+    ]
+}
+
+/// Appends a small batch that is large once it is decompressed, and asks for little of it.
+pub async fn compressed(arena: &Arena, place: usize) -> [Asked; 2] {
+    let mut client = native::client_of(&arena.stage, place);
+    let offset = append(&mut client, bomb()).await;
+    let native = framed(&ConsumeRequest {
+        start: native::at(offset),
+        bytes_max: 1000,
+        ..ConsumeRequest::default()
+    });
+    let original = framed(&log_v1::ConsumeRequest { offset });
+    [
+        ("/ferrolog.v1.LogService/Consume", native, COMPRESSED, true),
+        ("/log.v1.Log/Consume", original, COMPRESSED, true),
+    ]
+}
+
+async fn attack(arena: &Arena, place: usize, all: impl IntoIterator<Item = Asked>) {
+    for asked in all {
+        let watched = arena.watch(place, hold(arena, place, &asked)).await;
+        watched.check(&format!("{} unread {}", asked.2, asked.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_takes_have_a_limit() {
+    let arena = Arena::start().await;
+    let place = arena.stage.leader().await;
+    let all = large(&arena, place).await;
+    attack(&arena, place, all).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_compressed_batch_is_no_large_answer() {
     let arena = Arena::start().await;
     let place = arena.stage.leader().await;
-    let mut client = native::client_of(&arena.stage, place);
-    let mut builder = Builder::default();
-    for _ in 0..60 {
-        builder.push(&Record::from(Bytes::from(vec![0; 250 << 10])));
-    }
-    let (plain, count) = builder.take();
-    let batch = Batch {
-        records: batch::compress(&plain, Compression::Zstd).expect("it is small"),
-        compression: Compression::Zstd as i32,
-        count,
-    };
-    let offset = append(&mut client, batch).await;
-    let read = framed(&ConsumeRequest {
-        start: native::at(offset),
-        bytes_max: 1000,
-        ..ConsumeRequest::default()
-    });
-    let path = "/ferrolog.v1.LogService/Consume";
-    attack(&arena, "compressed, native", path, read, COMPRESSED, true).await;
-    let read = framed(&log_v1::ConsumeRequest { offset });
-    let path = "/log.v1.Log/Consume";
-    attack(&arena, "compressed, log.v1", path, read, COMPRESSED, true).await;
+    let all = compressed(&arena, place).await;
+    attack(&arena, place, all).await;
 }

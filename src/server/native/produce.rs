@@ -5,13 +5,14 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
 use crate::net::budget::Accounts;
 use crate::proto::v1::{
     ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse,
 };
-use crate::raft::{Answer, Receipt, ReplicatedLog};
+use crate::raft::{Answer, Caller, Receipt, ReplicatedLog};
 use crate::tasks;
 
 use super::super::intake::Taken;
@@ -78,6 +79,7 @@ pub fn stream(
     let reader = Reader {
         shared,
         subject: auth::subject(&request).to_owned(),
+        caller: Caller::next(),
         taken: taken(&request),
         accounts: accounts(&request),
         credit: Arc::new(Semaphore::new(STREAM_BYTES_MAX)),
@@ -116,6 +118,7 @@ struct Reader {
     shared: Arc<Shared<ReplicatedLog>>,
     /// Who sends them.
     subject: String,
+    caller: Caller,
     taken: Arc<Taken>,
     accounts: Option<Accounts>,
     credit: Arc<Semaphore>,
@@ -166,7 +169,8 @@ impl Reader {
             credit = self.credit(batch.len()) => credit?,
             () = drain.began() => return Err(status::draining()),
         };
-        let answer = self.shared.log()?.propose(counted(batch, held)).await;
+        let (log, batch) = (self.shared.log()?, counted(batch, held));
+        let answer = log.propose_for(self.caller, batch, Instant::now()).await;
         Ok(Sent {
             answer: answer.map_err(|error| status::propose(&error))?,
             fence,
