@@ -114,7 +114,8 @@ async fn who_may_not_join_makes_no_entry() {
     directory.bootstrap(&random).unwrap();
     directory.let_in(vec!["n2".to_owned(), "n3".to_owned()]);
     let timing = Timing::default();
-    let node = ReplicatedLog::start(directory, layer, "n1:1", &timing, log_config(), 0);
+    let here = tokio::runtime::Handle::current();
+    let node = ReplicatedLog::start(directory, layer, "n1:1", &timing, log_config(), 0, &here);
     let node = node.await.unwrap();
     let mut views = node.watch_view();
     let leads = timeout(PATIENCE, views.wait_for(|view| view.writable)).await;
