@@ -279,15 +279,19 @@ async fn every_status_gives_a_reason() {
         assert_eq!(Reason::of(&status), Some(reason), "{at}: {status:?}");
         assert_eq!(status.code(), reason.code(), "{at}");
     }
-    // A deadline of the caller's own, over before the log is read.
+    // A deadline of the caller's own, over before the log is read. The answer is sometimes there first.
     let mut client = served.client.clone();
-    let mut request = Request::new(ConsumeRequest { offset: 0 });
-    request.set_timeout(Duration::from_nanos(1));
-    let status = client.consume(request).await.unwrap_err();
-    assert!(
-        matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
-        "{status:?}"
-    );
+    let mut is_late = async || {
+        let mut request = Request::new(ConsumeRequest { offset: 0 });
+        request.set_timeout(Duration::from_nanos(1));
+        let status = client.consume(request).await.unwrap_err();
+        matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
+    };
+    let mut late = false;
+    for _ in 0..1000 {
+        late = late || is_late().await;
+    }
+    assert!(late, "no deadline is ever over");
     // A long text comes back short.
     let request = with(produce(b"x"), &[("ferrolog-session", &"9".repeat(5_000))]);
     let status = client.produce(request).await.unwrap_err();
