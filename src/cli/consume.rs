@@ -148,15 +148,36 @@ pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()>
         },
         cursor,
     };
-    let read = copy(&mut consumer, &mut sink, &mut signals, args.count).await;
+    let mut left = args.count.unwrap_or(u64::MAX);
+    let ended = copy_and_settle(&mut consumer, &mut sink, &mut signals, &mut left).await?;
+    let (Some(held), Some(end), true) = (consumer.stopped_short(), consumer.end(), ended) else {
+        return Ok(());
+    };
+    confirm(&client, end, held, server.clone()).await?;
+    // What the disk held when the read began is part of it, though it was known to be committed later.
+    left = left.min(held - end);
+    let mut rest = client.consume(ConsumeOptions {
+        from: Start::Offset(end),
+        consistency: args.consistency,
+        server,
+        ..ConsumeOptions::default()
+    })?;
+    copy_and_settle(&mut rest, &mut sink, &mut signals, &mut left).await?;
+    Ok(())
+}
+
+async fn copy_and_settle(
+    consumer: &mut Consumer,
+    sink: &mut Sink,
+    signals: &mut Option<Signals>,
+    left: &mut u64,
+) -> anyhow::Result<bool> {
+    let read = copy(consumer, sink, signals, left).await;
     // What was read is the user's, whatever came after.
-    let settled = sink.settle(&mut signals).await;
+    let settled = sink.settle(signals).await;
     let ended = read?;
     settled?;
-    if ended {
-        check_end(&client, &consumer, server).await?;
-    }
-    Ok(())
+    Ok(ended)
 }
 
 /// Nobody would see the records, and the cursor would move past them.
@@ -183,14 +204,12 @@ pub(super) struct StoppedShort {
 }
 
 /// A node that lags for a moment tells more when it is asked once more; one without a leader cannot.
-async fn check_end(
+async fn confirm(
     client: &Client,
-    consumer: &Consumer,
+    end: u64,
+    held: u64,
     server: Option<String>,
 ) -> Result<(), StoppedShort> {
-    let (Some(held), Some(end)) = (consumer.stopped_short(), consumer.end()) else {
-        return Ok(());
-    };
     let again = client.consume(ConsumeOptions {
         from: Start::Offset(end),
         consistency: Consistency::Bounded(CONFIRM_WAIT),
@@ -199,7 +218,6 @@ async fn check_end(
     });
     let confirmed = async {
         let mut again = again.ok()?;
-        // Records that came meanwhile are no part of this read.
         again.next().await.transpose().ok().map(drop)
     };
     match tokio::time::timeout(CONFIRM_WAIT, confirmed).await {
@@ -208,15 +226,14 @@ async fn check_end(
     }
 }
 
-/// Writes up to `count` records; ends early at a signal. Whether it came to the end of the log.
+/// Writes as many records as are left to be written; ends early at a signal. Whether it came to the end of the log.
 async fn copy(
     consumer: &mut Consumer,
     sink: &mut Sink,
     signals: &mut Option<Signals>,
-    count: Option<u64>,
+    left: &mut u64,
 ) -> anyhow::Result<bool> {
-    let mut left = count.unwrap_or(u64::MAX);
-    while left > 0 {
+    while *left > 0 {
         let mut next = pin!(consumer.next());
         let record = match next.as_mut().now_or_never() {
             Some(record) => record,
@@ -234,7 +251,7 @@ async fn copy(
             return Ok(true);
         };
         sink.write(&record?, signals).await?;
-        left -= 1;
+        *left -= 1;
         // A read that never waits would never see a signal.
         if left.is_multiple_of(SIGNAL_STRIDE) && interrupted(signals).now_or_never().is_some() {
             return Ok(false);
