@@ -100,7 +100,7 @@ async fn a_leader_that_is_answered_late_refuses_nothing() {
             }
         };
         hold_answers(true);
-        // Longer than an election timeout, and not so long that it leads no more: time is the subject.
+        // Longer than an election timeout, not so long that it leads no more: time itself is the subject.
         tokio::time::sleep(Duration::from_millis(350)).await;
         let mut waits = Vec::new();
         for place in 0..ADDRS.len() {
@@ -108,6 +108,7 @@ async fn a_leader_that_is_answered_late_refuses_nothing() {
             batch.push(format!("through {place}").as_bytes(), 0, 0);
             let queued = world.node(place).log().propose(batch.finish()).await;
             waits.push(queued.expect("it is queued"));
+            // Each comes a while after the other: time itself is the subject.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         hold_answers(false);

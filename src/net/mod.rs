@@ -7,6 +7,7 @@
 pub mod budget;
 pub mod certs;
 mod gate;
+pub mod identity;
 pub mod memory;
 pub mod mux;
 mod origin;

@@ -16,8 +16,8 @@ use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
 
 use super::budget::{self, Accounts, Budget};
+use super::identity::Identity;
 use super::places::Place;
-use super::tls::Identity;
 use super::{BoxIo, Io};
 
 /// What is known of the other end; a request finds it in its extensions.

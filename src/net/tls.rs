@@ -17,9 +17,8 @@ use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientV
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::error::X509Error;
-use x509_parser::extensions::GeneralName;
 
-use super::certs::{NODE_URI_PREFIX, is_valid_name};
+use super::identity::Identity;
 use super::pem_file::{FILE_BYTES_MAX, Pem, Secrecy};
 use super::{BoxIo, Io, Kind};
 use crate::name::{self, BadName, Shown};
@@ -102,16 +101,6 @@ pub struct TlsFiles {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
-}
-
-/// What a verified certificate says of its holder.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Identity {
-    pub common_name: Option<String>,
-    /// From the URI `ferrolog://node/<name>`; a certificate without it is a client's.
-    pub node_name: Option<String>,
-    /// Made for both sides of a stream (serverAuth and clientAuth), as a node's is.
-    pub serves_and_calls: bool,
 }
 
 /// One certificate, ready to accept and to dial.
@@ -233,7 +222,7 @@ impl Tls {
                 file: key.file.clone(),
                 source,
             })?;
-        let identity = identity_of(&chain[0]).map_err(|source| TlsError::Certificate {
+        let identity = Identity::of(&chain[0]).map_err(|source| TlsError::Certificate {
             file: cert.file.clone(),
             source,
         })?;
@@ -340,7 +329,7 @@ fn check_peer(
     let cert = chain
         .and_then(<[_]>::first)
         .ok_or(TlsError::NoPeerCertificate)?;
-    let identity = identity_of(cert).map_err(|source| TlsError::Certificate {
+    let identity = Identity::of(cert).map_err(|source| TlsError::Certificate {
         file: "the handshake of the peer".to_owned(),
         source,
     })?;
@@ -365,33 +354,6 @@ fn check_name(identity: &Identity) -> Result<(), TlsError> {
     name::check(name).map_err(|source| TlsError::CommonName {
         common_name: name.clone(),
         source,
-    })
-}
-
-fn identity_of(cert: &CertificateDer<'_>) -> Result<Identity, x509_parser::nom::Err<X509Error>> {
-    let (_, cert) = x509_parser::parse_x509_certificate(cert)?;
-    let common_name = cert
-        .subject()
-        .iter_common_name()
-        .next()
-        .and_then(|name| name.as_str().ok());
-    let names = cert
-        .subject_alternative_name()
-        .map_err(x509_parser::nom::Err::Failure)?;
-    let names = names.map_or(&[][..], |extension| &extension.value.general_names);
-    let node_name = names.iter().find_map(|name| match name {
-        GeneralName::URI(uri) => uri
-            .strip_prefix(NODE_URI_PREFIX)
-            .filter(|name| is_valid_name(name)),
-        _ => None,
-    });
-    let uses = cert
-        .extended_key_usage()
-        .map_err(x509_parser::nom::Err::Failure)?;
-    Ok(Identity {
-        common_name: common_name.map(str::to_owned),
-        node_name: node_name.map(str::to_owned),
-        serves_and_calls: uses.is_some_and(|uses| uses.value.server_auth && uses.value.client_auth),
     })
 }
 

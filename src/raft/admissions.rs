@@ -17,6 +17,7 @@ use super::ReplicatedLog;
 use super::command::{Command, Outcome, StateRefusal};
 use super::error::{ExecuteError, WriteFailure};
 use super::execute::WAIT;
+use super::owner;
 use super::types::WireError;
 
 /// Names that are allowed and have not joined yet.
@@ -177,12 +178,6 @@ pub fn digest_from_pb(bytes: &[u8]) -> Result<Digest, WireError> {
     bytes.map_err(|_| WireError::Unknown("digest"))
 }
 
-fn digest(token: &str) -> Digest {
-    let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
-    let bytes = digest.as_ref().try_into();
-    bytes.expect("SHA-256 has 32 bytes")
-}
-
 impl Admission {
     pub fn to_pb(&self) -> pb::Admission {
         use pb::admission::Change;
@@ -259,7 +254,7 @@ impl ReplicatedLog {
             Security::Insecure => Entrance::Open,
             Security::Mutual(_) if token.is_empty() => Entrance::Name,
             Security::Mutual(_) => Entrance::Token {
-                digest: digest(token),
+                digest: owner::of_token(token),
                 now_ms: self.0.stamps.next(),
             },
         }
@@ -309,7 +304,7 @@ impl ReplicatedLog {
         let token = format!("{:032x}", self.0.random.next_u128());
         let life = life.min(TOKEN_LIFE_MAX).as_millis();
         let change = Admission::Token {
-            digest: digest(&token),
+            digest: owner::of_token(&token),
             // The leader says.
             now_ms: 0,
             life_ms: u64::try_from(life).unwrap_or(u64::MAX),

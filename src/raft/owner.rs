@@ -28,6 +28,13 @@ pub fn of_holder(subject: &str) -> u128 {
     digest("holder", subject, 0)
 }
 
+/// Of whoever holds a token to join: whole, since a token is all that it proves.
+pub fn of_token(token: &str) -> [u8; 32] {
+    let digest = ring::digest::digest(&SHA256, token.as_bytes());
+    let bytes = digest.as_ref().try_into();
+    bytes.expect("SHA-256 has 32 bytes")
+}
+
 /// A proof as it is kept and travels.
 pub fn to_pb(proof: u128) -> Bytes {
     match proof {

@@ -171,7 +171,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::net::tls::Identity;
+    use crate::net::identity::Identity;
 
     fn peer(name: Option<&str>) -> PeerInfo {
         let identity = name.map(|name| Identity {

@@ -109,6 +109,7 @@ impl Arena {
 /// How calls ended, those that did within a time.
 pub async fn ends_within(calls: Vec<RawCall>, limit: Duration) -> Vec<Result<u32, h2::Error>> {
     let ends: FuturesUnordered<_> = calls.into_iter().map(RawCall::status).collect();
+    // How many end in time is what is asked: time itself is the subject.
     let ends = ends.take_until(tokio::time::sleep(limit));
     ends.collect().await
 }

@@ -4,6 +4,7 @@
 //! uses the same flags and the port that the node had. Dropping the cluster kills what is left of it; when this
 //! process itself is killed, the nodes notice, and stop.
 
+mod costs;
 mod node;
 
 use std::path::PathBuf;
@@ -368,21 +369,6 @@ impl LocalCluster {
             stream_layer: self.stream_layer()?,
             timeout,
         }))
-    }
-
-    /// The node's resident memory.
-    pub fn resident_bytes(&self, place: usize) -> anyhow::Result<u64> {
-        files::resident_bytes(self.pid(place).context("the node does not run")?)
-    }
-
-    /// The CPU time that the node's process has used.
-    pub fn cpu_time(&self, place: usize) -> anyhow::Result<Duration> {
-        files::cpu_time(self.pid(place).context("the node does not run")?)
-    }
-
-    /// What the node's data takes on disk, holes not counted.
-    pub fn disk_bytes(&self, place: usize) -> anyhow::Result<u64> {
-        files::disk_bytes(&self.data_dir(place))
     }
 
     fn log_tail(&self, place: usize) -> anyhow::Result<String> {

@@ -1,0 +1,135 @@
+//! Settings as they are given: in a file, in the environment, on the command line.
+
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use serde::Deserialize;
+
+use super::ConfigError;
+
+const HELP_SECURITY: &str = "Security";
+const HELP_TUNING: &str = "Tuning";
+
+/// Settings as they are given: what is not given is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// The node's name: unique in the cluster, and the same at every start
+    #[arg(long, env = "FERROLOG_NAME")]
+    pub name: Option<String>,
+    /// Where the node keeps its data; made if missing
+    #[arg(long, env = "FERROLOG_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The one address for clients and peers; port 0 picks a free one
+    #[arg(long, env = "FERROLOG_LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// The address that others reach the node at [default: the listening one]
+    #[arg(long, env = "FERROLOG_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Begin a new cluster with this node, unless its directory holds a node already. With --join,
+    /// refuse if one of those addresses belongs to a cluster
+    #[arg(long, env = "FERROLOG_BOOTSTRAP", num_args = 0..=1, default_missing_value = "true",
+          value_parser = BoolishValueParser::new())]
+    pub bootstrap: Option<bool>,
+    /// Join the cluster that one of these nodes belongs to
+    #[arg(
+        long,
+        env = "FERROLOG_JOIN",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ','
+    )]
+    pub join: Option<Vec<String>>,
+    /// Names of the nodes that may join the cluster that this node begins, each once
+    #[arg(
+        long,
+        env = "FERROLOG_ALLOW",
+        value_name = "NAME,...",
+        value_delimiter = ','
+    )]
+    pub allow: Option<Vec<String>>,
+    /// What `ferrolog cluster token` printed: it lets this node join
+    #[arg(
+        long,
+        env = "FERROLOG_JOIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub join_token: Option<String>,
+    /// The authority whose certificates are trusted
+    #[arg(long, env = "FERROLOG_TLS_CA", value_name = "FILE", help_heading = HELP_SECURITY)]
+    pub tls_ca: Option<PathBuf>,
+    /// The node's certificate, made by `ferrolog certs`
+    #[arg(long, env = "FERROLOG_TLS_CERT", value_name = "FILE", help_heading = HELP_SECURITY)]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, readable by its owner alone
+    #[arg(long, env = "FERROLOG_TLS_KEY", value_name = "FILE", help_heading = HELP_SECURITY)]
+    pub tls_key: Option<PathBuf>,
+    /// Serve plain text to anybody; on loopback addresses only
+    #[arg(long, env = "FERROLOG_INSECURE", num_args = 0..=1, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(),
+          help_heading = HELP_SECURITY)]
+    pub insecure: Option<bool>,
+    /// Which clients may produce, consume and administer: lines `p, COMMON NAME, *, ACTION`
+    #[arg(long, env = "FERROLOG_ACL", value_name = "FILE", help_heading = HELP_SECURITY)]
+    pub acl: Option<PathBuf>,
+    /// Connections of clients: up to half of them from one address, a quarter with one certificate
+    /// [default: 2048, or fewer if the system lets the process open few files]
+    #[arg(long, env = "FERROLOG_CONNECTIONS_MAX", value_name = "COUNT", help_heading = HELP_TUNING)]
+    pub connections_max: Option<usize>,
+    /// The largest record, in bytes [default: 4194304]
+    #[arg(long, env = "FERROLOG_RECORD_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING)]
+    pub record_bytes_max: Option<usize>,
+    /// The size of a segment, in bytes [default: 67108864]
+    #[arg(long, env = "FERROLOG_SEGMENT_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING)]
+    pub segment_bytes_max: Option<u32>,
+    /// Refuse records while the disk has less room than this, in bytes [default: four segments]
+    #[arg(long, env = "FERROLOG_DISK_RESERVE_BYTES", value_name = "BYTES", help_heading = HELP_TUNING)]
+    pub disk_reserve_bytes: Option<u64>,
+    /// How fast sealed segments are read to find damage, in bytes a second; 0: not at all
+    /// [default: 8388608]
+    #[arg(long, env = "FERROLOG_SCRUB_BYTES_PER_SECOND", value_name = "BYTES", help_heading = HELP_TUNING)]
+    pub scrub_bytes_per_second: Option<u64>,
+    /// How often a leader is heard, in milliseconds; a follower waits three to six times as long
+    /// [default: 50]
+    #[arg(long, env = "FERROLOG_HEARTBEAT_MS", value_name = "MS", help_heading = HELP_TUNING)]
+    pub heartbeat_ms: Option<u64>,
+    /// A clock that is further from a majority's is not believed, in milliseconds [default: 1000]
+    #[arg(long, env = "FERROLOG_CLOCK_BOUND_MS", value_name = "MS", help_heading = HELP_TUNING)]
+    pub clock_bound_ms: Option<u64>,
+}
+
+impl Options {
+    /// Reads the text of a file of settings, in TOML.
+    pub fn parse(text: &str, path: PathBuf) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| ConfigError::File {
+            path,
+            what: error.to_string(),
+        })
+    }
+
+    /// These settings, and for those that are not given the others'.
+    pub fn over(self, under: Self) -> Self {
+        Self {
+            name: self.name.or(under.name),
+            data_dir: self.data_dir.or(under.data_dir),
+            listen: self.listen.or(under.listen),
+            advertise: self.advertise.or(under.advertise),
+            bootstrap: self.bootstrap.or(under.bootstrap),
+            join: self.join.or(under.join),
+            allow: self.allow.or(under.allow),
+            join_token: self.join_token.or(under.join_token),
+            tls_ca: self.tls_ca.or(under.tls_ca),
+            tls_cert: self.tls_cert.or(under.tls_cert),
+            tls_key: self.tls_key.or(under.tls_key),
+            insecure: self.insecure.or(under.insecure),
+            acl: self.acl.or(under.acl),
+            connections_max: self.connections_max.or(under.connections_max),
+            record_bytes_max: self.record_bytes_max.or(under.record_bytes_max),
+            segment_bytes_max: self.segment_bytes_max.or(under.segment_bytes_max),
+            disk_reserve_bytes: self.disk_reserve_bytes.or(under.disk_reserve_bytes),
+            scrub_bytes_per_second: self.scrub_bytes_per_second.or(under.scrub_bytes_per_second),
+            heartbeat_ms: self.heartbeat_ms.or(under.heartbeat_ms),
+            clock_bound_ms: self.clock_bound_ms.or(under.clock_bound_ms),
+        }
+    }
+}

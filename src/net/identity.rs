@@ -1,0 +1,47 @@
+//! Who a certificate says that its holder is.
+
+use x509_parser::error::X509Error;
+use x509_parser::extensions::GeneralName;
+
+use super::certs::{NODE_URI_PREFIX, is_valid_name};
+
+/// What a verified certificate says of its holder.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Identity {
+    pub common_name: Option<String>,
+    /// From the URI `ferrolog://node/<name>`; a certificate without it is a client's.
+    pub node_name: Option<String>,
+    /// Made for both sides of a stream (serverAuth and clientAuth), as a node's is.
+    pub serves_and_calls: bool,
+}
+
+impl Identity {
+    /// What a certificate (DER) says, whoever signed it.
+    pub fn of(cert: &[u8]) -> Result<Self, x509_parser::nom::Err<X509Error>> {
+        let (_, cert) = x509_parser::parse_x509_certificate(cert)?;
+        let common_name = cert
+            .subject()
+            .iter_common_name()
+            .next()
+            .and_then(|name| name.as_str().ok());
+        let names = cert
+            .subject_alternative_name()
+            .map_err(x509_parser::nom::Err::Failure)?;
+        let names = names.map_or(&[][..], |extension| &extension.value.general_names);
+        let node_name = names.iter().find_map(|name| match name {
+            GeneralName::URI(uri) => uri
+                .strip_prefix(NODE_URI_PREFIX)
+                .filter(|name| is_valid_name(name)),
+            _ => None,
+        });
+        let uses = cert
+            .extended_key_usage()
+            .map_err(x509_parser::nom::Err::Failure)?;
+        Ok(Self {
+            common_name: common_name.map(str::to_owned),
+            node_name: node_name.map(str::to_owned),
+            serves_and_calls: uses
+                .is_some_and(|uses| uses.value.server_auth && uses.value.client_auth),
+        })
+    }
+}
