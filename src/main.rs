@@ -15,6 +15,7 @@ const BLOCKED_THREADS_MAX: Duration = Duration::from_millis(100);
 fn main() -> ExitCode {
     tasks::end_process_on_panic();
     let cli = Cli::from_command_line();
+    cli.settle_memory();
     init_logging(cli.log_level());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())

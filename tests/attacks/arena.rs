@@ -80,12 +80,16 @@ impl Arena {
         Raw::dial(&self.layer(who), self.stage.cluster.addr(place), Some(0)).await
     }
 
+    /// What the largest node takes.
+    pub fn resident(&self) -> u64 {
+        let nodes = 0..self.stage.cluster.node_count();
+        let of = |node| self.stage.cluster.resident_bytes(node).expect("it runs");
+        nodes.map(of).max().expect("nodes")
+    }
+
     /// Lets a canary sing at a node, and looks at what the largest node takes, until the attack is over.
     pub async fn watch(&self, place: usize, attack: impl Future<Output = ()>) -> Watched {
-        let nodes = 0..self.stage.cluster.node_count();
-        let resident_of = |node| self.stage.cluster.resident_bytes(node).expect("it runs");
-        let resident = || nodes.clone().map(resident_of).max().expect("nodes");
-        let before = resident();
+        let before = self.resident();
         let canary = Canary::start(self.client(CANARY, place)).await;
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -94,7 +98,7 @@ impl Arena {
         loop {
             tokio::select! {
                 () = &mut attack => break,
-                _ = looks.tick() => peak = peak.max(resident()),
+                _ = looks.tick() => peak = peak.max(self.resident()),
             }
         }
         let times = canary.stop().await;

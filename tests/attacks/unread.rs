@@ -8,6 +8,7 @@ use ferrolog::proto::v1::{
 
 use super::arena::{Arena, READER, Raw, RawCall, ends_within, framed, length};
 use super::harness::native::{self, Client};
+use super::harness::until;
 use super::harness::wire::answer;
 use super::storm::bomb;
 
@@ -16,6 +17,8 @@ const VALUE_BYTES: usize = (4 << 20) - (16 << 10);
 const UNARY: usize = 400;
 const STREAMS: usize = 200;
 const COMPRESSED: usize = 130;
+/// What may stay with a node once all is over: the log's latest records among it.
+const KEPT_MAX: u64 = 64 << 20;
 
 async fn append(client: &mut Client, batch: Batch) -> u64 {
     let request = ProduceRequest {
@@ -112,8 +115,13 @@ async fn attack(arena: &Arena, place: usize, all: impl IntoIterator<Item = Asked
 async fn answers_that_nobody_takes_have_a_limit() {
     let arena = Arena::start().await;
     let place = arena.stage.leader().await;
+    let before = arena.resident();
     let all = large(&arena, place).await;
     attack(&arena, place, all).await;
+    until("what was held is given back", async || {
+        (arena.resident() <= before + KEPT_MAX).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
