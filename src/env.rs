@@ -37,6 +37,14 @@ impl Random {
         Self(Source::Seeded(Arc::new(AtomicU64::new(seed))))
     }
 
+    /// Draws 64 bits.
+    pub fn next_u64(&self) -> u64 {
+        match &self.0 {
+            Source::System => rand::random(),
+            Source::Seeded(state) => split_mix(state),
+        }
+    }
+
     /// Draws 128 bits.
     pub fn next_u128(&self) -> u128 {
         match &self.0 {

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use ferrolog::cli::local_cluster::{LocalCluster, LocalClusterOptions};
+use ferrolog::cli::local_cluster::{LocalCluster, LocalClusterOptions, Signal};
 use ferrolog::client::Consistency;
 use ferrolog::net::Kind;
 use ferrolog::net::tls::TlsFiles;
@@ -384,6 +384,61 @@ async fn two_processes_do_not_share_a_directory() {
     stage.ready().await;
     let strong = stage.read_all(1, Consistency::Strong).await;
     assert_eq!(strong.len() as u64, RECORDS);
+}
+
+/// Copies the files of a node that does nothing meanwhile.
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a node's data") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("a kind").is_dir() {
+            true => copy_dir(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).expect("copied")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_copied_directory_does_not_run_beside_its_original() {
+    let mut stage = Stage::start().await;
+    fill(&stage.cluster, 0).await;
+    let peers = stage.cluster.addrs().join(",");
+    let args = |copy: &Path| serve_args("n3", copy, &files(&stage, "n3"), &["--join", &peers]);
+    let (earlier, later) = (stage.path().join("earlier"), stage.path().join("later"));
+    let (of_earlier, of_later) = (args(&earlier), args(&later));
+    stage.cluster.terminate(2).await.expect("stopped");
+    copy_dir(&stage.cluster.data_dir(2), &earlier);
+    stage.cluster.restart(2).await.expect("restarted");
+    stage.ready().await;
+    let addr = stage.cluster.addr(2).to_owned();
+    // The original was there first: it goes on at its address.
+    serve_refused(&of_earlier, &["another start of node n3", &addr]).await;
+    let at = async |addr: &str| {
+        let status = stage.client().admin().status(None).await.ok()?;
+        let mut nodes = status.nodes.into_iter();
+        nodes
+            .find(|node| node.name == "n3" && node.addr == addr)
+            .map(drop)
+    };
+    until("n3 is where it was", async || at(&addr).await).await;
+    stage.ready().await;
+
+    // While it does not answer, a copy of what it holds takes its place, and it hears of that when
+    // it comes back.
+    stage.cluster.signal(2, Signal::STOP).expect("a signal");
+    copy_dir(&stage.cluster.data_dir(2), &later);
+    let twin = Lone::start(&of_later).await;
+    until("the copy is n3", async || at(&twin.addr).await).await;
+    let seen = stage.log_len(2);
+    stage.cluster.signal(2, Signal::CONT).expect("a signal");
+    let ended = stage.cluster.wait_exit(2, PATIENCE).await;
+    let ended = ended.expect("it does not stay");
+    assert!(ended.code().is_some_and(|code| code != 0), "{ended:?}");
+    let told = stage.log_since(2, seen);
+    assert!(told.contains("another start of node n3"), "{told}");
+    assert!(told.contains(&twin.addr), "{told}");
+    twin.kill().await;
 }
 
 #[tokio::test]

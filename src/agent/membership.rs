@@ -24,6 +24,7 @@ pub async fn become_member(
 ) -> Result<(Directory, bool), AgentError> {
     let disk = seams.disk.clone();
     let mut directory = Directory::open(disk, &config.data_dir, &config.name, &seams.random)?;
+    directory.ask_first(config.join.clone());
     if directory.identity().is_some() {
         directory.let_in(config.allow.clone());
         return Ok((directory, false));
@@ -75,8 +76,15 @@ async fn stay_member(log: &ReplicatedLog, peers: &[String], joined: bool) -> Mem
             return std::future::pending().await;
         }
         if found.is_ok() {
-            // Until the leader is lost, or the membership changes.
-            if views.wait_for(|view| !settled(view)).await.is_err() {
+            // Until the leader is lost, or the membership changes. That another start is registered
+            // changes no view.
+            let lost = loop {
+                let unsettled = views.wait_for(|view| !settled(view));
+                if let Ok(lost) = tokio::time::timeout(PATIENCE, unsettled).await {
+                    break lost.map(drop);
+                }
+            };
+            if lost.is_err() {
                 return std::future::pending().await;
             }
             patience = PATIENCE;

@@ -77,6 +77,10 @@ impl RaftService {
             let what = format!("node {me} is this node, and another one calls by its id");
             return Err(Status::permission_denied(what));
         }
+        let start = number(metadata, "ferrolog-start");
+        if node.0.fsm.is_replaced(caller, start) {
+            return Err(membership_status(&node.replaced_by(caller)));
+        }
         let member = node.view().member(caller).is_some();
         match node.standing(caller) {
             Standing::Known(name) if member || from != From::Member => {
@@ -94,18 +98,28 @@ impl RaftService {
         Ok(node)
     }
 
-    /// The members, if one asks that is known or was introduced.
-    pub(super) fn introduction<T>(&self, request: &Request<T>) -> Vec<pb::Member> {
+    /// Who this node is and who the members are, if one asks that is known or was introduced.
+    pub(super) fn introduction<T>(&self, request: &Request<T>) -> pb::IdentifyResponse {
         let (metadata, node) = (request.metadata(), self.seated());
         let Ok(node) = node else {
-            return Vec::new();
+            return pb::IdentifyResponse::default();
         };
+        // What a node must know that would begin a cluster or join one.
+        let cluster_id = node.identity().cluster_id.clone();
         let ours = text(metadata, "ferrolog-cluster") == node.identity().cluster_id;
         match node.standing(number(metadata, "ferrolog-from")) {
             Standing::Known(name) if ours && check_certificate(request, &name).is_ok() => {
-                node.introduction()
+                pb::IdentifyResponse {
+                    cluster_id,
+                    members: node.introduction(),
+                    node_id: node.identity().node_id,
+                    start: node.0.start,
+                }
             }
-            _ => Vec::new(),
+            _ => pb::IdentifyResponse {
+                cluster_id,
+                ..pb::IdentifyResponse::default()
+            },
         }
     }
 }

@@ -51,6 +51,13 @@ pub enum Command {
     DeleteCursor(String),
     /// Say who may join.
     Admission(Admission),
+    /// A node was started, and drew this number.
+    RegisterStart {
+        /// The node.
+        node_id: u64,
+        /// Its number.
+        start: u64,
+    },
 }
 
 impl Command {
@@ -70,7 +77,8 @@ impl Command {
             | Self::Forget { .. }
             | Self::Trim(_)
             | Self::SetRetention(_)
-            | Self::ExpireSessions(_) => false,
+            | Self::ExpireSessions(_)
+            | Self::RegisterStart { .. } => false,
         }
     }
 }
@@ -132,6 +140,7 @@ impl fmt::Display for Command {
             }
             Self::DeleteCursor(name) => write!(f, "delete cursor {name}"),
             Self::Admission(change) => write!(f, "{change}"),
+            Self::RegisterStart { node_id, .. } => write!(f, "a start of node {node_id}"),
         }
     }
 }

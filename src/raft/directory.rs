@@ -53,6 +53,10 @@ pub struct Directory {
     /// Who may join the cluster that this node begins.
     pub(super) founding: Vec<String>,
     pub(super) random: Random,
+    /// Drawn anew at each start: it tells two processes on one directory and its copy apart.
+    pub(super) start: u64,
+    /// Who may know of another start of the node.
+    pub(super) peers: Vec<String>,
 }
 
 impl Directory {
@@ -107,6 +111,8 @@ impl Directory {
             introduced: Vec::new(),
             founding: Vec::new(),
             random: random.clone(),
+            start: random.next_u64(),
+            peers: Vec::new(),
         };
         if known.node_id != 0 {
             directory.identity = Some(directory.as_node(known.cluster_id, known.node_id));
@@ -134,6 +140,11 @@ impl Directory {
         if self.identity().is_some_and(first) {
             self.founding = names;
         }
+    }
+
+    /// Asks these addresses, too, for another start of the node, before it takes part.
+    pub fn ask_first(&mut self, peers: Vec<String>) {
+        self.peers = peers;
     }
 
     /// Begins a new cluster with this node as its one voter.
@@ -170,6 +181,7 @@ impl Directory {
             node_id: 0,
             cluster_id: String::new(),
             token: token.to_owned(),
+            start: self.start,
         };
         let transport = Transport::new(layer.clone(), Sender::default());
         let joined = ask_all(&transport, peers, &request).await?;

@@ -56,6 +56,10 @@ pub fn to_control(command: &Command) -> Option<Control> {
             entrance: entrance.to_pb(),
         }),
         Command::Admission(change) => Control::Admission(change.to_pb()),
+        Command::RegisterStart { node_id, start } => Control::RegisterStart(pb::RegisterStart {
+            node_id: *node_id,
+            start: *start,
+        }),
         Command::Forget { name } => Control::ForgetNode(pb::ForgetNode { name: name.clone() }),
         Command::Trim(first) => Control::Trim(pb::Trim {
             first_offset: first.0,
@@ -121,6 +125,9 @@ pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, Wire
             entrance: Entrance::from_pb(node.entrance)?,
         },
         Control::Admission(change) => Command::Admission(Admission::from_pb(change)?),
+        Control::RegisterStart(pb::RegisterStart { node_id, start }) => {
+            Command::RegisterStart { node_id, start }
+        }
         Control::ForgetNode(node) => Command::Forget { name: node.name },
         Control::Trim(trim) => Command::Trim(Offset(trim.first_offset)),
         Control::SetRetention(retention) => Command::SetRetention(Retention::from_pb(retention)),

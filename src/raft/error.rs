@@ -35,6 +35,9 @@ pub enum Error {
     /// Another process holds the data directory.
     #[error("{0} is in use by another process: stop it, or give this node its own --data-dir")]
     InUse(PathBuf),
+    /// Another process runs as the node.
+    #[error(transparent)]
+    AnotherStart(MembershipError),
     /// No other node has an intact copy of a damaged segment.
     #[error(
         "no other node gave an intact copy of raft indexes from {base} on; what is left of the \
@@ -226,6 +229,18 @@ pub enum MembershipError {
         /// Its id.
         node_id: u64,
     },
+    /// Another process runs as the node.
+    #[error(
+        "another start of node {name} runs at {addr}: is this a copy of its data \
+         directory? Two of them would share one vote. Stop that one first; a node of its own needs \
+         an empty data directory and a name of its own"
+    )]
+    AnotherStart {
+        /// Its name.
+        name: String,
+        /// Where it answers.
+        addr: String,
+    },
     /// The last voter cannot be removed.
     #[error("{name} is the only voter: add another one before it is removed")]
     LastVoter {
@@ -284,6 +299,7 @@ impl MembershipError {
         match self {
             Self::NameTaken { .. } => Reason::NameTaken,
             Self::NotAdmitted { .. } => Reason::NotAdmitted,
+            Self::AnotherStart { .. } => Reason::AnotherStart,
             Self::OtherCluster { .. } => Reason::OtherCluster,
             Self::Removed { .. } => Reason::NodeRemoved,
             Self::LastVoter { .. } => Reason::LastVoter,

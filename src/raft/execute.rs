@@ -280,6 +280,7 @@ fn takes_room(command: &Command) -> bool {
         | Command::ClaimEpoch(_)
         | Command::CommitCursor(_) => true,
         Command::Register { .. }
+        | Command::RegisterStart { .. }
         | Command::Forget { .. }
         | Command::Trim(_)
         | Command::SetRetention(_)

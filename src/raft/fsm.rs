@@ -19,11 +19,32 @@ use super::fences::Fences;
 use super::sessions::{Sessions, Verdict};
 use super::types::{self, Entry, EntryPayload, LogId, StoredMembership, WireError};
 
+/// Starts of a node that are remembered behind the present one: how many of them may still be
+/// paused somewhere.
+const REPLACED_MAX: usize = 8;
+
 /// A node that was given an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     pub name: String,
     pub directory_id: String,
+    /// The number that it drew at the start that is registered.
+    pub start: Option<u64>,
+    /// Those of the last starts before it.
+    pub replaced: Vec<u64>,
+}
+
+impl Registration {
+    /// Another start takes the place of the present one, and for good.
+    fn take_over(&mut self, start: u64) {
+        if self.start == Some(start) || self.replaced.contains(&start) {
+            return;
+        }
+        self.replaced.extend(self.start.replace(start));
+        if self.replaced.len() > REPLACED_MAX {
+            self.replaced.remove(0);
+        }
+    }
 }
 
 /// The replicated state besides the records.
@@ -74,6 +95,12 @@ impl Fsm {
                 directory_id,
                 entrance,
             }) => Outcome::Registered(self.register(index, name, directory_id, *entrance)),
+            EntryPayload::Normal(Command::RegisterStart { node_id, start }) => {
+                if let Some(node) = self.registrations.get_mut(node_id) {
+                    node.take_over(*start);
+                }
+                Outcome::Done
+            }
             EntryPayload::Normal(Command::Forget { name }) => {
                 self.registrations.retain(|_, node| node.name != *name);
                 self.admissions.withdraw(name);
@@ -122,6 +149,7 @@ impl Fsm {
             Command::Admission(change) => self.admissions.change(change, self.timestamp_ms),
             Command::Append(_)
             | Command::Register { .. }
+            | Command::RegisterStart { .. }
             | Command::Forget { .. }
             | Command::Trim(_)
             | Command::SetRetention(_) => unreachable!("`apply` takes these itself"),
@@ -213,6 +241,8 @@ impl Fsm {
         let node = Registration {
             name: name.to_owned(),
             directory_id: directory_id.to_owned(),
+            start: None,
+            replaced: Vec::new(),
         };
         self.registrations.insert(index.0, node);
         Ok(index.0)
@@ -251,6 +281,8 @@ impl Fsm {
                 .or_insert_with(|| Registration {
                     name: member.name.clone(),
                     directory_id: member.directory_id.clone(),
+                    start: None,
+                    replaced: Vec::new(),
                 });
         }
     }
@@ -266,6 +298,8 @@ impl Fsm {
             node_id: *id,
             name: node.name.clone(),
             directory_id: node.directory_id.clone(),
+            start: node.start,
+            replaced: node.replaced.clone(),
         };
         pb::Checkpoint {
             applied: self.applied.as_ref().map(types::log_id_to_pb),
@@ -291,6 +325,8 @@ impl Fsm {
             let known = Registration {
                 name: node.name,
                 directory_id: node.directory_id,
+                start: node.start,
+                replaced: node.replaced,
             };
             (node.node_id, known)
         };
@@ -332,4 +368,26 @@ fn run(payload: &[u8], batch: &Batch<'_>, skip: u32) -> Result<Run, log::Error> 
         skip: row_skip,
         count: batch.count - skip,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_was_replaced_does_not_come_back() {
+        let mut node = Registration {
+            name: "n1".to_owned(),
+            directory_id: String::new(),
+            start: None,
+            replaced: Vec::new(),
+        };
+        for start in [1, 2, 2, 1] {
+            node.take_over(start);
+        }
+        assert_eq!((node.start, &*node.replaced), (Some(2), &[1][..]));
+        (3..100).for_each(|start| node.take_over(start));
+        assert_eq!(node.start, Some(99));
+        assert_eq!(node.replaced, (91..99).collect::<Vec<_>>());
+    }
 }

@@ -77,6 +77,7 @@ impl Forger {
             cluster_id: self.node(0).identity().cluster_id.clone(),
             node_id: from,
             addr: addr.to_owned(),
+            start: 0,
         };
         Transport::new(layer, sender).client(self.id(to), &format!("node{to}:1"))
     }

@@ -20,6 +20,7 @@ impl ReplicatedLog {
             cluster_id: self.0.identity.cluster_id.clone(),
             // It has an id: it was let in.
             token: String::new(),
+            start: self.0.start,
         };
         let view = self.view();
         if view.writable {
@@ -41,10 +42,13 @@ impl ReplicatedLog {
         Ok(())
     }
 
-    /// Whether a membership holds this node as a voter under its present address.
+    /// Whether a membership holds this node as a voter under its present address, and this start of
+    /// it is the one that is registered.
     pub fn is_settled_in(&self, view: &View) -> bool {
-        let me = view.member(self.0.identity.node_id);
-        me.is_some_and(|me| me.voter && me.member.addr == self.0.addr)
+        let id = self.0.identity.node_id;
+        let me = view.member(id);
+        let is_there = me.is_some_and(|me| me.voter && me.member.addr == self.0.addr);
+        is_there && self.0.fsm.start_of(id) == Some(self.0.start)
     }
 
     /// Hands leadership on, if this node leads and another voter takes it.

@@ -133,6 +133,7 @@ impl ReplicatedLog {
                 });
             }
         }
+        self.register_start(request).await?;
         let member = Member {
             name: request.name.clone(),
             addr: request.addr.clone(),
@@ -329,7 +330,8 @@ impl ReplicatedLog {
         self.write_led(command).await.map(drop)
     }
 
-    async fn write_here(&self, command: Command) -> Result<Outcome, MembershipError> {
+    /// Replicates a command from here, within the time that calls have.
+    pub(super) async fn write_here(&self, command: Command) -> Result<Outcome, MembershipError> {
         let written = self.write(command, Instant::now() + WAIT).await;
         Ok(written?)
     }

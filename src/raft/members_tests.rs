@@ -70,6 +70,7 @@ async fn a_caller_that_is_no_member_changes_and_reads_nothing() {
             cluster_id: node.identity().cluster_id.clone(),
             node_id,
             addr: "peer:1".to_owned(),
+            start: 0,
         };
         Transport::new(layer, from).client(node.identity().node_id, "first:1")
     };

@@ -69,6 +69,7 @@ mod stable_store;
 mod staging;
 mod stamps;
 mod start;
+mod starts;
 mod state_machine;
 mod transport;
 mod types;
@@ -178,6 +179,8 @@ struct Inner {
     /// Who may join the cluster that this node began.
     founding: Vec<String>,
     random: Random,
+    /// The number that was drawn at this start.
+    start: u64,
     fsm: Arc<state_machine::Shared>,
     snapshots: Snapshots,
     stable: StableStore,
@@ -229,7 +232,10 @@ impl ReplicatedLog {
         let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
         let hearing = Hearing::new(directory.introduced);
         let node = transport::Node::new(&log, &floor, &space, &clocks, &hearing);
-        let transport = Transport::new(layer, Sender::new(&identity, addr)).with_node(node);
+        let transport =
+            Transport::new(layer, Sender::new(&identity, addr, directory.start)).with_node(node);
+        let (start, peers) = (directory.start, &directory.peers);
+        starts::check_alone(&transport, &identity, start, addr, peers, &fsm).await?;
         let raft = engine::start(timing, &identity, addr, &transport, (store, machine)).await?;
         let heard = Arc::new(view::Heard::never());
         let views = start::views(&raft, &heard, &transport);
@@ -256,6 +262,7 @@ impl ReplicatedLog {
             hearing,
             founding: directory.founding,
             random: directory.random,
+            start,
             fsm,
             snapshots,
             stable: directory.stable,

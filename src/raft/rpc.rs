@@ -239,12 +239,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::IdentifyRequest>,
     ) -> Result<Response<pb::IdentifyResponse>, Status> {
-        let identity = self.0.get().map(|node| node.identity());
-        Ok(Response::new(pb::IdentifyResponse {
-            // What a node must know that would begin a cluster or join one.
-            cluster_id: identity.map_or_else(String::new, |identity| identity.cluster_id.clone()),
-            members: self.introduction(&request),
-        }))
+        Ok(Response::new(self.introduction(&request)))
     }
 
     async fn join(

@@ -17,15 +17,18 @@ pub struct Sender {
     pub node_id: u64,
     /// Where peers reach it.
     pub addr: String,
+    /// The number that it drew at its start.
+    pub start: u64,
 }
 
 impl Sender {
     /// A node that peers reach at `addr`.
-    pub fn new(identity: &Identity, addr: &str) -> Self {
+    pub fn new(identity: &Identity, addr: &str, start: u64) -> Self {
         Self {
             cluster_id: identity.cluster_id.clone(),
             node_id: identity.node_id,
             addr: addr.to_owned(),
+            start,
         }
     }
 }
@@ -51,6 +54,7 @@ impl Interceptor for Tag {
         );
         metadata.insert("ferrolog-from", self.from.node_id.into());
         metadata.insert("ferrolog-to", self.to.into());
+        metadata.insert("ferrolog-start", self.from.start.into());
         // So that a member that moved is found before the membership can say where.
         if let Ok(addr) = self.from.addr.parse() {
             metadata.insert("ferrolog-addr", addr);

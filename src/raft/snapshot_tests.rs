@@ -35,10 +35,15 @@ pub(super) async fn start(
     peers: &[String],
 ) -> (ReplicatedLog, Mux) {
     let (node, mux) = begin(network, disk, addr, peers).await;
+    // That its start is registered changes no view.
+    let (mut views, mut applied) = (node.watch_view(), node.watch_applied());
     timeout(PATIENCE, async {
         while !node.is_settled_in(&node.view()) {
             let _ = node.join_cluster(peers).await;
-            node.watch_view().changed().await.unwrap();
+            tokio::select! {
+                changed = views.changed() => changed.unwrap(),
+                changed = applied.changed() => changed.unwrap(),
+            }
         }
     })
     .await
@@ -182,6 +187,9 @@ async fn a_node_behind_the_purged_part_gets_the_records_and_the_sessions() {
     second_mux.shutdown().await;
     second.kill().await;
     drop(second);
+    // As the end of a process ends its streams.
+    network.cut("second:1");
+    network.heal("second:1");
     let (second, _mux) = start(&network, &kept, "second:1", &peers).await;
     check(&second, 501).await;
 }

@@ -1,5 +1,6 @@
 //! The engine's door to the FSM: applies committed entries, answers their proposers, checkpoints.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,6 +81,25 @@ impl Shared {
         let node = fsm.registrations().get(&id);
         let applied = fsm.applied.map(|applied| applied.index);
         (node.map(|node| node.name.clone()), applied)
+    }
+
+    /// The number of a node's start, as it is registered.
+    pub fn start_of(&self, id: u64) -> Option<u64> {
+        self.fsm.lock().registrations().get(&id)?.start
+    }
+
+    /// Whether another start took the place of this one.
+    pub fn is_replaced(&self, id: u64, start: u64) -> bool {
+        let fsm = self.fsm.lock();
+        let node = fsm.registrations().get(&id);
+        node.is_some_and(|node| node.replaced.contains(&start))
+    }
+
+    /// Where the members are, as far as was applied.
+    pub fn addrs(&self) -> BTreeSet<String> {
+        let fsm = self.fsm.lock();
+        let members = fsm.membership.membership().nodes();
+        members.map(|(_, member)| member.addr.clone()).collect()
     }
 
     /// Whether a node may have an id, as far as was applied.
