@@ -14,10 +14,11 @@ use crate::net::Security;
 use crate::proto::raft_v1 as pb;
 
 use super::ReplicatedLog;
-use super::command::{Command, Outcome, StateRefusal};
+use super::command::{Command, NotRegistered, Outcome, StateRefusal};
 use super::error::{ExecuteError, WriteFailure};
 use super::execute::WAIT;
 use super::owner;
+use super::state_machine::Shared;
 use super::types::WireError;
 
 /// Names that are allowed and have not joined yet.
@@ -244,6 +245,29 @@ impl Entrance {
                 now_ms: token.now_ms,
             },
         })
+    }
+}
+
+impl Shared {
+    /// Whether a node may have an id, as far as was applied.
+    pub fn may_register(
+        &self,
+        name: &str,
+        directory_id: &str,
+        entrance: Entrance,
+    ) -> Result<Option<u64>, NotRegistered> {
+        let fsm = self.fsm.lock();
+        fsm.may_register(name, directory_id, entrance)
+    }
+
+    /// The names that may join.
+    pub fn allowed(&self) -> Vec<String> {
+        self.fsm.lock().admissions.allowed().cloned().collect()
+    }
+
+    /// Whether the names that the first node was told of were allowed already.
+    pub fn is_founded(&self) -> bool {
+        self.fsm.lock().admissions.is_founded()
     }
 }
 

@@ -228,14 +228,12 @@ impl ReplicatedLog {
         let store = start::store(&directory, &log, inline)?;
         let (failure, promised) = (store.failure(), store.promised());
         let space = Space::start(&directory, disk_reserve_bytes, log.clone());
-        let (me, floor) = (identity.node_id, machine.floor.clone());
+        let (me, floor, start) = (identity.node_id, machine.floor.clone(), directory.start);
         let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
         let hearing = Hearing::new(directory.introduced);
         let node = transport::Node::new(&log, &floor, &space, &clocks, &hearing);
-        let transport =
-            Transport::new(layer, Sender::new(&identity, addr, directory.start)).with_node(node);
-        let (start, peers) = (directory.start, &directory.peers);
-        starts::check_alone(&transport, &identity, start, addr, peers, &fsm).await?;
+        let transport = Transport::new(layer, Sender::new(&identity, addr, start)).with_node(node);
+        starts::check_alone(&transport, &identity, start, addr, &directory.peers, &fsm).await?;
         let raft = engine::start(timing, &identity, addr, &transport, (store, machine)).await?;
         let heard = Arc::new(view::Heard::never());
         let views = start::views(&raft, &heard, &transport);

@@ -69,6 +69,27 @@ pub async fn check_alone(
     Ok(())
 }
 
+impl Shared {
+    /// The number of a node's start, as it is registered.
+    pub fn start_of(&self, id: u64) -> Option<u64> {
+        self.fsm.lock().registrations().get(&id)?.start
+    }
+
+    /// Whether another start took the place of this one.
+    pub fn is_replaced(&self, id: u64, start: u64) -> bool {
+        let fsm = self.fsm.lock();
+        let node = fsm.registrations().get(&id);
+        node.is_some_and(|node| node.replaced.contains(&start))
+    }
+
+    /// Where the members are, as far as was applied.
+    pub fn addrs(&self) -> BTreeSet<String> {
+        let fsm = self.fsm.lock();
+        let members = fsm.membership.membership().nodes();
+        members.map(|(_, member)| member.addr.clone()).collect()
+    }
+}
+
 impl ReplicatedLog {
     /// Registers a start, unless another one of the node answers.
     pub(super) async fn register_start(

@@ -1,6 +1,5 @@
 //! The engine's door to the FSM: applies committed entries, answers their proposers, checkpoints.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,8 +16,7 @@ use crate::log::{self, Index, Log, Offset};
 use crate::proto::raft_v1 as pb;
 use crate::tasks;
 
-use super::admissions::Entrance;
-use super::command::{NotRegistered, Retention};
+use super::command::Retention;
 use super::cursors::Cursor;
 use super::directory::Directory;
 use super::error::Error;
@@ -58,7 +56,7 @@ pub struct StateMachine {
 /// What others see of the FSM.
 #[derive(Debug)]
 pub struct Shared {
-    fsm: Mutex<Fsm>,
+    pub(super) fsm: Mutex<Fsm>,
     applied: watch::Sender<Applied>,
     /// The raft index after the last one that the durable checkpoint covers; 0 without one. Held
     /// while a checkpoint is written, so that none ever goes back: what is sealed, and what was
@@ -81,46 +79,6 @@ impl Shared {
         let node = fsm.registrations().get(&id);
         let applied = fsm.applied.map(|applied| applied.index);
         (node.map(|node| node.name.clone()), applied)
-    }
-
-    /// The number of a node's start, as it is registered.
-    pub fn start_of(&self, id: u64) -> Option<u64> {
-        self.fsm.lock().registrations().get(&id)?.start
-    }
-
-    /// Whether another start took the place of this one.
-    pub fn is_replaced(&self, id: u64, start: u64) -> bool {
-        let fsm = self.fsm.lock();
-        let node = fsm.registrations().get(&id);
-        node.is_some_and(|node| node.replaced.contains(&start))
-    }
-
-    /// Where the members are, as far as was applied.
-    pub fn addrs(&self) -> BTreeSet<String> {
-        let fsm = self.fsm.lock();
-        let members = fsm.membership.membership().nodes();
-        members.map(|(_, member)| member.addr.clone()).collect()
-    }
-
-    /// Whether a node may have an id, as far as was applied.
-    pub fn may_register(
-        &self,
-        name: &str,
-        directory_id: &str,
-        entrance: Entrance,
-    ) -> Result<Option<u64>, NotRegistered> {
-        let fsm = self.fsm.lock();
-        fsm.may_register(name, directory_id, entrance)
-    }
-
-    /// The names that may join.
-    pub fn allowed(&self) -> Vec<String> {
-        self.fsm.lock().admissions.allowed().cloned().collect()
-    }
-
-    /// Whether the names that the first node was told of were allowed already.
-    pub fn is_founded(&self) -> bool {
-        self.fsm.lock().admissions.is_founded()
     }
 
     /// How much of the log is to be kept.
