@@ -7,7 +7,13 @@ use std::time::Duration;
 use ferrolog::cli::Cli;
 use ferrolog::stderr::{self, LogLine};
 use ferrolog::tasks;
+use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
+
+/// Gives back to the system what was freed, whichever thread freed it: glibc's allocator would keep blocks of up
+/// to 32 MiB with each thread, 100 to 150 MiB in all. It is faster, too.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// A read of standard input cannot be interrupted, and must not hold the end of the program.
 const BLOCKED_THREADS_MAX: Duration = Duration::from_millis(100);
@@ -15,7 +21,6 @@ const BLOCKED_THREADS_MAX: Duration = Duration::from_millis(100);
 fn main() -> ExitCode {
     tasks::end_process_on_panic();
     let cli = Cli::from_command_line();
-    cli.settle_memory();
     init_logging(cli.log_level());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())

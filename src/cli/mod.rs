@@ -3,7 +3,6 @@
 //! Results go to standard output, as text or as JSON; progress, logs and errors to standard error. A failure
 //! says what failed, why, and what to do next, and its kind is the exit code.
 
-mod allocator;
 mod bench;
 mod certs;
 mod cluster;
@@ -137,13 +136,6 @@ impl Cli {
             (2, Command::Serve(_)) => "trace",
             (2, _) => "debug",
             _ => "trace",
-        }
-    }
-
-    /// Has a node give memory back; before there is any other thread. It may begin the program again.
-    pub fn settle_memory(&self) {
-        if let Command::Serve(_) = self.command {
-            allocator::settle();
         }
     }
 
