@@ -36,7 +36,7 @@ pub struct Lines {
     fresh: VecDeque<Caller>,
     /// And those that have.
     turns: VecDeque<Caller>,
-    /// The last group was full before all fresh ones had their turn.
+    /// The last group was full before all had their turn, and fresh ones were in it.
     others_first: bool,
     count: usize,
     bytes: usize,
@@ -108,10 +108,11 @@ impl Lines {
         };
         if std::mem::take(&mut self.others_first) {
             let _ = self.serve_others(&mut group).is_ok() && self.serve_fresh(&mut group).is_ok();
-        } else if self.serve_fresh(&mut group).is_ok() {
-            let _ = self.serve_others(&mut group);
         } else {
-            self.others_first = true;
+            let is_full = self.serve_fresh(&mut group).is_err();
+            let passed_others = !group.proposals.is_empty();
+            // Those whom fresh ones passed are served before any that comes anew meanwhile.
+            self.others_first = is_full || self.serve_others(&mut group).is_err() && passed_others;
         }
         self.count -= group.proposals.len();
         self.bytes -= group.bytes - GROUP_OVERHEAD;
@@ -252,8 +253,28 @@ mod tests {
         let (small, large) = (10 << 10, 4 << 20);
         assert_eq!(
             first_of_each[..6],
-            [small, large, small, large, small, large]
+            [large, small, large, small, large, small],
+            "the last group was of one that came anew"
         );
+    }
+
+    #[test]
+    fn what_is_large_is_served_though_small_ones_come_anew_all_the_time() {
+        let mut lines = Lines::default();
+        let behind = Caller::next();
+        push(&mut lines, Caller::next(), 4 << 20);
+        push(&mut lines, behind, 100);
+        push(&mut lines, behind, 200 << 10);
+        let mut served = Vec::new();
+        for _ in 0..6 {
+            push(&mut lines, Caller::next(), 100);
+            served.extend(take(&mut lines));
+        }
+        assert!(
+            served.iter().any(|(_, bytes)| *bytes == 4 << 20),
+            "{served:?}"
+        );
+        assert!(served.contains(&(behind, 200 << 10)), "{served:?}");
     }
 
     #[test]

@@ -89,21 +89,20 @@ impl Group {
         }
     }
 
-    /// Answers every batch: nobody took it.
-    pub fn fail_without_leader(self, view: &View) {
-        for proposal in self.proposals {
-            proposal.fail_without_leader(view);
-        }
+    /// Answers the batches that have waited for too long: nobody took them.
+    pub fn without_late(self, view: &View) -> Self {
+        self.without(Proposal::is_late, view)
     }
 
     /// Answers the batches that came from another node, if this one does not lead.
     pub fn without_forwarded(self, view: &View) -> Self {
+        self.without(|proposal| proposal.forwarded, view)
+    }
+
+    fn without(self, is_over: impl Fn(&Proposal) -> bool, view: &View) -> Self {
         let place = self.place;
-        let (theirs, proposals): (Vec<_>, Vec<_>) = self
-            .proposals
-            .into_iter()
-            .partition(|proposal| proposal.forwarded);
-        for proposal in theirs {
+        let (over, proposals): (Vec<_>, Vec<_>) = self.proposals.into_iter().partition(is_over);
+        for proposal in over {
             proposal.fail_without_leader(view);
         }
         Self { proposals, place }

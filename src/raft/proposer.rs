@@ -286,7 +286,8 @@ impl Dispatcher {
 
     /// Hands a group to the leader, waiting for one to be known.
     async fn dispatch(&mut self, mut group: Group) {
-        let deadline = group.came() + LEADER_WAIT;
+        // What waited for its turn behind others' has not waited for a leader: it has a moment here, too.
+        let mut deadline = (group.came() + LEADER_WAIT).max(Instant::now() + FORWARD_WAIT);
         loop {
             match tokio::time::timeout_at(deadline, self.route()).await {
                 // It waits here, and all behind it, until the disk keeps up or another node leads.
@@ -315,7 +316,11 @@ impl Dispatcher {
                 Err(_) => {}
             }
             if Instant::now() >= deadline {
-                return group.fail_without_leader(&self.views.borrow());
+                group = group.without_late(&self.views.borrow());
+                if group.proposals.is_empty() {
+                    return;
+                }
+                deadline = group.came() + LEADER_WAIT;
             }
         }
     }
