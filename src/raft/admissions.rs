@@ -89,12 +89,13 @@ impl Admissions {
         match change {
             Admission::Allow { founding, .. } if *founding && self.founded => {}
             Admission::Allow { names, founding } => {
+                // Once in the cluster's life, also if they are too many: a leader would try for ever.
+                self.founded |= founding;
                 let fresh = names.iter().filter(|name| !self.allowed.contains(*name));
                 if self.allowed.len() + fresh.count() > ALLOWED_MAX {
                     return Err(StateRefusal::TooManyAdmissions);
                 }
                 self.allowed.extend(names.iter().cloned());
-                self.founded |= founding;
             }
             Admission::Withdraw(name) => return Ok(Outcome::Deleted(self.withdraw(name))),
             Admission::Token {

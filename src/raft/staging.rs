@@ -78,7 +78,11 @@ pub async fn receive(
         }
         let disk = snapshots.disk.clone();
         let copied = fetch::fetch(&mut client, disk, &dir, seal, Some(&hold)).await;
-        copied.map_err(|error| Status::unavailable(error.to_string()))?;
+        copied.map_err(|error| {
+            // It may be elsewhere by now, and one that is no member yet is known by introduction alone.
+            node.want_introduction();
+            Status::unavailable(error.to_string())
+        })?;
         fetched += 1;
     }
     let segments = data.segments.len();
