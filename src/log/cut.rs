@@ -81,7 +81,11 @@ impl Log {
         state.floor = next;
         state.next_publish = state.next_publish.max(next);
         let (disk, dir) = (self.0.disk.clone(), self.0.dir.clone());
-        let job = move || files::remove_all(&*disk, &dir, gone.iter());
+        let job = move || {
+            files::remove_all(&*disk, &dir, gone.iter())?;
+            // The job is done again if a descriptor is missing: the names may be gone by then, and not durably.
+            disk.sync_dir(&dir).map_err(Error::io("sync", &dir))
+        };
         self.0.queue.push_cut(next, Box::new(job), done);
     }
 }

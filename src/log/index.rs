@@ -317,7 +317,8 @@ impl OffsetIndex {
     pub fn write_back(&self) -> Result<(), Error> {
         match &self.map {
             Map::Own(map, is_mapped) => {
-                let bytes = &map[..place(self.rows)];
+                // There is no map where the file could not be mapped anew.
+                let bytes = map.get(..place(self.rows)).ok_or(Error::Stopped)?;
                 self.file.write_back(bytes, *is_mapped)
             }
             Map::Lazy(_) => Ok(()),

@@ -209,12 +209,13 @@ impl Log {
         if loaded {
             self.bound_maps();
         }
-        let (source, parts) = found.map_err(|error| self.note_bad_rows(at, error))?;
+        let (source, parts) =
+            found.map_err(|error| self.unless_trimmed(at, self.note_bad_rows(at, error)))?;
         let frames = match source {
             Source::Memory(entries) => entries,
             Source::Disk(store, span) => store
                 .entries(span)
-                .map_err(|error| self.note_damage(&store, error))?,
+                .map_err(|error| self.unless_trimmed(at, self.note_damage(&store, error)))?,
         };
         let stored = parts.iter().map(|part| stored_in(&frames, part)).collect();
         let stored: Result<Vec<_>, _> = stored;
@@ -222,6 +223,18 @@ impl Log {
             .and_then(|stored| side_by_side(stored, at))
             .map(Some)
             .map_err(|error| self.note_bad_rows(at, error))
+    }
+}
+
+impl Log {
+    /// A file that a trim took away in the midst of a read is no failure of the log.
+    fn unless_trimmed(&self, asked: Offset, error: Error) -> Error {
+        let (first, next) = self.offsets();
+        if asked < first {
+            Error::Trimmed { asked, first, next }
+        } else {
+            error
+        }
     }
 }
 

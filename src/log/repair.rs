@@ -177,7 +177,14 @@ impl Log {
             let Some(read) = file.map(|file| file.read(rows)) else {
                 return Ok(());
             };
-            let add = |index: &OffsetIndex| index.add_digest(digest, from, &read?);
+            // Appends do not wait while the rows are mapped.
+            let lazy = self.with_index(store, OffsetIndex::unloaded).flatten();
+            let loaded = lazy.map_or(Ok(()), |lazy| lazy.load().map(drop));
+            self.bound_maps();
+            let add = |index: &OffsetIndex| {
+                loaded?;
+                index.add_digest(digest, from, &read?)
+            };
             match self.with_index(store, add) {
                 Some(Ok(added)) => digest = added,
                 Some(Err(error)) if error.is_short_of_files() => return Err(error),

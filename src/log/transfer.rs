@@ -179,16 +179,19 @@ pub fn is_copied(disk: &dyn Disk, dir: &Path, wanted: &Seal) -> Result<bool, Err
     let Some(seal) = seal.filter(|seal| seal.agrees_with(wanted)) else {
         return Ok(false);
     };
-    let whole = |path: &Path, magic, bytes: u64| match disk.open(path) {
-        Ok(file) => {
-            let begins = file_header::read(&*file, path, magic, wanted.base);
-            matches!(begins, Ok(Some(()))) && file.len().is_ok_and(|len| len >= bytes)
-        }
-        Err(_) => false,
+    let whole = |path: &Path, magic, bytes: u64| {
+        let file = match disk.open(path).map_err(Error::io("open", path)) {
+            Ok(file) => file,
+            // That says nothing of the copy.
+            Err(error) if error.is_short_of_files() => return Err(error),
+            Err(_) => return Ok(false),
+        };
+        let begins = file_header::read(&*file, path, magic, wanted.base);
+        Ok(matches!(begins, Ok(Some(()))) && file.len().is_ok_and(|len| len >= bytes))
     };
     let rows = FILE_HEADER_BYTES + seal.rows as usize * ROW_BYTES;
-    Ok(whole(&paths.store, Magic::Store, seal.end.into())
-        && whole(&paths.index, Magic::Index, rows as u64))
+    Ok(whole(&paths.store, Magic::Store, seal.end.into())?
+        && whole(&paths.index, Magic::Index, rows as u64)?)
 }
 
 /// Removes what was staged of a segment.
@@ -240,6 +243,8 @@ impl Log {
         let mut state = self.0.state.write();
         self.0.handles.forget_all();
         adopt_files(&*self.0.disk, from, &self.0.dir, bases)?;
+        // A read that began before may have opened one of the old files meanwhile.
+        self.0.handles.forget_all();
         let place = Place {
             disk: &*self.0.disk,
             dir: &self.0.dir,
@@ -281,6 +286,8 @@ impl Log {
                 });
             }
         }
+        drop(state);
+        self.bound_maps();
         Ok(placed)
     }
 }

@@ -120,6 +120,10 @@ impl Log {
             self.forget_files(*base);
         }
         files::remove_all(&*self.0.disk, &self.0.dir, gone.iter())?;
+        // A read that began before may have opened one anew, which would keep its room on the disk.
+        for base in &gone {
+            self.forget_files(*base);
+        }
         Ok(true)
     }
 }

@@ -314,9 +314,10 @@ impl StateMachine {
         let (segments, kept, begins) = (data.segments.clone(), self.floor.clone(), data.floor);
         let adopted = on_disk(move || -> Result<(), Error> {
             let mut reached = shared.covered.lock();
-            make_dir(&*disk, &staging)?;
+            with_descriptors(|| make_dir(&*disk, &staging))?;
             for seal in segments.iter() {
-                if !log::is_copied(&*disk, &staging, seal)? && !log.holds(seal) {
+                let is_copied = with_descriptors(|| log::is_copied(&*disk, &staging, seal))?;
+                if !is_copied && !log.holds(seal) {
                     let (base, what) = (seal.base, "it is neither staged nor held any more");
                     return Err(log::Error::Mismatch { base, what }.into());
                 }
@@ -326,7 +327,7 @@ impl StateMachine {
             stable.end_adoption(&adoption)?;
             *reached = covered.applied.0 + 1;
             *kept.lock() = begins;
-            log::remove(&*disk, &staging)?;
+            with_descriptors(|| log::remove(&*disk, &staging))?;
             Ok(())
         });
         adopted.await?;
@@ -352,14 +353,12 @@ impl StateMachine {
 }
 
 /// Makes a directory below the log's, for good.
-pub fn make_dir(disk: &dyn Disk, dir: &std::path::Path) -> Result<(), Error> {
-    let failed = |source| Error::Directory {
-        path: dir.to_owned(),
-        source,
-    };
-    disk.create_dir(dir).map_err(failed)?;
+pub fn make_dir(disk: &dyn Disk, dir: &std::path::Path) -> Result<(), log::Error> {
+    disk.create_dir(dir)
+        .map_err(log::Error::io("create", dir))?;
     let parent = dir.parent().unwrap_or(dir);
-    disk.sync_dir(parent).map_err(failed)
+    disk.sync_dir(parent)
+        .map_err(log::Error::io("sync", parent))
 }
 
 /// Finishes the adoption that a crash cut short, before the log is opened.

@@ -241,6 +241,8 @@ impl ReplicatedLog {
                 match step {
                     Ok(0) => break,
                     Ok(read) => bytes += read as u64,
+                    // That says nothing of the segment, which is looked at the next time.
+                    Err(error) if error.is_short_of_files() => break,
                     Err(_) => {
                         damaged += 1;
                         break;
