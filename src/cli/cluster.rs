@@ -25,7 +25,7 @@ Examples:
 pub(super) struct ClusterArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
-    /// Ask this node and no other
+    /// Ask this node and no other; `remove` asks the others, too, whether it came to pass
     #[arg(long, global = true, value_name = "HOST:PORT")]
     server: Option<String>,
     #[command(subcommand)]

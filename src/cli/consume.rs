@@ -4,14 +4,12 @@
 //! pipe: so a reader that dies gets some records again and misses none. It moves by compare-and-set: two readers
 //! under one name do not pass unnoticed.
 
-use std::future::pending;
-use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::io::{self, BufWriter, IsTerminal};
 use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
-use tokio::time::Instant;
 
 use super::Format;
 use super::connection::ConnectionArgs;
@@ -20,16 +18,12 @@ use super::form::Form;
 use super::output::note;
 use super::positions::{parse_consistency, parse_start};
 use super::records::Delimiter;
-use super::signals::{Interrupted, Signals};
-use super::taken::{taken, was_closed};
-use crate::client::{
-    Client, ClientError, Consistency, ConsumeOptions, ConsumedRecord, Consumer, Start,
-};
+use super::signals::{Interrupted, Signals, interrupted};
+use super::sink::{Cursor, Sink};
+use super::taken::was_closed;
+use crate::client::{Client, Consistency, ConsumeOptions, Consumer, Start};
 
 const OUT_BUFFER_BYTES: usize = 256 * 1024;
-/// A cursor is at most so far behind what was written.
-const COMMIT_RECORDS: u64 = 10_000;
-const COMMIT_EVERY: Duration = Duration::from_secs(5);
 const SIGNAL_STRIDE: u64 = 1024;
 /// How long a node may take to hear from a leader how far it is.
 const CONFIRM_WAIT: Duration = Duration::from_secs(3);
@@ -41,7 +35,8 @@ with `offset`, `append_timestamp_ms`, and `value`, or `value_base64` where the v
 
 With --cursor the read begins where the cursor stands. A name that does not exist is an error, lest a slip of the
 pen reads all again; with --create it is made where the read begins, at --from. The cursor moves after records were
-written out and taken by whoever reads them: at the end, and at least every 5 s or 10,000 records.
+written out and, where standard output is a pipe, taken by its reader: at the end, and at least every 5 s or 10,000
+records. Without --follow a signal ends the read with exit code 130 or 143; the cursor stands behind what was taken.
 
 Consistency:
   relaxed       what the node has
@@ -101,7 +96,7 @@ pub(super) struct ConsumeArgs {
 }
 
 pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()> {
-    let server = args.server;
+    let server = args.server.clone();
     let client = args.connection.client(server.as_deref())?;
     // Without a cursor there is nothing to end cleanly: a signal kills.
     let mut signals = match args.cursor {
@@ -109,19 +104,12 @@ pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()>
         None => None,
     };
     let from = args.from.clone().unwrap_or(Start::Earliest);
-    let (cursor, begins) = match &args.cursor {
-        Some(name) => {
-            check_output()?;
-            let stands = stands(&client, name, args.create).await?;
-            if let (Some(at), Some(_)) = (stands, &args.from) {
-                let text = format!(
-                    "the cursor {name} stands at {at}: the read begins there, and not at --from"
-                );
-                note(&text, format);
-            }
-            (Some(name), stands)
-        }
-        None => (None, None),
+    let begins = match &args.cursor {
+        Some(name) => tokio::select! {
+            begins = begins(&client, name, &args, format) => begins?,
+            told = interrupted(&mut signals) => return Err(told.into()),
+        },
+        None => None,
     };
     let mut consumer = client.consume(ConsumeOptions {
         from: begins.map_or(from, Start::Offset),
@@ -130,7 +118,7 @@ pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()>
         server: server.clone(),
         ..ConsumeOptions::default()
     })?;
-    let cursor = match (cursor, begins) {
+    let cursor = match (&args.cursor, begins) {
         (None, _) => None,
         (Some(name), Some(at)) => Some(Cursor::at(&client, name, at)),
         (Some(name), None) => tokio::select! {
@@ -150,7 +138,11 @@ pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()>
     };
     let mut left = args.count.unwrap_or(u64::MAX);
     let ended = copy_and_settle(&mut consumer, &mut sink, &mut signals, &mut left).await?;
-    let (Some(held), Some(end), true) = (consumer.stopped_short(), consumer.end(), ended) else {
+    // A signal is how a read that follows is meant to end.
+    if let (Ended::Told(told), false) = (&ended, args.follow) {
+        return Err((*told).into());
+    }
+    let (Some((end, held)), Ended::There) = (short(&consumer), ended) else {
         return Ok(());
     };
     confirm(&client, end, held, server.clone()).await?;
@@ -162,8 +154,46 @@ pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()>
         server,
         ..ConsumeOptions::default()
     })?;
-    copy_and_settle(&mut rest, &mut sink, &mut signals, &mut left).await?;
-    Ok(())
+    match copy_and_settle(&mut rest, &mut sink, &mut signals, &mut left).await? {
+        Ended::Told(told) => Err(told.into()),
+        // Another node answered that cannot tell, or this one cannot any more.
+        Ended::There => match short(&rest) {
+            Some((end, held)) => Err(StoppedShort { end, held }.into()),
+            None => Ok(()),
+        },
+        Ended::Counted => Ok(()),
+    }
+}
+
+/// Where the cursor stands, if there is one of this name yet.
+async fn begins(
+    client: &Client,
+    name: &str,
+    args: &ConsumeArgs,
+    format: Format,
+) -> anyhow::Result<Option<u64>> {
+    check_output()?;
+    let stands = stands(client, name, args.create).await?;
+    if let (Some(at), Some(_)) = (stands, &args.from) {
+        let text =
+            format!("the cursor {name} stands at {at}: the read begins there, and not at --from");
+        note(&text, format);
+    }
+    Ok(stands)
+}
+
+/// Why no more is written.
+enum Ended {
+    /// The log, or what there was of it when the read began.
+    There,
+    /// As many records as were asked for.
+    Counted,
+    Told(Interrupted),
+}
+
+/// Where the read ended and up to where the node's disk holds records, if it cannot tell which are committed.
+fn short(consumer: &Consumer) -> Option<(u64, u64)> {
+    consumer.end().zip(consumer.stopped_short())
 }
 
 async fn copy_and_settle(
@@ -171,7 +201,7 @@ async fn copy_and_settle(
     sink: &mut Sink,
     signals: &mut Option<Signals>,
     left: &mut u64,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Ended> {
     let read = copy(consumer, sink, signals, left).await;
     // What was read is the user's, whatever came after.
     let settled = sink.settle(signals).await;
@@ -226,13 +256,13 @@ async fn confirm(
     }
 }
 
-/// Writes as many records as are left to be written; ends early at a signal. Whether it came to the end of the log.
+/// Writes as many records as are left to be written; ends early at a signal.
 async fn copy(
     consumer: &mut Consumer,
     sink: &mut Sink,
     signals: &mut Option<Signals>,
     left: &mut u64,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Ended> {
     while *left > 0 {
         let mut next = pin!(consumer.next());
         let record = match next.as_mut().now_or_never() {
@@ -243,157 +273,21 @@ async fn copy(
                 tokio::select! {
                     record = &mut next => break record,
                     () = sink.commit_due() => sink.settle(signals).await?,
-                    _ = interrupted(signals) => return Ok(false),
+                    told = interrupted(signals) => return Ok(Ended::Told(told)),
                 }
             },
         };
         let Some(record) = record else {
-            return Ok(true);
+            return Ok(Ended::There);
         };
         sink.write(&record?, signals).await?;
         *left -= 1;
         // A read that never waits would never see a signal.
-        if left.is_multiple_of(SIGNAL_STRIDE) && interrupted(signals).now_or_never().is_some() {
-            return Ok(false);
+        if left.is_multiple_of(SIGNAL_STRIDE)
+            && let Some(told) = interrupted(signals).now_or_never()
+        {
+            return Ok(Ended::Told(told));
         }
     }
-    Ok(false)
-}
-
-/// The signal that ends the read; none where it kills.
-async fn interrupted(signals: &mut Option<Signals>) -> Interrupted {
-    match signals {
-        None => pending().await,
-        Some(signals) => signals.next().await,
-    }
-}
-
-/// A cursor of the cluster that this read moves.
-struct Cursor {
-    client: Client,
-    name: String,
-    /// Where it stands, as far as is known.
-    known: u64,
-    /// Where it should stand: behind the last record that was written.
-    next: Option<u64>,
-    /// Records written since it moved.
-    behind: u64,
-    moved: Instant,
-}
-
-impl Cursor {
-    fn at(client: &Client, name: &str, offset: u64) -> Self {
-        Self {
-            client: client.clone(),
-            name: name.to_owned(),
-            known: offset,
-            next: None,
-            behind: 0,
-            moved: Instant::now(),
-        }
-    }
-
-    /// Makes it where the read begins, before a record comes: who reads again must not begin elsewhere.
-    async fn make(client: &Client, name: &str, consumer: &mut Consumer) -> anyhow::Result<Self> {
-        let begins = consumer.position().await?;
-        let made = client.admin().create_cursor(name, begins).await;
-        made.with_context(|| format!("make the cursor {name} at {begins}"))?;
-        Ok(Self::at(client, name, begins))
-    }
-
-    fn stays(&self, why: &str) -> String {
-        format!("{why}, so the cursor {} stays at {}", self.name, self.known)
-    }
-
-    fn is_due(&self) -> bool {
-        self.behind >= COMMIT_RECORDS || (self.behind > 0 && self.moved.elapsed() >= COMMIT_EVERY)
-    }
-
-    async fn commit(&mut self) -> anyhow::Result<()> {
-        self.moved = Instant::now();
-        let Some(next) = self.next.take() else {
-            return Ok(());
-        };
-        let admin = self.client.admin();
-        let moved = admin.commit_cursor(&self.name, next, Some(self.known));
-        match moved.await {
-            Ok(()) => {
-                self.known = next;
-                self.behind = 0;
-                Ok(())
-            }
-            Err(error) => Err(self.moved_by_somebody(next, error)),
-        }
-    }
-
-    fn moved_by_somebody(&self, next: u64, error: ClientError) -> anyhow::Error {
-        let about = match &error {
-            ClientError::CursorDiffers { current } => format!(
-                "somebody else moved the cursor {} from {} to {}; records before offset {next} were written here. \
-                 Let one reader use it, or give each one a cursor of its own",
-                self.name,
-                self.known,
-                current.map_or("nowhere".to_owned(), |at| at.to_string()),
-            ),
-            _ => format!("move the cursor {} to {next}", self.name),
-        };
-        anyhow::Error::new(error).context(about)
-    }
-}
-
-/// Standard output, and the cursor behind it.
-struct Sink {
-    out: BufWriter<Stdout>,
-    form: Form,
-    cursor: Option<Cursor>,
-}
-
-impl Sink {
-    async fn write(
-        &mut self,
-        record: &ConsumedRecord,
-        signals: &mut Option<Signals>,
-    ) -> anyhow::Result<()> {
-        let written = self.form.write(&mut self.out, record);
-        written.context("write to standard output")?;
-        let Some(cursor) = &mut self.cursor else {
-            return Ok(());
-        };
-        cursor.next = Some(record.offset + 1);
-        cursor.behind += 1;
-        if cursor.is_due() {
-            self.settle(signals).await?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> anyhow::Result<()> {
-        self.out.flush().context("write to standard output")
-    }
-
-    /// When the cursor has to move though no record comes.
-    async fn commit_due(&self) {
-        match &self.cursor {
-            Some(cursor) if cursor.behind > 0 => {
-                tokio::time::sleep_until(cursor.moved + COMMIT_EVERY).await;
-            }
-            _ => pending().await,
-        }
-    }
-
-    /// Flushes what was written; once it is taken the cursor may stand behind it.
-    async fn settle(&mut self, signals: &mut Option<Signals>) -> anyhow::Result<()> {
-        self.flush()?;
-        let Some(cursor) = &mut self.cursor else {
-            return Ok(());
-        };
-        tokio::select! {
-            taken = taken(io::stdout()) => taken.context("write to standard output")?,
-            told = interrupted(signals) => {
-                let text = "standard output was not taken to its end";
-                return Err(anyhow::Error::new(told).context(cursor.stays(text)));
-            }
-        }
-        cursor.commit().await
-    }
+    Ok(Ended::Counted)
 }

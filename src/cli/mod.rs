@@ -25,6 +25,7 @@ mod records;
 mod serve;
 mod session;
 mod signals;
+mod sink;
 mod taken;
 mod trial;
 

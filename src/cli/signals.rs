@@ -1,5 +1,7 @@
 //! SIGINT and SIGTERM, for the commands that have something to tell or to settle before they end.
 
+use std::future::pending;
+
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -35,6 +37,14 @@ impl Signals {
             _ = self.interrupt.recv() => Interrupted::Interrupt,
             _ = self.terminate.recv() => Interrupted::Terminate,
         }
+    }
+}
+
+/// The signal that ends a command; none where it kills.
+pub(super) async fn interrupted(signals: &mut Option<Signals>) -> Interrupted {
+    match signals {
+        None => pending().await,
+        Some(signals) => signals.next().await,
     }
 }
 

@@ -1,0 +1,151 @@
+//! Standard output, and the cursor behind what was written there.
+
+use std::future::pending;
+use std::io::{self, BufWriter, Stdout, Write};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::Instant;
+
+use super::form::Form;
+use super::signals::{Signals, interrupted};
+use super::taken::taken;
+use crate::client::{Client, ClientError, ConsumedRecord, Consumer};
+
+/// A cursor is at most so far behind what was written.
+const COMMIT_RECORDS: u64 = 10_000;
+const COMMIT_EVERY: Duration = Duration::from_secs(5);
+
+/// A cursor of the cluster that this read moves.
+pub(super) struct Cursor {
+    client: Client,
+    name: String,
+    /// Where it stands, as far as is known.
+    known: u64,
+    /// Where it should stand: behind the last record that was written.
+    next: Option<u64>,
+    /// Records written since it moved.
+    behind: u64,
+    moved: Instant,
+}
+
+impl Cursor {
+    pub fn at(client: &Client, name: &str, offset: u64) -> Self {
+        Self {
+            client: client.clone(),
+            name: name.to_owned(),
+            known: offset,
+            next: None,
+            behind: 0,
+            moved: Instant::now(),
+        }
+    }
+
+    /// Makes it where the read begins, before a record comes: who reads again must not begin elsewhere.
+    pub async fn make(
+        client: &Client,
+        name: &str,
+        consumer: &mut Consumer,
+    ) -> anyhow::Result<Self> {
+        let begins = consumer.position().await?;
+        let made = client.admin().create_cursor(name, begins).await;
+        made.with_context(|| format!("make the cursor {name} at {begins}"))?;
+        Ok(Self::at(client, name, begins))
+    }
+
+    fn stays(&self, why: &str) -> String {
+        format!("{why}, so the cursor {} stays at {}", self.name, self.known)
+    }
+
+    fn is_due(&self) -> bool {
+        self.behind >= COMMIT_RECORDS || (self.behind > 0 && self.moved.elapsed() >= COMMIT_EVERY)
+    }
+
+    async fn commit(&mut self) -> anyhow::Result<()> {
+        self.moved = Instant::now();
+        let Some(next) = self.next.take() else {
+            return Ok(());
+        };
+        let admin = self.client.admin();
+        let moved = admin.commit_cursor(&self.name, next, Some(self.known));
+        match moved.await {
+            Ok(()) => {
+                self.known = next;
+                self.behind = 0;
+                Ok(())
+            }
+            Err(error) => Err(self.moved_by_somebody(next, error)),
+        }
+    }
+
+    fn moved_by_somebody(&self, next: u64, error: ClientError) -> anyhow::Error {
+        let about = match &error {
+            ClientError::CursorDiffers { current } => format!(
+                "somebody else moved the cursor {} from {} to {}; records before offset {next} were written here. \
+                 Let one reader use it, or give each one a cursor of its own",
+                self.name,
+                self.known,
+                current.map_or("nowhere".to_owned(), |at| at.to_string()),
+            ),
+            _ => format!("move the cursor {} to {next}", self.name),
+        };
+        anyhow::Error::new(error).context(about)
+    }
+}
+
+/// Standard output, and the cursor behind it.
+pub(super) struct Sink {
+    pub out: BufWriter<Stdout>,
+    pub form: Form,
+    pub cursor: Option<Cursor>,
+}
+
+impl Sink {
+    pub async fn write(
+        &mut self,
+        record: &ConsumedRecord,
+        signals: &mut Option<Signals>,
+    ) -> anyhow::Result<()> {
+        let written = self.form.write(&mut self.out, record);
+        written.context("write to standard output")?;
+        let Some(cursor) = &mut self.cursor else {
+            return Ok(());
+        };
+        cursor.next = Some(record.offset + 1);
+        cursor.behind += 1;
+        if cursor.is_due() {
+            self.settle(signals).await?;
+        }
+        Ok(())
+    }
+
+    pub fn flush(&mut self) -> anyhow::Result<()> {
+        self.out.flush().context("write to standard output")
+    }
+
+    /// When the cursor has to move though no record comes.
+    pub async fn commit_due(&self) {
+        match &self.cursor {
+            Some(cursor) if cursor.behind > 0 => {
+                tokio::time::sleep_until(cursor.moved + COMMIT_EVERY).await;
+            }
+            _ => pending().await,
+        }
+    }
+
+    /// Flushes what was written; once it is taken the cursor may stand behind it.
+    pub async fn settle(&mut self, signals: &mut Option<Signals>) -> anyhow::Result<()> {
+        self.flush()?;
+        let Some(cursor) = &mut self.cursor else {
+            return Ok(());
+        };
+        tokio::select! {
+            taken = taken(io::stdout()) => taken.context("write to standard output")?,
+            told = interrupted(signals) => {
+                let text = "standard output was not taken to its end";
+                return Err(anyhow::Error::new(told).context(cursor.stays(text)));
+            }
+        }
+        cursor.commit().await
+    }
+}
