@@ -6,6 +6,7 @@
 //! In reading order, bottom up; imports point down only:
 //!
 //! - [`batch`]: records as they travel and as they are kept.
+//! - [`disk`]: where every byte goes that is kept, and its twin in memory.
 //! - [`log`]: segments of frames and a mapped index: one copy of each record.
 //! - [`net`]: one port, two protocols, mutual TLS.
 //! - [`raft`]: the replicated log over both.
@@ -23,6 +24,7 @@ pub mod batch;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod disk;
 pub mod env;
 pub mod log;
 pub mod name;

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrolog::agent::Agent;
-use ferrolog::log::disk::Disk;
-use ferrolog::log::memory_disk::{Event, MemoryDisk};
+use ferrolog::disk::Disk;
+use ferrolog::disk::memory::{Event, MemoryDisk};
 use ferrolog::log::{Index, Offset};
 use harness::until;
 use harness::world::{ADDRS, PATIENCE, World, value};

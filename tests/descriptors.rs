@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use ferrolog::log::disk::OsDisk;
+use ferrolog::disk::OsDisk;
 use ferrolog::log::{Checkpoint, Config, Entry, Floor, Index, Kind, Log, Offset, Term};
 use rustix::process::{Resource, Rlimit, setrlimit};
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ferrolog::disk::memory::Event;
 use ferrolog::log::Offset;
-use ferrolog::log::memory_disk::Event;
 use ferrolog::log::record::BatchBuilder;
 use ferrolog::raft::{
     Answer, ClaimEpoch, CommitCursor, DiskFull, ExecuteError, ProposeError, ReplicatedLog,

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ferrolog::agent::{Bound, Runtimes, Seams};
+use ferrolog::disk::memory::MemoryDisk;
 use ferrolog::env::{Clock, Random};
 use ferrolog::log::Offset;
-use ferrolog::log::memory_disk::MemoryDisk;
 use ferrolog::net::memory::MemoryNetwork;
 use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
 use ferrolog::net::{Kind, Security};

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolog::agent::{Agent, Bound, Runtimes, Seams};
+use ferrolog::disk::memory::{Event, MemoryDisk};
 use ferrolog::env::{Clock, Random};
 use ferrolog::log::Offset;
-use ferrolog::log::memory_disk::{Event, MemoryDisk};
 use ferrolog::log::record::BatchBuilder;
 use ferrolog::net::Security;
 use ferrolog::net::memory::MemoryNetwork;

@@ -12,21 +12,21 @@ use std::path::{Path, PathBuf};
 
 /// Which modules of the crate each one may name. A new arrow needs a page in `docs/decisions/`.
 ///
-/// `main > cli > agent > server > raft > log`; `client` stands beside `server`; `net`, `config`, `env`,
+/// `main > cli > agent > server > raft > log > disk`; `client` stands beside `server`; `net`, `config`, `env`,
 /// `name`, `access` and `proto` are leaves. `lib` maps the crate, so it names every module.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli", "tasks", "stderr"]),
     (
         "cli",
         &[
-            "agent", "batch", "client", "config", "raft", "log", "net", "env", "name", "proto",
-            "tasks", "stderr", "reason",
+            "agent", "batch", "client", "config", "raft", "log", "disk", "net", "env", "name",
+            "proto", "tasks", "stderr", "reason",
         ],
     ),
     (
         "agent",
         &[
-            "server", "raft", "log", "config", "net", "env", "proto", "tasks",
+            "server", "raft", "log", "disk", "config", "net", "env", "proto", "tasks",
         ],
     ),
     (
@@ -41,9 +41,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "raft",
-        &["log", "net", "env", "name", "proto", "tasks", "reason"],
+        &[
+            "log", "disk", "net", "env", "name", "proto", "tasks", "reason",
+        ],
     ),
-    ("log", &["access", "batch", "env", "tasks"]),
+    ("log", &["disk", "batch", "env", "tasks"]),
+    ("disk", &["access"]),
     ("config", &["server", "raft", "log", "net"]),
     ("net", &["access", "env", "name", "tasks"]),
     ("batch", &[]),

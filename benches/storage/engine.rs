@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ferrolog::log::disk::OsDisk;
+use ferrolog::disk::OsDisk;
 use ferrolog::log::record::{self, BatchBuilder};
 use ferrolog::log::{Checkpoint, Config, Entry, Floor, Index, Kind, Log, Offset, Run, Term};
 

@@ -21,8 +21,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config::Config;
+use crate::disk::{Disk, OsDisk};
 use crate::env::{Clock, Random};
-use crate::log::disk::{Disk, OsDisk};
 use crate::net::mux::{Incoming, Mux, MuxLimits};
 use crate::net::stream_layer::StreamLayer;
 use crate::net::tcp::TcpNetwork;

@@ -16,7 +16,7 @@ use super::output::{grouped, print, progress, table};
 use super::{EXIT_FAILURE, Format, UsageError};
 use crate::batch;
 use crate::client::ConsumedRecord;
-use crate::log::disk::{DirLock, Disk, ReadOnlyDisk};
+use crate::disk::{DirLock, Disk, ReadOnlyDisk};
 use crate::log::dump::Reader;
 use crate::log::record::{self, Stored};
 use crate::log::verify::{self, Finding, Report, SegmentReport, What};

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::memory_disk::{Event, MemoryDisk};
 use super::record::{BatchBuilder, batches, join};
 use super::*;
+use crate::disk::memory::{Event, MemoryDisk};
 use crate::env::{Random, random_u128, wall_clock_ms};
 
 const DIR: &str = "/log";

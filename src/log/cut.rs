@@ -7,12 +7,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::disk::Disk;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::files::Paths;
 use super::io::Request;
 use super::store::Store;
 use super::{Config, Done, Error, Index, Log, Term, files};
+use crate::disk::Disk;
 
 /// The file's name.
 const NAME: &str = "cut";

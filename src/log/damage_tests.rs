@@ -4,10 +4,10 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::files::Paths;
-use super::memory_disk::{Event, MemoryDisk};
 use super::record::{BatchBuilder, join};
 use super::tests::{DIR, append, entry, fill, open, publish, records, value};
 use super::*;
+use crate::disk::memory::{Event, MemoryDisk};
 
 #[test]
 fn a_torn_tail_is_cut() {

@@ -5,12 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::disk::Disk;
 use super::frame::{self, Entry};
 use super::record::{self, Stored};
 use super::store::{Found, Store, parse};
 use super::verify::{Bounds, Files, Rows, look, read_rows};
 use super::{Error, Index, Offset};
+use crate::disk::Disk;
 
 /// The files of a log, to be read.
 #[derive(Debug)]

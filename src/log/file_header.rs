@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::disk::File;
 use super::{Error, Index};
+use crate::disk::File;
 
 /// The bytes that a header takes.
 pub const FILE_HEADER_BYTES: usize = 32;

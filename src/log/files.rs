@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::disk::Disk;
 use super::{Error, Index};
+use crate::disk::Disk;
 
 /// The paths of a segment's files.
 #[derive(Debug)]

@@ -19,11 +19,11 @@ use crate::batch::{self, Compression};
 
 use super::dump::Reader;
 use super::files::Paths;
-use super::memory_disk::MemoryDisk;
 use super::record::{BatchBuilder, Producer, batches, join};
 use super::store::{Found, Store};
 use super::verify::{Bounds, Report, verify};
 use super::*;
+use crate::disk::memory::MemoryDisk;
 
 const DIR: &str = "/log";
 const NAMES: [&str; 7] = [

@@ -67,10 +67,10 @@ impl Gathered {
 
 #[cfg(test)]
 mod tests {
-    use super::super::disk::{Disk, OsDisk};
     use super::super::frame::Kind;
     use super::super::{Index, Term};
     use super::*;
+    use crate::disk::{Disk, OsDisk};
 
     #[test]
     fn parts_make_up_the_frames() {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::{Condvar, Mutex};
 
 use super::Error;
-use super::disk::{Disk, File};
+use crate::disk::{Disk, File};
 
 /// Indexes of sealed segments that stay mapped. A map needs no open file, but a process may have
 /// 65,530 maps only, unless the system is told otherwise.

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::memory_disk::MemoryDisk;
 use super::tests::{DIR, fill, publish};
 use super::*;
+use crate::disk::memory::MemoryDisk;
 
 /// Of sealed segments.
 const FILES: usize = 8;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::Error;
-use super::disk::File;
 use super::handles::{Handles, Lease};
+use crate::disk::File;
 
 /// A path, and the way to the open file.
 #[derive(Debug)]

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use memmap2::{MmapMut, MmapOptions};
 
-use super::disk::{self, Disk, File};
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::handles::Handles;
 use super::lazy_map::LazyMap;
@@ -17,6 +16,7 @@ use super::row::{Bases, ROW_BYTES, Row};
 use super::rows_file::{RowsFile, place};
 use super::seal::{self, Seal};
 use super::{Error, Index, Offset};
+use crate::disk::{self, Disk, File};
 
 /// A file in memory.
 pub type Mapped = MmapMut;
@@ -384,8 +384,8 @@ pub fn map_file(file: &dyn File, path: &Path) -> Result<MmapMut, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::disk::OsDisk;
-    use crate::log::memory_disk::MemoryDisk;
+    use crate::disk::OsDisk;
+    use crate::disk::memory::MemoryDisk;
 
     fn row(offset: u64, index: u64) -> Row {
         Row {

@@ -16,11 +16,11 @@ use parking_lot::Mutex;
 
 use crate::tasks;
 
-use super::disk::{Disk, File};
 use super::file_header::{self, Magic};
 use super::rows_file::RowsFile;
 use super::store::Store;
 use super::{Config, Error, Index, files};
+use crate::disk::{Disk, File};
 
 /// The names of the spare's files.
 const SPARE: [&str; 2] = ["spare-store", "spare-index"];

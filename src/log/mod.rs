@@ -13,7 +13,6 @@ use parking_lot::{Mutex, RwLock};
 
 mod append;
 mod cut;
-pub mod disk;
 pub mod dump;
 mod error;
 mod file_header;
@@ -26,7 +25,6 @@ mod index;
 mod io;
 mod lazy_map;
 mod making;
-pub mod memory_disk;
 mod read;
 pub mod record;
 mod recovery;
@@ -77,7 +75,7 @@ pub use segment::Damage;
 pub use transfer::{Builder, Placed, adopt_files, is_copied, remove_copy};
 pub use trim::{Pin, SegmentInfo};
 
-use disk::Disk;
+use crate::disk::Disk;
 use handles::Handles;
 use io::{Queue, Request};
 use making::Maker;

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::memory_disk::MemoryDisk;
 use super::record::{BatchBuilder, batches, join};
 use super::*;
+use crate::disk::memory::MemoryDisk;
 
 const DIR: &str = "/log";
 

@@ -12,7 +12,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::cut;
-use super::disk::Disk;
 use super::files::{Paths, base_of, bases, remove_all, remove_files};
 use super::frame::Header;
 use super::handles::{self, Handles};
@@ -24,6 +23,7 @@ use super::seal::Seal;
 use super::segment::{Damage, Segment};
 use super::store::{Found, Store};
 use super::{Config, Error, Floor, Index, NUMBER_MAX, Offset, Term, record};
+use crate::disk::Disk;
 
 /// What the FSM had made durable of its place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::memory_disk::{Event, MemoryDisk};
 use super::tests::{DIR, open as open_inline, publish, records};
 use super::*;
+use crate::disk::memory::{Event, MemoryDisk};
 
 /// Bounds what a broken build may wait.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -220,7 +220,7 @@ fn a_whole_segment_is_in_hand_when_the_disk_fills_up() {
     // A crash leaves the spare of the next one behind; the start that finds it removes it.
     gate.shut.store(false, Ordering::SeqCst);
     let spares = |disk: &MemoryDisk| {
-        let names = disk::Disk::list(disk, Path::new(DIR)).unwrap();
+        let names = Disk::list(disk, Path::new(DIR)).unwrap();
         names
             .iter()
             .filter(|name| name.starts_with("spare"))

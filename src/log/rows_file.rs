@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Error;
-use super::disk::File;
 use super::file_header::FILE_HEADER_BYTES;
 use super::handles::{Handles, Lease};
 use super::held::Held;
 use super::row::ROW_BYTES;
+use crate::disk::File;
 
 /// Clones are the same open file.
 #[derive(Debug, Clone)]
@@ -118,8 +118,8 @@ mod tests {
 
     use parking_lot::Mutex;
 
-    use super::super::disk::{Disk, OsDisk};
     use super::*;
+    use crate::disk::{Disk, OsDisk};
 
     /// A mappable file whose syncs can fail, and that notes its writes.
     #[derive(Debug)]

@@ -7,13 +7,13 @@
 
 use std::path::Path;
 
-use super::disk::Disk;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::frame::{self, HEADER_BYTES};
 use super::record::BATCH_BYTES_MIN;
 use super::room::OFFSETS_MAX;
 use super::row::Row;
 use super::{Error, Index, NUMBER_MAX, Offset, STORE_BYTES_MAX, Term};
+use crate::disk::Disk;
 
 /// The fixed part behind the file header.
 pub const FIXED_BYTES: usize = 56;
@@ -312,7 +312,7 @@ pub fn add_row(digest: u32, row: &Row) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::memory_disk::MemoryDisk;
+    use crate::disk::memory::MemoryDisk;
 
     fn seal() -> Seal {
         let mark = |entry, position| Mark { entry, position };

@@ -1,10 +1,10 @@
 //! Sealing segments that will not change, and summing up a log for a snapshot.
 
-use super::disk::Disk;
 use super::files::Paths;
 use super::seal::Seal;
 use super::segment::Segment;
 use super::{Error, Index, Log, State};
+use crate::disk::Disk;
 
 impl Log {
     /// Whether [`Log::seal_covered`] would find something to do after a checkpoint up to `applied`.

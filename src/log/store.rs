@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::disk::{Disk, File};
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::frame::{self, Entry, HEADER_BYTES, Header};
 use super::handles::{Handles, Lease};
 use super::held::Held;
 use super::{Error, Index};
+use crate::disk::{Disk, File};
 
 /// Bytes that a scan reads at a time; a longer frame is read whole.
 const SCAN_BYTES: usize = 1 << 20;

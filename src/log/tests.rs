@@ -8,10 +8,10 @@ use std::sync::mpsc;
 use bytes::Bytes;
 
 use super::files::Paths;
-use super::memory_disk::{Event, MemoryDisk};
 use super::record::{BatchBuilder, Conditions, batches, join, packed};
 use super::*;
 use crate::batch::Compression;
+use crate::disk::memory::{Event, MemoryDisk};
 
 pub(super) const DIR: &str = "/log";
 
@@ -390,7 +390,7 @@ fn a_real_directory_with_a_real_thread() {
         ..config()
     };
     let open = |checkpoint| {
-        let disk = Arc::new(disk::OsDisk);
+        let disk = Arc::new(crate::disk::OsDisk);
         Log::open(
             disk,
             dir.path(),

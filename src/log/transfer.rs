@@ -7,7 +7,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::Disk;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::files::{self, Paths};
 use super::frame::{self, Entry};
@@ -18,6 +17,7 @@ use super::row::{ROW_BYTES, Row};
 use super::seal::{self, MARK_EVERY, Mark, Seal};
 use super::store::Store;
 use super::{Error, Floor, Index, Log, Offset, State};
+use crate::disk::Disk;
 
 /// Bytes gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;

@@ -13,8 +13,8 @@ use std::time::Duration;
 use prost::Message;
 use tokio::sync::watch;
 
+use crate::disk::{Disk, File};
 use crate::log;
-use crate::log::disk::{Disk, File};
 use crate::proto::raft_v1 as pb;
 use crate::tasks;
 
@@ -113,7 +113,7 @@ impl CommitFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::memory_disk::MemoryDisk;
+    use crate::disk::memory::MemoryDisk;
     use crate::log::{Index, Term};
 
     #[test]

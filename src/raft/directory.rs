@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::disk::{DirLock, Disk};
 use crate::env::Random;
-use crate::log::disk::{DirLock, Disk};
 use crate::net::stream_layer::StreamLayer;
 use crate::proto::raft_v1 as pb;
 
@@ -255,7 +255,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::log::disk::OsDisk;
+    use crate::disk::OsDisk;
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "it opens a directory to all")]

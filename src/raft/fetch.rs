@@ -8,7 +8,7 @@ use futures::{Stream, stream};
 use tokio::sync::OwnedMutexGuard;
 use tonic::Status;
 
-use crate::log::disk::Disk;
+use crate::disk::Disk;
 use crate::log::{self, Builder, Index, Log, Offset, Placed, Seal};
 use crate::proto::raft_v1 as pb;
 

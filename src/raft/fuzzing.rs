@@ -11,8 +11,8 @@ use openraft::entry::RaftEntry;
 use openraft::raft::AppendEntriesRequest;
 use prost::Message;
 
+use crate::disk::memory::MemoryDisk;
 use crate::log::fuzzing::{self, Input, Kept, batch_of, config, read_all, seal_file, write_log};
-use crate::log::memory_disk::MemoryDisk;
 use crate::log::{self, Builder, Checkpoint, Floor, Index, Log, NUMBER_MAX, Offset, Seal, Term};
 use crate::proto::raft_v1 as pb;
 

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use super::snapshot_tests::{PATIENCE, append, check, start};
 use super::transport::PeerClient;
 use super::*;
-use crate::log::memory_disk::MemoryDisk;
+use crate::disk::memory::MemoryDisk;
 use crate::log::{Kind, NUMBER_MAX};
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::Mux;

@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use super::snapshot_tests::{PATIENCE, log_config, start};
 use super::transport::PeerClient;
 use super::*;
-use crate::log::memory_disk::MemoryDisk;
+use crate::disk::memory::MemoryDisk;
 use crate::net::certs::testing::authority;
 use crate::net::memory::MemoryNetwork;
 use crate::net::tls::Tls;

@@ -14,8 +14,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
+use crate::disk::DirLock;
 use crate::env::{Clock, Random};
-use crate::log::disk::DirLock;
 use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
 

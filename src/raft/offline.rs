@@ -4,8 +4,8 @@ use std::path::Path;
 
 use openraft::EntryPayload;
 
-use crate::log::disk::Disk;
-use crate::log::memory_disk::MemoryDisk;
+use crate::disk::Disk;
+use crate::disk::memory::MemoryDisk;
 use crate::log::verify::{Bounds, Finding, What};
 use crate::log::{self, Index};
 use crate::proto::raft_v1 as pb;

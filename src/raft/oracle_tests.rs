@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use prost::Message;
 
 use crate::batch::Compression;
-use crate::log::memory_disk::MemoryDisk;
+use crate::disk::memory::MemoryDisk;
 use crate::log::record::{self, BatchBuilder, Conditions, Producer, join};
 use crate::log::{self, Error, Floor, Index, Log, Offset, Term};
 use crate::proto::raft_v1 as pb;

@@ -11,8 +11,8 @@ use openraft::entry::RaftEntry;
 use openraft::raft::AppendEntriesRequest;
 use prost::Message;
 
+use crate::disk::Disk;
 use crate::env::Random;
-use crate::log::disk::Disk;
 use crate::log::fuzzing::{DIR, Input, batch_of, recovery, write_log};
 use crate::log::{Index, Offset, Term, record};
 use crate::proto::raft_v1 as pb;

@@ -13,7 +13,7 @@ use openraft::RaftSnapshotBuilder;
 use parking_lot::Mutex;
 use prost::Message;
 
-use crate::log::disk::Disk;
+use crate::disk::Disk;
 use crate::log::{self, Floor, Index, Offset, Seal, Term};
 use crate::proto::raft_v1 as pb;
 

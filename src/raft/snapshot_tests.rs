@@ -8,8 +8,8 @@ use tokio::time::timeout;
 use tonic::transport::Server;
 
 use super::*;
+use crate::disk::memory::MemoryDisk;
 use crate::env::Random;
-use crate::log::memory_disk::MemoryDisk;
 use crate::log::record::{BatchBuilder, Producer};
 use crate::log::{Index, Offset};
 use crate::net::memory::MemoryNetwork;

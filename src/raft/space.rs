@@ -16,7 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::log::disk::Disk;
+use crate::disk::Disk;
 use crate::log::{self, Log};
 use crate::proto::raft_v1 as pb;
 use crate::tasks;
@@ -223,9 +223,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::disk::memory::MemoryDisk;
     use crate::env::Random;
     use crate::log::Floor;
-    use crate::log::memory_disk::MemoryDisk;
 
     #[tokio::test(start_paused = true)]
     async fn nobody_watches_the_disk_of_a_node_that_is_gone() {

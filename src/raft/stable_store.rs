@@ -9,7 +9,7 @@ use std::sync::Arc;
 use prost::Message;
 use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
 
-use crate::log::disk::{Disk, File};
+use crate::disk::{Disk, File};
 use crate::proto::raft_v1 as pb;
 use crate::tasks;
 

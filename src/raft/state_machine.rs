@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
 
-use crate::log::disk::Disk;
+use crate::disk::Disk;
 use crate::log::{self, Index, Log, Offset};
 use crate::proto::raft_v1 as pb;
 use crate::tasks;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
-use crate::log::disk::Disk;
-use crate::log::memory_disk::MemoryDisk;
-use crate::log::{self, disk::OsDisk};
+use crate::disk::Disk;
+use crate::disk::OsDisk;
+use crate::disk::memory::MemoryDisk;
+use crate::log;
 
 use super::log_store::LogStore;
 use super::stable_store::StableStore;

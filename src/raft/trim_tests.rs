@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::snapshot_tests::{PATIENCE, append, begin, start};
 use super::*;
-use crate::log::memory_disk::{Event, MemoryDisk};
+use crate::disk::memory::{Event, MemoryDisk};
 use crate::log::{Error as LogError, Index, Offset};
 use crate::net::memory::MemoryNetwork;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use prost::Message;
 
-use crate::log::disk::{Disk, File};
+use crate::disk::{Disk, File};
 use crate::proto::raft_v1 as pb;
 
 use super::types::{self, Vote};
@@ -73,7 +73,7 @@ impl VoteFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::memory_disk::{Event, MemoryDisk};
+    use crate::disk::memory::{Event, MemoryDisk};
 
     /// The system shows the next process what a killed one, or one whose sync failed, had written.
     #[test]

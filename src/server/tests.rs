@@ -16,7 +16,7 @@ use tower::util::MapResponseLayer;
 use super::intake::IntakeLayer;
 use super::log_v1::LogV1;
 use super::*;
-use crate::log::memory_disk::MemoryDisk;
+use crate::disk::memory::MemoryDisk;
 use crate::log::record::{batches, check_batch, join};
 use crate::log::{Entry, Index, Kind, Log, Run, Term};
 use crate::net::memory::MemoryNetwork;

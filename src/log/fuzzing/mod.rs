@@ -8,11 +8,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::disk::Disk;
-use super::memory_disk::MemoryDisk;
 use super::seal::Seal;
 use super::{Checkpoint, Config, Entry, Error, Floor, Index, Kind, Log, NUMBER_MAX, Offset, Run};
 use super::{record, seal};
+use crate::disk::Disk;
+use crate::disk::memory::MemoryDisk;
 
 mod input;
 mod spoil;

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::disk::Disk;
+use crate::disk::memory::MemoryDisk;
 use crate::log::Index;
-use crate::log::disk::Disk;
 use crate::log::file_header::FILE_HEADER_BYTES;
 use crate::log::files::Paths;
 use crate::log::frame::{self, HEADER_BYTES};
-use crate::log::memory_disk::MemoryDisk;
 use crate::log::row::ROW_BYTES;
 
 use super::{DIR, Input};

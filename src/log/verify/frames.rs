@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::super::disk::Disk;
 use super::super::file_header::FILE_HEADER_BYTES;
 use super::super::frame::Header;
 use super::super::row::Row;
@@ -13,6 +12,7 @@ use super::Walk;
 use super::finding::What;
 use super::layout::{Files, from_error};
 use super::rows::Cursor;
+use crate::disk::Disk;
 
 /// After so many bad frames nobody needs to hear of more in the same file.
 const BAD_FRAMES_MAX: usize = 16;

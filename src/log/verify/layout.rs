@@ -5,11 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::disk::Disk;
 use super::super::files;
 use super::super::files::Paths;
 use super::super::{Checkpoint, Error, Floor, Index, cut};
 use super::finding::{Finding, What};
+use crate::disk::Disk;
 
 /// What the stable store says of a log.
 #[derive(Debug, Clone, Default)]

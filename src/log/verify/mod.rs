@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use super::disk::Disk;
 use super::recovery::Checkpoint;
 use super::{Error, Index, Offset, Term};
+use crate::disk::Disk;
 
 mod finding;
 mod frames;

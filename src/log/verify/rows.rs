@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use super::super::disk::Disk;
 use super::super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::super::frame::{Header, Kind};
 use super::super::index::BASE_OFFSET_AT;
 use super::super::row::{Bases, ROW_BYTES, Row};
 use super::super::{Error, Index, Offset, record};
 use super::finding::What;
+use crate::disk::Disk;
 
 /// The rows in an index file, up to the first that does not check.
 #[derive(Debug, Default)]

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::Path;
 
-use super::super::disk::Disk;
 use super::super::row::Row;
 use super::super::seal::{self, Seal};
 use super::super::store::Store;
@@ -13,6 +12,7 @@ use super::finding::{SegmentReport, State, What};
 use super::frames::{Frames, Reading, all_empty, has_no_frames};
 use super::layout::{Files, from_error};
 use super::rows::{self, Cursor, Rows};
+use crate::disk::Disk;
 
 impl Walk<'_> {
     /// Checks a segment; false if it and what follows hold no frame, or it ends in a torn tail.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::super::files::Paths;
 use super::super::fixture_tests::{config, look, make};
-use super::super::memory_disk::MemoryDisk;
 use super::super::{Log, files};
 use super::*;
+use crate::disk::memory::MemoryDisk;
 
 const DIR: &str = "/log";
 
@@ -224,7 +224,7 @@ fn nothing_is_written() {
     for name in ["torn-tail", "cut", "stale-index", "sealed"] {
         let fixture = make(name);
         fixture.disk.watch(|event, path| match event {
-            super::super::memory_disk::Event::Read => Ok(()),
+            crate::disk::memory::Event::Read => Ok(()),
             event => panic!("{event:?} of {}", path.display()),
         });
         assert!(look(&fixture.disk, &fixture.bounds).is_sound());

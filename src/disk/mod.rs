@@ -1,10 +1,11 @@
 //! The seam to the disk: every byte that a node keeps goes through [`Disk`] and [`File`].
 //!
 //! [`OsDisk`] is the real one: its files are their owner's alone, and no link is followed to one, since
-//! whoever could place a link could have another file written over. Its twin, `memory_disk`, forgets what was not synced.
+//! whoever could place a link could have another file written over. Its twin in memory, [`memory`], forgets what was not synced.
 #![allow(clippy::disallowed_methods, reason = "the home of files")]
 
 mod absent;
+pub mod memory;
 
 use std::fmt;
 use std::fs;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::disk::{DirLock, Disk, File};
+use super::{DirLock, Disk, File};
 use held::{Bytes, Content, Names, Rename};
 
 /// What a watcher is told, before it happens.
