@@ -63,7 +63,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// What has one home in `src/`: the path as code names it, and where it may stand.
 const HOMES: &[(&str, &[&str])] = &[
     ("openraft", &["src/raft/"]),
-    ("redb", &["src/raft/stable_store.rs"]),
+    ("redb", &["src/raft/home/stable_store.rs"]),
     (
         "rustls",
         &["src/net/tls.rs", "src/net/certs.rs", "src/net/pem_file.rs"],
@@ -71,8 +71,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["src/net/tls.rs"]),
     ("rcgen", &["src/net/certs.rs"]),
     ("memmap2", &["src/log/index.rs"]),
-    ("ring", &["src/raft/owner.rs"]),
-    ("twox_hash", &["src/raft/digests.rs"]),
+    ("ring", &["src/raft/entry/owner.rs"]),
+    ("twox_hash", &["src/raft/state/digests.rs"]),
     ("lz4_flex", &["src/batch/compression.rs"]),
     ("ruzstd", &["src/batch/compression.rs"]),
     ("tokio::net", &["src/net/tcp.rs"]),
@@ -1040,7 +1040,7 @@ fn a_downward_import_is_fine() {
     let layers = |path, text| found(check_layers, path, text);
     let fine = [
         (
-            "src/raft/log_store.rs",
+            "src/raft/engine/log_store.rs",
             "use crate::log::{Log, Offset};\nuse super::types::X;",
         ),
         (
@@ -1081,7 +1081,7 @@ fn a_thing_away_from_home_is_found() {
         ["src/log/mod.rs:1"]
     );
     let fine = [
-        ("src/raft/types.rs", "use openraft::Raft;"),
+        ("src/raft/entry/types.rs", "use openraft::Raft;"),
         ("src/net/tcp.rs", "use tokio::net::TcpStream;"),
         (
             "src/agent.rs",

@@ -5,14 +5,14 @@ use tonic::{Request, Status};
 
 use crate::net::mux::PeerInfo;
 use crate::proto::raft_v1 as pb;
+use crate::raft::error::MembershipError;
+use crate::raft::error::refusal::membership_status;
+use crate::raft::members::hearing::Standing;
+use crate::raft::peer::sender::WIRE;
 use crate::reason::Reason;
 
 use super::ReplicatedLog;
-use super::error::MembershipError;
-use super::hearing::Standing;
-use super::refusal::membership_status;
-use super::rpc::RaftService;
-use super::sender::WIRE;
+use super::service::RaftService;
 
 /// Who may make a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl RaftService {
     }
 
     /// Checks who calls; gives the replicated log.
-    pub(super) fn check<T>(
+    pub(crate) fn check<T>(
         &self,
         request: &Request<T>,
         from: From,
@@ -99,7 +99,7 @@ impl RaftService {
     }
 
     /// Who this node is and who the members are, if one asks that is known or was introduced.
-    pub(super) fn introduction<T>(&self, request: &Request<T>) -> pb::IdentifyResponse {
+    pub(crate) fn introduction<T>(&self, request: &Request<T>) -> pb::IdentifyResponse {
         let (metadata, node) = (request.metadata(), self.seated());
         let Ok(node) = node else {
             return pb::IdentifyResponse::default();

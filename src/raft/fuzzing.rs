@@ -15,15 +15,15 @@ use crate::disk::memory::MemoryDisk;
 use crate::log::fuzzing::{self, Input, Kept, batch_of, config, read_all, seal_file, write_log};
 use crate::log::{self, Builder, Checkpoint, Floor, Index, Log, NUMBER_MAX, Offset, Seal, Term};
 use crate::proto::raft_v1 as pb;
-
-use super::admissions::Entrance;
-use super::command::{self, Command};
-use super::entries;
-use super::fetch::{self, FetchError};
-use super::fsm::Fsm;
-use super::sound::Pair;
-use super::types::{self, Entry, EntryPayload, TypeConfig, WireError};
-use super::{snapshot, wire};
+use crate::raft::entry::codec;
+use crate::raft::entry::command::{self, Command};
+use crate::raft::entry::types::{self, Entry, EntryPayload, TypeConfig, WireError};
+use crate::raft::peer::fetch::{self, FetchError};
+use crate::raft::peer::sound::Pair;
+use crate::raft::peer::wire;
+use crate::raft::snapshot;
+use crate::raft::state::admissions::Entrance;
+use crate::raft::state::fsm::Fsm;
 
 /// Where a snapshot's segments wait.
 const STAGING: &str = "/log/staging";
@@ -47,7 +47,7 @@ pub fn raft_frames(data: &[u8]) {
             let mut entries = Vec::new();
             while !input.is_empty() {
                 let kind = u32::from(input.u8());
-                entries.extend(entries::from_wire(pb::Entry {
+                entries.extend(codec::from_wire(pb::Entry {
                     log_id: Some(pb::LogId::default()),
                     kind,
                     payload: input.part().to_vec().into(),
@@ -143,10 +143,10 @@ fn apply(mut kept: Kept, mut fsm: Fsm, entries: Vec<Entry>) {
         let term = entry.log_id.leader_id.term.min(NUMBER_MAX);
         let last = fsm.applied.map_or(0, |applied| applied.leader_id.term);
         entry.log_id = types::log_id(Term(term.max(last)), log.next_index());
-        let same = entries::from_wire(entries::to_wire(&entry)).expect("it decoded before");
+        let same = codec::from_wire(codec::to_wire(&entry)).expect("it decoded before");
         assert_eq!(same, entry, "an entry comes back as it went");
         let done = Box::new(|result: Result<(), log::Error>| result.expect("a good disk"));
-        match log.append(vec![entries::to_log(&entry)], done) {
+        match log.append(vec![codec::to_log(&entry)], done) {
             Err(log::Error::TooLarge { .. }) => continue,
             appended => appended.expect("a good disk"),
         }

@@ -1,8 +1,7 @@
 //! The replicated log: one log, the same on every node.
 //!
-//! It stacks the parts that the Raft literature names: the finite-state machine (`fsm`,
-//! `state_machine`) under the log store, the stable store, the snapshot store and the transport.
-//! Only this folder names the consensus engine, so that it can be replaced in one place.
+//! Each room has one purpose; below they stand from the bottom up. Only this folder names the consensus
+//! engine, so that it can be replaced in one place.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,125 +18,70 @@ use crate::env::{Clock, Random};
 use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
 
-mod addresses;
-mod admissions;
-mod answers;
-mod blocking;
-mod callers;
-mod clocks;
-mod command;
-mod commit_file;
-mod confirm;
-mod cursors;
-mod digests;
-mod directory;
 mod engine;
-mod entries;
+mod entry;
 mod error;
-mod execute;
-mod fences;
-mod fetch;
-mod forward;
-mod fsm;
-mod hearing;
-mod lease;
-mod lifetime;
-mod lines;
-mod log_store;
+mod home;
 mod members;
-pub mod offline;
-mod outcomes;
-pub mod owner;
-mod pace;
-mod passed;
 mod peer;
-mod proposals;
-mod proposer;
-mod reach;
-mod reads;
-mod refusal;
-mod reign;
-mod remembered;
-mod rpc;
-mod runtime;
-mod sender;
-mod sessions;
+mod read;
 mod snapshot;
-mod sound;
-mod space;
-mod stable_store;
-mod staging;
-mod stamps;
-mod start;
-mod starts;
-mod state_machine;
-mod transport;
-mod types;
+mod state;
 mod upkeep;
 mod view;
-mod vote_file;
-mod watermark;
-mod wire;
+mod write;
+
+mod callers;
+mod service;
+mod start;
 
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 
 #[cfg(test)]
-mod hearing_tests;
-#[cfg(test)]
-mod members_tests;
-#[cfg(test)]
-mod oracle_steps_tests;
-#[cfg(test)]
-mod oracle_tests;
-#[cfg(test)]
-mod seed_tests;
-#[cfg(test)]
-mod snapshot_tests;
-#[cfg(test)]
-mod suite_tests;
-#[cfg(test)]
-mod table_tests;
-#[cfg(test)]
-mod trim_tests;
+mod tests;
 
-pub use admissions::{ALLOWED_MAX, TOKEN_LIFE_MAX};
-pub use clocks::ClockReport;
-pub use command::{OffsetRange, Ranges, Receipt, Refusal, Retention, StateRefusal};
-pub use cursors::{CURSORS_MAX, CommitCursor, Cursor};
-pub use directory::{Directory, Identity, JoinError, cluster_of};
+pub use engine::state_machine::Applied;
+pub use entry::command::{OffsetRange, Ranges, Receipt, Refusal, Retention, StateRefusal};
+pub use entry::owner;
+pub use entry::types::{Member, WireError};
 pub use error::{Error, ExecuteError, MembershipError, ProposeError, ReadError};
-pub use execute::{Claim, SESSION_IDLE_MS_MAX};
-pub use fences::{ClaimEpoch, Epoch, FENCES_MAX};
-pub use fetch::FetchError;
-pub use lines::Caller;
-pub use proposals::{Answer, LEADER_WAIT};
-pub use reads::Freshness;
-pub use rpc::{Seat, service};
-pub use sessions::{OF_SUBJECT_MAX, SESSIONS_MAX, SessionInfo};
-pub use space::DiskFull;
-pub use stable_store::StableError;
-pub use state_machine::Applied;
-pub use types::{Member, WireError};
+pub use home::directory::{Directory, Identity, JoinError, cluster_of};
+pub use home::offline;
+pub use home::stable_store::StableError;
+pub use peer::fetch::FetchError;
+pub use read::Freshness;
+pub use service::{Seat, service};
+pub use state::admissions::{ALLOWED_MAX, TOKEN_LIFE_MAX};
+pub use state::cursors::{CURSORS_MAX, CommitCursor, Cursor};
+pub use state::fences::{ClaimEpoch, Epoch, FENCES_MAX};
+pub use state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX, SessionInfo};
+pub use view::clocks::ClockReport;
+pub use view::space::DiskFull;
 pub use view::{MemberView, View};
+pub use write::execute::{Claim, SESSION_IDLE_MS_MAX};
+pub use write::lines::Caller;
+pub use write::proposals::{Answer, LEADER_WAIT};
 
-use clocks::Clocks;
-use confirm::Confirmer;
-use hearing::Hearing;
-use log_store::{Failure, Promised};
-use passed::Passed;
-use proposer::Proposer;
-use reads::ReadBarrier;
-use sender::Sender;
+use engine::log_store::{Failure, Promised};
+use engine::state_machine::{Checkpointer, StateMachine};
+use entry::types::TypeConfig;
+use home::stable_store::StableStore;
+use members::hearing::Hearing;
+use members::starts;
+use peer::sender::Sender;
+use peer::transport::{self, Transport};
+use read::ReadBarrier;
+use read::confirm::Confirmer;
 use snapshot::Snapshots;
-use space::Space;
-use stable_store::StableStore;
-use stamps::Stamps;
-use state_machine::{Checkpointer, StateMachine};
-use transport::Transport;
-use types::TypeConfig;
 use view::View as ServerView;
+use view::clocks::Clocks;
+use view::passed::Passed;
+use view::space::{self, Space};
+use write::proposer::{self, Proposer};
+use write::stamps::Stamps;
+use write::{execute, lease};
 
 type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
@@ -181,7 +125,7 @@ struct Inner {
     random: Random,
     /// The number that was drawn at this start.
     start: u64,
-    fsm: Arc<state_machine::Shared>,
+    fsm: Arc<engine::state_machine::Shared>,
     snapshots: Snapshots,
     stable: StableStore,
     space: Space,

@@ -5,34 +5,34 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::log::Log;
+use crate::raft::engine::log_store::LogStore;
+use crate::raft::engine::state_machine;
+use crate::raft::error::Error;
+use crate::raft::home::commit_file;
+use crate::raft::home::directory::{Directory, Identity};
+use crate::raft::peer::transport::Transport;
+use crate::raft::read::ReadBarrier;
+use crate::raft::read::confirm::Confirmer;
+use crate::raft::view::{self, Heard, View};
 use crate::tasks;
 
 use super::Raft;
-use super::commit_file;
-use super::confirm::Confirmer;
-use super::directory::{Directory, Identity};
-use super::error::Error;
-use super::log_store::LogStore;
-use super::reads::ReadBarrier;
-use super::state_machine;
-use super::transport::Transport;
-use super::view::{self, Heard, View};
 
 /// Who the node in a directory is.
-pub(super) fn identity_of(directory: &Directory) -> Result<Identity, Error> {
+pub(crate) fn identity_of(directory: &Directory) -> Result<Identity, Error> {
     let identity = directory.identity().cloned();
     identity.ok_or_else(|| Error::Engine("the node has no id".to_owned()))
 }
 
 /// The log as the engine stores into it, with its file of what is committed.
-pub(super) fn store(directory: &Directory, log: &Log, inline: bool) -> Result<LogStore, Error> {
+pub(crate) fn store(directory: &Directory, log: &Log, inline: bool) -> Result<LogStore, Error> {
     let store = LogStore::new(log.clone(), directory.stable.clone())?;
     commit_file::keep(directory, &store, inline)?;
     Ok(store)
 }
 
 /// The cluster as the engine sees it, from now on.
-pub(super) fn views(
+pub(crate) fn views(
     raft: &Raft,
     heard: &Arc<Heard>,
     transport: &Transport,
@@ -45,7 +45,7 @@ pub(super) fn views(
 }
 
 /// What reads wait at.
-pub(super) fn barrier(
+pub(crate) fn barrier(
     me: u64,
     confirmer: &Confirmer,
     views: &watch::Receiver<View>,

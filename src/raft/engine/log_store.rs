@@ -1,0 +1,365 @@
+//! The log store: raft's view of the log, and of the vote, which is part of it.
+//!
+//! All writes, votes included, go through the log's one writer, in order: a vote is saved only
+//! after the appends before it are durable, or a success already promised to the old leader could
+//! be released for bytes that are not on disk.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds, RangeInclusive};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::log::{self, Index, Log};
+use crate::raft::entry::codec;
+use crate::raft::entry::types::{self, Entry, LogId, TypeConfig, Vote};
+use crate::raft::home::blocking::{DESCRIPTOR_LOOK, on_disk};
+use crate::raft::home::stable_store::{StableError, StableStore};
+
+/// Entries sent to a follower in one message, in bytes.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// How long a reader of entries waits for a damaged segment to be mended.
+const REPAIR_MAX: Duration = Duration::from_secs(60);
+const REPAIR_LOOK: Duration = Duration::from_millis(50);
+
+/// Raft's log store; clones share it.
+#[derive(Debug, Clone)]
+pub struct LogStore {
+    log: Log,
+    stable: StableStore,
+    memory: Arc<Mutex<Memory>>,
+    /// Tells how far the log is committed.
+    committed: Arc<watch::Sender<Option<LogId>>>,
+    failure: Failure,
+}
+
+/// The term that this node has promised itself to; clones share it.
+///
+/// It is never behind what the node has told anybody: the engine answers a call for votes, or a new
+/// leader, only after the vote was saved, and a saved vote is seen here.
+#[derive(Debug, Clone)]
+pub struct Promised(Arc<Mutex<Memory>>);
+
+impl Promised {
+    /// The term of the last vote that was saved.
+    pub fn term(&self) -> u64 {
+        let vote = self.0.lock().vote;
+        vote.map_or(0, |vote| vote.leader_id.term)
+    }
+}
+
+/// The first error that ended writing, for who tells why the node stops: the engine keeps its text.
+pub type Failure = Arc<OnceLock<Arc<log::Error>>>;
+
+/// Keeps the first error, and hands it on to the engine.
+fn note(failure: &Failure, error: log::Error) -> io::Error {
+    let error = Arc::new(error);
+    if !matches!(*error, log::Error::Stopped) {
+        // Only the first one tells the cause.
+        let _ = failure.set(error.clone());
+    }
+    io::Error::other(error)
+}
+
+/// What readers ask for at every turn.
+#[derive(Debug)]
+struct Memory {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+}
+
+impl LogStore {
+    pub fn new(log: Log, stable: StableStore) -> Result<Self, StableError> {
+        let floor = stable.floor()?;
+        let memory = Memory {
+            vote: stable.vote()?,
+            committed: stable.committed()?,
+            purged: floor.and_then(|floor| floor.last.as_ref().map(types::log_id_from_pb)),
+        };
+        Ok(Self {
+            log,
+            stable,
+            memory: Arc::new(Mutex::new(memory)),
+            committed: Arc::default(),
+            failure: Failure::default(),
+        })
+    }
+
+    /// How far the log is committed, as often as that changes.
+    pub fn watch_committed(&self) -> watch::Receiver<Option<LogId>> {
+        self.committed.subscribe()
+    }
+
+    /// Takes the word of an earlier process for how far the log is committed, as far as this log
+    /// goes and agrees.
+    pub fn recall(&self, committed: LogId) {
+        let Some(last) = self.last_log_id() else {
+            return;
+        };
+        let known = if committed.index > last.index {
+            // What follows the last entry is not here; what is committed begins with what is.
+            (committed >= last).then_some(last)
+        } else {
+            let here = self.log.term(Index(committed.index));
+            let here = here.map(|term| types::log_id(term, Index(committed.index)));
+            here.ok().filter(|here| *here == committed)
+        };
+        match known {
+            Some(_) => {
+                let mut memory = self.memory.lock();
+                memory.committed = memory.committed.max(known);
+            }
+            None => tracing::warn!(%committed, %last, "what was told to be committed is not here"),
+        }
+    }
+
+    /// Where the error is kept that ended writing.
+    pub fn failure(&self) -> Failure {
+        self.failure.clone()
+    }
+
+    /// What this node has promised.
+    pub fn promised(&self) -> Promised {
+        Promised(self.memory.clone())
+    }
+
+    /// The last entry that is there, or the last that was given up.
+    fn last_log_id(&self) -> Option<LogId> {
+        let purged = self.memory.lock().purged;
+        let last = self
+            .log
+            .last()
+            .map(|(term, index)| types::log_id(term, index));
+        last.max(purged)
+    }
+
+    /// Runs a step of the log's writer and waits for it.
+    async fn written<E: std::error::Error + Send + Sync + 'static>(
+        &self,
+        start: impl FnOnce(log::Done) -> Result<(), E>,
+    ) -> io::Result<()> {
+        let (tell, told) = oneshot::channel();
+        let done = Box::new(move |result| drop(tell.send(result)));
+        start(done).map_err(io::Error::other)?;
+        let result = told
+            .await
+            .map_err(|_| io::Error::other(log::Error::Stopped))?;
+        result.map_err(|error| note(&self.failure, error))
+    }
+
+    /// Reads entries, waiting while a damaged segment is mended.
+    async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let deadline = Instant::now() + REPAIR_MAX;
+        loop {
+            let read = if from >= to || self.log.entry_in_memory(Index(from)) {
+                self.read_now(from, to, bytes_max)
+            } else {
+                // A lagging follower's entries: nothing else waits for the disk meanwhile.
+                let store = self.clone();
+                on_disk(move || store.read_now(from, to, bytes_max)).await
+            };
+            match read {
+                Err(log::Error::Damaged { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(REPAIR_LOOK).await;
+                }
+                // Others hold the descriptors: what a node cannot open now, it can later.
+                Err(error) if error.is_short_of_files() => {
+                    tokio::time::sleep(DESCRIPTOR_LOOK).await;
+                }
+                read => return entries_of(read.map_err(io::Error::other)?),
+            }
+        }
+    }
+
+    fn read_now(
+        &self,
+        from: u64,
+        to: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<log::Entry>, log::Error> {
+        let purged = self.memory.lock().purged;
+        let from = from.max(purged.map_or(0, |id| id.index + 1));
+        let from = from.max(self.log.first_index().0);
+        let next = self.log.last().map_or(0, |(_, index)| index.0 + 1);
+        self.log
+            .entries(Index(from), Index(to.min(next)), bytes_max)
+    }
+}
+
+fn entries_of(entries: Vec<log::Entry>) -> io::Result<Vec<Entry>> {
+    let entries = entries.into_iter();
+    entries
+        .map(|entry| codec::from_log(entry).map_err(io::Error::other))
+        .collect()
+}
+
+/// A range of indexes as `from..to`.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(from) => *from,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(to) => *to,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let (mut from, to) = bounds(&range);
+        let mut entries = self.read(from, to, MESSAGE_BYTES_MAX).await?;
+        while let Some(last) = entries.last() {
+            from = last.log_id.index + 1;
+            let more = self.read(from, to, MESSAGE_BYTES_MAX).await?;
+            if more.is_empty() {
+                break;
+            }
+            entries.extend(more);
+        }
+        Ok(entries)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.memory.lock().vote)
+    }
+
+    /// The last entry of each term, known without a look at the disk.
+    async fn get_key_log_ids(&mut self, range: RangeInclusive<LogId>) -> io::Result<Vec<LogId>> {
+        let (first, last) = (*range.start(), *range.end());
+        let ends = self.log.term_ends(Index(first.index)).into_iter();
+        let ids = ends.map(|(term, index)| types::log_id(term, index));
+        let mut ids: Vec<_> = ids.take_while(|id| id.index < last.index).collect();
+        ids.retain(|id| id.leader_id != last.leader_id);
+        ids.push(last);
+        Ok(ids)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, MESSAGE_BYTES_MAX).await
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let purged = self.memory.lock().purged;
+        Ok(LogState {
+            last_purged_log_id: purged,
+            last_log_id: self.last_log_id(),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let (stable, saved) = (self.stable.clone(), *vote);
+        self.written::<log::Error>(|done| {
+            let job = move || {
+                let result = stable.save_vote(&saved);
+                result.map_err(|error| log::Error::Io {
+                    action: "save the vote in",
+                    path: crate::raft::home::stable_store::FILE.into(),
+                    source: io::Error::other(error),
+                })
+            };
+            self.log.run_after_appends(Box::new(job), done);
+            Ok(())
+        })
+        .await?;
+        // Before the engine answers anybody: `Promised` leans on it.
+        self.memory.lock().vote = Some(saved);
+        Ok(())
+    }
+
+    /// Kept in memory, written soon after, and made durable with each checkpoint: the engine waits
+    /// for this inside its loop, and a hint that lags only makes a restarted node show less until
+    /// it hears a leader.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.memory.lock().committed = committed;
+        self.committed.send_replace(committed);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        let last = self.last_log_id();
+        Ok(self.memory.lock().committed.min(last))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries.into_iter().map(|entry| codec::to_log(&entry));
+        let entries: Vec<_> = entries.collect();
+        let next = self.log.next_index();
+        if let Some(first) = entries.first()
+            && self.log.last().is_none()
+            && first.index != next
+        {
+            // The suite of the engine begins logs anywhere; a node's begins at 0 or at its floor.
+            self.written::<log::Error>(|done| {
+                self.log.reset(first.index, done);
+                Ok(())
+            })
+            .await?;
+        }
+        let next = self.log.next_index();
+        if entries.first().is_some_and(|first| first.index != next) {
+            let what = format!("the engine leaves a gap in the log: {next} comes next");
+            return Err(io::Error::other(what));
+        }
+        let failure = self.failure.clone();
+        let done = Box::new(move |result: Result<(), log::Error>| {
+            callback.io_completed(result.map_err(|error| note(&failure, error)));
+        });
+        // The engine's task waits for no disk here, not even for a full one: the writer does.
+        self.log
+            .append(entries, done)
+            .map_err(|error| note(&self.failure, error))
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        let keep = last_log_id.map(|id| Index(id.index));
+        self.written(|done| self.log.truncate_after(keep, done))
+            .await
+    }
+
+    /// Moves a pointer in memory; deletes nothing. With one copy of each record the files hold what
+    /// readers read: only a trim removes them, and a restarted node holds the others again.
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        self.memory.lock().purged = Some(log_id);
+        let beyond = self
+            .log
+            .last()
+            .is_none_or(|(_, last)| last.0 < log_id.index);
+        let (first, next) = self.log.offsets();
+        if beyond && first == next {
+            // The suite of the engine goes on behind what it purged.
+            self.written::<log::Error>(|done| {
+                self.log.reset(Index(log_id.index + 1), done);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}

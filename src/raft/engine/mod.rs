@@ -1,0 +1,85 @@
+//! How the consensus engine is set up, and how a cluster begins.
+
+pub mod log_store;
+pub mod state_machine;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use openraft::{Config, SnapshotPolicy};
+
+use crate::raft::entry::types::Member;
+use crate::raft::error::Error;
+use crate::raft::home::directory::{FIRST_NODE, Identity};
+use crate::raft::peer::transport::Transport;
+use crate::raft::{Raft, Timing};
+
+use self::log_store::LogStore;
+use self::state_machine::StateMachine;
+
+/// Starts the engine; the first node begins the cluster.
+pub async fn start(
+    timing: &Timing,
+    identity: &Identity,
+    addr: &str,
+    transport: &Transport,
+    (store, machine): (LogStore, StateMachine),
+) -> Result<Raft, Error> {
+    let config = config(timing, &identity.cluster_id)?;
+    let raft = Raft::new(identity.node_id, config, transport.clone(), store, machine).await;
+    let raft = raft.map_err(|error| Error::Engine(error.to_string()))?;
+    begin_cluster(&raft, identity, addr).await?;
+    Ok(raft)
+}
+
+/// The first node makes itself the one voter; a restart finds that done.
+async fn begin_cluster(raft: &Raft, identity: &Identity, addr: &str) -> Result<(), Error> {
+    let failed = |error: String| Error::Engine(error);
+    let begun = raft
+        .is_initialized()
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    if identity.node_id != FIRST_NODE || begun {
+        return Ok(());
+    }
+    let member = Member {
+        name: identity.name.clone(),
+        addr: addr.to_owned(),
+        directory_id: identity.directory_id.clone(),
+    };
+    let members = BTreeMap::from([(FIRST_NODE, member)]);
+    raft.initialize(members)
+        .await
+        .map_err(|error| failed(error.to_string()))
+}
+
+/// The engine's settings; consensus decisions are in `docs/decisions/`.
+pub fn config(timing: &Timing, cluster_id: &str) -> Result<Arc<Config>, Error> {
+    let config = Config {
+        cluster_name: cluster_id.to_owned(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_ms.0,
+        election_timeout_max: timing.election_ms.1,
+        enable_pre_vote: Some(true),
+        // A restarted leader asks for votes like anybody else.
+        enable_leader_restore: Some(false),
+        quorum_loss_probe_interval: Some(1000.max(2 * timing.election_ms.1)),
+        // A follower whose log went back is a failed disk: it must not be fed as if it were new.
+        allow_log_reversion: Some(false),
+        max_append_entries: Some(4096),
+        max_payload_entries: 1024,
+        api_channel_size: Some(4096),
+        api_batch_capacity: 4096,
+        api_batch_linger_ms: 0,
+        state_machine_channel_size: Some(1024),
+        // With one copy of each record purge is retention: both happen when a trim wants them.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        install_snapshot_timeout: 30_000,
+        ..Config::default()
+    };
+    let config = config
+        .validate()
+        .map_err(|error| Error::Engine(error.to_string()))?;
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,137 @@
+//! The consensus engine's types, with ours filled in, and their forms on the wire.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::log::{Index, Term};
+use crate::proto::raft_v1 as pb;
+
+use super::command::{Command, Outcome};
+
+openraft::declare_raft_types!(
+    /// One leader a term, as in the Raft paper.
+    pub TypeConfig:
+        D = Command,
+        R = Outcome,
+        NodeId = u64,
+        Node = Member,
+        Term = u64,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        AsyncRuntime = crate::raft::entry::runtime::Runtime,
+);
+
+pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
+pub type Vote = openraft::alias::VoteOf<TypeConfig>;
+pub type Entry = openraft::alias::EntryOf<TypeConfig>;
+pub type EntryPayload = openraft::alias::EntryPayloadOf<TypeConfig>;
+pub type Membership = openraft::Membership<u64, Member>;
+pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+pub type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;
+
+/// A member of the cluster, as the replicated membership holds it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Member {
+    /// The name it joined under: unique in the cluster.
+    pub name: String,
+    /// `host:port`, resolved again at every dial.
+    pub addr: String,
+    /// Minted with its data directory: tells a wiped node from the one that was known.
+    pub directory_id: String,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.name, self.addr)
+    }
+}
+
+/// A message from disk or network that is not one of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// A field that must be there is not.
+    #[error("a message lacks its {0}")]
+    Missing(&'static str),
+    /// A field has a value that this version does not know.
+    #[error("a message has an unknown {0}")]
+    Unknown(&'static str),
+    /// The bytes are no message.
+    #[error("the bytes are no message")]
+    Decode(#[from] prost::DecodeError),
+    /// The members contradict each other.
+    #[error("the membership is not valid: {0}")]
+    Membership(String),
+}
+
+pub fn log_id(term: Term, index: Index) -> LogId {
+    LogId::new(CommittedLeaderId::new(term.0), index.0)
+}
+
+pub fn log_id_to_pb(id: &LogId) -> pb::LogId {
+    pb::LogId {
+        term: id.leader_id.term,
+        index: id.index,
+    }
+}
+
+pub fn log_id_from_pb(id: &pb::LogId) -> LogId {
+    log_id(Term(id.term), Index(id.index))
+}
+
+pub fn vote_to_pb(vote: &Vote) -> pb::VoteState {
+    pb::VoteState {
+        term: vote.leader_id.term,
+        voted_for: vote.leader_id.voted_for,
+        committed: vote.committed,
+    }
+}
+
+pub fn vote_from_pb(vote: Option<&pb::VoteState>) -> Result<Vote, WireError> {
+    let vote = vote.ok_or(WireError::Missing("vote"))?;
+    Ok(if vote.committed {
+        Vote::new_committed(vote.term, vote.voted_for)
+    } else {
+        Vote::new(vote.term, vote.voted_for)
+    })
+}
+
+pub fn membership_to_pb(membership: &Membership) -> pb::Membership {
+    let ids = |ids: &BTreeSet<u64>| pb::NodeIds {
+        ids: ids.iter().copied().collect(),
+    };
+    let member = |(id, member): (&u64, &Member)| member_to_pb(*id, member);
+    pb::Membership {
+        configs: membership.get_joint_config().iter().map(ids).collect(),
+        members: membership.nodes().map(member).collect(),
+    }
+}
+
+pub fn member_to_pb(id: u64, member: &Member) -> pb::Member {
+    pb::Member {
+        id,
+        name: member.name.clone(),
+        addr: member.addr.clone(),
+        directory_id: member.directory_id.clone(),
+    }
+}
+
+pub fn member_from_pb(member: pb::Member) -> (u64, Member) {
+    let node = Member {
+        name: member.name,
+        addr: member.addr,
+        directory_id: member.directory_id,
+    };
+    (member.id, node)
+}
+
+pub fn membership_from_pb(membership: pb::Membership) -> Result<Membership, WireError> {
+    let ids = |config: pb::NodeIds| config.ids.into_iter().collect::<BTreeSet<_>>();
+    let configs: Vec<_> = membership.configs.into_iter().map(ids).collect();
+    let members = membership.members.into_iter().map(member_from_pb);
+    let members: BTreeMap<_, _> = members.collect();
+    // The empty membership of a state machine to which nothing was applied.
+    if configs.is_empty() && members.is_empty() {
+        return Ok(Membership::default());
+    }
+    Membership::new(configs, members).map_err(|error| WireError::Membership(error.to_string()))
+}

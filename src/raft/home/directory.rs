@@ -1,0 +1,280 @@
+//! The data directory: who the node is, and how it becomes somebody.
+//!
+//! A node is (cluster id, node id, directory id). The directory id is minted with the directory
+//! and the node id comes from the log, so that a wiped node never passes for the one it was.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::disk::{DirLock, Disk};
+use crate::env::Random;
+use crate::net::stream_layer::StreamLayer;
+use crate::proto::raft_v1 as pb;
+use crate::raft::error::refusal;
+use crate::raft::error::{Error, MembershipError};
+use crate::raft::peer::sender::Sender;
+use crate::raft::peer::transport::Transport;
+
+use super::stable_store::StableStore;
+
+/// The first node's id; later ones come from the log's indexes, which begin above it.
+pub const FIRST_NODE: u64 = 1;
+/// For one question to a peer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between two rounds of questions.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Who a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// 32 hexadecimal digits.
+    pub cluster_id: String,
+    /// Unique in the cluster for ever.
+    pub node_id: u64,
+    /// 32 hexadecimal digits.
+    pub directory_id: String,
+    /// Unique among the members.
+    pub name: String,
+}
+
+/// An open data directory.
+#[derive(Debug)]
+pub struct Directory {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) path: PathBuf,
+    pub(crate) stable: StableStore,
+    pub(crate) lock: DirLock,
+    name: String,
+    directory_id: String,
+    identity: Option<Identity>,
+    /// Whom the node hears until it has applied a membership that holds it.
+    pub(crate) introduced: Vec<pb::Member>,
+    /// Who may join the cluster that this node begins.
+    pub(crate) founding: Vec<String>,
+    pub(crate) random: Random,
+    /// Drawn anew at each start: it tells two processes on one directory and its copy apart.
+    pub(crate) start: u64,
+    /// Who may know of another start of the node.
+    pub(crate) peers: Vec<String>,
+}
+
+impl Directory {
+    /// Opens the directory of the node called `name`, or makes it.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        name: &str,
+        random: &Random,
+    ) -> Result<Self, Error> {
+        let failed = |source| Error::Directory {
+            path: path.to_owned(),
+            source,
+        };
+        disk.create_dir(path).map_err(failed)?;
+        if let Some(exposed) = disk.exposed(path).map_err(failed)? {
+            let (path, mode) = (path.to_owned(), exposed.mode);
+            let mend = exposed.mend(&path);
+            return Err(Error::Exposed { path, mode, mend });
+        }
+        let lock = disk.lock(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => Error::InUse(path.to_owned()),
+            _ => failed(error),
+        })?;
+        let stable = StableStore::open(&*disk, path)?;
+        let known = match stable.identity()? {
+            Some(known) => known,
+            None => {
+                let minted = pb::Identity {
+                    directory_id: format!("{:032x}", random.next_u128()),
+                    name: name.to_owned(),
+                    ..pb::Identity::default()
+                };
+                stable.save_identity(&minted)?;
+                minted
+            }
+        };
+        if known.name != name {
+            return Err(Error::OtherName {
+                found: known.name,
+                asked: name.to_owned(),
+            });
+        }
+        let mut directory = Self {
+            disk,
+            path: path.to_owned(),
+            stable,
+            lock,
+            name: known.name,
+            directory_id: known.directory_id,
+            identity: None,
+            introduced: Vec::new(),
+            founding: Vec::new(),
+            random: random.clone(),
+            start: random.next_u64(),
+            peers: Vec::new(),
+        };
+        if known.node_id != 0 {
+            directory.identity = Some(directory.as_node(known.cluster_id, known.node_id));
+        }
+        Ok(directory)
+    }
+
+    fn as_node(&self, cluster_id: String, node_id: u64) -> Identity {
+        Identity {
+            cluster_id,
+            node_id,
+            directory_id: self.directory_id.clone(),
+            name: self.name.clone(),
+        }
+    }
+
+    /// Who the node is; `None` until it bootstrapped or joined.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// Lets these names join, if this node began its cluster.
+    pub fn let_in(&mut self, names: Vec<String>) {
+        let first = |identity: &Identity| identity.node_id == FIRST_NODE;
+        if self.identity().is_some_and(first) {
+            self.founding = names;
+        }
+    }
+
+    /// Asks these addresses, too, for another start of the node, before it takes part.
+    pub fn ask_first(&mut self, peers: Vec<String>) {
+        self.peers = peers;
+    }
+
+    /// Begins a new cluster with this node as its one voter.
+    pub fn bootstrap(&mut self, random: &Random) -> Result<(), Error> {
+        let cluster_id = format!("{:032x}", random.next_u128());
+        let identity = self.as_node(cluster_id, FIRST_NODE);
+        self.become_node(identity)
+    }
+
+    fn become_node(&mut self, identity: Identity) -> Result<(), Error> {
+        self.stable.save_identity(&pb::Identity {
+            cluster_id: identity.cluster_id.clone(),
+            node_id: identity.node_id,
+            directory_id: identity.directory_id.clone(),
+            name: identity.name.clone(),
+        })?;
+        self.identity = Some(identity);
+        Ok(())
+    }
+
+    /// Asks the members at `peers` for a node id, until one gives it or refuses. A token lets the
+    /// node in if its name does not.
+    pub async fn join(
+        &mut self,
+        layer: &StreamLayer,
+        peers: &[String],
+        addr: &str,
+        token: &str,
+    ) -> Result<(), JoinError> {
+        let request = pb::JoinRequest {
+            name: self.name.clone(),
+            addr: addr.to_owned(),
+            directory_id: self.directory_id.clone(),
+            node_id: 0,
+            cluster_id: String::new(),
+            token: token.to_owned(),
+            start: self.start,
+        };
+        let transport = Transport::new(layer.clone(), Sender::default());
+        let joined = ask_all(&transport, peers, &request).await?;
+        let identity = self.as_node(joined.cluster_id, joined.node_id);
+        self.introduced = joined.members;
+        Ok(self.become_node(identity)?)
+    }
+}
+
+/// A node cannot join.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The cluster refused.
+    #[error(transparent)]
+    Refused(#[from] MembershipError),
+    /// The id cannot be kept.
+    #[error(transparent)]
+    Local(#[from] Error),
+}
+
+/// Asks peer after peer until one answers or refuses: a peer that is down or has no leader yet is
+/// asked again.
+pub async fn ask_all(
+    transport: &Transport,
+    peers: &[String],
+    request: &pb::JoinRequest,
+) -> Result<pb::JoinResponse, MembershipError> {
+    let mut told = String::new();
+    loop {
+        for peer in peers {
+            let mut client = transport.client(0, peer);
+            let call = client.join(request.clone());
+            let reason = match tokio::time::timeout(ASK_TIMEOUT, call).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => match refusal::membership_error(&status) {
+                    MembershipError::NoLeader { reason }
+                    | MembershipError::Unknown { reason }
+                    | MembershipError::UnderWay { reason } => reason,
+                    refused => return Err(refused),
+                },
+                Err(_) => "no answer".to_owned(),
+            };
+            // Once for each new reason: the wait may be long.
+            if reason != told {
+                tracing::info!(%peer, %reason, "waiting to join");
+                told = reason;
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// The cluster that one of the peers belongs to, if any is up and belongs to one.
+pub async fn cluster_of(layer: &StreamLayer, peers: &[String]) -> Option<(String, String)> {
+    let transport = Transport::new(layer.clone(), Sender::default());
+    for peer in peers {
+        let mut client = transport.client(0, peer);
+        let call = client.identify(pb::IdentifyRequest {});
+        if let Ok(Ok(response)) = tokio::time::timeout(ASK_TIMEOUT, call).await {
+            let cluster_id = response.into_inner().cluster_id;
+            if !cluster_id.is_empty() {
+                return Some((peer.clone(), cluster_id));
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::disk::OsDisk;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "it opens a directory to all")]
+    fn a_directory_that_others_may_change_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let chmod = |mode| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(dir.path(), mode).unwrap();
+        };
+        let open = || Directory::open(Arc::new(OsDisk), dir.path(), "n1", &Random::seeded(1));
+        chmod(0o777);
+        let refused = open().unwrap_err();
+        assert!(matches!(refused, Error::Exposed { mode: 0o777, .. }));
+        let told = refused.to_string();
+        assert!(
+            told.contains(&format!("chmod go-w {}", dir.path().display())),
+            "{told}"
+        );
+        chmod(0o755);
+        open().unwrap();
+    }
+}

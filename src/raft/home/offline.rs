@@ -1,0 +1,126 @@
+//! A data directory looked at while no node runs on it: who it is, and what bounds its log.
+
+use std::path::Path;
+
+use openraft::EntryPayload;
+
+use crate::disk::Disk;
+use crate::disk::memory::MemoryDisk;
+use crate::log::verify::{Bounds, Finding, What};
+use crate::log::{self, Index};
+use crate::proto::raft_v1 as pb;
+use crate::raft::WireError;
+use crate::raft::entry::codec;
+use crate::raft::snapshot::{self, STAGING};
+
+use super::directory::Identity;
+use super::stable_store::{FILE, StableError, StableStore};
+use super::vote_file::{self, VoteFile};
+
+/// What the stable store of a directory tells.
+#[derive(Debug, Default)]
+pub struct Inspection {
+    /// Who the node is; `None` until it bootstrapped or joined.
+    pub identity: Option<Identity>,
+    /// Where its log begins, and how far it was applied.
+    pub bounds: Bounds,
+    /// What is wrong beside the log.
+    pub findings: Vec<Finding>,
+}
+
+/// A stable store cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    /// What is in it cannot be.
+    #[error(transparent)]
+    Stable(#[from] StableError),
+}
+
+/// Reads the stable store in `dir`; `None` if there is none. The file is left as it is: the
+/// database writes when it opens, so a copy in memory is opened.
+pub fn inspect(disk: &dyn Disk, dir: &Path) -> Result<Option<Inspection>, InspectError> {
+    let copy = MemoryDisk::default();
+    if !copy_file(disk, &dir.join(FILE), &copy)? {
+        return Ok(None);
+    }
+    let path = dir.join(vote_file::NAME);
+    let mut findings = Vec::new();
+    if copy_file(disk, &path, &copy)? {
+        let vote = VoteFile::open(&copy, dir).map_err(log::Error::io("open", &path))?;
+        if vote.read().is_none() {
+            findings.push(Finding {
+                path,
+                position: 0,
+                sealed: false,
+                what: What::VoteCopy,
+            });
+        }
+    }
+    let stable = StableStore::open(&copy, dir)?;
+    let known = stable.identity()?.filter(|known| known.node_id != 0);
+    let identity = known.map(|known: pb::Identity| Identity {
+        cluster_id: known.cluster_id,
+        node_id: known.node_id,
+        directory_id: known.directory_id,
+        name: known.name,
+    });
+    Ok(Some(Inspection {
+        identity,
+        bounds: bounds(&stable, dir)?,
+        findings,
+    }))
+}
+
+/// Whether a node voted in `dir`: then its stable store was there.
+pub fn is_a_nodes(disk: &dyn Disk, dir: &Path) -> bool {
+    disk.open(&dir.join(vote_file::NAME)).is_ok()
+}
+
+/// Copies a file to another disk; false if there is none.
+fn copy_file(disk: &dyn Disk, path: &Path, to: &MemoryDisk) -> Result<bool, log::Error> {
+    let file = match disk.open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        done => done.map_err(log::Error::io("open", path))?,
+    };
+    let len = file.len().map_err(log::Error::io("measure", path))?;
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut bytes, 0)
+        .map_err(log::Error::io("read", path))?;
+    let copied = to.create(path);
+    let copied = copied.and_then(|copied| copied.write_all_at(&bytes, 0));
+    copied.map_err(log::Error::io("copy", path))?;
+    Ok(true)
+}
+
+/// An adoption is what the node holds, once it is there; else floor and checkpoint are.
+fn bounds(stable: &StableStore, dir: &Path) -> Result<Bounds, StableError> {
+    if let Some(adoption) = stable.adoption()? {
+        let bases = adoption.bases.into_iter().map(Index).collect();
+        let checkpoint = adoption.checkpoint.unwrap_or_default();
+        return Ok(Bounds {
+            floor: snapshot::floor_of(adoption.floor.as_ref()),
+            checkpoint: snapshot::covered_by(&checkpoint),
+            committed: None,
+            adopting: Some((dir.join(STAGING), bases)),
+        });
+    }
+    let checkpoint = stable.checkpoint()?.unwrap_or_default();
+    Ok(Bounds {
+        floor: snapshot::floor_of(stable.floor()?.as_ref()),
+        checkpoint: snapshot::covered_by(&checkpoint),
+        committed: stable.committed()?.map(|id| Index(id.index)),
+        adopting: None,
+    })
+}
+
+/// What an entry says, in words.
+pub fn describe(entry: log::Entry) -> Result<String, WireError> {
+    Ok(match codec::from_log(entry)?.payload {
+        EntryPayload::Blank => "blank".to_owned(),
+        EntryPayload::Membership(membership) => format!("membership {membership}"),
+        EntryPayload::Normal(command) => command.to_string(),
+    })
+}

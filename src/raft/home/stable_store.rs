@@ -1,0 +1,325 @@
+//! The stable store: vote, identity, committed hint and FSM checkpoints, in redb.
+//!
+//! It is the only home of redb, which runs over the disk seam, so that it crashes with the rest.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use prost::Message;
+use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
+
+use crate::disk::{Disk, File};
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::types::{self, LogId, Vote, WireError};
+use crate::tasks;
+
+use super::vote_file::VoteFile;
+
+const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("stable");
+const CACHE_BYTES: usize = 1 << 20;
+
+/// The file's name in the data directory.
+pub const FILE: &str = "stable.redb";
+
+/// Small values that must survive; clones share the database.
+#[derive(Debug, Clone)]
+pub struct StableStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    database: Database,
+    vote: VoteFile,
+}
+
+/// The stable store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StableError {
+    /// It cannot be opened.
+    #[error("open {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// A value cannot be read.
+    #[error("read the {key} from the stable store")]
+    Read {
+        /// Which value.
+        key: &'static str,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// A value cannot be written.
+    #[error("write the {key} to the stable store")]
+    Write {
+        /// Which value.
+        key: &'static str,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// Its pages do not check, or it is missing beside the rest of a node.
+    #[error(
+        "{path} is {what}: this node does not know any more whom it voted for, and must not vote; \
+         remove it from the cluster (`ferrolog cluster remove NAME` at another node), then start \
+         it with an empty data directory"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The second copy of the vote cannot be written.
+    #[error("write the vote to {path}")]
+    VoteFile {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A value is not what it should be.
+    #[error("the {key} in the stable store does not decode")]
+    Decode {
+        /// Which value.
+        key: &'static str,
+        /// What is wrong with it.
+        source: WireError,
+    },
+}
+
+impl StableStore {
+    /// Opens the store in `dir`, or makes an empty one.
+    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self, StableError> {
+        let path = dir.join(FILE);
+        let failed = |source: redb::DatabaseError| StableError::Open {
+            path: path.clone(),
+            source: Box::new(source.into()),
+        };
+        let file = disk
+            .open_or_create(&path)
+            .map_err(|error| failed(error.into()))?;
+        file.settle().map_err(|error| failed(error.into()))?;
+        disk.sync_dir(dir).map_err(|error| failed(error.into()))?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let damaged = |what| StableError::Damaged {
+            path: path.clone(),
+            what,
+        };
+        // It panics on some pages that do not check, so a panic here is damage.
+        let open = || -> Result<Database, redb::DatabaseError> {
+            let mut database = builder.create_with_backend(Backend(file))?;
+            // It is small: every page is read and checked.
+            match database.check_integrity()? {
+                true => Ok(database),
+                false => Err(redb::StorageError::Corrupted(String::new()).into()),
+            }
+        };
+        let opened = tasks::catch(open);
+        let database = match opened.map_err(|_| damaged("damaged"))? {
+            Ok(database) => database,
+            Err(
+                redb::DatabaseError::Storage(redb::StorageError::Corrupted(_))
+                | redb::DatabaseError::RepairAborted
+                | redb::DatabaseError::UpgradeRequired(_),
+            ) => return Err(damaged("damaged")),
+            Err(error) => return Err(failed(error)),
+        };
+        let vote = VoteFile::open(disk, dir).map_err(|error| failed(error.into()))?;
+        let store = Self(Arc::new(Inner { database, vote }));
+        let others = disk.list(dir).map_err(|error| failed(error.into()))?;
+        let in_use =
+            others.iter().any(|name| name.ends_with(".store")) || store.0.vote.read().is_some();
+        if in_use && store.identity()?.is_none() {
+            return Err(damaged("missing or empty, and the directory is a node's"));
+        }
+        Ok(store)
+    }
+
+    fn get<M: Message + Default>(&self, key: &'static str) -> Result<Option<M>, StableError> {
+        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+            let transaction = self.0.database.begin_read()?;
+            let table = match transaction.open_table(TABLE) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+                table => table?,
+            };
+            Ok(table.get(key)?.map(|value| value.value().to_vec()))
+        };
+        let bytes = read().map_err(|source| StableError::Read {
+            key,
+            source: Box::new(source),
+        })?;
+        let decode = |bytes: Vec<u8>| match checked(key, &bytes) {
+            Some(message) => M::decode(message).map_err(WireError::from),
+            None => Err(WireError::Unknown("checksum")),
+        };
+        let value = bytes.map(decode).transpose();
+        value.map_err(|source| StableError::Decode { key, source })
+    }
+
+    /// Durable on return.
+    fn put(&self, key: &'static str, message: &impl Message) -> Result<(), StableError> {
+        self.write(key, &[(key, Some(message.encode_to_vec()))])
+    }
+
+    /// Writes or removes all of `changes` or, if `key` cannot be, none. Durable on return.
+    fn write(
+        &self,
+        key: &'static str,
+        changes: &[(&'static str, Option<Vec<u8>>)],
+    ) -> Result<(), StableError> {
+        let write = || -> Result<(), redb::Error> {
+            let transaction = self.0.database.begin_write()?;
+            {
+                let mut table = transaction.open_table(TABLE)?;
+                for (key, value) in changes {
+                    match value {
+                        Some(value) => table.insert(key, with_checksum(key, value).as_slice())?,
+                        None => table.remove(key)?,
+                    };
+                }
+            }
+            Ok(transaction.commit()?)
+        };
+        write().map_err(|source| StableError::Write {
+            key,
+            source: Box::new(source),
+        })
+    }
+
+    /// The vote last saved: the later of two copies.
+    pub fn vote(&self) -> Result<Option<Vote>, StableError> {
+        let vote = self.get::<pb::VoteState>("vote")?;
+        let vote = vote.map(|vote| types::vote_from_pb(Some(&vote)));
+        let vote = vote.transpose().map_err(decode("vote"))?;
+        let copy = self.0.vote.read();
+        if copy > vote {
+            tracing::warn!("the stable store had lost the last vote; its second copy counts");
+            return Ok(copy);
+        }
+        Ok(vote)
+    }
+
+    pub fn save_vote(&self, vote: &Vote) -> Result<(), StableError> {
+        self.put("vote", &types::vote_to_pb(vote))?;
+        let file = &self.0.vote;
+        file.write(vote).map_err(|source| StableError::VoteFile {
+            path: file.path().to_owned(),
+            source,
+        })
+    }
+
+    /// A log id known to be committed: a hint, which may lag.
+    pub fn committed(&self) -> Result<Option<LogId>, StableError> {
+        let id = self.get::<pb::LogId>("committed")?;
+        Ok(id.as_ref().map(types::log_id_from_pb))
+    }
+
+    /// Where the log begins; `None` at its very beginning.
+    pub fn floor(&self) -> Result<Option<pb::Floor>, StableError> {
+        self.get("floor")
+    }
+
+    pub fn save_floor(&self, floor: &pb::Floor) -> Result<(), StableError> {
+        self.put("floor", floor)
+    }
+
+    /// The snapshot whose segments were being put in place when the node stopped.
+    pub fn adoption(&self) -> Result<Option<pb::Adoption>, StableError> {
+        self.get("adoption")
+    }
+
+    /// From now on the snapshot is what this node holds, wherever its segments stand.
+    pub fn begin_adoption(&self, adoption: &pb::Adoption) -> Result<(), StableError> {
+        self.put("adoption", adoption)
+    }
+
+    /// Its segments are in place.
+    pub fn end_adoption(&self, adoption: &pb::Adoption) -> Result<(), StableError> {
+        let checkpoint = adoption.checkpoint.clone().unwrap_or_default();
+        let floor = adoption.floor.as_ref().map(Message::encode_to_vec);
+        let changes = [
+            (
+                "committed",
+                checkpoint.applied.as_ref().map(Message::encode_to_vec),
+            ),
+            ("checkpoint", Some(checkpoint.encode_to_vec())),
+            ("floor", floor),
+            ("adoption", None),
+        ];
+        self.write("adoption", &changes)
+    }
+
+    /// The FSM's last durable state.
+    pub fn checkpoint(&self) -> Result<Option<pb::Checkpoint>, StableError> {
+        self.get("checkpoint")
+    }
+
+    /// Saves a checkpoint, and that what it covers is committed.
+    pub fn save_checkpoint(
+        &self,
+        checkpoint: &pb::Checkpoint,
+        applied: &LogId,
+    ) -> Result<(), StableError> {
+        let committed = types::log_id_to_pb(applied).encode_to_vec();
+        let changes = [
+            ("checkpoint", Some(checkpoint.encode_to_vec())),
+            ("committed", Some(committed)),
+        ];
+        self.write("checkpoint", &changes)
+    }
+
+    /// Who this node is; `None` in a new directory.
+    pub fn identity(&self) -> Result<Option<pb::Identity>, StableError> {
+        self.get("identity")
+    }
+
+    pub fn save_identity(&self, identity: &pb::Identity) -> Result<(), StableError> {
+        self.put("identity", identity)
+    }
+}
+
+/// A value as it stands in the table: the message, then a CRC-32C of key and message.
+fn with_checksum(key: &str, message: &[u8]) -> Vec<u8> {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(key.as_bytes()), message);
+    [message, &crc.to_le_bytes()].concat()
+}
+
+/// The message in a value; `None` if it does not check.
+fn checked<'a>(key: &str, value: &'a [u8]) -> Option<&'a [u8]> {
+    let (message, crc) = value.split_last_chunk::<4>()?;
+    let found = crc32c::crc32c_append(crc32c::crc32c(key.as_bytes()), message);
+    (found == u32::from_le_bytes(*crc)).then_some(message)
+}
+
+fn decode(key: &'static str) -> impl FnOnce(WireError) -> StableError {
+    move |source| StableError::Decode { key, source }
+}
+
+/// The disk seam, as redb wants it.
+#[derive(Debug)]
+struct Backend(Arc<dyn File>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+}

@@ -1,0 +1,98 @@
+//! A leader that nobody can call: its own calls go out, so it keeps leading, while no record that
+//! comes through another node reaches it, and no client.
+//!
+//! It asks the other voters to call it back. If enough of them answer and too few get through, some
+//! times in a row, it hands leadership on. A leader that hears no majority at all does nothing here:
+//! others elect another.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use crate::proto::raft_v1 as pb;
+use crate::raft::ReplicatedLog;
+use crate::raft::peer::transport::Lane;
+use crate::raft::view::MemberView;
+
+/// Between two rounds of questions.
+const LOOK: Duration = Duration::from_millis(500);
+/// For a voter to call back.
+const CALL_BACK: Duration = Duration::from_secs(1);
+/// For a voter to say whether it got through.
+const ANSWER: Duration = Duration::from_millis(1_500);
+/// So many rounds in a row end a reign.
+const MISSED_MAX: u32 = 3;
+/// Every so many rounds voters open a connection for it: a kept one also works for a node that
+/// takes no new ones.
+const FRESH_EVERY: u32 = 10;
+
+impl ReplicatedLog {
+    /// Hands leadership on if this node leads and nobody gets through to it. Never returns.
+    pub async fn stay_reachable(&self) {
+        let (mut missed, mut round) = (0, 0_u32);
+        loop {
+            sleep(LOOK).await;
+            round = round.wrapping_add(1);
+            // What failed on a kept connection is tried on a new one.
+            let fresh = missed > 0 || round.is_multiple_of(FRESH_EVERY);
+            missed = if self.is_reached(fresh).await {
+                0
+            } else {
+                missed + 1
+            };
+            if missed >= MISSED_MAX {
+                missed = 0;
+                tracing::warn!(
+                    addr = %self.0.addr,
+                    "the other voters answer this leader and cannot call it: leadership is handed \
+                     on; check the address to advertise, and that its port lets them in"
+                );
+                if let Err(error) = self.transfer("").await {
+                    tracing::warn!(%error, "leadership was not handed on");
+                }
+            }
+        }
+    }
+
+    /// False if this node leads, and so many voters say that they cannot call it that the others
+    /// are no majority.
+    async fn is_reached(&self, fresh: bool) -> bool {
+        let view = self.view();
+        let me = self.identity().node_id;
+        if view.leader != Some(me) || !view.writable {
+            return true;
+        }
+        let voters = view.members.iter().filter(|member| member.voter);
+        let majority = voters.clone().count() / 2 + 1;
+        let asked = voters.filter(|voter| voter.id != me);
+        let answers = join_all(asked.map(|voter| self.ask_for_a_call(voter, fresh))).await;
+        let answered = answers.iter().flatten().count();
+        let reached = answers.iter().flatten().filter(|reached| **reached).count();
+        // This node counts itself.
+        answered + 1 < majority || reached + 1 >= majority
+    }
+
+    /// Whether a voter gets through to this node; `None` if it does not answer.
+    async fn ask_for_a_call(&self, voter: &MemberView, fresh: bool) -> Option<bool> {
+        let mut client = self.transport().client(voter.id, &voter.member.addr);
+        let call = client.call_back(pb::CallBackRequest { fresh });
+        let answer = timeout(ANSWER, call).await.ok()?;
+        Some(answer.ok()?.into_inner().reached)
+    }
+
+    /// Calls a leader that asked for it.
+    pub(crate) async fn call_back(&self, leader: u64, fresh: bool) -> bool {
+        let view = self.view();
+        let Some(member) = view.member(leader) else {
+            return false;
+        };
+        let addr = &member.member.addr;
+        let mut client = match fresh {
+            true => self.transport().own_client(leader, addr),
+            false => self.transport().kept(leader, addr, Lane::CallBacks),
+        };
+        let call = client.confirm(pb::ConfirmRequest { term: view.term });
+        matches!(timeout(CALL_BACK, call).await, Ok(Ok(_)))
+    }
+}

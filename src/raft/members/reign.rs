@@ -1,0 +1,78 @@
+//! Work that ends with the reign that it began in: a leader's own, and what was passed to one.
+
+use std::time::Duration;
+
+use crate::raft::error::MembershipError;
+use crate::raft::{ReplicatedLog, ServerView};
+
+/// For a call that is passed to the leader: the leader waits for the learner in it.
+const PASS_ON: Duration = Duration::from_secs(15);
+/// How long the last answers of a leader that is one no more may take.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
+/// How soon a majority confirms a leader that was just elected.
+const CONFIRMED: Duration = Duration::from_secs(1);
+
+impl ReplicatedLog {
+    /// Waits for the leader's answer; its refusal comes with its own words. A leader that is lost
+    /// meanwhile is not waited for.
+    pub(crate) async fn passed_on<T>(
+        &self,
+        leader: u64,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, MembershipError> {
+        let mut views = self.watch_view();
+        let lost = async {
+            let another = |view: &ServerView| view.leader != Some(leader);
+            while views.wait_for(another).await.is_ok() {
+                tokio::time::sleep(LAST_ANSWER).await;
+                if another(&views.borrow()) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            answer = tokio::time::timeout(PASS_ON, call) => match answer {
+                Ok(Ok(response)) => Ok(response.into_inner()),
+                Ok(Err(status)) => Err(crate::raft::error::refusal::membership_error(&status)),
+                Err(_) => Err(MembershipError::Unknown {
+                    reason: format!("it did not answer within {} s", PASS_ON.as_secs()),
+                }),
+            },
+            () = lost => Err(MembershipError::Unknown {
+                reason: "it was lost before it answered".to_owned(),
+            }),
+        }
+    }
+
+    /// Does what a leader does, for as long as a majority follows it: nothing is begun without one, since
+    /// nothing of that ends while others wait.
+    pub(crate) async fn as_leader<T>(
+        &self,
+        work: impl Future<Output = Result<T, MembershipError>>,
+    ) -> Result<T, MembershipError> {
+        let mut views = self.watch_view();
+        let confirmed = views.wait_for(|view| view.writable);
+        let confirmed = tokio::time::timeout(CONFIRMED, confirmed).await;
+        if !confirmed.is_ok_and(|view| view.is_ok()) {
+            return Err(MembershipError::NoLeader {
+                reason: "no majority follows this node".to_owned(),
+            });
+        }
+        let lost = async {
+            // A leader that removes itself is told a moment after it leads no more.
+            while views.wait_for(|view| !view.writable).await.is_ok() {
+                tokio::time::sleep(LAST_ANSWER).await;
+                if !views.borrow().writable {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = lost => Err(MembershipError::Unknown {
+                reason: "no majority follows this node any more".to_owned(),
+            }),
+        }
+    }
+}

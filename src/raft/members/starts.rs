@@ -1,0 +1,130 @@
+//! Starts: two processes with one data directory would share one vote.
+//!
+//! A copied directory holds the node's id, and passes for it. So each start draws a number, which
+//! the registration of the node holds once a leader has heard it. While another start answers, a
+//! new one is refused: what runs goes on, and a copy that was started by mistake does not take its
+//! place. Once it does not answer, as after every restart, the new start is registered for good. The
+//! old one, should it come back from a pause, is heard by nobody who knows of that: by its calls, the
+//! others would take it for the node that has moved. It is told so, and stops.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::timeout;
+
+use crate::proto::raft_v1 as pb;
+use crate::raft::ReplicatedLog;
+use crate::raft::engine::state_machine::Shared;
+use crate::raft::entry::command::Command;
+use crate::raft::entry::types::Member;
+use crate::raft::error::{Error, MembershipError};
+use crate::raft::home::directory::Identity;
+use crate::raft::peer::transport::Transport;
+
+/// For a start to answer.
+const ANSWER: Duration = Duration::from_secs(1);
+
+async fn ask(transport: &Transport, addr: &str) -> Option<pb::IdentifyResponse> {
+    let mut client = transport.client(0, addr);
+    let call = client.identify(pb::IdentifyRequest {});
+    let answer = timeout(ANSWER, call).await.ok()?;
+    Some(answer.ok()?.into_inner())
+}
+
+/// Refuses to start beside another start of this node: nobody may vote before this was asked, at
+/// all addresses that the node or the other members know it by.
+pub async fn check_alone(
+    transport: &Transport,
+    identity: &Identity,
+    start: u64,
+    own_addr: &str,
+    peers: &[String],
+    fsm: &Shared,
+) -> Result<(), Error> {
+    let mut asked = BTreeSet::new();
+    let mut next = fsm.addrs();
+    next.insert(own_addr.to_owned());
+    next.extend(peers.iter().cloned());
+    // The second round asks where the others know this node.
+    for _ in 0..2 {
+        let addrs: Vec<_> = next.difference(&asked).cloned().collect();
+        let answers = join_all(addrs.iter().map(|addr| ask(transport, addr))).await;
+        asked.extend(addrs.iter().cloned());
+        next.clear();
+        for (addr, answer) in addrs.into_iter().zip(answers) {
+            let answer = answer.unwrap_or_default();
+            if answer.node_id == identity.node_id && answer.start != start {
+                let name = identity.name.clone();
+                return Err(Error::AnotherStart(MembershipError::AnotherStart {
+                    name,
+                    addr,
+                }));
+            }
+            let me = |member: &pb::Member| member.id == identity.node_id;
+            next.extend(answer.members.into_iter().filter(me).map(|me| me.addr));
+        }
+    }
+    Ok(())
+}
+
+impl Shared {
+    /// The number of a node's start, as it is registered.
+    pub fn start_of(&self, id: u64) -> Option<u64> {
+        self.fsm.lock().registrations().get(&id)?.start
+    }
+
+    /// Whether another start took the place of this one.
+    pub fn is_replaced(&self, id: u64, start: u64) -> bool {
+        let fsm = self.fsm.lock();
+        let node = fsm.registrations().get(&id);
+        node.is_some_and(|node| node.replaced.contains(&start))
+    }
+
+    /// Where the members are, as far as was applied.
+    pub fn addrs(&self) -> BTreeSet<String> {
+        let fsm = self.fsm.lock();
+        let members = fsm.membership.membership().nodes();
+        members.map(|(_, member)| member.addr.clone()).collect()
+    }
+}
+
+impl ReplicatedLog {
+    /// Registers a start, unless another one of the node answers.
+    pub(crate) async fn register_start(
+        &self,
+        request: &pb::JoinRequest,
+    ) -> Result<(), MembershipError> {
+        let (node_id, start) = (request.node_id, request.start);
+        if self.0.fsm.start_of(node_id) == Some(start) {
+            return Ok(());
+        }
+        if self.0.fsm.is_replaced(node_id, start) {
+            return Err(self.replaced_by(node_id));
+        }
+        if let Some(addr) = self.another_start(node_id, start).await {
+            let name = request.name.clone();
+            return Err(MembershipError::AnotherStart { name, addr });
+        }
+        let command = Command::RegisterStart { node_id, start };
+        self.write_here(command).await.map(drop)
+    }
+
+    /// What a start is told whose place another one took.
+    pub(crate) fn replaced_by(&self, node_id: u64) -> MembershipError {
+        let view = self.view();
+        let member = view.member(node_id).map(|known| known.member.clone());
+        let Member { name, addr, .. } = member.unwrap_or_default();
+        MembershipError::AnotherStart { name, addr }
+    }
+
+    /// Where another start of a node runs, if it answers.
+    async fn another_start(&self, node_id: u64, start: u64) -> Option<String> {
+        if node_id == self.identity().node_id {
+            return (start != self.0.start).then(|| self.0.addr.clone());
+        }
+        let addr = self.view().member(node_id)?.member.addr.clone();
+        let answer = ask(self.transport(), &addr).await?;
+        (answer.node_id == node_id && answer.start != start).then_some(addr)
+    }
+}

@@ -1,0 +1,77 @@
+//! What a leader or a candidate makes of its peers' answers, before the engine sees them.
+
+use std::sync::OnceLock;
+
+use openraft::errors::{NetworkError, RPCError, Unreachable};
+use openraft::raft::{StreamAppendResult, VoteResponse};
+use tonic::{Code, Status};
+
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::types::TypeConfig;
+
+use super::sound::{Pair, Unsound};
+use super::transport::Node;
+use super::wire;
+
+pub type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
+
+pub fn unreachable(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+/// What a refusal, or a broken connection, is to the engine.
+pub fn rpc_error(status: Status) -> RPCError<TypeConfig> {
+    match status.code() {
+        Code::Unavailable | Code::FailedPrecondition | Code::PermissionDenied => {
+            unreachable(&status)
+        }
+        _ => RPCError::Network(NetworkError::new(&status)),
+    }
+}
+
+/// Takes note of whether a peer has room, and of its clock.
+pub fn note(
+    node: &OnceLock<Node>,
+    target: u64,
+    answer: Result<&pb::AppendEntriesResponse, &Status>,
+) {
+    let full = match answer {
+        Ok(answer) => answer.low,
+        Err(status) if status.code() == Code::ResourceExhausted => true,
+        // An error that says nothing of room.
+        Err(_) => return,
+    };
+    if let Some(node) = node.get() {
+        node.space.note(target, full);
+        if let Ok(answer) = answer {
+            node.clocks.note(target, answer.clock_ms);
+        }
+    }
+}
+
+/// Refuses the answer of a peer whose log went back.
+pub fn judge(
+    node: &OnceLock<Node>,
+    target: u64,
+    term: u64,
+    result: StreamAppendResult<TypeConfig>,
+) -> RpcResult<StreamAppendResult<TypeConfig>> {
+    match node.get() {
+        Some(node) => node.confirmed.judge(target, term, result),
+        None => Ok(result),
+    }
+}
+
+/// An answer that no sound peer gives counts as none.
+pub fn unsound(peer: u64, error: &Unsound) -> RPCError<TypeConfig> {
+    tracing::warn!(%error, peer, "a node answers what no sound node answers");
+    unreachable(error)
+}
+
+/// A voter's answer.
+pub fn vote(pair: &Pair, answer: &pb::VoteResponse) -> RpcResult<VoteResponse<TypeConfig>> {
+    let answer = wire::vote_response_from_pb(answer)?;
+    let sound = pair.vote_answer(&answer);
+    sound.map_err(|error| unsound(pair.peer, &error))?;
+    Ok(answer)
+}

@@ -1,0 +1,162 @@
+//! Copies of segments from another node: for a snapshot, or in place of a damaged one.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, stream};
+use tokio::sync::OwnedMutexGuard;
+use tonic::Status;
+
+use crate::disk::Disk;
+use crate::log::{self, Builder, Index, Log, Offset, Placed, Seal};
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::codec;
+use crate::raft::entry::types::WireError;
+use crate::raft::home::blocking::on_disk;
+
+use super::transport::PeerClient;
+
+/// Entries in one message, in bytes.
+const PART_BYTES: usize = 1 << 20;
+/// How long a peer may be silent in the middle of a segment.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A segment could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The peer refused, or the connection broke.
+    #[error("the peer does not give raft indexes from {base} on: {status}")]
+    Peer {
+        /// The segment's first raft index.
+        base: Index,
+        /// What it said.
+        status: Box<Status>,
+    },
+    /// The peer fell silent.
+    #[error("the peer fell silent in the middle of raft indexes from {base} on")]
+    Silent {
+        /// The segment's first raft index.
+        base: Index,
+    },
+    /// A message is not one of ours.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// What came does not match, or could not be written.
+    #[error(transparent)]
+    Log(#[from] log::Error),
+}
+
+/// Whoever has it fetches into a directory. Work on the disk goes on when its caller is gone, and
+/// keeps a clone until it ends.
+pub type Hold = Arc<OwnedMutexGuard<()>>;
+
+/// Fetches what `wanted` sums up from a peer into `dir`, checked and durable.
+pub async fn fetch(
+    client: &mut PeerClient,
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    wanted: &Seal,
+    hold: Option<&Hold>,
+) -> Result<(), FetchError> {
+    let base = wanted.base;
+    let failed = |status: Status| FetchError::Peer {
+        base,
+        status: Box::new(status),
+    };
+    let request = pb::FetchSegmentRequest {
+        first_index: base.0,
+        next_index: wanted.next_index().0,
+    };
+    let silent = |_| FetchError::Silent { base };
+    let call = tokio::time::timeout(PATIENCE, client.fetch_segment(request));
+    let mut parts = call.await.map_err(silent)?.map_err(failed)?.into_inner();
+    let (dir, seal) = (dir.to_owned(), wanted.clone());
+    let mut builder = on_disk_with(hold, move || Builder::new(disk, &dir, &seal)).await?;
+    loop {
+        let part = tokio::time::timeout(PATIENCE, parts.message()).await;
+        let Some(part) = part.map_err(silent)?.map_err(failed)? else {
+            break;
+        };
+        builder = on_disk_with(hold, move || add(builder, part)).await?;
+    }
+    on_disk_with(hold, move || builder.finish()).await?;
+    Ok(())
+}
+
+/// The same as [`on_disk`], with a hold that is kept until the work ended.
+pub async fn on_disk_with<T: Send + 'static, E: From<log::Error> + Send + 'static>(
+    hold: Option<&Hold>,
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    let hold = hold.cloned();
+    on_disk(move || {
+        let _hold = hold;
+        work()
+    })
+    .await
+}
+
+pub(crate) fn add(mut builder: Builder, part: pb::SegmentPart) -> Result<Builder, FetchError> {
+    let mut rows = part.rows.iter().map(|row| Placed {
+        offset: Offset(row.offset),
+        index: Index(row.index),
+        skip: row.skip,
+    });
+    let mut next = rows.next();
+    let mut mine = Vec::new();
+    for entry in part.entries {
+        let entry = codec::to_log(&codec::from_wire(entry)?);
+        mine.clear();
+        while let Some(row) = next.filter(|row| row.index <= entry.index) {
+            mine.push(row);
+            next = rows.next();
+        }
+        builder.add(&entry, &mine)?;
+    }
+    if next.is_some() {
+        return Err(WireError::Unknown("row of an entry that did not come").into());
+    }
+    Ok(builder)
+}
+
+/// The entries before `to` and their rows, as a peer fetches them. They must be applied here.
+pub fn parts(
+    log: Log,
+    from: Index,
+    to: Index,
+) -> impl Stream<Item = Result<pb::SegmentPart, Status>> {
+    stream::try_unfold((log, from), move |(log, at)| async move {
+        if at >= to {
+            return Ok(None);
+        }
+        let read = on_disk(move || {
+            let entries = log.entries(at, to, PART_BYTES)?;
+            let next = Index(at.0 + entries.len() as u64);
+            let rows = log.rows(at, next)?;
+            Ok::<_, log::Error>((log, entries, rows, next))
+        });
+        let (log, entries, rows, next) = read.await.map_err(|error| status(&error))?;
+        let wire = |entry| Ok::<_, WireError>(codec::to_wire(&codec::from_log(entry)?));
+        let entries = entries.into_iter().map(wire).collect::<Result<_, _>>();
+        let row = |row: Placed| pb::PlacedRow {
+            offset: row.offset.0,
+            index: row.index.0,
+            skip: row.skip,
+        };
+        let part = pb::SegmentPart {
+            entries: entries.map_err(|error| Status::data_loss(error.to_string()))?,
+            rows: rows.into_iter().map(row).collect(),
+        };
+        Ok(Some((part, (log, next))))
+    })
+}
+
+fn status(error: &log::Error) -> Status {
+    match error {
+        log::Error::NoEntry { .. } => Status::not_found(error.to_string()),
+        log::Error::Damaged { .. } => Status::unavailable(error.to_string()),
+        error if error.is_short_of_files() => Status::unavailable(error.to_string()),
+        _ => Status::internal(error.to_string()),
+    }
+}

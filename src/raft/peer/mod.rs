@@ -1,0 +1,309 @@
+//! One peer, as the engine calls it: each call, and what its answer is to the engine.
+//!
+//! A peer is called where it is by now; which connection that takes is for `transport` to say.
+
+pub mod answers;
+pub mod fetch;
+pub mod sender;
+pub mod sound;
+pub mod transport;
+pub mod watermark;
+pub mod wire;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, stream};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+use openraft::{RPCTypes, RaftNetworkV2};
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::types::{self, TypeConfig, Vote};
+use crate::raft::snapshot::{self, Snapshot, SnapshotData};
+
+use self::answers::RpcResult;
+use self::sender::Sender;
+use self::sound::{Pair, Unanswered};
+use self::transport::{Link, Node, PeerClient, Transport};
+
+/// Messages to one follower that wait for its answer. Batching does more for throughput than
+/// depth: hashicorp/raft lowered its own default from 128 to 2.
+const IN_FLIGHT_MAX: usize = 4;
+/// Between two tries to reach a peer.
+const BACKOFF: Duration = Duration::from_millis(100);
+/// For a peer to take a stream of entries.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One peer, as the engine calls it.
+pub struct Peer {
+    from: Sender,
+    node: Arc<OnceLock<Node>>,
+    target: u64,
+    /// Where it is if the membership does not say.
+    addr: String,
+    link: Option<Link>,
+    transport: Transport,
+}
+
+impl Peer {
+    /// The node `target`; at `addr` if the membership does not say.
+    pub(crate) fn new(
+        transport: Transport,
+        from: Sender,
+        node: Arc<OnceLock<Node>>,
+        target: u64,
+        addr: String,
+    ) -> Self {
+        Self {
+            from,
+            node,
+            target,
+            addr,
+            link: None,
+            transport,
+        }
+    }
+
+    /// This node and the peer, as a question of `term` finds them.
+    fn pair(&self, term: u64) -> Pair {
+        Pair {
+            me: self.from.node_id,
+            peer: self.target,
+            term,
+        }
+    }
+
+    /// A client of the peer where it is by now. The engine keeps one of these for as long as it
+    /// replicates to the peer, wherever that goes.
+    fn client(&mut self) -> PeerClient {
+        let addr = self.transport.addr(self.target, &self.addr);
+        match &self.link {
+            Some(link) if link.addr == addr => link.client.clone(),
+            _ => {
+                let client = self.transport.own_client(self.target, &self.addr);
+                let kept = client.clone();
+                self.link = Some(Link { addr, client: kept });
+                client
+            }
+        }
+    }
+
+    /// Returns once the peer has moved from where it was called last.
+    fn moved(&self) -> impl Future<Output = ()> + Send + 'static {
+        let addr = self.link.as_ref().map_or(&self.addr, |link| &link.addr);
+        self.transport.addresses().left(self.target, addr)
+    }
+
+    /// Makes a call within the engine's deadline.
+    async fn call<T>(
+        &self,
+        action: RPCTypes,
+        timeout: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> RpcResult<T> {
+        match tokio::time::timeout(timeout, call).await {
+            Ok(result) => {
+                let noted = result.inspect_err(|status| {
+                    answers::note(&self.node, self.target, Err(status));
+                });
+                Ok(noted.map_err(answers::rpc_error)?.into_inner())
+            }
+            Err(_) => Err(RPCError::Timeout(Timeout {
+                action,
+                id: self.from.node_id,
+                target: self.target,
+                timeout,
+            })),
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotData;
+
+    /// Entries and heartbeats alike go by `stream_append`: only its default would call this.
+    async fn append_entries(
+        &mut self,
+        _rpc: AppendEntriesRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
+        let what = "entries are sent on streams only";
+        Err(RPCError::Network(NetworkError::from_string(what)))
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, RpcResult<BoxStream<'s, RpcResult<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let window = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        let answered = window.clone();
+        let (node, target) = (self.node.clone(), self.target);
+        Box::pin(async move {
+            // The engine waits between tries inside its requests: a dial that came before the
+            // first request would try a dead peer again without a pause.
+            let Some(first) = input.next().await else {
+                // The engine replicates no more; the stream must not be asked a second time.
+                return Ok(stream::empty().boxed());
+            };
+            let term = first.vote.leader_id.term;
+            let (pair, unanswered) = (self.pair(term), Arc::new(Unanswered::default()));
+            let requests = stream::unfold(
+                (Some(first), input, window, unanswered.clone()),
+                |(first, mut input, window, unanswered)| async move {
+                    // A place in the window first, so that what is sent is as new as can be.
+                    window.acquire().await.ok()?.forget();
+                    let request = match first {
+                        Some(first) => first,
+                        None => input.next().await?,
+                    };
+                    unanswered.sent(&request);
+                    let sent = wire::append_to_pb(&request);
+                    Some((sent, (None, input, window, unanswered)))
+                },
+            );
+            // The connection may ask once more after the end.
+            let requests = requests.fuse();
+            let mut client = self.client();
+            let moved = self.moved();
+            let call = client.append_entries(requests);
+            let answers = self
+                .call(RPCTypes::AppendEntries, CALL_TIMEOUT, call)
+                .await?;
+            let results = answers.map(move |answer| {
+                answered.add_permits(1);
+                answers::note(&node, target, answer.as_ref());
+                let result = wire::stream_result(answer.map_err(answers::rpc_error)?)?;
+                let sound = unanswered.answered(&pair, &result);
+                sound.map_err(|error| answers::unsound(target, &error))?;
+                answers::judge(&node, target, term, result)
+            });
+            // The engine then goes on where the peer is by now.
+            Ok(results.take_until(moved).boxed())
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        let mut client = self.client();
+        let call = client.vote(wire::vote_request_to_pb(&rpc));
+        let answer = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
+        answers::vote(&self.pair(rpc.vote.leader_id.term), &answer)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        let mut client = self.client();
+        let call = client.pre_vote(wire::vote_request_to_pb(&rpc));
+        let answer = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
+        answers::vote(&self.pair(rpc.vote.leader_id.term), &answer)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        // What the manifest names must stay until the peer has it. What was given up since the
+        // snapshot was built, it names no more.
+        let node = self.node.get();
+        let _pinned = node.map(|node| node.log.pin());
+        let floor = node.and_then(|node| *node.floor.lock());
+        let begins = snapshot::floor_of(floor.as_ref()).index;
+        let segments = snapshot.snapshot.segments.iter();
+        let held = segments.filter(|seal| seal.base >= begins);
+        let request = pb::InstallSnapshotRequest {
+            vote: Some(types::vote_to_pb(&vote)),
+            checkpoint: Some(snapshot.snapshot.checkpoint.clone()),
+            floor,
+            segments: held.map(snapshot::seal_to_pb).collect(),
+        };
+        let mut client = self.client();
+        let moved = self.moved();
+        let send = client.install_snapshot(stream::iter(snapshot::to_parts(&request)));
+        let answer = tokio::select! {
+            () = moved => return Err(Unreachable::from_string("the peer has moved").into()),
+            answer = send => answer.map_err(|status| Unreachable::new(&status))?,
+            closed = cancel => return Err(closed.into()),
+        };
+        let answered = types::vote_from_pb(answer.into_inner().vote.as_ref());
+        let answered = answered.map_err(|error| Unreachable::new(&error))?;
+        let sound = self.pair(vote.leader_id.term).answered_vote(&answered);
+        sound.map_err(|error| Unreachable::new(&error))?;
+        Ok(SnapshotResponse::new(answered))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<openraft::raft::TransferLeaderResponse<TypeConfig>> {
+        if let Some(node) = self.node.get() {
+            let term = request.from_leader().leader_id.term;
+            let named = Some((term, *request.to_node_id()));
+            node.successor.send_replace(named);
+        }
+        let mut client = self.client();
+        let call = client.transfer_leader(pb::TransferLeaderRequest {
+            from_leader: Some(types::vote_to_pb(request.from_leader())),
+            to_node_id: *request.to_node_id(),
+            last_log_id: request.last_log_id().map(types::log_id_to_pb),
+        });
+        let answer = self
+            .call(RPCTypes::TransferLeader, option.hard_ttl(), call)
+            .await?;
+        if answer.refused.is_empty() {
+            return Ok(Ok(()));
+        }
+        Err(RPCError::Network(NetworkError::from_string(answer.refused)))
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(BACKOFF)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::RaftNetworkFactory;
+
+    use super::*;
+    use crate::net::Security;
+    use crate::net::memory::MemoryNetwork;
+    use crate::net::stream_layer::StreamLayer;
+    use crate::raft::entry::types::Member;
+
+    /// The engine may end a stream before its first request, and its streams may not be asked again.
+    #[tokio::test]
+    async fn a_stream_that_ends_at_once_is_not_asked_again() {
+        let network = MemoryNetwork::new();
+        let layer = StreamLayer::new(Arc::new(network.named("n1:1")), Security::Insecure);
+        let mut transport = Transport::new(layer, Sender::default());
+        let mut peer = transport.new_client(2, &Member::default()).await;
+        let requests = stream::unfold((), async |()| None);
+        let option = RPCOption::new(CALL_TIMEOUT);
+        let answers = peer.stream_append(Box::pin(requests), option).await;
+        assert_eq!(answers.unwrap().count().await, 0);
+    }
+}

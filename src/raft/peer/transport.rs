@@ -1,0 +1,193 @@
+//! The transport: how this node calls its peers, over streams that open with the `RaftRPC` byte.
+//!
+//! Replication is pipelined on a stream of its own; heartbeats and snapshots have connections of
+//! theirs, so that neither waits behind bulk. Every call says who calls whom in which cluster.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use openraft::RaftNetworkFactory;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+
+use crate::log::Log;
+use crate::net::stream_layer::{ChannelOptions, StreamLayer};
+use crate::net::{Kind, Security};
+use crate::proto::raft_v1 as pb;
+use crate::proto::raft_v1::raft_client::RaftClient;
+use crate::raft::entry::types::{Member, TypeConfig};
+use crate::raft::members::hearing::{Hearing, Successor};
+use crate::raft::view::addresses::Addresses;
+use crate::raft::view::clocks::Clocks;
+use crate::raft::view::space::Space;
+
+use super::Peer;
+use super::sender::{Sender, Tag};
+use super::watermark::Watermarks;
+
+/// A message carries at most one entry above 1 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 40 << 20;
+
+/// A client of a peer's raft service.
+pub type PeerClient = RaftClient<InterceptedService<Channel, Tag>>;
+
+/// Calls peers in the name of one node.
+#[derive(Clone)]
+pub struct Transport {
+    layer: StreamLayer,
+    from: Sender,
+    /// What the node has, once it belongs to a cluster.
+    node: Arc<OnceLock<Node>>,
+    addresses: Addresses,
+    kept: Arc<Mutex<HashMap<(u64, Lane), Link>>>,
+    /// Serves the connections, whoever makes the first call on one: that of clients' calls may be
+    /// busy.
+    runtime: Option<Handle>,
+}
+
+/// What is carried by a kept connection of its own, so that nothing waits behind bulk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Single calls.
+    Calls,
+    /// Records on their way to the leader.
+    Records,
+    /// Calls to a leader that asked for them.
+    CallBacks,
+}
+
+/// A connection to a node as long as it is there.
+pub(crate) struct Link {
+    pub(crate) addr: String,
+    pub(crate) client: PeerClient,
+}
+
+/// What a transport needs of the node that calls.
+#[derive(Debug)]
+pub struct Node {
+    /// The log whose segments a snapshot names.
+    pub log: Log,
+    /// Whom a leader named as its successor.
+    pub successor: Arc<watch::Sender<Successor>>,
+    /// Where it begins, as it was made durable.
+    pub floor: Arc<Mutex<Option<pb::Floor>>>,
+    /// Who has room.
+    pub space: Space,
+    /// What peers' clocks say.
+    pub clocks: Clocks,
+    /// What peers have confirmed.
+    pub confirmed: Watermarks,
+}
+
+impl Node {
+    pub fn new(
+        log: &Log,
+        floor: &Arc<Mutex<Option<pb::Floor>>>,
+        space: &Space,
+        clocks: &Clocks,
+        hearing: &Hearing,
+    ) -> Self {
+        Self {
+            log: log.clone(),
+            floor: floor.clone(),
+            space: space.clone(),
+            clocks: clocks.clone(),
+            confirmed: Watermarks::default(),
+            successor: hearing.successor(),
+        }
+    }
+}
+
+impl Transport {
+    pub fn new(layer: StreamLayer, from: Sender) -> Self {
+        Self {
+            layer,
+            from,
+            node: Arc::default(),
+            addresses: Addresses::default(),
+            kept: Arc::default(),
+            runtime: Handle::try_current().ok(),
+        }
+    }
+
+    /// Where the members are.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Where a node is reached; at `addr` if it is no member.
+    pub fn addr(&self, id: u64, addr: &str) -> String {
+        self.addresses.of(id).unwrap_or_else(|| addr.to_owned())
+    }
+
+    /// Lets snapshots keep their segments in this log while they are sent, and takes note of peers
+    /// without room.
+    pub fn with_node(self, node: Node) -> Self {
+        // A transport is made for at most one node.
+        let _ = self.node.set(node);
+        self
+    }
+
+    /// How nodes prove themselves to each other.
+    pub fn security(&self) -> &Security {
+        self.layer.security()
+    }
+
+    /// A client of the node `to`, on the one connection that all such calls to it share; at `addr`,
+    /// unless it is known to be elsewhere. It connects when used.
+    pub fn client(&self, to: u64, addr: &str) -> PeerClient {
+        self.kept(to, addr, Lane::Calls)
+    }
+
+    /// The same for what one lane carries.
+    pub fn kept(&self, to: u64, addr: &str, lane: Lane) -> PeerClient {
+        if to == 0 {
+            return self.own_client(to, addr);
+        }
+        let now = self.addr(to, addr);
+        let mut kept = self.kept.lock();
+        if let Some(link) = kept.get(&(to, lane))
+            && link.addr == now
+        {
+            return link.client.clone();
+        }
+        let client = self.own_client(to, addr);
+        let link = Link {
+            addr: now,
+            client: client.clone(),
+        };
+        kept.insert((to, lane), link);
+        client
+    }
+
+    /// A client with a connection of its own. `to` is 0 if the node's id is not known.
+    pub fn own_client(&self, to: u64, addr: &str) -> PeerClient {
+        let _served_by = self.runtime.as_ref().map(Handle::enter);
+        let options = ChannelOptions {
+            keepalive: Some(Duration::from_secs(1)),
+            ..ChannelOptions::default()
+        };
+        let (addresses, addr) = (self.addresses.clone(), addr.to_owned());
+        let whereabouts = move || addresses.of(to).unwrap_or_else(|| addr.clone());
+        let channel = self
+            .layer
+            .channel_to(Kind::Raft, Arc::new(whereabouts), options);
+        let from = self.from.clone();
+        RaftClient::with_interceptor(channel, Tag { from, to })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Transport {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+        let (from, knows) = (self.from.clone(), self.node.clone());
+        Peer::new(self.clone(), from, knows, target, node.addr.clone())
+    }
+}

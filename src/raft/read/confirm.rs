@@ -1,0 +1,309 @@
+//! Confirmation of leadership: the read index, and a round of our own that proves this node led
+//! when it was asked for.
+//!
+//! Ongaro, "Consensus: Bridging Theory and Practice", 2014, section 6.4, without leases. The commit
+//! index comes from the engine's core, of this term: the leader's own blank entry is committed.
+//! The proof does not come from the engine, which credits a late answer to requests sent after it.
+//! Each voter is asked, after the read came, whether it has promised itself to a later term. If a
+//! majority of every configuration in effect has not, no later leader was elected before the read
+//! came, so nothing was acknowledged that this node's commit index does not cover.
+//!
+//! An answer counts for the question it answers and for no later one: questions are numbered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::proto::raft_v1 as pb;
+use crate::raft::Raft;
+use crate::raft::engine::log_store::Promised;
+use crate::raft::peer::transport::{PeerClient, Transport};
+use crate::tasks;
+
+/// For the voters to answer.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two tries to ask a voter.
+const RETRY: Duration = Duration::from_millis(20);
+/// Reads that may wait for one round.
+pub const QUEUE_MAX: usize = 4096;
+/// Answers of voters that may wait. A voter is asked one question at a time.
+const ANSWERS_MAX: usize = 256;
+
+/// Why leadership was not confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unconfirmed {
+    /// Another node leads, or nobody does.
+    #[error("this node does not lead")]
+    NotLeader,
+    /// A new leader whose own blank entry is not committed yet.
+    #[error("this node leads, and does not know yet what is committed")]
+    TooNew,
+    /// Too few voters answered in time.
+    #[error("too few voters confirmed this node's leadership within {} s", ROUND_TIMEOUT.as_secs())]
+    NoMajority,
+}
+
+type Reply = oneshot::Sender<Result<u64, Unconfirmed>>;
+
+/// Gives read indexes while this node leads; clones share the rounds.
+#[derive(Debug, Clone)]
+pub struct Confirmer {
+    queue: mpsc::Sender<Reply>,
+}
+
+impl Confirmer {
+    /// Starts the task that asks. It ends with the last clone.
+    pub fn start(raft: Raft, promised: Promised, transport: Transport) -> Self {
+        let (queue, waits) = mpsc::channel(QUEUE_MAX);
+        let (tell, answers) = mpsc::channel(ANSWERS_MAX);
+        let rounds = Rounds {
+            raft,
+            promised,
+            transport,
+            number: 0,
+            voters: BTreeMap::new(),
+            tell,
+            answers,
+        };
+        tasks::spawn("confirmations", rounds.run(waits));
+        Self { queue }
+    }
+
+    /// The index of an entry that covers everything acknowledged, by any node, before the call.
+    pub async fn read_index(&self) -> Result<u64, Unconfirmed> {
+        let (reply, confirmed) = oneshot::channel();
+        let queued = self.queue.send(reply).await;
+        queued.map_err(|_| Unconfirmed::NotLeader)?;
+        confirmed.await.unwrap_or(Err(Unconfirmed::NotLeader))
+    }
+}
+
+/// What the engine's core says of this node's reign at one moment.
+struct Reign {
+    term: u64,
+    read_index: u64,
+    /// The configurations in effect, each of which needs a majority.
+    configs: Vec<BTreeSet<u64>>,
+    addrs: BTreeMap<u64, String>,
+}
+
+/// One question to a voter.
+#[derive(Debug, Clone, Copy, Default)]
+struct Question {
+    number: u64,
+    term: u64,
+    /// After this nobody waits for the answer.
+    until: Option<Instant>,
+}
+
+/// A voter's latest answer: which question, and the term it has promised itself to.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    voter: u64,
+    number: u64,
+    promised: u64,
+}
+
+/// Where a voter is asked. Dropping it ends its task.
+struct Voter {
+    addr: String,
+    ask: watch::Sender<Question>,
+}
+
+struct Rounds {
+    raft: Raft,
+    promised: Promised,
+    transport: Transport,
+    number: u64,
+    voters: BTreeMap<u64, Voter>,
+    tell: mpsc::Sender<Answer>,
+    answers: mpsc::Receiver<Answer>,
+}
+
+impl Rounds {
+    async fn run(mut self, mut waits: mpsc::Receiver<Reply>) {
+        let mut replies = Vec::new();
+        // Those who come while a round is under way wait for the next one, together.
+        while waits.recv_many(&mut replies, QUEUE_MAX).await > 0 {
+            let result = self.round().await;
+            for reply in replies.drain(..) {
+                // A reader that gave up needs no answer.
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    /// One round: everything in it happens after the reads that wait for it came.
+    async fn round(&mut self) -> Result<u64, Unconfirmed> {
+        let reign = self.reign().await?;
+        let me = *self.raft.node_id();
+        let until = Instant::now() + ROUND_TIMEOUT;
+        self.number += 1;
+        let question = Question {
+            number: self.number,
+            term: reign.term,
+            until: Some(until),
+        };
+        self.ask(&reign, question);
+        let mut held = BTreeSet::new();
+        if self.promised.term() > reign.term {
+            return Err(Unconfirmed::NotLeader);
+        }
+        held.insert(me);
+        while !is_majority_of_each(&reign.configs, &held) {
+            let answer = tokio::time::timeout_at(until, self.answers.recv()).await;
+            // This task holds a sender: the channel does not close.
+            let Ok(Some(answer)) = answer else {
+                return Err(Unconfirmed::NoMajority);
+            };
+            if answer.promised > reign.term {
+                return Err(Unconfirmed::NotLeader);
+            }
+            // What was answered to an earlier question says nothing about now.
+            if answer.number == question.number {
+                held.insert(answer.voter);
+            }
+        }
+        Ok(reign.read_index)
+    }
+
+    /// Asks the core itself: its metrics may lag behind what it has told followers.
+    async fn reign(&self) -> Result<Reign, Unconfirmed> {
+        let me = *self.raft.node_id();
+        let seen = self.raft.with_raft_state(move |state| {
+            let vote = *state.vote_ref();
+            let leads = vote.committed && vote.leader_id.voted_for == me;
+            let membership = state.membership_state.effective().membership();
+            let addrs = membership.nodes();
+            leads.then(|| {
+                (
+                    vote.leader_id.term,
+                    state
+                        .local_committed()
+                        .max(state.cluster_committed())
+                        .copied(),
+                    membership.get_joint_config().clone(),
+                    addrs.map(|(id, node)| (*id, node.addr.clone())).collect(),
+                )
+            })
+        });
+        let seen = seen.await.map_err(|_| Unconfirmed::NotLeader)?;
+        let (term, committed, configs, addrs) = seen.ok_or(Unconfirmed::NotLeader)?;
+        // Entries of this term begin with the leader's blank one: once any of them is committed,
+        // so is everything that earlier leaders acknowledged.
+        let committed = committed.filter(|id| id.leader_id.term == term);
+        let committed = committed.ok_or(Unconfirmed::TooNew)?;
+        Ok(Reign {
+            term,
+            read_index: committed.index,
+            configs,
+            addrs,
+        })
+    }
+
+    /// Puts a question to every voter but this node.
+    fn ask(&mut self, reign: &Reign, question: Question) {
+        let me = *self.raft.node_id();
+        let ids: BTreeSet<u64> = reign.configs.iter().flatten().copied().collect();
+        let addr = |id: &u64| reign.addrs.get(id).map_or("", String::as_str);
+        self.voters
+            .retain(|id, voter| ids.contains(id) && voter.addr == addr(id));
+        for id in ids.into_iter().filter(|id| *id != me) {
+            let addr = addr(&id).to_owned();
+            let voter = self.voters.entry(id).or_insert_with(|| {
+                let (ask, questions) = watch::channel(Question::default());
+                let client = self.transport.client(id, &addr);
+                let asks = put_questions(id, client, questions, self.tell.clone());
+                tasks::spawn("question to a voter", asks);
+                Voter { addr, ask }
+            });
+            voter.ask.send_replace(question);
+        }
+    }
+}
+
+/// Puts the latest question to one voter, one at a time, until nobody asks any more.
+async fn put_questions(
+    voter: u64,
+    mut client: PeerClient,
+    mut questions: watch::Receiver<Question>,
+    tell: mpsc::Sender<Answer>,
+) {
+    while questions.changed().await.is_ok() {
+        let question = *questions.borrow_and_update();
+        let Some(until) = question.until else {
+            continue;
+        };
+        let number = question.number;
+        while let Some(promised) = put(&mut client, question, until).await {
+            match promised {
+                Ok(promised) => {
+                    let answer = Answer {
+                        voter,
+                        number,
+                        promised,
+                    };
+                    if tell.send(answer).await.is_err() {
+                        return;
+                    }
+                    break;
+                }
+                Err(status) => tracing::debug!(voter, %status, "did not confirm a leadership"),
+            }
+            // A newer question ends the pause.
+            if tokio::time::timeout(RETRY, questions.changed())
+                .await
+                .is_ok()
+            {
+                questions.mark_changed();
+                break;
+            }
+        }
+    }
+}
+
+/// Puts one question; `None` if it has no time left.
+async fn put(
+    client: &mut PeerClient,
+    question: Question,
+    until: Instant,
+) -> Option<Result<u64, tonic::Status>> {
+    let call = client.confirm(pb::ConfirmRequest {
+        term: question.term,
+    });
+    let answer = tokio::time::timeout_at(until, call).await.ok()?;
+    Some(answer.map(|answer| answer.into_inner().promised_term))
+}
+
+/// Whether each configuration has a majority in `held`.
+fn is_majority_of_each(configs: &[BTreeSet<u64>], held: &BTreeSet<u64>) -> bool {
+    let has_majority =
+        |config: &BTreeSet<u64>| config.intersection(held).count() * 2 > config.len();
+    !configs.is_empty() && configs.iter().all(has_majority)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(ids: &[u64]) -> BTreeSet<u64> {
+        ids.iter().copied().collect()
+    }
+
+    #[test]
+    fn a_joint_membership_needs_both_majorities() {
+        let joint = [set(&[1, 2, 3]), set(&[3, 4, 5])];
+        assert!(!is_majority_of_each(&joint, &set(&[1, 2, 3])));
+        assert!(!is_majority_of_each(&joint, &set(&[3, 4])));
+        assert!(is_majority_of_each(&joint, &set(&[1, 3, 4])));
+        assert!(is_majority_of_each(&joint[..1], &set(&[1, 2])));
+        assert!(!is_majority_of_each(&[], &set(&[1])), "nobody confirms");
+        assert!(!is_majority_of_each(&[set(&[1, 2])], &set(&[1])));
+        assert!(
+            !is_majority_of_each(&[set(&[2, 3])], &set(&[1])),
+            "a leader that is leaving does not count itself"
+        );
+    }
+}

@@ -1,0 +1,279 @@
+//! Strong reads: the leader's read index, then a wait until this node has applied that far.
+//!
+//! Ongaro, "Consensus: Bridging Theory and Practice", 2014, section 6.4. No lease is used: a
+//! restarted follower may vote at once, which breaks them. Reads that wait together share one
+//! confirmation, which begins after the last of them came.
+
+pub mod confirm;
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::log::Offset;
+use crate::proto::raft_v1 as pb;
+use crate::raft::ReplicatedLog;
+use crate::raft::engine::state_machine::Applied;
+use crate::raft::error::ReadError;
+use crate::raft::peer::transport::{PeerClient, Transport};
+use crate::raft::view::View;
+use crate::tasks;
+
+use self::confirm::{Confirmer, QUEUE_MAX};
+
+/// How long a strong read waits for the leader and for this node to catch up, behind earlier reads too.
+const WAIT: Duration = Duration::from_secs(5);
+/// For one question to the leader.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(20);
+/// For one confirmation that a bounded read waits for, at least.
+const BOUND_WAIT_MIN: Duration = Duration::from_millis(200);
+
+type Reply = oneshot::Sender<Result<(), ReadError>>;
+
+/// Answers once a read may go ahead; clones share the queue.
+#[derive(Debug, Clone)]
+pub struct ReadBarrier {
+    queue: mpsc::Sender<Reply>,
+    confirmed: watch::Receiver<Option<Confirmed>>,
+    applied: watch::Receiver<Applied>,
+}
+
+/// The last time that a leader's read index was applied here.
+#[derive(Debug, Clone, Copy)]
+struct Confirmed {
+    /// Before the leader was asked: all that was acknowledged before this is applied here.
+    began: Instant,
+    /// What the leader had applied.
+    next_offset: Offset,
+}
+
+/// How far a node is, and how sure it is of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// All records before this offset are applied here.
+    pub applied: Offset,
+    /// What the leader last told to be committed.
+    pub leader_commit: Offset,
+    /// Where the log would end if all that this node holds were committed.
+    pub held: Offset,
+    /// All records that were acknowledged this long ago are applied here. `None`: no leader has
+    /// confirmed it yet.
+    pub staleness: Option<Duration>,
+}
+
+impl ReadBarrier {
+    pub fn start(
+        me: u64,
+        confirmer: Confirmer,
+        views: watch::Receiver<View>,
+        applied: watch::Receiver<Applied>,
+        transport: Transport,
+    ) -> Self {
+        let (queue, waits) = mpsc::channel(QUEUE_MAX);
+        let (tell, confirmed) = watch::channel(None);
+        let barrier = Barrier {
+            me,
+            confirmer,
+            views,
+            applied: applied.clone(),
+            transport,
+            client: None,
+            tell,
+        };
+        tasks::spawn("strong reads", barrier.run(waits));
+        Self {
+            queue,
+            confirmed,
+            applied,
+        }
+    }
+
+    /// Returns once this node has applied everything that was acknowledged before the call.
+    pub async fn pass(&self) -> Result<(), ReadError> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = ReadError::NoLeader { waited_ms: 0 };
+        let confirmed = async {
+            self.queue.send(reply).await.map_err(|_| stopped.clone())?;
+            answer.await.unwrap_or(Err(stopped))
+        };
+        let waited_ms = WAIT.as_millis() as u64;
+        let late = |_| ReadError::NoLeader { waited_ms };
+        tokio::time::timeout(WAIT, confirmed).await.map_err(late)?
+    }
+
+    /// Has the leader asked soon, if nobody waits for that already.
+    pub fn nudge(&self) {
+        if self.queue.capacity() == QUEUE_MAX {
+            let (reply, _) = oneshot::channel();
+            // A queue that filled up meanwhile does the same.
+            let _ = self.queue.try_send(reply);
+        }
+    }
+
+    /// How far this node is.
+    pub fn freshness(&self) -> Freshness {
+        // Before the offset: what is applied only grows.
+        let confirmed = *self.confirmed.borrow();
+        let applied = self.applied.borrow().next_offset;
+        Freshness {
+            applied,
+            leader_commit: confirmed.map_or(applied, |told| told.next_offset.max(applied)),
+            held: applied,
+            staleness: confirmed.map(|told| told.began.elapsed()),
+        }
+    }
+
+    /// Returns once this node is known to be at most `bound` behind.
+    ///
+    /// No clock but this node's is trusted: the bound counts from before the leader was asked.
+    pub async fn be_fresh(&self, bound: Duration) -> Result<(), ReadError> {
+        let is_fresh = |freshness: Freshness| {
+            let staleness = freshness.staleness;
+            staleness.is_some_and(|staleness| staleness <= bound)
+        };
+        if is_fresh(self.freshness()) {
+            return Ok(());
+        }
+        let wait = bound.clamp(BOUND_WAIT_MIN, WAIT);
+        // An answer that comes too late proves too little, so only the state after it counts.
+        let _ = tokio::time::timeout(wait, self.pass()).await;
+        let freshness = self.freshness();
+        if is_fresh(freshness) {
+            return Ok(());
+        }
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Err(ReadError::Stale {
+            bound_ms: millis(bound),
+            staleness_ms: freshness.staleness.map(millis),
+        })
+    }
+
+    /// Returns once this node has applied the records before `next`.
+    pub async fn apply_to(&self, next: Offset) -> Result<(), ReadError> {
+        let mut applied = self.applied.clone();
+        let there = applied.wait_for(|applied| applied.next_offset >= next);
+        match tokio::time::timeout(WAIT, there).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(ReadError::Behind {
+                offset: Offset(next.0.saturating_sub(1)),
+                waited_ms: WAIT.as_millis() as u64,
+            }),
+        }
+    }
+}
+
+impl ReplicatedLog {
+    /// Has the leader confirm soon how far this node is; waits for nothing.
+    pub fn nudge_freshness(&self) {
+        self.0.barrier.nudge();
+    }
+
+    /// Returns once this node has applied everything that was acknowledged, by any node, before
+    /// the call.
+    pub async fn read_barrier(&self) -> Result<(), ReadError> {
+        self.0.barrier.pass().await
+    }
+
+    /// How far this node is, and how sure it is of that.
+    pub fn freshness(&self) -> Freshness {
+        let freshness = self.0.barrier.freshness();
+        Freshness {
+            held: self.log().held_end().max(freshness.applied),
+            ..freshness
+        }
+    }
+
+    /// Returns once this node is known to be at most `bound` behind, or cannot be in time.
+    pub async fn be_fresh(&self, bound: Duration) -> Result<(), ReadError> {
+        self.0.barrier.be_fresh(bound).await
+    }
+
+    /// Returns once this node has applied the records before `next`.
+    pub async fn apply_to(&self, next: Offset) -> Result<(), ReadError> {
+        self.0.barrier.apply_to(next).await
+    }
+}
+
+struct Barrier {
+    /// This node's id.
+    me: u64,
+    confirmer: Confirmer,
+    views: watch::Receiver<View>,
+    applied: watch::Receiver<Applied>,
+    transport: Transport,
+    /// The leader that was asked last.
+    client: Option<(u64, String, PeerClient)>,
+    tell: watch::Sender<Option<Confirmed>>,
+}
+
+/// What a leader answers: its read index, and the offset after the last record that it has applied.
+type ReadIndex = (Option<u64>, Offset);
+
+impl Barrier {
+    async fn run(mut self, mut waits: mpsc::Receiver<Reply>) {
+        let mut replies = Vec::new();
+        while waits.recv_many(&mut replies, QUEUE_MAX).await > 0 {
+            let began = Instant::now();
+            let result = self.confirm().await.map(|next_offset| {
+                let confirmed = Confirmed { began, next_offset };
+                self.tell.send_replace(Some(confirmed));
+            });
+            for reply in replies.drain(..) {
+                let _ = reply.send(result.clone());
+            }
+        }
+    }
+
+    async fn confirm(&mut self) -> Result<Offset, ReadError> {
+        let deadline = Instant::now() + WAIT;
+        let waited_ms = WAIT.as_millis() as u64;
+        let asked = tokio::time::timeout_at(deadline, self.read_index()).await;
+        let (index, next) = asked.map_err(|_| ReadError::NoLeader { waited_ms })?;
+        let caught_up = |applied: &Applied| applied.index >= index;
+        let wait = self.applied.wait_for(caught_up);
+        match tokio::time::timeout_at(deadline, wait).await {
+            Ok(Ok(_)) => Ok(next),
+            _ => Err(ReadError::Lagging { waited_ms }),
+        }
+    }
+
+    /// Asks until some leader answers.
+    async fn read_index(&mut self) -> ReadIndex {
+        loop {
+            let leader = {
+                let view = self.views.borrow();
+                view.leader_member()
+                    .map(|leader| (leader.id, leader.member.addr.clone()))
+            };
+            let index = match leader {
+                Some((id, _)) if id == self.me => {
+                    let index = self.confirmer.read_index().await.ok();
+                    let next = self.applied.borrow().next_offset;
+                    index.map(|index| (Some(index), next))
+                }
+                Some((id, addr)) => self.ask(id, &addr).await,
+                None => None,
+            };
+            if let Some(index) = index {
+                return index;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn ask(&mut self, leader: u64, addr: &str) -> Option<ReadIndex> {
+        let known = self
+            .client
+            .take()
+            .filter(|(id, at, _)| *id == leader && at == addr);
+        let client = known.map(|(_, _, client)| client);
+        let mut client = client.unwrap_or_else(|| self.transport.client(leader, addr));
+        self.client = Some((leader, addr.to_owned(), client.clone()));
+        let call = client.read_index(pb::ReadIndexRequest {});
+        let answer = tokio::time::timeout(ASK_TIMEOUT, call).await.ok()?;
+        let answer = answer.ok()?.into_inner();
+        Some((answer.index, Offset(answer.next_offset)))
+    }
+}

@@ -1,0 +1,451 @@
+//! Who may join: names that an operator allowed and tokens that he made. Each lets one node in.
+//!
+//! A certificate of the authority says who a node is, not that it belongs to this cluster. The
+//! state is replicated and judged by apply, so that two leaders cannot take one token.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::net::Security;
+use crate::proto::raft_v1 as pb;
+use crate::raft::ReplicatedLog;
+use crate::raft::engine::state_machine::Shared;
+use crate::raft::entry::command::{Command, NotRegistered, Outcome, StateRefusal};
+use crate::raft::entry::owner;
+use crate::raft::entry::types::WireError;
+use crate::raft::error::{ExecuteError, WriteFailure};
+use crate::raft::write::execute::WAIT;
+
+/// Names that are allowed and have not joined yet.
+pub const ALLOWED_MAX: usize = 64;
+/// Tokens that are neither used nor expired.
+pub const TOKENS_MAX: usize = 64;
+/// How long a token lets a node in, at most.
+pub const TOKEN_LIFE_MAX: Duration = Duration::from_hours(24);
+
+/// The SHA-256 of a token: the log holds nothing that lets a node in.
+pub type Digest = [u8; 32];
+
+/// How a node that asks for an id is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entrance {
+    /// Nobody is proven, so nobody is kept out.
+    Open,
+    /// By its name.
+    Name,
+    /// By a token, or by its name.
+    Token {
+        /// Of the token.
+        digest: Digest,
+        /// The leader's time, in milliseconds since 1970.
+        now_ms: u64,
+    },
+}
+
+/// A change of who may join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// These names may join; as the first node was told, or by an operator.
+    Allow { names: Vec<String>, founding: bool },
+    /// This name may not join after all.
+    Withdraw(String),
+    /// The holder of a token may join.
+    Token {
+        digest: Digest,
+        /// The leader's time, in milliseconds since 1970.
+        now_ms: u64,
+        life_ms: u64,
+    },
+}
+
+impl fmt::Display for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allow { names, .. } => write!(f, "let in {}", names.join(", ")),
+            Self::Withdraw(name) => write!(f, "do not let in {name}"),
+            Self::Token { .. } => write!(f, "let in the holder of a token"),
+        }
+    }
+}
+
+/// Who may join.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Admissions {
+    /// The names that the first node was told of were allowed once: they are not again.
+    founded: bool,
+    allowed: BTreeSet<String>,
+    /// When tokens expire, in milliseconds since 1970.
+    tokens: BTreeMap<Digest, u64>,
+}
+
+impl Admissions {
+    /// Carries out a change, at a time of the log.
+    pub fn change(&mut self, change: &Admission, log_ms: u64) -> Result<Outcome, StateRefusal> {
+        match change {
+            Admission::Allow { founding, .. } if *founding && self.founded => {}
+            Admission::Allow { names, founding } => {
+                // Once in the cluster's life, also if they are too many: a leader would try for ever.
+                self.founded |= founding;
+                let fresh = names.iter().filter(|name| !self.allowed.contains(*name));
+                if self.allowed.len() + fresh.count() > ALLOWED_MAX {
+                    return Err(StateRefusal::TooManyAdmissions);
+                }
+                self.allowed.extend(names.iter().cloned());
+            }
+            Admission::Withdraw(name) => return Ok(Outcome::Deleted(self.withdraw(name))),
+            Admission::Token {
+                digest, life_ms, ..
+            } => {
+                self.tokens.retain(|_, expires_ms| *expires_ms > log_ms);
+                if self.tokens.len() >= TOKENS_MAX {
+                    return Err(StateRefusal::TooManyAdmissions);
+                }
+                self.tokens.insert(*digest, log_ms.saturating_add(*life_ms));
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// This name may not join after all; false if it was not allowed.
+    pub fn withdraw(&mut self, name: &str) -> bool {
+        self.allowed.remove(name)
+    }
+
+    /// Whether a node that is new may join. The log's last time is `log_ms`.
+    pub fn admits(&self, name: &str, entrance: Entrance, log_ms: u64) -> bool {
+        let by_name = self.allowed.contains(name);
+        match entrance {
+            Entrance::Open => true,
+            Entrance::Name => by_name,
+            Entrance::Token { digest, now_ms } => {
+                let expires_ms = self.tokens.get(&digest);
+                let by_token = expires_ms.is_some_and(|expires| *expires > log_ms.max(now_ms));
+                by_name || by_token
+            }
+        }
+    }
+
+    /// A node came in: neither its name nor what it showed lets in another.
+    pub fn use_up(&mut self, name: &str, entrance: Entrance) {
+        self.allowed.remove(name);
+        if let Entrance::Token { digest, .. } = entrance {
+            self.tokens.remove(&digest);
+        }
+    }
+
+    /// Whether the names that the first node was told of were allowed already.
+    pub fn is_founded(&self) -> bool {
+        self.founded
+    }
+
+    /// The names that may join.
+    pub fn allowed(&self) -> impl Iterator<Item = &String> {
+        self.allowed.iter()
+    }
+
+    /// `None` if nobody was ever let in: a log that knows nothing of it stays as it was.
+    pub fn to_pb(&self) -> Option<pb::Admissions> {
+        if *self == Self::default() {
+            return None;
+        }
+        let token = |(digest, expires_ms): (&Digest, &u64)| pb::JoinToken {
+            digest: Bytes::copy_from_slice(digest),
+            expires_ms: *expires_ms,
+        };
+        Some(pb::Admissions {
+            founded: self.founded,
+            allowed: self.allowed.iter().cloned().collect(),
+            tokens: self.tokens.iter().map(token).collect(),
+        })
+    }
+
+    pub fn from_pb(admissions: pb::Admissions) -> Result<Self, WireError> {
+        let token = |token: pb::JoinToken| Ok((digest_from_pb(&token.digest)?, token.expires_ms));
+        let tokens = admissions.tokens.into_iter().map(token);
+        Ok(Self {
+            founded: admissions.founded,
+            allowed: admissions.allowed.into_iter().collect(),
+            tokens: tokens.collect::<Result<_, WireError>>()?,
+        })
+    }
+}
+
+pub fn digest_from_pb(bytes: &[u8]) -> Result<Digest, WireError> {
+    let bytes = bytes.try_into();
+    bytes.map_err(|_| WireError::Unknown("digest"))
+}
+
+impl Admission {
+    pub fn to_pb(&self) -> pb::Admission {
+        use pb::admission::Change;
+        let change = match self {
+            Self::Allow { names, founding } => Change::Allow(pb::AllowNames {
+                names: names.clone(),
+                founding: *founding,
+            }),
+            Self::Withdraw(name) => Change::Withdraw(name.clone()),
+            Self::Token {
+                digest,
+                now_ms,
+                life_ms,
+            } => Change::Token(pb::MakeJoinToken {
+                digest: Bytes::copy_from_slice(digest),
+                now_ms: *now_ms,
+                life_ms: *life_ms,
+            }),
+        };
+        pb::Admission {
+            change: Some(change),
+        }
+    }
+
+    pub fn from_pb(admission: pb::Admission) -> Result<Self, WireError> {
+        use pb::admission::Change;
+        Ok(
+            match admission.change.ok_or(WireError::Unknown("admission"))? {
+                Change::Allow(allow) => Self::Allow {
+                    names: allow.names,
+                    founding: allow.founding,
+                },
+                Change::Withdraw(name) => Self::Withdraw(name),
+                Change::Token(token) => Self::Token {
+                    digest: digest_from_pb(&token.digest)?,
+                    now_ms: token.now_ms,
+                    life_ms: token.life_ms,
+                },
+            },
+        )
+    }
+}
+
+impl Entrance {
+    pub fn to_pb(self) -> Option<pb::register_node::Entrance> {
+        use pb::register_node::Entrance;
+        match self {
+            Self::Open => None,
+            Self::Name => Some(Entrance::ByName(pb::Blank {})),
+            Self::Token { digest, now_ms } => Some(Entrance::ByToken(pb::ByToken {
+                digest: Bytes::copy_from_slice(&digest),
+                now_ms,
+            })),
+        }
+    }
+
+    pub fn from_pb(entrance: Option<pb::register_node::Entrance>) -> Result<Self, WireError> {
+        use pb::register_node::Entrance;
+        Ok(match entrance {
+            None => Self::Open,
+            Some(Entrance::ByName(_)) => Self::Name,
+            Some(Entrance::ByToken(token)) => Self::Token {
+                digest: digest_from_pb(&token.digest)?,
+                now_ms: token.now_ms,
+            },
+        })
+    }
+}
+
+impl Shared {
+    /// Whether a node may have an id, as far as was applied.
+    pub fn may_register(
+        &self,
+        name: &str,
+        directory_id: &str,
+        entrance: Entrance,
+    ) -> Result<Option<u64>, NotRegistered> {
+        let fsm = self.fsm.lock();
+        fsm.may_register(name, directory_id, entrance)
+    }
+
+    /// The names that may join.
+    pub fn allowed(&self) -> Vec<String> {
+        self.fsm.lock().admissions.allowed().cloned().collect()
+    }
+
+    /// Whether the names that the first node was told of were allowed already.
+    pub fn is_founded(&self) -> bool {
+        self.fsm.lock().admissions.is_founded()
+    }
+}
+
+impl ReplicatedLog {
+    /// How a node may come in that shows this token, or none.
+    pub(crate) fn entrance(&self, token: &str) -> Entrance {
+        match self.transport().security() {
+            Security::Insecure => Entrance::Open,
+            Security::Mutual(_) if token.is_empty() => Entrance::Name,
+            Security::Mutual(_) => Entrance::Token {
+                digest: owner::of_token(token),
+                now_ms: self.0.stamps.next(),
+            },
+        }
+    }
+
+    /// Allows the names that the first node was told of, once in the cluster's life. The leader
+    /// does so before it judges who may join, and before it changes that.
+    pub(crate) async fn found(&self) -> Result<(), WriteFailure> {
+        if self.0.founding.is_empty() || self.0.fsm.is_founded() {
+            return Ok(());
+        }
+        let command = Command::Admission(Admission::Allow {
+            names: self.0.founding.clone(),
+            founding: true,
+        });
+        self.write(command, Instant::now() + WAIT).await.map(drop)
+    }
+
+    /// The same as soon as this node leads, so that the status shows who may join.
+    pub(crate) async fn found_in_time(&self) {
+        if self.view().writable
+            && let Err(error) = self.found().await
+        {
+            tracing::debug!(?error, "who may join is not known yet");
+        }
+    }
+
+    /// Lets a node of this name join, once.
+    pub async fn allow(&self, name: &str) -> Result<(), ExecuteError> {
+        let names = vec![name.to_owned()];
+        let founding = false;
+        let change = Admission::Allow { names, founding };
+        self.execute(Command::Admission(change)).await.map(drop)
+    }
+
+    /// Takes that back; false if the name was not allowed, or has joined.
+    pub async fn withdraw(&self, name: &str) -> Result<bool, ExecuteError> {
+        let change = Admission::Withdraw(name.to_owned());
+        match self.execute(Command::Admission(change)).await? {
+            Outcome::Deleted(withdrawn) => Ok(withdrawn),
+            _ => Err(ExecuteError::other_answer()),
+        }
+    }
+
+    /// Makes a token that lets one node join, within `life`.
+    pub async fn make_token(&self, life: Duration) -> Result<String, ExecuteError> {
+        let token = format!("{:032x}", self.0.random.next_u128());
+        let life = life.min(TOKEN_LIFE_MAX).as_millis();
+        let change = Admission::Token {
+            digest: owner::of_token(&token),
+            // The leader says.
+            now_ms: 0,
+            life_ms: u64::try_from(life).unwrap_or(u64::MAX),
+        };
+        self.execute(Command::Admission(change)).await?;
+        Ok(token)
+    }
+
+    /// The names that may join, as far as this node has applied.
+    pub fn allowed(&self) -> Vec<String> {
+        self.0.fsm.allowed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allow(names: &[&str], founding: bool) -> Admission {
+        let names = names.iter().map(|&name| name.to_owned()).collect();
+        Admission::Allow { names, founding }
+    }
+
+    fn token(byte: u8, life_ms: u64) -> Admission {
+        Admission::Token {
+            digest: [byte; 32],
+            now_ms: 0,
+            life_ms,
+        }
+    }
+
+    fn by_token(byte: u8, now_ms: u64) -> Entrance {
+        let digest = [byte; 32];
+        Entrance::Token { digest, now_ms }
+    }
+
+    /// A node comes, and is let in or not.
+    fn comes(admissions: &mut Admissions, name: &str, entrance: Entrance, log_ms: u64) -> bool {
+        let admitted = admissions.admits(name, entrance, log_ms);
+        if admitted {
+            admissions.use_up(name, entrance);
+        }
+        admitted
+    }
+
+    #[test]
+    fn a_name_lets_one_node_in() {
+        let mut admissions = Admissions::default();
+        let change =
+            |admissions: &mut Admissions, change: &Admission| admissions.change(change, 0).unwrap();
+        assert!(!comes(&mut admissions, "n2", Entrance::Name, 0));
+        assert!(comes(&mut admissions, "n2", Entrance::Open, 0));
+        change(&mut admissions, &allow(&["n2", "n3"], true));
+        assert!(comes(&mut admissions, "n2", Entrance::Name, 0));
+        assert!(!comes(&mut admissions, "n2", Entrance::Name, 0), "once");
+        // A restart of the first node lets nobody in again.
+        change(&mut admissions, &allow(&["n2", "n3"], true));
+        let again = comes(&mut admissions, "n2", Entrance::Name, 0);
+        assert!(!again, "founded once");
+        let withdraw = Admission::Withdraw("n3".to_owned());
+        let deleted = change(&mut admissions, &withdraw);
+        assert_eq!(deleted, Outcome::Deleted(true));
+        let deleted = change(&mut admissions, &withdraw);
+        assert_eq!(deleted, Outcome::Deleted(false));
+        assert!(!comes(&mut admissions, "n3", Entrance::Name, 0));
+        change(&mut admissions, &allow(&["n2"], false));
+        let again = comes(&mut admissions, "n2", Entrance::Name, 0);
+        assert!(again, "allowed again");
+    }
+
+    #[test]
+    fn a_token_lets_one_node_in_by_the_time_of_the_log() {
+        let mut admissions = Admissions::default();
+        for byte in 0..4 {
+            admissions.change(&token(byte, 500), 1_000).unwrap();
+        }
+        let mut comes = |name: &str, byte: u8, now_ms: u64, log_ms: u64| {
+            comes(&mut admissions, name, by_token(byte, now_ms), log_ms)
+        };
+        assert!(!comes("n2", 9, 1_000, 0), "never made");
+        assert!(comes("n2", 0, 1_499, 0));
+        assert!(!comes("n3", 0, 1_499, 0), "once");
+        assert!(!comes("n3", 1, 1_500, 0), "expired");
+        // A leader whose clock is behind the log brings nothing back.
+        assert!(!comes("n3", 2, 1_100, 1_500));
+        admissions.change(&allow(&["n3"], false), 0).unwrap();
+        assert!(admissions.admits("n3", by_token(9, 1_000), 0), "by name");
+    }
+
+    /// What was said of a name, and what the node showed, is over once it is in.
+    #[test]
+    fn a_node_uses_up_all_that_would_have_let_it_in() {
+        let mut admissions = Admissions::default();
+        admissions.change(&allow(&["n2"], false), 0).unwrap();
+        admissions.change(&token(1, 500), 0).unwrap();
+        assert!(comes(&mut admissions, "n2", by_token(1, 0), 0));
+        assert!(!admissions.admits("n2", Entrance::Name, 0));
+        assert!(!admissions.admits("n3", by_token(1, 0), 0));
+    }
+
+    #[test]
+    fn there_is_a_bound_and_what_has_expired_makes_room() {
+        let mut admissions = Admissions::default();
+        assert_eq!(admissions.to_pb(), None);
+        for number in 0..ALLOWED_MAX {
+            let name = format!("n{number}");
+            admissions.change(&allow(&[&name], false), 0).unwrap();
+        }
+        admissions.change(&allow(&["n0"], false), 0).unwrap();
+        admissions.change(&allow(&["more"], false), 0).unwrap_err();
+        for number in 0..TOKENS_MAX {
+            let byte = u8::try_from(number).unwrap();
+            admissions.change(&token(byte, 500), 0).unwrap();
+        }
+        admissions.change(&token(200, 500), 499).unwrap_err();
+        let back = Admissions::from_pb(admissions.to_pb().unwrap()).unwrap();
+        assert_eq!(back, admissions);
+        admissions.change(&token(200, 500), 500).unwrap();
+    }
+}

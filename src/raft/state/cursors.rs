@@ -1,0 +1,219 @@
+//! Cursors: consumers' named positions, part of the replicated state. They never expire.
+
+use std::collections::BTreeMap;
+
+use crate::log::Offset;
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::command::StateRefusal;
+use crate::raft::entry::types::WireError;
+
+use super::sessions::check_share;
+
+/// Cursors kept.
+pub const CURSORS_MAX: usize = 4096;
+
+/// All cursors by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cursors(BTreeMap<String, Kept>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kept {
+    cursor: Cursor,
+    /// Who made it: it counts as that one's.
+    subject: String,
+}
+
+/// Where a consumer reads on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// The offset of the record that is read next.
+    pub offset: Offset,
+    /// When it was last set: the leader's time in milliseconds since 1970.
+    pub updated_ms: u64,
+}
+
+/// A change of a cursor, and on what it depends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitCursor {
+    /// The cursor.
+    pub name: String,
+    /// Who sets it; empty without TLS.
+    pub subject: String,
+    /// Where it is to stand.
+    pub offset: Offset,
+    /// Only if it stands here.
+    pub expected: Option<Offset>,
+    /// Only if there is none yet.
+    pub create_only: bool,
+    /// The leader's time, in milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+impl Cursors {
+    /// A cursor by name.
+    pub fn get(&self, name: &str) -> Option<&Cursor> {
+        self.0.get(name).map(|kept| &kept.cursor)
+    }
+
+    /// Up to `count` cursors by name, behind `after`.
+    pub fn list(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let all = self.0.range::<str, _>((Excluded(after), Unbounded));
+        all.take(count)
+            .map(|(name, kept)| (name.clone(), kept.cursor))
+            .collect()
+    }
+
+    /// Sets a cursor, if it stands where it is thought to, at a record that there is or that comes next.
+    pub fn commit(&mut self, commit: &CommitCursor, log_next: Offset) -> Result<(), StateRefusal> {
+        if commit.offset > log_next {
+            let (asked, next) = (commit.offset, log_next);
+            return Err(StateRefusal::CursorPastEnd { asked, next });
+        }
+        let current = self.get(&commit.name).map(|cursor| cursor.offset);
+        let expected = commit.expected.is_none_or(|offset| current == Some(offset));
+        if !expected || (commit.create_only && current.is_some()) {
+            return Err(StateRefusal::CursorDiffers { current });
+        }
+        let cursor = Cursor {
+            offset: commit.offset,
+            updated_ms: commit.now_ms,
+        };
+        if let Some(kept) = self.0.get_mut(&commit.name) {
+            kept.cursor = cursor;
+            return Ok(());
+        }
+        let subjects = self.0.values().map(|kept| &kept.subject);
+        let room = check_share(&commit.subject, subjects, CURSORS_MAX);
+        room.map_err(StateRefusal::TooManyCursors)?;
+        let subject = commit.subject.clone();
+        self.0.insert(commit.name.clone(), Kept { cursor, subject });
+        Ok(())
+    }
+
+    /// Forgets a cursor; false if there was none.
+    pub fn delete(&mut self, name: &str) -> bool {
+        self.0.remove(name).is_some()
+    }
+
+    /// For a checkpoint: the same bytes on every replica.
+    pub fn to_pb(&self) -> Vec<pb::Cursor> {
+        let cursor = |(name, kept): (&String, &Kept)| pb::Cursor {
+            name: name.clone(),
+            offset: kept.cursor.offset.0,
+            updated_ms: kept.cursor.updated_ms,
+            subject: kept.subject.clone(),
+        };
+        self.0.iter().map(cursor).collect()
+    }
+
+    /// From a checkpoint.
+    pub fn from_pb(cursors: Vec<pb::Cursor>) -> Result<Self, WireError> {
+        if cursors.len() > CURSORS_MAX {
+            return Err(WireError::Unknown("number of cursors"));
+        }
+        let cursor = |cursor: pb::Cursor| {
+            let stands = Cursor {
+                offset: Offset(cursor.offset),
+                updated_ms: cursor.updated_ms,
+            };
+            let kept = Kept {
+                cursor: stands,
+                subject: cursor.subject,
+            };
+            (cursor.name, kept)
+        };
+        Ok(Self(cursors.into_iter().map(cursor).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::entry::command::Full;
+    use crate::raft::state::sessions::OF_SUBJECT_MAX;
+
+    const END: Offset = Offset(9);
+
+    fn commit(name: &str, offset: u64, expected: Option<u64>) -> CommitCursor {
+        CommitCursor {
+            name: name.to_owned(),
+            subject: String::new(),
+            offset: Offset(offset),
+            expected: expected.map(Offset),
+            create_only: false,
+            now_ms: 5,
+        }
+    }
+
+    #[test]
+    fn a_cursor_is_set_only_from_where_it_stands() {
+        let mut all = Cursors::default();
+        let differs = |current: Option<u64>| {
+            let current = current.map(Offset);
+            Err(StateRefusal::CursorDiffers { current })
+        };
+        assert_eq!(all.commit(&commit("a", 1, Some(0)), END), differs(None));
+        assert_eq!(all.commit(&commit("a", 7, None), END), Ok(()));
+        assert_eq!(all.commit(&commit("a", 9, Some(8)), END), differs(Some(7)));
+        assert_eq!(all.commit(&commit("a", 9, Some(7)), END), Ok(()));
+        let again = CommitCursor {
+            create_only: true,
+            ..commit("a", 0, None)
+        };
+        assert_eq!(all.commit(&again, END), differs(Some(9)));
+        assert_eq!(all.get("a").unwrap().offset, Offset(9));
+        let past = StateRefusal::CursorPastEnd {
+            asked: Offset(10),
+            next: END,
+        };
+        assert_eq!(all.commit(&commit("a", 10, Some(9)), END), Err(past));
+        assert_eq!(all.commit(&commit("b", 10, None), END), Err(past));
+        assert!(all.get("b").is_none());
+        assert_eq!(Cursors::from_pb(all.to_pb()).unwrap(), all);
+        assert!(all.delete("a") && !all.delete("a"));
+    }
+
+    #[test]
+    fn they_are_bounded_and_listed_in_pages() {
+        let mut all = Cursors::default();
+        for number in 0..CURSORS_MAX {
+            all.commit(&commit(&format!("{number:04}"), 0, None), END)
+                .unwrap();
+        }
+        let more = all.commit(&commit("more", 0, None), END);
+        let full = Full {
+            limit: CURSORS_MAX as u64,
+            of_subject: false,
+        };
+        assert_eq!(more, Err(StateRefusal::TooManyCursors(full)));
+        let page = all.list("0001", 2);
+        assert_eq!((&*page[0].0, &*page[1].0), ("0002", "0003"));
+        assert!(all.list("4095", 2).is_empty());
+        assert_eq!(
+            all.commit(&commit("0007", 1, None), END),
+            Ok(()),
+            "it is there"
+        );
+    }
+
+    #[test]
+    fn one_subject_does_not_use_up_all() {
+        let mut all = Cursors::default();
+        let of = |name: usize, subject: &str| CommitCursor {
+            subject: subject.to_owned(),
+            ..commit(&name.to_string(), 0, None)
+        };
+        for number in 0..OF_SUBJECT_MAX {
+            all.commit(&of(number, "ann"), END).unwrap();
+        }
+        let full = Full {
+            limit: OF_SUBJECT_MAX as u64,
+            of_subject: true,
+        };
+        let refused = Err(StateRefusal::TooManyCursors(full));
+        assert_eq!(all.commit(&of(OF_SUBJECT_MAX, "ann"), END), refused);
+        assert_eq!(all.commit(&of(OF_SUBJECT_MAX, "bob"), END), Ok(()));
+        assert_eq!(Cursors::from_pb(all.to_pb()).unwrap(), all);
+    }
+}

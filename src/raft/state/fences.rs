@@ -1,0 +1,311 @@
+//! Fences: who may append in a name's stead. A claim raises the name's epoch by one, and appends
+//! under an older epoch are refused from then on, wherever in the cluster they come from.
+//!
+//! Kleppmann, "Designing Data-Intensive Applications", 2017, chapter 8, "Fencing tokens".
+
+use std::collections::BTreeMap;
+
+use crate::log::{self, Offset, record};
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::command::{Refusal, StateRefusal};
+use crate::raft::entry::owner;
+use crate::raft::entry::types::WireError;
+
+use super::sessions::check_share;
+
+/// Names kept.
+pub const FENCES_MAX: usize = 4096;
+/// Claims of a name that are remembered, so that one which comes late again deposes nobody.
+const CLAIMS_MAX: usize = 8;
+
+/// All names that were claimed, and not deleted since.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fences {
+    names: BTreeMap<String, Epoch>,
+    /// The highest epoch of a name that was deleted: if that is claimed anew, what was sent under its
+    /// old epochs must stay fenced off.
+    deleted_epoch: u64,
+}
+
+/// The present holder of a name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Epoch {
+    /// From 1, or above those of names that were deleted; one more with each claim.
+    pub epoch: u64,
+    /// Who claimed it, in its own words.
+    pub holder: String,
+    /// Who claimed it, by its certificate: empty without TLS, `None` if the entry did not say.
+    pub subject: Option<String>,
+    /// What the last claims gave, oldest first, by the tokens that their claimers drew.
+    claims: Vec<Given>,
+}
+
+/// What a claim gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Given {
+    token: u128,
+    epoch: u64,
+    /// Where the log ended then.
+    next_offset: Offset,
+}
+
+/// A claim, and on what it depends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimEpoch {
+    /// The name.
+    pub name: String,
+    /// Who claims it, in its own words.
+    pub holder: String,
+    /// Who claims it, by its certificate.
+    pub subject: Option<String>,
+    /// The same one in a retry, and nobody else's.
+    pub token: u128,
+    /// Only if this is the present epoch; 0 if nobody claimed the name yet.
+    pub expected: Option<u64>,
+}
+
+impl Fences {
+    /// Who holds a name.
+    pub fn get(&self, name: &str) -> Option<&Epoch> {
+        self.names.get(name)
+    }
+
+    /// Up to `count` names behind `after`.
+    pub fn list(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let behind = self.names.range::<str, _>((Excluded(after), Unbounded));
+        let some = behind.take(count);
+        some.map(|(name, held)| (name.clone(), held.clone()))
+            .collect()
+    }
+
+    /// Whether a batch may be appended in a name's stead: under its present epoch, by who claimed that.
+    pub fn judge(&self, fence: &record::Fence<'_>) -> Result<(), Refusal> {
+        let held = self.names.get(fence.name);
+        let epoch = held.map_or(0, |held| held.epoch);
+        if epoch != fence.epoch {
+            return Err(Refusal::Fenced { epoch });
+        }
+        match held {
+            Some(held) if held.claimant() != fence.claimant => Err(Refusal::NotHolder),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a name to a new holder, in a log that ends at `next`: its epoch, and where the log
+    /// ended when it was claimed.
+    pub fn claim(
+        &mut self,
+        claim: &ClaimEpoch,
+        next: Offset,
+    ) -> Result<(u64, Offset), StateRefusal> {
+        let held = self.names.get(&claim.name);
+        let known = |given: &&Given| given.token == claim.token;
+        if let Some(given) = held.and_then(|held| held.claims.iter().find(known)) {
+            return Ok((given.epoch, given.next_offset));
+        }
+        let current = held.map_or(0, |held| held.epoch);
+        if claim.expected.is_some_and(|expected| expected != current) {
+            return Err(StateRefusal::EpochDiffers { current });
+        }
+        let epoch = current.max(held.map_or(self.deleted_epoch, |_| 0)) + 1;
+        if held.is_none() {
+            let subjects = self.names.values().filter_map(|held| held.subject.as_ref());
+            let subject = claim.subject.as_deref().unwrap_or_default();
+            let room = check_share(subject, subjects, FENCES_MAX);
+            room.map_err(StateRefusal::TooManyFences)?;
+        }
+        let held = self.names.entry(claim.name.clone()).or_default();
+        held.epoch = epoch;
+        held.holder = claim.holder.clone();
+        held.subject = claim.subject.clone();
+        if held.claims.len() == CLAIMS_MAX {
+            held.claims.remove(0);
+        }
+        held.claims.push(Given {
+            token: claim.token,
+            epoch,
+            next_offset: next,
+        });
+        Ok((epoch, next))
+    }
+
+    /// Forgets a name; false if there was none. Its epochs are not given again.
+    pub fn delete(&mut self, name: &str) -> bool {
+        let Some(gone) = self.names.remove(name) else {
+            return false;
+        };
+        self.deleted_epoch = self.deleted_epoch.max(gone.epoch);
+        true
+    }
+
+    /// The highest epoch of a name that was deleted.
+    pub fn deleted_epoch(&self) -> u64 {
+        self.deleted_epoch
+    }
+
+    /// For a checkpoint: the same bytes on every replica.
+    pub fn to_pb(&self) -> Vec<pb::Fence> {
+        let fence = |(name, held): (&String, &Epoch)| pb::Fence {
+            name: name.clone(),
+            epoch: held.epoch,
+            holder: held.holder.clone(),
+            subject: held.subject.clone(),
+            claims: held.claims.iter().map(given_to_pb).collect(),
+        };
+        self.names.iter().map(fence).collect()
+    }
+
+    /// From a checkpoint.
+    pub fn from_pb(fences: Vec<pb::Fence>, deleted_epoch: u64) -> Result<Self, WireError> {
+        if fences.len() > FENCES_MAX || deleted_epoch > log::NUMBER_MAX {
+            return Err(WireError::Unknown("number of fences"));
+        }
+        let mut names = BTreeMap::new();
+        for fence in fences {
+            let claims: Result<_, _> = fence.claims.iter().map(given_from_pb).collect();
+            let held = Epoch {
+                epoch: fence.epoch,
+                holder: fence.holder,
+                subject: fence.subject,
+                claims: claims?,
+            };
+            if held.epoch > log::NUMBER_MAX || held.claims.len() > CLAIMS_MAX {
+                return Err(WireError::Unknown("fence"));
+            }
+            names.insert(fence.name, held);
+        }
+        Ok(Self {
+            names,
+            deleted_epoch,
+        })
+    }
+}
+
+impl Epoch {
+    /// What a batch in its stead has to show.
+    fn claimant(&self) -> u128 {
+        let subject = self.subject.as_deref();
+        subject.map_or(owner::NOBODY, owner::of_holder)
+    }
+}
+
+fn given_to_pb(given: &Given) -> pb::GivenClaim {
+    pb::GivenClaim {
+        token: given.token.to_be_bytes().to_vec().into(),
+        epoch: given.epoch,
+        next_offset: given.next_offset.0,
+    }
+}
+
+fn given_from_pb(given: &pb::GivenClaim) -> Result<Given, WireError> {
+    let token = (&*given.token).try_into();
+    let token = token.map_err(|_| WireError::Unknown("token of a claim"))?;
+    Ok(Given {
+        token: u128::from_be_bytes(token),
+        epoch: given.epoch,
+        next_offset: Offset(given.next_offset),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::entry::command::Full;
+    use crate::raft::state::sessions::OF_SUBJECT_MAX;
+
+    fn claim(token: u128, expected: Option<u64>) -> ClaimEpoch {
+        ClaimEpoch {
+            name: "job".to_owned(),
+            holder: token.to_string(),
+            subject: Some(format!("s{token}")),
+            token,
+            expected,
+        }
+    }
+
+    #[test]
+    fn each_claim_raises_the_epoch_and_its_retry_does_not() {
+        let mut all = Fences::default();
+        assert_eq!(all.get("job"), None);
+        let first = Ok((1, Offset(5)));
+        assert_eq!(all.claim(&claim(1, Some(0)), Offset(5)), first);
+        assert_eq!(all.claim(&claim(1, Some(0)), Offset(6)), first, "a retry");
+        let differs = StateRefusal::EpochDiffers { current: 1 };
+        assert_eq!(all.claim(&claim(2, Some(0)), Offset(7)), Err(differs));
+        assert_eq!(all.claim(&claim(2, None), Offset(7)), Ok((2, Offset(7))));
+        let late = all.claim(&claim(1, None), Offset(9));
+        assert_eq!(late, first, "it deposes nobody");
+        assert_eq!(all.get("job").unwrap().holder, "2");
+        assert_eq!(Fences::from_pb(all.to_pb(), 0).unwrap(), all);
+        for token in 3..50 {
+            all.claim(&claim(token, None), Offset(9)).unwrap();
+        }
+        assert_eq!(all.get("job").unwrap().claims.len(), CLAIMS_MAX);
+    }
+
+    #[test]
+    fn they_are_bounded() {
+        let mut all = Fences::default();
+        let claim_of = |number: usize, subject: String| ClaimEpoch {
+            name: number.to_string(),
+            subject: Some(subject),
+            ..claim(1, None)
+        };
+        let refused = |limit: usize, of_subject| {
+            let limit = limit as u64;
+            Err(StateRefusal::TooManyFences(Full { limit, of_subject }))
+        };
+        for number in 0..OF_SUBJECT_MAX {
+            let claim = claim_of(number, "ann".to_owned());
+            all.claim(&claim, Offset(0)).unwrap();
+        }
+        let more = claim_of(OF_SUBJECT_MAX, "ann".to_owned());
+        let share = refused(OF_SUBJECT_MAX, true);
+        assert_eq!(all.claim(&more, Offset(0)), share);
+        for number in OF_SUBJECT_MAX..FENCES_MAX {
+            let claim = claim_of(number, String::new());
+            all.claim(&claim, Offset(0)).unwrap();
+        }
+        let more = claim_of(FENCES_MAX, "bob".to_owned());
+        let total = refused(FENCES_MAX, false);
+        assert_eq!(all.claim(&more, Offset(0)), total);
+        assert!(all.delete("0"));
+        assert!(all.claim(&more, Offset(0)).is_ok());
+    }
+
+    fn fence(epoch: u64, subject: &str) -> record::Fence<'static> {
+        record::Fence {
+            name: "job",
+            epoch,
+            claimant: owner::of_holder(subject),
+        }
+    }
+
+    #[test]
+    fn only_who_claimed_an_epoch_appends_under_it() {
+        let mut all = Fences::default();
+        all.claim(&claim(1, None), Offset(0)).unwrap();
+        assert_eq!(all.judge(&fence(1, "s1")), Ok(()));
+        assert_eq!(all.judge(&fence(1, "s2")), Err(Refusal::NotHolder));
+        all.claim(&claim(2, None), Offset(0)).unwrap();
+        assert_eq!(all.judge(&fence(2, "s2")), Ok(()));
+        let fenced = Err(Refusal::Fenced { epoch: 2 });
+        assert_eq!(all.judge(&fence(1, "s1")), fenced);
+        assert_eq!(all.judge(&fence(2, "s1")), Err(Refusal::NotHolder));
+    }
+
+    #[test]
+    fn the_epochs_of_a_deleted_name_are_not_given_again() {
+        let mut all = Fences::default();
+        for token in 1..4 {
+            all.claim(&claim(token, None), Offset(0)).unwrap();
+        }
+        assert!(all.delete("job") && !all.delete("job"));
+        let fenced = Err(Refusal::Fenced { epoch: 0 });
+        assert_eq!(all.judge(&fence(3, "s3")), fenced);
+        let copy = Fences::from_pb(all.to_pb(), all.deleted_epoch());
+        let mut all = copy.unwrap();
+        assert_eq!(all.claim(&claim(9, Some(0)), Offset(5)), Ok((4, Offset(5))));
+    }
+}

@@ -1,0 +1,393 @@
+//! The finite-state machine: committed entries in, offsets and outcomes out.
+//!
+//! Apply depends on the log and the command alone: no clock, no randomness (I2). It writes no
+//! record: the log has them; it gives them offsets.
+
+use std::collections::BTreeMap;
+
+use crate::log::record::{self, Batch};
+use crate::log::{self, Index, Log, Offset, Run};
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::command::{
+    BatchOutcome, Command, NotRegistered, OffsetRange, Outcome, Receipt, Refusal, Retention,
+};
+use crate::raft::entry::types::{self, Entry, EntryPayload, LogId, StoredMembership, WireError};
+
+use super::admissions::{Admission, Admissions, Entrance};
+use super::cursors::Cursors;
+use super::digests::Digests;
+use super::fences::Fences;
+use super::sessions::{Sessions, Verdict};
+
+/// Starts of a node that are remembered behind the present one: how many of them may still be
+/// paused somewhere.
+const REPLACED_MAX: usize = 8;
+
+/// A node that was given an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    pub name: String,
+    pub directory_id: String,
+    /// The number that it drew at the start that is registered.
+    pub start: Option<u64>,
+    /// Those of the last starts before it.
+    pub replaced: Vec<u64>,
+}
+
+impl Registration {
+    /// Another start takes the place of the present one, and for good.
+    fn take_over(&mut self, start: u64) {
+        if self.start == Some(start) || self.replaced.contains(&start) {
+            return;
+        }
+        self.replaced.extend(self.start.replace(start));
+        if self.replaced.len() > REPLACED_MAX {
+            self.replaced.remove(0);
+        }
+    }
+}
+
+/// The replicated state besides the records.
+#[derive(Debug, Clone, Default)]
+pub struct Fsm {
+    pub applied: Option<LogId>,
+    pub membership: StoredMembership,
+    /// The nodes by id.
+    registrations: BTreeMap<u64, Registration>,
+    pub sessions: Sessions,
+    pub retention: Retention,
+    pub cursors: Cursors,
+    pub fences: Fences,
+    /// Who may join.
+    pub admissions: Admissions,
+    /// The last time that a leader gave to an entry, in milliseconds since 1970.
+    pub timestamp_ms: u64,
+}
+
+impl Fsm {
+    /// Applies the next committed entry.
+    ///
+    /// An error is this disk's alone, and stops the node; what every replica would meet is an
+    /// outcome.
+    pub fn apply(&mut self, log: &Log, entry: &Entry) -> Result<Outcome, log::Error> {
+        assert!(
+            self.applied < Some(entry.log_id),
+            "I4: {} was applied already",
+            entry.log_id
+        );
+        let index = Index(entry.log_id.index);
+        let mut runs = Vec::new();
+        let outcome = match &entry.payload {
+            EntryPayload::Blank => Outcome::Done,
+            EntryPayload::Membership(membership) => {
+                self.change_members(StoredMembership::new(
+                    Some(entry.log_id),
+                    membership.clone(),
+                ));
+                Outcome::Done
+            }
+            EntryPayload::Normal(Command::Append(payload)) => {
+                let (_, next) = log.offsets();
+                Outcome::Appended(self.append(payload, next, &mut runs)?)
+            }
+            EntryPayload::Normal(Command::Register {
+                name,
+                directory_id,
+                entrance,
+            }) => Outcome::Registered(self.register(index, name, directory_id, *entrance)),
+            EntryPayload::Normal(Command::RegisterStart { node_id, start }) => {
+                if let Some(node) = self.registrations.get_mut(node_id) {
+                    node.take_over(*start);
+                }
+                Outcome::Done
+            }
+            EntryPayload::Normal(Command::Forget { name }) => {
+                self.registrations.retain(|_, node| node.name != *name);
+                self.admissions.withdraw(name);
+                Outcome::Done
+            }
+            EntryPayload::Normal(Command::Trim(first)) => {
+                log.trim(*first);
+                Outcome::Trimmed(log.offsets().0)
+            }
+            EntryPayload::Normal(Command::SetRetention(retention)) => {
+                self.retention = retention.clone();
+                Outcome::Done
+            }
+            EntryPayload::Normal(command) => self.keep(index, command, log.offsets().1),
+        };
+        log.publish(index, &runs)?;
+        self.applied = Some(entry.log_id);
+        Ok(outcome)
+    }
+
+    /// Applies a command of sessions, fences, cursors or admissions.
+    fn keep(&mut self, index: Index, command: &Command, next: Offset) -> Outcome {
+        let time_ms = match command {
+            Command::OpenSession(open) => open.now_ms,
+            Command::CommitCursor(commit) => commit.now_ms,
+            Command::Admission(Admission::Token { now_ms, .. }) => *now_ms,
+            _ => 0,
+        };
+        self.timestamp_ms = self.timestamp_ms.max(time_ms);
+        let kept = match command {
+            Command::OpenSession(open) => self.sessions.open(index, open).map(Outcome::Session),
+            Command::CloseSession(close) => self.sessions.close(close).map(|()| Outcome::Done),
+            Command::ExpireSessions(before_ms) => {
+                self.sessions.expire(*before_ms);
+                Ok(Outcome::Done)
+            }
+            Command::ClaimEpoch(claim) => {
+                let claimed = self.fences.claim(claim, next);
+                claimed.map(|(epoch, next)| Outcome::Claimed(epoch, next))
+            }
+            Command::DeleteFence(name) => Ok(Outcome::Deleted(self.fences.delete(name))),
+            Command::CommitCursor(commit) => {
+                self.cursors.commit(commit, next).map(|()| Outcome::Done)
+            }
+            Command::DeleteCursor(name) => Ok(Outcome::Deleted(self.cursors.delete(name))),
+            Command::Admission(change) => self.admissions.change(change, self.timestamp_ms),
+            Command::Append(_)
+            | Command::Register { .. }
+            | Command::RegisterStart { .. }
+            | Command::Forget { .. }
+            | Command::Trim(_)
+            | Command::SetRetention(_) => unreachable!("`apply` takes these itself"),
+        };
+        kept.unwrap_or_else(Outcome::Refused)
+    }
+
+    /// Gives the batches' records offsets from `next` on.
+    fn append(
+        &mut self,
+        payload: &[u8],
+        mut next: Offset,
+        runs: &mut Vec<Run>,
+    ) -> Result<Vec<BatchOutcome>, log::Error> {
+        let batches = record::batches(payload)?;
+        let timestamp_ms = record::timestamp_ms(payload);
+        self.timestamp_ms = self.timestamp_ms.max(timestamp_ms);
+        let mut outcomes = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let digests = batch.producer.map(|_| Digests::of(payload, &batch));
+            let digests = digests.transpose()?;
+            let verdict = match self.judge(&batch, digests.as_ref(), next) {
+                Ok(verdict) => verdict,
+                Err(refusal) => {
+                    outcomes.push(Err(refusal));
+                    continue;
+                }
+            };
+            let mut ranges = verdict.known;
+            let fresh = batch.count - verdict.skip;
+            if fresh > 0 {
+                runs.push(run(payload, &batch, verdict.skip)?);
+                ranges.push(OffsetRange {
+                    first: next,
+                    count: fresh,
+                });
+                if let Some((producer, digests)) = batch.producer.zip(digests) {
+                    let (session, digests) = (producer.session, digests.without(verdict.skip));
+                    self.sessions
+                        .appended(timestamp_ms, session, next, fresh, digests);
+                }
+                next = Offset(next.0 + u64::from(fresh));
+            }
+            outcomes.push(Ok(Receipt {
+                ranges,
+                timestamp_ms: if fresh > 0 { timestamp_ms } else { 0 },
+                duplicate: fresh == 0,
+            }));
+        }
+        Ok(outcomes)
+    }
+
+    /// Whether a batch is appended where the log ends at `next`. What an earlier try appended is
+    /// known first: its conditions held then.
+    fn judge(
+        &self,
+        batch: &Batch<'_>,
+        digests: Option<&Digests>,
+        next: Offset,
+    ) -> Result<Verdict, Refusal> {
+        let verdict = match batch.producer.zip(digests) {
+            Some((producer, digests)) => self.sessions.judge(producer, batch.count, digests)?,
+            None => Verdict::new_batch(),
+        };
+        if verdict.skip == batch.count {
+            return Ok(verdict);
+        }
+        if let Some(fence) = &batch.conditions.fence {
+            self.fences.judge(fence)?;
+        }
+        match batch.conditions.expected_next_offset {
+            Some(expected) if expected != next => Err(Refusal::OffsetDiffers { next }),
+            _ => Ok(verdict),
+        }
+    }
+
+    /// Gives a node its id: the index of the entry, so that none is ever used twice.
+    fn register(
+        &mut self,
+        index: Index,
+        name: &str,
+        directory_id: &str,
+        entrance: Entrance,
+    ) -> Result<u64, NotRegistered> {
+        if let Some(known) = self.may_register(name, directory_id, entrance)? {
+            return Ok(known);
+        }
+        self.admissions.use_up(name, entrance);
+        let node = Registration {
+            name: name.to_owned(),
+            directory_id: directory_id.to_owned(),
+            start: None,
+            replaced: Vec::new(),
+        };
+        self.registrations.insert(index.0, node);
+        Ok(index.0)
+    }
+
+    /// Whether a node may have an id: the one that it has already, or `None` for a new one.
+    pub fn may_register(
+        &self,
+        name: &str,
+        directory_id: &str,
+        entrance: Entrance,
+    ) -> Result<Option<u64>, NotRegistered> {
+        let mut nodes = self.registrations.iter();
+        match nodes.find(|(_, node)| node.name == name) {
+            Some((id, node)) if node.directory_id == directory_id => Ok(Some(*id)),
+            Some((id, _)) => Err(NotRegistered::NameTaken { node_id: *id }),
+            None if self.admissions.admits(name, entrance, self.timestamp_ms) => Ok(None),
+            None => Err(NotRegistered::NotAdmitted),
+        }
+    }
+
+    /// Takes over a membership. A node that left it is forgotten: its name is free, its id is not.
+    /// Nor does it come back by what was said of its name before.
+    fn change_members(&mut self, next: StoredMembership) {
+        for (id, member) in self.membership.membership().nodes() {
+            if next.membership().get_node(id).is_none() {
+                self.registrations.remove(id);
+                self.admissions.withdraw(&member.name);
+            }
+        }
+        self.membership = next;
+        // The first node was never registered: it began the cluster.
+        for (id, member) in self.membership.membership().nodes() {
+            self.registrations
+                .entry(*id)
+                .or_insert_with(|| Registration {
+                    name: member.name.clone(),
+                    directory_id: member.directory_id.clone(),
+                    start: None,
+                    replaced: Vec::new(),
+                });
+        }
+    }
+
+    /// The nodes that were given an id and not removed.
+    pub fn registrations(&self) -> &BTreeMap<u64, Registration> {
+        &self.registrations
+    }
+
+    /// The state, to be made durable.
+    pub fn to_checkpoint(&self, (first, next): (Offset, Offset)) -> pb::Checkpoint {
+        let registration = |(id, node): (&u64, &Registration)| pb::Registration {
+            node_id: *id,
+            name: node.name.clone(),
+            directory_id: node.directory_id.clone(),
+            start: node.start,
+            replaced: node.replaced.clone(),
+        };
+        pb::Checkpoint {
+            applied: self.applied.as_ref().map(types::log_id_to_pb),
+            first_offset: first.0,
+            next_offset: next.0,
+            membership_log_id: self.membership.log_id().as_ref().map(types::log_id_to_pb),
+            membership: Some(types::membership_to_pb(self.membership.membership())),
+            registrations: self.registrations.iter().map(registration).collect(),
+            sessions: self.sessions.to_pb(),
+            retention: Some(self.retention.to_pb()),
+            cursors: self.cursors.to_pb(),
+            fences: self.fences.to_pb(),
+            deleted_epoch: self.fences.deleted_epoch(),
+            timestamp_ms: self.timestamp_ms,
+            admissions: self.admissions.to_pb(),
+        }
+    }
+
+    /// The state as it was made durable.
+    pub fn from_checkpoint(checkpoint: pb::Checkpoint) -> Result<Self, WireError> {
+        let membership = checkpoint.membership.unwrap_or_default();
+        let registration = |node: pb::Registration| {
+            let known = Registration {
+                name: node.name,
+                directory_id: node.directory_id,
+                start: node.start,
+                replaced: node.replaced,
+            };
+            (node.node_id, known)
+        };
+        Ok(Self {
+            applied: checkpoint.applied.as_ref().map(types::log_id_from_pb),
+            membership: StoredMembership::new(
+                checkpoint
+                    .membership_log_id
+                    .as_ref()
+                    .map(types::log_id_from_pb),
+                types::membership_from_pb(membership)?,
+            ),
+            registrations: checkpoint
+                .registrations
+                .into_iter()
+                .map(registration)
+                .collect(),
+            sessions: Sessions::from_pb(&checkpoint.sessions)?,
+            retention: checkpoint
+                .retention
+                .map_or_else(Retention::default, Retention::from_pb),
+            cursors: Cursors::from_pb(checkpoint.cursors)?,
+            fences: Fences::from_pb(checkpoint.fences, checkpoint.deleted_epoch)?,
+            timestamp_ms: checkpoint.timestamp_ms,
+            admissions: Admissions::from_pb(checkpoint.admissions.unwrap_or_default())?,
+        })
+    }
+}
+
+/// A batch without its first `skip` records, as a row names it.
+fn run(payload: &[u8], batch: &Batch<'_>, skip: u32) -> Result<Run, log::Error> {
+    let row_skip = if skip == 0 {
+        batch.row_skip()?
+    } else {
+        let at = record::skip(payload, batch.records_at, skip)?;
+        u32::try_from(at).map_err(|_| log::Error::Malformed("it is over 4 GiB"))?
+    };
+    Ok(Run {
+        skip: row_skip,
+        count: batch.count - skip,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_was_replaced_does_not_come_back() {
+        let mut node = Registration {
+            name: "n1".to_owned(),
+            directory_id: String::new(),
+            start: None,
+            replaced: Vec::new(),
+        };
+        for start in [1, 2, 2, 1] {
+            node.take_over(start);
+        }
+        assert_eq!((node.start, &*node.replaced), (Some(2), &[1][..]));
+        (3..100).for_each(|start| node.take_over(start));
+        assert_eq!(node.start, Some(99));
+        assert_eq!(node.replaced, (91..99).collect::<Vec<_>>());
+    }
+}

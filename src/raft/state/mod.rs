@@ -1,0 +1,11 @@
+//! The replicated state: what committed entries make of it, the same on every replica (I2).
+//!
+//! Nothing here reads a clock, draws a number, or asks the network.
+
+pub mod admissions;
+pub mod cursors;
+pub mod digests;
+pub mod fences;
+pub mod fsm;
+pub mod remembered;
+pub mod sessions;

@@ -1,0 +1,213 @@
+//! What is remembered of one session: where its last records stand, and their digests.
+//!
+//! As much as a client may have under way without an answer, and some more, so that it can send all of
+//! that again: 64 batches, or 512 records of `log.v1`. What is older cannot be told from new.
+
+use std::collections::VecDeque;
+
+use crate::log::Offset;
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::command::{OffsetRange, Ranges};
+
+use super::digests::Digests;
+
+/// What a stretch weighs, beside its records' digests; and one of these. Of a few bytes each.
+const STRETCH_WEIGHT: usize = 8;
+const RECORD_WEIGHT: usize = 1;
+/// What a session remembers: 80 batches, or 632 plain records in a row.
+const WEIGHT_MAX: usize = 80 * STRETCH_WEIGHT;
+
+/// The last records of a session, without a gap, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Remembered {
+    stretches: VecDeque<Stretch>,
+    weight: usize,
+}
+
+/// A packed batch, or plain records whose offsets follow each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stretch {
+    offset: Offset,
+    count: u32,
+    digests: Digests,
+}
+
+/// What is known of a batch whose first records are not new.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retold {
+    /// They are what was appended, and stand here.
+    Known(Ranges),
+    /// They are older than what is remembered.
+    Forgotten,
+    /// They came in other batches.
+    CutOtherwise,
+    /// They are not what was appended.
+    Another,
+}
+
+impl Stretch {
+    fn weight(&self) -> usize {
+        STRETCH_WEIGHT + self.digests.records() * RECORD_WEIGHT
+    }
+
+    fn range(&self, passed: u32, count: u32) -> OffsetRange {
+        OffsetRange {
+            first: Offset(self.offset.0 + u64::from(passed)),
+            count,
+        }
+    }
+}
+
+impl Remembered {
+    /// Looks up a batch of `count` records that begins so many before the session's next one.
+    pub fn look(&self, behind: u64, count: u32, digests: &Digests) -> Retold {
+        // From the newest back to the stretch in which it begins.
+        let mut begins = 0;
+        let found = self.stretches.iter().rposition(|stretch| {
+            begins += u64::from(stretch.count);
+            begins >= behind
+        });
+        let Some(place) = found else {
+            return Retold::Forgotten;
+        };
+        let passed = u32::try_from(begins - behind).expect("it is inside a stretch");
+        let stretches = self.stretches.range(place..);
+        match digests {
+            Digests::Whole(digest) => whole(&self.stretches[place], passed, count, *digest),
+            Digests::Each(digests) => each(stretches, passed, digests),
+        }
+    }
+
+    /// Takes note of the session's next records; forgets the oldest ones for them.
+    pub fn push(&mut self, offset: Offset, count: u32, digests: Digests) {
+        let before = self.stretches.back().map_or(0, Stretch::weight);
+        match (self.stretches.back_mut(), digests) {
+            (
+                Some(Stretch {
+                    offset: first,
+                    count: so_far,
+                    digests: Digests::Each(known),
+                }),
+                Digests::Each(digests),
+            ) if first.0 + u64::from(*so_far) == offset.0 => {
+                *so_far += count;
+                known.extend(digests);
+                self.weight -= before;
+            }
+            (_, digests) => self.stretches.push_back(Stretch {
+                offset,
+                count,
+                digests,
+            }),
+        }
+        self.weight += self.stretches.back().map_or(0, Stretch::weight);
+        while self.weight > WEIGHT_MAX {
+            self.forget_some();
+        }
+    }
+
+    /// Forgets the oldest batch, or as many of the oldest plain records as are too many.
+    fn forget_some(&mut self) {
+        let excess = (self.weight - WEIGHT_MAX).div_ceil(RECORD_WEIGHT);
+        let oldest = self.stretches.front_mut().expect("nothing weighs nothing");
+        let weight = oldest.weight();
+        match &mut oldest.digests {
+            Digests::Each(digests) if digests.len() > excess => {
+                digests.drain(..excess);
+                let gone = u32::try_from(excess).expect("fewer than there are");
+                oldest.count -= gone;
+                oldest.offset.0 += u64::from(gone);
+                self.weight -= excess * RECORD_WEIGHT;
+            }
+            _ => {
+                self.stretches.pop_front();
+                self.weight -= weight;
+            }
+        }
+    }
+
+    pub fn to_pb(&self) -> Vec<pb::Stretch> {
+        let stretch = |stretch: &Stretch| {
+            let (batch, records) = match &stretch.digests {
+                Digests::Whole(digest) => (*digest, Vec::new()),
+                Digests::Each(digests) => (0, digests.iter().copied().collect()),
+            };
+            pb::Stretch {
+                first_offset: stretch.offset.0,
+                count: stretch.count,
+                batch_high: (batch >> 64) as u64,
+                batch_low: batch as u64,
+                records,
+            }
+        };
+        self.stretches.iter().map(stretch).collect()
+    }
+
+    /// From a checkpoint, of a session that so many records came under; `None` if they cannot be.
+    pub fn from_pb(stretches: &[pb::Stretch], records: u64) -> Option<Self> {
+        let mut all = Self::default();
+        let mut count = 0;
+        for stretch in stretches {
+            count += u64::from(stretch.count);
+            stretch.first_offset.checked_add(stretch.count.into())?;
+            let digests = if stretch.records.is_empty() {
+                let high = u128::from(stretch.batch_high) << 64;
+                Digests::Whole(high | u128::from(stretch.batch_low))
+            } else {
+                Digests::Each(stretch.records.iter().copied().collect())
+            };
+            let whole = matches!(digests, Digests::Whole(_));
+            if stretch.count == 0 || !(whole || digests.records() == stretch.count as usize) {
+                return None;
+            }
+            let restored = Stretch {
+                offset: Offset(stretch.first_offset),
+                count: stretch.count,
+                digests,
+            };
+            all.weight += restored.weight();
+            all.stretches.push_back(restored);
+        }
+        (count <= records && all.weight <= WEIGHT_MAX).then_some(all)
+    }
+}
+
+/// A packed batch is sent again as it was.
+fn whole(stretch: &Stretch, passed: u32, count: u32, digest: u128) -> Retold {
+    match stretch.digests {
+        Digests::Whole(known) if passed == 0 && stretch.count == count => {
+            if known == digest {
+                Retold::Known(vec![stretch.range(0, count)])
+            } else {
+                Retold::Another
+            }
+        }
+        _ => Retold::CutOtherwise,
+    }
+}
+
+/// Plain records are the same ones, however they are cut; those behind the last stretch are new.
+fn each<'a>(
+    stretches: impl Iterator<Item = &'a Stretch>,
+    mut passed: u32,
+    digests: &VecDeque<u32>,
+) -> Retold {
+    let mut ranges = Ranges::new();
+    let mut left = digests.iter();
+    for stretch in stretches {
+        let Digests::Each(known) = &stretch.digests else {
+            return Retold::CutOtherwise;
+        };
+        let here = (stretch.count - passed).min(u32::try_from(left.len()).unwrap_or(u32::MAX));
+        let known = known.range(passed as usize..(passed + here) as usize);
+        if !known.eq(left.by_ref().take(here as usize)) {
+            return Retold::Another;
+        }
+        ranges.push(stretch.range(passed, here));
+        passed = 0;
+        if left.len() == 0 {
+            break;
+        }
+    }
+    Retold::Known(ranges)
+}

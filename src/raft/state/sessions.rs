@@ -1,0 +1,303 @@
+//! Producers' sessions: a retried batch is appended once and gets the offsets of the first try.
+//!
+//! A session is opened by a command, whose raft index is its id: no id is given twice, so a session
+//! that is not known was forgotten, and nothing of it is ever taken for new. It counts its records.
+//! It is its opener's: what comes under it shows the opener's proof (`owner`), or is refused.
+//! Sessions are replicated state: every replica keeps the same ones and forgets the same ones (I2),
+//! by commands alone: a close, an expiry, or an opening that needs the room of an idle one. Ongaro,
+//! "Consensus: Bridging Theory and Practice", 2014, section 6.3, with a window in place of one last
+//! response.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::log::record::Producer;
+use crate::log::{self, Index, Offset};
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::command::{Full, Ranges, Refusal, StateRefusal};
+use crate::raft::entry::owner;
+use crate::raft::entry::types::WireError;
+
+use super::digests::Digests;
+use super::remembered::{Remembered, Retold};
+
+/// Sessions remembered.
+pub const SESSIONS_MAX: usize = 4096;
+/// Sessions, cursors, or names that one subject may hold: nobody uses up all there are.
+pub const OF_SUBJECT_MAX: usize = 1024;
+
+/// All sessions.
+#[derive(Debug, Clone, Default)]
+pub struct Sessions {
+    by_id: BTreeMap<u128, Session>,
+    /// By the proof of their opener, so that an opening that is made again gives the same one.
+    by_owner: HashMap<u128, u128>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Session {
+    subject: String,
+    owner: u128,
+    next_sequence: u64,
+    /// The leader's time in the entry that used it last, in milliseconds since 1970.
+    last_used_ms: u64,
+    remembered: Remembered,
+}
+
+/// A session to be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenSession {
+    /// Who opens it; empty without TLS.
+    pub subject: String,
+    /// Proves that: the same one in a retry.
+    pub owner: u128,
+    /// The leader's time, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// Sessions that were last used before this may give way.
+    pub idle_before_ms: u64,
+}
+
+/// A session to be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CloseSession {
+    pub session: u64,
+    /// The proof of its opener; `None` if an administrator closes it.
+    pub owner: Option<u128>,
+}
+
+/// A session, for administrators to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    pub id: u64,
+    pub subject: String,
+    /// Records that came under it.
+    pub records: u64,
+    /// The leader's time in the entry that used it last, in milliseconds since 1970.
+    pub last_used_ms: u64,
+}
+
+/// What to do with a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Records at its start that an earlier try appended, and where they stand.
+    pub known: Ranges,
+    /// How many they are: the rest is new.
+    pub skip: u32,
+}
+
+/// How many of what one subject holds: all share the subject of those without TLS, so it has no limit
+/// of its own.
+pub fn check_share<'a>(
+    subject: &str,
+    held: impl Iterator<Item = &'a String>,
+    total_max: usize,
+) -> Result<(), Full> {
+    let (mut all, mut theirs) = (0, 0);
+    for holder in held {
+        all += 1;
+        theirs += usize::from(!subject.is_empty() && holder == subject);
+    }
+    let full = |limit, of_subject| Err(Full { limit, of_subject });
+    match () {
+        () if theirs >= OF_SUBJECT_MAX => full(OF_SUBJECT_MAX as u64, true),
+        () if all >= total_max => full(total_max as u64, false),
+        () => Ok(()),
+    }
+}
+
+impl Sessions {
+    /// Opens a session; a retry gets the one that was opened before. If there is no room, sessions
+    /// that were last used before `idle_before_ms` give way: the subject's own, if it has too many.
+    pub fn open(&mut self, index: Index, open: &OpenSession) -> Result<u64, StateRefusal> {
+        if let Some(id) = self.by_owner.get(&open.owner) {
+            return Ok(number(*id));
+        }
+        if let Err(full) = self.check_share(&open.subject) {
+            let subject = full.of_subject.then_some(&*open.subject);
+            self.forget_idle(open.idle_before_ms, subject);
+            let room = self.check_share(&open.subject);
+            room.map_err(StateRefusal::TooManySessions)?;
+        }
+        let session = Session {
+            subject: open.subject.clone(),
+            owner: open.owner,
+            last_used_ms: open.now_ms,
+            ..Session::default()
+        };
+        self.insert(index.0.into(), session);
+        Ok(index.0)
+    }
+
+    fn check_share(&self, subject: &str) -> Result<(), Full> {
+        let held = self.by_id.values().map(|session| &session.subject);
+        check_share(subject, held, SESSIONS_MAX)
+    }
+
+    fn insert(&mut self, id: u128, session: Session) -> Option<Session> {
+        if session.owner != owner::NOBODY {
+            self.by_owner.insert(session.owner, id);
+        }
+        self.by_id.insert(id, session)
+    }
+
+    /// Forgets a session, if it is known. Only its opener and administrators may.
+    pub fn close(&mut self, close: &CloseSession) -> Result<(), StateRefusal> {
+        let id = close.session.into();
+        let known = self.by_id.get(&id);
+        let theirs =
+            known.is_some_and(|known| close.owner.is_none_or(|owner| owner == known.owner));
+        if known.is_some() && !theirs {
+            return Err(StateRefusal::NotOwner);
+        }
+        self.forget(id);
+        Ok(())
+    }
+
+    /// Forgets the sessions that were last used before a time; gives how many.
+    pub fn expire(&mut self, idle_before_ms: u64) -> usize {
+        self.forget_idle(idle_before_ms, None)
+    }
+
+    fn forget_idle(&mut self, idle_before_ms: u64, subject: Option<&str>) -> usize {
+        let idle = |session: &Session| {
+            let theirs = subject.is_none_or(|subject| session.subject == subject);
+            theirs && session.last_used_ms < idle_before_ms
+        };
+        let gone = self.by_id.iter().filter(|(_, session)| idle(session));
+        let gone: Vec<u128> = gone.map(|(id, _)| *id).collect();
+        for id in &gone {
+            self.forget(*id);
+        }
+        gone.len()
+    }
+
+    /// Whether a session was last used before a time.
+    pub fn any_idle(&self, idle_before_ms: u64) -> bool {
+        let mut all = self.by_id.values();
+        all.any(|session| session.last_used_ms < idle_before_ms)
+    }
+
+    fn forget(&mut self, id: u128) {
+        if let Some(session) = self.by_id.remove(&id) {
+            self.by_owner.remove(&session.owner);
+        }
+    }
+
+    /// Up to `count` sessions behind `after`, by id.
+    pub fn list(&self, after: u64, count: usize) -> Vec<SessionInfo> {
+        let behind = self.by_id.range(u128::from(after) + 1..);
+        let info = |(id, session): (&u128, &Session)| SessionInfo {
+            id: number(*id),
+            subject: session.subject.clone(),
+            records: session.next_sequence,
+            last_used_ms: session.last_used_ms,
+        };
+        behind.take(count).map(info).collect()
+    }
+
+    /// Judges a batch of `count` records with these digests. A packed one is known as a whole or not
+    /// at all; one that is not what was appended under its number is neither known nor new.
+    pub fn judge(
+        &self,
+        producer: Producer,
+        count: u32,
+        digests: &Digests,
+    ) -> Result<Verdict, Refusal> {
+        let session = self.by_id.get(&producer.session);
+        let session = session.ok_or(Refusal::SessionExpired)?;
+        if session.owner != producer.owner {
+            return Err(Refusal::NotOwner);
+        }
+        let expected = session.next_sequence;
+        let Some(behind) = expected.checked_sub(producer.sequence) else {
+            return Err(Refusal::SequenceGap { expected });
+        };
+        if behind == 0 {
+            return Ok(Verdict::new_batch());
+        }
+        let skip = u32::try_from(behind.min(count.into())).expect("it is at most the count");
+        match session.remembered.look(behind, count, digests) {
+            Retold::Known(known) => Ok(Verdict { known, skip }),
+            Retold::Forgotten => Err(Refusal::SessionExpired),
+            Retold::CutOtherwise => Err(Refusal::SequenceOverlap { expected }),
+            Retold::Another => Err(Refusal::SequenceReused { expected }),
+        }
+    }
+
+    /// Takes note that records of a session, with these digests, were appended at `offset` by an
+    /// entry of this time.
+    pub fn appended(
+        &mut self,
+        now_ms: u64,
+        session: u128,
+        offset: Offset,
+        count: u32,
+        digests: Digests,
+    ) {
+        if let Some(session) = self.by_id.get_mut(&session) {
+            session.last_used_ms = session.last_used_ms.max(now_ms);
+            session.next_sequence += u64::from(count);
+            session.remembered.push(offset, count, digests);
+        }
+    }
+
+    /// For a checkpoint: the same bytes on every replica.
+    pub fn to_pb(&self) -> Vec<pb::Session> {
+        let session = |(id, session): (&u128, &Session)| pb::Session {
+            id: id.to_be_bytes().to_vec().into(),
+            next_sequence: session.next_sequence,
+            last_used_ms: session.last_used_ms,
+            subject: session.subject.clone(),
+            owner: owner::to_pb(session.owner),
+            stretches: session.remembered.to_pb(),
+        };
+        self.by_id.iter().map(session).collect()
+    }
+
+    /// From a checkpoint.
+    pub fn from_pb(sessions: &[pb::Session]) -> Result<Self, WireError> {
+        const BROKEN: WireError = WireError::Unknown("session");
+        let mut all = Self::default();
+        if sessions.len() > SESSIONS_MAX {
+            return Err(BROKEN);
+        }
+        for session in sessions {
+            let id: [u8; 16] = (&*session.id)
+                .try_into()
+                .map_err(|_| WireError::Unknown("session id"))?;
+            let id = u128::from_be_bytes(id);
+            if id > log::NUMBER_MAX.into() || session.next_sequence > log::NUMBER_MAX {
+                return Err(BROKEN);
+            }
+            let remembered = Remembered::from_pb(&session.stretches, session.next_sequence);
+            let restored = Session {
+                subject: session.subject.clone(),
+                owner: owner::from_pb(&session.owner)?,
+                next_sequence: session.next_sequence,
+                last_used_ms: session.last_used_ms,
+                remembered: remembered.ok_or(BROKEN)?,
+            };
+            if all.by_owner.contains_key(&restored.owner) || all.insert(id, restored).is_some() {
+                return Err(BROKEN);
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn number(id: u128) -> u64 {
+    u64::try_from(id).expect("ids are raft indexes")
+}
+
+impl Verdict {
+    /// Nothing of the batch is known.
+    pub fn new_batch() -> Self {
+        Self {
+            known: Vec::new(),
+            skip: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "sessions_tests.rs"]
+mod tests;

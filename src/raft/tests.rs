@@ -1,0 +1,11 @@
+//! Tests over more than one room.
+
+mod hearing_tests;
+mod members_tests;
+mod oracle_steps_tests;
+mod oracle_tests;
+mod seed_tests;
+mod snapshot_tests;
+mod suite_tests;
+mod table_tests;
+mod trim_tests;

@@ -1,0 +1,195 @@
+//! A node that needs a snapshot gets the records with it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tonic::transport::Server;
+
+use crate::disk::memory::MemoryDisk;
+use crate::env::Random;
+use crate::log::record::{BatchBuilder, Producer};
+use crate::log::{Index, Offset};
+use crate::net::memory::MemoryNetwork;
+use crate::net::mux::{Mux, MuxLimits};
+use crate::net::{Network, Security};
+use crate::raft::*;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) fn log_config() -> log::Config {
+    log::Config {
+        segment_bytes_max: 1 << 16,
+        tail_cache_bytes_max: 1 << 12,
+        inline_io: true,
+        ..log::Config::default()
+    }
+}
+
+/// Starts a node at `addr` and waits until it is a voter; the first one begins the cluster.
+pub(crate) async fn start(
+    network: &MemoryNetwork,
+    disk: &MemoryDisk,
+    addr: &str,
+    peers: &[String],
+) -> (ReplicatedLog, Mux) {
+    let (node, mux) = begin(network, disk, addr, peers).await;
+    // That its start is registered changes no view.
+    let (mut views, mut applied) = (node.watch_view(), node.watch_applied());
+    timeout(PATIENCE, async {
+        while !node.is_settled_in(&node.view()) {
+            let _ = node.join_cluster(peers).await;
+            tokio::select! {
+                changed = views.changed() => changed.unwrap(),
+                changed = applied.changed() => changed.unwrap(),
+            }
+        }
+    })
+    .await
+    .expect("it becomes a voter");
+    (node, mux)
+}
+
+/// Starts a node at `addr`.
+pub(crate) async fn begin(
+    network: &MemoryNetwork,
+    disk: &MemoryDisk,
+    addr: &str,
+    peers: &[String],
+) -> (ReplicatedLog, Mux) {
+    let network: Arc<dyn Network> = Arc::new(network.named(addr));
+    let listener = network.listen(addr).await.unwrap();
+    let (mux, _, incoming) = Mux::start(listener, Security::Insecure, MuxLimits::default());
+    let seat = Seat::default();
+    tokio::spawn(
+        Server::builder()
+            .add_service(service(seat.clone()))
+            .serve_with_incoming(incoming),
+    );
+    let layer = StreamLayer::new(network, Security::Insecure);
+    let random = Random::seeded(addr.len() as u64 + peers.len() as u64);
+    let name = addr.replace(':', "-");
+    let mut directory =
+        Directory::open(Arc::new(disk.clone()), Path::new("/node"), &name, &random).unwrap();
+    if directory.identity().is_none() {
+        match peers {
+            [] => directory.bootstrap(&random).unwrap(),
+            peers => directory.join(&layer, peers, addr, "").await.unwrap(),
+        }
+    }
+    let (timing, here) = (Timing::default(), tokio::runtime::Handle::current());
+    let node = ReplicatedLog::start(directory, layer, addr, &timing, log_config(), 0, &here)
+        .await
+        .unwrap();
+    assert!(seat.set(node.clone()).is_ok());
+    (node, mux)
+}
+
+/// Of the session that all records here come under.
+const SECRET: u128 = 7;
+
+pub(crate) fn batch(session: u64, sequence: u64) -> Bytes {
+    let mut batch = BatchBuilder::new(Some(Producer {
+        session: session.into(),
+        sequence,
+        owner: owner::of_session("", SECRET),
+    }));
+    batch.push(
+        format!("record {sequence} {}", "y".repeat(200)).as_bytes(),
+        0,
+        0,
+    );
+    batch.finish()
+}
+
+pub(crate) async fn append(node: &ReplicatedLog, sequence: u64) -> u64 {
+    // The secret is the same, so the session is.
+    let mut views = node.watch_view();
+    let session = loop {
+        match node.open_session("", SECRET).await {
+            Ok(session) => break session,
+            Err(_) => drop(timeout(Duration::from_millis(50), views.changed()).await),
+        }
+    };
+    let answer = node.propose(batch(session, sequence)).await.unwrap();
+    let receipt = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    receipt.unwrap().ranges[0].first.0
+}
+
+pub(crate) async fn check(node: &ReplicatedLog, count: u64) {
+    let mut applied = node.watch_applied();
+    let there = applied.wait_for(|applied| applied.next_offset >= Offset(count));
+    timeout(PATIENCE, there)
+        .await
+        .expect("it catches up")
+        .unwrap();
+    for offset in 0..count {
+        let record = &node.log().read(Offset(offset), 1).unwrap()[0];
+        assert!(
+            record
+                .value
+                .starts_with(format!("record {offset} ").as_bytes())
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_behind_the_purged_part_gets_the_records_and_the_sessions() {
+    let network = MemoryNetwork::new();
+    let first_disk = MemoryDisk::default();
+    let (first, _mux) = start(&network, &first_disk, "first:1", &[]).await;
+    for sequence in 0..500 {
+        assert_eq!(append(&first, sequence).await, sequence);
+    }
+    first.raft().trigger().snapshot().await.unwrap();
+    let applied = first.indexes()[2].unwrap();
+    let built = |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.snapshot.is_some();
+    first
+        .raft()
+        .wait(Some(PATIENCE))
+        .metrics(built, "built")
+        .await
+        .unwrap();
+    first.raft().trigger().purge_log(applied).await.unwrap();
+    let purged = |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.purged.is_some();
+    first
+        .raft()
+        .wait(Some(PATIENCE))
+        .metrics(purged, "purged")
+        .await
+        .unwrap();
+    check(&first, 500).await;
+
+    let second_disk = MemoryDisk::default();
+    let peers = ["first:1".to_owned()];
+    let (second, second_mux) = start(&network, &second_disk, "second:1", &peers).await;
+    assert!(
+        second.raft().metrics().borrow_watched().snapshot.is_some(),
+        "it needed one"
+    );
+    check(&second, 500).await;
+    assert_eq!(
+        second.log().first_index(),
+        Index(0),
+        "the entries came along"
+    );
+    assert_eq!(
+        append(&second, 3).await,
+        3,
+        "a retry, told by the session that came along"
+    );
+    assert_eq!(append(&second, 500).await, 500);
+    check(&first, 501).await;
+
+    // What was installed survives a power cut.
+    let kept = second_disk.crash();
+    second_mux.shutdown().await;
+    second.kill().await;
+    drop(second);
+    // As the end of a process ends its streams.
+    network.cut("second:1");
+    network.heal("second:1");
+    let (second, _mux) = start(&network, &kept, "second:1", &peers).await;
+    check(&second, 501).await;
+}

@@ -1,0 +1,310 @@
+//! Trimmed logs: what is given up, who still learns what, and what an interrupted snapshot leaves.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use crate::disk::memory::{Event, MemoryDisk};
+use crate::log::{Error as LogError, Index, Offset};
+use crate::net::memory::MemoryNetwork;
+use crate::raft::*;
+
+use super::snapshot_tests::{PATIENCE, append, begin, start};
+
+/// Upkeep, as the agent runs it.
+fn keep_up(node: &ReplicatedLog) {
+    let node = node.clone();
+    tokio::spawn(async move { node.keep_up().await });
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waited = timeout(PATIENCE, async {
+        while !holds() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+async fn catch_up(node: &ReplicatedLog, next: u64) {
+    let mut applied = node.watch_applied();
+    let there = applied.wait_for(|applied| applied.next_offset >= Offset(next));
+    timeout(PATIENCE, there)
+        .await
+        .expect("it catches up")
+        .unwrap();
+}
+
+async fn check_trimmed(node: &ReplicatedLog, first: u64, next: u64) {
+    let wanted = (Offset(first), Offset(next));
+    until("it is trimmed", || node.log().offsets() == wanted).await;
+    match node.log().read(Offset(first - 1), 1) {
+        Err(LogError::Trimmed { first: told, .. }) => assert_eq!(told, Offset(first)),
+        other => panic!("{other:?}"),
+    }
+    for offset in first..next {
+        let record = &node.log().read(Offset(offset), 1).unwrap()[0];
+        assert!(
+            record
+                .value
+                .starts_with(format!("record {offset} ").as_bytes())
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trimmed_log_stays_trimmed_and_a_new_node_joins_it() {
+    let network = MemoryNetwork::new();
+    let disk = MemoryDisk::default();
+    let (first, mux) = start(&network, &disk, "first:1", &[]).await;
+    keep_up(&first);
+    for sequence in 0..2000 {
+        append(&first, sequence).await;
+    }
+    let before = first.log().segments().len();
+    assert!(before > 4, "{before} segments");
+    assert_eq!(first.trim(Offset(1200)).await.unwrap(), Offset(1200));
+    assert_eq!(
+        first.trim(Offset(5)).await.unwrap(),
+        Offset(1200),
+        "never back"
+    );
+    until("segments go", || first.log().first_index() > Index(0)).await;
+    check_trimmed(&first, 1200, 2000).await;
+    until("all of them", || {
+        first.log().droppable(Index(u64::MAX)).is_none()
+    })
+    .await;
+    let left = first.log().segments();
+    assert!(left.len() < before, "{} of {before} segments", left.len());
+
+    // A restart after a power cut begins where the log does.
+    let kept = disk.crash();
+    mux.shutdown().await;
+    first.kill().await;
+    drop(first);
+    let (first, _mux) = start(&network, &kept, "first:1", &[]).await;
+    keep_up(&first);
+    catch_up(&first, 2000).await;
+    check_trimmed(&first, 1200, 2000).await;
+
+    let second_disk = MemoryDisk::default();
+    let peers = ["first:1".to_owned()];
+    let (second, _mux) = start(&network, &second_disk, "second:1", &peers).await;
+    catch_up(&second, 2000).await;
+    check_trimmed(&second, 1200, 2000).await;
+    assert_eq!(second.log().first_index(), first.log().first_index());
+    let last = 1999;
+    assert_eq!(append(&second, last).await, last, "the sessions came along");
+    assert_eq!(append(&second, 2000).await, 2000);
+}
+
+/// Everything may go; then the log is empty and goes on where it was.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_trimmed_whole_goes_on_at_its_end() {
+    let network = MemoryNetwork::new();
+    let disk = MemoryDisk::default();
+    let (first, mux) = start(&network, &disk, "first:1", &[]).await;
+    keep_up(&first);
+    for sequence in 0..400 {
+        append(&first, sequence).await;
+    }
+    first.log().roll().unwrap();
+    assert_eq!(first.trim(Offset(u64::MAX)).await.unwrap(), Offset(400));
+    until("all go", || first.log().segments().len() == 1).await;
+    let kept = disk.crash();
+    mux.shutdown().await;
+    first.kill().await;
+    drop(first);
+    let (first, _mux) = start(&network, &kept, "first:1", &[]).await;
+    catch_up(&first, 400).await;
+    assert_eq!(first.log().offsets(), (Offset(400), Offset(400)));
+    assert_eq!(append(&first, 400).await, 400);
+    let peers = ["first:1".to_owned()];
+    let (second, _mux) = start(&network, &MemoryDisk::default(), "second:1", &peers).await;
+    catch_up(&second, 401).await;
+    check_trimmed(&second, 400, 401).await;
+}
+
+/// Which segments were staged whole: their seals were written.
+#[derive(Default)]
+struct Staged(Arc<Mutex<BTreeSet<PathBuf>>>);
+
+impl Staged {
+    /// Watches a disk, which fails a write once `most` segments were staged.
+    fn watch(disk: &MemoryDisk, most: usize) -> Self {
+        let staged = Self::default();
+        let seen = staged.0.clone();
+        disk.watch(move |event, path: &Path| {
+            let staging = path.parent().is_some_and(|dir| dir.ends_with("staging"));
+            if event != Event::Write || !staging {
+                return Ok(());
+            }
+            let mut seen = seen.lock();
+            if seen.len() >= most && !seen.contains(path) {
+                return Err(io::Error::other("injected"));
+            }
+            if path.extension().is_some_and(|suffix| suffix == "seal") {
+                seen.insert(path.to_owned());
+            }
+            Ok(())
+        });
+        staged
+    }
+
+    fn names(&self) -> BTreeSet<PathBuf> {
+        self.0.lock().clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupted_snapshot_goes_on_where_it_was() {
+    let network = MemoryNetwork::new();
+    let peers = ["first:1".to_owned()];
+    let (first, _mux) = start(&network, &MemoryDisk::default(), "first:1", &[]).await;
+    keep_up(&first);
+    for sequence in 0..2000 {
+        append(&first, sequence).await;
+    }
+    first.trim(Offset(300)).await.unwrap();
+    until("segments go", || first.log().first_index() > Index(0)).await;
+
+    // Two segments come; then the disk fails, again and again.
+    let disk = MemoryDisk::default();
+    let staged = Staged::watch(&disk, 2);
+    let (second, mux) = begin(&network, &disk, "second:1", &peers).await;
+    let asking = {
+        let (second, peers) = (second.clone(), peers.clone());
+        tokio::spawn(async move { second.join_cluster(&peers).await })
+    };
+    until("two segments are staged", || staged.names().len() == 2).await;
+    let begun = staged.names();
+    asking.abort();
+    network.cut("second:1");
+    mux.shutdown().await;
+    second.kill().await;
+    drop(second);
+
+    // After a restart only the others come.
+    network.heal("second:1");
+    let disk = disk.crash();
+    let staged = Staged::watch(&disk, usize::MAX);
+    let (second, _mux) = start(&network, &disk, "second:1", &peers).await;
+    catch_up(&second, 2000).await;
+    check_trimmed(&second, 300, 2000).await;
+    let fetched = staged.names();
+    assert!(fetched.is_disjoint(&begun), "{fetched:?} and {begun:?}");
+    let all = second.log().segments().len();
+    assert!(
+        fetched.len() + 2 >= all - 1 && fetched.len() > 2,
+        "{fetched:?} of {all}"
+    );
+}
+
+/// What a retry brings must not be staged over what is being put in place.
+#[tokio::test(start_paused = true)]
+async fn nobody_stages_while_a_snapshot_is_adopted() {
+    let network = MemoryNetwork::new();
+    let peers = ["first:1".to_owned()];
+    let (first, _mux) = start(&network, &MemoryDisk::default(), "first:1", &[]).await;
+    keep_up(&first);
+    for sequence in 0..1000 {
+        append(&first, sequence).await;
+    }
+    first.trim(Offset(300)).await.unwrap();
+    until("segments go", || first.log().first_index() > Index(0)).await;
+
+    let disk = MemoryDisk::default();
+    let (second, _mux) = begin(&network, &disk, "second:1", &peers).await;
+    let seen = Arc::new(Mutex::new((0, 0)));
+    let (node, counts) = (second.clone(), seen.clone());
+    disk.watch(move |event, path| {
+        if event == Event::Rename && path.parent().is_some_and(|dir| dir.ends_with("staging")) {
+            let mut counts = counts.lock();
+            counts.0 += 1;
+            counts.1 += usize::from(node.0.staging.try_lock().is_err());
+        }
+        Ok(())
+    });
+    let asking = second.clone();
+    tokio::spawn(async move { asking.join_cluster(&peers).await });
+    catch_up(&second, 1000).await;
+    let (adopted, held) = *seen.lock();
+    assert!(adopted > 0 && held == adopted, "{held} of {adopted}");
+    let free = timeout(PATIENCE, second.staging()).await;
+    drop(free.expect("and then somebody may"));
+    disk.watch(|_, _| Ok(()));
+}
+
+/// A peer may begin to fetch segments when it is settled already that they go.
+#[tokio::test(start_paused = true)]
+async fn segments_that_are_pinned_at_the_last_moment_go_later() {
+    let network = MemoryNetwork::new();
+    let disk = MemoryDisk::default();
+    let (first, _mux) = start(&network, &disk, "first:1", &[]).await;
+    for sequence in 0..1000 {
+        append(&first, sequence).await;
+    }
+    let pinned = Arc::new(Mutex::new(None));
+    let (node, pin) = (first.clone(), pinned.clone());
+    disk.watch(move |event, path| {
+        let mut pin = pin.lock();
+        if event != Event::Sync || !path.ends_with(home::stable_store::FILE) || pin.is_some() {
+            return Ok(());
+        }
+        // The engine has let go of them: all that is left is to note where the log begins.
+        let purged = node.raft().metrics().borrow_watched().purged;
+        let goes = node.log().droppable(Index(u64::MAX));
+        if goes.is_some_and(|(floor, _)| purged.is_some_and(|id| id.index + 1 >= floor.index.0)) {
+            *pin = Some(node.log().pin());
+        }
+        Ok(())
+    });
+    keep_up(&first);
+    first.trim(Offset(600)).await.unwrap();
+    until("they are pinned", || pinned.lock().is_some()).await;
+    until("the floor is kept", || first.0.floor.lock().is_some()).await;
+    assert_eq!(first.log().first_index(), Index(0));
+    disk.watch(|_, _| Ok(()));
+    pinned.lock().take();
+    until("segments go", || first.log().first_index() > Index(0)).await;
+    check_trimmed(&first, 600, 1000).await;
+}
+
+/// A disk that is put back to an older state, or that lied about its syncs, costs its own node only.
+#[tokio::test(start_paused = true)]
+async fn a_follower_whose_log_went_back_does_not_take_the_leader_with_it() {
+    let network = MemoryNetwork::new();
+    let peers = ["first:1".to_owned()];
+    let (first, _first_mux) = start(&network, &MemoryDisk::default(), "first:1", &[]).await;
+    let disk = MemoryDisk::default();
+    let (second, mux) = start(&network, &disk, "second:1", &peers).await;
+    let (third, _mux) = start(&network, &MemoryDisk::default(), "third:1", &peers).await;
+    for sequence in 0..50 {
+        append(&first, sequence).await;
+    }
+    catch_up(&second, 50).await;
+    let older = disk.crash();
+    for sequence in 50..100 {
+        append(&first, sequence).await;
+    }
+    catch_up(&second, 100).await;
+    network.cut("second:1");
+    mux.shutdown().await;
+    second.kill().await;
+    drop(second);
+    network.heal("second:1");
+    let (second, _mux) = begin(&network, &older, "second:1", &peers).await;
+    for sequence in 100..150 {
+        append(&first, sequence).await;
+    }
+    catch_up(&third, 150).await;
+    for node in [&first, &third] {
+        assert_eq!(node.view().stopped, None);
+    }
+    let (_, next) = second.log().offsets();
+    assert!(next < Offset(150), "it is fed no more: {next}");
+}

@@ -1,0 +1,437 @@
+//! Sessions, fences, cursors and admissions: commands that any node takes and passes to the leader, which
+//! gives them their time.
+
+use std::time::Duration;
+
+use openraft::errors::{ClientWriteError, RaftError};
+use tokio::time::Instant;
+use tonic::{Request, Status};
+
+use crate::log::Offset;
+use crate::proto::raft_v1::{self as pb, ExecuteRefusalKind as Kind, execute_response as response};
+use crate::raft::ReplicatedLog;
+use crate::raft::entry::codec;
+use crate::raft::entry::command::{Command, Full, Outcome, StateRefusal};
+use crate::raft::entry::owner;
+use crate::raft::entry::types::TypeConfig;
+use crate::raft::error::refusal;
+use crate::raft::error::{ExecuteError, WriteFailure};
+use crate::raft::state::admissions::Admission;
+use crate::raft::state::cursors::{CommitCursor, Cursor};
+use crate::raft::state::fences::{ClaimEpoch, Epoch};
+use crate::raft::state::sessions::{CloseSession, OpenSession, SessionInfo};
+use crate::raft::view::space::DiskFull;
+use crate::reason::Reason;
+
+use super::pace::Pace;
+
+/// How long a command may take, through all tries and on all nodes.
+pub(crate) const WAIT: Duration = Duration::from_secs(5);
+/// Of that, for the answer of the node that it was passed on to.
+const WAY_BACK: Duration = Duration::from_millis(200);
+/// What was just written is waited for so long, however late it is.
+const WRITTEN_WAIT_MIN: Duration = Duration::from_millis(200);
+/// Metadata of a command that is passed on: how long it has waited, in milliseconds.
+pub(crate) const WAITED: &str = "ferrolog-waited-ms";
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(20);
+
+pub(crate) type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+/// A session that nothing came under for so long is forgotten.
+pub const SESSION_IDLE_MS_MAX: u64 = 24 * 3600 * 1000;
+pub const SESSION_IDLE_MAX: Duration = Duration::from_millis(SESSION_IDLE_MS_MAX);
+/// If there is no room for another one, after so long.
+const SESSION_IDLE_MIN: Duration = Duration::from_secs(10 * 60);
+
+/// What a claim gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The name's new epoch.
+    pub epoch: u64,
+    /// No record of an older epoch comes at or after this.
+    pub next_offset: Offset,
+}
+
+impl ReplicatedLog {
+    /// Opens a session of a producer; the same subject with the same secret gets the same one.
+    pub async fn open_session(&self, subject: &str, secret: u128) -> Result<u64, ExecuteError> {
+        let open = OpenSession {
+            subject: subject.to_owned(),
+            owner: owner::of_session(subject, secret),
+            now_ms: 0,
+            idle_before_ms: 0,
+        };
+        match self.execute(Command::OpenSession(open)).await? {
+            Outcome::Session(session) => Ok(session),
+            _ => Err(ExecuteError::other_answer()),
+        }
+    }
+
+    /// Forgets a session: its opener's, if an owner is given, and else anybody's.
+    pub async fn close_session(
+        &self,
+        session: u64,
+        owner: Option<u128>,
+    ) -> Result<(), ExecuteError> {
+        let close = CloseSession { session, owner };
+        self.execute(Command::CloseSession(close)).await.map(drop)
+    }
+
+    /// Up to `count` sessions behind `after`, as far as this node has applied.
+    pub fn sessions(&self, after: u64, count: usize) -> Vec<SessionInfo> {
+        self.0.fsm.sessions(after, count)
+    }
+
+    /// Gives a name to a new holder.
+    pub async fn claim_epoch(&self, claim: ClaimEpoch) -> Result<Claim, ExecuteError> {
+        match self.execute(Command::ClaimEpoch(claim)).await? {
+            Outcome::Claimed(epoch, next_offset) => Ok(Claim { epoch, next_offset }),
+            _ => Err(ExecuteError::other_answer()),
+        }
+    }
+
+    /// Who holds a name, as far as this node has applied.
+    pub fn epoch(&self, name: &str) -> Option<Epoch> {
+        self.0.fsm.epoch(name)
+    }
+
+    /// Up to `count` claimed names behind `after`, as far as this node has applied.
+    pub fn fences(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
+        self.0.fsm.fences(after, count)
+    }
+
+    /// Forgets a name that was claimed; false if there was none.
+    pub async fn delete_fence(&self, name: &str) -> Result<bool, ExecuteError> {
+        self.delete(Command::DeleteFence(name.to_owned())).await
+    }
+
+    /// Sets a cursor.
+    pub async fn commit_cursor(&self, commit: CommitCursor) -> Result<(), ExecuteError> {
+        self.execute(Command::CommitCursor(commit)).await.map(drop)
+    }
+
+    /// Forgets a cursor; false if there was none.
+    pub async fn delete_cursor(&self, name: &str) -> Result<bool, ExecuteError> {
+        self.delete(Command::DeleteCursor(name.to_owned())).await
+    }
+
+    async fn delete(&self, command: Command) -> Result<bool, ExecuteError> {
+        match self.execute(command).await? {
+            Outcome::Deleted(deleted) => Ok(deleted),
+            _ => Err(ExecuteError::other_answer()),
+        }
+    }
+
+    /// A cursor, as far as this node has applied.
+    pub fn cursor(&self, name: &str) -> Option<Cursor> {
+        self.0.fsm.cursor(name)
+    }
+
+    /// Up to `count` cursors by name, behind `after`.
+    pub fn cursors(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
+        self.0.fsm.cursors(after, count)
+    }
+
+    /// The leader forgets sessions that were idle for long.
+    pub(crate) async fn expire_sessions(&self) {
+        let before = self.idle_before_ms(SESSION_IDLE_MAX);
+        if !self.view().writable || !self.0.fsm.any_idle_session(before) {
+            return;
+        }
+        match self.execute(Command::ExpireSessions(before)).await {
+            Ok(_) => tracing::info!("forgot sessions that were idle for a day"),
+            Err(error) => tracing::debug!(%error, "idle sessions stay for now"),
+        }
+    }
+
+    /// What was last used before this, by the log's time, has idled for so long.
+    fn idle_before_ms(&self, idle: Duration) -> u64 {
+        let surely_past = self.0.clocks.surely_past_ms(&self.view());
+        self.0.passed.lock().before_ms(idle, surely_past)
+    }
+
+    /// Waits until some node is known to lead, as a record does: nothing was sent yet, so whoever
+    /// leads by then may take it.
+    async fn leader_known(&self, deadline: Instant) {
+        let me = self.identity().node_id;
+        let mut views = self.watch_view();
+        let known = views.wait_for(|view| view.is_led(me) || view.stopped.is_some());
+        // Without one the engine refuses the command below.
+        let _ = tokio::time::timeout_at(deadline, known).await;
+    }
+
+    /// Carries out a command, here or on the leader.
+    ///
+    /// As long as there is time, one that surely nobody took is given again.
+    pub(crate) async fn execute(&self, command: Command) -> Result<Outcome, ExecuteError> {
+        self.execute_since(command, Duration::ZERO).await
+    }
+
+    /// The same for one that has waited already, on the node that passed it on.
+    pub(crate) async fn execute_since(
+        &self,
+        command: Command,
+        waited: Duration,
+    ) -> Result<Outcome, ExecuteError> {
+        let deadline = Instant::now() + WAIT.saturating_sub(waited);
+        loop {
+            self.leader_known(deadline).await;
+            match self.execute_once(command.clone(), deadline).await {
+                Err(ExecuteError::NoLeader { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(RETRY).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn execute_once(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Outcome, ExecuteError> {
+        if let Some((id, addr)) = self.other_leader() {
+            let mut client = self.transport().client(id, &addr);
+            let mut request = Request::new(pb::ControlEntry {
+                command: codec::to_control(&command),
+            });
+            let left = deadline.saturating_duration_since(Instant::now());
+            let waited = WAIT.saturating_sub(left) + WAY_BACK;
+            let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+            request.metadata_mut().insert(WAITED, waited_ms.into());
+            let until = deadline.max(Instant::now() + WAY_BACK);
+            let answer = tokio::time::timeout_at(until, client.execute(request)).await;
+            let late = |_| WriteFailure::Unknown("the leader did not answer".to_owned());
+            let answer = answer.map_err(late)?;
+            let answer = answer.map_err(|status| refusal::write_failure(&status))?;
+            return outcome_from_pb(answer.into_inner());
+        }
+        if !self.view().writable {
+            // The engine of a leader that no majority follows would take it.
+            let reason = "none is known".to_owned();
+            return Err(ExecuteError::NoLeader { reason });
+        }
+        if matches!(command, Command::Admission(_)) {
+            self.found().await?;
+        }
+        if takes_room(&command) {
+            self.space().check(&self.view())?;
+            let pace = Pace::new(self.log().clone());
+            if !pace.caught_up(deadline).await {
+                let reason = "the leader's disk does not keep up".to_owned();
+                return Err(ExecuteError::NoLeader { reason });
+            }
+        }
+        let until = deadline.max(Instant::now() + WRITTEN_WAIT_MIN);
+        match self.write(self.stamped(command), until).await? {
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Replicates a command from here, if this node leads.
+    pub(crate) async fn write(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Outcome, WriteFailure> {
+        let written = tokio::time::timeout_at(deadline, self.raft().client_write(command)).await;
+        let late = |_| WriteFailure::Unknown("no majority answered".to_owned());
+        let written: Result<_, WriteError> = written.map_err(late)?;
+        match written {
+            Ok(response) => Ok(response.data),
+            // Rejected before it was written. One that another leader discarded may be committed.
+            Err(error @ RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(WriteFailure::Nothing(error.to_string()))
+            }
+            Err(error) => Err(WriteFailure::Unknown(error.to_string())),
+        }
+    }
+
+    fn stamped(&self, command: Command) -> Command {
+        match command {
+            Command::OpenSession(open) => Command::OpenSession(OpenSession {
+                now_ms: self.0.stamps.next(),
+                idle_before_ms: self.idle_before_ms(SESSION_IDLE_MIN),
+                ..open
+            }),
+            Command::CommitCursor(commit) => Command::CommitCursor(CommitCursor {
+                now_ms: self.0.stamps.next(),
+                ..commit
+            }),
+            Command::Admission(Admission::Token {
+                digest, life_ms, ..
+            }) => Command::Admission(Admission::Token {
+                digest,
+                now_ms: self.0.stamps.next(),
+                life_ms,
+            }),
+            other => other,
+        }
+    }
+}
+
+/// Whether a command is refused while disks are full: what ends something, or makes room, is not.
+fn takes_room(command: &Command) -> bool {
+    match command {
+        Command::Append(_)
+        | Command::OpenSession(_)
+        | Command::ClaimEpoch(_)
+        | Command::CommitCursor(_) => true,
+        Command::Register { .. }
+        | Command::RegisterStart { .. }
+        | Command::Forget { .. }
+        | Command::Trim(_)
+        | Command::SetRetention(_)
+        | Command::CloseSession(_)
+        | Command::ExpireSessions(_)
+        | Command::DeleteFence(_)
+        | Command::DeleteCursor(_)
+        | Command::Admission(_) => false,
+    }
+}
+
+/// What became of a command, as it travels; an error if it may have been carried out, or nobody took it.
+pub fn outcome_to_pb(
+    outcome: Result<Outcome, ExecuteError>,
+) -> Result<pb::ExecuteResponse, Status> {
+    let outcome = match outcome {
+        Ok(Outcome::Session(session)) => response::Outcome::Session(session),
+        Ok(Outcome::Claimed(epoch, next)) => response::Outcome::Claimed(pb::Claimed {
+            epoch,
+            next_offset: next.0,
+        }),
+        Ok(Outcome::Deleted(deleted)) => response::Outcome::Deleted(deleted),
+        Ok(_) => response::Outcome::Done(pb::Blank {}),
+        Err(ExecuteError::Refused(refusal)) => response::Outcome::Refused(refusal_to_pb(refusal)),
+        Err(ExecuteError::DiskFull(full)) => response::Outcome::Refused(pb::ExecuteRefusal {
+            kind: Kind::DiskFull.into(),
+            disk_full: Some(full.into()),
+            ..pb::ExecuteRefusal::default()
+        }),
+        Err(error @ ExecuteError::NoLeader { .. }) => {
+            return Err(Reason::NoLeader.status(&error.to_string()));
+        }
+        Err(error @ ExecuteError::Unknown { .. }) => {
+            return Err(Reason::OutcomeUnknown.status(&error.to_string()));
+        }
+    };
+    Ok(pb::ExecuteResponse {
+        outcome: Some(outcome),
+    })
+}
+
+fn refusal_to_pb(refusal: StateRefusal) -> pb::ExecuteRefusal {
+    let mut told = pb::ExecuteRefusal::default();
+    let mut limit = |full: Full| {
+        told.of_subject = full.of_subject;
+        Some(full.limit)
+    };
+    let (kind, current) = match refusal {
+        StateRefusal::TooManySessions(full) => (Kind::TooManySessions, limit(full)),
+        StateRefusal::NotOwner => (Kind::NotOwner, None),
+        StateRefusal::EpochDiffers { current } => (Kind::EpochDiffers, Some(current)),
+        StateRefusal::TooManyFences(full) => (Kind::TooManyFences, limit(full)),
+        StateRefusal::CursorDiffers { current } => {
+            (Kind::CursorDiffers, current.map(|offset| offset.0))
+        }
+        StateRefusal::CursorPastEnd { asked, next } => {
+            told.asked = asked.0;
+            (Kind::CursorPastEnd, Some(next.0))
+        }
+        StateRefusal::TooManyCursors(full) => (Kind::TooManyCursors, limit(full)),
+        StateRefusal::TooManyAdmissions => (Kind::TooManyAdmissions, None),
+    };
+    pb::ExecuteRefusal {
+        kind: kind.into(),
+        current,
+        ..told
+    }
+}
+
+fn outcome_from_pb(answer: pb::ExecuteResponse) -> Result<Outcome, ExecuteError> {
+    Ok(match answer.outcome {
+        Some(response::Outcome::Session(session)) => Outcome::Session(session),
+        Some(response::Outcome::Claimed(claimed)) => {
+            Outcome::Claimed(claimed.epoch, Offset(claimed.next_offset))
+        }
+        Some(response::Outcome::Deleted(deleted)) => Outcome::Deleted(deleted),
+        Some(response::Outcome::Done(_)) => Outcome::Done,
+        Some(response::Outcome::Refused(refused)) => {
+            let current = refused.current;
+            let full = Full {
+                limit: current.unwrap_or(0),
+                of_subject: refused.of_subject,
+            };
+            let refusal = match refused.kind() {
+                Kind::TooManySessions => StateRefusal::TooManySessions(full),
+                Kind::NotOwner => StateRefusal::NotOwner,
+                Kind::EpochDiffers => StateRefusal::EpochDiffers {
+                    current: current.unwrap_or(0),
+                },
+                Kind::TooManyFences => StateRefusal::TooManyFences(full),
+                Kind::CursorDiffers => StateRefusal::CursorDiffers {
+                    current: current.map(Offset),
+                },
+                Kind::CursorPastEnd => StateRefusal::CursorPastEnd {
+                    asked: Offset(refused.asked),
+                    next: Offset(current.unwrap_or(0)),
+                },
+                Kind::TooManyCursors => StateRefusal::TooManyCursors(full),
+                Kind::TooManyAdmissions => StateRefusal::TooManyAdmissions,
+                Kind::DiskFull => {
+                    let full = DiskFull::from(refused.disk_full.unwrap_or_default());
+                    return Err(full.into());
+                }
+                Kind::Unspecified => return Err(ExecuteError::other_answer()),
+            };
+            return Err(refusal.into());
+        }
+        None => return Err(ExecuteError::other_answer()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_come_back_as_they_went() {
+        let full = |of_subject| Full {
+            limit: 9,
+            of_subject,
+        };
+        let outcomes = [
+            Ok(Outcome::Done),
+            Ok(Outcome::Session(7)),
+            Ok(Outcome::Claimed(3, Offset(9))),
+            Ok(Outcome::Deleted(true)),
+            Err(StateRefusal::TooManySessions(full(true))),
+            Err(StateRefusal::NotOwner),
+            Err(StateRefusal::EpochDiffers { current: 4 }),
+            Err(StateRefusal::TooManyFences(full(false))),
+            Err(StateRefusal::CursorDiffers { current: None }),
+            Err(StateRefusal::CursorPastEnd {
+                asked: Offset(8),
+                next: Offset(7),
+            }),
+            Err(StateRefusal::TooManyCursors(full(true))),
+            Err(StateRefusal::TooManyAdmissions),
+        ];
+        for outcome in outcomes {
+            let outcome = outcome.map_err(ExecuteError::from);
+            let sent = outcome_to_pb(outcome.clone()).unwrap();
+            assert_eq!(outcome_from_pb(sent), outcome);
+        }
+        for voter in [None, Some("n2".to_owned())] {
+            let full = DiskFull {
+                available: 5,
+                reserve: 6,
+                voter,
+            };
+            let sent = outcome_to_pb(Err(full.clone().into())).unwrap();
+            assert_eq!(outcome_from_pb(sent), Err(full.into()));
+        }
+    }
+}

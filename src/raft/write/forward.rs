@@ -1,0 +1,452 @@
+//! Forwarding: a follower's proposals, on one ordered stream to the leader.
+//!
+//! The stream is opened before anything is sent on it: what could not be sent was surely not
+//! appended. What was sent on a stream that broke, or to a leader that leads no more and does not
+//! answer, may have been.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use crate::log::Offset;
+use crate::proto::raft_v1::{self as pb, ProposeErrorKind};
+use crate::raft::ReplicatedLog;
+use crate::raft::entry::command::{OffsetRange, Receipt, Refusal};
+use crate::raft::error::ProposeError;
+use crate::raft::peer::transport::{Lane, Transport};
+use crate::raft::view::View;
+use crate::raft::view::space::DiskFull;
+use crate::tasks;
+
+use super::lines::Caller;
+use super::proposals::{Answer, Group, LEADER_WAIT};
+
+/// To open the stream.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(20);
+/// Groups in the stream's channel; the proposer's window is smaller.
+const CHANNEL: usize = 64;
+
+/// For the answers of a leader that another one followed: one that handed leadership on, or that
+/// hears of the other, gives them in this time.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// For a leader that is not heard, while no other is known: a node that is cut off hears of none, and
+/// those that wait here could ask another node meanwhile.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// Passes groups to the leader.
+pub struct Forwarder {
+    transport: Transport,
+    views: watch::Receiver<View>,
+    stream: Option<Opened>,
+}
+
+struct Opened {
+    leader: u64,
+    requests: mpsc::Sender<pb::ProposeRequest>,
+    waiting: Arc<Waiting>,
+}
+
+/// Groups that were sent and not answered; `None` once the stream broke.
+type Waiting = Mutex<Option<VecDeque<Group>>>;
+
+impl Forwarder {
+    pub fn new(transport: Transport, views: watch::Receiver<View>) -> Self {
+        Self {
+            transport,
+            views,
+            stream: None,
+        }
+    }
+
+    /// Sends a group to the leader. Gives it back if there is no stream: nothing was sent.
+    pub async fn forward(
+        &mut self,
+        leader: u64,
+        addr: &str,
+        group: Group,
+        deadline: Instant,
+    ) -> Result<(), Group> {
+        let open = self
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.leader == leader);
+        if !open {
+            let until = deadline.min(Instant::now() + OPEN_TIMEOUT);
+            self.stream = tokio::time::timeout_at(until, self.open(leader, addr))
+                .await
+                .ok()
+                .flatten();
+        }
+        let Some(stream) = &self.stream else {
+            tokio::time::sleep(RETRY).await;
+            return Err(group);
+        };
+        let batches = group
+            .proposals
+            .iter()
+            .map(|proposal| proposal.batch.clone());
+        let request = pb::ProposeRequest {
+            batches: batches.collect(),
+            waited_ms: u64::try_from(group.came().elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        let Ok(slot) = stream.requests.reserve().await else {
+            self.stream = None;
+            return Err(group);
+        };
+        // Noted before it is sent: the answer may come at once.
+        let unsent = match &mut *stream.waiting.lock() {
+            Some(waiting) => {
+                waiting.push_back(group);
+                None
+            }
+            None => Some(group),
+        };
+        if let Some(group) = unsent {
+            drop(slot);
+            self.stream = None;
+            return Err(group);
+        }
+        slot.send(request);
+        Ok(())
+    }
+
+    async fn open(&self, leader: u64, addr: &str) -> Option<Opened> {
+        let (requests, sent) = mpsc::channel(CHANNEL);
+        let mut client = self.transport.kept(leader, addr, Lane::Records);
+        let answers = client.propose(ReceiverStream::new(sent)).await;
+        let answers = answers.inspect_err(|status| {
+            tracing::debug!(leader, %addr, %status, "no stream to the leader");
+        });
+        let waiting = Arc::new(Mutex::new(Some(VecDeque::new())));
+        let answers = answers.ok()?.into_inner();
+        let deposed = deposed(leader, self.views.clone());
+        tasks::spawn(
+            "answers of the leader",
+            receive(answers, waiting.clone(), deposed),
+        );
+        Some(Opened {
+            leader,
+            requests,
+            waiting,
+        })
+    }
+}
+
+/// Returns once another leader has been known for a while, or none for longer, or the node stops.
+async fn deposed(leader: u64, mut views: watch::Receiver<View>) {
+    let leads = |view: &View| view.leader == Some(leader) && view.stopped.is_none();
+    while views.wait_for(|view| !leads(view)).await.is_ok() {
+        let known = views.wait_for(|view| view.leader.is_some() || view.stopped.is_some());
+        if !matches!(tokio::time::timeout(SILENCE, known).await, Ok(Ok(_))) {
+            return;
+        }
+        tokio::time::sleep(LAST_ANSWERS).await;
+        let view = views.borrow();
+        if view.leader.is_some() && !leads(&view) || view.stopped.is_some() {
+            return;
+        }
+    }
+}
+
+/// Takes the leader's answers until the stream ends, or the leader is deposed: a group that nobody
+/// answers would keep its place in the window for good.
+async fn receive(
+    answers: impl Stream<Item = Result<pb::ProposeResponse, Status>>,
+    waiting: Arc<Waiting>,
+    deposed: impl Future<Output = ()>,
+) {
+    let answers = answers.take_until(deposed);
+    let mut answers = std::pin::pin!(answers);
+    while let Some(Ok(answer)) = answers.next().await {
+        let group = waiting.lock().as_mut().and_then(VecDeque::pop_front);
+        match group {
+            Some(group) if group.proposals.len() == answer.outcomes.len() => {
+                for (proposal, outcome) in group.proposals.into_iter().zip(answer.outcomes) {
+                    let _ = proposal.reply.send(outcome_from_pb(outcome));
+                }
+            }
+            // Not an answer to what was asked: nothing on this stream can be trusted.
+            Some(group) => {
+                group.fail(&ProposeError::Unknown);
+                break;
+            }
+            None => break,
+        }
+    }
+    // From here on the forwarder keeps what it would send, and opens another stream.
+    let unanswered = waiting.lock().take();
+    for group in unanswered.into_iter().flatten() {
+        group.fail(&ProposeError::Unknown);
+    }
+}
+
+/// Queues the batches of a forwarded group, in order.
+pub async fn queue_all(
+    node: &ReplicatedLog,
+    caller: Caller,
+    request: pb::ProposeRequest,
+) -> Vec<Result<Answer, ProposeError>> {
+    let mut waiting = Vec::with_capacity(request.batches.len());
+    let waited = Duration::from_millis(request.waited_ms).min(LEADER_WAIT);
+    let now = Instant::now();
+    let since = now.checked_sub(waited).unwrap_or(now);
+    let me = node.identity().node_id;
+    for batch in request.batches {
+        // One that leads, and is not sure of its majority for a moment, lets them wait like its own.
+        waiting.push(if node.view().leader == Some(me) {
+            node.proposer().propose(batch, true, caller, since).await
+        } else {
+            Err(ProposeError::NoLeader {
+                waited_ms: 0,
+                leader: None,
+            })
+        });
+    }
+    waiting
+}
+
+pub fn outcome_to_pb(outcome: Result<Receipt, ProposeError>) -> pb::BatchOutcome {
+    match outcome {
+        Ok(receipt) => {
+            let range = |range: OffsetRange| pb::OffsetRange {
+                first_offset: range.first.0,
+                count: range.count,
+            };
+            pb::BatchOutcome {
+                ranges: receipt.ranges.into_iter().map(range).collect(),
+                error: None,
+                timestamp_ms: receipt.timestamp_ms,
+                duplicate: receipt.duplicate,
+            }
+        }
+        Err(error) => pb::BatchOutcome {
+            error: Some(error_to_pb(error)),
+            ..pb::BatchOutcome::default()
+        },
+    }
+}
+
+fn error_to_pb(error: ProposeError) -> pb::ProposeError {
+    let mut told = pb::ProposeError::default();
+    let kind = match error {
+        ProposeError::NoLeader { .. } | ProposeError::Stopping => ProposeErrorKind::NotLeader,
+        ProposeError::Unknown => ProposeErrorKind::Unknown,
+        ProposeError::Malformed => ProposeErrorKind::Malformed,
+        ProposeError::Refused(Refusal::SessionExpired) => ProposeErrorKind::SessionExpired,
+        ProposeError::Refused(Refusal::SequenceGap { expected }) => {
+            told.expected = expected;
+            ProposeErrorKind::SequenceGap
+        }
+        ProposeError::Refused(Refusal::SequenceOverlap { expected }) => {
+            told.expected = expected;
+            ProposeErrorKind::SequenceOverlap
+        }
+        ProposeError::Refused(Refusal::SequenceReused { expected }) => {
+            told.expected = expected;
+            ProposeErrorKind::SequenceReused
+        }
+        ProposeError::Refused(Refusal::NotOwner) => ProposeErrorKind::NotOwner,
+        ProposeError::Refused(Refusal::NotHolder) => ProposeErrorKind::NotHolder,
+        ProposeError::Refused(Refusal::OffsetDiffers { next }) => {
+            told.expected = next.0;
+            ProposeErrorKind::OffsetDiffers
+        }
+        ProposeError::Refused(Refusal::Fenced { epoch }) => {
+            told.expected = epoch;
+            ProposeErrorKind::Fenced
+        }
+        ProposeError::DiskFull(full) => {
+            told.disk_full = Some(full.into());
+            ProposeErrorKind::DiskFull
+        }
+    };
+    told.set_kind(kind);
+    told
+}
+
+fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Receipt, ProposeError> {
+    let Some(error) = outcome.error else {
+        let range = |range: pb::OffsetRange| OffsetRange {
+            first: Offset(range.first_offset),
+            count: range.count,
+        };
+        return Ok(Receipt {
+            ranges: outcome.ranges.into_iter().map(range).collect(),
+            timestamp_ms: outcome.timestamp_ms,
+            duplicate: outcome.duplicate,
+        });
+    };
+    let expected = error.expected;
+    Err(match error.kind() {
+        ProposeErrorKind::NotLeader => ProposeError::NoLeader {
+            waited_ms: 0,
+            leader: None,
+        },
+        ProposeErrorKind::Malformed => ProposeError::Malformed,
+        ProposeErrorKind::SessionExpired => Refusal::SessionExpired.into(),
+        ProposeErrorKind::SequenceGap => Refusal::SequenceGap { expected }.into(),
+        ProposeErrorKind::SequenceOverlap => Refusal::SequenceOverlap { expected }.into(),
+        ProposeErrorKind::SequenceReused => Refusal::SequenceReused { expected }.into(),
+        ProposeErrorKind::NotOwner => Refusal::NotOwner.into(),
+        ProposeErrorKind::NotHolder => Refusal::NotHolder.into(),
+        ProposeErrorKind::OffsetDiffers => {
+            let next = Offset(expected);
+            Refusal::OffsetDiffers { next }.into()
+        }
+        ProposeErrorKind::Fenced => Refusal::Fenced { epoch: expected }.into(),
+        ProposeErrorKind::DiskFull => DiskFull::from(error.disk_full.unwrap_or_default()).into(),
+        // What a newer leader may say: nothing is known of the batch.
+        ProposeErrorKind::Unknown | ProposeErrorKind::Unspecified => ProposeError::Unknown,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use futures::stream;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::raft::write::proposals::Proposal;
+
+    fn answer(offset: u64) -> pb::ProposeResponse {
+        let range = OffsetRange {
+            first: Offset(offset),
+            count: 1,
+        };
+        let receipt = Receipt {
+            ranges: vec![range],
+            timestamp_ms: 1,
+            duplicate: false,
+        };
+        pb::ProposeResponse {
+            outcomes: vec![outcome_to_pb(Ok(receipt))],
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_another_follows_keeps_no_place_in_the_window() {
+        let places = Arc::new(Semaphore::new(3));
+        let mut told = Vec::new();
+        let mut groups = VecDeque::new();
+        for _ in 0..3 {
+            let (proposal, answer) = Proposal::of_test("batch");
+            told.push(answer);
+            groups.push_back(Group {
+                proposals: vec![proposal],
+                place: places.clone().acquire_owned().await.unwrap(),
+            });
+        }
+        let view = |leader| View {
+            leader,
+            ..View::default()
+        };
+        let (tell, views) = watch::channel(view(Some(1)));
+        let waiting: Arc<Waiting> = Arc::new(Mutex::new(Some(groups)));
+        // One answer comes before leadership moves, one just after it, and one never.
+        let (sender, answers) = mpsc::unbounded_channel();
+        let answers = tokio_stream::wrappers::UnboundedReceiverStream::new(answers);
+        let received = tokio::spawn(receive(answers, waiting.clone(), deposed(1, views)));
+        sender.send(Ok(answer(0))).unwrap();
+        let first = told.remove(0).await.unwrap().unwrap();
+        assert_eq!(first.ranges[0].first, Offset(0));
+        // A leader that is not heard for a moment may still answer.
+        tell.send_replace(view(None));
+        tokio::time::sleep(LAST_ANSWERS * 4).await;
+        assert_eq!(places.available_permits(), 1, "two still wait");
+
+        tell.send_replace(view(Some(2)));
+        sender.send(Ok(answer(1))).unwrap();
+        assert!(told.remove(0).await.unwrap().is_ok(), "it was answered");
+        let last = tokio::time::timeout(LAST_ANSWERS * 2, told.remove(0)).await;
+        let last = last.expect("it is told in time").unwrap();
+        assert_eq!(last, Err(ProposeError::Unknown), "it may be in the log");
+        received.await.unwrap();
+        assert_eq!(places.available_permits(), 3);
+        assert!(waiting.lock().is_none(), "nothing more is sent there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_falls_silent_keeps_nobody_waiting_for_good() {
+        let (proposal, told) = Proposal::of_test("batch");
+        let places = Arc::new(Semaphore::new(1));
+        let group = Group {
+            proposals: vec![proposal],
+            place: places.acquire_owned().await.unwrap(),
+        };
+        let waiting: Arc<Waiting> = Arc::new(Mutex::new(Some(VecDeque::from([group]))));
+        let (tell, views) = watch::channel(View {
+            leader: Some(1),
+            ..View::default()
+        });
+        tokio::spawn(receive(stream::pending(), waiting, deposed(1, views)));
+        tell.send_replace(View::default());
+        let told = tokio::time::timeout(SILENCE * 2, told).await;
+        let told = told.expect("it is told in time").unwrap();
+        assert_eq!(told, Err(ProposeError::Unknown), "it may be in the log");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_breaks_leaves_its_outcomes_open() {
+        let (proposal, told) = Proposal::of_test("batch");
+        let places = Arc::new(Semaphore::new(1));
+        let group = Group {
+            proposals: vec![proposal],
+            place: places.acquire_owned().await.unwrap(),
+        };
+        let waiting = Arc::new(Mutex::new(Some(VecDeque::from([group]))));
+        let broken = stream::iter([Err(Status::unavailable("broken"))]);
+        receive(broken, waiting, pending()).await;
+        assert_eq!(told.await.unwrap(), Err(ProposeError::Unknown));
+    }
+
+    #[test]
+    fn outcomes_come_back_as_they_went() {
+        let range = OffsetRange {
+            first: Offset(7),
+            count: 3,
+        };
+        let full = |voter: Option<&str>| {
+            ProposeError::DiskFull(DiskFull {
+                available: 5,
+                reserve: 6,
+                voter: voter.map(str::to_owned),
+            })
+        };
+        let outcomes = [
+            Ok(Receipt {
+                ranges: vec![range, range],
+                timestamp_ms: 5,
+                duplicate: true,
+            }),
+            Err(Refusal::SequenceOverlap { expected: 9 }.into()),
+            Err(Refusal::SequenceReused { expected: 9 }.into()),
+            Err(Refusal::NotOwner.into()),
+            Err(Refusal::NotHolder.into()),
+            Err(Refusal::OffsetDiffers { next: Offset(4) }.into()),
+            Err(Refusal::Fenced { epoch: 3 }.into()),
+            Err(ProposeError::Unknown),
+            Err(ProposeError::Malformed),
+            Err(Refusal::SessionExpired.into()),
+            Err(Refusal::SequenceGap { expected: 9 }.into()),
+            Err(full(Some("n2"))),
+            Err(full(None)),
+        ];
+        for outcome in outcomes {
+            assert_eq!(outcome_from_pb(outcome_to_pb(outcome.clone())), outcome);
+        }
+        let stopping = outcome_from_pb(outcome_to_pb(Err(ProposeError::Stopping)));
+        assert!(matches!(stopping, Err(ProposeError::NoLeader { .. })));
+    }
+}

@@ -1,0 +1,11 @@
+//! The way of a write: from whoever asks for it on this node to the leader, and into an entry.
+
+pub mod execute;
+pub mod forward;
+pub mod lease;
+pub mod lines;
+pub mod outcomes;
+pub mod pace;
+pub mod proposals;
+pub mod proposer;
+pub mod stamps;

@@ -1,0 +1,80 @@
+//! The outcomes of groups that this node wrote as a leader, and the answers that their batches get.
+
+use std::time::Duration;
+
+use openraft::errors::ClientWriteError;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::raft::entry::command::Outcome;
+use crate::raft::entry::types::TypeConfig;
+use crate::raft::error::ProposeError;
+use crate::raft::view::View;
+use crate::raft::view::space::Space;
+
+use super::proposals::{Group, LEADER_WAIT};
+
+/// How long a group stays under way while too few voters have room. Its outcome is unknown by then,
+/// and others are told that the disks are full.
+const FULL_WAIT: Duration = Duration::from_secs(1);
+/// Between two looks at whether a group has become hopeless.
+const LOOK: Duration = Duration::from_millis(100);
+
+type Outcomes = oneshot::Receiver<ClientWriteResult<TypeConfig>>;
+
+/// A group under way, and since when.
+pub(crate) type Waiting = (Outcomes, Group, Instant);
+
+/// Answers groups in the order in which they were written.
+pub(crate) async fn complete(
+    mut waits: mpsc::Receiver<Waiting>,
+    views: watch::Receiver<View>,
+    space: Space,
+) {
+    while let Some((mut outcome, group, since)) = waits.recv().await {
+        let full = since + FULL_WAIT;
+        let late = (group.came() + LEADER_WAIT).max(since + LOOK);
+        let is_hopeless = |now| {
+            let view = views.borrow();
+            let is_full = now >= full && space.full_voter(&view).is_some();
+            is_full || now >= late && !view.writable
+        };
+        let Some(outcome) = unless_hopeless(&mut outcome, full.min(late), is_hopeless).await else {
+            // The window would be taken for as long as nobody makes room, or no majority is there.
+            group.fail(&ProposeError::Unknown);
+            continue;
+        };
+        match outcome {
+            Ok(Ok(response)) => match response.data {
+                Outcome::Appended(outcomes) => group.answer(outcomes),
+                _ => group.fail(&ProposeError::Unknown),
+            },
+            // Rejected before it was appended.
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
+                let leader = forward.leader_node.map(|member| member.addr);
+                group.fail(&ProposeError::NoLeader {
+                    waited_ms: 0,
+                    leader,
+                });
+            }
+            Ok(Err(_)) | Err(_) => group.fail(&ProposeError::Unknown),
+        }
+    }
+}
+
+/// Waits for an outcome; `None` if it takes long and there is nothing to hope for.
+async fn unless_hopeless<T>(
+    mut outcome: impl Future<Output = T> + Unpin,
+    first_look: Instant,
+    is_hopeless: impl Fn(Instant) -> bool,
+) -> Option<T> {
+    let mut look = first_look;
+    loop {
+        match tokio::time::timeout_at(look, &mut outcome).await {
+            Ok(outcome) => return Some(outcome),
+            Err(_) if is_hopeless(Instant::now()) => return None,
+            Err(_) => look = Instant::now() + LOOK,
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What is proposed: batches, each with who waits for it, and the groups of them that become entries.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use crate::raft::entry::command::{BatchOutcome, Receipt};
+use crate::raft::error::ProposeError;
+use crate::raft::view::View;
+
+use super::lines::Caller;
+
+/// How long a batch waits for a leader, wherever it waits. One that a leader has appended is given up after
+/// as long, if that is no leader any more: its outcome is unknown.
+pub const LEADER_WAIT: Duration = Duration::from_secs(5);
+
+/// One batch and who waits for it.
+#[derive(Debug)]
+pub struct Proposal {
+    pub batch: Bytes,
+    /// Came from another node: it is not passed on a second time.
+    pub forwarded: bool,
+    pub reply: Reply,
+    pub caller: Caller,
+    /// When it came: it waits for a leader from then on, however long others waited before it.
+    pub(crate) since: Instant,
+    pub(crate) _bytes: OwnedSemaphorePermit,
+}
+
+impl Proposal {
+    pub fn is_late(&self) -> bool {
+        self.since.elapsed() >= LEADER_WAIT
+    }
+
+    /// Nobody took it, for as long as it may wait.
+    pub fn fail_without_leader(self, view: &View) {
+        // A caller that went away needs no answer.
+        let _ = self.reply.send(Err(no_leader(view, self.since)));
+    }
+}
+
+#[cfg(test)]
+impl Proposal {
+    /// One of this node's own, and its answer.
+    pub fn of_test(batch: &'static str) -> (Self, Answer) {
+        let (reply, answer) = oneshot::channel();
+        let proposal = Self {
+            batch: Bytes::from_static(batch.as_bytes()),
+            forwarded: false,
+            reply,
+            caller: Caller::next(),
+            since: Instant::now(),
+            _bytes: std::sync::Arc::new(tokio::sync::Semaphore::new(1))
+                .try_acquire_owned()
+                .unwrap(),
+        };
+        (proposal, answer)
+    }
+}
+
+pub type Reply = oneshot::Sender<Result<Receipt, ProposeError>>;
+pub type Answer = oneshot::Receiver<Result<Receipt, ProposeError>>;
+
+/// Batches that become one entry, and their place in the window.
+#[derive(Debug)]
+pub struct Group {
+    pub proposals: Vec<Proposal>,
+    pub place: OwnedSemaphorePermit,
+}
+
+impl Group {
+    pub fn bytes(&self) -> usize {
+        let bytes = self.proposals.iter().map(|proposal| proposal.batch.len());
+        bytes.sum()
+    }
+
+    /// When the first of the batches came.
+    pub fn came(&self) -> Instant {
+        let came = self.proposals.iter().map(|proposal| proposal.since);
+        came.min().unwrap_or_else(Instant::now)
+    }
+
+    /// Answers every batch alike.
+    pub fn fail(self, error: &ProposeError) {
+        for proposal in self.proposals {
+            // A caller that went away needs no answer.
+            let _ = proposal.reply.send(Err(error.clone()));
+        }
+    }
+
+    /// Answers the batches that have waited for too long: nobody took them.
+    pub fn without_late(self, view: &View) -> Self {
+        self.without(Proposal::is_late, view)
+    }
+
+    /// Answers the batches that came from another node, if this one does not lead.
+    pub fn without_forwarded(self, view: &View) -> Self {
+        self.without(|proposal| proposal.forwarded, view)
+    }
+
+    fn without(self, is_over: impl Fn(&Proposal) -> bool, view: &View) -> Self {
+        let place = self.place;
+        let (over, proposals): (Vec<_>, Vec<_>) = self.proposals.into_iter().partition(is_over);
+        for proposal in over {
+            proposal.fail_without_leader(view);
+        }
+        Self { proposals, place }
+    }
+
+    /// Answers each batch with its outcome.
+    pub fn answer(self, outcomes: Vec<BatchOutcome>) {
+        for (proposal, outcome) in self.proposals.into_iter().zip(outcomes) {
+            let _ = proposal.reply.send(outcome.map_err(ProposeError::from));
+        }
+    }
+}
+
+/// Nobody took a batch that came then.
+pub fn no_leader(view: &View, since: Instant) -> ProposeError {
+    ProposeError::NoLeader {
+        waited_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        leader: view
+            .leader_member()
+            .map(|leader| leader.member.addr.clone()),
+    }
+}

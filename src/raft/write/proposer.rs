@@ -1,0 +1,368 @@
+//! Proposals: batches from this node's clients, on their way to the leader.
+//!
+//! Batches that wait together become one raft entry, so that consensus works per group and not per
+//! record; the window makes them wait only while earlier groups are under way. A follower passes
+//! its groups to the leader on one ordered stream. Order is kept from queue to log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::impls::ProgressResponder;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::log::{Log, record};
+use crate::net::budget::SMALL_BYTES_MAX;
+use crate::raft::Raft;
+use crate::raft::entry::command::Command;
+use crate::raft::error::ProposeError;
+use crate::raft::peer::transport::Transport;
+use crate::raft::view::View;
+use crate::raft::view::space::Space;
+use crate::tasks;
+
+use super::forward::Forwarder;
+use super::lease::Lease;
+use super::lines::{Caller, Lines};
+use super::outcomes::{self, Waiting};
+use super::pace::Pace;
+use super::proposals::{Answer, Group, LEADER_WAIT, Proposal, no_leader};
+use super::stamps::Stamps;
+
+/// Batches that may wait for a place in a group.
+const QUEUE_MAX: usize = 16 << 10;
+/// Bytes of batches that wait or are under way. Those of clients here are counted before they come so far;
+/// those that other nodes passed on, by this alone.
+const PENDING_BYTES_MAX: usize = 32 << 20;
+/// Beside them, of batches that are small.
+const PENDING_BYTES_OF_SMALL: usize = PENDING_BYTES_MAX / 8;
+/// A group's batches, in bytes, unless segments are small; a larger batch is a group of its own. A
+/// reader checks whole entries, so an entry is not larger than what one read takes.
+const GROUP_BYTES_MAX: usize = 256 << 10;
+const GROUP_BATCHES_MAX: usize = 1024;
+/// Places in the window: a group that is nearly full takes one, another one takes several. So few
+/// small groups are under way, since more of them would be smaller and not faster, and enough full
+/// ones to keep the disks and the network busy.
+const PLACES: usize = 16;
+const PLACES_OF_SMALL: usize = 4;
+/// A large batch takes as many as its bytes would in full groups, up to this: one of the largest is under way,
+/// and beside it what is small.
+const PLACES_OF_LARGE_MAX: usize = PLACES - PLACES_OF_SMALL;
+/// What waited so long may still be sent to a leader that is known by then.
+const FORWARD_WAIT: Duration = Duration::from_millis(200);
+/// Between two looks at what waits for its turn.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Takes batches; clones share the queue.
+#[derive(Debug, Clone)]
+pub struct Proposer {
+    queue: mpsc::Sender<Proposal>,
+    bytes: Arc<Semaphore>,
+    /// For what is small, so that it does not wait for room behind what is large.
+    small_bytes: Arc<Semaphore>,
+    me: u64,
+    views: watch::Receiver<View>,
+}
+
+/// What a dispatcher needs to lead, or to pass on to the leader.
+pub struct Leader {
+    transport: Transport,
+    space: Space,
+    stamps: Stamps,
+    pace: Pace,
+    lease: Lease,
+}
+
+impl Leader {
+    pub fn new(
+        transport: &Transport,
+        space: &Space,
+        stamps: &Stamps,
+        log: &Log,
+        lease: Lease,
+    ) -> Self {
+        Self {
+            pace: Pace::new(log.clone()),
+            transport: transport.clone(),
+            space: space.clone(),
+            stamps: stamps.clone(),
+            lease,
+        }
+    }
+}
+
+impl Proposer {
+    /// Its tasks run beside those of the callers: a group crosses to consensus and back once, and not each
+    /// of its batches.
+    pub fn start(
+        leader: Leader,
+        raft: &Raft,
+        views: &watch::Receiver<View>,
+        group_bytes_max: usize,
+        callers_on: &Handle,
+    ) -> Self {
+        let (queue, proposals) = mpsc::channel(QUEUE_MAX);
+        let (under_way, waits) = mpsc::channel(PLACES);
+        let me = *raft.node_id();
+        let completed = outcomes::complete(waits, views.clone(), leader.space.clone());
+        tasks::spawn_on(callers_on, "answers to proposals", completed);
+        let dispatcher = Dispatcher {
+            forwarder: Forwarder::new(leader.transport, views.clone()),
+            raft: raft.clone(),
+            views: views.clone(),
+            under_way,
+            space: leader.space,
+            stamps: leader.stamps,
+            pace: leader.pace,
+            lease: leader.lease,
+            group_bytes_max: GROUP_BYTES_MAX.min(group_bytes_max),
+        };
+        tasks::spawn_on(callers_on, "proposals", dispatcher.run(proposals));
+        Self {
+            queue,
+            bytes: Arc::new(Semaphore::new(PENDING_BYTES_MAX)),
+            small_bytes: Arc::new(Semaphore::new(PENDING_BYTES_OF_SMALL)),
+            me,
+            views: views.clone(),
+        }
+    }
+
+    /// Queues a batch, waiting while too much is pending: for a leader no longer than it may. The answer
+    /// comes once it is committed.
+    ///
+    /// Batches that one caller queues one after another keep their order; callers are served in turn.
+    pub async fn propose(
+        &self,
+        batch: Bytes,
+        forwarded: bool,
+        caller: Caller,
+        since: Instant,
+    ) -> Result<Answer, ProposeError> {
+        record::check_batch(&batch).map_err(|_| ProposeError::Malformed)?;
+        let weight = u32::try_from(batch.len().min(PENDING_BYTES_MAX)).unwrap_or(u32::MAX);
+        let small = self.small_bytes.clone();
+        let small = (batch.len() <= SMALL_BYTES_MAX).then(|| small.try_acquire_many_owned(weight));
+        let bytes = match small {
+            Some(Ok(bytes)) => Ok(bytes),
+            _ => {
+                let bytes = self.bytes.clone().acquire_many_owned(weight);
+                self.while_led(since, bytes).await?
+            }
+        };
+        let place = self.while_led(since, self.queue.reserve()).await?;
+        let (reply, answer) = oneshot::channel();
+        place.map_err(|_| ProposeError::Stopping)?.send(Proposal {
+            batch,
+            forwarded,
+            reply,
+            caller,
+            since,
+            _bytes: bytes.map_err(|_| ProposeError::Stopping)?,
+        });
+        Ok(answer)
+    }
+
+    /// Waits until it is late and no leader is known.
+    async fn while_led<T>(
+        &self,
+        since: Instant,
+        wait: impl Future<Output = T>,
+    ) -> Result<T, ProposeError> {
+        let led_no_more = async {
+            tokio::time::sleep_until(since + LEADER_WAIT).await;
+            while self.views.borrow().is_led(self.me) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            waited = wait => Ok(waited),
+            () = led_no_more => Err(no_leader(&self.views.borrow(), since)),
+        }
+    }
+}
+
+struct Dispatcher {
+    raft: Raft,
+    views: watch::Receiver<View>,
+    forwarder: Forwarder,
+    under_way: mpsc::Sender<Waiting>,
+    space: Space,
+    stamps: Stamps,
+    pace: Pace,
+    lease: Lease,
+    group_bytes_max: usize,
+}
+
+enum Route {
+    Here,
+    There(u64, String),
+}
+
+impl Dispatcher {
+    async fn run(mut self, mut proposals: mpsc::Receiver<Proposal>) {
+        let window = Arc::new(Semaphore::new(PLACES));
+        let places = |count: usize| {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            window.clone().acquire_many_owned(count)
+        };
+        let mut waiting = Lines::default();
+        loop {
+            let place = self.turn(places(1), &mut waiting, &mut proposals).await;
+            let Ok(mut place) = place else {
+                return;
+            };
+            if waiting.is_empty() {
+                let Some(first) = proposals.recv().await else {
+                    return;
+                };
+                waiting.push(first);
+            }
+            self.turn(self.led(), &mut waiting, &mut proposals).await;
+            gather(&mut waiting, &mut proposals);
+            // Nobody waits for these any more: their callers were told that the outcome is unknown.
+            drop(waiting.give_up(|proposal| proposal.reply.is_closed()));
+            if !waiting.is_empty() && waiting.bytes() < self.group_bytes_max / 2 {
+                let more = places(PLACES_OF_SMALL - 1);
+                let Ok(more) = self.turn(more, &mut waiting, &mut proposals).await else {
+                    return;
+                };
+                place.merge(more);
+                // What came while it waited goes along.
+                gather(&mut waiting, &mut proposals);
+            }
+            let mut group = Group {
+                proposals: waiting.take(GROUP_BATCHES_MAX, self.group_bytes_max),
+                place,
+            };
+            let wanted = places_of(group.bytes());
+            if wanted > group.place.num_permits() {
+                let more = places(wanted - group.place.num_permits());
+                let Ok(more) = self.turn(more, &mut waiting, &mut proposals).await else {
+                    return;
+                };
+                group.place.merge(more);
+            }
+            if !group.proposals.is_empty() {
+                self.dispatch(group).await;
+            }
+        }
+    }
+
+    /// Waits for what must come before the next group. Without a leader, what has waited for too long is
+    /// answered meanwhile: nothing of it was appended.
+    async fn turn<T>(
+        &self,
+        wait: impl Future<Output = T>,
+        waiting: &mut Lines,
+        proposals: &mut mpsc::Receiver<Proposal>,
+    ) -> T {
+        let mut wait = std::pin::pin!(wait);
+        loop {
+            if let Ok(waited) = tokio::time::timeout(LOOK, &mut wait).await {
+                return waited;
+            }
+            let view = self.views.borrow();
+            if !view.is_led(*self.raft.node_id()) {
+                gather(waiting, proposals);
+                for proposal in waiting.give_up(Proposal::is_late) {
+                    proposal.fail_without_leader(&view);
+                }
+            }
+        }
+    }
+
+    /// Returns once there is somebody to lead, or the node stops.
+    fn led(&self) -> impl Future<Output = ()> + use<> {
+        let (me, mut views) = (*self.raft.node_id(), self.views.clone());
+        async move {
+            let led = views.wait_for(|view| view.is_led(me) || view.stopped.is_some());
+            // A sender that is gone is a node that has stopped.
+            drop(led.await);
+        }
+    }
+
+    /// Hands a group to the leader, waiting for one to be known.
+    async fn dispatch(&mut self, mut group: Group) {
+        // What waited for its turn behind others' has not waited for a leader: it has a moment here, too.
+        let mut deadline = (group.came() + LEADER_WAIT).max(Instant::now() + FORWARD_WAIT);
+        loop {
+            match tokio::time::timeout_at(deadline, self.route()).await {
+                // It waits here, and all behind it, until the disk keeps up or another node leads.
+                Ok(Some(Route::Here)) if self.pace.is_behind() => self.pace.pause().await,
+                Ok(Some(Route::Here)) if !self.lease.holds() => self.lease.pause().await,
+                Ok(Some(Route::Here)) => {
+                    let room = self.space.check(&self.views.borrow());
+                    return match room {
+                        Ok(()) => self.write(group).await,
+                        Err(full) => group.fail(&full.into()),
+                    };
+                }
+                Ok(Some(Route::There(leader, addr))) => {
+                    group = group.without_forwarded(&self.views.borrow());
+                    if group.proposals.is_empty() {
+                        return;
+                    }
+                    // Nothing of the group was sent if there is no stream yet.
+                    let deadline = deadline.max(Instant::now() + FORWARD_WAIT);
+                    match self.forwarder.forward(leader, &addr, group, deadline).await {
+                        Ok(()) => return,
+                        Err(unsent) => group = unsent,
+                    }
+                }
+                Ok(None) => return group.fail(&ProposeError::Stopping),
+                Err(_) => {}
+            }
+            if Instant::now() >= deadline {
+                group = group.without_late(&self.views.borrow());
+                if group.proposals.is_empty() {
+                    return;
+                }
+                deadline = group.came() + LEADER_WAIT;
+            }
+        }
+    }
+
+    /// Where the leader is, once that is known; `None` when the node stops.
+    async fn route(&mut self) -> Option<Route> {
+        self.led().await;
+        let view = self.views.borrow();
+        if view.stopped.is_some() {
+            return None;
+        }
+        if view.writable {
+            return Some(Route::Here);
+        }
+        let leader = view.leader_member()?;
+        Some(Route::There(leader.id, leader.member.addr.clone()))
+    }
+
+    async fn write(&self, group: Group) {
+        let batches = group.proposals.iter().map(|proposal| &proposal.batch);
+        let command = Command::Append(record::join(batches, Some(self.stamps.next())));
+        let (responder, outcome) = ProgressResponder::complete_only();
+        match self.raft.client_write_ff(command, Some(responder)).await {
+            Ok(()) => {
+                // The window bounds the channel, so this never waits.
+                let _ = self.under_way.send((outcome, group, Instant::now())).await;
+            }
+            Err(_) => group.fail(&ProposeError::Stopping),
+        }
+    }
+}
+
+/// Places in the window for so many bytes.
+fn places_of(bytes: usize) -> usize {
+    bytes.div_ceil(GROUP_BYTES_MAX).min(PLACES_OF_LARGE_MAX)
+}
+
+/// Takes what is in the queue, until so many wait.
+fn gather(waiting: &mut Lines, proposals: &mut mpsc::Receiver<Proposal>) {
+    while waiting.len() < QUEUE_MAX
+        && let Ok(proposal) = proposals.try_recv()
+    {
+        waiting.push(proposal);
+    }
+}

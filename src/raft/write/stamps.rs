@@ -1,0 +1,110 @@
+//! The time that a leader gives to an entry before it is replicated (I2: apply reads no clock).
+//!
+//! It never goes back along the log, and is no further ahead of a majority's clocks than a bound. A
+//! log that is ahead of them, by whatever accident, heals: its time creeps until they reach it.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::env::Instant;
+use crate::log::Log;
+use crate::raft::engine::state_machine::Shared;
+use crate::raft::view::View;
+use crate::raft::view::clocks::Clocks;
+
+/// The part of the time passed by which the time of a log that is ahead goes on.
+const CREEP_SHARE: u64 = 16;
+
+/// Gives the times; clones share it.
+#[derive(Debug, Clone)]
+pub struct Stamps {
+    given: Arc<Mutex<Given>>,
+    clocks: Clocks,
+    views: watch::Receiver<View>,
+    log: Log,
+    fsm: Arc<Shared>,
+}
+
+/// The time given last, and when it was given first.
+#[derive(Debug)]
+struct Given {
+    ms: u64,
+    since: Instant,
+}
+
+impl Given {
+    /// The time of an entry that is taken now: `known` is the last in the log.
+    fn next(&mut self, known_ms: u64, present_ms: u64) -> u64 {
+        let now = Instant::now();
+        let passed = now.duration_since(self.since).as_millis();
+        let least = if known_ms > self.ms {
+            // Another leader's: what this one takes comes later, and can be told from it.
+            known_ms.saturating_add(1)
+        } else {
+            let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+            self.ms.saturating_add(passed / CREEP_SHARE)
+        };
+        let next = present_ms.max(least);
+        if next > self.ms {
+            *self = Self {
+                ms: next,
+                since: now,
+            };
+        }
+        next
+    }
+}
+
+impl Stamps {
+    pub fn new(log: Log, fsm: Arc<Shared>, clocks: Clocks, views: watch::Receiver<View>) -> Self {
+        let given = Given {
+            ms: 0,
+            since: Instant::now(),
+        };
+        Self {
+            given: Arc::new(Mutex::new(given)),
+            clocks,
+            views,
+            log,
+            fsm,
+        }
+    }
+
+    /// The time of the next entry, in milliseconds since 1970.
+    pub fn next(&self) -> u64 {
+        // Entries that are not applied yet are in the log, and those that are not in it, applied.
+        let known = self.log.last_timestamp_ms().max(self.fsm.timestamp_ms());
+        let present = self.clocks.present_ms(&self.views.borrow());
+        self.given.lock().next(known, present)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_is_ahead_creeps_until_the_clocks_reach_it() {
+        let mut given = Given {
+            ms: 0,
+            since: Instant::now(),
+        };
+        assert_eq!(given.next(0, 1000), 1000);
+        assert_eq!(given.next(1000, 900), 1000, "it does not go back");
+        assert_eq!(given.next(9000, 1000), 9001, "another leader's");
+        let mut last = 9001;
+        for step in 1..=160 {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            let next = given.next(last, 1000 + step * 10);
+            assert!(next >= last, "{next} comes after {last}");
+            last = next;
+        }
+        // A sixteenth of 1.6 s; each step is cut to whole milliseconds.
+        assert!((9050..=9101).contains(&last), "{last}");
+        assert_eq!(given.next(last, 9200), 9200, "they have");
+    }
+}
