@@ -106,6 +106,15 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
     fn mappable(&self) -> Option<&fs::File>;
 }
 
+/// Whether the process, or the system, has no descriptor left.
+pub fn is_short_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let short = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error
+        .raw_os_error()
+        .is_some_and(|code| short.contains(&code))
+}
+
 /// A directory that others may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exposed {

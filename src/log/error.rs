@@ -3,7 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{Index, Offset, handles};
+use super::{Index, Offset};
+use crate::disk;
 
 /// An error of the log.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +144,7 @@ impl Error {
     /// Whether the process, or the system, has no descriptor left to open a file with: nothing is
     /// wrong with the file, and the same works again later.
     pub fn is_short_of_files(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if handles::is_short_of_files(source))
+        matches!(self, Self::Io { source, .. } if disk::is_short_of_files(source))
     }
 
     /// What was found, without what to do about it.

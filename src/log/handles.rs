@@ -14,13 +14,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::{Condvar, Mutex};
 
 use super::Error;
-use crate::disk::{Disk, File};
+use super::config::FILES_MIN;
+use crate::disk::{self, Disk, File};
 
 /// Indexes of sealed segments that stay mapped. A map needs no open file, but a process may have
 /// 65,530 maps only, unless the system is told otherwise.
 const MAPS_MAX: usize = if cfg!(test) { 8 } else { 4096 };
-/// Fewer open files than this make readers wait for each other.
-pub const FILES_MIN: usize = 8;
 
 /// The files of a log's sealed segments.
 pub struct Handles {
@@ -83,7 +82,7 @@ impl Handles {
         }
         let file = match self.disk.open(path) {
             // Others have taken the rest: what is open here for later use is worth less.
-            Err(error) if is_short_of_files(&error) && open.close_idle(usize::MAX) > 0 => {
+            Err(error) if disk::is_short_of_files(&error) && open.close_idle(usize::MAX) > 0 => {
                 self.disk.open(path)
             }
             opened => opened,
@@ -189,13 +188,4 @@ impl fmt::Debug for Handles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Handles({} at most)", self.files_max)
     }
-}
-
-/// Whether the process, or the system, has no descriptor left.
-pub fn is_short_of_files(error: &std::io::Error) -> bool {
-    use rustix::io::Errno;
-    let short = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
-    error
-        .raw_os_error()
-        .is_some_and(|code| short.contains(&code))
 }

@@ -9,7 +9,7 @@ use super::file_header::{self, Magic};
 use super::handles::Handles;
 use super::index::{Mapped, map_file};
 use super::rows_file::RowsFile;
-use super::{Error, Index, Log, State};
+use super::{Error, Index};
 
 /// Rows that are mapped when they are needed.
 #[derive(Debug)]
@@ -45,6 +45,11 @@ impl LazyMap {
         self.map.get().is_some()
     }
 
+    /// When it was used last, as [`Handles::next_turn`] counts.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// The file's bytes.
     pub fn bytes(&self) -> Result<&[u8], Error> {
         match self.map.get() {
@@ -76,7 +81,8 @@ impl LazyMap {
         Ok(self.map.get().map_or(&[], |map| &map[..]))
     }
 
-    fn anew(&self) -> Self {
+    /// The same rows, not mapped.
+    pub fn anew(&self) -> Self {
         Self::new(self.file.clone(), self.base, self.bytes, &self.handles)
     }
 }
@@ -86,34 +92,5 @@ impl Drop for LazyMap {
         if self.is_loaded() {
             self.handles.map_gone();
         }
-    }
-}
-
-impl Log {
-    /// Undoes the maps that were used longest ago, if there are too many.
-    pub(super) fn bound_maps(&self) {
-        let over = self.0.handles.maps_over();
-        if over == 0 {
-            return;
-        }
-        let mut state = self.0.state.write();
-        let mut used: Vec<_> = state.loaded().collect();
-        used.sort_unstable();
-        for (_, number) in used.into_iter().take(over) {
-            let index = &mut state.segments[number].index;
-            let anew = index.lazy().map(|lazy| Arc::new(lazy.anew()));
-            anew.into_iter().for_each(|anew| index.set_lazy(anew));
-        }
-    }
-}
-
-impl State {
-    /// When each loaded map was used, and its segment's number.
-    fn loaded(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
-        let segments = self.segments.iter().enumerate();
-        segments.filter_map(|(number, segment)| {
-            let lazy = segment.index.lazy().filter(|lazy| lazy.is_loaded())?;
-            Some((lazy.used.load(Ordering::Relaxed), number))
-        })
     }
 }

@@ -5,14 +5,15 @@
 //! readers read those. Appends go to disk through one writer (`io`); rows of the index are written
 //! by [`Log::publish`] alone. The log knows nothing of raft's rules, of networks or of futures.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
 mod append;
+mod config;
 mod cut;
+mod damage;
 pub mod dump;
 mod error;
 mod file_header;
@@ -25,6 +26,8 @@ mod index;
 mod io;
 mod lazy_map;
 mod making;
+mod maps;
+mod numbers;
 mod read;
 pub mod record;
 mod recovery;
@@ -42,6 +45,7 @@ mod store;
 mod times;
 mod transfer;
 mod trim;
+mod truncate;
 pub mod verify;
 mod writer;
 
@@ -64,9 +68,11 @@ mod room_tests;
 #[cfg(test)]
 mod tests;
 
+pub use config::{Config, STORE_BYTES_MAX};
 pub use error::Error;
 pub use frame::{Entry, Kind};
 pub use io::{Done, Job};
+pub use numbers::{Floor, Index, NUMBER_MAX, Offset, Term};
 pub use record::Record;
 pub use recovery::Checkpoint;
 pub use repair::{Damaged, Scrub};
@@ -85,89 +91,6 @@ use rows_file::RowsFile;
 use segment::Segment;
 use state::State;
 
-macro_rules! quantity {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(pub u64);
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
-            }
-        }
-    };
-}
-
-quantity!(
-    /// A record's place in the log: dense, from 0.
-    Offset
-);
-quantity!(
-    /// A raft entry's place in the raft log: dense, from 0. Control entries have one, too.
-    Index
-);
-quantity!(
-    /// A raft term: which leader's reign.
-    Term
-);
-
-/// No raft index and no offset comes near this: a larger one, from disk or from a peer, is damage.
-pub const NUMBER_MAX: u64 = u64::MAX >> 1;
-/// No store file is larger, in bytes.
-pub const STORE_BYTES_MAX: u32 = 1 << 30;
-
-/// Files of sealed segments that are open at once, unless the process may have few.
-const FILES_MAX: usize = 256;
-/// Descriptors besides: the files of segments that are not sealed yet, the spare, a seal, a cut or a
-/// directory on its way to the disk, a copy that is fetched, the stable store and the vote.
-const FILES_BESIDES: usize = 64;
-/// The part of the process's descriptors that the log's sealed segments may take.
-const FILES_SHARE: u64 = 8;
-
-/// The log's limits.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The size of a store file, in bytes: 1 KiB to [`STORE_BYTES_MAX`].
-    pub segment_bytes_max: u32,
-    /// The size of an index file while it grows, in bytes; 20 a batch.
-    pub index_bytes_max: usize,
-    /// Payloads of recent entries kept in memory, in bytes. What is not written yet stays besides.
-    pub tail_cache_bytes_max: usize,
-    /// With less room on the disk, in bytes, no segment is made ahead of need.
-    pub spare_above_bytes: u64,
-    /// Files of sealed segments that are open at once; see [`Self::descriptors_max`].
-    pub files_max: usize,
-    /// Do the IO on the caller's thread: for simulation.
-    pub inline_io: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            segment_bytes_max: 64 << 20,
-            index_bytes_max: 8 << 20,
-            tail_cache_bytes_max: 8 << 20,
-            spare_above_bytes: 0,
-            files_max: FILES_MAX,
-            inline_io: false,
-        }
-    }
-}
-
-impl Config {
-    /// The descriptors that the log holds at most.
-    pub fn descriptors_max(&self) -> usize {
-        self.files_max + FILES_BESIDES
-    }
-
-    /// Keeps to a process's limit of descriptors; the rest is for connections.
-    pub fn keep_to(&mut self, descriptors: u64) {
-        let share = usize::try_from(descriptors / FILES_SHARE).unwrap_or(usize::MAX);
-        self.files_max = self.files_max.min(share).max(handles::FILES_MIN);
-    }
-}
-
 /// Records of one batch that were accepted: a part of an entry's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
@@ -175,15 +98,6 @@ pub struct Run {
     pub skip: u32,
     /// How many records.
     pub count: u32,
-}
-
-/// Where a log begins: what lies below was given up for good, after a snapshot covered it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Floor {
-    /// The first raft index.
-    pub index: Index,
-    /// The offset of the first record at or after it.
-    pub offset: Offset,
 }
 
 /// How a log was found on opening.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::cut;
 use super::files::{Paths, base_of, bases, remove_all, remove_files};
 use super::frame::Header;
-use super::handles::{self, Handles};
+use super::handles::Handles;
 use super::index::OffsetIndex;
 use super::room::Room;
 use super::rows;
@@ -23,7 +23,7 @@ use super::seal::Seal;
 use super::segment::{Damage, Segment};
 use super::store::{Found, Store};
 use super::{Config, Error, Floor, Index, NUMBER_MAX, Offset, Term, record};
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 
 /// What the FSM had made durable of its place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,7 +243,7 @@ fn open_segment(
 pub fn open_sealed(place: &Place<'_>, paths: &Paths, seal: Seal) -> Result<Segment, Error> {
     let holds = |path: &Path, bytes: u64| match place.disk.len_of(path) {
         Ok(len) => Ok(len >= bytes),
-        Err(error) if handles::is_short_of_files(&error) => Err(Error::io("measure", path)(error)),
+        Err(error) if disk::is_short_of_files(&error) => Err(Error::io("measure", path)(error)),
         Err(_) => Ok(false),
     };
     let rows = rows_file::place(seal.rows as usize) as u64;

@@ -14,7 +14,7 @@ use super::recovery::{self, Place};
 use super::seal::{self, Seal};
 use super::segment::{Damage, Segment};
 use super::store::{Span, Store};
-use super::{Error, Index, Log, Offset, rows};
+use super::{Error, Index, Log, rows};
 
 /// Bytes of a store that one step of a scrub reads, about.
 const STEP_BYTES: usize = 1 << 20;
@@ -113,45 +113,6 @@ impl Log {
             seal,
             digest: 0,
         })
-    }
-
-    /// Marks the segment of a store that does not check, if it is sealed, so that it is repaired.
-    pub(super) fn note_damage(&self, store: &Arc<Store>, error: Error) -> Error {
-        let tells = matches!(error, Error::Corrupt { .. } | Error::Io { .. });
-        if !tells || error.is_short_of_files() {
-            return error;
-        }
-        let mut state = self.0.state.write();
-        match state.segment_with(store) {
-            Some(segment) if segment.seal().is_some() => {
-                let what = error.finding();
-                tracing::error!(what, "a sealed segment is damaged, and waits for repair");
-                segment.mark(Damage::Store)
-            }
-            _ => error,
-        }
-    }
-
-    /// The same for an index, by an offset that it should have led to.
-    pub(super) fn note_bad_rows(&self, offset: Offset, error: Error) -> Error {
-        let tells = matches!(
-            error,
-            Error::Corrupt { .. } | Error::Malformed(_) | Error::Io { .. }
-        );
-        if !tells || error.is_short_of_files() {
-            return error;
-        }
-        let mut state = self.0.state.write();
-        let number = state.holder_of(offset);
-        let segment = number.and_then(|number| state.segments.get_mut(number));
-        match segment {
-            Some(segment) if segment.seal().is_some() => {
-                let what = error.finding();
-                tracing::error!(what, "the index of a sealed segment is damaged");
-                segment.mark(Damage::Index)
-            }
-            _ => error,
-        }
     }
 
     /// Open files hide that their names are gone, until a restart.

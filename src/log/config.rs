@@ -1,0 +1,57 @@
+//! The log's limits, and what it opens at most.
+
+/// No store file is larger, in bytes.
+pub const STORE_BYTES_MAX: u32 = 1 << 30;
+
+/// Files of sealed segments that are open at once, unless the process may have few.
+const FILES_MAX: usize = 256;
+/// Fewer open files than this make readers wait for each other.
+pub(super) const FILES_MIN: usize = 8;
+/// Descriptors besides: the files of segments that are not sealed yet, the spare, a seal, a cut or a
+/// directory on its way to the disk, a copy that is fetched, the stable store and the vote.
+const FILES_BESIDES: usize = 64;
+/// The part of the process's descriptors that the log's sealed segments may take.
+const FILES_SHARE: u64 = 8;
+
+/// The log's limits.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The size of a store file, in bytes: 1 KiB to [`STORE_BYTES_MAX`].
+    pub segment_bytes_max: u32,
+    /// The size of an index file while it grows, in bytes; 20 a batch.
+    pub index_bytes_max: usize,
+    /// Payloads of recent entries kept in memory, in bytes. What is not written yet stays besides.
+    pub tail_cache_bytes_max: usize,
+    /// With less room on the disk, in bytes, no segment is made ahead of need.
+    pub spare_above_bytes: u64,
+    /// Files of sealed segments that are open at once; see [`Self::descriptors_max`].
+    pub files_max: usize,
+    /// Do the IO on the caller's thread: for simulation.
+    pub inline_io: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            segment_bytes_max: 64 << 20,
+            index_bytes_max: 8 << 20,
+            tail_cache_bytes_max: 8 << 20,
+            spare_above_bytes: 0,
+            files_max: FILES_MAX,
+            inline_io: false,
+        }
+    }
+}
+
+impl Config {
+    /// The descriptors that the log holds at most.
+    pub fn descriptors_max(&self) -> usize {
+        self.files_max + FILES_BESIDES
+    }
+
+    /// Keeps to a process's limit of descriptors; the rest is for connections.
+    pub fn keep_to(&mut self, descriptors: u64) {
+        let share = usize::try_from(descriptors / FILES_SHARE).unwrap_or(usize::MAX);
+        self.files_max = self.files_max.min(share).max(FILES_MIN);
+    }
+}

@@ -1,0 +1,34 @@
+//! How many indexes of sealed segments stay mapped.
+
+use std::sync::Arc;
+
+use super::{Log, State};
+
+impl Log {
+    /// Undoes the maps that were used longest ago, if there are too many.
+    pub(super) fn bound_maps(&self) {
+        let over = self.0.handles.maps_over();
+        if over == 0 {
+            return;
+        }
+        let mut state = self.0.state.write();
+        let mut used: Vec<_> = state.loaded().collect();
+        used.sort_unstable();
+        for (_, number) in used.into_iter().take(over) {
+            let index = &mut state.segments[number].index;
+            let anew = index.lazy().map(|lazy| Arc::new(lazy.anew()));
+            anew.into_iter().for_each(|anew| index.set_lazy(anew));
+        }
+    }
+}
+
+impl State {
+    /// When each loaded map was used, and its segment's number.
+    fn loaded(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
+        let segments = self.segments.iter().enumerate();
+        segments.filter_map(|(number, segment)| {
+            let lazy = segment.index.lazy().filter(|lazy| lazy.is_loaded())?;
+            Some((lazy.used(), number))
+        })
+    }
+}
