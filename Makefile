@@ -68,7 +68,7 @@ rot: ## a table: each kind of rot in each kind of file, and what a node makes of
 # For so long; a failure prints the seed that FERROLOG_SEED= runs again.
 SOAK_SECONDS ?= 600
 soak: ## crash points of histories that no test has run, for SOAK_SECONDS
-	FERROLOG_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked --lib crash_tests -- --nocapture
+	FERROLOG_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked --lib log::tests::crash -- --nocapture
 
 # The storage engine first, for about a minute: FERROLOG_BENCH_DIR= is where, FERROLOG_BENCH_RECORDS= how much.
 bench: ## the log beside the bare disk, then three nodes under load, acks after a majority's sync: BENCH_ARGS=

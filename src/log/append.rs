@@ -6,16 +6,17 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use super::files::Paths;
-use super::frame::{self, Entry, Kind};
-use super::index::OffsetIndex;
-use super::io::{Append, Done, Request};
-use super::making::Plan;
-use super::room::Room;
+use super::format::files::Paths;
+use super::format::frame::{self, Entry, Kind};
+use super::format::record;
+use super::format::room::Room;
 use super::segment::Segment;
-use super::store::Store;
-use super::writer::Write;
-use super::{Config, Error, Index, Log, State, Term, record};
+use super::segment::index::OffsetIndex;
+use super::segment::store::Store;
+use super::write::io::{Append, Done, Request};
+use super::write::making::Plan;
+use super::write::writer::Write;
+use super::{Config, Error, Index, Log, State, Term};
 
 impl Log {
     /// Appends entries. They can be read when this returns; `done` comes when they are durable.
@@ -108,7 +109,7 @@ impl Log {
         // The spare is for the segment that follows, unless that one waits for it already.
         let waits = last.is_some() && made.is_none();
         let spare = !waits && self.0.queue.has_segment_in_hand();
-        let whole = u64::from(bytes_max) - super::file_header::FILE_HEADER_BYTES as u64;
+        let whole = u64::from(bytes_max) - super::format::file_header::FILE_HEADER_BYTES as u64;
         bytes <= left || (spare && bytes <= whole)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::segment::Damage;
-use super::store::Store;
+use super::segment::store::Store;
 use super::{Error, Log, Offset};
 
 impl Log {

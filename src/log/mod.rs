@@ -2,8 +2,13 @@
 //!
 //! One copy of each record serves two masters. Raft appends, reads and cuts entries by index; the
 //! finite-state machine publishes the records of committed entries under dense offsets, and
-//! readers read those. Appends go to disk through one writer (`io`); rows of the index are written
+//! readers read those. Appends go to disk through one writer (`write/`); rows of the index are written
 //! by [`Log::publish`] alone. The log knows nothing of raft's rules, of networks or of futures.
+//!
+//! Its rooms, each of which stands on those before it: `format` (what is in the files), `segment`
+//! (one store and its index), `write` (the writer), `open` (what a start finds); then the handle and
+//! what it does itself: append, read, truncate; and on the handle `upkeep` (seal, trim, mend, copy).
+//! `inspect` looks at the files without opening the log.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,84 +17,52 @@ use parking_lot::{Mutex, RwLock};
 
 mod append;
 mod config;
-mod cut;
 mod damage;
-pub mod dump;
 mod error;
-mod file_header;
-mod files;
-mod frame;
-mod gather;
-mod handles;
-mod held;
-mod index;
-mod io;
-mod lazy_map;
-mod making;
+mod format;
+mod inspect;
 mod maps;
 mod numbers;
+mod open;
 mod read;
-pub mod record;
-mod recovery;
-mod repair;
-mod room;
-mod row;
-mod rows;
-mod rows_file;
-mod seal;
-mod sealing;
-mod search;
 mod segment;
 mod state;
-mod store;
 mod times;
-mod transfer;
-mod trim;
 mod truncate;
-pub mod verify;
-mod writer;
+mod upkeep;
+mod write;
 
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 
 #[cfg(test)]
-mod crash_tests;
-#[cfg(test)]
-mod damage_tests;
-#[cfg(test)]
-mod fixture_tests;
-#[cfg(test)]
-mod handles_tests;
-#[cfg(test)]
-mod model_tests;
-#[cfg(test)]
-mod room_tests;
-#[cfg(test)]
 mod tests;
 
 pub use config::{Config, STORE_BYTES_MAX};
 pub use error::Error;
-pub use frame::{Entry, Kind};
-pub use io::{Done, Job};
+pub use format::frame::{Entry, Kind};
+pub use format::record::{self, Record};
+pub use format::seal::Seal;
+pub use inspect::{dump, verify};
 pub use numbers::{Floor, Index, NUMBER_MAX, Offset, Term};
-pub use record::Record;
-pub use recovery::Checkpoint;
-pub use repair::{Damaged, Scrub};
-pub use seal::Seal;
+pub use open::recovery::Checkpoint;
 pub use segment::Damage;
-pub use transfer::{Builder, Placed, adopt_files, is_copied, remove_copy};
-pub use trim::{Pin, SegmentInfo};
+pub use upkeep::repair::{Damaged, Scrub};
+pub use upkeep::transfer::{Builder, Placed, adopt_files, is_copied, remove_copy};
+pub use upkeep::trim::{Pin, SegmentInfo};
+pub use write::io::{Done, Job};
 
 use crate::disk::Disk;
-use handles::Handles;
-use io::{Queue, Request};
-use making::Maker;
-use recovery::Place;
-use row::Row;
-use rows_file::RowsFile;
+use format::files;
+use format::row::Row;
+use open::recovery::{self, Place};
 use segment::Segment;
+use segment::handles::Handles;
+use segment::index_file::RowsFile;
 use state::State;
+use write::io::{Queue, Request};
+use write::making::{self, Maker};
 
 /// Records of one batch that were accepted: a part of an entry's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

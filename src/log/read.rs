@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use super::frame::{Entry, Kind};
-use super::lazy_map::LazyMap;
-use super::record::{self, Record, Stored};
-use super::row::Row;
-use super::seal;
+use super::format::frame::{Entry, Kind};
+use super::format::record::{self, Record, Stored};
+use super::format::row::Row;
+use super::format::seal;
 use super::segment::Damage;
-use super::store::{Span, Store};
+use super::segment::lazy_map::LazyMap;
+use super::segment::store::{Span, Store};
 use super::{Error, Index, Log, Offset, Segment, State, Term};
 
 /// Bytes that one read of a store asks for, unless a single frame is longer.

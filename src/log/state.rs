@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::frame::Entry;
-use super::recovery::{Checkpoint, Recovered};
+use super::format::frame::Entry;
+use super::open::recovery::{Checkpoint, Recovered};
 use super::segment::Segment;
-use super::store::Store;
+use super::segment::store::Store;
 use super::{Index, Offset, Term};
 
 #[derive(Debug)]

@@ -1,7 +1,9 @@
 //! Taking entries off the log's end, and starting an empty log elsewhere.
 
-use super::io::Request;
-use super::{Done, Error, Index, Log, Term, cut, files};
+use super::format::files;
+use super::open::cut;
+use super::write::io::Request;
+use super::{Done, Error, Index, Log, Term};
 
 impl Log {
     /// Cuts the entries after `keep`, all of them if it is `None`. `done` comes when that is

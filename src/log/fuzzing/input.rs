@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::batch::{self, Compression};
-use crate::log::record::{self, BatchBuilder, Conditions, Producer};
+use crate::log::format::record::{self, BatchBuilder, Conditions, Producer};
 use crate::log::{Entry, Index, Kind, Offset, Term};
 
 /// Bytes that are taken from the front, and zeros once they are spent.

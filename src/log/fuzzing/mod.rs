@@ -8,9 +8,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::seal::Seal;
+use super::format::seal::Seal;
+use super::format::{record, seal};
 use super::{Checkpoint, Config, Entry, Error, Floor, Index, Kind, Log, NUMBER_MAX, Offset, Run};
-use super::{record, seal};
 use crate::disk::Disk;
 use crate::disk::memory::MemoryDisk;
 

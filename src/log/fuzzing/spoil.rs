@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use crate::disk::Disk;
 use crate::disk::memory::MemoryDisk;
 use crate::log::Index;
-use crate::log::file_header::FILE_HEADER_BYTES;
-use crate::log::files::Paths;
-use crate::log::frame::{self, HEADER_BYTES};
-use crate::log::row::ROW_BYTES;
+use crate::log::format::file_header::FILE_HEADER_BYTES;
+use crate::log::format::files::Paths;
+use crate::log::format::frame::{self, HEADER_BYTES};
+use crate::log::format::row::ROW_BYTES;
 
 use super::{DIR, Input};
 

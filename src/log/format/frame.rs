@@ -1,0 +1,209 @@
+//! A frame: one raft entry as it stands in a store file, with its checksum.
+//!
+//! The bytes are drawn in `docs/format.md`. A frame also says how far behind it the write began
+//! that carried it: whatever lies before that point was synced before the frame was written, which
+//! is how recovery tells a torn write from a damaged file.
+
+use bytes::Bytes;
+
+use crate::log::{Index, Term};
+
+/// The bytes before a payload.
+pub const HEADER_BYTES: usize = 32;
+/// Frames begin at multiples of this.
+pub const ALIGN: usize = 8;
+/// No frame's payload is longer, whatever its header claims.
+pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+
+const _: () = assert!(HEADER_BYTES == 32 && HEADER_BYTES.is_multiple_of(ALIGN));
+/// Where the header's own check stands in it.
+const CHECK_AT: usize = 29;
+const _: () = assert!(CHECK_AT + 3 == HEADER_BYTES);
+
+/// What a payload holds. 0 is not a kind, so that zeros never check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The raft layer's own: blank, membership, registration. Takes no offset.
+    Control = 1,
+    /// Batches of records.
+    Records = 2,
+}
+
+impl Kind {
+    /// The kind of a number from disk or network.
+    pub fn new(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Control),
+            2 => Some(Self::Records),
+            _ => None,
+        }
+    }
+}
+
+/// One entry of the raft log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The term of the leader that proposed it.
+    pub term: Term,
+    /// Its place in the raft log, from 0, dense.
+    pub index: Index,
+    /// What the payload holds.
+    pub kind: Kind,
+    /// The bytes; shared, never copied.
+    pub payload: Bytes,
+}
+
+/// A frame's header, decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The payload's length in bytes.
+    pub length: usize,
+    /// The checksum of what is replicated of the frame: see [`entry_crc`].
+    pub crc: u32,
+    /// See [`Entry::term`].
+    pub term: Term,
+    /// See [`Entry::index`].
+    pub index: Index,
+    /// Bytes from the start of the write that carried the frame to the frame.
+    pub distance: u32,
+    /// See [`Entry::kind`].
+    pub kind: Kind,
+}
+
+/// The bytes that a frame with a payload of this length takes, padding included.
+pub fn frame_bytes(payload: usize) -> usize {
+    (HEADER_BYTES + payload).next_multiple_of(ALIGN)
+}
+
+/// The checksum of what every replica holds of an entry: CRC-32C (Castagnoli; RFC 3720, section
+/// 12.1) of length, term, index, kind and payload. Where the frame stands has no part in it.
+pub fn entry_crc(entry: &Entry) -> u32 {
+    let mut head = [0; REPLICATED_BYTES];
+    head[..4].copy_from_slice(&(entry.payload.len() as u32).to_le_bytes());
+    head[4..12].copy_from_slice(&entry.term.0.to_le_bytes());
+    head[12..20].copy_from_slice(&entry.index.0.to_le_bytes());
+    head[20] = entry.kind as u8;
+    crc32c::crc32c_append(crc32c::crc32c(&head), &entry.payload)
+}
+
+/// Length, term, index and kind.
+const REPLICATED_BYTES: usize = 21;
+const _: () = assert!(REPLICATED_BYTES == 4 + 8 + 8 + 1);
+
+/// Appends an entry's frame to `out`; `crc` is its [`entry_crc`].
+pub fn encode(entry: &Entry, crc: u32, distance: u32, out: &mut Vec<u8>) {
+    encode_header(entry, crc, distance, out);
+    out.extend_from_slice(&entry.payload);
+    out.resize(out.len() + padding(entry.payload.len()), 0);
+}
+
+/// The zeros behind a payload of this length.
+pub fn padding(payload: usize) -> usize {
+    frame_bytes(payload) - HEADER_BYTES - payload
+}
+
+/// Appends what stands before the payload.
+pub fn encode_header(entry: &Entry, crc: u32, distance: u32, out: &mut Vec<u8>) {
+    let start = out.len();
+    let length = u32::try_from(entry.payload.len()).expect("payloads are limited on append");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(&entry.term.0.to_le_bytes());
+    out.extend_from_slice(&entry.index.0.to_le_bytes());
+    out.extend_from_slice(&distance.to_le_bytes());
+    out.push(entry.kind as u8);
+    let check = header_check(&out[start..]);
+    out.extend_from_slice(&check);
+}
+
+/// The low 24 bits of the CRC-32C of a header's first 29 bytes: a length is not believed, nor a
+/// distance, before this holds.
+fn header_check(header: &[u8]) -> [u8; 3] {
+    let [a, b, c, _] = crc32c::crc32c(&header[..CHECK_AT]).to_le_bytes();
+    [a, b, c]
+}
+
+/// Decodes a header; `None` if no frame begins with these bytes. The payload is not checked yet.
+pub fn decode_header(bytes: &[u8]) -> Option<Header> {
+    let bytes: &[u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;
+    let u32_at =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let u64_at = |at: usize| u64::from(u32_at(at)) | (u64::from(u32_at(at + 4)) << 32);
+    let header = Header {
+        length: usize::try_from(u32_at(0)).ok()?,
+        crc: u32_at(4),
+        term: Term(u64_at(8)),
+        index: Index(u64_at(16)),
+        distance: u32_at(24),
+        kind: Kind::new(bytes[28])?,
+    };
+    let sound = bytes[CHECK_AT..] == header_check(bytes) && header.length <= PAYLOAD_BYTES_MAX;
+    sound.then_some(header)
+}
+
+/// Whether the payload of the frame that begins with `frame` is whole. The header was decoded, so
+/// its own check held.
+pub fn checks(header: &Header, frame: &[u8]) -> bool {
+    let Some((head, rest)) = frame.split_at_checked(HEADER_BYTES) else {
+        return false;
+    };
+    let Some(payload) = rest.get(..header.length) else {
+        return false;
+    };
+    let crc = crc32c::crc32c(&head[..4]);
+    let crc = crc32c::crc32c_append(crc, &head[8..24]);
+    let crc = crc32c::crc32c_append(crc, &[header.kind as u8]);
+    crc32c::crc32c_append(crc, payload) == header.crc
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(payload: &'static [u8]) -> Entry {
+        Entry {
+            term: Term(3),
+            index: Index(9),
+            kind: Kind::Records,
+            payload: Bytes::from_static(payload),
+        }
+    }
+
+    #[test]
+    fn a_frame_comes_back_as_it_went() {
+        for payload in [&b""[..], b"x", b"12345678"] {
+            let mut bytes = Vec::new();
+            encode(&entry(payload), entry_crc(&entry(payload)), 40, &mut bytes);
+            assert_eq!(bytes.len(), frame_bytes(payload.len()));
+            let header = decode_header(&bytes).unwrap();
+            assert!(checks(&header, &bytes));
+            assert_eq!(header.length, payload.len());
+            assert_eq!((header.term, header.index), (Term(3), Index(9)));
+            assert_eq!((header.distance, header.kind), (40, Kind::Records));
+        }
+    }
+
+    #[test]
+    fn no_flipped_bit_checks() {
+        let mut bytes = Vec::new();
+        encode(
+            &entry(b"payload"),
+            entry_crc(&entry(b"payload")),
+            0,
+            &mut bytes,
+        );
+        let padded_from = HEADER_BYTES + b"payload".len();
+        for bit in 0..padded_from * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let whole = decode_header(&bad).is_some_and(|header| checks(&header, &bad));
+            assert!(!whole, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn zeros_and_short_bytes_are_no_frame() {
+        assert_eq!(decode_header(&[0; 64]), None);
+        assert_eq!(decode_header(&[1; 31]), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! Reading records as they are kept.
+
+use bytes::Bytes;
+
+use crate::batch::{self, Compression, Part};
+
+use super::{PACKED_ROW, Record, SHORT, batch_header, bytes_before, record, skip, timestamp_ms};
+use crate::log::format::frame;
+use crate::log::{Error, Offset};
+
+/// What packed records may decompress to: a frame holds no more without compression.
+pub const DECOMPRESSED_BYTES_MAX: usize = frame::PAYLOAD_BYTES_MAX;
+
+/// Records of one batch side by side, as they are kept: what a row leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The offset of the first.
+    pub first: Offset,
+    /// How many.
+    pub count: u32,
+    /// When the leader took them, in milliseconds since 1970; 0 if it does not say.
+    pub timestamp_ms: u64,
+    /// Packed records and their compression; `None` for plain ones.
+    pub packed: Option<Compression>,
+    /// The records' bytes.
+    pub bytes: Bytes,
+}
+
+/// The records that a row leads to: `count` from its offset `first` on.
+pub fn stored(payload: &Bytes, row_skip: u32, first: Offset, count: u64) -> Result<Stored, Error> {
+    let count = u32::try_from(count).map_err(|_| SHORT)?;
+    let timestamp_ms = timestamp_ms(payload);
+    let (packed, bytes) = if row_skip & PACKED_ROW == 0 {
+        let at = row_skip as usize;
+        let end = skip(payload, at, count)?;
+        (None, payload.slice(at..end))
+    } else {
+        let batch = batch_header(payload, bytes_before(row_skip) as usize)?;
+        if batch.count != count || batch.packed.is_none() {
+            return Err(Error::Malformed("a row and its batch count differently"));
+        }
+        (batch.packed, payload.slice(batch.records_at..batch.end))
+    };
+    Ok(Stored {
+        first,
+        count,
+        timestamp_ms,
+        packed,
+        bytes,
+    })
+}
+
+impl Stored {
+    /// The offset after the last record.
+    pub fn next(&self) -> Offset {
+        Offset(self.first.0 + u64::from(self.count))
+    }
+
+    /// The bytes of its packed records without their compression.
+    pub fn unpacked(&self, compression: Compression) -> Result<Bytes, Error> {
+        let plain = batch::decompress(&self.bytes, compression, DECOMPRESSED_BYTES_MAX);
+        plain.map_err(unreadable)
+    }
+
+    /// Its records from offset `from` on into `out`; the values share its memory.
+    ///
+    /// Stops early, after at least one, once `budget` bytes were read; gives what is left of the
+    /// budget.
+    pub fn read_into(
+        &self,
+        from: Offset,
+        mut budget: usize,
+        out: &mut Vec<Record>,
+    ) -> Result<usize, Error> {
+        let passed = from.0.saturating_sub(self.first.0);
+        let passed = u32::try_from(passed).map_err(|_| SHORT)?;
+        if let Some(compression) = self.packed {
+            let part = Part {
+                first: passed,
+                count: self.count.saturating_sub(passed),
+                bytes_max: budget,
+            };
+            let part = batch::unpack(&self.bytes, compression, DECOMPRESSED_BYTES_MAX, part);
+            let (records, _) = part.map_err(unreadable)?;
+            for (number, record) in (u64::from(passed)..).zip(batch::records(&records)) {
+                let value = record.map_err(unreadable)?.value;
+                budget = budget.saturating_sub(value.len().max(1));
+                out.push(Record {
+                    offset: Offset(self.first.0 + number),
+                    term: 0,
+                    kind: 0,
+                    value,
+                });
+            }
+            // What did not fit counts as read.
+            let all = out
+                .last()
+                .is_some_and(|last| last.offset.0 + 1 == self.next().0);
+            return Ok(if all { budget } else { 0 });
+        }
+        let mut at = skip(&self.bytes, 0, passed.min(self.count))?;
+        for number in passed..self.count {
+            let parts = record(&self.bytes, at)?;
+            out.push(Record {
+                offset: Offset(self.first.0 + u64::from(number)),
+                term: parts.term,
+                kind: parts.kind,
+                value: self.bytes.slice(parts.value_at..parts.end),
+            });
+            budget = budget.saturating_sub(parts.end - at);
+            if budget == 0 {
+                break;
+            }
+            at = parts.end;
+        }
+        Ok(budget)
+    }
+}
+
+/// What was checked before it was taken does not read: an older version's, or damage that no
+/// checksum saw.
+fn unreadable(source: batch::BatchError) -> Error {
+    Error::Unreadable(source)
+}

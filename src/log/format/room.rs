@@ -1,0 +1,70 @@
+//! What an entry may take of its segment besides bytes: rows, and offsets.
+//!
+//! An entry declares both, so they are known before it is applied. Batches that are then refused, or
+//! known already, take less.
+
+use super::frame::Kind;
+use super::record;
+
+/// The offsets that one segment may hold: its rows count from its first one, in 32 bits.
+pub const OFFSETS_MAX: u64 = u32::MAX as u64;
+
+/// Rows and offsets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Room {
+    /// One a batch.
+    pub rows: u64,
+    /// One a record.
+    pub offsets: u64,
+}
+
+impl Room {
+    /// What an entry needs at most.
+    pub fn of(kind: Kind, payload: &[u8]) -> Self {
+        match kind {
+            Kind::Control => Self::default(),
+            Kind::Records => {
+                let (batches, records) = record::declared(payload);
+                Self {
+                    rows: batches.into(),
+                    offsets: records,
+                }
+            }
+        }
+    }
+
+    /// Both together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            offsets: self.offsets.saturating_add(other.offsets),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Compression;
+    use crate::log::format::record::{BatchBuilder, Conditions, join, packed};
+
+    #[test]
+    fn an_entry_says_what_it_needs() {
+        let mut plain = BatchBuilder::new(None);
+        plain.push(b"one", 0, 0);
+        plain.push(b"two", 0, 0);
+        let conditions = Conditions::default();
+        let small = packed(None, &conditions, Compression::Zstd, u32::MAX, b"small");
+        let payload = join([plain.finish(), small].iter(), Some(7));
+        let needs = |kind, payload| {
+            let room = Room::of(kind, payload);
+            (room.rows, room.offsets)
+        };
+        let both = 2 + u64::from(u32::MAX);
+        assert_eq!(needs(Kind::Records, &payload), (2, both));
+        assert_eq!(needs(Kind::Control, &payload), (0, 0));
+        // What does not read will not be published either.
+        assert_eq!(needs(Kind::Records, &payload[..2]), (0, 0));
+        assert_eq!(needs(Kind::Records, &payload[..40]), (2, 2));
+    }
+}

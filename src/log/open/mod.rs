@@ -1,0 +1,5 @@
+//! Opening a log: what is found on the disk, and what is made of it.
+
+pub mod cut;
+pub mod derive;
+pub mod recovery;

@@ -1,0 +1,370 @@
+//! Opening a log: which bytes are a torn tail, which are damage, which rows still hold.
+//!
+//! A sealed segment is taken at its seal's word; its bytes are checked when they are read. The open
+//! ones behind are read whole. A torn tail is cut: bytes that do not check, in the last file that
+//! holds frames, with nothing behind them that was written later than they were synced. Damage to a
+//! sealed segment waits for repair; all else that does not check is an error that names the file
+//! and the position. Files that are not a log's are left alone.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::cut;
+use super::derive;
+use crate::disk::{self, Disk};
+use crate::log::format::files::{Paths, base_of, bases, remove_all, remove_files};
+use crate::log::format::frame::Header;
+use crate::log::format::record;
+use crate::log::format::room::Room;
+use crate::log::format::seal::Seal;
+use crate::log::segment::handles::Handles;
+use crate::log::segment::index::OffsetIndex;
+use crate::log::segment::index_file;
+use crate::log::segment::store::{Found, Store};
+use crate::log::segment::{Damage, Segment};
+use crate::log::{Config, Error, Floor, Index, NUMBER_MAX, Offset, Term};
+
+/// What the FSM had made durable of its place in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The last raft index it covers.
+    pub applied: Index,
+    /// The first offset that may be read.
+    pub first_offset: Offset,
+    /// The offset that the next record gets.
+    pub next_offset: Offset,
+}
+
+/// A log as it was found.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Where it begins.
+    pub floor: Floor,
+    pub segments: VecDeque<Segment>,
+    /// The last entry's term.
+    pub last_term: Term,
+    /// The latest time of the entries that were read, in milliseconds since 1970.
+    pub last_timestamp_ms: u64,
+    pub next_offset: Offset,
+    /// Whether the rows up to the checkpoint hold. If not, all rows are gone, and every entry must
+    /// be applied again.
+    pub rows_hold: bool,
+    /// Bytes of a torn tail that were cut.
+    pub torn_bytes: u64,
+    /// Bytes of stores that were read.
+    pub read_bytes: u64,
+}
+
+impl Recovered {
+    fn new(floor: Floor) -> Self {
+        Self {
+            floor,
+            segments: VecDeque::new(),
+            last_term: Term(0),
+            last_timestamp_ms: 0,
+            next_offset: floor.offset,
+            rows_hold: false,
+            torn_bytes: 0,
+            read_bytes: 0,
+        }
+    }
+
+    /// The raft index that the next entry gets.
+    pub fn next_index(&self) -> Index {
+        let last = self.segments.back();
+        last.map_or(self.floor.index, Segment::next_index)
+    }
+
+    fn saw(&mut self, segment: &mut Segment, needs: Room, payload: &[u8]) {
+        if needs.rows > 0 {
+            let timestamp_ms = record::timestamp_ms(payload);
+            segment.saw(timestamp_ms);
+            self.last_timestamp_ms = self.last_timestamp_ms.max(timestamp_ms);
+        }
+    }
+}
+
+/// The directory that is opened, and with what.
+pub struct Place<'a> {
+    pub disk: &'a dyn Disk,
+    pub dir: &'a Path,
+    pub config: &'a Config,
+    /// How sealed segments' files are opened.
+    pub handles: &'a Arc<Handles>,
+}
+
+/// Opens the segments in a directory.
+pub fn recover(
+    place: &Place<'_>,
+    floor: Floor,
+    checkpoint: Option<Checkpoint>,
+) -> Result<Recovered, Error> {
+    check_numbers(place, floor, checkpoint)?;
+    cut::redo(place.disk, place.dir, place.config)?;
+    // The names of the files that are found, as their bytes below.
+    let dir = place.dir;
+    place.disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+    let mut found = open_segments(place, floor, checkpoint)?;
+    check_tail(place, &found, checkpoint)?;
+    let whole = checkpoint.is_some() || floor.offset == Offset(0);
+    if whole && derive::hold(&mut found, checkpoint)? {
+        return Ok(found);
+    }
+    if floor.index > Index(0) {
+        return Err(Error::Corrupt {
+            path: place.dir.to_owned(),
+            position: 0,
+            what: "the index does not match its checkpoint and cannot be derived again, since the \
+                   log was trimmed",
+        });
+    }
+    // Every entry will be applied again, which needs every entry's place.
+    drop(found);
+    let mut found = open_segments(place, floor, None)?;
+    // Sealed segments were taken at their word before.
+    check_tail(place, &found, checkpoint)?;
+    derive::hold(&mut found, None)?;
+    Ok(found)
+}
+
+/// Nothing is touched for the sake of a floor or a checkpoint that no log can have.
+fn check_numbers(
+    place: &Place<'_>,
+    floor: Floor,
+    checkpoint: Option<Checkpoint>,
+) -> Result<(), Error> {
+    let covered = checkpoint.map_or(0, |known| known.applied.0);
+    let offsets = checkpoint.map_or((0, 0), |known| (known.first_offset.0, known.next_offset.0));
+    let numbers = [covered, offsets.1, floor.index.0, floor.offset.0];
+    let largest = numbers.into_iter().fold(0, u64::max);
+    if largest <= NUMBER_MAX && offsets.0 <= offsets.1 {
+        return Ok(());
+    }
+    Err(Error::Corrupt {
+        path: place.dir.to_owned(),
+        position: 0,
+        what: "the floor or the checkpoint is one that no log can have",
+    })
+}
+
+/// What a checkpoint covers was durable before it.
+fn check_tail(
+    place: &Place<'_>,
+    found: &Recovered,
+    checkpoint: Option<Checkpoint>,
+) -> Result<(), Error> {
+    let next = found.next_index();
+    match checkpoint.filter(|checkpoint| checkpoint.applied >= next) {
+        None => Ok(()),
+        Some(checkpoint) => Err(Error::LostTail {
+            path: place.dir.to_owned(),
+            last: next.0.checked_sub(1).map(Index),
+            synced: checkpoint.applied,
+        }),
+    }
+}
+
+fn open_segments(
+    place: &Place<'_>,
+    floor: Floor,
+    checkpoint: Option<Checkpoint>,
+) -> Result<Recovered, Error> {
+    let covered = checkpoint.map_or(Index(0), |known| Index(known.applied.0 + 1));
+    let (mut found, bases) = (Recovered::new(floor), live_bases(place, floor.index)?);
+    for (number, base) in bases.iter().enumerate() {
+        let rest = &bases[number + 1..];
+        if !open_segment(place, *base, rest, covered, &mut found)? {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// The bases from the floor on. What lies below it was given up: a removal that a crash cut short
+/// is finished here.
+fn live_bases(place: &Place<'_>, floor: Index) -> Result<Vec<Index>, Error> {
+    let names = place.disk.list(place.dir);
+    let names = names.map_err(Error::io("list", place.dir))?;
+    let below = names.iter().filter_map(|name| Some(base_of(name)?.0));
+    let below: BTreeSet<_> = below.filter(|base| *base < floor).collect();
+    remove_all(place.disk, place.dir, below.iter())?;
+    bases(place.disk, place.dir)
+}
+
+/// Opens one segment; false if it and all after it held no frame and are gone.
+fn open_segment(
+    place: &Place<'_>,
+    base: Index,
+    rest: &[Index],
+    covered: Index,
+    found: &mut Recovered,
+) -> Result<bool, Error> {
+    let paths = Paths::new(place.dir, base);
+    let missing = Error::Corrupt {
+        path: paths.store.clone(),
+        position: 0,
+        what: "entries are missing between the file before and this one",
+    };
+    if let Some(seal) = Seal::read(place.disk, &paths.seal, base)? {
+        if seal.next_index() <= covered {
+            if base != found.next_index() {
+                return Err(missing);
+            }
+            found.last_term = seal.last_term();
+            found.segments.push_back(open_sealed(place, &paths, seal)?);
+            return Ok(true);
+        }
+        // The checkpoint that covered it is gone: what it says may change again.
+        remove_files(place.disk, place.dir, std::iter::once(paths.seal.clone()))?;
+    }
+    if place
+        .disk
+        .open(&paths.store)
+        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    {
+        return Err(missing);
+    }
+    let opened = Store::open(place.disk, &paths.store, base)?;
+    let Some(store) = opened.filter(|_| base == found.next_index()) else {
+        // Made, but never written to: its first write comes after a sync of the one before.
+        let (disk, dir) = (place.disk, place.dir);
+        if no_frames(disk, dir, base)? && all_empty(disk, dir, rest)? {
+            remove_all(disk, dir, std::iter::once(&base).chain(rest))?;
+            return Ok(false);
+        }
+        return Err(missing);
+    };
+    open_unsealed(place, store, &paths.index, rest, found)
+}
+
+/// A sealed segment, with what is plainly wrong with its files. They are not opened: a log may have
+/// more of them than a process may have files open.
+pub fn open_sealed(place: &Place<'_>, paths: &Paths, seal: Seal) -> Result<Segment, Error> {
+    let holds = |path: &Path, bytes: u64| match place.disk.len_of(path) {
+        Ok(len) => Ok(len >= bytes),
+        Err(error) if disk::is_short_of_files(&error) => Err(Error::io("measure", path)(error)),
+        Err(_) => Ok(false),
+    };
+    let rows = index_file::place(seal.rows as usize) as u64;
+    let damage = if !holds(&paths.store, seal.end.into())? {
+        Some(Damage::Store)
+    } else if !holds(&paths.index, rows)? {
+        Some(Damage::Index)
+    } else {
+        None
+    };
+    let store = Store::on_demand(&paths.store, seal.base, place.handles);
+    let index = OffsetIndex::sealed(&paths.index, &seal, place.handles);
+    Ok(Segment::sealed(store, index, seal, damage))
+}
+
+/// Reads a segment that has no seal; false if it ends in a torn tail, so that it is the last.
+fn open_unsealed(
+    place: &Place<'_>,
+    store: Store,
+    index_path: &Path,
+    rest: &[Index],
+    found: &mut Recovered,
+) -> Result<bool, Error> {
+    let (disk, config) = (place.disk, place.config);
+    // Rows are derived: a file that does not even begin like one is made anew.
+    let index = match OffsetIndex::open(disk, index_path, store.base()) {
+        Err(error @ Error::Version { .. }) => return Err(error),
+        Ok(Some(index)) => index,
+        Ok(None) | Err(_) => {
+            let (base, room) = (store.base(), config.index_bytes_max);
+            OffsetIndex::create(disk, index_path, base, room)?
+        }
+    };
+    // Raft takes what is found for durable (I1): a process that was killed may not have synced it.
+    store.settle()?;
+    let mut segment = Segment::open(store, index, true);
+    let torn = scan(&mut segment, found)?;
+    let base = segment.base();
+    if segment.next_index() == base && all_empty(disk, place.dir, rest)? {
+        // Nothing of it was ever whole. Whoever appends begins it anew.
+        let gone = std::iter::once(&base).chain(rest);
+        remove_all(disk, place.dir, gone)?;
+        found.torn_bytes += torn;
+        return Ok(false);
+    }
+    segment.reserve(Room::default())?;
+    found.read_bytes += u64::from(segment.end());
+    if torn > 0 {
+        if !all_empty(disk, place.dir, rest)? {
+            let position = segment.end().into();
+            let what = "a frame does not check, and files follow";
+            return Err(segment.store.corrupt(position, what));
+        }
+        remove_all(disk, place.dir, rest.iter())?;
+        let room = config.segment_bytes_max;
+        segment.store.cut(segment.end(), Some(room))?;
+        segment.store.sync()?;
+        found.torn_bytes += torn;
+    }
+    found.segments.push_back(segment);
+    Ok(torn == 0)
+}
+
+/// Tells the segment its entries; gives the bytes of a torn tail behind them.
+fn scan(segment: &mut Segment, found: &mut Recovered) -> Result<u64, Error> {
+    let store = segment.store.clone();
+    let mut scan = store.scan()?;
+    loop {
+        let position = scan.position();
+        match scan.next()? {
+            Found::Frame(header) => {
+                let payload = scan.payload(&header)?;
+                let needs = Room::of(header.kind, payload);
+                found.saw(segment, needs, payload);
+                add(segment, &store, position, &header, needs, found)?;
+            }
+            Found::End => return Ok(0),
+            Found::Bad => {
+                let next = segment.next_index();
+                if scan.synced_after(position, next)?.is_some() {
+                    let what = "a frame does not check, and synced ones follow";
+                    return Err(store.corrupt(position, what));
+                }
+                return scan.remaining();
+            }
+        }
+    }
+}
+
+fn add(
+    segment: &mut Segment,
+    store: &Store,
+    position: u64,
+    header: &Header,
+    needs: Room,
+    found: &mut Recovered,
+) -> Result<(), Error> {
+    if header.index != segment.next_index() {
+        return Err(store.corrupt(position, "a frame has another raft index than its place"));
+    }
+    if header.term < found.last_term {
+        return Err(store.corrupt(position, "a frame has a lower term than the one before"));
+    }
+    found.last_term = header.term;
+    segment.add(header.term, header.length, needs, header.crc);
+    Ok(())
+}
+
+fn no_frames(disk: &dyn Disk, dir: &Path, base: Index) -> Result<bool, Error> {
+    match Store::open(disk, &Paths::new(dir, base).store, base)? {
+        None => Ok(true),
+        Some(store) => Ok(store.scan()?.next()? == Found::End),
+    }
+}
+
+fn all_empty(disk: &dyn Disk, dir: &Path, bases: &[Index]) -> Result<bool, Error> {
+    for base in bases {
+        if !no_frames(disk, dir, *base)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

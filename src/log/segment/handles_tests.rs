@@ -1,0 +1,129 @@
+//! More segments than a process may have files open, and a process that may open none just now.
+
+use std::path::Path;
+
+use crate::disk::memory::MemoryDisk;
+use crate::log::tests::{DIR, fill, publish};
+use crate::log::*;
+
+/// Of sealed segments.
+const FILES: usize = 8;
+/// With those of the segments that are written to, and the spare.
+const FILES_IN_ALL: usize = FILES + 8;
+const ENTRIES: u64 = 3000;
+
+fn open(disk: &MemoryDisk, checkpoint: Option<Checkpoint>) -> Log {
+    let config = Config {
+        segment_bytes_max: 4096,
+        index_bytes_max: 1024,
+        tail_cache_bytes_max: 512,
+        files_max: FILES,
+        inline_io: true,
+        ..Config::default()
+    };
+    let disk = Arc::new(disk.clone());
+    let opened = Log::open(disk, Path::new(DIR), config, Floor::default(), checkpoint);
+    opened.unwrap().0
+}
+
+/// A log of many segments, all but the last ones sealed; gives the offset after its records.
+fn many_segments(disk: &MemoryDisk) -> (Log, Checkpoint) {
+    let log = open(disk, None);
+    let (entries, next) = fill(&log, ENTRIES);
+    for (number, entry) in entries.iter().enumerate() {
+        publish(&log, entry);
+        if number % 20 == 0 {
+            log.sync_index().unwrap();
+            log.seal_covered(entry.index).unwrap();
+        }
+    }
+    let covered = Checkpoint {
+        applied: Index(ENTRIES - 1),
+        first_offset: Offset(0),
+        next_offset: Offset(next),
+    };
+    log.sync_index().unwrap();
+    log.seal_covered(covered.applied).unwrap();
+    (log, covered)
+}
+
+fn read_all(log: &Log, next: Offset) {
+    let mut at = Offset(0);
+    while at < next {
+        let read = log.read(at, 4096).unwrap();
+        assert_eq!(read[0].offset, at);
+        at = Offset(read.last().unwrap().offset.0 + 1);
+    }
+}
+
+#[test]
+fn a_log_of_many_segments_keeps_few_files_open() {
+    let disk = MemoryDisk::default();
+    let (log, covered) = many_segments(&disk);
+    let segments = log.segments().len();
+    assert!(segments > 100, "{segments}");
+    assert!(
+        disk.files_open().0 <= FILES_IN_ALL,
+        "{:?}",
+        disk.files_open()
+    );
+    disk.set_files_max(FILES_IN_ALL);
+    read_all(&log, covered.next_offset);
+    // A reader of old entries and one of all rows, as peers are.
+    log.entries(Index(0), Index(ENTRIES), usize::MAX).unwrap();
+    assert!(log.rows(Index(0), Index(ENTRIES)).unwrap().len() > 1000);
+    let mut from = Index(0);
+    while let Some(mut scrub) = log.scrub(from) {
+        while scrub.step().unwrap() > 0 {}
+        from = scrub.next_index();
+    }
+    assert!(log.damaged().is_empty());
+    drop(log);
+    assert_eq!(disk.files_open().0, 0);
+
+    // A start opens their seals, one by one, and goes on with as few.
+    let before = disk.files_open().1;
+    let log = open(&disk, Some(covered));
+    let opened = disk.files_open().1 - before;
+    assert!(opened <= segments + FILES_IN_ALL, "{opened} of {segments}");
+    assert!(disk.files_open().0 <= FILES_IN_ALL);
+    read_all(&log, covered.next_offset);
+
+    // Room is made, and nothing that is gone is held open.
+    log.trim(covered.next_offset);
+    let (floor, _) = log.droppable(Index(ENTRIES)).unwrap();
+    assert!(log.drop_below(floor).unwrap());
+    assert!(log.segments().len() < 5);
+    assert!(disk.files_open().0 <= 6, "{:?}", disk.files_open());
+}
+
+#[test]
+fn a_process_without_a_descriptor_left_waits_for_one() {
+    let disk = MemoryDisk::default();
+    let (log, covered) = many_segments(&disk);
+    read_all(&log, covered.next_offset);
+    disk.set_files_max(0);
+
+    // What is open for later use is given up for what is asked for now, and then nothing can be.
+    let refused = |read: Result<Vec<Record>, Error>| match read {
+        Err(error) => assert!(error.is_short_of_files(), "{error}"),
+        Ok(records) => panic!("{} records through no file", records.len()),
+    };
+    refused(log.read(Offset(0), 1));
+    assert!(
+        log.entries(Index(0), Index(1), 1)
+            .is_err_and(|error| error.is_short_of_files())
+    );
+    assert!(log.damaged().is_empty(), "nothing is wrong with the files");
+
+    // Appends wait where a file must be made, and not before; nobody is told a failure.
+    let told = crate::log::tests::room::append_some(&log, ENTRIES..ENTRIES + 200);
+    let done = told.try_iter().count();
+    assert!(done < 200, "{done}");
+    assert_eq!(log.last().unwrap().1, Index(ENTRIES + 199));
+    disk.set_files_max(usize::MAX);
+    log.look_for_room();
+    assert_eq!(done + told.try_iter().count(), 200);
+    read_all(&log, covered.next_offset);
+    assert!(log.damaged().is_empty());
+}

@@ -1,0 +1,91 @@
+//! A file of a segment as those who use it hold it: yet to be made, open, or opened when it is used.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::handles::{Handles, Lease};
+use crate::disk::File;
+use crate::log::Error;
+
+/// A path, and the way to the open file.
+#[derive(Debug)]
+pub struct Held {
+    path: PathBuf,
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The writer makes it before it writes there.
+    Unmade,
+    /// Its segment is written to.
+    Open(Arc<dyn File>),
+    /// Its segment is sealed.
+    OnDemand(Arc<Handles>),
+}
+
+impl Held {
+    /// An open file.
+    pub fn open(path: &Path, file: Arc<dyn File>) -> Self {
+        Self::new(path, State::Open(file))
+    }
+
+    /// A file that the writer makes before it writes there.
+    pub fn unmade(path: &Path) -> Self {
+        Self::new(path, State::Unmade)
+    }
+
+    /// A file that is opened when it is used.
+    pub fn on_demand(path: &Path, handles: &Arc<Handles>) -> Self {
+        Self::new(path, State::OnDemand(handles.clone()))
+    }
+
+    fn new(path: &Path, state: State) -> Self {
+        Self {
+            path: path.to_owned(),
+            state: RwLock::new(state),
+        }
+    }
+
+    /// The file was made.
+    pub fn made(&self, file: Arc<dyn File>) {
+        *self.state.write() = State::Open(file);
+    }
+
+    /// It is written to no more: from now on it is opened when it is used.
+    pub fn let_go(&self, handles: &Arc<Handles>) {
+        *self.state.write() = State::OnDemand(handles.clone());
+    }
+
+    /// Whether there is a file.
+    pub fn is_made(&self) -> bool {
+        !matches!(*self.state.read(), State::Unmade)
+    }
+
+    /// The file, if it is kept open.
+    pub fn kept(&self) -> Option<Arc<dyn File>> {
+        match &*self.state.read() {
+            State::Open(file) => Some(file.clone()),
+            State::OnDemand(_) | State::Unmade => None,
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file. Nothing is read of one before it is made: what it will hold is in memory.
+    pub fn file(&self) -> Result<Lease, Error> {
+        let handles = match &*self.state.read() {
+            State::Open(file) => return Ok(Lease::kept(file.clone())),
+            State::OnDemand(handles) => handles.clone(),
+            State::Unmade => {
+                return Err(Error::io("use", &self.path)(io::ErrorKind::NotFound.into()));
+            }
+        };
+        handles.open(&self.path)
+    }
+}

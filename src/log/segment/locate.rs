@@ -1,0 +1,85 @@
+//! Where the frames of a segment stand: by the list of an open one, by the marks of a sealed one.
+
+use super::store::Span;
+use super::{Frames, Segment};
+use crate::log::format::row::Row;
+use crate::log::{Error, Index, Offset};
+
+impl Segment {
+    /// Where an entry's frame begins, if the segment is open.
+    pub fn position(&self, index: Index) -> Option<u32> {
+        let number = usize::try_from(index.0.checked_sub(self.base().0)?).ok()?;
+        match &self.frames {
+            Frames::Open(frames, _) => frames.get(number).map(|frame| frame.position),
+            Frames::Sealed(_) => None,
+        }
+    }
+
+    /// Frames that hold the entries from `from` on, before `to`, up to about `bytes_max` bytes: at
+    /// least the first, and in a sealed segment some before it and behind it.
+    pub fn span(&self, from: Index, to: Index, bytes_max: usize) -> Option<Span> {
+        if from < self.base() || from >= self.next_index() {
+            return None;
+        }
+        match &self.frames {
+            Frames::Open(frames, _) => {
+                let number = usize::try_from(from.0 - self.base().0).ok()?;
+                let position = frames[number].position;
+                let enough = |end: u32| (end - position) as usize > bytes_max;
+                let last = to.min(self.next_index()).0 - self.base().0;
+                let last = usize::try_from(last).ok()?.max(number + 1);
+                let mut to = number + 1;
+                while to < last && !enough(frames.get(to + 1).map_or(self.end, |f| f.position)) {
+                    to += 1;
+                }
+                let end = frames.get(to).map_or(self.end, |frame| frame.position);
+                let length = (end - position) as usize;
+                Some(Span {
+                    first: from,
+                    position,
+                    length,
+                })
+            }
+            Frames::Sealed(seal) => {
+                let mark = seal.mark_before(from);
+                let last = Index(to.0.min(self.next_index().0).saturating_sub(1).max(from.0));
+                let enough = |end: u32| (end - mark.position) as usize >= bytes_max;
+                let end = seal
+                    .mark_after(from, enough)
+                    .min(seal.mark_after(last, |_| true));
+                Some(Span {
+                    first: Index(seal.base.0 + u64::from(mark.entry)),
+                    position: mark.position,
+                    length: (end - mark.position) as usize,
+                })
+            }
+        }
+    }
+
+    /// Where the frame of an entry with rows ends, or a place soon behind it where another ends.
+    /// `row` is the number of a row behind the entry's first, and `known` that row if it was read.
+    pub fn entry_end(&self, index: Index, row: usize, known: Option<Row>) -> Result<u32, Error> {
+        let Frames::Sealed(seal) = &self.frames else {
+            return Ok(self.position(Index(index.0 + 1)).unwrap_or(self.end));
+        };
+        let behind = match known.filter(|row| row.index > index) {
+            Some(row) => Some(row),
+            None => self.index.row_after(index, row)?,
+        };
+        // Entries without rows may stand in between, and many of them.
+        let mark = seal.mark_after(index, |_| true);
+        Ok(behind.map_or(mark, |row| row.position.min(mark)))
+    }
+
+    /// The row that covers `offset`, and the number after its own.
+    pub fn row_of(&self, offset: Offset) -> Result<Option<(Row, usize)>, Error> {
+        let Some(number) = self.index.find(offset)? else {
+            return Ok(None);
+        };
+        let row = self.index.row(number)?;
+        if row.offset > offset {
+            return Err(Error::Malformed("the rows are not in order"));
+        }
+        Ok(Some((row, number + 1)))
+    }
+}

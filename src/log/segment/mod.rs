@@ -1,0 +1,335 @@
+//! A segment: one store, its index, and where in the store each entry begins.
+//!
+//! While a segment is open, the place of each frame is known. Once every entry in it is applied and
+//! covered by a checkpoint it is sealed: its seal keeps a mark now and then, and never changes.
+
+pub mod handles;
+pub mod held;
+pub mod index;
+pub mod index_file;
+pub mod lazy_map;
+mod locate;
+pub mod search;
+pub mod store;
+
+#[cfg(test)]
+mod handles_tests;
+
+use std::sync::Arc;
+
+use crate::env::Instant;
+
+use super::format::file_header::FILE_HEADER_BYTES;
+use super::format::frame::{self, Entry};
+use super::format::room::{OFFSETS_MAX, Room};
+use super::format::row::Row;
+use super::format::seal::{self, MARK_EVERY, Mark, Seal, TermEnd};
+use super::{Config, Error, Index, Offset, Term};
+use handles::Handles;
+use index::OffsetIndex;
+use store::Store;
+
+/// A run of consecutive raft entries and the records in them.
+#[derive(Debug)]
+pub struct Segment {
+    pub store: Arc<Store>,
+    pub index: OffsetIndex,
+    frames: Frames,
+    /// Where the next frame will begin.
+    end: u32,
+    /// What the entries held can need at most.
+    reserved: Room,
+    /// Since when this process has it.
+    pub opened: Instant,
+    /// It is older than that by what times say: it was found, or came from another node.
+    pub found: bool,
+    /// The log's time when it was sealed, or while it is open that of its first records, in
+    /// milliseconds since 1970; 0 before any.
+    pub since_ms: u64,
+    /// Why it may not be read: it waits for repair.
+    pub damage: Option<Damage>,
+    /// It is being sealed, and takes no entry more, even if it becomes the last one again.
+    pub closing: bool,
+}
+
+/// What is wrong with a sealed segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// The store: entries are needed from another replica.
+    Store,
+    /// The index alone: it can be derived anew.
+    Index,
+}
+
+#[derive(Debug)]
+enum Frames {
+    Open(Vec<Frame>, Vec<TermEnd>),
+    Sealed(Arc<Seal>),
+}
+
+/// One frame of an open segment.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame {
+    pub position: u32,
+    pub crc: u32,
+    /// The offsets that its records take at most.
+    pub offsets: u32,
+}
+
+impl Segment {
+    /// A segment whose entries are yet to be told by `add`.
+    pub fn open(store: Store, index: OffsetIndex, found: bool) -> Self {
+        Self {
+            store: Arc::new(store),
+            index,
+            frames: Frames::Open(Vec::new(), Vec::new()),
+            end: FILE_HEADER_BYTES as u32,
+            reserved: Room::default(),
+            opened: Instant::now(),
+            found,
+            since_ms: 0,
+            damage: None,
+            closing: false,
+        }
+    }
+
+    /// A segment that is summed up by its seal.
+    pub fn sealed(store: Store, index: OffsetIndex, seal: Seal, damage: Option<Damage>) -> Self {
+        Self {
+            store: Arc::new(store),
+            index,
+            end: seal.end,
+            reserved: Room {
+                rows: seal.rows.into(),
+                offsets: seal.next_offset.0 - seal.first_offset.0,
+            },
+            opened: Instant::now(),
+            found: true,
+            since_ms: seal.sealed_ms,
+            frames: Frames::Sealed(Arc::new(seal)),
+            damage,
+            closing: true,
+        }
+    }
+
+    /// The raft index of the first entry.
+    pub fn base(&self) -> Index {
+        self.store.base()
+    }
+
+    /// The raft index after the last entry.
+    pub fn next_index(&self) -> Index {
+        match &self.frames {
+            Frames::Open(frames, _) => Index(self.base().0 + frames.len() as u64),
+            Frames::Sealed(seal) => seal.next_index(),
+        }
+    }
+
+    /// Where the next frame will begin.
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+
+    /// Its seal, if it has one.
+    pub fn seal(&self) -> Option<&Arc<Seal>> {
+        match &self.frames {
+            Frames::Open(..) => None,
+            Frames::Sealed(seal) => Some(seal),
+        }
+    }
+
+    /// The bytes that it takes on disk, about.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.end) + self.index.file_bytes()
+    }
+
+    /// The offset of the first record in it; `None` if it is open and has none yet.
+    pub fn first_offset(&self) -> Option<Offset> {
+        match &self.frames {
+            Frames::Sealed(seal) => Some(seal.first_offset),
+            Frames::Open(..) => self.index.base_offset(),
+        }
+    }
+
+    /// Whether another entry fits; an empty segment takes any, a sealed one none.
+    pub fn fits(&self, entry: &Entry, config: &Config) -> bool {
+        let Frames::Open(frames, _) = &self.frames else {
+            return false;
+        };
+        let bytes = u64::from(self.end) + frame::frame_bytes(entry.payload.len()) as u64;
+        let needs = self.reserved.and(Room::of(entry.kind, &entry.payload));
+        // Not the configured room: a crash may have left an index cut to its rows.
+        let rows_max = self.index.capacity() as u64;
+        let has_room = bytes <= config.segment_bytes_max.into()
+            && needs.rows <= rows_max
+            && needs.offsets <= OFFSETS_MAX;
+        !self.closing && (frames.is_empty() || has_room)
+    }
+
+    /// The bytes of a file of so many that no frame has taken yet; 0 if it takes no entry more.
+    pub fn left(&self, bytes_max: u32) -> u64 {
+        let open = matches!(self.frames, Frames::Open(..)) && !self.closing;
+        let left = if open {
+            bytes_max.saturating_sub(self.end)
+        } else {
+            0
+        };
+        left.into()
+    }
+
+    /// Makes room for an entry's rows: an entry may need more than an empty index has.
+    pub fn reserve(&mut self, needs: Room) -> Result<(), Error> {
+        self.index.reserve(self.reserved.and(needs).rows)
+    }
+
+    /// Takes note of the next entry; gives the place of its frame.
+    pub fn add(&mut self, term: Term, payload_bytes: usize, needs: Room, crc: u32) -> u32 {
+        let position = self.end;
+        match &mut self.frames {
+            Frames::Open(frames, terms) => {
+                let entry = u32::try_from(frames.len()).expect("frames are more than a byte long");
+                seal::extend_terms(terms, entry, term);
+                frames.push(Frame {
+                    position,
+                    crc,
+                    offsets: u32::try_from(needs.offsets).unwrap_or(u32::MAX),
+                });
+            }
+            Frames::Sealed(_) => unreachable!("a sealed segment takes no entry"),
+        }
+        self.end += u32::try_from(frame::frame_bytes(payload_bytes)).expect("entries are limited");
+        self.reserved = self.reserved.and(needs);
+        position
+    }
+
+    /// The offsets that its entries from `from` on take at most, while it is open.
+    pub fn offsets_from(&self, from: Index) -> u64 {
+        let Frames::Open(frames, _) = &self.frames else {
+            return 0;
+        };
+        let number = usize::try_from(from.0.saturating_sub(self.base().0)).unwrap_or(usize::MAX);
+        let frames = frames.get(number..).unwrap_or_default();
+        frames.iter().map(|frame| u64::from(frame.offsets)).sum()
+    }
+
+    /// The terms of its entries: the last entry of each.
+    pub fn term_ends(&self) -> &[TermEnd] {
+        match &self.frames {
+            Frames::Open(_, terms) => terms,
+            Frames::Sealed(seal) => &seal.term_ends,
+        }
+    }
+
+    /// Forgets the entries from `index` on; gives the place where the file now ends.
+    pub fn forget_from(&mut self, index: Index) -> u32 {
+        let keep = usize::try_from(index.0.saturating_sub(self.base().0)).unwrap_or(usize::MAX);
+        match &mut self.frames {
+            Frames::Open(frames, terms) => {
+                if let Some(first) = frames.get(keep) {
+                    self.end = first.position;
+                    frames.truncate(keep);
+                    cut_terms(terms, keep);
+                    if keep == 0 {
+                        self.since_ms = 0;
+                    }
+                }
+            }
+            Frames::Sealed(_) => assert!(index >= self.next_index(), "I5: sealed is committed"),
+        }
+        self.end
+    }
+
+    /// Writes the row of a run of records.
+    pub fn publish(&mut self, row: Row) -> Result<(), Error> {
+        self.index.push(row)
+    }
+
+    /// Sums up the entries before `to`, and their rows: all of them, or the part that a snapshot
+    /// covers. `next_offset` is the one after the last record among them, and none of them is later
+    /// than `sealed_ms`.
+    pub fn sum_up(&self, to: Index, next_offset: Offset, sealed_ms: u64) -> Result<Seal, Error> {
+        let Frames::Open(frames, terms) = &self.frames else {
+            unreachable!("a sealed segment is summed up already");
+        };
+        let count = usize::try_from(to.0 - self.base().0).expect("they are in memory");
+        let mut marks: Vec<Mark> = Vec::new();
+        let mut entries_digest = 0;
+        for (number, frame) in frames[..count].iter().enumerate() {
+            entries_digest = seal::add_entry(entries_digest, frame.crc);
+            let far = |last: &Mark| frame.position - last.position >= MARK_EVERY;
+            if marks.last().is_none_or(far) {
+                let entry = u32::try_from(number).expect("frames are more than a byte long");
+                let position = frame.position;
+                marks.push(Mark { entry, position });
+            }
+        }
+        let rows = self.index.partition(|row| row.index < to)?;
+        let mut rows_digest = 0;
+        for number in 0..rows {
+            rows_digest = seal::add_row(rows_digest, &self.index.row(number)?);
+        }
+        let first_offset = self.index.base_offset().filter(|_| rows > 0);
+        let mut term_ends = terms.clone();
+        cut_terms(&mut term_ends, count);
+        Ok(Seal {
+            base: self.base(),
+            entries: u32::try_from(count).expect("frames are more than a byte long"),
+            end: frames.get(count).map_or(self.end, |frame| frame.position),
+            rows: u32::try_from(rows).expect("rows are fewer than records"),
+            entries_digest,
+            rows_digest,
+            term_ends,
+            first_offset: first_offset.unwrap_or(next_offset),
+            next_offset,
+            sealed_ms,
+            marks,
+        })
+    }
+
+    /// Takes note of damage; a damaged store is the worse. Gives the error of it.
+    pub fn mark(&mut self, damage: Damage) -> Error {
+        if self.damage != Some(Damage::Store) {
+            self.damage = Some(damage);
+        }
+        self.damaged()
+    }
+
+    /// The error of a segment that waits for repair.
+    pub fn damaged(&self) -> Error {
+        Error::Damaged {
+            path: self.store.path().to_owned(),
+            first: self.base(),
+            next: self.next_index(),
+        }
+    }
+
+    /// Lets go of the frames' places, to which the seal's marks lead from now on, and of the open
+    /// files.
+    pub fn become_sealed(&mut self, seal: Seal, handles: &Arc<Handles>) {
+        self.since_ms = seal.sealed_ms;
+        self.frames = Frames::Sealed(Arc::new(seal));
+        self.store.let_go(handles);
+        self.index.let_go(handles);
+    }
+
+    /// Takes note of the time of its next records.
+    pub fn saw(&mut self, timestamp_ms: u64) {
+        if self.since_ms == 0 && self.seal().is_none() {
+            self.since_ms = timestamp_ms;
+        }
+    }
+}
+
+/// Forgets the terms of the entries from number `keep` on.
+fn cut_terms(terms: &mut Vec<TermEnd>, keep: usize) {
+    let kept = terms.partition_point(|end| (end.entry as usize) < keep);
+    let cut_through = terms.get(kept).map(|end| end.term);
+    terms.truncate(kept);
+    let begins = terms.last().map_or(0, |end| end.entry as usize + 1);
+    if let (Some(term), Some(last)) = (cut_through, keep.checked_sub(1))
+        && begins <= last
+    {
+        let entry = u32::try_from(last).expect("frames are more than a byte long");
+        terms.push(TermEnd { entry, term });
+    }
+}

@@ -1,0 +1,191 @@
+//! Torn tails, damage, and what a reader sees of either.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{DIR, append, entry, fill, open, publish, records, value};
+use crate::disk::memory::{Event, MemoryDisk};
+use crate::log::format::files::Paths;
+use crate::log::format::frame;
+use crate::log::format::record::{BatchBuilder, join};
+use crate::log::*;
+
+#[test]
+fn a_torn_tail_is_cut() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    for index in 0..3 {
+        append(&log, vec![records(1, index, index..index + 1)]);
+    }
+    // One write of three frames, of which the first is torn and the others are whole.
+    let torn: Vec<_> = (3..6)
+        .map(|index| records(1, index, index..index + 1))
+        .collect();
+    append(&log, torn);
+    drop(log);
+    let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
+    let at = torn_position(&disk, 3);
+    disk.corrupt(&store, |bytes| bytes[at + 40] ^= 1);
+    let (log, opened) = open(&disk, None).unwrap();
+    assert_eq!(log.last(), Some((Term(1), Index(2))));
+    assert!(opened.torn_bytes > 0);
+    append(&log, vec![records(1, 3, 3..4)]);
+    let (log, opened) = open(&disk.crash(), None).unwrap();
+    assert_eq!(
+        (log.last(), opened.torn_bytes),
+        (Some((Term(1), Index(3))), 0)
+    );
+}
+
+/// A record may hold what looks like a frame that was synced.
+#[test]
+fn a_torn_record_that_imitates_a_frame_is_a_torn_tail() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    append(&log, vec![records(1, 0, 0..1)]);
+    // Wherever in the payload it lands, one copy begins at a multiple of 8.
+    let mut imitations = Vec::new();
+    for shift in 0..8 {
+        imitations.resize(imitations.len().next_multiple_of(8) + shift, 1);
+        let imitated = records(1, 2, 0..1);
+        frame::encode(&imitated, frame::entry_crc(&imitated), 0, &mut imitations);
+    }
+    let mut batch = BatchBuilder::new(None);
+    batch.push(&imitations, 0, 0);
+    let payload = join([batch.finish()].iter(), None);
+    append(
+        &log,
+        vec![
+            entry(1, 1, Kind::Records, payload.clone()),
+            entry(1, 2, Kind::Records, payload),
+        ],
+    );
+    drop(log);
+    let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
+    for torn in [1, 2] {
+        let disk = disk.crash();
+        let at = torn_position(&disk, torn);
+        disk.corrupt(&store, |bytes| bytes[at + 32] ^= 1);
+        let (log, opened) = open(&disk, None).unwrap();
+        assert_eq!(log.next_index(), Index(torn));
+        assert!(opened.torn_bytes > 0);
+    }
+}
+
+/// A reader that hit a bad sector must not stop its node if the segment was mended meanwhile.
+#[test]
+fn a_read_that_a_repair_overtakes_is_made_again() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    let (entries, _) = fill(&log, 100);
+    entries.iter().for_each(|entry| publish(&log, entry));
+    log.sync_index().unwrap();
+    log.seal_covered(Index(99)).unwrap();
+    let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
+    let overtaken = AtomicUsize::new(0);
+    let repairing = log.clone();
+    disk.watch(move |event, path| {
+        if event != Event::Read || path != store || overtaken.fetch_add(1, Ordering::Relaxed) > 0 {
+            return Ok(());
+        }
+        let seal = repairing.manifest(Index(100)).unwrap().swap_remove(0);
+        assert!(repairing.derive_index(&seal).unwrap());
+        Err(io::Error::other("a bad sector"))
+    });
+    assert_eq!(log.entries(Index(0), Index(1), 1).unwrap(), entries[..1]);
+    disk.watch(|_, _| Ok(()));
+}
+
+/// Where the frame of an entry begins in the first store.
+fn torn_position(disk: &MemoryDisk, index: u64) -> usize {
+    let (log, _) = open(&disk.crash(), None).unwrap();
+    let state = log.0.state.read();
+    state.segments[0].position(Index(index)).unwrap() as usize
+}
+
+#[test]
+fn damage_before_synced_frames_is_an_error_that_names_the_place() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    (0..6).for_each(|index| append(&log, vec![records(1, index, index..index + 1)]));
+    drop(log);
+    let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
+    let at = torn_position(&disk, 3);
+    for damage in [at, at + 9, at + 28, at + 40] {
+        let disk = disk.crash();
+        disk.corrupt(&store, |bytes| bytes[damage] ^= 0x10);
+        match open(&disk, None).unwrap_err() {
+            Error::Corrupt { path, position, .. } => {
+                assert_eq!((path, position), (store.clone(), at as u64));
+            }
+            other => panic!("{other}"),
+        }
+    }
+    // A page of zeros in the middle is damage as well.
+    disk.corrupt(&store, |bytes| bytes[at..at + 64].fill(0));
+    assert!(matches!(open(&disk, None), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn damage_in_an_earlier_segment_is_an_error() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    fill(&log, 200);
+    drop(log);
+    let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
+    disk.corrupt(&store, |bytes| {
+        let last = bytes.len() - 20;
+        bytes[last] ^= 1;
+    });
+    assert!(matches!(open(&disk, None), Err(Error::Corrupt { .. })));
+    disk.remove(&store).unwrap();
+    assert!(
+        matches!(open(&disk, None), Err(Error::Corrupt { .. })),
+        "a missing file"
+    );
+}
+
+#[test]
+fn a_log_that_ends_before_its_checkpoint_is_refused() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    append(&log, vec![records(1, 0, 0..1)]);
+    let checkpoint = Checkpoint {
+        applied: Index(1),
+        first_offset: Offset(0),
+        next_offset: Offset(2),
+    };
+    let error = open(&disk, Some(checkpoint)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::LostTail {
+                synced: Index(1),
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn damage_is_never_served() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    let (entries, count) = fill(&log, 100);
+    entries.iter().for_each(|entry| publish(&log, entry));
+    let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
+    disk.corrupt(&store, |bytes| bytes[300] ^= 4);
+    let mut refused = 0;
+    for offset in 0..count {
+        match log.read(Offset(offset), 1) {
+            Ok(found) => assert_eq!(found[0].value, value(offset)),
+            Err(Error::Corrupt { path, .. }) => {
+                assert_eq!(path, store);
+                refused += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused > 0);
+}

@@ -1,0 +1,399 @@
+//! A log against a `Vec`: generated operations, every answer the same.
+//!
+//! The model keeps entries and records in two vectors. Where the log is free to choose (how many
+//! entries one read gives, where segments end) it must stay within its contract; all else is equal,
+//! the bounds in errors included.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::disk::memory::MemoryDisk;
+use crate::log::format::record::{BatchBuilder, batches, join};
+use crate::log::*;
+
+const DIR: &str = "/log";
+
+#[derive(Debug, Clone)]
+enum Op {
+    Append(Vec<Content>),
+    /// Cuts some of the entries that are not published.
+    Truncate(u8),
+    Publish(u8),
+    Checkpoint,
+    Seal,
+    Roll,
+    Trim(u8),
+    Drop,
+    Reopen,
+    Entries(u8, u8, u16),
+    Read(u8, u16),
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    Control(u8),
+    Records(Vec<BatchOf>),
+}
+
+/// The lengths of a batch's values, and how many of its first records are refused.
+#[derive(Debug, Clone)]
+struct BatchOf {
+    lengths: Vec<u8>,
+    known: usize,
+}
+
+fn contents() -> impl Strategy<Value = Content> {
+    let batch = (
+        vec(0..120u8, 1..5),
+        prop_oneof![4 => Just(0usize), 1 => 0..5usize],
+    );
+    let batch = batch.prop_map(|(lengths, known)| BatchOf { lengths, known });
+    prop_oneof![
+        1 => (0..60u8).prop_map(Content::Control),
+        4 => vec(batch, 1..4).prop_map(Content::Records),
+    ]
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        8 => vec(contents(), 1..5).prop_map(Op::Append),
+        2 => any::<u8>().prop_map(Op::Truncate),
+        6 => any::<u8>().prop_map(Op::Publish),
+        2 => Just(Op::Checkpoint),
+        2 => Just(Op::Seal),
+        1 => Just(Op::Roll),
+        2 => any::<u8>().prop_map(Op::Trim),
+        2 => Just(Op::Drop),
+        2 => Just(Op::Reopen),
+        4 => (any::<u8>(), any::<u8>(), 0..1500u16).prop_map(|(a, b, c)| Op::Entries(a, b, c)),
+        4 => (any::<u8>(), 0..1500u16).prop_map(|(a, b)| Op::Read(a, b)),
+    ];
+    vec(op, 1..60)
+}
+
+/// An entry, and the runs of it that are accepted.
+type Placed = (Entry, Vec<Run>);
+
+#[derive(Default)]
+struct Model {
+    /// From raft index 0 on, whatever was given up since.
+    entries: Vec<Placed>,
+    /// From offset 0 on.
+    records: Vec<Record>,
+    published: usize,
+    first: Offset,
+    checkpoint: Option<Checkpoint>,
+    floor: Floor,
+}
+
+struct World {
+    disk: MemoryDisk,
+    log: Log,
+    model: Model,
+    term: u64,
+}
+
+fn config() -> Config {
+    Config {
+        segment_bytes_max: 2048,
+        index_bytes_max: 256,
+        tail_cache_bytes_max: 300,
+        inline_io: true,
+        ..Config::default()
+    }
+}
+
+fn done() -> Done {
+    Box::new(|result| result.expect("a good disk"))
+}
+
+fn entry(content: &Content, term: u64, index: u64) -> Placed {
+    let (kind, payload, known) = match content {
+        Content::Control(length) => (Kind::Control, vec![9; (*length).into()].into(), Vec::new()),
+        Content::Records(parts) => {
+            let made: Vec<Bytes> = parts.iter().map(|part| batch(part, index)).collect();
+            let known = parts.iter().map(|part| part.known).collect();
+            (Kind::Records, join(made.iter(), None), known)
+        }
+    };
+    let mut runs = Vec::new();
+    if kind == Kind::Records {
+        for (batch, known) in batches(&payload).unwrap().iter().zip(known) {
+            let known = batch.count.min(known as u32);
+            if known < batch.count {
+                runs.push(Run {
+                    skip: record::skip(&payload, batch.records_at, known).unwrap() as u32,
+                    count: batch.count - known,
+                });
+            }
+        }
+    }
+    let entry = Entry {
+        term: Term(term),
+        index: Index(index),
+        kind,
+        payload,
+    };
+    (entry, runs)
+}
+
+fn batch(part: &BatchOf, index: u64) -> Bytes {
+    let mut batch = BatchBuilder::new(None);
+    for (number, length) in part.lengths.iter().enumerate() {
+        batch.push(&vec![index as u8; (*length).into()], index, number as u32);
+    }
+    batch.finish()
+}
+
+/// Somewhere in `from..=to`.
+fn within(choice: u8, from: u64, to: u64) -> u64 {
+    from + u64::from(choice) % (to - from + 1)
+}
+
+impl World {
+    fn new() -> Self {
+        let disk = MemoryDisk::default();
+        let shared = Arc::new(disk.clone());
+        let opened = Log::open(shared, Path::new(DIR), config(), Floor::default(), None);
+        Self {
+            disk,
+            log: opened.unwrap().0,
+            model: Model::default(),
+            term: 1,
+        }
+    }
+
+    fn run(&mut self, op: &Op) {
+        match op {
+            Op::Append(contents) => self.append(contents),
+            Op::Truncate(choice) => self.truncate(*choice),
+            Op::Publish(choice) => self.publish(*choice),
+            Op::Checkpoint => self.checkpoint(),
+            Op::Seal => self.seal(),
+            Op::Roll => self.log.roll().unwrap(),
+            Op::Trim(choice) => self.trim(*choice),
+            Op::Drop => self.drop_trimmed(),
+            Op::Reopen => self.reopen(),
+            Op::Entries(from, to, bytes) => self.entries(*from, *to, (*bytes).into()),
+            Op::Read(offset, bytes) => self.read(*offset, (*bytes).into()),
+        }
+        self.check();
+    }
+
+    fn append(&mut self, contents: &[Content]) {
+        let next = self.model.entries.len() as u64;
+        let numbered = contents.iter().zip(next..);
+        let made: Vec<_> = numbered
+            .map(|(content, index)| entry(content, self.term, index))
+            .collect();
+        let entries = made.iter().map(|(entry, _)| entry.clone()).collect();
+        // One that is larger than a segment gets one of its own.
+        self.log.append(entries, done()).unwrap();
+        self.model.entries.extend(made);
+    }
+
+    fn truncate(&mut self, choice: u8) {
+        let model = &mut self.model;
+        let (from, to) = (model.published as u64, model.entries.len() as u64);
+        let keep = within(choice, from, to);
+        let last = keep.checked_sub(1).map(Index);
+        self.log.truncate_after(last, done()).unwrap();
+        model.entries.truncate(keep as usize);
+        self.term += 1;
+    }
+
+    fn publish(&mut self, choice: u8) {
+        let model = &mut self.model;
+        let (from, to) = (model.published as u64, model.entries.len() as u64);
+        for at in from..within(choice, from, to) {
+            let (entry, runs) = &model.entries[at as usize];
+            let first = self.log.publish(entry.index, runs).unwrap();
+            assert_eq!(first, Offset(model.records.len() as u64));
+            for run in runs {
+                let first = Offset(model.records.len() as u64);
+                let count = run.count.into();
+                let stored = record::stored(&entry.payload, run.skip, first, count).unwrap();
+                let out = &mut model.records;
+                stored.read_into(first, usize::MAX, out).unwrap();
+            }
+            model.published += 1;
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        if self.model.published > self.model.floor.index.0 as usize {
+            self.log.sync_index().unwrap();
+            self.model.checkpoint = Some(Checkpoint {
+                applied: Index(self.model.published as u64 - 1),
+                first_offset: self.model.first,
+                next_offset: Offset(self.model.records.len() as u64),
+            });
+        }
+    }
+
+    fn seal(&mut self) {
+        if let Some(checkpoint) = self.model.checkpoint {
+            let could = self.log.can_seal(checkpoint.applied);
+            let sealed = self.log.seal_covered(checkpoint.applied).unwrap();
+            assert_eq!(could, sealed > 0);
+            assert!(!self.log.can_seal(checkpoint.applied));
+        }
+    }
+
+    fn trim(&mut self, choice: u8) {
+        // Past the end, now and then: then it ends there.
+        let next = self.model.records.len() as u64;
+        let to = Offset(within(choice, 0, next + 3));
+        self.log.trim(to);
+        self.model.first = self.model.first.max(to.min(Offset(next)));
+    }
+
+    fn drop_trimmed(&mut self) {
+        let Some(checkpoint) = self.model.checkpoint else {
+            return;
+        };
+        let covered = Index(checkpoint.applied.0 + 1);
+        let Some((floor, term)) = self.log.droppable(covered) else {
+            return;
+        };
+        assert!(floor.index <= covered && floor.offset <= self.model.first);
+        let gone = &self.model.entries[..floor.index.0 as usize];
+        let records = gone.iter().flat_map(|(_, runs)| runs);
+        let records: u64 = records.map(|run| u64::from(run.count)).sum();
+        assert_eq!(floor.offset, Offset(records), "the floor's offset");
+        assert_eq!(Some(term), gone.last().map(|(entry, _)| entry.term));
+        let pin = self.log.pin();
+        assert!(!self.log.drop_below(floor).unwrap(), "it is pinned");
+        drop(pin);
+        self.model.floor = floor;
+        assert!(self.log.drop_below(floor).unwrap());
+    }
+
+    fn reopen(&mut self) {
+        self.log.close();
+        let model = &mut self.model;
+        let disk = Arc::new(self.disk.clone());
+        let dir = Path::new(DIR);
+        let opened = Log::open(disk, dir, config(), model.floor, model.checkpoint);
+        let (log, opened) = opened.unwrap();
+        assert_eq!(opened.torn_bytes, 0);
+        assert_eq!(opened.rows_hold, model.checkpoint.is_some());
+        let covered = model.checkpoint;
+        model.published = covered.map_or(0, |covered| covered.applied.0 as usize + 1);
+        let next = covered.map_or(Offset(0), |covered| covered.next_offset);
+        model.records.truncate(next.0 as usize);
+        let first = covered.map_or(Offset(0), |covered| covered.first_offset);
+        model.first = first.max(model.floor.offset);
+        self.log = log;
+    }
+
+    fn entries(&self, from: u8, to: u8, bytes: usize) {
+        let next = self.model.entries.len() as u64;
+        let (from, to) = (within(from, 0, next + 2), within(to, 0, next + 2));
+        let asked = Index(from);
+        let read = self.log.entries(asked, Index(to), bytes);
+        if from >= to {
+            assert!(read.unwrap().is_empty());
+            return;
+        }
+        let first = self.model.floor.index;
+        if asked < first || from >= next {
+            let known = matches!(read, Err(Error::NoEntry { asked: a, first: f, next: n })
+                if (a, f, n) == (asked, first, Index(next)));
+            assert!(known, "{read:?}");
+            return;
+        }
+        let read = read.unwrap();
+        assert!(!read.is_empty() && read.len() as u64 <= to - from);
+        let held = self.model.entries[from as usize..].iter();
+        assert!(read.iter().zip(held).all(|(read, (held, _))| read == held));
+    }
+
+    fn read(&self, offset: u8, bytes: usize) {
+        let next = Offset(self.model.records.len() as u64);
+        let asked = Offset(within(offset, 0, next.0 + 2));
+        let read = self.log.read(asked, bytes);
+        let bounds = (asked, self.model.first, next);
+        let known = if asked < self.model.first {
+            matches!(read, Err(Error::Trimmed { asked, first, next }) if (asked, first, next) == bounds)
+        } else if asked >= next {
+            matches!(read, Err(Error::OutOfRange { asked, first, next }) if (asked, first, next) == bounds)
+        } else {
+            let read = read.as_ref().unwrap();
+            let before = read.split_last().map_or(0, |(_, before)| {
+                before.iter().map(|record| record.value.len()).sum()
+            });
+            assert!(before < bytes.max(1), "it stops once it has enough");
+            let held = &self.model.records[asked.0 as usize..];
+            !read.is_empty() && held.starts_with(read)
+        };
+        assert!(known, "{read:?}");
+    }
+
+    /// What can be asked without a choice.
+    fn check(&self) {
+        let (log, model) = (&self.log, &self.model);
+        let next = Index(model.entries.len() as u64);
+        assert_eq!(
+            log.offsets(),
+            (model.first, Offset(model.records.len() as u64))
+        );
+        assert_eq!(
+            (log.first_index(), log.next_index()),
+            (model.floor.index, next)
+        );
+        assert_eq!(log.durable(), next);
+        let held = &model.entries[model.floor.index.0 as usize..];
+        let last = held.last().map(|(entry, _)| (entry.term, entry.index));
+        assert_eq!(log.last(), last);
+        let mut ends: Vec<(Term, Index)> = Vec::new();
+        for (entry, _) in held {
+            assert_eq!(log.term(entry.index).unwrap(), entry.term);
+            match ends.last_mut() {
+                Some(end) if end.0 == entry.term => end.1 = entry.index,
+                _ => ends.push((entry.term, entry.index)),
+            }
+        }
+        assert_eq!(log.term_ends(Index(0)), ends);
+        assert!(matches!(log.term(next), Err(Error::NoEntry { asked, .. }) if asked == next));
+        assert!(log.damaged().is_empty());
+    }
+
+    /// Every entry and every record, in small reads and in large ones.
+    fn check_all(&self) {
+        for bytes in [1, 700, usize::MAX] {
+            let mut at = self.model.floor.index;
+            while at < self.log.next_index() {
+                for entry in self.log.entries(at, self.log.next_index(), bytes).unwrap() {
+                    assert_eq!(entry, self.model.entries[at.0 as usize].0);
+                    at = Index(at.0 + 1);
+                }
+            }
+            let (mut at, next) = self.log.offsets();
+            while at < next {
+                for record in self.log.read(at, bytes).unwrap() {
+                    assert_eq!(record, self.model.records[at.0 as usize]);
+                    at = Offset(at.0 + 1);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn a_log_answers_as_a_vec_does(ops in ops()) {
+        let mut world = World::new();
+        for op in &ops {
+            world.run(op);
+        }
+        world.check_all();
+        world.reopen();
+        world.check();
+        world.check_all();
+    }
+}

@@ -1,0 +1,113 @@
+//! Sealing segments that will not change, and summing up a log for a snapshot.
+
+use crate::disk::Disk;
+use crate::log::format::files::Paths;
+use crate::log::format::seal::Seal;
+use crate::log::segment::Segment;
+use crate::log::{Error, Index, Log, State};
+
+impl Log {
+    /// Whether [`Log::seal_covered`] would find something to do after a checkpoint up to `applied`.
+    pub fn can_seal(&self, applied: Index) -> bool {
+        self.0.state.read().next_to_seal(applied).is_some()
+    }
+
+    /// Seals the segments before the last whose entries are all covered by a durable checkpoint
+    /// up to `applied`; gives how many.
+    pub fn seal_covered(&self, applied: Index) -> Result<usize, Error> {
+        let _upkeep = self.0.upkeep.lock();
+        let mut sealed = 0;
+        while self.seal_next(applied)? {
+            sealed += 1;
+        }
+        Ok(sealed)
+    }
+
+    fn seal_next(&self, applied: Index) -> Result<bool, Error> {
+        let disk: &dyn Disk = &*self.0.disk;
+        let (base, seal, store) = {
+            let mut state = self.0.state.write();
+            let Some(number) = state.next_to_seal(applied) else {
+                return Ok(false);
+            };
+            if self.durable() < state.segments[number].next_index() {
+                return Ok(false);
+            }
+            // A cut may take what follows away before the seal is written.
+            state.segments[number].closing = true;
+            let segment = &state.segments[number];
+            let seal = state.sum_up(number, segment.next_index())?;
+            (segment.base(), seal, segment.store.clone())
+        };
+        store.cut(seal.end, None)?;
+        store.sync()?;
+        let index = {
+            let mut state = self.0.state.write();
+            let segment = state.segment_of(base).expect("upkeep is held");
+            segment.index.seal()?;
+            segment.index.file()
+        };
+        index.sync()?;
+        seal.write(disk, &Paths::new(&self.0.dir, base).seal)?;
+        let dir = &self.0.dir;
+        disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        let mut state = self.0.state.write();
+        let segment = state.segment_of(base).expect("upkeep is held");
+        segment.become_sealed(seal, &self.0.handles);
+        Ok(true)
+    }
+
+    /// What a snapshot of the entries before `to` consists of: a seal for each segment, the last
+    /// one cut where the snapshot ends. All of them must be applied.
+    pub fn manifest(&self, to: Index) -> Result<Vec<Seal>, Error> {
+        let state = self.0.state.read();
+        assert!(
+            to <= state.next_publish,
+            "a snapshot covers what is applied"
+        );
+        let mut seals = Vec::new();
+        for (number, segment) in state.segments.iter().enumerate() {
+            if segment.base() >= to {
+                break;
+            }
+            match segment.seal() {
+                Some(seal) if seal.next_index() <= to => seals.push((**seal).clone()),
+                Some(_) => return Err(Error::Malformed("a snapshot ends inside a sealed segment")),
+                None => seals.push(state.sum_up(number, to.min(segment.next_index()))?),
+            }
+        }
+        Ok(seals)
+    }
+}
+
+impl State {
+    fn sum_up(&self, number: usize, to: Index) -> Result<Seal, Error> {
+        let segment = &self.segments[number];
+        let rows = segment.index.partition(|row| row.index < to)?;
+        let next_offset = if rows < segment.index.rows() {
+            segment.index.row(rows)?.offset
+        } else {
+            self.end_of_rows(number)
+        };
+        segment.sum_up(to, next_offset, self.time_before(number))
+    }
+
+    /// A time that no record in a segment is later than: the log's own, which the leaders agreed
+    /// on, and not what this node's clock says.
+    fn time_before(&self, number: usize) -> u64 {
+        // After a start the last time may stand in a sealed segment.
+        let earlier = self.segments.range(..number).next_back();
+        let earlier = earlier.map_or(0, |segment| segment.since_ms);
+        self.last_timestamp_ms.max(earlier)
+    }
+
+    /// The number of the first segment without a seal, if a checkpoint up to `applied` covers it
+    /// and another one follows.
+    fn next_to_seal(&self, applied: Index) -> Option<usize> {
+        let open = |segment: &Segment| segment.seal().is_none();
+        let number = self.segments.iter().position(open)?;
+        let followed = number + 1 < self.segments.len();
+        let covered = self.segments[number].next_index().0 <= applied.0 + 1;
+        (followed && covered).then_some(number)
+    }
+}

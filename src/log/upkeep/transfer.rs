@@ -1,0 +1,293 @@
+//! Copies of whole segments: built from entries and rows that came from another replica, checked
+//! against a seal, and put in place at once.
+//!
+//! What travels is what is replicated, not files: the copy's frames stand where the seal's did,
+//! since a frame's length follows from its entry.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::Disk;
+use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
+use crate::log::format::files::{self, Paths};
+use crate::log::format::frame::{self, Entry};
+use crate::log::format::gather::Gathered;
+use crate::log::format::row::{ROW_BYTES, Row};
+use crate::log::format::seal::{self, MARK_EVERY, Mark, Seal};
+use crate::log::open::recovery::{self, Checkpoint, Place};
+use crate::log::segment::index::OffsetIndex;
+use crate::log::segment::store::Store;
+use crate::log::{Error, Floor, Index, Log, Offset, State};
+
+/// Bytes gathered before they are written.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// A row as it travels: where its frame stands is the receiver's own business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// The offset of the first record.
+    pub offset: Offset,
+    /// The raft index of the entry.
+    pub index: Index,
+    /// Where the first record begins in the entry's payload.
+    pub skip: u32,
+}
+
+/// Builds a copy of one segment in a directory of its own.
+#[derive(Debug)]
+pub struct Builder {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    wanted: Seal,
+    store: Store,
+    index: OffsetIndex,
+    buffer: Gathered,
+    written: u64,
+    /// The offset of the last row that came.
+    last_row: Option<Offset>,
+    made: Seal,
+}
+
+impl Builder {
+    /// Begins a copy of the segment that `wanted` sums up, in place of any half of one.
+    pub fn new(disk: Arc<dyn Disk>, dir: &Path, wanted: &Seal) -> Result<Self, Error> {
+        if !wanted.is_possible() {
+            let (base, what) = (wanted.base, "no segment can be so");
+            return Err(Error::Mismatch { base, what });
+        }
+        let paths = Paths::new(dir, wanted.base);
+        let [store, index, seal] = paths.all().map(PathBuf::clone);
+        files::remove_files(&*disk, dir, [seal, store, index].into_iter())?;
+        let room = FILE_HEADER_BYTES + wanted.rows as usize * ROW_BYTES;
+        let index = OffsetIndex::create(&*disk, &paths.index, wanted.base, room)?;
+        let store = Store::create(&*disk, &paths.store, wanted.base, wanted.end)?;
+        let made = Seal {
+            entries: 0,
+            end: FILE_HEADER_BYTES as u32,
+            rows: 0,
+            entries_digest: 0,
+            rows_digest: 0,
+            term_ends: Vec::new(),
+            marks: Vec::new(),
+            ..wanted.clone()
+        };
+        Ok(Self {
+            disk,
+            dir: dir.to_owned(),
+            wanted: wanted.clone(),
+            store,
+            index,
+            buffer: Gathered::default(),
+            written: FILE_HEADER_BYTES as u64,
+            last_row: None,
+            made,
+        })
+    }
+
+    /// The raft index of the entry that comes next.
+    pub fn next_index(&self) -> Index {
+        self.made.next_index()
+    }
+
+    /// Adds the next entry and its rows.
+    pub fn add(&mut self, entry: &Entry, rows: &[Placed]) -> Result<(), Error> {
+        if entry.index != self.next_index() {
+            return Err(self.mismatch("entries are missing"));
+        }
+        let position = self.made.end;
+        let end = u64::from(position) + frame::frame_bytes(entry.payload.len()) as u64;
+        if end > self.wanted.end.into() {
+            return Err(self.mismatch("it is too long"));
+        }
+        let far = |last: &Mark| position - last.position >= MARK_EVERY;
+        if self.made.marks.last().is_none_or(far) {
+            let entry = self.made.entries;
+            self.made.marks.push(Mark { entry, position });
+        }
+        let crc = frame::entry_crc(entry);
+        // What is in a finished copy was synced whole: no frame tells where a write began.
+        self.buffer.push(entry, crc, 0);
+        self.made.entries_digest = seal::add_entry(self.made.entries_digest, crc);
+        seal::extend_terms(&mut self.made.term_ends, self.made.entries, entry.term);
+        self.made.entries += 1;
+        self.made.end = u32::try_from(end).expect("it is at most the wanted end");
+        for row in rows {
+            self.add_row(row, entry.index, position)?;
+        }
+        if self.buffer.len() >= WRITE_BYTES {
+            self.write_out()?;
+        }
+        Ok(())
+    }
+
+    fn add_row(&mut self, placed: &Placed, index: Index, position: u32) -> Result<(), Error> {
+        let Placed { offset, skip, .. } = *placed;
+        let behind = self
+            .last_row
+            .map_or(self.wanted.first_offset, |last| Offset(last.0 + 1));
+        let wanted = behind..self.wanted.next_offset;
+        let in_order = wanted.contains(&offset) && self.made.rows < self.wanted.rows;
+        if placed.index != index || !in_order {
+            return Err(self.mismatch("its rows differ"));
+        }
+        let row = Row {
+            offset,
+            index,
+            position,
+            skip,
+        };
+        self.index.push(row)?;
+        self.last_row = Some(offset);
+        self.made.rows_digest = seal::add_row(self.made.rows_digest, &row);
+        self.made.rows += 1;
+        Ok(())
+    }
+
+    fn write_out(&mut self) -> Result<(), Error> {
+        self.store.write(&self.buffer.parts(), self.written)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear(WRITE_BYTES);
+        Ok(())
+    }
+
+    fn mismatch(&self, what: &'static str) -> Error {
+        let base = self.wanted.base;
+        Error::Mismatch { base, what }
+    }
+
+    /// Checks the copy against the seal and makes it durable; the seal comes last.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.write_out()?;
+        if !self.made.agrees_with(&self.wanted) {
+            return Err(self.mismatch("its digest differs"));
+        }
+        let dir = &self.dir;
+        self.store.sync()?;
+        self.index.write_back()?;
+        self.index.file().sync()?;
+        self.disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        let path = Paths::new(dir, self.made.base).seal;
+        self.made.write(&*self.disk, &path)?;
+        self.disk.sync_dir(dir).map_err(Error::io("sync", dir))
+    }
+}
+
+/// Whether a finished copy of what a seal sums up stands in a directory.
+pub fn is_copied(disk: &dyn Disk, dir: &Path, wanted: &Seal) -> Result<bool, Error> {
+    let paths = Paths::new(dir, wanted.base);
+    let seal = Seal::read(disk, &paths.seal, wanted.base)?;
+    let Some(seal) = seal.filter(|seal| seal.agrees_with(wanted)) else {
+        return Ok(false);
+    };
+    let whole = |path: &Path, magic, bytes: u64| {
+        let file = match disk.open(path).map_err(Error::io("open", path)) {
+            Ok(file) => file,
+            // That says nothing of the copy.
+            Err(error) if error.is_short_of_files() => return Err(error),
+            Err(_) => return Ok(false),
+        };
+        let begins = file_header::read(&*file, path, magic, wanted.base);
+        Ok(matches!(begins, Ok(Some(()))) && file.len().is_ok_and(|len| len >= bytes))
+    };
+    let rows = FILE_HEADER_BYTES + seal.rows as usize * ROW_BYTES;
+    Ok(whole(&paths.store, Magic::Store, seal.end.into())?
+        && whole(&paths.index, Magic::Index, rows as u64)?)
+}
+
+/// Removes what was staged of a segment.
+pub fn remove_copy(disk: &dyn Disk, dir: &Path, base: Index) -> Result<(), Error> {
+    files::remove_all(disk, dir, std::iter::once(&base))
+}
+
+/// Moves the copies of `bases` from one directory to another and removes every other segment
+/// there. Done again after a crash it comes to the same.
+pub fn adopt_files(disk: &dyn Disk, from: &Path, to: &Path, bases: &[Index]) -> Result<(), Error> {
+    let staged = files::bases(disk, from)?;
+    let old = files::bases(disk, to)?;
+    let gone = old.iter().filter(|base| !bases.contains(base));
+    files::remove_all(disk, to, gone.collect::<Vec<_>>().into_iter())?;
+    for base in bases.iter().filter(|base| staged.contains(base)) {
+        let (source, target) = (Paths::new(from, *base), Paths::new(to, *base));
+        for (source, target) in source.all().into_iter().zip(target.all()) {
+            match disk.rename(source, target) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                done => done.map_err(Error::io("move", source))?,
+            }
+        }
+    }
+    disk.sync_dir(to).map_err(Error::io("sync", to))?;
+    disk.sync_dir(from).map_err(Error::io("sync", from))
+}
+
+impl Log {
+    /// Whether this log holds what a seal sums up, sealed and, as far as is known, whole.
+    pub fn holds(&self, wanted: &Seal) -> bool {
+        let state = self.0.state.read();
+        let number = state.segment_number(wanted.base);
+        let segment = number.map(|number| &state.segments[number]);
+        let whole = segment.filter(|segment| segment.damage.is_none());
+        let seal = whole.and_then(|segment| segment.seal());
+        seal.is_some_and(|seal| seal.agrees_with(wanted))
+    }
+
+    /// Takes over the copies of `bases` from `from` in place of every other segment, as the log of
+    /// a snapshot that a checkpoint covers. Nothing may be appended meanwhile.
+    pub fn adopt(
+        &self,
+        from: &Path,
+        bases: &[Index],
+        floor: Floor,
+        checkpoint: Checkpoint,
+    ) -> Result<(), Error> {
+        let _upkeep = self.0.upkeep.lock();
+        let mut state = self.0.state.write();
+        self.0.handles.forget_all();
+        adopt_files(&*self.0.disk, from, &self.0.dir, bases)?;
+        // A read that began before may have opened one of the old files meanwhile.
+        self.0.handles.forget_all();
+        let place = Place {
+            disk: &*self.0.disk,
+            dir: &self.0.dir,
+            config: &self.0.config,
+            handles: &self.0.handles,
+        };
+        let found = recovery::recover(&place, floor, Some(checkpoint))?;
+        let pins = std::mem::take(&mut state.pins);
+        *state = State::new(found, Some(checkpoint));
+        state.pins = pins;
+        self.0.queue.set_durable(state.next_index());
+        Ok(())
+    }
+
+    /// The rows of the entries from `from` on, before `to`. They must be applied.
+    pub fn rows(&self, from: Index, to: Index) -> Result<Vec<Placed>, Error> {
+        let state = self.0.state.read();
+        let mut placed = Vec::new();
+        let first = state.segment_number(from).unwrap_or(0);
+        for segment in state.segments.iter().skip(first) {
+            if segment.base() >= to {
+                break;
+            }
+            if segment.damage.is_some() {
+                return Err(segment.damaged());
+            }
+            let index = &segment.index;
+            let begin = index.partition(|row| row.index < from)?;
+            for number in begin..index.rows() {
+                let row = index.row(number)?;
+                if row.index >= to {
+                    break;
+                }
+                let (offset, index, skip) = (row.offset, row.index, row.skip);
+                placed.push(Placed {
+                    offset,
+                    index,
+                    skip,
+                });
+            }
+        }
+        drop(state);
+        self.bound_maps();
+        Ok(placed)
+    }
+}

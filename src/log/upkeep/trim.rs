@@ -1,0 +1,153 @@
+//! Giving up a log's oldest records: logically at once, on disk a sealed segment at a time.
+
+use std::sync::Arc;
+
+use crate::env::Instant;
+
+use crate::log::format::files;
+use crate::log::segment::Segment;
+use crate::log::{Error, Floor, Index, Log, Offset, State, Term};
+
+/// Keeps segments from removal until dropped.
+#[derive(Debug)]
+pub struct Pin {
+    log: Log,
+    from: Index,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut state = self.log.0.state.write();
+        let held = state.pins.iter().position(|from| *from == self.from);
+        if let Some(held) = held {
+            state.pins.swap_remove(held);
+        }
+    }
+}
+
+/// One segment, for those who decide what to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its first raft index.
+    pub base: Index,
+    /// The raft index after its last.
+    pub next_index: Index,
+    /// What it takes on disk, about, in bytes.
+    pub bytes: u64,
+    /// The offset after its last record; `None` while it is open.
+    pub next_offset: Option<Offset>,
+    /// Since when this process has it: the one before has ended by then.
+    pub opened: Instant,
+    /// It is older than that by what times say: it was found, or came from another node.
+    pub found: bool,
+    /// The log's time when it was sealed, or while it is open that of its first records, in
+    /// milliseconds since 1970; 0 before any.
+    pub since_ms: u64,
+    /// Whether it waits for repair.
+    pub damaged: bool,
+}
+
+impl Log {
+    /// Lets the log begin at `first`, as far as readers see. Never goes back, nor past the end.
+    pub fn trim(&self, first: Offset) {
+        let mut state = self.0.state.write();
+        let first = first.min(state.next_offset);
+        state.first_offset = state.first_offset.max(first);
+    }
+
+    /// Begins a segment, so that the last one can be sealed and given up.
+    pub fn roll(&self) -> Result<(), Error> {
+        let mut state = self.0.state.write();
+        let holds = |segment: &Segment| segment.next_index() > segment.base();
+        if state.segments.back().is_some_and(holds) {
+            let begun = Segment::begin(&self.0.dir, state.next_index(), &self.0.config)?;
+            state.segments.push_back(begun);
+        }
+        Ok(())
+    }
+
+    /// Keeps every segment that is held now.
+    pub fn pin(&self) -> Arc<Pin> {
+        let mut state = self.0.state.write();
+        let from = state.first_index();
+        state.pins.push(from);
+        let log = self.clone();
+        Arc::new(Pin { log, from })
+    }
+
+    /// The segments, oldest first.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        let state = self.0.state.read();
+        let info = |segment: &Segment| SegmentInfo {
+            base: segment.base(),
+            next_index: segment.next_index(),
+            bytes: segment.bytes(),
+            next_offset: segment.seal().map(|seal| seal.next_offset),
+            opened: segment.opened,
+            found: segment.found,
+            since_ms: segment.since_ms,
+            damaged: segment.damage.is_some(),
+        };
+        state.segments.iter().map(info).collect()
+    }
+
+    /// Where the log could begin if all sealed segments went that hold only trimmed records and
+    /// entries before `covered`, and that nobody has pinned; and the term of the last entry that
+    /// would go. `None` if none could.
+    pub fn droppable(&self, covered: Index) -> Option<(Floor, Term)> {
+        self.0.state.read().droppable(covered)
+    }
+
+    /// Removes the segments below a floor that [`Log::droppable`] gave and that is durable; false
+    /// if one of them was pinned since.
+    pub fn drop_below(&self, floor: Floor) -> Result<bool, Error> {
+        let _upkeep = self.0.upkeep.lock();
+        let gone: Vec<_> = {
+            let mut state = self.0.state.write();
+            let able = state.droppable(floor.index);
+            if able.is_none_or(|(able, _)| able.index < floor.index) {
+                return Ok(false);
+            }
+            let below = |segment: &mut Segment| segment.base() < floor.index;
+            let mut gone = Vec::new();
+            while let Some(segment) = state.segments.pop_front_if(below) {
+                gone.push(segment.base());
+            }
+            state.floor = floor.index;
+            state.forget_tail_before(floor.index);
+            gone
+        };
+        for base in &gone {
+            self.forget_files(*base);
+        }
+        files::remove_all(&*self.0.disk, &self.0.dir, gone.iter())?;
+        // A read that began before may have opened one anew, which would keep its room on the disk.
+        for base in &gone {
+            self.forget_files(*base);
+        }
+        Ok(true)
+    }
+}
+
+impl State {
+    fn droppable(&self, covered: Index) -> Option<(Floor, Term)> {
+        let pinned = self.pins.iter().min();
+        let covered = pinned.map_or(covered, |pinned| covered.min(*pinned));
+        let seals = self.segments.iter().map_while(|segment| segment.seal());
+        let goes = |seal: &&Arc<crate::log::Seal>| {
+            seal.next_offset <= self.first_offset && seal.next_index() <= covered
+        };
+        let last = seals.take_while(goes).last()?;
+        let floor = Floor {
+            index: last.next_index(),
+            offset: last.next_offset,
+        };
+        Some((floor, last.last_term()))
+    }
+
+    fn forget_tail_before(&mut self, index: Index) {
+        while let Some(entry) = self.tail.pop_front_if(|entry| entry.index < index) {
+            self.tail_bytes -= entry.payload.len();
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The way to the one writer of a log: a queue, the thread that drains it, and how far it came.
+//!
+//! Group commit: while one sync runs, the next group gathers. Callbacks come in the order of the
+//! requests, and none before the sync that covers it (I1). While the writer waits for room, to make
+//! a file, the queue waits with it and nobody else does.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::making::Maker;
+use super::writer::{Write, Writer};
+use crate::log::{Error, Index};
+use crate::tasks;
+
+/// Between two tries to make a file that there was no room for.
+const ROOM_LOOK: Duration = Duration::from_millis(100);
+
+/// Told once whether a request is on disk.
+pub type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
+/// Work that must come after every earlier write is durable. Done again where it found no room, it
+/// comes to the same.
+pub type Job = Box<dyn FnMut() -> Result<(), Error> + Send>;
+
+/// What the writer is asked to do.
+pub enum Request {
+    /// Write these entries.
+    Append(Append),
+    /// Sync what came before, then run this.
+    Run(Job, Done),
+}
+
+/// Entries on their way to their places.
+pub struct Append {
+    /// Those that are not written yet.
+    pub writes: VecDeque<Write>,
+    /// Of the payloads, those that are written included.
+    pub bytes: u64,
+    pub done: Done,
+}
+
+/// Hands requests to the writer, in order.
+pub struct Queue {
+    mode: Mode,
+    marks: Arc<Mutex<Marks>>,
+    /// Whether a whole segment's files are ready.
+    in_hand: Arc<AtomicBool>,
+}
+
+/// How far the log is durable. Both change together: a group that becomes durable while a cut is
+/// queued must not raise the one that the cut has lowered.
+pub struct Marks {
+    /// The first raft index that is not durable.
+    pub durable: Index,
+    /// Where a cut under way begins: what was queued before it counts up to here only, since the
+    /// entries behind it are no longer the log's.
+    pub cut: Option<Index>,
+    /// The payloads of appends that are not answered, in bytes.
+    pub unsynced: u64,
+}
+
+enum Mode {
+    Thread(Arc<Shared>, Mutex<Option<JoinHandle<()>>>),
+    Inline(Box<Mutex<Inline>>),
+}
+
+struct Inline {
+    writer: Writer,
+    told: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    requests: VecDeque<Request>,
+    closed: bool,
+}
+
+impl Queue {
+    /// A writer on a thread of its own, or one that does each request at once on the caller's: for
+    /// simulation, where no thread may run beside the paused clock.
+    pub fn start(maker: Maker, durable: Index, inline: bool) -> Result<Self, Error> {
+        let marks = Arc::new(Mutex::new(Marks {
+            durable,
+            cut: None,
+            unsynced: 0,
+        }));
+        let in_hand = maker.in_hand();
+        let writer = Writer::new(maker, marks.clone());
+        if inline {
+            let told = false;
+            let mode = Mode::Inline(Box::new(Mutex::new(Inline { writer, told })));
+            return Ok(Self {
+                mode,
+                marks,
+                in_hand,
+            });
+        }
+        let shared = Arc::<Shared>::default();
+        let theirs = shared.clone();
+        let thread = tasks::spawn_thread("log-io", move || serve(&theirs, writer))
+            .map_err(Error::io("start the thread of", "the log"))?;
+        let mode = Mode::Thread(shared, Mutex::new(Some(thread)));
+        Ok(Self {
+            mode,
+            marks,
+            in_hand,
+        })
+    }
+
+    /// Queues a request. Its callback comes once it is durable, or failed.
+    pub fn push(&self, request: Request) {
+        self.push_all(VecDeque::from([request]));
+    }
+
+    /// Tries again what waits for room. A writer on a thread of its own does so by itself.
+    pub fn look_for_room(&self) {
+        if matches!(self.mode, Mode::Inline(_)) {
+            self.push_all(VecDeque::new());
+        }
+    }
+
+    fn push_all(&self, requests: VecDeque<Request>) {
+        let bytes = requests.iter().map(|request| match request {
+            Request::Append(append) => append.bytes,
+            Request::Run(..) => 0,
+        });
+        self.marks.lock().unsynced += bytes.sum::<u64>();
+        match &self.mode {
+            Mode::Inline(inline) => {
+                let Inline { writer, told } = &mut *inline.lock();
+                let waits = writer.run(requests);
+                tell(told, waits.as_ref());
+            }
+            Mode::Thread(shared, _) => {
+                shared.state.lock().requests.extend(requests);
+                shared.filled.notify_one();
+            }
+        }
+    }
+
+    /// Whether the files of a whole segment are ready, besides those that are written to.
+    pub fn has_segment_in_hand(&self) -> bool {
+        self.in_hand.load(Ordering::Acquire)
+    }
+
+    /// The first raft index that is not durable yet.
+    pub fn durable(&self) -> Index {
+        self.marks.lock().durable
+    }
+
+    /// The payloads of appends that are not answered, in bytes.
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.marks.lock().unsynced
+    }
+
+    /// Queues the work that cuts the entries from `index` on off the files. From now on they do
+    /// not count as durable. One cut is under way at a time.
+    pub fn push_cut(&self, index: Index, job: Job, done: Done) {
+        {
+            let mut marks = self.marks.lock();
+            marks.cut = Some(index);
+            marks.durable = marks.durable.min(index);
+        }
+        let marks = self.marks.clone();
+        let mut job = job;
+        let job = Box::new(move || {
+            job()?;
+            // Every append that was queued before the cut has been counted.
+            marks.lock().cut = None;
+            Ok(())
+        });
+        self.push(Request::Run(job, done));
+    }
+
+    /// Everything below `index` is durable, by other means than the writer's.
+    pub fn set_durable(&self, index: Index) {
+        self.marks.lock().durable = index;
+    }
+
+    /// Finishes what is queued and ends the thread.
+    pub fn close(&self) {
+        if let Mode::Thread(shared, thread) = &self.mode {
+            shared.state.lock().closed = true;
+            shared.filled.notify_one();
+            if let Some(thread) = thread.lock().take() {
+                // A panic there was told already, and its callers got no answer.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Queue(durable below {:?})", self.durable())
+    }
+}
+
+fn serve(shared: &Shared, mut writer: Writer) {
+    let (mut waits, mut told) = (false, false);
+    loop {
+        let mut state = shared.state.lock();
+        if waits && !state.closed {
+            shared.filled.wait_for(&mut state, ROOM_LOOK);
+        }
+        while !waits && state.requests.is_empty() && !state.closed {
+            shared.filled.wait(&mut state);
+        }
+        let closed = state.closed;
+        if !waits && state.requests.is_empty() {
+            return;
+        }
+        let requests = std::mem::take(&mut state.requests);
+        drop(state);
+        let room = writer.run(requests);
+        tell(&mut told, room.as_ref());
+        waits = room.is_some();
+        if let Some(error) = room.filter(|_| closed) {
+            return writer.give_up(error);
+        }
+    }
+}
+
+/// Says once that the log waits for room, and once that it goes on.
+fn tell(told: &mut bool, waits: Option<&Error>) {
+    match waits {
+        Some(error) if !*told => {
+            tracing::error!(
+                %error,
+                "the log waits for room and is written to again by itself; reads go on"
+            );
+        }
+        None if *told => tracing::info!("the log has room again"),
+        _ => {}
+    }
+    *told = waits.is_some();
+}

@@ -1,0 +1,5 @@
+//! The one writer of a log: its queue, its thread, and the files that it makes.
+
+pub mod io;
+pub mod making;
+pub mod writer;
