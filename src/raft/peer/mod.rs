@@ -10,6 +10,7 @@ pub mod transport;
 pub mod watermark;
 pub mod wire;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use openraft::raft::{
     TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use openraft::{RPCTypes, RaftNetworkV2};
+use parking_lot::Mutex;
+use prost::Message;
 use tokio::sync::Semaphore;
 use tonic::Status;
 
@@ -39,6 +42,8 @@ use self::transport::{Link, Node, PeerClient, Transport};
 /// Messages to one follower that wait for its answer. Batching does more for throughput than
 /// depth: hashicorp/raft lowered its own default from 128 to 2.
 const IN_FLIGHT_MAX: usize = 4;
+/// A larger message takes two places: each is a copy of its entries.
+const SMALL_BYTES_MAX: usize = 2 << 20;
 /// Between two tries to reach a peer.
 const BACKOFF: Duration = Duration::from_millis(100);
 /// For a peer to take a stream of entries.
@@ -128,6 +133,50 @@ impl Peer {
     }
 }
 
+/// Places for the messages to a follower that wait for its answer.
+struct Window {
+    places: Semaphore,
+    /// How many each message took, the oldest first: answers come in this order.
+    taken: Mutex<VecDeque<usize>>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            places: Semaphore::new(IN_FLIGHT_MAX),
+            taken: Mutex::default(),
+        }
+    }
+}
+
+impl Window {
+    /// Waits for a place for a message of any size.
+    async fn enter(&self) {
+        self.take().await;
+    }
+
+    /// Waits for what a message of so many bytes takes beside its place.
+    async fn send(&self, bytes: usize) {
+        let is_large = bytes > SMALL_BYTES_MAX;
+        if is_large {
+            self.take().await;
+        }
+        self.taken.lock().push_back(1 + usize::from(is_large));
+    }
+
+    async fn take(&self) {
+        let permit = self.places.acquire().await;
+        permit.expect("places are never closed").forget();
+    }
+
+    /// Frees what the oldest message took.
+    fn answered(&self) {
+        // An answer that nobody asked for frees nothing.
+        let places = self.taken.lock().pop_front().unwrap_or(0);
+        self.places.add_permits(places);
+    }
+}
+
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = SnapshotData;
 
@@ -149,7 +198,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
-        let window = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        let window = Arc::new(Window::default());
         let answered = window.clone();
         let (node, target) = (self.node.clone(), self.target);
         Box::pin(async move {
@@ -165,13 +214,14 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 (Some(first), input, window, unanswered.clone()),
                 |(first, mut input, window, unanswered)| async move {
                     // A place in the window first, so that what is sent is as new as can be.
-                    window.acquire().await.ok()?.forget();
+                    window.enter().await;
                     let request = match first {
                         Some(first) => first,
                         None => input.next().await?,
                     };
-                    unanswered.sent(&request);
                     let sent = wire::append_to_pb(&request);
+                    window.send(sent.encoded_len()).await;
+                    unanswered.sent(&request);
                     Some((sent, (None, input, window, unanswered)))
                 },
             );
@@ -184,7 +234,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 .call(RPCTypes::AppendEntries, CALL_TIMEOUT, call)
                 .await?;
             let results = answers.map(move |answer| {
-                answered.add_permits(1);
+                answered.answered();
                 answers::note(&node, target, answer.as_ref());
                 let result = wire::stream_result(answer.map_err(answers::rpc_error)?)?;
                 let sound = unanswered.answered(&pair, &result);
@@ -286,6 +336,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use openraft::RaftNetworkFactory;
 
     use super::*;
@@ -293,6 +344,32 @@ mod tests {
     use crate::net::memory::MemoryNetwork;
     use crate::net::stream_layer::StreamLayer;
     use crate::raft::entry::types::Member;
+
+    #[tokio::test]
+    async fn large_messages_take_two_places_of_the_window() {
+        let window = Window::default();
+        let mut sent = 0;
+        let mut send = async |bytes| {
+            let sending = async {
+                window.enter().await;
+                window.send(bytes).await;
+            };
+            let is_sent = sending.now_or_never().is_some();
+            sent += usize::from(is_sent);
+            is_sent
+        };
+        assert!(send(SMALL_BYTES_MAX + 1).await);
+        assert!(send(SMALL_BYTES_MAX).await && send(1).await);
+        assert!(!send(1).await, "{sent} are under way");
+        window.answered();
+        assert!(send(1).await && send(1).await, "the large one took two");
+        assert!(!send(1).await);
+        window.answered();
+        assert!(send(1).await && !send(1).await, "a small one took one");
+        // What nobody asked for frees nothing.
+        (0..10).for_each(|_| window.answered());
+        assert_eq!(window.places.available_permits(), IN_FLIGHT_MAX);
+    }
 
     /// The engine may end a stream before its first request, and its streams may not be asked again.
     #[tokio::test]
