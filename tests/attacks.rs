@@ -14,6 +14,8 @@ mod half_sent;
 mod sockets;
 #[path = "attacks/storm.rs"]
 mod storm;
+#[path = "attacks/together.rs"]
+mod together;
 #[path = "attacks/unread.rs"]
 mod unread;
 #[path = "attacks/whole.rs"]

@@ -31,13 +31,13 @@ use super::{Limits, Policy, Shared, answers};
 /// What may come on a stream before it is read.
 pub const STREAM_WINDOW: u32 = 256 << 10;
 /// And on all streams of a connection: more than those that wait may hold, so that the others move.
-const CONNECTION_WINDOW: u32 = 32 << 20;
+const CONNECTION_WINDOW: u32 = 12 << 20;
 const _: () = assert!(
     CONNECTION_WINDOW as usize >= budget::UNREAD.connection_bytes_max + 16 * STREAM_WINDOW as usize,
     "streams that wait could freeze their connection"
 );
 const PEER_STREAM_WINDOW: u32 = 4 << 20;
-const PEER_CONNECTION_WINDOW: u32 = 16 << 20;
+const PEER_CONNECTION_WINDOW: u32 = 12 << 20;
 /// Of a client's request, so that what is over [`METADATA_BYTES_MAX`](super::intake::METADATA_BYTES_MAX) is refused
 /// in words. What is longer yet is refused by HTTP/2, and what is far longer ends the connection.
 const HEADERS_READ_MAX: u32 = 80 << 10;

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use super::harness::native::{self, Client};
-use super::harness::{PATIENCE, Stage};
+use super::harness::{PATIENCE, Stage, until};
 
 /// No attack makes a node larger.
 pub const RESIDENT_MAX: u64 = 300 << 20;
@@ -214,10 +214,11 @@ pub struct RawCall {
 
 impl Raw {
     async fn dial(layer: &StreamLayer, addr: &str, window: Option<u32>) -> Self {
-        let io = layer
-            .dial(Kind::Grpc, addr, PATIENCE)
-            .await
-            .expect("a connection");
+        // Beside many that prove nothing one may be turned away that is slow to.
+        let io = until("a connection", async || {
+            layer.dial(Kind::Grpc, addr, PATIENCE).await.ok()
+        });
+        let io = io.await;
         let mut builder = h2::client::Builder::new();
         // Our own memory is not the subject.
         builder.max_send_buffer_size(64 << 20);

@@ -70,13 +70,19 @@ async fn flood(raw: &mut Raw, path: &str, message: &Bytes, calls: usize) -> Vec<
     open
 }
 
+/// How a flood's calls ended, those that did.
+type Ends = Vec<Result<u32, h2::Error>>;
+
 /// Floods a node and holds on.
-pub async fn hold(arena: &Arena, who: &str, place: usize, (path, message, calls): &Flood) {
+pub async fn hold(arena: &Arena, who: &str, place: usize, (path, message, calls): &Flood) -> Ends {
     let mut raw = arena.raw(who, place).await;
     let open = flood(&mut raw, path, message, *calls).await;
     assert_eq!(open.len(), *calls, "{path}: its connection broke");
     let limit = if who == MALLORY { PATIENCE } else { length() };
-    let ends = ends_within(open, limit).await;
+    ends_within(open, limit).await
+}
+
+fn check(ends: &Ends, who: &str, (path, _, calls): &Flood) {
     let expected: &[u32] = if who == MALLORY { &DENIED } else { &ENDED };
     let is_expected = |end: &Result<u32, _>| end.as_ref().is_ok_and(|end| expected.contains(end));
     assert!(ends.iter().all(is_expected), "{path}: {ends:?}");
@@ -114,7 +120,8 @@ async fn attack(who: &str, floods: impl IntoIterator<Item = Flood>) {
     let arena = Arena::start().await;
     for flood in floods {
         let place = arena.stage.leader().await;
-        let watched = arena.watch(place, hold(&arena, who, place, &flood)).await;
+        let attack = async { check(&hold(&arena, who, place, &flood).await, who, &flood) };
+        let watched = arena.watch(place, attack).await;
         let (path, _, calls) = flood;
         watched.check(&format!("{calls} half-sent {path} of {who}"));
     }
