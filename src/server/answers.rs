@@ -25,7 +25,7 @@ use crate::tasks;
 use super::status;
 
 /// What HTTP/2 gets at a time, in bytes.
-const PIECE_BYTES_MAX: usize = 32 << 10;
+const PIECE_BYTES_MAX: usize = 264 << 10;
 /// How long an answer waits for its client to take anything of it.
 pub const UNREAD_MAX: Duration = Duration::from_secs(60);
 /// Between two looks for those that wait for longer.
