@@ -162,11 +162,8 @@ struct Batcher<L> {
     taken: Arc<Taken>,
     requests: Streaming<ProduceRequest>,
     /// What came after the last batch: a record that did not fit, the stream's end, its error.
-    next: Option<Result<Option<Arrived>, Status>>,
+    next: Option<Result<Option<Record>, Status>>,
 }
-
-/// A record, and what was taken for it.
-type Arrived = (Record, Option<Held>);
 
 impl<L: CommitLog> Batcher<L> {
     async fn run(mut self, tell: mpsc::Sender<Sent>) {
@@ -191,7 +188,7 @@ impl<L: CommitLog> Batcher<L> {
     }
 
     /// The next record; `None` at the end of the stream.
-    async fn first(&mut self) -> Result<Option<Arrived>, Status> {
+    async fn first(&mut self) -> Result<Option<Record>, Status> {
         if let Some(next) = self.next.take() {
             return next;
         }
@@ -199,26 +196,24 @@ impl<L: CommitLog> Batcher<L> {
         let Some(request) = self.requests.message().await? else {
             return Ok(None);
         };
-        let held = self.taken.take();
-        Ok(Some((log_v1::record(request, limit)?, held)))
+        Ok(Some(log_v1::record(request, limit)?))
     }
 
     /// Queues a batch of this record and those that wait behind it.
-    async fn send(&mut self, (first, mut held): Arrived) -> Sent {
+    async fn send(&mut self, first: Record) -> Sent {
         let bytes_max = self.shared.limits.batch_bytes_max;
         let mut batch = BatchBuilder::new(self.producer);
         batch.push(&first.value, first.term, first.r#type);
+        self.taken.keep();
         let records_max = match self.producer {
             Some(_) => SESSION_BATCH_RECORDS_MAX,
             None => BATCH_RECORDS_MAX,
         };
         while batch.count() < records_max {
             match self.first().now_or_never() {
-                Some(Ok(Some((record, more))))
-                    if batch.bytes() + record.value.len() <= bytes_max =>
-                {
+                Some(Ok(Some(record))) if batch.bytes() + record.value.len() <= bytes_max => {
                     batch.push(&record.value, record.term, record.r#type);
-                    merge(&mut held, more);
+                    self.taken.keep();
                 }
                 next => {
                     self.next = next;
@@ -231,16 +226,13 @@ impl<L: CommitLog> Batcher<L> {
         }
         let log = self.shared.log()?;
         let queued = log
-            .propose(self.caller, counted(batch.finish(), held), Instant::now())
+            .propose(
+                self.caller,
+                counted(batch.finish(), self.taken.take_kept()),
+                Instant::now(),
+            )
             .await;
         queued.map_err(|error| status::propose(&error))
-    }
-}
-
-fn merge(held: &mut Option<Held>, more: Option<Held>) {
-    match (held.as_mut(), more) {
-        (Some(held), Some(more)) => held.merge(more),
-        (_, more) => *held = held.take().or(more),
     }
 }
 

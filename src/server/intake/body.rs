@@ -46,26 +46,44 @@ pub struct Taken(Mutex<Queue>);
 #[derive(Debug, Default)]
 struct Queue {
     held: Option<Held>,
-    /// Of each message, its part.
+    /// Of messages that their verb wants to keep what was taken for.
+    kept: usize,
+    /// Of each other message, its part.
     parts: VecDeque<usize>,
 }
 
 impl Taken {
     /// What was taken for the oldest message that nobody has asked for yet.
     pub fn take(&self) -> Option<Held> {
-        let mut queue = self.0.lock();
-        let part = queue.parts.pop_front()?;
-        if queue.parts.is_empty() {
-            return queue.held.take();
-        }
-        queue.held.as_mut().map(|held| held.split(part))
+        self.keep();
+        self.take_kept()
     }
 
-    /// Gives back what is left.
+    /// Keeps what was taken for the oldest message that nobody has asked for yet, until [`Self::take_kept`] takes
+    /// it. For many small messages this is cheaper than taking for each.
+    pub fn keep(&self) {
+        let mut queue = self.0.lock();
+        queue.kept += queue.parts.pop_front().unwrap_or(0);
+    }
+
+    /// What was kept.
+    pub fn take_kept(&self) -> Option<Held> {
+        let mut queue = self.0.lock();
+        let kept = std::mem::take(&mut queue.kept);
+        match kept {
+            0 => None,
+            _ if queue.parts.is_empty() => queue.held.take(),
+            _ => queue.held.as_mut().map(|held| held.split(kept)),
+        }
+    }
+
+    /// Gives back what is left, but for what was kept.
     pub fn clear(&self) {
         let mut queue = self.0.lock();
         queue.parts.clear();
-        queue.held = None;
+        let kept = queue.kept;
+        let rest = queue.held.take();
+        queue.held = rest.and_then(|mut held| (kept > 0).then(|| held.split(kept)));
     }
 
     fn put(&self, new: Held, parts: &[usize]) {

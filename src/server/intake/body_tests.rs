@@ -272,8 +272,12 @@ async fn messages_of_one_frame_pass_together_and_are_taken_apart() {
     let second = call.taken.take().unwrap().bytes();
     assert_eq!(second, first + 1);
     assert_eq!(budget.bytes.held(), all - first - second);
-    // The decoder asks for more: whoever wanted the rest has it.
+    call.taken.keep();
+    call.taken.keep();
+    // The decoder asks for more: whoever wanted the rest has it, or has said so.
     assert!(call.waits());
+    assert_eq!(budget.bytes.held(), (second + 1) + (second + 2));
+    assert_eq!(call.taken.take_kept().unwrap().bytes(), 2 * second + 3);
     assert_eq!(budget.bytes.held(), 0);
     assert!(call.taken.take().is_none());
 }
