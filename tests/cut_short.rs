@@ -240,6 +240,39 @@ async fn a_cursor_is_made_where_it_is_asked_for_and_stands_at_a_record() {
     assert_eq!(stands(&node, "c").await, Some(3));
 }
 
+/// Whether a process has a handler of its own for a signal.
+fn hears(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = u64::from_str_radix(mask.expect("a mask").trim(), 16).expect("a number");
+    mask & (1 << (signal.as_raw() - 1)) != 0
+}
+
+#[tokio::test]
+async fn a_read_with_a_cursor_that_is_told_to_end_is_no_success() {
+    let (_dir, node) = alone().await;
+    produce(&node, &[], &lines(10)).await.expect_success();
+    let set = ["cursor", "set", "c", "3", "--create"];
+    run(&node.plain(&set)).await.expect_success();
+    // Nothing comes from it any more.
+    signal(node.pid(), Signal::STOP);
+    for (told, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let child = command(&node.plain(&["consume", "--cursor", "c"])).spawn();
+        let child = child.expect("the binary");
+        let pid = child.id().expect("it runs");
+        until("it hears signals", async || hears(pid, told).then_some(())).await;
+        signal(pid, told);
+        let ended = ended(child).await;
+        assert_eq!(
+            (ended.code, ended.out.as_str()),
+            (Some(code), ""),
+            "{ended:?}"
+        );
+    }
+    signal(node.pid(), Signal::CONT);
+    assert_eq!(stands(&node, "c").await, Some(3));
+}
+
 /// Whether it runs; one that ended and that nobody waited for does not.
 fn runs(pid: u64) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"));

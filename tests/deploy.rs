@@ -182,3 +182,36 @@ fn the_settings_file_is_taken_and_an_unknown_key_is_not() {
         "an unknown key has to be named: {unknown}"
     );
 }
+
+/// `name version` of all packages in a lock file.
+fn locked(path: &str) -> BTreeSet<(String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let text = fs::read_to_string(&path).expect("a lock file");
+    let lock: toml::Table = toml::from_str(&text).expect("TOML");
+    let packages = lock["package"].as_array().expect("packages");
+    let word = |package: &toml::Value, key: &str| package[key].as_str().expect("a text").to_owned();
+    packages
+        .iter()
+        .map(|package| (word(package, "name"), word(package, "version")))
+        .collect()
+}
+
+/// The fuzz targets lock their packages apart; those of the product must be the product's.
+#[test]
+fn the_fuzz_targets_are_built_of_what_the_product_is() {
+    let (product, fuzz) = (locked("Cargo.lock"), locked("fuzz/Cargo.lock"));
+    let names: BTreeSet<_> = product.iter().map(|(name, _)| name).collect();
+    let shared: Vec<_> = fuzz
+        .iter()
+        .filter(|(name, _)| names.contains(name))
+        .collect();
+    assert!(shared.len() > 100, "{shared:?}");
+    let other: Vec<_> = shared
+        .iter()
+        .filter(|package| !product.contains(**package))
+        .collect();
+    assert!(
+        other.is_empty(),
+        "fuzz/Cargo.lock has other versions: {other:?}"
+    );
+}
