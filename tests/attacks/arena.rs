@@ -43,9 +43,14 @@ pub fn is_full() -> bool {
     std::env::var("FERROLOG_ATTACK").is_ok_and(|length| length == "full")
 }
 
-/// How long an attack is held.
+/// How long what wears a node down goes on.
 pub fn length() -> Duration {
     Duration::from_secs(if is_full() { 60 } else { 3 })
+}
+
+/// How long what only fills a node is held: it grows no more once its limits are reached.
+pub fn held() -> Duration {
+    Duration::from_secs(if is_full() { 20 } else { 3 })
 }
 
 /// Three nodes whose policy tells the clients apart.

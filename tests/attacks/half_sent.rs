@@ -7,7 +7,7 @@ use ferrolog::proto::log_v1;
 use ferrolog::proto::v1::{CommitCursorRequest, ProduceRequest, ProduceStreamRequest};
 use tokio::time::timeout;
 
-use super::arena::{Arena, MALLORY, Raw, RawCall, WRITER, ends_within, framed, is_full, length};
+use super::arena::{Arena, MALLORY, Raw, RawCall, WRITER, ends_within, framed, held, is_full};
 use super::harness::PATIENCE;
 use super::harness::native::batch;
 
@@ -78,7 +78,7 @@ pub async fn hold(arena: &Arena, who: &str, place: usize, (path, message, calls)
     let mut raw = arena.raw(who, place).await;
     let open = flood(&mut raw, path, message, *calls).await;
     assert_eq!(open.len(), *calls, "{path}: its connection broke");
-    let limit = if who == MALLORY { PATIENCE } else { length() };
+    let limit = if who == MALLORY { PATIENCE } else { held() };
     ends_within(open, limit).await
 }
 

@@ -6,7 +6,7 @@ use ferrolog::proto::v1::{
     Batch, ConsumeRequest, ConsumeStreamRequest, ConsumeStreamStart, ProduceRequest,
 };
 
-use super::arena::{Arena, READER, Raw, RawCall, ends_within, framed, length};
+use super::arena::{Arena, READER, Raw, RawCall, ends_within, framed, held};
 use super::harness::native::{self, Client};
 use super::harness::until;
 use super::harness::wire::answer;
@@ -50,7 +50,7 @@ pub async fn hold(arena: &Arena, place: usize, (path, message, calls, ends): &As
     let mut raw = arena.deaf(READER, place).await;
     let open = ask(&mut raw, path, message, *calls, *ends).await;
     // None of them ends but by the node's will.
-    let _ = ends_within(open, length()).await;
+    let _ = ends_within(open, held()).await;
 }
 
 /// Appends a few large records, and asks for them in every way.
