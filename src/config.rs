@@ -12,7 +12,7 @@ use std::path::PathBuf;
 pub use options::Options;
 
 use crate::log;
-use crate::net::certs::is_valid_name;
+use crate::net::identity::is_valid_name;
 use crate::net::mux::CLIENTS_MAX;
 use crate::net::tls::TlsFiles;
 use crate::raft::{ALLOWED_MAX, Timing};

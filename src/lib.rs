@@ -9,6 +9,7 @@
 //! - [`disk`]: where every byte goes that is kept, and its twin in memory.
 //! - [`log`]: segments of frames and a mapped index: one copy of each record.
 //! - [`net`]: one port, two protocols, mutual TLS.
+//! - [`certs`]: makes the certificates that streams are proven by.
 //! - [`raft`]: the replicated log over both.
 //! - [`reason`]: why a call ended without what it was to bring.
 //! - [`server`]: what clients may call.
@@ -21,6 +22,7 @@
 pub mod access;
 pub mod agent;
 pub mod batch;
+pub mod certs;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -19,8 +19,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "batch", "client", "config", "raft", "log", "disk", "net", "env", "name",
-            "proto", "tasks", "stderr", "reason",
+            "agent", "batch", "certs", "client", "config", "raft", "log", "disk", "net", "env",
+            "name", "proto", "tasks", "stderr", "reason",
         ],
     ),
     (
@@ -48,6 +48,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("log", &["disk", "batch", "env", "tasks"]),
     ("disk", &["access"]),
     ("config", &["server", "raft", "log", "net"]),
+    ("certs", &["net"]),
     ("net", &["access", "env", "name", "tasks"]),
     ("batch", &[]),
     ("access", &[]),
@@ -64,12 +65,9 @@ const LAYERS: &[(&str, &[&str])] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("openraft", &["src/raft/"]),
     ("redb", &["src/raft/home/stable_store.rs"]),
-    (
-        "rustls",
-        &["src/net/tls.rs", "src/net/certs.rs", "src/net/pem_file.rs"],
-    ),
-    ("tokio_rustls", &["src/net/tls.rs"]),
-    ("rcgen", &["src/net/certs.rs"]),
+    ("rustls", &["src/net/tls/", "src/certs.rs"]),
+    ("tokio_rustls", &["src/net/tls/"]),
+    ("rcgen", &["src/certs.rs"]),
     ("memmap2", &["src/log/segment/index.rs"]),
     ("ring", &["src/raft/entry/owner.rs"]),
     ("twox_hash", &["src/raft/state/digests.rs"]),

@@ -356,8 +356,8 @@ async fn begin(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certs::testing::{authority, node_that_only_calls};
     use crate::config::Options;
-    use crate::net::certs::testing::{authority, node_that_only_calls};
     use crate::net::tls::Tls;
 
     #[test]
@@ -366,7 +366,7 @@ mod tests {
                     insecure = true";
         let options = Options::parse(text, "f.toml".into()).unwrap();
         let (config, authority) = (options.resolve().unwrap(), authority());
-        let check = |pem: &crate::net::certs::CertPem| {
+        let check = |pem: &crate::certs::CertPem| {
             let ca = authority.ca_pem().as_bytes();
             let tls = Tls::from_pem(ca, pem.cert.as_bytes(), pem.key.as_bytes()).unwrap();
             check_certificate(&config, &Security::Mutual(tls))

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use serde_json::json;
 
 use super::{Format, UsageError, files, output};
-use crate::net::certs::{Authority, CertPem};
+use crate::certs::{Authority, CertPem};
 
 const HELP: &str = "\
 Keep ca-key.pem off the nodes: whoever has it can make any certificate.

@@ -1,9 +1,12 @@
-//! Who a certificate says that its holder is.
+//! Who a certificate says that its holder is, and what a node or a client may be called.
 
 use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
 
-use super::certs::{NODE_URI_PREFIX, is_valid_name};
+/// What a URI among the alternative names of a node certificate begins with; the node's name follows.
+pub const NODE_URI_PREFIX: &str = "ferrolog://node/";
+
+const NAME_LEN_MAX: usize = 63;
 
 /// What a verified certificate says of its holder.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -44,4 +47,12 @@ impl Identity {
                 .is_some_and(|uses| uses.value.server_auth && uses.value.client_auth),
         })
     }
+}
+
+/// Whether `name` may name a node or a client. The name ends up in logs, policies and file names.
+pub fn is_valid_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    (1..=NAME_LEN_MAX).contains(&name.len())
+        && name.chars().all(allowed)
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }

@@ -2,21 +2,18 @@
 //!
 //! `mux` tells gRPC from raft by the first byte and `tls` proves who the peer is; `stream_layer` is the
 //! dialling side of both. Bytes move through `tcp`, or through `memory` when a whole cluster is simulated
-//! in one thread. `certs` makes the certificates. What the streams carry is the affair of the layers above.
+//! in one thread. What the streams carry is the affair of the layers above.
 
 pub mod budget;
-pub mod certs;
-mod gate;
 pub mod identity;
 pub mod memory;
 pub mod mux;
-mod origin;
-mod pem_file;
-mod places;
-mod stream;
+mod security;
 pub mod stream_layer;
 pub mod tcp;
 pub mod tls;
+
+pub use security::Security;
 
 use std::io;
 
@@ -61,15 +58,6 @@ pub trait Listener: Send + 'static {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxIo, String)>>;
 
     fn local_addr(&self) -> String;
-}
-
-/// How a node proves itself, and asks its peers to.
-#[derive(Clone, Debug)]
-pub enum Security {
-    /// Plain bytes and unknown peers.
-    Insecure,
-    /// Both sides show a certificate of the same authority.
-    Mutual(tls::Tls),
 }
 
 /// The two protocols of the port.

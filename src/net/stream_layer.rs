@@ -175,7 +175,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
-    use crate::net::certs::testing::authority;
+    use crate::certs::testing::authority;
     use crate::net::memory::MemoryNetwork;
     use crate::net::mux::{Mux, MuxLimits};
     use crate::net::tcp::TcpNetwork;
@@ -183,7 +183,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(5);
 
-    fn node(authority: &crate::net::certs::Authority, name: &str) -> Security {
+    fn node(authority: &crate::certs::Authority, name: &str) -> Security {
         let pem = authority.node(name, &[]).unwrap();
         Security::Mutual(
             Tls::from_pem(

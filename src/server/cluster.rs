@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use crate::log::{Error, Offset};
 use crate::name;
-use crate::net::certs::is_valid_name;
+use crate::net::identity::is_valid_name;
 use crate::proto::v1::cluster_service_server::ClusterService;
 use crate::proto::v1::{
     self, AllowNodeRequest, AllowNodeResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,

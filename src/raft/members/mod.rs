@@ -18,7 +18,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use tokio::time::Instant;
 
 use crate::log::Offset;
-use crate::net::certs::is_valid_name;
+use crate::net::identity::is_valid_name;
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::{Command, NotRegistered, Outcome, Retention};
 use crate::raft::entry::types::{Member, TypeConfig};

@@ -6,8 +6,8 @@ use futures::stream;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
+use crate::certs::testing::authority;
 use crate::disk::memory::MemoryDisk;
-use crate::net::certs::testing::authority;
 use crate::net::memory::MemoryNetwork;
 use crate::net::tls::Tls;
 use crate::net::{Network, Security};

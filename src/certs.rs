@@ -15,8 +15,7 @@ use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use x509_parser::error::X509Error;
 use x509_parser::parse_x509_certificate;
 
-/// What a URI among the alternative names of a node certificate begins with; the node's name follows.
-pub const NODE_URI_PREFIX: &str = "ferrolog://node/";
+use crate::net::identity::{NODE_URI_PREFIX, is_valid_name};
 
 const DAY: Duration = Duration::from_hours(24);
 const CA_LIFE: Duration = DAY.saturating_mul(3650);
@@ -25,7 +24,6 @@ const LEAF_LIFE: Duration = DAY.saturating_mul(825);
 const CLOCK_SKEW: Duration = DAY;
 /// A node answers on these whatever else it is called.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
-const NAME_LEN_MAX: usize = 63;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CertsError {
@@ -198,14 +196,6 @@ impl Authority {
     }
 }
 
-/// Whether `name` may name a node or a client. The name ends up in logs, policies and file names.
-pub fn is_valid_name(name: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    (1..=NAME_LEN_MAX).contains(&name.len())
-        && name.chars().all(allowed)
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-}
-
 fn check_name(name: &str) -> Result<(), CertsError> {
     if is_valid_name(name) {
         Ok(())
@@ -263,7 +253,7 @@ fn host_text(host: &str, source: rcgen::Error) -> CertsError {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    //! Certificates for the tests of this folder.
+    //! Certificates for tests.
 
     use super::*;
 

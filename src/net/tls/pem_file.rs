@@ -15,7 +15,7 @@ use std::path::Path;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::tls::TlsError;
+use super::TlsError;
 use crate::access::{Rights, Us};
 
 /// A larger file is no certificate or key.

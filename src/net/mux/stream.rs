@@ -15,10 +15,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
 
-use super::budget::{self, Accounts, Budget};
-use super::identity::Identity;
 use super::places::Place;
-use super::{BoxIo, Io};
+use crate::net::budget::{self, Accounts, Budget};
+use crate::net::identity::Identity;
+use crate::net::{BoxIo, Io};
 
 /// What is known of the other end; a request finds it in its extensions.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ struct Idle {
 }
 
 impl MuxStream {
-    pub(super) fn new(io: BoxIo, info: PeerInfo) -> Self {
+    pub(in crate::net) fn new(io: BoxIo, info: PeerInfo) -> Self {
         Self {
             io,
             info,

@@ -10,12 +10,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::mux::RAFT_RPC;
+use super::RAFT_RPC;
 use super::origin::Origin;
 use super::places::{Full, Pending, Proven, Seat};
 use super::stream::{MuxStream, PeerInfo, Prefixed};
-use super::tls::TlsError;
-use super::{BoxIo, Kind, Security};
+use crate::net::tls::TlsError;
+use crate::net::{BoxIo, Kind, Security};
 
 /// A TLS record that carries a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;

@@ -7,10 +7,10 @@ use futures::{FutureExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
+use crate::certs::testing::authority;
+use crate::certs::{Authority, CertPem};
 use crate::net::Kind;
 use crate::net::Network;
-use crate::net::certs::testing::authority;
-use crate::net::certs::{Authority, CertPem};
 use crate::net::memory::MemoryNetwork;
 use crate::net::tls::Tls;
 

@@ -4,6 +4,11 @@
 //! `places` says who gives way, `gate` what a connection must prove, and in what time. What the streams carry
 //! is left to the two servers behind.
 
+mod gate;
+mod origin;
+mod places;
+pub(super) mod stream;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,14 +22,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 
-pub use super::places::{CLIENTS_MAX, MuxLimits};
-pub use super::stream::{Call, MuxStream, PeerInfo};
+pub use places::{CLIENTS_MAX, MuxLimits};
+pub use stream::{Call, MuxStream, PeerInfo};
 
-use super::gate::{Gate, Refused};
-use super::origin::Origin;
-use super::places::{Proven, Unproven};
 use super::{BoxIo, Listener, Security};
 use crate::tasks;
+use gate::{Gate, Refused};
+use origin::Origin;
+use places::{Proven, Unproven};
 
 /// The first byte of a raft stream, sent in clear before TLS begins.
 pub const RAFT_RPC: u8 = 0x01;
@@ -223,5 +228,4 @@ impl Warnings {
 }
 
 #[cfg(test)]
-#[path = "mux_tests.rs"]
 mod tests;

@@ -4,6 +4,8 @@
 //! early data. The protocol is bound into the handshake (ALPN), so a stream opened for one cannot be spliced
 //! onto the other. What an identity may do is left to the caller, except that raft is for nodes alone.
 
+mod pem_file;
+
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -19,9 +21,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::error::X509Error;
 
 use super::identity::Identity;
-use super::pem_file::{FILE_BYTES_MAX, Pem, Secrecy};
 use super::{BoxIo, Io, Kind};
 use crate::name::{self, BadName, Shown};
+use pem_file::{FILE_BYTES_MAX, Pem, Secrecy};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -366,5 +368,4 @@ fn host_of(addr: &str) -> &str {
 }
 
 #[cfg(test)]
-#[path = "tls_tests.rs"]
 mod tests;

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Kind;
 use super::origin::Origin;
+use crate::net::Kind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MuxLimits {

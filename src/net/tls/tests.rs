@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 use super::*;
-use crate::net::certs::testing::{authority, node_that_only_calls, server_without_node_name};
-use crate::net::certs::{Authority, CertPem};
+use crate::certs::testing::{authority, node_that_only_calls, server_without_node_name};
+use crate::certs::{Authority, CertPem};
 
 type Outcome = Result<(BoxIo, Identity), TlsError>;
 
