@@ -15,14 +15,14 @@ use crate::disk::memory::MemoryDisk;
 use crate::log::fuzzing::{self, Input, Kept, batch_of, config, read_all, seal_file, write_log};
 use crate::log::{self, Builder, Checkpoint, Floor, Index, Log, NUMBER_MAX, Offset, Seal, Term};
 use crate::proto::raft_v1 as pb;
+use crate::raft::entry::admission::Entrance;
 use crate::raft::entry::codec;
 use crate::raft::entry::command::{self, Command};
 use crate::raft::entry::types::{self, Entry, EntryPayload, TypeConfig, WireError};
-use crate::raft::peer::fetch::{self, FetchError};
+use crate::raft::error::FetchError;
 use crate::raft::peer::sound::Pair;
-use crate::raft::peer::wire;
+use crate::raft::peer::{fetch, wire};
 use crate::raft::snapshot;
-use crate::raft::state::admissions::Entrance;
 use crate::raft::state::fsm::Fsm;
 
 /// Where a snapshot's segments wait.

@@ -43,22 +43,23 @@ pub mod fuzzing;
 mod tests;
 
 pub use engine::state_machine::Applied;
-pub use entry::command::{OffsetRange, Ranges, Receipt, Refusal, Retention, StateRefusal};
+pub use entry::command::{ClaimEpoch, CommitCursor, Retention};
+pub use entry::outcome::{OffsetRange, Ranges, Receipt, Refusal, StateRefusal};
 pub use entry::owner;
 pub use entry::types::{Member, WireError};
-pub use error::{Error, ExecuteError, MembershipError, ProposeError, ReadError};
+pub use error::{
+    DiskFull, Error, ExecuteError, FetchError, MembershipError, ProposeError, ReadError,
+    StableError,
+};
 pub use home::directory::{Directory, Identity, JoinError, cluster_of};
 pub use home::offline;
-pub use home::stable_store::StableError;
-pub use peer::fetch::FetchError;
 pub use read::Freshness;
 pub use service::{Seat, service};
 pub use state::admissions::{ALLOWED_MAX, TOKEN_LIFE_MAX};
-pub use state::cursors::{CURSORS_MAX, CommitCursor, Cursor};
-pub use state::fences::{ClaimEpoch, Epoch, FENCES_MAX};
+pub use state::cursors::{CURSORS_MAX, Cursor};
+pub use state::fences::{Epoch, FENCES_MAX};
 pub use state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX, SessionInfo};
 pub use view::clocks::ClockReport;
-pub use view::space::DiskFull;
 pub use view::{MemberView, View};
 pub use write::execute::{Claim, SESSION_IDLE_MS_MAX};
 pub use write::lines::Caller;

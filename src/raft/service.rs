@@ -15,9 +15,9 @@ use openraft::raft::{StreamAppendError, StreamAppendResult};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::log::{Index, Offset};
+use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::append_entries_response::Result as Answer;
 use crate::proto::raft_v1::raft_server::{self, RaftServer};
-use crate::proto::raft_v1::{self as pb};
 use crate::raft::entry::codec;
 use crate::raft::entry::types::{self, EntryPayload, TypeConfig, WireError};
 use crate::raft::error::ProposeError;

@@ -19,8 +19,9 @@ use tokio::time::Instant;
 use crate::log::{self, Index, Log};
 use crate::raft::entry::codec;
 use crate::raft::entry::types::{self, Entry, LogId, TypeConfig, Vote};
+use crate::raft::error::StableError;
 use crate::raft::home::blocking::{DESCRIPTOR_LOOK, on_disk};
-use crate::raft::home::stable_store::{StableError, StableStore};
+use crate::raft::home::stable_store::StableStore;
 
 /// Entries sent to a follower in one message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;

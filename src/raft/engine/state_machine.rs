@@ -198,7 +198,7 @@ impl StateMachine {
     pub(crate) fn apply_one(
         &mut self,
         entry: &crate::raft::entry::types::Entry,
-    ) -> Result<crate::raft::entry::command::Outcome, log::Error> {
+    ) -> Result<crate::raft::entry::outcome::Outcome, log::Error> {
         let outcome = self.shared.fsm.lock().apply(&self.log, entry)?;
         self.since_checkpoint.0 += 1;
         if let crate::raft::entry::types::EntryPayload::Normal(

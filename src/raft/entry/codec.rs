@@ -7,12 +7,9 @@ use prost::Message;
 
 use crate::log::{self, Index, Kind, Offset, Term};
 use crate::proto::raft_v1::{self as pb, control_entry::Command as Control};
-use crate::raft::state::admissions::{Admission, Entrance};
-use crate::raft::state::cursors::CommitCursor;
-use crate::raft::state::fences::ClaimEpoch;
-use crate::raft::state::sessions::{CloseSession, OpenSession};
 
-use super::command::{Command, Retention};
+use super::admission::{Admission, Entrance};
+use super::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention};
 use super::owner;
 use super::types::{self, Entry, WireError};
 

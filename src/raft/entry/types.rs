@@ -6,7 +6,8 @@ use std::fmt;
 use crate::log::{Index, Term};
 use crate::proto::raft_v1 as pb;
 
-use super::command::{Command, Outcome};
+use super::command::Command;
+use super::outcome::Outcome;
 
 openraft::declare_raft_types!(
     /// One leader a term, as in the Raft paper.

@@ -14,12 +14,11 @@ use prost::Message;
 use tokio::sync::watch;
 
 use crate::disk::{Disk, File};
-use crate::log;
 use crate::proto::raft_v1 as pb;
 use crate::raft::engine::log_store::LogStore;
 use crate::raft::entry::types::{self, LogId};
 use crate::raft::error::Error;
-use crate::tasks;
+use crate::{log, tasks};
 
 use super::blocking::on_disk;
 use super::directory::Directory;

@@ -11,8 +11,7 @@ use crate::disk::{DirLock, Disk};
 use crate::env::Random;
 use crate::net::stream_layer::StreamLayer;
 use crate::proto::raft_v1 as pb;
-use crate::raft::error::refusal;
-use crate::raft::error::{Error, MembershipError};
+use crate::raft::error::{Error, MembershipError, refusal};
 use crate::raft::peer::sender::Sender;
 use crate::raft::peer::transport::Transport;
 

@@ -11,10 +11,11 @@ use crate::log::{self, Index};
 use crate::proto::raft_v1 as pb;
 use crate::raft::WireError;
 use crate::raft::entry::codec;
+use crate::raft::error::StableError;
 use crate::raft::snapshot::{self, STAGING};
 
 use super::directory::Identity;
-use super::stable_store::{FILE, StableError, StableStore};
+use super::stable_store::{FILE, StableStore};
 use super::vote_file::{self, VoteFile};
 
 /// What the stable store of a directory tells.

@@ -3,7 +3,7 @@
 //! It is the only home of redb, which runs over the disk seam, so that it crashes with the rest.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
@@ -12,6 +12,7 @@ use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
 use crate::disk::{Disk, File};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::{self, LogId, Vote, WireError};
+use crate::raft::error::StableError;
 use crate::tasks;
 
 use super::vote_file::VoteFile;
@@ -32,70 +33,13 @@ struct Inner {
     vote: VoteFile,
 }
 
-/// The stable store failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StableError {
-    /// It cannot be opened.
-    #[error("open {path}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What redb said.
-        source: Box<redb::Error>,
-    },
-    /// A value cannot be read.
-    #[error("read the {key} from the stable store")]
-    Read {
-        /// Which value.
-        key: &'static str,
-        /// What redb said.
-        source: Box<redb::Error>,
-    },
-    /// A value cannot be written.
-    #[error("write the {key} to the stable store")]
-    Write {
-        /// Which value.
-        key: &'static str,
-        /// What redb said.
-        source: Box<redb::Error>,
-    },
-    /// Its pages do not check, or it is missing beside the rest of a node.
-    #[error(
-        "{path} is {what}: this node does not know any more whom it voted for, and must not vote; \
-         remove it from the cluster (`ferrolog cluster remove NAME` at another node), then start \
-         it with an empty data directory"
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// The second copy of the vote cannot be written.
-    #[error("write the vote to {path}")]
-    VoteFile {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
-    /// A value is not what it should be.
-    #[error("the {key} in the stable store does not decode")]
-    Decode {
-        /// Which value.
-        key: &'static str,
-        /// What is wrong with it.
-        source: WireError,
-    },
-}
-
 impl StableStore {
     /// Opens the store in `dir`, or makes an empty one.
     pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self, StableError> {
         let path = dir.join(FILE);
         let failed = |source: redb::DatabaseError| StableError::Open {
             path: path.clone(),
-            source: Box::new(source.into()),
+            source: Box::new(redb::Error::from(source)),
         };
         let file = disk
             .open_or_create(&path)

@@ -13,6 +13,7 @@ use crate::log::{self, Builder, Index, Log, Offset, Placed, Seal};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::codec;
 use crate::raft::entry::types::WireError;
+use crate::raft::error::FetchError;
 use crate::raft::home::blocking::on_disk;
 
 use super::transport::PeerClient;
@@ -21,31 +22,6 @@ use super::transport::PeerClient;
 const PART_BYTES: usize = 1 << 20;
 /// How long a peer may be silent in the middle of a segment.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A segment could not be fetched.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// The peer refused, or the connection broke.
-    #[error("the peer does not give raft indexes from {base} on: {status}")]
-    Peer {
-        /// The segment's first raft index.
-        base: Index,
-        /// What it said.
-        status: Box<Status>,
-    },
-    /// The peer fell silent.
-    #[error("the peer fell silent in the middle of raft indexes from {base} on")]
-    Silent {
-        /// The segment's first raft index.
-        base: Index,
-    },
-    /// A message is not one of ours.
-    #[error(transparent)]
-    Wire(#[from] WireError),
-    /// What came does not match, or could not be written.
-    #[error(transparent)]
-    Log(#[from] log::Error),
-}
 
 /// Whoever has it fetches into a directory. Work on the disk goes on when its caller is gone, and
 /// keeps a clone until it ends.

@@ -4,7 +4,6 @@
 //! state is replicated and judged by apply, so that two leaders cannot take one token.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +13,9 @@ use crate::net::Security;
 use crate::proto::raft_v1 as pb;
 use crate::raft::ReplicatedLog;
 use crate::raft::engine::state_machine::Shared;
-use crate::raft::entry::command::{Command, NotRegistered, Outcome, StateRefusal};
+use crate::raft::entry::admission::{Admission, Digest, Entrance, digest_from_pb};
+use crate::raft::entry::command::Command;
+use crate::raft::entry::outcome::{NotRegistered, Outcome, StateRefusal};
 use crate::raft::entry::owner;
 use crate::raft::entry::types::WireError;
 use crate::raft::error::{ExecuteError, WriteFailure};
@@ -26,51 +27,6 @@ pub const ALLOWED_MAX: usize = 64;
 pub const TOKENS_MAX: usize = 64;
 /// How long a token lets a node in, at most.
 pub const TOKEN_LIFE_MAX: Duration = Duration::from_hours(24);
-
-/// The SHA-256 of a token: the log holds nothing that lets a node in.
-pub type Digest = [u8; 32];
-
-/// How a node that asks for an id is let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entrance {
-    /// Nobody is proven, so nobody is kept out.
-    Open,
-    /// By its name.
-    Name,
-    /// By a token, or by its name.
-    Token {
-        /// Of the token.
-        digest: Digest,
-        /// The leader's time, in milliseconds since 1970.
-        now_ms: u64,
-    },
-}
-
-/// A change of who may join.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Admission {
-    /// These names may join; as the first node was told, or by an operator.
-    Allow { names: Vec<String>, founding: bool },
-    /// This name may not join after all.
-    Withdraw(String),
-    /// The holder of a token may join.
-    Token {
-        digest: Digest,
-        /// The leader's time, in milliseconds since 1970.
-        now_ms: u64,
-        life_ms: u64,
-    },
-}
-
-impl fmt::Display for Admission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Allow { names, .. } => write!(f, "let in {}", names.join(", ")),
-            Self::Withdraw(name) => write!(f, "do not let in {name}"),
-            Self::Token { .. } => write!(f, "let in the holder of a token"),
-        }
-    }
-}
 
 /// Who may join.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -170,80 +126,6 @@ impl Admissions {
             founded: admissions.founded,
             allowed: admissions.allowed.into_iter().collect(),
             tokens: tokens.collect::<Result<_, WireError>>()?,
-        })
-    }
-}
-
-pub fn digest_from_pb(bytes: &[u8]) -> Result<Digest, WireError> {
-    let bytes = bytes.try_into();
-    bytes.map_err(|_| WireError::Unknown("digest"))
-}
-
-impl Admission {
-    pub fn to_pb(&self) -> pb::Admission {
-        use pb::admission::Change;
-        let change = match self {
-            Self::Allow { names, founding } => Change::Allow(pb::AllowNames {
-                names: names.clone(),
-                founding: *founding,
-            }),
-            Self::Withdraw(name) => Change::Withdraw(name.clone()),
-            Self::Token {
-                digest,
-                now_ms,
-                life_ms,
-            } => Change::Token(pb::MakeJoinToken {
-                digest: Bytes::copy_from_slice(digest),
-                now_ms: *now_ms,
-                life_ms: *life_ms,
-            }),
-        };
-        pb::Admission {
-            change: Some(change),
-        }
-    }
-
-    pub fn from_pb(admission: pb::Admission) -> Result<Self, WireError> {
-        use pb::admission::Change;
-        Ok(
-            match admission.change.ok_or(WireError::Unknown("admission"))? {
-                Change::Allow(allow) => Self::Allow {
-                    names: allow.names,
-                    founding: allow.founding,
-                },
-                Change::Withdraw(name) => Self::Withdraw(name),
-                Change::Token(token) => Self::Token {
-                    digest: digest_from_pb(&token.digest)?,
-                    now_ms: token.now_ms,
-                    life_ms: token.life_ms,
-                },
-            },
-        )
-    }
-}
-
-impl Entrance {
-    pub fn to_pb(self) -> Option<pb::register_node::Entrance> {
-        use pb::register_node::Entrance;
-        match self {
-            Self::Open => None,
-            Self::Name => Some(Entrance::ByName(pb::Blank {})),
-            Self::Token { digest, now_ms } => Some(Entrance::ByToken(pb::ByToken {
-                digest: Bytes::copy_from_slice(&digest),
-                now_ms,
-            })),
-        }
-    }
-
-    pub fn from_pb(entrance: Option<pb::register_node::Entrance>) -> Result<Self, WireError> {
-        use pb::register_node::Entrance;
-        Ok(match entrance {
-            None => Self::Open,
-            Some(Entrance::ByName(_)) => Self::Name,
-            Some(Entrance::ByToken(token)) => Self::Token {
-                digest: digest_from_pb(&token.digest)?,
-                now_ms: token.now_ms,
-            },
         })
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::log::Offset;
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::command::StateRefusal;
+use crate::raft::entry::command::CommitCursor;
+use crate::raft::entry::outcome::StateRefusal;
 use crate::raft::entry::types::WireError;
 
 use super::sessions::check_share;
@@ -30,23 +31,6 @@ pub struct Cursor {
     pub offset: Offset,
     /// When it was last set: the leader's time in milliseconds since 1970.
     pub updated_ms: u64,
-}
-
-/// A change of a cursor, and on what it depends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommitCursor {
-    /// The cursor.
-    pub name: String,
-    /// Who sets it; empty without TLS.
-    pub subject: String,
-    /// Where it is to stand.
-    pub offset: Offset,
-    /// Only if it stands here.
-    pub expected: Option<Offset>,
-    /// Only if there is none yet.
-    pub create_only: bool,
-    /// The leader's time, in milliseconds since 1970.
-    pub now_ms: u64,
 }
 
 impl Cursors {
@@ -130,7 +114,7 @@ impl Cursors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::entry::command::Full;
+    use crate::raft::entry::outcome::Full;
     use crate::raft::state::sessions::OF_SUBJECT_MAX;
 
     const END: Offset = Offset(9);

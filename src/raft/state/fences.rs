@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::log::{self, Offset, record};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::command::{Refusal, StateRefusal};
+use crate::raft::entry::command::ClaimEpoch;
+use crate::raft::entry::outcome::{Refusal, StateRefusal};
 use crate::raft::entry::owner;
 use crate::raft::entry::types::WireError;
 
@@ -47,21 +48,6 @@ struct Given {
     epoch: u64,
     /// Where the log ended then.
     next_offset: Offset,
-}
-
-/// A claim, and on what it depends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClaimEpoch {
-    /// The name.
-    pub name: String,
-    /// Who claims it, in its own words.
-    pub holder: String,
-    /// Who claims it, by its certificate.
-    pub subject: Option<String>,
-    /// The same one in a retry, and nobody else's.
-    pub token: u128,
-    /// Only if this is the present epoch; 0 if nobody claimed the name yet.
-    pub expected: Option<u64>,
 }
 
 impl Fences {
@@ -211,7 +197,7 @@ fn given_from_pb(given: &pb::GivenClaim) -> Result<Given, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::entry::command::Full;
+    use crate::raft::entry::outcome::Full;
     use crate::raft::state::sessions::OF_SUBJECT_MAX;
 
     fn claim(token: u128, expected: Option<u64>) -> ClaimEpoch {

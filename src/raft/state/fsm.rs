@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use crate::log::record::{self, Batch};
 use crate::log::{self, Index, Log, Offset, Run};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::command::{
-    BatchOutcome, Command, NotRegistered, OffsetRange, Outcome, Receipt, Refusal, Retention,
+use crate::raft::entry::admission::{Admission, Entrance};
+use crate::raft::entry::command::{Command, Retention};
+use crate::raft::entry::outcome::{
+    BatchOutcome, NotRegistered, OffsetRange, Outcome, Receipt, Refusal,
 };
 use crate::raft::entry::types::{self, Entry, EntryPayload, LogId, StoredMembership, WireError};
 
-use super::admissions::{Admission, Admissions, Entrance};
+use super::admissions::Admissions;
 use super::cursors::Cursors;
 use super::digests::Digests;
 use super::fences::Fences;

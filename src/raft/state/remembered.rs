@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use crate::log::Offset;
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::command::{OffsetRange, Ranges};
+use crate::raft::entry::outcome::{OffsetRange, Ranges};
 
 use super::digests::Digests;
 

@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, HashMap};
 use crate::log::record::Producer;
 use crate::log::{self, Index, Offset};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::command::{Full, Ranges, Refusal, StateRefusal};
+use crate::raft::entry::command::{CloseSession, OpenSession};
+use crate::raft::entry::outcome::{Full, Ranges, Refusal, StateRefusal};
 use crate::raft::entry::owner;
 use crate::raft::entry::types::WireError;
 
@@ -41,27 +42,6 @@ struct Session {
     /// The leader's time in the entry that used it last, in milliseconds since 1970.
     last_used_ms: u64,
     remembered: Remembered,
-}
-
-/// A session to be opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenSession {
-    /// Who opens it; empty without TLS.
-    pub subject: String,
-    /// Proves that: the same one in a retry.
-    pub owner: u128,
-    /// The leader's time, in milliseconds since 1970.
-    pub now_ms: u64,
-    /// Sessions that were last used before this may give way.
-    pub idle_before_ms: u64,
-}
-
-/// A session to be forgotten.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CloseSession {
-    pub session: u64,
-    /// The proof of its opener; `None` if an administrator closes it.
-    pub owner: Option<u128>,
 }
 
 /// A session, for administrators to look at.

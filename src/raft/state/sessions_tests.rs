@@ -1,6 +1,7 @@
 //! Sessions: what a retry gets, whose they are, and how much of them is remembered.
 
-use crate::raft::entry::command::OffsetRange;
+use crate::raft::entry::command::{CloseSession, OpenSession};
+use crate::raft::entry::outcome::OffsetRange;
 use crate::raft::state::digests::Digests;
 use crate::raft::state::remembered::Remembered;
 

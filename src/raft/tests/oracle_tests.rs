@@ -19,18 +19,15 @@ use crate::disk::memory::MemoryDisk;
 use crate::log::record::{self, BatchBuilder, Conditions, Producer, join};
 use crate::log::{self, Error, Floor, Index, Log, Offset, Term};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::codec;
+use crate::raft::entry::admission::Entrance;
 use crate::raft::entry::command::{
-    BatchOutcome, Command, NotRegistered, Outcome, Refusal, Retention, StateRefusal,
+    ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention,
 };
-use crate::raft::entry::owner;
+use crate::raft::entry::outcome::{BatchOutcome, NotRegistered, Outcome, Refusal, StateRefusal};
 use crate::raft::entry::types::{self, Entry, EntryPayload};
+use crate::raft::entry::{codec, owner};
 use crate::raft::snapshot;
-use crate::raft::state::admissions::Entrance;
-use crate::raft::state::cursors::CommitCursor;
-use crate::raft::state::fences::ClaimEpoch;
 use crate::raft::state::fsm::Fsm;
-use crate::raft::state::sessions::{CloseSession, OpenSession};
 
 use super::oracle_steps_tests::{BatchOf, Plan, Step, steps};
 

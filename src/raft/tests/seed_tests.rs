@@ -17,12 +17,12 @@ use crate::log::fuzzing::{DIR, Input, batch_of, recovery, write_log};
 use crate::log::{Index, Offset, Term, record};
 use crate::proto::raft_v1 as pb;
 use crate::raft::Member;
+use crate::raft::entry::admission::Entrance;
 use crate::raft::entry::codec;
 use crate::raft::entry::command::{Command, Retention};
 use crate::raft::entry::types::{self, Entry, EntryPayload, Membership, Vote};
 use crate::raft::fuzzing::{entries_of, manifest_of, manifests, part_of, raft_frames};
 use crate::raft::peer::wire;
-use crate::raft::state::admissions::Entrance;
 
 /// A seed's name and its bytes.
 type Seed = (&'static str, Vec<u8>);

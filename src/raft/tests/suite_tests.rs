@@ -6,9 +6,8 @@ use std::sync::Arc;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
-use crate::disk::Disk;
-use crate::disk::OsDisk;
 use crate::disk::memory::MemoryDisk;
+use crate::disk::{Disk, OsDisk};
 use crate::log;
 use crate::raft::engine::log_store::LogStore;
 use crate::raft::engine::state_machine::StateMachine;

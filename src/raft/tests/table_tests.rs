@@ -8,14 +8,15 @@ use crate::log::record::{Batch, BatchBuilder, Conditions, Producer, check_batch,
 use crate::log::{Index, NUMBER_MAX, Offset};
 use crate::name::NAME_BYTES_MAX;
 use crate::proto::raft_v1 as pb;
+use crate::raft::entry::command::{ClaimEpoch, CommitCursor, OpenSession};
 use crate::raft::entry::types;
 use crate::raft::peer::transport::MESSAGE_BYTES_MAX;
 use crate::raft::snapshot::{self, staging};
-use crate::raft::state::cursors::{CURSORS_MAX, CommitCursor};
+use crate::raft::state::cursors::CURSORS_MAX;
 use crate::raft::state::digests::Digests;
-use crate::raft::state::fences::{ClaimEpoch, FENCES_MAX};
+use crate::raft::state::fences::FENCES_MAX;
 use crate::raft::state::fsm::Fsm;
-use crate::raft::state::sessions::{OF_SUBJECT_MAX, OpenSession, SESSIONS_MAX};
+use crate::raft::state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX};
 
 /// What a session remembers, and more: batches side by side would be the same.
 const BATCHES: u64 = 100;

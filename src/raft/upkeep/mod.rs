@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use crate::log::{self, Damage, Damaged, Floor, Index, Offset, SegmentInfo, Term};
 use crate::raft::entry::command::Retention;
 use crate::raft::entry::types::TypeConfig;
-use crate::raft::error::Error;
+use crate::raft::error::{Error, FetchError};
 use crate::raft::home::blocking::on_disk;
-use crate::raft::peer::fetch::{self, FetchError};
+use crate::raft::peer::fetch;
 use crate::raft::{ReplicatedLog, snapshot};
 use crate::tasks;
 

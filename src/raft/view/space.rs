@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::disk::Disk;
 use crate::log::{self, Log};
-use crate::proto::raft_v1 as pb;
+use crate::raft::error::DiskFull;
 use crate::raft::home::directory::Directory;
 use crate::tasks;
 
@@ -36,38 +36,6 @@ const FOLLOWER_SHARE: u64 = 2;
 const LAST_SHARE: u64 = 4;
 /// Room again is room to spare: without it records would be taken and refused in turns.
 const SPARE_SHARE: u64 = 8;
-
-/// Too few disks have room: surely nothing was done.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the disk of {} is full", voter.as_deref().unwrap_or("the leader"))]
-pub struct DiskFull {
-    /// The leader's room, in bytes.
-    pub available: u64,
-    /// Below this it takes nothing that needs room, in bytes.
-    pub reserve: u64,
-    /// The follower whose disk is full; `None` if the leader's is.
-    pub voter: Option<String>,
-}
-
-impl From<DiskFull> for pb::DiskFull {
-    fn from(full: DiskFull) -> Self {
-        Self {
-            available_bytes: full.available,
-            reserve_bytes: full.reserve,
-            voter: full.voter.unwrap_or_default(),
-        }
-    }
-}
-
-impl From<pb::DiskFull> for DiskFull {
-    fn from(full: pb::DiskFull) -> Self {
-        Self {
-            available: full.available_bytes,
-            reserve: full.reserve_bytes,
-            voter: Some(full.voter).filter(|voter| !voter.is_empty()),
-        }
-    }
-}
 
 /// What is known of the room; clones share it.
 #[derive(Debug, Clone)]

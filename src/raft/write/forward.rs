@@ -18,11 +18,10 @@ use tonic::Status;
 use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ProposeErrorKind};
 use crate::raft::ReplicatedLog;
-use crate::raft::entry::command::{OffsetRange, Receipt, Refusal};
-use crate::raft::error::ProposeError;
+use crate::raft::entry::outcome::{OffsetRange, Receipt, Refusal};
+use crate::raft::error::{DiskFull, ProposeError};
 use crate::raft::peer::transport::{Lane, Transport};
 use crate::raft::view::View;
-use crate::raft::view::space::DiskFull;
 use crate::tasks;
 
 use super::lines::Caller;

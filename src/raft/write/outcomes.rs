@@ -7,7 +7,7 @@ use openraft::raft::ClientWriteResult;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::raft::entry::command::Outcome;
+use crate::raft::entry::outcome::Outcome;
 use crate::raft::entry::types::TypeConfig;
 use crate::raft::error::ProposeError;
 use crate::raft::view::View;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use crate::raft::entry::command::{BatchOutcome, Receipt};
+use crate::raft::entry::outcome::{BatchOutcome, Receipt};
 use crate::raft::error::ProposeError;
 use crate::raft::view::View;
 
