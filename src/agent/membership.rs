@@ -38,7 +38,7 @@ pub async fn become_member(
         tracing::info!(name = %config.name, "began a cluster");
     } else {
         let token = &config.join_token;
-        directory.join(layer, &config.join, addr, token).await?;
+        raft::join(&mut directory, layer, &config.join, addr, token).await?;
         tracing::info!(name = %config.name, "joined a cluster");
     }
     Ok((directory, !config.bootstrap))

@@ -78,7 +78,11 @@ impl RaftService {
             return Err(Status::permission_denied(what));
         }
         let start = number(metadata, "ferrolog-start");
-        if node.0.fsm.is_replaced(caller, start) {
+        if node
+            .0
+            .fsm
+            .read(|fsm| fsm.registrations.is_replaced(caller, start))
+        {
             return Err(membership_status(&node.replaced_by(caller)));
         }
         let member = node.view().member(caller).is_some();

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
 use crate::disk::DirLock;
-use crate::env::{Clock, Random};
+use crate::env::Random;
 use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
 
@@ -32,7 +32,9 @@ mod view;
 mod write;
 
 mod callers;
+pub mod offline;
 mod service;
+mod staging;
 mod start;
 
 #[cfg(any(test, fuzzing))]
@@ -42,7 +44,6 @@ pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 
-pub use engine::state_machine::Applied;
 pub use entry::command::{ClaimEpoch, CommitCursor, Retention};
 pub use entry::outcome::{OffsetRange, Ranges, Receipt, Refusal, StateRefusal};
 pub use entry::owner;
@@ -51,64 +52,41 @@ pub use error::{
     DiskFull, Error, ExecuteError, FetchError, MembershipError, ProposeError, ReadError,
     StableError,
 };
-pub use home::directory::{Directory, Identity, JoinError, cluster_of};
-pub use home::offline;
+pub use home::directory::{Directory, Identity};
+pub use members::joining::{JoinError, cluster_of, join};
 pub use read::Freshness;
 pub use service::{Seat, service};
-pub use state::admissions::{ALLOWED_MAX, TOKEN_LIFE_MAX};
+pub use state::admissions::ALLOWED_MAX;
+pub use state::applied::Applied;
 pub use state::cursors::{CURSORS_MAX, Cursor};
 pub use state::fences::{Epoch, FENCES_MAX};
 pub use state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX, SessionInfo};
 pub use view::clocks::ClockReport;
 pub use view::{MemberView, View};
+pub use write::admit::TOKEN_LIFE_MAX;
 pub use write::execute::{Claim, SESSION_IDLE_MS_MAX};
 pub use write::lines::Caller;
 pub use write::proposals::{Answer, LEADER_WAIT};
 
+use engine::Raft;
+pub use engine::Timing;
 use engine::log_store::{Failure, Promised};
 use engine::state_machine::{Checkpointer, StateMachine};
-use entry::types::TypeConfig;
 use home::stable_store::StableStore;
 use members::hearing::Hearing;
 use members::starts;
 use peer::sender::Sender;
-use peer::transport::{self, Transport};
+use peer::transport::{CallingNode, Transport};
 use read::ReadBarrier;
 use read::confirm::Confirmer;
 use snapshot::Snapshots;
-use view::View as ServerView;
+use state::applied::AppliedState;
 use view::clocks::Clocks;
 use view::passed::Passed;
 use view::space::{self, Space};
 use write::proposer::{self, Proposer};
 use write::stamps::Stamps;
 use write::{execute, lease};
-
-type Raft = openraft::Raft<TypeConfig, StateMachine>;
-
-/// How often a leader is heard, and how long a follower waits for it.
-#[derive(Debug, Clone)]
-pub struct Timing {
-    /// In milliseconds.
-    pub heartbeat_ms: u64,
-    /// The election timeout is drawn from this range, in milliseconds.
-    pub election_ms: (u64, u64),
-    /// What the node takes for the time of day.
-    pub clock: Clock,
-    /// A clock that is further from a majority's is not believed, in milliseconds.
-    pub clock_bound_ms: u64,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            heartbeat_ms: 50,
-            election_ms: (150, 300),
-            clock: Clock::system(),
-            clock_bound_ms: 1000,
-        }
-    }
-}
 
 /// A handle to the replicated log of this node; clones share it.
 #[derive(Clone)]
@@ -119,14 +97,14 @@ struct Inner {
     addr: String,
     raft: Raft,
     log: Log,
-    heard: Arc<view::Heard>,
+    heard: Arc<engine::follow::Heard>,
     hearing: Hearing,
     /// Who may join the cluster that this node began.
     founding: Vec<String>,
     random: Random,
     /// The number that was drawn at this start.
     start: u64,
-    fsm: Arc<engine::state_machine::Shared>,
+    fsm: Arc<AppliedState>,
     snapshots: Snapshots,
     stable: StableStore,
     space: Space,
@@ -167,20 +145,21 @@ impl ReplicatedLog {
         let (bytes_max, inline) = (log_config.segment_bytes_max, log_config.inline_io);
         let machine = StateMachine::open_in(&directory, log_config)?;
         let log = machine.log().clone();
-        let fsm = machine.shared();
+        let fsm = machine.state();
         let checkpointer = machine.checkpointer();
         let snapshots = machine.snapshots.clone();
         let store = start::store(&directory, &log, inline)?;
         let (failure, promised) = (store.failure(), store.promised());
-        let space = Space::start(&directory, disk_reserve_bytes, log.clone());
+        let (disk, path) = (directory.disk.clone(), directory.path.clone());
+        let space = Space::start(disk, path, disk_reserve_bytes, log.clone());
         let (me, floor, start) = (identity.node_id, machine.floor.clone(), directory.start);
         let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
         let hearing = Hearing::new(directory.introduced);
-        let node = transport::Node::new(&log, &floor, &space, &clocks, &hearing);
+        let node = CallingNode::new(&log, &floor, &space, &clocks, hearing.successor());
         let transport = Transport::new(layer, Sender::new(&identity, addr, start)).with_node(node);
         starts::check_alone(&transport, &identity, start, addr, &directory.peers, &fsm).await?;
         let raft = engine::start(timing, &identity, addr, &transport, (store, machine)).await?;
-        let heard = Arc::new(view::Heard::never());
+        let heard = Arc::new(engine::follow::Heard::never());
         let views = start::views(&raft, &heard, &transport);
         let stamps = Stamps::new(log.clone(), fsm.clone(), clocks.clone(), views.clone());
         let group_bytes_max = bytes_max as usize / 4;
@@ -234,12 +213,12 @@ impl ReplicatedLog {
 
     /// How much of the log is kept.
     pub fn retention(&self) -> Retention {
-        self.0.fsm.retention()
+        self.0.fsm.read(|fsm| fsm.retention.clone())
     }
 
     /// How far this node has applied, and a wait for more.
     pub fn watch_applied(&self) -> watch::Receiver<Applied> {
-        self.0.fsm.watch_applied()
+        self.0.fsm.watch()
     }
 
     /// What this node knows of its clock and of its peers'.
@@ -249,7 +228,7 @@ impl ReplicatedLog {
 
     /// The last time that a leader gave to an applied entry, in milliseconds since 1970.
     pub fn log_time_ms(&self) -> u64 {
-        self.0.fsm.timestamp_ms()
+        self.0.fsm.read(|fsm| fsm.timestamp_ms)
     }
 
     /// The cluster as this node sees it.

@@ -25,13 +25,12 @@ use crate::raft::error::refusal::{self, membership_status};
 use crate::raft::members::hearing::{hear, vote_request};
 use crate::raft::peer::fetch;
 use crate::raft::peer::transport::MESSAGE_BYTES_MAX;
-use crate::raft::snapshot::staging;
 use crate::raft::write::lines::Caller;
 use crate::raft::write::{execute, forward};
 use crate::tasks;
 
 use super::callers::{From, check_certificate, number};
-use super::{ReplicatedLog, Retention};
+use super::{ReplicatedLog, Retention, staging};
 
 /// Requests of one forwarded stream under way at once.
 const PROPOSE_WINDOW: usize = 64;

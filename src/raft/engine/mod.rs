@@ -1,5 +1,7 @@
 //! How the consensus engine is set up, and how a cluster begins.
 
+pub mod follow;
+pub mod install;
 pub mod log_store;
 pub mod state_machine;
 
@@ -8,14 +10,41 @@ use std::sync::Arc;
 
 use openraft::{Config, SnapshotPolicy};
 
-use crate::raft::entry::types::Member;
+use crate::env::Clock;
+use crate::raft::entry::types::{Member, TypeConfig};
 use crate::raft::error::Error;
 use crate::raft::home::directory::{FIRST_NODE, Identity};
 use crate::raft::peer::transport::Transport;
-use crate::raft::{Raft, Timing};
 
 use self::log_store::LogStore;
 use self::state_machine::StateMachine;
+
+/// The consensus engine of a node.
+pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
+/// How often a leader is heard, and how long a follower waits for it.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// In milliseconds.
+    pub heartbeat_ms: u64,
+    /// The election timeout is drawn from this range, in milliseconds.
+    pub election_ms: (u64, u64),
+    /// What the node takes for the time of day.
+    pub clock: Clock,
+    /// A clock that is further from a majority's is not believed, in milliseconds.
+    pub clock_bound_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 50,
+            election_ms: (150, 300),
+            clock: Clock::system(),
+            clock_bound_ms: 1000,
+        }
+    }
+}
 
 /// Starts the engine; the first node begins the cluster.
 pub async fn start(

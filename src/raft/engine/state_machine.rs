@@ -9,21 +9,19 @@ use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::watch;
 
 use crate::disk::Disk;
-use crate::log::{self, Index, Log, Offset};
+use crate::log::{self, Index, Log};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::command::Retention;
-use crate::raft::entry::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::raft::engine::install::Builder;
+use crate::raft::entry::outcome::Outcome;
+use crate::raft::entry::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::raft::error::Error;
 use crate::raft::home::directory::Directory;
 use crate::raft::home::stable_store::StableStore;
-use crate::raft::snapshot::{self, SnapshotData, Snapshots};
-use crate::raft::state::cursors::Cursor;
-use crate::raft::state::fences::Epoch;
-use crate::raft::state::fsm::{Fsm, Registration};
-use crate::raft::state::sessions::SessionInfo;
+use crate::raft::snapshot::{self, Snapshot, SnapshotData, Snapshots};
+use crate::raft::state::applied::AppliedState;
+use crate::raft::state::fsm::Fsm;
 use crate::tasks;
 
 /// Entries applied between two checkpoints: what a restart has to apply again at most.
@@ -31,106 +29,16 @@ const CHECKPOINT_ENTRIES: u64 = 50_000;
 /// Payload bytes applied between two checkpoints: about a segment's.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 
-/// How far a node has applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Applied {
-    /// The last raft index; `None` before the first.
-    pub index: Option<u64>,
-    /// The offset that the next record gets.
-    pub next_offset: Offset,
-}
-
 /// The FSM with what it stands on.
 #[derive(Debug)]
 pub struct StateMachine {
     log: Log,
     pub(crate) stable: StableStore,
-    shared: Arc<Shared>,
+    state: Arc<AppliedState>,
     since_checkpoint: (u64, u64),
     pub(crate) snapshots: Snapshots,
     /// Where the log begins, as it was made durable.
     pub(crate) floor: Arc<Mutex<Option<pb::Floor>>>,
-}
-
-/// What others see of the FSM.
-#[derive(Debug)]
-pub struct Shared {
-    pub(crate) fsm: Mutex<Fsm>,
-    applied: watch::Sender<Applied>,
-    /// The raft index after the last one that the durable checkpoint covers; 0 without one. Held
-    /// while a checkpoint is written, so that none ever goes back: what is sealed, and what was
-    /// given up, lies below it.
-    pub(crate) covered: Mutex<u64>,
-}
-
-impl Shared {
-    /// A node's registration, by name.
-    pub fn registration(&self, name: &str) -> Option<(u64, Registration)> {
-        let fsm = self.fsm.lock();
-        let mut nodes = fsm.registrations().iter();
-        let found = nodes.find(|(_, node)| node.name == name);
-        found.map(|(id, node)| (*id, node.clone()))
-    }
-
-    /// A node's name by id, if it was given that and not removed; and how far that is known.
-    pub fn registered(&self, id: u64) -> (Option<String>, Option<u64>) {
-        let fsm = self.fsm.lock();
-        let node = fsm.registrations().get(&id);
-        let applied = fsm.applied.map(|applied| applied.index);
-        (node.map(|node| node.name.clone()), applied)
-    }
-
-    /// How much of the log is to be kept.
-    pub fn retention(&self) -> Retention {
-        self.fsm.lock().retention.clone()
-    }
-
-    /// Where the slowest of these cursors stands; those that are not there hold nothing up.
-    pub fn slowest_cursor(&self, names: &[String]) -> Option<Offset> {
-        let fsm = self.fsm.lock();
-        let stands = names.iter().filter_map(|name| fsm.cursors.get(name));
-        stands.map(|cursor| cursor.offset).min()
-    }
-
-    /// A cursor by name.
-    pub fn cursor(&self, name: &str) -> Option<Cursor> {
-        self.fsm.lock().cursors.get(name).copied()
-    }
-
-    /// Up to `count` cursors by name, behind `after`.
-    pub fn cursors(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
-        self.fsm.lock().cursors.list(after, count)
-    }
-
-    /// Who holds a name.
-    pub fn epoch(&self, name: &str) -> Option<Epoch> {
-        self.fsm.lock().fences.get(name).cloned()
-    }
-
-    /// Up to `count` claimed names behind `after`.
-    pub fn fences(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
-        self.fsm.lock().fences.list(after, count)
-    }
-
-    /// Up to `count` sessions behind `after`.
-    pub fn sessions(&self, after: u64, count: usize) -> Vec<SessionInfo> {
-        self.fsm.lock().sessions.list(after, count)
-    }
-
-    /// Whether a session was last used before a time.
-    pub fn any_idle_session(&self, before_ms: u64) -> bool {
-        self.fsm.lock().sessions.any_idle(before_ms)
-    }
-
-    /// The last time that a leader gave to an applied entry, in milliseconds since 1970.
-    pub fn timestamp_ms(&self) -> u64 {
-        self.fsm.lock().timestamp_ms
-    }
-
-    /// How far the FSM is, and a wait for it to get further.
-    pub fn watch_applied(&self) -> watch::Receiver<Applied> {
-        self.applied.subscribe()
-    }
 }
 
 impl StateMachine {
@@ -160,20 +68,11 @@ impl StateMachine {
             fsm = Fsm::default();
         }
         let (_, next_offset) = log.offsets();
-        let applied = Applied {
-            index: fsm.applied.map(|id| id.index),
-            next_offset,
-        };
-        let shared = Shared {
-            fsm: Mutex::new(fsm),
-            applied: watch::Sender::new(applied),
-            covered: Mutex::new(applied.index.map_or(0, |index| index + 1)),
-        };
         let machine = Self {
             snapshots,
             log,
             stable: stable.clone(),
-            shared: Arc::new(shared),
+            state: Arc::new(AppliedState::new(fsm, next_offset)),
             since_checkpoint: (0, 0),
             floor: Arc::new(Mutex::new(floor)),
         };
@@ -189,17 +88,14 @@ impl StateMachine {
         &self.log
     }
 
-    /// What others may see.
-    pub fn shared(&self) -> Arc<Shared> {
-        self.shared.clone()
+    /// The state, for others to read.
+    pub fn state(&self) -> Arc<AppliedState> {
+        self.state.clone()
     }
 
     /// Applies one entry and tells nobody yet.
-    pub(crate) fn apply_one(
-        &mut self,
-        entry: &crate::raft::entry::types::Entry,
-    ) -> Result<crate::raft::entry::outcome::Outcome, log::Error> {
-        let outcome = self.shared.fsm.lock().apply(&self.log, entry)?;
+    pub(crate) fn apply_one(&mut self, entry: &Entry) -> Result<Outcome, log::Error> {
+        let outcome = self.state.change(|fsm| fsm.apply(&self.log, entry))?;
         self.since_checkpoint.0 += 1;
         if let crate::raft::entry::types::EntryPayload::Normal(
             crate::raft::entry::command::Command::Append(payload),
@@ -213,10 +109,7 @@ impl StateMachine {
     /// Lets readers see what was applied, and checkpoints now and then.
     pub(crate) fn publish(&mut self) {
         let (_, next_offset) = self.log.offsets();
-        let index = self.shared.fsm.lock().applied.map(|id| id.index);
-        self.shared
-            .applied
-            .send_replace(Applied { index, next_offset });
+        self.state.publish(next_offset);
         let (entries, bytes) = self.since_checkpoint;
         if entries >= CHECKPOINT_ENTRIES || bytes >= CHECKPOINT_BYTES {
             self.since_checkpoint = (0, 0);
@@ -237,28 +130,27 @@ impl StateMachine {
             snapshots: self.snapshots.clone(),
             log: self.log.clone(),
             stable: self.stable.clone(),
-            shared: self.shared.clone(),
+            state: self.state.clone(),
         }
     }
 
     pub(crate) fn applied(&self) -> Option<LogId> {
-        self.shared.fsm.lock().applied
+        self.state.read(|fsm| fsm.applied)
     }
 
     pub(crate) fn meta(&self) -> SnapshotMeta {
-        let fsm = self.shared.fsm.lock();
-        SnapshotMeta {
+        self.state.read(|fsm| SnapshotMeta {
             last_log_id: fsm.applied,
             last_membership: fsm.membership.clone(),
-        }
+        })
     }
 
     pub(crate) fn checkpoint(&self) -> pb::Checkpoint {
-        self.shared.fsm.lock().to_checkpoint(self.log.offsets())
+        self.state.read(|fsm| fsm.to_checkpoint(self.log.offsets()))
     }
 
     pub(crate) fn replace(&mut self, fsm: Fsm) {
-        *self.shared.fsm.lock() = fsm;
+        self.state.change(|state| *state = fsm);
     }
 }
 
@@ -268,7 +160,7 @@ pub struct Checkpointer {
     snapshots: Snapshots,
     log: Log,
     stable: StableStore,
-    shared: Arc<Shared>,
+    state: Arc<AppliedState>,
 }
 
 impl Checkpointer {
@@ -278,13 +170,13 @@ impl Checkpointer {
     /// A checkpoint past the durable log would make a restarted node believe that it holds
     /// entries which a power cut took.
     pub fn save(&self) -> Result<(), Error> {
-        let mut covered = self.shared.covered.lock();
-        let (checkpoint, applied) = {
-            let fsm = self.shared.fsm.lock();
-            let Some(applied) = fsm.applied else {
-                return Ok(());
-            };
-            (fsm.to_checkpoint(self.log.offsets()), applied)
+        let mut covered = self.state.covered();
+        let seen = self.state.read(|fsm| {
+            let applied = fsm.applied?;
+            Some((fsm.to_checkpoint(self.log.offsets()), applied))
+        });
+        let Some((checkpoint, applied)) = seen else {
+            return Ok(());
         };
         if self.log.durable() <= Index(applied.index) {
             return Ok(());
@@ -326,11 +218,11 @@ fn report(opened: &log::Opened, had_checkpoint: bool) {
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
-    type SnapshotBuilder = snapshot::Builder;
+    type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        let fsm = self.shared.fsm.lock();
-        Ok((fsm.applied, fsm.membership.clone()))
+        let seen = |fsm: &Fsm| (fsm.applied, fsm.membership.clone());
+        Ok(self.state.read(seen))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
@@ -348,7 +240,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> snapshot::Builder {
+    async fn get_snapshot_builder(&mut self) -> Builder {
         self.snapshot_builder()
     }
 
@@ -360,18 +252,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.install(meta, data).await.map_err(io::Error::other)
     }
 
-    async fn get_current_snapshot(
-        &mut self,
-    ) -> io::Result<
-        Option<
-            openraft::Snapshot<
-                crate::raft::entry::types::CommittedLeaderId,
-                u64,
-                crate::raft::entry::types::Member,
-                SnapshotData,
-            >,
-        >,
-    > {
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         Ok(self.snapshots.current())
     }
 }

@@ -14,14 +14,11 @@ use prost::Message;
 use tokio::sync::watch;
 
 use crate::disk::{Disk, File};
+use crate::log;
 use crate::proto::raft_v1 as pb;
-use crate::raft::engine::log_store::LogStore;
 use crate::raft::entry::types::{self, LogId};
-use crate::raft::error::Error;
-use crate::{log, tasks};
 
 use super::blocking::on_disk;
-use super::directory::Directory;
 
 /// The file's name in the data directory.
 pub const NAME: &str = "committed";
@@ -34,21 +31,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The open file; clones share it.
 #[derive(Debug, Clone)]
 pub struct CommitFile(Arc<dyn File>);
-
-/// Recalls what an earlier process knew, and keeps what this one does.
-pub fn keep(directory: &Directory, store: &LogStore, inline: bool) -> Result<(), Error> {
-    let file = CommitFile::open(&*directory.disk, &directory.path);
-    let file = file.map_err(|source| Error::Directory {
-        path: directory.path.join(NAME),
-        source,
-    })?;
-    if let Some(committed) = file.read() {
-        store.recall(committed);
-    }
-    let follow = file.follow(store.watch_committed(), inline);
-    tasks::spawn("commit index on disk", follow);
-    Ok(())
-}
 
 impl CommitFile {
     /// Opens the file in `dir`, or makes an empty one.

@@ -5,24 +5,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::disk::{DirLock, Disk};
 use crate::env::Random;
-use crate::net::stream_layer::StreamLayer;
 use crate::proto::raft_v1 as pb;
-use crate::raft::error::{Error, MembershipError, refusal};
-use crate::raft::peer::sender::Sender;
-use crate::raft::peer::transport::Transport;
+use crate::raft::error::Error;
 
 use super::stable_store::StableStore;
 
 /// The first node's id; later ones come from the log's indexes, which begin above it.
 pub const FIRST_NODE: u64 = 1;
-/// For one question to a peer.
-const ASK_TIMEOUT: Duration = Duration::from_secs(15);
-/// Between two rounds of questions.
-const RETRY: Duration = Duration::from_millis(200);
 
 /// Who a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,16 +156,9 @@ impl Directory {
         Ok(())
     }
 
-    /// Asks the members at `peers` for a node id, until one gives it or refuses. A token lets the
-    /// node in if its name does not.
-    pub async fn join(
-        &mut self,
-        layer: &StreamLayer,
-        peers: &[String],
-        addr: &str,
-        token: &str,
-    ) -> Result<(), JoinError> {
-        let request = pb::JoinRequest {
+    /// What the node says of itself when it asks to join, reached at `addr`.
+    pub fn join_request(&self, addr: &str, token: &str) -> pb::JoinRequest {
+        pb::JoinRequest {
             name: self.name.clone(),
             addr: addr.to_owned(),
             directory_id: self.directory_id.clone(),
@@ -181,72 +166,15 @@ impl Directory {
             cluster_id: String::new(),
             token: token.to_owned(),
             start: self.start,
-        };
-        let transport = Transport::new(layer.clone(), Sender::default());
-        let joined = ask_all(&transport, peers, &request).await?;
+        }
+    }
+
+    /// Becomes the node that a cluster took it for. Durable on return.
+    pub fn be_joined(&mut self, joined: pb::JoinResponse) -> Result<(), Error> {
         let identity = self.as_node(joined.cluster_id, joined.node_id);
         self.introduced = joined.members;
-        Ok(self.become_node(identity)?)
+        self.become_node(identity)
     }
-}
-
-/// A node cannot join.
-#[derive(Debug, thiserror::Error)]
-pub enum JoinError {
-    /// The cluster refused.
-    #[error(transparent)]
-    Refused(#[from] MembershipError),
-    /// The id cannot be kept.
-    #[error(transparent)]
-    Local(#[from] Error),
-}
-
-/// Asks peer after peer until one answers or refuses: a peer that is down or has no leader yet is
-/// asked again.
-pub async fn ask_all(
-    transport: &Transport,
-    peers: &[String],
-    request: &pb::JoinRequest,
-) -> Result<pb::JoinResponse, MembershipError> {
-    let mut told = String::new();
-    loop {
-        for peer in peers {
-            let mut client = transport.client(0, peer);
-            let call = client.join(request.clone());
-            let reason = match tokio::time::timeout(ASK_TIMEOUT, call).await {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
-                Ok(Err(status)) => match refusal::membership_error(&status) {
-                    MembershipError::NoLeader { reason }
-                    | MembershipError::Unknown { reason }
-                    | MembershipError::UnderWay { reason } => reason,
-                    refused => return Err(refused),
-                },
-                Err(_) => "no answer".to_owned(),
-            };
-            // Once for each new reason: the wait may be long.
-            if reason != told {
-                tracing::info!(%peer, %reason, "waiting to join");
-                told = reason;
-            }
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-/// The cluster that one of the peers belongs to, if any is up and belongs to one.
-pub async fn cluster_of(layer: &StreamLayer, peers: &[String]) -> Option<(String, String)> {
-    let transport = Transport::new(layer.clone(), Sender::default());
-    for peer in peers {
-        let mut client = transport.client(0, peer);
-        let call = client.identify(pb::IdentifyRequest {});
-        if let Ok(Ok(response)) = tokio::time::timeout(ASK_TIMEOUT, call).await {
-            let cluster_id = response.into_inner().cluster_id;
-            if !cluster_id.is_empty() {
-                return Some((peer.clone(), cluster_id));
-            }
-        }
-    }
-    None
 }
 
 #[cfg(test)]

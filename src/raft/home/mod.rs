@@ -3,6 +3,5 @@
 pub mod blocking;
 pub mod commit_file;
 pub mod directory;
-pub mod offline;
 pub mod stable_store;
 pub mod vote_file;

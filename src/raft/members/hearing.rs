@@ -21,6 +21,7 @@ use crate::raft::ReplicatedLog;
 use crate::raft::callers::number;
 use crate::raft::entry::types::{Member, TypeConfig};
 use crate::raft::peer::sound::{self, Pair, Unsound};
+use crate::raft::peer::transport::Successor;
 use crate::raft::peer::wire;
 use crate::raft::service::bad;
 
@@ -33,9 +34,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long a node that was called to take over waits to be known as such: the leader tells its
 /// successor and the other voters at once, and the successor may be faster.
 const TRANSFER_NOTICE: Duration = Duration::from_millis(100);
-
-/// A leader names its successor: the term that it leads, and the node.
-pub type Successor = Option<(u64, u64)>;
 
 /// Whom a node hears besides the members that it knows.
 #[derive(Debug)]
@@ -102,7 +100,11 @@ impl ReplicatedLog {
             return Standing::Known(known.member.name.clone());
         }
         // An id is the raft index of the entry that gave it.
-        let (name, applied) = self.0.fsm.registered(id);
+        let (name, applied) = self.0.fsm.read(|fsm| {
+            let node = fsm.registrations.get(id);
+            let applied = fsm.applied.map(|applied| applied.index);
+            (node.map(|node| node.name.clone()), applied)
+        });
         match name {
             Some(name) => Standing::Known(name),
             None if applied.is_some_and(|applied| id <= applied) => Standing::Gone,

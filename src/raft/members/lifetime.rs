@@ -3,7 +3,7 @@
 use crate::proto::raft_v1::JoinRequest;
 use crate::raft::ReplicatedLog;
 use crate::raft::error::MembershipError;
-use crate::raft::home::directory;
+use crate::raft::members::joining;
 use crate::raft::view::View;
 use crate::tasks;
 
@@ -36,7 +36,7 @@ impl ReplicatedLog {
         }
         // The answer comes once the node has caught up, by entries that it has to hear.
         self.meet(addrs.iter().cloned()).await;
-        let joined = directory::ask_all(&self.0.transport, &addrs, &request).await?;
+        let joined = joining::ask_all(&self.0.transport, &addrs, &request).await?;
         self.introduce(joined.members);
         Ok(())
     }
@@ -47,7 +47,7 @@ impl ReplicatedLog {
         let id = self.0.identity.node_id;
         let me = view.member(id);
         let is_there = me.is_some_and(|me| me.voter && me.member.addr == self.0.addr);
-        is_there && self.0.fsm.start_of(id) == Some(self.0.start)
+        is_there && self.0.fsm.read(|fsm| fsm.registrations.start_of(id)) == Some(self.0.start)
     }
 
     /// Hands leadership on, if this node leads and another voter takes it.

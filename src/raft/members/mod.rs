@@ -5,6 +5,7 @@
 //! has caught up. No failure detector ever touches the voters: an operator does.
 
 pub mod hearing;
+pub mod joining;
 pub mod lifetime;
 pub mod reach;
 pub mod reign;
@@ -20,12 +21,14 @@ use tokio::time::Instant;
 use crate::log::Offset;
 use crate::net::identity::is_valid_name;
 use crate::proto::raft_v1 as pb;
+use crate::raft::ReplicatedLog;
 use crate::raft::entry::command::{Command, Retention};
 use crate::raft::entry::outcome::{NotRegistered, Outcome};
 use crate::raft::entry::types::{Member, TypeConfig};
 use crate::raft::error::{MembershipError, OTHER_ANSWER};
+use crate::raft::state::fsm::Fsm;
+use crate::raft::view::View;
 use crate::raft::write::execute::{WAIT, WriteError};
-use crate::raft::{ReplicatedLog, ServerView};
 
 /// How long a learner may take to catch up before the joining node has to ask again.
 const CATCH_UP: Duration = Duration::from_secs(10);
@@ -95,7 +98,8 @@ impl ReplicatedLog {
         let (name, directory_id) = (request.name.clone(), request.directory_id.clone());
         let entrance = self.entrance(&request.token);
         // Judged here first: whoever may not join must not fill the log by asking.
-        let judged = self.0.fsm.may_register(&name, &directory_id, entrance);
+        let may = |fsm: &Fsm| fsm.may_register(&name, &directory_id, entrance);
+        let judged = self.0.fsm.read(may);
         let registered = match judged.transpose() {
             Some(known) => known,
             None => {
@@ -125,8 +129,12 @@ impl ReplicatedLog {
     /// Makes a registered node a learner, waits for it, makes it a voter.
     async fn admit(&self, request: &pb::JoinRequest) -> Result<pb::JoinResponse, MembershipError> {
         let id = request.node_id;
-        match self.0.fsm.registration(&request.name) {
-            Some((known, node)) if known == id && node.directory_id == request.directory_id => {}
+        let known = self.0.fsm.read(|fsm| {
+            let known = fsm.registrations.named(&request.name);
+            known.map(|(id, node)| (id, node.directory_id == request.directory_id))
+        });
+        match known {
+            Some((known, true)) if known == id => {}
             Some((known, _)) if known == id => {
                 return Err(MembershipError::NameTaken {
                     name: request.name.clone(),
@@ -253,7 +261,11 @@ impl ReplicatedLog {
 
     /// Frees the name of a node that got an id and never became a member.
     async fn forget(&self, name: &str) -> Result<bool, MembershipError> {
-        if self.0.fsm.registration(name).is_none() {
+        if self
+            .0
+            .fsm
+            .read(|fsm| fsm.registrations.named(name).is_none())
+        {
             return Ok(false);
         }
         let command = Command::Forget {
@@ -349,7 +361,7 @@ impl ReplicatedLog {
 
     /// The voter, other than this node, that holds the most of the log: of those that answered
     /// within two heartbeats, if any did.
-    fn furthest_voter(&self, view: &ServerView) -> Option<u64> {
+    fn furthest_voter(&self, view: &View) -> Option<u64> {
         let matched = self.matched();
         let me = self.identity().node_id;
         let others = view

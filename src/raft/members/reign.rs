@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::raft::ReplicatedLog;
 use crate::raft::error::MembershipError;
-use crate::raft::{ReplicatedLog, ServerView};
+use crate::raft::view::View;
 
 /// For a call that is passed to the leader: the leader waits for the learner in it.
 const PASS_ON: Duration = Duration::from_secs(15);
@@ -22,7 +23,7 @@ impl ReplicatedLog {
     ) -> Result<T, MembershipError> {
         let mut views = self.watch_view();
         let lost = async {
-            let another = |view: &ServerView| view.leader != Some(leader);
+            let another = |view: &View| view.leader != Some(leader);
             while views.wait_for(another).await.is_ok() {
                 tokio::time::sleep(LAST_ANSWER).await;
                 if another(&views.borrow()) {

@@ -15,12 +15,13 @@ use tokio::time::timeout;
 
 use crate::proto::raft_v1 as pb;
 use crate::raft::ReplicatedLog;
-use crate::raft::engine::state_machine::Shared;
 use crate::raft::entry::command::Command;
 use crate::raft::entry::types::Member;
 use crate::raft::error::{Error, MembershipError};
 use crate::raft::home::directory::Identity;
 use crate::raft::peer::transport::Transport;
+use crate::raft::state::applied::AppliedState;
+use crate::raft::state::fsm::Fsm;
 
 /// For a start to answer.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -40,10 +41,10 @@ pub async fn check_alone(
     start: u64,
     own_addr: &str,
     peers: &[String],
-    fsm: &Shared,
+    fsm: &AppliedState,
 ) -> Result<(), Error> {
     let mut asked = BTreeSet::new();
-    let mut next = fsm.addrs();
+    let mut next = fsm.read(Fsm::addrs);
     next.insert(own_addr.to_owned());
     next.extend(peers.iter().cloned());
     // The second round asks where the others know this node.
@@ -68,27 +69,6 @@ pub async fn check_alone(
     Ok(())
 }
 
-impl Shared {
-    /// The number of a node's start, as it is registered.
-    pub fn start_of(&self, id: u64) -> Option<u64> {
-        self.fsm.lock().registrations().get(&id)?.start
-    }
-
-    /// Whether another start took the place of this one.
-    pub fn is_replaced(&self, id: u64, start: u64) -> bool {
-        let fsm = self.fsm.lock();
-        let node = fsm.registrations().get(&id);
-        node.is_some_and(|node| node.replaced.contains(&start))
-    }
-
-    /// Where the members are, as far as was applied.
-    pub fn addrs(&self) -> BTreeSet<String> {
-        let fsm = self.fsm.lock();
-        let members = fsm.membership.membership().nodes();
-        members.map(|(_, member)| member.addr.clone()).collect()
-    }
-}
-
 impl ReplicatedLog {
     /// Registers a start, unless another one of the node answers.
     pub(crate) async fn register_start(
@@ -96,10 +76,14 @@ impl ReplicatedLog {
         request: &pb::JoinRequest,
     ) -> Result<(), MembershipError> {
         let (node_id, start) = (request.node_id, request.start);
-        if self.0.fsm.start_of(node_id) == Some(start) {
+        if self.0.fsm.read(|fsm| fsm.registrations.start_of(node_id)) == Some(start) {
             return Ok(());
         }
-        if self.0.fsm.is_replaced(node_id, start) {
+        if self
+            .0
+            .fsm
+            .read(|fsm| fsm.registrations.is_replaced(node_id, start))
+        {
             return Err(self.replaced_by(node_id));
         }
         if let Some(addr) = self.another_start(node_id, start).await {

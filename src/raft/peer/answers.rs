@@ -10,7 +10,7 @@ use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::TypeConfig;
 
 use super::sound::{Pair, Unsound};
-use super::transport::Node;
+use super::transport::CallingNode;
 use super::wire;
 
 pub type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
@@ -31,7 +31,7 @@ pub fn rpc_error(status: Status) -> RPCError<TypeConfig> {
 
 /// Takes note of whether a peer has room, and of its clock.
 pub fn note(
-    node: &OnceLock<Node>,
+    node: &OnceLock<CallingNode>,
     target: u64,
     answer: Result<&pb::AppendEntriesResponse, &Status>,
 ) {
@@ -51,7 +51,7 @@ pub fn note(
 
 /// Refuses the answer of a peer whose log went back.
 pub fn judge(
-    node: &OnceLock<Node>,
+    node: &OnceLock<CallingNode>,
     target: u64,
     term: u64,
     result: StreamAppendResult<TypeConfig>,

@@ -37,7 +37,7 @@ use crate::raft::snapshot::{self, Snapshot, SnapshotData};
 use self::answers::RpcResult;
 use self::sender::Sender;
 use self::sound::{Pair, Unanswered};
-use self::transport::{Link, Node, PeerClient, Transport};
+use self::transport::{CallingNode, Link, PeerClient, Transport};
 
 /// Messages to one follower that wait for its answer. Batching does more for throughput than
 /// depth: hashicorp/raft lowered its own default from 128 to 2.
@@ -52,7 +52,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// One peer, as the engine calls it.
 pub struct Peer {
     from: Sender,
-    node: Arc<OnceLock<Node>>,
+    node: Arc<OnceLock<CallingNode>>,
     target: u64,
     /// Where it is if the membership does not say.
     addr: String,
@@ -65,7 +65,7 @@ impl Peer {
     pub(crate) fn new(
         transport: Transport,
         from: Sender,
-        node: Arc<OnceLock<Node>>,
+        node: Arc<OnceLock<CallingNode>>,
         target: u64,
         addr: String,
     ) -> Self {

@@ -20,7 +20,6 @@ use crate::net::{Kind, Security};
 use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::raft_client::RaftClient;
 use crate::raft::entry::types::{Member, TypeConfig};
-use crate::raft::members::hearing::{Hearing, Successor};
 use crate::raft::view::addresses::Addresses;
 use crate::raft::view::clocks::Clocks;
 use crate::raft::view::space::Space;
@@ -32,6 +31,9 @@ use super::watermark::Watermarks;
 /// A message carries at most one entry above 1 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 40 << 20;
 
+/// A leader names its successor: the term that it leads, and the node.
+pub type Successor = Option<(u64, u64)>;
+
 /// A client of a peer's raft service.
 pub type PeerClient = RaftClient<InterceptedService<Channel, Tag>>;
 
@@ -41,7 +43,7 @@ pub struct Transport {
     layer: StreamLayer,
     from: Sender,
     /// What the node has, once it belongs to a cluster.
-    node: Arc<OnceLock<Node>>,
+    node: Arc<OnceLock<CallingNode>>,
     addresses: Addresses,
     kept: Arc<Mutex<HashMap<(u64, Lane), Link>>>,
     /// Serves the connections, whoever makes the first call on one: that of clients' calls may be
@@ -68,7 +70,7 @@ pub(crate) struct Link {
 
 /// What a transport needs of the node that calls.
 #[derive(Debug)]
-pub struct Node {
+pub struct CallingNode {
     /// The log whose segments a snapshot names.
     pub log: Log,
     /// Whom a leader named as its successor.
@@ -83,13 +85,13 @@ pub struct Node {
     pub confirmed: Watermarks,
 }
 
-impl Node {
+impl CallingNode {
     pub fn new(
         log: &Log,
         floor: &Arc<Mutex<Option<pb::Floor>>>,
         space: &Space,
         clocks: &Clocks,
-        hearing: &Hearing,
+        successor: Arc<watch::Sender<Successor>>,
     ) -> Self {
         Self {
             log: log.clone(),
@@ -97,7 +99,7 @@ impl Node {
             space: space.clone(),
             clocks: clocks.clone(),
             confirmed: Watermarks::default(),
-            successor: hearing.successor(),
+            successor,
         }
     }
 }
@@ -126,7 +128,7 @@ impl Transport {
 
     /// Lets snapshots keep their segments in this log while they are sent, and takes note of peers
     /// without room.
-    pub fn with_node(self, node: Node) -> Self {
+    pub fn with_node(self, node: CallingNode) -> Self {
         // A transport is made for at most one node.
         let _ = self.node.set(node);
         self

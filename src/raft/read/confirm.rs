@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::proto::raft_v1 as pb;
-use crate::raft::Raft;
+use crate::raft::engine::Raft;
 use crate::raft::engine::log_store::Promised;
 use crate::raft::peer::transport::{PeerClient, Transport};
 use crate::tasks;

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use crate::log::Offset;
 use crate::proto::raft_v1 as pb;
 use crate::raft::ReplicatedLog;
-use crate::raft::engine::state_machine::Applied;
 use crate::raft::error::ReadError;
 use crate::raft::peer::transport::{PeerClient, Transport};
+use crate::raft::state::applied::Applied;
 use crate::raft::view::View;
 use crate::tasks;
 

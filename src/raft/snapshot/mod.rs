@@ -4,33 +4,24 @@
 //! follower that fell off the log compares the seals with what it has, fetches the segments that it
 //! lacks into a staging directory, and takes all of them over at once.
 
-pub mod staging;
+pub mod gather;
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use openraft::RaftSnapshotBuilder;
 use parking_lot::Mutex;
 use prost::Message;
 
 use crate::disk::Disk;
 use crate::log::{self, Floor, Index, Offset, Seal, Term};
 use crate::proto::raft_v1 as pb;
-use crate::raft::engine::state_machine::StateMachine;
-use crate::raft::entry::codec;
-use crate::raft::entry::types::{
-    self, CommittedLeaderId, Member, SnapshotMeta, TypeConfig, WireError,
-};
+use crate::raft::entry::types::{CommittedLeaderId, Member, SnapshotMeta, WireError};
 use crate::raft::error::Error;
-use crate::raft::home::blocking::{on_disk, with_descriptors};
 use crate::raft::state::fsm::Fsm;
 
 pub type Snapshot = openraft::Snapshot<CommittedLeaderId, u64, Member, SnapshotData>;
 
-/// Entries applied at a time, in bytes.
-const PART_BYTES: usize = 1 << 20;
 /// Where a snapshot's segments wait until all have come, below the log's directory.
 pub const STAGING: &str = "staging";
 /// Below this room on the disk no checkpoint is written, in bytes.
@@ -96,24 +87,6 @@ impl Snapshots {
     /// Where segments wait.
     pub fn staging(&self) -> PathBuf {
         self.dir.join(STAGING)
-    }
-}
-
-/// Builds a snapshot of the state when it was made.
-#[derive(Debug)]
-pub struct Builder {
-    snapshot: Result<Snapshot, log::Error>,
-    snapshots: Snapshots,
-}
-
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = SnapshotData;
-
-    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let taken = std::mem::replace(&mut self.snapshot, Err(log::Error::Stopped));
-        let snapshot = taken.map_err(io::Error::other)?;
-        self.snapshots.set_current(snapshot.clone());
-        Ok(snapshot)
     }
 }
 
@@ -232,127 +205,6 @@ pub fn manifest_from_pb(request: &pb::InstallSnapshotRequest) -> Result<Snapshot
         floor: request.floor,
         segments: Arc::new(segments),
     })
-}
-
-impl StateMachine {
-    /// The state and the segments as they are now.
-    pub(crate) fn snapshot(&self) -> Result<Snapshot, log::Error> {
-        let meta = self.meta();
-        let end = meta.last_log_id.map_or(0, |id| id.index + 1);
-        let floor = *self.floor.lock();
-        let begins = floor_of(floor.as_ref()).index;
-        let mut segments = self.log().manifest(Index(end))?;
-        segments.retain(|seal| seal.base >= begins);
-        Ok(Snapshot {
-            meta,
-            snapshot: SnapshotData {
-                checkpoint: self.checkpoint(),
-                floor,
-                segments: Arc::new(segments),
-            },
-        })
-    }
-
-    pub(crate) fn snapshot_builder(&self) -> Builder {
-        Builder {
-            snapshot: self.snapshot(),
-            snapshots: self.snapshots.clone(),
-        }
-    }
-
-    /// Takes over a snapshot's state.
-    pub(crate) async fn install(
-        &mut self,
-        meta: &SnapshotMeta,
-        data: SnapshotData,
-    ) -> Result<(), Error> {
-        let Some(last) = meta.last_log_id else {
-            return Ok(());
-        };
-        // An entry that this node holds with its term is part of an equal log (log matching), and
-        // this node promised it to a leader: then the log stays, and only apply has to go on.
-        let end = Index(last.index + 1);
-        let held = self
-            .log()
-            .last()
-            .is_some_and(|(_, held)| held.0 >= last.index);
-        let same =
-            held && types::log_id(self.log().term(Index(last.index))?, Index(last.index)) == last;
-        let reached = data.segments.last().map(Seal::next_index);
-        let reached = reached.unwrap_or(floor_of(data.floor.as_ref()).index);
-        if same {
-            self.apply_up_to(end).await?;
-            self.snapshots.clear_staging()?;
-        } else if reached < end && data.checkpoint.next_offset == 0 {
-            // Only the engine's suite: it applies entries that it never appended.
-            self.replace(Fsm::from_checkpoint(data.checkpoint.clone())?);
-        } else {
-            self.adopt(&data).await?;
-        }
-        self.publish();
-        let current = Snapshot {
-            meta: meta.clone(),
-            snapshot: data,
-        };
-        self.snapshots.set_current(current);
-        Ok(())
-    }
-
-    /// Puts the staged segments in the place of this node's log. A crash in between is finished on
-    /// the next start.
-    async fn adopt(&mut self, data: &SnapshotData) -> Result<(), Error> {
-        let checkpoint = data.checkpoint.clone();
-        let Some(covered) = covered_by(&checkpoint) else {
-            return Ok(());
-        };
-        let bases: Vec<_> = data.segments.iter().map(|seal| seal.base).collect();
-        let adoption = pb::Adoption {
-            checkpoint: Some(checkpoint.clone()),
-            floor: data.floor,
-            bases: bases.iter().map(|base| base.0).collect(),
-        };
-        let (stable, log) = (self.stable.clone(), self.log().clone());
-        let (staging, floor) = (self.snapshots.staging(), floor_of(data.floor.as_ref()));
-        let (disk, shared) = (self.snapshots.disk.clone(), self.shared());
-        let (segments, kept, begins) = (data.segments.clone(), self.floor.clone(), data.floor);
-        let adopted = on_disk(move || -> Result<(), Error> {
-            let mut reached = shared.covered.lock();
-            with_descriptors(|| make_dir(&*disk, &staging))?;
-            for seal in segments.iter() {
-                let is_copied = with_descriptors(|| log::is_copied(&*disk, &staging, seal))?;
-                if !is_copied && !log.holds(seal) {
-                    let (base, what) = (seal.base, "it is neither staged nor held any more");
-                    return Err(log::Error::Mismatch { base, what }.into());
-                }
-            }
-            stable.begin_adoption(&adoption)?;
-            with_descriptors(|| log.adopt(&staging, &bases, floor, covered))?;
-            stable.end_adoption(&adoption)?;
-            *reached = covered.applied.0 + 1;
-            *kept.lock() = begins;
-            with_descriptors(|| log::remove(&*disk, &staging))?;
-            Ok(())
-        });
-        adopted.await?;
-        self.replace(Fsm::from_checkpoint(checkpoint)?);
-        Ok(())
-    }
-
-    async fn apply_up_to(&mut self, end: Index) -> Result<(), Error> {
-        let mut at = self.applied().map_or(0, |id| id.index + 1);
-        while at < end.0 {
-            let log = self.log().clone();
-            let read = move || with_descriptors(|| log.entries(Index(at), end, PART_BYTES));
-            for entry in on_disk(read).await? {
-                let entry = codec::from_log(entry)?;
-                self.apply_one(&entry)?;
-                at += 1;
-            }
-            // It may be a long way.
-            tokio::task::yield_now().await;
-        }
-        Ok(())
-    }
 }
 
 /// Makes a directory below the log's, for good.

@@ -4,29 +4,18 @@
 //! state is replicated and judged by apply, so that two leaders cannot take one token.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
-use crate::net::Security;
 use crate::proto::raft_v1 as pb;
-use crate::raft::ReplicatedLog;
-use crate::raft::engine::state_machine::Shared;
 use crate::raft::entry::admission::{Admission, Digest, Entrance, digest_from_pb};
-use crate::raft::entry::command::Command;
-use crate::raft::entry::outcome::{NotRegistered, Outcome, StateRefusal};
-use crate::raft::entry::owner;
+use crate::raft::entry::outcome::{Outcome, StateRefusal};
 use crate::raft::entry::types::WireError;
-use crate::raft::error::{ExecuteError, WriteFailure};
-use crate::raft::write::execute::WAIT;
 
 /// Names that are allowed and have not joined yet.
 pub const ALLOWED_MAX: usize = 64;
 /// Tokens that are neither used nor expired.
 pub const TOKENS_MAX: usize = 64;
-/// How long a token lets a node in, at most.
-pub const TOKEN_LIFE_MAX: Duration = Duration::from_hours(24);
 
 /// Who may join.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -127,101 +116,6 @@ impl Admissions {
             allowed: admissions.allowed.into_iter().collect(),
             tokens: tokens.collect::<Result<_, WireError>>()?,
         })
-    }
-}
-
-impl Shared {
-    /// Whether a node may have an id, as far as was applied.
-    pub fn may_register(
-        &self,
-        name: &str,
-        directory_id: &str,
-        entrance: Entrance,
-    ) -> Result<Option<u64>, NotRegistered> {
-        let fsm = self.fsm.lock();
-        fsm.may_register(name, directory_id, entrance)
-    }
-
-    /// The names that may join.
-    pub fn allowed(&self) -> Vec<String> {
-        self.fsm.lock().admissions.allowed().cloned().collect()
-    }
-
-    /// Whether the names that the first node was told of were allowed already.
-    pub fn is_founded(&self) -> bool {
-        self.fsm.lock().admissions.is_founded()
-    }
-}
-
-impl ReplicatedLog {
-    /// How a node may come in that shows this token, or none.
-    pub(crate) fn entrance(&self, token: &str) -> Entrance {
-        match self.transport().security() {
-            Security::Insecure => Entrance::Open,
-            Security::Mutual(_) if token.is_empty() => Entrance::Name,
-            Security::Mutual(_) => Entrance::Token {
-                digest: owner::of_token(token),
-                now_ms: self.0.stamps.next(),
-            },
-        }
-    }
-
-    /// Allows the names that the first node was told of, once in the cluster's life. The leader
-    /// does so before it judges who may join, and before it changes that.
-    pub(crate) async fn found(&self) -> Result<(), WriteFailure> {
-        if self.0.founding.is_empty() || self.0.fsm.is_founded() {
-            return Ok(());
-        }
-        let command = Command::Admission(Admission::Allow {
-            names: self.0.founding.clone(),
-            founding: true,
-        });
-        self.write(command, Instant::now() + WAIT).await.map(drop)
-    }
-
-    /// The same as soon as this node leads, so that the status shows who may join.
-    pub(crate) async fn found_in_time(&self) {
-        if self.view().writable
-            && let Err(error) = self.found().await
-        {
-            tracing::debug!(?error, "who may join is not known yet");
-        }
-    }
-
-    /// Lets a node of this name join, once.
-    pub async fn allow(&self, name: &str) -> Result<(), ExecuteError> {
-        let names = vec![name.to_owned()];
-        let founding = false;
-        let change = Admission::Allow { names, founding };
-        self.execute(Command::Admission(change)).await.map(drop)
-    }
-
-    /// Takes that back; false if the name was not allowed, or has joined.
-    pub async fn withdraw(&self, name: &str) -> Result<bool, ExecuteError> {
-        let change = Admission::Withdraw(name.to_owned());
-        match self.execute(Command::Admission(change)).await? {
-            Outcome::Deleted(withdrawn) => Ok(withdrawn),
-            _ => Err(ExecuteError::other_answer()),
-        }
-    }
-
-    /// Makes a token that lets one node join, within `life`.
-    pub async fn make_token(&self, life: Duration) -> Result<String, ExecuteError> {
-        let token = format!("{:032x}", self.0.random.next_u128());
-        let life = life.min(TOKEN_LIFE_MAX).as_millis();
-        let change = Admission::Token {
-            digest: owner::of_token(&token),
-            // The leader says.
-            now_ms: 0,
-            life_ms: u64::try_from(life).unwrap_or(u64::MAX),
-        };
-        self.execute(Command::Admission(change)).await?;
-        Ok(token)
-    }
-
-    /// The names that may join, as far as this node has applied.
-    pub fn allowed(&self) -> Vec<String> {
-        self.0.fsm.allowed()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Apply depends on the log and the command alone: no clock, no randomness (I2). It writes no
 //! record: the log has them; it gives them offsets.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::log::record::{self, Batch};
 use crate::log::{self, Index, Log, Offset, Run};
@@ -19,43 +19,15 @@ use super::admissions::Admissions;
 use super::cursors::Cursors;
 use super::digests::Digests;
 use super::fences::Fences;
+use super::registrations::Registrations;
 use super::sessions::{Sessions, Verdict};
-
-/// Starts of a node that are remembered behind the present one: how many of them may still be
-/// paused somewhere.
-const REPLACED_MAX: usize = 8;
-
-/// A node that was given an id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registration {
-    pub name: String,
-    pub directory_id: String,
-    /// The number that it drew at the start that is registered.
-    pub start: Option<u64>,
-    /// Those of the last starts before it.
-    pub replaced: Vec<u64>,
-}
-
-impl Registration {
-    /// Another start takes the place of the present one, and for good.
-    fn take_over(&mut self, start: u64) {
-        if self.start == Some(start) || self.replaced.contains(&start) {
-            return;
-        }
-        self.replaced.extend(self.start.replace(start));
-        if self.replaced.len() > REPLACED_MAX {
-            self.replaced.remove(0);
-        }
-    }
-}
 
 /// The replicated state besides the records.
 #[derive(Debug, Clone, Default)]
 pub struct Fsm {
     pub applied: Option<LogId>,
     pub membership: StoredMembership,
-    /// The nodes by id.
-    registrations: BTreeMap<u64, Registration>,
+    pub registrations: Registrations,
     pub sessions: Sessions,
     pub retention: Retention,
     pub cursors: Cursors,
@@ -98,13 +70,11 @@ impl Fsm {
                 entrance,
             }) => Outcome::Registered(self.register(index, name, directory_id, *entrance)),
             EntryPayload::Normal(Command::RegisterStart { node_id, start }) => {
-                if let Some(node) = self.registrations.get_mut(node_id) {
-                    node.take_over(*start);
-                }
+                self.registrations.take_over(*node_id, *start);
                 Outcome::Done
             }
             EntryPayload::Normal(Command::Forget { name }) => {
-                self.registrations.retain(|_, node| node.name != *name);
+                self.registrations.forget(name);
                 self.admissions.withdraw(name);
                 Outcome::Done
             }
@@ -240,13 +210,7 @@ impl Fsm {
             return Ok(known);
         }
         self.admissions.use_up(name, entrance);
-        let node = Registration {
-            name: name.to_owned(),
-            directory_id: directory_id.to_owned(),
-            start: None,
-            replaced: Vec::new(),
-        };
-        self.registrations.insert(index.0, node);
+        self.registrations.insert(index.0, name, directory_id);
         Ok(index.0)
     }
 
@@ -257,10 +221,9 @@ impl Fsm {
         directory_id: &str,
         entrance: Entrance,
     ) -> Result<Option<u64>, NotRegistered> {
-        let mut nodes = self.registrations.iter();
-        match nodes.find(|(_, node)| node.name == name) {
-            Some((id, node)) if node.directory_id == directory_id => Ok(Some(*id)),
-            Some((id, _)) => Err(NotRegistered::NameTaken { node_id: *id }),
+        match self.registrations.named(name) {
+            Some((id, node)) if node.directory_id == directory_id => Ok(Some(id)),
+            Some((id, _)) => Err(NotRegistered::NameTaken { node_id: id }),
             None if self.admissions.admits(name, entrance, self.timestamp_ms) => Ok(None),
             None => Err(NotRegistered::NotAdmitted),
         }
@@ -271,45 +234,37 @@ impl Fsm {
     fn change_members(&mut self, next: StoredMembership) {
         for (id, member) in self.membership.membership().nodes() {
             if next.membership().get_node(id).is_none() {
-                self.registrations.remove(id);
+                self.registrations.remove(*id);
                 self.admissions.withdraw(&member.name);
             }
         }
         self.membership = next;
-        // The first node was never registered: it began the cluster.
         for (id, member) in self.membership.membership().nodes() {
-            self.registrations
-                .entry(*id)
-                .or_insert_with(|| Registration {
-                    name: member.name.clone(),
-                    directory_id: member.directory_id.clone(),
-                    start: None,
-                    replaced: Vec::new(),
-                });
+            self.registrations.note_member(*id, member);
         }
     }
 
-    /// The nodes that were given an id and not removed.
-    pub fn registrations(&self) -> &BTreeMap<u64, Registration> {
-        &self.registrations
+    /// Where the members are, as far as was applied.
+    pub fn addrs(&self) -> BTreeSet<String> {
+        let members = self.membership.membership().nodes();
+        members.map(|(_, member)| member.addr.clone()).collect()
+    }
+
+    /// Where the slowest of these cursors stands; those that are not there hold nothing up.
+    pub fn slowest_cursor(&self, names: &[String]) -> Option<Offset> {
+        let stands = names.iter().filter_map(|name| self.cursors.get(name));
+        stands.map(|cursor| cursor.offset).min()
     }
 
     /// The state, to be made durable.
     pub fn to_checkpoint(&self, (first, next): (Offset, Offset)) -> pb::Checkpoint {
-        let registration = |(id, node): (&u64, &Registration)| pb::Registration {
-            node_id: *id,
-            name: node.name.clone(),
-            directory_id: node.directory_id.clone(),
-            start: node.start,
-            replaced: node.replaced.clone(),
-        };
         pb::Checkpoint {
             applied: self.applied.as_ref().map(types::log_id_to_pb),
             first_offset: first.0,
             next_offset: next.0,
             membership_log_id: self.membership.log_id().as_ref().map(types::log_id_to_pb),
             membership: Some(types::membership_to_pb(self.membership.membership())),
-            registrations: self.registrations.iter().map(registration).collect(),
+            registrations: self.registrations.to_pb(),
             sessions: self.sessions.to_pb(),
             retention: Some(self.retention.to_pb()),
             cursors: self.cursors.to_pb(),
@@ -323,15 +278,6 @@ impl Fsm {
     /// The state as it was made durable.
     pub fn from_checkpoint(checkpoint: pb::Checkpoint) -> Result<Self, WireError> {
         let membership = checkpoint.membership.unwrap_or_default();
-        let registration = |node: pb::Registration| {
-            let known = Registration {
-                name: node.name,
-                directory_id: node.directory_id,
-                start: node.start,
-                replaced: node.replaced,
-            };
-            (node.node_id, known)
-        };
         Ok(Self {
             applied: checkpoint.applied.as_ref().map(types::log_id_from_pb),
             membership: StoredMembership::new(
@@ -341,11 +287,7 @@ impl Fsm {
                     .map(types::log_id_from_pb),
                 types::membership_from_pb(membership)?,
             ),
-            registrations: checkpoint
-                .registrations
-                .into_iter()
-                .map(registration)
-                .collect(),
+            registrations: Registrations::from_pb(checkpoint.registrations),
             sessions: Sessions::from_pb(&checkpoint.sessions)?,
             retention: checkpoint
                 .retention
@@ -370,26 +312,4 @@ fn run(payload: &[u8], batch: &Batch<'_>, skip: u32) -> Result<Run, log::Error> 
         skip: row_skip,
         count: batch.count - skip,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_start_that_was_replaced_does_not_come_back() {
-        let mut node = Registration {
-            name: "n1".to_owned(),
-            directory_id: String::new(),
-            start: None,
-            replaced: Vec::new(),
-        };
-        for start in [1, 2, 2, 1] {
-            node.take_over(start);
-        }
-        assert_eq!((node.start, &*node.replaced), (Some(2), &[1][..]));
-        (3..100).for_each(|start| node.take_over(start));
-        assert_eq!(node.start, Some(99));
-        assert_eq!(node.replaced, (91..99).collect::<Vec<_>>());
-    }
 }

@@ -3,9 +3,11 @@
 //! Nothing here reads a clock, draws a number, or asks the network.
 
 pub mod admissions;
+pub mod applied;
 pub mod cursors;
 pub mod digests;
 pub mod fences;
 pub mod fsm;
+pub mod registrations;
 pub mod remembered;
 pub mod sessions;

@@ -12,6 +12,7 @@ use crate::net::memory::MemoryNetwork;
 use crate::net::tls::Tls;
 use crate::net::{Network, Security};
 use crate::proto::raft_v1 as pb;
+use crate::raft::entry::types::TypeConfig;
 use crate::raft::peer::transport::PeerClient;
 use crate::raft::*;
 
@@ -162,7 +163,12 @@ async fn a_node_that_may_lack_a_registration_does_not_deny_it() {
     waited.metrics(came, "the entry comes").await.unwrap();
     // The second node has the entry, and was not told yet that it is committed.
     network.cut("first:1");
-    assert!(second.0.fsm.registration("ghost").is_none());
+    assert!(
+        second
+            .0
+            .fsm
+            .read(|fsm| fsm.registrations.named("ghost").is_none())
+    );
     let mut views = second.watch_view();
     let alone = views.wait_for(|view| view.leader.is_none());
     timeout(PATIENCE, alone).await.unwrap().unwrap();

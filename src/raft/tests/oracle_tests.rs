@@ -499,11 +499,9 @@ impl World {
     fn check(&self) {
         let next = self.plain.records.len() as u64;
         assert_eq!(self.log.offsets(), (Offset(self.plain.first), Offset(next)));
-        let node = |node: &crate::raft::state::fsm::Registration| {
-            (node.name.clone(), node.directory_id.clone())
-        };
-        let known = self.fsm.registrations().iter();
-        let known: BTreeMap<_, _> = known.map(|(id, known)| (*id, node(known))).collect();
+        let known = self.fsm.registrations.to_pb().into_iter();
+        let known = known.map(|node| (node.node_id, (node.name, node.directory_id)));
+        let known: BTreeMap<_, _> = known.collect();
         assert_eq!(known, self.plain.nodes);
         let retention = self.fsm.retention.to_pb();
         let kept = (retention.max_bytes, retention.max_age_ms);

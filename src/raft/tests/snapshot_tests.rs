@@ -14,6 +14,7 @@ use crate::log::{Index, Offset};
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
 use crate::net::{Network, Security};
+use crate::raft::entry::types::TypeConfig;
 use crate::raft::*;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -75,7 +76,7 @@ pub(crate) async fn begin(
     if directory.identity().is_none() {
         match peers {
             [] => directory.bootstrap(&random).unwrap(),
-            peers => directory.join(&layer, peers, addr, "").await.unwrap(),
+            peers => join(&mut directory, &layer, peers, addr, "").await.unwrap(),
         }
     }
     let (timing, here) = (Timing::default(), tokio::runtime::Handle::current());

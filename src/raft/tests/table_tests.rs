@@ -11,7 +11,7 @@ use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::{ClaimEpoch, CommitCursor, OpenSession};
 use crate::raft::entry::types;
 use crate::raft::peer::transport::MESSAGE_BYTES_MAX;
-use crate::raft::snapshot::{self, staging};
+use crate::raft::snapshot::{self, gather};
 use crate::raft::state::cursors::CURSORS_MAX;
 use crate::raft::state::digests::Digests;
 use crate::raft::state::fences::FENCES_MAX;
@@ -131,7 +131,7 @@ async fn the_checkpoint_of_full_tables_is_small_and_travels_in_parts() {
         };
         let parts: Vec<_> = snapshot::to_parts(&request).collect();
         assert!(parts.len() > 5 && parts.iter().all(|part| part.bytes.len() <= 1 << 20));
-        let gathered = staging::gather(stream::iter(parts.into_iter().map(Ok))).await;
+        let gathered = gather::gather(stream::iter(parts.into_iter().map(Ok))).await;
         assert!(gathered.unwrap() == request);
     }
 }
@@ -142,12 +142,12 @@ async fn a_state_that_is_too_large_is_refused_before_it_is_held() {
         bytes: vec![0; 1 << 20].into(),
     };
     let endless = stream::repeat_with(|| Ok(part.clone()));
-    let refused = staging::gather(Box::pin(endless)).await.unwrap_err();
+    let refused = gather::gather(Box::pin(endless)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::OutOfRange);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_sender_that_falls_silent_is_not_waited_for() {
-    let refused = staging::gather(stream::pending()).await.unwrap_err();
+    let refused = gather::gather(stream::pending()).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::DeadlineExceeded);
 }

@@ -86,7 +86,7 @@ impl ReplicatedLog {
         let (kept, fsm) = (self.0.floor.clone(), self.0.fsm.clone());
         on_disk(move || {
             // A snapshot may have been adopted while the engine was waited for: its floor stays.
-            let _no_adoption = fsm.covered.lock();
+            let _no_adoption = fsm.covered();
             let now = log.droppable(floor.index);
             let begins = snapshot::floor_of(kept.lock().as_ref()).index;
             if now.is_none_or(|(now, _)| now.index < floor.index) || begins > floor.index {
@@ -109,7 +109,7 @@ impl ReplicatedLog {
 
     /// The leader trims what the retention does not keep; every node lets old segments end.
     async fn keep_retention(&self) {
-        let retention = self.0.fsm.retention();
+        let retention = self.retention();
         let segments = self.log().segments();
         let last = segments.last().filter(|last| last.next_offset.is_none());
         // Ending a segment removes nothing: this node's clock will do.
@@ -126,7 +126,10 @@ impl ReplicatedLog {
             }
         }
         let (first, _) = self.log().offsets();
-        let waited_for = self.0.fsm.slowest_cursor(&retention.wait_for_cursors);
+        let waited_for = self
+            .0
+            .fsm
+            .read(|fsm| fsm.slowest_cursor(&retention.wait_for_cursors));
         let now = self.0.clocks.surely_past_ms(&self.view());
         let wanted = first_kept(&segments, &retention, waited_for, now);
         if let Some(wanted) = wanted.filter(|wanted| *wanted > first)

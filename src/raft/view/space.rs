@@ -19,7 +19,6 @@ use tokio::time::Instant;
 use crate::disk::Disk;
 use crate::log::{self, Log};
 use crate::raft::error::DiskFull;
-use crate::raft::home::directory::Directory;
 use crate::tasks;
 
 use super::View;
@@ -63,8 +62,7 @@ pub fn leave_room(config: log::Config, reserve: u64) -> log::Config {
 
 impl Space {
     /// Watches the disk that holds a directory.
-    pub fn start(directory: &Directory, reserve: u64, log: Log) -> Self {
-        let (disk, dir) = (directory.disk.clone(), directory.path.clone());
+    pub fn start(disk: Arc<dyn Disk>, dir: PathBuf, reserve: u64, log: Log) -> Self {
         let space = Self(Arc::new(Inner {
             disk,
             dir,
@@ -192,21 +190,19 @@ mod tests {
 
     use super::*;
     use crate::disk::memory::MemoryDisk;
-    use crate::env::Random;
     use crate::log::Floor;
 
     #[tokio::test(start_paused = true)]
     async fn nobody_watches_the_disk_of_a_node_that_is_gone() {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
-        let random = Random::seeded(1);
         let dir = Path::new("/node");
-        let directory = Directory::open(disk.clone(), dir, "n1", &random).unwrap();
         let config = crate::log::Config {
             inline_io: true,
             ..crate::log::Config::default()
         };
-        let (log, _) = Log::open(disk, dir, config, Floor::default(), None).unwrap();
-        let space = Space::start(&directory, 0, log);
+        disk.create_dir(dir).unwrap();
+        let (log, _) = Log::open(disk.clone(), dir, config, Floor::default(), None).unwrap();
+        let space = Space::start(disk, dir.to_owned(), 0, log);
         tokio::time::sleep(LOOK * 3).await;
         let inner = Arc::downgrade(&space.0);
         drop(space);

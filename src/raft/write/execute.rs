@@ -18,6 +18,7 @@ use crate::raft::entry::{codec, owner};
 use crate::raft::error::{DiskFull, ExecuteError, WriteFailure, refusal};
 use crate::raft::state::cursors::Cursor;
 use crate::raft::state::fences::Epoch;
+use crate::raft::state::fsm::Fsm;
 use crate::raft::state::sessions::SessionInfo;
 use crate::reason::Reason;
 
@@ -78,7 +79,7 @@ impl ReplicatedLog {
 
     /// Up to `count` sessions behind `after`, as far as this node has applied.
     pub fn sessions(&self, after: u64, count: usize) -> Vec<SessionInfo> {
-        self.0.fsm.sessions(after, count)
+        self.0.fsm.read(|fsm| fsm.sessions.list(after, count))
     }
 
     /// Gives a name to a new holder.
@@ -91,12 +92,12 @@ impl ReplicatedLog {
 
     /// Who holds a name, as far as this node has applied.
     pub fn epoch(&self, name: &str) -> Option<Epoch> {
-        self.0.fsm.epoch(name)
+        self.0.fsm.read(|fsm| fsm.fences.get(name).cloned())
     }
 
     /// Up to `count` claimed names behind `after`, as far as this node has applied.
     pub fn fences(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
-        self.0.fsm.fences(after, count)
+        self.0.fsm.read(|fsm| fsm.fences.list(after, count))
     }
 
     /// Forgets a name that was claimed; false if there was none.
@@ -123,18 +124,19 @@ impl ReplicatedLog {
 
     /// A cursor, as far as this node has applied.
     pub fn cursor(&self, name: &str) -> Option<Cursor> {
-        self.0.fsm.cursor(name)
+        self.0.fsm.read(|fsm| fsm.cursors.get(name).copied())
     }
 
     /// Up to `count` cursors by name, behind `after`.
     pub fn cursors(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
-        self.0.fsm.cursors(after, count)
+        self.0.fsm.read(|fsm| fsm.cursors.list(after, count))
     }
 
     /// The leader forgets sessions that were idle for long.
     pub(crate) async fn expire_sessions(&self) {
         let before = self.idle_before_ms(SESSION_IDLE_MAX);
-        if !self.view().writable || !self.0.fsm.any_idle_session(before) {
+        let any_idle = |fsm: &Fsm| fsm.sessions.any_idle(before);
+        if !self.view().writable || !self.0.fsm.read(any_idle) {
             return;
         }
         match self.execute(Command::ExpireSessions(before)).await {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
 
-use crate::raft::{Raft, Timing};
+use crate::raft::engine::{Raft, Timing};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);

@@ -1,5 +1,6 @@
 //! The way of a write: from whoever asks for it on this node to the leader, and into an entry.
 
+pub mod admit;
 pub mod execute;
 pub mod forward;
 pub mod lease;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::log::{Log, record};
 use crate::net::budget::SMALL_BYTES_MAX;
-use crate::raft::Raft;
+use crate::raft::engine::Raft;
 use crate::raft::entry::command::Command;
 use crate::raft::error::ProposeError;
 use crate::raft::peer::transport::Transport;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::env::Instant;
 use crate::log::Log;
-use crate::raft::engine::state_machine::Shared;
+use crate::raft::state::applied::AppliedState;
 use crate::raft::view::View;
 use crate::raft::view::clocks::Clocks;
 
@@ -24,7 +24,7 @@ pub struct Stamps {
     clocks: Clocks,
     views: watch::Receiver<View>,
     log: Log,
-    fsm: Arc<Shared>,
+    fsm: Arc<AppliedState>,
 }
 
 /// The time given last, and when it was given first.
@@ -58,7 +58,12 @@ impl Given {
 }
 
 impl Stamps {
-    pub fn new(log: Log, fsm: Arc<Shared>, clocks: Clocks, views: watch::Receiver<View>) -> Self {
+    pub fn new(
+        log: Log,
+        fsm: Arc<AppliedState>,
+        clocks: Clocks,
+        views: watch::Receiver<View>,
+    ) -> Self {
         let given = Given {
             ms: 0,
             since: Instant::now(),
@@ -75,7 +80,10 @@ impl Stamps {
     /// The time of the next entry, in milliseconds since 1970.
     pub fn next(&self) -> u64 {
         // Entries that are not applied yet are in the log, and those that are not in it, applied.
-        let known = self.log.last_timestamp_ms().max(self.fsm.timestamp_ms());
+        let known = self
+            .log
+            .last_timestamp_ms()
+            .max(self.fsm.read(|fsm| fsm.timestamp_ms));
         let present = self.clocks.present_ms(&self.views.borrow());
         self.given.lock().next(known, present)
     }

@@ -12,11 +12,10 @@ use crate::proto::raft_v1 as pb;
 use crate::raft::WireError;
 use crate::raft::entry::codec;
 use crate::raft::error::StableError;
+use crate::raft::home::directory::Identity;
+use crate::raft::home::stable_store::{FILE, StableStore};
+use crate::raft::home::vote_file::{self, VoteFile};
 use crate::raft::snapshot::{self, STAGING};
-
-use super::directory::Identity;
-use super::stable_store::{FILE, StableStore};
-use super::vote_file::{self, VoteFile};
 
 /// What the stable store of a directory tells.
 #[derive(Debug, Default)]

@@ -3,11 +3,8 @@
 //! What was fetched stays over a cut connection and over a restart, and is not fetched again.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::BytesMut;
-use futures::{Stream, StreamExt};
-use prost::Message;
+use futures::Stream;
 use tonic::Status;
 
 use crate::log::{self, Seal};
@@ -16,33 +13,8 @@ use crate::raft::ReplicatedLog;
 use crate::raft::callers::no_member;
 use crate::raft::entry::types;
 use crate::raft::peer::fetch::{self, Hold};
-
-use super::{STATE_BYTES_MAX, Snapshot};
-
-/// For the next part of what a snapshot consists of: who waits longer keeps others from theirs.
-const PART_WAIT: Duration = Duration::from_secs(10);
-
-/// Puts the parts together again, as far as there can be any.
-pub async fn gather(
-    mut parts: impl Stream<Item = Result<pb::SnapshotPart, Status>> + Unpin,
-) -> Result<pb::InstallSnapshotRequest, Status> {
-    let mut bytes = BytesMut::new();
-    loop {
-        let next = tokio::time::timeout(PART_WAIT, parts.next()).await;
-        let next =
-            next.map_err(|_| Status::deadline_exceeded("the snapshot's next part is late"))?;
-        let Some(part) = next.transpose()? else {
-            break;
-        };
-        if part.bytes.len() > STATE_BYTES_MAX - bytes.len() {
-            let what = format!("a snapshot's state is at most {STATE_BYTES_MAX} bytes");
-            return Err(Status::out_of_range(what));
-        }
-        bytes.extend_from_slice(&part.bytes);
-    }
-    let request = pb::InstallSnapshotRequest::decode(bytes.freeze());
-    request.map_err(|error| Status::invalid_argument(error.to_string()))
-}
+use crate::raft::snapshot::gather::gather;
+use crate::raft::snapshot::{self, Snapshot};
 
 /// Stages what a snapshot consists of, fetching it from the sender. One is staged at a time: the
 /// hold must be kept until it is adopted.
@@ -55,15 +27,15 @@ pub async fn receive(
     let request = gather(parts).await?;
     let bad = |error: types::WireError| Status::invalid_argument(error.to_string());
     let vote = types::vote_from_pb(request.vote.as_ref()).map_err(bad)?;
-    let data = super::manifest_from_pb(&request).map_err(bad)?;
-    let meta = super::meta(&data.checkpoint).map_err(bad)?;
+    let data = snapshot::manifest_from_pb(&request).map_err(bad)?;
+    let meta = snapshot::meta(&data.checkpoint).map_err(bad)?;
     let checked = node.pair(sender).snapshot(&vote, &meta);
     checked.map_err(|error| node.refuse(sender, &error))?;
     check_order(node, sender, meta.last_log_id.as_ref()).await?;
     let snapshots = node.snapshots();
     let dir = snapshots.staging();
     let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
-    super::make_dir(&*snapshots.disk, &dir).map_err(|error| failed(&error))?;
+    snapshot::make_dir(&*snapshots.disk, &dir).map_err(|error| failed(&error))?;
     let Some(addr) = node.addr_of(sender) else {
         node.want_introduction();
         return Err(no_member(sender));

@@ -1,0 +1,162 @@
+//! Snapshots as the engine takes and installs them: the state machine's part in both.
+
+use std::io;
+use std::sync::Arc;
+
+use openraft::RaftSnapshotBuilder;
+
+use crate::log::{self, Index, Seal};
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::codec;
+use crate::raft::entry::types::{self, SnapshotMeta, TypeConfig};
+use crate::raft::error::Error;
+use crate::raft::home::blocking::{on_disk, with_descriptors};
+use crate::raft::snapshot::{self, Snapshot, SnapshotData, Snapshots};
+use crate::raft::state::fsm::Fsm;
+
+use super::state_machine::StateMachine;
+
+/// Entries applied at a time, in bytes.
+const PART_BYTES: usize = 1 << 20;
+
+/// Builds a snapshot of the state when it was made.
+#[derive(Debug)]
+pub struct Builder {
+    snapshot: Result<Snapshot, log::Error>,
+    snapshots: Snapshots,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let taken = std::mem::replace(&mut self.snapshot, Err(log::Error::Stopped));
+        let snapshot = taken.map_err(io::Error::other)?;
+        self.snapshots.set_current(snapshot.clone());
+        Ok(snapshot)
+    }
+}
+
+impl StateMachine {
+    /// The state and the segments as they are now.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, log::Error> {
+        let meta = self.meta();
+        let end = meta.last_log_id.map_or(0, |id| id.index + 1);
+        let floor = *self.floor.lock();
+        let begins = snapshot::floor_of(floor.as_ref()).index;
+        let mut segments = self.log().manifest(Index(end))?;
+        segments.retain(|seal| seal.base >= begins);
+        Ok(Snapshot {
+            meta,
+            snapshot: SnapshotData {
+                checkpoint: self.checkpoint(),
+                floor,
+                segments: Arc::new(segments),
+            },
+        })
+    }
+
+    pub(crate) fn snapshot_builder(&self) -> Builder {
+        Builder {
+            snapshot: self.snapshot(),
+            snapshots: self.snapshots.clone(),
+        }
+    }
+
+    /// Takes over a snapshot's state.
+    pub(crate) async fn install(
+        &mut self,
+        meta: &SnapshotMeta,
+        data: SnapshotData,
+    ) -> Result<(), Error> {
+        let Some(last) = meta.last_log_id else {
+            return Ok(());
+        };
+        // An entry that this node holds with its term is part of an equal log (log matching), and
+        // this node promised it to a leader: then the log stays, and only apply has to go on.
+        let end = Index(last.index + 1);
+        let held = self
+            .log()
+            .last()
+            .is_some_and(|(_, held)| held.0 >= last.index);
+        let same =
+            held && types::log_id(self.log().term(Index(last.index))?, Index(last.index)) == last;
+        let reached = data.segments.last().map(Seal::next_index);
+        let reached = reached.unwrap_or(snapshot::floor_of(data.floor.as_ref()).index);
+        if same {
+            self.apply_up_to(end).await?;
+            self.snapshots.clear_staging()?;
+        } else if reached < end && data.checkpoint.next_offset == 0 {
+            // Only the engine's suite: it applies entries that it never appended.
+            self.replace(Fsm::from_checkpoint(data.checkpoint.clone())?);
+        } else {
+            self.adopt(&data).await?;
+        }
+        self.publish();
+        let current = Snapshot {
+            meta: meta.clone(),
+            snapshot: data,
+        };
+        self.snapshots.set_current(current);
+        Ok(())
+    }
+
+    /// Puts the staged segments in the place of this node's log. A crash in between is finished on
+    /// the next start.
+    async fn adopt(&mut self, data: &SnapshotData) -> Result<(), Error> {
+        let checkpoint = data.checkpoint.clone();
+        let Some(covered) = snapshot::covered_by(&checkpoint) else {
+            return Ok(());
+        };
+        let bases: Vec<_> = data.segments.iter().map(|seal| seal.base).collect();
+        let adoption = pb::Adoption {
+            checkpoint: Some(checkpoint.clone()),
+            floor: data.floor,
+            bases: bases.iter().map(|base| base.0).collect(),
+        };
+        let (stable, log) = (self.stable.clone(), self.log().clone());
+        let (staging, floor) = (
+            self.snapshots.staging(),
+            snapshot::floor_of(data.floor.as_ref()),
+        );
+        let (disk, state) = (self.snapshots.disk.clone(), self.state());
+        let (segments, kept, begins) = (data.segments.clone(), self.floor.clone(), data.floor);
+        let adopted = on_disk(move || -> Result<(), Error> {
+            let mut reached = state.covered();
+            with_descriptors(|| snapshot::make_dir(&*disk, &staging))?;
+            for seal in segments.iter() {
+                let is_copied = with_descriptors(|| log::is_copied(&*disk, &staging, seal))?;
+                if !is_copied && !log.holds(seal) {
+                    let (base, what) = (seal.base, "it is neither staged nor held any more");
+                    return Err(log::Error::Mismatch { base, what }.into());
+                }
+            }
+            stable.begin_adoption(&adoption)?;
+            with_descriptors(|| log.adopt(&staging, &bases, floor, covered))?;
+            stable.end_adoption(&adoption)?;
+            *reached = covered.applied.0 + 1;
+            *kept.lock() = begins;
+            with_descriptors(|| log::remove(&*disk, &staging))?;
+            Ok(())
+        });
+        adopted.await?;
+        self.replace(Fsm::from_checkpoint(checkpoint)?);
+        Ok(())
+    }
+
+    async fn apply_up_to(&mut self, end: Index) -> Result<(), Error> {
+        let mut at = self.applied().map_or(0, |id| id.index + 1);
+        while at < end.0 {
+            let log = self.log().clone();
+            let read = move || with_descriptors(|| log.entries(Index(at), end, PART_BYTES));
+            for entry in on_disk(read).await? {
+                let entry = codec::from_log(entry)?;
+                self.apply_one(&entry)?;
+                at += 1;
+            }
+            // It may be a long way.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+}
