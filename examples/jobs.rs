@@ -24,7 +24,6 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use clap::{Parser, Subcommand};
-use ferrolog::cli::connection::ConnectionArgs;
 use ferrolog::client::{
     Appender, AppenderOptions, Claim, Client, ClientError, Consistency, ConsumeOptions,
     ConsumedRecord, Fence, Header, Record, Start,
@@ -52,8 +51,6 @@ const ALIVE_EVERY: Duration = Duration::from_secs(1);
     after_help = "Ctrl-C ends a runner; another one does its job again."
 )]
 struct Args {
-    #[command(flatten)]
-    connection: ConnectionArgs,
     #[command(subcommand)]
     action: Action,
 }
@@ -155,7 +152,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let client = args.connection.client(None)?;
+    let client = Client::from_env()?;
     match args.action {
         Action::Submit { commands } => submit(&client, commands).await,
         Action::List => list(&client).await,

@@ -27,7 +27,6 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Parser, Subcommand};
-use ferrolog::cli::connection::ConnectionArgs;
 use ferrolog::client::{
     Appender, AppenderOptions, Client, ClientError, Consistency, ConsumeOptions, Header, Record,
     Start,
@@ -47,8 +46,6 @@ const EXIT_FAILURE: u8 = 2;
     after_help = "Exits with 1 if the key is absent or the condition does not hold, and with 2 on a failure."
 )]
 struct Args {
-    #[command(flatten)]
-    connection: ConnectionArgs,
     #[command(subcommand)]
     action: Action,
 }
@@ -198,7 +195,7 @@ async fn main() -> ExitCode {
 
 /// Whether the answer is yes.
 async fn run(args: Args) -> anyhow::Result<bool> {
-    let client = args.connection.client(None)?;
+    let client = Client::from_env()?;
     match args.action {
         Action::Get { key } => match Store::open(&client).await?.get(&key) {
             Some(value) => print(value, b"").map(|()| true),

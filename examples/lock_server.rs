@@ -26,7 +26,6 @@ use std::process::ExitCode;
 use anyhow::Context;
 use bytes::Bytes;
 use clap::{Parser, Subcommand};
-use ferrolog::cli::connection::ConnectionArgs;
 use ferrolog::client::{
     AppenderOptions, Client, ClientError, Consistency, ConsumeOptions, Consumer, Header, Record,
     Start,
@@ -47,8 +46,6 @@ const EXIT_FAILURE: u8 = 2;
     after_help = "Exits with 1 if the lock is not had, and with 2 on a failure."
 )]
 struct Args {
-    #[command(flatten)]
-    connection: ConnectionArgs,
     #[command(subcommand)]
     action: Action,
 }
@@ -242,7 +239,7 @@ async fn main() -> ExitCode {
 
 /// Whether the lock was had.
 async fn run(args: Args) -> anyhow::Result<bool> {
-    let client = args.connection.client(None)?;
+    let client = Client::from_env()?;
     let mut locks = Locks::open(&client).await?;
     match args.action {
         Action::Acquire { lock, owner, wait } => {

@@ -29,7 +29,6 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use clap::Parser;
-use ferrolog::cli::connection::ConnectionArgs;
 use ferrolog::client::{
     Ack, Client, ClientError, Consistency, ConsumeOptions, Fence, Header, Producer,
     ProducerOptions, Record, Start,
@@ -55,8 +54,6 @@ const TAIL_FIRST: u64 = 1000;
     after_help = "Ctrl-C ends it."
 )]
 struct Args {
-    #[command(flatten)]
-    connection: ConnectionArgs,
     /// The file; it may grow, and may be neither cut nor replaced
     file: PathBuf,
     /// Under which name the log knows the file [default: its path]
@@ -79,7 +76,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let client = args.connection.client(None)?;
+    let client = Client::from_env()?;
     let name = match args.name {
         Some(name) => name,
         None => {

@@ -37,3 +37,8 @@ pub mod reason;
 pub mod server;
 pub mod stderr;
 pub mod tasks;
+
+/// The README's Rust, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

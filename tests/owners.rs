@@ -7,7 +7,7 @@ mod harness;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ferrolog::client::{Client as Producers, ClientConfig, ProducerOptions};
+use ferrolog::client::{Client as Producers, ProducerOptions};
 use ferrolog::net::Kind;
 use ferrolog::net::stream_layer::ChannelOptions;
 use ferrolog::proto::log_v1::log_client::LogClient;
@@ -514,11 +514,11 @@ async fn a_client_uses_up_its_own_share_of_sessions_and_hears_of_it_at_once() {
 
     // The client does not wait for what nobody gives it.
     let producer = |name: &str| {
-        let client = Producers::new(ClientConfig {
-            servers: stage.cluster.addrs(),
-            stream_layer: stage.layer_of(name),
-            timeout: PATIENCE,
-        });
+        let client = Producers::builder()
+            .servers(stage.cluster.addrs())
+            .stream_layer(stage.layer_of(name))
+            .timeout(PATIENCE);
+        let client = client.build().expect("servers");
         client
             .producer(ProducerOptions::default())
             .expect("a producer")

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ferrolog::agent::{Agent, Bound, Runtimes, Seams};
-use ferrolog::client::{Client, ClientConfig};
+use ferrolog::client::Client;
 use ferrolog::config::Options;
 use ferrolog::disk::memory::MemoryDisk;
 use ferrolog::env::{Clock, Random};
 use ferrolog::net::Security;
-use ferrolog::net::stream_layer::StreamLayer;
 use ferrolog::net::tcp::TcpNetwork;
 use ferrolog::server::Policy;
 use tokio::runtime::{Builder, Runtime};
@@ -106,11 +105,9 @@ fn a_standstill_of_the_threads_for_clients_changes_no_term() {
         assert!(!changed, "the standstill of {} nodes", held.len());
     }
     // The leader is the one that it was, and serves.
-    let client = Client::new(ClientConfig {
-        servers: vec![leader.agent.addr().to_owned()],
-        stream_layer: StreamLayer::new(Arc::new(TcpNetwork), Security::Insecure),
-        timeout: PATIENCE,
-    });
+    let client = Client::builder().servers([leader.agent.addr()]);
+    let client = client.plaintext(true).timeout(PATIENCE);
+    let client = client.build().expect("a server");
     let offset = consensus.block_on(async {
         let produced = client.produce(Bytes::from_static(b"record")).await;
         produced.expect("it is appended")

@@ -36,6 +36,40 @@ pub struct Record {
     pub client_timestamp_ms: u64,
 }
 
+impl Record {
+    /// A value alone.
+    pub fn new(value: impl Into<Bytes>) -> Self {
+        Self {
+            value: value.into(),
+            ..Self::default()
+        }
+    }
+
+    /// With a key, which takes the place of one that it had; at most 64 KiB.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// With one more header; at most 128 of 64 KiB each.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        self.headers.push(Header {
+            name: name.into(),
+            value: value.into(),
+        });
+        self
+    }
+
+    /// With the client's own time, in milliseconds since 1970.
+    #[must_use]
+    pub fn with_timestamp_ms(mut self, client_timestamp_ms: u64) -> Self {
+        self.client_timestamp_ms = client_timestamp_ms;
+        self
+    }
+}
+
 impl From<Bytes> for Record {
     fn from(value: Bytes) -> Self {
         Self {

@@ -1,18 +1,12 @@
 //! How a client command finds and trusts the cluster: the options that all of them share.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::builder::BoolishValueParser;
 
 use super::UsageError;
-use crate::client::{Client, ClientConfig};
-use crate::net::Security;
-use crate::net::stream_layer::StreamLayer;
-use crate::net::tcp::TcpNetwork;
-use crate::net::tls::{Tls, TlsFiles};
+use crate::client::{Client, ConfigError};
 
 /// Where the servers are and how to prove oneself. Global, so that they may stand after a verb's name.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -47,61 +41,44 @@ pub struct ConnectionArgs {
 impl ConnectionArgs {
     /// A client of the cluster, or of `server` alone where the command asks one node.
     pub fn client(&self, server: Option<&str>) -> anyhow::Result<Client> {
-        let servers = match server {
-            Some(server) => vec![server.to_owned()],
-            None => {
-                let servers = self.servers.iter().map(|addr| addr.trim());
-                let servers = servers.filter(|addr| !addr.is_empty());
-                servers.map(str::to_owned).collect()
-            }
+        let builder = match server {
+            Some(server) => Client::builder().servers([server]),
+            None => Client::builder().servers(&self.servers),
         };
-        if servers.is_empty() {
-            return Err(UsageError(
-                "no server was named; add --servers HOST:PORT,HOST:PORT or set FERROLOG_SERVERS"
-                    .into(),
-            )
-            .into());
-        }
-        for addr in &servers {
-            if !addr.contains(':') {
-                return Err(UsageError(format!("{addr:?} has no port; write HOST:PORT")).into());
-            }
-        }
-        let timeout = Duration::from_secs(self.timeout.max(1));
-        Ok(Client::new(ClientConfig {
-            servers,
-            stream_layer: self.stream_layer()?,
-            timeout,
-        }))
+        let files = (
+            self.tls_ca.clone(),
+            self.tls_cert.clone(),
+            self.tls_key.clone(),
+        );
+        let client = builder
+            .tls_files(files.0, files.1, files.2)
+            .plaintext(self.insecure)
+            .timeout(Duration::from_secs(self.timeout.max(1)));
+        client.build().map_err(in_flags)
     }
+}
 
-    pub(super) fn stream_layer(&self) -> anyhow::Result<StreamLayer> {
-        Ok(StreamLayer::new(Arc::new(TcpNetwork), self.security()?))
-    }
-
-    fn security(&self) -> anyhow::Result<Security> {
-        // A variable of the environment that is empty is not set.
-        let set = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
-        let files = (set(&self.tls_ca), set(&self.tls_cert), set(&self.tls_key));
-        let usage = |text: &str| Err(UsageError(text.to_owned()).into());
-        match (self.insecure, files) {
-            (true, (None, None, None)) => Ok(Security::Insecure),
-            (true, _) => usage("--insecure and --tls-* exclude each other; drop one of them"),
-            (false, (Some(ca), Some(cert), Some(key))) => {
-                let files = TlsFiles { ca, cert, key };
-                Ok(Security::Mutual(
-                    Tls::load(&files).context("load the client's certificate")?,
-                ))
-            }
-            (false, (None, None, None)) => usage(
-                "how to speak to the nodes is not said; add --tls-ca, --tls-cert and --tls-key (made by \
-                 `ferrolog certs`), or --insecure",
-            ),
-            (false, _) => {
-                usage("--tls-ca, --tls-cert and --tls-key belong together; give all three")
-            }
+/// What is missing, in the words of the command line.
+fn in_flags(error: ConfigError) -> anyhow::Error {
+    let usage = match &error {
+        ConfigError::NoServers => {
+            "no server was named; add --servers HOST:PORT,HOST:PORT or set FERROLOG_SERVERS".into()
         }
-    }
+        ConfigError::Address { addr } => format!("{addr:?} has no port; write HOST:PORT"),
+        ConfigError::TwoSecurities => {
+            "--insecure and --tls-* exclude each other; drop one of them".into()
+        }
+        ConfigError::NoSecurity => {
+            "how to speak to the nodes is not said; add --tls-ca, --tls-cert and --tls-key (made by \
+             `ferrolog certs`), or --insecure"
+                .into()
+        }
+        ConfigError::HalfTls => {
+            "--tls-ca, --tls-cert and --tls-key belong together; give all three".into()
+        }
+        _ => return error.into(),
+    };
+    UsageError(usage).into()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Results go to standard output, as text or as JSON; progress, logs and errors to standard error. A failure
 //! says what failed, why, and what to do next, and its kind is the exit code.
 
+mod advice;
 mod bench;
 mod certs;
 mod cluster;
@@ -200,6 +201,9 @@ fn report(error: &anyhow::Error, format: Format) -> ExitCode {
         if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
+    }
+    if let Some(advice) = advice::of(error) {
+        text = format!("{text}; {advice}");
     }
     let unfinished = error.downcast_ref::<feeder::Unfinished>();
     output::say(&match (format, unfinished) {

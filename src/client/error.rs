@@ -16,11 +16,11 @@ use crate::reason::{self, Reason, Retry};
 /// The detail of a status under which a server names the leader's address.
 const LEADER_METADATA: &str = "leader";
 
+/// How a call ended without what it was to bring. [`Self::reason`] tells the server's reason, where one gave it.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClientError {
-    #[error(
-        "no server was named; give some with --servers HOST:PORT,HOST:PORT or FERROLOG_SERVERS"
-    )]
+    #[error("no server was named")]
     NoServers,
     #[error(
         "no answer from {servers}, asked for {seconds} s: {cause}. Check that nodes listen there, and that they \
@@ -32,8 +32,7 @@ pub enum ClientError {
         cause: String,
     },
     #[error(
-        "{servers} made no progress for {seconds} s: {cause}. A majority of the nodes must be up; see \
-         `ferrolog cluster status`"
+        "{servers} made no progress for {seconds} s: {cause}. A majority of the nodes must be up"
     )]
     Stalled {
         servers: String,
@@ -41,32 +40,54 @@ pub enum ClientError {
         cause: String,
     },
     #[error(
-        "{server} and this client do not trust each other: {cause}. Give files of one authority with --tls-ca, \
-         --tls-cert and --tls-key (made by `ferrolog certs`), or --insecure if the nodes run so"
+        "{server} and this client do not trust each other: {cause}. Both need certificates of one authority, or plaintext"
     )]
     Tls { server: String, cause: String },
-    #[error(
-        "{server} does not know who is asking: {message}. Give a client certificate with --tls-cert and --tls-key"
-    )]
-    Unauthenticated { server: String, message: String },
+    #[error("{server} does not know who is asking: {message}. A client certificate is needed")]
+    Unauthenticated {
+        server: String,
+        reason: Option<Reason>,
+        message: String,
+    },
     #[error(
         "{server} does not allow this: {message}. Use a certificate that the policy allows, or change the policy"
     )]
-    PermissionDenied { server: String, message: String },
+    PermissionDenied {
+        server: String,
+        reason: Option<Reason>,
+        message: String,
+    },
     #[error("{server} refuses the request: {message}")]
-    InvalidArgument { server: String, message: String },
+    InvalidArgument {
+        server: String,
+        reason: Option<Reason>,
+        message: String,
+    },
     #[error("{server} cannot do this in its present state: {message}")]
-    FailedPrecondition { server: String, message: String },
+    FailedPrecondition {
+        server: String,
+        reason: Option<Reason>,
+        message: String,
+    },
     #[error("{server} finds the request out of range: {message}")]
-    OutOfRange { server: String, message: String },
+    OutOfRange {
+        server: String,
+        reason: Option<Reason>,
+        message: String,
+    },
     #[error(
         "{server} does not offer this call: {message}. Check that the address is a ferrolog node of this version"
     )]
-    Unimplemented { server: String, message: String },
+    Unimplemented {
+        server: String,
+        reason: Option<Reason>,
+        message: String,
+    },
     #[error("{server} failed: {message} ({code:?})")]
     Failed {
         server: String,
         code: Code,
+        reason: Option<Reason>,
         message: String,
     },
     #[error(
@@ -128,7 +149,7 @@ pub enum ClientError {
     Stale { server: String, message: String },
     #[error(
         "the batch that {server} sent with offset {offset} does not decode: {message}. Read on from {offset} on \
-         another server, and run `ferrolog log verify` on this one"
+         another server, and have this one's log verified"
     )]
     Batch {
         server: String,
@@ -140,8 +161,8 @@ pub enum ClientError {
     #[error("{server} breaks the protocol: {what}. Check that it runs this version of ferrolog")]
     Protocol { server: String, what: &'static str },
     #[error(
-        "it may have been done or not, since a server was lost before it told: {cause}. See how things stand (`ferrolog \
-         cluster status`, `ferrolog log retention`, `ferrolog cursor list`) before it is asked again"
+        "it may have been done or not, since a server was lost before it told: {cause}. See how things stand before it \
+         is asked again"
     )]
     ChangeInDoubt { cause: String },
     #[error("the producer was closed before this record was acknowledged")]
@@ -183,26 +204,62 @@ impl ClientError {
 
     /// The error of one call to `server` that is not tried again.
     pub(super) fn of_status(server: &str, status: &Status) -> Self {
-        let (server, message) = (server.to_owned(), describe(status));
         if let Some(typed) = Told::of(status).and_then(|told| told.typed()) {
             return typed;
+        }
+        let (server, message) = (server.to_owned(), describe(status));
+        let reason = Reason::of(status);
+        // Each of these says the same of its status, in words of its own.
+        macro_rules! told {
+            ($variant:ident) => {
+                Self::$variant {
+                    server,
+                    reason,
+                    message,
+                }
+            };
         }
         match status.code() {
             _ if is_distrust(status) => Self::Tls {
                 server,
                 cause: message,
             },
-            Code::InvalidArgument => Self::InvalidArgument { server, message },
-            Code::PermissionDenied => Self::PermissionDenied { server, message },
-            Code::Unauthenticated => Self::Unauthenticated { server, message },
-            Code::FailedPrecondition => Self::FailedPrecondition { server, message },
-            Code::OutOfRange => Self::OutOfRange { server, message },
-            Code::Unimplemented => Self::Unimplemented { server, message },
+            Code::InvalidArgument => told!(InvalidArgument),
+            Code::PermissionDenied => told!(PermissionDenied),
+            Code::Unauthenticated => told!(Unauthenticated),
+            Code::FailedPrecondition => told!(FailedPrecondition),
+            Code::OutOfRange => told!(OutOfRange),
+            Code::Unimplemented => told!(Unimplemented),
             code => Self::Failed {
                 server,
                 code,
+                reason,
                 message,
             },
+        }
+    }
+
+    /// Why the server refused, as `docs/errors.md` lists it; none where no server gave a reason that this version
+    /// knows.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Unauthenticated { reason, .. }
+            | Self::PermissionDenied { reason, .. }
+            | Self::InvalidArgument { reason, .. }
+            | Self::FailedPrecondition { reason, .. }
+            | Self::OutOfRange { reason, .. }
+            | Self::Unimplemented { reason, .. }
+            | Self::Failed { reason, .. } => *reason,
+            Self::PastEnd { .. } => Some(Reason::OffsetOutOfRange),
+            Self::Trimmed { .. } => Some(Reason::OffsetTrimmed),
+            Self::OffsetDiffers { .. } => Some(Reason::OffsetDiffers),
+            Self::Fenced { .. } => Some(Reason::Fenced),
+            Self::SessionExpired => Some(Reason::SessionExpired),
+            Self::EpochDiffers { .. } => Some(Reason::EpochDiffers),
+            Self::CursorDiffers { .. } => Some(Reason::CursorDiffers),
+            Self::NoSuchCursor { .. } => Some(Reason::NoSuchCursor),
+            Self::Stale { .. } => Some(Reason::Stale),
+            _ => None,
         }
     }
 }

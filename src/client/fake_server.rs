@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::{Client, ClientConfig};
+use super::Client;
 use crate::batch;
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
@@ -203,11 +203,9 @@ impl FakeCluster {
     }
 
     pub(super) fn client(&self, servers: &[&str], seconds: u64) -> Client {
-        Client::new(ClientConfig {
-            servers: servers.iter().map(|&addr| addr.to_owned()).collect(),
-            stream_layer: StreamLayer::new(Arc::new(self.network.clone()), Security::Insecure),
-            timeout: std::time::Duration::from_secs(seconds),
-        })
+        let servers = servers.iter().map(|&addr| addr.to_owned()).collect();
+        let layer = StreamLayer::new(Arc::new(self.network.clone()), Security::Insecure);
+        Client::new(servers, layer, std::time::Duration::from_secs(seconds))
     }
 }
 

@@ -9,6 +9,7 @@ mod admin;
 mod appender;
 mod attempts;
 mod backlog;
+mod builder;
 mod consumer;
 mod error;
 mod grants;
@@ -37,6 +38,7 @@ pub use ack::{Ack, Appended, BatchAck};
 pub use admin::Admin;
 pub use appender::{Appender, AppenderOptions};
 pub use backlog::ProducerStats;
+pub use builder::{ClientBuilder, ConfigError};
 pub use consumer::Consumer;
 pub use error::ClientError;
 pub use named::{Claim, CursorInfo, FenceInfo, SessionInfo};
@@ -46,6 +48,7 @@ pub use unpacked::ConsumedRecord;
 
 pub use crate::batch::{Compression, Header, Record};
 pub use crate::proto::v1::{Freshness, GetLimitsResponse};
+pub use crate::reason::Reason;
 
 use crate::batch::Builder;
 use crate::net::stream_layer::StreamLayer;
@@ -64,15 +67,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// The largest answer taken: more than any record a server may be configured for.
 const MESSAGE_BYTES_MAX: usize = 65 * 1024 * 1024;
 
-/// Where a cluster is and how to speak to it.
-pub struct ClientConfig {
-    /// `host:port` of some or all nodes.
-    pub servers: Vec<String>,
-    pub stream_layer: StreamLayer,
-    /// The longest time without progress before a call gives up.
-    pub timeout: Duration,
-}
-
 /// A handle on a cluster. Clones share their connections.
 #[derive(Clone)]
 pub struct Client {
@@ -81,13 +75,30 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to nothing yet. Its calls need a tokio runtime.
-    pub fn new(config: ClientConfig) -> Self {
-        let servers = Arc::new(Servers::new(config.servers, config.stream_layer));
-        Self {
-            servers,
-            timeout: config.timeout,
-        }
+    /// Says where the cluster is and how to trust it.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// What the environment says: `FERROLOG_SERVERS` (`host:port,...`), `FERROLOG_TLS_CA`, `FERROLOG_TLS_CERT` and
+    /// `FERROLOG_TLS_KEY` (PEM files), or `FERROLOG_INSECURE` (`true`: plaintext), as the command line reads them.
+    /// An empty variable is an unset one.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], as of [`ClientBuilder::build`].
+    pub fn from_env() -> Result<Self, ConfigError> {
+        ClientBuilder::from_env()?.build()
+    }
+
+    fn new(servers: Vec<String>, layer: StreamLayer, timeout: Duration) -> Self {
+        let servers = Arc::new(Servers::new(servers, layer));
+        Self { servers, timeout }
+    }
+
+    /// How it reaches the nodes.
+    pub(crate) fn stream_layer(&self) -> &StreamLayer {
+        self.servers.stream_layer()
     }
 
     /// A producer; its session is opened with the first batch.

@@ -37,6 +37,10 @@ impl Servers {
         Self::new(addrs, self.stream_layer.clone())
     }
 
+    pub(super) fn stream_layer(&self) -> &StreamLayer {
+        &self.stream_layer
+    }
+
     pub(super) fn addrs(&self) -> &[String] {
         &self.addrs
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ferrolog::agent::{Agent, AgentError, Bound, Runtimes, Seams};
-use ferrolog::client::{Client, ClientConfig};
+use ferrolog::client::Client;
 use ferrolog::config::{Config, Options};
 use ferrolog::disk::memory::MemoryDisk;
 use ferrolog::env::{Clock, Random};
@@ -195,14 +195,9 @@ impl World {
     }
 
     pub fn client(&self, addrs: &[&str]) -> Client {
-        Client::new(ClientConfig {
-            servers: addrs.iter().map(|addr| (*addr).to_owned()).collect(),
-            stream_layer: StreamLayer::new(
-                Arc::new(self.network.named("client")),
-                Security::Insecure,
-            ),
-            timeout: PATIENCE,
-        })
+        let layer = StreamLayer::new(Arc::new(self.network.named("client")), Security::Insecure);
+        let client = Client::builder().servers(addrs).stream_layer(layer);
+        client.timeout(PATIENCE).build().expect("servers")
     }
 
     /// Appends records `from..to` and gives their offsets.

@@ -157,13 +157,11 @@ pub(super) async fn run(args: BenchArgs, format: Format) -> anyhow::Result<()> {
             Some(LocalCluster::start(options).await?)
         }
     };
-    let (client, stream_layer) = match &cluster {
-        Some(cluster) => (cluster.client(TIMEOUT)?, cluster.stream_layer()?),
-        None => (
-            args.connection.client(None)?,
-            args.connection.stream_layer()?,
-        ),
+    let client = match &cluster {
+        Some(cluster) => cluster.client(TIMEOUT)?,
+        None => args.connection.client(None)?,
     };
+    let stream_layer = client.stream_layer().clone();
     let bench = Bench {
         client,
         stream_layer,

@@ -22,7 +22,7 @@ use node::{Node, log_tail};
 
 use super::certs::{Existing, Mint};
 use super::files;
-use crate::client::{Client, ClientConfig};
+use crate::client::Client;
 use crate::net::Security;
 use crate::net::stream_layer::StreamLayer;
 use crate::net::tcp::TcpNetwork;
@@ -287,11 +287,8 @@ impl LocalCluster {
 
     /// A client that knows only `servers`.
     pub fn client_of(&self, servers: Vec<String>, timeout: Duration) -> anyhow::Result<Client> {
-        Ok(Client::new(ClientConfig {
-            servers,
-            stream_layer: self.stream_layer()?,
-            timeout,
-        }))
+        let client = Client::builder().servers(servers).timeout(timeout);
+        Ok(client.stream_layer(self.stream_layer()?).build()?)
     }
 
     fn log_tail(&self, place: usize) -> anyhow::Result<String> {
