@@ -11,6 +11,7 @@ pub mod connection;
 mod consume;
 mod cursor;
 mod dev;
+mod exit;
 mod feeder;
 mod fence;
 mod files;
@@ -35,16 +36,12 @@ use std::process::ExitCode;
 
 use crate::client::ClientError;
 use clap::builder::Resettable;
-use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::json;
 
+use exit::{EXIT_DOUBT, EXIT_FAILURE, EXIT_SHORT, EXIT_TIMEOUT, EXIT_USAGE, UsageError};
+use output::Format;
 use signals::{Interrupted, Signals};
-
-const EXIT_FAILURE: u8 = 1;
-const EXIT_USAGE: u8 = 2;
-const EXIT_TIMEOUT: u8 = 3;
-const EXIT_SHORT: u8 = 4;
-const EXIT_DOUBT: u8 = 5;
 
 const HELP: &str = "\
 Exit codes:
@@ -80,14 +77,6 @@ pub struct Cli {
     command: Command,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Text,
-    /// For programs
-    Json,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node
@@ -115,11 +104,6 @@ enum Command {
     /// Measure a cluster
     Bench(bench::BenchArgs),
 }
-
-/// A command line that parses and yet cannot be meant.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct UsageError(String);
 
 impl Cli {
     /// Reads the command line; ends the program with what is wrong with it.
