@@ -1,35 +1,22 @@
-//! The command line: one file a command, and what they share.
+//! The command line: the commands, the tools that run a cluster on this machine, and what both share.
 //!
 //! Results go to standard output, as text or as JSON; progress, logs and errors to standard error. A failure
 //! says what failed, why, and what to do next, and its kind is the exit code.
 
 mod advice;
-mod bench;
-mod certs;
-mod cluster;
+mod commands;
 pub mod connection;
-mod consume;
-mod cursor;
-mod dev;
 mod exit;
 mod feeder;
-mod fence;
 mod files;
 mod form;
-pub mod local_cluster;
-mod log;
-mod log_files;
 mod output;
-mod positions;
-mod produce;
 mod quantities;
 mod records;
-mod serve;
-mod session;
 mod signals;
-mod sink;
-mod taken;
-mod trial;
+mod tools;
+
+pub use tools::local_cluster;
 
 use std::io;
 use std::process::ExitCode;
@@ -39,9 +26,11 @@ use clap::builder::Resettable;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::json;
 
+use commands::{certs, cluster, consume, cursor, fence, log, produce, serve, session};
 use exit::{EXIT_DOUBT, EXIT_FAILURE, EXIT_SHORT, EXIT_TIMEOUT, EXIT_USAGE, UsageError};
 use output::Format;
 use signals::{Interrupted, Signals};
+use tools::{bench, dev, trial};
 
 const HELP: &str = "\
 Exit codes:

@@ -11,11 +11,11 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::dev::scratch_dir;
-use super::feeder::{Fed, Feeder};
 use super::local_cluster::{LocalCluster, LocalClusterOptions, Signal};
-use super::output::{grouped, millis, per_second, print, progress, span, table};
-use super::records::{Delimiter, RecordSource};
-use super::{Format, files};
+use crate::cli::feeder::{Fed, Feeder};
+use crate::cli::output::{grouped, millis, per_second, print, progress, span, table};
+use crate::cli::records::{Delimiter, RecordSource};
+use crate::cli::{Format, files};
 use crate::client::{Client, Consistency, ConsumeOptions, ProducerOptions, ProducerStats, Start};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ Example:
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct TrialArgs {
+pub(in crate::cli) struct TrialArgs {
     /// A text; each of its lines becomes a record
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
@@ -49,7 +49,7 @@ struct Pass {
     read_elapsed: Duration,
 }
 
-pub(super) async fn run(args: TrialArgs, format: Format) -> anyhow::Result<()> {
+pub(in crate::cli) async fn run(args: TrialArgs, format: Format) -> anyhow::Result<()> {
     ensure!(
         files::input_bytes(&args.input).is_some(),
         "{} is not a plain file, and the trial reads it several times; give one with --input",

@@ -15,11 +15,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 
-use super::Format;
-use super::connection::ConnectionArgs;
 use super::dev::scratch_dir;
 use super::local_cluster::{LocalCluster, LocalClusterOptions};
-use super::output::{grouped, print, say};
+use crate::cli::Format;
+use crate::cli::connection::ConnectionArgs;
+use crate::cli::output::{grouped, print, say};
 use crate::client::Client;
 use crate::net::stream_layer::StreamLayer;
 use crate::proto::v1::GetStatusResponse;
@@ -51,7 +51,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct BenchArgs {
+pub(in crate::cli) struct BenchArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
     /// How often each row runs; the median counts
@@ -144,7 +144,7 @@ struct NodeFigures {
     resident_mib: Vec<f64>,
 }
 
-pub(super) async fn run(args: BenchArgs, format: Format) -> anyhow::Result<()> {
+pub(in crate::cli) async fn run(args: BenchArgs, format: Format) -> anyhow::Result<()> {
     let has_servers = !args.connection.servers.is_empty();
     // Outlives the cluster: the nodes write into it until they have stopped.
     let (dir, _temporary) = scratch_dir(args.dir.clone(), "bench")?;

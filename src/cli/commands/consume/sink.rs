@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::Instant;
 
-use super::form::Form;
-use super::signals::{Signals, interrupted};
 use super::taken::taken;
+use crate::cli::form::Form;
+use crate::cli::signals::{Signals, interrupted};
 use crate::client::{Client, ClientError, ConsumedRecord, Consumer};
 
 /// A cursor is at most so far behind what was written.

@@ -16,7 +16,7 @@ use crate::net::Security;
 use crate::net::mux::MuxLimits;
 use crate::net::tls::Tls;
 
-use super::{files, output};
+use crate::cli::{files, output};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -4,6 +4,10 @@
 //! pipe: so a reader that dies gets some records again and misses none. It moves by compare-and-set: two readers
 //! under one name do not pass unnoticed.
 
+mod positions;
+mod sink;
+mod taken;
+
 use std::io::{self, BufWriter, IsTerminal};
 use std::pin::pin;
 use std::time::Duration;
@@ -11,17 +15,17 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::FutureExt;
 
-use super::Format;
-use super::connection::ConnectionArgs;
 use super::cursor::stands;
-use super::form::Form;
-use super::output::note;
-use super::positions::{parse_consistency, parse_start};
-use super::records::Delimiter;
-use super::signals::{Interrupted, Signals, interrupted};
-use super::sink::{Cursor, Sink};
-use super::taken::was_closed;
+use crate::cli::Format;
+use crate::cli::connection::ConnectionArgs;
+use crate::cli::form::Form;
+use crate::cli::output::note;
+use crate::cli::records::Delimiter;
+use crate::cli::signals::{Interrupted, Signals, interrupted};
 use crate::client::{Client, Consistency, ConsumeOptions, Consumer, Start};
+use positions::{parse_consistency, parse_start};
+use sink::{Cursor, Sink};
+use taken::was_closed;
 
 const OUT_BUFFER_BYTES: usize = 256 * 1024;
 const SIGNAL_STRIDE: u64 = 1024;
@@ -56,7 +60,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct ConsumeArgs {
+pub(in crate::cli) struct ConsumeArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
     /// Where to begin: an offset, earliest, latest, tail:N, or timestamp: with milliseconds or RFC 3339 in UTC
@@ -95,7 +99,7 @@ pub(super) struct ConsumeArgs {
     key_delimiter: Delimiter,
 }
 
-pub(super) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()> {
+pub(in crate::cli) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()> {
     let server = args.server.clone();
     let client = args.connection.client(server.as_deref())?;
     // Without a cursor there is nothing to end cleanly: a signal kills.
@@ -228,7 +232,7 @@ fn check_output() -> anyhow::Result<()> {
      confirmed lately which of them are committed. Read from another node, or again once a majority \
      is up"
 )]
-pub(super) struct StoppedShort {
+pub(in crate::cli) struct StoppedShort {
     pub end: u64,
     pub held: u64,
 }

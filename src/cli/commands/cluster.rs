@@ -3,9 +3,9 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::connection::ConnectionArgs;
-use super::output::{Told, grouped, print_as, table};
-use super::{Format, UsageError};
+use crate::cli::connection::ConnectionArgs;
+use crate::cli::output::{Told, grouped, print_as, table};
+use crate::cli::{Format, UsageError};
 use crate::client::Client;
 use crate::proto::v1::{GetLimitsResponse, GetStatusResponse, NodeRole};
 
@@ -22,7 +22,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct ClusterArgs {
+pub(in crate::cli) struct ClusterArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
     /// Ask this node and no other; `remove` asks the others, too, whether it came to pass
@@ -68,7 +68,7 @@ enum Action {
     Limits,
 }
 
-pub(super) async fn run(args: ClusterArgs, format: Format) -> anyhow::Result<()> {
+pub(in crate::cli) async fn run(args: ClusterArgs, format: Format) -> anyhow::Result<()> {
     let server = args.server.as_deref();
     if matches!(args.action, Action::Leave) && server.is_none() {
         let text = "leave removes the node it talks to, which is not named; add --server HOST:PORT";

@@ -11,10 +11,10 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
-use super::form::{put_bytes, to_json};
-use super::output::{grouped, print, progress, table};
-use super::{EXIT_FAILURE, Format, UsageError};
 use crate::batch;
+use crate::cli::form::{put_bytes, to_json};
+use crate::cli::output::{grouped, print, progress, table};
+use crate::cli::{EXIT_FAILURE, Format, UsageError};
 use crate::client::ConsumedRecord;
 use crate::disk::{DirLock, Disk, ReadOnlyDisk};
 use crate::log::dump::Reader;

@@ -1,18 +1,20 @@
 //! `ferrolog log`: what is kept of the log, and a look at its files.
 
+mod files;
+
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::connection::ConnectionArgs;
 use super::cursor::stands;
-use super::log_files::{self, DumpArgs, VerifyArgs};
-use super::output::{Told, grouped, print_as};
-use super::quantities::{parse_age, parse_bytes};
-use super::{Format, UsageError};
+use crate::cli::connection::ConnectionArgs;
+use crate::cli::output::{Told, grouped, print_as};
+use crate::cli::quantities::{parse_age, parse_bytes};
+use crate::cli::{Format, UsageError};
 use crate::client::Client;
 use crate::proto::v1::Retention;
+use files::{DumpArgs, VerifyArgs};
 
 const HELP: &str = "\
 Examples:
@@ -37,7 +39,7 @@ leaves and the next start puts right, such as a torn tail, is told and is no dam
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct LogArgs {
+pub(in crate::cli) struct LogArgs {
     #[command(subcommand)]
     action: Action,
 }
@@ -75,7 +77,7 @@ enum Action {
     Dump(DumpArgs),
 }
 
-pub(super) async fn run(args: LogArgs, format: Format) -> anyhow::Result<ExitCode> {
+pub(in crate::cli) async fn run(args: LogArgs, format: Format) -> anyhow::Result<ExitCode> {
     let told = match args.action {
         Action::Trim { first, connection } => trim(&connection.client(None)?, first).await?,
         Action::Retention {
@@ -93,8 +95,8 @@ pub(super) async fn run(args: LogArgs, format: Format) -> anyhow::Result<ExitCod
             };
             retention(&connection.client(None)?, change).await?
         }
-        Action::Verify(args) => return log_files::verify(&args, format),
-        Action::Dump(args) => return log_files::dump(&args, format),
+        Action::Verify(args) => return files::verify(&args, format),
+        Action::Dump(args) => return files::dump(&args, format),
     };
     print_as(format, told)?;
     Ok(ExitCode::SUCCESS)

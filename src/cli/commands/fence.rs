@@ -3,9 +3,9 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::Format;
-use super::connection::ConnectionArgs;
-use super::output::{Told, deleted, listed, print_as};
+use crate::cli::Format;
+use crate::cli::connection::ConnectionArgs;
+use crate::cli::output::{Told, deleted, listed, print_as};
 use crate::client::FenceInfo;
 
 const HELP: &str = "\
@@ -17,7 +17,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct FenceArgs {
+pub(in crate::cli) struct FenceArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
     #[command(subcommand)]
@@ -32,7 +32,7 @@ enum Action {
     Delete { name: String },
 }
 
-pub(super) async fn run(args: FenceArgs, format: Format) -> anyhow::Result<()> {
+pub(in crate::cli) async fn run(args: FenceArgs, format: Format) -> anyhow::Result<()> {
     let client = args.connection.client(None)?;
     let admin = client.admin();
     let told = match args.action {

@@ -9,8 +9,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::local_cluster::{LocalCluster, LocalClusterOptions};
-use super::signals::Signals;
-use super::{Format, output};
+use crate::cli::signals::Signals;
+use crate::cli::{Format, output};
 
 const HELP: &str = "\
 The nodes speak mutual TLS with certificates made for the occasion. Without --dir all of it is gone at the end;
@@ -22,7 +22,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct DevArgs {
+pub(in crate::cli) struct DevArgs {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: u8,
@@ -34,7 +34,7 @@ pub(super) struct DevArgs {
     base_port: Option<u16>,
 }
 
-pub(super) async fn run(args: DevArgs, format: Format) -> anyhow::Result<ExitCode> {
+pub(in crate::cli) async fn run(args: DevArgs, format: Format) -> anyhow::Result<ExitCode> {
     // Before the first child, so that a signal in between stops what was started.
     let mut signals = Signals::listen()?;
     // Outlives the cluster: the nodes write into it until they have stopped.
@@ -66,7 +66,7 @@ pub(super) async fn run(args: DevArgs, format: Format) -> anyhow::Result<ExitCod
 }
 
 /// The given directory, or a temporary one that goes when the second value is dropped.
-pub(super) fn scratch_dir(
+pub(in crate::cli) fn scratch_dir(
     given: Option<PathBuf>,
     what: &str,
 ) -> anyhow::Result<(PathBuf, Option<TempDir>)> {

@@ -4,9 +4,9 @@ use anyhow::Context;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::Format;
-use super::connection::ConnectionArgs;
-use super::output::{Told, deleted, grouped, listed, print_as};
+use crate::cli::Format;
+use crate::cli::connection::ConnectionArgs;
+use crate::cli::output::{Told, deleted, grouped, listed, print_as};
 use crate::client::{Client, CursorInfo};
 
 const HELP: &str = "\
@@ -23,7 +23,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct CursorArgs {
+pub(in crate::cli) struct CursorArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
     #[command(subcommand)]
@@ -57,7 +57,7 @@ struct From {
     create: bool,
 }
 
-pub(super) async fn run(args: CursorArgs, format: Format) -> anyhow::Result<()> {
+pub(in crate::cli) async fn run(args: CursorArgs, format: Format) -> anyhow::Result<()> {
     let client = args.connection.client(None)?;
     let admin = client.admin();
     let told = match args.action {
@@ -73,12 +73,12 @@ pub(super) async fn run(args: CursorArgs, format: Format) -> anyhow::Result<()> 
 #[error(
     "there is no cursor {name}: add --create to make it, or see `ferrolog cursor list` for those that there are"
 )]
-pub(super) struct NoCursor {
+pub(in crate::cli) struct NoCursor {
     name: String,
 }
 
 /// Where a cursor stands; `None` if there is none and it is to be made.
-pub(super) async fn stands(
+pub(in crate::cli) async fn stands(
     client: &Client,
     name: &str,
     create: bool,

@@ -9,12 +9,12 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use super::connection::ConnectionArgs;
-use super::feeder::{Fed, Feeder, Unfinished};
-use super::output::{PROGRESS_STRIDE, grouped, millis, per_second, progress, span};
-use super::records::{Delimiter, RecordSource};
-use super::signals::{Interrupted, Signals};
-use super::{Format, UsageError, files, output};
+use crate::cli::connection::ConnectionArgs;
+use crate::cli::feeder::{Fed, Feeder, Unfinished};
+use crate::cli::output::{PROGRESS_STRIDE, grouped, millis, per_second, progress, span};
+use crate::cli::records::{Delimiter, RecordSource};
+use crate::cli::signals::{Interrupted, Signals};
+use crate::cli::{Format, UsageError, files, output};
 use crate::client::{
     AppenderOptions, Client, Compression, Fence, Header, ProducerOptions, ProducerStats, Record,
 };
@@ -41,7 +41,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct ProduceArgs {
+pub(in crate::cli) struct ProduceArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
     /// What to append; - is standard input
@@ -210,7 +210,7 @@ fn no_key(line: u64, delimiter: &Delimiter) -> String {
     )
 }
 
-pub(super) async fn run(args: ProduceArgs, format: Format) -> anyhow::Result<()> {
+pub(in crate::cli) async fn run(args: ProduceArgs, format: Format) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let client = args.connection.client(None)?;
     let mut input = Input::open(&args)?;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use super::{Format, UsageError, files, output};
 use crate::certs::{Authority, CertPem};
+use crate::cli::{Format, UsageError, files, output};
 
 const HELP: &str = "\
 Keep ca-key.pem off the nodes: whoever has it can make any certificate.
@@ -20,7 +20,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct CertsArgs {
+pub(in crate::cli) struct CertsArgs {
     /// Where the files go; the authority there is used, if there is one
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -35,7 +35,7 @@ pub(super) struct CertsArgs {
     clients: Option<Vec<String>>,
 }
 
-pub(super) fn run(args: &CertsArgs, format: Format) -> anyhow::Result<()> {
+pub(in crate::cli) fn run(args: &CertsArgs, format: Format) -> anyhow::Result<()> {
     let is_new = !files::exists(&args.out.join("ca.pem"));
     // An authority that is there gets what was asked for and no more.
     let names = |given: &Option<Vec<String>>, new: &[&str]| match given {
@@ -73,21 +73,21 @@ pub(super) fn run(args: &CertsArgs, format: Format) -> anyhow::Result<()> {
 
 /// What to do about a certificate that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Existing {
+pub(in crate::cli) enum Existing {
     Refuse,
     Keep,
 }
 
 /// A directory of certificates in the making.
-pub(super) struct Mint<'a> {
-    pub(super) dir: &'a Path,
-    pub(super) hosts: &'a [String],
-    pub(super) existing: Existing,
+pub(in crate::cli) struct Mint<'a> {
+    pub(in crate::cli) dir: &'a Path,
+    pub(in crate::cli) hosts: &'a [String],
+    pub(in crate::cli) existing: Existing,
 }
 
 impl Mint<'_> {
     /// Makes what is missing; answers with the files written.
-    pub(super) fn write(
+    pub(in crate::cli) fn write(
         &self,
         nodes: &[String],
         clients: &[String],

@@ -20,8 +20,8 @@ pub use rustix::process::Signal;
 
 use node::{Node, log_tail};
 
-use super::certs::{Existing, Mint};
-use super::files;
+use crate::cli::commands::certs::{Existing, Mint};
+use crate::cli::files;
 use crate::client::Client;
 use crate::net::Security;
 use crate::net::stream_layer::StreamLayer;

@@ -4,9 +4,9 @@ use anyhow::Context;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::Format;
-use super::connection::ConnectionArgs;
-use super::output::{Told, grouped, listed, print_as};
+use crate::cli::Format;
+use crate::cli::connection::ConnectionArgs;
+use crate::cli::output::{Told, grouped, listed, print_as};
 use crate::client::{Client, SessionInfo};
 
 const HELP: &str = "\
@@ -19,7 +19,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct SessionArgs {
+pub(in crate::cli) struct SessionArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
     #[command(subcommand)]
@@ -37,7 +37,7 @@ enum Action {
     },
 }
 
-pub(super) async fn run(args: SessionArgs, format: Format) -> anyhow::Result<()> {
+pub(in crate::cli) async fn run(args: SessionArgs, format: Format) -> anyhow::Result<()> {
     let client = args.connection.client(None)?;
     let told = match args.action {
         Action::List => list(&client.admin().sessions().await?),

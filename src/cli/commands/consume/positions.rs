@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::quantities::{parse_span_ms, parse_utc_ms};
+use crate::cli::quantities::{parse_span_ms, parse_utc_ms};
 use crate::client::{Consistency, Start};
 
 /// `N`, `earliest`, `latest`, `timestamp:MS`, `timestamp:RFC3339` or `tail:N`.

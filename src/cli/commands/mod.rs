@@ -1,0 +1,11 @@
+//! The commands, a file or a folder each: a node, and what its clients and its operators do.
+
+pub mod certs;
+pub mod cluster;
+pub mod consume;
+pub mod cursor;
+pub mod fence;
+pub mod log;
+pub mod produce;
+pub mod serve;
+pub mod session;
