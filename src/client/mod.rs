@@ -4,29 +4,18 @@
 //! without gaps, [`Admin`] administers. Errors say what to do. Where the bytes travel is the stream layer's
 //! affair.
 
-mod ack;
 mod admin;
-mod appender;
 mod attempts;
-mod backlog;
 mod builder;
-mod consumer;
+mod consume;
 mod error;
-mod grants;
 mod named;
-mod outgoing;
-mod pipeline;
-mod producer;
-mod reading;
+mod produce;
 mod servers;
 mod session;
-mod unpacked;
-mod window;
 
 #[cfg(test)]
-mod fake_log;
-#[cfg(test)]
-mod fake_server;
+mod fake;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,17 +23,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use tonic::transport::Channel;
 
-pub use ack::{Ack, Appended, BatchAck};
 pub use admin::Admin;
-pub use appender::{Appender, AppenderOptions};
-pub use backlog::ProducerStats;
 pub use builder::{ClientBuilder, ConfigError};
-pub use consumer::Consumer;
+pub use consume::consumer::Consumer;
+pub use consume::reading::{Consistency, ConsumeOptions, Start};
+pub use consume::unpacked::ConsumedRecord;
 pub use error::ClientError;
 pub use named::{Claim, CursorInfo, FenceInfo, SessionInfo};
-pub use producer::{Fence, Producer, ProducerOptions};
-pub use reading::{Consistency, ConsumeOptions, Start};
-pub use unpacked::ConsumedRecord;
+pub use produce::ack::{Ack, Appended, BatchAck};
+pub use produce::appender::{Appender, AppenderOptions};
+pub use produce::backlog::ProducerStats;
+pub use produce::producer::{Fence, Producer, ProducerOptions};
 
 pub use crate::batch::{Compression, Header, Record};
 pub use crate::proto::v1::{Freshness, GetLimitsResponse};

@@ -2,7 +2,7 @@
 
 use tonic::{Code, Status};
 
-use super::super::fake_server::{FakeCluster, Plan, refusal};
+use super::super::fake::server::{FakeCluster, Plan, refusal};
 use super::super::{ClientError, CursorInfo};
 
 #[tokio::test(start_paused = true)]

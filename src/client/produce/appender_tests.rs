@@ -2,8 +2,8 @@
 
 use tonic::Code;
 
-use super::super::fake_server::{FakeCluster, Plan, refusal};
 use super::*;
+use crate::client::fake::server::{FakeCluster, Plan, refusal};
 
 fn records(values: &[&'static str]) -> Vec<Record> {
     values.iter().map(|&value| value.into()).collect()

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::ClientError;
 use super::ack::Promise;
-use super::session::Opened;
 use crate::batch::{Builder, Compression};
+use crate::client::ClientError;
+use crate::client::session::Opened;
 
 pub(super) const BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(super) const BATCHES_MAX: usize = 64;
@@ -38,13 +38,13 @@ pub struct ProducerStats {
 }
 
 /// A closed batch.
-pub(super) struct Batch {
+pub(in crate::client) struct Batch {
     /// How many records of the producer come before it.
-    pub(super) first: u64,
-    pub(super) count: u32,
+    pub(in crate::client) first: u64,
+    pub(in crate::client) count: u32,
     /// As it travels, once it is packed.
-    pub(super) records: Bytes,
-    pub(super) compression: Compression,
+    pub(in crate::client) records: Bytes,
+    pub(in crate::client) compression: Compression,
     pub(super) is_packed: bool,
     /// Its bytes before compression.
     pub(super) plain_bytes: usize,
@@ -54,46 +54,46 @@ pub(super) struct Batch {
 /// Records whose batch is not closed; their bytes are in the builder.
 pub(super) struct Gathering {
     pub(super) promise: Promise,
-    pub(super) since: Instant,
+    pub(in crate::client) since: Instant,
 }
 
 /// What may be under way on the present stream.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Credit {
-    pub(super) bytes: usize,
-    pub(super) batches: usize,
+pub(in crate::client) struct Credit {
+    pub(in crate::client) bytes: usize,
+    pub(in crate::client) batches: usize,
 }
 
-pub(super) struct State {
-    pub(super) builder: Builder,
+pub(in crate::client) struct State {
+    pub(in crate::client) builder: Builder,
     pub(super) gathering: Option<Gathering>,
     pub(super) unacknowledged: VecDeque<Batch>,
     /// Of all that is unacknowledged, before compression, what gathers included.
-    pub(super) bytes: usize,
-    pub(super) records: usize,
+    pub(in crate::client) bytes: usize,
+    pub(in crate::client) records: usize,
     /// How many of the unacknowledged batches are on the present stream, and their bytes.
-    pub(super) sent: usize,
+    pub(in crate::client) sent: usize,
     pub(super) sent_bytes: usize,
     /// Unknown until the stream's first answer.
-    pub(super) credit: Option<Credit>,
+    pub(in crate::client) credit: Option<Credit>,
     /// Records in all batches that were closed so far.
     pub(super) closed_records: u64,
-    pub(super) session: Option<Opened>,
+    pub(in crate::client) session: Option<Opened>,
     /// How many records of the producer come before the session's first one.
     pub(super) session_first: u64,
     /// Batches before this record were on a lost stream: they may be in the log.
     pub(super) uncertain_until: u64,
     /// Counts streams; an older one gets no more batches.
-    pub(super) stream: u64,
+    pub(in crate::client) stream: u64,
     pub(super) wake_stream: Option<Waker>,
-    pub(super) closed: bool,
-    pub(super) failure: Option<ClientError>,
-    pub(super) progress: Instant,
+    pub(in crate::client) closed: bool,
+    pub(in crate::client) failure: Option<ClientError>,
+    pub(in crate::client) progress: Instant,
     pub(super) stats: ProducerStats,
 }
 
 impl State {
-    pub(super) fn new() -> Self {
+    pub(in crate::client) fn new() -> Self {
         Self {
             builder: Builder::with_capacity(BUILDER_BYTES),
             gathering: None,
@@ -124,7 +124,7 @@ impl State {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::client) fn is_empty(&self) -> bool {
         self.unacknowledged.is_empty() && self.gathering.is_none()
     }
 
@@ -145,13 +145,13 @@ impl State {
     }
 
     /// How many records of the producer come before the first unacknowledged one.
-    pub(super) fn first(&self) -> u64 {
+    pub(in crate::client) fn first(&self) -> u64 {
         let first = self.unacknowledged.front();
         first.map_or(self.closed_records, |batch| batch.first)
     }
 
     /// How many records a server may have taken without an answer.
-    pub(super) fn in_doubt(&self) -> u64 {
+    pub(in crate::client) fn in_doubt(&self) -> u64 {
         let sent = self.unacknowledged.iter().take(self.sent).last();
         let sent_until = sent.map_or(0, |batch| batch.first + u64::from(batch.count));
         let until = sent_until.max(self.uncertain_until);

@@ -11,13 +11,13 @@ use futures::Stream;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Status, Streaming};
 
-use super::attempts::{Attempts, within};
-use super::error::{is_behind, is_no_such_cursor, past_end, trimmed};
 use super::grants::{Grants, requests};
 use super::reading::{Consistency, ConsumeOptions, Start};
-use super::servers::Servers;
 use super::unpacked::{ConsumedRecord, Unpacked};
-use super::{ClientError, Freshness, SILENCE_MAX, native};
+use crate::client::attempts::{Attempts, within};
+use crate::client::error::{is_behind, is_no_such_cursor, past_end, trimmed};
+use crate::client::servers::Servers;
+use crate::client::{ClientError, Freshness, SILENCE_MAX, native};
 use crate::proto::v1;
 
 /// What servers take.
@@ -75,7 +75,7 @@ impl From<Status> for Fault {
 }
 
 impl Consumer {
-    pub(super) fn new(
+    pub(in crate::client) fn new(
         servers: Arc<Servers>,
         options: ConsumeOptions,
         timeout: Duration,

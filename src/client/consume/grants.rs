@@ -39,7 +39,7 @@ pub(super) struct Requests {
 }
 
 /// The two ends of a stream that begins with `start`.
-pub(super) fn requests(start: ConsumeStreamStart) -> (Grants, Requests) {
+pub(in crate::client) fn requests(start: ConsumeStreamStart) -> (Grants, Requests) {
     let shared = Arc::new(Shared::default());
     shared.owed.store(CREDIT_BYTES, Ordering::Relaxed);
     let grants = Grants {
@@ -52,7 +52,7 @@ pub(super) fn requests(start: ConsumeStreamStart) -> (Grants, Requests) {
 
 impl Grants {
     /// So many bytes were handed out: as many more may come.
-    pub(super) fn give(&mut self, bytes: u64) {
+    pub(in crate::client) fn give(&mut self, bytes: u64) {
         self.handed_out += bytes;
         if self.handed_out >= STRIDE_BYTES {
             let bytes = std::mem::take(&mut self.handed_out);

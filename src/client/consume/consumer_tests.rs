@@ -3,10 +3,10 @@
 use futures::FutureExt;
 use tonic::Code;
 
-use super::super::build;
-use super::super::fake_server::{FakeCluster, Plan, refusal};
 use super::*;
 use crate::batch::Record;
+use crate::client::build;
+use crate::client::fake::server::{FakeCluster, Plan, refusal};
 
 /// A log whose batches hold 3 records each.
 async fn cluster(batches: usize, plans: impl IntoIterator<Item = Plan>) -> FakeCluster {
@@ -195,7 +195,7 @@ async fn no_more_comes_than_the_reader_has_room_for() {
         let (told, granted) = told();
         let ahead = told - bytes;
         assert!(
-            ahead < super::super::grants::CREDIT_BYTES + 2 * BATCH_BYTES,
+            ahead < crate::client::consume::grants::CREDIT_BYTES + 2 * BATCH_BYTES,
             "{ahead}"
         );
         assert!(told <= granted + BATCH_BYTES + 100);

@@ -9,12 +9,12 @@ use std::time::Duration;
 use tonic::Status;
 
 use super::ack::Appended;
-use super::attempts::{Attempts, within};
-use super::error::{is_session_expired, leaves_doubt, offset_differs};
-use super::servers::Servers;
-use super::session::{self, Opened, Token};
-use super::{ClientError, Fence, SILENCE_MAX, build, native};
 use crate::batch::{Compression, Record, compress_if_smaller};
+use crate::client::attempts::{Attempts, within};
+use crate::client::error::{is_session_expired, leaves_doubt, offset_differs};
+use crate::client::servers::Servers;
+use crate::client::session::{self, Opened, Token};
+use crate::client::{ClientError, Fence, SILENCE_MAX, build, native};
 use crate::proto::v1::{Batch, ProduceRequest, ProduceResponse};
 
 /// Under what an appender appends.
@@ -44,7 +44,7 @@ struct Session {
 }
 
 impl Appender {
-    pub(super) fn new(
+    pub(in crate::client) fn new(
         servers: Arc<Servers>,
         options: AppenderOptions,
         timeout: Duration,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 
-use super::super::backlog::{BATCHES_MAX, BYTES_MAX, RECORDS_MAX};
-use super::super::session::session_of_test;
 use super::*;
+use crate::client::produce::backlog::{BATCHES_MAX, BYTES_MAX, RECORDS_MAX};
+use crate::client::session::session_of_test;
 use crate::proto::v1;
 
 const AMPLE: Credit = Credit {
@@ -137,7 +137,7 @@ async fn a_batch_of_its_own_keeps_its_place() {
     for _ in 0..3 {
         push(&window, 1).unwrap();
     }
-    let (records, count) = super::super::build(&[record(1), record(2)]).unwrap();
+    let (records, count) = crate::client::build(&[record(1), record(2)]).unwrap();
     let ack = window.push_batch(records, count).await.unwrap();
     push(&window, 1).unwrap();
     let counts: Vec<_> = (0..3).map(|_| sent(&mut outgoing).unwrap().1).collect();

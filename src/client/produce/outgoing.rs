@@ -33,7 +33,7 @@ enum Next {
 }
 
 impl Outgoing {
-    pub(super) fn new(window: Arc<Window>, stream: u64) -> Self {
+    pub(in crate::client) fn new(window: Arc<Window>, stream: u64) -> Self {
         Self {
             window,
             stream,

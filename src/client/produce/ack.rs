@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::ClientError;
+use crate::client::ClientError;
 use crate::proto::v1::ProduceResponse;
 
 /// Where a batch stands in the log.
@@ -58,7 +58,7 @@ pub(super) struct Promise(Arc<Cell>);
 
 impl Promise {
     /// What waits for the record at `place` of the batch.
-    pub(super) fn ack(&self, place: u32) -> Ack {
+    pub(in crate::client) fn ack(&self, place: u32) -> Ack {
         let wait = self.wait();
         Ack { wait, place }
     }
@@ -69,7 +69,7 @@ impl Promise {
     }
 
     /// Tells all who wait.
-    pub(super) fn settle(self, outcome: Outcome) {
+    pub(in crate::client) fn settle(self, outcome: Outcome) {
         self.0.settle(outcome);
     }
 

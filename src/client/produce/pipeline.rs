@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use super::attempts::{Attempts, within};
 use super::backlog::Credit;
-use super::error::{is_refusal, is_retryable, is_session_expired};
-use super::servers::Servers;
-use super::session::{self, Opened, Token};
 use super::window::{Loss, Window};
-use super::{ClientError, FIRST_ANSWER_MAX, SILENCE_MAX, native};
+use crate::client::attempts::{Attempts, within};
+use crate::client::error::{is_refusal, is_retryable, is_session_expired};
+use crate::client::servers::Servers;
+use crate::client::session::{self, Opened, Token};
+use crate::client::{ClientError, FIRST_ANSWER_MAX, SILENCE_MAX, native};
 use crate::proto::v1::ProduceStreamResponse;
 
 pub(super) struct Pipeline {
@@ -27,7 +27,11 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(servers: Arc<Servers>, window: Arc<Window>, timeout: Duration) -> Self {
+    pub(in crate::client) fn new(
+        servers: Arc<Servers>,
+        window: Arc<Window>,
+        timeout: Duration,
+    ) -> Self {
         Self {
             servers,
             window,
@@ -37,7 +41,10 @@ impl Pipeline {
         }
     }
 
-    pub(super) async fn run(mut self, mut attempts: Attempts) -> Result<(), ClientError> {
+    pub(in crate::client) async fn run(
+        mut self,
+        mut attempts: Attempts,
+    ) -> Result<(), ClientError> {
         let outcome = self.keep_streaming(&mut attempts).await;
         if let Err(failure) = &outcome {
             self.window.fail(failure);

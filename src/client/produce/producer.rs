@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::ack::{Ack, BatchAck};
-use super::attempts::Attempts;
 use super::backlog::ProducerStats;
 use super::pipeline::Pipeline;
-use super::servers::Servers;
 use super::window::Window;
-use super::{ClientError, build};
 use crate::batch::{Compression, Record};
+use crate::client::attempts::Attempts;
+use crate::client::servers::Servers;
+use crate::client::{ClientError, build};
 use crate::proto::v1;
 use crate::tasks;
 
@@ -75,7 +75,7 @@ pub struct Producer {
 }
 
 impl Producer {
-    pub(super) fn new(
+    pub(in crate::client) fn new(
         servers: &Arc<Servers>,
         mut options: ProducerOptions,
         timeout: Duration,

@@ -6,7 +6,7 @@ use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::fake_server::{Came, Fake, Plan, refusal};
+use super::server::{Came, Fake, Plan, refusal};
 use crate::proto::v1::log_service_server::LogService;
 use crate::proto::v1::*;
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::super::fake_server::{FakeCluster, Plan, refusal};
 use super::*;
+use crate::client::fake::server::{FakeCluster, Plan, refusal};
 
 const COUNT: usize = 50;
 

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::MESSAGE_BYTES_MAX;
 use crate::batch::{BatchError, Compression, Record, decompress, records};
+use crate::client::MESSAGE_BYTES_MAX;
 use crate::proto::v1::StoredBatch;
 
 /// A record of the log.
@@ -37,17 +37,17 @@ struct Open {
 }
 
 impl Unpacked {
-    pub(super) fn push(&mut self, batch: StoredBatch) {
+    pub(in crate::client) fn push(&mut self, batch: StoredBatch) {
         self.waiting.push_back(batch);
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(in crate::client) fn clear(&mut self) {
         self.waiting.clear();
         self.open = None;
     }
 
     /// The next record, and the bytes of the batch that ends with it.
-    pub(super) fn next(&mut self) -> Result<Option<(ConsumedRecord, u64)>, BatchError> {
+    pub(in crate::client) fn next(&mut self) -> Result<Option<(ConsumedRecord, u64)>, BatchError> {
         let open = match &mut self.open {
             Some(open) => open,
             None => match self.waiting.pop_front() {

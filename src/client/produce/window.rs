@@ -15,9 +15,9 @@ use tonic::Status;
 use super::ack::{Ack, BatchAck, Promise};
 use super::backlog::{Credit, ProducerStats, State};
 use super::outgoing::Outgoing;
-use super::session::Opened;
-use super::{ClientError, ProducerOptions};
 use crate::batch::{Record, bytes_in_batch};
+use crate::client::session::Opened;
+use crate::client::{ClientError, ProducerOptions};
 use crate::proto::v1::ProduceResponse;
 
 /// What a stream's status says of the batches on it that have no answer.
@@ -31,14 +31,14 @@ pub(super) enum Loss {
 }
 
 pub(super) struct Window {
-    pub(super) options: ProducerOptions,
+    pub(in crate::client) options: ProducerOptions,
     state: Mutex<State>,
     room: Notify,
     work: Notify,
 }
 
 impl Window {
-    pub(super) fn new(options: ProducerOptions) -> Self {
+    pub(in crate::client) fn new(options: ProducerOptions) -> Self {
         Self {
             options,
             state: Mutex::new(State::new()),
@@ -48,7 +48,7 @@ impl Window {
     }
 
     /// Adds a record as soon as there is room.
-    pub(super) async fn push(&self, record: &Record) -> Result<Ack, ClientError> {
+    pub(in crate::client) async fn push(&self, record: &Record) -> Result<Ack, ClientError> {
         let bytes = bytes_in_batch(record);
         if let Some(ack) = self.try_push(record, bytes)? {
             return Ok(ack);
@@ -195,7 +195,7 @@ impl Window {
     }
 
     /// The stream is lost: what was on it may be in the log, unless its status denies that.
-    pub(super) fn lost(&self, loss: Loss) {
+    pub(in crate::client) fn lost(&self, loss: Loss) {
         let mut state = self.lock();
         let known = match loss {
             Loss::NoneAppended => true,
@@ -255,7 +255,7 @@ impl Window {
     }
 
     /// Since when records wait with no acknowledgement; `None` while nothing is in flight.
-    pub(super) fn waiting_since(&self) -> Option<Instant> {
+    pub(in crate::client) fn waiting_since(&self) -> Option<Instant> {
         let state = self.lock();
         (!state.is_empty()).then_some(state.progress)
     }
@@ -278,7 +278,7 @@ impl Window {
     }
 
     /// Takes no more records; what is in flight is still sent.
-    pub(super) fn close(&self) {
+    pub(in crate::client) fn close(&self) {
         let waker = {
             let mut state = self.lock();
             state.closed = true;
@@ -314,7 +314,7 @@ impl Window {
         self.room.notify_waiters();
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(in crate::client) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

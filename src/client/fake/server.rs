@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::Client;
 use crate::batch;
+use crate::client::Client;
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
 use crate::net::stream_layer::StreamLayer;
@@ -22,7 +22,7 @@ use crate::tasks;
 
 /// What becomes of one stream or call.
 #[derive(Debug, Clone)]
-pub(super) enum Plan {
+pub(in crate::client) enum Plan {
     /// Takes `stored` batches, answers the first `answered`, then ends with the status.
     Break {
         stored: usize,
@@ -38,47 +38,47 @@ pub(super) enum Plan {
 }
 
 /// A session's batches: sequence number, bytes and where they were appended.
-pub(super) type Session = Vec<(u64, Batch, ProduceResponse)>;
+pub(in crate::client) type Session = Vec<(u64, Batch, ProduceResponse)>;
 
 /// One batch as it came: server, session, sequence number, records.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Came {
-    pub(super) server: String,
-    pub(super) session: Option<SessionSequence>,
-    pub(super) batch: Batch,
+pub(in crate::client) struct Came {
+    pub(in crate::client) server: String,
+    pub(in crate::client) session: Option<SessionSequence>,
+    pub(in crate::client) batch: Batch,
 }
 
 /// The one log that all fake servers of a test serve.
 #[derive(Default)]
-pub(super) struct State {
-    pub(super) batches: Vec<StoredBatch>,
-    pub(super) next_offset: u64,
-    pub(super) tokens: HashMap<Bytes, u64>,
-    pub(super) sessions: HashMap<u64, Session>,
-    pub(super) closed_sessions: Vec<u64>,
+pub(in crate::client) struct State {
+    pub(in crate::client) batches: Vec<StoredBatch>,
+    pub(in crate::client) next_offset: u64,
+    pub(in crate::client) tokens: HashMap<Bytes, u64>,
+    pub(in crate::client) sessions: HashMap<u64, Session>,
+    pub(in crate::client) closed_sessions: Vec<u64>,
     /// Every batch that was sent, in order, also those that were sent again.
-    pub(super) came: Vec<Came>,
+    pub(in crate::client) came: Vec<Came>,
     /// Which server each produce stream and call went to.
-    pub(super) produced: Vec<String>,
+    pub(in crate::client) produced: Vec<String>,
     /// Server and start of each consume stream.
-    pub(super) consumed: Vec<(String, ConsumeStreamStart)>,
+    pub(in crate::client) consumed: Vec<(String, ConsumeStreamStart)>,
     /// Bytes of records sent to consumers, and granted by them.
-    pub(super) told_bytes: u64,
-    pub(super) granted_bytes: u64,
+    pub(in crate::client) told_bytes: u64,
+    pub(in crate::client) granted_bytes: u64,
     /// One for each produce or consume stream, and for each unary call that heeds them.
-    pub(super) plans: VecDeque<Plan>,
+    pub(in crate::client) plans: VecDeque<Plan>,
     /// Added to every offset a consumer sees.
-    pub(super) shift: u64,
+    pub(in crate::client) shift: u64,
     /// Credit that producers get; 64 batches of 4 MiB in all if it is not set.
-    pub(super) credit: Option<(u64, u32)>,
-    pub(super) epochs: BTreeMap<String, (u64, String)>,
-    pub(super) cursors: BTreeMap<String, u64>,
+    pub(in crate::client) credit: Option<(u64, u32)>,
+    pub(in crate::client) epochs: BTreeMap<String, (u64, String)>,
+    pub(in crate::client) cursors: BTreeMap<String, u64>,
     /// The members that can be removed.
-    pub(super) nodes: BTreeSet<String>,
+    pub(in crate::client) nodes: BTreeSet<String>,
 }
 
 /// A status with a reason of ours.
-pub(super) fn refusal(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
+pub(in crate::client) fn refusal(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
     let metadata = metadata
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
@@ -89,7 +89,10 @@ pub(super) fn refusal(code: Code, reason: &str, metadata: &[(&str, &str)]) -> St
 
 impl State {
     /// Appends unless the session has done so already.
-    pub(super) fn store(&mut self, request: ProduceRequest) -> Result<ProduceResponse, Status> {
+    pub(in crate::client) fn store(
+        &mut self,
+        request: ProduceRequest,
+    ) -> Result<ProduceResponse, Status> {
         let batch = request.batch.unwrap();
         if let Some(fence) = request.fence {
             let epoch = self.epochs.get(&fence.name).map_or(0, |(epoch, _)| *epoch);
@@ -133,7 +136,7 @@ impl State {
         Ok(answer)
     }
 
-    pub(super) fn append(&mut self, batch: Batch) -> ProduceResponse {
+    pub(in crate::client) fn append(&mut self, batch: Batch) -> ProduceResponse {
         let first_offset = self.next_offset;
         let count = batch.count;
         self.next_offset += u64::from(count);
@@ -151,7 +154,7 @@ impl State {
     }
 
     /// The values of all records.
-    pub(super) fn values(&self) -> Vec<Bytes> {
+    pub(in crate::client) fn values(&self) -> Vec<Bytes> {
         let mut values = Vec::new();
         for stored in &self.batches {
             let batch = stored.batch.as_ref().unwrap();
@@ -166,14 +169,17 @@ impl State {
 }
 
 /// Some servers over one log, and a client of them.
-pub(super) struct FakeCluster {
-    pub(super) state: Arc<Mutex<State>>,
-    pub(super) network: MemoryNetwork,
+pub(in crate::client) struct FakeCluster {
+    pub(in crate::client) state: Arc<Mutex<State>>,
+    pub(in crate::client) network: MemoryNetwork,
     _ports: Vec<Mux>,
 }
 
 impl FakeCluster {
-    pub(super) async fn start(addrs: &[&str], plans: impl IntoIterator<Item = Plan>) -> Self {
+    pub(in crate::client) async fn start(
+        addrs: &[&str],
+        plans: impl IntoIterator<Item = Plan>,
+    ) -> Self {
         let network = MemoryNetwork::new();
         let state = Arc::new(Mutex::new(State {
             plans: plans.into_iter().collect(),
@@ -202,7 +208,7 @@ impl FakeCluster {
         }
     }
 
-    pub(super) fn client(&self, servers: &[&str], seconds: u64) -> Client {
+    pub(in crate::client) fn client(&self, servers: &[&str], seconds: u64) -> Client {
         let servers = servers.iter().map(|&addr| addr.to_owned()).collect();
         let layer = StreamLayer::new(Arc::new(self.network.clone()), Security::Insecure);
         Client::new(servers, layer, std::time::Duration::from_secs(seconds))
@@ -210,9 +216,9 @@ impl FakeCluster {
 }
 
 #[derive(Clone)]
-pub(super) struct Fake {
-    pub(super) addr: String,
-    pub(super) state: Arc<Mutex<State>>,
+pub(in crate::client) struct Fake {
+    pub(in crate::client) addr: String,
+    pub(in crate::client) state: Arc<Mutex<State>>,
 }
 
 #[tonic::async_trait]

@@ -1,0 +1,6 @@
+//! Reading: without gaps, as fresh as is asked for.
+
+pub mod consumer;
+mod grants;
+pub mod reading;
+pub mod unpacked;
