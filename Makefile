@@ -1,7 +1,7 @@
 # Every command a contributor needs. Nothing here but a Rust toolchain, make and a POSIX shell.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test attack rot soak fuzz bench verify fix
+.PHONY: help run test attack rot soak sim fuzz bench verify fix
 
 # What `make run` feeds in, a record a line. Empty: a text of this machine, else our own sources.
 INPUT ?=
@@ -69,6 +69,13 @@ rot: ## a table: each kind of rot in each kind of file, and what a node makes of
 SOAK_SECONDS ?= 600
 soak: ## crash points of histories that no test has run, for SOAK_SECONDS
 	FERROLOG_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked --lib log::tests::crash -- --nocapture
+
+# A seed is a world: nodes, network, disks, clocks, clients, faults. One that fails prints how to run it again.
+SEEDS ?= 1..1001
+# No seed is begun after so long.
+SIM_SECONDS ?= 3600
+sim: ## whole clusters from seeds, SEEDS=A..B, on all cores: what failed, what happened, how often
+	cargo test --profile sim --locked --test sim -- --seeds $(SEEDS) --seconds $(SIM_SECONDS)
 
 # The storage engine first, for about a minute: FERROLOG_BENCH_DIR= is where, FERROLOG_BENCH_RECORDS= how much.
 bench: ## the log beside the bare disk, then three nodes under load, acks after a majority's sync: BENCH_ARGS=

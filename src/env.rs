@@ -2,12 +2,15 @@
 //!
 //! Time that a node waits on is tokio's clock, which a simulation can pause. What a node takes for
 //! the time of day comes from a [`Clock`], which a simulation sets. Randomness that a node keeps
-//! (its cluster and directory ids) comes from a [`Random`], which a simulation seeds.
+//! (its cluster and directory ids) comes from a [`Random`], which a simulation seeds. What is drawn in passing
+//! (elections, a client's secrets) comes from the system, or on a thread of [`simulate`] from its seed.
 #![allow(
     clippy::disallowed_methods,
     reason = "the home of randomness and of the wall clock"
 )]
 
+use std::cell::RefCell;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -15,6 +18,57 @@ use std::time::SystemTime;
 
 /// A point of the clock that only goes forward, at one pace: for spans.
 pub use tokio::time::Instant;
+
+thread_local! {
+    /// What a simulation draws from on this thread.
+    static SIMULATED: RefCell<Option<Random>> = const { RefCell::new(None) };
+}
+
+/// Makes this thread the only one of a simulation: from now on all that is drawn here follows from the seed,
+/// and work that would go to other threads stays ([`tasks::spawn_blocking`](crate::tasks::spawn_blocking)).
+pub fn simulate(seed: u64) {
+    SIMULATED.set(Some(Random::seeded(seed)));
+}
+
+/// Whether this thread is a simulation's.
+pub fn is_simulated() -> bool {
+    SIMULATED.with_borrow(Option::is_some)
+}
+
+/// 64 bits from the operating system, or from the simulation that the thread belongs to.
+pub fn random_u64() -> u64 {
+    let simulated = SIMULATED.with_borrow(|random| random.as_ref().map(Random::next_u64));
+    simulated.unwrap_or_else(rand::random)
+}
+
+/// 128 bits, likewise: a client's session id.
+pub fn random_u128() -> u128 {
+    (u128::from(random_u64()) << 64) | u128::from(random_u64())
+}
+
+/// [`random_u64`] in the form that the consensus engine asks for.
+#[derive(Debug, Default)]
+pub struct Generator;
+
+impl rand::TryRng for Generator {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        // The upper half of what was mixed.
+        Ok((random_u64() >> 32) as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(random_u64())
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        for part in bytes.chunks_mut(8) {
+            part.copy_from_slice(&random_u64().to_le_bytes()[..part.len()]);
+        }
+        Ok(())
+    }
+}
 
 /// A source of ids that no two nodes draw alike.
 #[derive(Clone)]
@@ -40,7 +94,7 @@ impl Random {
     /// Draws 64 bits.
     pub fn next_u64(&self) -> u64 {
         match &self.0 {
-            Source::System => rand::random(),
+            Source::System => random_u64(),
             Source::Seeded(state) => split_mix(state),
         }
     }
@@ -48,7 +102,7 @@ impl Random {
     /// Draws 128 bits.
     pub fn next_u128(&self) -> u128 {
         match &self.0 {
-            Source::System => rand::random(),
+            Source::System => random_u128(),
             Source::Seeded(state) => {
                 (u128::from(split_mix(state)) << 64) | u128::from(split_mix(state))
             }
@@ -74,11 +128,6 @@ fn split_mix(state: &AtomicU64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
-}
-
-/// 128 bits from the operating system: a client's session id.
-pub fn random_u128() -> u128 {
-    rand::random()
 }
 
 /// A node's wall clock: it may be wrong, and it may jump.
@@ -148,4 +197,42 @@ pub fn wall_clock_ms() -> u64 {
 /// The wall clock: for certificates' dates, never for an order of events.
 pub fn wall_clock() -> SystemTime {
     SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use rand::Rng;
+
+    use super::*;
+
+    /// Some of everything that can be drawn.
+    fn drawn() -> (u64, u128, u64, [u8; 13]) {
+        let mut bytes = [0; 13];
+        Generator.fill_bytes(&mut bytes);
+        let random = Random::system();
+        (
+            random_u64(),
+            random.next_u128(),
+            Generator.next_u64(),
+            bytes,
+        )
+    }
+
+    #[test]
+    fn a_seed_decides_all_that_a_simulations_thread_draws() {
+        let of = |seed| {
+            let thread = thread::spawn(move || {
+                assert!(!is_simulated());
+                simulate(seed);
+                assert!(is_simulated());
+                drawn()
+            });
+            thread.join().unwrap()
+        };
+        assert_eq!(of(1), of(1));
+        assert_ne!(of(1), of(2));
+        assert_ne!(drawn(), drawn(), "the system's generator repeats nothing");
+    }
 }

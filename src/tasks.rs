@@ -13,16 +13,19 @@ use std::io;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook};
 use std::pin::pin;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::stderr;
+use crate::{env, stderr};
 
 /// What a program ends with after a panic, as Rust's own do.
 const EXIT_PANIC: i32 = 101;
+/// How long work that leaves the runtime's threads is under way before it is done, in a simulation.
+const SIMULATED_US_MAX: u64 = 2000;
 
 static BROKEN: LazyLock<watch::Sender<Option<Broken>>> = LazyLock::new(|| watch::channel(None).0);
 
@@ -82,7 +85,8 @@ pub fn spawn_endless_on(
     })
 }
 
-/// Runs work that waits for the disk, or computes for long, off the runtime's own threads.
+/// Runs work that waits for the disk, or computes for long, off the runtime's own threads. A simulation has one
+/// thread: there it is done a moment later, at once.
 pub fn spawn_blocking<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -96,6 +100,13 @@ pub fn spawn_blocking_on<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {
+    if env::is_simulated() {
+        let late = Duration::from_micros(env::random_u64() % SIMULATED_US_MAX);
+        return spawn_on(runtime, name, async move {
+            tokio::time::sleep(late).await;
+            work()
+        });
+    }
     runtime.spawn_blocking(move || run(name, work))
 }
 

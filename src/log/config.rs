@@ -1,5 +1,9 @@
 //! The log's limits, and what it opens at most.
 
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
 /// No store file is larger, in bytes.
 pub const STORE_BYTES_MAX: u32 = 1 << 30;
 
@@ -28,6 +32,8 @@ pub struct Config {
     pub files_max: usize,
     /// Do the IO on the caller's thread: for simulation.
     pub inline_io: bool,
+    /// With `inline_io`: how late the writer begins with what it is asked for, in a task of its own.
+    pub io_delay: Option<IoDelay>,
 }
 
 impl Default for Config {
@@ -39,6 +45,7 @@ impl Default for Config {
             spare_above_bytes: 0,
             files_max: FILES_MAX,
             inline_io: false,
+            io_delay: None,
         }
     }
 }
@@ -53,5 +60,26 @@ impl Config {
     pub fn keep_to(&mut self, descriptors: u64) {
         let share = usize::try_from(descriptors / FILES_SHARE).unwrap_or(usize::MAX);
         self.files_max = self.files_max.min(share).max(FILES_MIN);
+    }
+}
+
+/// How late a simulated writer begins with what it is asked for.
+#[derive(Clone)]
+pub struct IoDelay(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl IoDelay {
+    /// Asked each time that something is there to do.
+    pub fn new(delay: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(delay))
+    }
+
+    pub(super) fn drawn(&self) -> Duration {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for IoDelay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IoDelay")
     }
 }

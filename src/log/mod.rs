@@ -39,7 +39,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, STORE_BYTES_MAX};
+pub use config::{Config, IoDelay, STORE_BYTES_MAX};
 pub use error::Error;
 pub use format::frame::{Entry, Kind};
 pub use format::record::{self, Record};
@@ -141,7 +141,7 @@ impl Log {
         };
         let state = State::new(found, checkpoint);
         let maker = Maker::new(disk.clone(), dir, &config);
-        let queue = Queue::start(maker, state.next_index(), config.inline_io)?;
+        let queue = Queue::start(maker, state.next_index(), &config)?;
         let shared = Shared {
             dir: dir.to_owned(),
             disk,

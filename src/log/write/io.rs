@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::io_task::LateWriter;
 use super::making::Maker;
 use super::writer::{Write, Writer};
-use crate::log::{Error, Index};
+use crate::log::{Config, Error, Index};
 use crate::tasks;
 
 /// Between two tries to make a file that there was no room for.
@@ -67,11 +68,21 @@ pub struct Marks {
 enum Mode {
     Thread(Arc<Shared>, Mutex<Option<JoinHandle<()>>>),
     Inline(Box<Mutex<Inline>>),
+    Task(Arc<LateWriter>),
 }
 
-struct Inline {
+/// A writer without a thread of its own.
+pub struct Inline {
     writer: Writer,
     told: bool,
+}
+
+impl Inline {
+    /// Does what waits and what comes.
+    pub fn run(&mut self, requests: VecDeque<Request>) {
+        let waits = self.writer.run(requests);
+        tell(&mut self.told, waits.as_ref());
+    }
 }
 
 #[derive(Default)]
@@ -87,9 +98,9 @@ struct State {
 }
 
 impl Queue {
-    /// A writer on a thread of its own, or one that does each request at once on the caller's: for
-    /// simulation, where no thread may run beside the paused clock.
-    pub fn start(maker: Maker, durable: Index, inline: bool) -> Result<Self, Error> {
+    /// A writer on a thread of its own, or for simulation, where no thread may run beside the paused clock,
+    /// one that does each request at once on the caller's, or in a task.
+    pub fn start(maker: Maker, durable: Index, config: &Config) -> Result<Self, Error> {
         let marks = Arc::new(Mutex::new(Marks {
             durable,
             cut: None,
@@ -97,9 +108,13 @@ impl Queue {
         }));
         let in_hand = maker.in_hand();
         let writer = Writer::new(maker, marks.clone());
-        if inline {
+        if config.inline_io {
             let told = false;
-            let mode = Mode::Inline(Box::new(Mutex::new(Inline { writer, told })));
+            let inline = Inline { writer, told };
+            let mode = match &config.io_delay {
+                None => Mode::Inline(Box::new(Mutex::new(inline))),
+                Some(delay) => Mode::Task(LateWriter::start(inline, delay.clone())),
+            };
             return Ok(Self {
                 mode,
                 marks,
@@ -125,7 +140,7 @@ impl Queue {
 
     /// Tries again what waits for room. A writer on a thread of its own does so by itself.
     pub fn look_for_room(&self) {
-        if matches!(self.mode, Mode::Inline(_)) {
+        if !matches!(self.mode, Mode::Thread(..)) {
             self.push_all(VecDeque::new());
         }
     }
@@ -137,11 +152,8 @@ impl Queue {
         });
         self.marks.lock().unsynced += bytes.sum::<u64>();
         match &self.mode {
-            Mode::Inline(inline) => {
-                let Inline { writer, told } = &mut *inline.lock();
-                let waits = writer.run(requests);
-                tell(told, waits.as_ref());
-            }
+            Mode::Inline(inline) => inline.lock().run(requests),
+            Mode::Task(late) => late.push_all(requests),
             Mode::Thread(shared, _) => {
                 shared.state.lock().requests.extend(requests);
                 shared.filled.notify_one();
@@ -190,13 +202,17 @@ impl Queue {
 
     /// Finishes what is queued and ends the thread.
     pub fn close(&self) {
-        if let Mode::Thread(shared, thread) = &self.mode {
-            shared.state.lock().closed = true;
-            shared.filled.notify_one();
-            if let Some(thread) = thread.lock().take() {
-                // A panic there was told already, and its callers got no answer.
-                let _ = thread.join();
+        match &self.mode {
+            Mode::Thread(shared, thread) => {
+                shared.state.lock().closed = true;
+                shared.filled.notify_one();
+                if let Some(thread) = thread.lock().take() {
+                    // A panic there was told already, and its callers got no answer.
+                    let _ = thread.join();
+                }
             }
+            Mode::Task(late) => late.run(),
+            Mode::Inline(_) => {}
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The runtime that the engine runs on: tokio's, with every task of the engine watched.
+//! The runtime that the engine runs on: tokio's, with every task of the engine watched, and its chances drawn
+//! from the seam to randomness, so that a simulation's seed decides elections.
 //!
 //! The engine keeps its tasks to itself, and goes on without some of them: one that panicked would
 //! leave a node that looks alive and applies nothing.
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 
+use crate::env::Generator;
 use crate::tasks;
 
 type Tokio<T> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
@@ -23,7 +25,7 @@ impl AsyncRuntime for Runtime {
     type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
     type Timeout<R, T: Future<Output = R> + OptionalSend> =
         <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
-    type ThreadLocalRng = <TokioRuntime as AsyncRuntime>::ThreadLocalRng;
+    type ThreadLocalRng = Generator;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
     type Watch = <TokioRuntime as AsyncRuntime>::Watch;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
@@ -64,7 +66,7 @@ impl AsyncRuntime for Runtime {
     }
 
     fn thread_rng() -> Self::ThreadLocalRng {
-        TokioRuntime::thread_rng()
+        Generator
     }
 
     fn new(threads: usize) -> Self {

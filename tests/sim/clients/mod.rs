@@ -1,0 +1,134 @@
+//! The clients of a simulation: each does one kind of thing, through the real client or by raw calls, until it
+//! is told to stop, and writes down what it was told.
+
+mod names;
+mod reading;
+mod record;
+mod writing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolog::client::{Client, ClientConfig};
+use ferrolog::env::Random;
+use ferrolog::net::Security;
+use ferrolog::net::stream_layer::StreamLayer;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_local};
+
+use super::network::{Life, SimNetwork};
+use super::plan::{Work, draw};
+
+pub use record::{Record, Shared};
+
+/// How long a call of the real client tries.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a raw call is waited for.
+const ANSWER_MAX: Duration = Duration::from_secs(6);
+
+/// What every client has.
+#[derive(Clone)]
+pub struct Hand {
+    pub name: String,
+    pub random: Random,
+    pub network: SimNetwork,
+    /// In an order of its own.
+    pub servers: Vec<String>,
+    pub work: Work,
+    pub record: Shared,
+    pub stop: watch::Receiver<bool>,
+}
+
+impl Hand {
+    fn layer(&self) -> StreamLayer {
+        let network = self.network.of(&self.name, &Life::new());
+        StreamLayer::new(Arc::new(network), Security::Insecure)
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(ClientConfig {
+            servers: self.servers.clone(),
+            stream_layer: self.layer(),
+            timeout: TIMEOUT,
+        })
+    }
+
+    fn is_told_to_stop(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    async fn think(&self) {
+        let (least, most) = self.work.think_ms;
+        tokio::time::sleep(Duration::from_millis(draw(&self.random, least..=most))).await;
+    }
+}
+
+/// Clients at work.
+pub struct Clients {
+    running: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Clients {
+    pub fn start(
+        work: &Work,
+        network: &SimNetwork,
+        servers: &[String],
+        random: &Random,
+        record: &Shared,
+    ) -> Self {
+        let (stop, told) = watch::channel(false);
+        let mut running = Vec::new();
+        let mut number = 0;
+        let mut hand = || {
+            number += 1;
+            let random = Random::seeded(random.next_u64());
+            let mut servers = servers.to_vec();
+            let first = draw(&random, 0..=servers.len() as u64 - 1) as usize;
+            servers.rotate_left(first);
+            Hand {
+                name: format!("c{number}"),
+                random,
+                network: network.clone(),
+                servers,
+                work: work.clone(),
+                record: record.clone(),
+                stop: told.clone(),
+            }
+        };
+        for _ in 0..work.producers {
+            running.push(spawn_local(writing::produce(hand())));
+        }
+        for _ in 0..work.appenders {
+            running.push(spawn_local(writing::append(hand())));
+        }
+        for _ in 0..work.senders {
+            running.push(spawn_local(writing::send(hand())));
+        }
+        for _ in 0..work.readers {
+            running.push(spawn_local(reading::read(hand())));
+        }
+        for _ in 0..work.subscribers {
+            running.push(spawn_local(reading::subscribe(hand())));
+        }
+        for _ in 0..work.fencers {
+            running.push(spawn_local(names::contend(hand())));
+        }
+        for _ in 0..work.cursors {
+            running.push(spawn_local(names::move_cursor(hand())));
+        }
+        if work.trims {
+            running.push(spawn_local(names::trim(hand())));
+        }
+        Self { running, stop }
+    }
+
+    /// Has them end; each does once its last call has.
+    pub async fn end(self) -> Result<(), String> {
+        self.stop.send_replace(true);
+        for client in self.running {
+            client.await.map_err(|error| format!("a client: {error}"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,326 @@
+//! What a seed draws before anything happens: the settings of the nodes, the work of the clients, and which
+//! faults come when, how hard. Each fault is an item of a list, so that a failing seed can be run without some.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ferrolog::env::Random;
+
+use super::disk::Crash;
+use super::network::Weather;
+
+/// A number of a range, ends included.
+pub fn draw(random: &Random, range: RangeInclusive<u64>) -> u64 {
+    let (from, to) = range.into_inner();
+    from + random.next_u64() % (to - from + 1)
+}
+
+/// One of these.
+pub fn pick<T: Clone>(random: &Random, of: &[T]) -> T {
+    of[draw(random, 0..=of.len() as u64 - 1) as usize].clone()
+}
+
+/// One time in so many.
+pub fn one_in(random: &Random, times: u64) -> bool {
+    draw(random, 1..=times) == 1
+}
+
+/// The nodes' settings.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub nodes: usize,
+    pub segment_bytes_max: u64,
+    pub record_bytes_max: u64,
+    pub heartbeat_ms: u64,
+    pub disk_late_us: (u64, u64),
+    pub tail_cache_bytes_max: usize,
+    pub files_max: usize,
+    pub scrub_bytes_per_second: u64,
+}
+
+impl Settings {
+    fn drawn(random: &Random) -> Self {
+        Self {
+            nodes: pick(random, &[1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 7]),
+            segment_bytes_max: pick(random, &[64 << 10, 64 << 10, 128 << 10, 1 << 20]),
+            record_bytes_max: pick(random, &[4096, 8192, 100_000]),
+            heartbeat_ms: pick(random, &[50, 100, 200]),
+            disk_late_us: pick(random, &[(0, 100), (100, 2000), (1000, 20_000)]),
+            tail_cache_bytes_max: pick(random, &[0, 16 << 10, 1 << 20]),
+            files_max: pick(random, &[16, 256]),
+            scrub_bytes_per_second: pick(random, &[0, 64 << 10, 8 << 20]),
+        }
+    }
+}
+
+/// What clients do.
+#[derive(Debug, Clone)]
+pub struct Work {
+    pub producers: u64,
+    pub appenders: u64,
+    pub senders: u64,
+    pub readers: u64,
+    pub subscribers: u64,
+    pub fencers: u64,
+    pub cursors: u64,
+    pub trims: bool,
+    /// Between two calls of a client.
+    pub think_ms: (u64, u64),
+    pub value_bytes_max: u64,
+}
+
+impl Work {
+    fn drawn(random: &Random) -> Self {
+        Self {
+            producers: draw(random, 1..=2),
+            appenders: draw(random, 0..=2),
+            senders: draw(random, 0..=2),
+            readers: draw(random, 1..=3),
+            subscribers: draw(random, 0..=1),
+            fencers: pick(random, &[0, 0, 2]),
+            cursors: pick(random, &[0, 1]),
+            trims: one_in(random, 2),
+            think_ms: pick(random, &[(10, 80), (20, 200), (50, 400)]),
+            value_bytes_max: pick(random, &[50, 500, 3000]),
+        }
+    }
+}
+
+/// Whom a fault strikes, as things stand when it comes.
+#[derive(Debug, Clone, Copy)]
+pub enum Who {
+    Leader,
+    /// Of the nodes that do not lead, this one, counted round.
+    Other(u64),
+    All,
+}
+
+#[derive(Debug, Clone)]
+pub enum Fault {
+    Crash {
+        who: Who,
+        crash: Crash,
+        in_operations: Option<u64>,
+        down: Duration,
+    },
+    Stop {
+        who: Who,
+        down: Duration,
+    },
+    Isolate {
+        who: Who,
+        span: Duration,
+    },
+    Cut {
+        from: Who,
+        to: Who,
+        span: Duration,
+    },
+    Freeze {
+        who: Who,
+        span: Duration,
+    },
+    Reset {
+        who: Who,
+    },
+    HalfClose {
+        from: Who,
+        to: Who,
+    },
+    Refuse {
+        who: Who,
+        span: Duration,
+    },
+    Weather {
+        weather: Weather,
+        span: Duration,
+    },
+    Way {
+        from: Who,
+        to: Who,
+        weather: Weather,
+        span: Duration,
+    },
+    DiskLate {
+        who: Who,
+        late_us: u64,
+        span: Duration,
+    },
+    DiskFails {
+        who: Who,
+        of_10000: u64,
+        span: Duration,
+    },
+    DiskFull {
+        who: Who,
+        span: Duration,
+    },
+    Rot {
+        at: u64,
+    },
+    Clock {
+        who: Who,
+        by_ms: i64,
+    },
+    Drift {
+        who: Who,
+        ms_in_second: i64,
+        span: Duration,
+    },
+    Move {
+        who: Who,
+    },
+    Replace {
+        who: Who,
+    },
+    Join,
+    Leave {
+        who: Who,
+    },
+    Transfer {
+        to: Who,
+    },
+}
+
+/// All that a seed decides beforehand.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub settings: Settings,
+    pub work: Work,
+    pub lasts: Duration,
+    /// When each fault comes.
+    pub faults: Vec<(Duration, Fault)>,
+}
+
+/// Kinds of faults, each on or off in a seed.
+const KINDS: u64 = 12;
+
+impl Plan {
+    pub fn drawn(random: &Random) -> Self {
+        let settings = Settings::drawn(random);
+        let work = Work::drawn(random);
+        let lasts = Duration::from_millis(draw(random, 2_000..=8_000));
+        let mut kinds: Vec<u64> = (0..KINDS).filter(|_| one_in(random, 3)).collect();
+        if kinds.is_empty() {
+            kinds.push(draw(random, 0..=KINDS - 1));
+        }
+        let mut faults = Vec::new();
+        for _ in 0..draw(random, 0..=10) {
+            let at = Duration::from_millis(draw(random, 0..=lasts.as_millis() as u64));
+            let kind = pick(random, &kinds);
+            faults.push((at, fault(random, kind)));
+        }
+        faults.sort_by_key(|(at, _)| *at);
+        Self {
+            settings,
+            work,
+            lasts,
+            faults,
+        }
+    }
+}
+
+fn who(random: &Random) -> Who {
+    match draw(random, 0..=9) {
+        0..=3 => Who::Leader,
+        other => Who::Other(other),
+    }
+}
+
+fn span(random: &Random) -> Duration {
+    let most = pick(random, &[100, 600, 2500, 6000]);
+    Duration::from_millis(draw(random, 10..=most))
+}
+
+fn weather(random: &Random) -> Weather {
+    Weather {
+        late_us: pick(
+            random,
+            &[(0, 0), (1000, 10_000), (10_000, 100_000), (100, 400_000)],
+        ),
+        lost_of_1000: pick(random, &[0, 0, 10, 100, 300]),
+        bytes_per_second: pick(random, &[1 << 30, 1 << 20, 64 << 10]),
+    }
+}
+
+fn fault(random: &Random, kind: u64) -> Fault {
+    let (who, other, span) = (who(random), who(random), span(random));
+    match kind {
+        0 => {
+            let crash = pick(random, &[Crash::Process, Crash::Power, Crash::PowerAtWorst]);
+            let operations = draw(random, 0..=60);
+            let all = one_in(random, 5);
+            Fault::Crash {
+                who: if all { Who::All } else { who },
+                crash,
+                in_operations: (!all && one_in(random, 2)).then_some(operations),
+                down: span,
+            }
+        }
+        1 => Fault::Stop { who, down: span },
+        2 => match draw(random, 0..=2) {
+            0 => Fault::Isolate { who, span },
+            1 => Fault::Cut {
+                from: who,
+                to: other,
+                span,
+            },
+            _ => Fault::Freeze { who, span },
+        },
+        3 => match draw(random, 0..=2) {
+            0 => Fault::Reset { who },
+            1 => Fault::HalfClose {
+                from: who,
+                to: other,
+            },
+            _ => Fault::Refuse { who, span },
+        },
+        4 => match one_in(random, 2) {
+            true => Fault::Weather {
+                weather: weather(random),
+                span,
+            },
+            false => Fault::Way {
+                from: who,
+                to: other,
+                weather: weather(random),
+                span,
+            },
+        },
+        5 => Fault::DiskLate {
+            who,
+            late_us: draw(random, 10_000..=500_000),
+            span,
+        },
+        6 => Fault::DiskFails {
+            who,
+            of_10000: pick(random, &[10, 100, 1000]),
+            span,
+        },
+        7 => Fault::DiskFull {
+            who: if one_in(random, 4) { Who::All } else { who },
+            span,
+        },
+        8 => Fault::Rot {
+            at: random.next_u64(),
+        },
+        9 => match one_in(random, 2) {
+            true => Fault::Drift {
+                who,
+                ms_in_second: draw(random, 0..=200) as i64 - 100,
+                span,
+            },
+            false => {
+                let by_ms = pick(random, &[-86_400_000, -5000, -700, 700, 5000, 86_400_000]);
+                Fault::Clock { who, by_ms }
+            }
+        },
+        10 => match draw(random, 0..=3) {
+            0 => Fault::Move { who },
+            1 => Fault::Replace { who },
+            2 => Fault::Join,
+            _ => Fault::Leave { who },
+        },
+        _ => Fault::Transfer { to: other },
+    }
+}

@@ -1,0 +1,239 @@
+//! One run: a seed in a process of its own, from the first draw to the verdict.
+
+use std::fs::File;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolog::client::{Client, ClientConfig, Consistency, ConsumeOptions, Start};
+use ferrolog::env::{self, Random};
+use ferrolog::net::Security;
+use ferrolog::net::stream_layer::StreamLayer;
+use tokio::time::{Instant, timeout};
+
+use super::clients::{Clients, Shared};
+use super::events::{self, SOMETIMES};
+use super::harness::checker::{Entry, NodeLog, hash};
+use super::judge;
+use super::nemesis::Nemesis;
+use super::network::{Life, SimNetwork};
+use super::nodes::Nodes;
+use super::plan::Plan;
+use super::sweep::Line;
+use super::system;
+
+/// Once faults are over, all is well again within this.
+const WELL_AGAIN: Duration = Duration::from_secs(120);
+
+/// How a seed is run.
+#[derive(Debug, Default)]
+pub struct Options {
+    pub events_to: Option<String>,
+    /// Faults of the plan to leave out, by number.
+    pub without: Vec<usize>,
+}
+
+/// Runs a seed and prints what came of it.
+#[allow(clippy::disallowed_methods, reason = "events may be kept in a file")]
+pub fn alone(seed: u64, options: &Options) -> ExitCode {
+    system::seed(seed);
+    env::simulate(seed);
+    if let Some(path) = &options.events_to {
+        events::write_to(File::create(path).expect("a file for the events"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let random = Random::seeded(seed);
+    let mut plan = Plan::drawn(&random);
+    let mut number = 0;
+    plan.faults.retain(|_| {
+        number += 1;
+        !options.without.contains(&(number - 1))
+    });
+    let (wrong, acked) = tokio::task::LocalSet::new().block_on(&runtime, async {
+        system::begin();
+        let shared = Shared::default();
+        let mut wrong = history(&plan, &random, &shared).await;
+        if let Some(broken) = futures::FutureExt::now_or_never(ferrolog::tasks::broken()) {
+            wrong.insert(0, broken.to_string());
+        }
+        events::note(format_args!("verdict {wrong:?}"));
+        let acked = shared.lock().history.acked() as u64;
+        (wrong, acked)
+    });
+    let told = events::told();
+    let place = |what: &&str| told.seen.contains(*what);
+    let line = Line {
+        digest: told.digest,
+        events: told.count,
+        simulated_ms: told.lasted.as_millis() as u64,
+        acked,
+        faults: told
+            .faults
+            .into_iter()
+            .map(|(kind, count)| (kind.to_owned(), count))
+            .collect(),
+        seen: (0..)
+            .zip(&SOMETIMES)
+            .filter(|(_, what)| place(what))
+            .map(|(at, _)| at)
+            .collect(),
+    };
+    if wrong.is_empty() {
+        println!("{}", line.shown());
+        // What is left of the nodes need not be taken apart.
+        return ExitCode::SUCCESS;
+    }
+    println!(
+        "{plan:#?}\nafter {} ms, digest {:016x}:",
+        line.simulated_ms, line.digest
+    );
+    for wrong in wrong {
+        println!("VIOLATION: {wrong}");
+    }
+    ExitCode::FAILURE
+}
+
+async fn history(plan: &Plan, random: &Random, shared: &Shared) -> Vec<String> {
+    let draw = || Random::seeded(random.next_u64());
+    let network = SimNetwork::new(draw());
+    let mut nodes = Nodes::new(network.clone(), plan.settings.clone(), draw());
+    for _ in 0..plan.settings.nodes {
+        nodes.add();
+    }
+    let servers = nodes.addrs();
+    let mut nemesis = Nemesis::new(nodes, draw(), plan.faults.clone());
+    if let Err(error) = well(&mut nemesis, 0).await {
+        return vec![format!("the cluster did not come up: {error}")];
+    }
+    let clients = Clients::start(&plan.work, &network, &servers, &draw(), shared);
+    nemesis.run(plan.lasts).await;
+    nemesis.heal();
+    events::note("healed");
+    let mut wrong = Vec::new();
+    let mut ended = tokio::task::spawn_local(clients.end());
+    if let Err(error) = well(&mut nemesis, 0).await {
+        return vec![format!(
+            "it is not well again after {WELL_AGAIN:?}: {error}"
+        )];
+    }
+    let deadline = Instant::now() + WELL_AGAIN;
+    let done = loop {
+        nemesis.step().await;
+        if let Some(done) = futures::FutureExt::now_or_never(&mut ended) {
+            break done.unwrap_or_else(|error| Err(error.to_string()));
+        }
+        if Instant::now() > deadline {
+            break Err(format!("a client waits after {WELL_AGAIN:?}"));
+        }
+    };
+    wrong.extend(done.err());
+    let client = Client::new(ClientConfig {
+        servers: nemesis.nodes.addrs(),
+        stream_layer: StreamLayer::new(
+            Arc::new(network.of("c0", &Life::new())),
+            Security::Insecure,
+        ),
+        timeout: Duration::from_secs(60),
+    });
+    wrong.extend(last_records(&mut nemesis, &client, shared).await.err());
+    let next = shared.lock().next;
+    if let Err(error) = well(&mut nemesis, next).await {
+        wrong.push(format!("not all is applied after {WELL_AGAIN:?}: {error}"));
+        return wrong;
+    }
+    let mut logs = Vec::new();
+    for node in nemesis.nodes.all.iter().filter(|node| node.is_wanted) {
+        match timeout(
+            WELL_AGAIN,
+            read_all(&client, &node.name(), &node.addr, next),
+        )
+        .await
+        {
+            Ok(Ok(log)) => logs.push(log),
+            Ok(Err(error)) => wrong.push(format!("the log of {}: {error}", node.name())),
+            Err(_) => wrong.push(format!("{} does not tell its log", node.name())),
+        }
+    }
+    wrong.append(&mut nemesis.wrong);
+    wrong.append(&mut judge::judge(shared, logs));
+    wrong
+}
+
+/// Waits until all is well, for a bounded time.
+async fn well(nemesis: &mut Nemesis, next: u64) -> Result<(), String> {
+    let deadline = Instant::now() + WELL_AGAIN;
+    loop {
+        nemesis.step().await;
+        let state = nemesis.nodes.are_settled(next);
+        match state {
+            Ok(()) if nemesis.is_at_rest() => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            _ if Instant::now() > deadline => return Err("a removal goes on".to_owned()),
+            _ => {}
+        }
+    }
+}
+
+/// Whatever happened, records are taken now.
+async fn last_records(
+    nemesis: &mut Nemesis,
+    client: &Client,
+    shared: &Shared,
+) -> Result<(), String> {
+    let (client, shared) = (client.clone(), shared.clone());
+    let append = async move {
+        let mut appender = client
+            .appender(Default::default())
+            .map_err(|error| error.to_string())?;
+        let producer = shared.producer();
+        for seq in 0..3 {
+            let random = Random::seeded(u64::from(seq));
+            let (batch, values) = shared.begin(&random, (producer, seq), 1, 10, None);
+            let records = values.into_iter().map(Into::into).collect();
+            let appended = appender
+                .append(records)
+                .await
+                .map_err(|error| error.to_string())?;
+            shared.end(
+                batch,
+                super::harness::checker::Outcome::Acked(appended.first_offset),
+            );
+        }
+        Ok(())
+    };
+    let mut append = tokio::task::spawn_local(append);
+    loop {
+        nemesis.step().await;
+        if let Some(done) = futures::FutureExt::now_or_never(&mut append) {
+            let done = done.unwrap_or_else(|error| Err(error.to_string()));
+            return done.map_err(|error: String| format!("no record is taken in the end: {error}"));
+        }
+    }
+}
+
+/// The log as one node tells it.
+async fn read_all(client: &Client, name: &str, addr: &str, next: u64) -> Result<NodeLog, String> {
+    let options = ConsumeOptions {
+        from: Start::Earliest,
+        consistency: Consistency::AtLeast(next),
+        server: Some(addr.to_owned()),
+        ..ConsumeOptions::default()
+    };
+    let mut consumer = client.consume(options).map_err(|error| error.to_string())?;
+    let mut entries = Vec::new();
+    while let Some(record) = consumer.next().await {
+        let record = record.map_err(|error| error.to_string())?;
+        let hash = hash(&record.record.value);
+        let offset = record.offset;
+        entries.push(Entry { offset, hash });
+    }
+    Ok(NodeLog {
+        node: name.to_owned(),
+        first: entries.first().map_or(next, |entry| entry.offset),
+        entries,
+    })
+}

@@ -1,0 +1,249 @@
+//! Many seeds, each in a process of its own: on all cores, in bounded time, and told in one table.
+//!
+//! A process each, since what a library keeps for the life of a process (a counter of its runtimes, a map's
+//! keys) is a part of the history.
+#![allow(clippy::disallowed_methods, reason = "its threads wait for processes")]
+
+use std::collections::BTreeMap;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::events::SOMETIMES;
+use super::system::real_time;
+
+/// Seeds of `make test`, as far as they fit into its time.
+const SEEDS: (u64, u64) = (1, 201);
+const TIME_MAX: Duration = Duration::from_secs(40);
+/// Seeds that are run twice there.
+const TWICE: u64 = 6;
+
+/// What a run prints at its end: one line, each fact with its name.
+#[derive(Debug, Default, Clone)]
+pub struct Line {
+    pub digest: u64,
+    pub events: u64,
+    pub simulated_ms: u64,
+    pub acked: u64,
+    pub faults: BTreeMap<String, u64>,
+    pub seen: Vec<u64>,
+}
+
+impl Line {
+    pub fn shown(&self) -> String {
+        let faults = self
+            .faults
+            .iter()
+            .map(|(kind, count)| format!("{kind}={count}"));
+        let seen: Vec<_> = self.seen.iter().map(u64::to_string).collect();
+        format!(
+            "sound {:016x} {} {} {} [{}] [{}]",
+            self.digest,
+            self.events,
+            self.simulated_ms,
+            self.acked,
+            faults.collect::<Vec<_>>().join(","),
+            seen.join(",")
+        )
+    }
+
+    fn parsed(text: &str) -> Option<Self> {
+        let line = text
+            .lines()
+            .rev()
+            .find_map(|line| line.strip_prefix("sound "))?;
+        let (numbers, lists) = line.split_once(" [")?;
+        let (faults, seen) = lists.strip_suffix(']')?.split_once("] [")?;
+        let mut numbers = numbers.split(' ');
+        let digest = u64::from_str_radix(numbers.next()?, 16).ok()?;
+        let mut number = || numbers.next()?.parse().ok();
+        let fault = |text: &str| {
+            let (kind, count) = text.split_once('=')?;
+            Some((kind.to_owned(), count.parse().ok()?))
+        };
+        Some(Self {
+            digest,
+            events: number()?,
+            simulated_ms: number()?,
+            acked: number()?,
+            faults: faults.split(',').filter_map(fault).collect(),
+            seen: seen.split(',').filter_map(|at| at.parse().ok()).collect(),
+        })
+    }
+}
+
+/// Runs a seed; an error is what it printed.
+fn run(seed: u64, more: &[String]) -> Result<Line, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut command = Command::new(program);
+    command.args(["--run", &seed.to_string()]).args(more);
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    match Line::parsed(&said).filter(|_| output.status.success()) {
+        Some(line) => Ok(line),
+        None => Err(format!(
+            "{said}{}{}",
+            String::from_utf8_lossy(&output.stderr),
+            output.status
+        )),
+    }
+}
+
+/// Several runs: what they came to, and what failed.
+#[derive(Default)]
+struct Sum {
+    lines: BTreeMap<u64, Line>,
+    failed: Vec<(u64, String)>,
+}
+
+/// Runs these seeds on all cores until the time is over.
+fn sweep(seeds: (u64, u64), time_max: Duration, fail_fast: bool) -> Sum {
+    let (next, sum) = (AtomicU64::new(seeds.0), Mutex::new(Sum::default()));
+    let began = real_time();
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.1 || real_time() - began >= time_max {
+                return;
+            }
+            let ended = run(seed, &[]);
+            let mut sum = sum.lock().expect("no panic before");
+            match ended {
+                Ok(line) => drop(sum.lines.insert(seed, line)),
+                Err(said) => {
+                    println!("seed {seed} FAILED: {}", repro(seed));
+                    sum.failed.push((seed, said));
+                    if fail_fast {
+                        next.store(seeds.1, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(work);
+        }
+    });
+    sum.into_inner().expect("no panic before")
+}
+
+fn repro(seed: u64) -> String {
+    let program = std::env::current_exe().map(|path| path.display().to_string());
+    format!("{} --run {seed}", program.unwrap_or_default())
+}
+
+fn tell(sum: &Sum, took: Duration) {
+    let count = sum.lines.len();
+    let lines = || sum.lines.values();
+    let hours = lines().map(|line| line.simulated_ms).sum::<u64>() as f64 / 3_600_000.0;
+    let seconds = took.as_secs_f64();
+    println!(
+        "{count} seeds without a violation, {} with one, in {seconds:.1} s ({:.1} a second): {hours:.2} simulated \
+         hours, {} events, {} records acknowledged",
+        sum.failed.len(),
+        count as f64 / seconds,
+        lines().map(|line| line.events).sum::<u64>(),
+        lines().map(|line| line.acked).sum::<u64>(),
+    );
+    let mut faults = BTreeMap::<&str, u64>::new();
+    for (kind, count) in lines().flat_map(|line| &line.faults) {
+        *faults.entry(kind).or_default() += count;
+    }
+    println!("faults: {}", faults.values().sum::<u64>());
+    for (kind, count) in faults {
+        println!("  {count:>8}  {kind}");
+    }
+    println!("sometimes, in so many seeds:");
+    for (at, what) in SOMETIMES.iter().enumerate() {
+        let seeds = lines()
+            .filter(|line| line.seen.contains(&(at as u64)))
+            .count();
+        println!("  {seeds:>8}  {what}");
+    }
+}
+
+/// Runs seeds twice, and tells the first event that differs.
+fn twice(seeds: impl Iterator<Item = u64>) -> Result<u64, String> {
+    let mut count = 0;
+    for seed in seeds {
+        let (one, other) = (run(seed, &[])?, run(seed, &[])?);
+        if one.digest != other.digest {
+            return Err(format!(
+                "seed {seed} has two histories, {:016x} and {:016x}: {} --events FILE writes one",
+                one.digest,
+                other.digest,
+                repro(seed)
+            ));
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn range(text: &str) -> (u64, u64) {
+    let (from, to) = text.split_once("..").unwrap_or((text, ""));
+    let from = from.parse().expect("SEEDS=A..B");
+    (from, to.parse().unwrap_or(from + 1))
+}
+
+/// `--seeds A..B` runs these, `--twice A..B` these twice; without either, what `make test` has time for.
+pub fn main(args: &[String]) -> ExitCode {
+    let value = |flag: &str| {
+        let at = args.iter().position(|arg| arg == flag)?;
+        args.get(at + 1).cloned()
+    };
+    let seconds = value("--seconds").and_then(|text| text.parse().ok());
+    let asked = value("--seeds").map(|text| range(&text));
+    if let Some(seeds) = value("--twice").map(|text| range(&text)) {
+        return told_twice(twice(seeds.0..seeds.1));
+    }
+    if asked.is_none() {
+        if args
+            .iter()
+            .any(|arg| !arg.starts_with('-') && !"simulation".contains(arg.as_str()))
+        {
+            return ExitCode::SUCCESS;
+        }
+        if told_twice(twice(SEEDS.0..SEEDS.0 + TWICE)) != ExitCode::SUCCESS {
+            return ExitCode::FAILURE;
+        }
+    }
+    let time_max = seconds.map(Duration::from_secs);
+    let usual = if asked.is_some() {
+        Duration::MAX
+    } else {
+        TIME_MAX
+    };
+    let began = real_time();
+    let sum = sweep(
+        asked.unwrap_or(SEEDS),
+        time_max.unwrap_or(usual),
+        asked.is_none(),
+    );
+    tell(&sum, real_time() - began);
+    for (seed, said) in sum.failed.iter().take(3) {
+        println!("seed {seed}:\n{said}\nagain: {}", repro(*seed));
+    }
+    match sum.failed.is_empty() && !sum.lines.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+fn told_twice(told: Result<u64, String>) -> ExitCode {
+    match told {
+        Ok(count) => {
+            println!("{count} seeds run twice, each with one history");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
