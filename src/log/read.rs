@@ -303,6 +303,10 @@ impl State {
         }
         let (mut row, mut next_row) = segment.row_of(offset)?.ok_or(NO_ROW)?;
         let (first, rows) = (row, segment.index.rows());
+        // What is in memory may not be on disk yet, though the others committed it: a read of the disk
+        // ends before it.
+        let cached = self.cached(first.index);
+        let on_disk = self.tail.front().filter(|_| cached.is_none());
         let (mut parts, mut behind) = (Vec::new(), None);
         loop {
             let next = (next_row < rows).then(|| segment.index.row(next_row));
@@ -320,7 +324,8 @@ impl State {
             } else {
                 record::bytes_before(next.skip).saturating_sub(record::bytes_before(first.skip))
             };
-            if passed as usize >= budget.min(READ_BYTES_MAX) {
+            let is_unwritten = on_disk.is_some_and(|entry| entry.index <= next.index);
+            if is_unwritten || passed as usize >= budget.min(READ_BYTES_MAX) {
                 behind = Some(next);
                 break;
             }
@@ -330,7 +335,7 @@ impl State {
         let end = segment.entry_end(row.index, next_row, behind)?;
         let end = end.min(segment.end());
         let last = parts[parts.len() - 1].row;
-        let source = match self.cached(first.index) {
+        let source = match cached {
             Some(number) => {
                 let to = Index(last.index.0 + 1);
                 Source::Memory(self.cached_entries(number, to, usize::MAX))

@@ -57,3 +57,47 @@ impl Drop for LateWriter {
         self.filled.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::disk::memory::MemoryDisk;
+    use crate::log::tests::{DIR, publish, records, value};
+    use crate::log::{Config, Floor, Index, Log, Offset};
+
+    /// A follower whose disk is slow: the others committed what it has not written yet.
+    #[tokio::test(start_paused = true)]
+    async fn a_read_goes_on_where_the_disk_ends() {
+        let delay_ms = Arc::new(AtomicU64::new(0));
+        let theirs = delay_ms.clone();
+        let delay = move || Duration::from_millis(theirs.load(Ordering::Relaxed));
+        let config = Config {
+            tail_cache_bytes_max: 0,
+            inline_io: true,
+            io_delay: Some(IoDelay::new(delay)),
+            ..Config::default()
+        };
+        let disk = Arc::new(MemoryDisk::default());
+        let opened = Log::open(disk, Path::new(DIR), config, Floor::default(), None);
+        let (log, _) = opened.unwrap();
+        let entries: Vec<_> = (0..8).map(|at| records(1, at, at..at + 1)).collect();
+        log.append(entries[..4].to_vec(), Box::new(|done| done.unwrap()))
+            .unwrap();
+        // The writer's task is idle again once the clock goes on.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(log.durable(), Index(4));
+        delay_ms.store(60_000, Ordering::Relaxed);
+        log.append(entries[4..].to_vec(), Box::new(|done| done.unwrap()))
+            .unwrap();
+        entries.iter().for_each(|entry| publish(&log, entry));
+        let read = log.read(Offset(0), 1 << 20).unwrap();
+        assert_eq!(log.durable(), Index(4), "nothing more was written");
+        let read: Vec<_> = read.into_iter().map(|record| record.value).collect();
+        let all: Vec<_> = (0..8).map(value).collect();
+        assert_eq!(read, all);
+    }
+}
