@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             seed,
             &run::Options {
                 events_to: value("--events"),
+                log: value("--log"),
                 without: without
                     .split(',')
                     .filter_map(|at| at.parse().ok())

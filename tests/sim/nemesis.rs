@@ -3,18 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ferrolog::client::{Admin, Client, ClientConfig};
+use ferrolog::client::Admin;
 use ferrolog::env::Random;
-use ferrolog::net::Security;
-use ferrolog::net::stream_layer::StreamLayer;
 use futures::FutureExt;
-use std::sync::Arc;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Instant;
 
 use super::disk::Crash;
 use super::events::{fault, sometimes};
-use super::network::Life;
 use super::nodes::Nodes;
 use super::plan::{Fault, Who, draw};
 
@@ -115,7 +111,9 @@ impl Nemesis {
         {
             node.down_until = Some(Instant::now() + SUPERVISOR);
         }
-        let is_expected = why == "crashed" || why == "stopped" || node.disk_fails;
+        // A directory cannot be prepared on a full disk.
+        let is_full = why.contains("no storage space") && node.agent().is_none();
+        let is_expected = why == "crashed" || why == "stopped" || node.disk_fails || is_full;
         let is_leaving = self.removals.iter().any(|(leaving, ..)| *leaving == number);
         if why.contains("panicked") || (!is_expected && !is_leaving && node.is_wanted) {
             self.wrong.push(format!("{} stopped: {why}", node.name()));
@@ -383,12 +381,11 @@ impl Nemesis {
     }
 
     fn admin(&self) -> Admin {
-        let network = self.nodes.network.of("c0", &Life::new());
-        let client = Client::new(ClientConfig {
-            servers: self.nodes.addrs(),
-            stream_layer: StreamLayer::new(Arc::new(network), Security::Insecure),
-            timeout: Duration::from_secs(10),
-        });
+        let patience = Duration::from_secs(10);
+        let client = self
+            .nodes
+            .network
+            .client("c0", &self.nodes.addrs(), patience);
         client.admin()
     }
 

@@ -11,8 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ferrolog::client::Client;
 use ferrolog::env::Random;
-use ferrolog::net::{BoxIo, Io, Listener, Network};
+use ferrolog::net::stream_layer::StreamLayer;
+use ferrolog::net::{BoxIo, Io, Listener, Network, Security};
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, mpsc};
@@ -111,6 +113,18 @@ impl SimNetwork {
             host: host.to_owned(),
             life: life.clone(),
         }
+    }
+
+    /// How a client on this host dials.
+    pub fn layer(&self, host: &str) -> StreamLayer {
+        StreamLayer::new(Arc::new(self.of(host, &Life::new())), Security::Insecure)
+    }
+
+    /// A client on this host.
+    pub fn client(&self, host: &str, servers: &[String], timeout: Duration) -> Client {
+        let client = Client::builder().servers(servers).timeout(timeout);
+        let client = client.stream_layer(self.layer(host)).build();
+        client.expect("a client with servers")
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

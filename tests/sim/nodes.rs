@@ -243,7 +243,7 @@ impl Nodes {
                     }
                     Some(Ok(Err(error))) => {
                         node.run = Run::Off;
-                        Some(error)
+                        Some(if over { "crashed".to_owned() } else { error })
                     }
                     Some(Err(error)) => {
                         node.run = Run::Off;

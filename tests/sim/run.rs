@@ -2,21 +2,20 @@
 
 use std::fs::File;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolog::client::{Client, ClientConfig, Consistency, ConsumeOptions, Start};
+use ferrolog::client::{Client, Consistency, ConsumeOptions, Start};
 use ferrolog::env::{self, Random};
-use ferrolog::net::Security;
-use ferrolog::net::stream_layer::StreamLayer;
 use tokio::time::{Instant, timeout};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 use super::clients::{Clients, Shared};
 use super::events::{self, SOMETIMES};
 use super::harness::checker::{Entry, NodeLog, hash};
 use super::judge;
 use super::nemesis::Nemesis;
-use super::network::{Life, SimNetwork};
+use super::network::SimNetwork;
 use super::nodes::Nodes;
 use super::plan::Plan;
 use super::sweep::Line;
@@ -29,6 +28,8 @@ const WELL_AGAIN: Duration = Duration::from_secs(120);
 #[derive(Debug, Default)]
 pub struct Options {
     pub events_to: Option<String>,
+    /// Which of the nodes' own log lines to print.
+    pub log: Option<String>,
     /// Faults of the plan to leave out, by number.
     pub without: Vec<usize>,
 }
@@ -40,6 +41,12 @@ pub fn alone(seed: u64, options: &Options) -> ExitCode {
     env::simulate(seed);
     if let Some(path) = &options.events_to {
         events::write_to(File::create(path).expect("a file for the events"));
+    }
+    if let Some(filter) = &options.log {
+        let lines = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_timer(Elapsed);
+        lines.with_ansi(false).init();
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -97,6 +104,15 @@ pub fn alone(seed: u64, options: &Options) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// The simulation's time before each line.
+struct Elapsed;
+
+impl FormatTime for Elapsed {
+    fn format_time(&self, line: &mut Writer<'_>) -> std::fmt::Result {
+        write!(line, "{}", system::elapsed().as_micros())
+    }
+}
+
 async fn history(plan: &Plan, random: &Random, shared: &Shared) -> Vec<String> {
     let draw = || Random::seeded(random.next_u64());
     let network = SimNetwork::new(draw());
@@ -131,14 +147,7 @@ async fn history(plan: &Plan, random: &Random, shared: &Shared) -> Vec<String> {
         }
     };
     wrong.extend(done.err());
-    let client = Client::new(ClientConfig {
-        servers: nemesis.nodes.addrs(),
-        stream_layer: StreamLayer::new(
-            Arc::new(network.of("c0", &Life::new())),
-            Security::Insecure,
-        ),
-        timeout: Duration::from_secs(60),
-    });
+    let client = network.client("c0", &nemesis.nodes.addrs(), Duration::from_secs(60));
     wrong.extend(last_records(&mut nemesis, &client, shared).await.err());
     let next = shared.lock().next;
     if let Err(error) = well(&mut nemesis, next).await {

@@ -6,17 +6,15 @@ mod reading;
 mod record;
 mod writing;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolog::client::{Client, ClientConfig};
+use ferrolog::client::Client;
 use ferrolog::env::Random;
-use ferrolog::net::Security;
 use ferrolog::net::stream_layer::StreamLayer;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 
-use super::network::{Life, SimNetwork};
+use super::network::SimNetwork;
 use super::plan::{Work, draw};
 
 pub use record::{Record, Shared};
@@ -41,16 +39,11 @@ pub struct Hand {
 
 impl Hand {
     fn layer(&self) -> StreamLayer {
-        let network = self.network.of(&self.name, &Life::new());
-        StreamLayer::new(Arc::new(network), Security::Insecure)
+        self.network.layer(&self.name)
     }
 
     pub fn client(&self) -> Client {
-        Client::new(ClientConfig {
-            servers: self.servers.clone(),
-            stream_layer: self.layer(),
-            timeout: TIMEOUT,
-        })
+        self.network.client(&self.name, &self.servers, TIMEOUT)
     }
 
     fn is_told_to_stop(&self) -> bool {
