@@ -58,6 +58,7 @@ test: ## every test, tidy among them
 	fi; \
 	echo cargo test --locked -- --show-output; \
 	cargo test --locked -- --show-output
+	cargo check --locked --lib --no-default-features --features client
 
 attack: ## every attack on a cluster at its full length, beside a client whose calls must go on
 	FERROLOG_ATTACK=full cargo test --locked --test attacks -- --show-output --test-threads=1

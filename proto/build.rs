@@ -31,7 +31,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         prost::Message::encode_to_vec(&public),
     )?;
 
+    // A program that only calls needs nothing that answers.
     tonic_prost_build::configure()
+        .build_server(std::env::var_os("CARGO_FEATURE_SERVER").is_some())
         .bytes(".")
         .compile_fds(descriptors)?;
     Ok(())

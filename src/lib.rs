@@ -20,20 +20,28 @@
 //! - [`env`], [`name`] and [`access`]: what all of them stand on.
 
 pub mod access;
+#[cfg(feature = "server")]
 pub mod agent;
 pub mod batch;
+#[cfg(feature = "server")]
 pub mod certs;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod client;
+#[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
 pub mod disk;
 pub mod env;
+#[cfg(feature = "server")]
 pub mod log;
 pub mod name;
 pub mod net;
 pub mod proto;
+#[cfg(feature = "server")]
 pub mod raft;
 pub mod reason;
+#[cfg(feature = "server")]
 pub mod server;
 pub mod stderr;
 pub mod tasks;

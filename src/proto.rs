@@ -14,15 +14,17 @@ pub mod v1 {
 }
 
 /// What nodes say to each other, and what control frames and checkpoints hold.
+#[cfg(feature = "server")]
 pub(crate) mod raft_v1 {
     tonic::include_proto!("ferrolog.raft.v1");
 }
 
 /// The descriptors that server reflection serves.
+#[cfg(feature = "server")]
 pub(crate) const PUBLIC_DESCRIPTORS: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/public.bin"));
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use prost::Message;
 

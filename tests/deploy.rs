@@ -215,3 +215,50 @@ fn the_fuzz_targets_are_built_of_what_the_product_is() {
         "fuzz/Cargo.lock has other versions: {other:?}"
     );
 }
+
+/// What a client has no use for. That it compiles without, `make test` shows.
+#[test]
+fn a_client_brings_nothing_of_a_node() {
+    const OF_A_NODE: [&str; 10] = [
+        "openraft",
+        "redb",
+        "memmap2",
+        "clap",
+        "indicatif",
+        "rcgen",
+        "x509-parser",
+        "tonic-reflection",
+        "axum",
+        "mimalloc",
+    ];
+    let tree = |features: &[&str]| {
+        let output = Command::new(env!("CARGO"))
+            .args([
+                "tree",
+                "--locked",
+                "--offline",
+                "--edges",
+                "normal",
+                "--prefix",
+                "none",
+            ])
+            .args(features)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("run cargo");
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let names = text.lines().filter_map(|line| line.split(' ').next());
+        names.map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let of_client = tree(&["--no-default-features", "--features", "client"]);
+    let of_all = tree(&[]);
+    for name in OF_A_NODE {
+        assert!(
+            of_all.contains(name),
+            "{name} is no package of ours: drop it here"
+        );
+        assert!(!of_client.contains(name), "a client brings {name}");
+    }
+    assert!(of_client.contains("tonic"));
+}

@@ -86,6 +86,7 @@ impl Client {
     }
 
     /// How it reaches the nodes.
+    #[cfg(feature = "cli")]
     pub(crate) fn stream_layer(&self) -> &StreamLayer {
         self.servers.stream_layer()
     }

@@ -4,9 +4,13 @@
 //! dialling side of both. Bytes move through `tcp`, or through `memory` when a whole cluster is simulated
 //! in one thread. What the streams carry is the affair of the layers above.
 
+#[cfg(feature = "server")]
 pub mod budget;
+#[cfg(feature = "server")]
 pub mod identity;
+#[cfg(feature = "server")]
 pub mod memory;
+#[cfg(feature = "server")]
 pub mod mux;
 mod security;
 pub mod stream_layer;
@@ -64,5 +68,10 @@ pub trait Listener: Send + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Grpc,
+    #[cfg(feature = "server")]
     Raft,
 }
+
+/// The first byte of a raft stream, sent in clear before TLS begins.
+#[cfg(feature = "server")]
+pub const RAFT_RPC: u8 = 0x01;

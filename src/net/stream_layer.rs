@@ -11,9 +11,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tonic::transport::{Channel, Endpoint};
 
-use super::mux::{MuxStream, PeerInfo, RAFT_RPC};
 use super::tls::TlsError;
-use super::{Kind, Network, Security};
+use super::{BoxIo, Kind, Network, Security};
 
 /// An idle peer that does not answer a ping for this long is lost.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -91,7 +90,7 @@ impl StreamLayer {
         kind: Kind,
         addr: &str,
         timeout: Duration,
-    ) -> Result<MuxStream, DialError> {
+    ) -> Result<BoxIo, DialError> {
         tokio::time::timeout(timeout, self.open(kind, addr))
             .await
             .unwrap_or_else(|_| {
@@ -137,37 +136,33 @@ impl StreamLayer {
         }))
     }
 
-    async fn open(&self, kind: Kind, addr: &str) -> Result<MuxStream, DialError> {
+    async fn open(&self, kind: Kind, addr: &str) -> Result<BoxIo, DialError> {
         let unreachable = |source| DialError::Connect {
             addr: addr.to_owned(),
             source,
         };
         let mut io = self.network.dial(addr).await.map_err(unreachable)?;
+        #[cfg(feature = "server")]
         if kind == Kind::Raft {
-            io.write_u8(RAFT_RPC).await.map_err(unreachable)?;
+            io.write_u8(super::RAFT_RPC).await.map_err(unreachable)?;
         }
-        let (io, identity, tls) = match &self.security {
+        match &self.security {
             Security::Insecure => {
                 io.flush().await.map_err(unreachable)?;
-                (io, None, false)
+                Ok(io)
             }
             Security::Mutual(tls) => {
                 let refused = |source| DialError::Tls {
                     addr: addr.to_owned(),
                     source: Box::new(source),
                 };
-                let (io, identity) = tls.connect(kind, addr, io).await.map_err(refused)?;
-                (io, Some(identity), true)
+                tls.connect(kind, addr, io).await.map_err(refused)
             }
-        };
-        Ok(MuxStream::new(
-            io,
-            PeerInfo::new(addr.to_owned(), identity, tls),
-        ))
+        }
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use std::error::Error;
 
@@ -177,7 +172,7 @@ mod tests {
     use super::*;
     use crate::certs::testing::authority;
     use crate::net::memory::MemoryNetwork;
-    use crate::net::mux::{Mux, MuxLimits};
+    use crate::net::mux::{Mux, MuxLimits, MuxStream};
     use crate::net::tcp::TcpNetwork;
     use crate::net::tls::Tls;
 
@@ -219,10 +214,7 @@ mod tests {
                 .clone()
                 .unwrap()
         };
-        assert_eq!(
-            (name(&near), name(&far)),
-            ("node-1".to_owned(), "node-2".to_owned())
-        );
+        assert_eq!(name(&far), "node-2");
 
         let mut bytes = [0; 24];
         far.read_exact(&mut bytes).await.unwrap();

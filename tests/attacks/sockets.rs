@@ -105,7 +105,7 @@ async fn connections_that_say_nothing_lock_nobody_out() {
 
 /// A connection whose frames are written by hand.
 struct Raw {
-    io: ferrolog::net::mux::MuxStream,
+    io: ferrolog::net::BoxIo,
     last_id: u32,
 }
 

@@ -31,8 +31,7 @@ use gate::{Gate, Refused};
 use origin::Origin;
 use places::{Proven, Unproven};
 
-/// The first byte of a raft stream, sent in clear before TLS begins.
-pub const RAFT_RPC: u8 = 0x01;
+pub use super::RAFT_RPC;
 
 /// Pauses after a failed accept: the descriptors it waits for are freed by others.
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);

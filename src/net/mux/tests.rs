@@ -126,7 +126,7 @@ async fn secure_streams_are_told_apart_and_identified() {
     for kind in [Kind::Grpc, Kind::Raft] {
         let first: &[u8] = if kind == Kind::Raft { &[RAFT_RPC] } else { &[] };
         let io = port.dial(first).await;
-        let (mut near, _) = peer.connect(kind, ADDR, io).await.unwrap();
+        let mut near = peer.connect(kind, ADDR, io).await.unwrap();
         near.write_all(PREFACE).await.unwrap();
         near.flush().await.unwrap();
         let incoming = if kind == Kind::Raft {
@@ -162,7 +162,7 @@ async fn a_secure_port_closes_what_is_not_proven() {
 
     let client = tls(&authority, &authority.client("root").unwrap());
     let io = port.dial(&[RAFT_RPC]).await;
-    let (mut near, _) = client.connect(Kind::Raft, ADDR, io).await.unwrap();
+    let mut near = client.connect(Kind::Raft, ADDR, io).await.unwrap();
     let refused = tokio::time::timeout(Duration::from_secs(30), near.read_u8()).await;
     refused
         .expect("the port closes the stream")
@@ -282,7 +282,7 @@ async fn who_proves_itself_and_says_nothing_more_is_closed() {
     let mut port = Port::open(security, limits).await;
     let client = tls(&authority, &authority.client("app").unwrap());
     let io = port.dial(&[]).await;
-    let (mut near, _) = client.connect(Kind::Grpc, ADDR, io).await.unwrap();
+    let mut near = client.connect(Kind::Grpc, ADDR, io).await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(30), near.read_u8()).await;
     ended.expect("the port closes it").unwrap_err();
     assert!(port.is_idle());

@@ -4,6 +4,8 @@
 //! early data. The protocol is bound into the handshake (ALPN), so a stream opened for one cannot be spliced
 //! onto the other. What an identity may do is left to the caller, except that raft is for nodes alone.
 
+#[cfg(feature = "server")]
+mod node;
 mod pem_file;
 
 use std::fmt;
@@ -14,15 +16,14 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime};
+#[cfg(feature = "server")]
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
-use x509_parser::error::X509Error;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::TlsConnector;
 
-use super::identity::Identity;
 use super::{BoxIo, Io, Kind};
-use crate::name::{self, BadName, Shown};
+use crate::name::{BadName, Shown};
 use pem_file::{FILE_BYTES_MAX, Pem, Secrecy};
 
 #[derive(Debug, thiserror::Error)]
@@ -39,10 +40,11 @@ pub enum TlsError {
     Pem { file: String, source: pem::Error },
     #[error("{file} holds no CERTIFICATE section; make it anew with `ferrolog certs`")]
     NoCertificate { file: String },
+    #[cfg(feature = "server")]
     #[error("{file} holds a certificate that cannot be parsed")]
     Certificate {
         file: String,
-        source: x509_parser::nom::Err<X509Error>,
+        source: x509_parser::nom::Err<x509_parser::error::X509Error>,
     },
     #[error("{file} cannot serve as a trusted authority")]
     Authority { file: String, source: rustls::Error },
@@ -105,24 +107,24 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// One certificate, ready to accept and to dial.
+/// One certificate, ready to dial with, and where there is a server, to accept with.
 #[derive(Clone)]
 pub struct Tls {
-    grpc: Configs,
-    raft: Configs,
-    identity: Identity,
+    /// To dial with.
+    grpc: Arc<ClientConfig>,
+    #[cfg(feature = "server")]
+    node: node::Side,
 }
 
-#[derive(Clone)]
-struct Configs {
-    server: Arc<ServerConfig>,
-    client: Arc<ClientConfig>,
-}
-
-impl Io for tokio_rustls::server::TlsStream<BoxIo> {
-    fn move_here(&mut self) -> io::Result<()> {
-        self.get_mut().0.move_here()
-    }
+/// What the three files hold.
+struct Material<'a> {
+    cert: &'a Pem,
+    key: &'a Pem,
+    roots: Arc<RootCertStore>,
+    chain: Vec<CertificateDer<'static>>,
+    private: PrivateKeyDer<'static>,
+    #[cfg(feature = "server")]
+    verifier: Arc<dyn ClientCertVerifier>,
 }
 
 impl Io for tokio_rustls::client::TlsStream<BoxIo> {
@@ -133,9 +135,7 @@ impl Io for tokio_rustls::client::TlsStream<BoxIo> {
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls")
-            .field("identity", &self.identity)
-            .finish_non_exhaustive()
+        f.debug_struct("Tls").finish_non_exhaustive()
     }
 }
 
@@ -161,55 +161,45 @@ impl Tls {
         )
     }
 
-    /// Who our own certificate says we are.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// The serving side of a handshake. The caller owns the deadline.
-    pub async fn accept(&self, kind: Kind, io: BoxIo) -> Result<(BoxIo, Identity), TlsError> {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.configs(kind).server));
-        let stream = acceptor
-            .accept(io)
-            .await
-            .map_err(|source| TlsError::Handshake { source })?;
-        let (_, session) = stream.get_ref();
-        let identity = check_peer(kind, session.alpn_protocol(), session.peer_certificates())?;
-        Ok((Box::new(stream), identity))
-    }
-
     /// The dialling side. The peer must be named by the host part of `addr`.
     ///
     /// In TLS 1.3 this side is done first: a peer that refuses our certificate says so at the first read.
-    pub async fn connect(
-        &self,
-        kind: Kind,
-        addr: &str,
-        io: BoxIo,
-    ) -> Result<(BoxIo, Identity), TlsError> {
+    pub async fn connect(&self, kind: Kind, addr: &str, io: BoxIo) -> Result<BoxIo, TlsError> {
         let name =
             ServerName::try_from(host_of(addr).to_owned()).map_err(|source| TlsError::Address {
                 addr: addr.to_owned(),
                 source,
             })?;
-        let connector = TlsConnector::from(Arc::clone(&self.configs(kind).client));
-        let stream = connector
+        let config = match kind {
+            Kind::Grpc => &self.grpc,
+            #[cfg(feature = "server")]
+            Kind::Raft => &self.node.dialling,
+        };
+        let stream = TlsConnector::from(Arc::clone(config))
             .connect(name, io)
             .await
             .map_err(|source| TlsError::Handshake { source })?;
         let (_, session) = stream.get_ref();
-        let identity = check_peer(kind, session.alpn_protocol(), session.peer_certificates())?;
-        Ok((Box::new(stream), identity))
-    }
-
-    fn configs(&self, kind: Kind) -> &Configs {
-        match kind {
-            Kind::Grpc => &self.grpc,
-            Kind::Raft => &self.raft,
+        check_protocol(kind, session.alpn_protocol())?;
+        #[cfg(feature = "server")]
+        if kind == Kind::Raft {
+            node::check_peer(kind, session.peer_certificates())?;
         }
+        Ok(Box::new(stream))
     }
 
     fn build(ca: &Pem, cert: &Pem, key: &Pem) -> Result<Self, TlsError> {
+        let material = Material::of(ca, cert, key)?;
+        Ok(Self {
+            grpc: Arc::new(material.client_config(Kind::Grpc)?),
+            #[cfg(feature = "server")]
+            node: node::Side::of(&material)?,
+        })
+    }
+}
+
+impl<'a> Material<'a> {
+    fn of(ca: &'a Pem, cert: &'a Pem, key: &'a Pem) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         for authority in ca.certificates()? {
             roots.add(authority).map_err(|source| TlsError::Authority {
@@ -224,12 +214,6 @@ impl Tls {
                 file: key.file.clone(),
                 source,
             })?;
-        let identity = Identity::of(&chain[0]).map_err(|source| TlsError::Certificate {
-            file: cert.file.clone(),
-            source,
-        })?;
-        check_name(&identity)?;
-
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider)
             .build()
@@ -245,52 +229,30 @@ impl Tls {
                 ca: ca.file.clone(),
                 source,
             })?;
-
-        let configs = |kind: Kind| {
-            let mismatch = |source| TlsError::KeyPair {
-                file: cert.file.clone(),
-                key: key.file.clone(),
-                source,
-            };
-            let server = server_config(
-                kind,
-                Arc::clone(&verifier),
-                chain.clone(),
-                private.clone_key(),
-            );
-            let client =
-                client_config(kind, Arc::clone(&roots), chain.clone(), private.clone_key());
-            Ok::<_, TlsError>(Configs {
-                server: Arc::new(server.map_err(mismatch)?),
-                client: Arc::new(client.map_err(mismatch)?),
-            })
-        };
         Ok(Self {
-            grpc: configs(Kind::Grpc)?,
-            raft: configs(Kind::Raft)?,
-            identity,
+            cert,
+            key,
+            roots,
+            chain,
+            private,
+            #[cfg(feature = "server")]
+            verifier,
         })
     }
-}
 
-fn server_config(
-    kind: Kind,
-    verifier: Arc<dyn ClientCertVerifier>,
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<ServerConfig, rustls::Error> {
-    let mut config =
-        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![alpn(kind).as_bytes().to_vec()];
-    // A resumed session would skip the certificate, so each connection begins anew.
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    // Early data can be replayed.
-    config.max_early_data_size = 0;
-    Ok(config)
+    fn mismatch(&self, source: rustls::Error) -> TlsError {
+        TlsError::KeyPair {
+            file: self.cert.file.clone(),
+            key: self.key.file.clone(),
+            source,
+        }
+    }
+
+    fn client_config(&self, kind: Kind) -> Result<ClientConfig, TlsError> {
+        let (chain, key) = (self.chain.clone(), self.private.clone_key());
+        let config = client_config(kind, Arc::clone(&self.roots), chain, key);
+        config.map_err(|source| self.mismatch(source))
+    }
 }
 
 fn client_config(
@@ -313,50 +275,19 @@ fn client_config(
 fn alpn(kind: Kind) -> &'static str {
     match kind {
         Kind::Grpc => "h2",
+        #[cfg(feature = "server")]
         Kind::Raft => "ferrolog-raft/1",
     }
 }
 
-fn check_peer(
-    kind: Kind,
-    agreed: Option<&[u8]>,
-    chain: Option<&[CertificateDer<'_>]>,
-) -> Result<Identity, TlsError> {
+/// A peer that offers no protocol at all passes the handshake, so the outcome is checked here.
+fn check_protocol(kind: Kind, agreed: Option<&[u8]>) -> Result<(), TlsError> {
     let wanted = alpn(kind);
-    // A peer that offers no protocol at all passes the handshake, so the outcome is checked here.
-    if agreed != Some(wanted.as_bytes()) {
-        let got = agreed.map(|name| String::from_utf8_lossy(name).into_owned());
-        return Err(TlsError::Protocol { wanted, got });
-    }
-    let cert = chain
-        .and_then(<[_]>::first)
-        .ok_or(TlsError::NoPeerCertificate)?;
-    let identity = Identity::of(cert).map_err(|source| TlsError::Certificate {
-        file: "the handshake of the peer".to_owned(),
-        source,
-    })?;
-    check_name(&identity)?;
-    if kind == Kind::Raft && identity.node_name.is_none() {
-        return Err(TlsError::NotANode {
-            common_name: identity.common_name,
-        });
-    }
-    if kind == Kind::Raft && !identity.serves_and_calls {
-        let node_name = identity.node_name.unwrap_or_default();
-        return Err(TlsError::Uses { node_name });
-    }
-    Ok(identity)
-}
-
-/// The name goes into logs, errors and replicated state.
-fn check_name(identity: &Identity) -> Result<(), TlsError> {
-    let Some(name) = &identity.common_name else {
+    if agreed == Some(wanted.as_bytes()) {
         return Ok(());
-    };
-    name::check(name).map_err(|source| TlsError::CommonName {
-        common_name: name.clone(),
-        source,
-    })
+    }
+    let got = agreed.map(|name| String::from_utf8_lossy(name).into_owned());
+    Err(TlsError::Protocol { wanted, got })
 }
 
 /// The host of `host:port`, without the brackets of an IPv6 address.
@@ -367,5 +298,5 @@ fn host_of(addr: &str) -> &str {
         .unwrap_or(host)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests;

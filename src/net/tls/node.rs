@@ -1,0 +1,139 @@
+//! The node's side of a handshake: accepting, dialling peers, and who the other one says that it is.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{ClientConfig, ServerConfig};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Material, Tls, TlsError, alpn, check_protocol};
+use crate::name;
+use crate::net::identity::Identity;
+use crate::net::{BoxIo, Io, Kind};
+
+/// What a node needs beside a client.
+#[derive(Clone)]
+pub(super) struct Side {
+    pub(super) grpc: Arc<ServerConfig>,
+    pub(super) raft: Arc<ServerConfig>,
+    /// For peers.
+    pub(super) dialling: Arc<ClientConfig>,
+    identity: Identity,
+}
+
+impl Side {
+    pub(super) fn of(material: &Material<'_>) -> Result<Self, TlsError> {
+        let identity =
+            Identity::of(&material.chain[0]).map_err(|source| TlsError::Certificate {
+                file: material.cert.file.clone(),
+                source,
+            })?;
+        check_name(&identity)?;
+        let config = |kind: Kind| {
+            let verifier = Arc::clone(&material.verifier);
+            let (chain, key) = (material.chain.clone(), material.private.clone_key());
+            let config = server_config(kind, verifier, chain, key);
+            Ok::<_, TlsError>(Arc::new(
+                config.map_err(|source| material.mismatch(source))?,
+            ))
+        };
+        Ok(Self {
+            grpc: config(Kind::Grpc)?,
+            raft: config(Kind::Raft)?,
+            dialling: Arc::new(material.client_config(Kind::Raft)?),
+            identity,
+        })
+    }
+}
+
+impl Io for tokio_rustls::server::TlsStream<BoxIo> {
+    fn move_here(&mut self) -> io::Result<()> {
+        self.get_mut().0.move_here()
+    }
+}
+
+impl Tls {
+    /// Who our own certificate says we are.
+    pub fn identity(&self) -> &Identity {
+        &self.node.identity
+    }
+
+    /// The serving side of a handshake. The caller owns the deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`]: the handshake broke, or the peer is none that may open a stream of this kind.
+    pub async fn accept(&self, kind: Kind, io: BoxIo) -> Result<(BoxIo, Identity), TlsError> {
+        let config = match kind {
+            Kind::Grpc => &self.node.grpc,
+            Kind::Raft => &self.node.raft,
+        };
+        let stream = TlsAcceptor::from(Arc::clone(config))
+            .accept(io)
+            .await
+            .map_err(|source| TlsError::Handshake { source })?;
+        let (_, session) = stream.get_ref();
+        check_protocol(kind, session.alpn_protocol())?;
+        let identity = check_peer(kind, session.peer_certificates())?;
+        Ok((Box::new(stream), identity))
+    }
+}
+
+fn server_config(
+    kind: Kind,
+    verifier: Arc<dyn ClientCertVerifier>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, rustls::Error> {
+    let mut config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![alpn(kind).as_bytes().to_vec()];
+    // A resumed session would skip the certificate, so each connection begins anew.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    // Early data can be replayed.
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+/// Who the peer is; refuses one that may not open a stream of this kind.
+pub(super) fn check_peer(
+    kind: Kind,
+    chain: Option<&[CertificateDer<'_>]>,
+) -> Result<Identity, TlsError> {
+    let cert = chain
+        .and_then(<[_]>::first)
+        .ok_or(TlsError::NoPeerCertificate)?;
+    let identity = Identity::of(cert).map_err(|source| TlsError::Certificate {
+        file: "the handshake of the peer".to_owned(),
+        source,
+    })?;
+    check_name(&identity)?;
+    if kind == Kind::Raft && identity.node_name.is_none() {
+        return Err(TlsError::NotANode {
+            common_name: identity.common_name,
+        });
+    }
+    if kind == Kind::Raft && !identity.serves_and_calls {
+        let node_name = identity.node_name.unwrap_or_default();
+        return Err(TlsError::Uses { node_name });
+    }
+    Ok(identity)
+}
+
+/// The name goes into logs, errors and replicated state.
+pub(super) fn check_name(identity: &Identity) -> Result<(), TlsError> {
+    let Some(name) = &identity.common_name else {
+        return Ok(());
+    };
+    name::check(name).map_err(|source| TlsError::CommonName {
+        common_name: name.clone(),
+        source,
+    })
+}
