@@ -2,11 +2,13 @@
 
 mod harness;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use ferrolog::agent::{Bound, Runtimes, Seams};
+use ferrolog::disk::Disk;
 use ferrolog::disk::memory::MemoryDisk;
 use ferrolog::env::{Clock, Random};
 use ferrolog::log::Offset;
@@ -280,4 +282,37 @@ async fn leadership_goes_to_a_voter_that_answers() {
         world.network.heal(ADDRS[cut]);
         world.settled().await;
     }
+}
+
+/// The engine asks for the log's first entry before the node runs, and nothing is mended before that.
+#[tokio::test(start_paused = true)]
+async fn a_node_starts_on_a_log_whose_first_segment_is_damaged_and_mends_it() {
+    let mut world = World::new(10).await;
+    world.produce(&ADDRS, 0, 1500).await;
+    world.check(1500).await;
+    let victim = (world.leader() + 1) % ADDRS.len();
+    let dir = PathBuf::from(format!("/n{victim}"));
+    let sealed = dir.join("00000000000000000000.seal");
+    let begun = Instant::now();
+    while world.disks[victim].len_of(&sealed).is_err() {
+        assert!(begun.elapsed() < PATIENCE, "the first segment is sealed");
+        // Upkeep comes once in a while: time itself is the subject.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    world.kill(victim).await;
+    // A part of every frame: the file's header is not what this is about.
+    world.disks[victim].corrupt(&dir.join("00000000000000000000.store"), |bytes| {
+        for byte in bytes.iter_mut().skip(64).step_by(50) {
+            *byte ^= 1;
+        }
+    });
+    world.start(victim).await;
+    world.settled().await;
+    let begun = Instant::now();
+    while world.node(victim).log().log().read(Offset(0), 1).is_err() {
+        assert!(begun.elapsed() < PATIENCE, "the segment is mended");
+        // Mending comes by itself: time itself is the subject.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    world.check(1500).await;
 }

@@ -75,6 +75,8 @@ struct Memory {
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
+    /// While the engine starts: the last entry that is applied by then.
+    applied_before: Option<LogId>,
 }
 
 impl LogStore {
@@ -84,6 +86,7 @@ impl LogStore {
             vote: stable.vote()?,
             committed: stable.committed()?,
             purged: floor.and_then(|floor| floor.last.as_ref().map(types::log_id_from_pb)),
+            applied_before: None,
         };
         Ok(Self {
             log,
@@ -97,6 +100,25 @@ impl LogStore {
     /// How far the log is committed, as often as that changes.
     pub fn watch_committed(&self) -> watch::Receiver<Option<LogId>> {
         self.committed.subscribe()
+    }
+
+    /// The engine starts, or has started: what is applied by then is not asked for what it holds.
+    pub fn set_applied_before(&self, applied: Option<LogId>) {
+        self.memory.lock().applied_before = applied;
+    }
+
+    /// The entry that the engine asks for as it starts, to know its id and nothing else: the first one, if it
+    /// is applied. Its file may be damaged, and is mended once the node runs.
+    fn first_as_known(&self, from: u64, to: u64) -> Option<Entry> {
+        let memory = self.memory.lock();
+        let is_applied = memory.applied_before.is_some_and(|last| from <= last.index);
+        let first = memory.purged.map_or(0, |id| id.index + 1);
+        let is_it = is_applied && from == first && to == from + 1;
+        let term = self.log.term(Index(from)).ok().filter(|_| is_it)?;
+        Some(openraft::entry::RaftEntry::new_blank(types::log_id(
+            term,
+            Index(from),
+        )))
     }
 
     /// Takes the word of an earlier process for how far the log is committed, as far as this log
@@ -223,6 +245,9 @@ impl RaftLogReader<TypeConfig> for LogStore {
         range: RB,
     ) -> io::Result<Vec<Entry>> {
         let (mut from, to) = bounds(&range);
+        if let Some(known) = self.first_as_known(from, to) {
+            return Ok(vec![known]);
+        }
         let mut entries = self.read(from, to, MESSAGE_BYTES_MAX).await?;
         while let Some(last) = entries.last() {
             from = last.log_id.index + 1;

@@ -55,7 +55,10 @@ pub async fn start(
     (store, machine): (LogStore, StateMachine),
 ) -> Result<Raft, Error> {
     let config = config(timing, &identity.cluster_id)?;
+    let begun = store.clone();
+    begun.set_applied_before(machine.applied());
     let raft = Raft::new(identity.node_id, config, transport.clone(), store, machine).await;
+    begun.set_applied_before(None);
     let raft = raft.map_err(|error| Error::Engine(error.to_string()))?;
     begin_cluster(&raft, identity, addr).await?;
     Ok(raft)
