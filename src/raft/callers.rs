@@ -7,7 +7,9 @@ use crate::net::mux::PeerInfo;
 use crate::proto::raft_v1 as pb;
 use crate::raft::error::MembershipError;
 use crate::raft::error::refusal::membership_status;
-use crate::raft::members::hearing::Standing;
+use crate::raft::members::hearing::{Standing, no_member};
+use crate::raft::members::starts::replaced_by;
+use crate::raft::node::Node;
 use crate::raft::peer::sender::WIRE;
 use crate::reason::Reason;
 
@@ -55,9 +57,9 @@ impl RaftService {
             let what = format!("raft protocol version {wire:?}; this node speaks {WIRE}");
             return Err(Status::failed_precondition(what));
         }
-        let node = self.seated()?;
+        let log = self.seated()?;
         let (ours, theirs) = (
-            &node.identity().cluster_id,
+            &log.identity().cluster_id,
             text(metadata, "ferrolog-cluster"),
         );
         let stranger = from == From::Anyone && theirs.is_empty();
@@ -67,7 +69,7 @@ impl RaftService {
                 ours: ours.clone(),
             }));
         }
-        let (me, meant) = (node.identity().node_id, number(metadata, "ferrolog-to"));
+        let (me, meant) = (log.identity().node_id, number(metadata, "ferrolog-to"));
         if meant != me && (from != From::Anyone || meant != 0) {
             let what = format!("the call is for node {meant}, this is node {me}");
             return Err(Status::failed_precondition(what));
@@ -78,46 +80,47 @@ impl RaftService {
             return Err(Status::permission_denied(what));
         }
         let start = number(metadata, "ferrolog-start");
-        if node
+        if log
             .0
-            .fsm
+            .node
+            .state
             .read(|fsm| fsm.registrations.is_replaced(caller, start))
         {
-            return Err(membership_status(&node.replaced_by(caller)));
+            return Err(membership_status(&replaced_by(&log.0.node, caller)));
         }
-        let member = node.view().member(caller).is_some();
-        match node.standing(caller) {
+        let member = log.view().member(caller).is_some();
+        match log.0.hearing.standing(caller) {
             Standing::Known(name) if member || from != From::Member => {
                 check_certificate(request, &name)?;
             }
             // Whoever asks to join has a name of its own, and it is checked there.
             _ if from == From::Anyone => {}
             Standing::Unknown => {
-                node.want_introduction();
+                log.0.hearing.want_introduction();
                 return Err(no_member(caller));
             }
             Standing::Known(_) | Standing::Gone => return Err(no_member(caller)),
         }
-        node.hear_address(request, caller);
-        Ok(node)
+        hear_address(&log.0.node, request, caller);
+        Ok(log)
     }
 
     /// Who this node is and who the members are, if one asks that is known or was introduced.
     pub(crate) fn introduction<T>(&self, request: &Request<T>) -> pb::IdentifyResponse {
-        let (metadata, node) = (request.metadata(), self.seated());
-        let Ok(node) = node else {
+        let (metadata, log) = (request.metadata(), self.seated());
+        let Ok(log) = log else {
             return pb::IdentifyResponse::default();
         };
         // What a node must know that would begin a cluster or join one.
-        let cluster_id = node.identity().cluster_id.clone();
-        let ours = text(metadata, "ferrolog-cluster") == node.identity().cluster_id;
-        match node.standing(number(metadata, "ferrolog-from")) {
+        let cluster_id = log.identity().cluster_id.clone();
+        let ours = text(metadata, "ferrolog-cluster") == log.identity().cluster_id;
+        match log.0.hearing.standing(number(metadata, "ferrolog-from")) {
             Standing::Known(name) if ours && check_certificate(request, &name).is_ok() => {
                 pb::IdentifyResponse {
                     cluster_id,
-                    members: node.introduction(),
-                    node_id: node.identity().node_id,
-                    start: node.0.start,
+                    members: log.0.hearing.introduction(),
+                    node_id: log.identity().node_id,
+                    start: log.0.node.start,
                 }
             }
             _ => pb::IdentifyResponse {
@@ -126,30 +129,6 @@ impl RaftService {
             },
         }
     }
-}
-
-impl ReplicatedLog {
-    /// A member that calls says where it is reached; its certificate says that it is the member.
-    fn hear_address<T>(&self, request: &Request<T>, caller: u64) {
-        let addr = text(request.metadata(), "ferrolog-addr");
-        let view = self.view();
-        let Some(known) = view.member(caller).filter(|_| !addr.is_empty()) else {
-            return;
-        };
-        if caller != self.identity().node_id
-            && check_certificate(request, &known.member.name).is_ok()
-        {
-            self.transport().addresses().heard(caller, addr);
-        }
-    }
-}
-
-pub fn no_member(caller: u64) -> Status {
-    let what = format!(
-        "node {caller}, which calls, is no member that this node knows: if it was removed, stop it \
-         and give it an empty data directory; if it just joined, try again"
-    );
-    Status::permission_denied(what)
 }
 
 /// With mutual TLS, the caller's certificate must carry the name that it claims.
@@ -168,5 +147,17 @@ pub fn check_certificate<T>(request: &Request<T>, name: &str) -> Result<(), Stat
             );
             Err(Status::permission_denied(what))
         }
+    }
+}
+
+/// A member that calls says where it is reached; its certificate says that it is the member.
+fn hear_address<T>(node: &Node, request: &Request<T>, caller: u64) {
+    let addr = text(request.metadata(), "ferrolog-addr");
+    let view = node.view();
+    let Some(known) = view.member(caller).filter(|_| !addr.is_empty()) else {
+        return;
+    };
+    if caller != node.id() && check_certificate(request, &known.member.name).is_ok() {
+        node.transport.addresses().heard(caller, addr);
     }
 }

@@ -22,7 +22,6 @@ use crate::raft::entry::codec;
 use crate::raft::entry::types::{self, EntryPayload, TypeConfig, WireError};
 use crate::raft::error::ProposeError;
 use crate::raft::error::refusal::{self, membership_status};
-use crate::raft::members::hearing::{hear, vote_request};
 use crate::raft::peer::fetch;
 use crate::raft::peer::transport::MESSAGE_BYTES_MAX;
 use crate::raft::write::lines::Caller;
@@ -30,6 +29,7 @@ use crate::raft::write::{execute, forward};
 use crate::tasks;
 
 use super::callers::{From, check_certificate, number};
+use super::requests::{hear, vote_request};
 use super::{ReplicatedLog, Retention, staging};
 
 /// Requests of one forwarded stream under way at once.
@@ -59,7 +59,7 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 }
 
 fn answer(
-    node: &ReplicatedLog,
+    log: &ReplicatedLog,
     result: StreamAppendResult<TypeConfig>,
 ) -> pb::AppendEntriesResponse {
     let result = match result {
@@ -71,8 +71,8 @@ fn answer(
     };
     pb::AppendEntriesResponse {
         result: Some(result),
-        low: node.space().is_low(),
-        clock_ms: node.clock_ms(),
+        low: log.0.node.space.is_low(),
+        clock_ms: log.0.node.clocks.now_ms(),
     }
 }
 
@@ -96,15 +96,15 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<pb::AppendEntriesRequest>>,
     ) -> Result<Response<Self::AppendEntriesStream>, Status> {
-        let node = self.check(&request, From::Introduced)?;
-        let (heard, told) = (node.clone(), node.clone());
+        let log = self.check(&request, From::Introduced)?;
+        let (heard, told) = (log.clone(), log.clone());
         let caller = number(request.metadata(), "ferrolog-from");
         let end = Arc::new(OnceLock::new());
         let refused = end.clone();
         let checked = request.into_inner().then(move |request| {
-            let (node, refused) = (heard.clone(), refused.clone());
+            let (log, refused) = (heard.clone(), refused.clone());
             async move {
-                let taken = hear(&node, caller, request).await;
+                let taken = hear(&log, caller, request).await;
                 // The stream ends with the first refusal.
                 taken.map_err(|status| refused.set(status)).ok()
             }
@@ -127,14 +127,14 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let node = self.check(&request, From::Introduced)?;
-        let mut vote = vote_request(node, &request)?;
+        let log = self.check(&request, From::Introduced)?;
+        let mut vote = vote_request(log, &request)?;
         if vote.leadership_transfer {
             // Who was not named by the leader asks like anybody else, and waits for its lease.
             let (candidate, term) = (vote.vote.leader_id.voted_for, vote.vote.leader_id.term);
-            vote.leadership_transfer = node.is_successor(candidate, term).await;
+            vote.leadership_transfer = log.0.hearing.is_successor(candidate, term).await;
         }
-        let response = node.raft().vote(vote).await;
+        let response = log.raft().vote(vote).await;
         Ok(vote_response(&response.map_err(stopped)?))
     }
 
@@ -142,9 +142,9 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let node = self.check(&request, From::Introduced)?;
-        let vote = vote_request(node, &request)?;
-        let response = node.raft().pre_vote(vote).await;
+        let log = self.check(&request, From::Introduced)?;
+        let vote = vote_request(log, &request)?;
+        let response = log.raft().pre_vote(vote).await;
         Ok(vote_response(&response.map_err(stopped)?))
     }
 
@@ -152,7 +152,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
-        let node = self.check(&request, From::Member)?;
+        let log = self.check(&request, From::Member)?;
         let caller = number(request.metadata(), "ferrolog-from");
         let request = request.into_inner();
         let transfer = openraft::raft::TransferLeaderRequest::new(
@@ -160,11 +160,11 @@ impl raft_server::Raft for RaftService {
             request.to_node_id,
             request.last_log_id.as_ref().map(types::log_id_from_pb),
         );
-        let checked = node.pair(caller).transfer(&transfer);
-        checked.map_err(|error| node.refuse(caller, &error))?;
+        let checked = log.0.hearing.pair(caller).transfer(&transfer);
+        checked.map_err(|error| log.0.hearing.refuse(caller, &error))?;
         let term = transfer.from_leader().leader_id.term;
-        node.note_successor(term, *transfer.to_node_id());
-        let taken = node
+        log.0.hearing.note_successor(term, *transfer.to_node_id());
+        let taken = log
             .raft()
             .handle_transfer_leader(transfer)
             .await
@@ -179,15 +179,15 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<pb::SnapshotPart>>,
     ) -> Result<Response<pb::InstallSnapshotResponse>, Status> {
-        let node = self.check(&request, From::Introduced)?.clone();
+        let log = self.check(&request, From::Introduced)?.clone();
         let sender = number(request.metadata(), "ferrolog-from");
         // What is held already must stay until it is adopted.
-        let pinned = node.log().pin();
-        let (vote, snapshot, hold) = staging::receive(&node, sender, request.into_inner()).await?;
+        let pinned = log.log().pin();
+        let (vote, snapshot, hold) = staging::receive(&log, sender, request.into_inner()).await?;
         // From here on it goes on even if the caller gives up: nobody may stage what a retry brings
         // while this is adopted.
         let install = tasks::spawn("adoption of a snapshot", async move {
-            let response = node.raft().install_full_snapshot(vote, snapshot).await;
+            let response = log.raft().install_full_snapshot(vote, snapshot).await;
             drop((hold, pinned));
             response
         });
@@ -202,16 +202,16 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::FetchSegmentRequest>,
     ) -> Result<Response<Self::FetchSegmentStream>, Status> {
-        let node = self.check(&request, From::Member)?;
+        let log = self.check(&request, From::Member)?;
         let request = request.get_ref();
-        let applied = node.indexes()[2].map_or(0, |applied| applied + 1);
+        let applied = log.indexes()[2].map_or(0, |applied| applied + 1);
         if request.next_index > applied {
             let what = format!("this node has applied the entries before {applied} only");
             return Err(Status::unavailable(what));
         }
         let (from, to) = (Index(request.first_index), Index(request.next_index));
         Ok(Response::new(
-            fetch::parts(node.log().clone(), from, to).boxed(),
+            fetch::parts(log.log().clone(), from, to).boxed(),
         ))
     }
 
@@ -219,8 +219,8 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::TrimRequest>,
     ) -> Result<Response<pb::TrimResponse>, Status> {
-        let node = self.check(&request, From::Member)?;
-        let first = node.trim(Offset(request.get_ref().first_offset)).await;
+        let log = self.check(&request, From::Member)?;
+        let first = log.trim(Offset(request.get_ref().first_offset)).await;
         let first = first.map_err(|error| membership_status(&error))?;
         Ok(Response::new(pb::TrimResponse {
             first_offset: first.0,
@@ -231,9 +231,9 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::Retention>,
     ) -> Result<Response<pb::SetRetentionResponse>, Status> {
-        let node = self.check(&request, From::Member)?;
+        let log = self.check(&request, From::Member)?;
         let retention = Retention::from_pb(request.into_inner());
-        let set = node.set_retention(retention).await;
+        let set = log.set_retention(retention).await;
         set.map_err(|error| membership_status(&error))?;
         Ok(Response::new(pb::SetRetentionResponse {}))
     }
@@ -249,16 +249,16 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
-        let node = self.check(&request, From::Anyone)?;
+        let log = self.check(&request, From::Anyone)?;
         // A member passes the call on in the joining node's name.
-        if node
+        if log
             .view()
             .member(number(request.metadata(), "ferrolog-from"))
             .is_none()
         {
             check_certificate(&request, &request.get_ref().name)?;
         }
-        let joined = node.join(request.into_inner()).await;
+        let joined = log.join(request.into_inner()).await;
         Ok(Response::new(
             joined.map_err(|error| membership_status(&error))?,
         ))
@@ -268,13 +268,16 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<pb::ProposeRequest>>,
     ) -> Result<Response<Self::ProposeStream>, Status> {
-        let node = self.check(&request, From::Member)?.clone();
+        let log = self.check(&request, From::Member)?.clone();
         let caller = Caller::next();
-        let answers = request.into_inner().and_then(move |request| {
-            let node = node.clone();
-            // Queued in the order of the stream; waited for in the stage below.
-            async move { Ok(forward::queue_all(&node, caller, request).await) }
-        });
+        let answers =
+            request.into_inner().and_then(move |request| {
+                let log = log.clone();
+                // Queued in the order of the stream; waited for in the stage below.
+                async move {
+                    Ok(forward::queue_all(&log.0.node, &log.0.proposer, caller, request).await)
+                }
+            });
         let answers = answers.map_ok(|waiting| async move {
             let outcomes = waiting.into_iter().map(|waiting| async move {
                 let outcome = match waiting {
@@ -293,12 +296,12 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::ReadIndexRequest>,
     ) -> Result<Response<pb::ReadIndexResponse>, Status> {
-        let node = self.check(&request, From::Member)?;
-        let index = node.0.confirmer.read_index().await;
+        let log = self.check(&request, From::Member)?;
+        let index = log.0.reads.confirmer().read_index().await;
         let index = index.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(pb::ReadIndexResponse {
             index: Some(index),
-            next_offset: node.watch_applied().borrow().next_offset.0,
+            next_offset: log.watch_applied().borrow().next_offset.0,
         }))
     }
 
@@ -306,9 +309,9 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::ConfirmRequest>,
     ) -> Result<Response<pb::ConfirmResponse>, Status> {
-        let node = self.check(&request, From::Member)?;
+        let log = self.check(&request, From::Member)?;
         Ok(Response::new(pb::ConfirmResponse {
-            promised_term: node.0.promised.term(),
+            promised_term: log.0.node.promised.term(),
         }))
     }
 
@@ -316,9 +319,13 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::CallBackRequest>,
     ) -> Result<Response<pb::CallBackResponse>, Status> {
-        let node = self.check(&request, From::Member)?;
+        let log = self.check(&request, From::Member)?;
         let leader = number(request.metadata(), "ferrolog-from");
-        let reached = node.call_back(leader, request.get_ref().fresh).await;
+        let reached = log
+            .0
+            .members
+            .call_back(leader, request.get_ref().fresh)
+            .await;
         Ok(Response::new(pb::CallBackResponse { reached }))
     }
 
@@ -326,7 +333,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::ControlEntry>,
     ) -> Result<Response<pb::ExecuteResponse>, Status> {
-        let node = self.check(&request, From::Member)?;
+        let log = self.check(&request, From::Member)?;
         let waited = Duration::from_millis(number(request.metadata(), execute::WAITED));
         let command = codec::from_control(request.into_inner()).map_err(bad)?;
         let EntryPayload::Normal(command) = command else {
@@ -335,10 +342,10 @@ impl raft_server::Raft for RaftService {
         if !command.is_passed_on() {
             return Err(Status::invalid_argument("not a command that is passed on"));
         }
-        if !node.view().writable {
+        if !log.view().writable {
             return Err(refusal::not_leader());
         }
-        let outcome = node.execute_since(command, waited).await;
+        let outcome = log.0.commands.execute_since(command, waited).await;
         execute::outcome_to_pb(outcome).map(Response::new)
     }
 
@@ -346,8 +353,8 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::RemoveNodeRequest>,
     ) -> Result<Response<pb::RemoveNodeResponse>, Status> {
-        let node = self.check(&request, From::Member)?;
-        let removed = node.remove(&request.get_ref().name).await;
+        let log = self.check(&request, From::Member)?;
+        let removed = log.remove(&request.get_ref().name).await;
         let removed = removed.map_err(|error| membership_status(&error))?;
         Ok(Response::new(pb::RemoveNodeResponse { removed }))
     }
@@ -356,8 +363,8 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::TransferRequest>,
     ) -> Result<Response<pb::TransferResponse>, Status> {
-        let node = self.check(&request, From::Member)?;
-        let leader = node.transfer(&request.get_ref().to).await;
+        let log = self.check(&request, From::Member)?;
+        let leader = log.transfer(&request.get_ref().to).await;
         let leader = leader.map_err(|error| membership_status(&error))?;
         Ok(Response::new(pb::TransferResponse { leader }))
     }

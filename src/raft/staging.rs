@@ -5,45 +5,72 @@
 use std::sync::Arc;
 
 use futures::Stream;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tonic::Status;
 
 use crate::log::{self, Seal};
 use crate::proto::raft_v1 as pb;
 use crate::raft::ReplicatedLog;
-use crate::raft::callers::no_member;
 use crate::raft::entry::types;
+use crate::raft::members::hearing::no_member;
 use crate::raft::peer::fetch::{self, Hold};
 use crate::raft::snapshot::gather::gather;
-use crate::raft::snapshot::{self, Snapshot};
+use crate::raft::snapshot::{self, Snapshot, Snapshots};
+
+/// Where snapshots are received, one at a time.
+pub struct Staging {
+    pub snapshots: Snapshots,
+    one_at_a_time: Arc<Mutex<()>>,
+}
+
+impl Staging {
+    pub fn new(snapshots: Snapshots) -> Self {
+        Self {
+            snapshots,
+            one_at_a_time: Arc::default(),
+        }
+    }
+
+    /// Waits until nobody stages a snapshot, and keeps others from it.
+    pub async fn hold(&self) -> OwnedMutexGuard<()> {
+        self.one_at_a_time.clone().lock_owned().await
+    }
+
+    /// Whether a snapshot is staged, or adopted, now.
+    #[cfg(test)]
+    pub fn is_held(&self) -> bool {
+        self.one_at_a_time.try_lock().is_err()
+    }
+}
 
 /// Stages what a snapshot consists of, fetching it from the sender. One is staged at a time: the
 /// hold must be kept until it is adopted.
 pub async fn receive(
-    node: &ReplicatedLog,
+    log: &ReplicatedLog,
     sender: u64,
     parts: impl Stream<Item = Result<pb::SnapshotPart, Status>> + Unpin,
 ) -> Result<(types::Vote, Snapshot, Hold), Status> {
-    let hold = Arc::new(node.staging().await);
+    let hold = Arc::new(log.0.staging.hold().await);
     let request = gather(parts).await?;
     let bad = |error: types::WireError| Status::invalid_argument(error.to_string());
     let vote = types::vote_from_pb(request.vote.as_ref()).map_err(bad)?;
     let data = snapshot::manifest_from_pb(&request).map_err(bad)?;
     let meta = snapshot::meta(&data.checkpoint).map_err(bad)?;
-    let checked = node.pair(sender).snapshot(&vote, &meta);
-    checked.map_err(|error| node.refuse(sender, &error))?;
-    check_order(node, sender, meta.last_log_id.as_ref()).await?;
-    let snapshots = node.snapshots();
+    let checked = log.0.hearing.pair(sender).snapshot(&vote, &meta);
+    checked.map_err(|error| log.0.hearing.refuse(sender, &error))?;
+    check_order(log, sender, meta.last_log_id.as_ref()).await?;
+    let snapshots = &log.0.staging.snapshots;
     let dir = snapshots.staging();
     let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
     snapshot::make_dir(&*snapshots.disk, &dir).map_err(|error| failed(&error))?;
-    let Some(addr) = node.addr_of(sender) else {
-        node.want_introduction();
+    let Some(addr) = log.0.hearing.addr_of(sender) else {
+        log.0.hearing.want_introduction();
         return Err(no_member(sender));
     };
-    let mut client = node.transport().own_client(sender, &addr);
+    let mut client = log.0.node.transport.own_client(sender, &addr);
     let mut fetched = 0;
     for seal in data.segments.iter() {
-        let (looks, wanted) = (node.clone(), seal.clone());
+        let (looks, wanted) = (log.clone(), seal.clone());
         let is_here = fetch::on_disk_with(Some(&hold), move || is_here(&looks, &wanted)).await;
         if is_here.map_err(|error| failed(&error))? {
             continue;
@@ -52,7 +79,7 @@ pub async fn receive(
         let copied = fetch::fetch(&mut client, disk, &dir, seal, Some(&hold)).await;
         copied.map_err(|error| {
             // It may be elsewhere by now, and one that is no member yet is known by introduction alone.
-            node.want_introduction();
+            log.0.hearing.want_introduction();
             Status::unavailable(error.to_string())
         })?;
         fetched += 1;
@@ -66,28 +93,30 @@ pub async fn receive(
 /// A snapshot that ends within this node's log must end with an entry that is in it, unless that was
 /// never committed.
 async fn check_order(
-    node: &ReplicatedLog,
+    log: &ReplicatedLog,
     sender: u64,
     last: Option<&types::LogId>,
 ) -> Result<(), Status> {
     let Some(last) = last else {
         return Ok(());
     };
-    match node.log().term(log::Index(last.index)) {
-        Ok(held) if held.0 != last.leader_id.term => node.check_replaced(sender, last.index).await,
+    match log.log().term(log::Index(last.index)) {
+        Ok(held) if held.0 != last.leader_id.term => {
+            log.0.hearing.check_replaced(sender, last.index).await
+        }
         // It was given up, or never came.
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
 /// Whether a segment is held already, in the log or staged.
-fn is_here(node: &ReplicatedLog, seal: &Seal) -> Result<bool, log::Error> {
-    let snapshots = node.snapshots();
+fn is_here(log: &ReplicatedLog, seal: &Seal) -> Result<bool, log::Error> {
+    let snapshots = &log.0.staging.snapshots;
     let staging = snapshots.staging();
     if log::is_copied(&*snapshots.disk, &staging, seal)? {
         return Ok(true);
     }
-    if !node.log().holds(seal) {
+    if !log.log().holds(seal) {
         return Ok(false);
     }
     // An older copy that was staged must not take the place of the whole one.

@@ -1,31 +1,155 @@
-//! The parts of a node that take more than one step to start.
+//! How a node starts: its parts, from the directory up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::log::Log;
-use crate::raft::engine::Raft;
+use crate::log::{self, Log};
+use crate::net::stream_layer::StreamLayer;
 use crate::raft::engine::follow::{self, Heard};
 use crate::raft::engine::log_store::LogStore;
+use crate::raft::engine::state_machine::StateMachine;
+use crate::raft::engine::{self, Raft, Timing};
 use crate::raft::error::Error;
 use crate::raft::home::commit_file::{self, CommitFile};
 use crate::raft::home::directory::{Directory, Identity};
-use crate::raft::peer::transport::Transport;
+use crate::raft::members::hearing::Hearing;
+use crate::raft::members::{Members, starts};
+use crate::raft::node::Node;
+use crate::raft::peer::sender::Sender;
+use crate::raft::peer::transport::{CallingNode, Successor, Transport};
 use crate::raft::read::ReadBarrier;
 use crate::raft::read::confirm::Confirmer;
-use crate::raft::state::applied::AppliedState;
+use crate::raft::upkeep::{Kept, Upkeep};
 use crate::raft::view::View;
+use crate::raft::view::clocks::Clocks;
+use crate::raft::view::passed::Passed;
+use crate::raft::view::space::{self, Space};
+use crate::raft::write::commands::{Commands, SESSION_IDLE_MAX};
+use crate::raft::write::lease::Lease;
+use crate::raft::write::proposer::{self, Proposer};
+use crate::raft::write::stamps::Stamps;
 use crate::tasks;
 
+use super::staging::Staging;
+use super::{Parts, ReplicatedLog};
+
+impl ReplicatedLog {
+    /// Starts the node that a directory holds, on the present runtime; those who append are on another. The
+    /// directory must have an identity.
+    pub async fn start(
+        directory: Directory,
+        layer: StreamLayer,
+        addr: &str,
+        timing: &Timing,
+        log_config: log::Config,
+        disk_reserve_bytes: u64,
+        callers_on: &Handle,
+    ) -> Result<Self, Error> {
+        let identity = identity_of(&directory)?;
+        let log_config = space::leave_room(log_config, disk_reserve_bytes);
+        let (bytes_max, inline) = (log_config.segment_bytes_max, log_config.inline_io);
+        let machine = StateMachine::open_in(&directory, log_config)?;
+        let log = machine.log().clone();
+        let state = machine.state();
+        let checkpointer = machine.checkpointer();
+        let snapshots = machine.snapshots.clone();
+        let store = store(&directory, &log, inline)?;
+        let (failure, promised) = (store.failure(), store.promised());
+        let (disk, path) = (directory.disk.clone(), directory.path.clone());
+        let space = Space::start(disk, path, disk_reserve_bytes, log.clone());
+        let (me, floor, start) = (identity.node_id, machine.floor.clone(), directory.start);
+        let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
+        let successor = Arc::default();
+        let node = CallingNode::new(&log, &floor, &space, &clocks, &successor);
+        let transport = Transport::new(layer, Sender::new(&identity, addr, start)).with_node(node);
+        starts::check_alone(&transport, &identity, start, addr, &directory.peers, &state).await?;
+        let raft = engine::start(timing, &identity, addr, &transport, (store, machine)).await?;
+        let heard = Arc::new(Heard::never());
+        let views = views(&raft, &heard, &transport);
+        let stamps = Stamps::new(log.clone(), state.clone(), clocks.clone(), views.clone());
+        let group_bytes_max = bytes_max as usize / 4;
+        let lease = Lease::new(&raft, timing);
+        let proposals = proposer::Leader::new(&transport, &space, &stamps, &log, lease);
+        let confirmer = Confirmer::start(raft.clone(), promised.clone(), transport.clone());
+        let reads = ReadBarrier::start(
+            me,
+            confirmer,
+            views.clone(),
+            &state,
+            transport.clone(),
+            log.clone(),
+        );
+        let proposer = Proposer::start(proposals, &raft, &views, group_bytes_max, callers_on);
+        let node = Arc::new(Node {
+            identity,
+            addr: addr.to_owned(),
+            start,
+            raft,
+            log,
+            state,
+            views,
+            heard,
+            transport,
+            space,
+            clocks,
+            passed: Mutex::new(Passed::new(SESSION_IDLE_MAX)),
+            promised,
+            failure,
+        });
+        let doors = (proposer, reads);
+        let heartbeat = Duration::from_millis(timing.heartbeat_ms);
+        let kept = Kept {
+            snapshots,
+            checkpointer,
+            stable: directory.stable.clone(),
+            floor,
+        };
+        let parts = assemble(directory, node, stamps, doors, kept, heartbeat, successor);
+        Ok(Self(Arc::new(parts)))
+    }
+}
+
+/// The parts that stand on a node.
+fn assemble(
+    directory: Directory,
+    node: Arc<Node>,
+    stamps: Stamps,
+    (proposer, reads): (Proposer, ReadBarrier),
+    kept: Kept,
+    heartbeat: Duration,
+    successor: Arc<watch::Sender<Successor>>,
+) -> Parts {
+    let (founding, random) = (directory.founding, directory.random);
+    let commands = Arc::new(Commands::new(node.clone(), stamps, founding, random));
+    let hearing = Hearing::new(node.clone(), directory.introduced, successor);
+    let hearing = Arc::new(hearing);
+    let (asks, hears) = (commands.clone(), hearing.clone());
+    let members = Members::new(node.clone(), asks, reads.clone(), hears, heartbeat);
+    Parts {
+        staging: Staging::new(kept.snapshots.clone()),
+        upkeep: Upkeep::new(node.clone(), commands.clone(), kept),
+        node,
+        proposer,
+        commands,
+        reads,
+        members,
+        hearing,
+        _lock: directory.lock,
+    }
+}
+
 /// Who the node in a directory is.
-pub(crate) fn identity_of(directory: &Directory) -> Result<Identity, Error> {
+fn identity_of(directory: &Directory) -> Result<Identity, Error> {
     let identity = directory.identity().cloned();
     identity.ok_or_else(|| Error::Engine("the node has no id".to_owned()))
 }
 
 /// The log as the engine stores into it, with its file of what is committed.
-pub(crate) fn store(directory: &Directory, log: &Log, inline: bool) -> Result<LogStore, Error> {
+fn store(directory: &Directory, log: &Log, inline: bool) -> Result<LogStore, Error> {
     let store = LogStore::new(log.clone(), directory.stable.clone())?;
     keep_committed(directory, &store, inline)?;
     Ok(store)
@@ -47,31 +171,10 @@ fn keep_committed(directory: &Directory, store: &LogStore, inline: bool) -> Resu
 }
 
 /// The cluster as the engine sees it, from now on.
-pub(crate) fn views(
-    raft: &Raft,
-    heard: &Arc<Heard>,
-    transport: &Transport,
-) -> watch::Receiver<View> {
+fn views(raft: &Raft, heard: &Arc<Heard>, transport: &Transport) -> watch::Receiver<View> {
     let (tell, views) = watch::channel(View::default());
     let addresses = transport.addresses().clone();
     let follows = follow::follow(raft.clone(), heard.clone(), addresses, tell);
     tasks::spawn("view", follows);
     views
-}
-
-/// What reads wait at.
-pub(crate) fn barrier(
-    me: u64,
-    confirmer: &Confirmer,
-    views: &watch::Receiver<View>,
-    fsm: &AppliedState,
-    transport: &Transport,
-) -> ReadBarrier {
-    ReadBarrier::start(
-        me,
-        confirmer.clone(),
-        views.clone(),
-        fsm.watch(),
-        transport.clone(),
-    )
 }

@@ -19,7 +19,7 @@ use crate::raft::entry::types::{Entry, LogId, SnapshotMeta, StoredMembership, Ty
 use crate::raft::error::Error;
 use crate::raft::home::directory::Directory;
 use crate::raft::home::stable_store::StableStore;
-use crate::raft::snapshot::{self, Snapshot, SnapshotData, Snapshots};
+use crate::raft::snapshot::{self, DurableFloor, Snapshot, SnapshotData, Snapshots};
 use crate::raft::state::applied::AppliedState;
 use crate::raft::state::fsm::Fsm;
 use crate::tasks;
@@ -38,7 +38,7 @@ pub struct StateMachine {
     since_checkpoint: (u64, u64),
     pub(crate) snapshots: Snapshots,
     /// Where the log begins, as it was made durable.
-    pub(crate) floor: Arc<Mutex<Option<pb::Floor>>>,
+    pub(crate) floor: DurableFloor,
 }
 
 impl StateMachine {

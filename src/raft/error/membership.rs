@@ -3,7 +3,7 @@
 use crate::name::Shown;
 use crate::reason::Reason;
 
-use super::calls::WriteFailure;
+use super::calls::{OTHER_ANSWER, WriteFailure};
 
 /// A change of the membership was refused or did not come about.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +115,13 @@ pub enum MembershipError {
 }
 
 impl MembershipError {
+    /// The state machine gave a reply that does not fit the command.
+    pub(crate) fn other_answer() -> Self {
+        Self::Unknown {
+            reason: OTHER_ANSWER.to_owned(),
+        }
+    }
+
     /// What a caller is told.
     pub fn reason(&self) -> Reason {
         match self {

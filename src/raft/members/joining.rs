@@ -8,6 +8,9 @@ use crate::raft::error::{Error, MembershipError, refusal};
 use crate::raft::home::directory::Directory;
 use crate::raft::peer::sender::Sender;
 use crate::raft::peer::transport::Transport;
+use crate::raft::view::View;
+
+use super::Members;
 
 /// A node cannot join.
 #[derive(Debug, thiserror::Error)]
@@ -87,4 +90,49 @@ pub async fn join(
     let request = directory.join_request(addr, token);
     let joined = ask_all(&transport, peers, &request).await?;
     Ok(directory.be_joined(joined)?)
+}
+
+impl Members {
+    /// Asks the other members, and those at `peers`, to make this node a voter under its present
+    /// address, until they do.
+    pub async fn join_cluster(&self, peers: &[String]) -> Result<(), MembershipError> {
+        let request = pb::JoinRequest {
+            name: self.node.identity.name.clone(),
+            addr: self.node.addr.clone(),
+            directory_id: self.node.identity.directory_id.clone(),
+            node_id: self.node.id(),
+            cluster_id: self.node.identity.cluster_id.clone(),
+            // It has an id: it was let in.
+            token: String::new(),
+            start: self.node.start,
+        };
+        let view = self.node.view();
+        if view.writable {
+            return self.join(request).await.map(drop);
+        }
+        let others = view
+            .members
+            .iter()
+            .filter(|other| other.id != request.node_id);
+        let known = others.map(|other| self.node.transport.addr(other.id, &other.member.addr));
+        let addrs: Vec<_> = known.chain(peers.iter().cloned()).collect();
+        if addrs.is_empty() {
+            return Ok(());
+        }
+        // The answer comes once the node has caught up, by entries that it has to hear.
+        self.hearing.meet(addrs.iter().cloned()).await;
+        let joined = ask_all(&self.node.transport, &addrs, &request).await?;
+        self.hearing.introduce(joined.members);
+        Ok(())
+    }
+
+    /// Whether a membership holds this node as a voter under its present address, and this start of
+    /// it is the one that is registered.
+    pub fn is_settled_in(&self, view: &View) -> bool {
+        let id = self.node.id();
+        let me = view.member(id);
+        let is_there = me.is_some_and(|me| me.voter && me.member.addr == self.node.addr);
+        is_there
+            && self.node.state.read(|fsm| fsm.registrations.start_of(id)) == Some(self.node.start)
+    }
 }

@@ -11,9 +11,10 @@ use futures::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use crate::proto::raft_v1 as pb;
-use crate::raft::ReplicatedLog;
 use crate::raft::peer::transport::Lane;
 use crate::raft::view::MemberView;
+
+use super::Members;
 
 /// Between two rounds of questions.
 const LOOK: Duration = Duration::from_millis(500);
@@ -27,7 +28,7 @@ const MISSED_MAX: u32 = 3;
 /// takes no new ones.
 const FRESH_EVERY: u32 = 10;
 
-impl ReplicatedLog {
+impl Members {
     /// Hands leadership on if this node leads and nobody gets through to it. Never returns.
     pub async fn stay_reachable(&self) {
         let (mut missed, mut round) = (0, 0_u32);
@@ -44,7 +45,7 @@ impl ReplicatedLog {
             if missed >= MISSED_MAX {
                 missed = 0;
                 tracing::warn!(
-                    addr = %self.0.addr,
+                    addr = %self.node.addr,
                     "the other voters answer this leader and cannot call it: leadership is handed \
                      on; check the address to advertise, and that its port lets them in"
                 );
@@ -58,8 +59,8 @@ impl ReplicatedLog {
     /// False if this node leads, and so many voters say that they cannot call it that the others
     /// are no majority.
     async fn is_reached(&self, fresh: bool) -> bool {
-        let view = self.view();
-        let me = self.identity().node_id;
+        let view = self.node.view();
+        let me = self.node.id();
         if view.leader != Some(me) || !view.writable {
             return true;
         }
@@ -75,7 +76,7 @@ impl ReplicatedLog {
 
     /// Whether a voter gets through to this node; `None` if it does not answer.
     async fn ask_for_a_call(&self, voter: &MemberView, fresh: bool) -> Option<bool> {
-        let mut client = self.transport().client(voter.id, &voter.member.addr);
+        let mut client = self.node.transport.client(voter.id, &voter.member.addr);
         let call = client.call_back(pb::CallBackRequest { fresh });
         let answer = timeout(ANSWER, call).await.ok()?;
         Some(answer.ok()?.into_inner().reached)
@@ -83,14 +84,14 @@ impl ReplicatedLog {
 
     /// Calls a leader that asked for it.
     pub(crate) async fn call_back(&self, leader: u64, fresh: bool) -> bool {
-        let view = self.view();
+        let view = self.node.view();
         let Some(member) = view.member(leader) else {
             return false;
         };
         let addr = &member.member.addr;
         let mut client = match fresh {
-            true => self.transport().own_client(leader, addr),
-            false => self.transport().kept(leader, addr, Lane::CallBacks),
+            true => self.node.transport.own_client(leader, addr),
+            false => self.node.transport.kept(leader, addr, Lane::CallBacks),
         };
         let call = client.confirm(pb::ConfirmRequest { term: view.term });
         matches!(timeout(CALL_BACK, call).await, Ok(Ok(_)))

@@ -14,14 +14,16 @@ use futures::future::join_all;
 use tokio::time::timeout;
 
 use crate::proto::raft_v1 as pb;
-use crate::raft::ReplicatedLog;
 use crate::raft::entry::command::Command;
 use crate::raft::entry::types::Member;
 use crate::raft::error::{Error, MembershipError};
 use crate::raft::home::directory::Identity;
+use crate::raft::node::Node;
 use crate::raft::peer::transport::Transport;
 use crate::raft::state::applied::AppliedState;
 use crate::raft::state::fsm::Fsm;
+
+use super::Members;
 
 /// For a start to answer.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -69,46 +71,51 @@ pub async fn check_alone(
     Ok(())
 }
 
-impl ReplicatedLog {
+impl Members {
     /// Registers a start, unless another one of the node answers.
     pub(crate) async fn register_start(
         &self,
         request: &pb::JoinRequest,
     ) -> Result<(), MembershipError> {
         let (node_id, start) = (request.node_id, request.start);
-        if self.0.fsm.read(|fsm| fsm.registrations.start_of(node_id)) == Some(start) {
+        if self
+            .node
+            .state
+            .read(|fsm| fsm.registrations.start_of(node_id))
+            == Some(start)
+        {
             return Ok(());
         }
         if self
-            .0
-            .fsm
+            .node
+            .state
             .read(|fsm| fsm.registrations.is_replaced(node_id, start))
         {
-            return Err(self.replaced_by(node_id));
+            return Err(replaced_by(&self.node, node_id));
         }
         if let Some(addr) = self.another_start(node_id, start).await {
             let name = request.name.clone();
             return Err(MembershipError::AnotherStart { name, addr });
         }
         let command = Command::RegisterStart { node_id, start };
-        self.write_here(command).await.map(drop)
-    }
-
-    /// What a start is told whose place another one took.
-    pub(crate) fn replaced_by(&self, node_id: u64) -> MembershipError {
-        let view = self.view();
-        let member = view.member(node_id).map(|known| known.member.clone());
-        let Member { name, addr, .. } = member.unwrap_or_default();
-        MembershipError::AnotherStart { name, addr }
+        self.commands.write_here(command).await.map(drop)
     }
 
     /// Where another start of a node runs, if it answers.
     async fn another_start(&self, node_id: u64, start: u64) -> Option<String> {
-        if node_id == self.identity().node_id {
-            return (start != self.0.start).then(|| self.0.addr.clone());
+        if node_id == self.node.id() {
+            return (start != self.node.start).then(|| self.node.addr.clone());
         }
-        let addr = self.view().member(node_id)?.member.addr.clone();
-        let answer = ask(self.transport(), &addr).await?;
+        let addr = self.node.view().member(node_id)?.member.addr.clone();
+        let answer = ask(&self.node.transport, &addr).await?;
         (answer.node_id == node_id && answer.start != start).then_some(addr)
     }
+}
+
+/// What a start is told whose place another one took.
+pub fn replaced_by(node: &Node, node_id: u64) -> MembershipError {
+    let view = node.view();
+    let member = view.member(node_id).map(|known| known.member.clone());
+    let Member { name, addr, .. } = member.unwrap_or_default();
+    MembershipError::AnotherStart { name, addr }
 }

@@ -17,9 +17,9 @@ use tonic::transport::Channel;
 use crate::log::Log;
 use crate::net::stream_layer::{ChannelOptions, StreamLayer};
 use crate::net::{Kind, Security};
-use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::raft_client::RaftClient;
 use crate::raft::entry::types::{Member, TypeConfig};
+use crate::raft::snapshot::DurableFloor;
 use crate::raft::view::addresses::Addresses;
 use crate::raft::view::clocks::Clocks;
 use crate::raft::view::space::Space;
@@ -76,7 +76,7 @@ pub struct CallingNode {
     /// Whom a leader named as its successor.
     pub successor: Arc<watch::Sender<Successor>>,
     /// Where it begins, as it was made durable.
-    pub floor: Arc<Mutex<Option<pb::Floor>>>,
+    pub floor: DurableFloor,
     /// Who has room.
     pub space: Space,
     /// What peers' clocks say.
@@ -88,10 +88,10 @@ pub struct CallingNode {
 impl CallingNode {
     pub fn new(
         log: &Log,
-        floor: &Arc<Mutex<Option<pb::Floor>>>,
+        floor: &DurableFloor,
         space: &Space,
         clocks: &Clocks,
-        successor: Arc<watch::Sender<Successor>>,
+        successor: &Arc<watch::Sender<Successor>>,
     ) -> Self {
         Self {
             log: log.clone(),
@@ -99,7 +99,7 @@ impl CallingNode {
             space: space.clone(),
             clocks: clocks.clone(),
             confirmed: Watermarks::default(),
-            successor,
+            successor: successor.clone(),
         }
     }
 }

@@ -11,12 +11,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::log::Offset;
+use crate::log::{Log, Offset};
 use crate::proto::raft_v1 as pb;
-use crate::raft::ReplicatedLog;
 use crate::raft::error::ReadError;
 use crate::raft::peer::transport::{PeerClient, Transport};
-use crate::raft::state::applied::Applied;
+use crate::raft::state::applied::{Applied, AppliedState};
 use crate::raft::view::View;
 use crate::tasks;
 
@@ -38,6 +37,8 @@ pub struct ReadBarrier {
     queue: mpsc::Sender<Reply>,
     confirmed: watch::Receiver<Option<Confirmed>>,
     applied: watch::Receiver<Applied>,
+    confirmer: Confirmer,
+    log: Log,
 }
 
 /// The last time that a leader's read index was applied here.
@@ -68,14 +69,16 @@ impl ReadBarrier {
         me: u64,
         confirmer: Confirmer,
         views: watch::Receiver<View>,
-        applied: watch::Receiver<Applied>,
+        state: &AppliedState,
         transport: Transport,
+        log: Log,
     ) -> Self {
+        let applied = state.watch();
         let (queue, waits) = mpsc::channel(QUEUE_MAX);
         let (tell, confirmed) = watch::channel(None);
         let barrier = Barrier {
             me,
-            confirmer,
+            confirmer: confirmer.clone(),
             views,
             applied: applied.clone(),
             transport,
@@ -87,7 +90,14 @@ impl ReadBarrier {
             queue,
             confirmed,
             applied,
+            confirmer,
+            log,
         }
+    }
+
+    /// Gives read indexes while this node leads.
+    pub fn confirmer(&self) -> &Confirmer {
+        &self.confirmer
     }
 
     /// Returns once this node has applied everything that was acknowledged before the call.
@@ -120,7 +130,7 @@ impl ReadBarrier {
         Freshness {
             applied,
             leader_commit: confirmed.map_or(applied, |told| told.next_offset.max(applied)),
-            held: applied,
+            held: self.log.held_end().max(applied),
             staleness: confirmed.map(|told| told.began.elapsed()),
         }
     }
@@ -161,38 +171,6 @@ impl ReadBarrier {
                 waited_ms: WAIT.as_millis() as u64,
             }),
         }
-    }
-}
-
-impl ReplicatedLog {
-    /// Has the leader confirm soon how far this node is; waits for nothing.
-    pub fn nudge_freshness(&self) {
-        self.0.barrier.nudge();
-    }
-
-    /// Returns once this node has applied everything that was acknowledged, by any node, before
-    /// the call.
-    pub async fn read_barrier(&self) -> Result<(), ReadError> {
-        self.0.barrier.pass().await
-    }
-
-    /// How far this node is, and how sure it is of that.
-    pub fn freshness(&self) -> Freshness {
-        let freshness = self.0.barrier.freshness();
-        Freshness {
-            held: self.log().held_end().max(freshness.applied),
-            ..freshness
-        }
-    }
-
-    /// Returns once this node is known to be at most `bound` behind, or cannot be in time.
-    pub async fn be_fresh(&self, bound: Duration) -> Result<(), ReadError> {
-        self.0.barrier.be_fresh(bound).await
-    }
-
-    /// Returns once this node has applied the records before `next`.
-    pub async fn apply_to(&self, next: Offset) -> Result<(), ReadError> {
-        self.0.barrier.apply_to(next).await
     }
 }
 

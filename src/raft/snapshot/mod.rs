@@ -42,6 +42,9 @@ pub struct SnapshotData {
     pub segments: Arc<Vec<Seal>>,
 }
 
+/// Where the log begins, as it was made durable; clones share it. `None` at its very beginning.
+pub type DurableFloor = Arc<Mutex<Option<pb::Floor>>>;
+
 /// Where snapshots are kept and staged.
 #[derive(Debug, Clone)]
 pub struct Snapshots {

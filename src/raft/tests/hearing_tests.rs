@@ -8,10 +8,12 @@ use crate::disk::memory::MemoryDisk;
 use crate::log::{Kind, NUMBER_MAX};
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::Mux;
+use crate::net::stream_layer::StreamLayer;
 use crate::net::{Network, Security};
 use crate::proto::raft_v1 as pb;
 use crate::raft::members::hearing::Standing;
-use crate::raft::peer::transport::PeerClient;
+use crate::raft::peer::sender::Sender;
+use crate::raft::peer::transport::{PeerClient, Transport};
 use crate::raft::*;
 
 use super::snapshot_tests::{PATIENCE, append, check, start};
@@ -347,7 +349,7 @@ async fn a_snapshot_sends_no_node_to_an_address_that_its_sender_names() {
     };
     let ghost = forger.leader().join(ghost).await.unwrap().node_id;
     let known = async {
-        while forger.node(to).standing(ghost) == Standing::Unknown {
+        while forger.node(to).0.hearing.standing(ghost) == Standing::Unknown {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };
@@ -424,13 +426,16 @@ async fn a_voter_that_lags_hears_a_new_one_once_a_member_introduced_it() {
     forger.network.cut(&format!("node{lagging}:1"));
     forger.join(3).await;
     let new = forger.id(3);
-    assert_eq!(forger.node(lagging).standing(new), Standing::Unknown);
+    assert_eq!(
+        forger.node(lagging).0.hearing.standing(new),
+        Standing::Unknown
+    );
     // Without the leader all three others are needed, and the leader alone could tell.
     let leader = forger.leader_number();
     forger.network.cut(&format!("node{leader}:1"));
     forger.network.heal(&format!("node{lagging}:1"));
     let known = async {
-        while forger.node(lagging).standing(new) == Standing::Unknown {
+        while forger.node(lagging).0.hearing.standing(new) == Standing::Unknown {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };

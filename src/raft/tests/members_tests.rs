@@ -8,12 +8,16 @@ use tonic::{Code, Status};
 
 use crate::certs::testing::authority;
 use crate::disk::memory::MemoryDisk;
+use crate::env::Random;
 use crate::net::memory::MemoryNetwork;
+use crate::net::stream_layer::StreamLayer;
 use crate::net::tls::Tls;
 use crate::net::{Network, Security};
 use crate::proto::raft_v1 as pb;
+use crate::raft::engine::Timing;
 use crate::raft::entry::types::TypeConfig;
-use crate::raft::peer::transport::PeerClient;
+use crate::raft::peer::sender::Sender;
+use crate::raft::peer::transport::{PeerClient, Transport};
 use crate::raft::*;
 
 use super::snapshot_tests::{PATIENCE, log_config, start};
@@ -166,7 +170,8 @@ async fn a_node_that_may_lack_a_registration_does_not_deny_it() {
     assert!(
         second
             .0
-            .fsm
+            .node
+            .state
             .read(|fsm| fsm.registrations.named("ghost").is_none())
     );
     let mut views = second.watch_view();

@@ -4,16 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::async_runtime::WatchReceiver;
 use tokio::time::timeout;
 use tonic::transport::Server;
 
 use crate::disk::memory::MemoryDisk;
 use crate::env::Random;
 use crate::log::record::{BatchBuilder, Producer};
-use crate::log::{Index, Offset};
+use crate::log::{self, Index, Offset};
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
+use crate::net::stream_layer::StreamLayer;
 use crate::net::{Network, Security};
+use crate::raft::engine::Timing;
 use crate::raft::entry::types::TypeConfig;
 use crate::raft::*;
 

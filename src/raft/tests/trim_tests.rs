@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
@@ -225,7 +226,7 @@ async fn nobody_stages_while_a_snapshot_is_adopted() {
         if event == Event::Rename && path.parent().is_some_and(|dir| dir.ends_with("staging")) {
             let mut counts = counts.lock();
             counts.0 += 1;
-            counts.1 += usize::from(node.0.staging.try_lock().is_err());
+            counts.1 += usize::from(node.0.staging.is_held());
         }
         Ok(())
     });
@@ -234,7 +235,7 @@ async fn nobody_stages_while_a_snapshot_is_adopted() {
     catch_up(&second, 1000).await;
     let (adopted, held) = *seen.lock();
     assert!(adopted > 0 && held == adopted, "{held} of {adopted}");
-    let free = timeout(PATIENCE, second.staging()).await;
+    let free = timeout(PATIENCE, second.0.staging.hold()).await;
     drop(free.expect("and then somebody may"));
     disk.watch(|_, _| Ok(()));
 }
@@ -266,7 +267,7 @@ async fn segments_that_are_pinned_at_the_last_moment_go_later() {
     keep_up(&first);
     first.trim(Offset(600)).await.unwrap();
     until("they are pinned", || pinned.lock().is_some()).await;
-    until("the floor is kept", || first.0.floor.lock().is_some()).await;
+    until("the floor is kept", || first.0.upkeep.has_floor()).await;
     assert_eq!(first.log().first_index(), Index(0));
     disk.watch(|_, _| Ok(()));
     pinned.lock().take();

@@ -5,27 +5,27 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::net::Security;
-use crate::raft::ReplicatedLog;
 use crate::raft::entry::admission::{Admission, Entrance};
 use crate::raft::entry::command::Command;
 use crate::raft::entry::outcome::Outcome;
 use crate::raft::entry::owner;
 use crate::raft::error::{ExecuteError, WriteFailure};
 
+use super::commands::Commands;
 use super::execute::WAIT;
 
 /// How long a token lets a node in, at most.
 pub const TOKEN_LIFE_MAX: Duration = Duration::from_hours(24);
 
-impl ReplicatedLog {
+impl Commands {
     /// How a node may come in that shows this token, or none.
     pub(crate) fn entrance(&self, token: &str) -> Entrance {
-        match self.transport().security() {
+        match self.node.transport.security() {
             Security::Insecure => Entrance::Open,
             Security::Mutual(_) if token.is_empty() => Entrance::Name,
             Security::Mutual(_) => Entrance::Token {
                 digest: owner::of_token(token),
-                now_ms: self.0.stamps.next(),
+                now_ms: self.stamps.next(),
             },
         }
     }
@@ -33,11 +33,11 @@ impl ReplicatedLog {
     /// Allows the names that the first node was told of, once in the cluster's life. The leader
     /// does so before it judges who may join, and before it changes that.
     pub(crate) async fn found(&self) -> Result<(), WriteFailure> {
-        if self.0.founding.is_empty() || self.0.fsm.read(|fsm| fsm.admissions.is_founded()) {
+        if self.founding.is_empty() || self.node.state.read(|fsm| fsm.admissions.is_founded()) {
             return Ok(());
         }
         let command = Command::Admission(Admission::Allow {
-            names: self.0.founding.clone(),
+            names: self.founding.clone(),
             founding: true,
         });
         self.write(command, Instant::now() + WAIT).await.map(drop)
@@ -45,7 +45,7 @@ impl ReplicatedLog {
 
     /// The same as soon as this node leads, so that the status shows who may join.
     pub(crate) async fn found_in_time(&self) {
-        if self.view().writable
+        if self.node.view().writable
             && let Err(error) = self.found().await
         {
             tracing::debug!(?error, "who may join is not known yet");
@@ -71,7 +71,7 @@ impl ReplicatedLog {
 
     /// Makes a token that lets one node join, within `life`.
     pub async fn make_token(&self, life: Duration) -> Result<String, ExecuteError> {
-        let token = format!("{:032x}", self.0.random.next_u128());
+        let token = format!("{:032x}", self.random.next_u128());
         let life = life.min(TOKEN_LIFE_MAX).as_millis();
         let change = Admission::Token {
             digest: owner::of_token(&token),
@@ -85,8 +85,8 @@ impl ReplicatedLog {
 
     /// The names that may join, as far as this node has applied.
     pub fn allowed(&self) -> Vec<String> {
-        self.0
-            .fsm
+        self.node
+            .state
             .read(|fsm| fsm.admissions.allowed().cloned().collect())
     }
 }

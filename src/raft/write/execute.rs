@@ -1,5 +1,4 @@
-//! Sessions, fences, cursors and admissions: commands that any node takes and passes to the leader, which
-//! gives them their time.
+//! How a command is carried out: here, or by the leader, which gives it its time.
 
 use std::time::Duration;
 
@@ -9,19 +8,15 @@ use tonic::{Request, Status};
 
 use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ExecuteRefusalKind as Kind, execute_response as response};
-use crate::raft::ReplicatedLog;
 use crate::raft::entry::admission::Admission;
-use crate::raft::entry::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession};
+use crate::raft::entry::codec;
+use crate::raft::entry::command::{Command, CommitCursor, OpenSession};
 use crate::raft::entry::outcome::{Full, Outcome, StateRefusal};
 use crate::raft::entry::types::TypeConfig;
-use crate::raft::entry::{codec, owner};
 use crate::raft::error::{DiskFull, ExecuteError, WriteFailure, refusal};
-use crate::raft::state::cursors::Cursor;
-use crate::raft::state::fences::Epoch;
-use crate::raft::state::fsm::Fsm;
-use crate::raft::state::sessions::SessionInfo;
 use crate::reason::Reason;
 
+use super::commands::Commands;
 use super::pace::Pace;
 
 /// How long a command may take, through all tries and on all nodes.
@@ -37,125 +32,21 @@ const RETRY: Duration = Duration::from_millis(20);
 
 pub(crate) type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
-/// A session that nothing came under for so long is forgotten.
-pub const SESSION_IDLE_MS_MAX: u64 = 24 * 3600 * 1000;
-pub const SESSION_IDLE_MAX: Duration = Duration::from_millis(SESSION_IDLE_MS_MAX);
 /// If there is no room for another one, after so long.
 const SESSION_IDLE_MIN: Duration = Duration::from_secs(10 * 60);
 
-/// What a claim gave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
-    /// The name's new epoch.
-    pub epoch: u64,
-    /// No record of an older epoch comes at or after this.
-    pub next_offset: Offset,
-}
-
-impl ReplicatedLog {
-    /// Opens a session of a producer; the same subject with the same secret gets the same one.
-    pub async fn open_session(&self, subject: &str, secret: u128) -> Result<u64, ExecuteError> {
-        let open = OpenSession {
-            subject: subject.to_owned(),
-            owner: owner::of_session(subject, secret),
-            now_ms: 0,
-            idle_before_ms: 0,
-        };
-        match self.execute(Command::OpenSession(open)).await? {
-            Outcome::Session(session) => Ok(session),
-            _ => Err(ExecuteError::other_answer()),
-        }
-    }
-
-    /// Forgets a session: its opener's, if an owner is given, and else anybody's.
-    pub async fn close_session(
-        &self,
-        session: u64,
-        owner: Option<u128>,
-    ) -> Result<(), ExecuteError> {
-        let close = CloseSession { session, owner };
-        self.execute(Command::CloseSession(close)).await.map(drop)
-    }
-
-    /// Up to `count` sessions behind `after`, as far as this node has applied.
-    pub fn sessions(&self, after: u64, count: usize) -> Vec<SessionInfo> {
-        self.0.fsm.read(|fsm| fsm.sessions.list(after, count))
-    }
-
-    /// Gives a name to a new holder.
-    pub async fn claim_epoch(&self, claim: ClaimEpoch) -> Result<Claim, ExecuteError> {
-        match self.execute(Command::ClaimEpoch(claim)).await? {
-            Outcome::Claimed(epoch, next_offset) => Ok(Claim { epoch, next_offset }),
-            _ => Err(ExecuteError::other_answer()),
-        }
-    }
-
-    /// Who holds a name, as far as this node has applied.
-    pub fn epoch(&self, name: &str) -> Option<Epoch> {
-        self.0.fsm.read(|fsm| fsm.fences.get(name).cloned())
-    }
-
-    /// Up to `count` claimed names behind `after`, as far as this node has applied.
-    pub fn fences(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
-        self.0.fsm.read(|fsm| fsm.fences.list(after, count))
-    }
-
-    /// Forgets a name that was claimed; false if there was none.
-    pub async fn delete_fence(&self, name: &str) -> Result<bool, ExecuteError> {
-        self.delete(Command::DeleteFence(name.to_owned())).await
-    }
-
-    /// Sets a cursor.
-    pub async fn commit_cursor(&self, commit: CommitCursor) -> Result<(), ExecuteError> {
-        self.execute(Command::CommitCursor(commit)).await.map(drop)
-    }
-
-    /// Forgets a cursor; false if there was none.
-    pub async fn delete_cursor(&self, name: &str) -> Result<bool, ExecuteError> {
-        self.delete(Command::DeleteCursor(name.to_owned())).await
-    }
-
-    async fn delete(&self, command: Command) -> Result<bool, ExecuteError> {
-        match self.execute(command).await? {
-            Outcome::Deleted(deleted) => Ok(deleted),
-            _ => Err(ExecuteError::other_answer()),
-        }
-    }
-
-    /// A cursor, as far as this node has applied.
-    pub fn cursor(&self, name: &str) -> Option<Cursor> {
-        self.0.fsm.read(|fsm| fsm.cursors.get(name).copied())
-    }
-
-    /// Up to `count` cursors by name, behind `after`.
-    pub fn cursors(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
-        self.0.fsm.read(|fsm| fsm.cursors.list(after, count))
-    }
-
-    /// The leader forgets sessions that were idle for long.
-    pub(crate) async fn expire_sessions(&self) {
-        let before = self.idle_before_ms(SESSION_IDLE_MAX);
-        let any_idle = |fsm: &Fsm| fsm.sessions.any_idle(before);
-        if !self.view().writable || !self.0.fsm.read(any_idle) {
-            return;
-        }
-        match self.execute(Command::ExpireSessions(before)).await {
-            Ok(_) => tracing::info!("forgot sessions that were idle for a day"),
-            Err(error) => tracing::debug!(%error, "idle sessions stay for now"),
-        }
-    }
-
+impl Commands {
     /// What was last used before this, by the log's time, has idled for so long.
-    fn idle_before_ms(&self, idle: Duration) -> u64 {
-        let surely_past = self.0.clocks.surely_past_ms(&self.view());
-        self.0.passed.lock().before_ms(idle, surely_past)
+    pub(super) fn idle_before_ms(&self, idle: Duration) -> u64 {
+        let surely_past = self.node.clocks.surely_past_ms(&self.node.view());
+        self.node.passed.lock().before_ms(idle, surely_past)
     }
 
     /// Waits until some node is known to lead, as a record does: nothing was sent yet, so whoever
     /// leads by then may take it.
     async fn leader_known(&self, deadline: Instant) {
-        let me = self.identity().node_id;
-        let mut views = self.watch_view();
+        let me = self.node.id();
+        let mut views = self.node.views.clone();
         let known = views.wait_for(|view| view.is_led(me) || view.stopped.is_some());
         // Without one the engine refuses the command below.
         let _ = tokio::time::timeout_at(deadline, known).await;
@@ -191,8 +82,8 @@ impl ReplicatedLog {
         command: Command,
         deadline: Instant,
     ) -> Result<Outcome, ExecuteError> {
-        if let Some((id, addr)) = self.other_leader() {
-            let mut client = self.transport().client(id, &addr);
+        if let Some((id, addr)) = self.node.other_leader() {
+            let mut client = self.node.transport.client(id, &addr);
             let mut request = Request::new(pb::ControlEntry {
                 command: codec::to_control(&command),
             });
@@ -207,7 +98,7 @@ impl ReplicatedLog {
             let answer = answer.map_err(|status| refusal::write_failure(&status))?;
             return outcome_from_pb(answer.into_inner());
         }
-        if !self.view().writable {
+        if !self.node.view().writable {
             // The engine of a leader that no majority follows would take it.
             let reason = "none is known".to_owned();
             return Err(ExecuteError::NoLeader { reason });
@@ -216,8 +107,8 @@ impl ReplicatedLog {
             self.found().await?;
         }
         if takes_room(&command) {
-            self.space().check(&self.view())?;
-            let pace = Pace::new(self.log().clone());
+            self.node.space.check(&self.node.view())?;
+            let pace = Pace::new(self.node.log.clone());
             if !pace.caught_up(deadline).await {
                 let reason = "the leader's disk does not keep up".to_owned();
                 return Err(ExecuteError::NoLeader { reason });
@@ -236,7 +127,7 @@ impl ReplicatedLog {
         command: Command,
         deadline: Instant,
     ) -> Result<Outcome, WriteFailure> {
-        let written = tokio::time::timeout_at(deadline, self.raft().client_write(command)).await;
+        let written = tokio::time::timeout_at(deadline, self.node.raft.client_write(command)).await;
         let late = |_| WriteFailure::Unknown("no majority answered".to_owned());
         let written: Result<_, WriteError> = written.map_err(late)?;
         match written {
@@ -252,19 +143,19 @@ impl ReplicatedLog {
     fn stamped(&self, command: Command) -> Command {
         match command {
             Command::OpenSession(open) => Command::OpenSession(OpenSession {
-                now_ms: self.0.stamps.next(),
+                now_ms: self.stamps.next(),
                 idle_before_ms: self.idle_before_ms(SESSION_IDLE_MIN),
                 ..open
             }),
             Command::CommitCursor(commit) => Command::CommitCursor(CommitCursor {
-                now_ms: self.0.stamps.next(),
+                now_ms: self.stamps.next(),
                 ..commit
             }),
             Command::Admission(Admission::Token {
                 digest, life_ms, ..
             }) => Command::Admission(Admission::Token {
                 digest,
-                now_ms: self.0.stamps.next(),
+                now_ms: self.stamps.next(),
                 life_ms,
             }),
             other => other,

@@ -17,15 +17,16 @@ use tonic::Status;
 
 use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ProposeErrorKind};
-use crate::raft::ReplicatedLog;
 use crate::raft::entry::outcome::{OffsetRange, Receipt, Refusal};
 use crate::raft::error::{DiskFull, ProposeError};
+use crate::raft::node::Node;
 use crate::raft::peer::transport::{Lane, Transport};
 use crate::raft::view::View;
 use crate::tasks;
 
 use super::lines::Caller;
 use super::proposals::{Answer, Group, LEADER_WAIT};
+use super::proposer::Proposer;
 
 /// To open the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -191,7 +192,8 @@ async fn receive(
 
 /// Queues the batches of a forwarded group, in order.
 pub async fn queue_all(
-    node: &ReplicatedLog,
+    node: &Node,
+    proposer: &Proposer,
     caller: Caller,
     request: pb::ProposeRequest,
 ) -> Vec<Result<Answer, ProposeError>> {
@@ -199,11 +201,11 @@ pub async fn queue_all(
     let waited = Duration::from_millis(request.waited_ms).min(LEADER_WAIT);
     let now = Instant::now();
     let since = now.checked_sub(waited).unwrap_or(now);
-    let me = node.identity().node_id;
+    let me = node.id();
     for batch in request.batches {
         // One that leads, and is not sure of its majority for a moment, lets them wait like its own.
         waiting.push(if node.view().leader == Some(me) {
-            node.proposer().propose(batch, true, caller, since).await
+            proposer.propose(batch, true, caller, since).await
         } else {
             Err(ProposeError::NoLeader {
                 waited_ms: 0,

@@ -1,6 +1,7 @@
 //! The way of a write: from whoever asks for it on this node to the leader, and into an entry.
 
 pub mod admit;
+pub mod commands;
 pub mod execute;
 pub mod forward;
 pub mod lease;

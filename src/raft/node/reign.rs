@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::raft::ReplicatedLog;
 use crate::raft::error::MembershipError;
 use crate::raft::view::View;
+
+use super::Node;
 
 /// For a call that is passed to the leader: the leader waits for the learner in it.
 const PASS_ON: Duration = Duration::from_secs(15);
@@ -13,7 +14,7 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// How soon a majority confirms a leader that was just elected.
 const CONFIRMED: Duration = Duration::from_secs(1);
 
-impl ReplicatedLog {
+impl Node {
     /// Waits for the leader's answer; its refusal comes with its own words. A leader that is lost
     /// meanwhile is not waited for.
     pub(crate) async fn passed_on<T>(
@@ -21,7 +22,7 @@ impl ReplicatedLog {
         leader: u64,
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, MembershipError> {
-        let mut views = self.watch_view();
+        let mut views = self.views.clone();
         let lost = async {
             let another = |view: &View| view.leader != Some(leader);
             while views.wait_for(another).await.is_ok() {
@@ -51,7 +52,7 @@ impl ReplicatedLog {
         &self,
         work: impl Future<Output = Result<T, MembershipError>>,
     ) -> Result<T, MembershipError> {
-        let mut views = self.watch_view();
+        let mut views = self.views.clone();
         let confirmed = views.wait_for(|view| view.writable);
         let confirmed = tokio::time::timeout(CONFIRMED, confirmed).await;
         if !confirmed.is_ok_and(|view| view.is_ok()) {

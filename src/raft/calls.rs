@@ -1,0 +1,224 @@
+//! What the handle is asked for, and which part does it.
+
+use std::time::Duration;
+
+use crate::log::Offset;
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::command::{ClaimEpoch, CommitCursor, Retention};
+use crate::raft::error::{ExecuteError, MembershipError, ReadError};
+use crate::raft::read::Freshness;
+use crate::raft::state::cursors::Cursor;
+use crate::raft::state::fences::Epoch;
+use crate::raft::state::sessions::SessionInfo;
+use crate::raft::view::View;
+use crate::raft::write::commands::Claim;
+
+use super::ReplicatedLog;
+
+impl ReplicatedLog {
+    // Commands.
+
+    /// Opens a session of a producer; the same subject with the same secret gets the same one.
+    pub async fn open_session(&self, subject: &str, secret: u128) -> Result<u64, ExecuteError> {
+        self.0.commands.open_session(subject, secret).await
+    }
+
+    /// Forgets a session: its opener's, if an owner is given, and else anybody's.
+    pub async fn close_session(
+        &self,
+        session: u64,
+        owner: Option<u128>,
+    ) -> Result<(), ExecuteError> {
+        self.0.commands.close_session(session, owner).await
+    }
+
+    /// Up to `count` sessions behind `after`, as far as this node has applied.
+    pub fn sessions(&self, after: u64, count: usize) -> Vec<SessionInfo> {
+        self.0.commands.sessions(after, count)
+    }
+
+    /// Gives a name to a new holder.
+    pub async fn claim_epoch(&self, claim: ClaimEpoch) -> Result<Claim, ExecuteError> {
+        self.0.commands.claim_epoch(claim).await
+    }
+
+    /// Who holds a name, as far as this node has applied.
+    pub fn epoch(&self, name: &str) -> Option<Epoch> {
+        self.0.commands.epoch(name)
+    }
+
+    /// Up to `count` claimed names behind `after`, as far as this node has applied.
+    pub fn fences(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
+        self.0.commands.fences(after, count)
+    }
+
+    /// Forgets a name that was claimed; false if there was none.
+    pub async fn delete_fence(&self, name: &str) -> Result<bool, ExecuteError> {
+        self.0.commands.delete_fence(name).await
+    }
+
+    /// Sets a cursor.
+    pub async fn commit_cursor(&self, commit: CommitCursor) -> Result<(), ExecuteError> {
+        self.0.commands.commit_cursor(commit).await
+    }
+
+    /// Forgets a cursor; false if there was none.
+    pub async fn delete_cursor(&self, name: &str) -> Result<bool, ExecuteError> {
+        self.0.commands.delete_cursor(name).await
+    }
+
+    /// A cursor, as far as this node has applied.
+    pub fn cursor(&self, name: &str) -> Option<Cursor> {
+        self.0.commands.cursor(name)
+    }
+
+    /// Up to `count` cursors by name, behind `after`.
+    pub fn cursors(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
+        self.0.commands.cursors(after, count)
+    }
+
+    /// Gives up the records before `first`, on every replica alike; gives the first offset that may
+    /// be read from now on. Any member takes the call.
+    pub async fn trim(&self, first: Offset) -> Result<Offset, MembershipError> {
+        self.0.commands.trim(first).await
+    }
+
+    /// Sets how much of the log is kept. Any member takes the call.
+    pub async fn set_retention(&self, retention: Retention) -> Result<(), MembershipError> {
+        self.0.commands.set_retention(retention).await
+    }
+
+    /// Lets a node of this name join, once.
+    pub async fn allow(&self, name: &str) -> Result<(), ExecuteError> {
+        self.0.commands.allow(name).await
+    }
+
+    /// Takes that back; false if the name was not allowed, or has joined.
+    pub async fn withdraw(&self, name: &str) -> Result<bool, ExecuteError> {
+        self.0.commands.withdraw(name).await
+    }
+
+    /// Makes a token that lets one node join, within `life`.
+    pub async fn make_token(&self, life: Duration) -> Result<String, ExecuteError> {
+        self.0.commands.make_token(life).await
+    }
+
+    /// The names that may join, as far as this node has applied.
+    pub fn allowed(&self) -> Vec<String> {
+        self.0.commands.allowed()
+    }
+
+    // Reads.
+
+    /// How far this node is.
+    pub fn freshness(&self) -> Freshness {
+        self.0.reads.freshness()
+    }
+
+    /// Returns once this node is known to be at most `bound` behind.
+    ///
+    /// No clock but this node's is trusted: the bound counts from before the leader was asked.
+    pub async fn be_fresh(&self, bound: Duration) -> Result<(), ReadError> {
+        self.0.reads.be_fresh(bound).await
+    }
+
+    /// Returns once this node has applied the records before `next`.
+    pub async fn apply_to(&self, next: Offset) -> Result<(), ReadError> {
+        self.0.reads.apply_to(next).await
+    }
+
+    /// Returns once this node has applied everything that was acknowledged, by any node, before
+    /// the call.
+    pub async fn read_barrier(&self) -> Result<(), ReadError> {
+        self.0.reads.pass().await
+    }
+
+    /// Has the leader confirm soon how far this node is; waits for nothing.
+    pub fn nudge_freshness(&self) {
+        self.0.reads.nudge();
+    }
+
+    // Members.
+
+    /// Gives a node its id, or makes a node that has one a voter. Any member takes the call.
+    pub async fn join(
+        &self,
+        request: pb::JoinRequest,
+    ) -> Result<pb::JoinResponse, MembershipError> {
+        self.0.members.join(request).await
+    }
+
+    /// Finishes changes that an earlier leader began and did not end: as long as a membership is
+    /// joint, both its majorities are needed, and a lost node may cost one of them. Never returns.
+    pub async fn finish_changes(&self) {
+        self.0.members.finish_changes().await
+    }
+
+    /// Takes a node out of the cluster, by name. False if there was none. Any member takes the
+    /// call.
+    pub async fn remove(&self, name: &str) -> Result<bool, MembershipError> {
+        self.0.members.remove(name).await
+    }
+
+    /// Asks the other members, and those at `peers`, to make this node a voter under its present
+    /// address, until they do.
+    pub async fn join_cluster(&self, peers: &[String]) -> Result<(), MembershipError> {
+        self.0.members.join_cluster(peers).await
+    }
+
+    /// Whether a membership holds this node as a voter under its present address, and this start of
+    /// it is the one that is registered.
+    pub fn is_settled_in(&self, view: &View) -> bool {
+        self.0.members.is_settled_in(view)
+    }
+
+    /// Hands leadership to a voter, to the one that is furthest on if `name` is empty. Gives the
+    /// new leader's name. Any member takes the call.
+    pub async fn transfer(&self, name: &str) -> Result<String, MembershipError> {
+        self.0.members.transfer(name).await
+    }
+
+    /// Hands leadership on, if this node leads and another voter takes it.
+    pub async fn hand_on(&self) {
+        self.0.members.hand_on().await
+    }
+
+    /// Hands leadership on when this node's disk keeps its proposals waiting. Never returns.
+    pub async fn keep_pace(&self) {
+        self.0.members.keep_pace().await
+    }
+
+    /// Hands leadership on if this node leads and nobody gets through to it. Never returns.
+    pub async fn stay_reachable(&self) {
+        self.0.members.stay_reachable().await
+    }
+
+    /// Asks the members that this node knows for the others, whenever a stranger calls. Never
+    /// returns.
+    pub async fn meet_strangers(&self) {
+        self.0.hearing.meet_strangers().await
+    }
+
+    // Upkeep.
+
+    /// Seals, trims and keeps retention. Never returns.
+    pub async fn keep_up(&self) {
+        self.0.upkeep.keep_up().await
+    }
+
+    /// Mends damaged segments as they are found. Never returns.
+    pub async fn mend(&self) {
+        self.0.upkeep.mend().await
+    }
+
+    /// Reads every sealed segment now and then, `bytes_per_second` at most, so that damage is found
+    /// while other nodes are whole. Never returns.
+    pub async fn scrub(&self, bytes_per_second: u64) {
+        self.0.upkeep.scrub(bytes_per_second).await
+    }
+
+    /// Reads every sealed segment once; gives the bytes read and the segments found damaged.
+    pub async fn scrub_once(&self, bytes_per_second: u64) -> (u64, u64) {
+        self.0.upkeep.scrub_once(bytes_per_second).await
+    }
+}

@@ -1,0 +1,87 @@
+//! Handing leadership to another voter.
+
+use std::time::Duration;
+
+use crate::proto::raft_v1 as pb;
+use crate::raft::error::MembershipError;
+use crate::raft::view::View;
+
+use super::Members;
+
+/// How long a transfer of leadership may take.
+const TRANSFER: Duration = Duration::from_secs(5);
+
+impl Members {
+    /// Hands leadership to a voter, to the one that is furthest on if `name` is empty. Gives the
+    /// new leader's name. Any member takes the call.
+    pub async fn transfer(&self, name: &str) -> Result<String, MembershipError> {
+        if let Some((id, addr)) = self.node.other_leader() {
+            let mut client = self.node.transport.client(id, &addr);
+            let request = pb::TransferRequest {
+                to: name.to_owned(),
+            };
+            let response: pb::TransferResponse =
+                self.node.passed_on(id, client.transfer(request)).await?;
+            return Ok(response.leader);
+        }
+        let view = self.node.view();
+        let to = match name {
+            "" => self.furthest_voter(&view),
+            name => view
+                .named(name)
+                .filter(|member| member.voter)
+                .map(|member| member.id),
+        };
+        let to = to.ok_or_else(|| MembershipError::NoSuchVoter {
+            name: name.to_owned(),
+        })?;
+        let target = view
+            .member(to)
+            .map_or_else(String::new, |known| known.member.name.clone());
+        if view.leader == Some(to) {
+            return Ok(target);
+        }
+        let asked = self.node.raft.trigger().transfer_leader(to).await;
+        asked.map_err(|error| MembershipError::Unknown {
+            reason: error.to_string(),
+        })?;
+        let mut views = self.node.views.clone();
+        let wait = views.wait_for(|view| view.leader == Some(to));
+        match tokio::time::timeout(TRANSFER, wait).await {
+            Ok(Ok(_)) => Ok(target),
+            _ => Err(MembershipError::Unknown {
+                reason: format!("{target} did not take over within {} s", TRANSFER.as_secs()),
+            }),
+        }
+    }
+
+    /// Hands leadership on, if this node leads and another voter takes it.
+    pub async fn hand_on(&self) {
+        let view = self.node.view();
+        let leads = view.leader == Some(self.node.id());
+        if leads && view.members.iter().filter(|member| member.voter).count() > 1 {
+            match self.transfer("").await {
+                Ok(leader) => tracing::info!(%leader, "handed leadership on"),
+                Err(error) => tracing::warn!(%error, "leadership was not handed on"),
+            }
+        }
+    }
+
+    /// The voter, other than this node, that holds the most of the log: of those that answered
+    /// within two heartbeats, if any did.
+    fn furthest_voter(&self, view: &View) -> Option<u64> {
+        let matched = self.node.matched();
+        let me = self.node.id();
+        let others = view
+            .members
+            .iter()
+            .filter(|member| member.voter && member.id != me);
+        let (clocks, lately) = (&self.node.clocks, 2 * self.heartbeat);
+        others
+            .max_by_key(|member| {
+                let answers = clocks.heard_within(member.id, lately);
+                (answers, matched.get(&member.id).copied().flatten())
+            })
+            .map(|member| member.id)
+    }
+}

@@ -1,0 +1,89 @@
+//! What the parts of a running node stand on: who it is, its log, its engine, and what it sees.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use openraft::async_runtime::WatchReceiver;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::log::Log;
+use crate::raft::engine::Raft;
+use crate::raft::engine::follow::Heard;
+use crate::raft::engine::log_store::{Failure, Promised};
+use crate::raft::home::directory::Identity;
+use crate::raft::peer::transport::Transport;
+use crate::raft::state::applied::AppliedState;
+use crate::raft::view::View;
+use crate::raft::view::clocks::Clocks;
+use crate::raft::view::passed::Passed;
+use crate::raft::view::space::Space;
+
+mod reign;
+
+/// A running node.
+pub struct Node {
+    pub identity: Identity,
+    /// Where the others reach it.
+    pub addr: String,
+    /// The number that was drawn at this start.
+    pub start: u64,
+    pub raft: Raft,
+    pub log: Log,
+    pub state: Arc<AppliedState>,
+    pub views: watch::Receiver<View>,
+    /// When a leader called last.
+    pub heard: Arc<Heard>,
+    pub transport: Transport,
+    /// The room on the disks.
+    pub space: Space,
+    pub clocks: Clocks,
+    /// How long ago the log's time was what it was then.
+    pub passed: Mutex<Passed>,
+    /// The term that the node has promised itself to.
+    pub promised: Promised,
+    /// What ended its writing.
+    pub failure: Failure,
+}
+
+impl Node {
+    /// Its id.
+    pub fn id(&self) -> u64 {
+        self.identity.node_id
+    }
+
+    /// The cluster as this node sees it.
+    pub fn view(&self) -> View {
+        self.views.borrow().clone()
+    }
+
+    /// The leader's id and address, if another node leads.
+    pub fn other_leader(&self) -> Option<(u64, String)> {
+        let view = self.view();
+        let leader = view.leader_member()?;
+        let other = leader.id != self.id();
+        other.then(|| (leader.id, leader.member.addr.clone()))
+    }
+
+    /// Raft's indexes: the last entry, the last committed, the last applied.
+    pub fn indexes(&self) -> [Option<u64>; 3] {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let committed = metrics.cluster_committed.max(metrics.last_applied);
+        [
+            metrics.last_log_index,
+            committed.map(|id| id.index),
+            metrics.last_applied.map(|id| id.index),
+        ]
+    }
+
+    /// What the leader knows of each node's log: the last index that it holds. Empty on others.
+    pub fn matched(&self) -> BTreeMap<u64, Option<u64>> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.iter().flatten();
+        matched
+            .map(|(id, matched)| (*id, matched.map(|id| id.index)))
+            .collect()
+    }
+}

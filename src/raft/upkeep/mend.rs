@@ -1,0 +1,87 @@
+//! Damaged segments are mended: from their stores, or with another node's copy.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::log::{self, Damage, Damaged};
+use crate::raft::error::{Error, FetchError};
+use crate::raft::home::blocking::on_disk;
+use crate::raft::peer::fetch;
+use crate::raft::snapshot;
+
+use super::Upkeep;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(250);
+/// Between two tries to mend the same damage.
+const MEND_AGAIN: Duration = Duration::from_secs(2);
+/// Where copies of damaged segments are built, below the log's directory.
+const REPAIR: &str = "repair";
+
+impl Upkeep {
+    /// Mends damaged segments as they are found. Never returns.
+    pub async fn mend(&self) {
+        loop {
+            let damaged = self.node.log.damaged();
+            for segment in &damaged {
+                let began = Instant::now();
+                let base = segment.seal.base;
+                match self.mend_one(segment).await {
+                    Ok(how) => {
+                        let ms = began.elapsed().as_millis();
+                        tracing::info!(%base, how, ms, "mended a damaged segment");
+                    }
+                    Err(error) => {
+                        tracing::error!(%base, %error, "a damaged segment could not be mended");
+                    }
+                }
+            }
+            let left = !self.node.log.damaged().is_empty();
+            tokio::time::sleep(if left { MEND_AGAIN } else { LOOK }).await;
+        }
+    }
+
+    async fn mend_one(&self, damaged: &Damaged) -> Result<&'static str, Error> {
+        let seal = damaged.seal.clone();
+        if damaged.damage == Damage::Index {
+            let (log, seal) = (self.node.log.clone(), seal.clone());
+            let derived = on_disk(move || Ok(log.derive_index(&seal)?)).await;
+            match derived {
+                Ok(true) => return Ok("from its store"),
+                Ok(false) | Err(Error::Log(log::Error::Damaged { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let dir = self.repair_dir();
+        snapshot::make_dir(&*self.kept.snapshots.disk, &dir)?;
+        let me = self.node.id();
+        let view = self.node.view();
+        let mut peers: Vec<_> = view.members.iter().filter(|peer| peer.id != me).collect();
+        peers.sort_by_key(|peer| Some(peer.id) != view.leader);
+        let mut last = None;
+        for peer in peers {
+            let mut client = self.node.transport.own_client(peer.id, &peer.member.addr);
+            let disk = self.kept.snapshots.disk.clone();
+            match fetch::fetch(&mut client, disk, &dir, &seal, None).await {
+                Ok(()) => {
+                    let log = self.node.log.clone();
+                    let (seal, dir) = (seal.clone(), dir.clone());
+                    on_disk(move || log.replace(&seal, &dir)).await?;
+                    return Ok("from another node");
+                }
+                Err(FetchError::Log(error @ log::Error::Io { .. })) => return Err(error.into()),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(Error::NoCopy {
+            base: seal.base,
+            source: last.map(Box::new),
+        })
+    }
+
+    fn repair_dir(&self) -> PathBuf {
+        self.kept.snapshots.dir.join(REPAIR)
+    }
+}

@@ -1,0 +1,189 @@
+//! What clients and operators have carried out on all replicas alike: sessions, fences, cursors, trims and
+//! retention. Any node takes a command.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::env::Random;
+use crate::log::Offset;
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::command::{
+    ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention,
+};
+use crate::raft::entry::outcome::Outcome;
+use crate::raft::entry::owner;
+use crate::raft::error::{ExecuteError, MembershipError};
+use crate::raft::node::Node;
+use crate::raft::state::cursors::Cursor;
+use crate::raft::state::fences::Epoch;
+use crate::raft::state::fsm::Fsm;
+use crate::raft::state::sessions::SessionInfo;
+
+use super::execute::WAIT;
+use super::stamps::Stamps;
+
+/// A session that nothing came under for so long is forgotten.
+pub const SESSION_IDLE_MS_MAX: u64 = 24 * 3600 * 1000;
+pub const SESSION_IDLE_MAX: Duration = Duration::from_millis(SESSION_IDLE_MS_MAX);
+
+/// What a claim gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The name's new epoch.
+    pub epoch: u64,
+    /// No record of an older epoch comes at or after this.
+    pub next_offset: Offset,
+}
+
+/// Carries out commands.
+pub struct Commands {
+    pub(super) node: Arc<Node>,
+    pub(super) stamps: Stamps,
+    /// Who may join the cluster that this node began.
+    pub(super) founding: Vec<String>,
+    pub(super) random: Random,
+}
+
+impl Commands {
+    pub fn new(node: Arc<Node>, stamps: Stamps, founding: Vec<String>, random: Random) -> Self {
+        Self {
+            node,
+            stamps,
+            founding,
+            random,
+        }
+    }
+
+    /// Opens a session of a producer; the same subject with the same secret gets the same one.
+    pub async fn open_session(&self, subject: &str, secret: u128) -> Result<u64, ExecuteError> {
+        let open = OpenSession {
+            subject: subject.to_owned(),
+            owner: owner::of_session(subject, secret),
+            now_ms: 0,
+            idle_before_ms: 0,
+        };
+        match self.execute(Command::OpenSession(open)).await? {
+            Outcome::Session(session) => Ok(session),
+            _ => Err(ExecuteError::other_answer()),
+        }
+    }
+
+    /// Forgets a session: its opener's, if an owner is given, and else anybody's.
+    pub async fn close_session(
+        &self,
+        session: u64,
+        owner: Option<u128>,
+    ) -> Result<(), ExecuteError> {
+        let close = CloseSession { session, owner };
+        self.execute(Command::CloseSession(close)).await.map(drop)
+    }
+
+    /// Up to `count` sessions behind `after`, as far as this node has applied.
+    pub fn sessions(&self, after: u64, count: usize) -> Vec<SessionInfo> {
+        self.node.state.read(|fsm| fsm.sessions.list(after, count))
+    }
+
+    /// Gives a name to a new holder.
+    pub async fn claim_epoch(&self, claim: ClaimEpoch) -> Result<Claim, ExecuteError> {
+        match self.execute(Command::ClaimEpoch(claim)).await? {
+            Outcome::Claimed(epoch, next_offset) => Ok(Claim { epoch, next_offset }),
+            _ => Err(ExecuteError::other_answer()),
+        }
+    }
+
+    /// Who holds a name, as far as this node has applied.
+    pub fn epoch(&self, name: &str) -> Option<Epoch> {
+        self.node.state.read(|fsm| fsm.fences.get(name).cloned())
+    }
+
+    /// Up to `count` claimed names behind `after`, as far as this node has applied.
+    pub fn fences(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
+        self.node.state.read(|fsm| fsm.fences.list(after, count))
+    }
+
+    /// Forgets a name that was claimed; false if there was none.
+    pub async fn delete_fence(&self, name: &str) -> Result<bool, ExecuteError> {
+        self.delete(Command::DeleteFence(name.to_owned())).await
+    }
+
+    /// Sets a cursor.
+    pub async fn commit_cursor(&self, commit: CommitCursor) -> Result<(), ExecuteError> {
+        self.execute(Command::CommitCursor(commit)).await.map(drop)
+    }
+
+    /// Forgets a cursor; false if there was none.
+    pub async fn delete_cursor(&self, name: &str) -> Result<bool, ExecuteError> {
+        self.delete(Command::DeleteCursor(name.to_owned())).await
+    }
+
+    async fn delete(&self, command: Command) -> Result<bool, ExecuteError> {
+        match self.execute(command).await? {
+            Outcome::Deleted(deleted) => Ok(deleted),
+            _ => Err(ExecuteError::other_answer()),
+        }
+    }
+
+    /// A cursor, as far as this node has applied.
+    pub fn cursor(&self, name: &str) -> Option<Cursor> {
+        self.node.state.read(|fsm| fsm.cursors.get(name).copied())
+    }
+
+    /// Up to `count` cursors by name, behind `after`.
+    pub fn cursors(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
+        self.node.state.read(|fsm| fsm.cursors.list(after, count))
+    }
+
+    /// The leader forgets sessions that were idle for long.
+    pub(crate) async fn expire_sessions(&self) {
+        let before = self.idle_before_ms(SESSION_IDLE_MAX);
+        let any_idle = |fsm: &Fsm| fsm.sessions.any_idle(before);
+        if !self.node.view().writable || !self.node.state.read(any_idle) {
+            return;
+        }
+        match self.execute(Command::ExpireSessions(before)).await {
+            Ok(_) => tracing::info!("forgot sessions that were idle for a day"),
+            Err(error) => tracing::debug!(%error, "idle sessions stay for now"),
+        }
+    }
+
+    /// Gives up the records before `first`, on every replica alike; gives the first offset that may
+    /// be read from now on. Any member takes the call.
+    pub async fn trim(&self, first: Offset) -> Result<Offset, MembershipError> {
+        if let Some((id, addr)) = self.node.other_leader() {
+            let mut client = self.node.transport.client(id, &addr);
+            let request = pb::TrimRequest {
+                first_offset: first.0,
+            };
+            let response: pb::TrimResponse = self.node.passed_on(id, client.trim(request)).await?;
+            return Ok(Offset(response.first_offset));
+        }
+        match self.write_led(Command::Trim(first)).await? {
+            Outcome::Trimmed(first) => Ok(first),
+            _ => Err(MembershipError::other_answer()),
+        }
+    }
+
+    /// Sets how much of the log is kept. Any member takes the call.
+    pub async fn set_retention(&self, retention: Retention) -> Result<(), MembershipError> {
+        if let Some((id, addr)) = self.node.other_leader() {
+            let mut client = self.node.transport.client(id, &addr);
+            let set = client.set_retention(retention.to_pb());
+            return self.node.passed_on(id, set).await.map(drop);
+        }
+        let command = Command::SetRetention(retention);
+        self.write_led(command).await.map(drop)
+    }
+
+    /// Replicates a command from here, within the time that calls have.
+    pub(crate) async fn write_here(&self, command: Command) -> Result<Outcome, MembershipError> {
+        let written = self.write(command, Instant::now() + WAIT).await;
+        Ok(written?)
+    }
+
+    /// Replicates a command from here, for as long as this node leads.
+    async fn write_led(&self, command: Command) -> Result<Outcome, MembershipError> {
+        self.node.as_leader(self.write_here(command)).await
+    }
+}
