@@ -53,7 +53,7 @@ run: ## three nodes over mTLS: write INPUT=, read it back, kill the leader, writ
 # Without CI, a machine with no Python skips the one test that drives a foreign gRPC client, and says so.
 test: ## every test, tidy among them
 	@if [ -z "$$CI" ] && ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1; then \
-		echo 'make test: SKIPPED: tests/foreign_client.rs (it needs python3 with venv)' >&2; \
+		echo 'make test: SKIPPED: tests/processes/api/foreign_client.rs (it needs python3 with venv)' >&2; \
 		FERROLOG_SKIP_FOREIGN=1; export FERROLOG_SKIP_FOREIGN; \
 	fi; \
 	echo cargo test --locked -- --show-output; \
@@ -64,7 +64,7 @@ attack: ## every attack on a cluster at its full length, beside a client whose c
 	FERROLOG_ATTACK=full cargo test --locked --test attacks -- --show-output --test-threads=1
 
 rot: ## a table: each kind of rot in each kind of file, and what a node makes of it
-	cargo test --locked --test bit_rot -- --show-output
+	cargo test --locked --test nodes -- bit_rot --show-output
 
 # For so long; a failure prints the seed that FERROLOG_SEED= runs again.
 SOAK_SECONDS ?= 600

@@ -1,6 +1,6 @@
 //! A filesystem in a file, on a loop device, whose power can be cut: what was not synced is gone for good.
 //!
-//! The ioctl and the filter that fakes syncs stand in `tests/power_cut.py`. Dropping a disk takes it off the
+//! The ioctl and the filter that fakes syncs stand in `tests/processes/disks/power_cut.py`. Dropping a disk takes it off the
 //! machine; the processes that use it must have been killed by then.
 
 use std::fs::{self, File};
@@ -17,7 +17,10 @@ use super::BINARY;
 pub const DISK_BYTES: u64 = 512 << 20;
 /// A killed process lets go of its files within some milliseconds, which is a few of these attempts.
 const UNMOUNT_ATTEMPTS: usize = 1_000;
-const HELPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/power_cut.py");
+const HELPER: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/processes/disks/power_cut.py"
+);
 /// The bit of the capability to mount.
 const CAP_SYS_ADMIN: u64 = 21;
 

@@ -1,0 +1,12 @@
+//! Whole nodes in this process, over disks and streams in memory, where what happens when is the test's to say.
+
+mod bit_rot;
+mod clocks;
+mod disk_room;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod late_answers;
+mod quorum_loss;
+mod reaching_nodes;
+mod simulation;
+mod slow_disk;

@@ -1,0 +1,7 @@
+//! What clients of both APIs are told, and what they may do.
+
+mod answers;
+mod foreign_client;
+mod limits;
+mod owners;
+mod slow_consumer;

@@ -1,0 +1,8 @@
+//! The command line, the files beside it, and the programs made with the library.
+
+mod cut_short;
+mod deploy;
+mod examples;
+mod log_files;
+mod settings;
+mod standard_error;
