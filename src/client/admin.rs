@@ -9,8 +9,8 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::attempts::{Attempts, within};
-use super::error::{is_distrust, leaves_doubt};
 use super::servers::Servers;
+use super::told::{is_distrust, leaves_doubt};
 use super::{ClientError, FIRST_ANSWER_MAX};
 use crate::proto::v1::cluster_service_client::ClusterServiceClient;
 use crate::proto::v1::{
@@ -231,7 +231,7 @@ fn status_error(server: &str, status: &Status, limit: Duration) -> ClientError {
             ClientError::Unreachable {
                 servers: server.to_owned(),
                 seconds: limit.as_secs(),
-                cause: super::error::describe(status),
+                cause: super::told::describe(status),
             }
         }
         _ => ClientError::of_status(server, status),

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::ClientError;
-use super::error::{describe, is_distrust, is_retryable, leader_hint, room_comes_in};
 use super::servers::{Backoff, Rotation, Servers};
+use super::told::{describe, is_distrust, is_retryable, leader_hint, room_comes_in};
 
 /// The tries of one caller, up to a time without progress.
 pub(super) struct Attempts {

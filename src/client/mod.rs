@@ -13,6 +13,7 @@ mod named;
 mod produce;
 mod servers;
 mod session;
+mod told;
 
 #[cfg(test)]
 mod fake;

@@ -5,8 +5,8 @@
 use tonic::{Response, Status};
 
 use super::attempts::{Attempts, within};
-use super::error::{is_no_such_cursor, leaves_doubt, past_end};
 use super::session::Token;
+use super::told::{is_no_such_cursor, leaves_doubt, past_end};
 use super::{Admin, ClientError, SILENCE_MAX, native};
 use crate::proto::v1::log_service_client::LogServiceClient;
 use crate::proto::v1::{

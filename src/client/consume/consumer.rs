@@ -15,8 +15,8 @@ use super::grants::{Grants, requests};
 use super::reading::{Consistency, ConsumeOptions, Start};
 use super::unpacked::{ConsumedRecord, Unpacked};
 use crate::client::attempts::{Attempts, within};
-use crate::client::error::{is_behind, is_no_such_cursor, past_end, trimmed};
 use crate::client::servers::Servers;
+use crate::client::told::{is_behind, is_no_such_cursor, past_end, trimmed};
 use crate::client::{ClientError, Freshness, SILENCE_MAX, native};
 use crate::proto::v1;
 

@@ -11,9 +11,9 @@ use tonic::Status;
 use super::ack::Appended;
 use crate::batch::{Compression, Record, compress_if_smaller};
 use crate::client::attempts::{Attempts, within};
-use crate::client::error::{is_session_expired, leaves_doubt, offset_differs};
 use crate::client::servers::Servers;
 use crate::client::session::{self, Opened, Token};
+use crate::client::told::{is_session_expired, leaves_doubt, offset_differs};
 use crate::client::{ClientError, Fence, SILENCE_MAX, build, native};
 use crate::proto::v1::{Batch, ProduceRequest, ProduceResponse};
 

@@ -12,9 +12,9 @@ use tonic::{Status, Streaming};
 use super::backlog::Credit;
 use super::window::{Loss, Window};
 use crate::client::attempts::{Attempts, within};
-use crate::client::error::{is_refusal, is_retryable, is_session_expired};
 use crate::client::servers::Servers;
 use crate::client::session::{self, Opened, Token};
+use crate::client::told::{is_refusal, is_retryable, is_session_expired};
 use crate::client::{ClientError, FIRST_ANSWER_MAX, SILENCE_MAX, native};
 use crate::proto::v1::ProduceStreamResponse;
 

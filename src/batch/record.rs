@@ -1,0 +1,84 @@
+//! One record, as programs hand it in and get it back.
+
+use bytes::Bytes;
+
+/// One record of a batch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The payload.
+    pub value: Bytes,
+    /// Absent is not the same as empty.
+    pub key: Option<Bytes>,
+    /// In the order in which they were given.
+    pub headers: Vec<Header>,
+    /// The client's own time, in milliseconds since 1970; 0 if it gave none.
+    pub client_timestamp_ms: u64,
+}
+
+impl Record {
+    /// A value alone.
+    pub fn new(value: impl Into<Bytes>) -> Self {
+        Self {
+            value: value.into(),
+            ..Self::default()
+        }
+    }
+
+    /// With a key, which takes the place of one that it had; at most 64 KiB.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// With one more header; at most 128 of 64 KiB each.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        self.headers.push(Header {
+            name: name.into(),
+            value: value.into(),
+        });
+        self
+    }
+
+    /// With the client's own time, in milliseconds since 1970.
+    #[must_use]
+    pub fn with_timestamp_ms(mut self, client_timestamp_ms: u64) -> Self {
+        self.client_timestamp_ms = client_timestamp_ms;
+        self
+    }
+}
+
+impl From<Bytes> for Record {
+    fn from(value: Bytes) -> Self {
+        Self {
+            value,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Vec<u8>> for Record {
+    fn from(value: Vec<u8>) -> Self {
+        Bytes::from(value).into()
+    }
+}
+
+impl From<String> for Record {
+    fn from(value: String) -> Self {
+        Bytes::from(value).into()
+    }
+}
+
+impl From<&'static str> for Record {
+    fn from(value: &'static str) -> Self {
+        Bytes::from(value).into()
+    }
+}
+
+/// A name and a value that travel with a record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Header {
+    pub name: String,
+    pub value: Bytes,
+}
