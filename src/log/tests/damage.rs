@@ -96,6 +96,36 @@ fn a_read_that_a_repair_overtakes_is_made_again() {
     disk.watch(|_, _| Ok(()));
 }
 
+/// On a node without others nobody else has a copy: a path that failed for a moment must not hide what is there.
+#[test]
+fn a_segment_that_could_not_be_read_once_is_read_again() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    let (entries, _) = fill(&log, 100);
+    entries.iter().for_each(|entry| publish(&log, entry));
+    log.sync_index().unwrap();
+    log.seal_covered(Index(99)).unwrap();
+    let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
+    let failing = store.clone();
+    disk.watch(move |event, path| match event {
+        Event::Read if path == failing => Err(io::Error::other("the path to it")),
+        _ => Ok(()),
+    });
+    log.entries(Index(0), Index(1), 1).unwrap_err();
+    let seal = log.damaged().swap_remove(0).seal;
+    assert!(!log.look_again(&seal).unwrap());
+    assert_eq!(log.damaged().len(), 1, "it is marked as before");
+    disk.watch(|_, _| Ok(()));
+    assert!(log.look_again(&seal).unwrap());
+    assert!(log.damaged().is_empty());
+    assert_eq!(log.entries(Index(0), Index(1), 1).unwrap(), entries[..1]);
+
+    disk.corrupt(&store, |bytes| bytes[100] ^= 1);
+    log.entries(Index(0), Index(1), 1).unwrap_err();
+    assert!(!log.look_again(&seal).unwrap(), "rot stays rot");
+    assert_eq!(log.damaged().len(), 1);
+}
+
 /// Where the frame of an entry begins in the first store.
 fn torn_position(disk: &MemoryDisk, index: u64) -> usize {
     let (log, _) = open(&disk.crash(), None).unwrap();

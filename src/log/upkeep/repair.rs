@@ -237,6 +237,34 @@ impl Log {
         Ok(true)
     }
 
+    /// Reads a damaged segment once more, from files that are opened anew: what could not be read at one time may
+    /// be whole at another. True if it is, or is not the log's any more.
+    pub fn look_again(&self, seal: &Seal) -> Result<bool, Error> {
+        {
+            let _upkeep = self.0.upkeep.lock();
+            if !self.has_sealed(seal) {
+                return Ok(true);
+            }
+            // Every frame and row checks itself, so readers are told nothing wrong meanwhile.
+            self.reopen(seal)?;
+        }
+        let Some(mut scrub) = self
+            .scrub(seal.base)
+            .filter(|scrub| scrub.seal.base == seal.base)
+        else {
+            return Ok(false);
+        };
+        loop {
+            match scrub.step() {
+                Ok(0) => return Ok(true),
+                Ok(_) => {}
+                Err(error) if error.is_short_of_files() => return Err(error),
+                // It is marked again.
+                Err(_) => return Ok(false),
+            }
+        }
+    }
+
     /// Whether the segment is still the one that a seal sums up.
     fn has_sealed(&self, seal: &Seal) -> bool {
         let state = self.0.state.read();

@@ -75,10 +75,14 @@ impl Upkeep {
                 Err(error) => last = Some(error),
             }
         }
-        Err(Error::NoCopy {
-            base: seal.base,
-            source: last.map(Box::new),
-        })
+        // A read may have failed for the path to the disk: with nobody to ask, the files are read again.
+        let (log, base) = (self.node.log.clone(), seal.base);
+        let again = on_disk(move || Ok::<_, Error>(log.look_again(&seal)?)).await?;
+        if again {
+            return Ok("by reading it again");
+        }
+        let source = last.map(Box::new);
+        Err(Error::NoCopy { base, source })
     }
 
     fn repair_dir(&self) -> PathBuf {
