@@ -1,7 +1,7 @@
 # Every command a contributor needs. Nothing here but a Rust toolchain, make and a POSIX shell.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test attack rot soak sim fuzz bench verify fix
+.PHONY: help run test attack rot soak sim mutants fuzz bench verify fix
 
 # What `make run` feeds in, a record a line. Empty: a text of this machine, else our own sources.
 INPUT ?=
@@ -77,6 +77,11 @@ SEEDS ?= 1..1001
 SIM_SECONDS ?= 3600
 sim: ## whole clusters from seeds, SEEDS=A..B, on all cores: what failed, what happened, how often
 	cargo test --profile sim --locked --test sim -- --seeds $(SEEDS) --seconds $(SIM_SECONDS)
+
+# A planted fault that no seed catches is a hole in the world. ONLY= takes those whose name holds it.
+ONLY ?=
+mutants: ## a copy of the sources with planted faults, and the seed that catches each
+	cargo test --profile sim --locked --test sim -- --mutants "$(ONLY)"
 
 # The storage engine first, for about a minute: FERROLOG_BENCH_DIR= is where, FERROLOG_BENCH_RECORDS= how much.
 bench: ## the log beside the bare disk, then three nodes under load, acks after a majority's sync: BENCH_ARGS=

@@ -94,6 +94,14 @@ impl SimDisk {
             .set_available(if is_full { 0 } else { u64::MAX });
     }
 
+    /// Nothing that was to go wrong goes wrong any more.
+    pub fn calm(&self) {
+        self.fill(false);
+        let mut state = self.lock();
+        state.crash_in = None;
+        state.fail_of_10000 = 0;
+    }
+
     /// Whether a crash came.
     pub fn is_over(&self) -> bool {
         self.lock().left.is_some()

@@ -10,6 +10,7 @@ mod clients;
 mod disk;
 mod events;
 mod judge;
+mod mutants;
 mod nemesis;
 mod network;
 mod nodes;

@@ -129,6 +129,7 @@ impl Nemesis {
         self.nodes.network.heal();
         for node in &mut self.nodes.all {
             node.down_until = None;
+            node.disk.calm();
         }
     }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "its threads wait for processes")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::events::SOMETIMES;
+use super::mutants;
 use super::system::real_time;
 
 /// Seeds of `make test`, as far as they fit into its time.
@@ -75,11 +77,14 @@ impl Line {
 }
 
 /// Runs a seed; an error is what it printed.
-fn run(seed: u64, more: &[String]) -> Result<Line, String> {
+fn run(seed: u64) -> Result<Line, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut command = Command::new(program);
-    command.args(["--run", &seed.to_string()]).args(more);
-    let output = command.stdin(Stdio::null()).output();
+    run_in(Command::new(program), seed)
+}
+
+fn run_in(mut program: Command, seed: u64) -> Result<Line, String> {
+    program.args(["--run", &seed.to_string()]);
+    let output = program.stdin(Stdio::null()).output();
     let output = output.map_err(|error| error.to_string())?;
     let said = String::from_utf8_lossy(&output.stdout);
     match Line::parsed(&said).filter(|_| output.status.success()) {
@@ -90,6 +95,51 @@ fn run(seed: u64, more: &[String]) -> Result<Line, String> {
             output.status
         )),
     }
+}
+
+/// The first of these seeds, as they come, that fails in another program, and how it did.
+pub fn first_failure(
+    program: &Path,
+    switch: (&str, &str),
+    seeds: (u64, u64),
+    time_max: Duration,
+) -> Option<(u64, String)> {
+    let (next, first) = (AtomicU64::new(seeds.0), Mutex::new(None));
+    let began = real_time();
+    on_all_cores(|| {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.1 || real_time() - began >= time_max {
+                return;
+            }
+            let mut command = Command::new(program);
+            command.env(switch.0, switch.1);
+            if let Err(said) = run_in(command, seed) {
+                next.store(seeds.1, Ordering::Relaxed);
+                let mut how = said
+                    .lines()
+                    .filter_map(|line| line.strip_prefix("VIOLATION: "));
+                let how = how
+                    .next()
+                    .or(said.lines().find(|line| line.contains("panicked")));
+                let how = how.unwrap_or_default().chars().take(200).collect();
+                first
+                    .lock()
+                    .expect("no panic before")
+                    .get_or_insert((seed, how));
+            }
+        }
+    });
+    first.into_inner().expect("no panic before")
+}
+
+fn on_all_cores(work: impl Fn() + Sync) {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(&work);
+        }
+    });
 }
 
 /// Several runs: what they came to, and what failed.
@@ -103,13 +153,13 @@ struct Sum {
 fn sweep(seeds: (u64, u64), time_max: Duration, fail_fast: bool) -> Sum {
     let (next, sum) = (AtomicU64::new(seeds.0), Mutex::new(Sum::default()));
     let began = real_time();
-    let work = || {
+    on_all_cores(|| {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.1 || real_time() - began >= time_max {
                 return;
             }
-            let ended = run(seed, &[]);
+            let ended = run(seed);
             let mut sum = sum.lock().expect("no panic before");
             match ended {
                 Ok(line) => drop(sum.lines.insert(seed, line)),
@@ -121,12 +171,6 @@ fn sweep(seeds: (u64, u64), time_max: Duration, fail_fast: bool) -> Sum {
                     }
                 }
             }
-        }
-    };
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(work);
         }
     });
     sum.into_inner().expect("no panic before")
@@ -171,7 +215,7 @@ fn tell(sum: &Sum, took: Duration) {
 fn twice(seeds: impl Iterator<Item = u64>) -> Result<u64, String> {
     let mut count = 0;
     for seed in seeds {
-        let (one, other) = (run(seed, &[])?, run(seed, &[])?);
+        let (one, other) = (run(seed)?, run(seed)?);
         if one.digest != other.digest {
             return Err(format!(
                 "seed {seed} has two histories, {:016x} and {:016x}: {} --events FILE writes one",
@@ -197,6 +241,9 @@ pub fn main(args: &[String]) -> ExitCode {
         let at = args.iter().position(|arg| arg == flag)?;
         args.get(at + 1).cloned()
     };
+    if args.iter().any(|arg| arg == "--mutants") {
+        return mutants::main(value("--mutants").as_deref());
+    }
     let seconds = value("--seconds").and_then(|text| text.parse().ok());
     let asked = value("--seeds").map(|text| range(&text));
     if let Some(seeds) = value("--twice").map(|text| range(&text)) {
@@ -208,6 +255,13 @@ pub fn main(args: &[String]) -> ExitCode {
             .any(|arg| !arg.starts_with('-') && !"simulation".contains(arg.as_str()))
         {
             return ExitCode::SUCCESS;
+        }
+        match mutants::check() {
+            Ok(count) => println!("{count} mutants find their places"),
+            Err(error) => {
+                println!("{error}");
+                return ExitCode::FAILURE;
+            }
         }
         if told_twice(twice(SEEDS.0..SEEDS.0 + TWICE)) != ExitCode::SUCCESS {
             return ExitCode::FAILURE;

@@ -51,6 +51,17 @@ pub async fn move_cursor(hand: Hand) {
             .next
             .saturating_sub(draw(&hand.random, 0..=20));
         let expected = stands.filter(|_| one_in(&hand.random, 2));
+        if let Some(at) = expected.filter(|_| doubts.is_empty()) {
+            // From where it does not stand.
+            let moved = admin.commit_cursor(&hand.name, to, Some(at + 1)).await;
+            match moved {
+                Ok(()) => hand
+                    .record
+                    .wrong(format!("a cursor at {at} was moved from {}", at + 1)),
+                Err(ClientError::CursorDiffers { .. }) => {}
+                Err(error) => events::note(format_args!("{} {error}", hand.name)),
+            }
+        }
         match admin.commit_cursor(&hand.name, to, expected).await {
             Ok(()) => stands = Some(to),
             Err(ClientError::CursorDiffers { current }) if doubts.is_empty() => {
@@ -78,11 +89,13 @@ pub async fn move_cursor(hand: Hand) {
 /// Trims, by hand or by retention.
 pub async fn trim(hand: Hand) {
     let admin = hand.client().admin();
+    let (mut asked, mut is_retained) = (0, false);
     while !hand.is_told_to_stop() {
         for _ in 0..draw(&hand.random, 1..=20) {
             hand.think().await;
         }
-        if one_in(&hand.random, 3) {
+        if one_in(&hand.random, 5) {
+            is_retained = true;
             let retention = Retention {
                 max_bytes: pick(&hand.random, &[0, 0, 128 << 10, 1 << 20]),
                 max_age_ms: pick(&hand.random, &[0, 0, 0, 5000]),
@@ -94,7 +107,15 @@ pub async fn trim(hand: Hand) {
         }
         let keep = pick(&hand.random, &[10, 100, 1000]);
         let first = hand.record.lock().next.saturating_sub(keep);
+        asked = asked.max(first);
         let trimmed = admin.trim(first).await;
+        if let Ok(begins) = trimmed
+            && begins > asked
+            && !is_retained
+        {
+            let what = format!("trimmed up to {begins}, where {asked} was asked for at most");
+            hand.record.wrong(what);
+        }
         events::note(format_args!("trim {first} {trimmed:?}"));
         if trimmed.is_ok() && first > 0 {
             events::sometimes("the log was trimmed");
