@@ -1,12 +1,32 @@
-//! How many indexes of sealed segments stay mapped.
+//! Mapping the indexes of sealed segments when rows are looked for, and how many stay mapped.
 
 use std::sync::Arc;
 
-use super::{Log, State};
+use super::segment::lazy_map::LazyMap;
+use super::{Error, Log, State};
 
 impl Log {
+    /// What `look` finds, once the rows are mapped that `wanted` tells of, if any: appends do not wait
+    /// while they are.
+    pub(super) fn with_rows<T>(
+        &self,
+        wanted: impl FnOnce(&State) -> Option<Arc<LazyMap>>,
+        look: impl FnOnce(&State) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let state = self.0.state.read();
+        let Some(lazy) = wanted(&state) else {
+            return look(&state);
+        };
+        drop(state);
+        let loaded = lazy.load().map(drop);
+        let found = loaded.and_then(|()| look(&self.0.state.read()));
+        drop(lazy);
+        self.bound_maps();
+        found
+    }
+
     /// Undoes the maps that were used longest ago, if there are too many.
-    pub(super) fn bound_maps(&self) {
+    fn bound_maps(&self) {
         let over = self.0.handles.maps_over();
         if over == 0 {
             return;

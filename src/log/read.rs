@@ -184,33 +184,25 @@ impl Log {
         at: Offset,
         budget: usize,
     ) -> Result<Option<Vec<Stored>>, Error> {
-        let mut loaded = false;
-        let found = loop {
-            let state = self.0.state.read();
-            let (first, next) = (state.first_offset, state.next_offset);
-            if at < first {
-                let asked = at;
-                return Err(Error::Trimmed { asked, first, next });
-            }
-            if at >= next {
-                return Ok(None);
-            }
-            let lazy = state.unloaded_at(at).filter(|_| !loaded);
-            let Some(lazy) = lazy else {
-                break state.record_source(at, budget);
-            };
-            // Appends do not wait while the rows are mapped.
-            drop(state);
-            loaded = true;
-            if let Err(error) = lazy.load() {
-                break Err(error);
-            }
-        };
-        if loaded {
-            self.bound_maps();
-        }
-        let (source, parts) =
+        let found = self.with_rows(
+            |state| state.unloaded_at(at),
+            |state| {
+                let (first, next) = (state.first_offset, state.next_offset);
+                if at < first {
+                    let asked = at;
+                    return Err(Error::Trimmed { asked, first, next });
+                }
+                let is_there = at < next;
+                is_there
+                    .then(|| state.record_source(at, budget))
+                    .transpose()
+            },
+        );
+        let found =
             found.map_err(|error| self.unless_trimmed(at, self.note_bad_rows(at, error)))?;
+        let Some((source, parts)) = found else {
+            return Ok(None);
+        };
         let frames = match source {
             Source::Memory(entries) => entries,
             Source::Disk(store, span) => store
@@ -287,8 +279,9 @@ impl State {
     /// The rows that must be mapped to find a record, if they are not. Those of a damaged segment are
     /// not looked at.
     fn unloaded_at(&self, offset: Offset) -> Option<Arc<LazyMap>> {
-        let segment = &self.segments[self.holder_of(offset)?];
-        let whole = Some(segment).filter(|segment| segment.damage.is_none());
+        let is_there = (self.first_offset..self.next_offset).contains(&offset);
+        let number = self.holder_of(offset).filter(|_| is_there)?;
+        let whole = Some(&self.segments[number]).filter(|segment| segment.damage.is_none());
         whole.and_then(|segment| segment.index.unloaded())
     }
 

@@ -1,8 +1,9 @@
 //! More segments than a process may have files open, and a process that may open none just now.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::disk::memory::MemoryDisk;
+use crate::disk::memory::{Event, MemoryDisk};
 use crate::log::tests::{DIR, fill, publish};
 use crate::log::*;
 
@@ -95,6 +96,42 @@ fn a_log_of_many_segments_keeps_few_files_open() {
     assert!(log.drop_below(floor).unwrap());
     assert!(log.segments().len() < 5);
     assert!(disk.files_open().0 <= 6, "{:?}", disk.files_open());
+}
+
+#[test]
+fn nothing_that_appends_wait_for_is_held_while_rows_are_mapped() {
+    let disk = MemoryDisk::default();
+    let (log, covered) = many_segments(&disk);
+    drop(log);
+    let log = open(&disk, Some(covered));
+    let (looked, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (theirs, counts) = (Arc::downgrade(&log.0), (looked.clone(), held.clone()));
+    disk.watch(move |event, path| {
+        let log = theirs.upgrade().filter(|_| event == Event::Read);
+        if let Some(log) = log.filter(|_| path.extension().is_some_and(|kind| kind == "index")) {
+            counts.0.fetch_add(1, Ordering::Relaxed);
+            if log.state.try_write().is_none() {
+                counts.1.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    });
+    read_all(&log, covered.next_offset);
+    let rows = log.rows(Index(0), Index(ENTRIES)).unwrap();
+    assert!(rows.is_sorted_by_key(|row| (row.index, row.offset)) && rows.len() > 1000);
+    let some = log.rows(Index(7), Index(ENTRIES / 2)).unwrap();
+    let wanted = rows
+        .iter()
+        .filter(|row| row.index >= Index(7) && row.index < Index(ENTRIES / 2));
+    assert!(some.iter().eq(wanted));
+    let mut from = Index(0);
+    while let Some(mut scrub) = log.scrub(from) {
+        while scrub.step().unwrap() > 0 {}
+        from = scrub.next_index();
+    }
+    let (looked, held) = (looked.load(Ordering::Relaxed), held.load(Ordering::Relaxed));
+    assert!(looked > log.segments().len(), "{looked}");
+    assert_eq!(held, 0, "of {looked} reads");
 }
 
 #[test]

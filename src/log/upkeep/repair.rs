@@ -15,7 +15,7 @@ use crate::log::open::recovery::{self, Place};
 use crate::log::segment::index::OffsetIndex;
 use crate::log::segment::store::{Span, Store};
 use crate::log::segment::{Damage, Segment};
-use crate::log::{Error, Index, Log};
+use crate::log::{Error, Index, Log, State};
 
 /// Bytes of a store that one step of a scrub reads, about.
 const STEP_BYTES: usize = 1 << 20;
@@ -135,37 +135,30 @@ impl Log {
         let (mut digest, all) = (0, seal.rows as usize);
         for from in (0..all).step_by(STEP_ROWS) {
             let rows = from..(from + STEP_ROWS).min(all);
-            let file = self.with_index(store, OffsetIndex::file);
+            let file = self.0.state.read().index_of(store).map(OffsetIndex::file);
             let Some(read) = file.map(|file| file.read(rows)) else {
                 return Ok(());
             };
-            // Appends do not wait while the rows are mapped.
-            let lazy = self.with_index(store, OffsetIndex::unloaded).flatten();
-            let loaded = lazy.map_or(Ok(()), |lazy| lazy.load().map(drop));
-            self.bound_maps();
-            let add = |index: &OffsetIndex| {
-                loaded?;
-                index.add_digest(digest, from, &read?)
-            };
-            match self.with_index(store, add) {
-                Some(Ok(added)) => digest = added,
-                Some(Err(error)) if error.is_short_of_files() => return Err(error),
-                Some(Err(_)) => return self.mark(store, Damage::Index),
-                None => return Ok(()),
+            let added = self.with_rows(
+                |state| state.index_of(store)?.unloaded(),
+                |state| {
+                    let index = state.index_of(store);
+                    index
+                        .map(|index| index.add_digest(digest, from, &read?))
+                        .transpose()
+                },
+            );
+            match added {
+                Ok(Some(added)) => digest = added,
+                Ok(None) => return Ok(()),
+                Err(error) if error.is_short_of_files() => return Err(error),
+                Err(_) => return self.mark(store, Damage::Index),
             }
         }
         if digest == seal.rows_digest {
             return Ok(());
         }
         self.mark(store, Damage::Index)
-    }
-
-    /// Looks at the index beside a store; `None` if the segment was trimmed or mended meanwhile.
-    fn with_index<T>(&self, store: &Arc<Store>, look: impl FnOnce(&OffsetIndex) -> T) -> Option<T> {
-        let state = self.0.state.read();
-        let mut segments = state.segments.iter();
-        let segment = segments.find(|segment| Arc::ptr_eq(&segment.store, store))?;
-        Some(look(&segment.index))
     }
 
     /// Notes what a scrub found, unless the segment was trimmed or mended meanwhile.
@@ -361,5 +354,14 @@ impl Log {
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl State {
+    /// The index beside a store; `None` if the segment was trimmed or mended meanwhile.
+    fn index_of(&self, store: &Arc<Store>) -> Option<&OffsetIndex> {
+        let mut segments = self.segments.iter();
+        let segment = segments.find(|segment| Arc::ptr_eq(&segment.store, store))?;
+        Some(&segment.index)
     }
 }

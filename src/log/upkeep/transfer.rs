@@ -15,6 +15,7 @@ use crate::log::format::gather::Gathered;
 use crate::log::format::row::{ROW_BYTES, Row};
 use crate::log::format::seal::{self, MARK_EVERY, Mark, Seal};
 use crate::log::open::recovery::{self, Checkpoint, Place};
+use crate::log::segment::Segment;
 use crate::log::segment::index::OffsetIndex;
 use crate::log::segment::store::Store;
 use crate::log::{Error, Floor, Index, Log, Offset, State};
@@ -261,33 +262,58 @@ impl Log {
 
     /// The rows of the entries from `from` on, before `to`. They must be applied.
     pub fn rows(&self, from: Index, to: Index) -> Result<Vec<Placed>, Error> {
-        let state = self.0.state.read();
-        let mut placed = Vec::new();
-        let first = state.segment_number(from).unwrap_or(0);
-        for segment in state.segments.iter().skip(first) {
-            if segment.base() >= to {
-                break;
-            }
-            if segment.damage.is_some() {
-                return Err(segment.damaged());
-            }
-            let index = &segment.index;
-            let begin = index.partition(|row| row.index < from)?;
-            for number in begin..index.rows() {
-                let row = index.row(number)?;
-                if row.index >= to {
-                    break;
-                }
-                let (offset, index, skip) = (row.offset, row.index, row.skip);
-                placed.push(Placed {
-                    offset,
-                    index,
-                    skip,
-                });
-            }
+        let (mut placed, mut at) = (Vec::new(), from);
+        while at < to {
+            let found = self.with_rows(
+                |state| {
+                    let segment = state.segment_on(at);
+                    let whole = segment.filter(|segment| segment.damage.is_none());
+                    whole.and_then(|segment| segment.index.unloaded())
+                },
+                |state| {
+                    let segment = state.segment_on(at).filter(|segment| segment.base() < to);
+                    let rows =
+                        |segment: &Segment| Ok((rows_in(segment, at, to)?, segment.next_index()));
+                    segment.map(rows).transpose()
+                },
+            );
+            let Some((rows, next)) = found? else { break };
+            placed.extend(rows);
+            at = next;
         }
-        drop(state);
-        self.bound_maps();
         Ok(placed)
     }
+}
+
+impl State {
+    /// The first segment with entries from `index` on.
+    fn segment_on(&self, index: Index) -> Option<&Segment> {
+        let number = self.segment_number(index).unwrap_or(0);
+        let segment = self.segments.get(number);
+        segment.filter(|segment| segment.next_index() > index)
+    }
+}
+
+/// The rows of a segment's entries from `from` on, before `to`.
+fn rows_in(segment: &Segment, from: Index, to: Index) -> Result<Vec<Placed>, Error> {
+    if segment.damage.is_some() {
+        return Err(segment.damaged());
+    }
+    let index = &segment.index;
+    let begin = index.partition(|row| row.index < from)?;
+    let end = index.partition(|row| row.index < to)?;
+    let placed = |number| {
+        let Row {
+            offset,
+            index,
+            skip,
+            ..
+        } = index.row(number)?;
+        Ok(Placed {
+            offset,
+            index,
+            skip,
+        })
+    };
+    (begin..end).map(placed).collect()
 }
