@@ -59,7 +59,7 @@ use format::row::Row;
 use open::recovery::{self, Place};
 use segment::Segment;
 use segment::handles::Handles;
-use segment::index_file::RowsFile;
+use segment::index_file::IndexFile;
 use state::State;
 use write::io::{Queue, Request};
 use write::making::{self, Maker};
@@ -246,7 +246,7 @@ impl Log {
             files.push(segment.index.file());
         }
         drop(state);
-        files.iter().try_for_each(RowsFile::sync)
+        files.iter().try_for_each(IndexFile::sync)
     }
 
     /// Finishes queued writes and stops the writer. The log can be read on.

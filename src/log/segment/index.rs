@@ -10,7 +10,7 @@ use std::sync::Arc;
 use memmap2::{MmapMut, MmapOptions};
 
 use super::handles::Handles;
-use super::index_file::{RowsFile, place};
+use super::index_file::{IndexFile, place};
 use super::lazy_map::LazyMap;
 use crate::disk::{self, Disk, File};
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
@@ -28,7 +28,7 @@ const _: () = assert!(BASE_OFFSET_AT + 8 == FILE_HEADER_BYTES);
 /// The mapped rows of one segment.
 #[derive(Debug)]
 pub struct OffsetIndex {
-    file: RowsFile,
+    file: IndexFile,
     map: Map,
     base: Index,
     bases: Bases,
@@ -70,7 +70,7 @@ impl OffsetIndex {
         map[..FILE_HEADER_BYTES].copy_from_slice(&file_header::encode(Magic::Index, base));
         Ok(Self {
             map: Map::Own(map, false),
-            file: RowsFile::unmade(path),
+            file: IndexFile::unmade(path),
             base,
             bases: Bases::new(base, Offset(0)),
             rows: 0,
@@ -98,7 +98,7 @@ impl OffsetIndex {
     /// The index of a sealed segment, whose seal tells what is in it. Nothing is opened before a row
     /// is looked for, and each is checked when it is read.
     pub fn sealed(path: &Path, seal: &Seal, handles: &Arc<Handles>) -> Self {
-        let file = RowsFile::on_demand(path, handles);
+        let file = IndexFile::on_demand(path, handles);
         let rows = seal.rows as usize;
         Self {
             map: Map::Lazy(Arc::new(LazyMap::new(
@@ -149,7 +149,7 @@ impl OffsetIndex {
     fn map(path: &Path, file: Arc<dyn File>, base: Index) -> Result<Self, Error> {
         Ok(Self {
             map: Map::Own(map_file(&*file, path)?, file.mappable().is_some()),
-            file: RowsFile::new(path, file),
+            file: IndexFile::new(path, file),
             base,
             bases: Bases::new(base, Offset(0)),
             rows: 0,
@@ -313,7 +313,7 @@ impl OffsetIndex {
         Ok(())
     }
 
-    /// Hands the rows to the file; see [`RowsFile::write_back`].
+    /// Hands the rows to the file; see [`IndexFile::write_back`].
     pub fn write_back(&self) -> Result<(), Error> {
         match &self.map {
             Map::Own(map, is_mapped) => {
@@ -326,7 +326,7 @@ impl OffsetIndex {
     }
 
     /// Its file.
-    pub fn file(&self) -> RowsFile {
+    pub fn file(&self) -> IndexFile {
         self.file.clone()
     }
 

@@ -14,7 +14,7 @@ use crate::log::format::row::ROW_BYTES;
 
 /// Clones are the same open file.
 #[derive(Debug, Clone)]
-pub struct RowsFile {
+pub struct IndexFile {
     file: Arc<Held>,
     /// The last sync failed.
     unsure: Arc<AtomicBool>,
@@ -25,7 +25,7 @@ pub fn place(number: usize) -> usize {
     FILE_HEADER_BYTES + number * ROW_BYTES
 }
 
-impl RowsFile {
+impl IndexFile {
     pub fn new(path: &Path, file: Arc<dyn File>) -> Self {
         Self::of(Held::open(path, file))
     }
@@ -172,7 +172,7 @@ mod tests {
             fails: AtomicBool::new(false),
             written: Mutex::default(),
         });
-        let rows = RowsFile::new(&path, failing.clone());
+        let rows = IndexFile::new(&path, failing.clone());
         rows.write_back(b"rows", true).unwrap();
         rows.sync().unwrap();
         assert!(failing.written.lock().is_empty(), "the map wrote them");

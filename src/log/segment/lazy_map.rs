@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::handles::Handles;
 use super::index::{Mapped, map_file};
-use super::index_file::RowsFile;
+use super::index_file::IndexFile;
 use crate::log::format::file_header::{self, Magic};
 use crate::log::{Error, Index};
 
 /// Rows that are mapped when they are needed.
 #[derive(Debug)]
 pub struct LazyMap {
-    file: RowsFile,
+    file: IndexFile,
     base: Index,
     /// What the file holds at least.
     bytes: usize,
@@ -24,7 +24,7 @@ pub struct LazyMap {
 }
 
 impl LazyMap {
-    pub fn new(file: RowsFile, base: Index, bytes: usize, handles: &Arc<Handles>) -> Self {
+    pub fn new(file: IndexFile, base: Index, bytes: usize, handles: &Arc<Handles>) -> Self {
         Self {
             file,
             base,

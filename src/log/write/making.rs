@@ -19,7 +19,7 @@ use crate::tasks;
 use crate::disk::{Disk, File};
 use crate::log::format::file_header::{self, Magic};
 use crate::log::format::files;
-use crate::log::segment::index_file::RowsFile;
+use crate::log::segment::index_file::IndexFile;
 use crate::log::segment::store::Store;
 use crate::log::{Config, Error, Index};
 
@@ -32,7 +32,7 @@ const AHEAD_SHARE: u32 = 4;
 #[derive(Debug)]
 pub struct Plan {
     /// The index beside the store.
-    pub rows: RowsFile,
+    pub rows: IndexFile,
     /// The index's length.
     pub index_bytes: u64,
     /// The store's length.
