@@ -29,7 +29,7 @@ use crate::raft::view::clocks::Clocks;
 use crate::raft::view::passed::Passed;
 use crate::raft::view::space::{self, Space};
 use crate::raft::write::commands::{Commands, SESSION_IDLE_MAX};
-use crate::raft::write::lease::Lease;
+use crate::raft::write::gate::Gate;
 use crate::raft::write::proposer::{self, Proposer};
 use crate::raft::write::stamps::Stamps;
 use crate::tasks;
@@ -72,8 +72,8 @@ impl ReplicatedLog {
         let views = views(&raft, &heard, &transport);
         let stamps = Stamps::new(log.clone(), state.clone(), clocks.clone(), views.clone());
         let group_bytes_max = bytes_max as usize / 4;
-        let lease = Lease::new(&raft, timing);
-        let proposals = proposer::Leader::new(&transport, &space, &stamps, &log, lease);
+        let gate = Gate::new(&log, &raft, timing);
+        let proposals = proposer::Leader::new(&transport, &space, &stamps, gate);
         let confirmer = Confirmer::start(raft.clone(), promised.clone(), transport.clone());
         let reads = ReadBarrier::start(
             me,

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use crate::raft::write::pace::{LOOK, Pace};
+use crate::raft::write::gate;
 
 use super::Members;
 
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long a leader may hold proposals back: summed up, since syncs end and it falls back again.
 const BEHIND_MAX: Duration = Duration::from_secs(2);
 /// Time in which it keeps up counts against that in which it does not by this part.
@@ -16,11 +18,10 @@ const HAND_ON_AGAIN: Duration = Duration::from_secs(30);
 impl Members {
     /// Hands leadership on when this node's disk keeps its proposals waiting. Never returns.
     pub async fn keep_pace(&self) {
-        let pace = Pace::new(self.node.log.clone());
         let mut behind = Duration::ZERO;
         loop {
-            pace.pause().await;
-            let waits = pace.is_behind() && self.node.view().writable;
+            tokio::time::sleep(LOOK).await;
+            let waits = gate::is_behind(&self.node.log) && self.node.view().writable;
             behind = if waits {
                 behind + LOOK
             } else {

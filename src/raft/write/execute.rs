@@ -17,7 +17,7 @@ use crate::raft::error::{DiskFull, ExecuteError, WriteFailure, refusal};
 use crate::reason::Reason;
 
 use super::commands::Commands;
-use super::pace::Pace;
+use super::gate;
 
 /// How long a command may take, through all tries and on all nodes.
 pub(crate) const WAIT: Duration = Duration::from_secs(5);
@@ -108,8 +108,7 @@ impl Commands {
         }
         if takes_room(&command) {
             self.node.space.check(&self.node.view())?;
-            let pace = Pace::new(self.node.log.clone());
-            if !pace.caught_up(deadline).await {
+            if !gate::caught_up(&self.node.log, deadline).await {
                 let reason = "the leader's disk does not keep up".to_owned();
                 return Err(ExecuteError::NoLeader { reason });
             }

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::log::{Log, record};
+use crate::log::record;
 use crate::net::budget::SMALL_BYTES_MAX;
 use crate::raft::engine::Raft;
 use crate::raft::entry::command::Command;
@@ -24,10 +24,9 @@ use crate::raft::view::space::Space;
 use crate::tasks;
 
 use super::forward::Forwarder;
-use super::lease::Lease;
+use super::gate::Gate;
 use super::lines::{Caller, Lines};
 use super::outcomes::{self, Waiting};
-use super::pace::Pace;
 use super::proposals::{Answer, Group, LEADER_WAIT, Proposal, no_leader};
 use super::stamps::Stamps;
 
@@ -71,24 +70,16 @@ pub struct Leader {
     transport: Transport,
     space: Space,
     stamps: Stamps,
-    pace: Pace,
-    lease: Lease,
+    gate: Gate,
 }
 
 impl Leader {
-    pub fn new(
-        transport: &Transport,
-        space: &Space,
-        stamps: &Stamps,
-        log: &Log,
-        lease: Lease,
-    ) -> Self {
+    pub fn new(transport: &Transport, space: &Space, stamps: &Stamps, gate: Gate) -> Self {
         Self {
-            pace: Pace::new(log.clone()),
             transport: transport.clone(),
             space: space.clone(),
             stamps: stamps.clone(),
-            lease,
+            gate,
         }
     }
 }
@@ -115,8 +106,7 @@ impl Proposer {
             under_way,
             space: leader.space,
             stamps: leader.stamps,
-            pace: leader.pace,
-            lease: leader.lease,
+            gate: leader.gate,
             group_bytes_max: GROUP_BYTES_MAX.min(group_bytes_max),
         };
         tasks::spawn_on(callers_on, "proposals", dispatcher.run(proposals));
@@ -191,8 +181,7 @@ struct Dispatcher {
     under_way: mpsc::Sender<Waiting>,
     space: Space,
     stamps: Stamps,
-    pace: Pace,
-    lease: Lease,
+    gate: Gate,
     group_bytes_max: usize,
 }
 
@@ -291,8 +280,7 @@ impl Dispatcher {
         loop {
             match tokio::time::timeout_at(deadline, self.route()).await {
                 // It waits here, and all behind it, until the disk keeps up or another node leads.
-                Ok(Some(Route::Here)) if self.pace.is_behind() => self.pace.pause().await,
-                Ok(Some(Route::Here)) if !self.lease.holds() => self.lease.pause().await,
+                Ok(Some(Route::Here)) if self.gate.shut().is_some() => self.gate.pause().await,
                 Ok(Some(Route::Here)) => {
                     let room = self.space.check(&self.views.borrow());
                     return match room {
