@@ -28,11 +28,27 @@ use super::Members;
 /// For a start to answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
-async fn ask(transport: &Transport, addr: &str) -> Option<pb::IdentifyResponse> {
+/// What runs at an address.
+#[derive(Default)]
+struct Found {
+    /// It is another start of the node.
+    is_another: bool,
+    /// Whom it knows.
+    members: Vec<pb::Member>,
+}
+
+/// Asks at an address whether another start of a node runs there.
+async fn look(transport: &Transport, addr: &str, node_id: u64, start: u64) -> Found {
     let mut client = transport.client(0, addr);
     let call = client.identify(pb::IdentifyRequest {});
-    let answer = timeout(ANSWER, call).await.ok()?;
-    Some(answer.ok()?.into_inner())
+    let Ok(Ok(answer)) = timeout(ANSWER, call).await else {
+        return Found::default();
+    };
+    let answer = answer.into_inner();
+    Found {
+        is_another: answer.node_id == node_id && answer.start != start,
+        members: answer.members,
+    }
 }
 
 /// Refuses to start beside another start of this node: nobody may vote before this was asked, at
@@ -52,12 +68,13 @@ pub async fn check_alone(
     // The second round asks where the others know this node.
     for _ in 0..2 {
         let addrs: Vec<_> = next.difference(&asked).cloned().collect();
-        let answers = join_all(addrs.iter().map(|addr| ask(transport, addr))).await;
+        let looks = addrs.iter();
+        let looks = looks.map(|addr| look(transport, addr, identity.node_id, start));
+        let found = join_all(looks).await;
         asked.extend(addrs.iter().cloned());
         next.clear();
-        for (addr, answer) in addrs.into_iter().zip(answers) {
-            let answer = answer.unwrap_or_default();
-            if answer.node_id == identity.node_id && answer.start != start {
+        for (addr, found) in addrs.into_iter().zip(found) {
+            if found.is_another {
                 let name = identity.name.clone();
                 return Err(Error::AnotherStart(MembershipError::AnotherStart {
                     name,
@@ -65,7 +82,7 @@ pub async fn check_alone(
                 }));
             }
             let me = |member: &pb::Member| member.id == identity.node_id;
-            next.extend(answer.members.into_iter().filter(me).map(|me| me.addr));
+            next.extend(found.members.into_iter().filter(me).map(|me| me.addr));
         }
     }
     Ok(())
@@ -107,8 +124,8 @@ impl Members {
             return (start != self.node.start).then(|| self.node.addr.clone());
         }
         let addr = self.node.view().member(node_id)?.member.addr.clone();
-        let answer = ask(&self.node.transport, &addr).await?;
-        (answer.node_id == node_id && answer.start != start).then_some(addr)
+        let found = look(&self.node.transport, &addr, node_id, start).await;
+        found.is_another.then_some(addr)
     }
 }
 
