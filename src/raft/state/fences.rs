@@ -38,12 +38,12 @@ pub struct Epoch {
     /// Who claimed it, by its certificate: empty without TLS, `None` if the entry did not say.
     pub subject: Option<String>,
     /// What the last claims gave, oldest first, by the tokens that their claimers drew.
-    claims: Vec<Given>,
+    claims: Vec<GivenClaim>,
 }
 
 /// What a claim gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Given {
+struct GivenClaim {
     token: u128,
     epoch: u64,
     /// Where the log ended then.
@@ -86,7 +86,7 @@ impl Fences {
         next: Offset,
     ) -> Result<(u64, Offset), StateRefusal> {
         let held = self.names.get(&claim.name);
-        let known = |given: &&Given| given.token == claim.token;
+        let known = |given: &&GivenClaim| given.token == claim.token;
         if let Some(given) = held.and_then(|held| held.claims.iter().find(known)) {
             return Ok((given.epoch, given.next_offset));
         }
@@ -108,7 +108,7 @@ impl Fences {
         if held.claims.len() == CLAIMS_MAX {
             held.claims.remove(0);
         }
-        held.claims.push(Given {
+        held.claims.push(GivenClaim {
             token: claim.token,
             epoch,
             next_offset: next,
@@ -176,7 +176,7 @@ impl Epoch {
     }
 }
 
-fn given_to_pb(given: &Given) -> pb::GivenClaim {
+fn given_to_pb(given: &GivenClaim) -> pb::GivenClaim {
     pb::GivenClaim {
         token: given.token.to_be_bytes().to_vec().into(),
         epoch: given.epoch,
@@ -184,10 +184,10 @@ fn given_to_pb(given: &Given) -> pb::GivenClaim {
     }
 }
 
-fn given_from_pb(given: &pb::GivenClaim) -> Result<Given, WireError> {
+fn given_from_pb(given: &pb::GivenClaim) -> Result<GivenClaim, WireError> {
     let token = (&*given.token).try_into();
     let token = token.map_err(|_| WireError::Unknown("token of a claim"))?;
-    Ok(Given {
+    Ok(GivenClaim {
         token: u128::from_be_bytes(token),
         epoch: given.epoch,
         next_offset: Offset(given.next_offset),

@@ -28,16 +28,16 @@ struct Inner {
     me: u64,
     own: Clock,
     bound_ms: u64,
-    state: Mutex<State>,
+    state: Mutex<Known>,
 }
 
 #[derive(Debug)]
-struct State {
-    heard: HashMap<u64, Heard>,
+struct Known {
+    heard: HashMap<u64, Reading>,
     /// What a majority said first: later jumps of theirs do not make anything older.
-    first: Option<Heard>,
+    first: Option<Reading>,
     /// The own clock at the last look.
-    looked: Heard,
+    looked: Reading,
     jumps: u64,
     last_jump_ms: i64,
     /// Voters whose clocks were told to be far off.
@@ -48,12 +48,12 @@ struct State {
 
 /// A clock's time, and when it was heard.
 #[derive(Debug, Clone, Copy)]
-struct Heard {
+struct Reading {
     ms: u64,
     at: Instant,
 }
 
-impl Heard {
+impl Reading {
     /// What the clock says now, if it goes on as this node's monotonic one.
     fn now_ms(&self) -> u64 {
         self.ms.saturating_add(millis(self.at.elapsed()))
@@ -86,7 +86,7 @@ pub struct ClockReport {
 impl Clocks {
     /// The clocks as node `me` knows them; one that is further than the bound off is not believed.
     pub fn new(own: Clock, me: u64, bound_ms: u64) -> Self {
-        let looked = Heard {
+        let looked = Reading {
             ms: own.now_ms(),
             at: Instant::now(),
         };
@@ -94,7 +94,7 @@ impl Clocks {
             me,
             own,
             bound_ms,
-            state: Mutex::new(State {
+            state: Mutex::new(Known {
                 heard: HashMap::new(),
                 first: None,
                 looked,
@@ -114,7 +114,7 @@ impl Clocks {
     /// What a peer said of its clock.
     pub fn note(&self, peer: u64, ms: u64) {
         let at = Instant::now();
-        self.0.state.lock().heard.insert(peer, Heard { ms, at });
+        self.0.state.lock().heard.insert(peer, Reading { ms, at });
     }
 
     /// Whether a peer answered this node within such a span.
@@ -149,14 +149,14 @@ impl Clocks {
     pub fn surely_past_ms(&self, view: &View) -> Option<u64> {
         let mut state = self.0.state.lock();
         let reached = self.majority(&state, view)?.reached_ms;
-        let first = state.first.get_or_insert_with(|| Heard {
+        let first = state.first.get_or_insert_with(|| Reading {
             ms: reached,
             at: Instant::now(),
         });
         Some(reached.min(first.now_ms()))
     }
 
-    fn majority(&self, state: &State, view: &View) -> Option<Majority> {
+    fn majority(&self, state: &Known, view: &View) -> Option<Majority> {
         let voters = view.members.iter().filter(|member| member.voter);
         let needed = voters.clone().count() / 2 + 1;
         let clocks = voters.filter_map(|voter| self.clock_of(state, voter.id));
@@ -168,7 +168,7 @@ impl Clocks {
         })
     }
 
-    fn clock_of(&self, state: &State, id: u64) -> Option<u64> {
+    fn clock_of(&self, state: &Known, id: u64) -> Option<u64> {
         if id == self.0.me {
             return Some(self.now_ms());
         }
@@ -197,7 +197,7 @@ impl Clocks {
                 "the clock of this node jumped: see to its time synchronization"
             );
         }
-        state.looked = Heard {
+        state.looked = Reading {
             ms: self.now_ms(),
             at: Instant::now(),
         };
@@ -253,9 +253,9 @@ impl Clocks {
     pub fn report(&self) -> ClockReport {
         let state = self.0.state.lock();
         let now_ms = self.now_ms();
-        let lately = |heard: &&Heard| heard.at.elapsed() < HEARD_FOR;
+        let lately = |heard: &&Reading| heard.at.elapsed() < HEARD_FOR;
         let offsets = state.heard.iter().filter(|(_, heard)| lately(heard));
-        let offset = |(id, heard): (&u64, &Heard)| (*id, difference(heard.now_ms(), now_ms));
+        let offset = |(id, heard): (&u64, &Reading)| (*id, difference(heard.now_ms(), now_ms));
         ClockReport {
             now_ms,
             jumps: state.jumps,

@@ -53,11 +53,11 @@ pub struct Forwarder {
 struct Opened {
     leader: u64,
     requests: mpsc::Sender<pb::ProposeRequest>,
-    waiting: Arc<Waiting>,
+    waiting: Arc<Sent>,
 }
 
 /// Groups that were sent and not answered; `None` once the stream broke.
-type Waiting = Mutex<Option<VecDeque<Group>>>;
+type Sent = Mutex<Option<VecDeque<Group>>>;
 
 impl Forwarder {
     pub fn new(transport: Transport, views: watch::Receiver<View>) -> Self {
@@ -162,7 +162,7 @@ async fn deposed(leader: u64, mut views: watch::Receiver<View>) {
 /// answers would keep its place in the window for good.
 async fn receive(
     answers: impl Stream<Item = Result<pb::ProposeResponse, Status>>,
-    waiting: Arc<Waiting>,
+    waiting: Arc<Sent>,
     deposed: impl Future<Output = ()>,
 ) {
     let answers = answers.take_until(deposed);
@@ -354,7 +354,7 @@ mod tests {
             ..View::default()
         };
         let (tell, views) = watch::channel(view(Some(1)));
-        let waiting: Arc<Waiting> = Arc::new(Mutex::new(Some(groups)));
+        let waiting: Arc<Sent> = Arc::new(Mutex::new(Some(groups)));
         // One answer comes before leadership moves, one just after it, and one never.
         let (sender, answers) = mpsc::unbounded_channel();
         let answers = tokio_stream::wrappers::UnboundedReceiverStream::new(answers);
@@ -386,7 +386,7 @@ mod tests {
             proposals: vec![proposal],
             place: places.acquire_owned().await.unwrap(),
         };
-        let waiting: Arc<Waiting> = Arc::new(Mutex::new(Some(VecDeque::from([group]))));
+        let waiting: Arc<Sent> = Arc::new(Mutex::new(Some(VecDeque::from([group]))));
         let (tell, views) = watch::channel(View {
             leader: Some(1),
             ..View::default()

@@ -20,7 +20,7 @@ const CREEP_SHARE: u64 = 16;
 /// Gives the times; clones share it.
 #[derive(Debug, Clone)]
 pub struct Stamps {
-    given: Arc<Mutex<Given>>,
+    given: Arc<Mutex<LastGiven>>,
     clocks: Clocks,
     views: watch::Receiver<View>,
     log: Log,
@@ -29,12 +29,12 @@ pub struct Stamps {
 
 /// The time given last, and when it was given first.
 #[derive(Debug)]
-struct Given {
+struct LastGiven {
     ms: u64,
     since: Instant,
 }
 
-impl Given {
+impl LastGiven {
     /// The time of an entry that is taken now: `known` is the last in the log.
     fn next(&mut self, known_ms: u64, present_ms: u64) -> u64 {
         let now = Instant::now();
@@ -64,7 +64,7 @@ impl Stamps {
         clocks: Clocks,
         views: watch::Receiver<View>,
     ) -> Self {
-        let given = Given {
+        let given = LastGiven {
             ms: 0,
             since: Instant::now(),
         };
@@ -97,7 +97,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_log_that_is_ahead_creeps_until_the_clocks_reach_it() {
-        let mut given = Given {
+        let mut given = LastGiven {
             ms: 0,
             since: Instant::now(),
         };
