@@ -60,14 +60,14 @@ struct Taken {
 }
 
 /// The group takes no more.
-struct Full;
+struct NoMore;
 
 impl Taken {
-    fn check(&self, more: usize) -> Result<(), Full> {
+    fn check(&self, more: usize) -> Result<(), NoMore> {
         let count = self.proposals.len();
         let is_full = count == self.count_max || self.bytes + more > self.bytes_max;
         if is_full && count > 0 {
-            Err(Full)
+            Err(NoMore)
         } else {
             Ok(())
         }
@@ -119,7 +119,7 @@ impl Lines {
         group.proposals
     }
 
-    fn serve_fresh(&mut self, group: &mut Taken) -> Result<(), Full> {
+    fn serve_fresh(&mut self, group: &mut Taken) -> Result<(), NoMore> {
         while let Some(&caller) = self.fresh.front() {
             self.serve(caller, group)?;
             self.fresh.pop_front();
@@ -128,7 +128,7 @@ impl Lines {
         Ok(())
     }
 
-    fn serve_others(&mut self, group: &mut Taken) -> Result<(), Full> {
+    fn serve_others(&mut self, group: &mut Taken) -> Result<(), NoMore> {
         while let Some(&caller) = self.turns.front() {
             self.serve(caller, group)?;
             self.turns.pop_front();
@@ -138,7 +138,7 @@ impl Lines {
     }
 
     /// One turn.
-    fn serve(&mut self, caller: Caller, group: &mut Taken) -> Result<(), Full> {
+    fn serve(&mut self, caller: Caller, group: &mut Taken) -> Result<(), NoMore> {
         let line = self.lines.entry(caller).or_default();
         if !std::mem::replace(&mut line.has_begun, true) {
             line.credit += TURN_BYTES;
@@ -164,14 +164,13 @@ impl Lines {
         }
     }
 
-    /// Takes out what need not wait any longer.
+    /// Takes out what need not wait any longer, and what its caller queued behind it: a later batch is not
+    /// taken without an earlier one.
     pub fn give_up(&mut self, is_over: impl Fn(&Proposal) -> bool) -> Vec<Proposal> {
         let mut given_up = Vec::new();
         for line in self.lines.values_mut() {
-            if line.waiting.iter().any(&is_over) {
-                let (over, rest): (VecDeque<_>, _) = line.waiting.drain(..).partition(&is_over);
-                line.waiting = rest;
-                given_up.extend(over);
+            if let Some(first) = line.waiting.iter().position(&is_over) {
+                given_up.extend(line.waiting.drain(first..));
             }
         }
         if !given_up.is_empty() {
@@ -308,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_loses_nobody_else_a_place() {
+    fn who_gives_up_loses_nobody_else_a_place_and_all_that_it_queued_behind() {
         let mut lines = Lines::default();
         let callers = [0; 3].map(|_| Caller::next());
         for number in 0..3 {
@@ -316,12 +315,18 @@ mod tests {
                 push(&mut lines, caller, 10 + number);
             }
         }
-        let gone =
-            lines.give_up(|proposal| proposal.caller == callers[0] || proposal.batch.len() == 11);
-        assert_eq!((gone.len(), lines.len(), lines.bytes()), (5, 4, 44));
-        let left = callers[1..]
-            .iter()
-            .flat_map(|&caller| [(caller, 10), (caller, 12)]);
-        assert_eq!(take(&mut lines), left.collect::<Vec<_>>());
+        let is_over = |proposal: &Proposal| {
+            let second = proposal.caller == callers[1] && proposal.batch.len() == 11;
+            proposal.caller == callers[0] || second
+        };
+        let mut gone = [0; 3];
+        for proposal in lines.give_up(is_over) {
+            let whose = callers.iter().position(|caller| *caller == proposal.caller);
+            gone[whose.unwrap()] += 1;
+        }
+        assert_eq!(gone, [3, 2, 0], "a caller's third goes with its second");
+        assert_eq!((lines.len(), lines.bytes()), (4, 10 + 33));
+        let left = [10, 11, 12].map(|bytes| (callers[2], bytes));
+        assert_eq!(take(&mut lines), [&[(callers[1], 10)], &left[..]].concat());
     }
 }

@@ -24,11 +24,11 @@ const LOOK: Duration = Duration::from_millis(100);
 type Outcomes = oneshot::Receiver<ClientWriteResult<TypeConfig>>;
 
 /// A group under way, and since when.
-pub(crate) type Waiting = (Outcomes, Group, Instant);
+pub(crate) type UnderWay = (Outcomes, Group, Instant);
 
 /// Answers groups in the order in which they were written.
 pub(crate) async fn complete(
-    mut waits: mpsc::Receiver<Waiting>,
+    mut waits: mpsc::Receiver<UnderWay>,
     views: watch::Receiver<View>,
     space: Space,
 ) {

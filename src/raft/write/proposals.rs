@@ -1,5 +1,6 @@
 //! What is proposed: batches, each with who waits for it, and the groups of them that become entries.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -90,23 +91,31 @@ impl Group {
         }
     }
 
-    /// Answers the batches that have waited for too long: nobody took them.
-    pub fn without_late(self, view: &View) -> Self {
+    /// Answers the batches that have waited for too long: nobody took them. Gives their callers, too.
+    pub fn without_late(self, view: &View) -> (Self, HashSet<Caller>) {
         self.without(Proposal::is_late, view)
     }
 
-    /// Answers the batches that came from another node, if this one does not lead.
-    pub fn without_forwarded(self, view: &View) -> Self {
+    /// Answers the batches that came from another node, if this one does not lead. Gives their callers, too.
+    pub fn without_forwarded(self, view: &View) -> (Self, HashSet<Caller>) {
         self.without(|proposal| proposal.forwarded, view)
     }
 
-    fn without(self, is_over: impl Fn(&Proposal) -> bool, view: &View) -> Self {
+    /// Answers what is over, and what its caller queued behind it.
+    fn without(self, is_over: impl Fn(&Proposal) -> bool, view: &View) -> (Self, HashSet<Caller>) {
         let place = self.place;
-        let (over, proposals): (Vec<_>, Vec<_>) = self.proposals.into_iter().partition(is_over);
-        for proposal in over {
+        let (mut callers, mut proposals) = (HashSet::new(), Vec::new());
+        for proposal in self.proposals {
+            if !callers.contains(&proposal.caller) {
+                if !is_over(&proposal) {
+                    proposals.push(proposal);
+                    continue;
+                }
+                callers.insert(proposal.caller);
+            }
             proposal.fail_without_leader(view);
         }
-        Self { proposals, place }
+        (Self { proposals, place }, callers)
     }
 
     /// Answers each batch with its outcome.
@@ -124,5 +133,41 @@ pub fn no_leader(view: &View, since: Instant) -> ProposeError {
         leader: view
             .leader_member()
             .map(|leader| leader.member.addr.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_queued_behind_a_late_batch_is_not_taken_without_it() {
+        let of = |caller: Caller, since: Instant| {
+            let (mut proposal, answer) = Proposal::of_test("batch");
+            (proposal.caller, proposal.since) = (caller, since);
+            (proposal, answer)
+        };
+        let [late, other] = [0; 2].map(|_| Caller::next());
+        let began = Instant::now();
+        tokio::time::advance(LEADER_WAIT).await;
+        let now = Instant::now();
+        let (proposals, mut answers): (Vec<_>, Vec<_>) =
+            [of(late, began), of(other, now), of(late, now)]
+                .into_iter()
+                .unzip();
+        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let (group, callers) = Group { proposals, place }.without_late(&View::default());
+        assert_eq!(callers, HashSet::from([late]));
+        let left: Vec<_> = group.proposals.iter().map(|left| left.caller).collect();
+        assert_eq!(left, [other]);
+        for (answer, is_told) in answers.iter_mut().zip([true, false, true]) {
+            let told = answer.try_recv();
+            let is_refused = matches!(told, Ok(Err(ProposeError::NoLeader { .. })));
+            assert_eq!(is_refused, is_told, "{told:?}");
+        }
     }
 }

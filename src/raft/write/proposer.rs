@@ -4,6 +4,7 @@
 //! record; the window makes them wait only while earlier groups are under way. A follower passes
 //! its groups to the leader on one ordered stream. Order is kept from queue to log.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::tasks;
 use super::forward::Forwarder;
 use super::gate::Gate;
 use super::lines::{Caller, Lines};
-use super::outcomes::{self, Waiting};
+use super::outcomes::{self, UnderWay};
 use super::proposals::{Answer, Group, LEADER_WAIT, Proposal, no_leader};
 use super::stamps::Stamps;
 
@@ -178,7 +179,7 @@ struct Dispatcher {
     raft: Raft,
     views: watch::Receiver<View>,
     forwarder: Forwarder,
-    under_way: mpsc::Sender<Waiting>,
+    under_way: mpsc::Sender<UnderWay>,
     space: Space,
     stamps: Stamps,
     gate: Gate,
@@ -212,7 +213,7 @@ impl Dispatcher {
             self.turn(self.led(), &mut waiting, &mut proposals).await;
             gather(&mut waiting, &mut proposals);
             // Nobody waits for these any more: their callers were told that the outcome is unknown.
-            drop(waiting.give_up(|proposal| proposal.reply.is_closed()));
+            self.give_up(&mut waiting, |proposal| proposal.reply.is_closed());
             if !waiting.is_empty() && waiting.bytes() < self.group_bytes_max / 2 {
                 let more = places(PLACES_OF_SMALL - 1);
                 let Ok(more) = self.turn(more, &mut waiting, &mut proposals).await else {
@@ -235,7 +236,12 @@ impl Dispatcher {
                 group.place.merge(more);
             }
             if !group.proposals.is_empty() {
-                self.dispatch(group).await;
+                let given_up = self.dispatch(group).await;
+                if !given_up.is_empty() {
+                    gather(&mut waiting, &mut proposals);
+                    let is_over = |proposal: &Proposal| given_up.contains(&proposal.caller);
+                    self.give_up(&mut waiting, is_over);
+                }
             }
         }
     }
@@ -253,13 +259,18 @@ impl Dispatcher {
             if let Ok(waited) = tokio::time::timeout(LOOK, &mut wait).await {
                 return waited;
             }
-            let view = self.views.borrow();
-            if !view.is_led(*self.raft.node_id()) {
+            if !self.views.borrow().is_led(*self.raft.node_id()) {
                 gather(waiting, proposals);
-                for proposal in waiting.give_up(Proposal::is_late) {
-                    proposal.fail_without_leader(&view);
-                }
+                self.give_up(waiting, Proposal::is_late);
             }
+        }
+    }
+
+    /// Answers what need not wait any longer, and what its caller queued behind it: nothing of it was appended.
+    fn give_up(&self, waiting: &mut Lines, is_over: impl Fn(&Proposal) -> bool) {
+        let view = self.views.borrow();
+        for proposal in waiting.give_up(is_over) {
+            proposal.fail_without_leader(&view);
         }
     }
 
@@ -273,8 +284,10 @@ impl Dispatcher {
         }
     }
 
-    /// Hands a group to the leader, waiting for one to be known.
-    async fn dispatch(&mut self, mut group: Group) {
+    /// Hands a group to the leader, waiting for one to be known. Gives the callers of those batches that it
+    /// gave up: what they queued behind is given up, too.
+    async fn dispatch(&mut self, mut group: Group) -> HashSet<Caller> {
+        let mut given_up = HashSet::new();
         // What waited for its turn behind others' has not waited for a leader: it has a moment here, too.
         let mut deadline = (group.came() + LEADER_WAIT).max(Instant::now() + FORWARD_WAIT);
         loop {
@@ -283,30 +296,38 @@ impl Dispatcher {
                 Ok(Some(Route::Here)) if self.gate.shut().is_some() => self.gate.pause().await,
                 Ok(Some(Route::Here)) => {
                     let room = self.space.check(&self.views.borrow());
-                    return match room {
+                    match room {
                         Ok(()) => self.write(group).await,
                         Err(full) => group.fail(&full.into()),
-                    };
+                    }
+                    return given_up;
                 }
                 Ok(Some(Route::There(leader, addr))) => {
-                    group = group.without_forwarded(&self.views.borrow());
+                    let (own, others) = group.without_forwarded(&self.views.borrow());
+                    group = own;
+                    given_up.extend(others);
                     if group.proposals.is_empty() {
-                        return;
+                        return given_up;
                     }
                     // Nothing of the group was sent if there is no stream yet.
                     let deadline = deadline.max(Instant::now() + FORWARD_WAIT);
                     match self.forwarder.forward(leader, &addr, group, deadline).await {
-                        Ok(()) => return,
+                        Ok(()) => return given_up,
                         Err(unsent) => group = unsent,
                     }
                 }
-                Ok(None) => return group.fail(&ProposeError::Stopping),
+                Ok(None) => {
+                    group.fail(&ProposeError::Stopping);
+                    return given_up;
+                }
                 Err(_) => {}
             }
             if Instant::now() >= deadline {
-                group = group.without_late(&self.views.borrow());
+                let (in_time, late) = group.without_late(&self.views.borrow());
+                group = in_time;
+                given_up.extend(late);
                 if group.proposals.is_empty() {
-                    return;
+                    return given_up;
                 }
                 deadline = group.came() + LEADER_WAIT;
             }
