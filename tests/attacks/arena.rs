@@ -49,8 +49,9 @@ pub fn length() -> Duration {
 }
 
 /// How long what only fills a node is held: it grows no more once its limits are reached.
+/// A message that stands still has ended by then.
 pub fn held() -> Duration {
-    Duration::from_secs(if is_full() { 20 } else { 3 })
+    Duration::from_secs(if is_full() { 30 } else { 3 })
 }
 
 /// Three nodes whose policy tells the clients apart.
@@ -220,20 +221,20 @@ pub struct RawCall {
 impl Raw {
     async fn dial(layer: &StreamLayer, addr: &str, window: Option<u32>) -> Self {
         // Beside many that prove nothing one may be turned away that is slow to.
-        let io = until("a connection", async || {
-            layer.dial(Kind::Grpc, addr, PATIENCE).await.ok()
-        });
-        let io = io.await;
-        let mut builder = h2::client::Builder::new();
-        // Our own memory is not the subject.
-        builder.max_send_buffer_size(64 << 20);
-        // Answers that nobody looks at must not end the attack: the library gives up a connection on which
-        // many small frames wait, such as the credit that comes first on each produce stream.
-        builder.data_frame_budget(1 << 30);
-        if let Some(window) = window {
-            builder.initial_window_size(window);
-        }
-        let (requests, connection) = builder.handshake(io).await.expect("HTTP/2");
+        let dial = async || {
+            let io = layer.dial(Kind::Grpc, addr, PATIENCE).await.ok()?;
+            let mut builder = h2::client::Builder::new();
+            // Our own memory is not the subject.
+            builder.max_send_buffer_size(64 << 20);
+            // Answers that nobody looks at must not end the attack: the library gives up a connection on
+            // which many small frames wait, such as the credit that comes first on each produce stream.
+            builder.data_frame_budget(1 << 30);
+            if let Some(window) = window {
+                builder.initial_window_size(window);
+            }
+            builder.handshake(io).await.ok()
+        };
+        let (requests, connection) = until("a connection", dial).await;
         let driver = tokio::spawn(async move {
             // An attack may be ended by its victim.
             let _ = connection.await;
