@@ -10,6 +10,7 @@ mod pages;
 mod rules;
 mod source;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -144,11 +145,18 @@ fn cited_invariants_exist() {
 #[test]
 fn pages_refer_to_what_is_there() {
     let exists = |path: &Path| root().join(path).exists();
+    let functions = sources().iter().flat_map(|source| &source.functions);
+    let functions: BTreeSet<&str> = functions.map(|function| &*function.name).collect();
+    let is_there = |name: &str| match name.strip_suffix("...") {
+        None => functions.contains(name),
+        Some(begin) => functions.iter().any(|name| name.starts_with(begin)),
+    };
     for (path, page) in pages() {
         expect_none(&pages::links(&path, &page, exists));
         // A decision tells of what was there when it was taken.
         if !path.starts_with("docs/decisions/") {
             expect_none(&pages::files(&path, &page, exists));
+            expect_none(&pages::tests(&path, &page, is_there));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What pages and comments refer to must be there: invariants, links, files.
+//! What pages and comments refer to must be there: invariants, links, files, tests.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -24,10 +24,11 @@ fn invariants(text: &str) -> Vec<(usize, &str)> {
     numbered.filter(alone).collect()
 }
 
-/// Each invariant that is cited is numbered on the page, and each that is numbered is cited.
+/// Each invariant that is cited is numbered on the page, and each that is numbered is cited on both sides:
+/// where the product holds it, and in a test.
 pub fn cited(sources: &[Source], page: &str) -> Vec<Finding> {
-    let mut uncited: BTreeSet<_> = invariants(page).into_iter().map(|(_, word)| word).collect();
-    let known = uncited.clone();
+    let known: BTreeSet<_> = invariants(page).into_iter().map(|(_, word)| word).collect();
+    let (mut unheld, mut untested) = (known.clone(), known.clone());
     let mut findings = Vec::new();
     for source in sources
         .iter()
@@ -35,7 +36,10 @@ pub fn cited(sources: &[Source], page: &str) -> Vec<Finding> {
     {
         let cited = [invariants(&source.comments), invariants(&source.quoted)].concat();
         for (at, word) in cited {
-            uncited.remove(word);
+            match source.is_product() && at < source.tests_at {
+                true => unheld.remove(word),
+                false => untested.remove(word),
+            };
             if !known.contains(word) {
                 let what = format!(
                     "{word} is not in {INVARIANTS}: number it there, or cite the right one"
@@ -44,14 +48,18 @@ pub fn cited(sources: &[Source], page: &str) -> Vec<Finding> {
             }
         }
     }
-    let what = |word| {
-        format!("{word} is cited nowhere in the source: cite it where it is held, or drop it")
-    };
-    findings.extend(
-        uncited
-            .into_iter()
-            .map(|word| Finding::new(INVARIANTS, 1, what(word))),
-    );
+    let sides = [
+        (unheld, "the product: cite it where it is held"),
+        (untested, "a test: cite it where it is tested"),
+    ];
+    for (uncited, side) in sides {
+        let what = |word| format!("{word} is cited nowhere in {side}, or drop it");
+        findings.extend(
+            uncited
+                .into_iter()
+                .map(|word| Finding::new(INVARIANTS, 1, what(word))),
+        );
+    }
     findings
 }
 
@@ -104,6 +112,32 @@ pub fn files(path: &str, page: &str, exists: impl Fn(&Path) -> bool) -> Vec<Find
     findings
 }
 
+/// How many words the name of a test has at least, so that it is told from the names of settings and fields.
+const TEST_WORDS_MIN: usize = 5;
+
+/// Tests that a page names and that are not there. `a_stream_at...` stands for each that begins so.
+pub fn tests(path: &str, page: &str, exists: impl Fn(&str) -> bool) -> Vec<Finding> {
+    let is_name = |name: &str| {
+        let mut parts = name.split('_');
+        let is_word = |part: &str| {
+            part.chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+        };
+        parts.clone().count() >= TEST_WORDS_MIN && parts.all(is_word)
+    };
+    let mut findings = Vec::new();
+    for (line, text) in prose(page) {
+        let quoted = text.split('`').skip(1).step_by(2);
+        for name in quoted.filter(|name| is_name(name.trim_end_matches("..."))) {
+            if !exists(name) {
+                let what = format!("there is no function {name}: say what shows this now");
+                findings.push(Finding::new(path, line, what));
+            }
+        }
+    }
+    findings
+}
+
 /// What has its place at the top of the repository. Hidden entries may be added freely: tools choose those
 /// names.
 const TOP_LEVEL: &[&str] = &[
@@ -145,13 +179,32 @@ fn places(findings: &[Finding]) -> Vec<String> {
 #[test]
 fn an_unknown_invariant_is_found() {
     let text = "// I1 and I3 hold\nfn f() { assert!(a, \"I2: x\");\nassert!(a, \"I12: x\");\nlet x: I9 = IO1; }";
-    let sources = [Source::new("src/a.rs", text)];
+    let tests = Source::new("tests/a.rs", "// I1\n// I2\n// I3\n// I12");
+    let sources = [Source::new("src/a.rs", text), tests];
     assert_eq!(
         places(&cited(&sources, "- **I1** Synced.\n- **I2** Pure.")),
-        ["src/a.rs:1", "src/a.rs:3"]
+        ["src/a.rs:1", "src/a.rs:3", "tests/a.rs:3", "tests/a.rs:4"]
     );
-    let uncited = cited(&sources, "I1 I2 I3 I12 I4");
-    assert_eq!(places(&uncited), [format!("{INVARIANTS}:1")]);
+    let both_sides = places(&cited(&sources, "I1 I2 I3 I12 I4"));
+    assert_eq!(
+        both_sides,
+        [format!("{INVARIANTS}:1"), format!("{INVARIANTS}:1")]
+    );
+}
+
+#[test]
+fn an_invariant_that_one_side_does_not_cite_is_found() {
+    let text = "// I1\nfn f() {}\n#[cfg(test)]\nmod tests {\n    // I2\n}\n";
+    let found = cited(&[Source::new("src/a.rs", text)], "I1 I2");
+    let whats: Vec<_> = found.iter().map(|finding| &finding.what[..2]).collect();
+    assert_eq!(whats, ["I2", "I1"], "not held, and not tested");
+}
+
+#[test]
+fn a_test_that_is_not_there_is_found() {
+    let page = "`a_b_c_d_e`, `a_b_c_d_f`, `a_b_c_d_g...`\n`A_b_c_d_e`, `a_setting`, a_b_c_d_h, `x_b_c_d_e...`\n";
+    let exists = |name: &str| name == "a_b_c_d_e" || name == "a_b_c_d_g...";
+    assert_eq!(places(&tests("a.md", page, exists)), ["a.md:1", "a.md:2"]);
 }
 
 #[test]

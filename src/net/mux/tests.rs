@@ -82,6 +82,7 @@ async fn closed(mut io: BoxIo) {
     );
 }
 
+/// I6.
 #[tokio::test(start_paused = true)]
 async fn plain_streams_are_told_apart_by_their_first_byte() {
     let mut port = Port::open(Security::Insecure, MuxLimits::default()).await;

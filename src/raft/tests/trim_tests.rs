@@ -240,7 +240,8 @@ async fn nobody_stages_while_a_snapshot_is_adopted() {
     disk.watch(|_, _| Ok(()));
 }
 
-/// A peer may begin to fetch segments when it is settled already that they go.
+/// A peer may begin to fetch segments when it is settled already that they go. Files go only below what is
+/// purged (I4).
 #[tokio::test(start_paused = true)]
 async fn segments_that_are_pinned_at_the_last_moment_go_later() {
     let network = MemoryNetwork::new();

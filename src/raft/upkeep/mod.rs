@@ -92,7 +92,7 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Removes the segments below a floor, once a snapshot covers them and the engine let go.
+    /// Removes the segments below a floor, once a snapshot covers them and the engine has purged them (I4).
     async fn give_up(&self, floor: Floor, term: Term) -> Result<(), Error> {
         let last = floor.index.0 - 1;
         let raft = &self.node.raft;

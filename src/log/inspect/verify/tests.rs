@@ -169,6 +169,7 @@ fn another_seal_is_found() {
     assert_eq!(found, [(two, What::SealDiffers(what))]);
 }
 
+/// I4.
 #[test]
 fn the_stable_store_is_held_against_the_segments() {
     let fixture = make("clean");
