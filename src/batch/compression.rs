@@ -1,6 +1,7 @@
 //! Compression of a batch as a whole: the LZ4 frame format, and Zstandard (RFC 8878).
 //!
-//! What a frame claims is not believed: its window and its length are limited before memory is taken.
+//! A frame's claims are not believed: the window and the length that it asks for are checked against limits
+//! before memory is taken.
 
 use std::io::{Read, Write};
 
@@ -8,7 +9,7 @@ use bytes::Bytes;
 
 use super::BatchError;
 
-/// A Zstandard frame may ask for a window of so many bytes: what level 19 of the reference takes.
+/// The largest window of a Zstandard frame, in bytes. Level 19 of the reference implementation needs as much.
 const ZSTD_WINDOW_BYTES_MAX: u64 = 8 << 20;
 const ZSTD_MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 
@@ -54,7 +55,8 @@ pub fn compress(bytes: &Bytes, compression: Compression) -> Result<Bytes, BatchE
     })
 }
 
-/// Compresses the bytes of a batch, unless they do not get smaller: how they are then comes along.
+/// Compresses the bytes of a batch, unless compression makes them no smaller. The answer says which compression
+/// the bytes have.
 pub fn compress_if_smaller(plain: Bytes, wanted: Compression) -> (Bytes, Compression) {
     match compress(&plain, wanted) {
         Ok(packed) if packed.len() < plain.len() => (packed, wanted),
@@ -81,7 +83,7 @@ pub fn decompress(
 
 /// A decoder of either format, over the bytes of one frame.
 pub(super) enum Decoder<'a> {
-    /// It takes an end that is missing for the end.
+    /// The LZ4 decoder takes a frame whose end is missing for a whole one.
     Lz4(lz4_flex::frame::FrameDecoder<&'a [u8]>),
     Zstd(Box<ruzstd::decoding::StreamingDecoder<&'a [u8], ruzstd::decoding::FrameDecoder>>),
     Plain(&'a [u8]),
@@ -120,7 +122,7 @@ impl Read for Decoder<'_> {
     }
 }
 
-/// Whether a frame held so much and no more.
+/// Checks that a frame held at most `limit` bytes and that nothing follows it.
 pub(super) fn check_end(left: &[u8], found: usize, limit: usize) -> Result<(), BatchError> {
     if found > limit {
         let what = "a batch without its compression";

@@ -1,8 +1,8 @@
 //! A batch's records as they travel and as they are kept: the bytes of the protobuf message
 //! `ferrolog.v1.Records`, read and written in place, and their compression.
 //!
-//! The message is a run of records, each behind its tag and length, so a part of a batch is a slice
-//! of its bytes. Whatever stands there, reading it is an error at worst.
+//! The message is a run of records, each behind its tag and length, so a part of a batch is a slice of its
+//! bytes. Reading bytes that are no such message gives an error and never panics.
 
 mod compression;
 mod record;
@@ -25,49 +25,50 @@ const HEADER_VALUE: u64 = 2;
 const VARINT: u8 = 0;
 const LENGTH_DELIMITED: u8 = 2;
 
-/// What a batch may hold.
+/// Limits of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Records.
+    /// How many records a batch may hold.
     pub records: u32,
-    /// Of a value with its key and headers, in bytes.
+    /// The size of a record, its value, key and headers together, in bytes.
     pub record_bytes: usize,
-    /// Of a key, in bytes.
+    /// The size of a key, in bytes.
     pub key_bytes: usize,
-    /// Headers of a record.
+    /// How many headers a record may have.
     pub headers: usize,
-    /// Of a header's name and value, in bytes.
+    /// The size of one header, its name and value together, in bytes.
     pub header_bytes: usize,
 }
 
-/// Why bytes are not a batch that is taken.
+/// Why a batch is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// Not the message.
+    /// The bytes are not the protobuf message.
     #[error("the batch's records are not a ferrolog.v1.Records message: {0}")]
     Malformed(&'static str),
-    /// Another count than was said.
+    /// The batch holds another number of records than its sender said.
     #[error("the batch says that it holds {declared} records, and holds {found}")]
     Count {
-        /// What the batch says.
+        /// The number that its sender said.
         declared: u32,
-        /// What it holds.
+        /// The number that it holds.
         found: u32,
     },
-    /// Over a limit.
+    /// Something in the batch is over its limit.
     #[error("{what} of {size} is over the limit of {limit}")]
     OverLimit {
-        /// Of what.
+        /// What is over its limit, in words.
         what: &'static str,
-        /// What it was.
+        /// How much it is.
         size: usize,
-        /// What it may be.
+        /// How much it may be.
         limit: usize,
     },
     /// A number that names no compression here.
     #[error("compression {0} is none that this version knows")]
     UnknownCompression(i32),
-    /// The compressed bytes are no frame of the format, or one that asks for too much.
+    /// The compressed bytes are no frame of their format, or the frame asks for a larger window than is
+    /// allowed.
     #[error("the batch does not decompress: {0}")]
     Compressed(String),
 }
@@ -80,7 +81,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// One that takes so many bytes before it grows.
+    /// A builder with room for so many bytes; it grows when they are used up.
     pub fn with_capacity(bytes: usize) -> Self {
         Self {
             bytes: BytesMut::with_capacity(bytes),
@@ -210,7 +211,7 @@ pub fn records(bytes: &Bytes) -> impl Iterator<Item = Result<Record, BatchError>
     std::iter::from_fn(move || {
         let mut rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
         let read = next_record(&mut rest).and_then(|record| decode(&bytes, record));
-        // Nothing behind bytes that do not parse can be trusted.
+        // After bytes that do not parse, no later byte can be trusted.
         at = if read.is_ok() {
             bytes.len() - rest.len()
         } else {

@@ -7,16 +7,16 @@ use bytes::Bytes;
 pub struct Record {
     /// The payload.
     pub value: Bytes,
-    /// Absent is not the same as empty.
+    /// The key. A record without a key differs from one with an empty key.
     pub key: Option<Bytes>,
-    /// In the order in which they were given.
+    /// The headers, in the order in which they were given.
     pub headers: Vec<Header>,
     /// The client's own time, in milliseconds since 1970; 0 if it gave none.
     pub client_timestamp_ms: u64,
 }
 
 impl Record {
-    /// A value alone.
+    /// A record with a value, and without key, headers or time.
     pub fn new(value: impl Into<Bytes>) -> Self {
         Self {
             value: value.into(),
@@ -24,14 +24,14 @@ impl Record {
         }
     }
 
-    /// With a key, which takes the place of one that it had; at most 64 KiB.
+    /// Sets the key, in place of an earlier one. A key has at most 64 KiB.
     #[must_use]
     pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// With one more header; at most 128 of 64 KiB each.
+    /// Adds a header. A record has at most 128 of them, each of at most 64 KiB with its name.
     #[must_use]
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
         self.headers.push(Header {
@@ -41,7 +41,7 @@ impl Record {
         self
     }
 
-    /// With the client's own time, in milliseconds since 1970.
+    /// Sets the client's own time, in milliseconds since 1970.
     #[must_use]
     pub fn with_timestamp_ms(mut self, client_timestamp_ms: u64) -> Self {
         self.client_timestamp_ms = client_timestamp_ms;

@@ -103,7 +103,8 @@ impl<'a> Records<'a> {
         bytes_max: usize,
     ) -> Result<Self, BatchError> {
         let decoder = Decoder::new(bytes, compression)?;
-        // One more tells a batch that is too large from one that just fits.
+        // The decoder may give one byte more than the limit, which tells a batch that is too large from one
+        // that just fits.
         let decoder = decoder.take(bytes_max as u64 + 1);
         Ok(Self {
             decoder: BufReader::with_capacity(BUFFER_BYTES, decoder),
@@ -161,7 +162,7 @@ impl<'a> Records<'a> {
         Err(SHORT)
     }
 
-    /// Whether the decoder ended because there was too much of it.
+    /// Refuses a batch that is longer than the limit: the decoder has reached it.
     fn check_size(&self) -> Result<(), BatchError> {
         if self.decoder.get_ref().limit() > 0 {
             return Ok(());

@@ -58,8 +58,8 @@ impl Admin {
 
     /// Takes the node out of the cluster; false if there was none of that name.
     ///
-    /// The node that goes may be the only one that this client knows of, and it ends in the middle of the
-    /// call: so the others are asked, as far as a first look tells where they are.
+    /// The node that is removed may be the only one that this client knows, and it stops in the middle of the
+    /// call. So this call first asks for the addresses of the others, and asks them, too.
     pub async fn remove(&self, name: &str) -> Result<bool, ClientError> {
         let Ok(before) = self.status(None).await else {
             return self.remove_by(name).await;
@@ -74,7 +74,7 @@ impl Admin {
         }
     }
 
-    /// The same with the addresses of all members; the one that goes is asked last.
+    /// Removes the node, given the addresses of all members. The node itself is asked last.
     fn knowing(&self, status: &GetStatusResponse, goes: &str) -> Self {
         let (going, others): (Vec<_>, Vec<_>) =
             status.nodes.iter().partition(|node| node.name == goes);
@@ -91,7 +91,7 @@ impl Admin {
         Self::new(servers, self.timeout)
     }
 
-    /// Whether another member, which is as far as `before` at least, no longer lists the node.
+    /// Whether another member, which has applied at least as much as `before` shows, no longer lists the node.
     async fn is_gone(&self, name: &str, before: &GetStatusResponse) -> bool {
         for addr in self.servers.addrs() {
             let Ok(status) = self.status(Some(addr)).await else {
@@ -125,7 +125,7 @@ impl Admin {
         self.change(call).await.map(drop)
     }
 
-    /// Takes that back; false if the name was not allowed, or has joined.
+    /// Takes back that a node of this name may join. False if the name was not allowed, or has joined already.
     pub async fn disallow(&self, name: &str) -> Result<bool, ClientError> {
         let request = DisallowNodeRequest {
             name: name.to_owned(),

@@ -1,6 +1,6 @@
 //! Trying again: which failure ends a call, which moves it to the next server, and when to give up.
 //!
-//! Shared by every verb that survives a lost server. What is safe to repeat is the caller's knowledge.
+//! Every call that survives a lost server uses it. The caller decides which calls are safe to repeat.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ impl Attempts {
         })
     }
 
-    /// Begins at this server, if there is one.
+    /// Begins with this server, if one is named.
     pub(super) fn beginning_at(mut self, server: Option<String>) -> Self {
         self.rotation.prefer(server);
         self
@@ -57,7 +57,7 @@ impl Attempts {
         self.rotation.current()
     }
 
-    /// Something moved: the time to give up starts anew.
+    /// Notes progress: the time after which the caller gives up starts anew.
     pub(super) fn progressed(&mut self) {
         self.waiting_since(Instant::now());
         self.answered = true;
@@ -119,7 +119,7 @@ impl Attempts {
     }
 }
 
-/// Bounds one wait on a server, so that a frozen one is left.
+/// Limits one wait on a server, so that the client leaves a frozen server.
 pub(super) async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, Status>>,

@@ -21,27 +21,27 @@ const INSECURE: &str = "FERROLOG_INSECURE";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Nobody to ask.
+    /// No server was given.
     #[error("no server was named; give the address (host:port) of one node or more")]
     NoServers,
-    /// A name alone.
+    /// An address has no port.
     #[error("{addr:?} has no port; write host:port")]
     Address {
         /// What was given.
         addr: String,
     },
-    /// Neither certificates nor plaintext.
+    /// Neither certificates nor plaintext were chosen.
     #[error(
         "how to speak to the nodes is not said; give an authority, a certificate and its key, or say plaintext"
     )]
     NoSecurity,
-    /// Certificates and plaintext.
+    /// Both certificates and plaintext were chosen.
     #[error("plaintext and certificates exclude each other; give one of them")]
     TwoSecurities,
-    /// Some of the three files.
+    /// Only some of the three certificate files were given.
     #[error("the authority, the certificate and its key belong together; give all three")]
     HalfTls,
-    /// The files cannot be used.
+    /// The certificate files cannot be used.
     #[error("the client's certificate cannot be used")]
     Tls(#[from] TlsError),
     /// A variable of the environment is neither true nor false, or no text.
@@ -110,7 +110,8 @@ impl ClientBuilder {
         self.tls_files(Some(ca.into()), Some(cert.into()), Some(key.into()))
     }
 
-    /// The same where some may be missing: [`Self::build`] then says so. An empty path is a missing one.
+    /// Sets those of the three files that are given. [`Self::build`] refuses a set with one or two files. An
+    /// empty path counts as not given.
     pub fn tls_files(
         mut self,
         ca: Option<PathBuf>,
@@ -122,7 +123,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Plaintext, to nodes that run so: anybody on the way reads and changes what is sent.
+    /// Uses plaintext, for nodes that were started with `--insecure`. Anybody on the network can read and
+    /// change what is sent.
     pub fn plaintext(mut self, is_plaintext: bool) -> Self {
         self.plaintext = is_plaintext;
         self
@@ -160,7 +162,7 @@ impl ClientBuilder {
         Ok(Client::new(self.servers, layer, self.timeout))
     }
 
-    /// What the environment says; what it does not say is as it is by default.
+    /// Takes settings from the environment, and defaults for variables that are not set.
     pub(super) fn from_env() -> Result<Self, ConfigError> {
         Self::from_variables(|name| std::env::var_os(name)?.into_string().ok())
     }

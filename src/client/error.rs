@@ -1,13 +1,13 @@
 //! What a client call can end with: what failed, why, and what to do about it.
 //!
-//! What a status is worth is decided in `told`. Nothing is retried here.
+//! The module `told` decides what a status means. Nothing is retried here.
 
 use tonic::{Code, Status};
 
 use super::told::{Told, describe, is_distrust, is_verdict};
 use crate::reason::Reason;
 
-/// How a call ended without what it was to bring. [`Self::reason`] tells the server's reason, where one gave it.
+/// Why a call failed. [`Self::reason`] tells the server's reason, where one gave it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -161,12 +161,13 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The servers may be fine later: nobody answered, or nothing moved.
+    /// Whether the call gave up because no server answered, or nothing moved for its timeout. The same call may
+    /// succeed later.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Stalled { .. })
     }
 
-    /// Nobody can say whether what was asked was done.
+    /// Whether the outcome is unknown: the change may have been made or not.
     pub fn is_doubt(&self) -> bool {
         matches!(self, Self::OutcomeUnknown | Self::ChangeInDoubt { .. })
     }
@@ -200,7 +201,7 @@ impl ClientError {
         }
         let (server, message) = (server.to_owned(), describe(status));
         let reason = Reason::of(status);
-        // Each of these says the same of its status, in words of its own.
+        // These variants carry the same facts about a status, and differ in their words.
         macro_rules! told {
             ($variant:ident) => {
                 Self::$variant {

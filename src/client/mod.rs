@@ -1,8 +1,7 @@
 //! The client: finds a server that answers, tries again where that is safe, and keeps order.
 //!
 //! [`Producer`] appends exactly once, [`Appender`] batch by batch and on a condition, [`Consumer`] reads
-//! without gaps, [`Admin`] administers. Errors say what to do. Where the bytes travel is the stream layer's
-//! affair.
+//! without gaps, [`Admin`] administers. Errors say what to do. The stream layer moves the bytes.
 
 mod admin;
 mod attempts;
@@ -50,11 +49,12 @@ use servers::Servers;
 
 /// How long a call may give no sign of progress, unless the settings say otherwise.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// A server that has not begun to answer by then is left for the next one.
+/// How long a server may take to begin its answer, before the client asks the next one.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(3);
-/// A stream that owes an answer and is silent for this long is replaced.
+/// The client replaces a stream that owes an answer and is silent for this long.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// The largest answer taken: more than any record a server may be configured for.
+/// The largest answer that the client accepts, in bytes. It is more than the largest record that a server can
+/// be set to.
 const MESSAGE_BYTES_MAX: usize = 65 * 1024 * 1024;
 
 /// A handle on a cluster. Clones share their connections.
@@ -86,7 +86,7 @@ impl Client {
         Self { servers, timeout }
     }
 
-    /// How it reaches the nodes.
+    /// How the client reaches the nodes.
     #[cfg(feature = "cli")]
     pub(crate) fn stream_layer(&self) -> &StreamLayer {
         self.servers.stream_layer()
@@ -102,7 +102,7 @@ impl Client {
         Appender::new(Arc::clone(&self.servers), options, self.timeout)
     }
 
-    /// What an operator asks, and the cluster's names and cursors.
+    /// The calls of an operator, and those about the cluster's names and cursors.
     pub fn admin(&self) -> Admin {
         Admin::new(Arc::clone(&self.servers), self.timeout)
     }

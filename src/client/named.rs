@@ -1,6 +1,7 @@
 //! What the cluster keeps of its clients: epochs that fence, cursors, sessions; and what a node takes.
 //!
-//! Each call is tried again until the client's timeout. What is not idempotent by itself is made so here.
+//! Each call is tried again until the client's timeout. Calls that are not idempotent by themselves are made so
+//! here.
 
 use tonic::{Response, Status};
 
@@ -63,7 +64,7 @@ pub struct SessionInfo {
     pub id: u64,
     /// The name in its producer's certificate; empty without TLS.
     pub subject: String,
-    /// Records that came under it.
+    /// How many records were appended under it.
     pub records: u64,
     /// When a batch last came under it, in milliseconds since 1970.
     pub last_used_ms: u64,
@@ -177,7 +178,7 @@ impl Admin {
         self.ask(call).await.map(drop)
     }
 
-    /// Sets a cursor; with `expected`, only if it stands there.
+    /// Sets a cursor. With `expected`, the call fails unless the cursor stands at that offset.
     pub async fn commit_cursor(
         &self,
         name: &str,
@@ -272,7 +273,7 @@ impl Admin {
         Ok(answer.deleted || in_doubt)
     }
 
-    /// What the node that answers takes.
+    /// The limits of the node that answers: sizes, counts, and bytes under way.
     pub async fn limits(&self) -> Result<GetLimitsResponse, ClientError> {
         let call = async |mut log: Log| log.get_limits(GetLimitsRequest {}).await;
         self.ask(call).await

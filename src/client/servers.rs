@@ -1,6 +1,6 @@
 //! Which server to ask next: the list in turn, a hinted leader first, one cached channel each.
 //!
-//! It knows nothing of verbs and never waits, except in [`Backoff`].
+//! It knows nothing of the calls that are made, and never waits, except in [`Backoff`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -32,7 +32,7 @@ impl Servers {
         }
     }
 
-    /// The same cluster at these addresses.
+    /// The same cluster, asked at these addresses instead.
     pub(super) fn with_addrs(&self, addrs: Vec<String>) -> Self {
         Self::new(addrs, self.stream_layer.clone())
     }

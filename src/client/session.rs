@@ -32,14 +32,14 @@ impl Token {
 }
 
 impl fmt::Debug for Token {
-    /// It is a secret.
+    /// The token is a secret: it is not printed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(..)")
     }
 }
 
 impl Opened {
-    /// Of a batch that so many records of the session come before.
+    /// The sequence number of a batch before which the session has so many records.
     pub(super) fn sequence(&self, sequence: u64) -> SessionSequence {
         SessionSequence {
             session: self.id,

@@ -15,7 +15,7 @@ use crate::reason::{self, Reason, Retry};
 /// The detail of a status under which a server names the leader's address.
 const LEADER_METADATA: &str = "leader";
 
-/// What a status of ours tells.
+/// The facts that a status of a ferrolog server carries.
 pub(super) struct Told {
     pub(super) reason: Reason,
     info: ErrorInfo,
@@ -146,7 +146,7 @@ pub(super) fn describe(status: &Status) -> String {
     let mut cause = status.source();
     while let Some(error) = cause {
         let part = error.to_string();
-        // Says nothing that its neighbours do not say better.
+        // This cause adds nothing to the ones beside it.
         if part != "transport error" && !text.contains(&part) {
             text.push_str(": ");
             text.push_str(&part);

@@ -20,13 +20,13 @@ use crate::client::told::{is_behind, is_no_such_cursor, past_end, trimmed};
 use crate::client::{ClientError, Freshness, SILENCE_MAX, native};
 use crate::proto::v1;
 
-/// What servers take.
+/// The shortest and the longest heartbeat that servers accept.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u128> = 100..=60_000;
-/// A stream without so many heartbeats is replaced.
+/// The consumer replaces a stream that missed this many heartbeats.
 const HEARTBEATS_MISSED: u32 = 3;
-/// A node that a leader confirmed so lately holds nothing back but what is under way.
+/// A leader has confirmed the node's position within this time: the node lacks only records that are under way.
 const FRESH: Duration = Duration::from_secs(2);
-/// A node may wait for an offset before it answers at all.
+/// How long a node may wait for an offset before it gives its first answer.
 const CATCH_UP_MAX: Duration = Duration::from_secs(30);
 
 /// A read under way.
@@ -39,14 +39,14 @@ pub struct Consumer {
     stream: Option<Incoming>,
     unpacked: Unpacked,
     opened: Instant,
-    /// Since when the caller waits for any answer, and for a record.
+    /// Since when the caller waits: first for any answer, then for a record.
     waiting_since: Option<Instant>,
     owed_since: Option<Instant>,
     /// A record came since the last fault.
     moved: bool,
     /// A record came.
     delivered: bool,
-    /// Servers in a row that are too far behind.
+    /// How many servers in a row were too far behind.
     behind: usize,
     /// The offset due next; `None` until the start is known.
     next: Option<u64>,
@@ -61,9 +61,9 @@ struct Incoming {
     grants: Grants,
 }
 
-/// Why a look brought nothing.
+/// Why waiting brought no record.
 enum Fault {
-    /// The stream is lost; another may do.
+    /// The stream is lost; another stream may bring the record.
     Lost(Status),
     Final(ClientError),
 }
@@ -226,7 +226,7 @@ impl Consumer {
         };
         let answer = answer?.ok_or_else(|| Status::unavailable("the server ended the stream"))?;
         self.waiting_since = None;
-        // One that reads up to a known end is owed records; one that follows may wait for ever.
+        // A read up to a known end can expect records; a read that follows may wait for ever.
         let is_empty = answer.batches.is_empty();
         if is_empty && !self.options.follow && Instant::now() >= owed {
             let text = format!("heartbeats, but no record for {:?}", self.silence_max);
@@ -305,7 +305,7 @@ impl Consumer {
             check(expected, first, first == expected)?;
             expected += batch.batch.as_ref().map_or(0, |batch| batch.count) as u64;
         }
-        // A server that goes on behind them would have skipped some.
+        // A server that goes on at a later offset would have skipped records.
         let next = answer.next_offset;
         check(expected, next, next <= expected)?;
         if !answer.batches.is_empty() {
@@ -372,7 +372,8 @@ impl Consumer {
         Err(ClientError::Trimmed { asked, first })
     }
 
-    /// After a fault: whether the lost stream was of use. A quiet tail is, a stream that breaks at once is not.
+    /// After a fault: whether the lost stream made progress. A stream that waited at a quiet end of the log
+    /// did; a stream that broke at once did not.
     fn note_progress(&mut self) {
         let was_open = self.stream.take().is_some();
         let was_quiet = self.options.follow && self.opened.elapsed() >= self.silence_max;

@@ -1,6 +1,6 @@
 //! The request side of one consume stream: where to begin, and then credit as records are handed out.
 //!
-//! Credit that is given while the last one has not gone yet is added to it, so nothing piles up.
+//! Credit that was granted and not sent yet is added up into one message, so that messages do not pile up.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use futures::task::AtomicWaker;
 
 use crate::proto::v1::{ConsumeStreamRequest, ConsumeStreamStart};
 
-/// What may come before any of it is handed out.
+/// How many bytes the server may send before the reader has taken any.
 pub(super) const CREDIT_BYTES: u64 = 4 * 1024 * 1024;
 /// Credit is given in strides, so that few messages go the other way.
 const STRIDE_BYTES: u64 = CREDIT_BYTES / 4;
@@ -51,7 +51,7 @@ pub(in crate::client) fn requests(start: ConsumeStreamStart) -> (Grants, Request
 }
 
 impl Grants {
-    /// So many bytes were handed out: as many more may come.
+    /// Notes that the reader took so many bytes; the server may send as many more.
     pub(in crate::client) fn give(&mut self, bytes: u64) {
         self.handed_out += bytes;
         if self.handed_out >= STRIDE_BYTES {

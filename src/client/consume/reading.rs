@@ -16,7 +16,7 @@ pub enum Start {
     Offset(u64),
     /// The first record that was appended at or after this, in milliseconds since 1970.
     Timestamp(u64),
-    /// So many records before the end.
+    /// So many records before the end of the log.
     Tail(u64),
     /// Where the cursor of this name stands.
     Cursor(String),
@@ -25,14 +25,15 @@ pub enum Start {
 /// How fresh the answer must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Consistency {
-    /// What the node has applied: in order, perhaps behind.
+    /// Whatever the answering node has applied. Records are in order; the newest ones may be missing.
     #[default]
     Relaxed,
-    /// At least everything before this offset.
+    /// The node has at least every record before this offset.
     AtLeast(u64),
-    /// At least everything acknowledged so long ago, for as long as the read lasts.
+    /// The node has at least every record that was acknowledged longer ago than this, for as long as the read
+    /// lasts.
     Bounded(Duration),
-    /// At least everything acknowledged before the call.
+    /// The node has at least every record that was acknowledged before the call: a linearizable read.
     Strong,
 }
 
@@ -45,7 +46,7 @@ pub struct ConsumeOptions {
     pub follow: bool,
     /// Reads from this server and no other.
     pub server: Option<String>,
-    /// How often a silent server shows that it is there; 0.1 s to 60 s.
+    /// How often a server without new records sends a heartbeat: 0.1 s to 60 s.
     pub heartbeat: Duration,
 }
 

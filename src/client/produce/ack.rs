@@ -57,13 +57,13 @@ struct Cell {
 pub(super) struct Promise(Arc<Cell>);
 
 impl Promise {
-    /// What waits for the record at `place` of the batch.
+    /// An ack for the record at `place` in the batch.
     pub(in crate::client) fn ack(&self, place: u32) -> Ack {
         let wait = self.wait();
         Ack { wait, place }
     }
 
-    /// What waits for the batch as a whole.
+    /// An ack for the batch as a whole.
     pub(super) fn batch_ack(&self) -> BatchAck {
         BatchAck(self.wait())
     }
@@ -117,7 +117,7 @@ impl Wait {
             return Poll::Ready(outcome.clone());
         }
         let mut wakers = self.cell.wakers();
-        // Looked at again under the lock: an outcome in between would wake nobody.
+        // Look again under the lock: an outcome that came since the first look has woken nobody.
         if let Some(outcome) = self.cell.outcome.get() {
             return Poll::Ready(outcome.clone());
         }

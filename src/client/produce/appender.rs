@@ -1,7 +1,8 @@
 //! The appender: one batch at a time, each with its own verdict, also on the condition that the log ends here.
 //!
-//! It works under a session, so a try whose outcome is unknown is made again safely. A session that may have
-//! such a try left over is given up, lest another batch under its number be taken for the lost one.
+//! It works under a session, so a try whose outcome is unknown is made again safely. If the outcome stays
+//! unknown, the appender gives the session up. Otherwise a later batch could be taken for the lost one, since
+//! both have the same number.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::client::told::{is_session_expired, leaves_doubt, offset_differs};
 use crate::client::{ClientError, Fence, SILENCE_MAX, build, native};
 use crate::proto::v1::{Batch, ProduceRequest, ProduceResponse};
 
-/// Under what an appender appends.
+/// How an appender appends.
 #[derive(Clone, Debug, Default)]
 pub struct AppenderOptions {
     pub compression: Compression,
@@ -31,7 +32,7 @@ pub struct Appender {
     options: AppenderOptions,
     timeout: Duration,
     session: Option<Session>,
-    /// Answered last: the leader, or a node that finds it.
+    /// The server that answered last: the leader, or a node that reaches it.
     server: Option<String>,
 }
 
@@ -64,7 +65,7 @@ impl Appender {
         self.append_if(None, &records).await
     }
 
-    /// The same, only if the log ends at this offset.
+    /// Appends the records as one batch, only if the log ends at this offset.
     pub async fn append_at(
         &mut self,
         expected_next_offset: u64,
@@ -93,7 +94,7 @@ impl Appender {
             fence: self.options.fence.clone().map(Into::into),
         };
         let attempts = Attempts::new(&self.servers, None, self.timeout)?;
-        // Taken out for as long as the outcome is open, also if the caller drops the call.
+        // The session is taken out while an outcome is open, so that it is gone if the caller drops the call.
         let mut tries = Tries {
             servers: &self.servers,
             attempts: attempts.beginning_at(self.server.take()),

@@ -68,20 +68,20 @@ pub(in crate::client) struct State {
     pub(in crate::client) builder: Builder,
     pub(super) gathering: Option<Gathering>,
     pub(super) unacknowledged: VecDeque<Batch>,
-    /// Of all that is unacknowledged, before compression, what gathers included.
+    /// The bytes of all unacknowledged records before compression, with those that gather.
     pub(in crate::client) bytes: usize,
     pub(in crate::client) records: usize,
     /// How many of the unacknowledged batches are on the present stream, and their bytes.
     pub(in crate::client) sent: usize,
     pub(super) sent_bytes: usize,
-    /// Unknown until the stream's first answer.
+    /// The server's credit; `None` until the stream's first answer.
     pub(in crate::client) credit: Option<Credit>,
     /// Records in all batches that were closed so far.
     pub(super) closed_records: u64,
     pub(in crate::client) session: Option<Opened>,
     /// How many records of the producer come before the session's first one.
     pub(super) session_first: u64,
-    /// Batches before this record were on a lost stream: they may be in the log.
+    /// Batches before this record were sent on a lost stream, so they may be in the log.
     pub(super) uncertain_until: u64,
     /// Counts streams; an older one gets no more batches.
     pub(in crate::client) stream: u64,
@@ -128,7 +128,7 @@ impl State {
         self.unacknowledged.is_empty() && self.gathering.is_none()
     }
 
-    /// Whether so much more fits. What is larger than the window travels alone.
+    /// Whether so many more bytes fit. A batch that is larger than the window is sent alone.
     pub(super) fn has_room(&self, bytes: usize, records: usize, batches: usize) -> bool {
         let open = self.unacknowledged.len() + usize::from(self.gathering.is_some());
         let fits = self.bytes + bytes <= BYTES_MAX
@@ -137,7 +137,8 @@ impl State {
         fits || self.is_empty()
     }
 
-    /// Waiting senders wake below three quarters, so that they fill the window in strides.
+    /// Waiting senders wake once the window is less than three quarters full, so that they fill it in larger
+    /// steps.
     pub(super) fn is_low(&self) -> bool {
         self.bytes <= BYTES_MAX / 4 * 3
             && self.records <= RECORDS_MAX / 4 * 3

@@ -1,7 +1,7 @@
 //! The request side of one produce stream: takes the batches straight out of the window.
 //!
-//! It closes the batch that gathers once that has lingered, compresses a batch before it goes for the first
-//! time, and never has more under way than the server gave credit for.
+//! It closes the gathering batch once the linger time is over, compresses a batch before it is sent for the
+//! first time, and never has more bytes under way than the server gave credit for.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(super) struct Outgoing {
     linger: Option<Pin<Box<Sleep>>>,
 }
 
-/// What a look at the window asks for.
+/// What to do next, as the window says.
 enum Next {
     Send(v1::ProduceRequest),
     /// Compress these records, which begin after so many of the producer.
@@ -82,13 +82,14 @@ impl Outgoing {
         })
     }
 
-    /// Compresses outside the lock. What does not get smaller goes as it is.
+    /// Compresses outside the lock. A batch that gets no smaller is sent without compression.
     fn pack(&self, first: u64, plain: Bytes) {
         let wanted = self.window.options.compression;
         let (records, compression) = compress_if_smaller(plain, wanted);
         let mut state = self.window.lock();
         let mut batches = state.unacknowledged.iter_mut();
-        // A stream that is past may have packed it meanwhile: what went once goes again as it was.
+        // An earlier stream may have packed it meanwhile. A batch that was sent once is sent again in the same
+        // bytes.
         if let Some(batch) = batches.find(|batch| batch.first == first && !batch.is_packed) {
             batch.records = records;
             batch.compression = compression;

@@ -73,7 +73,7 @@ impl Pipeline {
             let status = self.judge(status)?;
             let failed = attempts.failed(&status).await;
             failed.map_err(|error| match error {
-                // Says no more than that nothing was answered, and counts as a timeout.
+                // This status says only that no answer came, and counts as a timeout.
                 error if error.is_timeout() => error,
                 error => error.unless_in_doubt(in_doubt, &status),
             })?;

@@ -1,7 +1,6 @@
 //! The producer: batched, pipelined, bounded, and exactly once across lost servers.
 //!
-//! It hands records to the window and their offsets to the callers. What happens on the wire is the
-//! pipeline's affair.
+//! It hands records to the window and their offsets to the callers. The pipeline handles the wire.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +23,7 @@ const LINGER_MAX: Duration = Duration::from_millis(1);
 const BATCH_BYTES: usize = 64 * 1024;
 const BATCH_RECORDS: u32 = 1000;
 
-/// How a producer batches, and under what it appends.
+/// How a producer makes batches, and under which session and fence it appends.
 #[derive(Clone, Debug)]
 pub struct ProducerOptions {
     pub compression: Compression,
@@ -34,7 +33,7 @@ pub struct ProducerOptions {
     pub batch_bytes_max: usize,
     /// A batch is sent once it has so many records.
     pub batch_records_max: u32,
-    /// Appends under a session: what is sent again after a loss is appended once.
+    /// Appends under a session, so that a batch which is sent again after a loss is appended once.
     pub idempotent: bool,
     /// Appends only as long as this epoch of the name is the present one.
     pub fence: Option<Fence>,
@@ -93,7 +92,7 @@ impl Producer {
     /// Queues a record. Waits while 8 MiB, 64 batches or 65,536 records are unacknowledged.
     pub async fn send(&self, record: impl Into<Record>) -> Result<Ack, ClientError> {
         let record = record.into();
-        // A caller that never waits would keep its thread from the task that sends.
+        // A caller that never waits would keep the sending task from running on this thread.
         tokio::task::coop::consume_budget().await;
         self.window.push(&record).await
     }
@@ -108,8 +107,8 @@ impl Producer {
         self.window.stats()
     }
 
-    /// Ends it here: nothing more is sent, and every wait ends with [`ClientError::Closed`]. What the
-    /// statistics say from then on is how things stand.
+    /// Stops the producer at once: it sends nothing more, and every wait ends with [`ClientError::Closed`]. The
+    /// statistics are final from then on.
     pub fn stop(&self) -> ProducerStats {
         self.window.fail(&ClientError::Closed);
         self.window.close();

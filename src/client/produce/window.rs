@@ -72,7 +72,8 @@ impl Window {
     ) -> Result<T, ClientError> {
         loop {
             let mut room = std::pin::pin!(self.room.notified());
-            // Before the look at the state, or an acknowledgement in between would wake nobody.
+            // Register before looking at the state: an acknowledgement that comes in between must wake this
+            // caller.
             room.as_mut().enable();
             if let Some(done) = look()? {
                 return Ok(done);
@@ -268,7 +269,7 @@ impl Window {
     pub(super) fn stats(&self) -> ProducerStats {
         let state = self.lock();
         match state.failure {
-            // It was counted before the batches were let go.
+            // The answer was counted before the batches were dropped.
             Some(_) => state.stats,
             None => ProducerStats {
                 in_doubt: state.in_doubt(),
