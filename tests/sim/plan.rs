@@ -192,6 +192,8 @@ pub struct Plan {
     pub faults: Vec<(Duration, Fault)>,
 }
 
+/// Faults of a seed at most.
+pub const FAULTS_MAX: usize = 10;
 /// Kinds of faults, each on or off in a seed.
 const KINDS: u64 = 12;
 
@@ -205,7 +207,7 @@ impl Plan {
             kinds.push(draw(random, 0..=KINDS - 1));
         }
         let mut faults = Vec::new();
-        for _ in 0..draw(random, 0..=10) {
+        for _ in 0..draw(random, 0..=FAULTS_MAX as u64) {
             let at = Duration::from_millis(draw(random, 0..=lasts.as_millis() as u64));
             let kind = pick(random, &kinds);
             faults.push((at, fault(random, kind)));

@@ -24,6 +24,9 @@ use super::system;
 /// Once faults are over, all is well again within this.
 const WELL_AGAIN: Duration = Duration::from_secs(120);
 
+/// A run takes less than a second, and some a few.
+const REAL_MAX: Duration = Duration::from_secs(180);
+
 /// How a seed is run.
 #[derive(Debug, Default)]
 pub struct Options {
@@ -42,6 +45,7 @@ pub fn alone(seed: u64, options: &Options) -> ExitCode {
     if let Some(path) = &options.events_to {
         events::write_to(File::create(path).expect("a file for the events"));
     }
+    watch_the_machines_clock(seed);
     if let Some(filter) = &options.log {
         let lines = tracing_subscriber::fmt()
             .with_env_filter(filter)
@@ -102,6 +106,17 @@ pub fn alone(seed: u64, options: &Options) -> ExitCode {
         println!("VIOLATION: {wrong}");
     }
     ExitCode::FAILURE
+}
+
+/// Ends a run that goes on for too long by the machine's own clock: time stands still in it, or nearly. It is a
+/// thread, and touches nothing of the world.
+#[allow(clippy::disallowed_methods, reason = "it stands outside of the world")]
+fn watch_the_machines_clock(seed: u64) {
+    std::thread::spawn(move || {
+        std::thread::sleep(REAL_MAX);
+        println!("VIOLATION: seed {seed} takes longer than {REAL_MAX:?} of the machine's time");
+        std::process::exit(1);
+    });
 }
 
 /// The simulation's time before each line.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::events::SOMETIMES;
 use super::mutants;
+use super::plan::FAULTS_MAX;
 use super::system::real_time;
 
 /// Seeds of `make test`, as far as they fit into its time.
@@ -78,8 +79,35 @@ impl Line {
 
 /// Runs a seed; an error is what it printed.
 fn run(seed: u64) -> Result<Line, String> {
+    run_without(seed, &[])
+}
+
+/// The same without some of its faults.
+fn run_without(seed: u64, without: &[usize]) -> Result<Line, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    run_in(Command::new(program), seed)
+    let mut program = Command::new(program);
+    if !without.is_empty() {
+        program.args(["--without", &list(without)]);
+    }
+    run_in(program, seed)
+}
+
+fn list(numbers: &[usize]) -> String {
+    let numbers: Vec<_> = numbers.iter().map(usize::to_string).collect();
+    numbers.join(",")
+}
+
+/// The faults without which a seed still fails, left out one by one, and what it says then.
+fn shrunk(seed: u64, said: &str) -> (Vec<usize>, String) {
+    let (mut without, mut last) = (Vec::new(), said.to_owned());
+    for fault in 0..FAULTS_MAX {
+        without.push(fault);
+        match run_without(seed, &without) {
+            Ok(_) => drop(without.pop()),
+            Err(said) => last = said,
+        }
+    }
+    (without, last)
 }
 
 fn run_in(mut program: Command, seed: u64) -> Result<Line, String> {
@@ -281,7 +309,10 @@ pub fn main(args: &[String]) -> ExitCode {
     );
     tell(&sum, real_time() - began);
     for (seed, said) in sum.failed.iter().take(3) {
-        println!("seed {seed}:\n{said}\nagain: {}", repro(*seed));
+        let (without, said) = shrunk(*seed, said);
+        let without = list(&without);
+        println!("seed {seed}, with the faults that it takes:\n{said}");
+        println!("again: {} --without {without}", repro(*seed));
     }
     match sum.failed.is_empty() && !sum.lines.is_empty() {
         true => ExitCode::SUCCESS,
