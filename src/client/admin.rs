@@ -37,6 +37,10 @@ impl Admin {
     }
 
     /// What `server`, or the first that answers, knows of the cluster.
+    ///
+    /// # Errors
+    ///
+    /// The last server's, if none of them answered; each is asked once.
     pub async fn status(&self, server: Option<&str>) -> Result<GetStatusResponse, ClientError> {
         let mut rotation = self.servers.rotation(server)?;
         let limit = FIRST_ANSWER_MAX.min(self.timeout);
@@ -60,6 +64,12 @@ impl Admin {
     ///
     /// The node that is removed may be the only one that this client knows, and it stops in the middle of the
     /// call. So this call first asks for the addresses of the others, and asks them, too.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant; [`ClientError::ChangeInDoubt`] if an earlier try may have made the change and no later
+    /// one could tell.
     pub async fn remove(&self, name: &str) -> Result<bool, ClientError> {
         let Ok(before) = self.status(None).await else {
             return self.remove_by(name).await;
@@ -116,6 +126,12 @@ impl Admin {
     }
 
     /// Lets a node of this name join, once.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant; [`ClientError::ChangeInDoubt`] if an earlier try may have made the change and no later
+    /// one could tell.
     pub async fn allow(&self, name: &str) -> Result<(), ClientError> {
         let request = AllowNodeRequest {
             name: name.to_owned(),
@@ -126,6 +142,12 @@ impl Admin {
     }
 
     /// Takes back that a node of this name may join. False if the name was not allowed, or has joined already.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant; [`ClientError::ChangeInDoubt`] if an earlier try may have made the change and no later
+    /// one could tell.
     pub async fn disallow(&self, name: &str) -> Result<bool, ClientError> {
         let request = DisallowNodeRequest {
             name: name.to_owned(),
@@ -138,6 +160,12 @@ impl Admin {
     }
 
     /// Makes a token that lets one node join within `life_seconds`; 0: within an hour.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant; [`ClientError::ChangeInDoubt`] if an earlier try may have made the change and no later
+    /// one could tell.
     pub async fn join_token(&self, life_seconds: u32) -> Result<String, ClientError> {
         let request = CreateJoinTokenRequest { life_seconds };
         let call =
@@ -146,6 +174,12 @@ impl Admin {
     }
 
     /// Hands leadership to `to`, or to the voter that is furthest on; answers with the new leader's name.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant; [`ClientError::ChangeInDoubt`] if an earlier try may have made the change and no later
+    /// one could tell.
     pub async fn transfer(&self, to: Option<&str>) -> Result<String, ClientError> {
         let request = TransferLeadershipRequest {
             to: to.unwrap_or_default().to_owned(),
@@ -159,6 +193,12 @@ impl Admin {
     }
 
     /// Gives up the records before `first`; answers with the first offset that can be read now.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant; [`ClientError::ChangeInDoubt`] if an earlier try may have made the change and no later
+    /// one could tell.
     pub async fn trim(&self, first: u64) -> Result<u64, ClientError> {
         let request = TrimRequest {
             log: String::new(),
@@ -169,6 +209,11 @@ impl Admin {
     }
 
     /// How much of the log is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant.
     pub async fn retention(&self) -> Result<Retention, ClientError> {
         let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
         loop {
@@ -182,6 +227,12 @@ impl Admin {
     }
 
     /// Sets how much of the log is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant; [`ClientError::ChangeInDoubt`] if an earlier try may have made the change and no later
+    /// one could tell.
     pub async fn set_retention(&self, retention: Retention) -> Result<(), ClientError> {
         let request = SetRetentionRequest {
             log: String::new(),

@@ -93,11 +93,19 @@ impl Client {
     }
 
     /// A producer; its session is opened with the first batch.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::NoServers`] if the client has no servers.
     pub fn producer(&self, options: ProducerOptions) -> Result<Producer, ClientError> {
         Producer::new(&self.servers, options, self.timeout)
     }
 
     /// Appends one batch at a time, under a session of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::NoServers`] if the client has no servers.
     pub fn appender(&self, options: AppenderOptions) -> Result<Appender, ClientError> {
         Appender::new(Arc::clone(&self.servers), options, self.timeout)
     }
@@ -108,12 +116,21 @@ impl Client {
     }
 
     /// Reads from `options.from` on; connects at the first `next`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::NoServers`] if the client has no servers and `options.server` is not set.
     pub fn consume(&self, options: ConsumeOptions) -> Result<Consumer, ClientError> {
         Consumer::new(Arc::clone(&self.servers), options, self.timeout)
     }
 
     /// Appends one record by one call to the first server. Never tried again: without a session a lost answer
     /// leaves open whether the record is in the log.
+    ///
+    /// # Errors
+    ///
+    /// The server's refusal, or [`ClientError::Failed`] if the server was lost or did not answer in time: then
+    /// the record may be in the log or not.
     pub async fn produce(&self, value: Bytes) -> Result<u64, ClientError> {
         let rotation = self.servers.rotation(None)?;
         let server = rotation.current();

@@ -94,6 +94,10 @@ impl From<Cursor> for CursorInfo {
 impl Admin {
     /// Takes over `name`: appends under its older epochs are refused from then on. With `expected`, only if
     /// that is the present epoch; 0 for a name that nobody claimed.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::EpochDiffers`] if `expected` is not the present epoch; else as [`Self::delete_fence`].
     pub async fn claim_epoch(
         &self,
         name: &str,
@@ -116,6 +120,11 @@ impl Admin {
     }
 
     /// The present epoch of `name` and who holds it; 0 if nobody claimed it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant.
     pub async fn epoch(&self, name: &str) -> Result<(u64, String), ClientError> {
         let request = GetEpochRequest {
             log: String::new(),
@@ -127,6 +136,11 @@ impl Admin {
     }
 
     /// All names that were claimed.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant.
     pub async fn fences(&self) -> Result<Vec<FenceInfo>, ClientError> {
         let mut fences = Vec::new();
         let mut request = ListFencesRequest::default();
@@ -142,6 +156,12 @@ impl Admin {
     }
 
     /// Forgets a name that was claimed: appends under any of its epochs are refused. False if there was none.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant; [`ClientError::ChangeInDoubt`] if an earlier try may have made the change and no later
+    /// one could tell.
     pub async fn delete_fence(&self, name: &str) -> Result<bool, ClientError> {
         let request = DeleteFenceRequest {
             log: String::new(),
@@ -154,6 +174,11 @@ impl Admin {
     }
 
     /// All sessions that are open.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant.
     pub async fn sessions(&self) -> Result<Vec<SessionInfo>, ClientError> {
         let mut sessions = Vec::new();
         let mut request = ListSessionsRequest::default();
@@ -169,6 +194,12 @@ impl Admin {
     }
 
     /// Closes anybody's session: what its producer sends from then on is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant; [`ClientError::ChangeInDoubt`] if an earlier try may have made the change and no later
+    /// one could tell.
     pub async fn close_session(&self, session: u64) -> Result<(), ClientError> {
         let request = CloseSessionRequest {
             session,
@@ -179,6 +210,11 @@ impl Admin {
     }
 
     /// Sets a cursor. With `expected`, the call fails unless the cursor stands at that offset.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::CursorDiffers`] if the cursor does not stand at `expected`; [`ClientError::OutOfRange`]
+    /// if `offset` lies behind the end of the log; else as [`Self::delete_cursor`].
     pub async fn commit_cursor(
         &self,
         name: &str,
@@ -195,6 +231,10 @@ impl Admin {
     }
 
     /// Sets a cursor, only if there is none of this name yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::CursorDiffers`] if there is a cursor of this name; else as [`Self::delete_cursor`].
     pub async fn create_cursor(&self, name: &str, offset: u64) -> Result<(), ClientError> {
         self.set_cursor(CommitCursorRequest {
             name: name.to_owned(),
@@ -234,6 +274,11 @@ impl Admin {
     }
 
     /// Where a cursor stands; `None` if there is none of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant.
     pub async fn cursor(&self, name: &str) -> Result<Option<CursorInfo>, ClientError> {
         let request = GetCursorRequest {
             log: String::new(),
@@ -247,6 +292,11 @@ impl Admin {
     }
 
     /// All cursors, by name.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant.
     pub async fn cursors(&self) -> Result<Vec<CursorInfo>, ClientError> {
         let mut cursors = Vec::new();
         let mut request = ListCursorsRequest::default();
@@ -262,6 +312,12 @@ impl Admin {
     }
 
     /// Removes a cursor; false if there was none of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant; [`ClientError::ChangeInDoubt`] if an earlier try may have made the change and no later
+    /// one could tell.
     pub async fn delete_cursor(&self, name: &str) -> Result<bool, ClientError> {
         let request = DeleteCursorRequest {
             log: String::new(),
@@ -274,6 +330,11 @@ impl Admin {
     }
 
     /// The limits of the node that answers: sizes, counts, and bytes under way.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
+    /// its own variant.
     pub async fn limits(&self) -> Result<GetLimitsResponse, ClientError> {
         let call = async |mut log: Log| log.get_limits(GetLimitsRequest {}).await;
         self.ask(call).await

@@ -11,9 +11,10 @@
 //! messages that become batches.
 //!
 //! **Never wait for room while holding room of the same account**: two that wait for each other's wait for
-//! ever. What a call needs later it takes at its begin, tries for, or takes from an account of its own.
+//! ever. A call that will need more room takes it at its beginning, takes it without waiting, or takes it from
+//! another kind of account.
 //!
-//! What is small has room that nothing large can take, so that large messages, stalled or not, never lock out
+//! Small messages have room that large ones cannot take, so that large messages, stalled or not, never lock out
 //! small calls.
 
 mod pool;
@@ -28,10 +29,11 @@ use tokio::sync::Semaphore;
 
 use pool::{Lane, Pool};
 
-/// What is not larger may use the room that is kept for small.
+/// A message of at most so many bytes may use the room that is kept for small ones.
 pub const SMALL_BYTES_MAX: usize = 64 << 10;
 
-/// Limits of one kind of account, in bytes. What is larger than the connection's counts as that.
+/// Limits of one kind of account, in bytes. A message that is larger than the connection's limit takes the
+/// whole of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Of all clients together.
@@ -40,7 +42,7 @@ pub struct Limits {
     pub subject_bytes_max: usize,
     /// Of one connection.
     pub connection_bytes_max: usize,
-    /// Beside each of these, for what is small: one part in so many of it. 0: nothing.
+    /// Beside each of these limits, one part in so many of it is kept for small messages. 0: nothing is kept.
     pub small_part: usize,
 }
 
@@ -253,7 +255,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// From the one that fills first to the one that hurts all.
+    /// From the narrowest scope to the widest: a refusal names the scope that is nearest to the caller.
     fn pools(&self) -> [(Scope, &Pool); 3] {
         [
             (Scope::Connection, &self.pool),
@@ -341,7 +343,7 @@ impl Held {
         self.any + self.small
     }
 
-    /// Parts with so many bytes, or with all if they are fewer.
+    /// Splits off so many bytes of the room, or all of it if it has fewer.
     #[must_use]
     pub fn split(&mut self, bytes: usize) -> Self {
         let small = bytes.min(self.small);

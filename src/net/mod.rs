@@ -26,8 +26,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A byte stream of either network.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Has the runtime that calls this tell of the stream's bytes from now on: another one, whose threads are
-    /// busy, would tell of them late. Nobody may wait on the stream meanwhile.
+    /// Moves the stream to the runtime that calls this. The stream's bytes are then reported by that runtime,
+    /// and not late by another one whose threads are busy. Nobody may wait on the stream meanwhile.
     fn move_here(&mut self) -> io::Result<()> {
         Ok(())
     }

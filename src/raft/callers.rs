@@ -21,8 +21,8 @@ use super::service::RaftService;
 pub enum From {
     /// A node that this one knows as a member.
     Member,
-    /// Also one that a member introduced: what this node lacks of the log may be what makes the
-    /// caller a member, and it comes by such a call.
+    /// Also a node that a member introduced. The entry that makes the caller a member may be one that this node
+    /// still lacks, and that comes by this very call.
     Introduced,
     /// Also a node that belongs to no cluster yet.
     Anyone,
@@ -111,7 +111,7 @@ impl RaftService {
         let Ok(log) = log else {
             return pb::IdentifyResponse::default();
         };
-        // What a node must know that would begin a cluster or join one.
+        // The facts that a node needs before it begins a cluster or joins one.
         let cluster_id = log.identity().cluster_id.clone();
         let ours = text(metadata, "ferrolog-cluster") == log.identity().cluster_id;
         match log.0.hearing.standing(number(metadata, "ferrolog-from")) {

@@ -1,8 +1,8 @@
 //! Answers that were built and not yet taken by their client.
 //!
-//! Each is counted for its connection, its subject and the node until the connection has sent it.
-//! What HTTP/2 was given it keeps for as long as the client's window is shut, so it gets small
-//! pieces, and the rest stays here: a client that takes nothing for long loses it, and its call ends.
+//! Each is counted for its connection, its subject and the node until the connection has sent it. HTTP/2 keeps
+//! what it was given for as long as the client's window is shut. So it gets small pieces, and the rest of an
+//! answer stays here. A client that takes nothing of it for long loses it, and its call ends.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,11 +24,11 @@ use crate::tasks;
 
 use super::status;
 
-/// What HTTP/2 gets at a time, in bytes.
+/// The largest piece that HTTP/2 gets at a time, in bytes.
 const PIECE_BYTES_MAX: usize = 264 << 10;
 /// How long an answer waits for its client to take anything of it.
 pub const UNREAD_MAX: Duration = Duration::from_secs(60);
-/// Between two looks for those that wait for longer.
+/// How often this looks for answers that wait for longer.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The calls of a node whose answers are counted; clones are the same.
@@ -42,7 +42,7 @@ struct Calls {
 }
 
 impl Unread {
-    /// One whose calls end when they wait for too long. Needs a tokio runtime.
+    /// Counts answers, and ends calls whose answers wait for too long. Needs a tokio runtime.
     pub fn watched() -> Self {
         let unread = Self::default();
         tasks::spawn(
@@ -93,7 +93,7 @@ pub struct Outbox(Arc<Call>);
 struct Call {
     number: u64,
     calls: Arc<Calls>,
-    /// What the messages take that are to be in the next bytes of the body.
+    /// The room taken for the messages that come into the body next.
     built: Mutex<Vec<Held>>,
     state: Mutex<State>,
 }
@@ -106,7 +106,7 @@ struct State {
     /// Whether it got bytes before these.
     cut: bool,
     held: Option<Held>,
-    /// Since when something waits for the client.
+    /// Since when an answer waits for the client.
     since: Option<Instant>,
     given_up: Option<GivenUp>,
 }
@@ -146,7 +146,7 @@ impl Outbox {
 
     /// Hands the body something, which waits for the client from now on.
     pub fn hand_over<T>(&self, over: impl FnOnce() -> T) -> T {
-        // Under the lock, so that the body is not asked in between.
+        // Do both under the lock, so that the body is not polled in between.
         let mut state = self.0.state.lock();
         let handed = over();
         state.since.get_or_insert_with(Instant::now);
@@ -184,7 +184,7 @@ impl State {
         } else {
             self.rest.split_to(PIECE_BYTES_MAX)
         };
-        // A copy, or a piece that is stuck would keep the whole.
+        // Copy the piece: a piece that is stuck would otherwise keep the whole answer in memory.
         let piece = if self.cut || !last {
             Bytes::copy_from_slice(&piece)
         } else {
@@ -267,7 +267,7 @@ impl http_body::Body for Counted {
     }
 }
 
-/// What a client hears that opens its window too late.
+/// The status of a client that opens its window too late.
 fn last_word(given_up: GivenUp) -> Option<Result<Frame<Bytes>, Status>> {
     let status = status::unread(UNREAD_MAX);
     match given_up {
@@ -319,7 +319,7 @@ mod tests {
         counted(answer)
     }
 
-    /// What the connection gets if it asks now.
+    /// The bytes that the connection gets if it asks now.
     fn next(response: &mut http::Response<Body>) -> Option<Result<Frame<Bytes>, Status>> {
         let body = response.body_mut();
         let frame = poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut *body), context));

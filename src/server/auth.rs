@@ -16,7 +16,7 @@ use crate::net::mux::PeerInfo;
 
 use super::status;
 
-/// Between two lines of the log about calls that are denied: anybody may make as many as he likes.
+/// How often the log tells of denied calls. Anybody can make any number of them, and must not fill the log.
 const DENIALS_EVERY: Duration = Duration::from_secs(1);
 
 /// What a call does.
@@ -49,7 +49,7 @@ impl Action {
     }
 }
 
-/// What subjects may do.
+/// The rights of subjects.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// `None`: everybody may do everything.
@@ -65,7 +65,7 @@ struct Denials {
 }
 
 impl Denials {
-    /// Counts one; gives those that were not told, if it is time for a line.
+    /// Counts a denied call. Gives how many were not told yet, if it is time for a line in the log.
     fn one_more(&mut self) -> Option<u64> {
         let now = Instant::now();
         if self.told.is_some_and(|told| now < told + DENIALS_EVERY) {
@@ -121,7 +121,8 @@ impl Policy {
         })
     }
 
-    /// Lets a call pass that may do one of these, or says why not. Nothing to do is for everybody.
+    /// Lets a call pass whose subject has one of these rights, or says why not. A call that needs no right is
+    /// open to everybody.
     pub fn check_any(&self, peer: Option<&PeerInfo>, actions: &[Action]) -> Result<(), Status> {
         let Some((&action, others)) = actions.split_first() else {
             return Ok(());
@@ -156,7 +157,8 @@ impl Policy {
     }
 }
 
-/// Who calls: the name in its certificate, or nothing without one. What a caller begins is its own.
+/// The name in the caller's certificate, empty without one. Sessions, fences and cursors belong to the name
+/// that made them.
 pub fn subject<T>(request: &Request<T>) -> &str {
     let peer = request.extensions().get::<PeerInfo>();
     peer.and_then(certified).unwrap_or_default()

@@ -1,8 +1,8 @@
 //! Work that keeps a processor busy for long: decompression.
 //!
-//! It runs on threads of its own, a few pieces at once: never on those that serve calls, and so that
-//! the memory it takes is bounded. A connection has one piece under way, so that nobody waits behind
-//! all that another one has sent.
+//! It runs on threads of its own, and never on those that serve calls. Few pieces run at once, so that the
+//! memory for them is bounded. A connection has one piece under way, so that no connection waits behind all
+//! pieces of another one.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use crate::net::budget::Accounts;
 use crate::tasks;
 
-/// Pieces at once: each may take a decoder's window and one batch's part.
+/// How many pieces run at once. Each may take a decoder's window and a part of a batch in memory.
 const PIECES_MAX: usize = 4;
 
 /// Where such work is done; clones share its turns.
@@ -23,7 +23,7 @@ pub struct Bulk {
 }
 
 impl Bulk {
-    /// On the blocking threads of this runtime.
+    /// Does the work on the blocking threads of this runtime.
     pub fn new(runtime: Handle) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pieces = (cores / 2).clamp(1, PIECES_MAX);
@@ -46,7 +46,7 @@ impl Bulk {
         let turn = self.turns.clone().acquire_owned().await.ok()?;
         let done = tasks::spawn_blocking_on(&self.runtime, "decompression", move || {
             let done = work();
-            // Not before: the caller may be gone, and the work goes on.
+            // Give the turn back only now: the work goes on even if the caller is gone.
             drop((own, turn));
             done
         });

@@ -32,7 +32,8 @@ const SECRET: &str = "ferrolog-secret";
 const SEQUENCE: &str = "ferrolog-sequence";
 /// Records of a stream that become one batch.
 const BATCH_RECORDS_MAX: u32 = 1024;
-/// The same under a session: all batches under way are remembered until they are answered.
+/// How many records of a stream under a session become one batch. The session must remember all batches under
+/// way until they are answered, so they are small.
 const SESSION_BATCH_RECORDS_MAX: u32 = 32;
 /// Batches of a stream under way: with them the node holds a bounded part of what a client sends.
 const BATCHES_MAX: usize = 16;
@@ -76,7 +77,8 @@ pub(super) fn taken<T>(request: &Request<T>) -> Arc<Taken> {
     taken.cloned().unwrap_or_default()
 }
 
-/// The batch, and with its last copy goes what was taken for it: the call may end before.
+/// The batch with the room that was taken for it. The room is given back with the batch's last copy, since the
+/// call may end before.
 pub(super) fn counted(batch: Bytes, held: Option<Held>) -> Bytes {
     match held {
         Some(held) => held.around(batch),
@@ -180,7 +182,7 @@ impl<L: CommitLog> Batcher<L> {
                 Err(Some(status)) => Err(status),
             };
             let failed = sent.is_err();
-            // Nobody waits any more, or nothing more can be promised.
+            // Nobody waits for more answers, or no later record may be answered after an error.
             if tell.send(sent).await.is_err() || failed {
                 return;
             }

@@ -1,8 +1,9 @@
 //! Reading within the budget: an answer's room is taken before its records are read.
 //!
-//! How much there is to read is known once it was read. So a read begins with the room that it
-//! expects to need, takes what is missing, and begins again if it is not there; few reads go on at once, so
-//! that what is read without room is bounded, too.
+//! The size of an answer is known only once its records were read. So a read begins with the room that it
+//! expects to need, and takes more if that was too little. If there is no more room, the read gives up its
+//! records, waits for the room, and reads again. Few reads run at once, so that records without room are
+//! bounded, too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +18,11 @@ use crate::net::budget::{Accounts, Held};
 use super::bulk::Bulk;
 use super::{CommitLog, status};
 
-/// Reads of the disk at once: each has a thread, and holds what it reads.
+/// How many reads of the disk run at once. Each has a thread, and holds what it reads.
 const DISK_READS_MAX: usize = 8;
 /// How long a read waits for room.
 const ROOM_WAIT: Duration = Duration::from_secs(30);
-/// What one of many small parts takes, beside its bytes.
+/// What each small part of an answer takes in memory, beside its bytes.
 pub const PART_BYTES: usize = 64;
 /// An answer below this is copied out of what was read, so that it keeps nothing larger in memory.
 pub const COPIED_BELOW: usize = 256 << 10;
@@ -37,7 +38,7 @@ pub struct Reading {
 pub trait Shape: Clone + Send + Sync + 'static {
     type Answer: Send + 'static;
 
-    /// Whether that is work for long.
+    /// Whether making the answer takes a processor for long.
     fn is_long(&self, stored: &[Stored]) -> bool;
 
     /// About how many bytes the answer may take.
@@ -107,7 +108,7 @@ impl Reading {
                 shape.make(&stored)?
             };
             if !room.grow(bytes) {
-                // By one record that is larger than what was asked for.
+                // One record can make the answer larger than what was asked for.
                 wanted = needed.max(bytes);
                 continue;
             }
@@ -120,12 +121,12 @@ impl Reading {
 /// Room for an answer.
 struct Room<'a> {
     held: Option<Held>,
-    /// Of which there may be more; none where nobody counts, or where all is taken.
+    /// The accounts to take more from; `None` where nothing is counted, or where the account is taken whole.
     more: Option<&'a Accounts>,
 }
 
 impl<'a> Room<'a> {
-    /// Waits for so much, or for all there is if that is less.
+    /// Waits for so many bytes, or for the whole account if it has fewer.
     async fn take(accounts: Option<&'a Accounts>, bytes: usize) -> Result<Self, Status> {
         let Some(accounts) = accounts else {
             let (held, more) = (None, None);
@@ -146,7 +147,8 @@ impl<'a> Room<'a> {
         })
     }
 
-    /// Takes what is missing, if it is there: to wait for it would be to wait with room in hand.
+    /// Takes the missing room if it is free. It does not wait, since it holds room already: two reads that do
+    /// could wait for each other.
     fn grow(&mut self, bytes: usize) -> bool {
         let (Some(held), Some(accounts)) = (&mut self.held, self.more) else {
             return true;

@@ -1,9 +1,9 @@
 //! Every answer as it leaves: whatever made its status, the details give a reason.
 //!
-//! The gRPC library answers some calls by itself: a method that there is none of, bytes that do not
-//! decode, a message over its limit. Here such a status gets the reason and the code that stand for
-//! its kind, and the number of a status that its type cannot hold is put in its place. A call's
-//! own deadline is kept here, too: the library would answer it past this layer.
+//! The gRPC library answers some calls by itself: an unknown method, bytes that do not decode, a message over
+//! its limit. Here such a status gets the reason and the code that stand for its kind, and the number of a
+//! status that its type cannot hold is put in its place. A call's own deadline is kept here, too: the library
+//! would answer it past this layer.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -126,7 +126,7 @@ fn finish(headers: &mut HeaderMap) {
     for name in [CODE, MESSAGE] {
         headers.remove(name);
     }
-    // What cannot be written as headers was none of ours.
+    // The status cannot be written as headers, so it is none that the services made.
     let _ = whole.add_header(headers);
 }
 

@@ -28,9 +28,10 @@ use super::native::Native;
 use super::reasons::Complete;
 use super::{Limits, Policy, Shared, answers};
 
-/// What may come on a stream before it is read.
+/// How many bytes a client may send on a stream before they are read.
 pub const STREAM_WINDOW: u32 = 256 << 10;
-/// And on all streams of a connection: more than those that wait may hold, so that the others move.
+/// How many bytes it may send on all streams of a connection. This is more than waiting streams may hold, so
+/// that the others go on.
 const CONNECTION_WINDOW: u32 = 12 << 20;
 const _: () = assert!(
     CONNECTION_WINDOW as usize >= budget::UNREAD.connection_bytes_max + 16 * STREAM_WINDOW as usize,
@@ -38,15 +39,18 @@ const _: () = assert!(
 );
 const PEER_STREAM_WINDOW: u32 = 4 << 20;
 const PEER_CONNECTION_WINDOW: u32 = 12 << 20;
-/// Of a client's request, so that what is over [`METADATA_BYTES_MAX`](super::intake::METADATA_BYTES_MAX) is refused
-/// in words. What is longer yet is refused by HTTP/2, and what is far longer ends the connection.
+/// How many bytes of a request's headers are read. It is more than
+/// [`METADATA_BYTES_MAX`](super::intake::METADATA_BYTES_MAX), so that a request between the two is refused with
+/// a reason. HTTP/2 itself refuses longer headers, and ends the connection at far longer ones.
 const HEADERS_READ_MAX: u32 = 80 << 10;
 const PEER_HEADERS_MAX: u32 = 16 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// Calls that were cancelled before they were looked at, as many as there may be of those that were not.
+/// How many calls a connection may have cancelled before the server looked at them: as many as it may have
+/// under way.
 const CANCELLED_MAX: usize = 1024;
-/// Frames that a connection may send in its life to calls that are over, or over the limit of calls under
-/// way: what is under way to a call when it is cancelled, is. Beyond, the connection ends.
+/// How many frames a connection may send in its life to calls that are over, or that are beyond the limit of
+/// calls under way. Some are normal: a frame may be on its way when its call is cancelled. One that sends more
+/// is ended.
 const STRAY_MAX: usize = 1 << 16;
 /// The services whose health is told, the whole node (`""`) among them.
 const HEALTH: [&str; 4] = [
@@ -69,7 +73,7 @@ impl Drain {
 
     /// Returns once the node begins to stop.
     pub async fn began(&mut self) {
-        // A signal that is gone cannot be given any more: the node has stopped.
+        // An error says that the other end is gone: then the node has stopped.
         let _ = self.0.wait_for(|begun| *begun).await;
     }
 }
@@ -124,7 +128,7 @@ pub async fn router(
     };
     let made = "the descriptors are made by the build";
     let reflected = reflection().build_v1().expect(made);
-    // What most tools still ask for.
+    // Most tools still ask for the older version of reflection.
     let reflected_before = reflection().build_v1alpha().expect(made);
     let routes = Routes::new(log)
         .add_service(native)

@@ -108,6 +108,12 @@ impl Consumer {
     }
 
     /// The next record, or `None` at the end. Dropping the future loses no record.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the read, and nothing follows it: [`ClientError::Trimmed`] if the next record was given
+    /// up, [`ClientError::PastEnd`], [`ClientError::Stale`] if no node is fresh enough, [`ClientError::Gap`] or
+    /// [`ClientError::Batch`] if a server sent what cannot be right, a timeout, or a refusal.
     pub async fn next(&mut self) -> Option<Result<ConsumedRecord, ClientError>> {
         while !self.over {
             let outcome = match self.at_hand() {
@@ -139,6 +145,10 @@ impl Consumer {
     }
 
     /// Where the next record is due: at first where the read begins, which the first answer tells.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`]: the first answer must have come.
     pub async fn position(&mut self) -> Result<u64, ClientError> {
         loop {
             match self.next {

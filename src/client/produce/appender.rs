@@ -61,11 +61,21 @@ impl Appender {
     }
 
     /// Appends the records as one batch: all of them, side by side, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::EmptyBatch`] without a record; [`ClientError::Fenced`] under an epoch that is over;
+    /// [`ClientError::OutcomeUnknown`] or [`ClientError::SessionExpired`] if the batch may be in the log. With
+    /// every other error, a timeout among them, it is not.
     pub async fn append(&mut self, records: Vec<Record>) -> Result<Appended, ClientError> {
         self.append_if(None, &records).await
     }
 
     /// Appends the records as one batch, only if the log ends at this offset.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::OffsetDiffers`] if the log ends elsewhere; else as [`Self::append`].
     pub async fn append_at(
         &mut self,
         expected_next_offset: u64,

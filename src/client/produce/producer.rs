@@ -90,6 +90,11 @@ impl Producer {
     }
 
     /// Queues a record. Waits while 8 MiB, 64 batches or 65,536 records are unacknowledged.
+    ///
+    /// # Errors
+    ///
+    /// The error that ended the producer, if one did; [`ClientError::Closed`] after [`Self::stop`]. What
+    /// becomes of the record itself the [`Ack`] tells.
     pub async fn send(&self, record: impl Into<Record>) -> Result<Ack, ClientError> {
         let record = record.into();
         // A caller that never waits would keep the sending task from running on this thread.
@@ -98,11 +103,16 @@ impl Producer {
     }
 
     /// Queues records as one batch of their own: all of them are appended, side by side, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::EmptyBatch`] without a record; else as [`Self::send`].
     pub async fn send_batch(&self, records: Vec<Record>) -> Result<BatchAck, ClientError> {
         let (records, count) = build(&records)?;
         self.window.push_batch(records, count).await
     }
 
+    /// What the producer has achieved so far.
     pub fn stats(&self) -> ProducerStats {
         self.window.stats()
     }
@@ -116,6 +126,10 @@ impl Producer {
     }
 
     /// Waits until every record is acknowledged, and closes the session.
+    ///
+    /// # Errors
+    ///
+    /// The error that ended the producer, if one did: records without an ack may be in the log or not.
     pub async fn finish(mut self) -> Result<ProducerStats, ClientError> {
         self.window.close();
         (&mut self.pipeline)

@@ -133,7 +133,8 @@ impl Gate {
                 (io, Some(identity), &[][..])
             }
         };
-        // Who proves itself and then says nothing would hold a connection of the server for nothing.
+        // A client that proves itself and then says nothing would hold a connection of the server to no
+        // purpose.
         read_preface(&mut io, read).await?;
         let subject = identity.as_ref().and_then(|identity| match kind {
             Kind::Grpc => identity.common_name.clone(),
@@ -164,8 +165,8 @@ impl Gate {
         .map_err(|_| Refused::Stopped)
     }
 
-    /// I6: a first byte that is not raft's is the one that TLS, or HTTP/2 in clear, begins with. What of it
-    /// belongs to the protocol comes with the kind.
+    /// I6: a first byte that is not raft's is the first byte of TLS, or of HTTP/2 in clear. It belongs to the
+    /// protocol, so it is handed on with the kind.
     fn protocol(&self, byte: u8) -> Result<(Kind, &'static [u8]), Refused> {
         match (&self.security, byte) {
             (_, RAFT_RPC) => Ok((Kind::Raft, &[])),

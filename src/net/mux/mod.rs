@@ -157,7 +157,8 @@ impl Acceptor {
                     }
                     Err(error) => {
                         self.report_failure(&error);
-                        // Descriptors are short: who has proven nothing holds one for nothing.
+                        // Descriptors are short: a connection that has proven nothing is closed, which frees
+                        // one.
                         self.unproven.lock().shed();
                         tokio::time::sleep(backoff).await;
                         backoff = (backoff * 2).min(BACKOFF_MAX);

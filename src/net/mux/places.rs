@@ -16,9 +16,10 @@ use crate::net::Kind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MuxLimits {
-    /// For the first byte, the TLS handshake, the preface and the place in the queue together.
+    /// How long a connection may take for first byte, TLS handshake, preface and its place in the queue, all
+    /// together.
     pub handshake_timeout: Duration,
-    /// For the first byte alone, once three quarters of the places are taken.
+    /// How long it may take for the first byte alone, once three quarters of the places are taken.
     pub first_byte_timeout: Duration,
     /// Connections that have proven nothing, and have not said that they are a peer's.
     pub pending_max: usize,
@@ -42,9 +43,11 @@ const PENDING_PEERS_MAX: usize = 256;
 const PEERS_MAX: usize = 256;
 
 impl MuxLimits {
-    /// So many connections of clients, as far as `descriptors` of the system go for all that comes in.
+    /// Limits for `clients_max` connections of clients, or fewer if `descriptors` do not suffice for all that
+    /// come in.
     pub fn within(clients_max: usize, descriptors: usize) -> Self {
-        // Whatever the setting is, a half is left for those that have proven nothing, and for peers.
+        // Whatever the setting is, half of the descriptors are left for connections that have proven nothing,
+        // and for peers.
         let clients_max = clients_max.min(descriptors / 2).max(1);
         Self {
             handshake_timeout: Duration::from_secs(5),
@@ -61,7 +64,8 @@ impl MuxLimits {
     fn of_address(&self, kind: Kind) -> usize {
         match kind {
             Kind::Grpc => (self.clients_max / 2).max(1),
-            // Behind one address there may be all of them; a certificate tells them apart.
+            // All connections may come from one address, such as a gateway's; certificates tell the clients
+            // apart.
             Kind::Raft => self.peers_max,
         }
     }
@@ -93,12 +97,12 @@ pub(super) struct Unproven {
     limits: MuxLimits,
     last_id: u64,
     clients: Waiting,
-    /// Those of the clients that have said nothing yet: some are peers.
+    /// Connections that have said nothing yet. They count as clients', though some are peers'.
     silent: BTreeSet<u64>,
     peers: Waiting,
 }
 
-/// Those at one stage, oldest first.
+/// The connections at one stage, oldest first.
 #[derive(Debug, Default)]
 struct Waiting {
     all: BTreeMap<u64, Waits>,
@@ -176,8 +180,8 @@ impl Unproven {
         Pending { seat, lost }
     }
 
-    /// Makes room for one more: of those that were silent for a second, once few places are left, and of the
-    /// oldest if there is none.
+    /// Makes room for one more. Once few places are left, connections that were silent for a second go; if
+    /// there are none, the oldest goes.
     fn make_room(&mut self) {
         let most = self.limits.pending_max;
         if self.clients.all.len() >= most - most / 4 {
@@ -228,7 +232,7 @@ pub(super) struct Seat {
 impl Pending {
     /// Returns once the place was lost to another.
     pub(super) async fn lost(&mut self) {
-        // The other half sends nothing: it goes away.
+        // Nothing is ever sent: the other half is dropped.
         let _ = (&mut self.lost).await;
     }
 

@@ -1,5 +1,5 @@
-//! Reads the PEM files of `tls`, and refuses a private key that others may read: a group that this
-//! process is in is none of them.
+//! Reads the PEM files of `tls`, and refuses a private key that others may read. Root, this process's user and
+//! the groups that it is in are not others.
 //!
 //! Errors carry the name of the file. What the sections mean is left to `tls`.
 

@@ -43,7 +43,7 @@ pub async fn follow(
                 server.changed().await
             }
         };
-        // A quorum or a leader that falls silent changes nothing that could be waited for.
+        // The engine reports no change when a quorum or a leader falls silent, so this looks again by itself.
         let changed = tokio::time::timeout(LOOK_AGAIN, changed).await;
         if matches!(changed, Ok(Err(_))) {
             let reason = match &raft.metrics().borrow_watched().running_state {

@@ -87,7 +87,7 @@ impl StateMachine {
             self.apply_up_to(end).await?;
             self.snapshots.clear_staging()?;
         } else if reached < end && data.checkpoint.next_offset == 0 {
-            // Only the engine's suite: it applies entries that it never appended.
+            // This happens in the engine's own test suite alone, which applies entries that it never appended.
             self.replace(Fsm::from_checkpoint(data.checkpoint.clone())?);
         } else {
             self.adopt(&data).await?;
@@ -154,7 +154,7 @@ impl StateMachine {
                 self.apply_one(&entry)?;
                 at += 1;
             }
-            // It may be a long way.
+            // There may be many entries to apply: let other tasks run in between.
             tokio::task::yield_now().await;
         }
         Ok(())

@@ -69,7 +69,7 @@ fn note(failure: &Failure, error: log::Error) -> io::Error {
     io::Error::other(error)
 }
 
-/// What readers ask for at every turn.
+/// Values that readers ask for often, kept in memory.
 #[derive(Debug)]
 struct Memory {
     vote: Option<Vote>,
@@ -102,7 +102,8 @@ impl LogStore {
         self.committed.subscribe()
     }
 
-    /// The engine starts, or has started: what is applied by then is not asked for what it holds.
+    /// Says up to where entries are applied while the engine starts; `None` once it has started. Of applied
+    /// entries the engine then needs the ids alone.
     pub fn set_applied_before(&self, applied: Option<LogId>) {
         self.memory.lock().applied_before = applied;
     }
@@ -128,7 +129,8 @@ impl LogStore {
             return;
         };
         let known = if committed.index > last.index {
-            // What follows the last entry is not here; what is committed begins with what is.
+            // More was committed than this log holds. Then all that it holds is committed, unless its last
+            // entry is of a later term.
             (committed >= last).then_some(last)
         } else {
             let here = self.log.term(Index(committed.index));

@@ -24,7 +24,7 @@ use crate::raft::state::applied::AppliedState;
 use crate::raft::state::fsm::Fsm;
 use crate::tasks;
 
-/// Entries applied between two checkpoints: what a restart has to apply again at most.
+/// Entries applied between two checkpoints. A restart applies at most so many again.
 const CHECKPOINT_ENTRIES: u64 = 50_000;
 /// Payload bytes applied between two checkpoints: about a segment's.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -187,7 +187,7 @@ impl Checkpointer {
             return Ok(());
         }
         if self.snapshots.has_little_room(checkpoint.encoded_len()) {
-            // What is left is for votes, and for the floor of a trim.
+            // The room that is left is kept for votes, and for the floor of a trim.
             return Ok(());
         }
         // Rows first: the checkpoint says that they are there.

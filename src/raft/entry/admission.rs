@@ -14,13 +14,13 @@ pub type Digest = [u8; 32];
 /// How a node that asks for an id is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entrance {
-    /// Nobody is proven, so nobody is kept out.
+    /// Without certificates no node can prove its name, so every node may join.
     Open,
-    /// By its name.
+    /// The node may join if its name was allowed.
     Name,
-    /// By a token, or by its name.
+    /// The node may join if its token is good or its name was allowed.
     Token {
-        /// Of the token.
+        /// The digest of the token.
         digest: Digest,
         /// The leader's time, in milliseconds since 1970.
         now_ms: u64,

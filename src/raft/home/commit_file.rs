@@ -1,9 +1,9 @@
 //! How far the log is known to be committed, in a file of its own, so that a node that comes back
 //! alone shows what it had.
 //!
-//! It is written soon after it changes, beside the engine, and never synced but with the next
-//! start: a killed process loses a moment of it, a power cut a little more. What it says is true
-//! however old it is, since what is committed stays so.
+//! The file is written soon after the index changes, beside the engine, and synced only by the next start: a
+//! killed process loses a moment of it, a power cut a little more. What it says is true however old it is,
+//! since what is committed stays so.
 
 use std::io;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! A second copy of the vote, in a file of its own.
 //!
-//! A database that loses its last commit to a bad page goes back to the one before, and with it a
-//! vote goes back: then this node could vote twice in a term. Two copies in two files do not go
-//! back together; the later one counts.
+//! A database that loses its last commit to a bad page opens at the commit before it. If a vote were in the
+//! lost commit, this node could vote twice in a term. Two copies in two files do not go back together, and the
+//! later one counts.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,8 @@ impl VoteFile {
     pub fn open(disk: &dyn Disk, dir: &Path) -> io::Result<Self> {
         let path = dir.join(NAME);
         let file = disk.open_or_create(&path)?;
-        // A node that was killed must not go by a vote that a power cut then takes.
+        // Sync what an earlier process left: a killed process may not have synced its vote, and a power cut
+        // would then take it.
         file.settle()?;
         disk.sync_dir(dir)?;
         Ok(Self { path, file })

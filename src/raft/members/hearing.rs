@@ -1,8 +1,8 @@
 //! Whom a node hears: members, and who a member introduced.
 //!
-//! A node that lags does not know its newest peers, and may need their entries or its vote may be
-//! needed by them. So the leader introduces the members to a node that joins, and a node that is
-//! called by a stranger asks the members that it knows. Nobody is heard on its own word.
+//! A node that lags does not know its newest peers. It may need their entries, and they may need its vote. So
+//! the leader introduces the members to a node that joins, and a node that is called by a stranger asks the
+//! members that it knows. Nobody is heard on its own word.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::raft::peer::transport::Successor;
 
 /// Strangers that are known by introduction.
 const INTRODUCED_MAX: usize = 64;
-/// For one member to say whom it knows.
+/// How long one member may take to say whom it knows.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two rounds of questions, and between two lines in the log about what was refused.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -47,7 +47,7 @@ pub enum Standing {
     Known(String),
     /// It was removed, or there never was such a node.
     Gone,
-    /// This node may lack what it must know.
+    /// This node may lack the entry that made the caller a member.
     Unknown,
 }
 
@@ -75,7 +75,7 @@ impl Hearing {
         let mut introduced = self.introduced.lock();
         for member in members {
             if introduced.len() >= INTRODUCED_MAX && !introduced.contains_key(&member.id) {
-                // The oldest is most likely known by now, or gone.
+                // The oldest stranger goes first: by now it is most likely a member, or gone.
                 introduced.pop_first();
             }
             introduced.insert(member.id, member_from_pb(member).1);

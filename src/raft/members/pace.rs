@@ -8,11 +8,12 @@ use super::Members;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a leader may hold proposals back: summed up, since syncs end and it falls back again.
+/// How long a leader may hold proposals back, in all. The times are summed up, since a slow disk catches up now
+/// and then and falls behind again.
 const BEHIND_MAX: Duration = Duration::from_secs(2);
-/// Time in which it keeps up counts against that in which it does not by this part.
+/// Time in which the disk keeps up is subtracted from that sum, divided by this.
 const FORGIVEN_SHARE: u32 = 4;
-/// For so long leadership is not handed on a second time: others may be as slow.
+/// How long a leader waits before it hands leadership on once more: the other disks may be as slow.
 const HAND_ON_AGAIN: Duration = Duration::from_secs(30);
 
 impl Members {

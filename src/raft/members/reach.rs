@@ -1,5 +1,5 @@
-//! A leader that nobody can call: its own calls go out, so it keeps leading, while no record that
-//! comes through another node reaches it, and no client.
+//! A leader that nobody can call. Its own calls go out, so it keeps leading, but no client reaches it, and no
+//! record that another node passes on.
 //!
 //! It asks the other voters to call it back. If enough of them answer and too few get through, some
 //! times in a row, it hands leadership on. A leader that hears no majority at all does nothing here:
@@ -18,14 +18,14 @@ use super::Members;
 
 /// Between two rounds of questions.
 const LOOK: Duration = Duration::from_millis(500);
-/// For a voter to call back.
+/// How long a voter may take to call back.
 const CALL_BACK: Duration = Duration::from_secs(1);
-/// For a voter to say whether it got through.
+/// How long a voter may take to say whether it got through.
 const ANSWER: Duration = Duration::from_millis(1_500);
-/// So many rounds in a row end a reign.
+/// A leader that is not reached in so many rounds in a row hands leadership on.
 const MISSED_MAX: u32 = 3;
-/// Every so many rounds voters open a connection for it: a kept one also works for a node that
-/// takes no new ones.
+/// Every so many rounds voters open a new connection for the call. A kept connection still works at a node that
+/// accepts no new ones.
 const FRESH_EVERY: u32 = 10;
 
 impl Members {
@@ -35,7 +35,7 @@ impl Members {
         loop {
             sleep(LOOK).await;
             round = round.wrapping_add(1);
-            // What failed on a kept connection is tried on a new one.
+            // A call that failed on a kept connection is tried again on a new one.
             let fresh = missed > 0 || round.is_multiple_of(FRESH_EVERY);
             missed = if self.is_reached(fresh).await {
                 0

@@ -1,11 +1,11 @@
 //! Starts: two processes with one data directory would share one vote.
 //!
-//! A copied directory holds the node's id, and passes for it. So each start draws a number, which
-//! the registration of the node holds once a leader has heard it. While another start answers, a
-//! new one is refused: what runs goes on, and a copy that was started by mistake does not take its
-//! place. Once it does not answer, as after every restart, the new start is registered for good. The
-//! old one, should it come back from a pause, is heard by nobody who knows of that: by its calls, the
-//! others would take it for the node that has moved. It is told so, and stops.
+//! A copied directory holds the node's id, and passes for it. So each start draws a number, which the
+//! registration of the node holds once a leader has heard it. While another start answers, a new one is
+//! refused: what runs goes on, and a copy that was started by mistake does not take its place. Once it does not
+//! answer, as after every restart, the new start is registered for good. If the old start comes back from a
+//! pause, nodes that know of the new one refuse it: by its calls they would otherwise believe that the node has
+//! moved. The old start is told so, and stops.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -129,7 +129,7 @@ impl Members {
     }
 }
 
-/// What a start is told whose place another one took.
+/// The error for a start whose place another start has taken.
 pub fn replaced_by(node: &Node, node_id: u64) -> MembershipError {
     let view = node.view();
     let member = view.member(node_id).map(|known| known.member.clone());

@@ -7,9 +7,10 @@ use crate::raft::view::View;
 
 use super::Node;
 
-/// For a call that is passed to the leader: the leader waits for the learner in it.
+/// How long a call that was passed to the leader may take: while it lasts, the leader may wait for a learner to
+/// catch up.
 const PASS_ON: Duration = Duration::from_secs(15);
-/// How long the last answers of a leader that is one no more may take.
+/// How long the last answers of a leader may take after it was deposed.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// How soon a majority confirms a leader that was just elected.
 const CONFIRMED: Duration = Duration::from_secs(1);
@@ -46,8 +47,8 @@ impl Node {
         }
     }
 
-    /// Does what a leader does, for as long as a majority follows it: nothing is begun without one, since
-    /// nothing of that ends while others wait.
+    /// Does a leader's work for as long as a majority follows this node. Without a majority no work is begun:
+    /// it would not end, and others would wait for it.
     pub(crate) async fn as_leader<T>(
         &self,
         work: impl Future<Output = Result<T, MembershipError>>,
@@ -61,7 +62,7 @@ impl Node {
             });
         }
         let lost = async {
-            // A leader that removes itself is told a moment after it leads no more.
+            // A leader that removed itself hears the outcome a moment after it has stopped leading.
             while views.wait_for(|view| !view.writable).await.is_ok() {
                 tokio::time::sleep(LAST_ANSWER).await;
                 if !views.borrow().writable {

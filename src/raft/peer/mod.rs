@@ -46,7 +46,7 @@ const IN_FLIGHT_MAX: usize = 4;
 const SMALL_BYTES_MAX: usize = 2 << 20;
 /// Between two tries to reach a peer.
 const BACKOFF: Duration = Duration::from_millis(100);
-/// For a peer to take a stream of entries.
+/// How long a peer may take to accept a stream of entries.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One peer, as the engine calls it.
@@ -54,7 +54,7 @@ pub struct Peer {
     from: Sender,
     node: Arc<OnceLock<CallingNode>>,
     target: u64,
-    /// Where it is if the membership does not say.
+    /// The peer's address, if the membership does not tell it.
     addr: String,
     link: Option<Link>,
     transport: Transport,

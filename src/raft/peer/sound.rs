@@ -241,7 +241,8 @@ pub fn contradicts(log: &Log, request: &AppendEntriesRequest<TypeConfig>) -> Opt
         let term = id.leader_id.term;
         match log.term(Index(id.index)) {
             Ok(held) => held.0 != term,
-            // Given up: what came before a held entry is of no later term.
+            // The entry was given up. An entry before the first one that is held cannot have a later term than
+            // that one.
             Err(_) if Index(id.index) < first => log.term(first).is_ok_and(|next| next.0 < term),
             Err(_) => false,
         }

@@ -42,12 +42,12 @@ pub type PeerClient = RaftClient<InterceptedService<Channel, Tag>>;
 pub struct Transport {
     layer: StreamLayer,
     from: Sender,
-    /// What the node has, once it belongs to a cluster.
+    /// The parts of the node that exist once it belongs to a cluster.
     node: Arc<OnceLock<CallingNode>>,
     addresses: Addresses,
     kept: Arc<Mutex<HashMap<(u64, Lane), Link>>>,
-    /// Serves the connections, whoever makes the first call on one: that of clients' calls may be
-    /// busy.
+    /// The runtime that serves the connections, whoever makes the first call on one. The runtime of clients'
+    /// calls may be too busy.
     runtime: Option<Handle>,
 }
 

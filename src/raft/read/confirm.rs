@@ -22,7 +22,7 @@ use crate::raft::engine::log_store::Promised;
 use crate::raft::peer::transport::{PeerClient, Transport};
 use crate::tasks;
 
-/// For the voters to answer.
+/// How long the voters may take to answer.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two tries to ask a voter.
 const RETRY: Duration = Duration::from_millis(20);

@@ -21,12 +21,13 @@ use crate::tasks;
 
 use self::confirm::{Confirmer, QUEUE_MAX};
 
-/// How long a strong read waits for the leader and for this node to catch up, behind earlier reads too.
+/// How long a strong read may take in all: it waits behind earlier reads, for the leader, and for this node to
+/// catch up.
 const WAIT: Duration = Duration::from_secs(5);
 /// For one question to the leader.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(20);
-/// For one confirmation that a bounded read waits for, at least.
+/// The least time that a bounded read gives to one confirmation.
 const BOUND_WAIT_MIN: Duration = Duration::from_millis(200);
 
 type Reply = oneshot::Sender<Result<(), ReadError>>;

@@ -11,7 +11,7 @@ use crate::proto::raft_v1 as pb;
 
 use super::STATE_BYTES_MAX;
 
-/// For the next part of what a snapshot consists of: who waits longer keeps others from theirs.
+/// How long the next part may take. While one snapshot is received, others wait.
 const PART_WAIT: Duration = Duration::from_secs(10);
 
 /// Puts the parts together again, as far as there can be any.

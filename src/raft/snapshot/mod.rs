@@ -26,9 +26,10 @@ pub type Snapshot = openraft::Snapshot<CommittedLeaderId, u64, Member, SnapshotD
 pub const STAGING: &str = "staging";
 /// Below this room on the disk no checkpoint is written, in bytes.
 const CHECKPOINT_ROOM: u64 = 4 << 20;
-/// Of the state and the manifest in one message on their way.
+/// How much of the state or the manifest travels in one message, in bytes.
 const STATE_PART_BYTES: usize = 1 << 20;
-/// Of both in all: of full tables, and of as many segments as there may be.
+/// The most that state and manifest may take together, in bytes: enough for full tables and for the largest
+/// number of segments.
 pub const STATE_BYTES_MAX: usize = 128 << 20;
 /// Segments in a manifest.
 const SEGMENTS_MAX: usize = 1 << 20;
@@ -165,7 +166,7 @@ fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
     }
 }
 
-/// Cuts up what says of what a snapshot consists.
+/// Cuts a snapshot's state and manifest into messages.
 pub fn to_parts(
     request: &pb::InstallSnapshotRequest,
 ) -> impl Iterator<Item = pb::SnapshotPart> + use<> {

@@ -1,10 +1,10 @@
 //! What is remembered of a batch's records, to tell a batch that is sent again from another one
 //! under its number.
 //!
-//! A packed batch is sent again as it was, so one digest of its bytes does. Plain records are cut
-//! into batches by the server, each time otherwise, so each has its own. Neither has to withstand
-//! an intruder, who has not the session's secret: they find a producer's own mistakes. XXH3 (128
-//! bits) for a batch and CRC-32C for a record are the fastest at hand.
+//! A packed batch is sent again as it was, so one digest of its bytes does. Plain records are cut into batches
+//! by the server, each time otherwise, so each has its own. The digests find a producer's own mistakes. They
+//! need not withstand an intruder, who lacks the session's secret. XXH3 (128 bits) for a batch and CRC-32C for
+//! a record are the fastest at hand.
 
 use std::collections::VecDeque;
 
@@ -22,7 +22,7 @@ pub enum Digests {
 }
 
 impl Digests {
-    /// Those of a batch in a payload.
+    /// The digests of a batch in a payload.
     pub fn of(payload: &[u8], batch: &Batch<'_>) -> Result<Self, log::Error> {
         let records = batch.records(payload);
         if let Some(compression) = batch.packed {

@@ -25,7 +25,7 @@ use super::View;
 
 /// Between two looks at the disk.
 const LOOK: Duration = Duration::from_millis(100);
-/// For how long a follower that said so is taken to be full: longer than between two answers.
+/// How long a follower counts as full after it said so. This is longer than the time between two answers.
 const FULL_FOR: Duration = Duration::from_secs(1);
 /// The part of the reserve below which a follower takes no records that others hold already: one
 /// that lags must not use up what it needs for those that wait for it.
@@ -33,7 +33,8 @@ const FOLLOWER_SHARE: u64 = 2;
 /// The part below which it takes none at all but into files in hand: votes and checkpoints need
 /// room, too. What was under way when the leader began to refuse fits into the part above.
 const LAST_SHARE: u64 = 4;
-/// Room again is room to spare: without it records would be taken and refused in turns.
+/// A disk counts as having room again only with this part of the reserve to spare. Otherwise records would be
+/// taken and refused in turns.
 const SPARE_SHARE: u64 = 8;
 
 /// What is known of the room; clones share it.
@@ -48,7 +49,7 @@ struct Inner {
     available: AtomicU64,
     low: AtomicBool,
     full_peers: Mutex<HashMap<u64, Instant>>,
-    /// What may wait for room.
+    /// The log, whose writer may wait for room.
     log: Log,
 }
 
@@ -143,7 +144,7 @@ impl Space {
         }
     }
 
-    /// A follower without room, if those with room are no majority.
+    /// A follower without room, if fewer than a majority of the voters have room.
     pub fn full_voter(&self, view: &View) -> Option<String> {
         let mut full = self.0.full_peers.lock();
         if full.is_empty() {

@@ -21,9 +21,9 @@ use super::gate;
 
 /// How long a command may take, through all tries and on all nodes.
 pub(crate) const WAIT: Duration = Duration::from_secs(5);
-/// Of that, for the answer of the node that it was passed on to.
+/// The part of this time that is kept for the way back, when another node carries the command out.
 const WAY_BACK: Duration = Duration::from_millis(200);
-/// What was just written is waited for so long, however late it is.
+/// How long a command that was just written is waited for, even if its time is over.
 const WRITTEN_WAIT_MIN: Duration = Duration::from_millis(200);
 /// Metadata of a command that is passed on: how long it has waited, in milliseconds.
 pub(crate) const WAITED: &str = "ferrolog-waited-ms";
@@ -32,11 +32,12 @@ const RETRY: Duration = Duration::from_millis(20);
 
 pub(crate) type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
-/// If there is no room for another one, after so long.
+/// How long a session must be idle before it may give way to a new one, if there is no room.
 const SESSION_IDLE_MIN: Duration = Duration::from_secs(10 * 60);
 
 impl Commands {
-    /// What was last used before this, by the log's time, has idled for so long.
+    /// A time of the log, in milliseconds since 1970: whatever was last used before it has been idle for at
+    /// least `idle`.
     pub(super) fn idle_before_ms(&self, idle: Duration) -> u64 {
         let surely_past = self.node.clocks.surely_past_ms(&self.node.view());
         self.node.passed.lock().before_ms(idle, surely_past)
@@ -48,18 +49,18 @@ impl Commands {
         let me = self.node.id();
         let mut views = self.node.views.clone();
         let known = views.wait_for(|view| view.is_led(me) || view.stopped.is_some());
-        // Without one the engine refuses the command below.
+        // If no leader was found in time, the engine refuses the command below.
         let _ = tokio::time::timeout_at(deadline, known).await;
     }
 
     /// Carries out a command, here or on the leader.
     ///
-    /// As long as there is time, one that surely nobody took is given again.
+    /// A command that surely nobody took is tried again, for as long as there is time.
     pub(crate) async fn execute(&self, command: Command) -> Result<Outcome, ExecuteError> {
         self.execute_since(command, Duration::ZERO).await
     }
 
-    /// The same for one that has waited already, on the node that passed it on.
+    /// Carries out a command that has waited already, on the node that passed it on.
     pub(crate) async fn execute_since(
         &self,
         command: Command,
@@ -99,7 +100,7 @@ impl Commands {
             return outcome_from_pb(answer.into_inner());
         }
         if !self.node.view().writable {
-            // The engine of a leader that no majority follows would take it.
+            // The engine would take the command, although no majority follows this leader.
             let reason = "none is known".to_owned();
             return Err(ExecuteError::NoLeader { reason });
         }
@@ -131,7 +132,8 @@ impl Commands {
         let written: Result<_, WriteError> = written.map_err(late)?;
         match written {
             Ok(response) => Ok(response.data),
-            // Rejected before it was written. One that another leader discarded may be committed.
+            // The engine rejected the command before it was written. Any other error leaves open whether the
+            // command was committed.
             Err(error @ RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
                 Err(WriteFailure::Nothing(error.to_string()))
             }

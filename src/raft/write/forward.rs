@@ -28,19 +28,19 @@ use super::lines::Caller;
 use super::proposals::{Answer, Group, LEADER_WAIT};
 use super::proposer::Proposer;
 
-/// To open the stream.
+/// How long it may take to open the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(20);
 /// Groups in the stream's channel; the proposer's window is smaller.
 const CHANNEL: usize = 64;
 
-/// For the answers of a leader that another one followed: one that handed leadership on, or that
-/// hears of the other, gives them in this time.
+/// How long this node still takes answers of a leader after it has heard of a newer one. A leader that handed
+/// leadership on, or that hears of the newer one, answers within this time.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// For a leader that is not heard, while no other is known: a node that is cut off hears of none, and
-/// those that wait here could ask another node meanwhile.
+/// How long this node waits for answers while it hears no leader at all. A node that is cut off never hears of
+/// a newer leader, and its callers could ask another node meanwhile.
 const SILENCE: Duration = Duration::from_secs(3);
 
 /// Passes groups to the leader.
@@ -103,7 +103,7 @@ impl Forwarder {
             self.stream = None;
             return Err(group);
         };
-        // Noted before it is sent: the answer may come at once.
+        // Note the group before it is sent: the answer may come at once.
         let unsent = match &mut *stream.waiting.lock() {
             Some(waiting) => {
                 waiting.push_back(group);
@@ -175,7 +175,7 @@ async fn receive(
                     let _ = proposal.reply.send(outcome_from_pb(outcome));
                 }
             }
-            // Not an answer to what was asked: nothing on this stream can be trusted.
+            // The answer does not fit the group that was sent, so nothing on this stream can be trusted.
             Some(group) => {
                 group.fail(&ProposeError::Unknown);
                 break;
@@ -203,7 +203,7 @@ pub async fn queue_all(
     let since = now.checked_sub(waited).unwrap_or(now);
     let me = node.id();
     for batch in request.batches {
-        // One that leads, and is not sure of its majority for a moment, lets them wait like its own.
+        // A leader that is not sure of its majority for a moment lets forwarded batches wait like its own.
         waiting.push(if node.view().leader == Some(me) {
             proposer.propose(batch, true, caller, since).await
         } else {
@@ -306,7 +306,7 @@ fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Receipt, ProposeError> {
         }
         ProposeErrorKind::Fenced => Refusal::Fenced { epoch: expected }.into(),
         ProposeErrorKind::DiskFull => DiskFull::from(error.disk_full.unwrap_or_default()).into(),
-        // What a newer leader may say: nothing is known of the batch.
+        // A kind that only a newer version of the leader sends: this node knows nothing of the batch.
         ProposeErrorKind::Unknown | ProposeErrorKind::Unspecified => ProposeError::Unknown,
     })
 }

@@ -1,13 +1,14 @@
-//! The gate of a leader: while it is shut, what is proposed waits where it is counted, and is not refused.
+//! The gate of a leader: while the gate is shut, proposals wait where their bytes are counted, and are not
+//! refused.
 //!
 //! It is shut while the leader's own disk is too far behind. Entries commit by the disks of a majority: a
 //! leader whose disk is slower than its followers' would take records at their pace and keep in memory what
 //! it has not written, without bound.
 //!
-//! It is shut, too, while no majority has answered lately. The engine refuses what it is given when none has
-//! for an election timeout. A leader whose processors or disks are busy is that late now and then, and leads
-//! on; what is given to it in such a moment would be told that there is no leader. The gate shuts earlier
-//! than that, so that what passes it reaches the engine in time.
+//! It is shut, too, while no majority has answered lately. The engine refuses every proposal once no majority
+//! has answered for an election timeout. A leader with busy processors or disks hears answers that late now and
+//! then, and goes on leading; a proposal in such a moment would fail with `NO_LEADER`. The gate shuts earlier
+//! than the engine does, so that a proposal which passes the gate reaches the engine in time.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use crate::log::Log;
 use crate::raft::engine::{Raft, Timing};
 
-/// Not synced, in bytes; besides it, what was under way when it came to this.
+/// How many bytes may wait for their sync before the gate shuts. What is under way at that moment comes on top.
 const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
@@ -32,12 +33,13 @@ pub enum Shut {
     Unanswered,
 }
 
-/// Lets pass what the engine takes; clones are the same gate.
+/// Lets proposals pass while the engine takes them; clones are the same gate.
 #[derive(Clone)]
 pub struct Gate {
     log: Log,
     raft: Raft,
-    /// A majority's silence; what is left of the engine's patience by then is for the way there.
+    /// How long a majority may be silent before the gate shuts. It is shorter than the engine's own limit by
+    /// the time that a proposal needs to reach the engine.
     silence_max: Duration,
 }
 

@@ -45,9 +45,9 @@ pub struct Lines {
 #[derive(Debug, Default)]
 struct Line {
     waiting: VecDeque<Proposal>,
-    /// What it may be served at this turn.
+    /// How many bytes the caller may still be served at this turn.
     credit: usize,
-    /// A group was full in the midst of its turn.
+    /// A group was full in the middle of the caller's turn.
     has_begun: bool,
 }
 
@@ -111,7 +111,7 @@ impl Lines {
         } else {
             let is_full = self.serve_fresh(&mut group).is_err();
             let passed_others = !group.proposals.is_empty();
-            // Those whom fresh ones passed are served before any that comes anew meanwhile.
+            // Callers that fresh ones have passed are served before callers that come meanwhile.
             self.others_first = is_full || self.serve_others(&mut group).is_err() && passed_others;
         }
         self.count -= group.proposals.len();
@@ -156,7 +156,7 @@ impl Lines {
         Ok(())
     }
 
-    /// Has a caller wait for its next turn, if anything of it waits.
+    /// Puts a caller into the line for its next turn, if it has batches that wait.
     fn pass_on(&mut self, caller: Caller) {
         match self.lines.get(&caller) {
             Some(line) if !line.waiting.is_empty() => self.turns.push_back(caller),

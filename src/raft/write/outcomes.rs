@@ -41,7 +41,8 @@ pub(crate) async fn complete(
             is_full || now >= late && !view.writable
         };
         let Some(outcome) = unless_hopeless(&mut outcome, full.min(late), is_hopeless).await else {
-            // The window would be taken for as long as nobody makes room, or no majority is there.
+            // Otherwise the group would keep its place in the window until somebody makes room, or a majority
+            // comes back.
             group.fail(&ProposeError::Unknown);
             continue;
         };

@@ -13,19 +13,19 @@ use crate::raft::view::View;
 
 use super::lines::Caller;
 
-/// How long a batch waits for a leader, wherever it waits. One that a leader has appended is given up after
-/// as long, if that is no leader any more: its outcome is unknown.
+/// How long a batch waits for a leader, on whatever node it waits. A batch that a leader has appended is given
+/// up after the same time, if that leader is deposed: its outcome is unknown.
 pub const LEADER_WAIT: Duration = Duration::from_secs(5);
 
 /// One batch and who waits for it.
 #[derive(Debug)]
 pub struct Proposal {
     pub batch: Bytes,
-    /// Came from another node: it is not passed on a second time.
+    /// The batch came from another node, and is not passed on a second time.
     pub forwarded: bool,
     pub reply: Reply,
     pub caller: Caller,
-    /// When it came: it waits for a leader from then on, however long others waited before it.
+    /// When the batch came. Its wait for a leader counts from then, and not from the wait of batches before it.
     pub(crate) since: Instant,
     pub(crate) _bytes: OwnedSemaphorePermit,
 }
@@ -44,7 +44,7 @@ impl Proposal {
 
 #[cfg(test)]
 impl Proposal {
-    /// One of this node's own, and its answer.
+    /// A batch of this node's own clients, and the end that its answer comes to.
     pub fn of_test(batch: &'static str) -> (Self, Answer) {
         let (reply, answer) = oneshot::channel();
         let proposal = Self {
@@ -126,7 +126,7 @@ impl Group {
     }
 }
 
-/// Nobody took a batch that came then.
+/// The error of a batch that came at `since` and that no leader took.
 pub fn no_leader(view: &View, since: Instant) -> ProposeError {
     ProposeError::NoLeader {
         waited_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),

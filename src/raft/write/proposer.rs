@@ -33,10 +33,10 @@ use super::stamps::Stamps;
 
 /// Batches that may wait for a place in a group.
 const QUEUE_MAX: usize = 16 << 10;
-/// Bytes of batches that wait or are under way. Those of clients here are counted before they come so far;
-/// those that other nodes passed on, by this alone.
+/// Bytes of batches that wait or are under way. The batches of this node's clients are also counted by the
+/// budget, before they come here; the batches that other nodes passed on are counted here alone.
 const PENDING_BYTES_MAX: usize = 32 << 20;
-/// Beside them, of batches that are small.
+/// Bytes that are kept for small batches, beside those.
 const PENDING_BYTES_OF_SMALL: usize = PENDING_BYTES_MAX / 8;
 /// A group's batches, in bytes, unless segments are small; a larger batch is a group of its own. A
 /// reader checks whole entries, so an entry is not larger than what one read takes.
@@ -47,10 +47,10 @@ const GROUP_BATCHES_MAX: usize = 1024;
 /// ones to keep the disks and the network busy.
 const PLACES: usize = 16;
 const PLACES_OF_SMALL: usize = 4;
-/// A large batch takes as many as its bytes would in full groups, up to this: one of the largest is under way,
-/// and beside it what is small.
+/// The most places that one large batch takes: one for each full group that its bytes would make, up to this.
+/// So one of the largest batches is under way at a time, and small ones beside it.
 const PLACES_OF_LARGE_MAX: usize = PLACES - PLACES_OF_SMALL;
-/// What waited so long may still be sent to a leader that is known by then.
+/// A batch whose time is over is still sent, if a leader becomes known within this.
 const FORWARD_WAIT: Duration = Duration::from_millis(200);
 /// Between two looks at what waits for its turn.
 const LOOK: Duration = Duration::from_millis(100);
@@ -60,7 +60,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Proposer {
     queue: mpsc::Sender<Proposal>,
     bytes: Arc<Semaphore>,
-    /// For what is small, so that it does not wait for room behind what is large.
+    /// Room for small batches, so that they do not wait behind large ones.
     small_bytes: Arc<Semaphore>,
     me: u64,
     views: watch::Receiver<View>,
@@ -292,7 +292,7 @@ impl Dispatcher {
         let mut deadline = (group.came() + LEADER_WAIT).max(Instant::now() + FORWARD_WAIT);
         loop {
             match tokio::time::timeout_at(deadline, self.route()).await {
-                // It waits here, and all behind it, until the disk keeps up or another node leads.
+                // The group and all behind it wait here, until the gate opens or another node leads.
                 Ok(Some(Route::Here)) if self.gate.shut().is_some() => self.gate.pause().await,
                 Ok(Some(Route::Here)) => {
                     let room = self.space.check(&self.views.borrow());

@@ -14,7 +14,7 @@ use crate::raft::state::applied::AppliedState;
 use crate::raft::view::View;
 use crate::raft::view::clocks::Clocks;
 
-/// The part of the time passed by which the time of a log that is ahead goes on.
+/// Where the log's time is ahead of the clocks, it goes on by this part of the time that passes.
 const CREEP_SHARE: u64 = 16;
 
 /// Gives the times; clones share it.
@@ -40,7 +40,8 @@ impl LastGiven {
         let now = Instant::now();
         let passed = now.duration_since(self.since).as_millis();
         let least = if known_ms > self.ms {
-            // Another leader's: what this one takes comes later, and can be told from it.
+            // The last time in the log was given by another leader. The next entry gets a later time, so that
+            // the two can be told apart.
             known_ms.saturating_add(1)
         } else {
             let passed = u64::try_from(passed).unwrap_or(u64::MAX);
@@ -79,7 +80,8 @@ impl Stamps {
 
     /// The time of the next entry, in milliseconds since 1970.
     pub fn next(&self) -> u64 {
-        // Entries that are not applied yet are in the log, and those that are not in it, applied.
+        // An entry that is not applied yet is in the log, and an entry that the log no longer holds is applied:
+        // so the later of both times counts.
         let known = self
             .log
             .last_timestamp_ms()

@@ -1,8 +1,8 @@
 //! Bodies of streams without records, read ahead of their verbs.
 //!
-//! Such a stream lives long and sends little: where to begin, and credit now and then. Its verb looks at it when
-//! it has nothing else to do, and meanwhile a client could fill a window with what nobody reads. So a task reads
-//! it all the time, a few bytes ahead; a client that sends more than that is told so and ended.
+//! Such a stream lives long and sends little: where to begin, and credit now and then. Its verb reads it when
+//! it has nothing else to do, and a client could meanwhile fill a window with bytes that nobody reads. So a
+//! task reads it all the time, a few bytes ahead; a client that sends more than that is told so and ended.
 
 use std::future::poll_fn;
 use std::pin::Pin;

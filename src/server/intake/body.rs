@@ -1,17 +1,18 @@
 //! A request's body: each message waits, unread, until there is room for all of it.
 //!
 //! The five bytes before a message tell its length. Only when so many bytes were taken from the accounts of the
-//! connection, its subject and the node does the message pass on to the decoder. What came of it stays counted:
-//! the verb takes what was taken for it ([`Taken::take`]) along with what it makes of the message; what no verb
-//! takes is given back when the next message is asked for, or when the call is over.
+//! connection, its subject and the node does the message pass on to the decoder. The room stays taken: the verb
+//! takes it over ([`Taken::take`]) and keeps it with whatever it makes of the message. Room that no verb takes
+//! over is given back when the next message is asked for, or when the call is over.
 //!
-//! Why one stalled stream does not freeze its connection: what waits here rests in HTTP/2's windows, of which
-//! the connection's is a sum. A stream that has something under way therefore takes a whole stream window from
-//! the connection's account of unread bytes, which is smaller than the connection's window; one that finds none
-//! left is refused, and its window is free again. So the others always have the rest to move in. A stream that
-//! is read as fast as it comes holds nothing in its window, and a single request never waits.
+//! Why one stalled stream does not freeze its connection: bytes that wait here lie in HTTP/2's windows, and all
+//! streams of a connection share the connection's window. A stream that has something under way therefore takes
+//! a whole stream window from the connection's account of unread bytes, which is smaller than the connection's
+//! window. A stream that finds no room there is refused, which frees its window. So the other streams always
+//! have the rest of the connection's window. A stream that is read as fast as it comes holds nothing in its
+//! window, and a single request never waits.
 //!
-//! A message that does not come on ends its call: what it holds, others wait for.
+//! A message that stops coming ends its call, since others wait for the room that it holds.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -34,9 +35,9 @@ use super::methods::Method;
 
 /// The flag and the length before each message.
 const PREFIX_BYTES: usize = 5;
-/// How long a message may stand still.
+/// How long a message may stand still before its call ends.
 const STALL_MAX: Duration = Duration::from_secs(10);
-/// And how fast it must come on the whole, in bytes a second.
+/// The least pace of a message from its first byte to its last, in bytes a second.
 const PACE_MIN: u64 = 64 << 10;
 
 /// What was taken for a call's messages, oldest first. A verb finds it in the extensions of its request.
@@ -46,9 +47,9 @@ pub struct Taken(Mutex<Queue>);
 #[derive(Debug, Default)]
 struct Queue {
     held: Option<Held>,
-    /// Of messages that their verb wants to keep what was taken for.
+    /// How many bytes of it the verb has asked to keep.
     kept: usize,
-    /// Of each other message, its part.
+    /// How many bytes belong to each of the other messages.
     parts: VecDeque<usize>,
 }
 
@@ -99,9 +100,9 @@ impl Taken {
 /// Messages that may pass together.
 #[derive(Debug, Default)]
 struct Run {
-    /// In the bytes that have come, prefixes and all.
+    /// How many of its bytes have come, prefixes included.
     here: usize,
-    /// Of the last one, still to come.
+    /// How many bytes of its last message are still to come.
     to_come: usize,
     weight: usize,
 }
@@ -112,10 +113,10 @@ pub struct Messages {
     method: Method,
     accounts: Accounts,
     taken: Arc<Taken>,
-    /// What has come and not passed. Beyond a run that waits, at most a frame.
+    /// Bytes that have come and not passed: a run that waits, and at most a frame more.
     rest: Bytes,
     run: Run,
-    /// Weights of the run's messages, until they are taken.
+    /// How many bytes to take for each of the run's messages.
     parts: Vec<usize>,
     waiting: Option<BoxFuture<'static, Held>>,
     /// The stream's window, while it has something under way.
@@ -192,9 +193,9 @@ impl Messages {
         while let Some(prefix) = self.rest[self.run.here..].first_chunk::<PREFIX_BYTES>() {
             match self.weigh(*prefix) {
                 Ok((length, weight)) if self.add(length, weight) => {}
-                // It waits for its own room, not those before it.
+                // The message waits for its own room; the messages before it do not wait with it.
                 Ok(_) => break,
-                // Those before it are not to blame.
+                // The messages before this one are sound, and pass first.
                 Err(_) if !self.parts.is_empty() => break,
                 Err(status) => return Err(status),
             }
@@ -317,7 +318,7 @@ impl http_body::Body for Messages {
         let polled = ready!(self.poll_next(context));
         if !matches!(polled, Some(Ok(_))) {
             self.ended = true;
-            // What is unread lies in the connection's window, and nobody will read it.
+            // Nobody will read the rest, which lies in the connection's window.
             self.inner = Body::empty();
             (self.rest, self.window) = (Bytes::new(), None);
         }

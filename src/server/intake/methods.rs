@@ -1,6 +1,6 @@
 //! The methods that clients may call: what right each needs, and how large its requests may be.
 //!
-//! What does not stand here is not served. A new method gets a row, and a test holds the rows against the
+//! A method without a row here is not served. A new method gets a row, and a test holds the rows against the
 //! descriptors that the build makes.
 
 use tonic::Status;
@@ -10,7 +10,7 @@ use super::super::router::STREAM_WINDOW;
 use super::super::{Limits, status};
 use super::ahead::AHEAD_BYTES_MAX;
 
-/// Names, numbers, tokens, a list of a few names: no such request is longer.
+/// The longest request without records, in bytes: names, numbers, tokens, a short list of names.
 pub const SMALL_MESSAGE_BYTES_MAX: usize = 16 << 10;
 /// What stands around the one record of a `log.v1` request.
 const RECORD_OVERHEAD: usize = 4 << 10;
@@ -19,7 +19,7 @@ const SMALL_FACTOR: usize = 4;
 /// What any message takes beside its bytes.
 const MESSAGE_OVERHEAD: usize = 128;
 
-/// What a method's messages carry, and so what one is called that is too long.
+/// What a method's messages carry. It decides the reason with which a message that is too long is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Carries {
     Record,
@@ -58,7 +58,7 @@ impl Method {
         !self.is_single && self.carries == Carries::Small
     }
 
-    /// What may have come of a stream, and lie unread, while a message of it is under way.
+    /// How many unread bytes of a stream may lie in its window while a message of it is under way.
     pub fn unread_bytes_max(&self) -> usize {
         match self.carries {
             Carries::Small => AHEAD_BYTES_MAX,
@@ -107,7 +107,7 @@ impl Methods {
                 "Produce" => (&[Produce], true, Carries::Batch),
                 "ProduceStream" => (&[Produce], false, Carries::Batch),
                 "OpenSession" | "ClaimEpoch" => (&[Produce], true, Carries::Small),
-                // One's own, or by an admin anybody's: the verb looks which.
+                // A producer closes its own sessions, an administrator anybody's: the verb judges which it is.
                 "CloseSession" => (&[Produce, Admin], true, Carries::Small),
                 "ListSessions" | "DeleteFence" => (&[Admin], true, Carries::Small),
                 "CommitCursor" | "DeleteCursor" => (&[Commit], true, Carries::Small),
@@ -115,7 +115,7 @@ impl Methods {
                 "Consume" | "GetEpoch" | "ListFences" | "GetCursor" | "ListCursors" => {
                     (&[Consume], true, Carries::Small)
                 }
-                // Whoever sends should know what is taken.
+                // Every sender should be able to ask for the limits.
                 "GetLimits" => (&[Produce, Consume, Commit, Admin], true, Carries::Small),
                 _ => return None,
             },

@@ -1,8 +1,8 @@
 //! What stands before every call of a client: who calls, what it may do, and room for what it sends.
 //!
-//! Everything that the headers tell is judged before a byte of the body is taken: the method, the policy, the
-//! encoding. The body comes through [`body`], a message at a time and each within its method's limit, once
-//! there is room for it. A refusal is a status with its reason, like those of the verbs.
+//! The method, the policy and the encoding are judged by the headers alone, before a byte of the body is read.
+//! The body comes through [`body`], a message at a time and each within its method's limit, once there is room
+//! for it. A refusal is a status with its reason, like those of the verbs.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -157,7 +157,7 @@ impl Rules {
     }
 }
 
-/// Messages come as they are: what a compressed one would grow to is known only once it has.
+/// Compressed messages are refused: how large one becomes is known only once it is decompressed.
 fn check_encoding(request: &http::Request<Body>) -> Result<(), Status> {
     match request.headers().get(ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(()),

@@ -66,7 +66,7 @@ pub async fn range(
             bytes => bytes.min(ANSWER_BYTES_MAX),
         },
     };
-    // A few records are seldom large, and a read of more begins again with more room.
+    // A few records are seldom large. If they are, the read begins again with more room.
     let few = wanted.records_max.saturating_mul(PART_BYTES as u64) < SMALL_BYTES_MAX as u64;
     let expected = if few {
         SMALL_BYTES_MAX
@@ -81,7 +81,7 @@ pub async fn range(
             read(shared, accounts, expected, wanted.clone()).await?
         };
         if !consistency.holds(log) {
-            // It took too long since the node was fresh.
+            // The node was fresh enough, but the read took too long since.
             consistency.reached(log).await?;
             continue;
         }

@@ -64,7 +64,7 @@ fn page(size: u32) -> usize {
     }
 }
 
-/// Cuts off what is behind a page, of which one more was looked for; whether there was more.
+/// Cuts a list to one page, and says whether it was longer. The list was read with one item more than a page.
 fn cut_page<T>(found: &mut Vec<T>, size: usize) -> bool {
     let more = found.len() > size;
     found.truncate(size);
@@ -129,7 +129,7 @@ impl LogService for Native {
     ) -> Result<Response<CloseSessionResponse>, Status> {
         let close = request.get_ref();
         let owner = if close.secret.is_empty() {
-            // Somebody else's.
+            // A caller without the session's secret closes the session of another client.
             let peer = request.extensions().get::<PeerInfo>();
             self.0.policy.check(peer, Action::Admin)?;
             None

@@ -31,7 +31,7 @@ const READ_BYTES: usize = 256 << 10;
 const READY_MAX: usize = 1;
 /// Credit beyond this is forgotten.
 const CREDIT_MAX: i64 = 1 << 40;
-/// How long a client that does not read is waited for with the status that ends its stream.
+/// How long the status that ends a stream waits for a client that does not read.
 const LAST_WORD: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
@@ -152,7 +152,7 @@ fn heartbeats(start: &ConsumeStreamStart, consistency: Consistency) -> Interval 
     };
     let mut every = asked.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
     if let Consistency::Bounded(bound) = consistency {
-        // A bound that breaks is noticed in time.
+        // Wake in time to notice that the staleness bound is broken.
         every = every.min((bound / 2).max(HEARTBEAT_MIN));
     }
     let mut heartbeats = tokio::time::interval(every);
@@ -187,7 +187,7 @@ struct Tail {
 enum Event {
     Records,
     Credit(u64),
-    /// The client sends no more: what credit it gave is still good.
+    /// The client sends no more requests; the credit that it gave is still good.
     NoMoreCredit,
     Heartbeat,
     Left,
@@ -252,7 +252,7 @@ impl Tail {
             let staleness = self.log.freshness().staleness;
             let period = self.heartbeats.period();
             if staleness.is_none_or(|staleness| staleness > period / 2) {
-                // Nobody waits for it: the next heartbeat tells what came of it.
+                // This waits for no answer: the next heartbeat tells the outcome.
                 self.log.nudge_freshness();
             }
             return Ok(());
