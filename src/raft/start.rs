@@ -68,8 +68,7 @@ impl ReplicatedLog {
         let transport = Transport::new(layer, Sender::new(&identity, addr, start)).with_node(node);
         starts::check_alone(&transport, &identity, start, addr, &directory.peers, &state).await?;
         let raft = engine::start(timing, &identity, addr, &transport, (store, machine)).await?;
-        let heard = Arc::new(Heard::never());
-        let views = views(&raft, &heard, &transport);
+        let (heard, views) = views(&raft, &transport);
         let stamps = Stamps::new(log.clone(), state.clone(), clocks.clone(), views.clone());
         let group_bytes_max = bytes_max as usize / 4;
         let gate = Gate::new(&log, &raft, timing);
@@ -170,11 +169,12 @@ fn keep_committed(directory: &Directory, store: &LogStore, inline: bool) -> Resu
     Ok(())
 }
 
-/// The cluster as the engine sees it, from now on.
-fn views(raft: &Raft, heard: &Arc<Heard>, transport: &Transport) -> watch::Receiver<View> {
+/// When a leader called last, and the cluster as the engine sees it from now on.
+fn views(raft: &Raft, transport: &Transport) -> (Arc<Heard>, watch::Receiver<View>) {
+    let heard = Arc::new(Heard::never());
     let (tell, views) = watch::channel(View::default());
     let addresses = transport.addresses().clone();
     let follows = follow::follow(raft.clone(), heard.clone(), addresses, tell);
     tasks::spawn("view", follows);
-    views
+    (heard, views)
 }
