@@ -50,7 +50,8 @@ pub use engine::Timing;
 pub use entry::command::{ClaimEpoch, CommitCursor, Retention};
 pub use entry::outcome::{OffsetRange, Ranges, Receipt, Refusal, StateRefusal};
 pub use entry::owner;
-pub use entry::types::{Member, WireError};
+pub use entry::types::Member;
+pub use entry::wire_error::WireError;
 pub use error::{
     DiskFull, Error, ExecuteError, FetchError, MembershipError, ProposeError, ReadError,
     StableError,
@@ -68,7 +69,7 @@ pub use view::clocks::ClockReport;
 pub use view::{MemberView, View};
 pub use write::admit::TOKEN_LIFE_MAX;
 pub use write::commands::{Claim, SESSION_IDLE_MS_MAX};
-pub use write::lines::Caller;
+pub use write::proposals::Caller;
 pub use write::proposals::{Answer, LEADER_WAIT};
 
 use engine::Raft;

@@ -1,13 +1,19 @@
-//! What a node takes of the requests of candidates and leaders, before its engine hears them.
+//! What a node takes of the requests of peers: of candidates and leaders, before its engine hears them, and
+//! the batches that others pass on.
+
+use std::time::Duration;
 
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use tokio::time::Instant;
 use tonic::{Request, Status};
 
 use crate::log::Kind;
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::TypeConfig;
+use crate::raft::error::ProposeError;
 use crate::raft::node::Node;
 use crate::raft::peer::wire;
+use crate::raft::write::proposals::{Answer, Caller, LEADER_WAIT};
 
 use super::ReplicatedLog;
 use super::callers::number;
@@ -63,4 +69,29 @@ fn has_room(node: &Node, request: &pb::AppendEntriesRequest) -> bool {
 
 fn disk_full() -> Status {
     Status::resource_exhausted("the disk of this node is full: it takes no records")
+}
+
+/// Queues the batches of a forwarded group, in order.
+pub async fn queue_all(
+    log: &ReplicatedLog,
+    caller: Caller,
+    request: pb::ProposeRequest,
+) -> Vec<Result<Answer, ProposeError>> {
+    let mut waiting = Vec::with_capacity(request.batches.len());
+    let waited = Duration::from_millis(request.waited_ms).min(LEADER_WAIT);
+    let now = Instant::now();
+    let since = now.checked_sub(waited).unwrap_or(now);
+    let me = log.0.node.id();
+    for batch in request.batches {
+        // A leader that is not sure of its majority for a moment lets forwarded batches wait like its own.
+        waiting.push(if log.view().leader == Some(me) {
+            log.0.proposer.propose(batch, true, caller, since).await
+        } else {
+            Err(ProposeError::NoLeader {
+                waited_ms: 0,
+                leader: None,
+            })
+        });
+    }
+    waiting
 }

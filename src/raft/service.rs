@@ -19,17 +19,18 @@ use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::append_entries_response::Result as Answer;
 use crate::proto::raft_v1::raft_server::{self, RaftServer};
 use crate::raft::entry::codec;
-use crate::raft::entry::types::{self, EntryPayload, TypeConfig, WireError};
+use crate::raft::entry::types::{self, EntryPayload, TypeConfig};
+use crate::raft::entry::wire_error::WireError;
 use crate::raft::error::ProposeError;
 use crate::raft::error::refusal::{self, membership_status};
 use crate::raft::peer::fetch;
 use crate::raft::peer::transport::MESSAGE_BYTES_MAX;
-use crate::raft::write::lines::Caller;
+use crate::raft::write::proposals::Caller;
 use crate::raft::write::{execute, forward};
 use crate::tasks;
 
 use super::callers::{From, check_certificate, number};
-use super::requests::{hear, vote_request};
+use super::requests::{hear, queue_all, vote_request};
 use super::{ReplicatedLog, Retention, staging};
 
 /// Requests of one forwarded stream under way at once.
@@ -270,14 +271,11 @@ impl raft_server::Raft for RaftService {
     ) -> Result<Response<Self::ProposeStream>, Status> {
         let log = self.check(&request, From::Member)?.clone();
         let caller = Caller::next();
-        let answers =
-            request.into_inner().and_then(move |request| {
-                let log = log.clone();
-                // Queued in the order of the stream; waited for in the stage below.
-                async move {
-                    Ok(forward::queue_all(&log.0.node, &log.0.proposer, caller, request).await)
-                }
-            });
+        let answers = request.into_inner().and_then(move |request| {
+            let log = log.clone();
+            // Queued in the order of the stream; waited for in the stage below.
+            async move { Ok(queue_all(&log, caller, request).await) }
+        });
         let answers = answers.map_ok(|waiting| async move {
             let outcomes = waiting.into_iter().map(|waiting| async move {
                 let outcome = match waiting {

@@ -52,7 +52,9 @@ pub async fn receive(
 ) -> Result<(types::Vote, Snapshot, Hold), Status> {
     let hold = Arc::new(log.0.staging.hold().await);
     let request = gather(parts).await?;
-    let bad = |error: types::WireError| Status::invalid_argument(error.to_string());
+    let bad = |error: crate::raft::entry::wire_error::WireError| {
+        Status::invalid_argument(error.to_string())
+    };
     let vote = types::vote_from_pb(request.vote.as_ref()).map_err(bad)?;
     let data = snapshot::manifest_from_pb(&request).map_err(bad)?;
     let meta = snapshot::meta(&data.checkpoint).map_err(bad)?;

@@ -5,8 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::proto::raft_v1 as pb;
-
-use super::types::WireError;
+use crate::raft::entry::wire_error::WireError;
 
 /// The SHA-256 of a token: the log holds nothing that lets a node in.
 pub type Digest = [u8; 32];

@@ -7,11 +7,12 @@ use prost::Message;
 
 use crate::log::{self, Index, Kind, Offset, Term};
 use crate::proto::raft_v1::{self as pb, control_entry::Command as Control};
+use crate::raft::entry::wire_error::WireError;
 
 use super::admission::{Admission, Entrance};
 use super::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention};
 use super::owner;
-use super::types::{self, Entry, WireError};
+use super::types::{self, Entry};
 
 /// A payload of at least this size fills most of the buffer that it came in.
 const COPIED_BYTES_MAX: usize = 256 << 10;

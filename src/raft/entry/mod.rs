@@ -8,3 +8,4 @@ pub mod outcome;
 pub mod owner;
 pub mod runtime;
 pub mod types;
+pub mod wire_error;

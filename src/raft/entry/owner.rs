@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 
-use super::types::WireError;
+use crate::raft::entry::wire_error::WireError;
 
 /// The proof of no subject and no secret, of entries of a version that knew neither.
 pub const NOBODY: u128 = 0;

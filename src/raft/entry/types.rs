@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::log::{Index, Term};
 use crate::proto::raft_v1 as pb;
+use crate::raft::entry::wire_error::WireError;
 
 use super::command::Command;
 use super::outcome::Outcome;
@@ -45,23 +46,6 @@ impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {}", self.name, self.addr)
     }
-}
-
-/// A message from disk or network that is not one of ours.
-#[derive(Debug, thiserror::Error)]
-pub enum WireError {
-    /// A field that must be there is not.
-    #[error("a message lacks its {0}")]
-    Missing(&'static str),
-    /// A field has a value that this version does not know.
-    #[error("a message has an unknown {0}")]
-    Unknown(&'static str),
-    /// The bytes are no message.
-    #[error("the bytes are no message")]
-    Decode(#[from] prost::DecodeError),
-    /// The members contradict each other.
-    #[error("the membership is not valid: {0}")]
-    Membership(String),
 }
 
 pub fn log_id(term: Term, index: Index) -> LogId {

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::log;
-use crate::raft::entry::types::WireError;
+use crate::raft::entry::wire_error::WireError;
 
 /// A node cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]

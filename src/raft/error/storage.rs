@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tonic::Status;
 
 use crate::log::{self, Index};
-use crate::raft::entry::types::WireError;
+use crate::raft::entry::wire_error::WireError;
 
 /// What a library said.
 type Cause = Box<dyn std::error::Error + Send + Sync>;

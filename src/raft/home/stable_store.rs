@@ -11,7 +11,8 @@ use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
 
 use crate::disk::{Disk, File};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::types::{self, LogId, Vote, WireError};
+use crate::raft::entry::types::{self, LogId, Vote};
+use crate::raft::entry::wire_error::WireError;
 use crate::raft::error::StableError;
 use crate::tasks;
 

@@ -18,8 +18,8 @@ use tonic::Status;
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::{Member, TypeConfig, member_from_pb, member_to_pb};
 use crate::raft::node::Node;
+use crate::raft::peer::calling::Successor;
 use crate::raft::peer::sound::{self, Pair, Unsound};
-use crate::raft::peer::transport::Successor;
 
 /// Strangers that are known by introduction.
 const INTRODUCED_MAX: usize = 64;

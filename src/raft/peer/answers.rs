@@ -2,22 +2,17 @@
 
 use std::sync::OnceLock;
 
-use openraft::errors::{NetworkError, RPCError, Unreachable};
+use openraft::errors::{NetworkError, RPCError};
 use openraft::raft::{StreamAppendResult, VoteResponse};
 use tonic::{Code, Status};
 
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::TypeConfig;
+use crate::raft::peer::calling::CallingNode;
 
 use super::sound::{Pair, Unsound};
-use super::transport::CallingNode;
+use super::unreachable::{RpcResult, unreachable};
 use super::wire;
-
-pub type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
-
-pub fn unreachable(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
-    RPCError::Unreachable(Unreachable::new(error))
-}
 
 /// What a refusal, or a broken connection, is to the engine.
 pub fn rpc_error(status: Status) -> RPCError<TypeConfig> {

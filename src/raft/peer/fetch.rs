@@ -12,7 +12,7 @@ use crate::disk::Disk;
 use crate::log::{self, Builder, Index, Log, Offset, Placed, Seal};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::codec;
-use crate::raft::entry::types::WireError;
+use crate::raft::entry::wire_error::WireError;
 use crate::raft::error::FetchError;
 use crate::raft::home::blocking::on_disk;
 

@@ -3,10 +3,12 @@
 //! A peer is called where it is by now; which connection that takes is for `transport` to say.
 
 pub mod answers;
+pub mod calling;
 pub mod fetch;
 pub mod sender;
 pub mod sound;
 pub mod transport;
+pub mod unreachable;
 pub mod watermark;
 pub mod wire;
 
@@ -24,20 +26,21 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, VoteRequest, VoteResponse,
 };
-use openraft::{RPCTypes, RaftNetworkV2};
+use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::types::{self, TypeConfig, Vote};
+use crate::raft::entry::types::{self, Member, TypeConfig, Vote};
+use crate::raft::peer::calling::CallingNode;
+use crate::raft::peer::unreachable::RpcResult;
 use crate::raft::snapshot::{self, Snapshot, SnapshotData};
 
-use self::answers::RpcResult;
 use self::sender::Sender;
 use self::sound::{Pair, Unanswered};
-use self::transport::{CallingNode, Link, PeerClient, Transport};
+use self::transport::{Link, PeerClient, Transport};
 
 /// Messages to one follower that wait for its answer. Batching does more for throughput than
 /// depth: hashicorp/raft lowered its own default from 128 to 2.
@@ -174,6 +177,15 @@ impl Window {
         // An answer that nobody asked for frees nothing.
         let places = self.taken.lock().pop_front().unwrap_or(0);
         self.places.add_permits(places);
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Transport {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+        let (from, knows) = (self.from.clone(), self.node.clone());
+        Peer::new(self.clone(), from, knows, target, node.addr.clone())
     }
 }
 

@@ -7,32 +7,21 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use openraft::RaftNetworkFactory;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
-use crate::log::Log;
 use crate::net::stream_layer::{ChannelOptions, StreamLayer};
 use crate::net::{Kind, Security};
 use crate::proto::raft_v1::raft_client::RaftClient;
-use crate::raft::entry::types::{Member, TypeConfig};
-use crate::raft::snapshot::DurableFloor;
+use crate::raft::peer::calling::CallingNode;
 use crate::raft::view::addresses::Addresses;
-use crate::raft::view::clocks::Clocks;
-use crate::raft::view::space::Space;
 
-use super::Peer;
 use super::sender::{Sender, Tag};
-use super::watermark::Watermarks;
 
 /// A message carries at most one entry above 1 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 40 << 20;
-
-/// A leader names its successor: the term that it leads, and the node.
-pub type Successor = Option<(u64, u64)>;
 
 /// A client of a peer's raft service.
 pub type PeerClient = RaftClient<InterceptedService<Channel, Tag>>;
@@ -41,9 +30,9 @@ pub type PeerClient = RaftClient<InterceptedService<Channel, Tag>>;
 #[derive(Clone)]
 pub struct Transport {
     layer: StreamLayer,
-    from: Sender,
+    pub(super) from: Sender,
     /// The parts of the node that exist once it belongs to a cluster.
-    node: Arc<OnceLock<CallingNode>>,
+    pub(super) node: Arc<OnceLock<CallingNode>>,
     addresses: Addresses,
     kept: Arc<Mutex<HashMap<(u64, Lane), Link>>>,
     /// The runtime that serves the connections, whoever makes the first call on one. The runtime of clients'
@@ -66,42 +55,6 @@ pub enum Lane {
 pub(crate) struct Link {
     pub(crate) addr: String,
     pub(crate) client: PeerClient,
-}
-
-/// What a transport needs of the node that calls.
-#[derive(Debug)]
-pub struct CallingNode {
-    /// The log whose segments a snapshot names.
-    pub log: Log,
-    /// Whom a leader named as its successor.
-    pub successor: Arc<watch::Sender<Successor>>,
-    /// Where it begins, as it was made durable.
-    pub floor: DurableFloor,
-    /// Who has room.
-    pub space: Space,
-    /// What peers' clocks say.
-    pub clocks: Clocks,
-    /// What peers have confirmed.
-    pub confirmed: Watermarks,
-}
-
-impl CallingNode {
-    pub fn new(
-        log: &Log,
-        floor: &DurableFloor,
-        space: &Space,
-        clocks: &Clocks,
-        successor: &Arc<watch::Sender<Successor>>,
-    ) -> Self {
-        Self {
-            log: log.clone(),
-            floor: floor.clone(),
-            space: space.clone(),
-            clocks: clocks.clone(),
-            confirmed: Watermarks::default(),
-            successor: successor.clone(),
-        }
-    }
 }
 
 impl Transport {
@@ -182,14 +135,5 @@ impl Transport {
         RaftClient::with_interceptor(channel, Tag { from, to })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
-    }
-}
-
-impl RaftNetworkFactory<TypeConfig> for Transport {
-    type Network = Peer;
-
-    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
-        let (from, knows) = (self.from.clone(), self.node.clone());
-        Peer::new(self.clone(), from, knows, target, node.addr.clone())
     }
 }

@@ -10,8 +10,7 @@ use openraft::raft::{StreamAppendError, StreamAppendResult};
 use parking_lot::Mutex;
 
 use crate::raft::entry::types::TypeConfig;
-
-use super::answers::{RpcResult, unreachable};
+use crate::raft::peer::unreachable::{RpcResult, unreachable};
 
 /// The marks of all peers.
 #[derive(Debug, Default)]

@@ -6,9 +6,9 @@ use openraft::raft::{
 
 use crate::proto::raft_v1::{self as pb, append_entries_response};
 use crate::raft::entry::codec;
-use crate::raft::entry::types::{self, TypeConfig, WireError};
-
-use super::answers::{RpcResult, unreachable};
+use crate::raft::entry::types::{self, TypeConfig};
+use crate::raft::entry::wire_error::WireError;
+use crate::raft::peer::unreachable::{RpcResult, unreachable};
 
 pub fn append_to_pb(request: &AppendEntriesRequest<TypeConfig>) -> pb::AppendEntriesRequest {
     pb::AppendEntriesRequest {

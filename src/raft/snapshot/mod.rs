@@ -16,7 +16,8 @@ use prost::Message;
 use crate::disk::Disk;
 use crate::log::{self, Floor, Index, Offset, Seal, Term};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::types::{CommittedLeaderId, Member, SnapshotMeta, WireError};
+use crate::raft::entry::types::{CommittedLeaderId, Member, SnapshotMeta};
+use crate::raft::entry::wire_error::WireError;
 use crate::raft::error::Error;
 use crate::raft::state::fsm::Fsm;
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::admission::{Admission, Digest, Entrance, digest_from_pb};
 use crate::raft::entry::outcome::{Outcome, StateRefusal};
-use crate::raft::entry::types::WireError;
+use crate::raft::entry::wire_error::WireError;
 
 /// Names that are allowed and have not joined yet.
 pub const ALLOWED_MAX: usize = 64;

@@ -6,7 +6,7 @@ use crate::log::Offset;
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::CommitCursor;
 use crate::raft::entry::outcome::StateRefusal;
-use crate::raft::entry::types::WireError;
+use crate::raft::entry::wire_error::WireError;
 
 use super::sessions::check_share;
 

@@ -10,7 +10,7 @@ use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::ClaimEpoch;
 use crate::raft::entry::outcome::{Refusal, StateRefusal};
 use crate::raft::entry::owner;
-use crate::raft::entry::types::WireError;
+use crate::raft::entry::wire_error::WireError;
 
 use super::sessions::check_share;
 

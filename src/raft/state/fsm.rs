@@ -13,7 +13,8 @@ use crate::raft::entry::command::{Command, Retention};
 use crate::raft::entry::outcome::{
     BatchOutcome, NotRegistered, OffsetRange, Outcome, Receipt, Refusal,
 };
-use crate::raft::entry::types::{self, Entry, EntryPayload, LogId, StoredMembership, WireError};
+use crate::raft::entry::types::{self, Entry, EntryPayload, LogId, StoredMembership};
+use crate::raft::entry::wire_error::WireError;
 
 use super::admissions::Admissions;
 use super::cursors::Cursors;

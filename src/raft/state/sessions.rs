@@ -16,7 +16,7 @@ use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::{CloseSession, OpenSession};
 use crate::raft::entry::outcome::{Full, Ranges, Refusal, StateRefusal};
 use crate::raft::entry::owner;
-use crate::raft::entry::types::WireError;
+use crate::raft::entry::wire_error::WireError;
 
 use super::digests::Digests;
 use super::remembered::{Remembered, Retold};

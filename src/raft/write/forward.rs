@@ -19,14 +19,11 @@ use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ProposeErrorKind};
 use crate::raft::entry::outcome::{OffsetRange, Receipt, Refusal};
 use crate::raft::error::{DiskFull, ProposeError};
-use crate::raft::node::Node;
 use crate::raft::peer::transport::{Lane, Transport};
 use crate::raft::view::View;
 use crate::tasks;
 
-use super::lines::Caller;
-use super::proposals::{Answer, Group, LEADER_WAIT};
-use super::proposer::Proposer;
+use super::proposals::Group;
 
 /// How long it may take to open the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -188,32 +185,6 @@ async fn receive(
     for group in unanswered.into_iter().flatten() {
         group.fail(&ProposeError::Unknown);
     }
-}
-
-/// Queues the batches of a forwarded group, in order.
-pub async fn queue_all(
-    node: &Node,
-    proposer: &Proposer,
-    caller: Caller,
-    request: pb::ProposeRequest,
-) -> Vec<Result<Answer, ProposeError>> {
-    let mut waiting = Vec::with_capacity(request.batches.len());
-    let waited = Duration::from_millis(request.waited_ms).min(LEADER_WAIT);
-    let now = Instant::now();
-    let since = now.checked_sub(waited).unwrap_or(now);
-    let me = node.id();
-    for batch in request.batches {
-        // A leader that is not sure of its majority for a moment lets forwarded batches wait like its own.
-        waiting.push(if node.view().leader == Some(me) {
-            proposer.propose(batch, true, caller, since).await
-        } else {
-            Err(ProposeError::NoLeader {
-                waited_ms: 0,
-                leader: None,
-            })
-        });
-    }
-    waiting
 }
 
 pub fn outcome_to_pb(outcome: Result<Receipt, ProposeError>) -> pb::BatchOutcome {

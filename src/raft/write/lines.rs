@@ -7,26 +7,13 @@
 //! them keep nobody waiting for good.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::proposals::Proposal;
+use super::proposals::{Caller, Proposal};
 
 /// Served at one turn of a caller, in bytes.
 const TURN_BYTES: usize = 16 << 10;
 /// A group's bytes before its batches: their count, and the time.
 const GROUP_OVERHEAD: usize = 12;
-
-/// Whose batches keep their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Caller(u64);
-
-impl Caller {
-    /// One that has proposed nothing yet.
-    pub fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
 
 /// What waits.
 #[derive(Debug, Default)]

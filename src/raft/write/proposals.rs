@@ -1,6 +1,7 @@
 //! What is proposed: batches, each with who waits for it, and the groups of them that become entries.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,11 +12,21 @@ use crate::raft::entry::outcome::{BatchOutcome, Receipt};
 use crate::raft::error::ProposeError;
 use crate::raft::view::View;
 
-use super::lines::Caller;
-
 /// How long a batch waits for a leader, on whatever node it waits. A batch that a leader has appended is given
 /// up after the same time, if that leader is deposed: its outcome is unknown.
 pub const LEADER_WAIT: Duration = Duration::from_secs(5);
+
+/// Whose batches keep their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Caller(u64);
+
+impl Caller {
+    /// One that has proposed nothing yet.
+    pub fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// One batch and who waits for it.
 #[derive(Debug)]

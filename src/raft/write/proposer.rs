@@ -22,11 +22,12 @@ use crate::raft::error::ProposeError;
 use crate::raft::peer::transport::Transport;
 use crate::raft::view::View;
 use crate::raft::view::space::Space;
+use crate::raft::write::proposals::Caller;
 use crate::tasks;
 
 use super::forward::Forwarder;
 use super::gate::Gate;
-use super::lines::{Caller, Lines};
+use super::lines::Lines;
 use super::outcomes::{self, UnderWay};
 use super::proposals::{Answer, Group, LEADER_WAIT, Proposal, no_leader};
 use super::stamps::Stamps;
