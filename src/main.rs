@@ -60,7 +60,7 @@ fn init_logging(level: &str) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| LogLine)
-        // It would tell of a failure on standard error itself, by a call that panics.
+        // Its own report of a failure would go to standard error by a call that panics.
         .log_internal_errors(false)
         .with_ansi(!is_plain && std::io::stderr().is_terminal())
         .init();

@@ -5,12 +5,12 @@
 
 use std::fmt::{self, Write};
 
-/// Of a name, in bytes.
+/// The longest name, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
-/// Of a name that is shown, in characters.
+/// The longest name that is shown, in characters; the rest is cut.
 const SHOWN_CHARS_MAX: usize = 128;
 
-/// What is no name.
+/// Why a text is refused as a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a name has 1 to {NAME_BYTES_MAX} bytes and no control characters")]
 pub struct BadName;

@@ -13,9 +13,9 @@ use tonic_types::{ErrorDetails, ErrorInfo, StatusExt};
 
 /// Whose reasons these are, in `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "ferrolog";
-/// Of a status's message. It travels twice, once with up to three bytes for each of these.
+/// The most bytes of a status's message. It travels twice, once escaped, with up to three bytes for each.
 const MESSAGE_BYTES_MAX: usize = 1024;
-/// Of one value in the details.
+/// The most bytes of one value in the details.
 const VALUE_BYTES_MAX: usize = 256;
 const CUT: &str = "...";
 

@@ -14,11 +14,11 @@ use parking_lot::{Condvar, Mutex};
 
 /// Bytes that wait to be written.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
-/// Of one line; the rest is cut.
+/// The most bytes of one line; the rest is cut.
 const LINE_BYTES_MAX: usize = 16 << 10;
 const CUT: &[u8] = b"...\n";
 
-/// For what is still queued when the process ends.
+/// How long the end of the process waits for lines that are still queued.
 pub const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 static PROCESS: LazyLock<Lines> = LazyLock::new(|| Lines::start(io::stderr()));

@@ -88,8 +88,8 @@ impl Drop for Threads {
     }
 }
 
-/// Lets every other thread of the machine go first. Where threads have no priority of their own,
-/// there being few of them has to do.
+/// Lets every other thread of the machine go first. Where threads have no priority of their own, it must
+/// suffice that there are few.
 fn give_way() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, BULK_NICE) {

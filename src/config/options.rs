@@ -76,7 +76,7 @@ pub struct Options {
     /// [default: 2048, or fewer if the system lets the process open few files]
     #[arg(long, env = "FERROLOG_CONNECTIONS_MAX", value_name = "COUNT", help_heading = HELP_TUNING)]
     pub connections_max: Option<usize>,
-    /// The largest record, in bytes [default: 4194304]
+    /// The largest record, in bytes [default: 4186112]
     #[arg(long, env = "FERROLOG_RECORD_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING)]
     pub record_bytes_max: Option<usize>,
     /// The size of a segment, in bytes [default: 67108864]

@@ -83,11 +83,12 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
     fn sync_data(&self) -> io::Result<()>;
     /// Lets go of what memory holds of the file, as far as it is synced: reads go to the disk again.
     ///
-    /// After a sync that failed the two differ, and memory is what a power cut takes.
+    /// After a failed sync memory and disk differ, and a power cut leaves what is on the disk.
     fn forget_cached(&self) -> io::Result<()> {
         Ok(())
     }
-    /// Before what an earlier process left is believed: makes it durable, and reads what is.
+    /// Makes durable what an earlier process left, and has later reads come from the disk. Call it before the
+    /// file's content is believed.
     fn settle(&self) -> io::Result<()> {
         self.sync_data()?;
         self.forget_cached()
@@ -277,7 +278,8 @@ impl Disk for ReadOnlyDisk {
         Ok(())
     }
 
-    /// Keeps nodes out, not other readers. Makes no file: without one no node ever ran there.
+    /// The lock keeps nodes out, and lets other readers in. It makes no file: where there is none, no node ever
+    /// ran.
     fn lock(&self, dir: &Path) -> io::Result<DirLock> {
         let file = match options().open(dir.join("LOCK")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -44,7 +44,7 @@ impl Log {
             }
         }
         state.evict(self.0.config.tail_cache_bytes_max, self.durable());
-        // Under the lock, so that the writer sees appends in the order of their indexes.
+        // Queue under the lock, so that the writer sees appends in the order of their indexes.
         let bytes = writes.iter().map(|write| write.entry.payload.len() as u64);
         let append = Append {
             bytes: bytes.sum(),
@@ -92,7 +92,7 @@ impl Log {
         })
     }
 
-    /// The payloads that are not known to be on disk, in bytes. They are all kept in memory.
+    /// How many bytes of payloads are not known to be on disk. All of them are kept in memory.
     pub fn unsynced_bytes(&self) -> u64 {
         self.0.queue.unsynced_bytes()
     }
@@ -106,7 +106,8 @@ impl Log {
         let last = state.segments.back();
         let made = last.filter(|last| last.store.is_made());
         let left = made.map_or(0, |last| last.left(bytes_max));
-        // The spare is for the segment that follows, unless that one waits for it already.
+        // The spare pair of files is for the next segment, unless a segment that has begun waits for it
+        // already.
         let waits = last.is_some() && made.is_none();
         let spare = !waits && self.0.queue.has_segment_in_hand();
         let whole = u64::from(bytes_max) - super::format::file_header::FILE_HEADER_BYTES as u64;

@@ -4,15 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// No store file is larger, in bytes.
+/// The largest store file, in bytes.
 pub const STORE_BYTES_MAX: u32 = 1 << 30;
 
 /// Files of sealed segments that are open at once, unless the process may have few.
 const FILES_MAX: usize = 256;
 /// Fewer open files than this make readers wait for each other.
 pub(super) const FILES_MIN: usize = 8;
-/// Descriptors besides: the files of segments that are not sealed yet, the spare, a seal, a cut or a
-/// directory on its way to the disk, a copy that is fetched, the stable store and the vote.
+/// Descriptors that the log needs besides: for the files of segments that are not sealed yet, the spare, a
+/// seal, a cut or a directory that is being synced, a copy that is fetched, the stable store and the vote.
 const FILES_BESIDES: usize = 64;
 /// The part of the process's descriptors that the log's sealed segments may take.
 const FILES_SHARE: u64 = 8;
@@ -24,9 +24,10 @@ pub struct Config {
     pub segment_bytes_max: u32,
     /// The size of an index file while it grows, in bytes; 20 a batch.
     pub index_bytes_max: usize,
-    /// Payloads of recent entries kept in memory, in bytes. What is not written yet stays besides.
+    /// How many bytes of recent entries' payloads are kept in memory. Entries that are not written yet come on
+    /// top.
     pub tail_cache_bytes_max: usize,
-    /// With less room on the disk, in bytes, no segment is made ahead of need.
+    /// The room on the disk, in bytes, below which no segment is made ahead of need.
     pub spare_above_bytes: u64,
     /// Files of sealed segments that are open at once; see [`Self::descriptors_max`].
     pub files_max: usize,
@@ -68,7 +69,7 @@ impl Config {
 pub struct IoDelay(Arc<dyn Fn() -> Duration + Send + Sync>);
 
 impl IoDelay {
-    /// Asked each time that something is there to do.
+    /// It is asked each time that the writer has something to do.
     pub fn new(delay: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self(Arc::new(delay))
     }

@@ -1,4 +1,4 @@
-//! Marking what does not check: a sealed segment is read no more, and waits for repair.
+//! Marking a sealed segment whose bytes do not check: it is read no more, and waits for repair.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ impl Log {
         }
     }
 
-    /// The same for an index, by an offset that it should have led to.
+    /// Marks the segment of an index that does not check, found by an offset that it should lead to.
     pub(super) fn note_bad_rows(&self, offset: Offset, error: Error) -> Error {
         let tells = matches!(
             error,

@@ -42,7 +42,7 @@ pub enum Error {
         /// The raft index after its last one.
         next: Index,
     },
-    /// What came from another node is not what was asked for.
+    /// A copy from another node is not the segment that was asked for.
     #[error("a copy of raft indexes from {base} on does not match: {what}")]
     Mismatch {
         /// The segment's first raft index.
@@ -111,7 +111,7 @@ pub enum Error {
     /// An earlier write or sync failed; nothing is written until a restart.
     #[error("the log stopped writing after an error; see the first one")]
     Stopped,
-    /// Packed records that no longer read: a checksum says that they are what was appended.
+    /// Packed records cannot be read, although their checksum says that they are unchanged since the append.
     #[error("packed records cannot be read, though they are what was appended")]
     Unreadable(#[source] crate::batch::BatchError),
     /// The disk refused.
@@ -134,8 +134,8 @@ impl Error {
         matches!(self, Self::Io { source, .. } if full(source))
     }
 
-    /// Whether what was tried can be tried again once there is room: on the disk, or for one more
-    /// open file. Never so of a sync: what it may have lost is lost.
+    /// Whether what was tried can be tried again once there is room: on the disk, or for one more open file. A
+    /// failed sync is never tried again: it may have lost bytes for good.
     pub fn waits_for_room(&self) -> bool {
         let is_sync = matches!(self, Self::Io { action, .. } if action.starts_with("sync"));
         (self.is_full() && !is_sync) || self.is_short_of_files()

@@ -51,8 +51,8 @@ impl Log {
             };
             let read = store.entries(span);
             if read.as_ref().is_err_and(|error| !error.is_short_of_files()) {
-                // What came between finding the place and reading it is no damage: a cut, or
-                // a mended segment.
+                // The place may be out of date by the time it is read, after a cut or a repair. That is no
+                // damage.
                 let state = self.0.state.read();
                 let number = state.segment_number(from);
                 let segment = number.map(|number| &state.segments[number]);
@@ -110,7 +110,7 @@ impl Log {
         let segment = state
             .holder_of(offset)
             .map(|number| &state.segments[number]);
-        // Looking for its row would.
+        // Looking for its row would wait for the disk.
         let segment = segment.filter(|segment| segment.index.unloaded().is_none());
         let row = segment.and_then(|segment| segment.row_of(offset).ok()?);
         row.is_some_and(|(row, _)| state.cached(row.index).is_some())
@@ -140,7 +140,7 @@ impl Log {
         let mut stored = Vec::new();
         self.read_on(offset, bytes_max, &mut |parts, mut at, mut budget| {
             for part in parts {
-                // Many small ones take more than their bytes.
+                // Many small records take more memory than their bytes.
                 budget = budget.saturating_sub(part.bytes.len() + size_of::<Stored>());
                 at = part.next();
                 stored.push(part);
@@ -165,7 +165,7 @@ impl Log {
             };
             (at, budget) = match taken {
                 Ok(taken) => taken,
-                // What was read before the damage is whole.
+                // Records that were read before the damage are whole: hand them out.
                 Err(_) if at > offset => break,
                 Err(error) => return Err(error),
             };
@@ -296,8 +296,8 @@ impl State {
         }
         let (mut row, mut next_row) = segment.row_of(offset)?.ok_or(NO_ROW)?;
         let (first, rows) = (row, segment.index.rows());
-        // What is in memory may not be on disk yet, though the others committed it: a read of the disk
-        // ends before it.
+        // An entry in memory may not be on this disk yet, though the other nodes committed it. A read of the
+        // disk ends before it.
         let cached = self.cached(first.index);
         let on_disk = self.tail.front().filter(|_| cached.is_none());
         let (mut parts, mut behind) = (Vec::new(), None);
@@ -366,7 +366,7 @@ fn stored_in(frames: &[Entry], part: &Part) -> Result<Stored, Error> {
         .ok()
         .and_then(|number| frames.get(number));
     let entry = frame.filter(|entry| entry.kind == Kind::Records);
-    // A row that covers no record would be read for ever.
+    // A row without a record would make a reader loop for ever.
     let count = part.next.0.checked_sub(part.row.offset.0);
     let count = count.filter(|count| *count > 0).ok_or(MISMATCH)?;
     let payload = &entry.ok_or(MISMATCH)?.payload;

@@ -25,7 +25,7 @@ pub struct State {
     pub next_offset: Offset,
     /// The first raft index that is not published yet.
     pub next_publish: Index,
-    /// Below which entries must stay: one for each pin.
+    /// For each pin, the raft index from which on entries must stay.
     pub pins: Vec<Index>,
 }
 

@@ -27,7 +27,7 @@ impl Log {
         gone.reverse();
         let shortened = state.segments.back_mut().and_then(|segment| {
             let end = segment.forget_from(from);
-            // One that takes no entry more ends before the cut, and needs no room behind its end.
+            // A segment that takes no more entries ends before the cut, and needs no room behind its end.
             (!segment.closing).then(|| (segment.store.clone(), end))
         });
         state.forget_tail(from);

@@ -12,9 +12,9 @@ pub const OFFSETS_MAX: u64 = u32::MAX as u64;
 /// Rows and offsets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Room {
-    /// One a batch.
+    /// How many rows: one for each batch.
     pub rows: u64,
-    /// One a record.
+    /// How many offsets: one for each record.
     pub offsets: u64,
 }
 
@@ -33,7 +33,7 @@ impl Room {
         }
     }
 
-    /// Both together.
+    /// The sum of both.
     pub fn and(self, other: Self) -> Self {
         Self {
             rows: self.rows + other.rows,

@@ -27,13 +27,13 @@ const CRC_BYTES: usize = 4;
 pub const MARK_EVERY: u32 = 64 << 10;
 /// No store has more marks: it is at most 4 GiB long.
 const MARKS_MAX: usize = 1 << 16;
-/// More elections than a segment lives to see.
+/// The most terms in a seal: more than there are elections while a segment is open.
 const TERM_ENDS_MAX: usize = 1 << 20;
 
 const _: () = assert!(FIXED_BYTES == 8 * 4 + 3 * 8 && FILE_HEADER_BYTES + FIXED_BYTES == 88);
 const _: () = assert!(MARK_BYTES == 4 + 4 && TERM_END_BYTES == 4 + 8 && CRC_BYTES == 4);
 
-/// Where an entry's frame stands: enough of them to find any other by reading on.
+/// Where one entry's frame stands. Any other frame is found by reading on from the mark before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// The entry's raft index less the segment's first.
@@ -223,7 +223,7 @@ impl Seal {
             |pair: &[Mark]| pair[0].entry < pair[1].entry && pair[0].position < pair[1].position;
         let later = |pair: &[TermEnd]| pair[0].entry < pair[1].entry && pair[0].term < pair[1].term;
         let last = self.marks.last();
-        // What one read between two marks takes at most.
+        // The most bytes that a read between two marks takes.
         let stretch = MARK_EVERY as usize + frame::frame_bytes(frame::PAYLOAD_BYTES_MAX);
         let ends = self.marks.iter().skip(1).map(|mark| mark.position);
         let mut stretches = self.marks.iter().zip(ends.chain([self.end]));
@@ -240,8 +240,8 @@ impl Seal {
             && self.is_possible()
     }
 
-    /// Whether a segment can hold what this says, the lists aside: told before room is taken for
-    /// it.
+    /// Whether a segment can hold as much as the fixed part says. This is checked before memory is taken for
+    /// the lists.
     pub fn is_possible(&self) -> bool {
         let frames = u64::from(self.end).saturating_sub(FILE_HEADER_BYTES as u64);
         let records = self.next_offset.0.checked_sub(self.first_offset.0);
@@ -249,7 +249,8 @@ impl Seal {
             && self.end <= STORE_BYTES_MAX
             && u64::from(self.entries) <= frames / HEADER_BYTES as u64
             && u64::from(self.rows) <= frames / BATCH_BYTES_MIN as u64
-            // Many compressed records take less than a byte each. A row covers at least one.
+            // Compressed records may take less than a byte each, so their number is not bounded by the store's
+            // bytes. A row covers at least one record.
             && records.is_some_and(|records| {
                 records <= OFFSETS_MAX
                     && u64::from(self.rows) <= records

@@ -43,7 +43,7 @@ pub fn announce(disk: &dyn Disk, dir: &Path, place: (Index, u32)) -> Result<(), 
     disk.sync_dir(dir).map_err(Error::io("sync", dir))
 }
 
-/// The cut is durable. On return so is that, and entries may be appended behind it.
+/// Removes the announcement once the cut is durable. When this returns, entries may be appended behind the cut.
 pub fn finish(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
     files::remove_files(disk, dir, std::iter::once(path(dir)))
 }
@@ -62,12 +62,12 @@ pub fn redo(disk: &dyn Disk, dir: &Path, config: &Config) -> Result<(), Error> {
     }
     let store = Paths::new(dir, base).store;
     match Store::open(disk, &store, base) {
-        // A cut never makes a store longer: what says so is no cut of ours.
+        // A cut never makes a store longer: an announcement that would is not ours.
         Ok(Some(store)) if store.len()? >= end.into() => {
             store.cut(end, Some(config.segment_bytes_max))?;
             store.sync()?;
         }
-        // Whatever became of the store, the start will say.
+        // The start will find out what became of the store.
         Ok(_) | Err(Error::Io { .. }) => {}
         Err(error) => return Err(error),
     }

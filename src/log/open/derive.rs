@@ -1,8 +1,8 @@
 //! Whether an index still says what its checkpoint says, and deriving it anew where it does not.
 //!
-//! A row per batch is all that an index holds, so it follows from the store, unless batches were
-//! refused or known already: what was decided about these only a full replay, or another replica,
-//! can tell. Whether there were any shows in the count of offsets.
+//! A row per batch is all that an index holds, so it follows from the store, unless batches were refused or
+//! known already. Only a full replay, or another replica, can tell which. The count of offsets shows whether
+//! there were any.
 
 use super::recovery::{Checkpoint, Recovered};
 use crate::log::format::frame::Kind;

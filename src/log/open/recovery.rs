@@ -120,7 +120,7 @@ pub fn recover(
                    log was trimmed",
         });
     }
-    // Every entry will be applied again, which needs every entry's place.
+    // Every entry will be applied again, so the place of every entry is needed.
     drop(found);
     let mut found = open_segments(place, floor, None)?;
     // Sealed segments were taken at their word before.
@@ -129,7 +129,7 @@ pub fn recover(
     Ok(found)
 }
 
-/// Nothing is touched for the sake of a floor or a checkpoint that no log can have.
+/// A floor or a checkpoint that no log can have is an error before any file is touched.
 fn check_numbers(
     place: &Place<'_>,
     floor: Floor,
@@ -216,7 +216,7 @@ fn open_segment(
             found.segments.push_back(open_sealed(place, &paths, seal)?);
             return Ok(true);
         }
-        // The checkpoint that covered it is gone: what it says may change again.
+        // The checkpoint that covered the seal is gone, so the segment may change again.
         remove_files(place.disk, place.dir, std::iter::once(paths.seal.clone()))?;
     }
     if place
@@ -228,7 +228,7 @@ fn open_segment(
     }
     let opened = Store::open(place.disk, &paths.store, base)?;
     let Some(store) = opened.filter(|_| base == found.next_index()) else {
-        // Made, but never written to: its first write comes after a sync of the one before.
+        // The file was made and never written to: its first write comes after a sync of the one before.
         let (disk, dir) = (place.disk, place.dir);
         if no_frames(disk, dir, base)? && all_empty(disk, dir, rest)? {
             remove_all(disk, dir, std::iter::once(&base).chain(rest))?;
@@ -284,7 +284,7 @@ fn open_unsealed(
     let torn = scan(&mut segment, found)?;
     let base = segment.base();
     if segment.next_index() == base && all_empty(disk, place.dir, rest)? {
-        // Nothing of it was ever whole. Whoever appends begins it anew.
+        // The file never held a whole frame. The next append makes it anew.
         let gone = std::iter::once(&base).chain(rest);
         remove_all(disk, place.dir, gone)?;
         found.torn_bytes += torn;

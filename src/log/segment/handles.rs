@@ -1,8 +1,8 @@
-//! Open files of sealed segments: opened when they are read, and so many at most.
+//! Open files of sealed segments: they are opened when they are read, and only so many stay open.
 //!
-//! A log has more segments than a process may have files open. What is read now and then is opened
-//! anew; what is read often stays open. Whoever reads holds a [`Lease`]; if all that may be open are
-//! held, the next one waits for a moment until one is given back. A reader holds one at a time.
+//! A log has more segments than a process may have files open. A file that is read seldom is opened anew each
+//! time; one that is read often stays open. A reader holds a [`Lease`], one at a time. If as many are held as
+//! files may be open, the next reader waits until one is given back.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -81,7 +81,7 @@ impl Handles {
             self.given_back.wait(&mut open);
         }
         let file = match self.disk.open(path) {
-            // Others have taken the rest: what is open here for later use is worth less.
+            // Others have taken the remaining descriptors: close files that are open for later use only.
             Err(error) if disk::is_short_of_files(&error) && open.close_idle(usize::MAX) > 0 => {
                 self.disk.open(path)
             }

@@ -114,8 +114,8 @@ impl OffsetIndex {
         }
     }
 
-    /// No row follows, and those that there are are in the file: it is opened and mapped when it is
-    /// read from now on.
+    /// Says that no row follows, and that all rows are in the file. From now on the file is opened and mapped
+    /// when it is read.
     pub fn let_go(&mut self, handles: &Arc<Handles>) {
         self.file.let_go(handles);
         let (file, bytes) = (self.file.clone(), place(self.rows));
@@ -141,7 +141,7 @@ impl OffsetIndex {
         self.lazy().filter(|lazy| !lazy.is_loaded()).cloned()
     }
 
-    /// In place of a file that is not there.
+    /// An index in place of a file that is missing.
     pub fn absent(path: &Path, base: Index) -> Result<Self, Error> {
         Self::map(path, disk::absent(), base)
     }
@@ -361,7 +361,7 @@ pub fn map_file(file: &dyn File, path: &Path) -> Result<MmapMut, Error> {
     let len = usize::try_from(len).expect("index files are smaller than the address space");
     let Some(mappable) = file.mappable() else {
         let mut map = MmapMut::map_anon(len.max(1)).map_err(Error::io("map", path))?;
-        // A read that fails leaves zeros, which check as no row.
+        // A read that fails leaves zeros, and zeros are never a row that checks.
         if file.read_exact_at(&mut map[..len], 0).is_err() {
             map.fill(0);
         }

@@ -41,7 +41,7 @@ pub struct Segment {
     reserved: Room,
     /// Since when this process has it.
     pub opened: Instant,
-    /// It is older than that by what times say: it was found, or came from another node.
+    /// Whether a start found the segment or another node sent it. It is then older than `opened` says.
     pub found: bool,
     /// The log's time when it was sealed, or while it is open that of its first records, in
     /// milliseconds since 1970; 0 before any.
@@ -158,7 +158,8 @@ impl Segment {
         };
         let bytes = u64::from(self.end) + frame::frame_bytes(entry.payload.len()) as u64;
         let needs = self.reserved.and(Room::of(entry.kind, &entry.payload));
-        // Not the configured room: a crash may have left an index cut to its rows.
+        // Use the file's own length, and not the configured one: a crash may have left an index cut to its
+        // rows.
         let rows_max = self.index.capacity() as u64;
         let has_room = bytes <= config.segment_bytes_max.into()
             && needs.rows <= rows_max

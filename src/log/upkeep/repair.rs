@@ -116,7 +116,8 @@ impl Log {
         })
     }
 
-    /// Open files hide that their names are gone, until a restart.
+    /// A file that is open can be read although its name is gone; a restart would not find it. So look for the
+    /// names, too.
     fn check_names(&self, store: &Arc<Store>) -> Result<(), Error> {
         let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, store.base()));
         let gone = |path: &Path| {
@@ -171,7 +172,7 @@ impl Log {
         Err(segment.mark(damage))
     }
 
-    /// What a restart would read must be what is known: a damaged seal is written anew.
+    /// A restart reads the seal from disk, so a damaged one is written anew from memory.
     fn check_seal(&self, seal: &Seal) -> Result<(), Error> {
         let _upkeep = self.0.upkeep.lock();
         let (disk, path) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base).seal);
@@ -238,7 +239,7 @@ impl Log {
             if !self.has_sealed(seal) {
                 return Ok(true);
             }
-            // Every frame and row checks itself, so readers are told nothing wrong meanwhile.
+            // Readers get nothing wrong meanwhile, since every frame and row has its own checksum.
             self.reopen(seal)?;
         }
         let Some(mut scrub) = self
@@ -346,7 +347,7 @@ impl Log {
         let base = opened.base();
         match state.segment_of(base) {
             Some(segment) if segment.base() == base => {
-                // It is no younger for having been mended.
+                // A mended segment keeps its age.
                 (opened.opened, opened.found) = (segment.opened, segment.found);
                 *segment = opened;
             }

@@ -33,7 +33,7 @@ impl Log {
             if self.durable() < state.segments[number].next_index() {
                 return Ok(false);
             }
-            // A cut may take what follows away before the seal is written.
+            // A cut may remove the segments that follow before the seal is written.
             state.segments[number].closing = true;
             let segment = &state.segments[number];
             let seal = state.sum_up(number, segment.next_index())?;

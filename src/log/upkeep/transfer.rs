@@ -23,7 +23,7 @@ use crate::log::{Error, Floor, Index, Log, Offset, State};
 /// Bytes gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// A row as it travels: where its frame stands is the receiver's own business.
+/// A row as it travels. The receiver fills in where its frame stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
     /// The offset of the first record.
@@ -106,7 +106,7 @@ impl Builder {
             self.made.marks.push(Mark { entry, position });
         }
         let crc = frame::entry_crc(entry);
-        // What is in a finished copy was synced whole: no frame tells where a write began.
+        // A finished copy is synced as a whole, so its frames need not tell where a write began.
         self.buffer.push(entry, crc, 0);
         self.made.entries_digest = seal::add_entry(self.made.entries_digest, crc);
         seal::extend_terms(&mut self.made.term_ends, self.made.entries, entry.term);

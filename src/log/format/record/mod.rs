@@ -29,7 +29,7 @@ const COUNT_AT: usize = 4 + 4;
 /// No batch is shorter: its header, and a record without a value.
 pub const BATCH_BYTES_MIN: usize = BATCH_HEADER_BYTES + 1;
 const SESSION_BYTES: usize = 24;
-/// Of what proves a batch's right to its session, or to its fence.
+/// The bytes of a proof: of the batch's right to its session, or to its fence.
 const PROOF_BYTES: usize = 16;
 const _: () = assert!(BATCH_HEADER_BYTES == 4 + 1 + 1 + 2 + 4 && SESSION_BYTES == 16 + 8);
 const HAS_SESSION: u32 = 1;
@@ -68,7 +68,7 @@ pub struct Producer {
     pub session: u128,
     /// The sequence number of the batch's first record.
     pub sequence: u64,
-    /// What the sender showed of who opened the session, digested; 0 if it showed nothing.
+    /// The digest of what the sender showed to prove that it opened the session; 0 if it showed nothing.
     pub owner: u128,
 }
 
@@ -87,7 +87,7 @@ pub struct Fence<'a> {
     /// At most 255 bytes.
     pub name: &'a str,
     pub epoch: u64,
-    /// What the sender showed of who claimed the epoch, digested; 0 if it showed nothing.
+    /// The digest of what the sender showed to prove that it claimed the epoch; 0 if it showed nothing.
     pub claimant: u128,
 }
 
@@ -337,7 +337,7 @@ struct Parts {
 
 /// Reads the record at `at`.
 fn record(payload: &[u8], at: usize) -> Result<Parts, Error> {
-    // Every record that is passed over comes through here: no error is made to be dropped.
+    // Every skipped record comes through here, so the errors are constants: none is built only to be dropped.
     let Some(mut rest) = payload.get(at..) else {
         return Err(SHORT);
     };

@@ -8,7 +8,7 @@ use super::{PACKED_ROW, Record, SHORT, batch_header, bytes_before, record, skip,
 use crate::log::format::frame;
 use crate::log::{Error, Offset};
 
-/// What packed records may decompress to: a frame holds no more without compression.
+/// The most bytes that packed records may decompress to. A frame holds no more without compression.
 pub const DECOMPRESSED_BYTES_MAX: usize = frame::PAYLOAD_BYTES_MAX;
 
 /// Records of one batch side by side, as they are kept: what a row leads to.
@@ -92,7 +92,7 @@ impl Stored {
                     value,
                 });
             }
-            // What did not fit counts as read.
+            // If a record did not fit, the budget counts as used up.
             let all = out
                 .last()
                 .is_some_and(|last| last.offset.0 + 1 == self.next().0);
@@ -117,8 +117,8 @@ impl Stored {
     }
 }
 
-/// What was checked before it was taken does not read: an older version's, or damage that no
-/// checksum saw.
+/// These records were checked before they were appended, and cannot be read now: an older version wrote them,
+/// or a checksum missed damage.
 fn unreadable(source: batch::BatchError) -> Error {
     Error::Unreadable(source)
 }
