@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
@@ -15,11 +13,11 @@ use tonic::{Request, Status, Streaming};
 
 use crate::log::Offset;
 use crate::log::record::{BatchBuilder, Producer};
-use crate::net::budget::Held;
 use crate::proto::log_v1::{ProduceRequest, ProduceResponse, Record};
-use crate::raft::{Answer, Caller, LEADER_WAIT, OffsetRange, ProposeError, Receipt, owner};
+use crate::raft::{Answer, Caller, OffsetRange, ProposeError, Receipt, owner};
 use crate::tasks;
 
+use super::appending::{append, counted, outcome, taken};
 use super::intake::Taken;
 use super::{CommitLog, Shared, auth, log_v1, status};
 
@@ -37,11 +35,6 @@ const BATCH_RECORDS_MAX: u32 = 1024;
 const SESSION_BATCH_RECORDS_MAX: u32 = 32;
 /// Batches of a stream under way: with them the node holds a bounded part of what a client sends.
 const BATCHES_MAX: usize = 16;
-/// How long an outcome may take before it is called unknown.
-const OUTCOME_WAIT: Duration = Duration::from_secs(30);
-/// Between two tries of one call.
-const RETRY: Duration = Duration::from_millis(20);
-
 /// The session that the request's metadata names, if it names one.
 fn producer<T>(request: &Request<T>) -> Result<Option<Producer>, Status> {
     let metadata = request.metadata();
@@ -68,47 +61,6 @@ fn producer<T>(request: &Request<T>) -> Result<Option<Producer>, Status> {
             "the metadata {SESSION} and {SECRET} are 32 hexadecimal digits, {SEQUENCE} a decimal \
              number"
         ))),
-    }
-}
-
-/// What was taken for the request of a call, or for the messages of its stream.
-pub(super) fn taken<T>(request: &Request<T>) -> Arc<Taken> {
-    let taken = request.extensions().get::<Arc<Taken>>();
-    taken.cloned().unwrap_or_default()
-}
-
-/// The batch with the room that was taken for it. The room is given back with the batch's last copy, since the
-/// call may end before.
-pub(super) fn counted(batch: Bytes, held: Option<Held>) -> Bytes {
-    match held {
-        Some(held) => held.around(batch),
-        None => batch,
-    }
-}
-
-/// Waits for a batch's outcome.
-pub(super) async fn outcome(answer: Answer) -> Result<Receipt, ProposeError> {
-    match tokio::time::timeout(OUTCOME_WAIT, answer).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
-    }
-}
-
-/// Appends a batch. It is tried again only while it was surely not appended; all tries together wait for a
-/// leader as long as one may.
-pub(super) async fn append<L: CommitLog>(log: &L, batch: Bytes) -> Result<Receipt, ProposeError> {
-    let (caller, came) = (Caller::next(), Instant::now());
-    loop {
-        let proposed = match log.propose(caller, batch.clone(), came).await {
-            Ok(answer) => outcome(answer).await,
-            Err(error) => Err(error),
-        };
-        match proposed {
-            Err(ProposeError::NoLeader { .. }) if came.elapsed() < LEADER_WAIT => {
-                tokio::time::sleep(RETRY).await;
-            }
-            outcome => return outcome,
-        }
     }
 }
 

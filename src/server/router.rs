@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
@@ -23,13 +22,12 @@ use crate::raft::ReplicatedLog;
 use super::calls::counted;
 use super::cluster::Cluster;
 use super::intake::IntakeLayer;
+use super::limits::STREAM_WINDOW;
 use super::log_v1::LogV1;
 use super::native::Native;
 use super::reasons::Complete;
-use super::{Limits, Policy, Shared, answers};
+use super::{Drain, Limits, Policy, Shared, answers};
 
-/// How many bytes a client may send on a stream before they are read.
-pub const STREAM_WINDOW: u32 = 256 << 10;
 /// How many bytes it may send on all streams of a connection. This is more than waiting streams may hold, so
 /// that the others go on.
 const CONNECTION_WINDOW: u32 = 12 << 20;
@@ -59,24 +57,6 @@ const HEALTH: [&str; 4] = [
     "ferrolog.v1.LogService",
     "ferrolog.v1.ClusterService",
 ];
-
-/// Says when the node begins to stop; clones hear the same.
-#[derive(Debug, Clone)]
-pub struct Drain(watch::Receiver<bool>);
-
-impl Drain {
-    /// The signal, and where it is heard.
-    pub fn new() -> (watch::Sender<bool>, Self) {
-        let (begin, begun) = watch::channel(false);
-        (begin, Self(begun))
-    }
-
-    /// Returns once the node begins to stop.
-    pub async fn began(&mut self) {
-        // An error says that the other end is gone: then the node has stopped.
-        let _ = self.0.wait_for(|begun| *begun).await;
-    }
-}
 
 /// Tells clients and probes whether the node can serve.
 #[derive(Clone)]

@@ -1,24 +1,29 @@
 //! The verbs over a bare log: what clients see, without consensus underneath.
 
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::oneshot;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Server};
 use tonic::{Code, Request};
 use tonic_types::StatusExt;
 use tower::util::MapResponseLayer;
 
+use super::commit_log::read_log;
 use super::intake::IntakeLayer;
 use super::log_v1::LogV1;
 use super::*;
 use crate::disk::memory::MemoryDisk;
-use crate::log::record::{batches, check_batch, join};
-use crate::log::{Entry, Index, Kind, Log, Run, Term};
+use crate::log::record::{Stored, batches, check_batch, join};
+use crate::log::{self, Entry, Index, Kind, Log, Offset, Run, Term};
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
 use crate::net::stream_layer::{ChannelOptions, StreamLayer};
@@ -26,7 +31,7 @@ use crate::net::{Network, Security};
 use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::log_server::LogServer;
 use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record as WireRecord};
-use crate::raft::{OffsetRange, Receipt};
+use crate::raft::{Answer, Applied, Caller, OffsetRange, ProposeError, ReadError, Receipt, View};
 use crate::reason::{self, Reason};
 
 const LIMIT: usize = 1000;

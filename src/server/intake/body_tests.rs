@@ -10,7 +10,7 @@ use super::super::methods::Methods;
 use super::*;
 use crate::net::budget::{self, Budget};
 use crate::server::Limits;
-use crate::server::router::STREAM_WINDOW;
+use crate::server::limits::STREAM_WINDOW;
 
 const RECORD_MAX: usize = 1 << 20;
 

@@ -6,7 +6,7 @@
 use tonic::Status;
 
 use super::super::auth::Action;
-use super::super::router::STREAM_WINDOW;
+use super::super::limits::STREAM_WINDOW;
 use super::super::{Limits, status};
 use super::ahead::AHEAD_BYTES_MAX;
 

@@ -9,8 +9,9 @@ use crate::net::budget::{Accounts, Held, SMALL_BYTES_MAX};
 use crate::proto::v1::{self, ConsumeRequest, ConsumeResponse, StoredBatch};
 use crate::raft::ReplicatedLog;
 
+use super::super::limits::ANSWER_BYTES_MAX;
 use super::super::reading::{Failed, PART_BYTES};
-use super::super::{ANSWER_BYTES_MAX, Shared, status};
+use super::super::{Shared, status};
 use super::batches::Wanted;
 use super::position::{self, Consistency};
 

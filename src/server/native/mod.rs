@@ -17,10 +17,10 @@ use crate::raft::{
 
 use super::answers::UNREAD_MAX;
 use super::auth::Action;
-use super::{
-    ANSWER_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX, Shared,
-    accounts, auth, check_log, status,
+use super::limits::{
+    ANSWER_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX,
 };
+use super::{Shared, accounts, auth, check_log, status};
 
 mod batches;
 mod consume;

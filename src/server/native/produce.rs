@@ -15,8 +15,8 @@ use crate::proto::v1::{
 use crate::raft::{Answer, Caller, Receipt, ReplicatedLog};
 use crate::tasks;
 
+use super::super::appending::{append, counted, outcome, taken};
 use super::super::intake::Taken;
-use super::super::produce::{append, counted, outcome, taken};
 use super::super::{Shared, accounts, auth, check_log, status};
 use super::batches;
 

@@ -20,7 +20,8 @@ use crate::raft::{Applied, ReplicatedLog};
 use crate::tasks;
 
 use super::super::answers::Outbox;
-use super::super::{ANSWER_BYTES_MAX, Drain, Shared, check_log, status};
+use super::super::limits::ANSWER_BYTES_MAX;
+use super::super::{Drain, Shared, check_log, status};
 use super::batches::Wanted;
 use super::consume::{bytes_of, freshness, read};
 use super::position::{self, Consistency};

@@ -1,0 +1,81 @@
+//! What a node takes from clients at most: records, batches, messages, windows.
+
+use crate::log;
+use crate::net::budget;
+
+/// How many bytes a client may send on a stream before they are read.
+pub const STREAM_WINDOW: u32 = 256 << 10;
+
+/// What a node takes from clients.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The largest record, in bytes.
+    pub record_bytes_max: usize,
+    /// Bytes of a stream's records that become one batch; a larger record is a batch of its own.
+    pub batch_bytes_max: usize,
+    /// Calls under way on one connection.
+    pub streams_per_connection_max: u32,
+    /// Bytes that clients may have under way.
+    pub bytes: budget::Limits,
+}
+
+/// gRPC's libraries take a message of so many bytes, unless they are told otherwise.
+const USUAL_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// A record may be so large, unless the settings say otherwise: one that was taken can be read by a
+/// client that is not told otherwise, with what stands around it in the answer.
+const RECORD_BYTES_MAX: usize = USUAL_MESSAGE_BYTES_MAX - 2 * RECORD_OVERHEAD;
+/// Bytes of records in an answer that has more than one record, whatever they are compressed with.
+pub const ANSWER_BYTES_MAX: usize = USUAL_MESSAGE_BYTES_MAX - RECORD_OVERHEAD;
+/// Bytes of a message beside the records in it.
+const MESSAGE_OVERHEAD: usize = 64 << 10;
+/// Records of a native batch.
+pub const BATCH_RECORDS_MAX: u32 = 65_536;
+/// A native batch may be so large, whatever the largest record is: what clients gather by themselves.
+const BATCH_BYTES_MAX: usize = 256 << 10;
+/// Lengths and tags in a record, beside its value, key and headers.
+const RECORD_OVERHEAD: usize = 4 << 10;
+/// A compressed batch may grow to so many times the largest one.
+const DECOMPRESSED_FACTOR: usize = 4;
+pub const KEY_BYTES_MAX: usize = 64 << 10;
+pub const HEADERS_MAX: usize = 128;
+pub const HEADER_BYTES_MAX: usize = 64 << 10;
+
+impl Limits {
+    /// The largest native batch as it is sent, in bytes.
+    pub fn native_bytes_max(&self) -> usize {
+        (self.record_bytes_max + RECORD_OVERHEAD).max(BATCH_BYTES_MAX)
+    }
+
+    /// The same without its compression.
+    pub fn decompressed_bytes_max(&self) -> usize {
+        let most = self.native_bytes_max() * DECOMPRESSED_FACTOR;
+        most.min(log::record::DECOMPRESSED_BYTES_MAX)
+    }
+
+    /// The largest message.
+    pub fn message_bytes_max(&self) -> usize {
+        self.native_bytes_max() + MESSAGE_OVERHEAD
+    }
+
+    /// What a native batch may hold.
+    pub fn of_batches(&self) -> crate::batch::Limits {
+        crate::batch::Limits {
+            records: BATCH_RECORDS_MAX,
+            record_bytes: self.record_bytes_max,
+            key_bytes: KEY_BYTES_MAX,
+            headers: HEADERS_MAX,
+            header_bytes: HEADER_BYTES_MAX,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            record_bytes_max: RECORD_BYTES_MAX,
+            batch_bytes_max: 256 << 10,
+            streams_per_connection_max: 1024,
+            bytes: budget::BYTES,
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What all verbs share: the log once it has its seat, the policy, the limits, what answers hold.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::runtime::Handle;
+use tonic::{Request, Status};
+
+use crate::net::budget::Accounts;
+use crate::net::mux::PeerInfo;
+
+use super::answers::Unread;
+use super::bulk::Bulk;
+use super::reading::Reading;
+use super::{Drain, Limits, Policy, status};
+
+/// What all verbs share. The log takes its seat once the node belongs to a cluster.
+#[derive(Debug)]
+pub struct Shared<L> {
+    pub seat: Arc<OnceLock<L>>,
+    pub policy: Policy,
+    pub limits: Limits,
+    pub reading: Reading,
+    pub unread: Unread,
+    pub drain: Drain,
+}
+
+impl<L> Shared<L> {
+    /// Long work is done on the blocking threads of `bulk`. Needs a tokio runtime.
+    pub fn new(
+        seat: Arc<OnceLock<L>>,
+        policy: Policy,
+        limits: Limits,
+        drain: Drain,
+        bulk: Handle,
+    ) -> Self {
+        Self {
+            seat,
+            policy,
+            limits,
+            reading: Reading::new(Bulk::new(bulk)),
+            unread: Unread::watched(),
+            drain,
+        }
+    }
+
+    pub fn log(&self) -> Result<&L, Status> {
+        self.seat.get().ok_or_else(status::starting)
+    }
+}
+
+/// There is one log.
+pub fn check_log(name: &str) -> Result<(), Status> {
+    if name.is_empty() || name == "default" {
+        return Ok(());
+    }
+    Err(status::no_such_log(name))
+}
+
+/// What the connection that a call came by may make the node hold.
+pub fn accounts<T>(request: &Request<T>) -> Option<Accounts> {
+    let peer = request.extensions().get::<PeerInfo>();
+    peer.map(|peer| peer.accounts.clone())
+}
