@@ -9,8 +9,8 @@ use crate::net::budget::Accounts;
 use crate::net::mux::PeerInfo;
 
 use super::answers::Unread;
-use super::bulk::Bulk;
-use super::reading::Reading;
+use super::answers::bulk::Bulk;
+use super::answers::reading::Reading;
 use super::{Drain, Limits, Policy, status};
 
 /// What all verbs share. The log takes its seat once the node belongs to a cluster.

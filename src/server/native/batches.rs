@@ -11,11 +11,11 @@ use crate::net::budget::Accounts;
 use crate::proto::v1::{self, ProduceRequest, StoredBatch};
 use crate::raft::owner;
 
-use super::super::bulk::Bulk;
-use super::super::reading::{COPIED_BELOW, PART_BYTES, Shape};
 use super::super::{Limits, status};
 use super::check_name;
 use super::consume::bytes_of;
+use crate::server::answers::bulk::Bulk;
+use crate::server::answers::reading::{COPIED_BELOW, PART_BYTES, Shape};
 
 /// The batch of a request by `subject`, as the log keeps it. Every record in it is looked at: what is taken can
 /// be read back.

@@ -10,10 +10,10 @@ use crate::proto::v1::{self, ConsumeRequest, ConsumeResponse, StoredBatch};
 use crate::raft::ReplicatedLog;
 
 use super::super::limits::ANSWER_BYTES_MAX;
-use super::super::reading::{Failed, PART_BYTES};
 use super::super::{Shared, status};
 use super::batches::Wanted;
 use super::position::{self, Consistency};
+use crate::server::answers::reading::{Failed, PART_BYTES};
 
 /// Bytes of records in one answer, unless its first batch is larger and passed on whole.
 pub const READ_BYTES_MAX: usize = 1 << 20;

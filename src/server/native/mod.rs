@@ -23,6 +23,7 @@ use super::limits::{
 use super::{Shared, accounts, auth, check_log, status};
 
 mod batches;
+pub mod cluster;
 mod consume;
 mod position;
 mod produce;

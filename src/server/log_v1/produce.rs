@@ -17,9 +17,9 @@ use crate::proto::log_v1::{ProduceRequest, ProduceResponse, Record};
 use crate::raft::{Answer, Caller, OffsetRange, ProposeError, Receipt, owner};
 use crate::tasks;
 
-use super::appending::{append, counted, outcome, taken};
-use super::intake::Taken;
-use super::{CommitLog, Shared, auth, log_v1, status};
+use crate::server::appending::{append, counted, outcome, taken};
+use crate::server::intake::Taken;
+use crate::server::{CommitLog, Shared, auth, log_v1, status};
 
 /// Request metadata: a session that was opened by `ferrolog.v1.LogService/OpenSession`, as 32
 /// hexadecimal digits.

@@ -1,5 +1,8 @@
 //! Puts the services on a stream of connections: the APIs, health that tells the truth, reflection.
 
+pub mod calls;
+pub mod reasons;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,14 +22,14 @@ use crate::proto::v1::cluster_service_server::ClusterServiceServer;
 use crate::proto::v1::log_service_server::LogServiceServer;
 use crate::raft::ReplicatedLog;
 
-use super::calls::counted;
-use super::cluster::Cluster;
 use super::intake::IntakeLayer;
 use super::limits::STREAM_WINDOW;
 use super::log_v1::LogV1;
 use super::native::Native;
-use super::reasons::Complete;
+use super::native::cluster::Cluster;
 use super::{Drain, Limits, Policy, Shared, answers};
+use calls::counted;
+use reasons::Complete;
 
 /// How many bytes it may send on all streams of a connection. This is more than waiting streams may hold, so
 /// that the others go on.

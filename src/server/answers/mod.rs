@@ -4,6 +4,9 @@
 //! what it was given for as long as the client's window is shut. So it gets small pieces, and the rest of an
 //! answer stays here. A client that takes nothing of it for long loses it, and its call ends.
 
+pub mod bulk;
+pub mod reading;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;

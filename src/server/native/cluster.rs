@@ -18,8 +18,9 @@ use crate::proto::v1::{
 };
 use crate::raft::{MembershipError, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
 
-use super::native::{self, be_current};
-use super::{Shared, check_log, status};
+use super::be_current;
+use crate::server::native;
+use crate::server::{Shared, check_log, status};
 
 /// How long a token can be used, unless told otherwise.
 const TOKEN_LIFE: Duration = Duration::from_hours(1);

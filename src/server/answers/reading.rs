@@ -16,7 +16,7 @@ use crate::log::{self, Offset};
 use crate::net::budget::{Accounts, Held};
 
 use super::bulk::Bulk;
-use super::{CommitLog, status};
+use crate::server::{CommitLog, status};
 
 /// How many reads of the disk run at once. Each has a thread, and holds what it reads.
 const DISK_READS_MAX: usize = 8;

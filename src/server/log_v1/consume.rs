@@ -17,9 +17,9 @@ use crate::log::{self, Offset, Record};
 use crate::net::budget::{Accounts, Held, SMALL_BYTES_MAX};
 use crate::proto::log_v1;
 
-use super::answers::Outbox;
-use super::reading::{COPIED_BELOW, Failed, PART_BYTES, Shape};
-use super::{CommitLog, Drain, Shared, status};
+use crate::server::answers::Outbox;
+use crate::server::answers::reading::{COPIED_BELOW, Failed, PART_BYTES, Shape};
+use crate::server::{CommitLog, Drain, Shared, status};
 
 /// Request metadata: `strong` makes a read linearizable, `relaxed` is what it is without.
 const CONSISTENCY: &str = "ferrolog-consistency";

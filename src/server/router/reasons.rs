@@ -20,7 +20,7 @@ use tower::{Layer, Service};
 
 use crate::reason::Reason;
 
-use super::status::NUMBER;
+use crate::server::status::NUMBER;
 
 const CODE: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";

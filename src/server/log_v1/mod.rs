@@ -1,5 +1,8 @@
 //! `log.v1.Log`: the API that the original's clients speak, verb by verb.
 
+mod consume;
+mod produce;
+
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status, Streaming};
@@ -11,9 +14,9 @@ use crate::proto::log_v1::{
     ProduceResponse, Record, Server,
 };
 
-use super::consume::{self, ConsumeStream};
-use super::produce::{self, ProduceStream};
 use super::{CommitLog, Shared, accounts, status};
+use consume::ConsumeStream;
+use produce::ProduceStream;
 
 /// The verbs, over any log.
 pub struct LogV1<L>(pub Arc<Shared<L>>);

@@ -1,0 +1,212 @@
+//! What the tests of the verbs share: a bare log without consensus, served over streams in memory.
+
+mod calls;
+mod streams;
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Server};
+use tonic::{Code, Request};
+use tonic_types::StatusExt;
+use tower::util::MapResponseLayer;
+
+use super::commit_log::read_log;
+use super::intake::IntakeLayer;
+use super::log_v1::LogV1;
+use super::*;
+use crate::disk::memory::MemoryDisk;
+use crate::log::record::{Stored, batches, check_batch, join};
+use crate::log::{self, Entry, Index, Kind, Log, Offset, Run, Term};
+use crate::net::memory::MemoryNetwork;
+use crate::net::mux::{Mux, MuxLimits};
+use crate::net::stream_layer::{ChannelOptions, StreamLayer};
+use crate::net::{Network, Security};
+use crate::proto::log_v1::log_client::LogClient;
+use crate::proto::log_v1::log_server::LogServer;
+use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record as WireRecord};
+use crate::raft::{Answer, Applied, Caller, OffsetRange, ProposeError, ReadError, Receipt, View};
+use crate::reason::{self, Reason};
+
+const LIMIT: usize = 1000;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A log without raft: what is appended is committed.
+struct Bare {
+    log: Log,
+    next: Mutex<u64>,
+    applied: watch::Sender<Applied>,
+    /// The batches that were proposed, in records.
+    batches: Mutex<Vec<u32>>,
+}
+
+impl Bare {
+    fn new() -> Self {
+        let config = log::Config {
+            segment_bytes_max: 1 << 16,
+            index_bytes_max: 1 << 14,
+            inline_io: true,
+            ..log::Config::default()
+        };
+        let disk = Arc::new(MemoryDisk::default());
+        let (log, _) = Log::open(
+            disk,
+            Path::new("/bare"),
+            config,
+            crate::log::Floor::default(),
+            None,
+        )
+        .unwrap();
+        Self {
+            log,
+            next: Mutex::new(0),
+            applied: watch::Sender::new(Applied::default()),
+            batches: Mutex::default(),
+        }
+    }
+}
+
+impl CommitLog for Bare {
+    async fn propose(
+        &self,
+        _caller: Caller,
+        batch: Bytes,
+        _since: Instant,
+    ) -> Result<Answer, ProposeError> {
+        let count = check_batch(&batch)
+            .map_err(|_| ProposeError::Malformed)?
+            .count;
+        self.batches.lock().push(count);
+        let payload = join([batch].iter(), Some(7));
+        let mut next = self.next.lock();
+        let entry = Entry {
+            term: Term(1),
+            index: Index(*next),
+            kind: Kind::Records,
+            payload: payload.clone(),
+        };
+        *next += 1;
+        let (reply, answer) = oneshot::channel::<Result<Receipt, ProposeError>>();
+        self.log
+            .append(vec![entry.clone()], Box::new(|result| result.unwrap()))
+            .unwrap();
+        let skip = batches(&payload).unwrap()[0].row_skip().unwrap();
+        let first = self
+            .log
+            .publish(entry.index, &[Run { skip, count }])
+            .unwrap();
+        let (_, next_offset) = self.log.offsets();
+        let index = Some(entry.index.0);
+        self.applied.send_replace(Applied { index, next_offset });
+        let receipt = Receipt {
+            ranges: vec![OffsetRange { first, count }],
+            timestamp_ms: 7,
+            duplicate: false,
+        };
+        reply.send(Ok(receipt)).unwrap();
+        Ok(answer)
+    }
+
+    async fn read_barrier(&self) -> Result<(), ReadError> {
+        Err(ReadError::NoLeader { waited_ms: 7 })
+    }
+
+    async fn read_stored(
+        &self,
+        offset: Offset,
+        bytes_max: usize,
+        disk: &Semaphore,
+    ) -> Result<Vec<Stored>, log::Error> {
+        read_log(&self.log, offset, bytes_max, disk).await
+    }
+
+    fn offsets(&self) -> (Offset, Offset) {
+        self.log.offsets()
+    }
+
+    fn watch_applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    fn view(&self) -> View {
+        View::default()
+    }
+}
+
+struct Served {
+    client: LogClient<Channel>,
+    shared: Arc<Shared<Bare>>,
+    drain: watch::Sender<bool>,
+    layer: StreamLayer,
+    _mux: Mux,
+}
+
+/// Serves a bare log over streams in memory.
+async fn served() -> Served {
+    served_on(MuxLimits::default()).await
+}
+
+fn client(layer: &StreamLayer) -> LogClient<Channel> {
+    let options = ChannelOptions::default();
+    LogClient::new(layer.channel(crate::net::Kind::Grpc, "127.0.0.1:1", options))
+}
+
+/// The same on a port with limits of its own.
+async fn served_on(port: MuxLimits) -> Served {
+    let network = MemoryNetwork::new();
+    let listener = network.listen("127.0.0.1:1").await.unwrap();
+    let (mux, clients, _peers) = Mux::start(listener, Security::Insecure, port);
+    let (drain, draining) = Drain::new();
+    let seat = Arc::new(OnceLock::new());
+    assert!(seat.set(Bare::new()).is_ok());
+    let limits = Limits {
+        record_bytes_max: LIMIT,
+        ..Limits::default()
+    };
+    let shared = Shared::new(seat, Policy::default(), limits, draining, Handle::current());
+    let shared = Arc::new(shared);
+    let server = Server::builder()
+        .layer(crate::server::router::calls::counted())
+        .layer(crate::server::router::reasons::Complete)
+        .layer(IntakeLayer::new(Policy::default(), &shared.limits))
+        .layer(MapResponseLayer::new(answers::counted))
+        .add_service(LogServer::new(LogV1(shared.clone())))
+        .serve_with_incoming(clients);
+    tokio::spawn(server);
+    let layer = StreamLayer::new(Arc::new(network), Security::Insecure);
+    Served {
+        client: client(&layer),
+        layer,
+        shared,
+        drain,
+        _mux: mux,
+    }
+}
+
+fn produce(value: &[u8]) -> ProduceRequest {
+    ProduceRequest {
+        record: Some(WireRecord {
+            value: Bytes::copy_from_slice(value),
+            offset: 99,
+            term: 3,
+            r#type: 4,
+        }),
+    }
+}
+
+fn with<T>(message: T, pairs: &[(&'static str, &str)]) -> Request<T> {
+    let mut request = Request::new(message);
+    for (key, value) in pairs {
+        request.metadata_mut().insert(*key, value.parse().unwrap());
+    }
+    request
+}
