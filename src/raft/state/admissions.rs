@@ -74,7 +74,7 @@ impl Admissions {
         }
     }
 
-    /// A node came in: neither its name nor what it showed lets in another.
+    /// A node came in: neither its name nor its token lets in another one.
     pub fn use_up(&mut self, name: &str, entrance: Entrance) {
         self.allowed.remove(name);
         if let Entrance::Token { digest, .. } = entrance {
@@ -92,7 +92,7 @@ impl Admissions {
         self.allowed.iter()
     }
 
-    /// `None` if nobody was ever let in: a log that knows nothing of it stays as it was.
+    /// `None` if nobody was ever let in, so that the checkpoint of a log without admissions stays as it was.
     pub fn to_pb(&self) -> Option<pb::Admissions> {
         if *self == Self::default() {
             return None;

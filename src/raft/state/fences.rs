@@ -1,5 +1,5 @@
-//! Fences: who may append in a name's stead. A claim raises the name's epoch by one, and appends
-//! under an older epoch are refused from then on, wherever in the cluster they come from.
+//! Fences: who may append in a name. A claim raises the name's epoch by one, and appends under an older epoch
+//! are refused from then on, wherever in the cluster they come from.
 //!
 //! Kleppmann, "Designing Data-Intensive Applications", 2017, chapter 8, "Fencing tokens".
 
@@ -65,7 +65,7 @@ impl Fences {
             .collect()
     }
 
-    /// Whether a batch may be appended in a name's stead: under its present epoch, by who claimed that.
+    /// Whether a batch may be appended in a name: under its present epoch, and by whoever claimed that epoch.
     pub fn judge(&self, fence: &record::Fence<'_>) -> Result<(), Refusal> {
         let held = self.names.get(fence.name);
         let epoch = held.map_or(0, |held| held.epoch);
@@ -169,7 +169,7 @@ impl Fences {
 }
 
 impl Epoch {
-    /// What a batch in its stead has to show.
+    /// The proof that a batch in this name has to show: that it comes from the holder.
     fn claimant(&self) -> u128 {
         let subject = self.subject.as_deref();
         subject.map_or(owner::NOBODY, owner::of_holder)

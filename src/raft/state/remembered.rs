@@ -1,7 +1,7 @@
 //! What is remembered of one session: where its last records stand, and their digests.
 //!
-//! As much as a client may have under way without an answer, and some more, so that it can send all of
-//! that again: 64 batches, or 512 records of `log.v1`. What is older cannot be told from new.
+//! A client may have 64 batches, or 512 records of `log.v1`, under way without an answer, and may send all of
+//! them again. A session remembers these and some more. Older records cannot be told from new ones.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,8 @@ use crate::raft::entry::outcome::{OffsetRange, Ranges};
 
 use super::digests::Digests;
 
-/// What a stretch weighs, beside its records' digests; and one of these. Of a few bytes each.
+/// The weight of a stretch without its records' digests, and the weight of one digest. A unit is a few bytes of
+/// memory.
 const STRETCH_WEIGHT: usize = 8;
 const RECORD_WEIGHT: usize = 1;
 /// What a session remembers: 80 batches, or 632 plain records in a row.
@@ -35,13 +36,13 @@ struct Stretch {
 /// What is known of a batch whose first records are not new.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Retold {
-    /// They are what was appended, and stand here.
+    /// The records are those that were appended, and stand here.
     Known(Ranges),
-    /// They are older than what is remembered.
+    /// The records are older than those that are remembered.
     Forgotten,
-    /// They came in other batches.
+    /// The records were appended in other batches.
     CutOtherwise,
-    /// They are not what was appended.
+    /// Other records were appended under their numbers.
     Another,
 }
 

@@ -1,12 +1,11 @@
 //! Producers' sessions: a retried batch is appended once and gets the offsets of the first try.
 //!
-//! A session is opened by a command, whose raft index is its id: no id is given twice, so a session
-//! that is not known was forgotten, and nothing of it is ever taken for new. It counts its records.
-//! It is its opener's: what comes under it shows the opener's proof (`owner`), or is refused.
-//! Sessions are replicated state: every replica keeps the same ones and forgets the same ones (I2),
-//! by commands alone: a close, an expiry, or an opening that needs the room of an idle one. Ongaro,
-//! "Consensus: Bridging Theory and Practice", 2014, section 6.3, with a window in place of one last
-//! response.
+//! A session is opened by a command, whose raft index is its id. No id is given twice, so a session that is not
+//! known was forgotten, and no batch under it is ever taken for new. A session counts its records. It belongs
+//! to its opener: a batch under it shows the opener's proof (`owner`), or is refused. Sessions are replicated
+//! state: every replica keeps the same ones and forgets the same ones (I2), by commands alone: a close, an
+//! expiry, or an opening that needs the room of an idle one. Ongaro, "Consensus: Bridging Theory and Practice",
+//! 2014, section 6.3, with a window in place of one last response.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -49,7 +48,7 @@ struct Session {
 pub struct SessionInfo {
     pub id: u64,
     pub subject: String,
-    /// Records that came under it.
+    /// How many records were appended under it.
     pub records: u64,
     /// The leader's time in the entry that used it last, in milliseconds since 1970.
     pub last_used_ms: u64,
@@ -269,7 +268,7 @@ fn number(id: u128) -> u64 {
 }
 
 impl Verdict {
-    /// Nothing of the batch is known.
+    /// No record of the batch is known.
     pub fn new_batch() -> Self {
         Self {
             known: Vec::new(),

@@ -75,7 +75,7 @@ impl Upkeep {
                 Err(error) => last = Some(error),
             }
         }
-        // A read may have failed for the path to the disk: with nobody to ask, the files are read again.
+        // A read may have failed on the way to the disk. With no other node to ask, the files are read again.
         let (log, base) = (self.node.log.clone(), seal.base);
         let again = on_disk(move || Ok::<_, Error>(log.look_again(&seal)?)).await?;
         if again {

@@ -120,7 +120,7 @@ impl Upkeep {
         let (stable, log) = (self.kept.stable.clone(), self.node.log.clone());
         let (kept, state) = (self.kept.floor.clone(), self.node.state.clone());
         on_disk(move || {
-            // A snapshot may have been adopted while the engine was waited for: its floor stays.
+            // While this waited for the engine, a snapshot may have been adopted: then its floor stays.
             let _no_adoption = state.covered();
             let now = log.droppable(floor.index);
             let begins = snapshot::floor_of(kept.lock().as_ref()).index;

@@ -14,7 +14,7 @@ impl Upkeep {
         let retention = self.node.state.read(|fsm| fsm.retention.clone());
         let segments = self.node.log.segments();
         let last = segments.last().filter(|last| last.next_offset.is_none());
-        // Ending a segment removes nothing: this node's clock will do.
+        // Ending a segment removes nothing, so this node may trust its own clock here.
         let now = Some(self.node.clocks.now_ms());
         let old = |last: &SegmentInfo| {
             let age = retention.max_age_ms.filter(|_| last.since_ms > 0);

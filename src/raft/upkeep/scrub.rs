@@ -9,14 +9,15 @@ use crate::tasks;
 
 use super::Upkeep;
 
-/// Between two scrubs of the whole log.
+/// From the beginning of one scrub of the whole log to the beginning of the next. A scrub that takes longer, as
+/// one of more than 28 GiB does at the usual pace, is followed by the next one at once.
 const SCRUB_EVERY: Duration = Duration::from_secs(3600);
-/// What a step of a scrub reads, about.
+/// About how many bytes a step of a scrub reads.
 const SCRUB_STEP_BYTES: f64 = (1 << 20) as f64;
 
 impl Upkeep {
-    /// Reads every sealed segment now and then, `bytes_per_second` at most, so that damage is found
-    /// while other nodes are whole. Never returns.
+    /// Reads all sealed segments, one after the other and again and again, at `bytes_per_second` at most, so
+    /// that damage is found while other nodes are whole. A start begins with the first segment. Never returns.
     pub async fn scrub(&self, bytes_per_second: u64) {
         loop {
             let began = Instant::now();
@@ -52,7 +53,7 @@ impl Upkeep {
                 match step {
                     Ok(0) => break,
                     Ok(read) => bytes += read as u64,
-                    // That says nothing of the segment, which is looked at the next time.
+                    // A lack of descriptors says nothing of the segment: the next scrub reads it.
                     Err(error) if error.is_short_of_files() => break,
                     Err(_) => {
                         damaged += 1;

@@ -1,9 +1,9 @@
 //! What the nodes' clocks say, and whose word is taken.
 //!
-//! No clock is believed alone. Peers tell theirs with every answer to a leader, which holds its own
-//! against them: what a majority of the voters has reached counts. What the others said goes on by
-//! this node's monotonic clock, so that an answer that is late makes a clock look late, never early.
-//! Jumps and clocks that are far off are told once, and kept for those who ask for the status.
+//! No clock is believed alone. Peers tell theirs with every answer to a leader, which compares its own: the
+//! time counts that the clocks of a majority of the voters have reached. A peer's time goes on by this node's
+//! monotonic clock from when it was heard. So a late answer makes a clock look late, and never early. Jumps and
+//! clocks that are far off are told once, and kept for those who ask for the status.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::env::{Clock, Instant};
 
 use super::View;
 
-/// What a peer said of its clock counts for so long: no two monotonic clocks part by a bound
-/// meanwhile.
+/// How long a peer's word for its clock counts. In this time no two monotonic clocks drift apart by as much as
+/// the bound.
 const HEARD_FOR: Duration = Duration::from_secs(600);
 
 /// The clocks of a cluster, as one node knows them; clones share it.
@@ -34,7 +34,7 @@ struct Inner {
 #[derive(Debug)]
 struct Known {
     heard: HashMap<u64, Reading>,
-    /// What a majority said first: later jumps of theirs do not make anything older.
+    /// The time that a majority's clocks told first. Later jumps of theirs make nothing older.
     first: Option<Reading>,
     /// The own clock at the last look.
     looked: Reading,
@@ -124,7 +124,7 @@ impl Clocks {
         heard.is_some_and(|heard| heard.at.elapsed() <= span)
     }
 
-    /// What a leader takes for the present: its clock, or a majority's if its own is further off
+    /// The time that a leader takes for the present: its own clock's, or a majority's if its own is further off
     /// than the bound.
     pub fn present_ms(&self, view: &View) -> u64 {
         let (own, bound) = (self.now_ms(), self.0.bound_ms);
@@ -203,8 +203,8 @@ impl Clocks {
         };
     }
 
-    /// A leader holds the clocks against each other; what was told is not told again until it is
-    /// mended.
+    /// A leader compares the clocks. A clock that is far off is told once, and again only after it was right in
+    /// between.
     fn look_at_voters(&self, view: &View) {
         let mut state = self.0.state.lock();
         let Some(majority) = self.majority(&state, view) else {

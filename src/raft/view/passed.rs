@@ -1,8 +1,8 @@
 //! How long ago the log's time was what it was then, by this node's monotonic clock.
 //!
-//! The times in a log may be wrong. How much time passed since an entry was applied is known all the
-//! same, by a node that was there. So what idles is judged by that, and by times alone only where it
-//! idles since before this node began.
+//! The times in a log may be wrong. How much time passed since an entry was applied is known all the same, by a
+//! node that was there. So idleness is judged by the time that passed. The log's times alone decide only about
+//! what was idle before this node began.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::env::Instant;
 
 /// Between two marks.
 const MARK_EVERY: Duration = Duration::from_secs(60);
-/// A time that stood for so long is given to no entry more.
+/// A time of the log that has stood for this long is given to no further entry.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// Marks of the log's time, for as long as anything is asked of them.
@@ -25,7 +25,7 @@ pub struct Passed {
     last: (u64, Instant),
 }
 
-/// All entries with times below had been applied by then.
+/// When this mark was made, all entries with earlier times had been applied.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     below_ms: u64,
