@@ -55,7 +55,7 @@ impl<'a> House<'a> {
             named.extend(inline.map(|path| (path.at, &path.names, false)));
             for (at, names, exported) in named.into_iter().filter(|(at, ..)| *at < source.tests_at)
             {
-                let Some(names) = house.from_the_top(source, names) else {
+                let Some(names) = house.named_from_the_top(source, names) else {
                     continue;
                 };
                 let (from, to) = (
@@ -77,7 +77,7 @@ impl<'a> House<'a> {
     }
 
     /// A path as it reads from the crate's root; `None` if it leads elsewhere.
-    fn from_the_top(&self, source: &Source, names: &[String]) -> Option<Names> {
+    fn named_from_the_top(&self, source: &Source, names: &[String]) -> Option<Names> {
         let module = module_of(&source.path);
         let ups = names.iter().take_while(|name| *name == "super").count();
         match names.first()?.as_str() {
@@ -106,7 +106,7 @@ impl<'a> House<'a> {
             .iter()
             .find(|import| Some(&import.name) == names.get(length));
         let further = handed_on.filter(|_| hops < HOPS_MAX).and_then(|import| {
-            let path = self.from_the_top(file, &import.path)?;
+            let path = self.named_from_the_top(file, &import.path)?;
             self.file_of(&[path.as_slice(), &names[length + 1..]].concat(), hops + 1)
         });
         Some(further.unwrap_or(file))
