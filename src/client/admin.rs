@@ -118,8 +118,10 @@ impl Admin {
         let request = RemoveNodeRequest {
             name: name.to_owned(),
         };
-        let call =
-            async |mut cluster: Cluster| cluster.remove_node(Request::new(request.clone())).await;
+        let call = |mut cluster: Cluster| {
+            let request = request.clone();
+            async move { cluster.remove_node(Request::new(request)).await }
+        };
         let (answer, in_doubt) = self.change_on(call).await?;
         // An earlier try did it, and its answer was lost.
         Ok(answer.removed || in_doubt)
@@ -136,8 +138,10 @@ impl Admin {
         let request = AllowNodeRequest {
             name: name.to_owned(),
         };
-        let call =
-            async |mut cluster: Cluster| cluster.allow_node(Request::new(request.clone())).await;
+        let call = |mut cluster: Cluster| {
+            let request = request.clone();
+            async move { cluster.allow_node(Request::new(request)).await }
+        };
         self.change(call).await.map(drop)
     }
 
@@ -152,8 +156,10 @@ impl Admin {
         let request = DisallowNodeRequest {
             name: name.to_owned(),
         };
-        let call =
-            async |mut cluster: Cluster| cluster.disallow_node(Request::new(request.clone())).await;
+        let call = |mut cluster: Cluster| {
+            let request = request.clone();
+            async move { cluster.disallow_node(Request::new(request)).await }
+        };
         let (answer, in_doubt) = self.change_on(call).await?;
         // An earlier try did it, and its answer was lost.
         Ok(answer.withdrawn || in_doubt)
@@ -168,8 +174,9 @@ impl Admin {
     /// one could tell.
     pub async fn join_token(&self, life_seconds: u32) -> Result<String, ClientError> {
         let request = CreateJoinTokenRequest { life_seconds };
-        let call =
-            async |mut cluster: Cluster| cluster.create_join_token(Request::new(request)).await;
+        let call = |mut cluster: Cluster| async move {
+            cluster.create_join_token(Request::new(request)).await
+        };
         self.change(call).await.map(|answer| answer.token)
     }
 
@@ -184,10 +191,9 @@ impl Admin {
         let request = TransferLeadershipRequest {
             to: to.unwrap_or_default().to_owned(),
         };
-        let call = async |mut cluster: Cluster| {
-            cluster
-                .transfer_leadership(Request::new(request.clone()))
-                .await
+        let call = |mut cluster: Cluster| {
+            let request = request.clone();
+            async move { cluster.transfer_leadership(Request::new(request)).await }
         };
         self.change(call).await.map(|answer| answer.leader)
     }
@@ -204,7 +210,10 @@ impl Admin {
             log: String::new(),
             first_offset: first,
         };
-        let call = async |mut cluster: Cluster| cluster.trim(Request::new(request.clone())).await;
+        let call = |mut cluster: Cluster| {
+            let request = request.clone();
+            async move { cluster.trim(Request::new(request)).await }
+        };
         self.change(call).await.map(|answer| answer.first_offset)
     }
 
@@ -238,23 +247,25 @@ impl Admin {
             log: String::new(),
             retention: Some(retention),
         };
-        let call =
-            async |mut cluster: Cluster| cluster.set_retention(Request::new(request.clone())).await;
+        let call = |mut cluster: Cluster| {
+            let request = request.clone();
+            async move { cluster.set_retention(Request::new(request)).await }
+        };
         self.change(call).await.map(drop)
     }
 
-    async fn change<T>(
-        &self,
-        call: impl AsyncFn(Cluster) -> Result<Response<T>, Status>,
-    ) -> Result<T, ClientError> {
+    async fn change<T, F>(&self, call: impl Fn(Cluster) -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         self.change_on(call).await.map(|(answer, _)| answer)
     }
 
     /// The answer, and whether an earlier try may have been carried out.
-    async fn change_on<T>(
-        &self,
-        call: impl AsyncFn(Cluster) -> Result<Response<T>, Status>,
-    ) -> Result<(T, bool), ClientError> {
+    async fn change_on<T, F>(&self, call: impl Fn(Cluster) -> F) -> Result<(T, bool), ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
         let mut in_doubt = false;
         loop {

@@ -6,90 +6,18 @@
 use tonic::{Response, Status};
 
 use super::attempts::{Attempts, within};
+use super::info::{Claim, CursorInfo, FenceInfo, SessionInfo};
 use super::session::Token;
 use super::told::{is_no_such_cursor, leaves_doubt, past_end};
 use super::{Admin, ClientError, SILENCE_MAX, native};
 use crate::proto::v1::log_service_client::LogServiceClient;
 use crate::proto::v1::{
-    ClaimEpochRequest, CloseSessionRequest, CommitCursorRequest, Cursor, DeleteCursorRequest,
+    ClaimEpochRequest, CloseSessionRequest, CommitCursorRequest, DeleteCursorRequest,
     DeleteFenceRequest, GetCursorRequest, GetEpochRequest, GetLimitsRequest, GetLimitsResponse,
-    HeldFence, ListCursorsRequest, ListFencesRequest, ListSessionsRequest, Session,
+    ListCursorsRequest, ListFencesRequest, ListSessionsRequest,
 };
 
 type Log = LogServiceClient<tonic::transport::Channel>;
-
-/// A name that was taken over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
-    pub epoch: u64,
-    /// No record of an older epoch comes at or after this offset.
-    pub next_offset: u64,
-}
-
-/// A consumer's named position.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CursorInfo {
-    pub name: String,
-    /// The offset of the record that is read next.
-    pub offset: u64,
-    /// When it was last set, in milliseconds since 1970.
-    pub updated_ms: u64,
-}
-
-/// A name that was claimed, and by whom.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FenceInfo {
-    pub name: String,
-    pub epoch: u64,
-    /// Who claimed it, in its own words.
-    pub holder: String,
-    /// The name in its certificate; empty without TLS.
-    pub subject: String,
-}
-
-impl From<HeldFence> for FenceInfo {
-    fn from(held: HeldFence) -> Self {
-        Self {
-            name: held.name,
-            epoch: held.epoch,
-            holder: held.holder,
-            subject: held.subject,
-        }
-    }
-}
-
-/// A producer's session that is open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionInfo {
-    pub id: u64,
-    /// The name in its producer's certificate; empty without TLS.
-    pub subject: String,
-    /// How many records were appended under it.
-    pub records: u64,
-    /// When a batch last came under it, in milliseconds since 1970.
-    pub last_used_ms: u64,
-}
-
-impl From<Session> for SessionInfo {
-    fn from(session: Session) -> Self {
-        Self {
-            id: session.session,
-            subject: session.subject,
-            records: session.records,
-            last_used_ms: session.last_used_ms,
-        }
-    }
-}
-
-impl From<Cursor> for CursorInfo {
-    fn from(cursor: Cursor) -> Self {
-        Self {
-            name: cursor.name,
-            offset: cursor.offset,
-            updated_ms: cursor.updated_ms,
-        }
-    }
-}
 
 impl Admin {
     /// Takes over `name`: appends under its older epochs are refused from then on. With `expected`, only if
@@ -111,7 +39,10 @@ impl Admin {
             token: Token::random().bytes(),
             expected_epoch: expected,
         };
-        let call = async |mut log: Log| log.claim_epoch(request.clone()).await;
+        let call = |mut log: Log| {
+            let request = request.clone();
+            async move { log.claim_epoch(request).await }
+        };
         let (answer, _) = self.change_named(call).await?;
         Ok(Claim {
             epoch: answer.epoch,
@@ -130,7 +61,10 @@ impl Admin {
             log: String::new(),
             name: name.to_owned(),
         };
-        let call = async |mut log: Log| log.get_epoch(request.clone()).await;
+        let call = |mut log: Log| {
+            let request = request.clone();
+            async move { log.get_epoch(request).await }
+        };
         let answer = self.ask(call).await?;
         Ok((answer.epoch, answer.holder))
     }
@@ -145,7 +79,10 @@ impl Admin {
         let mut fences = Vec::new();
         let mut request = ListFencesRequest::default();
         loop {
-            let call = async |mut log: Log| log.list_fences(request.clone()).await;
+            let call = |mut log: Log| {
+                let request = request.clone();
+                async move { log.list_fences(request).await }
+            };
             let page = self.ask(call).await?;
             fences.extend(page.fences.into_iter().map(FenceInfo::from));
             if page.next_page_token.is_empty() {
@@ -167,7 +104,10 @@ impl Admin {
             log: String::new(),
             name: name.to_owned(),
         };
-        let call = async |mut log: Log| log.delete_fence(request.clone()).await;
+        let call = |mut log: Log| {
+            let request = request.clone();
+            async move { log.delete_fence(request).await }
+        };
         let (answer, in_doubt) = self.change_named(call).await?;
         // An earlier try did it, and its answer was lost.
         Ok(answer.deleted || in_doubt)
@@ -183,7 +123,10 @@ impl Admin {
         let mut sessions = Vec::new();
         let mut request = ListSessionsRequest::default();
         loop {
-            let call = async |mut log: Log| log.list_sessions(request.clone()).await;
+            let call = |mut log: Log| {
+                let request = request.clone();
+                async move { log.list_sessions(request).await }
+            };
             let page = self.ask(call).await?;
             sessions.extend(page.sessions.into_iter().map(SessionInfo::from));
             if page.next_page_token.is_empty() {
@@ -205,7 +148,10 @@ impl Admin {
             session,
             ..CloseSessionRequest::default()
         };
-        let call = async |mut log: Log| log.close_session(request.clone()).await;
+        let call = |mut log: Log| {
+            let request = request.clone();
+            async move { log.close_session(request).await }
+        };
         self.ask(call).await.map(drop)
     }
 
@@ -284,9 +230,14 @@ impl Admin {
             log: String::new(),
             name: name.to_owned(),
         };
-        let call = async |mut log: Log| match log.get_cursor(request.clone()).await {
-            Err(status) if is_no_such_cursor(&status) => Ok(Response::new(None)),
-            answer => answer.map(|answer| answer.map(|answer| answer.cursor)),
+        let call = |mut log: Log| {
+            let request = request.clone();
+            async move {
+                match log.get_cursor(request).await {
+                    Err(status) if is_no_such_cursor(&status) => Ok(Response::new(None)),
+                    answer => answer.map(|answer| answer.map(|answer| answer.cursor)),
+                }
+            }
         };
         Ok(self.ask(call).await?.map(CursorInfo::from))
     }
@@ -301,7 +252,10 @@ impl Admin {
         let mut cursors = Vec::new();
         let mut request = ListCursorsRequest::default();
         loop {
-            let call = async |mut log: Log| log.list_cursors(request.clone()).await;
+            let call = |mut log: Log| {
+                let request = request.clone();
+                async move { log.list_cursors(request).await }
+            };
             let page = self.ask(call).await?;
             cursors.extend(page.cursors.into_iter().map(CursorInfo::from));
             if page.next_page_token.is_empty() {
@@ -323,7 +277,10 @@ impl Admin {
             log: String::new(),
             name: name.to_owned(),
         };
-        let call = async |mut log: Log| log.delete_cursor(request.clone()).await;
+        let call = |mut log: Log| {
+            let request = request.clone();
+            async move { log.delete_cursor(request).await }
+        };
         let (answer, in_doubt) = self.change_named(call).await?;
         // An earlier try did it, and its answer was lost.
         Ok(answer.deleted || in_doubt)
@@ -336,15 +293,15 @@ impl Admin {
     /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
     /// its own variant.
     pub async fn limits(&self) -> Result<GetLimitsResponse, ClientError> {
-        let call = async |mut log: Log| log.get_limits(GetLimitsRequest {}).await;
+        let call = |mut log: Log| async move { log.get_limits(GetLimitsRequest {}).await };
         self.ask(call).await
     }
 
     /// Asks for something that changes nothing.
-    async fn ask<T>(
-        &self,
-        call: impl AsyncFn(Log) -> Result<Response<T>, Status>,
-    ) -> Result<T, ClientError> {
+    async fn ask<T, F>(&self, call: impl Fn(Log) -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
         loop {
             let log = native(self.servers.channel(attempts.server()));
@@ -356,10 +313,10 @@ impl Admin {
     }
 
     /// The answer to a change, and whether an earlier try may have made it.
-    async fn change_named<T>(
-        &self,
-        call: impl AsyncFn(Log) -> Result<Response<T>, Status>,
-    ) -> Result<(T, bool), ClientError> {
+    async fn change_named<T, F>(&self, call: impl Fn(Log) -> F) -> Result<(T, bool), ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
         let mut in_doubt = false;
         loop {

@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 
 use super::super::fake::server::{FakeCluster, Plan, refusal};
-use super::super::{ClientError, CursorInfo};
+use super::super::{Client, ClientError, CursorInfo};
 
 #[tokio::test(start_paused = true)]
 async fn a_commit_whose_answer_is_lost_is_no_conflict() {
@@ -111,4 +111,44 @@ async fn a_name_is_claimed_and_its_holder_is_told() {
         Err(ClientError::EpochDiffers { current: 1 })
     ));
     assert_eq!(admin.limits().await.unwrap().batch_records_max, 1000);
+}
+
+/// A future that a runtime may move between its threads.
+fn movable<T: Send>(call: T) -> T {
+    call
+}
+
+/// Programs spawn what they call: it must compile, for every call.
+#[tokio::test]
+async fn every_call_may_run_as_a_task_of_its_own() {
+    let client = Client::builder().servers(["n1:1"]).plaintext(true);
+    let client = client.build().expect("a server");
+    let admin = client.admin();
+    drop(movable(admin.status(None)));
+    drop(movable(admin.remove("n")));
+    drop(movable(admin.allow("n")));
+    drop(movable(admin.disallow("n")));
+    drop(movable(admin.join_token(1)));
+    drop(movable(admin.transfer(None)));
+    drop(movable(admin.trim(1)));
+    drop(movable(admin.retention()));
+    drop(movable(admin.set_retention(Default::default())));
+    drop(movable(admin.epoch("n")));
+    drop(movable(admin.fences()));
+    drop(movable(admin.delete_fence("n")));
+    drop(movable(admin.sessions()));
+    drop(movable(admin.close_session(1)));
+    drop(movable(admin.create_cursor("n", 1)));
+    drop(movable(admin.cursor("n")));
+    drop(movable(admin.cursors()));
+    drop(movable(admin.delete_cursor("n")));
+    drop(movable(admin.limits()));
+    drop(movable(client.produce("x".into())));
+    let producer = client.producer(Default::default()).expect("a producer");
+    drop(movable(producer.send("x")));
+    drop(movable(producer.finish()));
+    let mut appender = client.appender(Default::default()).expect("an appender");
+    drop(movable(appender.append(Vec::new())));
+    let mut consumer = client.consume(Default::default()).expect("a consumer");
+    drop(movable(consumer.next()));
 }
