@@ -325,6 +325,29 @@ mod tests {
         );
     }
 
+    /// What `--help` says of a default is what holds.
+    #[test]
+    fn the_help_tells_the_defaults() {
+        let config = options(&format!("{BASE}bootstrap = true\ninsecure = true"));
+        let config = config.resolve().unwrap();
+        let command = <Options as clap::Args>::augment_args(clap::Command::new("serve"));
+        let numbers = [
+            ("record_bytes_max", config.limits.record_bytes_max as u64),
+            ("segment_bytes_max", u64::from(config.log.segment_bytes_max)),
+            ("scrub_bytes_per_second", config.scrub_bytes_per_second),
+            ("heartbeat_ms", config.timing.heartbeat_ms),
+            ("clock_bound_ms", config.timing.clock_bound_ms),
+        ];
+        for (name, number) in numbers {
+            let arg = command.get_arguments().find(|arg| arg.get_id() == name);
+            let help = arg.and_then(clap::Arg::get_help).unwrap().to_string();
+            assert!(
+                help.contains(&format!("[default: {number}]")),
+                "{name}: {help}"
+            );
+        }
+    }
+
     #[test]
     fn an_unknown_key_is_refused_by_name() {
         let error = Options::parse("nmae = 'n'", "f.toml".into()).unwrap_err();
