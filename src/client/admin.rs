@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::attempts::{Attempts, within};
@@ -22,7 +23,7 @@ use crate::proto::v1::{
 /// A change waits for the cluster to agree, and a transfer for a follower to catch up.
 const CHANGE_MAX: Duration = Duration::from_secs(30);
 
-type Cluster = ClusterServiceClient<tonic::transport::Channel>;
+type Cluster = ClusterServiceClient<Channel>;
 
 /// Asks and changes what an operator may. Clones share their connections.
 #[derive(Clone)]
@@ -224,15 +225,12 @@ impl Admin {
     /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
     /// its own variant.
     pub async fn retention(&self) -> Result<Retention, ClientError> {
-        let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
-        loop {
-            let mut cluster = Cluster::new(self.servers.channel(attempts.server()));
-            let call = cluster.get_retention(GetRetentionRequest::default());
-            match within(FIRST_ANSWER_MAX.min(self.timeout), call).await {
-                Ok(answer) => return Ok(answer.into_inner().retention.unwrap_or_default()),
-                Err(status) => attempts.failed(&status).await?,
-            }
-        }
+        let call = |channel| async move {
+            let mut cluster = Cluster::new(channel);
+            cluster.get_retention(GetRetentionRequest::default()).await
+        };
+        let answer = self.asked(FIRST_ANSWER_MAX, call).await?;
+        Ok(answer.retention.unwrap_or_default())
     }
 
     /// Sets how much of the log is kept.
@@ -266,11 +264,43 @@ impl Admin {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        let call = |channel| call(Cluster::new(channel));
+        self.changed(CHANGE_MAX, call).await
+    }
+
+    /// The answer to a question, which changes nothing; a server has `limit` for it.
+    pub(super) async fn asked<T, F>(
+        &self,
+        limit: Duration,
+        call: impl Fn(Channel) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
+        loop {
+            let channel = self.servers.channel(attempts.server());
+            match within(limit.min(self.timeout), call(channel)).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => attempts.failed(&status).await?,
+            }
+        }
+    }
+
+    /// The answer to a change, and whether an earlier try may have made it; a server has `limit` for it.
+    pub(super) async fn changed<T, F>(
+        &self,
+        limit: Duration,
+        call: impl Fn(Channel) -> F,
+    ) -> Result<(T, bool), ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
         let mut in_doubt = false;
         loop {
-            let cluster = ClusterServiceClient::new(self.servers.channel(attempts.server()));
-            match within(CHANGE_MAX.min(self.timeout), call(cluster)).await {
+            let channel = self.servers.channel(attempts.server());
+            match within(limit.min(self.timeout), call(channel)).await {
                 Ok(answer) => return Ok((answer.into_inner(), in_doubt)),
                 Err(status) => {
                     in_doubt |= leaves_doubt(&status);

@@ -123,8 +123,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Uses plaintext, for nodes that were started with `--insecure`. Anybody on the network can read and
-    /// change what is sent.
+    /// Uses plaintext, for nodes that run without certificates. Anybody on the network can read and change what
+    /// is sent.
     pub fn plaintext(mut self, is_plaintext: bool) -> Self {
         self.plaintext = is_plaintext;
         self

@@ -302,14 +302,8 @@ impl Admin {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
-        loop {
-            let log = native(self.servers.channel(attempts.server()));
-            match within(SILENCE_MAX.min(self.timeout), call(log)).await {
-                Ok(answer) => return Ok(answer.into_inner()),
-                Err(status) => attempts.failed(&status).await?,
-            }
-        }
+        let call = |channel| call(native(channel));
+        self.asked(SILENCE_MAX, call).await
     }
 
     /// The answer to a change, and whether an earlier try may have made it.
@@ -317,19 +311,8 @@ impl Admin {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
-        let mut in_doubt = false;
-        loop {
-            let log = native(self.servers.channel(attempts.server()));
-            match within(SILENCE_MAX.min(self.timeout), call(log)).await {
-                Ok(answer) => return Ok((answer.into_inner(), in_doubt)),
-                Err(status) => {
-                    in_doubt |= leaves_doubt(&status);
-                    let failed = attempts.failed(&status).await;
-                    failed.map_err(|error| error.after_doubt(in_doubt))?;
-                }
-            }
-        }
+        let call = |channel| call(native(channel));
+        self.changed(SILENCE_MAX, call).await
     }
 }
 
