@@ -16,7 +16,8 @@ impl Log {
         let (mut low, mut high) = (first, next);
         while low < high {
             let middle = Offset(low.0 + (high.0 - low.0) / 2);
-            let read = match self.read_some(middle, 1) {
+            let found = self.find(middle, 1);
+            let read = match found.and_then(|found| self.read_found(found, 1)) {
                 // The log was trimmed meanwhile.
                 Err(Error::Trimmed { first, .. }) => {
                     low = low.max(first);
@@ -24,7 +25,7 @@ impl Log {
                 }
                 read => read?,
             };
-            let Some(stored) = read.and_then(|parts| parts.into_iter().next()) else {
+            let Some(stored) = read.stored.first() else {
                 break;
             };
             if stored.timestamp_ms < timestamp_ms {

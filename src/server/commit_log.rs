@@ -3,13 +3,11 @@
 use std::future::Future;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::log::record::Stored;
-use crate::log::{self, Offset};
+use crate::log::Log;
 use crate::raft::{Answer, Applied, Caller, ProposeError, ReadError, View};
-use crate::tasks;
 
 /// What the service needs of a log.
 pub trait CommitLog: Send + Sync + 'static {
@@ -26,17 +24,8 @@ pub trait CommitLog: Send + Sync + 'static {
     /// Returns once a read sees everything that was acknowledged before the call.
     fn read_barrier(&self) -> impl Future<Output = Result<(), ReadError>> + Send;
 
-    /// What is kept from `offset` on, about `bytes_max` bytes of it: at least one batch. The disk is
-    /// read in its turn.
-    fn read_stored(
-        &self,
-        offset: Offset,
-        bytes_max: usize,
-        disk: &Semaphore,
-    ) -> impl Future<Output = Result<Vec<Stored>, log::Error>> + Send;
-
-    /// The first readable offset, and the one that the next record gets.
-    fn offsets(&self) -> (Offset, Offset);
+    /// The log on this node's disk, to read from.
+    fn log(&self) -> &Log;
 
     /// How far records can be read, and a wait for more.
     fn watch_applied(&self) -> watch::Receiver<Applied>;
@@ -59,17 +48,8 @@ impl CommitLog for crate::raft::ReplicatedLog {
         Self::read_barrier(self).await
     }
 
-    async fn read_stored(
-        &self,
-        offset: Offset,
-        bytes_max: usize,
-        disk: &Semaphore,
-    ) -> Result<Vec<Stored>, log::Error> {
-        read_log(self.log(), offset, bytes_max, disk).await
-    }
-
-    fn offsets(&self) -> (Offset, Offset) {
-        self.log().offsets()
+    fn log(&self) -> &Log {
+        Self::log(self)
     }
 
     fn watch_applied(&self) -> watch::Receiver<Applied> {
@@ -79,21 +59,4 @@ impl CommitLog for crate::raft::ReplicatedLog {
     fn view(&self) -> View {
         Self::view(self)
     }
-}
-
-/// Reads at an offset without making the runtime's threads wait for the disk.
-pub async fn read_log(
-    log: &log::Log,
-    offset: Offset,
-    bytes_max: usize,
-    disk: &Semaphore,
-) -> Result<Vec<Stored>, log::Error> {
-    if log.in_memory(offset) {
-        return log.read_stored(offset, bytes_max);
-    }
-    let _turn = disk.acquire().await.map_err(|_| log::Error::Stopped)?;
-    let log = log.clone();
-    let read = move || log.read_stored(offset, bytes_max);
-    let read = tasks::spawn_blocking("read of the log", read);
-    read.await.unwrap_or(Err(log::Error::Stopped))
 }

@@ -170,11 +170,10 @@ impl Store {
 
     /// Reads bytes; they may hold several frames.
     pub fn read(&self, position: u32, len: usize) -> Result<Bytes, Error> {
-        let mut bytes = vec![0; len];
-        self.file()?
-            .read_exact_at(&mut bytes, position.into())
-            .map_err(Error::io("read", self.path()))?;
-        Ok(bytes.into())
+        let bytes = self.file()?.read_at(position.into(), len);
+        bytes
+            .map(Bytes::from)
+            .map_err(Error::io("read", self.path()))
     }
 
     /// Reads and checks the frames in a span.

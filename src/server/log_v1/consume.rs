@@ -13,12 +13,12 @@ use tonic::metadata::MetadataMap;
 
 use crate::batch::Compression;
 use crate::log::record::Stored;
-use crate::log::{self, Offset, Record};
+use crate::log::{self, Offset, Read, Record};
 use crate::net::budget::{Accounts, Held, SMALL_BYTES_MAX};
 use crate::proto::log_v1;
 
 use crate::server::answers::Outbox;
-use crate::server::answers::reading::{COPIED_BELOW, Failed, PART_BYTES, Shape};
+use crate::server::answers::reading::{Failed, PART_BYTES, Shape, is_copied};
 use crate::server::{CommitLog, Drain, Shared, status};
 
 /// Request metadata: `strong` makes a read linearizable, `relaxed` is what it is without.
@@ -74,10 +74,10 @@ impl Shape for Records {
         self.bytes_max
     }
 
-    fn make(&self, stored: &[Stored]) -> Result<(Self::Answer, usize), log::Error> {
+    fn make(&self, read: &Read) -> Result<(Self::Answer, usize), log::Error> {
         let mut records = Vec::new();
         let mut left = self.bytes_max.max(1);
-        for part in stored {
+        for part in &read.stored {
             left = part.read_into(self.from.max(part.first), left, &mut records)?;
             if left == 0 || records.len() * PART_BYTES >= self.bytes_max {
                 break;
@@ -85,10 +85,11 @@ impl Shape for Records {
         }
         let values = records.iter().map(|record: &Record| record.value.len());
         let bytes = values.sum::<usize>() + records.len() * PART_BYTES;
-        if bytes < COPIED_BELOW {
+        if is_copied(bytes, read) {
             copy(&mut records);
+            return Ok((records.into(), bytes));
         }
-        Ok((records.into(), bytes))
+        Ok((records.into(), bytes.max(read.kept_bytes)))
     }
 }
 
@@ -111,11 +112,11 @@ pub struct ConsumeStream<L> {
     read: VecDeque<Record>,
     /// The room that they take.
     held: Option<Held>,
-    reading: Option<BoxFuture<'static, Result<Read, Status>>>,
+    reading: Option<BoxFuture<'static, Result<Answer, Status>>>,
     ended: bool,
 }
 
-type Read = (VecDeque<Record>, Option<Held>);
+type Answer = (VecDeque<Record>, Option<Held>);
 
 impl<L: CommitLog> ConsumeStream<L> {
     pub fn new(
@@ -176,7 +177,7 @@ async fn read_on<L: CommitLog>(
     shared: Arc<Shared<L>>,
     accounts: Option<Accounts>,
     from: Offset,
-) -> Result<Read, Status> {
+) -> Result<Answer, Status> {
     let log = shared.log()?;
     let mut applied = log.watch_applied();
     let mut drain: Drain = shared.drain.clone();
@@ -200,11 +201,13 @@ pub async fn read<L: CommitLog>(
     accounts: Option<&Accounts>,
     from: Offset,
     bytes_max: usize,
-) -> Result<Read, Status> {
+) -> Result<Answer, Status> {
     let log = shared.log()?;
     let shape = Records { from, bytes_max };
     let expected = bytes_max.max(SMALL_BYTES_MAX);
-    let read = shared.reading.answer(log, accounts, from, expected, shape);
+    let read = shared
+        .reading
+        .answer(log.log(), accounts, from, expected, shape);
     read.await.map_err(|failed| match failed {
         Failed::Log(error) => status::log_v1(&error),
         Failed::Status(status) => status,

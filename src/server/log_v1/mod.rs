@@ -63,7 +63,7 @@ impl<L: CommitLog> log_server::Log for LogV1<L> {
                 .await
                 .map_err(|error| status::read(&error))?;
         }
-        let (first, next) = log.offsets();
+        let (first, next) = log.log().offsets();
         let offset = Offset(request.get_ref().offset);
         let outbox = self.0.unread.outbox();
         let accounts = accounts(&request);

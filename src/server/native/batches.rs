@@ -6,7 +6,7 @@ use tonic::Status;
 
 use crate::batch::{self, BatchError, Builder, Compression, Part};
 use crate::log::record::{self, Conditions, DECOMPRESSED_BYTES_MAX, Producer, Stored};
-use crate::log::{Error, Offset};
+use crate::log::{Error, Offset, Read};
 use crate::net::budget::Accounts;
 use crate::proto::v1::{self, ProduceRequest, StoredBatch};
 use crate::raft::owner;
@@ -15,7 +15,7 @@ use super::super::{Limits, status};
 use super::check_name;
 use super::consume::bytes_of;
 use crate::server::answers::bulk::Bulk;
-use crate::server::answers::reading::{COPIED_BELOW, PART_BYTES, Shape};
+use crate::server::answers::reading::{PART_BYTES, Shape, is_copied};
 
 /// The batch of a request by `subject`, as the log keeps it. Every record in it is looked at: what is taken can
 /// be read back.
@@ -207,15 +207,15 @@ impl Shape for Wanted {
         self.bytes_max
     }
 
-    fn make(&self, stored: &[Stored]) -> Result<(Self::Answer, usize), Error> {
+    fn make(&self, read: &Read) -> Result<(Self::Answer, usize), Error> {
         let mut left = Left {
             records: self.records_max,
             bytes: self.bytes_max.max(1),
             is_first: true,
         };
         let (mut next, mut bytes) = (self.from, 0);
-        let mut all = Vec::with_capacity(stored.len());
-        for stored in stored {
+        let mut all = Vec::with_capacity(read.stored.len());
+        for stored in &read.stored {
             if left.records == 0 || left.bytes == 0 {
                 break;
             }
@@ -236,12 +236,13 @@ impl Shape for Wanted {
                 break;
             }
         }
-        if bytes < COPIED_BELOW {
+        if is_copied(bytes, read) {
             for batch in all.iter_mut().filter_map(|sent| sent.batch.as_mut()) {
                 batch.records = Bytes::copy_from_slice(&batch.records);
             }
+            return Ok(((all, next), bytes));
         }
-        Ok(((all, next), bytes))
+        Ok(((all, next), bytes.max(read.kept_bytes)))
     }
 }
 

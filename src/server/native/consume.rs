@@ -108,7 +108,9 @@ pub async fn read(
     wanted: Wanted,
 ) -> Result<(Read, Option<Held>), Status> {
     let (log, from) = (shared.log()?, wanted.from);
-    let read = shared.reading.answer(log, accounts, from, expected, wanted);
+    let read = shared
+        .reading
+        .answer(log.log(), accounts, from, expected, wanted);
     read.await.map_err(|failed| match failed {
         Failed::Log(error) => status::log(&error),
         Failed::Status(status) => status,

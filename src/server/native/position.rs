@@ -7,7 +7,6 @@ use tonic::Status;
 use crate::log::Offset;
 use crate::proto::v1::{self, Edge, consistency::Level, start::At};
 use crate::raft::ReplicatedLog;
-use crate::tasks;
 
 use super::super::{Shared, status};
 
@@ -70,11 +69,9 @@ pub async fn begin(
         },
         At::Offset(offset) => Offset(offset),
         At::TimestampMs(timestamp_ms) => {
-            let _turn = shared.reading.disk().acquire().await;
             let log = log.log().clone();
-            let found =
-                tasks::spawn_blocking("search for a time", move || log.offset_at(timestamp_ms));
-            let found = found.await.unwrap_or(Err(crate::log::Error::Stopped));
+            let search = move || log.offset_at(timestamp_ms);
+            let found = shared.reading.on_disk("search for a time", search).await;
             found.map_err(|error| status::log(&error))?
         }
         At::Tail(count) => Offset(next.0.saturating_sub(count)).max(first),

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Server};
@@ -20,12 +20,11 @@ use tonic::{Code, Request};
 use tonic_types::StatusExt;
 use tower::util::MapResponseLayer;
 
-use super::commit_log::read_log;
 use super::intake::IntakeLayer;
 use super::log_v1::LogV1;
 use super::*;
 use crate::disk::memory::MemoryDisk;
-use crate::log::record::{Stored, batches, check_batch, join};
+use crate::log::record::{batches, check_batch, join};
 use crate::log::{self, Entry, Index, Kind, Log, Offset, Run, Term};
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
@@ -120,17 +119,8 @@ impl CommitLog for Bare {
         Err(ReadError::NoLeader { waited_ms: 7 })
     }
 
-    async fn read_stored(
-        &self,
-        offset: Offset,
-        bytes_max: usize,
-        disk: &Semaphore,
-    ) -> Result<Vec<Stored>, log::Error> {
-        read_log(&self.log, offset, bytes_max, disk).await
-    }
-
-    fn offsets(&self) -> (Offset, Offset) {
-        self.log.offsets()
+    fn log(&self) -> &Log {
+        &self.log
     }
 
     fn watch_applied(&self) -> watch::Receiver<Applied> {

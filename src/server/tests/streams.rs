@@ -51,7 +51,7 @@ async fn a_bad_record_ends_its_stream_and_nothing_before_it() {
     let status = answers.last().unwrap().as_ref().unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert_eq!(
-        served.shared.log().unwrap().offsets().1,
+        served.shared.log().unwrap().log.offsets().1,
         Offset(2),
         "c was not appended"
     );
