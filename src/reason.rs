@@ -14,7 +14,7 @@ use tonic_types::{ErrorDetails, ErrorInfo, StatusExt};
 /// Whose reasons these are, in `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "ferrolog";
 /// The most bytes of a status's message. It travels twice, once escaped, with up to three bytes for each.
-const MESSAGE_BYTES_MAX: usize = 1024;
+const STATUS_TEXT_BYTES_MAX: usize = 1024;
 /// The most bytes of one value in the details.
 const VALUE_BYTES_MAX: usize = 256;
 const CUT: &str = "...";
@@ -243,7 +243,7 @@ pub fn info(status: &Status) -> Option<ErrorInfo> {
 
 /// A message as short as a status may carry it.
 pub fn bounded(message: &str) -> Cow<'_, str> {
-    cut(message, MESSAGE_BYTES_MAX)
+    cut(message, STATUS_TEXT_BYTES_MAX)
 }
 
 fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {

@@ -49,10 +49,10 @@ impl Write for LogLine {
 }
 
 /// A queue of lines and the thread that writes them.
-struct Lines(Arc<Shared>);
+struct Lines(Arc<LineQueue>);
 
 #[derive(Default)]
-struct Shared {
+struct LineQueue {
     queue: Mutex<Queue>,
     filled: Condvar,
     drained: Condvar,
@@ -70,7 +70,7 @@ struct Queue {
 
 impl Lines {
     fn start(sink: impl Write + Send + 'static) -> Self {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<LineQueue>::default();
         let theirs = shared.clone();
         #[allow(
             clippy::disallowed_methods,
@@ -113,7 +113,7 @@ impl Lines {
 }
 
 /// Writes lines for as long as the process lives.
-fn write_out(shared: &Shared, mut sink: impl Write) {
+fn write_out(shared: &LineQueue, mut sink: impl Write) {
     // A failed write may have left a part of its line behind.
     let mut begins_anew = true;
     loop {

@@ -12,7 +12,7 @@ use super::{AgentError, Fail, Seams};
 /// How long a member goes without a leader before it asks whether it still is one.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two questions.
-const RETRY: Duration = Duration::from_millis(200);
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Opens the directory, and if it is new begins a cluster or joins one. Whether it has just
 /// joined comes with it.
@@ -105,7 +105,7 @@ async fn stay_member(log: &ReplicatedLog, peers: &[String], joined: bool) -> Mem
             }
             Err(refused) => return refused,
         }
-        patience = RETRY;
+        patience = RETRY_AFTER;
     }
 }
 

@@ -3,10 +3,10 @@
 //! The disk, the network, the wall clock, randomness and the threads come in as [`Seams`], so that
 //! the same node runs on real ones and in simulation.
 
+mod background;
 mod error;
 mod membership;
 mod runtimes;
-mod tending;
 
 pub use crate::server::Policy;
 pub use error::AgentError;
@@ -31,7 +31,7 @@ use crate::raft::{self, ReplicatedLog, Seat, Timing};
 use crate::server::{self, Drain, HealthReporter};
 use crate::tasks;
 
-use tending::{serving, tell_health, upkeep};
+use background::{serving, tell_health, upkeep};
 
 /// From the signal to stop until the last client's call is cut.
 const DRAIN_MAX: Duration = Duration::from_secs(10);

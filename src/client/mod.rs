@@ -56,7 +56,7 @@ const FIRST_ANSWER_MAX: Duration = Duration::from_secs(3);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// The largest answer that the client accepts, in bytes. It is more than the largest record that a server can
 /// be set to.
-const MESSAGE_BYTES_MAX: usize = 65 * 1024 * 1024;
+const RESPONSE_BYTES_MAX: usize = 65 * 1024 * 1024;
 
 /// A handle on a cluster. Clones share their connections.
 #[derive(Clone)]
@@ -155,7 +155,7 @@ impl Client {
 
 /// The native API of the server at the other end.
 fn native(channel: Channel) -> LogServiceClient<Channel> {
-    LogServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    LogServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
 }
 
 /// Records as a batch, without compression.

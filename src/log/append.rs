@@ -16,7 +16,7 @@ use super::segment::store::Store;
 use super::write::io::{Append, Done, Request};
 use super::write::making::Plan;
 use super::write::writer::Write;
-use super::{Config, Error, Index, Log, State, Term};
+use super::{Config, Error, Index, Log, LogState, Term};
 
 impl Log {
     /// Appends entries. They can be read when this returns; `done` comes when they are durable.
@@ -56,7 +56,7 @@ impl Log {
     }
 
     /// Gives an entry its place in the last segment, or in a new one.
-    fn place(&self, state: &mut State, entry: Entry, crc: u32) -> Result<Write, Error> {
+    fn place(&self, state: &mut LogState, entry: Entry, crc: u32) -> Result<Write, Error> {
         let config = &self.0.config;
         let fits = |segment: &Segment| segment.fits(&entry, config);
         if !state.segments.back().is_some_and(fits) {
@@ -126,7 +126,7 @@ impl Segment {
 }
 
 /// Takes back the entries from `first` on, none of which was handed to the writer.
-fn displace(state: &mut State, first: Index, term: Term) {
+fn displace(state: &mut LogState, first: Index, term: Term) {
     while state
         .segments
         .pop_back_if(|segment| segment.base() >= first)

@@ -20,8 +20,8 @@ mod config;
 mod damage;
 mod error;
 mod format;
+mod index_maps;
 mod inspect;
-mod maps;
 mod numbers;
 mod open;
 mod read;
@@ -50,19 +50,19 @@ pub use numbers::{Floor, Index, NUMBER_MAX, Offset, Term};
 pub use open::recovery::Checkpoint;
 pub use records::{Found, Read};
 pub use segment::Damage;
+pub use upkeep::copies::{Placed, SegmentCopy, adopt_files, is_copied, remove_copy};
 pub use upkeep::repair::{Damaged, Scrub};
-pub use upkeep::transfer::{Builder, Placed, adopt_files, is_copied, remove_copy};
 pub use upkeep::trim::{Pin, SegmentInfo};
 pub use write::io::{Done, Job};
 
 use crate::disk::Disk;
 use format::files;
 use format::row::Row;
-use open::recovery::{self, Place};
+use open::recovery::{self, LogDirectory};
 use segment::Segment;
 use segment::handles::Handles;
 use segment::index_file::IndexFile;
-use state::State;
+use state::LogState;
 use write::io::{Queue, Request};
 use write::making::{self, Maker};
 
@@ -99,16 +99,16 @@ pub fn remove(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
 
 /// A handle to the log; clones share it.
 #[derive(Debug, Clone)]
-pub struct Log(Arc<Shared>);
+pub struct Log(Arc<LogParts>);
 
 #[derive(Debug)]
-struct Shared {
+struct LogParts {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     config: Config,
     queue: Queue,
     handles: Arc<Handles>,
-    state: RwLock<State>,
+    state: RwLock<LogState>,
     /// Held by what changes files other than by appending: sealing, trimming, repair, adoption.
     upkeep: Mutex<()>,
 }
@@ -125,14 +125,14 @@ impl Log {
         checkpoint: Option<Checkpoint>,
     ) -> Result<(Self, Opened), Error> {
         let handles = Handles::new(disk.clone(), config.files_max);
-        let place = Place {
+        let directory = LogDirectory {
             disk: &*disk,
             dir,
             config: &config,
             handles: &handles,
         };
         making::remove_spare(&*disk, dir)?;
-        let found = recovery::recover(&place, floor, checkpoint)?;
+        let found = recovery::recover(&directory, floor, checkpoint)?;
         let is_sealed = |segment: &&Segment| segment.seal().is_some();
         let opened = Opened {
             rows_hold: found.rows_hold,
@@ -141,10 +141,10 @@ impl Log {
             segments: found.segments.len(),
             sealed: found.segments.iter().filter(is_sealed).count(),
         };
-        let state = State::new(found, checkpoint);
+        let state = LogState::new(found, checkpoint);
         let maker = Maker::new(disk.clone(), dir, &config);
         let queue = Queue::start(maker, state.next_index(), &config)?;
-        let shared = Shared {
+        let shared = LogParts {
             dir: dir.to_owned(),
             disk,
             config,
@@ -257,7 +257,7 @@ impl Log {
     }
 }
 
-impl Drop for Shared {
+impl Drop for LogParts {
     fn drop(&mut self) {
         self.queue.close();
     }

@@ -9,7 +9,7 @@ use super::format::frame::Entry;
 use super::format::seal;
 use super::segment::Damage;
 use super::segment::store::{Span, Store};
-use super::{Error, Index, Log, State, Term};
+use super::{Error, Index, Log, LogState, Term};
 
 /// Bytes that one read of a store asks for, unless a single frame is longer.
 pub(super) const READ_BYTES_MAX: usize = 256 << 10;
@@ -92,7 +92,7 @@ impl Log {
     }
 }
 
-impl State {
+impl LogState {
     pub(super) fn term_of(&self, index: Index) -> Option<Term> {
         let segment = &self.segments[self.segment_number(index)?];
         seal::term_at(segment.term_ends(), index.0 - segment.base().0)

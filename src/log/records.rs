@@ -12,7 +12,7 @@ use super::format::row::Row;
 use super::read::{READ_BYTES_MAX, Source};
 use super::segment::lazy_map::LazyMap;
 use super::segment::store::Span;
-use super::{Error, Index, Log, Offset, Segment, State};
+use super::{Error, Index, Log, LogState, Offset, Segment};
 
 /// Where records stand.
 pub struct Found {
@@ -174,7 +174,7 @@ impl Log {
     }
 }
 
-impl State {
+impl LogState {
     /// The rows that must be mapped to find a record, if they are not. Those of a damaged segment are
     /// not looked at.
     fn unloaded_at(&self, offset: Offset) -> Option<Arc<LazyMap>> {

@@ -10,7 +10,7 @@ use super::segment::store::Store;
 use super::{Index, Offset, Term};
 
 #[derive(Debug)]
-pub struct State {
+pub struct LogState {
     /// Where the log begins while it holds no entry.
     pub floor: Index,
     pub segments: VecDeque<Segment>,
@@ -29,7 +29,7 @@ pub struct State {
     pub pins: Vec<Index>,
 }
 
-impl State {
+impl LogState {
     pub fn new(found: Recovered, checkpoint: Option<Checkpoint>) -> Self {
         let floor = found.floor;
         let covered = checkpoint.filter(|_| found.rows_hold);

@@ -32,10 +32,10 @@ use pool::{Lane, Pool};
 /// A message of at most so many bytes may use the room that is kept for small ones.
 pub const SMALL_BYTES_MAX: usize = 64 << 10;
 
-/// Limits of one kind of account, in bytes. A message that is larger than the connection's limit takes the
+/// The limits of one kind of account, in bytes. A message that is larger than the connection's limit takes the
 /// whole of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct AccountLimits {
     /// Of all clients together.
     pub node_bytes_max: usize,
     /// Of all connections of one subject.
@@ -46,7 +46,7 @@ pub struct Limits {
     pub small_part: usize,
 }
 
-impl Limits {
+impl AccountLimits {
     /// Of the node, with what is kept for small.
     const fn with_small(&self) -> usize {
         match self.small_part {
@@ -58,7 +58,7 @@ impl Limits {
 
 /// Messages and answers: from before they are read or built until the client has been answered, or has taken
 /// them.
-pub const BYTES: Limits = Limits {
+pub const BYTES: AccountLimits = AccountLimits {
     node_bytes_max: 40 << 20,
     subject_bytes_max: 24 << 20,
     connection_bytes_max: 24 << 20,
@@ -67,7 +67,7 @@ pub const BYTES: Limits = Limits {
 
 /// Windows of streams that have a message under way: so much may have come on them that nobody has read yet.
 /// A connection's window must be larger than its part, so that the other streams can always move.
-pub const UNREAD: Limits = Limits {
+pub const UNREAD: AccountLimits = AccountLimits {
     node_bytes_max: 24 << 20,
     subject_bytes_max: 12 << 20,
     connection_bytes_max: 8 << 20,
@@ -75,7 +75,7 @@ pub const UNREAD: Limits = Limits {
 };
 
 /// Calls: what each costs beside its messages.
-pub const CALLS: Limits = Limits {
+pub const CALLS: AccountLimits = AccountLimits {
     node_bytes_max: 24 << 20,
     subject_bytes_max: 12 << 20,
     connection_bytes_max: 12 << 20,
@@ -84,7 +84,7 @@ pub const CALLS: Limits = Limits {
 
 /// Answers of reads, from before they are read until the connection has sent them. They are apart from what
 /// is on its way in: a call holds its own message while its answer waits for room.
-pub const ANSWERS: Limits = Limits {
+pub const ANSWERS: AccountLimits = AccountLimits {
     node_bytes_max: 24 << 20,
     subject_bytes_max: 12 << 20,
     connection_bytes_max: 8 << 20,
@@ -107,22 +107,22 @@ const BULK_MAX: usize = 1;
 #[derive(Debug, Clone)]
 pub struct Budget {
     /// [`BYTES`].
-    pub bytes: Node,
+    pub bytes: NodeAccount,
     /// [`UNREAD`].
-    pub unread: Node,
+    pub unread: NodeAccount,
     /// [`CALLS`].
-    pub calls: Node,
+    pub calls: NodeAccount,
     /// [`ANSWERS`].
-    pub answers: Node,
+    pub answers: NodeAccount,
 }
 
 impl Budget {
-    pub fn new(bytes: Limits) -> Self {
+    pub fn new(bytes: AccountLimits) -> Self {
         Self {
-            bytes: Node::new(bytes),
-            unread: Node::new(UNREAD),
-            calls: Node::new(CALLS),
-            answers: Node::new(ANSWERS),
+            bytes: NodeAccount::new(bytes),
+            unread: NodeAccount::new(UNREAD),
+            calls: NodeAccount::new(CALLS),
+            answers: NodeAccount::new(ANSWERS),
         }
     }
 
@@ -179,11 +179,11 @@ pub struct Full {
 
 /// One kind of account for the whole node.
 #[derive(Debug, Clone)]
-pub struct Node(Arc<NodeParts>);
+pub struct NodeAccount(Arc<NodeAccountParts>);
 
 #[derive(Debug)]
-struct NodeParts {
-    limits: Limits,
+struct NodeAccountParts {
+    limits: AccountLimits,
     pool: Pool,
     /// The subjects that have connections.
     subjects: Mutex<HashMap<String, Weak<Subject>>>,
@@ -193,7 +193,7 @@ struct NodeParts {
 struct Subject {
     name: String,
     pool: Pool,
-    node: Node,
+    node: NodeAccount,
 }
 
 impl Drop for Subject {
@@ -208,9 +208,9 @@ impl Drop for Subject {
     }
 }
 
-impl Node {
-    pub fn new(limits: Limits) -> Self {
-        Self(Arc::new(NodeParts {
+impl NodeAccount {
+    pub fn new(limits: AccountLimits) -> Self {
+        Self(Arc::new(NodeAccountParts {
             pool: Pool::new(limits.node_bytes_max, limits.small_part),
             limits,
             subjects: Mutex::default(),
@@ -405,8 +405,8 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    fn node() -> Node {
-        Node::new(Limits {
+    fn node() -> NodeAccount {
+        NodeAccount::new(AccountLimits {
             node_bytes_max: 8 * MIB,
             subject_bytes_max: 4 * MIB,
             connection_bytes_max: 2 * MIB,

@@ -28,12 +28,12 @@ const FIRST_FREE_PORT: u32 = 49_152;
 /// A view of one shared network. Clones and named views see the same listeners and cuts.
 #[derive(Clone, Default)]
 pub struct MemoryNetwork {
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<Topology>>,
     name: Option<Arc<str>>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct Topology {
     listeners: BTreeMap<String, mpsc::Sender<(BoxIo, String)>>,
     cut: BTreeSet<String>,
     links: Vec<Weak<Link>>,
@@ -78,7 +78,7 @@ impl MemoryNetwork {
         self.lock().cut.remove(addr);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, Topology> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -156,7 +156,7 @@ impl Network for MemoryNetwork {
     }
 }
 
-impl Shared {
+impl Topology {
     fn free_addr(&mut self, host: &str) -> String {
         loop {
             let addr = format!("{host}:{}", FIRST_FREE_PORT + self.ports_given);

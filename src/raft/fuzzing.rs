@@ -13,7 +13,9 @@ use prost::Message;
 
 use crate::disk::memory::MemoryDisk;
 use crate::log::fuzzing::{self, Input, Kept, batch_of, config, read_all, seal_file, write_log};
-use crate::log::{self, Builder, Checkpoint, Floor, Index, Log, NUMBER_MAX, Offset, Seal, Term};
+use crate::log::{
+    self, Checkpoint, Floor, Index, Log, NUMBER_MAX, Offset, Seal, SegmentCopy, Term,
+};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::admission::Entrance;
 use crate::raft::entry::codec;
@@ -21,7 +23,7 @@ use crate::raft::entry::command::{self, Command};
 use crate::raft::entry::types::{self, Entry, EntryPayload, TypeConfig};
 use crate::raft::entry::wire_error::WireError;
 use crate::raft::error::FetchError;
-use crate::raft::peer::sound::Pair;
+use crate::raft::peer::checks::Pair;
 use crate::raft::peer::{fetch, wire};
 use crate::raft::snapshot;
 use crate::raft::state::fsm::Fsm;
@@ -336,7 +338,8 @@ fn install(
         if seal.end > COPY_BYTES_MAX {
             return;
         }
-        let builder = Builder::new(Arc::new(disk.clone()), staging, seal).expect("it was checked");
+        let builder =
+            SegmentCopy::new(Arc::new(disk.clone()), staging, seal).expect("it was checked");
         let Some(part) = part(seal) else {
             return;
         };

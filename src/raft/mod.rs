@@ -84,10 +84,10 @@ use write::proposer::Proposer;
 
 /// A handle to the replicated log of this node; clones share it.
 #[derive(Clone)]
-pub struct ReplicatedLog(Arc<Parts>);
+pub struct ReplicatedLog(Arc<ReplicaParts>);
 
 /// What the node consists of.
-struct Parts {
+struct ReplicaParts {
     node: Arc<Node>,
     proposer: Proposer,
     commands: Arc<Commands>,

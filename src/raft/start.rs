@@ -27,7 +27,7 @@ use crate::raft::read::confirm::Confirmer;
 use crate::raft::upkeep::{Kept, Upkeep};
 use crate::raft::view::View;
 use crate::raft::view::clocks::Clocks;
-use crate::raft::view::passed::Passed;
+use crate::raft::view::elapsed::ElapsedTimes;
 use crate::raft::view::space::{self, Space};
 use crate::raft::write::commands::{Commands, SESSION_IDLE_MAX};
 use crate::raft::write::gate::Gate;
@@ -36,7 +36,7 @@ use crate::raft::write::stamps::Stamps;
 use crate::tasks;
 
 use super::staging::Staging;
-use super::{Parts, ReplicatedLog};
+use super::{ReplicaParts, ReplicatedLog};
 
 impl ReplicatedLog {
     /// Starts the node that a directory holds, on the present runtime; those who append are on another. The
@@ -96,7 +96,7 @@ impl ReplicatedLog {
             transport,
             space,
             clocks,
-            passed: Mutex::new(Passed::new(SESSION_IDLE_MAX)),
+            passed: Mutex::new(ElapsedTimes::new(SESSION_IDLE_MAX)),
             promised,
             failure,
         });
@@ -122,14 +122,14 @@ fn assemble(
     kept: Kept,
     heartbeat: Duration,
     successor: Arc<watch::Sender<Successor>>,
-) -> Parts {
+) -> ReplicaParts {
     let (founding, random) = (directory.founding, directory.random);
     let commands = Arc::new(Commands::new(node.clone(), stamps, founding, random));
     let hearing = Hearing::new(node.clone(), directory.introduced, successor);
     let hearing = Arc::new(hearing);
     let (asks, hears) = (commands.clone(), hearing.clone());
     let members = Members::new(node.clone(), asks, reads.clone(), hears, heartbeat);
-    Parts {
+    ReplicaParts {
         staging: Staging::new(kept.snapshots.clone()),
         upkeep: Upkeep::new(node.clone(), commands.clone(), kept),
         node,

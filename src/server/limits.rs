@@ -16,7 +16,7 @@ pub struct Limits {
     /// Calls under way on one connection.
     pub streams_per_connection_max: u32,
     /// Bytes that clients may have under way.
-    pub bytes: budget::Limits,
+    pub bytes: budget::AccountLimits,
 }
 
 /// gRPC's libraries take a message of so many bytes, unless they are told otherwise.

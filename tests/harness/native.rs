@@ -25,14 +25,14 @@ use super::{PATIENCE, Stage};
 pub type Client = LogServiceClient<Channel>;
 
 /// Beyond any answer of these tests.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
+const RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// Given to a stream that reads all there is.
 const CREDIT: u64 = 4 << 20;
 
 /// A client of one address, on a connection of its own.
 pub fn client(layer: &StreamLayer, addr: &str, options: ChannelOptions) -> Client {
     let channel = layer.channel(Kind::Grpc, addr, options);
-    LogServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    LogServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
 }
 
 /// A client of a node.

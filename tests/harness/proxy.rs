@@ -66,7 +66,7 @@ struct Orders {
     cut: u64,
 }
 
-struct Shared {
+struct ProxyState {
     upstream: String,
     random: Random,
     /// After so many bytes of replies a connection breaks, while faults are on.
@@ -87,7 +87,7 @@ enum End {
 /// A proxy that runs; faults are off.
 pub struct Proxy {
     addr: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
     task: JoinHandle<()>,
 }
 
@@ -97,7 +97,7 @@ impl Proxy {
     pub async fn start(upstream: &str, seed: u64, lifetime: Range<u64>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("its address");
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ProxyState {
             upstream: upstream.to_owned(),
             random: Random::seeded(seed),
             lifetime,
@@ -160,7 +160,7 @@ impl Drop for Proxy {
     }
 }
 
-impl Shared {
+impl ProxyState {
     /// A number below `limit`.
     fn draw(&self, limit: u64) -> u64 {
         let drawn = self.random.next_u128() % u128::from(limit.max(1));
@@ -186,7 +186,7 @@ impl Shared {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<ProxyState>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -210,7 +210,7 @@ fn reset(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-async fn connection(client: TcpStream, shared: Arc<Shared>) {
+async fn connection(client: TcpStream, shared: Arc<ProxyState>) {
     let Ok(server) = TcpStream::connect(&shared.upstream).await else {
         reset(&client);
         return;
@@ -278,7 +278,7 @@ struct Replies {
     to_client: OwnedWriteHalf,
     orders: watch::Receiver<Orders>,
     requests: watch::Receiver<u64>,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
 }
 
 impl Replies {

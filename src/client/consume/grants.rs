@@ -18,7 +18,7 @@ pub(super) const CREDIT_BYTES: u64 = 4 * 1024 * 1024;
 const STRIDE_BYTES: u64 = CREDIT_BYTES / 4;
 
 #[derive(Debug, Default)]
-struct Shared {
+struct OwedCredit {
     owed: AtomicU64,
     closed: AtomicBool,
     waker: AtomicWaker,
@@ -27,7 +27,7 @@ struct Shared {
 /// The reader's end. Dropping it ends the stream of requests.
 #[derive(Debug)]
 pub(super) struct Grants {
-    shared: Arc<Shared>,
+    shared: Arc<OwedCredit>,
     handed_out: u64,
 }
 
@@ -35,12 +35,12 @@ pub(super) struct Grants {
 #[derive(Debug)]
 pub(super) struct Requests {
     start: Option<ConsumeStreamStart>,
-    shared: Arc<Shared>,
+    shared: Arc<OwedCredit>,
 }
 
 /// The two ends of a stream that begins with `start`.
 pub(in crate::client) fn requests(start: ConsumeStreamStart) -> (Grants, Requests) {
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(OwedCredit::default());
     shared.owed.store(CREDIT_BYTES, Ordering::Relaxed);
     let grants = Grants {
         shared: Arc::clone(&shared),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::batch::{BatchError, Compression, Record, decompress, records};
-use crate::client::MESSAGE_BYTES_MAX;
+use crate::client::RESPONSE_BYTES_MAX;
 use crate::proto::v1::StoredBatch;
 
 /// A record of the log.
@@ -84,7 +84,7 @@ impl Open {
             return Err(BatchError::Malformed("it holds no record"));
         }
         let compression = Compression::new(batch.compression)?;
-        let plain: Bytes = decompress(&batch.records, compression, MESSAGE_BYTES_MAX)?;
+        let plain: Bytes = decompress(&batch.records, compression, RESPONSE_BYTES_MAX)?;
         Ok(Self {
             records: Box::new(records(&plain)),
             next: stored.first_offset,

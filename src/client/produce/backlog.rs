@@ -64,7 +64,7 @@ pub(in crate::client) struct Credit {
     pub(in crate::client) batches: usize,
 }
 
-pub(in crate::client) struct State {
+pub(in crate::client) struct Backlog {
     pub(in crate::client) builder: Builder,
     pub(super) gathering: Option<Gathering>,
     pub(super) unacknowledged: VecDeque<Batch>,
@@ -92,7 +92,7 @@ pub(in crate::client) struct State {
     pub(super) stats: ProducerStats,
 }
 
-impl State {
+impl Backlog {
     pub(in crate::client) fn new() -> Self {
         Self {
             builder: Builder::with_capacity(BUILDER_BYTES),

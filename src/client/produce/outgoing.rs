@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::backlog::{Batch, State};
+use super::backlog::{Backlog, Batch};
 use super::window::Window;
 use crate::batch::compress_if_smaller;
 use crate::proto::v1;
@@ -99,7 +99,7 @@ impl Outgoing {
 }
 
 /// Whether the batch may go. One that is larger than the credit goes alone.
-fn has_credit(state: &State, batch: &Batch) -> bool {
+fn has_credit(state: &Backlog, batch: &Batch) -> bool {
     state.credit.is_some_and(|credit| {
         let fits = state.sent_bytes + batch.records.len() <= credit.bytes;
         state.sent == 0 || (fits && state.sent < credit.batches)
@@ -107,7 +107,7 @@ fn has_credit(state: &State, batch: &Batch) -> bool {
 }
 
 /// The next batch as a message; it counts as sent.
-fn wire(state: &mut State) -> (Option<v1::SessionSequence>, v1::Batch) {
+fn wire(state: &mut Backlog) -> (Option<v1::SessionSequence>, v1::Batch) {
     let batch = &state.unacknowledged[state.sent];
     let sequence = batch.first - state.session_first;
     let session = state.session.map(|session| session.sequence(sequence));

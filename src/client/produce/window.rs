@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::ack::{Ack, BatchAck, Promise};
-use super::backlog::{Credit, ProducerStats, State};
+use super::backlog::{Backlog, Credit, ProducerStats};
 use super::outgoing::Outgoing;
 use crate::batch::{Record, bytes_in_batch};
 use crate::client::session::Opened;
@@ -32,7 +32,7 @@ pub(super) enum Loss {
 
 pub(super) struct Window {
     pub(in crate::client) options: ProducerOptions,
-    state: Mutex<State>,
+    state: Mutex<Backlog>,
     room: Notify,
     work: Notify,
 }
@@ -41,7 +41,7 @@ impl Window {
     pub(in crate::client) fn new(options: ProducerOptions) -> Self {
         Self {
             options,
-            state: Mutex::new(State::new()),
+            state: Mutex::new(Backlog::new()),
             room: Notify::new(),
             work: Notify::new(),
         }
@@ -315,7 +315,7 @@ impl Window {
         self.room.notify_waiters();
     }
 
-    pub(in crate::client) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(in crate::client) fn lock(&self) -> MutexGuard<'_, Backlog> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

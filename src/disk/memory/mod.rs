@@ -42,7 +42,7 @@ type Watcher = Arc<dyn Fn(Event, &Path) -> io::Result<()> + Send + Sync>;
 
 /// Files in memory; clones share them.
 #[derive(Clone)]
-pub struct MemoryDisk(Arc<Shared>);
+pub struct MemoryDisk(Arc<DiskState>);
 
 impl Default for MemoryDisk {
     fn default() -> Self {
@@ -50,7 +50,7 @@ impl Default for MemoryDisk {
     }
 }
 
-struct Shared {
+struct DiskState {
     names: Mutex<Names>,
     available: AtomicU64,
     watcher: Mutex<Option<Watcher>>,
@@ -63,7 +63,7 @@ struct Shared {
 struct MemoryFile {
     path: PathBuf,
     content: Arc<Content>,
-    disk: Arc<Shared>,
+    disk: Arc<DiskState>,
 }
 
 impl MemoryDisk {
@@ -91,7 +91,7 @@ impl MemoryDisk {
     }
 
     fn of(names: Names) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(DiskState {
             names: Mutex::new(names),
             available: AtomicU64::new(u64::MAX),
             watcher: Mutex::default(),
@@ -137,7 +137,7 @@ impl MemoryDisk {
     }
 }
 
-impl Shared {
+impl DiskState {
     /// An error if no descriptor is left.
     fn descriptor(&self) -> io::Result<()> {
         if self.files.load(Ordering::Relaxed) < self.files_max.load(Ordering::Relaxed) {

@@ -87,7 +87,7 @@ impl Recovered {
 }
 
 /// The directory that is opened, and with what.
-pub struct Place<'a> {
+pub struct LogDirectory<'a> {
     pub disk: &'a dyn Disk,
     pub dir: &'a Path,
     pub config: &'a Config,
@@ -97,24 +97,27 @@ pub struct Place<'a> {
 
 /// Opens the segments in a directory.
 pub fn recover(
-    place: &Place<'_>,
+    directory: &LogDirectory<'_>,
     floor: Floor,
     checkpoint: Option<Checkpoint>,
 ) -> Result<Recovered, Error> {
-    check_numbers(place, floor, checkpoint)?;
-    cut::redo(place.disk, place.dir, place.config)?;
+    check_numbers(directory, floor, checkpoint)?;
+    cut::redo(directory.disk, directory.dir, directory.config)?;
     // The names of the files that are found, as their bytes below.
-    let dir = place.dir;
-    place.disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
-    let mut found = open_segments(place, floor, checkpoint)?;
-    check_tail(place, &found, checkpoint)?;
+    let dir = directory.dir;
+    directory
+        .disk
+        .sync_dir(dir)
+        .map_err(Error::io("sync", dir))?;
+    let mut found = open_segments(directory, floor, checkpoint)?;
+    check_tail(directory, &found, checkpoint)?;
     let whole = checkpoint.is_some() || floor.offset == Offset(0);
     if whole && derive::hold(&mut found, checkpoint)? {
         return Ok(found);
     }
     if floor.index > Index(0) {
         return Err(Error::Corrupt {
-            path: place.dir.to_owned(),
+            path: directory.dir.to_owned(),
             position: 0,
             what: "the index does not match its checkpoint and cannot be derived again, since the \
                    log was trimmed",
@@ -122,16 +125,16 @@ pub fn recover(
     }
     // Every entry will be applied again, so the place of every entry is needed.
     drop(found);
-    let mut found = open_segments(place, floor, None)?;
+    let mut found = open_segments(directory, floor, None)?;
     // Sealed segments were taken at their word before.
-    check_tail(place, &found, checkpoint)?;
+    check_tail(directory, &found, checkpoint)?;
     derive::hold(&mut found, None)?;
     Ok(found)
 }
 
 /// A floor or a checkpoint that no log can have is an error before any file is touched.
 fn check_numbers(
-    place: &Place<'_>,
+    directory: &LogDirectory<'_>,
     floor: Floor,
     checkpoint: Option<Checkpoint>,
 ) -> Result<(), Error> {
@@ -143,7 +146,7 @@ fn check_numbers(
         return Ok(());
     }
     Err(Error::Corrupt {
-        path: place.dir.to_owned(),
+        path: directory.dir.to_owned(),
         position: 0,
         what: "the floor or the checkpoint is one that no log can have",
     })
@@ -151,7 +154,7 @@ fn check_numbers(
 
 /// What a checkpoint covers was durable before it.
 fn check_tail(
-    place: &Place<'_>,
+    directory: &LogDirectory<'_>,
     found: &Recovered,
     checkpoint: Option<Checkpoint>,
 ) -> Result<(), Error> {
@@ -159,7 +162,7 @@ fn check_tail(
     match checkpoint.filter(|checkpoint| checkpoint.applied >= next) {
         None => Ok(()),
         Some(checkpoint) => Err(Error::LostTail {
-            path: place.dir.to_owned(),
+            path: directory.dir.to_owned(),
             last: next.0.checked_sub(1).map(Index),
             synced: checkpoint.applied,
         }),
@@ -167,15 +170,15 @@ fn check_tail(
 }
 
 fn open_segments(
-    place: &Place<'_>,
+    directory: &LogDirectory<'_>,
     floor: Floor,
     checkpoint: Option<Checkpoint>,
 ) -> Result<Recovered, Error> {
     let covered = checkpoint.map_or(Index(0), |known| Index(known.applied.0 + 1));
-    let (mut found, bases) = (Recovered::new(floor), live_bases(place, floor.index)?);
+    let (mut found, bases) = (Recovered::new(floor), live_bases(directory, floor.index)?);
     for (number, base) in bases.iter().enumerate() {
         let rest = &bases[number + 1..];
-        if !open_segment(place, *base, rest, covered, &mut found)? {
+        if !open_segment(directory, *base, rest, covered, &mut found)? {
             break;
         }
     }
@@ -184,65 +187,75 @@ fn open_segments(
 
 /// The bases from the floor on. What lies below it was given up: a removal that a crash cut short
 /// is finished here.
-fn live_bases(place: &Place<'_>, floor: Index) -> Result<Vec<Index>, Error> {
-    let names = place.disk.list(place.dir);
-    let names = names.map_err(Error::io("list", place.dir))?;
+fn live_bases(directory: &LogDirectory<'_>, floor: Index) -> Result<Vec<Index>, Error> {
+    let names = directory.disk.list(directory.dir);
+    let names = names.map_err(Error::io("list", directory.dir))?;
     let below = names.iter().filter_map(|name| Some(base_of(name)?.0));
     let below: BTreeSet<_> = below.filter(|base| *base < floor).collect();
-    remove_all(place.disk, place.dir, below.iter())?;
-    bases(place.disk, place.dir)
+    remove_all(directory.disk, directory.dir, below.iter())?;
+    bases(directory.disk, directory.dir)
 }
 
 /// Opens one segment; false if it and all after it held no frame and are gone.
 fn open_segment(
-    place: &Place<'_>,
+    directory: &LogDirectory<'_>,
     base: Index,
     rest: &[Index],
     covered: Index,
     found: &mut Recovered,
 ) -> Result<bool, Error> {
-    let paths = Paths::new(place.dir, base);
+    let paths = Paths::new(directory.dir, base);
     let missing = Error::Corrupt {
         path: paths.store.clone(),
         position: 0,
         what: "entries are missing between the file before and this one",
     };
-    if let Some(seal) = Seal::read(place.disk, &paths.seal, base)? {
+    if let Some(seal) = Seal::read(directory.disk, &paths.seal, base)? {
         if seal.next_index() <= covered {
             if base != found.next_index() {
                 return Err(missing);
             }
             found.last_term = seal.last_term();
-            found.segments.push_back(open_sealed(place, &paths, seal)?);
+            found
+                .segments
+                .push_back(open_sealed(directory, &paths, seal)?);
             return Ok(true);
         }
         // The checkpoint that covered the seal is gone, so the segment may change again.
-        remove_files(place.disk, place.dir, std::iter::once(paths.seal.clone()))?;
+        remove_files(
+            directory.disk,
+            directory.dir,
+            std::iter::once(paths.seal.clone()),
+        )?;
     }
-    if place
+    if directory
         .disk
         .open(&paths.store)
         .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     {
         return Err(missing);
     }
-    let opened = Store::open(place.disk, &paths.store, base)?;
+    let opened = Store::open(directory.disk, &paths.store, base)?;
     let Some(store) = opened.filter(|_| base == found.next_index()) else {
         // The file was made and never written to: its first write comes after a sync of the one before.
-        let (disk, dir) = (place.disk, place.dir);
+        let (disk, dir) = (directory.disk, directory.dir);
         if no_frames(disk, dir, base)? && all_empty(disk, dir, rest)? {
             remove_all(disk, dir, std::iter::once(&base).chain(rest))?;
             return Ok(false);
         }
         return Err(missing);
     };
-    open_unsealed(place, store, &paths.index, rest, found)
+    open_unsealed(directory, store, &paths.index, rest, found)
 }
 
 /// A sealed segment, with what is plainly wrong with its files. They are not opened: a log may have
 /// more of them than a process may have files open.
-pub fn open_sealed(place: &Place<'_>, paths: &Paths, seal: Seal) -> Result<Segment, Error> {
-    let holds = |path: &Path, bytes: u64| match place.disk.len_of(path) {
+pub fn open_sealed(
+    directory: &LogDirectory<'_>,
+    paths: &Paths,
+    seal: Seal,
+) -> Result<Segment, Error> {
+    let holds = |path: &Path, bytes: u64| match directory.disk.len_of(path) {
         Ok(len) => Ok(len >= bytes),
         Err(error) if disk::is_short_of_files(&error) => Err(Error::io("measure", path)(error)),
         Err(_) => Ok(false),
@@ -255,20 +268,20 @@ pub fn open_sealed(place: &Place<'_>, paths: &Paths, seal: Seal) -> Result<Segme
     } else {
         None
     };
-    let store = Store::on_demand(&paths.store, seal.base, place.handles);
-    let index = OffsetIndex::sealed(&paths.index, &seal, place.handles);
+    let store = Store::on_demand(&paths.store, seal.base, directory.handles);
+    let index = OffsetIndex::sealed(&paths.index, &seal, directory.handles);
     Ok(Segment::sealed(store, index, seal, damage))
 }
 
 /// Reads a segment that has no seal; false if it ends in a torn tail, so that it is the last.
 fn open_unsealed(
-    place: &Place<'_>,
+    directory: &LogDirectory<'_>,
     store: Store,
     index_path: &Path,
     rest: &[Index],
     found: &mut Recovered,
 ) -> Result<bool, Error> {
-    let (disk, config) = (place.disk, place.config);
+    let (disk, config) = (directory.disk, directory.config);
     // Rows are derived: a file that does not even begin like one is made anew.
     let index = match OffsetIndex::open(disk, index_path, store.base()) {
         Err(error @ Error::Version { .. }) => return Err(error),
@@ -283,22 +296,22 @@ fn open_unsealed(
     let mut segment = Segment::open(store, index, true);
     let torn = scan(&mut segment, found)?;
     let base = segment.base();
-    if segment.next_index() == base && all_empty(disk, place.dir, rest)? {
+    if segment.next_index() == base && all_empty(disk, directory.dir, rest)? {
         // The file never held a whole frame. The next append makes it anew.
         let gone = std::iter::once(&base).chain(rest);
-        remove_all(disk, place.dir, gone)?;
+        remove_all(disk, directory.dir, gone)?;
         found.torn_bytes += torn;
         return Ok(false);
     }
     segment.reserve(Room::default())?;
     found.read_bytes += u64::from(segment.end());
     if torn > 0 {
-        if !all_empty(disk, place.dir, rest)? {
+        if !all_empty(disk, directory.dir, rest)? {
             let position = segment.end().into();
             let what = "a frame does not check, and files follow";
             return Err(segment.store.corrupt(position, what));
         }
-        remove_all(disk, place.dir, rest.iter())?;
+        remove_all(disk, directory.dir, rest.iter())?;
         let room = config.segment_bytes_max;
         segment.store.cut(segment.end(), Some(room))?;
         segment.store.sync()?;

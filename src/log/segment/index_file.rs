@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::handles::{Handles, Lease};
-use super::held::Held;
+use super::segment_file::SegmentFile;
 use crate::disk::File;
 use crate::log::Error;
 use crate::log::format::file_header::FILE_HEADER_BYTES;
@@ -15,7 +15,7 @@ use crate::log::format::row::ROW_BYTES;
 /// Clones are the same open file.
 #[derive(Debug, Clone)]
 pub struct IndexFile {
-    file: Arc<Held>,
+    file: Arc<SegmentFile>,
     /// The last sync failed.
     unsure: Arc<AtomicBool>,
 }
@@ -27,17 +27,17 @@ pub fn place(number: usize) -> usize {
 
 impl IndexFile {
     pub fn new(path: &Path, file: Arc<dyn File>) -> Self {
-        Self::of(Held::open(path, file))
+        Self::of(SegmentFile::open(path, file))
     }
 
     /// A file that the log's writer makes.
     pub fn unmade(path: &Path) -> Self {
-        Self::of(Held::unmade(path))
+        Self::of(SegmentFile::unmade(path))
     }
 
     /// A file that is opened when it is used.
     pub fn on_demand(path: &Path, handles: &Arc<Handles>) -> Self {
-        Self::of(Held::on_demand(path, handles))
+        Self::of(SegmentFile::on_demand(path, handles))
     }
 
     /// From now on it is opened when it is used.
@@ -45,7 +45,7 @@ impl IndexFile {
         self.file.let_go(handles);
     }
 
-    fn of(file: Held) -> Self {
+    fn of(file: SegmentFile) -> Self {
         Self {
             file: Arc::new(file),
             unsure: Arc::default(),

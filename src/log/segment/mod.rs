@@ -4,12 +4,12 @@
 //! covered by a checkpoint it is sealed: its seal keeps a mark now and then, and never changes.
 
 pub mod handles;
-pub mod held;
 pub mod index;
 pub mod index_file;
 pub mod lazy_map;
 mod locate;
 pub mod search;
+pub mod segment_file;
 pub mod store;
 
 #[cfg(test)]

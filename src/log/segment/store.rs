@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::handles::{Handles, Lease};
-use super::held::Held;
+use super::segment_file::SegmentFile;
 use crate::disk::{Disk, File};
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
 use crate::log::format::frame::{self, Entry, HEADER_BYTES, Header};
@@ -18,7 +18,7 @@ const SCAN_BYTES: usize = 1 << 20;
 /// The frames of one segment.
 #[derive(Debug)]
 pub struct Store {
-    file: Held,
+    file: SegmentFile,
     base: Index,
 }
 
@@ -56,24 +56,24 @@ impl Store {
             .map_err(Error::io("allocate", path))?;
         file.write_all_at(&file_header::encode(Magic::Store, base), 0)
             .map_err(Error::io("write", path))?;
-        Ok(Self::new(Held::open(path, file), base))
+        Ok(Self::new(SegmentFile::open(path, file), base))
     }
 
     /// Opens the file; `None` if its making was cut short, so that it holds no frame.
     pub fn open(disk: &dyn Disk, path: &Path, base: Index) -> Result<Option<Self>, Error> {
         let file = disk.open(path).map_err(Error::io("open", path))?;
         let header = file_header::read(&*file, path, Magic::Store, base)?;
-        Ok(header.map(|()| Self::new(Held::open(path, file), base)))
+        Ok(header.map(|()| Self::new(SegmentFile::open(path, file), base)))
     }
 
     /// A file that the writer makes before it writes there.
     pub fn unmade(path: &Path, base: Index) -> Self {
-        Self::new(Held::unmade(path), base)
+        Self::new(SegmentFile::unmade(path), base)
     }
 
     /// The file of a sealed segment: it is opened when it is used.
     pub fn on_demand(path: &Path, base: Index, handles: &Arc<Handles>) -> Self {
-        Self::new(Held::on_demand(path, handles), base)
+        Self::new(SegmentFile::on_demand(path, handles), base)
     }
 
     /// Its segment is sealed: from now on it is opened when it is used.
@@ -106,7 +106,7 @@ impl Store {
             .map_err(Error::io("measure", self.path()))
     }
 
-    fn new(file: Held, base: Index) -> Self {
+    fn new(file: SegmentFile, base: Index) -> Self {
         Self { file, base }
     }
 

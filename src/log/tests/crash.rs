@@ -287,7 +287,7 @@ impl World {
                 continue;
             }
             let disk = Arc::new(self.disk.clone());
-            let mut copy = Builder::new(disk, &staging, seal).unwrap();
+            let mut copy = SegmentCopy::new(disk, &staging, seal).unwrap();
             let mut at = seal.base;
             while at < seal.next_index() {
                 for entry in leader.entries(at, seal.next_index(), 300).unwrap() {

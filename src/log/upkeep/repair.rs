@@ -11,11 +11,11 @@ use std::sync::Arc;
 use crate::log::format::files::Paths;
 use crate::log::format::seal::{self, Seal};
 use crate::log::open::derive;
-use crate::log::open::recovery::{self, Place};
+use crate::log::open::recovery::{self, LogDirectory};
 use crate::log::segment::index::OffsetIndex;
 use crate::log::segment::store::{Span, Store};
 use crate::log::segment::{Damage, Segment};
-use crate::log::{Error, Index, Log, State};
+use crate::log::{Error, Index, Log, LogState};
 
 /// Bytes of a store that one step of a scrub reads, about.
 const STEP_BYTES: usize = 1 << 20;
@@ -331,7 +331,7 @@ impl Log {
 
     /// Opens a sealed segment's files again, in place of those that were damaged.
     fn reopen(&self, seal: &Seal) -> Result<(), Error> {
-        let place = Place {
+        let directory = LogDirectory {
             disk: &*self.0.disk,
             dir: &self.0.dir,
             config: &self.0.config,
@@ -340,9 +340,9 @@ impl Log {
         // The files under these names are others now.
         self.forget_files(seal.base);
         let paths = Paths::new(&self.0.dir, seal.base);
-        let read = Seal::read(place.disk, &paths.seal, seal.base)?;
+        let read = Seal::read(directory.disk, &paths.seal, seal.base)?;
         let seal = read.unwrap_or_else(|| seal.clone());
-        let mut opened = recovery::open_sealed(&place, &paths, seal)?;
+        let mut opened = recovery::open_sealed(&directory, &paths, seal)?;
         let mut state = self.0.state.write();
         let base = opened.base();
         match state.segment_of(base) {
@@ -358,7 +358,7 @@ impl Log {
     }
 }
 
-impl State {
+impl LogState {
     /// The index beside a store; `None` if the segment was trimmed or mended meanwhile.
     fn index_of(&self, store: &Arc<Store>) -> Option<&OffsetIndex> {
         let mut segments = self.segments.iter();

@@ -4,7 +4,7 @@ use crate::disk::Disk;
 use crate::log::format::files::Paths;
 use crate::log::format::seal::Seal;
 use crate::log::segment::Segment;
-use crate::log::{Error, Index, Log, State};
+use crate::log::{Error, Index, Log, LogState};
 
 impl Log {
     /// Whether [`Log::seal_covered`] would find something to do after a checkpoint up to `applied`.
@@ -80,7 +80,7 @@ impl Log {
     }
 }
 
-impl State {
+impl LogState {
     fn sum_up(&self, number: usize, to: Index) -> Result<Seal, Error> {
         let segment = &self.segments[number];
         let rows = segment.index.partition(|row| row.index < to)?;

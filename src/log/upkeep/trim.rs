@@ -6,7 +6,7 @@ use crate::env::Instant;
 
 use crate::log::format::files;
 use crate::log::segment::Segment;
-use crate::log::{Error, Floor, Index, Log, Offset, State, Term};
+use crate::log::{Error, Floor, Index, Log, LogState, Offset, Term};
 
 /// Keeps segments from removal until dropped.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl Log {
     }
 }
 
-impl State {
+impl LogState {
     fn droppable(&self, covered: Index) -> Option<(Floor, Term)> {
         let pinned = self.pins.iter().min();
         let covered = pinned.map_or(covered, |pinned| covered.min(*pinned));

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::RAFT_RPC;
 use super::origin::Origin;
-use super::places::{Full, Pending, Proven, Seat};
+use super::places::{NoPlace, Pending, Proven, Seat};
 use super::stream::{MuxStream, PeerInfo, Prefixed};
 use crate::net::tls::TlsError;
 use crate::net::{BoxIo, Kind, Security};
@@ -57,7 +57,7 @@ pub(super) enum Refused {
     #[error("it does not speak HTTP/2")]
     NotHttp2,
     #[error("no place: {0}")]
-    Full(Full),
+    NoPlace(NoPlace),
     #[error("it could not be handed to the threads that serve peers")]
     NotMoved { source: io::Error },
     #[error("its server has stopped")]
@@ -74,7 +74,7 @@ impl Refused {
             | Self::NotMoved { .. }
             | Self::TlsToPlain
             | Self::Tls { .. }
-            | Self::Full(_) => true,
+            | Self::NoPlace(_) => true,
             Self::Deadline { .. }
             | Self::FirstByte { .. }
             | Self::UnknownByte { .. }
@@ -144,7 +144,7 @@ impl Gate {
             Ok(place) => place,
             Err(full) => {
                 turn_away(io, &full.to_string()).await;
-                return Err(Refused::Full(full));
+                return Err(Refused::NoPlace(full));
             }
         };
         let tls = identity.is_some();

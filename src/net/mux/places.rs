@@ -283,7 +283,7 @@ struct Tally {
 
 /// There is no place for a connection that has proven itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Full {
+pub(super) enum NoPlace {
     #[error(
         "this node holds {max} connections, and takes no more: close some, or use another node"
     )]
@@ -309,13 +309,13 @@ impl Proven {
         kind: Kind,
         origin: Origin,
         subject: Option<String>,
-    ) -> Result<Place, Full> {
+    ) -> Result<Place, NoPlace> {
         let mut proven = this.lock();
         let limits = proven.limits;
         let tally = proven.tally(kind);
         let max = limits.of_node(kind);
         if tally.all >= max {
-            return Err(Full::Node { max });
+            return Err(NoPlace::Node { max });
         }
         let max = limits.of_address(kind);
         if tally
@@ -323,7 +323,7 @@ impl Proven {
             .get(&origin)
             .is_some_and(|held| *held >= max)
         {
-            return Err(Full::Address { max });
+            return Err(NoPlace::Address { max });
         }
         if let Some(subject) = &subject {
             let max = limits.of_subject(kind);
@@ -333,7 +333,7 @@ impl Proven {
                 .is_some_and(|held| *held >= max)
             {
                 let subject = subject.clone();
-                return Err(Full::Subject { subject, max });
+                return Err(NoPlace::Subject { subject, max });
             }
             *tally.by_subject.entry(subject.clone()).or_default() += 1;
         }
@@ -454,13 +454,13 @@ mod tests {
         };
         let of_subject = [(); 2].map(|()| take(Kind::Grpc, "a:1", Some("app")).unwrap());
         let full = take(Kind::Grpc, "b:1", Some("app")).unwrap_err();
-        assert!(matches!(full, Full::Subject { max: 2, .. }), "{full}");
+        assert!(matches!(full, NoPlace::Subject { max: 2, .. }), "{full}");
         let _of_address = [(); 2].map(|()| take(Kind::Grpc, "a:1", None).unwrap());
         let full = take(Kind::Grpc, "a:2", Some("other")).unwrap_err();
-        assert_eq!(full, Full::Address { max: 4 });
+        assert_eq!(full, NoPlace::Address { max: 4 });
         let _others = [(); 4].map(|()| take(Kind::Grpc, "c:1", None).unwrap());
         let full = take(Kind::Grpc, "d:1", None).unwrap_err();
-        assert_eq!(full, Full::Node { max: 8 });
+        assert_eq!(full, NoPlace::Node { max: 8 });
         take(Kind::Raft, "a:1", Some("n1")).expect("peers have places of their own");
         drop(of_subject);
         take(Kind::Grpc, "b:1", Some("app")).expect("a place is free again");

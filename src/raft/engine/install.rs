@@ -21,12 +21,12 @@ const PART_BYTES: usize = 1 << 20;
 
 /// Builds a snapshot of the state when it was made.
 #[derive(Debug)]
-pub struct Builder {
+pub struct SnapshotBuilder {
     snapshot: Result<Snapshot, log::Error>,
     snapshots: Snapshots,
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
@@ -56,8 +56,8 @@ impl StateMachine {
         })
     }
 
-    pub(crate) fn snapshot_builder(&self) -> Builder {
-        Builder {
+    pub(crate) fn snapshot_builder(&self) -> SnapshotBuilder {
+        SnapshotBuilder {
             snapshot: self.snapshot(),
             snapshots: self.snapshots.clone(),
         }

@@ -24,7 +24,7 @@ use crate::raft::home::blocking::{DESCRIPTOR_LOOK, on_disk};
 use crate::raft::home::stable_store::StableStore;
 
 /// Entries sent to a follower in one message, in bytes.
-const MESSAGE_BYTES_MAX: usize = 1 << 20;
+const ENTRIES_BYTES_MAX: usize = 1 << 20;
 
 /// How long a reader of entries waits for a damaged segment to be mended.
 const REPAIR_MAX: Duration = Duration::from_secs(60);
@@ -250,10 +250,10 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if let Some(known) = self.first_as_known(from, to) {
             return Ok(vec![known]);
         }
-        let mut entries = self.read(from, to, MESSAGE_BYTES_MAX).await?;
+        let mut entries = self.read(from, to, ENTRIES_BYTES_MAX).await?;
         while let Some(last) = entries.last() {
             from = last.log_id.index + 1;
-            let more = self.read(from, to, MESSAGE_BYTES_MAX).await?;
+            let more = self.read(from, to, ENTRIES_BYTES_MAX).await?;
             if more.is_empty() {
                 break;
             }
@@ -278,7 +278,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end, MESSAGE_BYTES_MAX).await
+        self.read(start, end, ENTRIES_BYTES_MAX).await
     }
 }
 

@@ -13,7 +13,7 @@ use prost::Message;
 use crate::disk::Disk;
 use crate::log::{self, Index, Log};
 use crate::proto::raft_v1 as pb;
-use crate::raft::engine::install::Builder;
+use crate::raft::engine::install::SnapshotBuilder;
 use crate::raft::entry::outcome::Outcome;
 use crate::raft::entry::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::raft::error::Error;
@@ -218,7 +218,7 @@ fn report(opened: &log::Opened, had_checkpoint: bool) {
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
-    type SnapshotBuilder = Builder;
+    type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
         let seen = |fsm: &Fsm| (fsm.applied, fsm.membership.clone());
@@ -240,7 +240,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> Builder {
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         self.snapshot_builder()
     }
 

@@ -26,10 +26,10 @@ pub const FILE: &str = "stable.redb";
 
 /// Small values that must survive; clones share the database.
 #[derive(Debug, Clone)]
-pub struct StableStore(Arc<Inner>);
+pub struct StableStore(Arc<StoreFiles>);
 
 #[derive(Debug)]
-struct Inner {
+struct StoreFiles {
     database: Database,
     vote: VoteFile,
 }
@@ -73,7 +73,7 @@ impl StableStore {
             Err(error) => return Err(failed(error)),
         };
         let vote = VoteFile::open(disk, dir).map_err(|error| failed(error.into()))?;
-        let store = Self(Arc::new(Inner { database, vote }));
+        let store = Self(Arc::new(StoreFiles { database, vote }));
         let others = disk.list(dir).map_err(|error| failed(error.into()))?;
         let in_use =
             others.iter().any(|name| name.ends_with(".store")) || store.0.vote.read().is_some();

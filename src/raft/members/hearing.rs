@@ -19,7 +19,7 @@ use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::{Member, TypeConfig, member_from_pb, member_to_pb};
 use crate::raft::node::Node;
 use crate::raft::peer::calling::Successor;
-use crate::raft::peer::sound::{self, Pair, Unsound};
+use crate::raft::peer::checks::{self, Pair, Unsound};
 
 /// Strangers that are known by introduction.
 const INTRODUCED_MAX: usize = 64;
@@ -190,7 +190,7 @@ impl Hearing {
         }
         let checked = self.pair(peer).append(request);
         checked.map_err(|error| self.refuse(peer, &error))?;
-        let Some(index) = sound::contradicts(&self.node.log, request) else {
+        let Some(index) = checks::contradicts(&self.node.log, request) else {
             return Ok(());
         };
         // A new leader replaces what an old one could not commit.

@@ -51,7 +51,7 @@ pub async fn ask_all(
                 told = reason;
             }
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(RETRY_AFTER).await;
     }
 }
 
@@ -75,7 +75,7 @@ pub async fn cluster_of(layer: &StreamLayer, peers: &[String]) -> Option<(String
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Between two rounds of questions.
-const RETRY: Duration = Duration::from_millis(200);
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Asks the members at `peers` for a node id, until one gives it or refuses. A token lets the node in
 /// if its name does not.

@@ -6,8 +6,8 @@
 
 pub mod hearing;
 pub mod joining;
-pub mod pace;
 pub mod reach;
+pub mod slow_disk;
 pub mod starts;
 pub mod transfer;
 

@@ -17,7 +17,7 @@ use crate::raft::view::MemberView;
 use super::Members;
 
 /// Between two rounds of questions.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a voter may take to call back.
 const CALL_BACK: Duration = Duration::from_secs(1);
 /// How long a voter may take to say whether it got through.
@@ -33,7 +33,7 @@ impl Members {
     pub async fn stay_reachable(&self) {
         let (mut missed, mut round) = (0, 0_u32);
         loop {
-            sleep(LOOK).await;
+            sleep(LOOK_EVERY).await;
             round = round.wrapping_add(1);
             // A call that failed on a kept connection is tried again on a new one.
             let fresh = missed > 0 || round.is_multiple_of(FRESH_EVERY);

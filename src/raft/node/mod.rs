@@ -16,7 +16,7 @@ use crate::raft::peer::transport::Transport;
 use crate::raft::state::applied::AppliedState;
 use crate::raft::view::View;
 use crate::raft::view::clocks::Clocks;
-use crate::raft::view::passed::Passed;
+use crate::raft::view::elapsed::ElapsedTimes;
 use crate::raft::view::space::Space;
 
 mod reign;
@@ -39,7 +39,7 @@ pub struct Node {
     pub space: Space,
     pub clocks: Clocks,
     /// How long ago the log's time was what it was then.
-    pub passed: Mutex<Passed>,
+    pub passed: Mutex<ElapsedTimes>,
     /// The term that the node has promised itself to.
     pub promised: Promised,
     /// What ended its writing.

@@ -10,7 +10,7 @@ use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::TypeConfig;
 use crate::raft::peer::calling::CallingNode;
 
-use super::sound::{Pair, Unsound};
+use super::checks::{Pair, Unsound};
 use super::unreachable::{RpcResult, unreachable};
 use super::wire;
 

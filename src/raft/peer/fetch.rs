@@ -9,7 +9,7 @@ use tokio::sync::OwnedMutexGuard;
 use tonic::Status;
 
 use crate::disk::Disk;
-use crate::log::{self, Builder, Index, Log, Offset, Placed, Seal};
+use crate::log::{self, Index, Log, Offset, Placed, Seal, SegmentCopy};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::codec;
 use crate::raft::entry::wire_error::WireError;
@@ -48,7 +48,7 @@ pub async fn fetch(
     let call = tokio::time::timeout(PATIENCE, client.fetch_segment(request));
     let mut parts = call.await.map_err(silent)?.map_err(failed)?.into_inner();
     let (dir, seal) = (dir.to_owned(), wanted.clone());
-    let mut builder = on_disk_with(hold, move || Builder::new(disk, &dir, &seal)).await?;
+    let mut builder = on_disk_with(hold, move || SegmentCopy::new(disk, &dir, &seal)).await?;
     loop {
         let part = tokio::time::timeout(PATIENCE, parts.message()).await;
         let Some(part) = part.map_err(silent)?.map_err(failed)? else {
@@ -73,7 +73,10 @@ pub async fn on_disk_with<T: Send + 'static, E: From<log::Error> + Send + 'stati
     .await
 }
 
-pub(crate) fn add(mut builder: Builder, part: pb::SegmentPart) -> Result<Builder, FetchError> {
+pub(crate) fn add(
+    mut builder: SegmentCopy,
+    part: pb::SegmentPart,
+) -> Result<SegmentCopy, FetchError> {
     let mut rows = part.rows.iter().map(|row| Placed {
         offset: Offset(row.offset),
         index: Index(row.index),

@@ -4,9 +4,9 @@
 
 pub mod answers;
 pub mod calling;
+pub mod checks;
 pub mod fetch;
 pub mod sender;
-pub mod sound;
 pub mod transport;
 pub mod unreachable;
 pub mod watermark;
@@ -38,8 +38,8 @@ use crate::raft::peer::calling::CallingNode;
 use crate::raft::peer::unreachable::RpcResult;
 use crate::raft::snapshot::{self, Snapshot, SnapshotData};
 
+use self::checks::{Pair, Unanswered};
 use self::sender::Sender;
-use self::sound::{Pair, Unanswered};
 use self::transport::{Link, PeerClient, Transport};
 
 /// Messages to one follower that wait for its answer. Batching does more for throughput than

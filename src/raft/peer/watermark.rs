@@ -14,11 +14,11 @@ use crate::raft::peer::unreachable::{RpcResult, unreachable};
 
 /// The marks of all peers.
 #[derive(Debug, Default)]
-pub struct Watermarks(Mutex<HashMap<u64, Mark>>);
+pub struct Watermarks(Mutex<HashMap<u64, Confirmed>>);
 
 /// The highest index that a peer confirmed in a term of this node's.
 #[derive(Debug, Default)]
-struct Mark {
+struct Confirmed {
     term: u64,
     confirmed: Option<u64>,
     /// Whether the operator was told.
@@ -49,9 +49,9 @@ impl Watermarks {
         let mut marks = self.0.lock();
         let mark = marks.entry(peer).or_default();
         if mark.term != term {
-            *mark = Mark {
+            *mark = Confirmed {
                 term,
-                ..Mark::default()
+                ..Confirmed::default()
             };
         }
         match &result {

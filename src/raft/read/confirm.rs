@@ -25,7 +25,7 @@ use crate::tasks;
 /// How long the voters may take to answer.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two tries to ask a voter.
-const RETRY: Duration = Duration::from_millis(20);
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 /// Reads that may wait for one round.
 pub const QUEUE_MAX: usize = 4096;
 /// Answers of voters that may wait. A voter is asked one question at a time.
@@ -253,7 +253,7 @@ async fn put_questions(
                 Err(status) => tracing::debug!(voter, %status, "did not confirm a leadership"),
             }
             // A newer question ends the pause.
-            if tokio::time::timeout(RETRY, questions.changed())
+            if tokio::time::timeout(RETRY_AFTER, questions.changed())
                 .await
                 .is_ok()
             {

@@ -26,7 +26,7 @@ use self::confirm::{Confirmer, QUEUE_MAX};
 const WAIT: Duration = Duration::from_secs(5);
 /// For one question to the leader.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-const RETRY: Duration = Duration::from_millis(20);
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 /// The least time that a bounded read gives to one confirmation.
 const BOUND_WAIT_MIN: Duration = Duration::from_millis(200);
 
@@ -238,7 +238,7 @@ impl Barrier {
             if let Some(index) = index {
                 return index;
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_AFTER).await;
         }
     }
 

@@ -202,7 +202,7 @@ async fn no_vote_of_a_member_ends_elections_or_a_reign() {
         request(vote(NUMBER_MAX, from, false), mine),
         request(
             vote(
-                term + crate::raft::peer::sound::TERM_JUMP_MAX + 1,
+                term + crate::raft::peer::checks::TERM_JUMP_MAX + 1,
                 from,
                 false,
             ),

@@ -14,7 +14,7 @@ use crate::raft::snapshot;
 use super::Upkeep;
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two tries to mend the same damage.
 const MEND_AGAIN: Duration = Duration::from_secs(2);
 /// Where copies of damaged segments are built, below the log's directory.
@@ -39,7 +39,7 @@ impl Upkeep {
                 }
             }
             let left = !self.node.log.damaged().is_empty();
-            tokio::time::sleep(if left { MEND_AGAIN } else { LOOK }).await;
+            tokio::time::sleep(if left { MEND_AGAIN } else { LOOK_EVERY }).await;
         }
     }
 

@@ -21,7 +21,7 @@ use crate::raft::snapshot::{self, DurableFloor, Snapshots};
 use crate::raft::write::commands::Commands;
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two tries to mend the same damage.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -66,7 +66,7 @@ impl Upkeep {
     /// Seals, trims and keeps retention. Never returns.
     pub async fn keep_up(&self) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(LOOK_EVERY).await;
             let log_ms = self.node.state.read(|fsm| fsm.timestamp_ms);
             self.node.passed.lock().look(log_ms);
             self.node.clocks.look(&self.node.view(), log_ms);

@@ -17,17 +17,17 @@ const ADDR_BYTES_MAX: usize = 255 + 6;
 
 /// Where each member is reached; clones share it.
 #[derive(Debug, Clone)]
-pub struct Addresses(Arc<watch::Sender<BTreeMap<u64, Place>>>);
+pub struct Addresses(Arc<watch::Sender<BTreeMap<u64, KnownAddress>>>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct KnownAddress {
     /// What the membership says.
     said: String,
     /// What the member says itself, since then.
     heard: Option<String>,
 }
 
-impl Place {
+impl KnownAddress {
     fn addr(&self) -> &str {
         self.heard.as_ref().unwrap_or(&self.said)
     }
@@ -50,7 +50,7 @@ impl Addresses {
             for (id, said) in said {
                 let before = places.get(&id).filter(|before| before.said == said);
                 let heard = before.and_then(|before| before.heard.clone());
-                now.insert(id, Place { said, heard });
+                now.insert(id, KnownAddress { said, heard });
             }
             let changed = *places != now;
             *places = now;
@@ -60,7 +60,7 @@ impl Addresses {
 
     /// A member calls, and says where it is reached.
     pub fn heard(&self, id: u64, addr: &str) {
-        let is_news = |place: &Place| place.addr() != addr;
+        let is_news = |place: &KnownAddress| place.addr() != addr;
         if !self.0.borrow().get(&id).is_some_and(is_news) || addr.len() > ADDR_BYTES_MAX {
             return;
         }
@@ -90,7 +90,7 @@ impl Addresses {
         let mut places = self.0.subscribe();
         let addr = addr.to_owned();
         async move {
-            let elsewhere = |places: &BTreeMap<u64, Place>| {
+            let elsewhere = |places: &BTreeMap<u64, KnownAddress>| {
                 places.get(&id).is_some_and(|place| place.addr() != addr)
             };
             if places.wait_for(elsewhere).await.is_err() {

@@ -21,10 +21,10 @@ const HEARD_FOR: Duration = Duration::from_secs(600);
 
 /// The clocks of a cluster, as one node knows them; clones share it.
 #[derive(Debug, Clone)]
-pub struct Clocks(Arc<Inner>);
+pub struct Clocks(Arc<ClockTable>);
 
 #[derive(Debug)]
-struct Inner {
+struct ClockTable {
     me: u64,
     own: Clock,
     bound_ms: u64,
@@ -33,11 +33,11 @@ struct Inner {
 
 #[derive(Debug)]
 struct Known {
-    heard: HashMap<u64, Reading>,
+    heard: HashMap<u64, ClockReading>,
     /// The time that a majority's clocks told first. Later jumps of theirs make nothing older.
-    first: Option<Reading>,
+    first: Option<ClockReading>,
     /// The own clock at the last look.
-    looked: Reading,
+    looked: ClockReading,
     jumps: u64,
     last_jump_ms: i64,
     /// Voters whose clocks were told to be far off.
@@ -48,12 +48,12 @@ struct Known {
 
 /// A clock's time, and when it was heard.
 #[derive(Debug, Clone, Copy)]
-struct Reading {
+struct ClockReading {
     ms: u64,
     at: Instant,
 }
 
-impl Reading {
+impl ClockReading {
     /// What the clock says now, if it goes on as this node's monotonic one.
     fn now_ms(&self) -> u64 {
         self.ms.saturating_add(millis(self.at.elapsed()))
@@ -86,11 +86,11 @@ pub struct ClockReport {
 impl Clocks {
     /// The clocks as node `me` knows them; one that is further than the bound off is not believed.
     pub fn new(own: Clock, me: u64, bound_ms: u64) -> Self {
-        let looked = Reading {
+        let looked = ClockReading {
             ms: own.now_ms(),
             at: Instant::now(),
         };
-        Self(Arc::new(Inner {
+        Self(Arc::new(ClockTable {
             me,
             own,
             bound_ms,
@@ -114,7 +114,11 @@ impl Clocks {
     /// What a peer said of its clock.
     pub fn note(&self, peer: u64, ms: u64) {
         let at = Instant::now();
-        self.0.state.lock().heard.insert(peer, Reading { ms, at });
+        self.0
+            .state
+            .lock()
+            .heard
+            .insert(peer, ClockReading { ms, at });
     }
 
     /// Whether a peer answered this node within such a span.
@@ -149,7 +153,7 @@ impl Clocks {
     pub fn surely_past_ms(&self, view: &View) -> Option<u64> {
         let mut state = self.0.state.lock();
         let reached = self.majority(&state, view)?.reached_ms;
-        let first = state.first.get_or_insert_with(|| Reading {
+        let first = state.first.get_or_insert_with(|| ClockReading {
             ms: reached,
             at: Instant::now(),
         });
@@ -197,7 +201,7 @@ impl Clocks {
                 "the clock of this node jumped: see to its time synchronization"
             );
         }
-        state.looked = Reading {
+        state.looked = ClockReading {
             ms: self.now_ms(),
             at: Instant::now(),
         };
@@ -253,9 +257,9 @@ impl Clocks {
     pub fn report(&self) -> ClockReport {
         let state = self.0.state.lock();
         let now_ms = self.now_ms();
-        let lately = |heard: &&Reading| heard.at.elapsed() < HEARD_FOR;
+        let lately = |heard: &&ClockReading| heard.at.elapsed() < HEARD_FOR;
         let offsets = state.heard.iter().filter(|(_, heard)| lately(heard));
-        let offset = |(id, heard): (&u64, &Reading)| (*id, difference(heard.now_ms(), now_ms));
+        let offset = |(id, heard): (&u64, &ClockReading)| (*id, difference(heard.now_ms(), now_ms));
         ClockReport {
             now_ms,
             jumps: state.jumps,

@@ -2,7 +2,7 @@
 
 pub mod addresses;
 pub mod clocks;
-pub mod passed;
+pub mod elapsed;
 pub mod space;
 
 use std::sync::Arc;

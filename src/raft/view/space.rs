@@ -24,7 +24,7 @@ use crate::tasks;
 use super::View;
 
 /// Between two looks at the disk.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a follower counts as full after it said so. This is longer than the time between two answers.
 const FULL_FOR: Duration = Duration::from_secs(1);
 /// The part of the reserve below which a follower takes no records that others hold already: one
@@ -39,10 +39,10 @@ const SPARE_SHARE: u64 = 8;
 
 /// What is known of the room; clones share it.
 #[derive(Debug, Clone)]
-pub struct Space(Arc<Inner>);
+pub struct Space(Arc<DiskRoom>);
 
 #[derive(Debug)]
-struct Inner {
+struct DiskRoom {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     reserve: u64,
@@ -64,7 +64,7 @@ pub fn leave_room(config: log::Config, reserve: u64) -> log::Config {
 impl Space {
     /// Watches the disk that holds a directory.
     pub fn start(disk: Arc<dyn Disk>, dir: PathBuf, reserve: u64, log: Log) -> Self {
-        let space = Self(Arc::new(Inner {
+        let space = Self(Arc::new(DiskRoom {
             disk,
             dir,
             reserve,
@@ -79,9 +79,9 @@ impl Space {
     }
 
     /// Looks at the disk now and then, for as long as anybody wants to know.
-    async fn watch(space: Weak<Inner>) {
+    async fn watch(space: Weak<DiskRoom>) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(LOOK_EVERY).await;
             match space.upgrade() {
                 Some(inner) => Self(inner).look(),
                 None => return,
@@ -204,7 +204,7 @@ mod tests {
         disk.create_dir(dir).unwrap();
         let (log, _) = Log::open(disk.clone(), dir, config, Floor::default(), None).unwrap();
         let space = Space::start(disk, dir.to_owned(), 0, log);
-        tokio::time::sleep(LOOK * 3).await;
+        tokio::time::sleep(LOOK_EVERY * 3).await;
         let inner = Arc::downgrade(&space.0);
         drop(space);
         assert_eq!(inner.strong_count(), 0);

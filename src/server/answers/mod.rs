@@ -32,7 +32,7 @@ const PIECE_BYTES_MAX: usize = 264 << 10;
 /// How long an answer waits for its client to take anything of it.
 pub const UNREAD_MAX: Duration = Duration::from_secs(60);
 /// How often this looks for answers that wait for longer.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The calls of a node whose answers are counted; clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -79,7 +79,7 @@ impl Unread {
 
 async fn watch(calls: Weak<Calls>) {
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOK_EVERY).await;
         let Some(calls) = calls.upgrade() else { return };
         // Outside the lock: the last reference to a call takes it.
         let open: Vec<_> = calls.open.lock().values().cloned().collect();
@@ -98,11 +98,11 @@ struct Call {
     calls: Arc<Calls>,
     /// The room taken for the messages that come into the body next.
     built: Mutex<Vec<Held>>,
-    state: Mutex<State>,
+    state: Mutex<Delivery>,
 }
 
 #[derive(Default)]
-struct State {
+struct Delivery {
     body: Option<Body>,
     /// Bytes of the body that the connection did not get yet.
     rest: Bytes,
@@ -178,7 +178,7 @@ impl Call {
     }
 }
 
-impl State {
+impl Delivery {
     /// The next bytes for the connection, counted until it has sent them.
     fn piece(&mut self) -> Bytes {
         let last = self.rest.len() <= PIECE_BYTES_MAX;
@@ -293,7 +293,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::net::budget::{ANSWERS, Node};
+    use crate::net::budget::{ANSWERS, NodeAccount};
 
     /// A body of these bytes, which goes on for ever.
     struct Bodies(VecDeque<Bytes>);
@@ -336,7 +336,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_counts_until_the_connection_has_sent_it() {
-        let (unread, node) = (Unread::watched(), Node::new(ANSWERS));
+        let (unread, node) = (Unread::watched(), NodeAccount::new(ANSWERS));
         let held = node.account("a").try_take(3 * PIECE_BYTES_MAX).unwrap();
         let mut response = answered(&unread, held, &[2 * PIECE_BYTES_MAX + 100]);
         let sent: Vec<_> = (0..2).map(|_| data(&mut response)).collect();
@@ -354,7 +354,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_no_client_takes_is_given_up_and_its_call_ends() {
-        let (unread, node) = (Unread::watched(), Node::new(ANSWERS));
+        let (unread, node) = (Unread::watched(), NodeAccount::new(ANSWERS));
         let account = node.account("a");
         let mut answers = [1, 2, 3].map(|_| {
             let held = account.try_take(1 << 20).unwrap();
@@ -366,9 +366,9 @@ mod tests {
             data(&mut answers[2]);
         }
         assert!(next(&mut answers[2]).is_none(), "it waits for more");
-        tokio::time::sleep(UNREAD_MAX - LOOK).await;
+        tokio::time::sleep(UNREAD_MAX - LOOK_EVERY).await;
         assert_eq!(node.held(), 2 << 20, "there is time");
-        tokio::time::sleep(3 * LOOK).await;
+        tokio::time::sleep(3 * LOOK_EVERY).await;
         assert_eq!(node.held(), piece.len(), "what the connection has");
         let trailers = next(&mut answers[0]).unwrap().unwrap().into_trailers();
         let told = Status::from_header_map(&trailers.unwrap()).unwrap();

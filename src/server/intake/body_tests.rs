@@ -5,8 +5,8 @@ use tokio::sync::mpsc;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use super::super::ahead::{AHEAD_BYTES_MAX, Ahead};
 use super::super::methods::Methods;
+use super::super::read_ahead::{AHEAD_BYTES_MAX, Ahead};
 use super::*;
 use crate::net::budget::{self, Budget};
 use crate::server::Limits;
@@ -37,7 +37,7 @@ struct Call {
 }
 
 fn budget() -> Budget {
-    Budget::new(budget::Limits {
+    Budget::new(budget::AccountLimits {
         node_bytes_max: 4 * RECORD_MAX,
         subject_bytes_max: 4 * RECORD_MAX,
         connection_bytes_max: 2 * RECORD_MAX,

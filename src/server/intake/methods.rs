@@ -8,7 +8,7 @@ use tonic::Status;
 use super::super::auth::Action;
 use super::super::limits::STREAM_WINDOW;
 use super::super::{Limits, status};
-use super::ahead::AHEAD_BYTES_MAX;
+use super::read_ahead::AHEAD_BYTES_MAX;
 
 /// The longest request without records, in bytes: names, numbers, tokens, a short list of names.
 pub const SMALL_MESSAGE_BYTES_MAX: usize = 16 << 10;

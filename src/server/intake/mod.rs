@@ -21,15 +21,15 @@ use crate::net::mux::PeerInfo;
 
 use super::{Limits, Policy, status};
 
-mod ahead;
 mod body;
 mod methods;
+mod read_ahead;
 
 pub use body::Taken;
 
-use ahead::Ahead;
 use body::Messages;
 use methods::Methods;
+use read_ahead::Ahead;
 
 /// What a call costs beside its messages: its task, and the buffers of its encoder and decoder.
 const CALL_BYTES: usize = 8 << 10;

@@ -4,9 +4,9 @@
 //! pipe: so a reader that dies gets some records again and misses none. It moves by compare-and-set: two readers
 //! under one name do not pass unnoticed.
 
+mod pipe;
 mod positions;
 mod sink;
-mod taken;
 
 use std::io::{self, BufWriter, IsTerminal};
 use std::pin::pin;
@@ -18,14 +18,14 @@ use futures::FutureExt;
 use super::cursor::stands;
 use crate::cli::Format;
 use crate::cli::connection::ConnectionArgs;
-use crate::cli::form::Form;
 use crate::cli::output::note;
+use crate::cli::record_format::RecordFormat;
 use crate::cli::records::Delimiter;
 use crate::cli::signals::{Interrupted, Signals, interrupted};
 use crate::client::{Client, Consistency, ConsumeOptions, Consumer, Start};
+use pipe::was_closed;
 use positions::{parse_consistency, parse_start};
 use sink::{Cursor, Sink};
-use taken::was_closed;
 
 const OUT_BUFFER_BYTES: usize = 256 * 1024;
 const SIGNAL_STRIDE: u64 = 1024;
@@ -132,7 +132,7 @@ pub(in crate::cli) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Re
     };
     let mut sink = Sink {
         out: BufWriter::with_capacity(OUT_BUFFER_BYTES, io::stdout()),
-        form: Form {
+        form: RecordFormat {
             format,
             delimiter: args.delimiter,
             key_delimiter: args.keys.then_some(args.key_delimiter),

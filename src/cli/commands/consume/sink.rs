@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::Instant;
 
-use super::taken::taken;
-use crate::cli::form::Form;
+use super::pipe::taken;
+use crate::cli::record_format::RecordFormat;
 use crate::cli::signals::{Signals, interrupted};
 use crate::client::{Client, ClientError, ConsumedRecord, Consumer};
 
@@ -96,7 +96,7 @@ impl Cursor {
 /// Standard output, and the cursor behind it.
 pub(super) struct Sink {
     pub out: BufWriter<Stdout>,
-    pub form: Form,
+    pub form: RecordFormat,
     pub cursor: Option<Cursor>,
 }
 

@@ -12,8 +12,8 @@ use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
 use crate::batch;
-use crate::cli::form::{put_bytes, to_json};
 use crate::cli::output::{grouped, print, progress, table};
+use crate::cli::record_format::{put_bytes, to_json};
 use crate::cli::{EXIT_FAILURE, Format, UsageError};
 use crate::client::ConsumedRecord;
 use crate::disk::{DirLock, Disk, ReadOnlyDisk};

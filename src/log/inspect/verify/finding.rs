@@ -27,12 +27,12 @@ pub struct SegmentReport {
     /// Whether it is sealed.
     pub sealed: bool,
     /// Whether it holds what it should.
-    pub state: State,
+    pub state: SegmentState,
 }
 
 /// How a segment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum SegmentState {
     /// All checks.
     Sound,
     /// It ends in bytes of a write that a crash cut short.
@@ -41,7 +41,7 @@ pub enum State {
     Damaged,
 }
 
-impl State {
+impl SegmentState {
     /// Its name, for people and programs.
     pub fn name(self) -> &'static str {
         match self {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Walk;
 use super::finding::What;
 use super::layout::{Files, from_error};
-use super::rows::Cursor;
+use super::rows::RowCursor;
 use crate::disk::Disk;
 use crate::log::format::file_header::FILE_HEADER_BYTES;
 use crate::log::format::frame::Header;
@@ -33,7 +33,7 @@ pub struct Reading<'a> {
     /// The segments behind.
     rest: &'a [Files],
     pub frames: Frames,
-    pub cursor: Cursor<'a>,
+    pub cursor: RowCursor<'a>,
 }
 
 impl<'a> Reading<'a> {
@@ -43,7 +43,7 @@ impl<'a> Reading<'a> {
             sealed,
             rest,
             frames: Frames::new(files.base),
-            cursor: Cursor::new(rows),
+            cursor: RowCursor::new(rows),
         }
     }
 }
@@ -133,7 +133,7 @@ impl Walk<'_> {
             reading.cursor.frame(&header, at, payload)
         } else {
             // No row of it needs to hold, and yet its batches must.
-            Cursor::new(&[]).frame(&header, at, payload)
+            RowCursor::new(&[]).frame(&header, at, payload)
         };
         if let Err(error) = taken {
             let what = error.to_string();

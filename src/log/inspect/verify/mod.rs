@@ -19,7 +19,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-pub use finding::{Finding, Report, SegmentReport, State, What};
+pub use finding::{Finding, Report, SegmentReport, SegmentState, What};
 pub use layout::Bounds;
 pub(super) use layout::{Files, look};
 pub(super) use rows::{Rows, read as read_rows};

@@ -63,7 +63,7 @@ pub fn position(number: usize) -> u64 {
 
 /// Holds rows against frames, which come in order.
 #[derive(Debug)]
-pub struct Cursor<'a> {
+pub struct RowCursor<'a> {
     rows: &'a [Row],
     at: usize,
     /// The offset that the next row must have, if it is known.
@@ -75,7 +75,7 @@ pub struct Cursor<'a> {
     pub wrong: Vec<(usize, What)>,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> RowCursor<'a> {
     pub fn new(rows: &'a [Row]) -> Self {
         Self {
             rows,

@@ -4,10 +4,10 @@ use std::io;
 use std::path::Path;
 
 use super::Walk;
-use super::finding::{SegmentReport, State, What};
+use super::finding::{SegmentReport, SegmentState, What};
 use super::frames::{Frames, Reading, all_empty, has_no_frames};
 use super::layout::{Files, from_error};
-use super::rows::{self, Cursor, Rows};
+use super::rows::{self, RowCursor, Rows};
 use crate::disk::Disk;
 use crate::log::format::row::Row;
 use crate::log::format::seal::{self, Seal};
@@ -128,7 +128,7 @@ impl Walk<'_> {
         files: &Files,
         seal: Option<&Seal>,
         rows: &Rows,
-        mut cursor: Cursor<'_>,
+        mut cursor: RowCursor<'_>,
         frames: &Frames,
     ) {
         let path = &files.paths.index;
@@ -254,9 +254,9 @@ impl Walk<'_> {
             bytes: frames.summed.end.into(),
             sealed: seal.is_some(),
             state: match (damaged, frames.torn) {
-                (true, _) => State::Damaged,
-                (false, true) => State::Torn,
-                (false, false) => State::Sound,
+                (true, _) => SegmentState::Damaged,
+                (false, true) => SegmentState::Torn,
+                (false, false) => SegmentState::Sound,
             },
         });
         self.next_index = seal.map_or(frames.summed.next_index(), Seal::next_index);

@@ -16,8 +16,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 
 /// Marks of the log's time, for as long as anything is asked of them.
 #[derive(Debug)]
-pub struct Passed {
-    marks: VecDeque<Mark>,
+pub struct ElapsedTimes {
+    marks: VecDeque<TimeMark>,
     kept: Duration,
     /// The log's time when this began.
     first_ms: Option<u64>,
@@ -27,12 +27,12 @@ pub struct Passed {
 
 /// When this mark was made, all entries with earlier times had been applied.
 #[derive(Debug, Clone, Copy)]
-struct Mark {
+struct TimeMark {
     below_ms: u64,
     at: Instant,
 }
 
-impl Passed {
+impl ElapsedTimes {
     /// Nothing will be asked that is further back than `kept`.
     pub fn new(kept: Duration) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl Passed {
             // An entry with the same time may be on its way.
             let settled = now - self.last.1 >= SETTLED;
             let below_ms = if settled { log_ms + 1 } else { log_ms };
-            self.marks.push_back(Mark { below_ms, at: now });
+            self.marks.push_back(TimeMark { below_ms, at: now });
         }
         // The last one that is old enough stays.
         while self
@@ -90,7 +90,7 @@ mod tests {
     /// Not before what the log says.
     const WRONG_MS: u64 = 1 << 50;
 
-    async fn pass(passed: &mut Passed, span: Duration, log_ms: u64) {
+    async fn pass(passed: &mut ElapsedTimes, span: Duration, log_ms: u64) {
         let until = Instant::now() + span;
         while Instant::now() < until {
             tokio::time::advance(Duration::from_secs(10)).await;
@@ -100,7 +100,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn age_is_what_passed_and_not_what_times_say() {
-        let mut passed = Passed::new(24 * HOUR);
+        let mut passed = ElapsedTimes::new(24 * HOUR);
         passed.look(WRONG_MS);
         assert_eq!(passed.before_ms(HOUR, None), 0);
         pass(&mut passed, HOUR / 2, WRONG_MS).await;
@@ -118,7 +118,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_idles_since_before_is_judged_by_the_clocks() {
-        let mut passed = Passed::new(24 * HOUR);
+        let mut passed = ElapsedTimes::new(24 * HOUR);
         let hour_ms = 3_600_000;
         passed.look(5 * hour_ms);
         pass(&mut passed, Duration::from_secs(60), 6 * hour_ms).await;

@@ -11,7 +11,7 @@ use super::records::Delimiter;
 use crate::client::ConsumedRecord;
 
 /// How records are printed.
-pub(super) struct Form {
+pub(super) struct RecordFormat {
     pub(super) format: Format,
     pub(super) delimiter: Delimiter,
     pub(super) key_delimiter: Option<Delimiter>,
@@ -19,7 +19,7 @@ pub(super) struct Form {
     pub(super) escapes: bool,
 }
 
-impl Form {
+impl RecordFormat {
     pub(super) fn write(&self, out: &mut impl Write, record: &ConsumedRecord) -> io::Result<()> {
         if self.format == Format::Json {
             let line = to_json(record).to_string();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     fn printed(record: &ConsumedRecord, format: Format, keys: bool) -> Vec<u8> {
-        let form = Form {
+        let form = RecordFormat {
             format,
             delimiter: Delimiter::newline(),
             key_delimiter: keys.then(|| Delimiter::parse(": ").unwrap()),
@@ -114,7 +114,7 @@ mod tests {
     fn a_terminal_does_not_obey_a_record() {
         let record = consumed(b"a\x1b[2J\x7fb", Some(b"\x07"));
         let shown = |format| {
-            let form = Form {
+            let form = RecordFormat {
                 format,
                 delimiter: Delimiter::newline(),
                 key_delimiter: Some(Delimiter::newline()),

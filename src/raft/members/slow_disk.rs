@@ -7,7 +7,7 @@ use crate::raft::write::gate;
 use super::Members;
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a leader may hold proposals back, in all. The times are summed up, since a slow disk catches up now
 /// and then and falls behind again.
 const BEHIND_MAX: Duration = Duration::from_secs(2);
@@ -21,12 +21,12 @@ impl Members {
     pub async fn keep_pace(&self) {
         let mut behind = Duration::ZERO;
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(LOOK_EVERY).await;
             let waits = gate::is_behind(&self.node.log) && self.node.view().writable;
             behind = if waits {
-                behind + LOOK
+                behind + LOOK_EVERY
             } else {
-                behind.saturating_sub(LOOK / FORGIVEN_SHARE)
+                behind.saturating_sub(LOOK_EVERY / FORGIVEN_SHARE)
             };
             if behind < BEHIND_MAX {
                 continue;

@@ -12,13 +12,13 @@ use crate::log::Error;
 
 /// A path, and the way to the open file.
 #[derive(Debug)]
-pub struct Held {
+pub struct SegmentFile {
     path: PathBuf,
-    state: RwLock<State>,
+    state: RwLock<FileState>,
 }
 
 #[derive(Debug)]
-enum State {
+enum FileState {
     /// The writer makes it before it writes there.
     Unmade,
     /// Its segment is written to.
@@ -27,23 +27,23 @@ enum State {
     OnDemand(Arc<Handles>),
 }
 
-impl Held {
+impl SegmentFile {
     /// An open file.
     pub fn open(path: &Path, file: Arc<dyn File>) -> Self {
-        Self::new(path, State::Open(file))
+        Self::new(path, FileState::Open(file))
     }
 
     /// A file that the writer makes before it writes there.
     pub fn unmade(path: &Path) -> Self {
-        Self::new(path, State::Unmade)
+        Self::new(path, FileState::Unmade)
     }
 
     /// A file that is opened when it is used.
     pub fn on_demand(path: &Path, handles: &Arc<Handles>) -> Self {
-        Self::new(path, State::OnDemand(handles.clone()))
+        Self::new(path, FileState::OnDemand(handles.clone()))
     }
 
-    fn new(path: &Path, state: State) -> Self {
+    fn new(path: &Path, state: FileState) -> Self {
         Self {
             path: path.to_owned(),
             state: RwLock::new(state),
@@ -52,24 +52,24 @@ impl Held {
 
     /// The file was made.
     pub fn made(&self, file: Arc<dyn File>) {
-        *self.state.write() = State::Open(file);
+        *self.state.write() = FileState::Open(file);
     }
 
     /// It is written to no more: from now on it is opened when it is used.
     pub fn let_go(&self, handles: &Arc<Handles>) {
-        *self.state.write() = State::OnDemand(handles.clone());
+        *self.state.write() = FileState::OnDemand(handles.clone());
     }
 
     /// Whether there is a file.
     pub fn is_made(&self) -> bool {
-        !matches!(*self.state.read(), State::Unmade)
+        !matches!(*self.state.read(), FileState::Unmade)
     }
 
     /// The file, if it is kept open.
     pub fn kept(&self) -> Option<Arc<dyn File>> {
         match &*self.state.read() {
-            State::Open(file) => Some(file.clone()),
-            State::OnDemand(_) | State::Unmade => None,
+            FileState::Open(file) => Some(file.clone()),
+            FileState::OnDemand(_) | FileState::Unmade => None,
         }
     }
 
@@ -80,9 +80,9 @@ impl Held {
     /// The open file. Nothing is read of one before it is made: what it will hold is in memory.
     pub fn file(&self) -> Result<Lease, Error> {
         let handles = match &*self.state.read() {
-            State::Open(file) => return Ok(Lease::kept(file.clone())),
-            State::OnDemand(handles) => handles.clone(),
-            State::Unmade => {
+            FileState::Open(file) => return Ok(Lease::kept(file.clone())),
+            FileState::OnDemand(handles) => handles.clone(),
+            FileState::Unmade => {
                 return Err(Error::io("use", &self.path)(io::ErrorKind::NotFound.into()));
             }
         };

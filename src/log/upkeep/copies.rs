@@ -14,11 +14,11 @@ use crate::log::format::frame::{self, Entry};
 use crate::log::format::gather::Gathered;
 use crate::log::format::row::{ROW_BYTES, Row};
 use crate::log::format::seal::{self, MARK_EVERY, Mark, Seal};
-use crate::log::open::recovery::{self, Checkpoint, Place};
+use crate::log::open::recovery::{self, Checkpoint, LogDirectory};
 use crate::log::segment::Segment;
 use crate::log::segment::index::OffsetIndex;
 use crate::log::segment::store::Store;
-use crate::log::{Error, Floor, Index, Log, Offset, State};
+use crate::log::{Error, Floor, Index, Log, LogState, Offset};
 
 /// Bytes gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
@@ -36,7 +36,7 @@ pub struct Placed {
 
 /// Builds a copy of one segment in a directory of its own.
 #[derive(Debug)]
-pub struct Builder {
+pub struct SegmentCopy {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     wanted: Seal,
@@ -49,7 +49,7 @@ pub struct Builder {
     made: Seal,
 }
 
-impl Builder {
+impl SegmentCopy {
     /// Begins a copy of the segment that `wanted` sums up, in place of any half of one.
     pub fn new(disk: Arc<dyn Disk>, dir: &Path, wanted: &Seal) -> Result<Self, Error> {
         if !wanted.is_possible() {
@@ -246,15 +246,15 @@ impl Log {
         adopt_files(&*self.0.disk, from, &self.0.dir, bases)?;
         // A read that began before may have opened one of the old files meanwhile.
         self.0.handles.forget_all();
-        let place = Place {
+        let directory = LogDirectory {
             disk: &*self.0.disk,
             dir: &self.0.dir,
             config: &self.0.config,
             handles: &self.0.handles,
         };
-        let found = recovery::recover(&place, floor, Some(checkpoint))?;
+        let found = recovery::recover(&directory, floor, Some(checkpoint))?;
         let pins = std::mem::take(&mut state.pins);
-        *state = State::new(found, Some(checkpoint));
+        *state = LogState::new(found, Some(checkpoint));
         state.pins = pins;
         self.0.queue.set_durable(state.next_index());
         Ok(())
@@ -285,7 +285,7 @@ impl Log {
     }
 }
 
-impl State {
+impl LogState {
     /// The first segment with entries from `index` on.
     fn segment_on(&self, index: Index) -> Option<&Segment> {
         let number = self.segment_number(index).unwrap_or(0);

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::segment::lazy_map::LazyMap;
-use super::{Error, Log, State};
+use super::{Error, Log, LogState};
 
 impl Log {
     /// What `look` finds, once the rows are mapped that `wanted` tells of, if any: appends do not wait
     /// while they are.
     pub(super) fn with_rows<T>(
         &self,
-        wanted: impl FnOnce(&State) -> Option<Arc<LazyMap>>,
-        look: impl FnOnce(&State) -> Result<T, Error>,
+        wanted: impl FnOnce(&LogState) -> Option<Arc<LazyMap>>,
+        look: impl FnOnce(&LogState) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let state = self.0.state.read();
         let Some(lazy) = wanted(&state) else {
@@ -42,7 +42,7 @@ impl Log {
     }
 }
 
-impl State {
+impl LogState {
     /// When each loaded map was used, and its segment's number.
     fn loaded(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
         let segments = self.segments.iter().enumerate();
