@@ -60,11 +60,12 @@ pub fn raft_frames(data: &[u8]) {
         }
         2 => apply(Kept::default(), Fsm::default(), entries_of(&mut input)),
         _ => {
-            let Ok(checkpoint) = pb::Checkpoint::decode(input.part()) else {
+            let Ok(state) = pb::InstallSnapshotRequest::decode(input.part()) else {
                 return;
             };
+            let checkpoint = state.checkpoint.unwrap_or_default();
             if let Ok(kept) = empty_log_at(&checkpoint)
-                && let Ok(fsm) = Fsm::from_checkpoint(checkpoint)
+                && let Ok(fsm) = Fsm::restore(checkpoint, state.rows)
             {
                 apply(kept, fsm, entries_of(&mut input));
             }
@@ -162,8 +163,9 @@ fn apply(mut kept: Kept, mut fsm: Fsm, entries: Vec<Entry>) {
     read_all(&log);
     log.sync_index().expect("a good disk");
     let checkpoint = fsm.to_checkpoint(log.offsets());
-    let again = Fsm::from_checkpoint(checkpoint.clone()).expect("it was made here");
+    let again = Fsm::restore(checkpoint.clone(), fsm.to_rows()).expect("it was made here");
     assert_eq!(again.to_checkpoint(log.offsets()), checkpoint);
+    assert!(again.to_rows().eq(fsm.to_rows()));
     kept.checkpoint = snapshot::covered_by(&checkpoint);
     let (again, opened) = kept.open().expect("what was left by a log opens");
     assert_eq!(again.offsets(), log.offsets());

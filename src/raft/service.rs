@@ -178,7 +178,7 @@ impl raft_server::Raft for RaftService {
 
     async fn install_snapshot(
         &self,
-        request: Request<Streaming<pb::SnapshotPart>>,
+        request: Request<Streaming<pb::InstallSnapshotRequest>>,
     ) -> Result<Response<pb::InstallSnapshotResponse>, Status> {
         let log = self.check(&request, From::Introduced)?.clone();
         let sender = number(request.metadata(), "ferrolog-from");

@@ -16,6 +16,7 @@ use crate::raft::members::hearing::no_member;
 use crate::raft::peer::fetch::{self, Hold};
 use crate::raft::snapshot::gather::gather;
 use crate::raft::snapshot::{self, Snapshot, Snapshots};
+use crate::raft::state::fsm::Fsm;
 
 /// Where snapshots are received, one at a time.
 pub struct Staging {
@@ -48,7 +49,7 @@ impl Staging {
 pub async fn receive(
     log: &ReplicatedLog,
     sender: u64,
-    parts: impl Stream<Item = Result<pb::SnapshotPart, Status>> + Unpin,
+    parts: impl Stream<Item = Result<pb::InstallSnapshotRequest, Status>> + Unpin,
 ) -> Result<(types::Vote, Snapshot, Hold), Status> {
     let hold = Arc::new(log.0.staging.hold().await);
     let request = gather(parts).await?;
@@ -58,6 +59,9 @@ pub async fn receive(
     let vote = types::vote_from_pb(request.vote.as_ref()).map_err(bad)?;
     let data = snapshot::manifest_from_pb(&request).map_err(bad)?;
     let meta = snapshot::meta(&data.checkpoint).map_err(bad)?;
+    // A state that cannot be taken over is refused before anything is fetched for it.
+    let state = Fsm::restore(data.checkpoint.clone(), data.rows.iter().cloned());
+    state.map_err(bad)?;
     let checked = log.0.hearing.pair(sender).snapshot(&vote, &meta);
     checked.map_err(|error| log.0.hearing.refuse(sender, &error))?;
     check_order(log, sender, meta.last_log_id.as_ref()).await?;

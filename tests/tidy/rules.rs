@@ -11,7 +11,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rcgen", &["src/certs.rs"]),
     ("memmap2", &["src/log/segment/index.rs"]),
     ("ring", &["src/raft/entry/owner.rs"]),
-    ("twox_hash", &["src/raft/state/digests.rs"]),
+    ("twox_hash", &["src/raft/state/sessions/digests.rs"]),
     ("lz4_flex", &["src/batch/compression.rs"]),
     ("ruzstd", &["src/batch/compression.rs"]),
     ("tokio::net", &["src/net/tcp.rs"]),

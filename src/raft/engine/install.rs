@@ -46,10 +46,12 @@ impl StateMachine {
         let begins = snapshot::floor_of(floor.as_ref()).index;
         let mut segments = self.log().manifest(Index(end))?;
         segments.retain(|seal| seal.base >= begins);
+        let (checkpoint, rows) = self.checkpoint();
         Ok(Snapshot {
             meta,
             snapshot: SnapshotData {
-                checkpoint: self.checkpoint(),
+                checkpoint,
+                rows: Arc::new(rows),
                 floor,
                 segments: Arc::new(segments),
             },
@@ -88,7 +90,7 @@ impl StateMachine {
             self.snapshots.clear_staging()?;
         } else if reached < end && data.checkpoint.next_offset == 0 {
             // This happens in the engine's own test suite alone, which applies entries that it never appended.
-            self.replace(Fsm::from_checkpoint(data.checkpoint.clone())?);
+            self.replace(restored(&data)?.not_stored());
         } else {
             self.adopt(&data).await?;
         }
@@ -104,13 +106,14 @@ impl StateMachine {
     /// Puts the staged segments in the place of this node's log. A crash in between is finished on
     /// the next start.
     async fn adopt(&mut self, data: &SnapshotData) -> Result<(), Error> {
-        let checkpoint = data.checkpoint.clone();
-        let Some(covered) = snapshot::covered_by(&checkpoint) else {
+        let Some(covered) = snapshot::covered_by(&data.checkpoint) else {
             return Ok(());
         };
+        let fsm = restored(data)?;
+        let rows: Vec<_> = fsm.stored_rows().collect();
         let bases: Vec<_> = data.segments.iter().map(|seal| seal.base).collect();
         let adoption = pb::Adoption {
-            checkpoint: Some(checkpoint.clone()),
+            checkpoint: Some(data.checkpoint.clone()),
             floor: data.floor,
             bases: bases.iter().map(|base| base.0).collect(),
         };
@@ -131,7 +134,7 @@ impl StateMachine {
                     return Err(log::Error::Mismatch { base, what }.into());
                 }
             }
-            stable.begin_adoption(&adoption)?;
+            stable.begin_adoption(&adoption, rows)?;
             with_descriptors(|| log.adopt(&staging, &bases, floor, covered))?;
             stable.end_adoption(&adoption)?;
             *reached = covered.applied.0 + 1;
@@ -140,7 +143,7 @@ impl StateMachine {
             Ok(())
         });
         adopted.await?;
-        self.replace(Fsm::from_checkpoint(checkpoint)?);
+        self.replace(fsm);
         Ok(())
     }
 
@@ -159,4 +162,12 @@ impl StateMachine {
         }
         Ok(())
     }
+}
+
+/// The state of a snapshot.
+fn restored(data: &SnapshotData) -> Result<Fsm, Error> {
+    Ok(Fsm::restore(
+        data.checkpoint.clone(),
+        data.rows.iter().cloned(),
+    )?)
 }

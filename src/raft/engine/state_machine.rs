@@ -8,7 +8,6 @@ use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use parking_lot::Mutex;
-use prost::Message;
 
 use crate::disk::Disk;
 use crate::log::{self, Index, Log};
@@ -21,6 +20,7 @@ use crate::raft::home::directory::Directory;
 use crate::raft::home::stable_store::StableStore;
 use crate::raft::snapshot::{self, DurableFloor, Snapshot, SnapshotData, Snapshots};
 use crate::raft::state::applied::AppliedState;
+use crate::raft::state::checkpoint::Changes;
 use crate::raft::state::fsm::Fsm;
 use crate::tasks;
 
@@ -59,7 +59,10 @@ impl StateMachine {
         snapshot::finish_adoption(&snapshots, stable)?;
         let checkpoint = stable.checkpoint()?.unwrap_or_default();
         let covered = snapshot::covered_by(&checkpoint);
-        let mut fsm = Fsm::from_checkpoint(checkpoint)?;
+        let mut fsm = match checkpoint.applied {
+            Some(_) => Fsm::restore(checkpoint, stable.rows()?)?,
+            None => Fsm::default(),
+        };
         let floor = stable.floor()?;
         let begins = snapshot::floor_of(floor.as_ref());
         let (log, opened) = Log::open(disk, &dir, config, begins, covered)?;
@@ -145,8 +148,12 @@ impl StateMachine {
         })
     }
 
-    pub(crate) fn checkpoint(&self) -> pb::Checkpoint {
-        self.state.read(|fsm| fsm.to_checkpoint(self.log.offsets()))
+    /// The state, as a snapshot holds it.
+    pub(crate) fn checkpoint(&self) -> (pb::Checkpoint, Vec<pb::StateRow>) {
+        self.state.read(|fsm| {
+            let rows = fsm.to_rows().collect();
+            (fsm.to_checkpoint(self.log.offsets()), rows)
+        })
     }
 
     pub(crate) fn replace(&mut self, fsm: Fsm) {
@@ -171,31 +178,41 @@ impl Checkpointer {
     /// entries which a power cut took.
     pub fn save(&self) -> Result<(), Error> {
         let mut covered = self.state.covered();
-        let seen = self.state.read(|fsm| {
+        let durable = self.log.durable();
+        let taken = self.state.change(|fsm| {
             let applied = fsm.applied?;
-            Some((fsm.to_checkpoint(self.log.offsets()), applied))
+            let is_new = applied.index >= *covered && Index(applied.index) < durable;
+            is_new.then(|| (applied.index, fsm.take_changes(self.log.offsets())))
         });
-        let Some((checkpoint, applied)) = seen else {
-            return Ok(());
-        };
-        if self.log.durable() <= Index(applied.index) {
-            return Ok(());
-        }
-        if applied.index < *covered {
+        let Some((applied, changes)) = taken else {
             // Nothing is new, but what was covered may be ready to be sealed.
-            self.log.seal_covered(Index(*covered - 1))?;
-            return Ok(());
+            return match covered.checked_sub(1) {
+                Some(last) => Ok(self.log.seal_covered(Index(last)).map(drop)?),
+                None => Ok(()),
+            };
+        };
+        let saved = self.write(&changes);
+        let is_durable = saved.as_ref().is_ok_and(|written| *written);
+        self.state.change(|fsm| fsm.saved(is_durable));
+        if saved? {
+            *covered = applied + 1;
+            self.log.seal_covered(Index(applied))?;
         }
-        if self.snapshots.has_little_room(checkpoint.encoded_len()) {
-            // The room that is left is kept for votes, and for the floor of a trim.
-            return Ok(());
-        }
-        // Rows first: the checkpoint says that they are there.
-        self.log.sync_index()?;
-        self.stable.save_checkpoint(&checkpoint, &applied)?;
-        *covered = applied.index + 1;
-        self.log.seal_covered(Index(applied.index))?;
         Ok(())
+    }
+
+    /// Writes what changed; false if the disk has little room: what is left is kept for votes, and for the floor
+    /// of a trim.
+    fn write(&self, changes: &Changes) -> Result<bool, Error> {
+        if self.snapshots.has_little_room(changes.bytes()) {
+            return Ok(false);
+        }
+        // The log's rows first: the checkpoint says that they are there.
+        self.log.sync_index()?;
+        let (checkpoint, rows) = (&changes.checkpoint, &changes.rows);
+        self.stable
+            .save_checkpoint(checkpoint, rows, changes.is_all)?;
+        Ok(true)
     }
 }
 

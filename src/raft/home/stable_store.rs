@@ -1,4 +1,4 @@
-//! The stable store: vote, identity, committed hint and FSM checkpoints, in redb.
+//! The stable store: vote, identity, committed hint, and the FSM's state, in redb.
 //!
 //! It is the only home of redb, which runs over the disk seam, so that it crashes with the rest.
 
@@ -7,7 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
-use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition,
+    WriteTransaction,
+};
 
 use crate::disk::{Disk, File};
 use crate::proto::raft_v1 as pb;
@@ -19,10 +22,17 @@ use crate::tasks;
 use super::vote_file::VoteFile;
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("stable");
+/// The rows of the FSM's tables, by the key that each table gives them.
+const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
+/// Those of a snapshot whose segments are being put in place.
+const INCOMING: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("incoming");
 const CACHE_BYTES: usize = 1 << 20;
 
 /// The file's name in the data directory.
 pub const FILE: &str = "stable.redb";
+
+/// A row of the FSM's tables, by its key; `None` removes it.
+pub type Row = (Vec<u8>, Option<Vec<u8>>);
 
 /// Small values that must survive; clones share the database.
 #[derive(Debug, Clone)]
@@ -96,7 +106,7 @@ impl StableStore {
             key,
             source: Box::new(source),
         })?;
-        let decode = |bytes: Vec<u8>| match checked(key, &bytes) {
+        let decode = |bytes: Vec<u8>| match checked(key.as_bytes(), &bytes) {
             Some(message) => M::decode(message).map_err(WireError::from),
             None => Err(WireError::Unknown("checksum")),
         };
@@ -106,26 +116,33 @@ impl StableStore {
 
     /// Durable on return.
     fn put(&self, key: &'static str, message: &impl Message) -> Result<(), StableError> {
-        self.write(key, &[(key, Some(message.encode_to_vec()))])
+        let value = Some(message.encode_to_vec());
+        self.write(key, &[(key, value)], |_| Ok(()))
     }
 
-    /// Writes or removes all of `changes` or, if `key` cannot be, none. Durable on return.
+    /// Writes or removes all of `values` and does `more` or, if `key` cannot be written, none of it. Durable on
+    /// return.
     fn write(
         &self,
         key: &'static str,
-        changes: &[(&'static str, Option<Vec<u8>>)],
+        values: &[(&'static str, Option<Vec<u8>>)],
+        more: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StableError> {
         let write = || -> Result<(), redb::Error> {
             let transaction = self.0.database.begin_write()?;
             {
                 let mut table = transaction.open_table(TABLE)?;
-                for (key, value) in changes {
+                for (key, value) in values {
                     match value {
-                        Some(value) => table.insert(key, with_checksum(key, value).as_slice())?,
+                        Some(value) => {
+                            let value = with_checksum(key.as_bytes(), value);
+                            table.insert(key, value.as_slice())?
+                        }
                         None => table.remove(key)?,
                     };
                 }
             }
+            more(&transaction)?;
             Ok(transaction.commit()?)
         };
         write().map_err(|source| StableError::Write {
@@ -177,15 +194,27 @@ impl StableStore {
     }
 
     /// From now on the snapshot is what this node holds, wherever its segments stand.
-    pub fn begin_adoption(&self, adoption: &pb::Adoption) -> Result<(), StableError> {
-        self.put("adoption", adoption)
+    pub fn begin_adoption(
+        &self,
+        adoption: &pb::Adoption,
+        rows: impl IntoIterator<Item = Row>,
+    ) -> Result<(), StableError> {
+        let value = Some(adoption.encode_to_vec());
+        self.write("adoption", &[("adoption", value)], |transaction| {
+            transaction.delete_table(INCOMING)?;
+            let mut incoming = transaction.open_table(INCOMING)?;
+            for (key, row) in rows {
+                put_row(&mut incoming, &key, row.as_deref())?;
+            }
+            Ok(())
+        })
     }
 
     /// Its segments are in place.
     pub fn end_adoption(&self, adoption: &pb::Adoption) -> Result<(), StableError> {
         let checkpoint = adoption.checkpoint.clone().unwrap_or_default();
         let floor = adoption.floor.as_ref().map(Message::encode_to_vec);
-        let changes = [
+        let values = [
             (
                 "committed",
                 checkpoint.applied.as_ref().map(Message::encode_to_vec),
@@ -194,26 +223,68 @@ impl StableStore {
             ("floor", floor),
             ("adoption", None),
         ];
-        self.write("adoption", &changes)
+        self.write("adoption", &values, |transaction| {
+            transaction.delete_table(ROWS)?;
+            Ok(transaction.rename_table(INCOMING, ROWS)?)
+        })
     }
 
-    /// The FSM's last durable state.
+    /// The FSM's last durable state, but for the rows of its tables.
     pub fn checkpoint(&self) -> Result<Option<pb::Checkpoint>, StableError> {
         self.get("checkpoint")
     }
 
-    /// Saves a checkpoint, and that what it covers is committed.
+    /// Those rows.
+    pub fn rows(&self) -> Result<Vec<pb::StateRow>, StableError> {
+        const KEY: &str = "rows";
+        let read = || -> Result<Vec<(Vec<u8>, Vec<u8>)>, redb::Error> {
+            let transaction = self.0.database.begin_read()?;
+            let table = match transaction.open_table(ROWS) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                table => table?,
+            };
+            let mut rows = Vec::new();
+            for row in table.iter()? {
+                let (key, row) = row?;
+                rows.push((key.value().to_vec(), row.value().to_vec()));
+            }
+            Ok(rows)
+        };
+        let rows = read().map_err(|source| StableError::Read {
+            key: KEY,
+            source: Box::new(source),
+        })?;
+        let decode = |(key, row): (Vec<u8>, Vec<u8>)| match checked(&key, &row) {
+            Some(row) => pb::StateRow::decode(row).map_err(WireError::from),
+            None => Err(WireError::Unknown("checksum")),
+        };
+        let rows: Result<Vec<_>, _> = rows.into_iter().map(decode).collect();
+        rows.map_err(|source| StableError::Decode { key: KEY, source })
+    }
+
+    /// Saves a checkpoint and the rows that changed before it, or all rows in place of those that are there, and
+    /// that what it covers is committed.
     pub fn save_checkpoint(
         &self,
         checkpoint: &pb::Checkpoint,
-        applied: &LogId,
+        rows: &[Row],
+        is_all: bool,
     ) -> Result<(), StableError> {
-        let committed = types::log_id_to_pb(applied).encode_to_vec();
-        let changes = [
+        let committed = checkpoint.applied.as_ref().map(Message::encode_to_vec);
+        let values = [
             ("checkpoint", Some(checkpoint.encode_to_vec())),
-            ("committed", Some(committed)),
+            ("committed", committed),
         ];
-        self.write("checkpoint", &changes)
+        self.write("checkpoint", &values, |transaction| {
+            if is_all {
+                transaction.delete_table(ROWS)?;
+            }
+            let mut table = transaction.open_table(ROWS)?;
+            for (key, row) in rows {
+                put_row(&mut table, key, row.as_deref())?;
+            }
+            Ok(())
+        })
     }
 
     /// Who this node is; `None` in a new directory.
@@ -226,16 +297,28 @@ impl StableStore {
     }
 }
 
-/// A value as it stands in the table: the message, then a CRC-32C of key and message.
-fn with_checksum(key: &str, message: &[u8]) -> Vec<u8> {
-    let crc = crc32c::crc32c_append(crc32c::crc32c(key.as_bytes()), message);
+fn put_row(
+    table: &mut Table<'_, &[u8], &[u8]>,
+    key: &[u8],
+    row: Option<&[u8]>,
+) -> Result<(), redb::Error> {
+    match row {
+        Some(row) => table.insert(key, with_checksum(key, row).as_slice())?,
+        None => table.remove(key)?,
+    };
+    Ok(())
+}
+
+/// A value as it stands in a table: the message, then a CRC-32C of key and message.
+fn with_checksum(key: &[u8], message: &[u8]) -> Vec<u8> {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(key), message);
     [message, &crc.to_le_bytes()].concat()
 }
 
 /// The message in a value; `None` if it does not check.
-fn checked<'a>(key: &str, value: &'a [u8]) -> Option<&'a [u8]> {
+fn checked<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
     let (message, crc) = value.split_last_chunk::<4>()?;
-    let found = crc32c::crc32c_append(crc32c::crc32c(key.as_bytes()), message);
+    let found = crc32c::crc32c_append(crc32c::crc32c(key), message);
     (found == u32::from_le_bytes(*crc)).then_some(message)
 }
 

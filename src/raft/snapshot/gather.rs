@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
 use futures::{Stream, StreamExt};
 use prost::Message;
 use tonic::Status;
@@ -16,9 +15,10 @@ const PART_WAIT: Duration = Duration::from_secs(10);
 
 /// Puts the parts together again, as far as there can be any.
 pub async fn gather(
-    mut parts: impl Stream<Item = Result<pb::SnapshotPart, Status>> + Unpin,
+    mut parts: impl Stream<Item = Result<pb::InstallSnapshotRequest, Status>> + Unpin,
 ) -> Result<pb::InstallSnapshotRequest, Status> {
-    let mut bytes = BytesMut::new();
+    let mut whole = pb::InstallSnapshotRequest::default();
+    let mut bytes = 0;
     loop {
         let next = tokio::time::timeout(PART_WAIT, parts.next()).await;
         let next =
@@ -26,12 +26,16 @@ pub async fn gather(
         let Some(part) = next.transpose()? else {
             break;
         };
-        if part.bytes.len() > STATE_BYTES_MAX - bytes.len() {
+        bytes += part.encoded_len();
+        if bytes > STATE_BYTES_MAX {
             let what = format!("a snapshot's state is at most {STATE_BYTES_MAX} bytes");
             return Err(Status::out_of_range(what));
         }
-        bytes.extend_from_slice(&part.bytes);
+        whole.vote = part.vote.or(whole.vote);
+        whole.checkpoint = part.checkpoint.or(whole.checkpoint);
+        whole.floor = part.floor.or(whole.floor);
+        whole.rows.extend(part.rows);
+        whole.segments.extend(part.segments);
     }
-    let request = pb::InstallSnapshotRequest::decode(bytes.freeze());
-    request.map_err(|error| Status::invalid_argument(error.to_string()))
+    Ok(whole)
 }

@@ -6,20 +6,20 @@
 
 pub mod gather;
 
+use std::iter::Peekable;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 
 use crate::disk::Disk;
 use crate::log::{self, Floor, Index, Offset, Seal, Term};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::types::{CommittedLeaderId, Member, SnapshotMeta};
+use crate::raft::entry::types::{self, CommittedLeaderId, Member, SnapshotMeta};
 use crate::raft::entry::wire_error::WireError;
 use crate::raft::error::Error;
-use crate::raft::state::fsm::Fsm;
+use crate::raft::state::checkpoint::membership_of;
 
 pub type Snapshot = openraft::Snapshot<CommittedLeaderId, u64, Member, SnapshotData>;
 
@@ -29,6 +29,8 @@ pub const STAGING: &str = "staging";
 const CHECKPOINT_ROOM: u64 = 4 << 20;
 /// How much of the state or the manifest travels in one message, in bytes.
 const STATE_PART_BYTES: usize = 1 << 20;
+/// What a field in a message takes beside the message in it, in bytes: its tag and its length.
+const PART_OVERHEAD_BYTES: usize = 6;
 /// The most that state and manifest may take together, in bytes: enough for full tables and for the largest
 /// number of segments.
 pub const STATE_BYTES_MAX: usize = 128 << 20;
@@ -39,6 +41,8 @@ const SEGMENTS_MAX: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct SnapshotData {
     pub checkpoint: pb::Checkpoint,
+    /// The rows of the checkpoint's tables.
+    pub rows: Arc<Vec<pb::StateRow>>,
     /// Where the log began; `None` at its very beginning.
     pub floor: Option<pb::Floor>,
     pub segments: Arc<Vec<Seal>>,
@@ -97,10 +101,9 @@ impl Snapshots {
 
 /// The meta data that the engine wants of a checkpoint.
 pub fn meta(checkpoint: &pb::Checkpoint) -> Result<SnapshotMeta, WireError> {
-    let fsm = Fsm::from_checkpoint(checkpoint.clone())?;
     Ok(SnapshotMeta {
-        last_log_id: fsm.applied,
-        last_membership: fsm.membership,
+        last_log_id: checkpoint.applied.as_ref().map(types::log_id_from_pb),
+        last_membership: membership_of(checkpoint)?,
     })
 }
 
@@ -167,15 +170,43 @@ fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
     }
 }
 
-/// Cuts a snapshot's state and manifest into messages.
+/// Cuts a snapshot's state and manifest into messages: its single fields come first, then as much of what is
+/// repeated as one message takes.
 pub fn to_parts(
-    request: &pb::InstallSnapshotRequest,
-) -> impl Iterator<Item = pb::SnapshotPart> + use<> {
-    let mut left = Bytes::from(request.encode_to_vec());
+    mut request: pb::InstallSnapshotRequest,
+) -> impl Iterator<Item = pb::InstallSnapshotRequest> + use<> {
+    let mut rows = std::mem::take(&mut request.rows).into_iter().peekable();
+    let segments = std::mem::take(&mut request.segments);
+    let mut segments = segments.into_iter().peekable();
+    let mut head = Some(request);
     std::iter::from_fn(move || {
-        let bytes = left.split_to(left.len().min(STATE_PART_BYTES));
-        (!bytes.is_empty()).then_some(pb::SnapshotPart { bytes })
+        if let Some(head) = head.take() {
+            return Some(head);
+        }
+        let mut part = pb::InstallSnapshotRequest::default();
+        let mut room = STATE_PART_BYTES;
+        take_part(&mut rows, &mut part.rows, &mut room);
+        take_part(&mut segments, &mut part.segments, &mut room);
+        let is_empty = part.rows.is_empty() && part.segments.is_empty();
+        (!is_empty).then_some(part)
     })
+}
+
+/// Takes messages as long as there is room for them: at least one, if the part is empty.
+fn take_part<M: Message>(
+    all: &mut Peekable<impl Iterator<Item = M>>,
+    part: &mut Vec<M>,
+    room: &mut usize,
+) {
+    while let Some(next) = all.peek() {
+        let bytes = next.encoded_len() + PART_OVERHEAD_BYTES;
+        if bytes > *room && *room < STATE_PART_BYTES {
+            *room = 0;
+            break;
+        }
+        *room = room.saturating_sub(bytes);
+        part.extend(all.next());
+    }
 }
 
 /// Reads a manifest: segments without a gap, from the floor to the checkpoint, in entries and in
@@ -207,6 +238,7 @@ pub fn manifest_from_pb(request: &pb::InstallSnapshotRequest) -> Result<Snapshot
     }
     Ok(SnapshotData {
         checkpoint,
+        rows: Arc::new(request.rows.clone()),
         floor: request.floor,
         segments: Arc::new(segments),
     })

@@ -1,7 +1,5 @@
 //! Cursors: consumers' named positions, part of the replicated state. They never expire.
 
-use std::collections::BTreeMap;
-
 use crate::log::Offset;
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::CommitCursor;
@@ -9,16 +7,17 @@ use crate::raft::entry::outcome::StateRefusal;
 use crate::raft::entry::wire_error::WireError;
 
 use super::sessions::check_share;
+use super::table::{self, Table};
 
 /// Cursors kept.
 pub const CURSORS_MAX: usize = 4096;
 
 /// All cursors by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cursors(BTreeMap<String, Kept>);
+pub struct Cursors(pub Table<Kept>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Kept {
+pub struct Kept {
     cursor: Cursor,
     /// Who made it: it counts as that one's.
     subject: String,
@@ -42,7 +41,8 @@ impl Cursors {
     /// Up to `count` cursors by name, behind `after`.
     pub fn list(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
         use std::ops::Bound::{Excluded, Unbounded};
-        let all = self.0.range::<str, _>((Excluded(after), Unbounded));
+        let all = self.0.rows();
+        let all = all.range::<str, _>((Excluded(after), Unbounded));
         all.take(count)
             .map(|(name, kept)| (name.clone(), kept.cursor))
             .collect()
@@ -67,7 +67,7 @@ impl Cursors {
             kept.cursor = cursor;
             return Ok(());
         }
-        let subjects = self.0.values().map(|kept| &kept.subject);
+        let subjects = self.0.rows().values().map(|kept| &kept.subject);
         let room = check_share(&commit.subject, subjects, CURSORS_MAX);
         room.map_err(StateRefusal::TooManyCursors)?;
         let subject = commit.subject.clone();
@@ -80,34 +80,39 @@ impl Cursors {
         self.0.remove(name).is_some()
     }
 
-    /// For a checkpoint: the same bytes on every replica.
-    pub fn to_pb(&self) -> Vec<pb::Cursor> {
-        let cursor = |(name, kept): (&String, &Kept)| pb::Cursor {
-            name: name.clone(),
-            offset: kept.cursor.offset.0,
-            updated_ms: kept.cursor.updated_ms,
-            subject: kept.subject.clone(),
+    /// Takes over a row that was made durable.
+    pub fn restore(&mut self, cursor: pb::Cursor) -> Result<(), WireError> {
+        let stands = Cursor {
+            offset: Offset(cursor.offset),
+            updated_ms: cursor.updated_ms,
         };
-        self.0.iter().map(cursor).collect()
+        let kept = Kept {
+            cursor: stands,
+            subject: cursor.subject,
+        };
+        let is_new = self.0.restore(cursor.name, kept).is_none();
+        let fits = is_new && self.0.rows().len() <= CURSORS_MAX;
+        fits.then_some(()).ok_or(WireError::Unknown("cursor"))
+    }
+}
+
+impl table::Kept for Kept {
+    type Key = String;
+
+    fn stored_key(name: &String) -> Vec<u8> {
+        [b"cursor/", name.as_bytes()].concat()
     }
 
-    /// From a checkpoint.
-    pub fn from_pb(cursors: Vec<pb::Cursor>) -> Result<Self, WireError> {
-        if cursors.len() > CURSORS_MAX {
-            return Err(WireError::Unknown("number of cursors"));
-        }
-        let cursor = |cursor: pb::Cursor| {
-            let stands = Cursor {
-                offset: Offset(cursor.offset),
-                updated_ms: cursor.updated_ms,
-            };
-            let kept = Kept {
-                cursor: stands,
-                subject: cursor.subject,
-            };
-            (cursor.name, kept)
+    fn to_pb(&self, name: &String) -> pb::StateRow {
+        let cursor = pb::Cursor {
+            name: name.clone(),
+            offset: self.cursor.offset.0,
+            updated_ms: self.cursor.updated_ms,
+            subject: self.subject.clone(),
         };
-        Ok(Self(cursors.into_iter().map(cursor).collect()))
+        pb::StateRow {
+            row: Some(pb::state_row::Row::Cursor(cursor)),
+        }
     }
 }
 
@@ -128,6 +133,18 @@ mod tests {
             create_only: false,
             now_ms: 5,
         }
+    }
+
+    /// The same from its rows.
+    fn restored(all: &Cursors) -> Cursors {
+        let mut again = Cursors::default();
+        for row in all.0.to_pb() {
+            let Some(pb::state_row::Row::Cursor(cursor)) = row.row else {
+                panic!("{row:?} is no cursor")
+            };
+            again.restore(cursor).unwrap();
+        }
+        again
     }
 
     #[test]
@@ -154,7 +171,7 @@ mod tests {
         assert_eq!(all.commit(&commit("a", 10, Some(9)), END), Err(past));
         assert_eq!(all.commit(&commit("b", 10, None), END), Err(past));
         assert!(all.get("b").is_none());
-        assert_eq!(Cursors::from_pb(all.to_pb()).unwrap(), all);
+        assert_eq!(restored(&all), all);
         assert!(all.delete("a") && !all.delete("a"));
     }
 
@@ -198,6 +215,6 @@ mod tests {
         let refused = Err(StateRefusal::TooManyCursors(full));
         assert_eq!(all.commit(&of(OF_SUBJECT_MAX, "ann"), END), refused);
         assert_eq!(all.commit(&of(OF_SUBJECT_MAX, "bob"), END), Ok(()));
-        assert_eq!(Cursors::from_pb(all.to_pb()).unwrap(), all);
+        assert_eq!(restored(&all), all);
     }
 }

@@ -3,8 +3,6 @@
 //!
 //! Kleppmann, "Designing Data-Intensive Applications", 2017, chapter 8, "Fencing tokens".
 
-use std::collections::BTreeMap;
-
 use crate::log::{self, Offset, record};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::ClaimEpoch;
@@ -13,6 +11,7 @@ use crate::raft::entry::owner;
 use crate::raft::entry::wire_error::WireError;
 
 use super::sessions::check_share;
+use super::table::{self, Table};
 
 /// Names kept.
 pub const FENCES_MAX: usize = 4096;
@@ -22,7 +21,7 @@ const CLAIMS_MAX: usize = 8;
 /// All names that were claimed, and not deleted since.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fences {
-    names: BTreeMap<String, Epoch>,
+    pub names: Table<Epoch>,
     /// The highest epoch of a name that was deleted: if that is claimed anew, what was sent under its
     /// old epochs must stay fenced off.
     deleted_epoch: u64,
@@ -59,7 +58,8 @@ impl Fences {
     /// Up to `count` names behind `after`.
     pub fn list(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
         use std::ops::Bound::{Excluded, Unbounded};
-        let behind = self.names.range::<str, _>((Excluded(after), Unbounded));
+        let behind = self.names.rows();
+        let behind = behind.range::<str, _>((Excluded(after), Unbounded));
         let some = behind.take(count);
         some.map(|(name, held)| (name.clone(), held.clone()))
             .collect()
@@ -96,12 +96,13 @@ impl Fences {
         }
         let epoch = current.max(held.map_or(self.deleted_epoch, |_| 0)) + 1;
         if held.is_none() {
-            let subjects = self.names.values().filter_map(|held| held.subject.as_ref());
+            let subjects = self.names.rows().values();
+            let subjects = subjects.filter_map(|held| held.subject.as_ref());
             let subject = claim.subject.as_deref().unwrap_or_default();
             let room = check_share(subject, subjects, FENCES_MAX);
             room.map_err(StateRefusal::TooManyFences)?;
         }
-        let held = self.names.entry(claim.name.clone()).or_default();
+        let held = self.names.get_or_insert(&claim.name);
         held.epoch = epoch;
         held.holder = claim.holder.clone();
         held.subject = claim.subject.clone();
@@ -130,41 +131,49 @@ impl Fences {
         self.deleted_epoch
     }
 
-    /// For a checkpoint: the same bytes on every replica.
-    pub fn to_pb(&self) -> Vec<pb::Fence> {
-        let fence = |(name, held): (&String, &Epoch)| pb::Fence {
-            name: name.clone(),
-            epoch: held.epoch,
-            holder: held.holder.clone(),
-            subject: held.subject.clone(),
-            claims: held.claims.iter().map(given_to_pb).collect(),
-        };
-        self.names.iter().map(fence).collect()
+    /// Takes over the highest epoch of a name that was deleted.
+    pub fn restore_deleted_epoch(&mut self, epoch: u64) -> Result<(), WireError> {
+        self.deleted_epoch = epoch;
+        let is_possible = epoch <= log::NUMBER_MAX;
+        is_possible.then_some(()).ok_or(BROKEN)
     }
 
-    /// From a checkpoint.
-    pub fn from_pb(fences: Vec<pb::Fence>, deleted_epoch: u64) -> Result<Self, WireError> {
-        if fences.len() > FENCES_MAX || deleted_epoch > log::NUMBER_MAX {
-            return Err(WireError::Unknown("number of fences"));
+    /// Takes over a row that was made durable.
+    pub fn restore(&mut self, fence: pb::Fence) -> Result<(), WireError> {
+        let claims: Result<Vec<_>, _> = fence.claims.iter().map(given_from_pb).collect();
+        let held = Epoch {
+            epoch: fence.epoch,
+            holder: fence.holder,
+            subject: fence.subject,
+            claims: claims?,
+        };
+        let is_possible = held.epoch <= log::NUMBER_MAX && held.claims.len() <= CLAIMS_MAX;
+        let is_new = self.names.restore(fence.name, held).is_none();
+        let fits = is_new && self.names.rows().len() <= FENCES_MAX;
+        (is_possible && fits).then_some(()).ok_or(BROKEN)
+    }
+}
+
+const BROKEN: WireError = WireError::Unknown("fence");
+
+impl table::Kept for Epoch {
+    type Key = String;
+
+    fn stored_key(name: &String) -> Vec<u8> {
+        [b"fence/", name.as_bytes()].concat()
+    }
+
+    fn to_pb(&self, name: &String) -> pb::StateRow {
+        let fence = pb::Fence {
+            name: name.clone(),
+            epoch: self.epoch,
+            holder: self.holder.clone(),
+            subject: self.subject.clone(),
+            claims: self.claims.iter().map(given_to_pb).collect(),
+        };
+        pb::StateRow {
+            row: Some(pb::state_row::Row::Fence(fence)),
         }
-        let mut names = BTreeMap::new();
-        for fence in fences {
-            let claims: Result<_, _> = fence.claims.iter().map(given_from_pb).collect();
-            let held = Epoch {
-                epoch: fence.epoch,
-                holder: fence.holder,
-                subject: fence.subject,
-                claims: claims?,
-            };
-            if held.epoch > log::NUMBER_MAX || held.claims.len() > CLAIMS_MAX {
-                return Err(WireError::Unknown("fence"));
-            }
-            names.insert(fence.name, held);
-        }
-        Ok(Self {
-            names,
-            deleted_epoch,
-        })
     }
 }
 
@@ -210,6 +219,19 @@ mod tests {
         }
     }
 
+    /// The same from its rows.
+    fn restored(all: &Fences) -> Fences {
+        let mut again = Fences::default();
+        again.restore_deleted_epoch(all.deleted_epoch()).unwrap();
+        for row in all.names.to_pb() {
+            let Some(pb::state_row::Row::Fence(fence)) = row.row else {
+                panic!("{row:?} is no fence")
+            };
+            again.restore(fence).unwrap();
+        }
+        again
+    }
+
     #[test]
     fn each_claim_raises_the_epoch_and_its_retry_does_not() {
         let mut all = Fences::default();
@@ -223,7 +245,7 @@ mod tests {
         let late = all.claim(&claim(1, None), Offset(9));
         assert_eq!(late, first, "it deposes nobody");
         assert_eq!(all.get("job").unwrap().holder, "2");
-        assert_eq!(Fences::from_pb(all.to_pb(), 0).unwrap(), all);
+        assert_eq!(restored(&all), all);
         for token in 3..50 {
             all.claim(&claim(token, None), Offset(9)).unwrap();
         }
@@ -290,8 +312,7 @@ mod tests {
         assert!(all.delete("job") && !all.delete("job"));
         let fenced = Err(Refusal::Fenced { epoch: 0 });
         assert_eq!(all.judge(&fence(3, "s3")), fenced);
-        let copy = Fences::from_pb(all.to_pb(), all.deleted_epoch());
-        let mut all = copy.unwrap();
+        let mut all = restored(&all);
         assert_eq!(all.claim(&claim(9, Some(0)), Offset(5)), Ok((4, Offset(5))));
     }
 }

@@ -7,20 +7,18 @@ use std::collections::BTreeSet;
 
 use crate::log::record::{self, Batch};
 use crate::log::{self, Index, Log, Offset, Run};
-use crate::proto::raft_v1 as pb;
 use crate::raft::entry::admission::{Admission, Entrance};
 use crate::raft::entry::command::{Command, Retention};
 use crate::raft::entry::outcome::{
     BatchOutcome, NotRegistered, OffsetRange, Outcome, Receipt, Refusal,
 };
-use crate::raft::entry::types::{self, Entry, EntryPayload, LogId, StoredMembership};
-use crate::raft::entry::wire_error::WireError;
+use crate::raft::entry::types::{Entry, EntryPayload, LogId, StoredMembership};
 
 use super::admissions::Admissions;
 use super::cursors::Cursors;
-use super::digests::Digests;
 use super::fences::Fences;
 use super::registrations::Registrations;
+use super::sessions::digests::Digests;
 use super::sessions::{Sessions, Verdict};
 
 /// The replicated state besides the records.
@@ -37,6 +35,8 @@ pub struct Fsm {
     pub admissions: Admissions,
     /// The last time that a leader gave to an entry, in milliseconds since 1970.
     pub timestamp_ms: u64,
+    /// Whether the stable store has the state but for what its tables know to have changed.
+    pub(super) is_stored: bool,
 }
 
 impl Fsm {
@@ -255,49 +255,6 @@ impl Fsm {
     pub fn slowest_cursor(&self, names: &[String]) -> Option<Offset> {
         let stands = names.iter().filter_map(|name| self.cursors.get(name));
         stands.map(|cursor| cursor.offset).min()
-    }
-
-    /// The state, to be made durable.
-    pub fn to_checkpoint(&self, (first, next): (Offset, Offset)) -> pb::Checkpoint {
-        pb::Checkpoint {
-            applied: self.applied.as_ref().map(types::log_id_to_pb),
-            first_offset: first.0,
-            next_offset: next.0,
-            membership_log_id: self.membership.log_id().as_ref().map(types::log_id_to_pb),
-            membership: Some(types::membership_to_pb(self.membership.membership())),
-            registrations: self.registrations.to_pb(),
-            sessions: self.sessions.to_pb(),
-            retention: Some(self.retention.to_pb()),
-            cursors: self.cursors.to_pb(),
-            fences: self.fences.to_pb(),
-            deleted_epoch: self.fences.deleted_epoch(),
-            timestamp_ms: self.timestamp_ms,
-            admissions: self.admissions.to_pb(),
-        }
-    }
-
-    /// The state as it was made durable.
-    pub fn from_checkpoint(checkpoint: pb::Checkpoint) -> Result<Self, WireError> {
-        let membership = checkpoint.membership.unwrap_or_default();
-        Ok(Self {
-            applied: checkpoint.applied.as_ref().map(types::log_id_from_pb),
-            membership: StoredMembership::new(
-                checkpoint
-                    .membership_log_id
-                    .as_ref()
-                    .map(types::log_id_from_pb),
-                types::membership_from_pb(membership)?,
-            ),
-            registrations: Registrations::from_pb(checkpoint.registrations),
-            sessions: Sessions::from_pb(&checkpoint.sessions)?,
-            retention: checkpoint
-                .retention
-                .map_or_else(Retention::default, Retention::from_pb),
-            cursors: Cursors::from_pb(checkpoint.cursors)?,
-            fences: Fences::from_pb(checkpoint.fences, checkpoint.deleted_epoch)?,
-            timestamp_ms: checkpoint.timestamp_ms,
-            admissions: Admissions::from_pb(checkpoint.admissions.unwrap_or_default())?,
-        })
     }
 }
 

@@ -4,10 +4,10 @@
 
 pub mod admissions;
 pub mod applied;
+pub mod checkpoint;
 pub mod cursors;
-pub mod digests;
 pub mod fences;
 pub mod fsm;
 pub mod registrations;
-pub mod remembered;
 pub mod sessions;
+pub mod table;

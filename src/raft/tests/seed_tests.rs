@@ -204,9 +204,9 @@ fn frame_seeds() -> Vec<Seed> {
     let length = (payload.len() as u16).to_le_bytes();
     let raw = [&[1, 2][..], &length, &payload, &[1, 2, 0, 0x0a, 0]].concat();
     let scripted = [&[2][..], &SESSIONS].concat();
-    let checkpoint = checkpoint().encode_to_vec();
-    let length = (checkpoint.len() as u16).to_le_bytes();
-    let restored = [&[3][..], &length, &checkpoint, &SESSIONS].concat();
+    let state = state().encode_to_vec();
+    let length = (state.len() as u16).to_le_bytes();
+    let restored = [&[3][..], &length, &state, &SESSIONS].concat();
     vec![
         ("blank", wire(one(EntryPayload::Blank))),
         (
@@ -234,7 +234,7 @@ const SESSIONS: [u8; 29] = [
     3, 1, 0, 0, 0, 0, 0, 0, 0, 5,
 ];
 
-fn checkpoint() -> pb::Checkpoint {
+fn state() -> pb::InstallSnapshotRequest {
     let mut input = Input(&SESSIONS);
     let mut fsm = crate::raft::state::fsm::Fsm::default();
     let kept = crate::log::fuzzing::Kept::default();
@@ -245,7 +245,11 @@ fn checkpoint() -> pb::Checkpoint {
         log.append(vec![codec::to_log(&entry)], done).unwrap();
         fsm.apply(&log, &entry).unwrap();
     }
-    fsm.to_checkpoint(log.offsets())
+    pb::InstallSnapshotRequest {
+        checkpoint: Some(fsm.to_checkpoint(log.offsets())),
+        rows: fsm.to_rows().collect(),
+        ..pb::InstallSnapshotRequest::default()
+    }
 }
 
 fn manifest_seeds() -> Vec<Seed> {

@@ -10,18 +10,17 @@ use crate::name::NAME_BYTES_MAX;
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::{ClaimEpoch, CommitCursor, OpenSession};
 use crate::raft::entry::types;
-use crate::raft::peer::transport::MESSAGE_BYTES_MAX;
 use crate::raft::snapshot::{self, gather};
 use crate::raft::state::cursors::CURSORS_MAX;
-use crate::raft::state::digests::Digests;
 use crate::raft::state::fences::FENCES_MAX;
 use crate::raft::state::fsm::Fsm;
+use crate::raft::state::sessions::digests::Digests;
 use crate::raft::state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX};
 
 /// What a session remembers, and more: batches side by side would be the same.
 const BATCHES: u64 = 100;
-/// What the largest checkpoint may take: far from what one message holds.
-const CHECKPOINT_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
+/// What the largest state takes.
+const STATE_BYTES: usize = 16 << 20;
 /// Far above what it takes, also without optimization and beside other tests.
 const SECONDS_MAX: u64 = 30;
 
@@ -105,41 +104,81 @@ fn full(plain: bool) -> Fsm {
     fsm
 }
 
+const END: (Offset, Offset) = (Offset(0), Offset(NUMBER_MAX / 2));
+
+/// All of it, as a snapshot sends it.
+fn state(fsm: &Fsm) -> pb::InstallSnapshotRequest {
+    pb::InstallSnapshotRequest {
+        checkpoint: Some(fsm.to_checkpoint(END)),
+        rows: fsm.to_rows().collect(),
+        ..pb::InstallSnapshotRequest::default()
+    }
+}
+
 #[tokio::test]
-async fn the_checkpoint_of_full_tables_is_small_and_travels_in_parts() {
+async fn the_state_with_full_tables_is_small_and_travels_in_parts() {
     for plain in [false, true] {
         let fsm = full(plain);
         let begun = Instant::now();
-        let checkpoint = fsm.to_checkpoint((Offset(0), Offset(NUMBER_MAX / 2)));
+        let whole = state(&fsm);
         let taken = begun.elapsed();
-        let bytes = checkpoint.encode_to_vec();
-        let encoded = begun.elapsed();
-        let restored = Fsm::from_checkpoint(checkpoint.clone()).unwrap();
+        let bytes = whole.encoded_len();
+        let restored = Fsm::restore(fsm.to_checkpoint(END), fsm.to_rows()).unwrap();
         let all = begun.elapsed();
-        println!(
-            "plain {plain}: {} bytes, taken in {taken:?}, encoded by {encoded:?}, restored by {all:?}",
-            bytes.len()
-        );
-        let again = restored.to_checkpoint((Offset(0), Offset(NUMBER_MAX / 2)));
-        assert!(again == checkpoint, "it comes back as it was");
-        assert!(bytes.len() < CHECKPOINT_BYTES_MAX, "{} bytes", bytes.len());
+        println!("plain {plain}: {bytes} bytes, taken in {taken:?}, restored by {all:?}");
+        assert!(state(&restored) == whole, "it comes back as it was");
+        assert!(bytes < STATE_BYTES, "{bytes} bytes");
         assert!(all.as_secs() < SECONDS_MAX, "{all:?}");
 
         let request = pb::InstallSnapshotRequest {
-            checkpoint: Some(checkpoint),
-            ..pb::InstallSnapshotRequest::default()
+            segments: vec![pb::SegmentSeal::default(); 300_000],
+            ..whole
         };
-        let parts: Vec<_> = snapshot::to_parts(&request).collect();
-        assert!(parts.len() > 5 && parts.iter().all(|part| part.bytes.len() <= 1 << 20));
+        let parts: Vec<_> = snapshot::to_parts(request.clone()).collect();
+        let longest = parts.iter().map(Message::encoded_len).max().unwrap();
+        assert!(parts.len() > 5 && longest <= 1 << 20, "{longest} bytes");
         let gathered = gather::gather(stream::iter(parts.into_iter().map(Ok))).await;
         assert!(gathered.unwrap() == request);
     }
 }
 
+#[test]
+fn a_checkpoint_writes_what_changed_and_not_what_is_there() {
+    let mut fsm = full(false);
+    assert!(
+        fsm.take_changes(END).bytes() > 1 << 20,
+        "nothing is stored yet"
+    );
+    fsm.saved(true);
+    assert!(fsm.take_changes(END).rows.is_empty());
+    fsm.saved(true);
+    let commit = CommitCursor {
+        name: name(7),
+        subject: subject(7),
+        offset: Offset(5),
+        expected: None,
+        create_only: false,
+        now_ms: 9,
+    };
+    fsm.cursors.commit(&commit, END.1).unwrap();
+    fsm.fences.delete(&name(9));
+    let changes = fsm.take_changes(END);
+    assert_eq!((changes.rows.len(), changes.is_all), (2, false));
+    assert!(changes.bytes() < 2048, "{} bytes", changes.bytes());
+}
+
 #[tokio::test]
 async fn a_state_that_is_too_large_is_refused_before_it_is_held() {
-    let part = pb::SnapshotPart {
-        bytes: vec![0; 1 << 20].into(),
+    let cursor = pb::Cursor {
+        name: "9".repeat(1 << 20),
+        ..pb::Cursor::default()
+    };
+    let row = pb::StateRow {
+        row: Some(pb::state_row::Row::Cursor(cursor)),
+    };
+    let part = pb::InstallSnapshotRequest {
+        rows: vec![row],
+        ..pb::InstallSnapshotRequest::default()
     };
     let endless = stream::repeat_with(|| Ok(part.clone()));
     let refused = gather::gather(Box::pin(endless)).await.unwrap_err();

@@ -2,8 +2,6 @@
 
 use crate::raft::entry::command::{CloseSession, OpenSession};
 use crate::raft::entry::outcome::OffsetRange;
-use crate::raft::state::digests::Digests;
-use crate::raft::state::remembered::Remembered;
 
 use super::*;
 
@@ -143,9 +141,9 @@ fn a_session_is_its_openers() {
     }
     let close = |owner| CloseSession { session: 1, owner };
     assert_eq!(all.close(&close(Some(BOB))), Err(StateRefusal::NotOwner));
-    assert!(all.by_id.contains_key(&1));
+    assert!(all.by_id.rows().contains_key(&1));
     assert_eq!(all.close(&close(Some(ANN))), Ok(()));
-    assert!(all.by_id.is_empty() && all.by_owner.is_empty());
+    assert!(all.by_id.rows().is_empty() && all.by_owner.is_empty());
 }
 
 #[test]
@@ -197,8 +195,8 @@ fn sessions_are_bounded_in_all_and_for_each_subject() {
         Ok(5000),
         "his own idle ones give way"
     );
-    assert!(all.by_id.contains_key(&1), "and nobody else's");
-    assert_eq!(all.by_id.len(), 2);
+    assert!(all.by_id.rows().contains_key(&1), "and nobody else's");
+    assert_eq!(all.by_id.rows().len(), 2);
 
     for number in 3..=SESSIONS_MAX as u64 {
         let opened = all.open(
@@ -218,11 +216,26 @@ fn sessions_are_bounded_in_all_and_for_each_subject() {
         ..one_more
     };
     assert_eq!(all.open(Index(20_000), &one_more), Ok(20_000));
-    assert!(!all.by_id.contains_key(&1), "it was idle");
+    assert!(!all.by_id.rows().contains_key(&1), "it was idle");
     assert_eq!(all.list(0, 2).len(), 2);
     assert_eq!(all.list(20_000, 2), []);
     assert_eq!(all.expire(u64::MAX), SESSIONS_MAX - 1);
-    assert!(all.by_id.is_empty() && all.by_owner.is_empty());
+    assert!(all.by_id.rows().is_empty() && all.by_owner.is_empty());
+}
+
+/// What a checkpoint holds of them.
+fn rows(all: &Sessions) -> Vec<pb::Session> {
+    let row = |row: pb::StateRow| match row.row {
+        Some(pb::state_row::Row::Session(session)) => session,
+        other => panic!("{other:?} is no session"),
+    };
+    all.by_id.to_pb().map(row).collect()
+}
+
+fn restored(rows: &[pb::Session]) -> Result<Sessions, WireError> {
+    let mut all = Sessions::default();
+    let mut rows = rows.iter();
+    rows.try_for_each(|row| all.restore(row)).map(|()| all)
 }
 
 #[test]
@@ -234,13 +247,13 @@ fn a_checkpoint_brings_them_back() {
     for number in 0..100 {
         all.appended(50, 2, Offset(9 + number * 9), 1, each([7]));
     }
-    let copy = Sessions::from_pb(&all.to_pb()).unwrap();
+    let copy = restored(&rows(&all)).unwrap();
     assert_eq!((&copy.by_id, &copy.by_owner), (&all.by_id, &all.by_owner));
 
-    let mut broken = all.to_pb();
+    let mut broken = rows(&all);
     broken[0].next_sequence = 2;
-    assert!(Sessions::from_pb(&broken).is_err(), "more than came");
-    let mut broken = all.to_pb();
+    assert!(restored(&broken).is_err(), "more than came");
+    let mut broken = rows(&all);
     broken[0].stretches[0].records.push(1);
-    assert!(Sessions::from_pb(&broken).is_err(), "more than they are");
+    assert!(restored(&broken).is_err(), "more than they are");
 }

@@ -7,7 +7,10 @@
 //! expiry, or an opening that needs the room of an idle one. Ongaro, "Consensus: Bridging Theory and Practice",
 //! 2014, section 6.3, with a window in place of one last response.
 
-use std::collections::{BTreeMap, HashMap};
+pub mod digests;
+mod remembered;
+
+use std::collections::HashMap;
 
 use crate::log::record::Producer;
 use crate::log::{self, Index, Offset};
@@ -17,8 +20,9 @@ use crate::raft::entry::outcome::{Full, Ranges, Refusal, StateRefusal};
 use crate::raft::entry::owner;
 use crate::raft::entry::wire_error::WireError;
 
-use super::digests::Digests;
-use super::remembered::{Remembered, Retold};
+use super::table::{self, Table};
+use digests::Digests;
+use remembered::{Remembered, Retold};
 
 /// Sessions remembered.
 pub const SESSIONS_MAX: usize = 4096;
@@ -28,13 +32,14 @@ pub const OF_SUBJECT_MAX: usize = 1024;
 /// All sessions.
 #[derive(Debug, Clone, Default)]
 pub struct Sessions {
-    by_id: BTreeMap<u128, Session>,
+    pub by_id: Table<Session>,
     /// By the proof of their opener, so that an opening that is made again gives the same one.
     by_owner: HashMap<u128, u128>,
 }
 
+/// What is kept of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Session {
+pub struct Session {
     subject: String,
     owner: u128,
     next_sequence: u64,
@@ -107,7 +112,7 @@ impl Sessions {
     }
 
     fn check_share(&self, subject: &str) -> Result<(), Full> {
-        let held = self.by_id.values().map(|session| &session.subject);
+        let held = self.by_id.rows().values().map(|session| &session.subject);
         check_share(subject, held, SESSIONS_MAX)
     }
 
@@ -141,7 +146,11 @@ impl Sessions {
             let theirs = subject.is_none_or(|subject| session.subject == subject);
             theirs && session.last_used_ms < idle_before_ms
         };
-        let gone = self.by_id.iter().filter(|(_, session)| idle(session));
+        let gone = self
+            .by_id
+            .rows()
+            .iter()
+            .filter(|(_, session)| idle(session));
         let gone: Vec<u128> = gone.map(|(id, _)| *id).collect();
         for id in &gone {
             self.forget(*id);
@@ -151,7 +160,7 @@ impl Sessions {
 
     /// Whether a session was last used before a time.
     pub fn any_idle(&self, idle_before_ms: u64) -> bool {
-        let mut all = self.by_id.values();
+        let mut all = self.by_id.rows().values();
         all.any(|session| session.last_used_ms < idle_before_ms)
     }
 
@@ -163,7 +172,7 @@ impl Sessions {
 
     /// Up to `count` sessions behind `after`, by id.
     pub fn list(&self, after: u64, count: usize) -> Vec<SessionInfo> {
-        let behind = self.by_id.range(u128::from(after) + 1..);
+        let behind = self.by_id.rows().range(u128::from(after) + 1..);
         let info = |(id, session): (&u128, &Session)| SessionInfo {
             id: number(*id),
             subject: session.subject.clone(),
@@ -219,47 +228,52 @@ impl Sessions {
         }
     }
 
-    /// For a checkpoint: the same bytes on every replica.
-    pub fn to_pb(&self) -> Vec<pb::Session> {
-        let session = |(id, session): (&u128, &Session)| pb::Session {
-            id: id.to_be_bytes().to_vec().into(),
-            next_sequence: session.next_sequence,
-            last_used_ms: session.last_used_ms,
-            subject: session.subject.clone(),
-            owner: owner::to_pb(session.owner),
-            stretches: session.remembered.to_pb(),
-        };
-        self.by_id.iter().map(session).collect()
-    }
-
-    /// From a checkpoint.
-    pub fn from_pb(sessions: &[pb::Session]) -> Result<Self, WireError> {
+    /// Takes over a row that was made durable.
+    pub fn restore(&mut self, session: &pb::Session) -> Result<(), WireError> {
         const BROKEN: WireError = WireError::Unknown("session");
-        let mut all = Self::default();
-        if sessions.len() > SESSIONS_MAX {
+        let id: [u8; 16] = (&*session.id)
+            .try_into()
+            .map_err(|_| WireError::Unknown("session id"))?;
+        let id = u128::from_be_bytes(id);
+        if id > log::NUMBER_MAX.into() || session.next_sequence > log::NUMBER_MAX {
             return Err(BROKEN);
         }
-        for session in sessions {
-            let id: [u8; 16] = (&*session.id)
-                .try_into()
-                .map_err(|_| WireError::Unknown("session id"))?;
-            let id = u128::from_be_bytes(id);
-            if id > log::NUMBER_MAX.into() || session.next_sequence > log::NUMBER_MAX {
-                return Err(BROKEN);
-            }
-            let remembered = Remembered::from_pb(&session.stretches, session.next_sequence);
-            let restored = Session {
-                subject: session.subject.clone(),
-                owner: owner::from_pb(&session.owner)?,
-                next_sequence: session.next_sequence,
-                last_used_ms: session.last_used_ms,
-                remembered: remembered.ok_or(BROKEN)?,
-            };
-            if all.by_owner.contains_key(&restored.owner) || all.insert(id, restored).is_some() {
-                return Err(BROKEN);
-            }
+        let remembered = Remembered::from_pb(&session.stretches, session.next_sequence);
+        let restored = Session {
+            subject: session.subject.clone(),
+            owner: owner::from_pb(&session.owner)?,
+            next_sequence: session.next_sequence,
+            last_used_ms: session.last_used_ms,
+            remembered: remembered.ok_or(BROKEN)?,
+        };
+        if restored.owner != owner::NOBODY && self.by_owner.insert(restored.owner, id).is_some() {
+            return Err(BROKEN);
         }
-        Ok(all)
+        let is_new = self.by_id.restore(id, restored).is_none();
+        let fits = is_new && self.by_id.rows().len() <= SESSIONS_MAX;
+        fits.then_some(()).ok_or(BROKEN)
+    }
+}
+
+impl table::Kept for Session {
+    type Key = u128;
+
+    fn stored_key(id: &u128) -> Vec<u8> {
+        [&b"session/"[..], &id.to_be_bytes()].concat()
+    }
+
+    fn to_pb(&self, id: &u128) -> pb::StateRow {
+        let session = pb::Session {
+            id: id.to_be_bytes().to_vec().into(),
+            next_sequence: self.next_sequence,
+            last_used_ms: self.last_used_ms,
+            subject: self.subject.clone(),
+            owner: owner::to_pb(self.owner),
+            stretches: self.remembered.to_pb(),
+        };
+        pb::StateRow {
+            row: Some(pb::state_row::Row::Session(session)),
+        }
     }
 }
 
@@ -278,5 +292,4 @@ impl Verdict {
 }
 
 #[cfg(test)]
-#[path = "sessions_tests.rs"]
 mod tests;

@@ -1,0 +1,150 @@
+//! The state as it is made durable and sent: a checkpoint, and the rows of its tables.
+
+use prost::Message;
+
+use crate::log::Offset;
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::command::Retention;
+use crate::raft::entry::types::{self, StoredMembership};
+use crate::raft::entry::wire_error::WireError;
+
+use super::admissions::Admissions;
+use super::cursors::Cursors;
+use super::fences::Fences;
+use super::fsm::Fsm;
+use super::registrations::Registrations;
+use super::sessions::Sessions;
+use super::table::Change;
+
+impl Fsm {
+    /// The state but for the rows of its tables.
+    pub fn to_checkpoint(&self, (first, next): (Offset, Offset)) -> pb::Checkpoint {
+        pb::Checkpoint {
+            applied: self.applied.as_ref().map(types::log_id_to_pb),
+            first_offset: first.0,
+            next_offset: next.0,
+            membership_log_id: self.membership.log_id().as_ref().map(types::log_id_to_pb),
+            membership: Some(types::membership_to_pb(self.membership.membership())),
+            registrations: self.registrations.to_pb(),
+            retention: Some(self.retention.to_pb()),
+            deleted_epoch: self.fences.deleted_epoch(),
+            timestamp_ms: self.timestamp_ms,
+            admissions: self.admissions.to_pb(),
+        }
+    }
+
+    /// The rows of its tables.
+    pub fn to_rows(&self) -> impl Iterator<Item = pb::StateRow> + '_ {
+        let sessions = self.sessions.by_id.to_pb();
+        let cursors = self.cursors.0.to_pb();
+        sessions.chain(cursors).chain(self.fences.names.to_pb())
+    }
+
+    /// The same as they are stored.
+    pub fn stored_rows(&self) -> impl Iterator<Item = Change> + '_ {
+        let sessions = self.sessions.by_id.stored();
+        let cursors = self.cursors.0.stored();
+        sessions.chain(cursors).chain(self.fences.names.stored())
+    }
+
+    /// What changed since the last durable checkpoint, to be made durable. [`Self::saved`] must follow.
+    pub fn take_changes(&mut self, offsets: (Offset, Offset)) -> Changes {
+        let mut rows = Vec::new();
+        if self.is_stored {
+            self.sessions.by_id.take_changes(&mut rows);
+            self.cursors.0.take_changes(&mut rows);
+            self.fences.names.take_changes(&mut rows);
+        } else {
+            self.sessions.by_id.take_all(&mut rows);
+            self.cursors.0.take_all(&mut rows);
+            self.fences.names.take_all(&mut rows);
+        }
+        Changes {
+            checkpoint: self.to_checkpoint(offsets),
+            is_all: !self.is_stored,
+            rows,
+        }
+    }
+
+    /// What was taken is durable or, if it could not be made so, is taken again.
+    pub fn saved(&mut self, is_durable: bool) {
+        if is_durable {
+            self.is_stored = true;
+            self.sessions.by_id.saved();
+            self.cursors.0.saved();
+            self.fences.names.saved();
+        } else {
+            self.sessions.by_id.not_saved();
+            self.cursors.0.not_saved();
+            self.fences.names.not_saved();
+        }
+    }
+
+    /// The state as it was made durable.
+    pub fn restore(
+        checkpoint: pb::Checkpoint,
+        rows: impl IntoIterator<Item = pb::StateRow>,
+    ) -> Result<Self, WireError> {
+        use pb::state_row::Row;
+        let membership = membership_of(&checkpoint)?;
+        let mut fsm = Self {
+            applied: checkpoint.applied.as_ref().map(types::log_id_from_pb),
+            membership,
+            registrations: Registrations::from_pb(checkpoint.registrations),
+            sessions: Sessions::default(),
+            retention: checkpoint
+                .retention
+                .map_or_else(Retention::default, Retention::from_pb),
+            cursors: Cursors::default(),
+            fences: Fences::default(),
+            timestamp_ms: checkpoint.timestamp_ms,
+            admissions: Admissions::from_pb(checkpoint.admissions.unwrap_or_default())?,
+            is_stored: true,
+        };
+        fsm.fences.restore_deleted_epoch(checkpoint.deleted_epoch)?;
+        for row in rows {
+            match row.row.ok_or(WireError::Missing("row"))? {
+                Row::Session(session) => fsm.sessions.restore(&session)?,
+                Row::Cursor(cursor) => fsm.cursors.restore(cursor)?,
+                Row::Fence(fence) => fsm.fences.restore(fence)?,
+            }
+        }
+        Ok(fsm)
+    }
+
+    /// The stable store has none of the state yet.
+    pub fn not_stored(mut self) -> Self {
+        self.is_stored = false;
+        self
+    }
+}
+
+/// What changed in the state.
+#[derive(Debug)]
+pub struct Changes {
+    /// The state but for its tables.
+    pub checkpoint: pb::Checkpoint,
+    /// The rows that changed.
+    pub rows: Vec<Change>,
+    /// Whether they are all there are, and what is stored of others is to go.
+    pub is_all: bool,
+}
+
+impl Changes {
+    /// The bytes that are to be written, about.
+    pub fn bytes(&self) -> usize {
+        let rows = self.rows.iter();
+        let bytes = rows.map(|(key, row)| key.len() + row.as_ref().map_or(0, Vec::len));
+        self.checkpoint.encoded_len() + bytes.sum::<usize>()
+    }
+}
+
+/// The membership of a checkpoint.
+pub fn membership_of(checkpoint: &pb::Checkpoint) -> Result<StoredMembership, WireError> {
+    let id = checkpoint.membership_log_id.as_ref();
+    let membership = checkpoint.membership.clone().unwrap_or_default();
+    Ok(StoredMembership::new(
+        id.map(types::log_id_from_pb),
+        types::membership_from_pb(membership)?,
+    ))
+}
