@@ -9,7 +9,7 @@
     reason = "the home of randomness and of the wall clock"
 )]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -19,20 +19,36 @@ use std::time::SystemTime;
 /// A point of the clock that only goes forward, at one pace: for spans.
 pub use tokio::time::Instant;
 
+/// Processors that a simulation's machine has at most.
+const SIMULATED_CORES_MAX: u64 = 8;
+
 thread_local! {
     /// What a simulation draws from on this thread.
     static SIMULATED: RefCell<Option<Random>> = const { RefCell::new(None) };
+    /// The processors of its machine; 0 outside of a simulation.
+    static CORES: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Makes this thread the only one of a simulation: from now on all that is drawn here follows from the seed,
 /// and work that would go to other threads stays ([`tasks::spawn_blocking`](crate::tasks::spawn_blocking)).
 pub fn simulate(seed: u64) {
-    SIMULATED.set(Some(Random::seeded(seed)));
+    let random = Random::seeded(seed);
+    CORES.set(1 + (random.next_u64() % SIMULATED_CORES_MAX) as usize);
+    SIMULATED.set(Some(random));
 }
 
 /// Whether this thread is a simulation's.
 pub fn is_simulated() -> bool {
     SIMULATED.with_borrow(Option::is_some)
+}
+
+/// How many processors this process may use: the machine's, or as many as the simulation's seed has drawn, so
+/// that no history depends on where it is run.
+pub fn cores() -> usize {
+    match CORES.get() {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        simulated => simulated,
+    }
 }
 
 /// 64 bits from the operating system, or from the simulation that the thread belongs to.
@@ -227,12 +243,17 @@ mod tests {
                 assert!(!is_simulated());
                 simulate(seed);
                 assert!(is_simulated());
-                drawn()
+                (drawn(), cores())
             });
             thread.join().unwrap()
         };
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
+        let cores: std::collections::BTreeSet<_> = (1..20).map(|seed| of(seed).1).collect();
+        assert!(
+            cores.len() > 1,
+            "the machine's processors, whatever the seed"
+        );
         assert_ne!(drawn(), drawn(), "the system's generator repeats nothing");
     }
 }

@@ -9,6 +9,8 @@ use std::io;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 
+use crate::env;
+
 /// Threads that consensus may have; it seldom needs more than one.
 const CONSENSUS_THREADS_MAX: usize = 4;
 /// Long computations at once: each holds as much memory as one may.
@@ -50,7 +52,7 @@ pub struct Threads {
 impl Threads {
     /// Starts them.
     pub fn start() -> io::Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = env::cores();
         let consensus = Builder::new_multi_thread()
             .worker_threads((cores / 4).clamp(1, CONSENSUS_THREADS_MAX))
             .thread_name("consensus")

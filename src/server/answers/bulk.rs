@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::net::budget::Accounts;
-use crate::tasks;
+use crate::{env, tasks};
 
 /// How many pieces run at once. Each may take a decoder's window and a part of a batch in memory.
 const PIECES_MAX: usize = 4;
@@ -25,8 +25,7 @@ pub struct Bulk {
 impl Bulk {
     /// Does the work on the blocking threads of this runtime.
     pub fn new(runtime: Handle) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let pieces = (cores / 2).clamp(1, PIECES_MAX);
+        let pieces = (env::cores() / 2).clamp(1, PIECES_MAX);
         Self {
             runtime,
             turns: Arc::new(Semaphore::new(pieces)),
