@@ -7,15 +7,17 @@
 //! [`broken`] tells what broke, and [`Agent::failed`](crate::agent::Agent::failed) passes it on.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook};
-use std::pin::pin;
-use std::sync::LazyLock;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::FutureExt;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -34,6 +36,70 @@ thread_local! {
     static NAME: Cell<&'static str> = const { Cell::new("") };
     /// Whether a panic here is expected, and dealt with by whoever called.
     static EXPECTED: Cell<bool> = const { Cell::new(false) };
+    /// Of a simulation: the process that the task at work belongs to.
+    static PROCESS: RefCell<Option<Process>> = const { RefCell::new(None) };
+}
+
+/// A process of a simulation, which has many in one thread. Tasks belong to the process of the task that spawned
+/// them, and stand still while it is frozen; clocks go on.
+#[derive(Debug, Clone, Default)]
+pub struct Process(Arc<Mutex<Frozen>>);
+
+#[derive(Debug, Default)]
+struct Frozen {
+    is_frozen: bool,
+    /// Who wanted to go on meanwhile.
+    waiting: Vec<Waker>,
+}
+
+impl Process {
+    /// Stops all tasks of the process where they are, or lets them go on.
+    pub fn freeze(&self, is_frozen: bool) {
+        let mut frozen = self.0.lock();
+        frozen.is_frozen = is_frozen;
+        if !is_frozen {
+            let waiting = std::mem::take(&mut frozen.waiting);
+            drop(frozen);
+            waiting.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Whether it stands still; who asks is woken once it does not.
+    pub fn stands_still(&self, context: &Context<'_>) -> bool {
+        let frozen = &mut *self.0.lock();
+        if frozen.is_frozen {
+            frozen.waiting.push(context.waker().clone());
+        }
+        frozen.is_frozen
+    }
+
+    /// Has the task and those that it spawns belong to the process.
+    pub async fn run<T>(self, task: impl Future<Output = T>) -> T {
+        let mut task = pin!(task);
+        poll_fn(|context| Self::poll(Some(&self), context, task.as_mut())).await
+    }
+
+    /// The process of the task at work.
+    fn current() -> Option<Self> {
+        PROCESS.with_borrow(Clone::clone)
+    }
+
+    fn poll<T>(
+        process: Option<&Self>,
+        context: &mut Context<'_>,
+        task: Pin<&mut impl Future<Output = T>>,
+    ) -> Poll<T> {
+        let Some(process) = process else {
+            return task.poll(context);
+        };
+        if process.stands_still(context) {
+            return Poll::Pending;
+        }
+        let before = PROCESS.replace(Some(process.clone()));
+        let polled = task.poll(context);
+        PROCESS.set(before);
+        polled
+    }
 }
 
 /// A task that a node cannot do without is gone.
@@ -62,7 +128,10 @@ pub fn spawn_on<T: Send + 'static>(
     name: &'static str,
     task: impl Future<Output = T> + Send + 'static,
 ) -> JoinHandle<T> {
-    runtime.spawn(watched(name, task))
+    match Process::current() {
+        Some(process) => runtime.spawn(process.run(watched(name, task))),
+        None => runtime.spawn(watched(name, task)),
+    }
 }
 
 /// Runs a task that goes on for as long as it is not aborted: its end is a failure, too.

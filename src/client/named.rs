@@ -160,7 +160,8 @@ impl Admin {
     /// # Errors
     ///
     /// [`ClientError::CursorDiffers`] if the cursor does not stand at `expected`; [`ClientError::OutOfRange`]
-    /// if `offset` lies behind the end of the log; else as [`Self::delete_cursor`].
+    /// if `offset` lies behind the end of the log; else as [`Self::delete_cursor`]. After a try whose outcome
+    /// is not known, a cursor that stands at `offset` is success, whoever put it there.
     pub async fn commit_cursor(
         &self,
         name: &str,

@@ -1,6 +1,6 @@
 //! What happens in a run, in order: its digest tells two histories apart, its counts what they were made of.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
 use std::fs::File;
@@ -11,10 +11,14 @@ use super::harness::checker::hash;
 use super::system;
 
 /// What each of many seeds does sometimes: all of it must have happened over a thousand.
-pub const SOMETIMES: [&str; 13] = [
+pub const SOMETIMES: [&str; 17] = [
     "a leader was elected after the first",
+    "a leader was deposed with entries unsynced",
+    "a cut took whole segments",
     "a node crashed in the middle of a disk operation",
     "a snapshot was installed",
+    "a snapshot was installed under load",
+    "a session ended with batches in flight",
     "a record was refused for the room on the disk",
     "the outcome of an append stayed unknown",
     "a batch that was sent again was known",
@@ -28,6 +32,7 @@ pub const SOMETIMES: [&str; 13] = [
 ];
 
 thread_local! {
+    static UNDER_LOAD: Cell<bool> = const { Cell::new(false) };
     static EVENTS: RefCell<Events> = RefCell::default();
 }
 
@@ -69,6 +74,15 @@ pub fn note(what: impl Display) {
 pub fn fault(kind: &'static str, what: impl Display) {
     note(format_args!("fault {kind} {what}"));
     EVENTS.with_borrow_mut(|events| *events.counts.entry(kind).or_default() += 1);
+}
+
+/// Clients are at work from now on, or are not.
+pub fn load(is_on: bool) {
+    UNDER_LOAD.set(is_on);
+}
+
+pub fn is_under_load() -> bool {
+    UNDER_LOAD.get()
 }
 
 /// One of [`SOMETIMES`] has happened.

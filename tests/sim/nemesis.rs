@@ -9,10 +9,10 @@ use futures::FutureExt;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Instant;
 
-use super::disk::Crash;
+use super::disk::{Crash, SimDisk};
 use super::events::{fault, sometimes};
 use super::nodes::Nodes;
-use super::plan::{Fault, Who, draw};
+use super::plan::{Fault, When, Who, draw};
 
 /// Between two looks at the nodes.
 const LOOK: Duration = Duration::from_millis(20);
@@ -40,6 +40,8 @@ pub struct Nemesis {
     /// Why nodes stopped that had no reason to.
     pub wrong: Vec<String>,
     last_term: u64,
+    /// Whom the last fault struck.
+    struck: usize,
 }
 
 impl Nemesis {
@@ -54,6 +56,7 @@ impl Nemesis {
             removals: Vec::new(),
             wrong: Vec::new(),
             last_term: 0,
+            struck: 0,
         }
     }
 
@@ -73,8 +76,8 @@ impl Nemesis {
     /// A moment in which nodes are looked after, and faults end that are over.
     pub async fn step(&mut self) {
         tokio::time::sleep(LOOK).await;
-        for (number, why) in self.nodes.look().await {
-            self.stopped(number, &why);
+        for (number, why, ran) in self.nodes.look().await {
+            self.stopped(number, &why, ran);
         }
         let now = Instant::now();
         for (_, undo) in self
@@ -92,6 +95,15 @@ impl Nemesis {
         }
         self.drifts.retain(|(_, _, until, _)| *until > now);
         self.end_removals().await;
+        for node in &mut self.nodes.all {
+            let leads = node
+                .agent()
+                .is_some_and(|agent| agent.log().view().writable);
+            let led = std::mem::replace(&mut node.led, leads);
+            if led && !leads && node.agent().is_some() && node.disk.has_unsynced(&node.log_dir()) {
+                sometimes("a leader was deposed with entries unsynced");
+            }
+        }
         let terms = self.nodes.all.iter().filter_map(|node| {
             let view = node.agent()?.log().view();
             view.writable.then_some(view.term)
@@ -103,7 +115,7 @@ impl Nemesis {
         self.last_term = self.last_term.max(term);
     }
 
-    fn stopped(&mut self, number: usize, why: &str) {
+    fn stopped(&mut self, number: usize, why: &str, ran: bool) {
         let node = &mut self.nodes.all[number];
         if node
             .down_until
@@ -111,9 +123,10 @@ impl Nemesis {
         {
             node.down_until = Some(Instant::now() + SUPERVISOR);
         }
-        // A directory cannot be prepared on a full disk.
-        let is_full = why.contains("no storage space") && node.agent().is_none();
-        let is_expected = why == "crashed" || why == "stopped" || node.disk_fails || is_full;
+        // A directory cannot be prepared on a full disk, nor opened without descriptors; who runs goes on.
+        let lacks = why.contains("no storage space") || why.contains("Too many open files");
+        let is_expected = why == "crashed" || why == "stopped" || node.disk_fails;
+        let is_expected = is_expected || (lacks && !ran);
         let is_leaving = self.removals.iter().any(|(leaving, ..)| *leaving == number);
         if why.contains("panicked") || (!is_expected && !is_leaving && node.is_wanted) {
             self.wrong.push(format!("{} stopped: {why}", node.name()));
@@ -154,14 +167,16 @@ impl Nemesis {
             .collect();
         match (who, leader) {
             (Who::All, _) => wanted,
+            (Who::Same, _) if wanted.contains(&self.struck) => vec![self.struck],
             (Who::Leader, Some(leader)) => vec![leader],
             (Who::Other(at), _) if !others.is_empty() => vec![others[at as usize % others.len()]],
             _ => wanted.into_iter().take(1).collect(),
         }
     }
 
-    fn one(&self, who: Who) -> usize {
-        self.whom(who)[0]
+    fn one(&mut self, who: Who) -> usize {
+        self.struck = self.whom(who)[0];
+        self.struck
     }
 
     fn name(&self, number: usize) -> String {
@@ -174,10 +189,10 @@ impl Nemesis {
             Fault::Crash {
                 who,
                 crash,
-                in_operations,
+                when,
                 down,
             } => {
-                self.crash(who, crash, in_operations, down).await;
+                self.crash(who, crash, when, down).await;
             }
             Fault::Stop { who, down } => {
                 fault("node stopped", &shown);
@@ -187,18 +202,23 @@ impl Nemesis {
             }
             Fault::Isolate { who, span } => {
                 fault("node cut off", &shown);
-                let name = self.name(self.one(who));
-                self.hold_all(&name, span);
+                let number = self.one(who);
+                self.hold_all(number, true, span);
+            }
+            Fault::Alone { who, span } => {
+                fault("node cut off from nodes", &shown);
+                let number = self.one(who);
+                self.hold_all(number, false, span);
             }
             Fault::Freeze { who, span } => {
                 fault("node frozen", &shown);
                 let number = self.one(who);
-                self.late(number, span.as_micros() as u64, span);
-                self.hold_all(&self.name(number), span);
+                self.nodes.all[number].freeze(true);
+                self.later(span, move |nemesis| nemesis.nodes.all[number].freeze(false));
             }
             Fault::Cut { from, to, span } => {
                 fault("way cut", &shown);
-                let (from, to) = (self.name(self.one(from)), self.name(self.one(to)));
+                let (from, to) = self.way(from, to);
                 self.nodes.network.hold(&from, &to, true);
                 self.later(span, move |nemesis| {
                     nemesis.nodes.network.hold(&from, &to, false)
@@ -206,16 +226,18 @@ impl Nemesis {
             }
             Fault::Reset { who } => {
                 fault("streams reset", &shown);
-                self.nodes.network.reset(&self.name(self.one(who)), None);
+                let number = self.one(who);
+                self.nodes.network.reset(&self.name(number), None);
             }
             Fault::HalfClose { from, to } => {
                 fault("streams half closed", &shown);
-                let (from, to) = (self.name(self.one(from)), self.name(self.one(to)));
+                let (from, to) = self.way(from, to);
                 self.nodes.network.half_close(&from, &to);
             }
             Fault::Refuse { who, span } => {
                 fault("dials refused", &shown);
-                let name = self.name(self.one(who));
+                let number = self.one(who);
+                let name = self.name(number);
                 self.nodes.network.refuse(&name, true);
                 self.later(span, move |nemesis| {
                     nemesis.nodes.network.refuse(&name, false)
@@ -235,7 +257,7 @@ impl Nemesis {
                 span,
             } => {
                 fault("bad way", &shown);
-                let (from, to) = (self.name(self.one(from)), self.name(self.one(to)));
+                let (from, to) = self.way(from, to);
                 self.nodes.network.set_way(&from, &to, Some(weather));
                 self.later(span, move |nemesis| {
                     nemesis.nodes.network.set_way(&from, &to, None)
@@ -243,7 +265,8 @@ impl Nemesis {
             }
             Fault::Transfer { to } => {
                 fault("leadership moved", &shown);
-                let (to, admin) = (self.name(self.one(to)), self.admin());
+                let number = self.one(to);
+                let (to, admin) = (self.name(number), self.admin());
                 spawn_local(async move { admin.transfer(Some(&to)).await });
             }
             other => self.strike_one(other, &shown).await,
@@ -255,8 +278,31 @@ impl Nemesis {
         match what {
             Fault::DiskLate { who, late_us, span } => {
                 fault("disk late", shown);
-                self.late(self.one(who), late_us, span);
+                self.struck = self.whom(who)[0];
+                for number in self.whom(who) {
+                    self.late(number, late_us, span);
+                }
             }
+            Fault::SyncsFail { who, span } => {
+                fault("syncs fail", shown);
+                self.struck = self.whom(who)[0];
+                for number in self.whom(who) {
+                    self.nodes.all[number].disk.fail_syncs(true);
+                    self.nodes.all[number].disk_fails = true;
+                    self.later(span, move |nemesis| {
+                        nemesis.nodes.all[number].disk.fail_syncs(false)
+                    });
+                }
+            }
+            Fault::FewFiles { who, left, span } => {
+                fault("few files", shown);
+                let number = self.one(who);
+                self.nodes.all[number].disk.leave_files(Some(left));
+                self.later(span, move |nemesis| {
+                    nemesis.nodes.all[number].disk.leave_files(None)
+                });
+            }
+            Fault::StaleRead { at } => self.stale_read(at),
             Fault::DiskFails {
                 who,
                 of_10000,
@@ -282,7 +328,8 @@ impl Nemesis {
             Fault::Rot { at } => self.rot(at),
             Fault::Clock { who, by_ms } => {
                 fault("clock jumped", shown);
-                self.nodes.all[self.one(who)].clock.jump(by_ms);
+                let number = self.one(who);
+                self.nodes.all[number].clock.jump(by_ms);
             }
             Fault::Drift {
                 who,
@@ -290,9 +337,8 @@ impl Nemesis {
                 span,
             } => {
                 fault("clock drifts", shown);
-                let now = Instant::now();
-                self.drifts
-                    .push((self.one(who), ms_in_second, now + span, now));
+                let (number, now) = (self.one(who), Instant::now());
+                self.drifts.push((number, ms_in_second, now + span, now));
             }
             Fault::Move { who } => self.relocate(who).await,
             Fault::Replace { who } => self.remove(who, true, shown),
@@ -308,35 +354,54 @@ impl Nemesis {
         }
     }
 
-    async fn crash(&mut self, who: Who, crash: Crash, in_operations: Option<u64>, down: Duration) {
+    async fn crash(&mut self, who: Who, crash: Crash, when: When, down: Duration) {
         let kind = match crash {
             Crash::Process => "process killed",
             Crash::Power | Crash::PowerAtWorst => "power lost",
         };
         let all = self.whom(who);
-        for number in all {
-            fault(kind, format_args!("n{number} {in_operations:?}"));
-            let node = &mut self.nodes.all[number];
+        self.struck = all[0];
+        for number in &all {
+            fault(kind, format_args!("n{number} {when:?}"));
+            let node = &mut self.nodes.all[*number];
             if !node.is_off() {
                 node.down_until = Some(Instant::now() + down);
             }
-            match in_operations {
-                Some(operations) => node.disk.crash_in(operations, crash),
-                None => self.nodes.crash(number, crash).await,
-            }
+        }
+        if !matches!(when, When::Now) {
+            let disk = |number: &usize| self.nodes.all[*number].disk.clone();
+            let disks: Vec<_> = all.iter().map(disk).collect();
+            return SimDisk::crash_in(&disks, when, crash);
+        }
+        // At once: none of them does anything after another one has gone.
+        for number in &all {
+            self.nodes.all[*number].disk.crash(crash);
+        }
+        for number in all {
+            self.nodes.crash(number, crash).await;
         }
     }
 
-    fn hold_all(&mut self, name: &str, span: Duration) {
-        let network = self.nodes.network.clone();
-        let clients = (1..=16).map(|number| format!("c{number}"));
+    /// The names of two nodes.
+    fn way(&mut self, from: Who, to: Who) -> (String, String) {
+        let (from, to) = (self.one(from), self.one(to));
+        (self.name(from), self.name(to))
+    }
+
+    /// Cuts a node off from the others, and from clients or not.
+    fn hold_all(&mut self, number: usize, from_clients: bool, span: Duration) {
+        let (name, network) = (self.name(number), self.nodes.network.clone());
+        let clients = (1..=16).filter(|_| from_clients);
+        let clients = clients.map(|number| format!("c{number}"));
         let nodes = self.nodes.all.iter().map(|node| node.name());
-        let others: Vec<_> = nodes.chain(clients).filter(|other| other != name).collect();
+        let others: Vec<_> = nodes
+            .chain(clients)
+            .filter(|other| *other != name)
+            .collect();
         for other in &others {
-            network.hold(name, other, true);
-            network.hold(other, name, true);
+            network.hold(&name, other, true);
+            network.hold(other, &name, true);
         }
-        let name = name.to_owned();
         self.later(span, move |_| {
             for other in &others {
                 network.hold(&name, other, false);
@@ -366,6 +431,18 @@ impl Nemesis {
                 *byte ^= 1 << (at % 8);
             }
         });
+    }
+
+    /// Has one read of a sealed segment show a sector that was never written, of the node that rot strikes.
+    fn stale_read(&mut self, at: u64) {
+        let node = &self.nodes.all[self.nodes.all.len() - 1];
+        let sealed = node.disk.sealed(&node.log_dir());
+        if self.nodes.all.len() < 3 || sealed.is_empty() || !node.is_wanted {
+            return;
+        }
+        let path = &sealed[at as usize % sealed.len()];
+        fault("stale read", path.display());
+        node.disk.disk().read_stale(path, (at >> 8) as usize);
     }
 
     /// Starts a node again at another address. The first keeps its own, so that clients find one.

@@ -15,6 +15,7 @@ use ferrolog::client::Client;
 use ferrolog::env::Random;
 use ferrolog::net::stream_layer::StreamLayer;
 use ferrolog::net::{BoxIo, Io, Listener, Network, Security};
+use ferrolog::tasks::Process;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, mpsc};
@@ -84,15 +85,21 @@ struct Port {
 
 /// A process: once it is over, nothing of it reaches anybody.
 #[derive(Clone)]
-pub struct Life(Arc<AtomicBool>);
+pub struct Life {
+    goes_on: Arc<AtomicBool>,
+    pub process: Process,
+}
 
 impl Life {
     pub fn new() -> Self {
-        Self(Arc::new(AtomicBool::new(true)))
+        Self {
+            goes_on: Arc::new(AtomicBool::new(true)),
+            process: Process::default(),
+        }
     }
 
     pub fn is_over(&self) -> bool {
-        !self.0.load(Ordering::Relaxed)
+        !self.goes_on.load(Ordering::Relaxed)
     }
 }
 
@@ -202,7 +209,7 @@ impl SimNetwork {
 
     /// A process is over: its ports are closed, and its streams are reset, or silent until somebody sends.
     pub fn end(&self, life: &Life) {
-        life.0.store(false, Ordering::Relaxed);
+        life.goes_on.store(false, Ordering::Relaxed);
         let streams = {
             let mut state = self.lock();
             state.listeners.retain(|_, port| !port.life.is_over());
@@ -430,6 +437,9 @@ impl AsyncRead for End {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.stream.lives[self.side].process.stands_still(cx) {
+            return Poll::Pending;
+        }
         self.stream.pipes[1 - self.side].poll_read(cx, buf)
     }
 }
@@ -443,9 +453,12 @@ impl AsyncWrite for End {
         let Stream {
             number,
             hosts,
+            lives,
             pipes,
-            ..
         } = &*self.stream;
+        if lives[self.side].process.stands_still(cx) {
+            return Poll::Pending;
+        }
         let (from, to) = (&hosts[self.side], &hosts[1 - self.side]);
         let arrives = |part| Instant::now() + self.network.takes(from, to, part);
         let written = pipes[self.side].poll_write(cx, bytes, arrives);

@@ -43,6 +43,8 @@ pub struct Node {
     pub late_us: Arc<AtomicU64>,
     /// Whether its disk fails now and then.
     pub disk_fails: bool,
+    /// Whether it led at the last look.
+    pub led: bool,
 }
 
 enum Run {
@@ -77,6 +79,11 @@ impl Node {
         }
     }
 
+    /// Stops its process where it is, or lets it go on.
+    pub fn freeze(&self, is_frozen: bool) {
+        self.life.process.freeze(is_frozen);
+    }
+
     pub fn is_off(&self) -> bool {
         matches!(self.run, Run::Off)
     }
@@ -109,6 +116,7 @@ impl Nodes {
             is_wanted: true,
             late_us: Arc::default(),
             disk_fails: false,
+            led: false,
         });
         self.start_on(number, MemoryDisk::default());
         number
@@ -159,33 +167,38 @@ impl Nodes {
         let config = self.config(number);
         let node = &mut self.all[number];
         node.life = life.clone();
-        node.disk = SimDisk::new(
+        let under = SimDisk::new(
             &format!("n{number}"),
             disk,
             &self.network,
             &life,
             &self.random,
         );
+        under.go_on_as(&node.disk);
+        node.disk = under;
         node.starts += 1;
         let seams = Seams {
             disk: Arc::new(node.disk.disk()),
             network: Arc::new(self.network.of(&node.name(), &life)),
-            random: self.random.clone(),
+            // The simulation's.
+            random: Random::system(),
             runtimes: Runtimes::current(),
             clock: node.clock.clone(),
         };
         events::note(format_args!("start n{number} at {}", node.addr));
-        node.run = Run::Starting(tokio::spawn(async move {
+        node.run = Run::Starting(tokio::spawn(life.process.run(async move {
             let bound = Bound::bind(config, Security::Insecure, Policy::default(), seams);
             let bound = bound.await.map_err(|error| told(&error))?;
             bound.start().await.map_err(|error| told(&error))
-        }));
+        })));
     }
 
     /// Ends a node's process as a crash would.
     pub async fn crash(&mut self, number: usize, crash: Crash) {
         let node = &mut self.all[number];
         let left = node.disk.crash(crash);
+        // What is left of it takes note.
+        node.freeze(false);
         match std::mem::replace(&mut node.run, Run::Off) {
             Run::On(agent) => agent.kill().await,
             Run::Starting(start) => {
@@ -201,14 +214,19 @@ impl Nodes {
             Run::Off => {}
         }
         let life = Life::new();
-        node.disk = SimDisk::new("", left, &self.network, &life, &self.random);
+        let alone = SimDisk::new("", left, &self.network, &life, &self.random);
+        alone.go_on_as(&node.disk);
+        node.disk = alone;
     }
 
     /// Has a node stop as an operator does.
     pub fn stop(&mut self, number: usize) {
         let node = &mut self.all[number];
         match std::mem::replace(&mut node.run, Run::Off) {
-            Run::On(agent) => node.run = Run::Stopping(tokio::spawn(agent.shutdown())),
+            Run::On(agent) => {
+                let stop = node.life.process.clone().run(agent.shutdown());
+                node.run = Run::Stopping(tokio::spawn(stop));
+            }
             other => node.run = other,
         }
     }
@@ -228,12 +246,14 @@ impl Nodes {
         self.start_on(number, MemoryDisk::default());
     }
 
-    /// Takes note of starts that ended and of processes that did; gives why those stopped that did.
-    pub async fn look(&mut self) -> Vec<(usize, String)> {
+    /// Takes note of starts that ended and of processes that did; gives why those stopped that did, and whether
+    /// they ran before.
+    pub async fn look(&mut self) -> Vec<(usize, String, bool)> {
         let mut stopped = Vec::new();
         for number in 0..self.all.len() {
             let node = &mut self.all[number];
             let over = node.disk.is_over();
+            let ran = !matches!(node.run, Run::Starting(_));
             let why = match &mut node.run {
                 Run::Starting(start) => match start.now_or_never() {
                     Some(Ok(Ok(agent))) => {
@@ -263,7 +283,7 @@ impl Nodes {
             if let Some(why) = why {
                 events::note(format_args!("n{number} stopped: {why}"));
                 self.crash(number, Crash::Process).await;
-                stopped.push((number, why));
+                stopped.push((number, why, ran));
             }
             let node = &self.all[number];
             let is_due = node.down_until.is_none_or(|until| until <= Instant::now());

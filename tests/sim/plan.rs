@@ -64,6 +64,7 @@ pub struct Work {
     pub fencers: u64,
     pub cursors: u64,
     pub trims: bool,
+    pub closes_sessions: bool,
     /// Between two calls of a client.
     pub think_ms: (u64, u64),
     pub value_bytes_max: u64,
@@ -80,6 +81,7 @@ impl Work {
             fencers: pick(random, &[0, 0, 2]),
             cursors: pick(random, &[0, 1]),
             trims: one_in(random, 2),
+            closes_sessions: one_in(random, 4),
             think_ms: pick(random, &[(10, 80), (20, 200), (50, 400)]),
             value_bytes_max: pick(random, &[50, 500, 3000]),
         }
@@ -92,7 +94,20 @@ pub enum Who {
     Leader,
     /// Of the nodes that do not lead, this one, counted round.
     Other(u64),
+    /// Whom the last fault struck.
+    Same,
     All,
+}
+
+/// When a crash comes, counted in operations on a disk. Of several nodes the first that gets there takes the
+/// others along: one supply of power.
+#[derive(Debug, Clone, Copy)]
+pub enum When {
+    Now,
+    /// In the middle of an operation, so many later.
+    Operations(u64),
+    /// So many after the next time that a file gets another name.
+    AfterRename(u64),
 }
 
 #[derive(Debug, Clone)]
@@ -100,7 +115,7 @@ pub enum Fault {
     Crash {
         who: Who,
         crash: Crash,
-        in_operations: Option<u64>,
+        when: When,
         down: Duration,
     },
     Stop {
@@ -108,6 +123,11 @@ pub enum Fault {
         down: Duration,
     },
     Isolate {
+        who: Who,
+        span: Duration,
+    },
+    /// Cut off from the other nodes; clients reach it.
+    Alone {
         who: Who,
         span: Duration,
     },
@@ -151,9 +171,24 @@ pub enum Fault {
         of_10000: u64,
         span: Duration,
     },
+    /// No sync comes to an end, and nothing else fails.
+    SyncsFail {
+        who: Who,
+        span: Duration,
+    },
     DiskFull {
         who: Who,
         span: Duration,
+    },
+    /// So many files may be opened beside those that are.
+    FewFiles {
+        who: Who,
+        left: usize,
+        span: Duration,
+    },
+    /// A read shows a sector as it was before it was written.
+    StaleRead {
+        at: u64,
     },
     Rot {
         at: u64,
@@ -192,10 +227,17 @@ pub struct Plan {
     pub faults: Vec<(Duration, Fault)>,
 }
 
-/// Faults of a seed at most.
-pub const FAULTS_MAX: usize = 10;
+/// Faults of a seed at most: those that are drawn, each with one that may follow it, and the two of a pair.
+pub const FAULTS_MAX: usize = 2 * DRAWN_MAX + 2;
+const DRAWN_MAX: usize = 10;
 /// Kinds of faults, each on or off in a seed.
-const KINDS: u64 = 12;
+const KINDS: u64 = 15;
+/// One fault in so many is followed by another one of the same node.
+const FOLLOWED: u64 = 4;
+/// How soon.
+const FOLLOWS_MS_MAX: u64 = 1500;
+/// One seed in so many has two faults of all nodes that belong together.
+const PAIRED: u64 = 8;
 
 impl Plan {
     pub fn drawn(random: &Random) -> Self {
@@ -207,10 +249,21 @@ impl Plan {
             kinds.push(draw(random, 0..=KINDS - 1));
         }
         let mut faults = Vec::new();
-        for _ in 0..draw(random, 0..=FAULTS_MAX as u64) {
-            let at = Duration::from_millis(draw(random, 0..=lasts.as_millis() as u64));
-            let kind = pick(random, &kinds);
+        let sometime = || Duration::from_millis(draw(random, 0..=lasts.as_millis() as u64));
+        for _ in 0..draw(random, 0..=DRAWN_MAX as u64) {
+            let (at, kind) = (sometime(), pick(random, &kinds));
             faults.push((at, fault(random, kind)));
+            if one_in(random, FOLLOWED) {
+                let soon = Duration::from_millis(draw(random, 0..=FOLLOWS_MS_MAX));
+                faults.push((at + soon, following(random)));
+            }
+        }
+        if one_in(random, PAIRED) {
+            let at = sometime();
+            let soon = Duration::from_millis(draw(random, 300..=2 * FOLLOWS_MS_MAX));
+            let [one, other] = pair(random);
+            faults.push((at, one));
+            faults.push((at + soon, other));
         }
         faults.sort_by_key(|(at, _)| *at);
         Self {
@@ -245,23 +298,85 @@ fn weather(random: &Random) -> Weather {
     }
 }
 
+/// What comes on top of another fault, while that one lasts or right after it: of all that is not synced then,
+/// nothing may be needed.
+fn following(random: &Random) -> Fault {
+    let who = Who::Same;
+    let crash = pick(random, &[Crash::Process, Crash::Power, Crash::PowerAtWorst]);
+    match draw(random, 0..=3) {
+        0 => Fault::Stop {
+            who,
+            down: Duration::from_millis(draw(random, 0..=300)),
+        },
+        1 => Fault::Alone {
+            who,
+            span: span(random),
+        },
+        _ => Fault::Crash {
+            who,
+            crash,
+            when: when(random),
+            down: Duration::from_millis(draw(random, 0..=600)),
+        },
+    }
+}
+
+/// Two faults of all nodes, the second of which takes what the first one left unsynced.
+fn pair(random: &Random) -> [Fault; 2] {
+    let who = Who::All;
+    let down = Duration::from_millis(draw(random, 0..=300));
+    let one = match draw(random, 0..=2) {
+        0 => Fault::Crash {
+            who,
+            crash: Crash::Process,
+            when: when(random),
+            down,
+        },
+        1 => Fault::SyncsFail {
+            who,
+            span: Duration::from_millis(draw(random, 10..=300)),
+        },
+        _ => Fault::DiskLate {
+            who,
+            late_us: draw(random, 10_000..=300_000),
+            span: span(random),
+        },
+    };
+    let other = Fault::Crash {
+        who,
+        crash: Crash::PowerAtWorst,
+        when: when(random),
+        down,
+    };
+    [one, other]
+}
+
+fn when(random: &Random) -> When {
+    let operations = draw(random, 0..=60);
+    match draw(random, 0..=3) {
+        0 => When::Operations(operations),
+        1 => When::AfterRename(draw(random, 0..=20)),
+        _ => When::Now,
+    }
+}
+
 fn fault(random: &Random, kind: u64) -> Fault {
     let (who, other, span) = (who(random), who(random), span(random));
     match kind {
         0 => {
             let crash = pick(random, &[Crash::Process, Crash::Power, Crash::PowerAtWorst]);
-            let operations = draw(random, 0..=60);
-            let all = one_in(random, 5);
+            let all = one_in(random, 4);
             Fault::Crash {
                 who: if all { Who::All } else { who },
                 crash,
-                in_operations: (!all && one_in(random, 2)).then_some(operations),
+                when: when(random),
                 down: span,
             }
         }
         1 => Fault::Stop { who, down: span },
-        2 => match draw(random, 0..=2) {
+        2 => match draw(random, 0..=3) {
             0 => Fault::Isolate { who, span },
+            3 => Fault::Alone { who, span },
             1 => Fault::Cut {
                 from: who,
                 to: other,
@@ -316,6 +431,18 @@ fn fault(random: &Random, kind: u64) -> Fault {
                 let by_ms = pick(random, &[-86_400_000, -5000, -700, 700, 5000, 86_400_000]);
                 Fault::Clock { who, by_ms }
             }
+        },
+        12 => Fault::SyncsFail {
+            who: if one_in(random, 3) { Who::All } else { who },
+            span: span.min(Duration::from_millis(600)),
+        },
+        13 => Fault::FewFiles {
+            who,
+            left: draw(random, 0..=4) as usize,
+            span,
+        },
+        14 => Fault::StaleRead {
+            at: random.next_u64(),
         },
         10 => match draw(random, 0..=3) {
             0 => Fault::Move { who },

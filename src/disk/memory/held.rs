@@ -112,7 +112,12 @@ pub struct Bytes {
     pub dirty: Vec<(usize, usize)>,
     /// The path that it was given last, for those who hold it open under another one.
     pub renamed: Option<PathBuf>,
+    /// Where a sector begins that one read is to see as it was before anything was written.
+    pub stale: Option<usize>,
 }
+
+/// What a disk reads and writes whole.
+pub const SECTOR_BYTES: usize = 512;
 
 impl Bytes {
     /// What a power cut leaves of the file.
@@ -127,7 +132,9 @@ impl Bytes {
                 0 => 0,
                 1 => whole,
                 // Disks write sectors, in any order; a prefix of one write is enough to tear it.
-                more => (more as usize * 512 + choose() as usize % 512).min(whole),
+                more => {
+                    (more as usize * SECTOR_BYTES + choose() as usize % SECTOR_BYTES).min(whole)
+                }
             };
             let end = (from + part).min(left.len());
             if *from < end {
@@ -139,6 +146,7 @@ impl Bytes {
             synced: left,
             dirty: Vec::new(),
             renamed: None,
+            stale: None,
         }
     }
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::{DirLock, Disk, File};
-use held::{Bytes, Content, Names, Rename};
+use held::{Bytes, Content, Names, Rename, SECTOR_BYTES};
 
 /// What a watcher is told, before it happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +124,20 @@ impl MemoryDisk {
         change(&mut bytes.live);
         bytes.synced = bytes.live.clone();
         bytes.dirty.clear();
+    }
+
+    /// Whether all that was written to the file is synced.
+    pub fn is_synced(&self, path: &Path) -> bool {
+        let content = self.0.names.lock().live.get(path).cloned();
+        content.is_none_or(|content| content.0.lock().dirty.is_empty())
+    }
+
+    /// Has the next read of the sector with this byte, counted round, see zeros: as it was before it was written.
+    pub fn read_stale(&self, path: &Path, byte: usize) {
+        let content = self.0.names.lock().live[path].clone();
+        let mut bytes = content.0.lock();
+        let byte = byte % bytes.live.len().max(1);
+        bytes.stale = Some(byte - byte % SECTOR_BYTES);
     }
 
     fn file(&self, path: &Path, content: Arc<Content>) -> Arc<dyn File> {
@@ -272,9 +286,15 @@ impl File for MemoryFile {
     fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
         self.tell(Event::Read)?;
         let at = place(position)?;
-        let bytes = self.content.0.lock();
+        let mut bytes = self.content.0.lock();
         let range = bytes.live.get(at..).and_then(|rest| rest.get(..buf.len()));
         buf.copy_from_slice(range.ok_or(io::ErrorKind::UnexpectedEof)?);
+        let end = at + buf.len();
+        let touched = |stale: &mut usize| *stale < end && at < *stale + SECTOR_BYTES;
+        if let Some(stale) = bytes.stale.take_if(touched) {
+            let (from, to) = (stale.max(at), (stale + SECTOR_BYTES).min(end));
+            buf[from - at..to - at].fill(0);
+        }
         Ok(())
     }
 

@@ -110,6 +110,9 @@ impl Clients {
         for _ in 0..work.cursors {
             running.push(spawn_local(names::move_cursor(hand())));
         }
+        if work.closes_sessions {
+            running.push(spawn_local(names::close_sessions(hand())));
+        }
         if work.trims {
             running.push(spawn_local(names::trim(hand())));
         }

@@ -51,8 +51,8 @@ pub async fn move_cursor(hand: Hand) {
             .next
             .saturating_sub(draw(&hand.random, 0..=20));
         let expected = stands.filter(|_| one_in(&hand.random, 2));
-        if let Some(at) = expected.filter(|_| doubts.is_empty()) {
-            // From where it does not stand.
+        // From where it does not stand; to another place, for a try in doubt takes finding it there for done.
+        if let Some(at) = expected.filter(|at| doubts.is_empty() && *at != to) {
             let moved = admin.commit_cursor(&hand.name, to, Some(at + 1)).await;
             match moved {
                 Ok(()) => hand
@@ -86,12 +86,29 @@ pub async fn move_cursor(hand: Hand) {
     }
 }
 
+/// Closes sessions under which others append.
+pub async fn close_sessions(hand: Hand) {
+    let admin = hand.client().admin();
+    while !hand.is_told_to_stop() {
+        for _ in 0..draw(&hand.random, 1..=20) {
+            hand.think().await;
+        }
+        let sessions = admin.sessions().await.unwrap_or_default();
+        if sessions.is_empty() {
+            continue;
+        }
+        let id = pick(&hand.random, &sessions).id;
+        let closed = admin.close_session(id).await;
+        events::note(format_args!("session {id} closed {:?}", closed.is_ok()));
+    }
+}
+
 /// Trims, by hand or by retention.
 pub async fn trim(hand: Hand) {
     let admin = hand.client().admin();
     let (mut asked, mut is_retained) = (0, false);
     while !hand.is_told_to_stop() {
-        for _ in 0..draw(&hand.random, 1..=20) {
+        for _ in 0..draw(&hand.random, 1..=8) {
             hand.think().await;
         }
         if one_in(&hand.random, 5) {

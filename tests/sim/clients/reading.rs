@@ -6,6 +6,7 @@ use ferrolog::client::{ClientError, Consistency, ConsumeOptions, Start};
 use ferrolog::proto::v1::{ConsumeRequest, ConsumeResponse, Records};
 use ferrolog::reason::Reason;
 use prost::Message;
+use tokio::time::{Instant, timeout};
 
 use super::Hand;
 use super::writing::within;
@@ -125,9 +126,12 @@ pub async fn subscribe(hand: Hand) {
         let mut seen = Vec::<Entry>::new();
         let mut begin = system::elapsed();
         let mut stop = hand.stop.clone();
+        // Now and then it reads no more for a while, and goes on where it was.
+        let until = Instant::now() + Duration::from_millis(draw(&hand.random, 500..=5000));
         let ended = loop {
             let next = tokio::select! {
                 biased;
+                _ = tokio::time::sleep_until(until) => break None,
                 next = consumer.next() => next,
                 _ = tokio::time::sleep(Duration::from_millis(500)) => {
                     flush(&hand, session, &mut seen, &mut begin);
@@ -165,7 +169,12 @@ pub async fn subscribe(hand: Hand) {
                 start = at.map_or(Start::Earliest, Start::Offset);
                 hand.think().await;
             }
-            None => {}
+            None => {
+                let rest = Duration::from_millis(draw(&hand.random, 0..=2000));
+                let _ = timeout(rest, stop.wait_for(|stop| *stop)).await;
+                let at = hand.record.lock().positions.get(&hand.name).copied();
+                start = at.map_or(Start::Earliest, Start::Offset);
+            }
         }
         if hand.is_told_to_stop() {
             return;

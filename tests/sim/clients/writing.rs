@@ -118,6 +118,9 @@ async fn taken(hand: &Hand, waiting: &mut VecDeque<(usize, BatchAck)>) -> bool {
         }
         Err(error) => {
             events::note(format_args!("{} {error}", hand.name));
+            if matches!(error, ClientError::SessionExpired) && !waiting.is_empty() {
+                events::sometimes("a session ended with batches in flight");
+            }
             // Of those behind it nothing is known.
             let _ = outcome_of(hand, &error);
             hand.record.end(batch, Outcome::Unknown);
