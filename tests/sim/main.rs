@@ -38,6 +38,7 @@ fn main() -> ExitCode {
             &run::Options {
                 events_to: value("--events"),
                 log: value("--log"),
+                leak: value("--leak").map(|name| run::Leak::named(&name).expect("a leak")),
                 without: without
                     .split(',')
                     .filter_map(|at| at.parse().ok())

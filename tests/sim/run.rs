@@ -35,12 +35,35 @@ pub struct Options {
     pub log: Option<String>,
     /// Faults of the plan to leave out, by number.
     pub without: Vec<usize>,
+    /// What of the machine is let into the world.
+    pub leak: Option<Leak>,
+}
+
+/// What differs between two runs of a seed, and must be seen to: the comparison of histories is held to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leak {
+    /// The order of hash maps, and the branch that is tried first, are the machine's.
+    Chance,
+    /// The time of day is the machine's.
+    Clock,
+}
+
+impl Leak {
+    pub const ALL: [(Self, &str); 2] = [(Self::Chance, "chance"), (Self::Clock, "clock")];
+
+    pub fn named(name: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find_map(|(leak, its)| (its == name).then_some(leak))
+    }
 }
 
 /// Runs a seed and prints what came of it.
 #[allow(clippy::disallowed_methods, reason = "events may be kept in a file")]
 pub fn alone(seed: u64, options: &Options) -> ExitCode {
     system::seed(seed);
+    if let Some(leak) = options.leak {
+        system::leak(leak);
+    }
     env::simulate(seed);
     if let Some(path) = &options.events_to {
         events::write_to(File::create(path).expect("a file for the events"));
@@ -113,7 +136,10 @@ pub fn alone(seed: u64, options: &Options) -> ExitCode {
 #[allow(clippy::disallowed_methods, reason = "it stands outside of the world")]
 fn watch_the_machines_clock(seed: u64) {
     std::thread::spawn(move || {
-        std::thread::sleep(REAL_MAX);
+        // By the second: a time in which the process is stopped is no more than one of them.
+        for _ in 0..REAL_MAX.as_secs() {
+            std::thread::sleep(Duration::from_secs(1));
+        }
         println!("VIOLATION: seed {seed} takes longer than {REAL_MAX:?} of the machine's time");
         std::process::exit(1);
     });
@@ -141,7 +167,9 @@ async fn history(plan: &Plan, random: &Random, shared: &Shared) -> Vec<String> {
         return vec![format!("the cluster did not come up: {error}")];
     }
     let clients = Clients::start(&plan.work, &network, &servers, &draw(), shared);
+    events::load(true);
     nemesis.run(plan.lasts).await;
+    events::load(false);
     nemesis.heal();
     events::note("healed");
     let mut wrong = Vec::new();

@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::events::SOMETIMES;
 use super::mutants;
 use super::plan::FAULTS_MAX;
+use super::run::Leak;
 use super::system::real_time;
 
 /// Seeds of `make test`, as far as they fit into its time.
@@ -79,16 +80,21 @@ impl Line {
 
 /// Runs a seed; an error is what it printed.
 fn run(seed: u64) -> Result<Line, String> {
-    run_without(seed, &[])
+    run_with(seed, &[])
 }
 
 /// The same without some of its faults.
 fn run_without(seed: u64, without: &[usize]) -> Result<Line, String> {
+    match without {
+        [] => run(seed),
+        _ => run_with(seed, &["--without", &list(without)]),
+    }
+}
+
+fn run_with(seed: u64, args: &[&str]) -> Result<Line, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut program = Command::new(program);
-    if !without.is_empty() {
-        program.args(["--without", &list(without)]);
-    }
+    program.args(args);
     run_in(program, seed)
 }
 
@@ -257,6 +263,20 @@ fn twice(seeds: impl Iterator<Item = u64>) -> Result<u64, String> {
     Ok(count)
 }
 
+/// Whether the comparison sees what it is there for: the machine's chance, or its clock, in a history.
+fn sees_leaks() -> Result<(), String> {
+    for (_, leak) in Leak::ALL {
+        let one = || run_with(SEEDS.0, &["--leak", leak]);
+        if one()?.digest == one()?.digest {
+            return Err(format!(
+                "the machine's {leak} is let into seed {}, and no digest tells",
+                SEEDS.0
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn range(text: &str) -> (u64, u64) {
     let (from, to) = text.split_once("..").unwrap_or((text, ""));
     let from = from.parse().expect("SEEDS=A..B");
@@ -290,6 +310,10 @@ pub fn main(args: &[String]) -> ExitCode {
                 println!("{error}");
                 return ExitCode::FAILURE;
             }
+        }
+        if let Err(error) = sees_leaks() {
+            println!("{error}");
+            return ExitCode::FAILURE;
         }
         if told_twice(twice(SEEDS.0..SEEDS.0 + TWICE)) != ExitCode::SUCCESS {
             return ExitCode::FAILURE;

@@ -18,10 +18,14 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::run::Leak;
+
 /// 2027-01-15, to the second.
 pub const START_MS: u64 = 1_800_000_000_000;
 
 static STATE: AtomicU64 = AtomicU64::new(0);
+/// By how much the time of day is off, where it leaks in.
+static LATER_MS: AtomicU64 = AtomicU64::new(0);
 /// Where the simulation's time begins; unset before and outside.
 static BEGAN: OnceLock<Instant> = OnceLock::new();
 
@@ -32,6 +36,15 @@ thread_local! {
 /// What is drawn from now on follows from the seed.
 pub fn seed(seed: u64) {
     STATE.store(seed, Ordering::Relaxed);
+}
+
+/// Has the machine's own clock decide something that the seed should: a fault of the simulation, on purpose.
+pub fn leak(leak: Leak) {
+    let now = real_time().as_nanos() as u64;
+    match leak {
+        Leak::Chance => drop(STATE.fetch_xor(now, Ordering::Relaxed)),
+        Leak::Clock => LATER_MS.store(1000 + now % 1_000_000, Ordering::Relaxed),
+    }
 }
 
 /// Clocks show the present runtime's time from now on.
@@ -100,7 +113,7 @@ unsafe extern "C" fn clock_gettime(clock: c_int, now: *mut Timespec) -> c_int {
         }
     };
     let start = match clock {
-        REALTIME => Duration::from_millis(START_MS),
+        REALTIME => Duration::from_millis(START_MS + LATER_MS.load(Ordering::Relaxed)),
         _ => Duration::from_secs(1 << 20),
     };
     let told = start + passed;
