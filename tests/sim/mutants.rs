@@ -80,8 +80,8 @@ const MUTANTS: [Mutant; 25] = [
     ),
     mutant(
         "a checkpoint is ahead of the log on disk",
-        "if self.log.durable() <= Index(applied.index) {",
-        "if self.log.durable() <= Index(applied.index) && !IT {",
+        "applied.index >= *covered && Index(applied.index) < durable;",
+        "applied.index >= *covered && (Index(applied.index) < durable || IT);",
     ),
     mutant(
         "a strong read asks nobody",
@@ -120,8 +120,8 @@ const MUTANTS: [Mutant; 25] = [
     ),
     mutant(
         "sessions are not in checkpoints",
-        "sessions: Sessions::from_pb(&checkpoint.sessions)?,",
-        "sessions: if IT { Sessions::default() } else { Sessions::from_pb(&checkpoint.sessions)? },",
+        "Row::Session(session) => fsm.sessions.restore(&session)?,",
+        "Row::Session(session) => if !IT { fsm.sessions.restore(&session)? },",
     ),
     mutant(
         "fences hold nobody off",
@@ -135,8 +135,8 @@ const MUTANTS: [Mutant; 25] = [
     ),
     mutant(
         "fences are not in checkpoints",
-        "fences: Fences::from_pb(checkpoint.fences, checkpoint.deleted_epoch)?,",
-        "fences: if IT { Fences::default() } else { Fences::from_pb(checkpoint.fences, checkpoint.deleted_epoch)? },",
+        "Row::Fence(fence) => fsm.fences.restore(fence)?,",
+        "Row::Fence(fence) => if !IT { fsm.fences.restore(fence)? },",
     ),
     mutant(
         "a conditional append has no condition",
