@@ -6,6 +6,7 @@
 
 #[cfg(feature = "server")]
 pub mod budget;
+mod gathering;
 #[cfg(feature = "server")]
 pub mod identity;
 #[cfg(feature = "server")]

@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tonic::transport::{Channel, Endpoint};
 
+use super::gathering::gathering;
 use super::tls::TlsError;
 use super::{BoxIo, Kind, Network, Security};
 
@@ -132,7 +133,10 @@ impl StreamLayer {
         let timeout = options.connect_timeout;
         endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
             let (layer, addr) = (layer.clone(), whereabouts());
-            async move { layer.dial(kind, &addr, timeout).await.map(TokioIo::new) }
+            async move {
+                let io = layer.dial(kind, &addr, timeout).await?;
+                Ok::<_, DialError>(TokioIo::new(gathering(kind, io)))
+            }
         }))
     }
 

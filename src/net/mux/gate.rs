@@ -14,6 +14,7 @@ use super::RAFT_RPC;
 use super::origin::Origin;
 use super::places::{NoPlace, Pending, Proven, Seat};
 use super::stream::{MuxStream, PeerInfo, Prefixed};
+use crate::net::gathering::gathering;
 use crate::net::tls::TlsError;
 use crate::net::{BoxIo, Kind, Security};
 
@@ -148,7 +149,8 @@ impl Gate {
             }
         };
         let tls = identity.is_some();
-        let stream = MuxStream::new(io, PeerInfo::new(addr, identity, tls));
+        let info = PeerInfo::new(addr, identity, tls);
+        let stream = MuxStream::new(gathering(kind, io), info);
         let mut stream = stream.accepted(Bytes::from_static(PREFACE), place);
         match kind {
             // A peer's connections wait for the next election, or for a failure, in silence.
