@@ -6,6 +6,7 @@ pub mod answers;
 pub mod calling;
 pub mod checks;
 pub mod fetch;
+mod requests;
 pub mod sender;
 pub mod transport;
 pub mod unreachable;
@@ -39,6 +40,7 @@ use crate::raft::peer::unreachable::RpcResult;
 use crate::raft::snapshot::{self, Snapshot, SnapshotData};
 
 use self::checks::{Pair, Unanswered};
+use self::requests::Requests;
 use self::sender::Sender;
 use self::transport::{Link, PeerClient, Transport};
 
@@ -204,12 +206,13 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        mut input: S,
+        input: S,
         _option: RPCOption,
     ) -> BoxFuture<'s, RpcResult<BoxStream<'s, RpcResult<StreamAppendResult<TypeConfig>>>>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
+        let mut input = Requests::new(input);
         let window = Arc::new(Window::default());
         let answered = window.clone();
         let (node, target) = (self.node.clone(), self.target);

@@ -1,0 +1,108 @@
+//! The engine's requests to one follower, on their way to its stream.
+//!
+//! The engine tells a follower of every commit at once: in the next request with entries, or else in one without.
+//! Such a request takes as much time of both nodes as one with a group of records, and says what the next one says
+//! too. So while entries come, it waits for a moment and gives way to what follows.
+
+use std::time::Duration;
+
+use futures::stream::{Fuse, Stream, StreamExt};
+use openraft::raft::AppendEntriesRequest;
+use tokio::time::Instant;
+
+use crate::raft::entry::types::TypeConfig;
+
+/// How long after the last entries a follower may hear that they are committed.
+const NEWS_WAIT: Duration = Duration::from_millis(1);
+
+/// What the engine asks of a follower, in its order.
+pub struct Requests<S> {
+    input: Fuse<S>,
+    /// Entries went out lately, and news waits until then for more of them.
+    waits_until: Instant,
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Requests<S> {
+    pub fn new(input: S) -> Self {
+        Self {
+            input: input.fuse(),
+            waits_until: Instant::now(),
+        }
+    }
+
+    /// The next request that says something which none after it says.
+    pub async fn next(&mut self) -> Option<AppendEntriesRequest<TypeConfig>> {
+        let mut request = self.input.next().await?;
+        while request.entries.is_empty() {
+            match tokio::time::timeout_at(self.waits_until, self.input.next()).await {
+                Ok(Some(next)) => request = next,
+                // Nothing follows, or not soon.
+                Ok(None) | Err(_) => return Some(request),
+            }
+        }
+        self.waits_until = Instant::now() + NEWS_WAIT;
+        Some(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use openraft::entry::RaftEntry;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::log::{Index, Term};
+    use crate::raft::entry::types::{self, Entry, LogId, Vote};
+
+    fn id(index: u64) -> LogId {
+        types::log_id(Term(1), Index(index))
+    }
+
+    fn request(entry: Option<u64>, committed: u64) -> AppendEntriesRequest<TypeConfig> {
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: None,
+            entries: entry
+                .map(|index| Entry::new_blank(id(index)))
+                .into_iter()
+                .collect(),
+            leader_commit: Some(id(committed)),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_of_a_commit_gives_way_to_entries_and_waits_for_none() {
+        let (send, sent) = mpsc::unbounded_channel();
+        let sent = stream::unfold(sent, async |mut sent| Some((sent.recv().await?, sent)));
+        let mut requests = Requests::new(Box::pin(sent));
+        let mut next = async || {
+            let began = Instant::now();
+            let request = requests.next().await?;
+            let entry = request.entries.first().map(|entry| entry.log_id.index);
+            let committed = request.leader_commit.map(|id| id.index);
+            Some((entry, committed, began.elapsed()))
+        };
+        for request in [request(Some(1), 0), request(None, 1), request(Some(2), 1)] {
+            send.send(request).unwrap();
+        }
+        let at_once = Duration::ZERO;
+        assert_eq!(next().await, Some((Some(1), Some(0), at_once)));
+        assert_eq!(next().await, Some((Some(2), Some(1), at_once)));
+        send.send(request(None, 2)).unwrap();
+        let (entry, committed, took) = next().await.unwrap();
+        assert_eq!((entry, committed), (None, Some(2)));
+        assert!(took >= NEWS_WAIT && took <= 2 * NEWS_WAIT, "{took:?}");
+        // Nothing has come for long: a heartbeat, or a probe.
+        send.send(request(None, 2)).unwrap();
+        assert_eq!(next().await, Some((None, Some(2), at_once)));
+        send.send(request(Some(3), 2)).unwrap();
+        assert_eq!(next().await, Some((Some(3), Some(2), at_once)));
+        send.send(request(None, 3)).unwrap();
+        drop(send);
+        let last = Some((None, Some(3), at_once));
+        assert_eq!(next().await, last, "the engine says no more");
+        assert_eq!(next().await, None);
+        assert_eq!(next().await, None, "it may be asked again");
+    }
+}
