@@ -2,6 +2,7 @@
 //!
 //! A node certificate names its node in a URI, which is what opens raft streams; a client certificate has
 //! none and can only dial gRPC. Where the files go, and with which mode, is left to the caller.
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,41 +26,68 @@ const CLOCK_SKEW: Duration = DAY;
 /// A node answers on these whatever else it is called.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
+/// Why a certificate cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CertsError {
+    /// A name that no node and no client may have.
     #[error(
         "name {name:?} is not 1 to 63 of the characters a-z, 0-9, '-' and '.', the first a letter or digit"
     )]
-    Name { name: String },
+    Name {
+        /// The name that was given.
+        name: String,
+    },
+    /// A host that nobody can dial.
     #[error("host {host:?} is neither a DNS name nor an IP address")]
     Host {
+        /// The host that was given.
         host: String,
+        /// What is wrong with it.
         source: InvalidDnsNameError,
     },
+    /// A host whose characters a certificate cannot hold.
     #[error("host {host:?} cannot be written into a certificate")]
-    HostText { host: String, source: rcgen::Error },
+    HostText {
+        /// The host that was given.
+        host: String,
+        /// What the library said.
+        source: rcgen::Error,
+    },
+    /// The authority's certificate is no PEM file.
     #[error("the CA certificate is not a PEM file with a CERTIFICATE section")]
-    CaPem { source: pem::Error },
+    CaPem {
+        /// What the library said.
+        source: pem::Error,
+    },
+    /// The authority's certificate is PEM, and no certificate.
     #[error("the CA certificate cannot be parsed")]
     CaParse {
+        /// What the library said.
         source: x509_parser::nom::Err<X509Error>,
     },
+    /// The certificate is a node's or a client's.
     #[error("the certificate given as CA may not sign others; give the one made as authority")]
     NotAnAuthority,
+    /// Certificate and key are of two authorities.
     #[error(
         "the CA key does not belong to the CA certificate; give the two files that were made together"
     )]
     KeyMismatch,
+    /// The library failed.
     #[error("{action}")]
     Make {
+        /// What was to be done.
         action: &'static str,
+        /// What the library said.
         source: rcgen::Error,
     },
 }
 
 /// A certificate and its private key, as PEM text.
 pub struct CertPem {
+    /// The certificate.
     pub cert: String,
+    /// Its private key: a secret.
     pub key: String,
 }
 
@@ -72,7 +100,11 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes a new authority, valid for ten years from `now`.
+    /// Makes a new authority, valid for ten years from `now`, and from a day before it, since clocks differ.
+    ///
+    /// # Errors
+    ///
+    /// [`CertsError::Make`] if the library fails.
     pub fn new(now: SystemTime) -> Result<Self, CertsError> {
         let not_after = now + CA_LIFE;
         let mut params = CertificateParams::default();
@@ -97,7 +129,12 @@ impl Authority {
         })
     }
 
-    /// Takes up an authority made earlier; what it signs is valid from `now`.
+    /// Takes up an authority that was made earlier. What it signs is valid from a day before `now`, for 825 days,
+    /// and never longer than the authority itself.
+    ///
+    /// # Errors
+    ///
+    /// A [`CertsError`] if the two texts are no certificate with its key, or not those of an authority.
     pub fn load(ca_pem: &str, key_pem: &str, now: SystemTime) -> Result<Self, CertsError> {
         let der = CertificateDer::from_pem_slice(ca_pem.as_bytes())
             .map_err(|source| CertsError::CaPem { source })?;
@@ -128,16 +165,23 @@ impl Authority {
         })
     }
 
+    /// The authority's certificate, as PEM text: what all nodes and clients trust.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
 
+    /// The authority's private key, as PEM text. Whoever holds it can make any node and any client.
     pub fn ca_key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
 
     /// A certificate for the node `name`, which serves as any of `hosts` (and as localhost) and opens raft
     /// streams.
+    ///
+    /// # Errors
+    ///
+    /// [`CertsError::Name`] unless the name has 1 to 63 of a-z, 0-9, `-` and `.`; [`CertsError::Host`] or
+    /// [`CertsError::HostText`] for a host that is none; [`CertsError::Make`] if the library fails.
     pub fn node(&self, name: &str, hosts: &[String]) -> Result<CertPem, CertsError> {
         use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
         self.node_for(name, hosts, vec![ServerAuth, ClientAuth])
@@ -161,6 +205,11 @@ impl Authority {
     }
 
     /// A certificate for the client `name`, which can dial gRPC and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`CertsError::Name`] unless the name has 1 to 63 of a-z, 0-9, `-` and `.`; [`CertsError::Make`] if the
+    /// library fails.
     pub fn client(&self, name: &str) -> Result<CertPem, CertsError> {
         check_name(name)?;
         self.issue(name, Vec::new(), vec![ExtendedKeyUsagePurpose::ClientAuth])

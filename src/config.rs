@@ -2,6 +2,7 @@
 //!
 //! The one place where settings are named. A key that is not known is an error, in a file as on
 //! the command line: a misspelt setting must not silently be its default.
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod options;
 
@@ -30,39 +31,39 @@ pub enum SecurityConfig {
 /// Settings that can be run with.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The node's name.
+    /// The node's name: 1 to 63 of a-z, 0-9, `-` and `.`.
     pub name: String,
-    /// Its directory.
+    /// The directory that holds the node's data.
     pub data_dir: PathBuf,
-    /// Where it listens.
+    /// The address to listen on, `host:port`; port 0 takes a free one.
     pub listen: String,
-    /// Where others reach it; `None`: where it listens.
+    /// Where others reach the node, `host:port`; `None`: where it listens.
     pub advertise: Option<String>,
-    /// Whether it may begin a cluster.
+    /// Whether the node may begin a cluster, if its directory is empty.
     pub bootstrap: bool,
-    /// Whom it asks to join, or whom it must not find in a cluster when it begins one.
+    /// The addresses that the node asks to join. A node that begins a cluster must find none there.
     pub join: Vec<String>,
-    /// Who may join the cluster that it begins.
+    /// The names that may join the cluster that the node begins.
     pub allow: Vec<String>,
-    /// What lets it join, if its name does not.
+    /// A token that lets the node join; empty: none.
     pub join_token: String,
     /// The access policy's file.
     pub acl: Option<PathBuf>,
-    /// How it proves itself.
+    /// How the node proves itself, and what it asks of others.
     pub security: SecurityConfig,
-    /// Connections of clients.
+    /// How many connections of clients there may be.
     pub connections_max: usize,
-    /// What the system lets the port have open.
+    /// How many descriptors the port may have open.
     pub descriptors_max: usize,
-    /// What it takes from clients.
+    /// What the node takes from clients at most.
     pub limits: Limits,
-    /// The log's limits.
+    /// The log's limits: sizes of segments and caches.
     pub log: log::Config,
-    /// Raft's clockwork.
+    /// How often a leader is heard, and how far clocks may be apart.
     pub timing: Timing,
-    /// Below this room on the disk records are refused, in bytes.
+    /// Below so many bytes of room on the disk, records are refused.
     pub disk_reserve_bytes: u64,
-    /// How fast sealed segments are read to find damage; 0: not at all.
+    /// How many bytes of sealed segments are read a second to find damage; 0: none.
     pub scrub_bytes_per_second: u64,
 }
 
@@ -93,6 +94,10 @@ pub enum ConfigError {
 
 impl Options {
     /// Checks the settings and fills in the defaults.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError`] if a setting is missing, out of bounds, or contradicts another one.
     pub fn resolve(self) -> Result<Config, ConfigError> {
         let security = self.security()?;
         let missing = ConfigError::Missing;

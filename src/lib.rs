@@ -31,6 +31,9 @@
 //! - `tasks` and `stderr`: nothing ends unseen, and no line of a log stops anything.
 //! - `env`, `name` and `access`: what all of them stand on.
 
+// What a user of the library may name says what it is; the other modules are for ourselves.
+#![warn(missing_docs)]
+
 #[doc(hidden)]
 pub mod access;
 #[cfg(feature = "server")]

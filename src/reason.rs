@@ -27,13 +27,13 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Whether the call that ended so did what it was to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
-    /// Surely nothing of it.
+    /// Surely not, and nothing of it.
     Nothing,
     /// Perhaps: no answer says.
     Unknown,
 }
 
-/// Whether the same call may come to something else.
+/// Whether the same call may come to something else when it is made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
     /// Not unless something about it changes.
@@ -160,12 +160,12 @@ reasons! {
 }
 
 impl Reason {
-    /// As it stands in `ErrorInfo`.
+    /// The reason as it stands in `ErrorInfo`: `NO_LEADER`, for example.
     pub fn name(self) -> &'static str {
         self.line().name
     }
 
-    /// The status's code.
+    /// The gRPC code of a status that gives this reason.
     pub fn code(self) -> Code {
         self.line().code
     }
@@ -216,7 +216,7 @@ impl Reason {
         self.status_with(message, HashMap::new())
     }
 
-    /// The same, with more in its details.
+    /// A status that gives this reason, with more in its details.
     pub fn status_with(self, message: &str, metadata: HashMap<String, String>) -> Status {
         let info = self.info(metadata);
         let mut details = ErrorDetails::with_error_info(info.reason, info.domain, info.metadata);

@@ -2,6 +2,7 @@
 //!
 //! The disk, the network, the wall clock, randomness and the threads come in as [`Seams`], so that
 //! the same node runs on real ones and in simulation.
+#![warn(clippy::missing_errors_doc)]
 
 mod background;
 mod error;
@@ -104,7 +105,12 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Binds the node's one port.
+    /// Binds the node's one port. Nothing is served on it before [`Self::start`].
+    ///
+    /// # Errors
+    ///
+    /// An [`AgentError`] if the certificate is not this node's, if the address cannot be listened on or is one that
+    /// nobody can dial, or if it is not loopback and `security` is plaintext.
     pub async fn bind(
         config: Config,
         security: Security,
@@ -162,7 +168,12 @@ impl Bound {
         self.mux.addr()
     }
 
-    /// Makes the node a member of its cluster and serves. It may wait long for the others.
+    /// Makes the node a member of its cluster and serves. It waits for the others for as long as they take.
+    ///
+    /// # Errors
+    ///
+    /// An [`AgentError`] if the data directory does not open, belongs to another node or cluster, or if the cluster
+    /// does not let this node in.
     pub async fn start(self) -> Result<Agent, AgentError> {
         let seat = Seat::default();
         let (drain, draining) = Drain::new();
@@ -263,8 +274,8 @@ impl Agent {
         }
     }
 
-    /// Stops within ten seconds: hands leadership on, ends streams, finishes calls, makes the
-    /// state durable.
+    /// Stops within ten seconds: hands leadership on, ends streams, finishes calls, makes the state durable. Calls
+    /// that take longer are cut.
     pub async fn shutdown(self) {
         let deadline = Instant::now() + DRAIN_MAX;
         for helper in &self.helpers {

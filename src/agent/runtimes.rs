@@ -51,6 +51,10 @@ pub struct Threads {
 
 impl Threads {
     /// Starts them.
+    ///
+    /// # Errors
+    ///
+    /// What the system says if it gives no threads.
     pub fn start() -> io::Result<Self> {
         let cores = env::cores();
         let consensus = Builder::new_multi_thread()

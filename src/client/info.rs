@@ -5,6 +5,7 @@ use crate::proto::v1::{Cursor, HeldFence, Session};
 /// A name that was taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
+    /// The epoch that this claim gave: one above the last.
     pub epoch: u64,
     /// No record of an older epoch comes at or after this offset.
     pub next_offset: u64,
@@ -13,21 +14,24 @@ pub struct Claim {
 /// A consumer's named position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CursorInfo {
+    /// The cursor's name.
     pub name: String,
     /// The offset of the record that is read next.
     pub offset: u64,
-    /// When it was last set, in milliseconds since 1970.
+    /// When the cursor was last set, in milliseconds since 1970.
     pub updated_ms: u64,
 }
 
 /// A name that was claimed, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FenceInfo {
+    /// The name.
     pub name: String,
+    /// Its present epoch.
     pub epoch: u64,
-    /// Who claimed it, in its own words.
+    /// What the holder calls itself.
     pub holder: String,
-    /// The name in its certificate; empty without TLS.
+    /// The name in the holder's certificate; empty without TLS.
     pub subject: String,
 }
 
@@ -45,12 +49,13 @@ impl From<HeldFence> for FenceInfo {
 /// A producer's session that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionInfo {
+    /// The session's number, for [`close_session`](super::Admin::close_session).
     pub id: u64,
     /// The name in its producer's certificate; empty without TLS.
     pub subject: String,
-    /// How many records were appended under it.
+    /// How many records were appended under the session.
     pub records: u64,
-    /// When a batch last came under it, in milliseconds since 1970.
+    /// When the last batch came under the session, in milliseconds since 1970.
     pub last_used_ms: u64,
 }
 

@@ -2,6 +2,7 @@
 //!
 //! [`Producer`] appends exactly once, [`Appender`] batch by batch and on a condition, [`Consumer`] reads
 //! without gaps, [`Admin`] administers. Errors say what to do. The stream layer moves the bytes.
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod admin;
 mod attempts;
@@ -37,7 +38,9 @@ pub use produce::backlog::ProducerStats;
 pub use produce::producer::{Fence, Producer, ProducerOptions};
 
 pub use crate::batch::{Compression, Header, Record};
-pub use crate::proto::v1::{Freshness, GetLimitsResponse};
+pub use crate::proto::v1::{
+    Freshness, GetLimitsResponse, GetStatusResponse, Node, NodeRole, Retention,
+};
 pub use crate::reason::Reason;
 
 use crate::batch::Builder;

@@ -100,6 +100,10 @@ pub struct Options {
 
 impl Options {
     /// Reads the text of a file of settings, in TOML.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::File`] if the text is no TOML, or has a key that is not known.
     pub fn parse(text: &str, path: PathBuf) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|error| ConfigError::File {
             path,

@@ -6,13 +6,14 @@ use crate::proto::v1;
 
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
 
-/// Where to begin.
+/// Where a read begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     /// The first record the log still holds.
     Earliest,
     /// The record that comes next.
     Latest,
+    /// The record with this offset, counted from 0.
     Offset(u64),
     /// The first record that was appended at or after this, in milliseconds since 1970.
     Timestamp(u64),
@@ -40,13 +41,15 @@ pub enum Consistency {
 /// What to read, and how.
 #[derive(Clone, Debug)]
 pub struct ConsumeOptions {
+    /// Where the read begins; at the first record unless said otherwise.
     pub from: Start,
+    /// How fresh the answers must be; relaxed unless said otherwise.
     pub consistency: Consistency,
     /// Waits for new records at the end, instead of ending there.
     pub follow: bool,
-    /// Reads from this server and no other.
+    /// Reads from this server, `host:port`, and no other. Without it, from whichever answers.
     pub server: Option<String>,
-    /// How often a server without new records sends a heartbeat: 0.1 s to 60 s.
+    /// How often a server without new records sends a heartbeat: 0.1 s to 60 s; 1 s unless said otherwise.
     pub heartbeat: Duration,
 }
 

@@ -11,9 +11,11 @@ use crate::proto::v1::StoredBatch;
 /// A record of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumedRecord {
+    /// The record's offset, counted from 0 without gaps.
     pub offset: u64,
     /// The leader's time when it took the record's batch, in milliseconds since 1970; 0 if none was kept.
     pub append_timestamp_ms: u64,
+    /// The record as its producer gave it.
     pub record: Record,
 }
 

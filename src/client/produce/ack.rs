@@ -14,6 +14,7 @@ use crate::proto::v1::ProduceResponse;
 pub struct Appended {
     /// The offset of its first record; the others follow.
     pub first_offset: u64,
+    /// How many records the batch has.
     pub count: u32,
     /// The leader's time when it took the batch, in milliseconds since 1970; 0 if it is no longer known.
     pub append_timestamp_ms: u64,

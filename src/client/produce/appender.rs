@@ -21,6 +21,7 @@ use crate::proto::v1::{Batch, ProduceRequest, ProduceResponse};
 /// How an appender appends.
 #[derive(Clone, Debug, Default)]
 pub struct AppenderOptions {
+    /// How batches are compressed; not at all unless said otherwise.
     pub compression: Compression,
     /// Appends only as long as this epoch of the name is the present one.
     pub fence: Option<Fence>,

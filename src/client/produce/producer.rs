@@ -26,6 +26,7 @@ const BATCH_RECORDS: u32 = 1000;
 /// How a producer makes batches, and under which session and fence it appends.
 #[derive(Clone, Debug)]
 pub struct ProducerOptions {
+    /// How batches are compressed; not at all unless said otherwise.
     pub compression: Compression,
     /// How long a batch may wait for more records while another one is under way; at most 1 ms.
     pub linger: Duration,
@@ -55,7 +56,9 @@ impl Default for ProducerOptions {
 /// A name that was claimed, and the epoch that the claim gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {
+    /// The name.
     pub name: String,
+    /// The epoch that [`claim_epoch`](crate::client::Admin::claim_epoch) gave.
     pub epoch: u64,
 }
 
