@@ -7,6 +7,8 @@ use std::time::Duration;
 /// The largest store file, in bytes.
 pub const STORE_BYTES_MAX: u32 = 1 << 30;
 
+/// Bytes of the last entries that are kept in memory, besides those that are not synced.
+const TAIL_CACHE_BYTES: usize = 8 << 20;
 /// Files of sealed segments that are open at once, unless the process may have few.
 const FILES_MAX: usize = 256;
 /// Fewer open files than this make readers wait for each other.
@@ -42,7 +44,7 @@ impl Default for Config {
         Self {
             segment_bytes_max: 64 << 20,
             index_bytes_max: 8 << 20,
-            tail_cache_bytes_max: 8 << 20,
+            tail_cache_bytes_max: TAIL_CACHE_BYTES,
             spare_above_bytes: 0,
             files_max: FILES_MAX,
             inline_io: false,

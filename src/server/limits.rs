@@ -32,6 +32,10 @@ const MESSAGE_OVERHEAD: usize = 64 << 10;
 pub const BATCH_RECORDS_MAX: u32 = 65_536;
 /// A native batch may be so large, whatever the largest record is: what clients gather by themselves.
 const BATCH_BYTES_MAX: usize = 256 << 10;
+/// Records of a `log.v1` stream that wait together become one batch of at most so many bytes.
+const STREAM_BATCH_BYTES_MAX: usize = 256 << 10;
+/// Calls under way on one connection.
+const CALLS_PER_CONNECTION_MAX: u32 = 1024;
 /// Lengths and tags in a record, beside its value, key and headers.
 const RECORD_OVERHEAD: usize = 4 << 10;
 /// A compressed batch may grow to so many times the largest one.
@@ -73,8 +77,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             record_bytes_max: RECORD_BYTES_MAX,
-            batch_bytes_max: 256 << 10,
-            streams_per_connection_max: 1024,
+            batch_bytes_max: STREAM_BATCH_BYTES_MAX,
+            streams_per_connection_max: CALLS_PER_CONNECTION_MAX,
             bytes: budget::BYTES,
         }
     }

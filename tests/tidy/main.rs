@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "it reads the tree itself")]
 
 mod house;
+mod limits;
 mod pages;
 mod rules;
 mod source;
@@ -159,6 +160,16 @@ fn pages_refer_to_what_is_there() {
             expect_none(&pages::tests(&path, &page, is_there));
         }
     }
+}
+
+#[test]
+fn the_table_of_limits_says_what_the_constants_are() {
+    let is_there = |path: &&String| root().join(path).exists();
+    let text = |path: &str| {
+        let paths = [format!("src/{path}"), path.to_owned()];
+        paths.iter().find(is_there).map(|path| read(path))
+    };
+    expect_none(&limits::limits(&read(limits::PAGE), text));
 }
 
 #[test]

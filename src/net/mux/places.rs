@@ -41,6 +41,9 @@ pub const CLIENTS_MAX: usize = 2048;
 const PENDING_MAX: usize = 1024;
 const PENDING_PEERS_MAX: usize = 256;
 const PEERS_MAX: usize = 256;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(1);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl MuxLimits {
     /// Limits for `clients_max` connections of clients, or fewer if `descriptors` do not suffice for all that
@@ -50,13 +53,13 @@ impl MuxLimits {
         // and for peers.
         let clients_max = clients_max.min(descriptors / 2).max(1);
         Self {
-            handshake_timeout: Duration::from_secs(5),
-            first_byte_timeout: Duration::from_secs(1),
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            first_byte_timeout: FIRST_BYTE_TIMEOUT,
             pending_max: PENDING_MAX.min(descriptors / 4).max(1),
             pending_peers_max: PENDING_PEERS_MAX.min(descriptors / 12).max(1),
             clients_max,
             peers_max: PEERS_MAX.min(descriptors / 6).max(1),
-            idle_timeout: Duration::from_secs(300),
+            idle_timeout: IDLE_TIMEOUT,
             queue_max: 128,
         }
     }

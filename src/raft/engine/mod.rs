@@ -22,6 +22,9 @@ use self::state_machine::StateMachine;
 /// The consensus engine of a node.
 pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
+/// How far a clock may be from a majority's, unless a setting says otherwise.
+const CLOCK_BOUND_MS: u64 = 1000;
+
 /// How often a leader is heard, and how long a follower waits for it.
 #[derive(Debug, Clone)]
 pub struct Timing {
@@ -41,7 +44,7 @@ impl Default for Timing {
             heartbeat_ms: 50,
             election_ms: (150, 300),
             clock: Clock::system(),
-            clock_bound_ms: 1000,
+            clock_bound_ms: CLOCK_BOUND_MS,
         }
     }
 }
