@@ -1,9 +1,9 @@
 //! A job system: jobs and their results are records; of all runners one at a time does the work.
 //!
 //! Runners follow the log. The one that leads says so every second by a record. When it is silent for too long,
-//! another one claims the next epoch, and leads. From that claim on the cluster refuses whatever the old one
-//! still sends, on every node: it may have been paused in the middle of an append, it may not know yet. So a
-//! job may be started twice, and has one result. Time decides when somebody claims, never who may write.
+//! another one claims the next epoch, and leads. From that claim on every node refuses what the old runner still
+//! sends: it may have been paused in the middle of an append, and may not know of the claim. So a job may be
+//! started twice, and has one result. Time decides when a runner claims, and never which one may write.
 //!
 //! ```text
 //! ferrolog dev --dir /tmp/try --base-port 8400      # then, in another terminal:
@@ -36,11 +36,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 const FENCE: &str = "jobs";
 /// The header that says what a record is: `submit`, `alive` or `done`.
 const ACT: &str = "jobs.act";
-/// Of `alive` and `done`: who wrote it.
+/// The header of `alive` and `done` that says under which epoch a runner wrote them.
 const EPOCH: &str = "jobs.epoch";
-/// Of `done`: the offset of the job.
+/// The header of `done` that holds the offset of the job.
 const JOB: &str = "jobs.job";
-/// Of `done`: the exit code.
+/// The header of `done` that holds the exit code.
 const EXIT: &str = "jobs.exit";
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
@@ -272,7 +272,7 @@ impl Runner {
             "{}: leads as epoch {} from offset {}",
             self.name, claim.epoch, claim.next_offset
         );
-        // All results of runners before this one come before the claim: what has none now is to be done.
+        // Results of earlier runners stand before the claim in the log. A job without one by then is to be done.
         while self.jobs.next < claim.next_offset {
             let read = self.records.recv().await;
             self.take(read)?;

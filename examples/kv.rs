@@ -1,8 +1,8 @@
 //! A replicated key-value store: its state is what the log says, read from the beginning.
 //!
 //! A write is a record. `cas` and `add` read the whole log strongly, decide, and append on the condition that
-//! the log still ends where they read it: nobody wrote in between, or they read on and decide again. So there
-//! are no lost updates, with no lock and no server beside the log's own.
+//! the log still ends where they read it. If another client wrote in between, they read on and decide again. So no
+//! update is lost, with no lock and no server beside the log's own.
 //!
 //! A long log takes long to replay; a store for millions of writes would keep its state and the offset that it
 //! stands for, and go on from there.
@@ -122,7 +122,7 @@ struct Store {
 }
 
 impl Store {
-    /// Everything that was acknowledged before the call.
+    /// Brings the store up to everything that was acknowledged before the call.
     async fn open(client: &Client) -> anyhow::Result<Self> {
         let mut store = Self {
             client: client.clone(),

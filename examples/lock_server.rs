@@ -96,7 +96,7 @@ struct Locks {
 }
 
 impl Locks {
-    /// As of everything that was acknowledged before the call.
+    /// Reads on up to everything that was acknowledged before the call.
     async fn open(client: &Client) -> anyhow::Result<Self> {
         let mut locks = Self {
             client: client.clone(),
@@ -133,7 +133,7 @@ impl Locks {
         };
         let holder = self.held.get(&lock);
         match text(record, ACT) {
-            // Of a held lock it means nothing, whoever wrote it.
+            // An `acquire` of a lock that is held means nothing, whoever wrote it.
             Some("acquire") if holder.is_none() => {
                 let owner = text(record, OWNER).unwrap_or_default().to_owned();
                 let token = offset;
@@ -153,7 +153,7 @@ impl Locks {
         self.held.get(lock.as_bytes())
     }
 
-    /// The token, or who holds the lock.
+    /// Acquires the lock: returns its token, or who holds it.
     async fn acquire(&mut self, lock: &str, owner: &str) -> anyhow::Result<Result<u64, Holder>> {
         let mut appender = self.client.appender(AppenderOptions::default())?;
         let outcome = loop {
@@ -237,7 +237,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whether the lock was had.
+/// Whether the lock was held.
 async fn run(args: Args) -> anyhow::Result<bool> {
     let client = Client::from_env()?;
     let mut locks = Locks::open(&client).await?;
@@ -297,7 +297,7 @@ async fn with(
             .env("LOCK_TOKEN", token.to_string())
             .status();
         let status = child.await;
-        // Whatever became of the command, the next one may have the lock.
+        // However the command ended, release the lock for the next one.
         let released = locks.release(lock, token).await?;
         let status = status.with_context(|| format!("run {}", command[0]))?;
         anyhow::ensure!(status.success(), "{} ended with {status}", command[0]);

@@ -36,16 +36,16 @@ use ferrolog::client::{
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, BufReader, SeekFrom};
 
-/// Whose line a record is.
+/// The header that names the file whose line a record is.
 const SOURCE: &str = "tail-file.source";
-/// The bytes of the file up to the end of that line.
+/// The header that says how many bytes of the file the line and all before it take.
 const POSITION: &str = "tail-file.position";
 /// How often the end of the file is looked at for more.
 const POLL: Duration = Duration::from_millis(200);
 const LINE_BYTES_MAX: u64 = 1 << 20;
 /// Lines that wait for their acknowledgement.
 const ACKS_MAX: usize = 4096;
-/// So many records are looked at first for one of this source, from the end of the log.
+/// How many records at the end of the log are searched first for one of this source.
 const TAIL_FIRST: u64 = 1000;
 
 #[derive(Parser)]
@@ -117,7 +117,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         _ = tokio::signal::ctrl_c() => {}
     }
     let lines = tail.sent;
-    // What was sent counts: wait for it.
+    // Wait for the records that were sent.
     let finished = producer.finish().await;
     finished.map_err(|error| explain(error.into()))?;
     eprintln!("{lines} lines appended");

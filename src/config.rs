@@ -22,13 +22,13 @@ use crate::server::Limits;
 /// How a node proves itself.
 #[derive(Debug, Clone)]
 pub enum SecurityConfig {
-    /// Not at all.
+    /// The node proves nothing, and speaks plain text.
     Insecure,
-    /// By certificates.
+    /// The node and its peers show certificates.
     Mutual(TlsFiles),
 }
 
-/// Settings that can be run with.
+/// The settings of a node, checked and complete.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The node's name: 1 to 63 of a-z, 0-9, `-` and `.`.
@@ -73,10 +73,10 @@ const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
 /// way, need room.
 const RESERVE_SEGMENTS: u64 = 4;
 
-/// Settings that cannot be run with.
+/// Why a node cannot run with its settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A file of settings is not one.
+    /// The file of settings cannot be read as one.
     #[error("{path}: {what}")]
     File {
         /// The file.
@@ -126,7 +126,7 @@ impl Options {
                 "name the address, such as 127.0.0.1:7400",
             ))?;
         let listen = check_addr("--listen", &listen, 0)?;
-        // What an unset variable leaves is not an address.
+        // An empty address is what a template leaves of an unset variable.
         let advertise = self.advertise.filter(|addr| !addr.trim().is_empty());
         let advertise = advertise.map(|addr| check_addr("--advertise", &addr, 1));
         let advertise = advertise.transpose()?;
@@ -266,7 +266,7 @@ fn timing(heartbeat: Option<u64>, clock_bound: Option<u64>) -> Result<Timing, Co
     })
 }
 
-/// What follows from the sizes of segments and records.
+/// Sizes that follow from those of segments and records.
 struct Sizes {
     log: log::Config,
     limits: Limits,

@@ -23,7 +23,7 @@ pub use tokio::time::Instant;
 const SIMULATED_CORES_MAX: u64 = 8;
 
 thread_local! {
-    /// What a simulation draws from on this thread.
+    /// The source of a simulation that runs on this thread.
     static SIMULATED: RefCell<Option<Random>> = const { RefCell::new(None) };
     /// The processors of its machine; 0 outside of a simulation.
     static CORES: Cell<usize> = const { Cell::new(0) };
@@ -57,7 +57,7 @@ pub fn random_u64() -> u64 {
     simulated.unwrap_or_else(rand::random)
 }
 
-/// 128 bits, likewise: a client's session id.
+/// 128 bits from the same source.
 pub fn random_u128() -> u128 {
     (u128::from(random_u64()) << 64) | u128::from(random_u64())
 }
@@ -156,7 +156,7 @@ enum Hand {
     Simulated {
         start: Instant,
         start_ms: u64,
-        /// By how much it has jumped.
+        /// How far the clock has jumped, in milliseconds.
         off_ms: Arc<AtomicI64>,
     },
 }

@@ -9,7 +9,7 @@ use ferrolog::disk::OsDisk;
 use ferrolog::log::{Checkpoint, Config, Entry, Floor, Index, Kind, Log, Offset, Term};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// What a shell or a careless unit may allow.
+/// A limit that a shell or a careless systemd unit may set.
 const DESCRIPTORS: u64 = 64;
 const SEGMENTS: u64 = 200;
 const SEGMENT_BYTES: u32 = 4096;
@@ -26,7 +26,7 @@ fn open(dir: &Path, checkpoint: Option<Checkpoint>) -> Log {
     opened.expect("it opens").0
 }
 
-/// One that fills a segment.
+/// An entry that fills a segment.
 fn entry(index: u64) -> Entry {
     Entry {
         term: Term(1),

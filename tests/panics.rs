@@ -34,9 +34,9 @@ const ADDR: &str = "127.0.0.1:7401";
 enum Place {
     Accept,
     Available,
-    /// By the log's own thread.
+    /// In a sync, on the log's own thread.
     Sync,
-    /// Of a new segment.
+    /// Where a new segment is made.
     Create,
 }
 
@@ -174,7 +174,7 @@ impl Listener for TrapListener {
     }
 }
 
-/// A node alone, and what springs its trap.
+/// A node alone, and what makes it reach the panic.
 async fn start(place: Place, dir: &Path) -> (Agent, MemoryNetwork, Trap) {
     let armed = Arc::default();
     let trap = Trap { place, armed };
@@ -231,7 +231,7 @@ fn run_node(place: Place) {
         let failed = failed.expect("a node that lost a part says so");
         println!("the node says: {failed}");
     });
-    // Its threads hang in the trap, or wait for those that do.
+    // The node's threads hang in the trap, or wait for threads that do.
     std::process::exit(0);
 }
 

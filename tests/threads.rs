@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Many election timeouts.
+/// How long the threads stand still: many election timeouts.
 const STANDSTILL: Duration = Duration::from_millis(1500);
 
 fn runtime(name: &str) -> Runtime {
@@ -70,7 +70,7 @@ impl Node {
         let (begin, begun) = mpsc::channel();
         self.clients.spawn(async move {
             begin.send(()).expect("the test waits");
-            // It ends when the sender goes.
+            // The wait ends when the sender is dropped.
             let _ = released.recv();
         });
         begun.recv().expect("it holds the thread");

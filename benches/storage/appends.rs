@@ -68,7 +68,7 @@ impl Writers {
     }
 }
 
-/// One record made durable, beside one write and one sync of as many bytes.
+/// The time until one record is durable, beside one write and one sync of as many bytes.
 pub fn one_synced(criterion: &mut Criterion, dir: &Path) -> Vec<Row> {
     let mut writers = Writers::new(&dir.join("one"), 1, 100);
     let mut raw = RawFile::create(&dir.join("one.raw"), writers.batch.frame_bytes());
@@ -90,7 +90,7 @@ pub fn one_synced(criterion: &mut Criterion, dir: &Path) -> Vec<Row> {
     rows.into_iter().flatten().collect()
 }
 
-/// Many writers, beside writes and syncs of a record of each at a time: no group can be larger.
+/// Many writers at once, beside a write and a sync of one record of each: no group can be larger.
 pub fn group_commit(
     criterion: &mut Criterion,
     dir: &Path,

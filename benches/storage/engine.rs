@@ -1,4 +1,4 @@
-//! All that the benchmark knows of the log's interface.
+//! The log as the benchmark uses it: nothing else here names its interface.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Batch {
         Self { payload, run }
     }
 
-    /// The bytes it takes in a store file.
+    /// The bytes that the entry takes in a store file.
     pub fn frame_bytes(&self) -> usize {
         (FRAME_HEADER_BYTES + self.payload.len()).next_multiple_of(FRAME_ALIGN)
     }
@@ -45,7 +45,7 @@ impl Batch {
     }
 }
 
-/// A log with one user, which plays raft and the state machine.
+/// A log and its one user, which stands in for raft and the state machine.
 pub struct Engine {
     log: Log,
     dir: PathBuf,
@@ -116,7 +116,7 @@ impl Engine {
     }
 }
 
-/// A log that is on disk alone.
+/// A log that is closed: it is on disk alone.
 pub struct Closed {
     dir: PathBuf,
     checkpoint: Checkpoint,

@@ -1,8 +1,8 @@
 //! What the storage engine costs beside the disk below it, and whether that meets the goals.
 //!
 //! Each case measures the engine and the plain system calls for the same bytes in turns, so that a noisy
-//! machine is as unkind to one as to the other; the table at the end is of the medians. It judges and never
-//! fails: a figure of a shared machine is no test. `FERROLOG_BENCH_DIR` is where the files go, on the disk in
+//! machine slows both alike. The table at the end shows the medians, and whether they meet the goals. A goal that
+//! is missed fails nothing: a figure of a shared machine is no test. `FERROLOG_BENCH_DIR` is where the files go, on the disk in
 //! question; `FERROLOG_BENCH_RECORDS` is how many records the log has that is read and recovered.
 #![allow(
     clippy::disallowed_methods,

@@ -1,4 +1,4 @@
-//! The other side of each comparison: the system calls that nobody can do without.
+//! The other side of each comparison: the plain system calls for the same bytes.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -38,7 +38,7 @@ impl RawFile {
         start.elapsed()
     }
 
-    /// As the engine does it: by `fallocate`, a segment's room at a time.
+    /// Reserves room as the engine does: by `fallocate`, a segment at a time.
     fn reserve(&mut self, more: u64) {
         const ROOM_BYTES: u64 = 64 << 20;
         if self.at + more > self.reserved {

@@ -1,4 +1,4 @@
-//! The table at the end: what was measured, and whether it is what was hoped for.
+//! The table at the end: what was measured, and whether it meets the goals.
 
 /// What a case should reach.
 #[derive(Clone, Copy)]

@@ -12,7 +12,7 @@ use crate::tasks;
 
 use super::{AgentError, Fail};
 
-/// Serves; a server that ends before it was told to is the end of the node.
+/// Serves. A server that ends before it was told to ends the node.
 pub async fn serving(
     whom: &'static str,
     served: impl Future<Output = Result<(), ServeError>>,
@@ -27,7 +27,7 @@ pub async fn serving(
     }
 }
 
-/// What goes on beside serving, until the node stops.
+/// Starts the tasks that run beside serving, until the node stops.
 pub fn upkeep(
     log: &ReplicatedLog,
     scrub_bytes_per_second: u64,

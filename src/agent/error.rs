@@ -7,7 +7,7 @@ use crate::tasks::Broken;
 /// A node cannot start, or has stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// It cannot listen.
+    /// The node cannot listen on its address.
     #[error("listen on {addr}: another process may hold the port")]
     Listen {
         /// The address.
@@ -82,11 +82,11 @@ pub enum AgentError {
         /// This node's cluster.
         ours: String,
     },
-    /// A part of it is gone that it cannot do without.
+    /// A task of the node is gone that it cannot do without.
     #[error(transparent)]
     Broken(#[from] Broken),
     /// Nobody is served any more, though nothing told it to stop.
-    #[error("its server for {whom} ended by itself: start this node again, and report this")]
+    #[error("the server for {whom} ended by itself: start this node again, and report this")]
     ServerEnded {
         /// Clients or peers.
         whom: &'static str,

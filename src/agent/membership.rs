@@ -11,11 +11,10 @@ use super::{AgentError, Fail, Seams};
 
 /// How long a member goes without a leader before it asks whether it still is one.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two questions.
+/// How long a node waits between two questions.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-/// Opens the directory, and if it is new begins a cluster or joins one. Whether it has just
-/// joined comes with it.
+/// Opens the directory. If it is new, begins a cluster or joins one. Also returns whether the node has just joined.
 pub async fn become_member(
     config: &Config,
     seams: &Seams,
@@ -44,8 +43,7 @@ pub async fn become_member(
     Ok((directory, !config.bootstrap))
 }
 
-/// Sees to it that the node is a voter under its present address, as often as that changes, and
-/// that it learns if it was removed while it was down.
+/// Keeps the node a voter under its present address, and learns whether it was removed while it was down.
 pub async fn settle(
     log: ReplicatedLog,
     layer: StreamLayer,

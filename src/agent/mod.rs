@@ -34,26 +34,26 @@ use crate::tasks;
 
 use background::{serving, tell_health, upkeep};
 
-/// From the signal to stop until the last client's call is cut.
+/// How long after the signal to stop the last client's call is cut.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
-/// Of this, how long leadership may take to be handed on, and streams to end.
+/// How much of that time leadership may take to be handed on, and streams may take to end.
 const CALLS_MAX: Duration = Duration::from_secs(3);
 
-/// Where a part of a node tells that the node cannot go on.
+/// The channel by which a part of a node says that the node cannot go on.
 type Fail = watch::Sender<Option<Arc<AgentError>>>;
 
-/// What a node stands on.
+/// The outside world of a node, real or simulated.
 #[derive(Clone)]
 pub struct Seams {
-    /// Where it keeps its data.
+    /// Where the node keeps its data.
     pub disk: Arc<dyn Disk>,
-    /// How it reaches others.
+    /// How the node reaches others.
     pub network: Arc<dyn Network>,
-    /// Where its ids come from.
+    /// Where the node's ids come from.
     pub random: Random,
-    /// Where its tasks run.
+    /// Where the node's tasks run.
     pub runtimes: Runtimes,
-    /// What it takes for the time of day.
+    /// What the node takes for the time of day.
     pub clock: Clock,
 }
 
@@ -340,7 +340,7 @@ fn is_unspecified(addr: &str) -> bool {
         .is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
 }
 
-/// Makes the node a member, and starts its log. Whether it has just joined comes with it.
+/// Makes the node a member, and starts its log. Also returns whether the node has just joined.
 async fn begin(
     config: Config,
     seams: Seams,

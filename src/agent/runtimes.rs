@@ -11,9 +11,9 @@ use tokio::task::JoinSet;
 
 use crate::env;
 
-/// Threads that consensus may have; it seldom needs more than one.
+/// The most threads of consensus. It seldom needs more than one.
 const CONSENSUS_THREADS_MAX: usize = 4;
-/// Long computations at once: each holds as much memory as one may.
+/// The most long computations at once. Each holds as much memory as it is allowed.
 const BULK_THREADS_MAX: usize = 4;
 /// How nice the threads of long computations are to the others of the machine.
 #[cfg(target_os = "linux")]
@@ -88,7 +88,7 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         for runtime in [self.consensus.take(), self.bulk.take()] {
-            // Waiting for what they do is not allowed on another runtime's threads.
+            // A runtime must not be waited for on another runtime's threads.
             runtime.into_iter().for_each(Runtime::shutdown_background);
         }
     }
@@ -103,7 +103,7 @@ fn give_way() {
     }
 }
 
-/// Does the work on another runtime, and waits for it. It ends when nobody waits any more.
+/// Does the work on another runtime and waits for it. If this future is dropped, the work ends.
 pub async fn run_on<T: Send + 'static>(
     runtime: &Handle,
     work: impl Future<Output = T> + Send + 'static,

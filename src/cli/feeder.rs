@@ -1,4 +1,4 @@
-//! Feeds a producer without piling up its acks, and tells how far that came when it ends early.
+//! Feeds a producer from an input without piling up its acks, and says how much was acknowledged if it ends early.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::output::grouped;
 use crate::client::{Ack, ClientError, Producer, ProducerStats, Record};
 
-/// What was appended.
+/// How many records were appended, and where they stand.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fed {
     pub(super) records: u64,
@@ -16,7 +16,7 @@ pub(super) struct Fed {
     pub(super) last_offset: Option<u64>,
 }
 
-/// The end of the input was not reached, or not acknowledged.
+/// The input was not appended to its end, or not acknowledged to its end.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.text())]
 pub(super) struct Unfinished {
@@ -109,7 +109,7 @@ impl<'a> Feeder<'a> {
         Ok(())
     }
 
-    /// Ends it here: nothing more is sent. How far it came.
+    /// Sends nothing more, and says how many records were acknowledged.
     pub(super) async fn stop(mut self, cause: anyhow::Error) -> Unfinished {
         let ProducerStats {
             acknowledged,
@@ -127,7 +127,7 @@ impl<'a> Feeder<'a> {
     }
 
     async fn settle_one(&mut self) -> Result<(), ClientError> {
-        // It stays in its place until it is known: whoever waits may give up waiting.
+        // The ack stays at the front until it is known, since this wait may be given up.
         let Some(ack) = self.acks.front_mut() else {
             return Ok(());
         };

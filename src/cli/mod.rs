@@ -164,7 +164,7 @@ async fn interruptible(command: impl Future<Output = anyhow::Result<()>>) -> any
 /// Prints the error and picks the exit code.
 fn report(error: &anyhow::Error, format: Format) -> ExitCode {
     if is_broken_pipe(error) {
-        // Whoever read our output has seen enough.
+        // The reader of our output has closed it: it has read what it wanted, so this is no failure.
         return ExitCode::SUCCESS;
     }
     let code = exit_code(error);
@@ -226,6 +226,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(io_error)
 }
 
+#[cfg(test)]
+mod pages_tests;
 #[cfg(test)]
 mod tests {
     use anyhow::Context;

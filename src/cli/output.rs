@@ -26,7 +26,7 @@ pub(super) const PROGRESS_STRIDE: u64 = 1024;
 /// Prints a result. An error, such as a closed pipe, is the caller's.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    // Names come from other clients, and from servers.
+    // Names come from other clients and from servers: a terminal must not obey them.
     match out.is_terminal() {
         true => out.write_all(escaped(text.as_bytes()).as_bytes())?,
         false => out.write_all(text.as_bytes())?,
@@ -78,7 +78,7 @@ pub(super) fn deleted(what: &str, name: &str, deleted: bool) -> Told {
 
 /// Tells people something beside the result. Standard error may be gone: that is no failure.
 pub(super) fn say(text: &str) {
-    // It may quote what a server said.
+    // The text may quote a server.
     stderr::say(&escaped(text.as_bytes()));
 }
 
@@ -97,7 +97,7 @@ pub(super) fn escaped(bytes: &[u8]) -> String {
         for char in chunk.valid().chars() {
             match char {
                 '\n' | '\t' => shown.push(char),
-                // As JSON writes it, so that JSON stays what it is.
+                // Escaped as JSON escapes it, so that a line of JSON stays JSON.
                 char if name::misleads(char) => {
                     shown.push_str(&format!("\\u{:04x}", u32::from(char)));
                 }

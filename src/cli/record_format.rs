@@ -15,7 +15,7 @@ pub(super) struct RecordFormat {
     pub(super) format: Format,
     pub(super) delimiter: Delimiter,
     pub(super) key_delimiter: Option<Delimiter>,
-    /// Records come from anybody: a terminal obeys what they say.
+    /// Whether control characters are escaped, for a terminal would obey them.
     pub(super) escapes: bool,
 }
 
@@ -42,7 +42,7 @@ impl RecordFormat {
     }
 }
 
-/// All that a record has.
+/// A record as a JSON object, with all its fields.
 pub(super) fn to_json(consumed: &ConsumedRecord) -> Value {
     let record = &consumed.record;
     let mut fields = Map::new();
@@ -71,7 +71,7 @@ pub(super) fn to_json(consumed: &ConsumedRecord) -> Value {
     Value::Object(fields)
 }
 
-/// As text, or in base64 if the bytes are not UTF-8.
+/// Adds a field: text, or base64 under another name if the bytes are not UTF-8.
 pub(super) fn put_bytes(fields: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => fields.insert(name.to_owned(), text.into()),

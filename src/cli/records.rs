@@ -14,7 +14,7 @@ use crate::tasks;
 
 use super::files;
 
-/// No server takes more, so a longer line is found here, with its number.
+/// The longest record in bytes. No server takes a longer one, and here the error can name the line.
 const RECORD_BYTES_MAX: usize = 64 * 1024 * 1024;
 const CHUNK_BYTES: usize = 256 * 1024;
 const BATCHES_AHEAD: usize = 4;
@@ -91,7 +91,7 @@ impl Delimiter {
     }
 }
 
-/// Cuts chunks of any size.
+/// Cuts chunks of any size into records.
 pub(super) struct Splitter {
     delimiter: Delimiter,
     pending: BytesMut,
@@ -180,7 +180,7 @@ impl RecordSource {
                 }
             }
             if let Some(last) = splitter.finish() {
-                // The reader that went away needs no record.
+                // If the receiver is gone, nobody needs the record.
                 let _ = batches.blocking_send(Ok(vec![last]));
             }
             Ok(())

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM, for the commands that have something to tell or to settle before they end.
+//! SIGINT and SIGTERM, for the commands that print or finish something before they end.
 
 use std::future::pending;
 
@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// What a shell adds to the number of the signal that ended a command.
 const EXIT_SIGNALLED: u8 = 128;
 
-/// The signals that end a command; from here on none of them kills.
+/// The signals that end a command. Once they are listened for, neither kills the process.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -31,7 +31,7 @@ impl Signals {
         })
     }
 
-    /// The next one that comes.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) -> Interrupted {
         tokio::select! {
             _ = self.interrupt.recv() => Interrupted::Interrupt,
@@ -40,7 +40,7 @@ impl Signals {
     }
 }
 
-/// The signal that ends a command; none where it kills.
+/// Waits for a signal. Pending for ever where signals are not listened for, since there they kill.
 pub(super) async fn interrupted(signals: &mut Option<Signals>) -> Interrupted {
     match signals {
         None => pending().await,

@@ -36,11 +36,11 @@ pub const SMALL_BYTES_MAX: usize = 64 << 10;
 /// whole of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AccountLimits {
-    /// Of all clients together.
+    /// How many bytes all clients together may hold.
     pub node_bytes_max: usize,
-    /// Of all connections of one subject.
+    /// How many bytes all connections of one subject may hold.
     pub subject_bytes_max: usize,
-    /// Of one connection.
+    /// How many bytes one connection may hold.
     pub connection_bytes_max: usize,
     /// Beside each of these limits, one part in so many of it is kept for small messages. 0: nothing is kept.
     pub small_part: usize,
@@ -169,7 +169,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// There is no room now.
+/// The account has no room now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{scope} has about {limit} bytes under way")]
 pub struct Full {
@@ -199,7 +199,7 @@ struct Subject {
 impl Drop for Subject {
     fn drop(&mut self) {
         let mut subjects = self.node.0.subjects.lock();
-        // Another one of this name may have come in between.
+        // Another subject of this name may have come in between.
         if let Some(known) = subjects.get(&self.name)
             && known.strong_count() == 0
         {
@@ -357,7 +357,7 @@ impl Held {
         }
     }
 
-    /// Holds what the other one held, too. Both are of one connection.
+    /// Takes over the room that `other` holds. Both are of one connection.
     pub fn merge(&mut self, mut other: Self) {
         debug_assert!(Arc::ptr_eq(&self.account.0, &other.account.0));
         self.any += std::mem::take(&mut other.any);

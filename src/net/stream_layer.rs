@@ -43,7 +43,7 @@ pub fn was_unreached(status: &tonic::Status) -> bool {
 /// How a channel connects and how much may be in flight on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelOptions {
-    /// For name, connection and TLS handshake together.
+    /// The time for the name, the connection and the TLS handshake together.
     pub connect_timeout: Duration,
     /// How often an idle or busy peer is pinged; `None` leaves a dead one to TCP.
     pub keepalive: Option<Duration>,

@@ -32,7 +32,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Connections the kernel holds between its handshake and our `accept`.
 const BACKLOG_MAX: u32 = 1024;
 
-/// Of one name: more are not tried.
+/// The most addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 16;
 /// An address that has not answered by then is left to itself while the next one is tried: the least
 /// that RFC 8305 allows, since a call that waits for the dial may have little time.

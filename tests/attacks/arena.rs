@@ -1,4 +1,4 @@
-//! What every attack needs: a cluster with a policy, connections that play by no rule, and who watches.
+//! What every attack needs: a cluster with a policy, connections that break the rules, and a client that watches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,15 +17,15 @@ use tokio::time::{Instant, MissedTickBehavior, timeout};
 use super::harness::native::{self, Client};
 use super::harness::{PATIENCE, Stage, until};
 
-/// No attack makes a node larger.
+/// The most resident memory, in bytes, that any attack may make a node take.
 pub const RESIDENT_MAX: u64 = 300 << 20;
-/// May do nothing.
+/// The client without any right.
 pub const MALLORY: &str = "mallory";
-/// May produce.
+/// A client that may produce.
 pub const WRITER: &str = "writer";
-/// May produce, too.
+/// Another client that may produce.
 pub const PRESS: &str = "press";
-/// May consume.
+/// A client that may consume.
 pub const READER: &str = "reader";
 const CANARY: &str = "canary";
 const POLICY: &str = "p, canary, *, produce\np, canary, *, consume\n\
@@ -33,23 +33,23 @@ const POLICY: &str = "p, canary, *, produce\np, canary, *, consume\n\
                       p, reader, *, consume\n";
 const CANARY_EVERY: Duration = Duration::from_millis(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// What the canary's calls may take, all but one in a hundred.
+/// How long 99 of 100 of the canary's calls may take.
 const CANARY_MAX: Duration = Duration::from_millis(250);
-/// The same in a short run, beside whatever else the machine does.
+/// The same limit for short runs, beside whatever else the machine does.
 const CANARY_MAX_SHORT: Duration = Duration::from_secs(5);
 
-/// Whether attacks run for their whole length.
+/// Whether attacks run for their full length: `make attack` asks for that.
 pub fn is_full() -> bool {
     std::env::var("FERROLOG_ATTACK").is_ok_and(|length| length == "full")
 }
 
-/// How long what wears a node down goes on.
+/// How long an attack goes on that wears a node down.
 pub fn length() -> Duration {
     Duration::from_secs(if is_full() { 60 } else { 3 })
 }
 
-/// How long what only fills a node is held: it grows no more once its limits are reached.
-/// A message that stands still has ended by then.
+/// How long an attack is held that only fills a node. The node grows no more once its limits are reached, and has
+/// ended messages that stand still by then.
 pub fn held() -> Duration {
     Duration::from_secs(if is_full() { 30 } else { 3 })
 }
@@ -66,7 +66,7 @@ impl Arena {
         Self { stage }
     }
 
-    /// How this client dials.
+    /// How the client `who` dials.
     pub fn layer(&self, who: &str) -> StreamLayer {
         self.stage.layer_of(who)
     }
@@ -76,24 +76,24 @@ impl Arena {
         native::client(&self.layer(who), addr, ChannelOptions::default())
     }
 
-    /// A connection that sends what it is told.
+    /// A connection that sends whatever frames it is told to.
     pub async fn raw(&self, who: &str, place: usize) -> Raw {
         Raw::dial(&self.layer(who), self.stage.cluster.addr(place), None).await
     }
 
-    /// The same, with a window of nothing: no answer comes that has a body.
+    /// The same connection with a window of zero bytes: no answer with a body can come.
     pub async fn deaf(&self, who: &str, place: usize) -> Raw {
         Raw::dial(&self.layer(who), self.stage.cluster.addr(place), Some(0)).await
     }
 
-    /// What the largest node takes.
+    /// The resident memory of the largest node, in bytes.
     pub fn resident(&self) -> u64 {
         let nodes = 0..self.stage.cluster.node_count();
         let of = |node| self.stage.cluster.resident_bytes(node).expect("it runs");
         nodes.map(of).max().expect("nodes")
     }
 
-    /// Lets a canary sing at a node, and looks at what the largest node takes, until the attack is over.
+    /// Until the attack is over: calls one node as a canary does, and measures the largest node.
     pub async fn watch(&self, place: usize, attack: impl Future<Output = ()>) -> Watched {
         let before = self.resident();
         let canary = Canary::start(self.client(CANARY, place)).await;
@@ -116,25 +116,25 @@ impl Arena {
     }
 }
 
-/// How calls ended, those that did within a time.
+/// How those calls ended that ended within `limit`.
 pub async fn ends_within(calls: Vec<RawCall>, limit: Duration) -> Vec<Result<u32, h2::Error>> {
     let ends: FuturesUnordered<_> = calls.into_iter().map(RawCall::status).collect();
-    // How many end in time is what is asked: time itself is the subject.
+    // The question is how many end in time: time itself is the subject.
     let ends = ends.take_until(tokio::time::sleep(limit));
     ends.collect().await
 }
 
-/// What was seen beside an attack.
+/// What was measured beside an attack.
 #[derive(Debug)]
 pub struct Watched {
     before: u64,
     peak: u64,
-    /// Of the canary's calls, sorted.
+    /// How long the canary's calls took, sorted.
     times: Vec<Duration>,
 }
 
 impl Watched {
-    /// Says what was seen, and holds it against the limits.
+    /// Prints what was measured, and holds it against the limits.
     pub fn check(&self, attack: &str) {
         let last = self.times.len().saturating_sub(1);
         let at = |share: usize| self.times[last * share / 100];
@@ -160,7 +160,7 @@ impl Watched {
     }
 }
 
-/// A client that goes about its business.
+/// A client that does nothing wrong, and measures how long its calls take.
 struct Canary {
     over: Arc<Notify>,
     singing: JoinHandle<Vec<Duration>>,
@@ -200,7 +200,7 @@ impl Canary {
     }
 }
 
-/// A gRPC connection by hand.
+/// A connection whose gRPC frames are written by hand.
 pub struct Raw {
     requests: SendRequest<Bytes>,
     driver: JoinHandle<()>,
@@ -212,7 +212,7 @@ impl Drop for Raw {
     }
 }
 
-/// A call whose request goes on.
+/// A call whose request has not ended.
 pub struct RawCall {
     pub answer: ResponseFuture,
     pub request: SendStream<Bytes>,
@@ -220,11 +220,11 @@ pub struct RawCall {
 
 impl Raw {
     async fn dial(layer: &StreamLayer, addr: &str, window: Option<u32>) -> Self {
-        // Beside many that prove nothing one may be turned away that is slow to.
+        // Beside many connections that prove nothing, the node may turn away one that is slow to prove itself.
         let dial = async || {
             let io = layer.dial(Kind::Grpc, addr, PATIENCE).await.ok()?;
             let mut builder = h2::client::Builder::new();
-            // Our own memory is not the subject.
+            // The attacker's memory is not the subject.
             builder.max_send_buffer_size(64 << 20);
             // Answers that nobody looks at must not end the attack: the library gives up a connection on
             // which many small frames wait, such as the credit that comes first on each produce stream.
@@ -288,7 +288,7 @@ fn status_of(headers: &http::HeaderMap) -> Option<u32> {
     status.to_str().ok()?.parse().ok()
 }
 
-/// A message as it stands in a body.
+/// A message as it stands in the body of a gRPC request: no compression, length, bytes.
 pub fn framed(message: &impl prost::Message) -> Bytes {
     let mut bytes = BytesMut::new();
     bytes.extend_from_slice(&[0]);

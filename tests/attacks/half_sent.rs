@@ -13,13 +13,13 @@ use super::harness::native::batch;
 
 const SINGLE: usize = 700;
 const STREAMS: usize = 1000;
-/// As large as a record may be, nearly.
+/// A little less than the largest record.
 const VALUE_BYTES: usize = (4 << 20) - (128 << 10);
-/// `PERMISSION_DENIED`.
+/// The number of `PERMISSION_DENIED`.
 const DENIED: [u32; 1] = [7];
-/// `DEADLINE_EXCEEDED` and `RESOURCE_EXHAUSTED`.
+/// The numbers of `DEADLINE_EXCEEDED` and `RESOURCE_EXHAUSTED`.
 const ENDED: [u32; 2] = [4, 8];
-/// No small call waits so long.
+/// No small call beside the attack may take longer.
 const CALL_MAX: Duration = Duration::from_secs(5);
 
 fn value() -> Bytes {
@@ -70,10 +70,10 @@ async fn flood(raw: &mut Raw, path: &str, message: &Bytes, calls: usize) -> Vec<
     open
 }
 
-/// How a flood's calls ended, those that did.
+/// How those calls of a flood ended that ended.
 type Ends = Vec<Result<u32, h2::Error>>;
 
-/// Floods a node and holds on.
+/// Floods a node and holds the calls open.
 pub async fn hold(arena: &Arena, who: &str, place: usize, (path, message, calls): &Flood) -> Ends {
     let mut raw = arena.raw(who, place).await;
     let open = flood(&mut raw, path, message, *calls).await;
@@ -86,14 +86,14 @@ fn check(ends: &Ends, who: &str, (path, _, calls): &Flood) {
     let expected: &[u32] = if who == MALLORY { &DENIED } else { &ENDED };
     let is_expected = |end: &Result<u32, _>| end.as_ref().is_ok_and(|end| expected.contains(end));
     assert!(ends.iter().all(is_expected), "{path}: {ends:?}");
-    // Those who may send are given ten seconds to go on, and streams wait for each other's room.
+    // A caller that may send has ten seconds to go on, and streams wait for each other's room.
     let is_single = !path.ends_with("Stream");
     if who == MALLORY || is_full() && is_single {
         assert_eq!(ends.len(), *calls, "{path}: calls that never end");
     }
 }
 
-/// A method, a message of it, and on how many calls of one connection that never comes whole.
+/// A method, one of its messages, and the number of calls of one connection on which the message never comes whole.
 pub type Flood = (&'static str, Bytes, usize);
 
 pub fn without_the_right() -> [Flood; 3] {

@@ -1,7 +1,8 @@
-//! Attacks on whole nodes, by strangers and by clients with a certificate: who does nothing wrong is served on.
+//! Attacks on whole nodes, by strangers and by clients with a certificate. A client that does nothing wrong is
+//! served all the while.
 //!
-//! Those of [`half_sent`] stand beside a canary, a client that has nothing to do with them and whose calls must
-//! go on, and no node may take more than [`arena::RESIDENT_MAX`]. They last for seconds; `make attack` sets
+//! Beside each attack of [`half_sent`] runs a canary: a client that has no part in it and whose calls must go on.
+//! No node may take more than [`arena::RESIDENT_MAX`]. The attacks last for seconds; `make attack` sets
 //! `FERROLOG_ATTACK=full` and runs them for their whole length.
 
 #[path = "../harness/mod.rs"]

@@ -20,12 +20,13 @@ use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use crate::harness::{PATIENCE, Stage, command, native, until, wire};
 
-/// More than the places of connections that have proven nothing.
+/// More connections than there are places for those that have proven nothing.
 pub const SILENT: usize = 1100;
-/// A client that does nothing wrong is served in this time: less than the places are held for.
+/// A client that does nothing wrong is served within this time, which is shorter than a silent connection holds its
+/// place.
 const SERVED_WITHIN: Duration = Duration::from_secs(3);
 
-/// Holds connections that said `opening` and no more; one that the node closes is dialled again.
+/// Holds connections that sent `opening` and nothing more. A connection that the node closes is dialled again.
 pub struct Flood(JoinHandle<()>);
 
 impl Flood {
@@ -68,7 +69,7 @@ impl Drop for Flood {
     }
 }
 
-/// How long a client takes that comes anew, certificate and all.
+/// How long a new client takes from its handshake to its first answer.
 async fn new_client(stage: &Stage, place: usize) -> Duration {
     let begun = Instant::now();
     let mut client = native::client_of(stage, place);
@@ -120,7 +121,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A header that is kept in no table.
+/// A header that HPACK keeps in no table.
 fn literal(name: &str, value: &str) -> Vec<u8> {
     let mut bytes = vec![0];
     for text in [name, value] {
@@ -190,7 +191,7 @@ impl Raw {
     }
 }
 
-/// Of a health check of the whole node: an empty message.
+/// The message of a health check of the whole node: empty.
 const EMPTY: &[u8] = &[0, 0, 0, 0, 0];
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -271,7 +272,7 @@ async fn one_certificate_does_not_take_every_connection() {
         said(&stage.log_since(0, seen).replace('\\', "")).then_some(())
     })
     .await;
-    // Others are served, and so is it, on what it holds.
+    // Other clients are served, and so is this one, on the connections that it holds.
     assert!(new_client(&stage, 0).await < SERVED_WITHIN);
     let mut first = held.swap_remove(0);
     let (check, begun) = first.call(CHECK);
@@ -279,7 +280,7 @@ async fn one_certificate_does_not_take_every_connection() {
         .write(&[begun, frame(0, 1, check, EMPTY)].concat())
         .await;
     first.until(0, check).await;
-    // A place that is given back is free.
+    // A place that was given back can be taken.
     drop(first);
     until("a place is free", async || {
         let mut raw = Raw::open(&layer, stage.cluster.addr(0)).await;

@@ -1,4 +1,4 @@
-//! Many small compressed batches at every node at once: each of them is a moment's work for a processor.
+//! Many small compressed batches at every node at once. To decompress one keeps a processor busy for a moment.
 
 use bytes::Bytes;
 use ferrolog::batch::{self, Builder, Compression, Record};
@@ -9,12 +9,12 @@ use tokio::time::{Instant, timeout_at};
 use super::arena::{Arena, WRITER, length};
 use super::harness::native::Client;
 
-/// Under way at each node.
+/// Calls under way at each node.
 const CALLS: usize = 64;
 const RECORDS: usize = 60;
 const VALUE_BYTES: usize = 250 << 10;
 
-/// Fifteen megabytes in a few kilobytes.
+/// A batch of fifteen megabytes that is compressed to a few kilobytes.
 pub fn bomb() -> Batch {
     let mut builder = Builder::default();
     for _ in 0..RECORDS {
@@ -38,7 +38,7 @@ async fn send(mut client: Client, batch: Batch, end: Instant) -> u64 {
         };
         match timeout_at(end, client.produce(request)).await {
             Ok(Ok(_)) => appended += 1,
-            // What is refused costs nothing, and must not become a storm of refusals.
+            // A refused call costs nothing: without a pause the attack would become a storm of refusals.
             Ok(Err(_)) => tokio::task::yield_now().await,
             Err(_) => break,
         }

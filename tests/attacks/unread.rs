@@ -1,4 +1,4 @@
-//! Readers that take nothing of what they have asked for.
+//! Readers that take nothing of the answers that they asked for.
 
 use bytes::Bytes;
 use ferrolog::proto::log_v1;
@@ -17,7 +17,7 @@ const VALUE_BYTES: usize = (4 << 20) - (16 << 10);
 const UNARY: usize = 400;
 const STREAMS: usize = 200;
 const COMPRESSED: usize = 130;
-/// What may stay with a node once all is over: the log's latest records among it.
+/// How many bytes a node may keep once the attack is over, the log's latest records among them.
 const KEPT_MAX: u64 = 64 << 20;
 
 async fn append(client: &mut Client, batch: Batch) -> u64 {
@@ -42,18 +42,19 @@ async fn ask(raw: &mut Raw, path: &str, message: &Bytes, calls: usize, ends: boo
     open
 }
 
-/// A method, a message that asks for much, on how many calls of one connection, and whether each is its last.
+/// A method, a message that asks for much, the number of calls of one connection, and whether the message is the
+/// last of its call.
 pub type Asked = (&'static str, Bytes, usize, bool);
 
-/// Asks, and takes nothing of what comes.
+/// Sends the requests, and takes nothing of the answers.
 pub async fn hold(arena: &Arena, place: usize, (path, message, calls, ends): &Asked) {
     let mut raw = arena.deaf(READER, place).await;
     let open = ask(&mut raw, path, message, *calls, *ends).await;
-    // None of them ends but by the node's will.
+    // The node alone ends them.
     let _ = ends_within(open, held()).await;
 }
 
-/// Appends a few large records, and asks for them in every way.
+/// Appends a few large records, and asks for them by each method of both APIs.
 pub async fn large(arena: &Arena, place: usize) -> [Asked; 4] {
     let mut client = native::client_of(&arena.stage, place);
     let mut first = 0;

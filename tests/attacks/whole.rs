@@ -1,4 +1,4 @@
-//! Messages as large as they may be, on hundreds of streams of one connection, all at once and rightly.
+//! The largest allowed messages, whole, on hundreds of streams of one connection at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use bytes::Bytes;
 use super::arena::{Arena, PRESS, ends_within, is_full};
 use super::half_sent::{log_v1_message, native_stream_message};
 
-/// In a full run.
+/// Streams in a run of full length.
 const STREAMS: usize = 1000;
 const STREAMS_SHORT: usize = 24;
-/// To append all that there is room for, and to refuse the others.
+/// How long the node may take to append what there is room for, and to refuse the rest.
 const ENDS_WITHIN: Duration = Duration::from_secs(120);
 const DONE: u32 = 0;
-/// `RESOURCE_EXHAUSTED`: there is no window left for it.
+/// The number of `RESOURCE_EXHAUSTED`: no window was left for the stream.
 const REFUSED: u32 = 8;
 
 /// How many streams ended with which status; 99 where one broke.
 type Told = BTreeMap<u32, usize>;
 const BROKE: u32 = 99;
 
-/// Opens streams with a whole message each.
+/// Opens streams, and sends a whole message on each.
 pub async fn press(arena: &Arena, place: usize, path: &str, message: &Bytes) -> Told {
     let streams = if is_full() { STREAMS } else { STREAMS_SHORT };
     let mut raw = arena.raw(PRESS, place).await;
@@ -42,11 +42,11 @@ pub async fn press(arena: &Arena, place: usize, path: &str, message: &Bytes) -> 
     told
 }
 
-/// Every one is appended, or refused for want of room.
+/// Every message is appended, or refused for want of room.
 fn check(told: &Told, path: &str) {
     let others = told.keys().filter(|&&end| end != DONE && end != REFUSED);
     assert_eq!(others.count(), 0, "{path}: {told:?}");
-    // As many as may wait at once have room in the end.
+    // As many streams as may wait at once find room in the end.
     assert!(
         told.get(&DONE).is_some_and(|&done| done >= STREAMS_SHORT),
         "{path}: {told:?}"

@@ -22,7 +22,7 @@ use super::native::{self, Client};
 pub const RECORDS: u32 = 3;
 /// Batches of a session without an answer, unless the server allows less.
 const WINDOW: u64 = 32;
-/// A break that is not seen is found by this.
+/// An answer that takes longer counts as a broken connection.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Between two tries.
 const PACE: Duration = Duration::from_millis(10);
@@ -34,13 +34,13 @@ pub enum Sessions {
     None,
 }
 
-/// What is counted of all lanes.
+/// Counts over all lanes.
 #[derive(Default)]
 pub struct Counts {
     pub answered: AtomicU64,
     /// Batches that were sent once more.
     pub retried: AtomicU64,
-    /// Of those, the ones that the server knew.
+    /// Batches of these that the server knew already.
     pub duplicates: AtomicU64,
     /// Streams that broke.
     pub breaks: AtomicU64,
@@ -63,7 +63,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Goes on until every batch is answered.
+    /// Sends until every batch is answered.
     pub async fn run(mut self) -> Self {
         let mut paces = tokio::time::interval(PACE);
         paces.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -214,7 +214,7 @@ impl Lane {
     }
 }
 
-/// Waits for a call; one that takes too long has broken.
+/// Waits for a call. A call that takes too long counts as broken.
 async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let late = |_| Err(Status::deadline_exceeded("no answer in time"));
     timeout(ANSWER_MAX, call).await.unwrap_or_else(late)

@@ -19,14 +19,15 @@ use super::checker::{
 };
 use super::{PATIENCE, Stage, until};
 
-/// Bytes after a value's name, by its number: none, few, and more than a page.
+/// How many bytes follow a value's name, in turn: none, few, and more than a page.
 const PADDING: [usize; 5] = [0, 10, 100, 700, 5_000];
-/// The same of a load that is to fill disks.
+/// How many bytes follow a value's name in a load that is to fill disks.
 const FILLING: [usize; 5] = [0, 700, 5_000, 20_000, 60_000];
-/// Of a producer with many in flight: a local cluster would take a million and the check would take minutes.
+/// The pause of a producer with many records in flight. Without it a local cluster would take a million records,
+/// and the check would take minutes.
 const PACE: Duration = Duration::from_millis(2);
 
-/// A load that runs.
+/// A load under way.
 pub struct Load {
     origin: Instant,
     stop: watch::Sender<bool>,
@@ -41,7 +42,7 @@ impl Load {
         Self::start_padded(stage, producers, PADDING)
     }
 
-    /// The same with large records.
+    /// Starts so many producers of large records.
     pub fn start_filling(stage: &Stage, producers: usize) -> Self {
         Self::start_padded(stage, producers, FILLING)
     }
@@ -167,7 +168,7 @@ impl Lane {
         self.waiting.push_back(ack);
     }
 
-    /// Waits for the oldest answer. Dropping the future loses nothing.
+    /// Waits for the oldest answer. Dropping the future loses no answer.
     async fn take_answer(&mut self) {
         let Some(oldest) = self.waiting.front_mut() else {
             return;

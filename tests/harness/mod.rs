@@ -38,11 +38,11 @@ use checker::Record;
 use loop_disk::{DISK_BYTES, Filesystem, LoopDisk, Syncs};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_ferrolog");
-/// Bounds every wait for what surely comes in a sound build.
+/// The limit of every wait for something that surely comes in a sound build.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(10);
 
-/// A cluster whose times are measured has the machine for itself, as far as this file's tests go.
+/// A cluster whose times are measured runs beside no other cluster of this test binary.
 static TURNS: RwLock<()> = RwLock::const_new(());
 
 /// Held for its end alone.
@@ -68,12 +68,12 @@ impl Stage {
         Self::begin(Turn::Shared(TURNS.read().await)).await
     }
 
-    /// The same, with no other test's cluster beside it: for tests that measure time.
+    /// Three nodes over mutual TLS, with no other test's cluster beside them: for tests that measure time.
     pub async fn start_alone() -> Self {
         Self::begin(Turn::Alone(TURNS.write().await)).await
     }
 
-    /// Three nodes without TLS, alone: so that a proxy may stand before each.
+    /// Three nodes without TLS, alone, so that a proxy can stand before each.
     pub async fn start_plain() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut options = LocalClusterOptions::new(BINARY, dir.path());
@@ -93,7 +93,7 @@ impl Stage {
         Self::begin_on_disks(filesystem, DISK_BYTES, dir, options).await
     }
 
-    /// The same on ext4, each disk of so many bytes, with these flags for `serve`.
+    /// Three nodes, alone, each on an ext4 disk of so many bytes, with these flags for `serve`.
     pub async fn start_on_small_disks(bytes: u64, serve_args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut options = LocalClusterOptions::new(BINARY, dir.path());
@@ -117,7 +117,7 @@ impl Stage {
         Self::begin_in(dir, options, disks, turn).await
     }
 
-    /// Three nodes with these flags more.
+    /// Three nodes with these flags besides the usual ones.
     pub async fn start_with(flags: &[&str]) -> Self {
         let turn = Turn::Shared(TURNS.read().await);
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -133,7 +133,7 @@ impl Stage {
         Self::begin_under(turn, policy, clients).await
     }
 
-    /// The same, alone.
+    /// Three nodes under an access policy, alone.
     pub async fn start_alone_under(policy: &str, clients: &[&str]) -> Self {
         let turn = Turn::Alone(TURNS.write().await);
         Self::begin_under(turn, policy, clients).await
@@ -158,7 +158,7 @@ impl Stage {
         Self::begin_in(dir, options, Vec::new(), turn).await
     }
 
-    /// The certificate of one of its clients, as it dials.
+    /// How the client `name` of this cluster dials.
     pub fn layer_of(&self, client: &str) -> StreamLayer {
         wire::layer_of(&self.cluster.tls_files(client).expect("TLS"))
     }
@@ -229,12 +229,12 @@ impl Stage {
         self.log_since(place, 0).len()
     }
 
-    /// The whole log as one node tells it.
+    /// The whole log, read from one node.
     pub async fn read_all(&self, place: usize, consistency: Consistency) -> Vec<Record> {
         self.read_from(place, Start::Offset(0), consistency).await
     }
 
-    /// A part of it.
+    /// The log from an offset on, read from one node.
     pub async fn read_from(
         &self,
         place: usize,
@@ -265,7 +265,7 @@ pub async fn until<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
     until_in(PATIENCE, what, look).await
 }
 
-/// The same with a limit of its own, which is a claim about the product.
+/// Waits with a limit of its own, which is a claim about the product.
 pub async fn until_in<T>(
     limit: Duration,
     what: &str,

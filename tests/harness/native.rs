@@ -24,9 +24,9 @@ use super::{PATIENCE, Stage};
 
 pub type Client = LogServiceClient<Channel>;
 
-/// Beyond any answer of these tests.
+/// More bytes than any answer of these tests has.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
-/// Given to a stream that reads all there is.
+/// The credit of a stream that reads all there is, in bytes.
 const CREDIT: u64 = 4 << 20;
 
 /// A client of one address, on a connection of its own.
@@ -81,7 +81,7 @@ pub fn values(stored: &StoredBatch) -> Vec<(u64, Bytes)> {
     (stored.first_offset..).zip(values).collect()
 }
 
-/// What came in some batches, as the checker takes it. Offsets within a batch are dense by its form.
+/// The records of some batches, as the checker takes them. A batch has one offset, and its records follow it.
 pub fn entries(batches: &[StoredBatch]) -> Vec<Entry> {
     let values = batches.iter().flat_map(values);
     let entry = |(offset, value): (u64, Bytes)| Entry {
@@ -143,7 +143,7 @@ pub async fn tail(client: &mut Client) -> Result<u64, Status> {
     Ok(answer(client.consume(request)).await?.next_offset)
 }
 
-/// A read that goes on. Dropping it ends it.
+/// A stream of reads. Dropping it ends the stream.
 pub struct Stream {
     credit: mpsc::UnboundedSender<ConsumeStreamRequest>,
     answers: Streaming<ConsumeStreamResponse>,
@@ -195,7 +195,7 @@ pub fn spent(answer: &ConsumeStreamResponse) -> u64 {
     batches.map(|batch| batch.records.len() as u64).sum()
 }
 
-/// The whole log from offset 0 on, as one node tells it by one stream.
+/// The whole log from offset 0 on, read from one node by one stream.
 pub async fn read_log(stage: &Stage, place: usize) -> NodeLog {
     let mut client = client_of(stage, place);
     let end = tail(&mut client).await.expect("a strong read");
@@ -227,7 +227,7 @@ pub fn reason(status: &Status) -> String {
         .map_or_else(String::new, |info| info.reason)
 }
 
-/// A number beside that reason.
+/// A number in an error's details, by its key.
 pub fn detail(status: &Status, key: &str) -> Option<u64> {
     let info = status.get_details_error_info()?;
     info.metadata.get(key)?.parse().ok()

@@ -18,7 +18,7 @@ pub struct Recorder {
     pub history: History,
 }
 
-/// A read as its caller knows it.
+/// A read as the test that made it knows it.
 pub struct Seen<'a> {
     pub session: Option<u32>,
     pub kind: ReadKind,
@@ -57,7 +57,7 @@ impl Recorder {
         self.history.appends.push(append);
     }
 
-    /// A read that has just ended.
+    /// Notes a read that has just ended.
     pub fn read(&mut self, seen: Seen<'_>) {
         let end = self.now();
         let Seen {

@@ -1,7 +1,6 @@
 //! Whole nodes in one thread: streams and disks in memory, time paused.
 //!
-//! They are the nodes that `ferrolog serve` runs, from the port to the fsync: only the seams differ. This is
-//! the door through which whole-node simulation comes.
+//! They are the nodes that `ferrolog serve` runs, from the port to the fsync. Only the seams differ.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,10 +23,10 @@ use super::late::{LateNetwork, Links};
 use super::recorder::{Recorder, assert_sound};
 
 pub const ADDRS: [&str; 3] = ["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"];
-/// Of paused time: it bounds what a broken build may wait.
+/// How long a test waits, in simulated time, before it calls the build broken.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Less often, and a leader would be taken to be silent.
+/// The slowest heartbeat: with a slower one a leader would be taken to be silent.
 const SLOW_HEARTBEAT_MS: u64 = 400;
 /// When every world begins, in milliseconds since 1970.
 pub const START_MS: u64 = 1_800_000_000_000;
@@ -40,9 +39,9 @@ pub struct World {
     /// How often a leader is heard, if not as often as usual.
     heartbeat_ms: Option<u64>,
     pub disks: Vec<MemoryDisk>,
-    /// One that is right.
+    /// The clock that is right.
     pub clock: Clock,
-    /// The nodes'.
+    /// The clocks of the nodes, by number.
     pub clocks: Vec<Clock>,
     pub nodes: Vec<Option<Agent>>,
     /// Every record that was appended by [`Self::produce`].

@@ -71,7 +71,7 @@ struct Cell {
     path: PathBuf,
     /// An older state of the file, or another of its kind.
     stale: Vec<u8>,
-    /// What it holds before it rots.
+    /// What the file holds before it rots.
     sound: Vec<u8>,
     /// Places that matter: in the stable store, every page that may hold the value, old ones too.
     at: Vec<usize>,
@@ -155,7 +155,7 @@ impl Cell {
         }
     }
 
-    /// Lets the file rot. A read error stays until the file is moved away or written anew.
+    /// Makes the file rot. A read error stays until the file is moved away or written anew.
     fn inject(&self, fault: Fault) {
         let disk = &self.world.disks[self.node];
         let pages = self.at.iter().map(|at| at / PAGE * PAGE);
@@ -219,7 +219,7 @@ impl Cell {
         refused
     }
 
-    /// In a running node: found by a read or a scrub, mended from another node.
+    /// Rot in a running node: found by a read or a scrub, mended from another node.
     async fn while_running(&self) -> String {
         let began = Instant::now();
         let disk = &self.world.disks[self.node];
@@ -240,7 +240,7 @@ impl Cell {
         format!("repaired in {took} ms")
     }
 
-    /// In a node that starts on it.
+    /// Rot that a node finds when it starts.
     async fn on_start(&mut self) -> String {
         let began = Instant::now();
         let started = self.world.try_start(self.node).await;
@@ -312,7 +312,7 @@ async fn run(file: Rotten, fault: Fault, role: Role) -> [String; 2] {
     [running, cell.on_start().await]
 }
 
-/// A node each, so that all cells run in the time of one.
+/// Each cell has a node of its own, so that all cells run in the time of one.
 fn row(file: Rotten) {
     for fault in FAULTS {
         for role in [Role::Leader, Role::Follower] {

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::harness::until;
 use crate::harness::world::{ADDRS, PATIENCE, World};
 
-/// The records that are there before disks fill up.
+/// How many records are appended before disks fill up.
 const BEFORE: u64 = 100;
 
 async fn propose(log: &ReplicatedLog, value: &str) -> Answer {
@@ -33,7 +33,7 @@ async fn until_taken(log: &ReplicatedLog, taken: bool) {
         match propose(log, "a probe").await.await.expect("an answer") {
             Ok(_) => taken.then_some(()),
             Err(ProposeError::DiskFull(_)) => (!taken).then_some(()),
-            // It was under way when the disks filled up.
+            // The record was under way when the disks filled up.
             Err(_) => None,
         }
     })
@@ -99,7 +99,7 @@ async fn a_full_follower_takes_no_records_that_others_hold() {
     world.disks[full].set_available(1);
     let last = || world.node(full).log().indexes()[0];
     let mut next = BEFORE;
-    // It takes what is under way into what it has in hand, and then no more.
+    // The follower takes what is under way into the files that it has in hand, and then no more.
     let held = until("it takes no more", async || {
         let before = last();
         world.produce(&[ADDRS[leader]], next, next + BEFORE).await;
@@ -146,7 +146,7 @@ fn assert_full<T: std::fmt::Debug>(outcome: Result<T, ExecuteError>, voter: bool
     }
 }
 
-/// Those that are full: the leader, or two followers. All commands come through each node.
+/// Which disks are full: the leader's, or those of two followers. Each command comes through each node.
 async fn commands_of_a_full_cluster(full: &[usize], world: &World) {
     let (leader, _) = places(world);
     let log = world.node(leader).log();
@@ -210,7 +210,7 @@ async fn commands_that_take_room_are_refused_while_most_followers_disks_are_full
     commands_of_a_full_cluster(&others, &world).await;
 }
 
-/// A file of a segment, or one that will be.
+/// A file of a segment, or the spare one.
 fn is_segment(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     name.is_some_and(|name| name.starts_with("spare") || name.starts_with('0'))

@@ -22,7 +22,7 @@ const HISTORIES: u64 = 16;
 /// A leader that is cut off is replaced within this.
 const REPLACED_MAX: Duration = Duration::from_secs(4);
 
-/// Draws what happens.
+/// Draws what happens next.
 struct Dice(Random);
 
 impl Dice {
@@ -61,7 +61,7 @@ struct Scene {
     others: Vec<usize>,
     dice: Dice,
     told: Vec<String>,
-    /// Kept, since what nobody waits for is not proposed.
+    /// Answers that are kept: a proposal that nobody waits for is not made.
     unanswered: Vec<Answer>,
 }
 

@@ -21,12 +21,12 @@ use crate::harness::late::Links;
 use crate::harness::native;
 use crate::harness::world::{ADDRS, PATIENCE, World};
 
-/// What a call may take in all.
+/// How long a call may take in all.
 const SPAN: Duration = Duration::from_secs(5);
-/// For a last try, and for what a machine does besides.
+/// What is added for a last try and a busy machine.
 const SLACK: Duration = Duration::from_millis(400);
 
-/// Lets nothing pass between a node and the others, or everything; nobody is told.
+/// Lets nothing pass between a node and the others, or everything again. Connections stay open.
 fn silence(links: &Links, place: usize, is_silent: bool) {
     for other in (0..ADDRS.len()).filter(|other| *other != place) {
         for (from, to) in [(place, other), (other, place)] {

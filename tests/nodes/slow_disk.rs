@@ -19,14 +19,14 @@ use crate::harness::until_in;
 use crate::harness::world::{ADDRS, World};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// What a node may have that is not synced, in bytes.
+/// How many unsynced bytes a leader may have.
 const UNSYNCED: u64 = 64 << 20;
 const RECORD: usize = 1 << 20;
-/// More than a node may have, with what is under way.
+/// More records than a leader takes with the limit and what is under way.
 const RECORDS: u64 = 100;
-/// More than may be under way to a follower.
+/// More records than may be under way to a follower.
 const SOME_RECORDS: u64 = 30;
-/// What is under way to a follower at most: four messages, of an entry each.
+/// How many bytes are under way to a follower at most: four messages, of one entry each.
 const TO_A_FOLLOWER: u64 = 8 << 20;
 
 /// Keeps syncs of stores waiting while it is shut.

@@ -17,7 +17,7 @@ const TITLE: &str = "## Limits";
 /// Rows whose values follow from several constants or from a setting: by the first words of each.
 const UNNAMED: &[&str] = &[
     "a majority's silence before",
-    "checkpoint with every table full",
+    "state with every table full",
     "remembered of a session",
     "descriptors for connections",
 ];

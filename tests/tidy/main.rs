@@ -163,6 +163,30 @@ fn pages_refer_to_what_is_there() {
 }
 
 #[test]
+fn comments_name_files_that_are_there() {
+    let dirs = [
+        "src", "tests", "benches", "examples", "proto", "fuzz", "docs", "testdata",
+    ];
+    let under = |extension| dirs.iter().flat_map(move |dir| files_under(dir, extension));
+    let extensions = ["rs", "py", "md", "proto"];
+    let mut paths: Vec<_> = extensions.into_iter().flat_map(under).collect();
+    paths.push("README.md".to_owned());
+    let is_there = |name: &str| {
+        let end = format!("/{name}");
+        paths
+            .iter()
+            .any(|path| path == name || path.ends_with(&end))
+    };
+    let findings = sources()
+        .iter()
+        .filter(|source| !source.path.starts_with("tests/tidy/"));
+    let findings: Vec<_> = findings
+        .flat_map(|source| pages::named_files(source, is_there))
+        .collect();
+    expect_none(&findings);
+}
+
+#[test]
 fn the_table_of_limits_says_what_the_constants_are() {
     let is_there = |path: &&String| root().join(path).exists();
     let text = |path: &str| {

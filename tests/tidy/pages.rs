@@ -112,6 +112,27 @@ pub fn files(path: &str, page: &str, exists: impl Fn(&Path) -> bool) -> Vec<Find
     findings
 }
 
+/// Files that a comment names and that are not there, by their whole path or by its end.
+pub fn named_files(source: &Source, exists: impl Fn(&str) -> bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut at = 0;
+    for line in source.comments.split_inclusive('\n') {
+        let quoted = line.split('`').skip(1).step_by(2);
+        let is_file = |word: &&str| {
+            let is_part = |c: char| c.is_alphanumeric() || "_-./".contains(c);
+            let stem = [".rs", ".py", ".md", ".proto"]
+                .iter()
+                .find_map(|end| word.strip_suffix(end));
+            stem.is_some_and(|stem| !stem.is_empty() && stem.chars().all(is_part))
+        };
+        for name in quoted.filter(is_file).filter(|name| !exists(name)) {
+            findings.push(source.finding(at, format!("there is no {name}: say where it is now")));
+        }
+        at += line.len();
+    }
+    findings
+}
+
 /// How many words the name of a test has at least, so that it is told from the names of settings and fields.
 const TEST_WORDS_MIN: usize = 5;
 
@@ -220,6 +241,14 @@ fn a_file_that_is_not_there_is_found() {
     let page = "`a/b.rs`, `src/a/b.rs`, c.rs, `Cargo.toml`\n`a/c.rs`\n";
     let findings = files("docs/a.md", page, |path| path == Path::new("src/a/b.rs"));
     assert_eq!(places(&findings), ["docs/a.md:2"]);
+}
+
+#[test]
+fn a_file_that_a_comment_names_and_that_is_not_there_is_found() {
+    let text = "//! `a.rs`, `b/a.rs`, `c.rs`\n//! `.rs`, `see a.rs`\nconst C: &str = \"`c.rs`\"; // `d.py`\n";
+    let source = Source::new("src/a.rs", text);
+    let found = named_files(&source, |name| name == "a.rs" || name == "b/a.rs");
+    assert_eq!(places(&found), ["src/a.rs:1", "src/a.rs:3"]);
 }
 
 #[test]

@@ -123,7 +123,7 @@ async fn remove(client: &Client, name: &str) -> anyhow::Result<Told> {
     Ok((shown, json!({ "name": name, "removed": removed })))
 }
 
-/// Each field by its name; one that is new must be added here.
+/// Lists fields by their names. A new field does not compile until it is added here.
 macro_rules! numbers {
     ($limits:expr, $($field:ident),+ $(,)?) => {{
         let GetLimitsResponse { $($field),+ } = *$limits;
@@ -231,7 +231,7 @@ fn status_text(status: &GetStatusResponse) -> String {
     )
 }
 
-/// What a node cannot tell that hears no leader.
+/// What a node that hears no leader cannot tell.
 fn unconfirmed(status: &GetStatusResponse) -> String {
     if status.leader_id != 0 || status.held_offset <= status.next_offset {
         return String::new();

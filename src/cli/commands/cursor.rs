@@ -46,7 +46,7 @@ enum Action {
     Delete { name: String },
 }
 
-/// On what a move depends.
+/// The condition of a move.
 #[derive(Debug, clap::Args)]
 struct From {
     /// Only if the cursor stands here
@@ -68,7 +68,7 @@ pub(in crate::cli) async fn run(args: CursorArgs, format: Format) -> anyhow::Res
     print_as(format, told)
 }
 
-/// There is no cursor of this name, and none is made unasked: it might be a slip of the pen.
+/// There is no cursor of this name. None is made unasked, since the name may be misspelt.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "there is no cursor {name}: add --create to make it, or see `ferrolog cursor list` for those that there are"

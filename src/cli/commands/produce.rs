@@ -20,7 +20,7 @@ use crate::client::{
 };
 use crate::proto::v1::GetLimitsResponse;
 
-/// For what is under way to be acknowledged after a signal, and for the session to be closed.
+/// How long acknowledgements are waited for after a signal.
 const LAST_ACKS_MAX: Duration = Duration::from_secs(2);
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
@@ -174,7 +174,7 @@ impl Input {
         Ok(Some(record))
     }
 
-    /// Here the line is known; a server knows none.
+    /// Checks a record before it is sent, because the error can name its line here.
     fn check(&self, record: &Record) -> Result<(), TooLong> {
         let key = record.key.as_ref().map_or(0, Bytes::len);
         let headers = record.headers.iter();
@@ -238,7 +238,7 @@ pub(in crate::cli) async fn run(args: ProduceArgs, format: Format) -> anyhow::Re
     bar.finish_and_clear();
     if let Err(cause) = fed {
         if cause.is::<Interrupted>() {
-            // What is under way is rather known than in doubt; who is in a hurry says so again.
+            // Wait for the acknowledgements, so that few records stay in doubt. A second signal ends the wait.
             tokio::select! {
                 _ = timeout(LAST_ACKS_MAX, feeder.settle()) => {}
                 _ = signals.next() => {}
@@ -265,7 +265,7 @@ async fn feed(mut input: Input, feeder: &mut Feeder<'_>, bar: &ProgressBar) -> a
             bar.set_position(feeder.fed.bytes);
         }
     };
-    // Also of an input that ends badly: what was sent is told.
+    // An input that ends in an error is settled, too, so that the error can say what was appended.
     feeder.settle().await?;
     ended
 }

@@ -67,7 +67,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     };
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    // Heard, so that a terminal that is closed ends no node.
+    // Listen for SIGHUP, so that a terminal that is closed ends no node.
     let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let mut starter = args.until_stdin_closes.then(tokio::io::stdin);
     let mut told = async || {
@@ -113,7 +113,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 /// The end of standard input: it closes when the process at its other end is gone, however that ended.
 async fn closed(stdin: Option<&mut Stdin>) {
     match stdin {
-        // Nothing is ever said there; an error is an end as well.
+        // Nobody writes to it; an error is an end as well.
         Some(stdin) => while matches!(stdin.read(&mut [0; 64]).await, Ok(1..)) {},
         None => pending().await,
     }
@@ -138,7 +138,7 @@ fn descriptors_for_connections(files: Option<u64>, connections_max: usize) -> us
     half
 }
 
-/// The log opens so many of its files at once that they fit into its half, with the connections to peers.
+/// Limits how many files the log opens at once, so that they fit into its half beside the connections to peers.
 fn share_with_log(files: Option<u64>, log: &mut log::Config) {
     let Some(files) = files else {
         return;
@@ -157,8 +157,8 @@ fn share_with_log(files: Option<u64>, log: &mut log::Config) {
     }
 }
 
-/// A node holds many files and connections, and shells allow few: takes what the system allows. Gives the limit;
-/// `None` if there is none.
+/// Raises the limit of open files to what the system allows: shells allow few, and a node holds many. Returns the
+/// limit; `None` if there is none.
 fn raise_file_limit() -> Option<u64> {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum {
@@ -175,7 +175,7 @@ fn read(path: &Path) -> anyhow::Result<String> {
     text.with_context(|| format!("{} does not exist; check the path", path.display()))
 }
 
-/// Tells whoever started the node where it listens: the one line that a caller waits for.
+/// Prints where the node listens: the one line that the process which started the node waits for.
 fn announce(addr: &str) {
     if let Err(error) = output::print(&format!("listening {addr}")) {
         tracing::warn!(%error, "nobody was told where this node listens");

@@ -37,7 +37,7 @@ pub(in crate::cli) struct DevArgs {
 pub(in crate::cli) async fn run(args: DevArgs, format: Format) -> anyhow::Result<ExitCode> {
     // Before the first child, so that a signal in between stops what was started.
     let mut signals = Signals::listen()?;
-    // Outlives the cluster: the nodes write into it until they have stopped.
+    // The directory outlives the cluster: the nodes write into it until they have stopped.
     let (dir, _temporary) = scratch_dir(args.dir, "dev")?;
     let binary = std::env::current_exe().context("find this program's own path")?;
     let mut options = LocalClusterOptions::new(binary, &dir);

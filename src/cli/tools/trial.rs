@@ -55,7 +55,7 @@ pub(in crate::cli) async fn run(args: TrialArgs, format: Format) -> anyhow::Resu
         "{} is not a plain file, and the trial reads it several times; give one with --input",
         args.input.display()
     );
-    // Outlives the cluster: the nodes write into it until they have stopped.
+    // The directory outlives the cluster: the nodes write into it until they have stopped.
     let (dir, _temporary) = scratch_dir(args.dir, "trial")?;
     let binary = std::env::current_exe().context("find this program's own path")?;
     let mut cluster = LocalCluster::start(LocalClusterOptions::new(binary, &dir)).await?;

@@ -52,7 +52,7 @@ impl Names {
         }
     }
 
-    /// The same, in memory of its own.
+    /// A copy in memory of its own.
     pub fn copy(&self) -> Self {
         let mut made = BTreeMap::new();
         let mut copy = |content: &Arc<Content>| {
@@ -79,7 +79,7 @@ impl Names {
     }
 }
 
-/// Done whole or not at all, as journals have it.
+/// A rename, which a journal makes durable whole or not at all.
 #[derive(Clone)]
 pub struct Rename {
     pub from: PathBuf,
@@ -110,7 +110,7 @@ pub struct Bytes {
     pub synced: Vec<u8>,
     /// What changed since the last sync: ranges of `live`.
     pub dirty: Vec<(usize, usize)>,
-    /// The path that it was given last, for those who hold it open under another one.
+    /// The path that the file was given last, for users that hold it open under another one.
     pub renamed: Option<PathBuf>,
     /// Where a sector begins that one read is to see as it was before anything was written.
     pub stale: Option<usize>,

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use super::{DirLock, Disk, File};
 use held::{Bytes, Content, Names, Rename, SECTOR_BYTES};
 
-/// What a watcher is told, before it happens.
+/// What is about to happen. A watcher is told before it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A file is about to be made.

@@ -23,7 +23,7 @@ pub struct MuxLimits {
     pub first_byte_timeout: Duration,
     /// Connections that have proven nothing, and have not said that they are a peer's.
     pub pending_max: usize,
-    /// The same of those that have said so.
+    /// How many connections that have said that they are a peer's may have proven nothing yet.
     pub pending_peers_max: usize,
     /// Clients' connections that have proven themselves: half of them from one address, a quarter of one
     /// subject.

@@ -84,7 +84,7 @@ fn subject<'a>(addr: &'a str, identity: Option<&'a Identity>) -> &'a str {
 pub struct MuxStream {
     io: BoxIo,
     info: PeerInfo,
-    /// Was read already, and is given to the reader first.
+    /// Bytes that were read already, and are given to the reader first.
     read: Bytes,
     idle: Option<Idle>,
     /// Held until the stream is dropped.

@@ -37,7 +37,7 @@ impl Port {
         }
     }
 
-    /// As a peer or a client in clear that does nothing wrong.
+    /// Sends what a peer or a client without TLS sends that does nothing wrong.
     async fn dial_well(&self, first: &[u8]) -> BoxIo {
         self.dial(&[first, PREFACE].concat()).await
     }

@@ -19,7 +19,7 @@ use crate::net::{BoxIo, Io, Kind};
 pub(super) struct Side {
     pub(super) grpc: Arc<ServerConfig>,
     pub(super) raft: Arc<ServerConfig>,
-    /// For peers.
+    /// How peers are dialled.
     pub(super) dialling: Arc<ClientConfig>,
     identity: Identity,
 }

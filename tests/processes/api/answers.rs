@@ -1,5 +1,5 @@
-//! Answers are no larger than was asked for, and every record that was taken can be read by a client that
-//! nobody told of limits.
+//! Answers are no larger than was asked for. Every record that a node takes can be read by a client whose limits
+//! are those of its gRPC library.
 
 use bytes::Bytes;
 use ferrolog::batch::{self, Builder, Compression, Record};
@@ -24,7 +24,7 @@ use crate::harness::{PATIENCE, Stage};
 const RECORDS: u64 = 60;
 const VALUE_BYTES: usize = 25_000;
 
-/// Megabytes of records, in a few kilobytes.
+/// A batch with megabytes of records that is compressed to a few kilobytes.
 fn bomb(compression: Compression) -> Batch {
     let mut builder = Builder::default();
     for number in 0..RECORDS {
@@ -49,7 +49,7 @@ async fn produce(client: &mut Client, batch: Batch) -> u64 {
     told.expect("it is within the limits").first_offset
 }
 
-/// Reads the records from an offset on and asks for so many bytes at a time; gives the largest answer.
+/// Reads the records from an offset on, so many bytes at a time. Returns the size of the largest answer.
 async fn read_all(client: &mut Client, mut next: u64, bytes_max: u32, accept: &[i32]) -> u64 {
     let (end, mut largest) = (next + RECORDS, 0);
     while next < end {
@@ -127,7 +127,7 @@ async fn the_largest_record_is_read_with_the_usual_limits() {
     let mut client = LogServiceClient::new(channel.clone());
     let limits = answer(client.get_limits(GetLimitsRequest {})).await;
     let limits = limits.expect("limits");
-    // All of it in headers and a key takes more around it than one value does.
+    // A record of headers and a key has more bytes around them than one of a value.
     let headers = (0..limits.headers_max).map(|_| batch::Header {
         name: "name".to_owned(),
         value: Bytes::from(vec![1; 20_000]),
@@ -170,7 +170,7 @@ async fn the_largest_record_is_read_with_the_usual_limits() {
     }
 }
 
-/// Tools that are in use ask by the older name of the service.
+/// Tools in use ask for reflection by the older name of its service.
 #[tokio::test]
 async fn older_tools_are_told_what_there_is() {
     let stage = Stage::start().await;

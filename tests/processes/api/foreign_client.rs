@@ -1,4 +1,4 @@
-//! The service as a client sees it that is not tonic: Python's grpcio, with stubs made from `proto/`.
+//! The service as a client of another gRPC stack sees it: Python's grpcio, with stubs made from `proto/`.
 //!
 //! It needs python3 with venv, and a package index for the first run. Where they are missing it fails; only
 //! `FERROLOG_SKIP_FOREIGN=1` skips it. The steps themselves stand in `foreign_client.py`
@@ -14,7 +14,7 @@ use std::process::Command;
 
 use ferrolog::cli::local_cluster::{LocalCluster, LocalClusterOptions};
 
-/// Pinned: a new release of theirs must not fail a test of ours.
+/// The versions are pinned, so that a release of a package fails no test here.
 const PACKAGES: &str = "\
 grpcio==1.85.1
 grpcio-tools==1.85.1
@@ -36,7 +36,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Runs to the end and panics with all that it printed if it fails.
+/// Runs a command to its end. If it fails, panics with what it printed.
 fn run(command: &mut Command, hint: &str) -> String {
     let output = command
         .output()

@@ -1,4 +1,4 @@
-//! Limits of the native API over real nodes: each is told, and what is over it is refused in words.
+//! Limits of the native API over real nodes: `GetLimits` tells each, and a request over it is refused with a reason.
 
 use bytes::Bytes;
 use ferrolog::batch::{self, Builder, Compression, Record};
@@ -142,7 +142,7 @@ async fn too_much_under_way_is_refused_and_later_taken() {
     let limits = limits(&mut client).await;
     let fit = limits.connection_bytes_in_flight_max / BYTES;
     assert!(fit < CALLS, "{fit} calls fit");
-    // Without a majority nothing is answered, so all of it stays under way.
+    // Without a majority no batch is answered, so all of them stay under way.
     let others = stage.others(leader);
     for &place in &others {
         stage.cluster.signal(place, Signal::STOP).expect("frozen");
@@ -207,7 +207,7 @@ async fn long_metadata_is_refused_and_the_connection_goes_on() {
         let limit = native::detail(&status, "limit_bytes");
         assert_eq!(limit, Some(16 << 10));
     }
-    // Beyond all reason it is refused by the transport.
+    // The transport refuses metadata far above the limit.
     call(&[100_000]).await.expect_err("it is far too much");
     let mut producer = client.clone();
     native::produce(&mut producer, b"on").await.expect("an ack");

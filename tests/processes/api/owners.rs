@@ -1,4 +1,4 @@
-//! Whose sessions, fences and cursors are: what one client began, another one does not use, end, or use up.
+//! Whose sessions, fences and cursors are: no client uses, ends or uses up what another one began.
 //!
 //! Each refusal stands beside the same act done rightly, so that it cannot pass because nothing works at all.
 
@@ -50,8 +50,8 @@ fn plain_client(stage: &Stage, name: &str, place: usize) -> LogClient<Channel> {
     LogClient::new(layer.channel(Kind::Grpc, stage.cluster.addr(place), options))
 }
 
-/// Calls until the outcome is known: a leader that is lost on the way leaves it open. What is called may be
-/// called again; tells whether it was.
+/// Calls until the outcome is known, since a leader that is lost on the way leaves it open. The call must be one
+/// that may be made twice. Tells whether it was.
 async fn settled<T>(call: impl AsyncFn() -> Result<T, Status>) -> (Result<T, Status>, bool) {
     let mut again = false;
     let outcome = until("a known outcome", async || {
@@ -180,7 +180,7 @@ async fn nothing_comes_under_the_session_of_another_client() {
             "her secret under his name opens another"
         );
     }
-    // Nor under her own name without her secret.
+    // Alice herself is refused without her secret.
     let forgot = produce(&mut alice, (session, &guessed), 2, &["a2"]).await;
     assert_refused(
         &refused(forgot, "no secret"),
@@ -416,7 +416,7 @@ async fn cursors_move_by_the_right_to_commit_alone() {
             "DENIED",
         );
     }
-    // And the right to commit is one to nothing else.
+    // The right to commit allows nothing else.
     let get = GetCursorRequest {
         name: "billing".to_owned(),
         ..GetCursorRequest::default()

@@ -1,5 +1,5 @@
-//! Consumers that do not keep up: one that gives no more credit, and one that gives all and never reads its
-//! socket. They cost the node no memory and the others no speed, and the first goes on without a gap.
+//! Two consumers that do not keep up: one gives no more credit, the other gives all credit and never reads its
+//! socket. They cost the node no memory and the other clients no speed. The first goes on later without a gap.
 #![allow(
     clippy::disallowed_methods,
     reason = "it reads how much memory a node takes"
@@ -28,25 +28,25 @@ use crate::harness::{PATIENCE, Stage};
 
 const SECONDS: u64 = 10;
 const SECONDS_ENV: &str = "FERROLOG_SLOW_SECONDS";
-/// Written before, for the rates and the memory that are usual.
+/// Bytes that are written first, to learn the usual rate and memory.
 const WARM_BYTES: u64 = 32 << 20;
 const BYTES: u64 = 100 << 20;
 const VALUE_BYTES: usize = 4 << 10;
 const RECORDS: u32 = 16;
 const BATCH_BYTES: u64 = VALUE_BYTES as u64 * RECORDS as u64;
-/// With what protobuf adds.
+/// The bytes of a batch with what protobuf adds.
 const BATCH_BYTES_MAX: u64 = BATCH_BYTES + 16 * RECORDS as u64;
 const WINDOW: u64 = 16;
 const SLOW_CREDIT: u64 = 64 << 10;
 const ANON_GROWTH_MAX: u64 = 64 << 20;
-/// Of the usual rate: the machine has more to do than these tests.
+/// The least part of the usual rate that must remain. The machine does other work beside these tests.
 const RATE_SHARE_MIN: f64 = 0.25;
-/// Of the consumer that keeps up.
+/// The heartbeat of the consumer that keeps up.
 const HEARTBEAT_MS: u32 = 100;
 /// Between two batches once enough is written and the time is not over.
 const TRICKLE: Duration = Duration::from_millis(100);
 
-/// Bytes of a process in memory: all, and those that no file stands behind.
+/// The resident bytes of a process: all, and those without a file behind them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Memory {
     resident: u64,
@@ -154,7 +154,7 @@ impl Producer {
         }
     }
 
-    /// Sends so many bytes and waits for all answers; gives the rate in bytes a second.
+    /// Sends so many bytes and waits for all answers. Returns the rate in bytes a second.
     async fn write(&mut self, bytes: u64, mut between: impl FnMut()) -> f64 {
         let begun = Instant::now();
         for number in 0..bytes.div_ceil(BATCH_BYTES) {
@@ -191,7 +191,7 @@ async fn take(stream: &mut Stream, seen: &mut Vec<Entry>, end: u64) {
     }
 }
 
-/// Takes what was sent before, up to the heartbeat after it; gives its bytes.
+/// Takes all answers up to the next heartbeat. Returns the bytes of their records.
 async fn take_held(stream: &mut Stream, seen: &mut Vec<Entry>) -> u64 {
     let mut held = 0;
     loop {
@@ -222,7 +222,7 @@ impl Reader {
         let (end, mut ends) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
             let (mut seen, mut last, mut at) = (Vec::new(), u64::MAX, Instant::now());
-            // Heartbeats come often, so that it hears of the end soon.
+            // Heartbeats come often, so that the reader hears of the end soon.
             while (seen.len() as u64) < last {
                 let answer = stream.next().await.expect("an answer");
                 if !answer.batches.is_empty() {
@@ -313,7 +313,7 @@ async fn slow_consumers_cost_no_memory_and_nobody_elses_time() {
     let (seen, read_at) = reader.finish(written).await;
     look();
 
-    // The one without credit got no more than it was given and one batch, and goes on where it stopped.
+    // The consumer without credit got no more than its credit and one batch, and goes on where it stopped.
     let slept = begun.elapsed();
     let held = take_held(&mut slow, &mut slow_seen).await;
     assert!(held > 0 && held <= SLOW_CREDIT + BATCH_BYTES_MAX, "{held}");

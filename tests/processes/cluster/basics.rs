@@ -1,5 +1,5 @@
 //! Three real nodes over mutual TLS and what their clients see while all is well: offsets, both consistencies,
-//! the tail, members and health. Faults stand in `cluster_faults.rs`, identities in `cluster_identity.rs`.
+//! the tail, members and health. Faults stand in `faults.rs`, identities in `identity.rs`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -42,7 +42,7 @@ async fn any_node_appends_and_every_node_tells_the_same() {
         let read = async || {
             let begin = recorder.now();
             let records = stage.read_all(place, Consistency::Relaxed).await;
-            // A relaxed read may be behind, never wrong.
+            // A relaxed read may be behind, and is never wrong.
             recorder.read(Seen {
                 session: Some(u32::try_from(place).expect("three")),
                 kind: ReadKind::Relaxed,

@@ -18,9 +18,9 @@ const ROUNDS_A_PAUSE: usize = 10;
 const PAUSE: Duration = Duration::from_secs(1);
 const ROUNDS_IN_PAUSE: usize = 4;
 const BOUND_MS: u64 = 500;
-/// What is older than its bound is refused within this, bound included.
+/// A read whose bound cannot be met is refused within this time, the bound included.
 const REFUSAL_MAX: Duration = Duration::from_millis(BOUND_MS + 3_000);
-/// How much older a relaxed read must say it is.
+/// How much older a relaxed read of a frozen cluster must say that it is.
 const AGED_MS: u64 = 300;
 const HEARTBEAT_MS: u32 = 100;
 const REFUSALS: [&str; 3] = ["STALE", "LAGGING", "NO_LEADER"];
@@ -108,7 +108,7 @@ impl Rounds {
         true
     }
 
-    /// The same until it is answered.
+    /// Makes a strong read of the last record until it is answered.
     async fn strong_read_answered(&mut self, place: usize) {
         let begun = Instant::now();
         while !self.strong_read(place).await {
@@ -148,7 +148,7 @@ impl Rounds {
     }
 }
 
-/// Without a leader a call may be refused, and its outcome may be unknown. Nothing else is right.
+/// Without a leader a call may be refused, or its outcome may be unknown. Every other error is a fault.
 fn judge_retry(status: &Status) {
     let known = [Code::Unavailable, Code::Unknown];
     assert!(known.contains(&status.code()), "{status:?}");
@@ -244,7 +244,7 @@ async fn a_bounded_read_fails_rather_than_be_older_than_its_bound() {
     judge_refusal(&end);
     assert!(after <= REFUSAL_MAX, "the stream ended after {after:?}");
 
-    // It stays refused, and the relaxed grow old.
+    // The bounded read stays refused, and relaxed reads say ever higher ages.
     let before = relaxed_age(&mut client).await.expect("an age");
     let aged = until("a relaxed read says that it is older", async || {
         let age = relaxed_age(&mut client).await.expect("an age");

@@ -19,16 +19,16 @@ use crate::harness::{PATIENCE, Stage, native, until, until_in};
 const SESSIONS: u32 = 8;
 const BATCHES: u64 = 100_000;
 const BATCHES_ENV: &str = "FERROLOG_EXACTLY_ONCE_BATCHES";
-/// Of the control.
+/// How many batches the control sends.
 const BATCHES_WITHOUT_SESSIONS: u64 = 3_000;
-/// Between two faults of nodes: a second or two of this load.
+/// How many batches are sent between two faults of nodes: a second or two of this load.
 const BATCHES_A_FAULT: u64 = 4_000;
 const FAULTS_MIN: u64 = 6;
-/// Of the whole load; a lane that makes no progress ends it.
+/// How long the whole load may take. A lane that makes no progress ends it.
 const RUN_MAX: Duration = Duration::from_secs(540);
 const SEED: u64 = 42;
 
-/// What was done to the nodes.
+/// How often nodes were killed.
 #[derive(Default)]
 struct Kills {
     leader: u32,
@@ -63,7 +63,7 @@ async fn break_nodes(stage: &mut Stage, batches: u64, counts: &Counts) -> Kills 
         for &place in &places {
             stage.cluster.restart(place).await.expect("restarted");
         }
-        // Not before all is well, so that the next fault finds a leader and a majority.
+        // Wait until all is well, so that the next fault finds a leader and a majority.
         stage.ready().await;
     }
     kills

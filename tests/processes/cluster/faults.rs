@@ -18,7 +18,7 @@ use crate::harness::load::Load;
 use crate::harness::{Stage, rounds, until, wire};
 
 const PRODUCERS: usize = 4;
-/// A worse gap fails; the goal is only printed.
+/// A longer gap fails the test; the goal is only printed.
 const GAP_MAX: Duration = Duration::from_secs(5);
 const GAP_GOAL: Duration = Duration::from_secs(1);
 /// Records of each producer between two faults.

@@ -39,7 +39,7 @@ async fn another_cluster(stage: &Stage, dir: &Path) -> LocalCluster {
     fs::create_dir_all(&certs).expect("a directory");
     for entry in fs::read_dir(stage.path().join("certs")).expect("certificates") {
         let from = entry.expect("a file").path();
-        // Keeps the mode too, without which keys are refused.
+        // A copy keeps the mode, too: a key with another mode is refused.
         fs::copy(&from, certs.join(from.file_name().expect("a name"))).expect("copied");
     }
     let options = LocalClusterOptions {
@@ -93,7 +93,7 @@ async fn a_wiped_node_is_refused_until_its_old_self_is_removed() {
     assert_eq!(records.len() as u64, RECORDS);
 }
 
-/// Its own side: the node has a directory, and is sent to a cluster that is not its own.
+/// A node that has a directory refuses to join a cluster that is not its own.
 async fn foreign_node_is_refused(keeps_address: bool) {
     let stage = Stage::start().await;
     fill(&stage.cluster, 0).await;
@@ -332,7 +332,7 @@ async fn a_node_starts_with_its_own_certificate_and_no_other() {
 async fn a_client_certificate_opens_no_raft_stream() {
     let stage = Stage::start().await;
     let (addr, cluster) = (stage.cluster.addr(0), stage.status(0).await.cluster_id);
-    // Rightly: a node's certificate gets an answer.
+    // A node's certificate gets an answer.
     let node = wire::layer_of(&files(&stage, "n2"));
     let known = wire::raft_call(&node, addr, "Identify", &[]).await;
     let known = known.expect("an answer");
@@ -363,7 +363,7 @@ async fn a_client_certificate_opens_no_raft_stream() {
         told.contains("client certificate"),
         "its log says why: {told}"
     );
-    // The same certificate is good for what it is for.
+    // The client's certificate serves for a client's calls.
     let mut log = wire::log_client(&stage.cluster, 0);
     wire::produce(&mut log, b"allowed").await.expect("an ack");
 }
@@ -410,7 +410,7 @@ async fn a_copied_directory_does_not_run_beside_its_original() {
     stage.cluster.restart(2).await.expect("restarted");
     stage.ready().await;
     let addr = stage.cluster.addr(2).to_owned();
-    // The original was there first: it goes on at its address.
+    // The original runs first, so it goes on at its address.
     serve_refused(&of_earlier, &["another start of node n3", &addr]).await;
     let at = async |addr: &str| {
         let status = stage.client().admin().status(None).await.ok()?;

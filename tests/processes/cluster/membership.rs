@@ -12,12 +12,12 @@ use crate::harness::load::Load;
 use crate::harness::{PATIENCE, Stage, rounds, until, wire};
 
 const PRODUCERS: usize = 3;
-/// From SIGTERM to the end of the process.
+/// How long a node may take from SIGTERM to its end.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Leadership is handed on, so acks pause for less than an election takes after a crash.
 const GAP_MAX: Duration = Duration::from_secs(1);
 
-/// What of a node's status no restart may change.
+/// The part of a node's status that no restart may change.
 #[derive(Debug, PartialEq)]
 struct Lasting {
     cluster_id: String,
@@ -87,7 +87,7 @@ async fn leadership_moves_where_it_is_sent() {
         let name = stage.cluster.name(to);
         let moved = cluster_json(&stage.cluster, &["transfer", name]).await;
         assert_eq!(moved["leader"], name);
-        // The answer came after the deed.
+        // The answer comes once the other node leads.
         assert_eq!(stage.leader().await, to);
     }
     let leader = stage.leader().await;

@@ -1,4 +1,4 @@
-//! Trims and retention of a living cluster: what goes, what stays, and who finds out how.
+//! Trims and retention of a living cluster: what goes, what stays, and what readers and late nodes are told.
 
 use ferrolog::client::{ClientError, Consistency, ConsumeOptions, ProducerOptions, Start};
 use tonic_types::StatusExt;
@@ -79,7 +79,7 @@ async fn a_trim_goes_everywhere_and_to_those_who_come_back() {
     assert!(stage.status(stage.leader().await).await.segments > 12);
     let trimmed = client(&stage.cluster, &["log", "trim", "4000"]).await;
     assert!(trimmed.expect_success().contains("4000"));
-    // A slip of the pen gives nothing up.
+    // An offset behind the end gives nothing up.
     let slip = client(&stage.cluster, &["log", "trim", "40000"]).await;
     slip.expect_refusal(&["40000", "5000"]);
     for place in stage.others(away) {
@@ -88,7 +88,7 @@ async fn a_trim_goes_everywhere_and_to_those_who_come_back() {
         })
         .await;
     }
-    // What it lacks is gone: it gets a snapshot.
+    // The records that the node lacks are gone, so it gets a snapshot.
     stage.cluster.restart(away).await.expect("it starts");
     stage.ready().await;
     check(&stage, &recorder, 4000, 5000).await;
@@ -193,7 +193,7 @@ async fn retention_waits_for_a_cursor_as_far_as_it_may() {
     .await;
     let (first, _) = offsets(&stage, 0).await;
     assert!(first > 700, "the cursor moved on");
-    // Past the cap nobody is waited for.
+    // Above the cap retention waits for no cursor.
     produce(&stage, &mut recorder, 2500, 8000).await;
     until("the cap counts", async || {
         let (first, _) = offsets(&stage, 0).await;

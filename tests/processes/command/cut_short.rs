@@ -1,4 +1,4 @@
-//! Commands that are cut short: what they say, what they leave, and what they do not claim.
+//! Commands that are cut short: what they print, what they leave behind, and that they claim no more than is known.
 #![allow(clippy::disallowed_methods, reason = "it looks at processes")]
 
 use std::fs;
@@ -14,7 +14,7 @@ use crate::harness::{BINARY, PATIENCE, until};
 
 const LINES: u64 = 20_000;
 
-/// A node alone, and its directory.
+/// A cluster of one node, and its directory.
 async fn alone() -> (tempfile::TempDir, Lone) {
     let dir = tempfile::tempdir().expect("a directory");
     let node = Lone::start(&alone_args(dir.path())).await;
@@ -45,7 +45,7 @@ async fn ended(child: Child) -> Ended {
     }
 }
 
-/// Appends what is given; gives how that ended.
+/// Appends the input. Returns how the command ended.
 async fn produce(node: &Lone, words: &[&str], input: &[u8]) -> Ended {
     let words = [&["produce"], words].concat();
     let mut child = command(&node.plain(&words));

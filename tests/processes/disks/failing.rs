@@ -20,7 +20,7 @@ use crate::harness::{Stage, wire};
 const NODES: [usize; 3] = [0, 1, 2];
 const PRODUCERS: usize = 2;
 const SOME: u64 = 5;
-/// From the failure to the end of the process, and to the others' next acknowledgements.
+/// How long after the failure the process must have ended, and the others must acknowledge again.
 const SOON: Duration = Duration::from_secs(10);
 
 /// Waits for a node whose disk fails to end, and holds its end and its last words against what was promised.

@@ -30,13 +30,13 @@ const FLAGS: [&str; 6] = [
     "--disk-reserve-bytes",
     "8388608",
 ];
-/// What a load fills within seconds.
+/// A disk that a load fills within seconds, in bytes.
 const SMALL: u64 = 48 << 20;
-/// What no load of these tests fills.
+/// A disk that no load of these tests fills, in bytes.
 const LARGE: u64 = 256 << 20;
-/// A follower with less takes no records.
+/// A follower with fewer bytes of room takes no records.
 const TOO_LITTLE: u64 = RESERVE / 4;
-/// Of that which fills a small disk: it comes back at once when it goes.
+/// The file of so many bytes that fills a small disk. Removing it gives the room back at once.
 const BALLAST: u64 = 12 << 20;
 /// What was under way when the room ended has no answer in words, and is not waited for longer than this.
 const ANSWER_MAX: Duration = Duration::from_secs(2);

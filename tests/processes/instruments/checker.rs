@@ -1,5 +1,5 @@
 //! The judge of the cluster tests, judged: each rule must flag a history that breaks it, and it alone.
-//! So is the measure of a gap. The rules of reads stand in `cluster_checker_reads.rs`.
+//! So is the measure of a gap. The rules of reads are judged in `checker_reads.rs`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::harness::checker::{
 };
 use crate::harness::load::longest_gap;
 
-/// Debug builds on busy machines included; alone it takes a second or two.
+/// How long a check of a million records may take in a debug build on a busy machine. Alone it takes two seconds.
 const MILLION_MAX: Duration = Duration::from_secs(20);
 
 fn ms(ms: u64) -> Duration {

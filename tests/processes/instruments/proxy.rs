@@ -18,7 +18,7 @@ use crate::harness::proxy::Proxy;
 use crate::harness::{PATIENCE, until};
 
 const FOREVER: std::ops::Range<u64> = u64::MAX - 1..u64::MAX;
-/// Nothing passes a pause: what would come, comes within less.
+/// How long a test waits to see that nothing passes. What does pass takes less.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// An echo server, and how many bytes it got.
@@ -203,7 +203,7 @@ async fn seeded(seed: u64) -> (Vec<usize>, u64) {
                 break;
             }
         }
-        // One that was refused had no life at all.
+        // A connection that was refused had no life at all.
         lives.extend((life > 0).then_some(life));
         (lives.len() == 12).then_some(())
     })

@@ -1,8 +1,8 @@
 //! `ferrolog consume`: records to standard output, raw or as JSON lines, and a cursor behind them.
 //!
-//! The cursor moves after what it stands behind was written, and taken by whoever reads at the other end of a
-//! pipe: so a reader that dies gets some records again and misses none. It moves by compare-and-set: two readers
-//! under one name do not pass unnoticed.
+//! The cursor moves once the records before it were written and, into a pipe, taken by the process that reads it.
+//! So a reader that dies gets some records again and misses none. The cursor moves by compare-and-set, so that two
+//! readers under one name notice each other.
 
 mod pipe;
 mod positions;
@@ -150,7 +150,7 @@ pub(in crate::cli) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Re
         return Ok(());
     };
     confirm(&client, end, held, server.clone()).await?;
-    // What the disk held when the read began is part of it, though it was known to be committed later.
+    // Records that the disk held when the read began count, although they were known to be committed only later.
     left = left.min(held - end);
     let mut rest = client.consume(ConsumeOptions {
         from: Start::Offset(end),
@@ -207,14 +207,14 @@ async fn copy_and_settle(
     left: &mut u64,
 ) -> anyhow::Result<Ended> {
     let read = copy(consumer, sink, signals, left).await;
-    // What was read is the user's, whatever came after.
+    // Records that were read are written out, however the read ended.
     let settled = sink.settle(signals).await;
     let ended = read?;
     settled?;
     Ok(ended)
 }
 
-/// Nobody would see the records, and the cursor would move past them.
+/// Refuses a closed standard output: nobody would see the records, and the cursor would move past them.
 fn check_output() -> anyhow::Result<()> {
     let closed = was_closed(io::stdout()).context("look at standard output")?;
     anyhow::ensure!(
@@ -272,7 +272,7 @@ async fn copy(
         let record = match next.as_mut().now_or_never() {
             Some(record) => record,
             None => loop {
-                // Nothing at hand: what is buffered should be seen before the wait.
+                // No record is at hand: show what is buffered before waiting.
                 sink.flush()?;
                 tokio::select! {
                     record = &mut next => break record,

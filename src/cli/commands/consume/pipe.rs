@@ -8,10 +8,10 @@ use rustix::fd::AsFd;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, major, minor};
 use rustix::io::ioctl_fionread;
 
-/// Nothing tells a writer that its pipe is empty, so it looks: soon at first, then less often.
+/// The system does not tell a writer that its pipe is empty, so the writer looks: soon at first, then less often.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(50);
-/// `/dev/null`.
+/// The device numbers of `/dev/null`.
 const NULL_DEVICE: (u32, u32) = (1, 3);
 
 /// Waits until the reader of a pipe has taken all that was written to it. An error if it is gone before that.

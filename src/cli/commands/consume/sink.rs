@@ -12,7 +12,7 @@ use crate::cli::record_format::RecordFormat;
 use crate::cli::signals::{Signals, interrupted};
 use crate::client::{Client, ClientError, ConsumedRecord, Consumer};
 
-/// A cursor is at most so far behind what was written.
+/// How many records a cursor may be behind what was written.
 const COMMIT_RECORDS: u64 = 10_000;
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
 
@@ -20,11 +20,11 @@ const COMMIT_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Cursor {
     client: Client,
     name: String,
-    /// Where it stands, as far as is known.
+    /// The offset at which the cursor stands, as far as is known.
     known: u64,
-    /// Where it should stand: behind the last record that was written.
+    /// The offset at which it should stand: behind the last record that was written.
     next: Option<u64>,
-    /// Records written since it moved.
+    /// Records that were written since the cursor moved.
     behind: u64,
     moved: Instant,
 }
@@ -41,7 +41,7 @@ impl Cursor {
         }
     }
 
-    /// Makes it where the read begins, before a record comes: who reads again must not begin elsewhere.
+    /// Makes the cursor where the read begins, before a record comes, so that a later read begins there too.
     pub async fn make(
         client: &Client,
         name: &str,
@@ -123,7 +123,7 @@ impl Sink {
         self.out.flush().context("write to standard output")
     }
 
-    /// When the cursor has to move though no record comes.
+    /// Waits until the cursor has to move although no record comes.
     pub async fn commit_due(&self) {
         match &self.cursor {
             Some(cursor) if cursor.behind > 0 => {

@@ -47,7 +47,7 @@ pub(super) struct DumpArgs {
     entries: bool,
 }
 
-/// A directory that no node can take meanwhile.
+/// A directory that is locked against nodes.
 struct Held {
     disk: ReadOnlyDisk,
     _lock: DirLock,
@@ -101,7 +101,7 @@ pub(super) fn verify(args: &VerifyArgs, format: Format) -> anyhow::Result<ExitCo
     if let Some(inspected) = &inspected {
         report.findings.extend_from_slice(&inspected.findings);
     }
-    // It is made before the vote.
+    // A node makes its stable store before its vote.
     let is_gone = inspected.is_none() && offline::is_a_nodes(&held.disk, &args.dir);
     let unreadable = unreadable.or(is_gone.then(|| "it is not there".to_owned()));
     if let Some(what) = unreadable {

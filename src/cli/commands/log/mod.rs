@@ -132,7 +132,7 @@ impl Change {
         };
         let wait_bytes_max = match self.wait_max_bytes {
             Some(bytes) => bytes,
-            // A limit of a wait for nobody is not kept.
+            // Without a cursor to wait for, a limit of the wait means nothing.
             None if cursors.is_empty() => 0,
             None => kept.wait_bytes_max,
         };
@@ -153,7 +153,7 @@ async fn retention(client: &Client, change: Change) -> anyhow::Result<Told> {
     let admin = client.admin();
     let mut kept = admin.retention().await?;
     if change != Change::default() {
-        // One that does not exist keeps nothing, and its reader would miss what was removed.
+        // A cursor that does not exist keeps no record, and its later reader would miss those that were removed.
         for name in change.wait_for_cursor.iter().filter(|name| *name != "none") {
             stands(client, name, false).await?;
         }

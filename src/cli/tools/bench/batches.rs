@@ -28,7 +28,7 @@ use crate::proto::v1::{
 };
 
 const BATCH_RECORDS: u32 = 100;
-/// Of the records that are read back.
+/// The size of the records that are read back.
 pub(super) const READ_RECORD_BYTES: usize = 100;
 const STREAMS: usize = 2;
 /// Batches in flight on each stream, if its credit allows.
@@ -225,7 +225,7 @@ fn start(from: u64, needed: u64) -> ConsumeStreamStart {
         start: Some(Start {
             at: Some(At::Offset(from)),
         }),
-        // A follower that is behind would be measured while it catches up.
+        // Wait for a follower that is behind: otherwise its catching up would be measured.
         consistency: Some(Consistency {
             level: Some(Level::AtLeastOffset(needed)),
         }),

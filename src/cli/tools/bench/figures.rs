@@ -10,9 +10,9 @@ use crate::cli::output::grouped;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Run {
     pub(super) per_second: f64,
-    /// Of values, in bytes; only where a row is about them.
+    /// Bytes of values a second, in rows that measure them.
     pub(super) bytes_per_second: Option<f64>,
-    /// Only where single calls are timed.
+    /// The median time of a call, in rows that time single calls.
     pub(super) p50: Option<Duration>,
     pub(super) p99: Option<Duration>,
 }

@@ -25,9 +25,9 @@ use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record};
 use crate::tasks;
 
-/// Before the count begins: connections and windows open, caches fill.
+/// How long the load runs before the count begins, while connections and windows open and caches fill.
 pub(super) const WARM_UP: Duration = Duration::from_millis(500);
-/// One connection carries so many calls at once before another one pays.
+/// How many calls one connection carries before another connection pays.
 const CALLS_A_CONNECTION: usize = 64;
 const CONNECTIONS_MAX: usize = 4;
 /// Records in flight on a produce stream.
@@ -112,7 +112,7 @@ impl Target {
         })
     }
 
-    /// The same for a number of records.
+    /// One produce stream with [`WINDOW`] records in flight, for a number of records.
     pub(super) async fn stream_count(&self, count: u64) -> anyhow::Result<()> {
         self.stream(count, |_, _| true).await.map(|_| ())
     }
@@ -269,7 +269,7 @@ impl Flow {
         self.waker.wake();
     }
 
-    /// Whether one more may go; `None` when it was the last.
+    /// Whether one more request may go; `None` when all have gone.
     fn take(&self) -> Option<bool> {
         let sent = self.sent.load(Ordering::SeqCst);
         if self.stopped.load(Ordering::SeqCst) || sent == self.count {

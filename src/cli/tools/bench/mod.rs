@@ -27,7 +27,7 @@ use figures::{Row, Run};
 use load::Target;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// What reads, memory and disk are measured over.
+/// How many records the log holds before reads, memory and disk are measured.
 const RECORDS_FOR_READS: u64 = 1_000_000;
 
 const HELP: &str = "\
@@ -146,7 +146,7 @@ struct NodeFigures {
 
 pub(in crate::cli) async fn run(args: BenchArgs, format: Format) -> anyhow::Result<()> {
     let has_servers = !args.connection.servers.is_empty();
-    // Outlives the cluster: the nodes write into it until they have stopped.
+    // The directory outlives the cluster: the nodes write into it until they have stopped.
     let (dir, _temporary) = scratch_dir(args.dir.clone(), "bench")?;
     let cluster = match has_servers {
         true => None,

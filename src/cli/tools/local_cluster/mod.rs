@@ -1,6 +1,6 @@
 //! A cluster of real processes on this machine: for `dev`, `trial`, `bench` and the integration tests.
 //!
-//! Every node is a child `serve` of the given binary, spoken to by its process id and never by name. A restart
+//! Every node is a child process: `serve` of the given binary. Signals go to its process id. A restart
 //! uses the same flags and the port that the node had. Dropping the cluster kills what is left of it; when this
 //! process itself is killed, the nodes notice, and stop.
 

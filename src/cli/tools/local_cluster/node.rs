@@ -1,6 +1,6 @@
 //! One node of a local cluster: a child process, from its spawn to its end.
 //!
-//! It is spoken to by its process id. Which flags it gets, and where its files are, is the cluster's affair.
+//! Signals go to the process id. The cluster decides which flags the node gets and where its files are.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -26,9 +26,9 @@ pub(super) struct Node {
 struct Process {
     child: Child,
     pid: u32,
-    /// Held: a node that finds it closed stops. The system closes it when this process is killed.
+    /// Kept open, since the node stops once it is closed. The system closes it if this process is killed.
     _stdin: ChildStdin,
-    /// Held, because a node that finds it closed could fail in a print.
+    /// Kept open, since a node could fail in a print once it is closed.
     _stdout: BufReader<ChildStdout>,
 }
 
