@@ -102,7 +102,7 @@ impl Random {
         Self(Source::System)
     }
 
-    /// The same ids for the same seed, for simulation.
+    /// A source for simulation: the same seed gives the same ids.
     pub fn seeded(seed: u64) -> Self {
         Self(Source::Seeded(Arc::new(AtomicU64::new(seed))))
     }

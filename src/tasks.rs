@@ -36,7 +36,7 @@ thread_local! {
     static NAME: Cell<&'static str> = const { Cell::new("") };
     /// Whether a panic here is expected, and dealt with by whoever called.
     static EXPECTED: Cell<bool> = const { Cell::new(false) };
-    /// Of a simulation: the process that the task at work belongs to.
+    /// In a simulation, the process that the running task belongs to.
     static PROCESS: RefCell<Option<Process>> = const { RefCell::new(None) };
 }
 
@@ -142,7 +142,7 @@ pub fn spawn_endless(
     spawn_endless_on(&Handle::current(), name, task)
 }
 
-/// The same on this runtime.
+/// Runs a task on `runtime` that goes on for as long as it is not aborted.
 pub fn spawn_endless_on(
     runtime: &Handle,
     name: &'static str,
@@ -163,7 +163,7 @@ pub fn spawn_blocking<T: Send + 'static>(
     spawn_blocking_on(&Handle::current(), name, work)
 }
 
-/// The same off this runtime's threads.
+/// Does blocking work on the blocking threads of `runtime`.
 pub fn spawn_blocking_on<T: Send + 'static>(
     runtime: &Handle,
     name: &'static str,

@@ -23,7 +23,7 @@ pub(super) struct Unfinished {
     pub(super) acknowledged: u64,
     /// Records that were sent and have no answer.
     pub(super) in_doubt: u64,
-    /// Of the records that were acknowledged, the first and the last.
+    /// The offsets of the first and the last record that was acknowledged.
     pub(super) offsets: Option<(u64, u64)>,
     #[source]
     pub(super) cause: anyhow::Error,

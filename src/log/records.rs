@@ -1,6 +1,6 @@
 //! Reading records by their offset: first where they stand is looked up, then they are read.
 //!
-//! Whoever reads can take room for the records in between: a look tells how much they are, and holds nothing.
+//! Between the two, a reader can take room for the records: the look tells how many bytes they are, and holds none.
 //! The lock is held for the look, in memory and in mapped rows, never while a store is read. Every byte is
 //! checked before it is handed out. A sealed segment that does not check is marked, and waits for repair.
 

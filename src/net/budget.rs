@@ -47,7 +47,7 @@ pub struct AccountLimits {
 }
 
 impl AccountLimits {
-    /// Of the node, with what is kept for small.
+    /// The bytes of the node, with the part that is kept for small messages.
     const fn with_small(&self) -> usize {
         match self.small_part {
             0 => self.node_bytes_max,

@@ -110,7 +110,7 @@ impl StreamLayer {
         self.channel_to(kind, Arc::new(move || addr.clone()), options)
     }
 
-    /// The same to a peer that may move.
+    /// A channel to a peer that may move: its address is asked for at each dial.
     pub fn channel_to(
         &self,
         kind: Kind,

@@ -135,7 +135,7 @@ impl ReplicatedLog {
         self.0.node.views.borrow().clone()
     }
 
-    /// The same, and a wait for it to change.
+    /// The cluster as this node sees it, and a wait for that to change.
     pub fn watch_view(&self) -> watch::Receiver<View> {
         self.0.node.views.clone()
     }
@@ -147,8 +147,7 @@ impl ReplicatedLog {
             .await
     }
 
-    /// The same for a caller whose batches keep their order, and for one that has waited for a leader
-    /// since then already.
+    /// Queues a batch of `caller`, whose batches keep their order. The wait for a leader counts from `since`.
     pub async fn propose_for(
         &self,
         caller: Caller,

@@ -50,13 +50,13 @@ impl Limits {
         (self.record_bytes_max + RECORD_OVERHEAD).max(BATCH_BYTES_MAX)
     }
 
-    /// The same without its compression.
+    /// The largest native batch once it is decompressed, in bytes.
     pub fn decompressed_bytes_max(&self) -> usize {
         let most = self.native_bytes_max() * DECOMPRESSED_FACTOR;
         most.min(log::record::DECOMPRESSED_BYTES_MAX)
     }
 
-    /// The largest message.
+    /// The largest message that a client may send, in bytes.
     pub fn message_bytes_max(&self) -> usize {
         self.native_bytes_max() + MESSAGE_OVERHEAD
     }

@@ -101,7 +101,7 @@ impl Seal {
         Index(self.base.0 + u64::from(self.entries))
     }
 
-    /// The same entries and rows.
+    /// Whether both seals sum up the same entries and rows.
     pub fn agrees_with(&self, other: &Self) -> bool {
         let digest = |seal: &Self| {
             let offsets = (seal.first_offset, seal.next_offset);

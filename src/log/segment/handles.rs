@@ -98,13 +98,13 @@ impl Handles {
         Ok(Lease { file, from })
     }
 
-    /// The path is another file's from now on, or nobody's.
+    /// Forgets the open file of a path, which names another file or none from now on.
     pub fn forget(&self, path: &Path) {
         self.open.lock().files.remove(path);
         self.given_back.notify_all();
     }
 
-    /// The same of all paths.
+    /// Forgets the files of all paths.
     pub fn forget_all(&self) {
         self.open.lock().files.clear();
         self.given_back.notify_all();

@@ -58,7 +58,7 @@ impl LazyMap {
         }
     }
 
-    /// The same, counted as a use.
+    /// The rows, mapped now if they were not. Counts as a use.
     pub fn load(&self) -> Result<&[u8], Error> {
         self.used.store(self.handles.next_turn(), Ordering::Relaxed);
         if let Some(map) = self.map.get() {
@@ -81,7 +81,7 @@ impl LazyMap {
         Ok(self.map.get().map_or(&[], |map| &map[..]))
     }
 
-    /// The same rows, not mapped.
+    /// A map of the same rows that is not made yet.
     pub fn anew(&self) -> Self {
         Self::new(self.file.clone(), self.base, self.bytes, &self.handles)
     }

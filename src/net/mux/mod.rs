@@ -69,8 +69,8 @@ impl Mux {
         Self::start_for(listener, security, limits, Handle::current())
     }
 
-    /// The same, with the raft streams served by the runtime `peers`. Their handshakes are not: anybody
-    /// can begin one.
+    /// Serves `listener`, and moves the raft streams to the runtime `peers`. Handshakes stay here, since anybody can
+    /// begin one.
     pub fn start_for(
         listener: Box<dyn Listener>,
         security: Security,

@@ -8,7 +8,7 @@ pub(super) enum Origin {
     Ip(IpAddr),
     /// A provider gives each customer a network of this size, so a single address counts for nothing.
     Network64([u16; 4]),
-    /// Of a network in memory.
+    /// The name of a node on a network in memory.
     Named(String),
 }
 

@@ -148,7 +148,7 @@ impl Tls {
         Self::build(&ca, &cert, &key)
     }
 
-    /// The same from memory. `ca` may hold several authorities, `cert` a chain that begins with our own.
+    /// Reads the three files from memory. `ca` may hold several authorities, `cert` a chain that begins with our own.
     pub fn from_pem(ca: &[u8], cert: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let pem = |file: &str, bytes: &[u8]| Pem {
             file: file.to_owned(),

@@ -127,7 +127,7 @@ impl StateMachine {
         }
     }
 
-    /// Saves the state as it is when asked.
+    /// A handle that saves the state when it is asked to.
     pub fn checkpointer(&self) -> Checkpointer {
         Checkpointer {
             snapshots: self.snapshots.clone(),

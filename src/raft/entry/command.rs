@@ -172,7 +172,7 @@ pub struct ClaimEpoch {
     pub holder: String,
     /// Who claims it, by its certificate.
     pub subject: Option<String>,
-    /// The same one in a retry, and nobody else's.
+    /// Tells a retry of this claim from other claims: a retry has the same token.
     pub token: u128,
     /// Only if this is the present epoch; 0 if nobody claimed the name yet.
     pub expected: Option<u64>,

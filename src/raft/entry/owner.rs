@@ -13,22 +13,22 @@ use crate::raft::entry::wire_error::WireError;
 /// The proof of no subject and no secret, of entries of a version that knew neither.
 pub const NOBODY: u128 = 0;
 
-/// Of the session that this subject opened with this secret.
+/// The proof of a session that this subject opened with this secret.
 pub fn of_session(subject: &str, secret: u128) -> u128 {
     digest("session", subject, secret)
 }
 
-/// Of a claim, so that nobody else's is taken for its retry.
+/// The proof of a claim, so that no claim of another subject is taken for its retry.
 pub fn of_claim(subject: &str, token: u128) -> u128 {
     digest("claim", subject, token)
 }
 
-/// Of the holder of a name.
+/// The proof of the holder of a name.
 pub fn of_holder(subject: &str) -> u128 {
     digest("holder", subject, 0)
 }
 
-/// Of whoever holds a token to join: whole, since a token is all that it proves.
+/// The digest of a token to join. All 32 bytes are kept, since the token is the only proof of its holder.
 pub fn of_token(token: &str) -> [u8; 32] {
     let digest = ring::digest::digest(&SHA256, token.as_bytes());
     let bytes = digest.as_ref().try_into();

@@ -38,7 +38,7 @@ pub struct Member {
     pub name: String,
     /// `host:port`, resolved again at every dial.
     pub addr: String,
-    /// Minted with its data directory: tells a wiped node from the one that was known.
+    /// The id that was minted with the node's data directory. It tells a wiped node from the one that was known.
     pub directory_id: String,
 }
 

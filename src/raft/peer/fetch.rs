@@ -23,8 +23,8 @@ const PART_BYTES: usize = 1 << 20;
 /// How long a peer may be silent in the middle of a segment.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whoever has it fetches into a directory. Work on the disk goes on when its caller is gone, and
-/// keeps a clone until it ends.
+/// The right to fetch into a directory. Work on the disk goes on when its caller is gone, and keeps a clone until it
+/// ends.
 pub type Hold = Arc<OwnedMutexGuard<()>>;
 
 /// Fetches what `wanted` sums up from a peer into `dir`, checked and durable.
@@ -60,7 +60,7 @@ pub async fn fetch(
     Ok(())
 }
 
-/// The same as [`on_disk`], with a hold that is kept until the work ended.
+/// Works on the disk as [`on_disk`] does, and keeps a hold until the work has ended.
 pub async fn on_disk_with<T: Send + 'static, E: From<log::Error> + Send + 'static>(
     hold: Option<&Hold>,
     work: impl FnOnce() -> Result<T, E> + Send + 'static,

@@ -98,7 +98,7 @@ impl Transport {
         self.kept(to, addr, Lane::Calls)
     }
 
-    /// The same for what one lane carries.
+    /// A client of the kept connection to a node that carries one lane.
     pub fn kept(&self, to: u64, addr: &str, lane: Lane) -> PeerClient {
         if to == 0 {
             return self.own_client(to, addr);

@@ -40,7 +40,7 @@ impl Fsm {
         sessions.chain(cursors).chain(self.fences.names.to_pb())
     }
 
-    /// The same as they are stored.
+    /// The rows of all tables as they are stored.
     pub fn stored_rows(&self) -> impl Iterator<Item = Change> + '_ {
         let sessions = self.sessions.by_id.stored();
         let cursors = self.cursors.0.stored();

@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    /// The same from its rows.
+    /// Cursors that are made from the rows of these.
     fn restored(all: &Cursors) -> Cursors {
         let mut again = Cursors::default();
         for row in all.0.to_pb() {

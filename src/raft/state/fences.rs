@@ -219,7 +219,7 @@ mod tests {
         }
     }
 
-    /// The same from its rows.
+    /// Fences that are made from the rows of these.
     fn restored(all: &Fences) -> Fences {
         let mut again = Fences::default();
         again.restore_deleted_epoch(all.deleted_epoch()).unwrap();

@@ -58,7 +58,7 @@ impl Upkeep {
         self.kept.floor.lock().is_some()
     }
 
-    /// Saves the state as it is when asked.
+    /// A handle that saves the state when it is asked to.
     pub fn checkpointer(&self) -> &Checkpointer {
         &self.kept.checkpointer
     }

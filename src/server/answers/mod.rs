@@ -222,7 +222,7 @@ struct Counted(Arc<Call>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        // Whoever fills it may hold on to the call.
+        // The task that fills the body may keep the call alive, so its bytes are dropped here.
         let state = std::mem::take(&mut *self.0.state.lock());
         let built = std::mem::take(&mut *self.0.built.lock());
         drop((state, built));

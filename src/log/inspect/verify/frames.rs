@@ -235,7 +235,7 @@ pub fn has_no_frames(disk: &dyn Disk, files: &Files) -> bool {
     }
 }
 
-/// The same of several.
+/// Whether none of these segments has a frame.
 pub fn all_empty(disk: &dyn Disk, files: &[Files]) -> bool {
     files.iter().all(|files| has_no_frames(disk, files))
 }

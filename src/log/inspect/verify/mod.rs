@@ -66,7 +66,7 @@ struct Walk<'a> {
     last_term: Term,
     /// The offset after the rows so far, while they follow each other.
     offset: Option<Offset>,
-    /// The same if every batch of an open segment got a row.
+    /// The offset after these rows, if every batch of an open segment got a row.
     derived: Offset,
     /// The first index file with fewer rows than batches.
     lacking: Option<(std::path::PathBuf, u64)>,

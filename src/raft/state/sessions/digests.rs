@@ -15,9 +15,9 @@ use crate::log::{self, record, record::Batch};
 /// The digests of a batch's records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Digests {
-    /// Of a packed batch: of all records, as they were sent.
+    /// The digest of a packed batch, as it was sent.
     Whole(u128),
-    /// Of plain records: one each.
+    /// The digests of plain records, one each.
     Each(VecDeque<u32>),
 }
 
