@@ -50,11 +50,12 @@ pub fn raft_frames(data: &[u8]) {
             let mut entries = Vec::new();
             while !input.is_empty() {
                 let kind = u32::from(input.u8());
-                entries.extend(codec::from_wire(pb::Entry {
+                let entry = codec::from_wire(pb::Entry {
                     log_id: Some(pb::LogId::default()),
                     kind,
                     payload: input.part().to_vec().into(),
-                }));
+                });
+                entries.extend(entry.and_then(codec::from_log));
             }
             apply(Kept::default(), Fsm::default(), entries);
         }
@@ -147,8 +148,12 @@ fn apply(mut kept: Kept, mut fsm: Fsm, entries: Vec<Entry>) {
         let term = entry.log_id.leader_id.term.min(NUMBER_MAX);
         let last = fsm.applied.map_or(0, |applied| applied.leader_id.term);
         entry.log_id = types::log_id(Term(term.max(last)), log.next_index());
-        let same = codec::from_wire(codec::to_wire(&entry)).expect("it decoded before");
-        assert_eq!(same, entry, "an entry comes back as it went");
+        let sent = codec::to_log(&entry);
+        let came = codec::from_wire(codec::to_wire(sent.clone())).expect("it was made here");
+        assert_eq!(came, sent, "an entry comes back as it went");
+        let read = codec::from_log(came).expect("it decoded before");
+        assert_eq!(codec::to_log(&read), sent, "and is read as it was");
+        assert!(read.payload() == entry.payload());
         let done = Box::new(|result: Result<(), log::Error>| result.expect("a good disk"));
         match log.append(vec![codec::to_log(&entry)], done) {
             Err(log::Error::TooLarge { .. }) => continue,

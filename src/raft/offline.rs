@@ -118,7 +118,7 @@ fn bounds(stable: &StableStore, dir: &Path) -> Result<Bounds, StableError> {
 
 /// What an entry says, in words.
 pub fn describe(entry: log::Entry) -> Result<String, WireError> {
-    Ok(match codec::from_log(entry)?.payload {
+    Ok(match codec::from_log(entry)?.payload() {
         EntryPayload::Blank => "blank".to_owned(),
         EntryPayload::Membership(membership) => format!("membership {membership}"),
         EntryPayload::Normal(command) => command.to_string(),

@@ -102,7 +102,7 @@ impl StateMachine {
         self.since_checkpoint.0 += 1;
         if let crate::raft::entry::types::EntryPayload::Normal(
             crate::raft::entry::command::Command::Append(payload),
-        ) = &entry.payload
+        ) = entry.payload()
         {
             self.since_checkpoint.1 += payload.len() as u64;
         }

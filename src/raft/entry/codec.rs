@@ -1,4 +1,5 @@
-//! How an entry becomes a frame of the log, and how it travels: one form for both.
+//! How an entry becomes a frame of the log, and how it travels: one form for both. What was encoded once goes on
+//! as it is.
 
 use bytes::Bytes;
 use openraft::EntryPayload;
@@ -19,14 +20,10 @@ const COPIED_BYTES_MAX: usize = 256 << 10;
 
 /// The entry as the log keeps it.
 pub fn to_log(entry: &Entry) -> log::Entry {
-    let (kind, payload) = match &entry.payload {
-        EntryPayload::Normal(Command::Append(payload)) => (Kind::Records, payload.clone()),
-        EntryPayload::Normal(command) => (Kind::Control, encode(to_control(command))),
-        EntryPayload::Blank => (Kind::Control, encode(Some(Control::Blank(pb::Blank {})))),
-        EntryPayload::Membership(membership) => {
-            let membership = Control::Membership(types::membership_to_pb(membership));
-            (Kind::Control, encode(Some(membership)))
-        }
+    let (kind, payload) = match (entry.payload(), entry.control()) {
+        (_, Some(control)) => (Kind::Control, control.clone()),
+        (EntryPayload::Normal(Command::Append(payload)), None) => (Kind::Records, payload.clone()),
+        (made, None) => (Kind::Control, encode(to_control(made))),
     };
     log::Entry {
         term: Term(entry.log_id.leader_id.term),
@@ -40,8 +37,19 @@ fn encode(command: Option<Control>) -> Bytes {
     pb::ControlEntry { command }.encode_to_vec().into()
 }
 
+/// What a control entry says; `None` for records, which are no such.
+fn to_control(payload: &types::EntryPayload) -> Option<Control> {
+    match payload {
+        EntryPayload::Normal(command) => command_to_control(command),
+        EntryPayload::Blank => Some(Control::Blank(pb::Blank {})),
+        EntryPayload::Membership(membership) => {
+            Some(Control::Membership(types::membership_to_pb(membership)))
+        }
+    }
+}
+
 /// A command as a control entry; `None` for records, which are no such.
-pub fn to_control(command: &Command) -> Option<Control> {
+pub fn command_to_control(command: &Command) -> Option<Control> {
     Some(match command {
         Command::Append(_) => return None,
         Command::Register {
@@ -101,11 +109,13 @@ pub fn to_control(command: &Command) -> Option<Control> {
 /// The entry as the engine keeps it.
 pub fn from_log(entry: log::Entry) -> Result<Entry, WireError> {
     let id = types::log_id(entry.term, entry.index);
-    let payload = match entry.kind {
-        Kind::Records => EntryPayload::Normal(Command::Append(entry.payload)),
-        Kind::Control => from_control(pb::ControlEntry::decode(entry.payload)?)?,
-    };
-    Ok(Entry::new(id, payload))
+    Ok(match entry.kind {
+        Kind::Records => Entry::new(id, EntryPayload::Normal(Command::Append(entry.payload))),
+        Kind::Control => {
+            let says = from_control(pb::ControlEntry::decode(entry.payload.clone())?)?;
+            Entry::read(id, says, entry.payload)
+        }
+    })
 }
 
 /// What a control entry holds.
@@ -170,9 +180,8 @@ fn token(bytes: &[u8]) -> Result<u128, WireError> {
     Ok(u128::from_be_bytes(bytes))
 }
 
-/// The entry as it travels.
-pub fn to_wire(entry: &Entry) -> pb::Entry {
-    let entry = to_log(entry);
+/// The log's entry as it travels.
+pub fn to_wire(entry: log::Entry) -> pb::Entry {
     pb::Entry {
         log_id: Some(pb::LogId {
             term: entry.term.0,
@@ -183,11 +192,11 @@ pub fn to_wire(entry: &Entry) -> pb::Entry {
     }
 }
 
-/// The entry as it came.
-pub fn from_wire(entry: pb::Entry) -> Result<Entry, WireError> {
+/// The log's entry as it came. What it says is not looked at.
+pub fn from_wire(entry: pb::Entry) -> Result<log::Entry, WireError> {
     let id = entry.log_id.ok_or(WireError::Missing("log id"))?;
     let kind = u8::try_from(entry.kind).ok().and_then(Kind::new);
-    from_log(log::Entry {
+    Ok(log::Entry {
         term: Term(id.term),
         index: Index(id.index),
         kind: kind.ok_or(WireError::Unknown("kind"))?,
@@ -201,5 +210,32 @@ fn own(payload: Bytes) -> Bytes {
         Bytes::copy_from_slice(&payload)
     } else {
         payload
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a node of a later version writes it: with a field that this one does not know.
+    #[test]
+    fn a_control_entry_goes_from_log_to_log_as_the_bytes_it_is() {
+        let control = to_control(&EntryPayload::Normal(Command::Trim(Offset(3))));
+        let mut bytes = encode(control).to_vec();
+        let (field, varint) = (1000 << 3, 0);
+        prost::encoding::encode_varint(field | varint, &mut bytes);
+        prost::encoding::encode_varint(7, &mut bytes);
+        let written = log::Entry {
+            term: Term(2),
+            index: Index(5),
+            kind: Kind::Control,
+            payload: bytes.into(),
+        };
+        let leaders = from_log(written.clone()).unwrap();
+        let sent = to_wire(to_log(&leaders));
+        let followers = from_log(from_wire(sent).unwrap()).unwrap();
+        let trim = Command::Trim(Offset(3));
+        assert!(matches!(followers.payload(), EntryPayload::Normal(command) if *command == trim));
+        assert_eq!(to_log(&followers), written);
     }
 }

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use bytes::Bytes;
+use openraft::entry::{RaftEntry, RaftPayload};
+
 use crate::log::{Index, Term};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::wire_error::WireError;
@@ -19,17 +22,82 @@ openraft::declare_raft_types!(
         Node = Member,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        Entry = Entry,
         AsyncRuntime = crate::raft::entry::runtime::Runtime,
 );
 
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
-pub type Entry = openraft::alias::EntryOf<TypeConfig>;
 pub type EntryPayload = openraft::alias::EntryPayloadOf<TypeConfig>;
 pub type Membership = openraft::Membership<u64, Member>;
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;
+
+/// An entry as the engine holds it: what it says, and the bytes that say so.
+///
+/// The bytes travel as they are, from log to log. An encoder of another version may know other fields, and
+/// every replica holds the same bytes.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub log_id: LogId,
+    payload: EntryPayload,
+    /// Those of a control entry, as a log or a peer gave them; `None` for an entry that was made here and is
+    /// not yet written.
+    control: Option<Bytes>,
+}
+
+impl Entry {
+    /// A control entry, as `control` says it.
+    pub fn read(log_id: LogId, payload: EntryPayload, control: Bytes) -> Self {
+        Self {
+            log_id,
+            payload,
+            control: Some(control),
+        }
+    }
+
+    /// What it says.
+    pub fn payload(&self) -> &EntryPayload {
+        &self.payload
+    }
+
+    /// The bytes that say so, if it is a control entry that was read.
+    pub fn control(&self) -> Option<&Bytes> {
+        self.control.as_ref()
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.log_id, self.payload)
+    }
+}
+
+impl RaftEntry for Entry {
+    type CommittedLeaderId = CommittedLeaderId;
+    type Payload = EntryPayload;
+
+    fn new(log_id: LogId, payload: EntryPayload) -> Self {
+        Self {
+            log_id,
+            payload,
+            control: None,
+        }
+    }
+
+    fn log_id_parts(&self) -> (&CommittedLeaderId, u64) {
+        (&self.log_id.leader_id, self.log_id.index)
+    }
+
+    fn set_log_id(&mut self, new: LogId) {
+        self.log_id = new;
+    }
+
+    fn get_membership(&self) -> Option<Membership> {
+        self.payload.get_membership()
+    }
+}
 
 /// A member of the cluster, as the replicated membership holds it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

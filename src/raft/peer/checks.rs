@@ -200,7 +200,7 @@ impl Pair {
                 let what = "an entry";
                 return Err(Unsound::WrongTerm { what, term, other });
             }
-            if let EntryPayload::Membership(membership) = &entry.payload
+            if let EntryPayload::Membership(membership) = entry.payload()
                 && (membership.get_joint_config().is_empty()
                     || membership
                         .get_joint_config()

@@ -85,7 +85,7 @@ pub(crate) fn add(
     let mut next = rows.next();
     let mut mine = Vec::new();
     for entry in part.entries {
-        let entry = codec::to_log(&codec::from_wire(entry)?);
+        let entry = codec::from_wire(entry)?;
         mine.clear();
         while let Some(row) = next.filter(|row| row.index <= entry.index) {
             mine.push(row);
@@ -116,15 +116,13 @@ pub fn parts(
             Ok::<_, log::Error>((log, entries, rows, next))
         });
         let (log, entries, rows, next) = read.await.map_err(|error| status(&error))?;
-        let wire = |entry| Ok::<_, WireError>(codec::to_wire(&codec::from_log(entry)?));
-        let entries = entries.into_iter().map(wire).collect::<Result<_, _>>();
         let row = |row: Placed| pb::PlacedRow {
             offset: row.offset.0,
             index: row.index.0,
             skip: row.skip,
         };
         let part = pb::SegmentPart {
-            entries: entries.map_err(|error| Status::data_loss(error.to_string()))?,
+            entries: entries.into_iter().map(codec::to_wire).collect(),
             rows: rows.into_iter().map(row).collect(),
         };
         Ok(Some((part, (log, next))))

@@ -11,10 +11,11 @@ use crate::raft::entry::wire_error::WireError;
 use crate::raft::peer::unreachable::{RpcResult, unreachable};
 
 pub fn append_to_pb(request: &AppendEntriesRequest<TypeConfig>) -> pb::AppendEntriesRequest {
+    let entries = request.entries.iter().map(codec::to_log);
     pb::AppendEntriesRequest {
         vote: Some(types::vote_to_pb(&request.vote)),
         prev_log_id: request.prev_log_id.as_ref().map(types::log_id_to_pb),
-        entries: request.entries.iter().map(codec::to_wire).collect(),
+        entries: entries.map(codec::to_wire).collect(),
         leader_commit: request.leader_commit.as_ref().map(types::log_id_to_pb),
     }
 }
@@ -22,7 +23,8 @@ pub fn append_to_pb(request: &AppendEntriesRequest<TypeConfig>) -> pb::AppendEnt
 pub fn append_from_pb(
     request: pb::AppendEntriesRequest,
 ) -> Result<AppendEntriesRequest<TypeConfig>, WireError> {
-    let entries = request.entries.into_iter().map(codec::from_wire);
+    let entries = request.entries.into_iter();
+    let entries = entries.map(|entry| codec::from_log(codec::from_wire(entry)?));
     Ok(AppendEntriesRequest {
         vote: types::vote_from_pb(request.vote.as_ref())?,
         prev_log_id: request.prev_log_id.as_ref().map(types::log_id_from_pb),

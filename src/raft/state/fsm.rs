@@ -52,7 +52,7 @@ impl Fsm {
         );
         let index = Index(entry.log_id.index);
         let mut runs = Vec::new();
-        let outcome = match &entry.payload {
+        let outcome = match entry.payload() {
             EntryPayload::Blank => Outcome::Done,
             EntryPayload::Membership(membership) => {
                 self.change_members(StoredMembership::new(

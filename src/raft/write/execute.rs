@@ -86,7 +86,7 @@ impl Commands {
         if let Some((id, addr)) = self.node.other_leader() {
             let mut client = self.node.transport.client(id, &addr);
             let mut request = Request::new(pb::ControlEntry {
-                command: codec::to_control(&command),
+                command: codec::command_to_control(&command),
             });
             let left = deadline.saturating_duration_since(Instant::now());
             let waited = WAIT.saturating_sub(left) + WAY_BACK;
