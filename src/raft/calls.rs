@@ -79,12 +79,12 @@ impl ReplicatedLog {
 
     /// Gives up the records before `first`, on every replica alike; gives the first offset that may
     /// be read from now on. Any member takes the call.
-    pub async fn trim(&self, first: Offset) -> Result<Offset, MembershipError> {
+    pub async fn trim(&self, first: Offset) -> Result<Offset, ExecuteError> {
         self.0.commands.trim(first).await
     }
 
     /// Sets how much of the log is kept. Any member takes the call.
-    pub async fn set_retention(&self, retention: Retention) -> Result<(), MembershipError> {
+    pub async fn set_retention(&self, retention: Retention) -> Result<(), ExecuteError> {
         self.0.commands.set_retention(retention).await
     }
 

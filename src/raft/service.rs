@@ -14,7 +14,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::raft::{StreamAppendError, StreamAppendResult};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::log::{Index, Offset};
+use crate::log::Index;
 use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::append_entries_response::Result as Answer;
 use crate::proto::raft_v1::raft_server::{self, RaftServer};
@@ -31,7 +31,7 @@ use crate::tasks;
 
 use super::callers::{From, check_certificate, number};
 use super::requests::{hear, queue_all, vote_request};
-use super::{ReplicatedLog, Retention, staging};
+use super::{ReplicatedLog, staging};
 
 /// Requests of one forwarded stream under way at once.
 const PROPOSE_WINDOW: usize = 64;
@@ -214,29 +214,6 @@ impl raft_server::Raft for RaftService {
         Ok(Response::new(
             fetch::parts(log.log().clone(), from, to).boxed(),
         ))
-    }
-
-    async fn trim(
-        &self,
-        request: Request<pb::TrimRequest>,
-    ) -> Result<Response<pb::TrimResponse>, Status> {
-        let log = self.check(&request, From::Member)?;
-        let first = log.trim(Offset(request.get_ref().first_offset)).await;
-        let first = first.map_err(|error| membership_status(&error))?;
-        Ok(Response::new(pb::TrimResponse {
-            first_offset: first.0,
-        }))
-    }
-
-    async fn set_retention(
-        &self,
-        request: Request<pb::Retention>,
-    ) -> Result<Response<pb::SetRetentionResponse>, Status> {
-        let log = self.check(&request, From::Member)?;
-        let retention = Retention::from_pb(request.into_inner());
-        let set = log.set_retention(retention).await;
-        set.map_err(|error| membership_status(&error))?;
-        Ok(Response::new(pb::SetRetentionResponse {}))
     }
 
     async fn identify(

@@ -1,5 +1,6 @@
 //! Tests over more than one room.
 
+mod commands_tests;
 mod hearing_tests;
 mod members_tests;
 mod oracle_steps_tests;

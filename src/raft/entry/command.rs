@@ -68,12 +68,12 @@ impl Command {
             | Self::DeleteFence(_)
             | Self::CommitCursor(_)
             | Self::DeleteCursor(_)
+            | Self::Trim(_)
+            | Self::SetRetention(_)
             | Self::Admission(_) => true,
             Self::Append(_)
             | Self::Register { .. }
             | Self::Forget { .. }
-            | Self::Trim(_)
-            | Self::SetRetention(_)
             | Self::ExpireSessions(_)
             | Self::RegisterStart { .. } => false,
         }

@@ -6,8 +6,8 @@ mod calls;
 mod membership;
 mod storage;
 
-pub(crate) use calls::WriteFailure;
 pub use calls::{DiskFull, ExecuteError, ProposeError, ReadError};
+pub(crate) use calls::{OTHER_ANSWER, WriteFailure};
 pub use membership::MembershipError;
 pub use storage::{FetchError, StableError};
 

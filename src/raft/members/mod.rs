@@ -93,7 +93,7 @@ impl Members {
         }
         if let Some((id, addr)) = self.node.other_leader() {
             let mut client = self.node.transport.client(id, &addr);
-            return self.node.passed_on(id, client.join(request)).await;
+            return self.node.change_passed_on(id, client.join(request)).await;
         }
         let _one_at_a_time = self.changes.lock().await;
         self.be_current().await?;
@@ -256,8 +256,10 @@ impl Members {
             let request = pb::RemoveNodeRequest {
                 name: name.to_owned(),
             };
-            let response: pb::RemoveNodeResponse =
-                self.node.passed_on(id, client.remove_node(request)).await?;
+            let response: pb::RemoveNodeResponse = self
+                .node
+                .change_passed_on(id, client.remove_node(request))
+                .await?;
             return Ok(response.removed);
         }
         let _one_at_a_time = self.changes.lock().await;

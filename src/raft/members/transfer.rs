@@ -20,8 +20,10 @@ impl Members {
             let request = pb::TransferRequest {
                 to: name.to_owned(),
             };
-            let response: pb::TransferResponse =
-                self.node.passed_on(id, client.transfer(request)).await?;
+            let response: pb::TransferResponse = self
+                .node
+                .change_passed_on(id, client.transfer(request))
+                .await?;
             return Ok(response.leader);
         }
         let view = self.node.view();

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::raft::error::MembershipError;
+use tokio::time::Instant;
+use tonic::{Response, Status};
+
+use crate::raft::error::{MembershipError, WriteFailure, refusal};
 use crate::raft::view::View;
 
 use super::Node;
@@ -15,14 +18,51 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// How soon a majority confirms a leader that was just elected.
 const CONFIRMED: Duration = Duration::from_secs(1);
 
+/// Why what was passed to the leader has no answer of its.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    /// It refused, or the connection broke.
+    Said(Status),
+    /// It may have been carried out, or be carried out yet.
+    Silent(String),
+}
+
+impl From<Unanswered> for WriteFailure {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Said(status) => refusal::write_failure(&status),
+            Unanswered::Silent(reason) => Self::Unknown(reason),
+        }
+    }
+}
+
+impl From<Unanswered> for MembershipError {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Said(status) => refusal::membership_error(&status),
+            Unanswered::Silent(reason) => Self::Unknown { reason },
+        }
+    }
+}
+
 impl Node {
-    /// Waits for the leader's answer; its refusal comes with its own words. A leader that is lost
-    /// meanwhile is not waited for.
+    /// Waits for the leader's answer to a change of the members; its refusal comes with its own words.
+    pub(crate) async fn change_passed_on<T>(
+        &self,
+        leader: u64,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, MembershipError> {
+        let until = Instant::now() + PASS_ON;
+        Ok(self.passed_on(leader, until, call).await?)
+    }
+
+    /// Waits for the leader's answer. A leader that is lost meanwhile is not waited for.
     pub(crate) async fn passed_on<T>(
         &self,
         leader: u64,
-        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-    ) -> Result<T, MembershipError> {
+        until: Instant,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Unanswered> {
         let mut views = self.views.clone();
         let lost = async {
             let another = |view: &View| view.leader != Some(leader);
@@ -33,17 +73,13 @@ impl Node {
                 }
             }
         };
+        let silent = |why: &str| Err(Unanswered::Silent(why.to_owned()));
         tokio::select! {
-            answer = tokio::time::timeout(PASS_ON, call) => match answer {
-                Ok(Ok(response)) => Ok(response.into_inner()),
-                Ok(Err(status)) => Err(crate::raft::error::refusal::membership_error(&status)),
-                Err(_) => Err(MembershipError::Unknown {
-                    reason: format!("it did not answer within {} s", PASS_ON.as_secs()),
-                }),
+            answer = tokio::time::timeout_at(until, call) => match answer {
+                Ok(answer) => answer.map(Response::into_inner).map_err(Unanswered::Said),
+                Err(_) => silent("the leader did not answer in time"),
             },
-            () = lost => Err(MembershipError::Unknown {
-                reason: "it was lost before it answered".to_owned(),
-            }),
+            () = lost => silent("the leader was lost before it answered"),
         }
     }
 

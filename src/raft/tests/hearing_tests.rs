@@ -401,7 +401,7 @@ async fn members_pass_on_no_commands_that_clients_do_not_have() {
     };
     for command in [
         Control::RegisterNode(register),
-        Control::Trim(pb::Trim { first_offset: 3 }),
+        Control::ExpireSessions(pb::ExpireSessions { idle_before_ms: 3 }),
         Control::ForgetNode(pb::ForgetNode::default()),
     ] {
         let entry = pb::ControlEntry {

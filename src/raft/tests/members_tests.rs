@@ -37,14 +37,6 @@ async fn calls_of_members(client: &mut PeerClient) -> Vec<(&'static str, Result<
         ("remove", outcome(client.remove_node(remove)).await),
         ("transfer", outcome(client.transfer(transfer)).await),
         (
-            "trim",
-            outcome(client.trim(pb::TrimRequest::default())).await,
-        ),
-        (
-            "set_retention",
-            outcome(client.set_retention(pb::Retention::default())).await,
-        ),
-        (
             "execute",
             outcome(client.execute(pb::ControlEntry::default())).await,
         ),

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use crate::env::Random;
 use crate::log::Offset;
-use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::{
     ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention,
 };
@@ -150,40 +149,23 @@ impl Commands {
 
     /// Gives up the records before `first`, on every replica alike; gives the first offset that may
     /// be read from now on. Any member takes the call.
-    pub async fn trim(&self, first: Offset) -> Result<Offset, MembershipError> {
-        if let Some((id, addr)) = self.node.other_leader() {
-            let mut client = self.node.transport.client(id, &addr);
-            let request = pb::TrimRequest {
-                first_offset: first.0,
-            };
-            let response: pb::TrimResponse = self.node.passed_on(id, client.trim(request)).await?;
-            return Ok(Offset(response.first_offset));
-        }
-        match self.write_led(Command::Trim(first)).await? {
+    pub async fn trim(&self, first: Offset) -> Result<Offset, ExecuteError> {
+        match self.execute(Command::Trim(first)).await? {
             Outcome::Trimmed(first) => Ok(first),
-            _ => Err(MembershipError::other_answer()),
+            _ => Err(ExecuteError::other_answer()),
         }
     }
 
     /// Sets how much of the log is kept. Any member takes the call.
-    pub async fn set_retention(&self, retention: Retention) -> Result<(), MembershipError> {
-        if let Some((id, addr)) = self.node.other_leader() {
-            let mut client = self.node.transport.client(id, &addr);
-            let set = client.set_retention(retention.to_pb());
-            return self.node.passed_on(id, set).await.map(drop);
-        }
+    pub async fn set_retention(&self, retention: Retention) -> Result<(), ExecuteError> {
         let command = Command::SetRetention(retention);
-        self.write_led(command).await.map(drop)
+        self.execute(command).await.map(drop)
     }
 
-    /// Replicates a command from here, within the time that calls have.
+    /// Replicates a command of the members' own from here, within the time that calls have: the call that
+    /// brought it has checked it.
     pub(crate) async fn write_here(&self, command: Command) -> Result<Outcome, MembershipError> {
         let written = self.write(command, Instant::now() + WAIT).await;
         Ok(written?)
-    }
-
-    /// Replicates a command from here, for as long as this node leads.
-    async fn write_led(&self, command: Command) -> Result<Outcome, MembershipError> {
-        self.node.as_leader(self.write_here(command)).await
     }
 }

@@ -13,7 +13,7 @@ use crate::raft::entry::codec;
 use crate::raft::entry::command::{Command, CommitCursor, OpenSession};
 use crate::raft::entry::outcome::{Full, Outcome, StateRefusal};
 use crate::raft::entry::types::TypeConfig;
-use crate::raft::error::{DiskFull, ExecuteError, WriteFailure, refusal};
+use crate::raft::error::{DiskFull, ExecuteError, OTHER_ANSWER, WriteFailure};
 use crate::reason::Reason;
 
 use super::commands::Commands;
@@ -93,11 +93,11 @@ impl Commands {
             let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
             request.metadata_mut().insert(WAITED, waited_ms.into());
             let until = deadline.max(Instant::now() + WAY_BACK);
-            let answer = tokio::time::timeout_at(until, client.execute(request)).await;
-            let late = |_| WriteFailure::Unknown("the leader did not answer".to_owned());
-            let answer = answer.map_err(late)?;
-            let answer = answer.map_err(|status| refusal::write_failure(&status))?;
-            return outcome_from_pb(answer.into_inner());
+            let answer = self
+                .node
+                .passed_on(id, until, client.execute(request))
+                .await;
+            return outcome_from_pb(answer.map_err(WriteFailure::from)?);
         }
         if !self.node.view().writable {
             // The engine would take the command, although no majority follows this leader.
@@ -195,8 +195,15 @@ pub fn outcome_to_pb(
             next_offset: next.0,
         }),
         Ok(Outcome::Deleted(deleted)) => response::Outcome::Deleted(deleted),
-        Ok(_) => response::Outcome::Done(pb::Blank {}),
-        Err(ExecuteError::Refused(refusal)) => response::Outcome::Refused(refusal_to_pb(refusal)),
+        Ok(Outcome::Trimmed(first)) => response::Outcome::Trimmed(first.0),
+        Ok(Outcome::Done) => response::Outcome::Done(pb::Blank {}),
+        Ok(Outcome::Refused(refusal)) | Err(ExecuteError::Refused(refusal)) => {
+            response::Outcome::Refused(refusal_to_pb(refusal))
+        }
+        // Of commands that nobody passes on.
+        Ok(Outcome::Appended(_) | Outcome::Registered(_)) => {
+            return Err(Reason::OutcomeUnknown.status(OTHER_ANSWER));
+        }
         Err(ExecuteError::DiskFull(full)) => response::Outcome::Refused(pb::ExecuteRefusal {
             kind: Kind::DiskFull.into(),
             disk_full: Some(full.into()),
@@ -249,6 +256,7 @@ fn outcome_from_pb(answer: pb::ExecuteResponse) -> Result<Outcome, ExecuteError>
             Outcome::Claimed(claimed.epoch, Offset(claimed.next_offset))
         }
         Some(response::Outcome::Deleted(deleted)) => Outcome::Deleted(deleted),
+        Some(response::Outcome::Trimmed(first)) => Outcome::Trimmed(Offset(first)),
         Some(response::Outcome::Done(_)) => Outcome::Done,
         Some(response::Outcome::Refused(refused)) => {
             let current = refused.current;
@@ -299,6 +307,7 @@ mod tests {
             Ok(Outcome::Session(7)),
             Ok(Outcome::Claimed(3, Offset(9))),
             Ok(Outcome::Deleted(true)),
+            Ok(Outcome::Trimmed(Offset(6))),
             Err(StateRefusal::TooManySessions(full(true))),
             Err(StateRefusal::NotOwner),
             Err(StateRefusal::EpochDiffers { current: 4 }),

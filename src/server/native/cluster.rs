@@ -148,7 +148,7 @@ impl ClusterService for Cluster {
             return Err(status::log(&Error::OutOfRange { asked, first, next }));
         }
         let first = log.trim(wanted).await;
-        let first = first.map_err(|error| status::membership(&error))?;
+        let first = first.map_err(|error| status::execute(&error))?;
         Ok(Response::new(TrimResponse {
             first_offset: first.0,
         }))
@@ -187,7 +187,7 @@ impl ClusterService for Cluster {
         };
         check_wait(&retention)?;
         let set = self.0.log()?.set_retention(retention).await;
-        set.map_err(|error| status::membership(&error))?;
+        set.map_err(|error| status::execute(&error))?;
         Ok(Response::new(SetRetentionResponse {}))
     }
 }
