@@ -16,9 +16,6 @@ mod servers;
 mod session;
 mod told;
 
-#[cfg(test)]
-mod fake;
-
 use std::sync::Arc;
 use std::time::Duration;
 

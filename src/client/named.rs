@@ -316,7 +316,3 @@ impl Admin {
         self.changed(SILENCE_MAX, call).await
     }
 }
-
-#[cfg(test)]
-#[path = "named_tests.rs"]
-mod tests;

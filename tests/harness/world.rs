@@ -50,20 +50,30 @@ pub struct World {
 
 impl World {
     pub async fn new(seed: u64) -> Self {
-        Self::with(seed, None, None).await
+        Self::with(seed, ADDRS.len(), None, None).await
+    }
+
+    /// A world of one node.
+    pub async fn alone(seed: u64) -> Self {
+        Self::with(seed, 1, None, None).await
     }
 
     /// A world whose nodes hear each other as late as the links have it.
     pub async fn late(seed: u64, links: &Links) -> Self {
-        Self::with(seed, Some(links.clone()), None).await
+        Self::with(seed, ADDRS.len(), Some(links.clone()), None).await
     }
 
     /// One in which much time may pass.
     pub async fn slow(seed: u64) -> Self {
-        Self::with(seed, None, Some(SLOW_HEARTBEAT_MS)).await
+        Self::with(seed, ADDRS.len(), None, Some(SLOW_HEARTBEAT_MS)).await
     }
 
-    async fn with(seed: u64, links: Option<Links>, heartbeat_ms: Option<u64>) -> Self {
+    async fn with(
+        seed: u64,
+        nodes: usize,
+        links: Option<Links>,
+        heartbeat_ms: Option<u64>,
+    ) -> Self {
         let mut world = Self {
             network: MemoryNetwork::new(),
             links,
@@ -75,7 +85,7 @@ impl World {
             nodes: Vec::new(),
             recorder: Mutex::default(),
         };
-        for number in 0..ADDRS.len() {
+        for number in 0..nodes {
             world.disks.push(MemoryDisk::default());
             world.clocks.push(Clock::simulated(START_MS));
             world.nodes.push(None);
@@ -172,7 +182,7 @@ impl World {
             let mut views = self.node(number).log().watch_view();
             let voters = views.wait_for(|view| {
                 let voters = view.members.iter().filter(|member| member.voter);
-                voters.count() == ADDRS.len() && view.leader.is_some()
+                voters.count() == self.nodes.len() && view.leader.is_some()
             });
             timeout(PATIENCE, voters)
                 .await

@@ -1,6 +1,7 @@
 //! Whole nodes in this process, over disks and streams in memory, where what happens when is the test's to say.
 
 mod bit_rot;
+mod client;
 mod clocks;
 mod disk_room;
 #[path = "../harness/mod.rs"]

@@ -185,7 +185,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.is_dir() {
-            if path.ends_with("tests") || path.ends_with("fake") {
+            if path.ends_with("tests") {
                 continue;
             }
             sources(&path, found)?;

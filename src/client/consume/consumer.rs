@@ -393,7 +393,3 @@ impl Consumer {
         self.moved = false;
     }
 }
-
-#[cfg(test)]
-#[path = "consumer_tests.rs"]
-mod tests;

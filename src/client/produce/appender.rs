@@ -196,7 +196,3 @@ impl Tries<'_> {
         Ok(answer)
     }
 }
-
-#[cfg(test)]
-#[path = "appender_tests.rs"]
-mod tests;

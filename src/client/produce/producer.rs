@@ -147,7 +147,3 @@ impl Drop for Producer {
         self.window.close();
     }
 }
-
-#[cfg(test)]
-#[path = "producer_tests.rs"]
-mod tests;

@@ -1,9 +1,11 @@
-//! The appender against servers whose answers are lost: each batch once, and a condition that holds.
+//! The appender against nodes whose answers are lost: each batch once, and a condition that holds.
 
-use tonic::Code;
+use ferrolog::client::{AppenderOptions, ClientError, Compression, Record};
+use ferrolog::reason::Reason;
+use tonic::Status;
 
-use super::*;
-use crate::client::fake::server::{FakeCluster, Plan, refusal};
+use super::front::{Front, Plan, refusal, values};
+use crate::harness::world::World;
 
 fn records(values: &[&'static str]) -> Vec<Record> {
     values.iter().map(|&value| value.into()).collect()
@@ -20,10 +22,11 @@ fn lost() -> Plan {
 
 #[tokio::test(start_paused = true)]
 async fn a_condition_holds_also_when_an_answer_is_lost() {
-    let full = refusal(Code::ResourceExhausted, "IN_FLIGHT_LIMIT", &[]);
-    let plans = [lost(), Plan::Work, Plan::Silence, Plan::Refuse(full)];
-    let cluster = FakeCluster::start(&["a:1", "b:1"], plans).await;
-    let client = cluster.client(&["a:1", "b:1"], 60);
+    let full = refusal(Reason::InFlightLimit, &[]);
+    let plans = [lost(), Plan::Work, Plan::Silence, full];
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1", "b:1"], plans).await;
+    let client = front.client(&["a:1", "b:1"], 60);
     let options = AppenderOptions {
         compression: Compression::Zstd,
         fence: None,
@@ -47,18 +50,19 @@ async fn a_condition_holds_also_when_an_answer_is_lost() {
     let third = appender.append(records(&["e"])).await.unwrap();
     assert_eq!((third.first_offset, third.duplicate), (3, false));
     appender.close().await;
-    let state = cluster.state.lock().unwrap();
-    assert_eq!(state.values(), ["a", "b", "c", "e"]);
-    assert_eq!(state.sessions.len(), 1);
-    assert_eq!(state.closed_sessions, [100]);
+    assert_eq!(values(&world), ["a", "b", "c", "e"]);
+    assert_eq!(front.sessions().len(), 1, "one session throughout");
+    let open = world.node(0).log().sessions(0, 10);
+    assert!(open.is_empty(), "{open:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_with_an_open_outcome_is_given_up() {
     let plans = std::iter::repeat_with(lost).take(2);
     let plans = plans.chain([Plan::Refuse(Status::invalid_argument("no"))]);
-    let cluster = FakeCluster::start(&["a:1"], plans).await;
-    let client = cluster.client(&["a:1"], 60);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1"], plans).await;
+    let client = front.client(&["a:1"], 60);
     let mut appender = client.appender(AppenderOptions::default()).unwrap();
     let refused = appender.append(records(&["a"])).await;
     // It is in the log: a refusal of the last try must not say otherwise.
@@ -69,20 +73,16 @@ async fn a_session_with_an_open_outcome_is_given_up() {
     // Under the old session its number would be taken for the first one's.
     let next = appender.append(records(&["b"])).await.unwrap();
     assert_eq!((next.first_offset, next.duplicate), (1, false));
-    assert_eq!(cluster.state.lock().unwrap().sessions.len(), 2);
+    assert_eq!(front.sessions().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_session_is_replaced_unless_an_outcome_is_open() {
-    let expired = || refusal(Code::FailedPrecondition, "SESSION_EXPIRED", &[]);
-    let plans = [
-        Plan::Refuse(expired()),
-        Plan::Work,
-        lost(),
-        Plan::Refuse(expired()),
-    ];
-    let cluster = FakeCluster::start(&["a:1"], plans).await;
-    let client = cluster.client(&["a:1"], 60);
+    let expired = || refusal(Reason::SessionExpired, &[]);
+    let plans = [expired(), Plan::Work, lost(), expired()];
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1"], plans).await;
+    let client = front.client(&["a:1"], 60);
     let mut appender = client.appender(AppenderOptions::default()).unwrap();
     appender.append(records(&["a"])).await.unwrap();
     let told = appender.append(records(&["b"])).await;
@@ -91,20 +91,17 @@ async fn a_forgotten_session_is_replaced_unless_an_outcome_is_open() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_log_decided_holds_for_the_tries_before() {
-    let fenced = refusal(
-        Code::FailedPrecondition,
-        "FENCED",
-        &[("name", "job"), ("epoch", "2")],
-    );
+    let fenced = refusal(Reason::Fenced, &[("name", "job"), ("epoch", "2")]);
     let denied = || Plan::Refuse(Status::permission_denied("not you"));
     let silent = || Plan::Break {
         stored: 0,
         answered: 0,
         status: Status::unavailable("lost on purpose"),
     };
-    let plans = [silent(), Plan::Refuse(fenced), silent(), denied(), denied()];
-    let cluster = FakeCluster::start(&["a:1", "b:1"], plans).await;
-    let client = cluster.client(&["a:1", "b:1"], 60);
+    let plans = [silent(), fenced, silent(), denied(), denied()];
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1", "b:1"], plans).await;
+    let client = front.client(&["a:1", "b:1"], 60);
     let mut appender = client.appender(AppenderOptions::default()).unwrap();
     let told = appender.append(records(&["a"])).await;
     assert!(
@@ -124,8 +121,9 @@ async fn what_the_log_decided_holds_for_the_tries_before() {
 #[tokio::test(start_paused = true)]
 async fn giving_up_in_doubt_says_so() {
     let plans = std::iter::repeat_with(lost).take(100);
-    let cluster = FakeCluster::start(&["a:1"], plans).await;
-    let client = cluster.client(&["a:1"], 2);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1"], plans).await;
+    let client = front.client(&["a:1"], 2);
     let mut appender = client.appender(AppenderOptions::default()).unwrap();
     let told = appender.append(records(&["a"])).await;
     assert!(matches!(told, Err(ClientError::OutcomeUnknown)), "{told:?}");

@@ -1,20 +1,32 @@
-//! Names and cursors, asked of servers that lose answers.
+//! Names, cursors and members, asked of nodes whose answers are lost.
 
-use tonic::{Code, Status};
+use ferrolog::client::{Client, ClientError};
+use ferrolog::reason::Reason;
+use tonic::Status;
 
-use super::super::fake::server::{FakeCluster, Plan, refusal};
-use super::super::{Client, ClientError, CursorInfo};
+use super::front::{Front, Plan, refusal, refused};
+use crate::harness::world::{ADDRS, START_MS, World};
+
+fn lost() -> Plan {
+    Plan::Break {
+        stored: 0,
+        answered: 0,
+        status: Status::unavailable("lost on purpose"),
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_commit_whose_answer_is_lost_is_no_conflict() {
-    let lost = Plan::Break {
+    let in_doubt = Plan::Break {
         stored: 0,
         answered: 0,
-        status: refusal(Code::Unknown, "OUTCOME_UNKNOWN", &[]),
+        status: refused(Reason::OutcomeUnknown, &[]),
     };
-    let refused = Plan::Refuse(Status::unavailable("no leader yet"));
-    let cluster = FakeCluster::start(&["a:1"], [Plan::Work, lost, refused]).await;
-    let admin = cluster.client(&["a:1"], 60).admin();
+    let not_yet = Plan::Refuse(Status::unavailable("no leader yet"));
+    let world = World::alone(1).await;
+    world.produce(&ADDRS[..1], 0, 10).await;
+    let front = Front::of_one(&world, &["a:1"], [Plan::Work, in_doubt, not_yet]).await;
+    let admin = front.client(&["a:1"], 60).admin();
     assert_eq!(admin.cursor("c").await.unwrap(), None);
     admin.commit_cursor("c", 5, None).await.unwrap();
     admin.commit_cursor("c", 6, Some(5)).await.unwrap();
@@ -33,37 +45,42 @@ async fn a_commit_whose_answer_is_lost_is_no_conflict() {
         Err(ClientError::CursorDiffers { current: Some(1) })
     );
     assert!(present, "{differs:?}");
-    let cursor = |name: &str, offset| CursorInfo {
-        name: name.to_owned(),
-        offset,
-        updated_ms: 9,
-    };
-    assert_eq!(admin.cursor("c").await.unwrap(), Some(cursor("c", 6)));
+    let found = admin.cursor("c").await.unwrap().unwrap();
+    assert_eq!(found.offset, 6);
+    assert!(found.updated_ms >= START_MS);
+    // More than one page holds.
+    for number in 0..200 {
+        let name = format!("page-{number:03}");
+        admin.commit_cursor(&name, number % 10, None).await.unwrap();
+    }
     let all = admin.cursors().await.unwrap();
-    assert_eq!(all, [cursor("c", 6), cursor("d", 1)], "all pages");
+    let all: Vec<_> = all.into_iter().map(|cursor| cursor.name).collect();
+    let pages = (0..200).map(|number| format!("page-{number:03}"));
+    let expected: Vec<_> = ["c", "d"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(pages)
+        .collect();
+    assert_eq!(all, expected);
     assert!(admin.delete_cursor("c").await.unwrap());
     assert!(!admin.delete_cursor("c").await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_removal_whose_answer_is_lost_was_one() {
-    let lost = || Plan::Break {
-        stored: 0,
-        answered: 0,
-        status: Status::unavailable("lost on purpose"),
-    };
-    let cluster = FakeCluster::start(&["a:1"], []).await;
+    let world = World::new(1).await;
+    world.produce(&ADDRS, 0, 10).await;
+    let front = Front::of_one(&world, &["a:1"], []).await;
     // Where nobody was reached, nothing is in doubt.
-    let admin = cluster.client(&["dead:1", "a:1"], 60).admin();
+    let admin = front.client(&["dead:1", "a:1"], 60).admin();
     assert!(!admin.delete_cursor("c").await.unwrap());
     assert!(!admin.remove("n9").await.unwrap());
 
     admin.create_cursor("c", 1).await.unwrap();
-    cluster.state.lock().unwrap().plans.push_back(lost());
+    front.plan(lost());
     assert!(admin.delete_cursor("c").await.unwrap());
     assert!(!admin.delete_cursor("c").await.unwrap());
-    cluster.state.lock().unwrap().nodes.insert("n2".to_owned());
-    cluster.state.lock().unwrap().plans.push_back(lost());
+    front.plan(lost());
     assert!(admin.remove("n2").await.unwrap());
     assert!(!admin.remove("n2").await.unwrap());
 }
@@ -71,26 +88,21 @@ async fn a_removal_whose_answer_is_lost_was_one() {
 /// The node that goes ends in the middle, and its address may be the only one that is known.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_goes_need_not_answer() {
-    let lost = Plan::Break {
-        stored: 0,
-        answered: 0,
-        status: Status::unavailable("it ended"),
-    };
-    let refused = Plan::Refuse(refusal(Code::FailedPrecondition, "NODE_REMOVED", &[]));
-    for then in [Plan::Work, refused.clone()] {
-        let cluster = FakeCluster::start(&["a:1", "b:1"], [lost.clone(), then]).await;
-        let all = ["a:1", "b:1"].map(str::to_owned);
-        cluster.state.lock().unwrap().nodes.extend(all);
-        let admin = cluster.client(&["b:1"], 60).admin();
-        assert!(admin.remove("b:1").await.unwrap());
-        assert!(!admin.remove("b:1").await.unwrap());
+    let refused = || refusal(Reason::NodeRemoved, &[]);
+    let doors = ADDRS.map(|addr| (addr, addr));
+    for then in [Plan::Work, refused()] {
+        let world = World::new(1).await;
+        let front = Front::open(&world, &doors, [lost(), then]).await;
+        let admin = front.client(&[ADDRS[1]], 60).admin();
+        assert!(admin.remove("n1").await.unwrap());
+        let others = front.client(&[ADDRS[0], ADDRS[2]], 60).admin();
+        assert!(!others.remove("n1").await.unwrap());
     }
     // One that the others still list is not gone.
-    let cluster = FakeCluster::start(&["a:1", "b:1"], [refused]).await;
-    let all = ["a:1", "b:1"].map(str::to_owned);
-    cluster.state.lock().unwrap().nodes.extend(all);
-    let admin = cluster.client(&["b:1"], 60).admin();
-    let error = admin.remove("b:1").await.unwrap_err();
+    let world = World::new(1).await;
+    let front = Front::open(&world, &doors, [refused()]).await;
+    let admin = front.client(&[ADDRS[1]], 60).admin();
+    let error = admin.remove("n1").await.unwrap_err();
     assert!(
         matches!(error, ClientError::FailedPrecondition { .. }),
         "{error:?}"
@@ -99,8 +111,9 @@ async fn a_node_that_goes_need_not_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_name_is_claimed_and_its_holder_is_told() {
-    let cluster = FakeCluster::start(&["b:1"], []).await;
-    let admin = cluster.client(&["dead:1", "b:1"], 60).admin();
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["b:1"], []).await;
+    let admin = front.client(&["dead:1", "b:1"], 60).admin();
     assert_eq!(admin.epoch("n").await.unwrap(), (0, String::new()));
     let claim = admin.claim_epoch("n", "me", Some(0)).await.unwrap();
     assert_eq!((claim.epoch, claim.next_offset), (1, 0));
@@ -110,7 +123,7 @@ async fn a_name_is_claimed_and_its_holder_is_told() {
         differs,
         Err(ClientError::EpochDiffers { current: 1 })
     ));
-    assert_eq!(admin.limits().await.unwrap().batch_records_max, 1000);
+    assert_eq!(admin.limits().await.unwrap().batch_records_max, 65_536);
 }
 
 /// A future that a runtime may move between its threads.

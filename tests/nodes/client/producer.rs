@@ -1,13 +1,18 @@
-//! The producer against servers that break in the middle: same session, same batches, nothing lost or doubled.
+//! The producer against nodes whose answers break in the middle: same session, same batches, nothing lost or doubled.
 
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use ferrolog::client::{
+    ClientError, Compression, Fence, Header, Producer, ProducerOptions, Record,
+};
+use ferrolog::reason::Reason;
+use futures::future::join_all;
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use super::*;
-use crate::client::fake::server::{FakeCluster, Plan, refusal};
+use super::front::{Front, Plan, refusal, refused, values};
+use crate::harness::world::{START_MS, World};
 
 const COUNT: usize = 50;
 
@@ -37,38 +42,38 @@ async fn send_all(producer: &Producer) -> Vec<Result<u64, ClientError>> {
     for number in 0..COUNT {
         acks.push(producer.send(value(number)).await.unwrap());
     }
-    futures::future::join_all(acks).await
+    join_all(acks).await
 }
 
-fn assert_exactly_once(cluster: &FakeCluster, offsets: &[Result<u64, ClientError>]) {
-    let state = cluster.state.lock().unwrap();
+fn assert_exactly_once(world: &World, front: &Front, offsets: &[Result<u64, ClientError>]) {
     let expected: Vec<_> = (0..COUNT).map(value).collect();
-    assert_eq!(state.values(), expected, "in order, none lost, none twice");
+    assert_eq!(values(world), expected, "in order, none lost, none twice");
     let offsets: Vec<_> = offsets
         .iter()
         .map(|offset| *offset.as_ref().unwrap())
         .collect();
     assert_eq!(offsets, (0..COUNT as u64).collect::<Vec<_>>());
-    assert_eq!(state.sessions.len(), 1, "one session throughout");
+    assert_eq!(front.sessions().len(), 1, "one session throughout");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_stream_is_resumed_with_the_same_batches() {
     let plans = [break_after(20, 8), break_after(16, 0), break_after(18, 18)];
-    let cluster = FakeCluster::start(&["a:1", "b:1", "c:1"], plans).await;
-    let client = cluster.client(&["a:1", "b:1", "c:1"], 60);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1", "b:1", "c:1"], plans).await;
+    let client = front.client(&["a:1", "b:1", "c:1"], 60);
     let producer = client.producer(one_by_one()).unwrap();
     let offsets = send_all(&producer).await;
     let stats = producer.finish().await.unwrap();
 
-    assert_exactly_once(&cluster, &offsets);
+    assert_exactly_once(&world, &front, &offsets);
     assert_eq!((stats.acknowledged, stats.streams), (COUNT as u64, 4));
     // 8 to 20 were stored by the first stream, 20 to 24 by the second; 8 to 24 went again.
     assert_eq!((stats.batches, stats.duplicates), (COUNT as u64, 16));
-    let state = cluster.state.lock().unwrap();
-    assert_eq!(state.produced, ["a:1", "b:1", "c:1", "a:1"]);
+    let seen = front.seen();
+    assert_eq!(seen.produced, ["a:1", "b:1", "c:1", "a:1"]);
     let mut first_on = HashSet::new();
-    let firsts = state
+    let firsts = seen
         .came
         .iter()
         .filter(|came| first_on.insert(&came.server));
@@ -76,21 +81,23 @@ async fn a_broken_stream_is_resumed_with_the_same_batches() {
         .map(|came| came.session.as_ref().unwrap().sequence)
         .collect();
     assert_eq!(firsts, [0, 8, 8]);
-    // The fake server compares the bytes; and a session that is done with is closed.
-    assert_eq!(state.closed_sessions, [100]);
+    // A node refuses other bytes under the same numbers; and a session that is done with is closed.
+    let open = world.node(0).log().sessions(0, 10);
+    assert!(open.is_empty(), "{open:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_that_is_stopped_tells_what_is_sure_and_what_is_not() {
-    let cluster = FakeCluster::start(&["a:1", "b:1"], [break_after(20, 8), Plan::Silence]).await;
-    let client = cluster.client(&["a:1", "b:1"], 60);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1", "b:1"], [break_after(20, 8), Plan::Silence]).await;
+    let client = front.client(&["a:1", "b:1"], 60);
     let producer = client.producer(one_by_one()).unwrap();
     let mut acks = Vec::new();
     for number in 0..COUNT {
         acks.push(producer.send(value(number)).await.unwrap());
     }
     while producer.stats().streams < 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
     }
     let stats = producer.stop();
     assert_eq!(stats.acknowledged, 8);
@@ -102,8 +109,7 @@ async fn one_that_is_stopped_tells_what_is_sure_and_what_is_not() {
     }
     producer.send(value(COUNT)).await.unwrap_err();
     producer.finish().await.ok();
-    let state = cluster.state.lock().unwrap();
-    let stored = state.values().len() as u64;
+    let stored = values(&world).len() as u64;
     assert!(
         stored <= 8 + stats.in_doubt,
         "{stored} are in the log: {stats:?}"
@@ -113,8 +119,9 @@ async fn one_that_is_stopped_tells_what_is_sure_and_what_is_not() {
 #[tokio::test(start_paused = true)]
 async fn records_share_batches_and_keep_what_they_carry() {
     for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
-        let cluster = FakeCluster::start(&["a:1", "b:1"], [break_after(2, 1)]).await;
-        let client = cluster.client(&["a:1", "b:1"], 60);
+        let world = World::alone(1).await;
+        let front = Front::of_one(&world, &["a:1", "b:1"], [break_after(2, 1)]).await;
+        let client = front.client(&["a:1", "b:1"], 60);
         let options = ProducerOptions {
             compression,
             ..ProducerOptions::default()
@@ -123,7 +130,7 @@ async fn records_share_batches_and_keep_what_they_carry() {
         let record = |number: u64| Record {
             value: vec![b'v'; 100].into(),
             key: Some(Bytes::from(number.to_string())),
-            headers: vec![crate::batch::Header {
+            headers: vec![Header {
                 name: "n".to_owned(),
                 value: Bytes::new(),
             }],
@@ -137,7 +144,7 @@ async fn records_share_batches_and_keep_what_they_carry() {
         let stats = producer.finish().await.unwrap();
         assert_eq!((stats.acknowledged, stats.duplicates), (20_000, 1));
         assert!((20..80).contains(&stats.batches), "{stats:?}");
-        let came = cluster.state.lock().unwrap().came.clone();
+        let came = front.seen().came.clone();
         let packed = came.iter().map(|came| came.batch.compression);
         assert_eq!(packed.max(), Some(compression as i32));
 
@@ -152,8 +159,9 @@ async fn records_share_batches_and_keep_what_they_carry() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_of_its_own_is_appended_as_one() {
-    let cluster = FakeCluster::start(&["a:1"], []).await;
-    let client = cluster.client(&["a:1"], 60);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1"], []).await;
+    let client = front.client(&["a:1"], 60);
     let producer = client.producer(ProducerOptions::default()).unwrap();
     let first = producer.send(value(0)).await.unwrap();
     let records = (1..4).map(|number| value(number).into()).collect();
@@ -161,31 +169,33 @@ async fn a_batch_of_its_own_is_appended_as_one() {
     assert_eq!(first.await.unwrap(), 0);
     let appended = batch.await.unwrap();
     assert_eq!((appended.first_offset, appended.count), (1, 3));
-    assert_eq!(appended.append_timestamp_ms, 7);
+    assert!(appended.append_timestamp_ms >= START_MS);
     let empty = producer.send_batch(Vec::new()).await;
     assert!(matches!(empty, Err(ClientError::EmptyBatch)));
     producer.finish().await.unwrap();
-    assert_eq!(cluster.state.lock().unwrap().batches.len(), 2);
+    assert_eq!(front.seen().came.len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_frozen_server_is_left_after_five_seconds() {
-    let cluster = FakeCluster::start(&["a:1", "b:1"], [Plan::Silence]).await;
-    let client = cluster.client(&["a:1", "b:1"], 60);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1", "b:1"], [Plan::Silence]).await;
+    let client = front.client(&["a:1", "b:1"], 60);
     let producer = client.producer(one_by_one()).unwrap();
     let offsets = send_all(&producer).await;
     let stats = producer.finish().await.unwrap();
-    assert_exactly_once(&cluster, &offsets);
+    assert_exactly_once(&world, &front, &offsets);
     assert!((5..7).contains(&stats.longest_gap.as_secs()), "{stats:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_server_and_a_cut_one_are_passed() {
-    let cluster = FakeCluster::start(&["b:1", "c:1"], []).await;
-    let client = cluster.client(&["a:1", "b:1", "c:1"], 60);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["b:1", "c:1"], []).await;
+    let client = front.client(&["a:1", "b:1", "c:1"], 60);
     let producer = client.producer(ProducerOptions::default()).unwrap();
     let first = producer.send(value(0)).await.unwrap().await.unwrap();
-    cluster.network.cut("b:1");
+    front.network.cut("b:1");
     let second = producer.send(value(1)).await.unwrap().await.unwrap();
     assert_eq!((first, second), (0, 1));
     producer.finish().await.unwrap();
@@ -193,12 +203,13 @@ async fn a_dead_server_and_a_cut_one_are_passed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hinted_leader_goes_first() {
-    let status = refusal(Code::Unavailable, "NO_LEADER", &[("leader", "d:1")]);
-    let cluster = FakeCluster::start(&["a:1", "b:1", "d:1"], [Plan::Refuse(status)]).await;
-    let client = cluster.client(&["a:1", "b:1"], 60);
+    let plan = refusal(Reason::NoLeader, &[("leader", "d:1")]);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1", "b:1", "d:1"], [plan]).await;
+    let client = front.client(&["a:1", "b:1"], 60);
     let producer = client.producer(ProducerOptions::default()).unwrap();
     producer.send(value(0)).await.unwrap().await.unwrap();
-    assert_eq!(cluster.state.lock().unwrap().produced, ["a:1", "d:1"]);
+    assert_eq!(front.seen().produced, ["a:1", "d:1"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,8 +219,9 @@ async fn a_refused_record_ends_the_producer_with_its_reason() {
         answered: 10,
         status: Status::out_of_range("the record has 9 bytes, the limit is 8"),
     };
-    let cluster = FakeCluster::start(&["a:1", "b:1"], [plan]).await;
-    let client = cluster.client(&["a:1", "b:1"], 60);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1", "b:1"], [plan]).await;
+    let client = front.client(&["a:1", "b:1"], 60);
     let producer = client.producer(one_by_one()).unwrap();
     let outcomes = send_all(&producer).await;
     assert!(outcomes[..10].iter().all(Result::is_ok));
@@ -225,51 +237,56 @@ async fn without_a_session_a_loss_with_batches_under_way_is_the_end() {
         idempotent: false,
         ..ProducerOptions::default()
     };
-    let refused = refusal(Code::Unavailable, "NO_LEADER", &[]);
+    let no_leader = refused(Reason::NoLeader, &[]);
     let plans = [
         // Neither of these leaves anything open.
         Plan::Refuse(Status::unavailable("not now")),
         Plan::Break {
             stored: 0,
             answered: 0,
-            status: refused,
+            status: no_leader,
         },
         break_after(2, 1),
     ];
-    let cluster = FakeCluster::start(&["a:1", "b:1"], plans).await;
-    let client = cluster.client(&["a:1", "b:1"], 60);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1", "b:1"], plans).await;
+    let client = front.client(&["a:1", "b:1"], 60);
     let producer = client.producer(options()).unwrap();
     assert_eq!(producer.send(value(0)).await.unwrap().await.unwrap(), 0);
     let lost = producer.send(value(1)).await.unwrap().await;
     assert!(matches!(lost, Err(ClientError::OutcomeUnknown)), "{lost:?}");
     let ended = producer.finish().await;
     assert!(matches!(ended, Err(ClientError::OutcomeUnknown)));
-    let state = cluster.state.lock().unwrap();
-    assert!(state.came.iter().all(|came| came.session.is_none()));
-    assert_eq!(state.values(), [value(0), value(1)]);
+    assert!(front.sessions().is_empty());
+    assert_eq!(values(&world), [value(0), value(1)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_session_is_replaced_if_nothing_is_in_doubt() {
-    let cluster = FakeCluster::start(&["a:1"], []).await;
-    let client = cluster.client(&["a:1"], 60);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1"], []).await;
+    let client = front.client(&["a:1"], 60);
     let producer = client.producer(ProducerOptions::default()).unwrap();
     producer.send(value(0)).await.unwrap().await.unwrap();
-    cluster.state.lock().unwrap().sessions.clear();
+    let log = world.node(0).log();
+    let first = front.sessions()[0];
+    log.close_session(first, None).await.unwrap();
     assert_eq!(producer.send(value(1)).await.unwrap().await.unwrap(), 1);
     producer.finish().await.unwrap();
-    let state = cluster.state.lock().unwrap();
-    let places = state.came.iter().map(|came| came.session.as_ref().unwrap());
+    let seen = front.seen();
+    let places = seen.came.iter().map(|came| came.session.as_ref().unwrap());
     let places: Vec<_> = places.map(|at| (at.session, at.sequence)).collect();
-    assert_eq!(places, [(100, 0), (100, 1), (101, 0)]);
+    let second = places[2].0;
+    assert_eq!(places, [(first, 0), (first, 1), (second, 0)]);
+    assert_ne!(first, second);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_forgotten_in_doubt_is_an_error() {
-    let expired = refusal(Code::FailedPrecondition, "SESSION_EXPIRED", &[]);
-    let plans = [break_after(1, 0), Plan::Refuse(expired)];
-    let cluster = FakeCluster::start(&["a:1"], plans).await;
-    let client = cluster.client(&["a:1"], 60);
+    let plans = [break_after(1, 0), refusal(Reason::SessionExpired, &[])];
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1"], plans).await;
+    let client = front.client(&["a:1"], 60);
     let producer = client.producer(ProducerOptions::default()).unwrap();
     let told = producer.send(value(0)).await.unwrap().await;
     assert!(matches!(told, Err(ClientError::SessionExpired)), "{told:?}");
@@ -278,18 +295,20 @@ async fn a_session_forgotten_in_doubt_is_an_error() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_after_a_lost_answer_leaves_the_outcome_open() {
     let denied = Plan::Refuse(Status::permission_denied("not you"));
-    let cluster = FakeCluster::start(&["a:1", "b:1"], [break_after(1, 0), denied]).await;
-    let client = cluster.client(&["a:1", "b:1"], 60);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1", "b:1"], [break_after(1, 0), denied]).await;
+    let client = front.client(&["a:1", "b:1"], 60);
     let producer = client.producer(ProducerOptions::default()).unwrap();
     let told = producer.send(value(0)).await.unwrap().await;
     assert!(matches!(told, Err(ClientError::OutcomeUnknown)), "{told:?}");
-    assert_eq!(cluster.state.lock().unwrap().values(), [value(0)]);
+    assert_eq!(values(&world), [value(0)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_fenced_producer_is_told_who_is_not() {
-    let cluster = FakeCluster::start(&["a:1"], []).await;
-    let client = cluster.client(&["a:1"], 60);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &["a:1"], []).await;
+    let client = front.client(&["a:1"], 60);
     let claim = client.admin().claim_epoch("job", "me", Some(0)).await;
     let epoch = claim.unwrap().epoch;
     let options = ProducerOptions {
@@ -315,8 +334,9 @@ async fn a_fenced_producer_is_told_who_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn giving_up_says_whom_was_asked_and_why() {
-    let cluster = FakeCluster::start(&[], []).await;
-    let client = cluster.client(&["a:1", "b:1"], 2);
+    let world = World::alone(1).await;
+    let front = Front::of_one(&world, &[], []).await;
+    let client = front.client(&["a:1", "b:1"], 2);
     let producer = client.producer(ProducerOptions::default()).unwrap();
     let started = Instant::now();
     let error = producer.send(value(0)).await.unwrap().await.unwrap_err();

@@ -1,30 +1,44 @@
-//! The consumer against servers that break, lie or stay silent, and the administrator's calls beside it.
+//! The consumer against nodes whose answers break, are forged or stay away, and the administrator's calls beside it.
 
+use std::time::Duration;
+
+use ferrolog::client::{
+    AppenderOptions, ClientError, Consistency, ConsumeOptions, Consumer, Record, Start,
+};
+use ferrolog::log::Offset;
+use ferrolog::proto::v1;
+use ferrolog::reason::Reason;
 use futures::FutureExt;
-use tonic::Code;
+use tonic::Status;
 
-use super::*;
-use crate::batch::Record;
-use crate::client::build;
-use crate::client::fake::server::{FakeCluster, Plan, refusal};
+use super::front::{Front, Plan, refusal};
+use crate::harness::world::{ADDRS, START_MS, World};
 
-/// A log whose batches hold 3 records each.
-async fn cluster(batches: usize, plans: impl IntoIterator<Item = Plan>) -> FakeCluster {
-    let cluster = FakeCluster::start(&["a:1", "b:1"], plans).await;
+/// How many bytes a reader asks for before it has taken any.
+const CREDIT_BYTES: u64 = 4 << 20;
+
+/// A log whose batches hold 3 records each, behind two doors.
+async fn cluster(batches: usize, plans: impl IntoIterator<Item = Plan>) -> (World, Front) {
+    let world = World::alone(1).await;
     let records: Vec<_> = (0..3 * batches).map(|number| number.to_string()).collect();
-    for three in records.chunks(3) {
-        append(&cluster, three.iter().cloned().map(Record::from).collect());
-    }
-    cluster
+    let threes = records.chunks(3);
+    append(
+        &world,
+        threes.map(|three| three.iter().cloned().map(Record::from).collect()),
+    )
+    .await;
+    let front = Front::of_one(&world, &["a:1", "b:1"], plans).await;
+    (world, front)
 }
 
-fn append(cluster: &FakeCluster, records: Vec<Record>) {
-    let (records, count) = build(&records).unwrap();
-    cluster.state.lock().unwrap().append(v1::Batch {
-        records,
-        compression: 0,
-        count,
-    });
+/// Appends batches by no door.
+async fn append(world: &World, batches: impl IntoIterator<Item = Vec<Record>>) {
+    let client = world.client(&[ADDRS[0]]);
+    let mut appender = client.appender(AppenderOptions::default()).unwrap();
+    for batch in batches {
+        appender.append(batch).await.unwrap();
+    }
+    appender.close().await;
 }
 
 fn options(from: Start) -> ConsumeOptions {
@@ -39,7 +53,7 @@ async fn offsets(mut consumer: Consumer) -> Result<Vec<u64>, ClientError> {
     while let Some(record) = consumer.next().await {
         let record = record?;
         assert_eq!(record.record.value, record.offset.to_string());
-        assert_eq!(record.append_timestamp_ms, 7);
+        assert!(record.append_timestamp_ms >= START_MS);
         offsets.push(record.offset);
     }
     Ok(offsets)
@@ -55,14 +69,9 @@ fn break_after(answered: usize) -> Plan {
 
 #[tokio::test(start_paused = true)]
 async fn a_read_ends_at_the_end_of_the_log() {
-    let cluster = cluster(4, []).await;
-    let client = cluster.client(&["a:1"], 60);
-    cluster
-        .state
-        .lock()
-        .unwrap()
-        .cursors
-        .insert("c".to_owned(), 9);
+    let (_world, front) = cluster(4, []).await;
+    let client = front.client(&["a:1"], 60);
+    client.admin().commit_cursor("c", 9, None).await.unwrap();
     for (from, expected) in [
         (Start::Earliest, 0..12),
         (Start::Offset(6), 6..12),
@@ -90,8 +99,8 @@ async fn a_read_ends_at_the_end_of_the_log() {
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_read_goes_on_elsewhere_at_the_next_offset() {
-    let cluster = cluster(4, [break_after(2), break_after(0), Plan::Silence]).await;
-    let client = cluster.client(&["a:1", "b:1"], 60);
+    let (_world, front) = cluster(4, [break_after(2), break_after(0), Plan::Silence]).await;
+    let client = front.client(&["a:1", "b:1"], 60);
     let strong = ConsumeOptions {
         consistency: Consistency::Strong,
         ..options(Start::Earliest)
@@ -101,12 +110,12 @@ async fn a_broken_read_goes_on_elsewhere_at_the_next_offset() {
     assert_eq!(consumer.next().await.unwrap().unwrap().offset, 0);
     assert_eq!(consumer.end(), Some(12));
     let told = consumer.freshness().unwrap();
-    assert_eq!((told.node.as_str(), told.applied_offset), ("a:1", 12));
+    assert_eq!((told.node.as_str(), told.applied_offset), ("n0", 12));
     let read = offsets(consumer).await.unwrap();
     assert_eq!(read, (1..12).collect::<Vec<_>>());
-    let state = cluster.state.lock().unwrap();
+    let seen = front.seen();
     let at = |offset| v1::Start::from(&Start::Offset(offset));
-    let walk = state.consumed.iter().map(|(server, start)| {
+    let walk = seen.consumed.iter().map(|(server, start)| {
         assert_eq!(start.consistency, Some(Consistency::Strong.into()));
         assert_eq!(start.heartbeat_ms, 1000);
         (server.as_str(), start.start.clone().unwrap())
@@ -124,9 +133,13 @@ async fn a_broken_read_goes_on_elsewhere_at_the_next_offset() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_offset_is_an_error() {
-    let cluster = cluster(1, []).await;
-    cluster.state.lock().unwrap().shift = 1;
-    let client = cluster.client(&["a:1"], 60);
+    let shifted = |answer: &mut v1::ConsumeStreamResponse| {
+        for batch in &mut answer.batches {
+            batch.first_offset += 1;
+        }
+    };
+    let (_world, front) = cluster(1, [Plan::Forge(shifted)]).await;
+    let client = front.client(&["a:1"], 60);
     let mut consumer = client.consume(options(Start::Earliest)).unwrap();
     let first = consumer.next().await.unwrap();
     assert!(
@@ -145,13 +158,14 @@ async fn a_wrong_offset_is_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_does_not_hold_what_it_says_is_an_error() {
-    let cluster = cluster(1, []).await;
-    {
-        let mut state = cluster.state.lock().unwrap();
-        state.batches[0].batch.as_mut().unwrap().count = 4;
-        state.next_offset = 4;
-    }
-    let client = cluster.client(&["a:1"], 60);
+    let longer = |answer: &mut v1::ConsumeStreamResponse| {
+        for batch in &mut answer.batches {
+            batch.batch.as_mut().unwrap().count = 4;
+        }
+        answer.freshness.as_mut().unwrap().applied_offset = 4;
+    };
+    let (_world, front) = cluster(1, [Plan::Forge(longer)]).await;
+    let client = front.client(&["a:1"], 60);
     let read = offsets(client.consume(options(Start::Earliest)).unwrap()).await;
     let wanted = matches!(read, Err(ClientError::Batch { offset: 3, .. }));
     assert!(wanted, "{read:?}");
@@ -159,12 +173,12 @@ async fn a_batch_that_does_not_hold_what_it_says_is_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn a_following_read_waits_at_the_tail() {
-    let cluster = cluster(2, []).await;
+    let (_world, front) = cluster(2, []).await;
     let follow = ConsumeOptions {
         follow: true,
         ..options(Start::Offset(3))
     };
-    let mut consumer = cluster.client(&["a:1"], 60).consume(follow).unwrap();
+    let mut consumer = front.client(&["a:1"], 60).consume(follow).unwrap();
     for expected in 3..6 {
         assert_eq!(consumer.next().await.unwrap().unwrap().offset, expected);
     }
@@ -174,16 +188,20 @@ async fn a_following_read_waits_at_the_tail() {
 
 #[tokio::test(start_paused = true)]
 async fn no_more_comes_than_the_reader_has_room_for() {
-    const BATCH_BYTES: u64 = 1 << 20;
-    let cluster = FakeCluster::start(&["a:1"], []).await;
-    for _ in 0..20 {
-        append(&cluster, vec![vec![b'x'; BATCH_BYTES as usize].into()]);
-    }
-    let client = cluster.client(&["a:1"], 60);
+    const BATCHES: u64 = 80;
+    const RECORDS: u64 = 32;
+    const RECORD_BYTES: u64 = 8 << 10;
+    const BATCH_BYTES: u64 = RECORDS * (RECORD_BYTES + 100);
+    let world = World::alone(1).await;
+    let record = || Record::from(vec![b'x'; RECORD_BYTES as usize]);
+    let batch = || (0..RECORDS).map(|_| record()).collect();
+    append(&world, (0..BATCHES).map(|_| batch())).await;
+    let front = Front::of_one(&world, &["a:1"], []).await;
+    let client = front.client(&["a:1"], 60);
     let mut consumer = client.consume(options(Start::Earliest)).unwrap();
     let told = || {
-        let state = cluster.state.lock().unwrap();
-        (state.told_bytes, state.granted_bytes)
+        let seen = front.seen();
+        (seen.told_bytes, seen.granted_bytes)
     };
     let mut bytes = 0;
     while let Some(record) = consumer.next().await {
@@ -194,40 +212,31 @@ async fn no_more_comes_than_the_reader_has_room_for() {
         }
         let (told, granted) = told();
         let ahead = told - bytes;
-        assert!(
-            ahead < crate::client::consume::grants::CREDIT_BYTES + 2 * BATCH_BYTES,
-            "{ahead}"
-        );
-        assert!(told <= granted + BATCH_BYTES + 100);
+        assert!(ahead < CREDIT_BYTES + 2 * BATCH_BYTES, "{ahead}");
+        assert!(told <= granted + 2 * BATCH_BYTES, "{told} of {granted}");
     }
-    assert_eq!(bytes, 20 * BATCH_BYTES);
+    assert_eq!(bytes, BATCHES * RECORDS * RECORD_BYTES);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pinned_server_is_the_only_one_asked() {
-    let cluster = cluster(3, [break_after(1)]).await;
+    let (_world, front) = cluster(3, [break_after(1)]).await;
     let pinned = ConsumeOptions {
         server: Some("b:1".to_owned()),
         ..options(Start::Earliest)
     };
-    let client = cluster.client(&["a:1"], 60);
+    let client = front.client(&["a:1"], 60);
     let read = offsets(client.consume(pinned).unwrap()).await.unwrap();
     assert_eq!(read.len(), 9);
-    let state = cluster.state.lock().unwrap();
-    assert!(state.consumed.iter().all(|(server, _)| server == "b:1"));
+    let seen = front.seen();
+    assert!(seen.consumed.iter().all(|(server, _)| server == "b:1"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stale_server_is_left_and_the_last_one_is_told() {
-    let stale = || {
-        Plan::Refuse(refusal(
-            Code::Unavailable,
-            "STALE",
-            &[("staleness_ms", "9")],
-        ))
-    };
-    let cluster = cluster(3, [stale(), Plan::Work, stale(), stale()]).await;
-    let client = cluster.client(&["a:1", "b:1"], 60);
+    let stale = || refusal(Reason::Stale, &[("staleness_ms", "9")]);
+    let (_world, front) = cluster(3, [stale(), Plan::Work, stale(), stale()]).await;
+    let client = front.client(&["a:1", "b:1"], 60);
     let bounded = || ConsumeOptions {
         consistency: Consistency::Bounded(Duration::from_millis(5)),
         ..options(Start::Earliest)
@@ -243,38 +252,40 @@ async fn a_stale_server_is_left_and_the_last_one_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn a_trimmed_offset_is_told_and_not_skipped() {
-    let trimmed = || {
-        let metadata = [("first_offset", "2"), ("next_offset", "9")];
-        Plan::Refuse(refusal(Code::OutOfRange, "OFFSET_TRIMMED", &metadata))
-    };
-    let cluster = cluster(3, [trimmed(), break_after(1), trimmed()]).await;
-    let client = cluster.client(&["a:1"], 60);
+    let (world, front) = cluster(3, []).await;
+    world.node(0).log().trim(Offset(2)).await.unwrap();
+    let client = front.client(&["a:1"], 60);
     let read = offsets(client.consume(options(Start::Offset(0))).unwrap()).await;
     assert!(
         matches!(read, Err(ClientError::Trimmed { asked: 0, first: 2 })),
         "{read:?}"
     );
     // Also where the earliest was asked for, once a record was handed out.
+    front.plan(break_after(1));
     let mut consumer = client.consume(options(Start::Earliest)).unwrap();
-    for offset in 0..3 {
-        assert_eq!(consumer.next().await.unwrap().unwrap().offset, offset);
-    }
+    assert_eq!(consumer.next().await.unwrap().unwrap().offset, 2);
+    world.node(0).log().trim(Offset(6)).await.unwrap();
     let told = consumer.next().await.unwrap();
     assert!(
-        matches!(told, Err(ClientError::Trimmed { asked: 3, .. })),
+        matches!(told, Err(ClientError::Trimmed { asked: 3, first: 6 })),
         "{told:?}"
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_administrator_is_passed_on_past_dead_servers() {
-    let cluster = cluster(1, [Plan::Refuse(Status::unavailable("no leader yet"))]).await;
-    let admin = cluster.client(&["dead:1", "a:1", "b:1"], 60).admin();
-    assert_eq!(admin.status(None).await.unwrap().node_name, "a:1");
-    assert_eq!(admin.status(Some("b:1")).await.unwrap().next_offset, 3);
+    let world = World::new(1).await;
+    append(&world, [vec![Record::from("x")]]).await;
+    let doors = [("a:1", ADDRS[0]), ("b:1", ADDRS[1])];
+    let plan = Plan::Refuse(Status::unavailable("no leader yet"));
+    let front = Front::open(&world, &doors, [plan]).await;
+    let admin = front.client(&["dead:1", "a:1", "b:1"], 60).admin();
+    assert_eq!(admin.status(None).await.unwrap().node_name, "n0");
+    let told = admin.status(Some("b:1")).await.unwrap();
+    assert_eq!(told.node_name, "n1");
     let dead = admin.status(Some("dead:1")).await;
     assert!(dead.unwrap_err().is_timeout());
-    cluster.state.lock().unwrap().nodes.insert("n1".to_owned());
-    assert!(admin.remove("n1").await.unwrap());
-    assert_eq!(admin.transfer(Some("n2")).await.unwrap(), "n2");
+    assert_eq!(admin.transfer(Some("n0")).await.unwrap(), "n0");
+    assert!(admin.remove("n2").await.unwrap());
+    assert_eq!(world.node(0).log().view().members.len(), 2);
 }
