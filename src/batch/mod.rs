@@ -7,6 +7,7 @@
 mod compression;
 mod record;
 mod unpack;
+pub(crate) mod varint;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -73,6 +74,12 @@ pub enum BatchError {
     Compressed(String),
 }
 
+impl From<varint::TooLarge> for BatchError {
+    fn from(_: varint::TooLarge) -> Self {
+        Self::Malformed("a number is over 64 bits")
+    }
+}
+
 /// Builds the bytes of a batch.
 #[derive(Debug, Default)]
 pub struct Builder {
@@ -92,7 +99,7 @@ impl Builder {
     /// Adds a record.
     pub fn push(&mut self, record: &Record) {
         self.bytes.put_u8(RECORD_TAG);
-        put_varint(&mut self.bytes, record_bytes(record) as u64);
+        varint::put(&mut self.bytes, record_bytes(record) as u64);
         if !record.value.is_empty() {
             put_bytes(&mut self.bytes, VALUE, &record.value);
         }
@@ -101,13 +108,13 @@ impl Builder {
         }
         for header in &record.headers {
             put_key(&mut self.bytes, HEADER, LENGTH_DELIMITED);
-            put_varint(&mut self.bytes, header_bytes(header) as u64);
+            varint::put(&mut self.bytes, header_bytes(header) as u64);
             put_bytes(&mut self.bytes, HEADER_NAME, header.name.as_bytes());
             put_bytes(&mut self.bytes, HEADER_VALUE, &header.value);
         }
         if record.client_timestamp_ms > 0 {
             put_key(&mut self.bytes, CLIENT_TIMESTAMP, VARINT);
-            put_varint(&mut self.bytes, record.client_timestamp_ms);
+            varint::put(&mut self.bytes, record.client_timestamp_ms);
         }
         self.count += 1;
     }
@@ -131,11 +138,11 @@ impl Builder {
 /// The bytes that a record takes in a batch, its tag and length included.
 pub fn bytes_in_batch(record: &Record) -> usize {
     let bytes = record_bytes(record);
-    1 + varint_bytes(bytes as u64) + bytes
+    1 + varint::bytes_of(bytes as u64) + bytes
 }
 
 fn record_bytes(record: &Record) -> usize {
-    let part = |bytes: usize| 1 + varint_bytes(bytes as u64) + bytes;
+    let part = |bytes: usize| 1 + varint::bytes_of(bytes as u64) + bytes;
     let headers = record.headers.iter();
     let value = record.value.len();
     let timestamp = record.client_timestamp_ms;
@@ -145,14 +152,14 @@ fn record_bytes(record: &Record) -> usize {
             .map(|header| part(header_bytes(header)))
             .sum::<usize>()
         + (if timestamp > 0 {
-            1 + varint_bytes(timestamp)
+            1 + varint::bytes_of(timestamp)
         } else {
             0
         })
 }
 
 fn header_bytes(header: &Header) -> usize {
-    let part = |bytes: usize| 1 + varint_bytes(bytes as u64) + bytes;
+    let part = |bytes: usize| 1 + varint::bytes_of(bytes as u64) + bytes;
     part(header.name.len()) + part(header.value.len())
 }
 
@@ -311,40 +318,22 @@ fn take_bytes<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], BatchError> {
     Ok(bytes)
 }
 
-/// A base-128 varint of protobuf: at most ten bytes.
 fn take_varint(rest: &mut &[u8]) -> Result<u64, BatchError> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
+    varint::read(|| {
         let (&byte, behind) = rest.split_first().ok_or(SHORT)?;
         *rest = behind;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
-    }
-    Err(BatchError::Malformed("a number is over 64 bits"))
-}
-
-fn put_varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(value as u8);
+        Ok(byte)
+    })
 }
 
 fn put_key(out: &mut BytesMut, field: u64, wire_type: u8) {
-    put_varint(out, field << 3 | u64::from(wire_type));
+    varint::put(out, field << 3 | u64::from(wire_type));
 }
 
 fn put_bytes(out: &mut BytesMut, field: u64, bytes: &[u8]) {
     put_key(out, field, LENGTH_DELIMITED);
-    put_varint(out, bytes.len() as u64);
+    varint::put(out, bytes.len() as u64);
     out.put_slice(bytes);
-}
-
-fn varint_bytes(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 #[cfg(test)]

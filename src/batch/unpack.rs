@@ -10,13 +10,11 @@ use bytes::{Bytes, BytesMut};
 use super::compression::{Decoder, check_end};
 use super::{
     BatchError, Compression, Limits, RECORD_TAG, SHORT, UNKNOWN_FIELD, check, check_record, over,
-    put_varint, slice,
+    slice, varint,
 };
 
 /// Bytes that are taken from a decoder at a time.
 const BUFFER_BYTES: usize = 64 << 10;
-/// Of a varint.
-const LENGTH_BYTES_MAX: u32 = 10;
 
 /// A part of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,12 +70,12 @@ pub fn unpack(
         records.skip(length)?;
     }
     let (mut out, mut taken) = (Vec::new(), 0);
-    let mut begin = BytesMut::with_capacity(1 + LENGTH_BYTES_MAX as usize);
+    let mut begin = BytesMut::with_capacity(1 + varint::BYTES_MAX);
     while taken < part.count {
         let length = records.next_length()?.ok_or(SHORT)?;
         begin.clear();
         begin.extend_from_slice(&[RECORD_TAG]);
-        put_varint(&mut begin, length);
+        varint::put(&mut begin, length);
         let size = usize::try_from(length).unwrap_or(usize::MAX);
         let more = size.saturating_add(begin.len());
         if taken > 0 && out.len().saturating_add(more) > part.bytes_max {
@@ -119,15 +117,7 @@ impl<'a> Records<'a> {
             Some(RECORD_TAG) => {}
             Some(_) => return Err(UNKNOWN_FIELD),
         }
-        let mut length = 0;
-        for place in 0..LENGTH_BYTES_MAX {
-            let byte = self.byte()?.ok_or(SHORT)?;
-            length |= u64::from(byte & 0x7f) << (7 * place);
-            if byte & 0x80 == 0 {
-                return Ok(Some(length));
-            }
-        }
-        Err(BatchError::Malformed("a number is over 64 bits"))
+        varint::read(|| self.byte()?.ok_or(SHORT)).map(Some)
     }
 
     fn byte(&mut self) -> Result<Option<u8>, BatchError> {

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::batch::Compression;
+use crate::batch::{Compression, varint};
 
 use super::{
     BATCH_HEADER_BYTES, COMPRESSION_SHIFT, COUNT_BYTES, Conditions, HAS_CLAIMANT, HAS_EXPECTED,
@@ -82,10 +82,10 @@ impl BatchBuilder {
     pub fn push(&mut self, value: &[u8], term: u64, kind: u32) {
         let extra = term != 0 || kind != 0;
         let length = (value.len() as u64) << 1 | u64::from(extra);
-        put_varint(&mut self.bytes, length);
+        varint::put(&mut self.bytes, length);
         if extra {
-            put_varint(&mut self.bytes, term);
-            put_varint(&mut self.bytes, u64::from(kind));
+            varint::put(&mut self.bytes, term);
+            varint::put(&mut self.bytes, u64::from(kind));
         }
         self.bytes.put_slice(value);
         self.count += 1;
@@ -128,13 +128,4 @@ pub fn join<'a>(
     }
     batches.for_each(|batch| out.put_slice(batch));
     out.freeze()
-}
-
-/// LEB128, least significant group first.
-fn put_varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(value as u8);
 }

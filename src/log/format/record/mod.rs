@@ -11,6 +11,7 @@ mod stored;
 use bytes::{Buf, Bytes};
 
 use crate::batch::Compression;
+use crate::batch::varint::{self, TooLarge};
 
 pub use build::{BatchBuilder, join, packed};
 pub use stored::{DECOMPRESSED_BYTES_MAX, Stored, stored};
@@ -363,25 +364,20 @@ fn record(payload: &[u8], at: usize) -> Result<Parts, Error> {
     })
 }
 
-/// LEB128, least significant group first.
 fn get_varint(bytes: &mut &[u8]) -> Result<u64, Error> {
-    const BYTES_MAX: usize = 10;
-    let mut value = 0;
-    for (number, byte) in bytes.iter().take(BYTES_MAX).enumerate() {
-        let bits = u64::from(byte & 0x7f);
-        if number + 1 == BYTES_MAX && bits > 1 {
-            break;
-        }
-        value |= bits << (7 * number);
-        if byte & 0x80 == 0 {
-            *bytes = &bytes[number + 1..];
-            return Ok(value);
-        }
+    varint::read(|| {
+        let Some((&byte, behind)) = bytes.split_first() else {
+            return Err(SHORT);
+        };
+        *bytes = behind;
+        Ok(byte)
+    })
+}
+
+impl From<TooLarge> for Error {
+    fn from(_: TooLarge) -> Self {
+        Self::Malformed("a length is over 64 bits")
     }
-    if bytes.len() < BYTES_MAX {
-        return Err(SHORT);
-    }
-    Err(Error::Malformed("a length is over 64 bits"))
 }
 
 #[cfg(test)]
