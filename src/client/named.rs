@@ -76,20 +76,15 @@ impl Admin {
     /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
     /// its own variant.
     pub async fn fences(&self) -> Result<Vec<FenceInfo>, ClientError> {
-        let mut fences = Vec::new();
-        let mut request = ListFencesRequest::default();
-        loop {
-            let call = |mut log: Log| {
-                let request = request.clone();
-                async move { log.list_fences(request).await }
+        let call = |mut log: Log, page_token| async move {
+            let request = ListFencesRequest {
+                page_token,
+                ..ListFencesRequest::default()
             };
-            let page = self.ask(call).await?;
-            fences.extend(page.fences.into_iter().map(FenceInfo::from));
-            if page.next_page_token.is_empty() {
-                return Ok(fences);
-            }
-            request.page_token = page.next_page_token;
-        }
+            log.list_fences(request).await
+        };
+        let pages = self.all(call, |page| (page.fences, page.next_page_token));
+        Ok(pages.await?.into_iter().map(FenceInfo::from).collect())
     }
 
     /// Forgets a name that was claimed: appends under any of its epochs are refused. False if there was none.
@@ -120,20 +115,15 @@ impl Admin {
     /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
     /// its own variant.
     pub async fn sessions(&self) -> Result<Vec<SessionInfo>, ClientError> {
-        let mut sessions = Vec::new();
-        let mut request = ListSessionsRequest::default();
-        loop {
-            let call = |mut log: Log| {
-                let request = request.clone();
-                async move { log.list_sessions(request).await }
+        let call = |mut log: Log, page_token| async move {
+            let request = ListSessionsRequest {
+                page_token,
+                ..ListSessionsRequest::default()
             };
-            let page = self.ask(call).await?;
-            sessions.extend(page.sessions.into_iter().map(SessionInfo::from));
-            if page.next_page_token.is_empty() {
-                return Ok(sessions);
-            }
-            request.page_token = page.next_page_token;
-        }
+            log.list_sessions(request).await
+        };
+        let pages = self.all(call, |page| (page.sessions, page.next_page_token));
+        Ok(pages.await?.into_iter().map(SessionInfo::from).collect())
     }
 
     /// Closes anybody's session: what its producer sends from then on is refused.
@@ -250,20 +240,15 @@ impl Admin {
     /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
     /// its own variant.
     pub async fn cursors(&self) -> Result<Vec<CursorInfo>, ClientError> {
-        let mut cursors = Vec::new();
-        let mut request = ListCursorsRequest::default();
-        loop {
-            let call = |mut log: Log| {
-                let request = request.clone();
-                async move { log.list_cursors(request).await }
+        let call = |mut log: Log, page_token| async move {
+            let request = ListCursorsRequest {
+                page_token,
+                ..ListCursorsRequest::default()
             };
-            let page = self.ask(call).await?;
-            cursors.extend(page.cursors.into_iter().map(CursorInfo::from));
-            if page.next_page_token.is_empty() {
-                return Ok(cursors);
-            }
-            request.page_token = page.next_page_token;
-        }
+            log.list_cursors(request).await
+        };
+        let pages = self.all(call, |page| (page.cursors, page.next_page_token));
+        Ok(pages.await?.into_iter().map(CursorInfo::from).collect())
     }
 
     /// Removes a cursor; false if there was none of this name.
@@ -296,6 +281,27 @@ impl Admin {
     pub async fn limits(&self) -> Result<GetLimitsResponse, ClientError> {
         let call = |mut log: Log| async move { log.get_limits(GetLimitsRequest {}).await };
         self.ask(call).await
+    }
+
+    /// Asks for page after page of a list; `parts` gives the items of a page and the token of the next one.
+    async fn all<P, T, F>(
+        &self,
+        call: impl Fn(Log, String) -> F,
+        parts: impl Fn(P) -> (Vec<T>, String),
+    ) -> Result<Vec<T>, ClientError>
+    where
+        F: Future<Output = Result<Response<P>, Status>>,
+    {
+        let (mut all, mut token) = (Vec::new(), String::new());
+        loop {
+            let page = self.ask(|log| call(log, token.clone())).await?;
+            let (items, next) = parts(page);
+            all.extend(items);
+            if next.is_empty() {
+                return Ok(all);
+            }
+            token = next;
+        }
     }
 
     /// Asks for something that changes nothing.

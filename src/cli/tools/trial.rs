@@ -81,117 +81,100 @@ pub(in crate::cli) async fn run(args: TrialArgs, format: Format) -> anyhow::Resu
 
 async fn both_passes(cluster: &mut LocalCluster, input: &Path) -> anyhow::Result<(Pass, Pass)> {
     let leader = cluster.leader(TIMEOUT).await?;
-    let first = first_pass(cluster, input, leader).await?;
-    let second = second_pass(cluster, input, leader, first.fed.records).await?;
+    let written = write(cluster, input, "appending", None).await?;
+    check_offsets(&written.fed, 0)?;
+    let first = read_elsewhere(cluster, input, written, leader, None).await?;
+
+    let count = first.fed.records;
+    let kill = Kill {
+        leader,
+        after: count / 3,
+    };
+    let bar = "appending, leader killed on the way";
+    let written = write(cluster, input, bar, Some(kill)).await?;
+    cluster.wait_exit(leader, TIMEOUT).await?;
+    check_offsets(&written.fed, count)?;
+    let next = cluster.leader(TIMEOUT).await?;
+    let second = read_elsewhere(cluster, input, written, next, Some(leader)).await?;
     Ok((first, second))
 }
 
-async fn first_pass(cluster: &LocalCluster, input: &Path, leader: usize) -> anyhow::Result<Pass> {
-    let producer = cluster
-        .client(TIMEOUT)?
-        .producer(ProducerOptions::default())?;
-    let bar = progress(files::input_bytes(input), "appending");
-    let started = Instant::now();
-    let mut feeder = Feeder::new(&producer);
-    let mut source = RecordSource::split(input, Delimiter::newline())?;
-    while let Some(record) = source.next().await? {
-        feeder.send(record).await?;
-        if feeder.fed.records.is_multiple_of(STRIDE) {
-            bar.set_position(feeder.fed.bytes);
-        }
-    }
-    feeder.settle().await?;
-    let (fed, elapsed) = (feeder.fed, started.elapsed());
-    bar.finish_and_clear();
-    let stats = producer.finish().await?;
-    check_offsets(&fed, 0)?;
-
-    let follower = (0..cluster.node_count())
-        .find(|&place| place != leader)
-        .context("no follower")?;
-    let (read, read_elapsed) = read_back(cluster, follower, input, 1).await?;
-    ensure!(
-        read == fed.records,
-        "{read} records came back of {}",
-        fed.records
-    );
-    let (leader, read_from) = (
-        cluster.name(leader).to_owned(),
-        cluster.name(follower).to_owned(),
-    );
-    Ok(Pass {
-        fed,
-        stats,
-        elapsed,
-        leader,
-        read_from,
-        read,
-        read_elapsed,
-    })
+/// Whom to kill, and when: once so many records are acknowledged.
+struct Kill {
+    leader: usize,
+    after: u64,
 }
 
-/// Appends the input again, and kills the leader when a third of it is acknowledged.
-async fn second_pass(
+/// What appending the input came to.
+struct Written {
+    fed: Fed,
+    stats: ProducerStats,
+    elapsed: Duration,
+}
+
+/// Appends the input, and kills the leader on the way if that is asked.
+async fn write(
     cluster: &mut LocalCluster,
     input: &Path,
-    leader: usize,
-    count: u64,
-) -> anyhow::Result<Pass> {
+    what: &'static str,
+    mut kill: Option<Kill>,
+) -> anyhow::Result<Written> {
     let producer = cluster
         .client(TIMEOUT)?
         .producer(ProducerOptions::default())?;
-    let bar = progress(
-        files::input_bytes(input),
-        "appending, leader killed on the way",
-    );
+    let bar = progress(files::input_bytes(input), what);
     let started = Instant::now();
     let mut feeder = Feeder::new(&producer);
     let mut source = RecordSource::split(input, Delimiter::newline())?;
-    let third = count / 3;
-    let mut killed = false;
     while let Some(record) = source.next().await? {
         // A short input is sent before a third of it is acknowledged: then wait, so that a part of it meets
         // the dead leader.
-        let is_time = producer.stats().acknowledged >= third || feeder.fed.records >= 2 * third;
-        if !killed && is_time {
-            feeder.settle_first(third).await?;
-            cluster.signal(leader, Signal::KILL)?;
-            killed = true;
+        let is_time = |kill: &mut Kill| {
+            producer.stats().acknowledged >= kill.after || feeder.fed.records >= 2 * kill.after
+        };
+        if let Some(kill) = kill.take_if(is_time) {
+            feeder.settle_first(kill.after).await?;
+            cluster.signal(kill.leader, Signal::KILL)?;
         }
         feeder.send(record).await?;
         if feeder.fed.records.is_multiple_of(STRIDE) {
             bar.set_position(feeder.fed.bytes);
         }
     }
-    if !killed {
-        cluster.signal(leader, Signal::KILL)?;
+    if let Some(kill) = kill {
+        cluster.signal(kill.leader, Signal::KILL)?;
     }
     feeder.settle().await?;
     let (fed, elapsed) = (feeder.fed, started.elapsed());
     bar.finish_and_clear();
-    let stats = producer.finish().await?;
-    cluster.wait_exit(leader, TIMEOUT).await?;
-    check_offsets(&fed, count)?;
-
-    let new_leader = cluster.leader(TIMEOUT).await?;
-    let other = (0..cluster.node_count()).find(|&place| place != leader && place != new_leader);
-    let reader = other.context("no other node")?;
-    let (read, read_elapsed) = read_back(cluster, reader, input, 2).await?;
-    ensure!(
-        read == 2 * count,
-        "{read} records came back of {}",
-        2 * count
-    );
-    let (leader, read_from) = (
-        cluster.name(new_leader).to_owned(),
-        cluster.name(reader).to_owned(),
-    );
-    Ok(Pass {
+    Ok(Written {
         fed,
-        stats,
+        stats: producer.finish().await?,
         elapsed,
-        leader,
-        read_from,
+    })
+}
+
+/// Reads all copies of the input back, from a node that neither leads nor is dead.
+async fn read_elsewhere(
+    cluster: &LocalCluster,
+    input: &Path,
+    written: Written,
+    leader: usize,
+    dead: Option<usize>,
+) -> anyhow::Result<Pass> {
+    let mut nodes = 0..cluster.node_count();
+    let reader = nodes.find(|&place| place != leader && Some(place) != dead);
+    let reader = reader.context("no other node")?;
+    let copies = if dead.is_some() { 2 } else { 1 };
+    let (read, read_elapsed) = read_back(cluster, reader, input, copies).await?;
+    let expected = copies * written.fed.records;
+    ensure!(read == expected, "{read} records came back of {expected}");
+    Ok(Pass {
+        fed: written.fed,
+        stats: written.stats,
+        elapsed: written.elapsed,
+        leader: cluster.name(leader).to_owned(),
+        read_from: cluster.name(reader).to_owned(),
         read,
         read_elapsed,
     })

@@ -47,9 +47,11 @@ fn producer<T>(request: &Request<T>) -> Result<Option<Producer>, Status> {
         let message = format!("the metadata {SESSION}, {SECRET} and {SEQUENCE} come together");
         return Err(status::invalid(message));
     };
-    let digits = |text: &str| match text.len() {
-        32 => u128::from_str_radix(text, 16).ok(),
-        _ => None,
+    // A sign, which the parser takes, is no digit.
+    let are_digits = |text: &str| text.len() == 32 && !text.starts_with('+');
+    let digits = |text: &str| {
+        let number = u128::from_str_radix(text, 16).ok();
+        number.filter(|_| are_digits(text))
     };
     match (digits(session), digits(secret), sequence.parse().ok()) {
         (Some(session), Some(secret), Some(sequence)) => Ok(Some(Producer {

@@ -65,11 +65,14 @@ fn page(size: u32) -> usize {
     }
 }
 
-/// Cuts a list to one page, and says whether it was longer. The list was read with one item more than a page.
-fn cut_page<T>(found: &mut Vec<T>, size: usize) -> bool {
+/// One page of a list, and the token of the next page: the last item's, or none if this is the last page. The
+/// list was read with one item more than a page.
+fn page_of<T>(mut found: Vec<T>, size: usize, token: impl Fn(&T) -> String) -> (Vec<T>, String) {
     let more = found.len() > size;
     found.truncate(size);
-    more
+    let last = found.last().filter(|_| more);
+    let next = last.map_or_else(String::new, token);
+    (found, next)
 }
 
 fn bad_page() -> Status {
@@ -156,9 +159,8 @@ impl LogService for Native {
             token => token.parse().map_err(|_| bad_page())?,
         };
         let size = page(request.page_size);
-        let mut found = log.sessions(after, size + 1);
-        let more = cut_page(&mut found, size);
-        let last = found.last().map(|last| last.id.to_string());
+        let found = log.sessions(after, size + 1);
+        let (found, next_page_token) = page_of(found, size, |last| last.id.to_string());
         let session = |session: raft::SessionInfo| Session {
             session: session.id,
             subject: session.subject,
@@ -166,7 +168,7 @@ impl LogService for Native {
             last_used_ms: session.last_used_ms,
         };
         Ok(Response::new(ListSessionsResponse {
-            next_page_token: last.filter(|_| more).unwrap_or_default(),
+            next_page_token,
             sessions: found.into_iter().map(session).collect(),
         }))
     }
@@ -218,9 +220,8 @@ impl LogService for Native {
         be_current(log).await?;
         let request = request.get_ref();
         let size = page(request.page_size);
-        let mut found = log.fences(&request.page_token, size + 1);
-        let more = cut_page(&mut found, size);
-        let last = found.last().map(|(name, _)| name.clone());
+        let found = log.fences(&request.page_token, size + 1);
+        let (found, next_page_token) = page_of(found, size, |(name, _)| name.clone());
         let fence = |(name, held): (String, raft::Epoch)| HeldFence {
             name,
             epoch: held.epoch,
@@ -228,7 +229,7 @@ impl LogService for Native {
             subject: held.subject.unwrap_or_default(),
         };
         Ok(Response::new(ListFencesResponse {
-            next_page_token: last.filter(|_| more).unwrap_or_default(),
+            next_page_token,
             fences: found.into_iter().map(fence).collect(),
         }))
     }
@@ -311,11 +312,10 @@ impl LogService for Native {
         be_current(log).await?;
         let request = request.get_ref();
         let size = page(request.page_size);
-        let mut found = log.cursors(&request.page_token, size + 1);
-        let more = cut_page(&mut found, size);
-        let last = found.last().map(|(name, _)| name.clone());
+        let found = log.cursors(&request.page_token, size + 1);
+        let (found, next_page_token) = page_of(found, size, |(name, _)| name.clone());
         Ok(Response::new(ListCursorsResponse {
-            next_page_token: last.filter(|_| more).unwrap_or_default(),
+            next_page_token,
             cursors: found
                 .into_iter()
                 .map(|(name, found)| cursor(name, found))
