@@ -23,7 +23,7 @@
 //! - `net`: one port, two protocols, mutual TLS.
 //! - `certs`: makes the certificates that streams are proven by.
 //! - `raft`: the replicated log over both.
-//! - `reason`: why a call ended without what it was to bring.
+//! - `reason` and `retry`: why a call ended without what it was to bring, and when it is tried again.
 //! - `server`: what clients may call.
 //! - `agent` and `config`: a node and its settings.
 //! - `client`: the other end.
@@ -67,6 +67,8 @@ pub mod proto;
 pub mod raft;
 #[doc(hidden)]
 pub mod reason;
+#[doc(hidden)]
+pub mod retry;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod server;

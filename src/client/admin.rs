@@ -6,10 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::attempts::{Attempts, within};
+use super::attempts::{Attempts, Limited, limited, within};
 use super::servers::Servers;
 use super::told::{is_distrust, leaves_doubt};
 use super::{ClientError, FIRST_ANSWER_MAX};
@@ -23,7 +22,7 @@ use crate::proto::v1::{
 /// A change waits for the cluster to agree, and a transfer for a follower to catch up.
 const CHANGE_MAX: Duration = Duration::from_secs(30);
 
-type Cluster = ClusterServiceClient<Channel>;
+type Cluster = ClusterServiceClient<Limited>;
 
 /// Asks and changes what an operator may. Clones share their connections.
 #[derive(Clone)]
@@ -272,15 +271,16 @@ impl Admin {
     pub(super) async fn asked<T, F>(
         &self,
         limit: Duration,
-        call: impl Fn(Channel) -> F,
+        call: impl Fn(Limited) -> F,
     ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
+        let limit = limit.min(self.timeout);
         loop {
-            let channel = self.servers.channel(attempts.server());
-            match within(limit.min(self.timeout), call(channel)).await {
+            let channel = limited(self.servers.channel(attempts.server()), limit);
+            match within(limit, call(channel)).await {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) => attempts.failed(&status).await?,
             }
@@ -291,16 +291,17 @@ impl Admin {
     pub(super) async fn changed<T, F>(
         &self,
         limit: Duration,
-        call: impl Fn(Channel) -> F,
+        call: impl Fn(Limited) -> F,
     ) -> Result<(T, bool), ClientError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
+        let limit = limit.min(self.timeout);
         let mut in_doubt = false;
         loop {
-            let channel = self.servers.channel(attempts.server());
-            match within(limit.min(self.timeout), call(channel)).await {
+            let channel = limited(self.servers.channel(attempts.server()), limit);
+            match within(limit, call(channel)).await {
                 Ok(answer) => return Ok((answer.into_inner(), in_doubt)),
                 Err(status) => {
                     in_doubt |= leaves_doubt(&status);

@@ -6,17 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
 
 use super::ClientError;
-use super::servers::{Backoff, Rotation, Servers};
+use super::servers::{Rotation, Servers};
 use super::told::{describe, is_distrust, is_retryable, leader_hint, room_comes_in};
+use crate::retry::{self, Pauses};
 
 /// The tries of one caller, up to a time without progress.
 pub(super) struct Attempts {
     servers: Arc<Servers>,
     rotation: Rotation,
-    backoff: Backoff,
+    pauses: Pauses,
     timeout: Duration,
     since: Instant,
     /// Failures in a row that were refused handshakes.
@@ -33,7 +37,7 @@ impl Attempts {
         Ok(Self {
             servers: Arc::clone(servers),
             rotation: servers.rotation(only)?,
-            backoff: Backoff::new(),
+            pauses: Pauses::default(),
             timeout,
             since: Instant::now(),
             distrusted: 0,
@@ -62,7 +66,7 @@ impl Attempts {
         self.waiting_since(Instant::now());
         self.answered = true;
         self.distrusted = 0;
-        self.backoff.reset();
+        self.pauses.reset();
     }
 
     /// Counts the time to give up from `since`, for a caller that was idle meanwhile.
@@ -91,8 +95,9 @@ impl Attempts {
         tracing::debug!(server, cause = describe(status), "trying another server");
         self.rotation.advance(leader_hint(status));
         match room_comes_in(status) {
-            Some(delay) => tokio::time::sleep(delay.min(self.timeout)).await,
-            None => self.backoff.wait().await,
+            // All whom the node refused wait as long.
+            Some(delay) => tokio::time::sleep(retry::spread(delay).min(self.timeout)).await,
+            None => self.pauses.wait().await,
         }
         Ok(())
     }
@@ -124,9 +129,32 @@ pub(super) async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, Status>>,
 ) -> Result<T, Status> {
-    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        Err(Status::deadline_exceeded(format!(
-            "no answer within {limit:?}"
-        )))
-    })
+    tokio::select! {
+        // The channel has the same limit from [`Limit`]. This one says what it means.
+        biased;
+        () = tokio::time::sleep(limit) => {
+            Err(Status::deadline_exceeded(format!("no answer within {limit:?}")))
+        }
+        answer = call => answer,
+    }
+}
+
+/// A channel for single calls, which tell the server how long the client waits: a server that finds no leader
+/// says so in time, instead of leaving the client in doubt.
+pub(super) type Limited = InterceptedService<Channel, Limit>;
+
+/// Puts the limit on each call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit(Duration);
+
+impl Interceptor for Limit {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.set_timeout(self.0);
+        Ok(request)
+    }
+}
+
+/// The channel to a server, for calls whose answers are waited for so long.
+pub(super) fn limited(channel: Channel, limit: Duration) -> Limited {
+    InterceptedService::new(channel, Limit(limit))
 }

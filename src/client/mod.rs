@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tonic::transport::Channel;
+use tonic::client::GrpcService;
+use tonic::codegen::{Body, StdError};
 
 pub use admin::Admin;
 pub use builder::{ClientBuilder, ConfigError};
@@ -154,7 +155,13 @@ impl Client {
 }
 
 /// The native API of the server at the other end.
-fn native(channel: Channel) -> LogServiceClient<Channel> {
+fn native<C>(channel: C) -> LogServiceClient<C>
+where
+    C: GrpcService<tonic::body::Body>,
+    C::Error: Into<StdError>,
+    C::ResponseBody: Body<Data = Bytes> + Send + 'static,
+    <C::ResponseBody as Body>::Error: Into<StdError> + Send,
+{
     LogServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
 }
 

@@ -5,7 +5,7 @@
 
 use tonic::{Response, Status};
 
-use super::attempts::{Attempts, within};
+use super::attempts::{Attempts, Limited, limited, within};
 use super::info::{Claim, CursorInfo, FenceInfo, SessionInfo};
 use super::session::Token;
 use super::told::{is_no_such_cursor, leaves_doubt, past_end};
@@ -17,7 +17,7 @@ use crate::proto::v1::{
     ListCursorsRequest, ListFencesRequest, ListSessionsRequest,
 };
 
-type Log = LogServiceClient<tonic::transport::Channel>;
+type Log = LogServiceClient<Limited>;
 
 impl Admin {
     /// Takes over `name`: appends under its older epochs are refused from then on. With `expected`, only if
@@ -186,8 +186,8 @@ impl Admin {
         let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
         let mut uncertain = false;
         loop {
-            let mut log = native(self.servers.channel(attempts.server()));
             let limit = SILENCE_MAX.min(self.timeout);
+            let mut log = native(limited(self.servers.channel(attempts.server()), limit));
             let Err(status) = within(limit, log.commit_cursor(request.clone())).await else {
                 return Ok(());
             };

@@ -1,10 +1,9 @@
 //! Which server to ask next: the list in turn, a hinted leader first, one cached channel each.
 //!
-//! It knows nothing of the calls that are made, and never waits, except in [`Backoff`].
+//! It knows nothing of the calls that are made, and never waits.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -12,9 +11,6 @@ use tonic::{Code, Status};
 use super::ClientError;
 use crate::net::Kind;
 use crate::net::stream_layer::{ChannelOptions, StreamLayer};
-
-const BACKOFF_FIRST: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
 /// The servers of one client and the channels to them. Shared by all its calls.
 pub(super) struct Servers {
@@ -128,33 +124,6 @@ impl Rotation {
     }
 }
 
-/// Waits that grow from 20 to 250 ms, and start anew after progress.
-pub(super) struct Backoff {
-    next: Duration,
-}
-
-impl Backoff {
-    pub(super) fn new() -> Self {
-        Self {
-            next: BACKOFF_FIRST,
-        }
-    }
-
-    pub(super) fn reset(&mut self) {
-        self.next = BACKOFF_FIRST;
-    }
-
-    pub(super) async fn wait(&mut self) {
-        tokio::time::sleep(self.take()).await;
-    }
-
-    fn take(&mut self) -> Duration {
-        let now = self.next;
-        self.next = (now * 2).min(BACKOFF_MAX);
-        now
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -197,14 +166,5 @@ mod tests {
             servers(&[]).rotation(None),
             Err(ClientError::NoServers)
         ));
-    }
-
-    #[test]
-    fn backoff_grows_to_its_limit_and_starts_anew() {
-        let mut backoff = Backoff::new();
-        let waits: Vec<_> = (0..6).map(|_| backoff.take().as_millis()).collect();
-        assert_eq!(waits, [20, 40, 80, 160, 250, 250]);
-        backoff.reset();
-        assert_eq!(backoff.take(), BACKOFF_FIRST);
     }
 }

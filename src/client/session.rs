@@ -4,7 +4,7 @@ use std::fmt;
 
 use tonic::Status;
 
-use super::attempts::within;
+use super::attempts::{limited, within};
 use super::servers::Servers;
 use super::{FIRST_ANSWER_MAX, native};
 use crate::proto::v1::{CloseSessionRequest, OpenSessionRequest, SessionSequence};
@@ -51,7 +51,7 @@ impl Opened {
 
 /// Opens the session of this token by one call to `server`.
 pub(super) async fn open(servers: &Servers, server: &str, secret: Token) -> Result<Opened, Status> {
-    let mut client = native(servers.channel(server));
+    let mut client = native(limited(servers.channel(server), FIRST_ANSWER_MAX));
     let request = OpenSessionRequest {
         log: String::new(),
         secret: secret.bytes(),
@@ -69,7 +69,7 @@ pub(super) fn session_of_test(id: u64) -> Opened {
 
 /// Closes it if `server` answers. A session that stays open is forgotten in time.
 pub(super) async fn close(servers: &Servers, server: &str, session: Opened) {
-    let mut client = native(servers.channel(server));
+    let mut client = native(limited(servers.channel(server), FIRST_ANSWER_MAX));
     let request = CloseSessionRequest {
         log: String::new(),
         session: session.id,

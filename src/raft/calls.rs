@@ -20,7 +20,8 @@ impl ReplicatedLog {
 
     /// Opens a session of a producer; the same subject with the same secret gets the same one.
     pub async fn open_session(&self, subject: &str, secret: u128) -> Result<u64, ExecuteError> {
-        self.0.commands.open_session(subject, secret).await
+        let until = self.deadline();
+        self.0.commands.open_session(subject, secret, until).await
     }
 
     /// Forgets a session: its opener's, if an owner is given, and else anybody's.
@@ -29,7 +30,8 @@ impl ReplicatedLog {
         session: u64,
         owner: Option<u128>,
     ) -> Result<(), ExecuteError> {
-        self.0.commands.close_session(session, owner).await
+        let until = self.deadline();
+        self.0.commands.close_session(session, owner, until).await
     }
 
     /// Up to `count` sessions behind `after`, as far as this node has applied.
@@ -39,7 +41,8 @@ impl ReplicatedLog {
 
     /// Gives a name to a new holder.
     pub async fn claim_epoch(&self, claim: ClaimEpoch) -> Result<Claim, ExecuteError> {
-        self.0.commands.claim_epoch(claim).await
+        let until = self.deadline();
+        self.0.commands.claim_epoch(claim, until).await
     }
 
     /// Who holds a name, as far as this node has applied.
@@ -54,17 +57,20 @@ impl ReplicatedLog {
 
     /// Forgets a name that was claimed; false if there was none.
     pub async fn delete_fence(&self, name: &str) -> Result<bool, ExecuteError> {
-        self.0.commands.delete_fence(name).await
+        let until = self.deadline();
+        self.0.commands.delete_fence(name, until).await
     }
 
     /// Sets a cursor.
     pub async fn commit_cursor(&self, commit: CommitCursor) -> Result<(), ExecuteError> {
-        self.0.commands.commit_cursor(commit).await
+        let until = self.deadline();
+        self.0.commands.commit_cursor(commit, until).await
     }
 
     /// Forgets a cursor; false if there was none.
     pub async fn delete_cursor(&self, name: &str) -> Result<bool, ExecuteError> {
-        self.0.commands.delete_cursor(name).await
+        let until = self.deadline();
+        self.0.commands.delete_cursor(name, until).await
     }
 
     /// A cursor, as far as this node has applied.
@@ -80,27 +86,32 @@ impl ReplicatedLog {
     /// Gives up the records before `first`, on every replica alike; gives the first offset that may
     /// be read from now on. Any member takes the call.
     pub async fn trim(&self, first: Offset) -> Result<Offset, ExecuteError> {
-        self.0.commands.trim(first).await
+        let until = self.deadline();
+        self.0.commands.trim(first, until).await
     }
 
     /// Sets how much of the log is kept. Any member takes the call.
     pub async fn set_retention(&self, retention: Retention) -> Result<(), ExecuteError> {
-        self.0.commands.set_retention(retention).await
+        let until = self.deadline();
+        self.0.commands.set_retention(retention, until).await
     }
 
     /// Lets a node of this name join, once.
     pub async fn allow(&self, name: &str) -> Result<(), ExecuteError> {
-        self.0.commands.allow(name).await
+        let until = self.deadline();
+        self.0.commands.allow(name, until).await
     }
 
     /// Takes that back; false if the name was not allowed, or has joined.
     pub async fn withdraw(&self, name: &str) -> Result<bool, ExecuteError> {
-        self.0.commands.withdraw(name).await
+        let until = self.deadline();
+        self.0.commands.withdraw(name, until).await
     }
 
     /// Makes a token that lets one node join, within `life`.
     pub async fn make_token(&self, life: Duration) -> Result<String, ExecuteError> {
-        self.0.commands.make_token(life).await
+        let until = self.deadline();
+        self.0.commands.make_token(life, until).await
     }
 
     /// The names that may join, as far as this node has applied.
@@ -119,18 +130,18 @@ impl ReplicatedLog {
     ///
     /// No clock but this node's is trusted: the bound counts from before the leader was asked.
     pub async fn be_fresh(&self, bound: Duration) -> Result<(), ReadError> {
-        self.0.reads.be_fresh(bound).await
+        self.0.reads.be_fresh(bound, self.deadline()).await
     }
 
     /// Returns once this node has applied the records before `next`.
     pub async fn apply_to(&self, next: Offset) -> Result<(), ReadError> {
-        self.0.reads.apply_to(next).await
+        self.0.reads.apply_to(next, self.deadline()).await
     }
 
     /// Returns once this node has applied everything that was acknowledged, by any node, before
     /// the call.
     pub async fn read_barrier(&self) -> Result<(), ReadError> {
-        self.0.reads.pass().await
+        self.0.reads.pass(self.deadline()).await
     }
 
     /// Has the leader confirm soon how far this node is; waits for nothing.

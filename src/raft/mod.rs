@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::disk::DirLock;
 use crate::log::Log;
+use crate::retry::CALL_WAIT;
 use crate::tasks;
 
 mod engine;
@@ -69,8 +70,7 @@ pub use view::clocks::ClockReport;
 pub use view::{MemberView, View};
 pub use write::admit::TOKEN_LIFE_MAX;
 pub use write::commands::{Claim, SESSION_IDLE_MS_MAX};
-pub use write::proposals::Caller;
-pub use write::proposals::{Answer, LEADER_WAIT};
+pub use write::proposals::{Answer, Caller};
 
 use engine::Raft;
 use members::Members;
@@ -82,9 +82,10 @@ use upkeep::Upkeep;
 use write::commands::Commands;
 use write::proposer::Proposer;
 
-/// A handle to the replicated log of this node; clones share it.
+/// A handle to the replicated log of this node; clones share it. What it is asked for waits for a leader as long
+/// as a call may, or until the time that it was given ([`ReplicatedLog::until`]).
 #[derive(Clone)]
-pub struct ReplicatedLog(Arc<ReplicaParts>);
+pub struct ReplicatedLog(Arc<ReplicaParts>, Option<Instant>);
 
 /// What the node consists of.
 struct ReplicaParts {
@@ -100,6 +101,17 @@ struct ReplicaParts {
 }
 
 impl ReplicatedLog {
+    /// The same log for one call, whose caller waits no longer than this.
+    pub fn until(&self, deadline: Option<Instant>) -> Self {
+        Self(self.0.clone(), deadline)
+    }
+
+    /// Until when a call that comes now may wait.
+    fn deadline(&self) -> Instant {
+        let usual = Instant::now() + CALL_WAIT;
+        self.1.map_or(usual, |until| until.min(usual))
+    }
+
     /// Who this node is.
     pub fn identity(&self) -> &Identity {
         &self.0.node.identity

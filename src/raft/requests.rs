@@ -13,7 +13,8 @@ use crate::raft::entry::types::TypeConfig;
 use crate::raft::error::ProposeError;
 use crate::raft::node::Node;
 use crate::raft::peer::wire;
-use crate::raft::write::proposals::{Answer, Caller, LEADER_WAIT};
+use crate::raft::write::proposals::{Answer, Caller};
+use crate::retry::CALL_WAIT;
 
 use super::ReplicatedLog;
 use super::callers::number;
@@ -78,7 +79,7 @@ pub async fn queue_all(
     request: pb::ProposeRequest,
 ) -> Vec<Result<Answer, ProposeError>> {
     let mut waiting = Vec::with_capacity(request.batches.len());
-    let waited = Duration::from_millis(request.waited_ms).min(LEADER_WAIT);
+    let waited = Duration::from_millis(request.waited_ms).min(CALL_WAIT);
     let now = Instant::now();
     let since = now.checked_sub(waited).unwrap_or(now);
     let me = log.0.node.id();

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::raft::{StreamAppendError, StreamAppendResult};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::log::Index;
@@ -27,6 +28,7 @@ use crate::raft::peer::fetch;
 use crate::raft::peer::transport::MESSAGE_BYTES_MAX;
 use crate::raft::write::proposals::Caller;
 use crate::raft::write::{execute, forward};
+use crate::retry::CALL_WAIT;
 use crate::tasks;
 
 use super::callers::{From, check_certificate, number};
@@ -320,7 +322,8 @@ impl raft_server::Raft for RaftService {
         if !log.view().writable {
             return Err(refusal::not_leader());
         }
-        let outcome = log.0.commands.execute_since(command, waited).await;
+        let until = Instant::now() + CALL_WAIT.saturating_sub(waited);
+        let outcome = log.0.commands.execute(command, until).await;
         execute::outcome_to_pb(outcome).map(Response::new)
     }
 

@@ -8,15 +8,14 @@ use tokio::time::Instant;
 use tonic::Request;
 
 use crate::net::budget::Held;
-use crate::raft::{Answer, Caller, LEADER_WAIT, ProposeError, Receipt};
+use crate::raft::{Answer, Caller, ProposeError, Receipt};
+use crate::retry::{self, CALL_WAIT};
 
 use super::CommitLog;
 use super::intake::Taken;
 
 /// How long an outcome may take before it is called unknown.
 const OUTCOME_WAIT: Duration = Duration::from_secs(30);
-/// Between two tries of one call.
-const RETRY: Duration = Duration::from_millis(20);
 
 /// What was taken for the request of a call, or for the messages of its stream.
 pub fn taken<T>(request: &Request<T>) -> Arc<Taken> {
@@ -42,19 +41,17 @@ pub async fn outcome(answer: Answer) -> Result<Receipt, ProposeError> {
 }
 
 /// Appends a batch. It is tried again only while it was surely not appended; all tries together wait for a
-/// leader as long as one may.
-pub async fn append<L: CommitLog>(log: &L, batch: Bytes) -> Result<Receipt, ProposeError> {
-    let (caller, came) = (Caller::next(), Instant::now());
-    loop {
-        let proposed = match log.propose(caller, batch.clone(), came).await {
-            Ok(answer) => outcome(answer).await,
-            Err(error) => Err(error),
-        };
-        match proposed {
-            Err(ProposeError::NoLeader { .. }) if came.elapsed() < LEADER_WAIT => {
-                tokio::time::sleep(RETRY).await;
-            }
-            outcome => return outcome,
-        }
-    }
+/// leader as long as one may, or as its caller waits.
+pub async fn append<L: CommitLog>(
+    log: &L,
+    batch: Bytes,
+    deadline: Option<Instant>,
+) -> Result<Receipt, ProposeError> {
+    let (caller, came) = (Caller::next(), retry::waiting_since(deadline));
+    let nobody_took_it = |error: &ProposeError| matches!(error, ProposeError::NoLeader { .. });
+    let attempt = || {
+        let batch = batch.clone();
+        async move { outcome(log.propose(caller, batch, came).await?).await }
+    };
+    retry::until(came + CALL_WAIT, nobody_took_it, attempt).await
 }

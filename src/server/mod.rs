@@ -7,6 +7,7 @@ mod answers;
 mod appending;
 mod auth;
 mod commit_log;
+mod deadline;
 mod drain;
 mod intake;
 mod limits;

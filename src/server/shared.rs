@@ -7,11 +7,12 @@ use tonic::{Request, Status};
 
 use crate::net::budget::Accounts;
 use crate::net::mux::PeerInfo;
+use crate::raft::ReplicatedLog;
 
 use super::answers::Unread;
 use super::answers::bulk::Bulk;
 use super::answers::reading::Reading;
-use super::{Drain, Limits, Policy, status};
+use super::{Drain, Limits, Policy, deadline, status};
 
 /// What all verbs share. The log takes its seat once the node belongs to a cluster.
 #[derive(Debug)]
@@ -45,6 +46,14 @@ impl<L> Shared<L> {
 
     pub fn log(&self) -> Result<&L, Status> {
         self.seat.get().ok_or_else(status::starting)
+    }
+}
+
+impl Shared<ReplicatedLog> {
+    /// The log of this name, for as long as the caller waits.
+    pub fn log_for<T>(&self, request: &Request<T>, name: &str) -> Result<ReplicatedLog, Status> {
+        check_log(name)?;
+        Ok(self.log()?.until(deadline::of(request)))
     }
 }
 

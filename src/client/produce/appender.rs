@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::ack::Appended;
 use crate::batch::{Compression, Record, compress_if_smaller};
-use crate::client::attempts::{Attempts, within};
+use crate::client::attempts::{Attempts, limited, within};
 use crate::client::servers::Servers;
 use crate::client::session::{self, Opened, Token};
 use crate::client::told::{is_session_expired, leaves_doubt, offset_differs};
@@ -184,7 +184,7 @@ impl Tries<'_> {
         };
         self.session = Some(session);
         self.request.session = Some(session.opened.sequence(session.sequence));
-        let mut client = native(self.servers.channel(&server));
+        let mut client = native(limited(self.servers.channel(&server), SILENCE_MAX));
         let was_uncertain = std::mem::replace(&mut self.uncertain, true);
         let answer = within(SILENCE_MAX, client.produce(self.request.clone())).await;
         if let Err(status) = &answer {

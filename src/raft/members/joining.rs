@@ -9,6 +9,7 @@ use crate::raft::home::directory::Directory;
 use crate::raft::peer::sender::Sender;
 use crate::raft::peer::transport::Transport;
 use crate::raft::view::View;
+use crate::retry::Pauses;
 
 use super::Members;
 
@@ -30,7 +31,7 @@ pub async fn ask_all(
     peers: &[String],
     request: &pb::JoinRequest,
 ) -> Result<pb::JoinResponse, MembershipError> {
-    let mut told = String::new();
+    let (mut told, mut pauses) = (String::new(), Pauses::default());
     loop {
         for peer in peers {
             let mut client = transport.client(0, peer);
@@ -51,7 +52,7 @@ pub async fn ask_all(
                 told = reason;
             }
         }
-        tokio::time::sleep(RETRY_AFTER).await;
+        pauses.wait().await;
     }
 }
 
@@ -73,9 +74,6 @@ pub async fn cluster_of(layer: &StreamLayer, peers: &[String]) -> Option<(String
 
 /// For one question to a peer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Between two rounds of questions.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Asks the members at `peers` for a node id, until one gives it or refuses. A token lets the node in
 /// if its name does not.

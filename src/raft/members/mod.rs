@@ -18,6 +18,7 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::net::identity::is_valid_name;
 use crate::proto::raft_v1 as pb;
@@ -30,6 +31,7 @@ use crate::raft::read::ReadBarrier;
 use crate::raft::state::fsm::Fsm;
 use crate::raft::write::commands::Commands;
 use crate::raft::write::execute::WriteError;
+use crate::retry::CALL_WAIT;
 
 use self::hearing::Hearing;
 
@@ -106,7 +108,7 @@ impl Members {
 
     /// A new leader may not have applied yet what it must know to judge.
     async fn be_current(&self) -> Result<(), MembershipError> {
-        let current = self.reads.pass().await;
+        let current = self.reads.pass(Instant::now() + CALL_WAIT).await;
         current.map_err(|error| MembershipError::NoLeader {
             reason: error.to_string(),
         })

@@ -20,12 +20,11 @@ use crate::proto::raft_v1 as pb;
 use crate::raft::engine::Raft;
 use crate::raft::engine::log_store::Promised;
 use crate::raft::peer::transport::{PeerClient, Transport};
+use crate::retry::Pauses;
 use crate::tasks;
 
 /// How long the voters may take to answer.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(1);
-/// Between two tries to ask a voter.
-const RETRY_AFTER: Duration = Duration::from_millis(20);
 /// Reads that may wait for one round.
 pub const QUEUE_MAX: usize = 4096;
 /// Answers of voters that may wait. A voter is asked one question at a time.
@@ -237,6 +236,7 @@ async fn put_questions(
             continue;
         };
         let number = question.number;
+        let mut pauses = Pauses::default();
         while let Some(promised) = put(&mut client, question, until).await {
             match promised {
                 Ok(promised) => {
@@ -253,7 +253,7 @@ async fn put_questions(
                 Err(status) => tracing::debug!(voter, %status, "did not confirm a leadership"),
             }
             // A newer question ends the pause.
-            if tokio::time::timeout(RETRY_AFTER, questions.changed())
+            if tokio::time::timeout(pauses.take(), questions.changed())
                 .await
                 .is_ok()
             {

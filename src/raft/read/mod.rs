@@ -17,16 +17,13 @@ use crate::raft::error::ReadError;
 use crate::raft::peer::transport::{PeerClient, Transport};
 use crate::raft::state::applied::{Applied, AppliedState};
 use crate::raft::view::View;
+use crate::retry::{CALL_WAIT, Pauses};
 use crate::tasks;
 
 use self::confirm::{Confirmer, QUEUE_MAX};
 
-/// How long a strong read may take in all: it waits behind earlier reads, for the leader, and for this node to
-/// catch up.
-const WAIT: Duration = Duration::from_secs(5);
 /// For one question to the leader.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-const RETRY_AFTER: Duration = Duration::from_millis(20);
 /// The least time that a bounded read gives to one confirmation.
 const BOUND_WAIT_MIN: Duration = Duration::from_millis(200);
 
@@ -102,16 +99,19 @@ impl ReadBarrier {
     }
 
     /// Returns once this node has applied everything that was acknowledged before the call.
-    pub async fn pass(&self) -> Result<(), ReadError> {
+    pub async fn pass(&self, until: Instant) -> Result<(), ReadError> {
         let (reply, answer) = oneshot::channel();
         let stopped = ReadError::NoLeader { waited_ms: 0 };
         let confirmed = async {
             self.queue.send(reply).await.map_err(|_| stopped.clone())?;
             answer.await.unwrap_or(Err(stopped))
         };
-        let waited_ms = WAIT.as_millis() as u64;
-        let late = |_| ReadError::NoLeader { waited_ms };
-        tokio::time::timeout(WAIT, confirmed).await.map_err(late)?
+        let came = Instant::now();
+        let late = |_| ReadError::NoLeader {
+            waited_ms: ms_since(came),
+        };
+        let passed = tokio::time::timeout_at(until, confirmed).await;
+        passed.map_err(late)?
     }
 
     /// Has the leader asked soon, if nobody waits for that already.
@@ -139,7 +139,7 @@ impl ReadBarrier {
     /// Returns once this node is known to be at most `bound` behind.
     ///
     /// No clock but this node's is trusted: the bound counts from before the leader was asked.
-    pub async fn be_fresh(&self, bound: Duration) -> Result<(), ReadError> {
+    pub async fn be_fresh(&self, bound: Duration, until: Instant) -> Result<(), ReadError> {
         let is_fresh = |freshness: Freshness| {
             let staleness = freshness.staleness;
             staleness.is_some_and(|staleness| staleness <= bound)
@@ -147,32 +147,41 @@ impl ReadBarrier {
         if is_fresh(self.freshness()) {
             return Ok(());
         }
-        let wait = bound.clamp(BOUND_WAIT_MIN, WAIT);
+        let wait = bound.clamp(BOUND_WAIT_MIN, CALL_WAIT);
+        let until = until.min(Instant::now() + wait);
         // An answer that comes too late proves too little, so only the state after it counts.
-        let _ = tokio::time::timeout(wait, self.pass()).await;
+        let _ = self.pass(until).await;
         let freshness = self.freshness();
         if is_fresh(freshness) {
             return Ok(());
         }
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Err(ReadError::Stale {
-            bound_ms: millis(bound),
-            staleness_ms: freshness.staleness.map(millis),
+            bound_ms: ms(bound),
+            staleness_ms: freshness.staleness.map(ms),
         })
     }
 
     /// Returns once this node has applied the records before `next`.
-    pub async fn apply_to(&self, next: Offset) -> Result<(), ReadError> {
+    pub async fn apply_to(&self, next: Offset, until: Instant) -> Result<(), ReadError> {
+        let came = Instant::now();
         let mut applied = self.applied.clone();
         let there = applied.wait_for(|applied| applied.next_offset >= next);
-        match tokio::time::timeout(WAIT, there).await {
+        match tokio::time::timeout_at(until, there).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(ReadError::Behind {
                 offset: Offset(next.0.saturating_sub(1)),
-                waited_ms: WAIT.as_millis() as u64,
+                waited_ms: ms_since(came),
             }),
         }
     }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn ms_since(came: Instant) -> u64 {
+    ms(came.elapsed())
 }
 
 struct Barrier {
@@ -206,8 +215,8 @@ impl Barrier {
     }
 
     async fn confirm(&mut self) -> Result<Offset, ReadError> {
-        let deadline = Instant::now() + WAIT;
-        let waited_ms = WAIT.as_millis() as u64;
+        let deadline = Instant::now() + CALL_WAIT;
+        let waited_ms = ms(CALL_WAIT);
         let asked = tokio::time::timeout_at(deadline, self.read_index()).await;
         let (index, next) = asked.map_err(|_| ReadError::NoLeader { waited_ms })?;
         let caught_up = |applied: &Applied| applied.index >= index;
@@ -220,6 +229,7 @@ impl Barrier {
 
     /// Asks until some leader answers.
     async fn read_index(&mut self) -> ReadIndex {
+        let mut pauses = Pauses::default();
         loop {
             let leader = {
                 let view = self.views.borrow();
@@ -238,7 +248,7 @@ impl Barrier {
             if let Some(index) = index {
                 return index;
             }
-            tokio::time::sleep(RETRY_AFTER).await;
+            pauses.wait().await;
         }
     }
 

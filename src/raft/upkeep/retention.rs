@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::log::{Offset, SegmentInfo};
 use crate::raft::entry::command::Retention;
 use crate::raft::home::blocking::on_disk;
+use crate::retry::CALL_WAIT;
 
 use super::Upkeep;
 
@@ -37,7 +40,7 @@ impl Upkeep {
         if let Some(wanted) = wanted.filter(|wanted| *wanted > first)
             && self.node.view().writable
         {
-            match self.commands.trim(wanted).await {
+            match self.commands.trim(wanted, Instant::now() + CALL_WAIT).await {
                 Ok(first) => tracing::info!(%first, "trimmed by retention"),
                 Err(error) => tracing::warn!(%error, "retention was not kept; it is tried again"),
             }

@@ -10,9 +10,9 @@ use crate::raft::entry::command::Command;
 use crate::raft::entry::outcome::Outcome;
 use crate::raft::entry::owner;
 use crate::raft::error::{ExecuteError, WriteFailure};
+use crate::retry::CALL_WAIT;
 
 use super::commands::Commands;
-use super::execute::WAIT;
 
 /// How long a token lets a node in, at most.
 pub const TOKEN_LIFE_MAX: Duration = Duration::from_hours(24);
@@ -40,7 +40,9 @@ impl Commands {
             names: self.founding.clone(),
             founding: true,
         });
-        self.write(command, Instant::now() + WAIT).await.map(drop)
+        self.write(command, Instant::now() + CALL_WAIT)
+            .await
+            .map(drop)
     }
 
     /// The same as soon as this node leads, so that the status shows who may join.
@@ -53,24 +55,25 @@ impl Commands {
     }
 
     /// Lets a node of this name join, once.
-    pub async fn allow(&self, name: &str) -> Result<(), ExecuteError> {
+    pub async fn allow(&self, name: &str, until: Instant) -> Result<(), ExecuteError> {
         let names = vec![name.to_owned()];
         let founding = false;
         let change = Admission::Allow { names, founding };
-        self.execute(Command::Admission(change)).await.map(drop)
+        let allowed = self.execute(Command::Admission(change), until);
+        allowed.await.map(drop)
     }
 
     /// Takes that back; false if the name was not allowed, or has joined.
-    pub async fn withdraw(&self, name: &str) -> Result<bool, ExecuteError> {
+    pub async fn withdraw(&self, name: &str, until: Instant) -> Result<bool, ExecuteError> {
         let change = Admission::Withdraw(name.to_owned());
-        match self.execute(Command::Admission(change)).await? {
+        match self.execute(Command::Admission(change), until).await? {
             Outcome::Deleted(withdrawn) => Ok(withdrawn),
             _ => Err(ExecuteError::other_answer()),
         }
     }
 
     /// Makes a token that lets one node join, within `life`.
-    pub async fn make_token(&self, life: Duration) -> Result<String, ExecuteError> {
+    pub async fn make_token(&self, life: Duration, until: Instant) -> Result<String, ExecuteError> {
         let token = format!("{:032x}", self.random.next_u128());
         let life = life.min(TOKEN_LIFE_MAX).as_millis();
         let change = Admission::Token {
@@ -79,7 +82,7 @@ impl Commands {
             now_ms: 0,
             life_ms: u64::try_from(life).unwrap_or(u64::MAX),
         };
-        self.execute(Command::Admission(change)).await?;
+        self.execute(Command::Admission(change), until).await?;
         Ok(token)
     }
 

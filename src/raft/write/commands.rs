@@ -19,8 +19,8 @@ use crate::raft::state::cursors::Cursor;
 use crate::raft::state::fences::Epoch;
 use crate::raft::state::fsm::Fsm;
 use crate::raft::state::sessions::SessionInfo;
+use crate::retry::CALL_WAIT;
 
-use super::execute::WAIT;
 use super::stamps::Stamps;
 
 /// A session that nothing came under for so long is forgotten.
@@ -36,7 +36,7 @@ pub struct Claim {
     pub next_offset: Offset,
 }
 
-/// Carries out commands.
+/// Carries out commands. Each waits for a leader until a time that its caller gives.
 pub struct Commands {
     pub(super) node: Arc<Node>,
     pub(super) stamps: Stamps,
@@ -56,14 +56,19 @@ impl Commands {
     }
 
     /// Opens a session of a producer; the same subject with the same secret gets the same one.
-    pub async fn open_session(&self, subject: &str, secret: u128) -> Result<u64, ExecuteError> {
+    pub async fn open_session(
+        &self,
+        subject: &str,
+        secret: u128,
+        until: Instant,
+    ) -> Result<u64, ExecuteError> {
         let open = OpenSession {
             subject: subject.to_owned(),
             owner: owner::of_session(subject, secret),
             now_ms: 0,
             idle_before_ms: 0,
         };
-        match self.execute(Command::OpenSession(open)).await? {
+        match self.execute(Command::OpenSession(open), until).await? {
             Outcome::Session(session) => Ok(session),
             _ => Err(ExecuteError::other_answer()),
         }
@@ -74,9 +79,11 @@ impl Commands {
         &self,
         session: u64,
         owner: Option<u128>,
+        until: Instant,
     ) -> Result<(), ExecuteError> {
         let close = CloseSession { session, owner };
-        self.execute(Command::CloseSession(close)).await.map(drop)
+        let closed = self.execute(Command::CloseSession(close), until);
+        closed.await.map(drop)
     }
 
     /// Up to `count` sessions behind `after`, as far as this node has applied.
@@ -85,8 +92,12 @@ impl Commands {
     }
 
     /// Gives a name to a new holder.
-    pub async fn claim_epoch(&self, claim: ClaimEpoch) -> Result<Claim, ExecuteError> {
-        match self.execute(Command::ClaimEpoch(claim)).await? {
+    pub async fn claim_epoch(
+        &self,
+        claim: ClaimEpoch,
+        until: Instant,
+    ) -> Result<Claim, ExecuteError> {
+        match self.execute(Command::ClaimEpoch(claim), until).await? {
             Outcome::Claimed(epoch, next_offset) => Ok(Claim { epoch, next_offset }),
             _ => Err(ExecuteError::other_answer()),
         }
@@ -103,22 +114,29 @@ impl Commands {
     }
 
     /// Forgets a name that was claimed; false if there was none.
-    pub async fn delete_fence(&self, name: &str) -> Result<bool, ExecuteError> {
-        self.delete(Command::DeleteFence(name.to_owned())).await
+    pub async fn delete_fence(&self, name: &str, until: Instant) -> Result<bool, ExecuteError> {
+        let delete = Command::DeleteFence(name.to_owned());
+        self.delete(delete, until).await
     }
 
     /// Sets a cursor.
-    pub async fn commit_cursor(&self, commit: CommitCursor) -> Result<(), ExecuteError> {
-        self.execute(Command::CommitCursor(commit)).await.map(drop)
+    pub async fn commit_cursor(
+        &self,
+        commit: CommitCursor,
+        until: Instant,
+    ) -> Result<(), ExecuteError> {
+        let committed = self.execute(Command::CommitCursor(commit), until);
+        committed.await.map(drop)
     }
 
     /// Forgets a cursor; false if there was none.
-    pub async fn delete_cursor(&self, name: &str) -> Result<bool, ExecuteError> {
-        self.delete(Command::DeleteCursor(name.to_owned())).await
+    pub async fn delete_cursor(&self, name: &str, until: Instant) -> Result<bool, ExecuteError> {
+        let delete = Command::DeleteCursor(name.to_owned());
+        self.delete(delete, until).await
     }
 
-    async fn delete(&self, command: Command) -> Result<bool, ExecuteError> {
-        match self.execute(command).await? {
+    async fn delete(&self, command: Command, until: Instant) -> Result<bool, ExecuteError> {
+        match self.execute(command, until).await? {
             Outcome::Deleted(deleted) => Ok(deleted),
             _ => Err(ExecuteError::other_answer()),
         }
@@ -141,7 +159,8 @@ impl Commands {
         if !self.node.view().writable || !self.node.state.read(any_idle) {
             return;
         }
-        match self.execute(Command::ExpireSessions(before)).await {
+        let until = Instant::now() + CALL_WAIT;
+        match self.execute(Command::ExpireSessions(before), until).await {
             Ok(_) => tracing::info!("forgot sessions that were idle for a day"),
             Err(error) => tracing::debug!(%error, "idle sessions stay for now"),
         }
@@ -149,23 +168,27 @@ impl Commands {
 
     /// Gives up the records before `first`, on every replica alike; gives the first offset that may
     /// be read from now on. Any member takes the call.
-    pub async fn trim(&self, first: Offset) -> Result<Offset, ExecuteError> {
-        match self.execute(Command::Trim(first)).await? {
+    pub async fn trim(&self, first: Offset, until: Instant) -> Result<Offset, ExecuteError> {
+        match self.execute(Command::Trim(first), until).await? {
             Outcome::Trimmed(first) => Ok(first),
             _ => Err(ExecuteError::other_answer()),
         }
     }
 
     /// Sets how much of the log is kept. Any member takes the call.
-    pub async fn set_retention(&self, retention: Retention) -> Result<(), ExecuteError> {
+    pub async fn set_retention(
+        &self,
+        retention: Retention,
+        until: Instant,
+    ) -> Result<(), ExecuteError> {
         let command = Command::SetRetention(retention);
-        self.execute(command).await.map(drop)
+        self.execute(command, until).await.map(drop)
     }
 
     /// Replicates a command of the members' own from here, within the time that calls have: the call that
     /// brought it has checked it.
     pub(crate) async fn write_here(&self, command: Command) -> Result<Outcome, MembershipError> {
-        let written = self.write(command, Instant::now() + WAIT).await;
+        let written = self.write(command, Instant::now() + CALL_WAIT).await;
         Ok(written?)
     }
 }

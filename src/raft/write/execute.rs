@@ -15,20 +15,15 @@ use crate::raft::entry::outcome::{Full, Outcome, StateRefusal};
 use crate::raft::entry::types::TypeConfig;
 use crate::raft::error::{DiskFull, ExecuteError, OTHER_ANSWER, WriteFailure};
 use crate::reason::Reason;
+use crate::retry::{self, CALL_WAIT, WAY_BACK};
 
 use super::commands::Commands;
 use super::gate;
 
-/// How long a command may take, through all tries and on all nodes.
-pub(crate) const WAIT: Duration = Duration::from_secs(5);
-/// The part of this time that is kept for the way back, when another node carries the command out.
-const WAY_BACK: Duration = Duration::from_millis(200);
 /// How long a command that was just written is waited for, even if its time is over.
 const WRITTEN_WAIT_MIN: Duration = Duration::from_millis(200);
 /// Metadata of a command that is passed on: how long it has waited, in milliseconds.
 pub(crate) const WAITED: &str = "ferrolog-waited-ms";
-/// Between two tries.
-const RETRY: Duration = Duration::from_millis(20);
 
 pub(crate) type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
@@ -56,26 +51,17 @@ impl Commands {
     /// Carries out a command, here or on the leader.
     ///
     /// A command that surely nobody took is tried again, for as long as there is time.
-    pub(crate) async fn execute(&self, command: Command) -> Result<Outcome, ExecuteError> {
-        self.execute_since(command, Duration::ZERO).await
-    }
-
-    /// Carries out a command that has waited already, on the node that passed it on.
-    pub(crate) async fn execute_since(
+    pub(crate) async fn execute(
         &self,
         command: Command,
-        waited: Duration,
+        deadline: Instant,
     ) -> Result<Outcome, ExecuteError> {
-        let deadline = Instant::now() + WAIT.saturating_sub(waited);
-        loop {
+        let nobody_took_it = |error: &ExecuteError| matches!(error, ExecuteError::NoLeader { .. });
+        let attempt = || async {
             self.leader_known(deadline).await;
-            match self.execute_once(command.clone(), deadline).await {
-                Err(ExecuteError::NoLeader { .. }) if Instant::now() < deadline => {
-                    tokio::time::sleep(RETRY).await;
-                }
-                outcome => return outcome,
-            }
-        }
+            self.execute_once(command.clone(), deadline).await
+        };
+        retry::until(deadline, nobody_took_it, attempt).await
     }
 
     async fn execute_once(
@@ -89,7 +75,7 @@ impl Commands {
                 command: codec::command_to_control(&command),
             });
             let left = deadline.saturating_duration_since(Instant::now());
-            let waited = WAIT.saturating_sub(left) + WAY_BACK;
+            let waited = CALL_WAIT.saturating_sub(left) + WAY_BACK;
             let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
             request.metadata_mut().insert(WAITED, waited_ms.into());
             let until = deadline.max(Instant::now() + WAY_BACK);

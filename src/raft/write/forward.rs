@@ -21,14 +21,13 @@ use crate::raft::entry::outcome::{OffsetRange, Receipt, Refusal};
 use crate::raft::error::{DiskFull, ProposeError};
 use crate::raft::peer::transport::{Lane, Transport};
 use crate::raft::view::View;
+use crate::retry::Pauses;
 use crate::tasks;
 
 use super::proposals::Group;
 
 /// How long it may take to open the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
-/// Between two tries.
-const RETRY: Duration = Duration::from_millis(20);
 /// Groups in the stream's channel; the proposer's window is smaller.
 const CHANNEL: usize = 64;
 
@@ -45,6 +44,8 @@ pub struct Forwarder {
     transport: Transport,
     views: watch::Receiver<View>,
     stream: Option<Opened>,
+    /// Between tries to open one.
+    pauses: Pauses,
 }
 
 struct Opened {
@@ -62,6 +63,7 @@ impl Forwarder {
             transport,
             views,
             stream: None,
+            pauses: Pauses::default(),
         }
     }
 
@@ -85,9 +87,10 @@ impl Forwarder {
                 .flatten();
         }
         let Some(stream) = &self.stream else {
-            tokio::time::sleep(RETRY).await;
+            self.pauses.wait().await;
             return Err(group);
         };
+        self.pauses.reset();
         let batches = group
             .proposals
             .iter()

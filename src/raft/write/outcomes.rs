@@ -12,8 +12,9 @@ use crate::raft::entry::types::TypeConfig;
 use crate::raft::error::ProposeError;
 use crate::raft::view::View;
 use crate::raft::view::space::Space;
+use crate::retry::CALL_WAIT;
 
-use super::proposals::{Group, LEADER_WAIT};
+use super::proposals::Group;
 
 /// How long a group stays under way while too few voters have room. Its outcome is unknown by then,
 /// and others are told that the disks are full.
@@ -34,7 +35,7 @@ pub(crate) async fn complete(
 ) {
     while let Some((mut outcome, group, since)) = waits.recv().await {
         let full = since + FULL_WAIT;
-        let late = (group.came() + LEADER_WAIT).max(since + LOOK);
+        let late = (group.came() + CALL_WAIT).max(since + LOOK);
         let is_hopeless = |now| {
             let view = views.borrow();
             let is_full = now >= full && space.full_voter(&view).is_some();

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -11,10 +10,7 @@ use tokio::time::Instant;
 use crate::raft::entry::outcome::{BatchOutcome, Receipt};
 use crate::raft::error::ProposeError;
 use crate::raft::view::View;
-
-/// How long a batch waits for a leader, on whatever node it waits. A batch that a leader has appended is given
-/// up after the same time, if that leader is deposed: its outcome is unknown.
-pub const LEADER_WAIT: Duration = Duration::from_secs(5);
+use crate::retry::CALL_WAIT;
 
 /// Whose batches keep their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,7 +39,7 @@ pub struct Proposal {
 
 impl Proposal {
     pub fn is_late(&self) -> bool {
-        self.since.elapsed() >= LEADER_WAIT
+        self.since.elapsed() >= CALL_WAIT
     }
 
     /// Nobody took it, for as long as it may wait.
@@ -164,7 +160,7 @@ mod tests {
         };
         let [late, other] = [0; 2].map(|_| Caller::next());
         let began = Instant::now();
-        tokio::time::advance(LEADER_WAIT).await;
+        tokio::time::advance(CALL_WAIT).await;
         let now = Instant::now();
         let (proposals, mut answers): (Vec<_>, Vec<_>) =
             [of(late, began), of(other, now), of(late, now)]

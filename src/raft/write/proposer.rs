@@ -23,13 +23,14 @@ use crate::raft::peer::transport::Transport;
 use crate::raft::view::View;
 use crate::raft::view::space::Space;
 use crate::raft::write::proposals::Caller;
+use crate::retry::CALL_WAIT;
 use crate::tasks;
 
 use super::forward::Forwarder;
 use super::gate::Gate;
 use super::lines::Lines;
 use super::outcomes::{self, UnderWay};
-use super::proposals::{Answer, Group, LEADER_WAIT, Proposal, no_leader};
+use super::proposals::{Answer, Group, Proposal, no_leader};
 use super::stamps::Stamps;
 
 /// Batches that may wait for a place in a group.
@@ -163,7 +164,7 @@ impl Proposer {
         wait: impl Future<Output = T>,
     ) -> Result<T, ProposeError> {
         let led_no_more = async {
-            tokio::time::sleep_until(since + LEADER_WAIT).await;
+            tokio::time::sleep_until(since + CALL_WAIT).await;
             while self.views.borrow().is_led(self.me) {
                 tokio::time::sleep(LOOK).await;
             }
@@ -290,7 +291,7 @@ impl Dispatcher {
     async fn dispatch(&mut self, mut group: Group) -> HashSet<Caller> {
         let mut given_up = HashSet::new();
         // What waited for its turn behind others' has not waited for a leader: it has a moment here, too.
-        let mut deadline = (group.came() + LEADER_WAIT).max(Instant::now() + FORWARD_WAIT);
+        let mut deadline = (group.came() + CALL_WAIT).max(Instant::now() + FORWARD_WAIT);
         loop {
             match tokio::time::timeout_at(deadline, self.route()).await {
                 // The group and all behind it wait here, until the gate opens or another node leads.
@@ -330,7 +331,7 @@ impl Dispatcher {
                 if group.proposals.is_empty() {
                     return given_up;
                 }
-                deadline = group.came() + LEADER_WAIT;
+                deadline = group.came() + CALL_WAIT;
             }
         }
     }

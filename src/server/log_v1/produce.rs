@@ -19,7 +19,7 @@ use crate::tasks;
 
 use crate::server::appending::{append, counted, outcome, taken};
 use crate::server::intake::Taken;
-use crate::server::{CommitLog, Shared, auth, log_v1, status};
+use crate::server::{CommitLog, Shared, auth, deadline, log_v1, status};
 
 /// Request metadata: a session that was opened by `ferrolog.v1.LogService/OpenSession`, as 32
 /// hexadecimal digits.
@@ -73,12 +73,12 @@ pub async fn one<L: CommitLog>(
 ) -> Result<Offset, Status> {
     let log = shared.log()?;
     let producer = producer(&request)?;
-    let held = taken(&request).take();
+    let (held, deadline) = (taken(&request).take(), deadline::of(&request));
     let record = log_v1::record(request.into_inner(), shared.limits.record_bytes_max)?;
     let mut batch = BatchBuilder::new(producer);
     batch.push(&record.value, record.term, record.r#type);
     let batch = counted(batch.finish(), held);
-    let appended = append(log, batch).await;
+    let appended = append(log, batch, deadline).await;
     let receipt = appended.map_err(|error| status::propose(&error))?;
     let first = receipt.ranges.first().map(|range| range.first);
     first.ok_or_else(|| Status::internal("an append without an offset"))

@@ -20,7 +20,7 @@ use crate::raft::{MembershipError, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
 
 use super::be_current;
 use crate::server::native;
-use crate::server::{Shared, check_log, status};
+use crate::server::{Shared, status};
 
 /// How long a token can be used, unless told otherwise.
 const TOKEN_LIFE: Duration = Duration::from_hours(1);
@@ -93,11 +93,12 @@ impl ClusterService for Cluster {
         &self,
         request: Request<AllowNodeRequest>,
     ) -> Result<Response<AllowNodeResponse>, Status> {
+        let log = self.0.log_for(&request, "")?;
         let name = request.into_inner().name;
         if !is_valid_name(&name) {
             return Err(status::membership(&MembershipError::BadName { name }));
         }
-        let allowed = self.0.log()?.allow(&name).await;
+        let allowed = log.allow(&name).await;
         allowed.map_err(|error| status::execute(&error))?;
         Ok(Response::new(AllowNodeResponse {}))
     }
@@ -106,7 +107,8 @@ impl ClusterService for Cluster {
         &self,
         request: Request<DisallowNodeRequest>,
     ) -> Result<Response<DisallowNodeResponse>, Status> {
-        let withdrawn = self.0.log()?.withdraw(&request.get_ref().name).await;
+        let log = self.0.log_for(&request, "")?;
+        let withdrawn = log.withdraw(&request.get_ref().name).await;
         let withdrawn = withdrawn.map_err(|error| status::execute(&error))?;
         Ok(Response::new(DisallowNodeResponse { withdrawn }))
     }
@@ -122,7 +124,8 @@ impl ClusterService for Cluster {
         if life > TOKEN_LIFE_MAX {
             return Err(status::invalid("a token lives for a day at most"));
         }
-        let token = self.0.log()?.make_token(life).await;
+        let log = self.0.log_for(&request, "")?;
+        let token = log.make_token(life).await;
         let token = token.map_err(|error| status::execute(&error))?;
         Ok(Response::new(CreateJoinTokenResponse { token }))
     }
@@ -137,11 +140,10 @@ impl ClusterService for Cluster {
     }
 
     async fn trim(&self, request: Request<TrimRequest>) -> Result<Response<TrimResponse>, Status> {
-        check_log(&request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
         let wanted = Offset(request.get_ref().first_offset);
-        let log = self.0.log()?;
         // A slip of the pen must not give up what is there, or is yet to come.
-        be_current(log).await?;
+        be_current(&log).await?;
         let (first, next) = log.log().offsets();
         if wanted > next {
             let asked = wanted;
@@ -158,9 +160,8 @@ impl ClusterService for Cluster {
         &self,
         request: Request<GetRetentionRequest>,
     ) -> Result<Response<GetRetentionResponse>, Status> {
-        check_log(&request.get_ref().log)?;
-        let log = self.0.log()?;
-        be_current(log).await?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        be_current(&log).await?;
         let retention = log.retention();
         Ok(Response::new(GetRetentionResponse {
             retention: Some(v1::Retention {
@@ -176,7 +177,7 @@ impl ClusterService for Cluster {
         &self,
         request: Request<SetRetentionRequest>,
     ) -> Result<Response<SetRetentionResponse>, Status> {
-        check_log(&request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
         let wanted = request.into_inner().retention;
         let wanted = wanted.ok_or_else(|| status::invalid("retention is missing"))?;
         let retention = Retention {
@@ -186,7 +187,7 @@ impl ClusterService for Cluster {
             wait_bytes_max: wanted.wait_bytes_max,
         };
         check_wait(&retention)?;
-        let set = self.0.log()?.set_retention(retention).await;
+        let set = log.set_retention(retention).await;
         set.map_err(|error| status::execute(&error))?;
         Ok(Response::new(SetRetentionResponse {}))
     }

@@ -38,10 +38,10 @@ const PAGE_MAX: usize = 1000;
 pub struct Native(pub Arc<Shared<ReplicatedLog>>);
 
 impl Native {
-    /// The log of this name.
-    fn log(&self, name: &str) -> Result<&ReplicatedLog, Status> {
+    /// There is a log of this name.
+    fn has_log(&self, name: &str) -> Result<(), Status> {
         check_log(name)?;
-        self.0.log()
+        self.0.log().map(drop)
     }
 }
 
@@ -102,7 +102,7 @@ impl LogService for Native {
         &self,
         request: Request<ProduceRequest>,
     ) -> Result<Response<ProduceResponse>, Status> {
-        self.log(&request.get_ref().log)?;
+        self.has_log(&request.get_ref().log)?;
         produce::one(&self.0, request).await.map(Response::new)
     }
 
@@ -110,7 +110,7 @@ impl LogService for Native {
         &self,
         request: Request<Streaming<ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        self.log("")?;
+        self.has_log("")?;
         Ok(Response::new(produce::stream(self.0.clone(), request)))
     }
 
@@ -118,7 +118,7 @@ impl LogService for Native {
         &self,
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
-        let log = self.log(&request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
         let secret = secret(&request.get_ref().secret)?;
         let session = log.open_session(auth::subject(&request), secret).await;
         Ok(Response::new(OpenSessionResponse {
@@ -141,7 +141,7 @@ impl LogService for Native {
             let secret = secret(&close.secret)?;
             Some(owner::of_session(auth::subject(&request), secret))
         };
-        let log = self.log(&close.log)?;
+        let log = self.0.log_for(&request, &close.log)?;
         let closed = log.close_session(close.session, owner).await;
         closed.map_err(|error| status::execute(&error))?;
         Ok(Response::new(CloseSessionResponse {}))
@@ -151,8 +151,8 @@ impl LogService for Native {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let log = self.log(&request.get_ref().log)?;
-        be_current(log).await?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        be_current(&log).await?;
         let request = request.get_ref();
         let after = match &*request.page_token {
             "" => 0,
@@ -177,7 +177,7 @@ impl LogService for Native {
         &self,
         request: Request<ClaimEpochRequest>,
     ) -> Result<Response<ClaimEpochResponse>, Status> {
-        let log = self.log(&request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
         let subject = auth::subject(&request).to_owned();
         let request = request.get_ref();
         check_name("what is claimed", &request.name)?;
@@ -201,8 +201,8 @@ impl LogService for Native {
         &self,
         request: Request<GetEpochRequest>,
     ) -> Result<Response<GetEpochResponse>, Status> {
-        let log = self.log(&request.get_ref().log)?;
-        be_current(log).await?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        be_current(&log).await?;
         let held = log.epoch(&request.get_ref().name);
         let held = held.unwrap_or_default();
         Ok(Response::new(GetEpochResponse {
@@ -216,8 +216,8 @@ impl LogService for Native {
         &self,
         request: Request<ListFencesRequest>,
     ) -> Result<Response<ListFencesResponse>, Status> {
-        let log = self.log(&request.get_ref().log)?;
-        be_current(log).await?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        be_current(&log).await?;
         let request = request.get_ref();
         let size = page(request.page_size);
         let found = log.fences(&request.page_token, size + 1);
@@ -238,7 +238,7 @@ impl LogService for Native {
         &self,
         request: Request<DeleteFenceRequest>,
     ) -> Result<Response<DeleteFenceResponse>, Status> {
-        let log = self.log(&request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
         let deleted = log.delete_fence(&request.get_ref().name).await;
         let deleted = deleted.map_err(|error| status::execute(&error))?;
         Ok(Response::new(DeleteFenceResponse { deleted }))
@@ -248,7 +248,7 @@ impl LogService for Native {
         &self,
         request: Request<ConsumeRequest>,
     ) -> Result<Response<ConsumeResponse>, Status> {
-        self.log(&request.get_ref().log)?;
+        self.has_log(&request.get_ref().log)?;
         let accounts = accounts(&request);
         let read = consume::range(&self.0, accounts.as_ref(), request.into_inner()).await;
         let (answer, held) = read?;
@@ -261,7 +261,7 @@ impl LogService for Native {
         &self,
         request: Request<Streaming<ConsumeStreamRequest>>,
     ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
-        self.log("")?;
+        self.has_log("")?;
         let (shared, accounts) = (self.0.clone(), accounts(&request));
         let (answers, outbox) = tail::stream(shared, accounts, request.into_inner());
         let mut response = Response::new(answers);
@@ -273,7 +273,7 @@ impl LogService for Native {
         &self,
         request: Request<CommitCursorRequest>,
     ) -> Result<Response<CommitCursorResponse>, Status> {
-        let log = self.log(&request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
         let subject = auth::subject(&request).to_owned();
         let request = request.into_inner();
         check_name("a cursor", &request.name)?;
@@ -294,8 +294,8 @@ impl LogService for Native {
         &self,
         request: Request<GetCursorRequest>,
     ) -> Result<Response<GetCursorResponse>, Status> {
-        let log = self.log(&request.get_ref().log)?;
-        be_current(log).await?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        be_current(&log).await?;
         let name = request.into_inner().name;
         let found = log.cursor(&name);
         let found = found.ok_or_else(|| status::no_such_cursor(&name))?;
@@ -308,8 +308,8 @@ impl LogService for Native {
         &self,
         request: Request<ListCursorsRequest>,
     ) -> Result<Response<ListCursorsResponse>, Status> {
-        let log = self.log(&request.get_ref().log)?;
-        be_current(log).await?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        be_current(&log).await?;
         let request = request.get_ref();
         let size = page(request.page_size);
         let found = log.cursors(&request.page_token, size + 1);
@@ -327,7 +327,7 @@ impl LogService for Native {
         &self,
         request: Request<DeleteCursorRequest>,
     ) -> Result<Response<DeleteCursorResponse>, Status> {
-        let log = self.log(&request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log)?;
         let deleted = log.delete_cursor(&request.get_ref().name).await;
         let deleted = deleted.map_err(|error| status::execute(&error))?;
         Ok(Response::new(DeleteCursorResponse { deleted }))

@@ -17,7 +17,7 @@ use crate::tasks;
 
 use super::super::appending::{append, counted, outcome, taken};
 use super::super::intake::Taken;
-use super::super::{Shared, accounts, auth, check_log, status};
+use super::super::{Shared, accounts, auth, check_log, deadline, status};
 use super::batches;
 
 /// Bytes of batches that one stream may have under way: its credit.
@@ -46,14 +46,14 @@ pub async fn one(
     request: Request<ProduceRequest>,
 ) -> Result<ProduceResponse, Status> {
     let log = shared.log()?;
-    let held = taken(&request).take();
+    let (held, deadline) = (taken(&request).take(), deadline::of(&request));
     let accounts = accounts(&request);
     let fence = fence_of(request.get_ref());
     let subject = auth::subject(&request).to_owned();
     let (bulk, limits) = (shared.reading.bulk(), &shared.limits);
     let request = request.into_inner();
     let batch = batches::taken(request, &subject, limits, bulk, accounts.as_ref()).await?;
-    let appended = append(log, counted(batch, held)).await;
+    let appended = append(log, counted(batch, held), deadline).await;
     let receipt = appended.map_err(|error| status::propose_under(&error, fence.as_deref()))?;
     response(&receipt)
 }

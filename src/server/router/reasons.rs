@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tonic::Status;
@@ -20,12 +20,12 @@ use tower::{Layer, Service};
 
 use crate::reason::Reason;
 
+use crate::server::deadline;
 use crate::server::status::NUMBER;
 
 const CODE: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";
 const DETAILS: &str = "grpc-status-details-bin";
-const TIMEOUT: &str = "grpc-timeout";
 
 /// Wraps a server's services.
 #[derive(Debug, Clone, Copy)]
@@ -56,8 +56,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let timeout = request.headers_mut().remove(TIMEOUT);
-        let timeout = timeout.as_ref().and_then(parse_timeout);
+        let timeout = request.headers_mut().remove(deadline::HEADER);
+        let timeout = timeout.as_ref().and_then(deadline::parse);
+        if let Some(timeout) = timeout {
+            deadline::note(request.extensions_mut(), timeout);
+        }
         let answered = self.0.call(request).map_ok(complete);
         match timeout {
             None => answered.boxed(),
@@ -71,25 +74,6 @@ where
 fn timed_out(timeout: Duration) -> Response<Body> {
     let message = format!("the call's deadline of {timeout:?} is over");
     Reason::TimedOut.status(&message).into_http()
-}
-
-/// `10S` and the like: at most eight digits and a unit.
-fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 {
-        return None;
-    }
-    let count: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(count * 3600),
-        "M" => Duration::from_secs(count * 60),
-        "S" => Duration::from_secs(count),
-        "m" => Duration::from_millis(count),
-        "u" => Duration::from_micros(count),
-        "n" => Duration::from_nanos(count),
-        _ => return None,
-    })
 }
 
 fn complete(response: Response<Body>) -> Response<Body> {
@@ -134,6 +118,8 @@ fn finish(headers: &mut HeaderMap) {
 mod tests {
     use tonic::Code;
 
+    use http::HeaderValue;
+
     use super::*;
 
     fn headers(status: &Status) -> HeaderMap {
@@ -169,19 +155,5 @@ mod tests {
         finish(&mut response);
         assert_eq!(response[CODE], "404");
         assert!(!response.contains_key(NUMBER));
-    }
-
-    #[test]
-    fn deadlines_are_read_as_they_are_written() {
-        let parse = |text: &'static str| parse_timeout(&HeaderValue::from_static(text));
-        assert_eq!(parse("10S"), Some(Duration::from_secs(10)));
-        assert_eq!(
-            parse("99999999H"),
-            Some(Duration::from_secs(99_999_999 * 3600))
-        );
-        assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
-        for wrong in ["", "S", "10", "-1S", "999999999S", "10x"] {
-            assert_eq!(parse(wrong), None, "{wrong}");
-        }
     }
 }

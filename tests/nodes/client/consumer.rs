@@ -189,7 +189,7 @@ async fn a_following_read_waits_at_the_tail() {
 #[tokio::test(start_paused = true)]
 async fn no_more_comes_than_the_reader_has_room_for() {
     const BATCHES: u64 = 80;
-    const RECORDS: u64 = 32;
+    const RECORDS: u64 = 31;
     const RECORD_BYTES: u64 = 8 << 10;
     const BATCH_BYTES: u64 = RECORDS * (RECORD_BYTES + 100);
     let world = World::alone(1).await;

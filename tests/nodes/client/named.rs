@@ -1,11 +1,21 @@
 //! Names, cursors and members, asked of nodes whose answers are lost.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use ferrolog::client::{Client, ClientError};
+use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
+use ferrolog::net::{Kind, Security};
+use ferrolog::proto::v1::cluster_service_client::ClusterServiceClient;
+use ferrolog::proto::v1::log_service_client::LogServiceClient;
+use ferrolog::proto::v1::{CommitCursorRequest, GetCursorRequest, ProduceRequest, TrimRequest};
 use ferrolog::reason::Reason;
-use tonic::Status;
+use tokio::time::{Instant, timeout};
+use tonic::{Request, Status};
 
 use super::front::{Front, Plan, refusal, refused};
-use crate::harness::world::{ADDRS, START_MS, World};
+use crate::harness::native::batch;
+use crate::harness::world::{ADDRS, PATIENCE, START_MS, World};
 
 fn lost() -> Plan {
     Plan::Break {
@@ -164,4 +174,62 @@ async fn every_call_may_run_as_a_task_of_its_own() {
     drop(movable(appender.append(Vec::new())));
     let mut consumer = client.consume(Default::default()).expect("a consumer");
     drop(movable(consumer.next()));
+}
+
+/// A node that finds no leader says so while its caller still waits: nothing was done then, and nothing is in
+/// doubt.
+#[tokio::test(start_paused = true)]
+async fn a_call_is_answered_within_its_callers_time() {
+    let world = World::new(1).await;
+    let alone = (world.leader() + 1) % ADDRS.len();
+    for addr in ADDRS {
+        world.network.cut(addr);
+    }
+    let mut views = world.node(alone).log().watch_view();
+    let leaderless = views.wait_for(|view| view.leader.is_none());
+    timeout(PATIENCE, leaderless).await.unwrap().unwrap();
+    world.network.heal(ADDRS[alone]);
+
+    let layer = StreamLayer::new(Arc::new(world.network.named("client")), Security::Insecure);
+    let channel = layer.channel(Kind::Grpc, ADDRS[alone], ChannelOptions::default());
+    let mut log = LogServiceClient::new(channel.clone());
+    let mut cluster = ClusterServiceClient::new(channel);
+    let limit = Duration::from_secs(1);
+    let began = Instant::now();
+    let cursor = CommitCursorRequest {
+        name: "c".to_owned(),
+        ..CommitCursorRequest::default()
+    };
+    let read = GetCursorRequest {
+        name: "c".to_owned(),
+        ..GetCursorRequest::default()
+    };
+    let trim = TrimRequest::default();
+    let produce = ProduceRequest {
+        batch: Some(batch(["x"])),
+        ..ProduceRequest::default()
+    };
+    let (mut other, mut third) = (log.clone(), log.clone());
+    let (set, got, trimmed, produced) = tokio::join!(
+        log.commit_cursor(within(limit, cursor)),
+        other.get_cursor(within(limit, read)),
+        cluster.trim(within(limit, trim)),
+        third.produce(within(limit, produce)),
+    );
+    let refused = [
+        set.unwrap_err(),
+        got.unwrap_err(),
+        trimmed.unwrap_err(),
+        produced.unwrap_err(),
+    ];
+    for status in refused {
+        assert_eq!(Reason::of(&status), Some(Reason::NoLeader), "{status:?}");
+    }
+    assert!(began.elapsed() <= limit, "{:?}", began.elapsed());
+}
+
+fn within<T>(limit: Duration, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(limit);
+    request
 }

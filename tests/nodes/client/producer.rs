@@ -1,6 +1,7 @@
 //! The producer against nodes whose answers break in the middle: same session, same batches, nothing lost or doubled.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ferrolog::client::{
@@ -97,7 +98,7 @@ async fn one_that_is_stopped_tells_what_is_sure_and_what_is_not() {
         acks.push(producer.send(value(number)).await.unwrap());
     }
     while producer.stats().streams < 2 {
-        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_millis(1)).await;
     }
     let stats = producer.stop();
     assert_eq!(stats.acknowledged, 8);
