@@ -1,18 +1,21 @@
-//! Appending a batch and waiting for its outcome, with what was taken for it: for both APIs.
+//! Appending, for both APIs: one batch and its outcome, or a stream of them, pipelined.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::{self, Stream};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::Request;
+use tonic::{Request, Status};
 
 use crate::net::budget::Held;
 use crate::raft::{Answer, Caller, ProposeError, Receipt};
 use crate::retry::{self, CALL_WAIT};
+use crate::tasks;
 
-use super::CommitLog;
 use super::intake::Taken;
+use super::{CommitLog, Drain, status};
 
 /// How long an outcome may take before it is called unknown.
 const OUTCOME_WAIT: Duration = Duration::from_secs(30);
@@ -54,4 +57,81 @@ pub async fn append<L: CommitLog>(
         async move { outcome(log.propose(caller, batch, came).await?).await }
     };
     retry::until(came + CALL_WAIT, nobody_took_it, attempt).await
+}
+
+/// What one API makes of the requests of a produce stream.
+pub trait Feed: Send + 'static {
+    type Request: Send;
+    /// What the answer to a batch needs.
+    type With: Send + 'static;
+
+    /// The next request; `None` at the end of the stream.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Self::Request>, Status>> + Send;
+
+    /// Queues a batch of this request, and perhaps of those that wait behind it.
+    fn send(
+        &mut self,
+        request: Self::Request,
+    ) -> impl Future<Output = Result<Sent<Self::With>, Status>> + Send;
+}
+
+/// A batch of a stream under way.
+pub struct Sent<With> {
+    pub answer: Answer,
+    pub with: With,
+}
+
+/// Appends a stream's batches, `batches_max` of them under way; gives what becomes of them, in their order.
+///
+/// The first error ends it: what follows it may be out of order. A node that stops takes no more requests.
+pub fn pipelined<F: Feed, T>(
+    name: &'static str,
+    feed: F,
+    drain: Drain,
+    batches_max: usize,
+    told: impl Fn(Result<Receipt, ProposeError>, F::With) -> Result<T, Status> + Send + Sync + 'static,
+) -> impl Stream<Item = Result<T, Status>> {
+    let (tell, sent) = mpsc::channel(batches_max);
+    tasks::spawn(name, send_all(feed, drain, tell));
+    let told = Arc::new(told);
+    stream::unfold(Some(sent), move |sent| {
+        let told = told.clone();
+        async move {
+            let mut sent = sent?;
+            let answered = match sent.recv().await? {
+                Ok(Sent { answer, with }) => told(outcome(answer).await, with),
+                Err(status) => Err(status),
+            };
+            let rest = answered.is_ok().then_some(sent);
+            Some((answered, rest))
+        }
+    })
+}
+
+async fn send_all<F: Feed>(
+    mut feed: F,
+    mut drain: Drain,
+    tell: mpsc::Sender<Result<Sent<F::With>, Status>>,
+) {
+    loop {
+        // Before a request is read: what is not read holds no memory here.
+        let Ok(place) = tell.reserve().await else {
+            return;
+        };
+        let next = tokio::select! {
+            biased;
+            () = drain.began() => Err(status::draining()),
+            next = feed.next() => next,
+        };
+        let sent = match next {
+            Ok(None) => return,
+            Ok(Some(request)) => feed.send(request).await,
+            Err(status) => Err(status),
+        };
+        let failed = sent.is_err();
+        place.send(sent);
+        if failed {
+            return;
+        }
+    }
 }

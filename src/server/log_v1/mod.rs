@@ -16,7 +16,6 @@ use crate::proto::log_v1::{
 
 use super::{CommitLog, Shared, accounts, status};
 use consume::ConsumeStream;
-use produce::ProduceStream;
 
 /// The verbs, over any log.
 pub struct LogV1<L>(pub Arc<Shared<L>>);
@@ -24,7 +23,7 @@ pub struct LogV1<L>(pub Arc<Shared<L>>);
 #[tonic::async_trait]
 impl<L: CommitLog> log_server::Log for LogV1<L> {
     type ConsumeStreamStream = ConsumeStream<L>;
-    type ProduceStreamStream = ProduceStream;
+    type ProduceStreamStream = produce::Answers;
 
     async fn produce(
         &self,

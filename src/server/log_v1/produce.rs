@@ -1,23 +1,18 @@
 //! Appending: one record, or a pipelined stream whose waiting records become batches.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
-use futures::future::BoxFuture;
-use futures::{FutureExt, Stream};
-use tokio::sync::mpsc;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
 use crate::log::Offset;
 use crate::log::record::{BatchBuilder, Producer};
 use crate::proto::log_v1::{ProduceRequest, ProduceResponse, Record};
-use crate::raft::{Answer, Caller, OffsetRange, ProposeError, Receipt, owner};
-use crate::tasks;
+use crate::raft::{Caller, OffsetRange, ProposeError, Receipt, owner};
 
-use crate::server::appending::{append, counted, outcome, taken};
+use crate::server::appending::{Feed, Sent, append, counted, pipelined, taken};
 use crate::server::intake::Taken;
 use crate::server::{CommitLog, Shared, auth, deadline, log_v1, status};
 
@@ -84,31 +79,35 @@ pub async fn one<L: CommitLog>(
     first.ok_or_else(|| Status::internal("an append without an offset"))
 }
 
+/// The answers to a stream's records, in order. The first error ends it.
+pub type Answers = BoxStream<'static, Result<ProduceResponse, Status>>;
+
 /// Appends a stream's records; answers in their order.
 pub fn stream<L: CommitLog>(
     shared: Arc<Shared<L>>,
     request: Request<Streaming<ProduceRequest>>,
-) -> Result<ProduceStream, Status> {
-    let producer = producer(&request)?;
-    let (tell, batches) = mpsc::channel(BATCHES_MAX);
+) -> Result<Answers, Status> {
+    let (producer, drain) = (producer(&request)?, shared.drain.clone());
     let batcher = Batcher {
         shared,
         producer,
         caller: Caller::next(),
         taken: taken(&request),
         requests: request.into_inner(),
-        next: None,
+        ahead: None,
     };
-    tasks::spawn("produce stream", batcher.run(tell));
-    Ok(ProduceStream {
-        batches,
-        waiting: None,
-        answered: VecDeque::new(),
-        ended: false,
-    })
+    let told = |outcome: Result<Receipt, ProposeError>, ()| match outcome {
+        Ok(receipt) => Ok(receipt.ranges),
+        Err(error) => Err(status::propose(&error)),
+    };
+    let ranges = pipelined("produce stream", batcher, drain, BATCHES_MAX, told);
+    let offsets = |range: OffsetRange| range.first.0..range.first.0 + u64::from(range.count);
+    let answers = ranges.map_ok(move |ranges| {
+        let offsets = ranges.into_iter().flat_map(offsets);
+        stream::iter(offsets.map(|offset| Ok::<_, Status>(ProduceResponse { offset })))
+    });
+    Ok(answers.try_flatten().boxed())
 }
-
-type Sent = Result<Answer, Status>;
 
 /// Makes batches of what a client has sent by the time that the last batch was queued.
 struct Batcher<L> {
@@ -118,35 +117,17 @@ struct Batcher<L> {
     taken: Arc<Taken>,
     requests: Streaming<ProduceRequest>,
     /// What came after the last batch: a record that did not fit, the stream's end, its error.
-    next: Option<Result<Option<Record>, Status>>,
+    ahead: Option<Result<Option<Record>, Status>>,
 }
 
-impl<L: CommitLog> Batcher<L> {
-    async fn run(mut self, tell: mpsc::Sender<Sent>) {
-        let mut drain = self.shared.drain.clone();
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = drain.began() => Err(Some(status::draining())),
-                first = self.first() => first.map_err(Some).and_then(|first| first.ok_or(None)),
-            };
-            let sent = match next {
-                Ok(record) => self.send(record).await,
-                Err(None) => return,
-                Err(Some(status)) => Err(status),
-            };
-            let failed = sent.is_err();
-            // Nobody waits for more answers, or no later record may be answered after an error.
-            if tell.send(sent).await.is_err() || failed {
-                return;
-            }
-        }
-    }
+impl<L: CommitLog> Feed for Batcher<L> {
+    type Request = Record;
+    type With = ();
 
     /// The next record; `None` at the end of the stream.
-    async fn first(&mut self) -> Result<Option<Record>, Status> {
-        if let Some(next) = self.next.take() {
-            return next;
+    async fn next(&mut self) -> Result<Option<Record>, Status> {
+        if let Some(ahead) = self.ahead.take() {
+            return ahead;
         }
         let limit = self.shared.limits.record_bytes_max;
         let Some(request) = self.requests.message().await? else {
@@ -156,7 +137,7 @@ impl<L: CommitLog> Batcher<L> {
     }
 
     /// Queues a batch of this record and those that wait behind it.
-    async fn send(&mut self, first: Record) -> Sent {
+    async fn send(&mut self, first: Record) -> Result<Sent<()>, Status> {
         let bytes_max = self.shared.limits.batch_bytes_max;
         let mut batch = BatchBuilder::new(self.producer);
         batch.push(&first.value, first.term, first.r#type);
@@ -166,13 +147,13 @@ impl<L: CommitLog> Batcher<L> {
             None => BATCH_RECORDS_MAX,
         };
         while batch.count() < records_max {
-            match self.first().now_or_never() {
+            match self.next().now_or_never() {
                 Some(Ok(Some(record))) if batch.bytes() + record.value.len() <= bytes_max => {
                     batch.push(&record.value, record.term, record.r#type);
                     self.taken.keep();
                 }
-                next => {
-                    self.next = next;
+                ahead => {
+                    self.ahead = ahead;
                     break;
                 }
             }
@@ -188,62 +169,9 @@ impl<L: CommitLog> Batcher<L> {
                 Instant::now(),
             )
             .await;
-        queued.map_err(|error| status::propose(&error))
-    }
-}
-
-/// The answers to a stream's records, in order. The first error ends it.
-pub struct ProduceStream {
-    batches: mpsc::Receiver<Sent>,
-    waiting: Option<BoxFuture<'static, Result<Receipt, ProposeError>>>,
-    answered: VecDeque<OffsetRange>,
-    ended: bool,
-}
-
-impl Stream for ProduceStream {
-    type Item = Result<ProduceResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        loop {
-            if let Some(range) = this.answered.front_mut() {
-                let offset = range.first.0;
-                range.first.0 += 1;
-                range.count -= 1;
-                if range.count == 0 {
-                    this.answered.pop_front();
-                }
-                return Poll::Ready(Some(Ok(ProduceResponse { offset })));
-            }
-            if this.ended {
-                return Poll::Ready(None);
-            }
-            let failed = match &mut this.waiting {
-                None => match ready!(this.batches.poll_recv(context)) {
-                    Some(Ok(answer)) => {
-                        this.waiting = Some(Box::pin(outcome(answer)));
-                        continue;
-                    }
-                    Some(Err(status)) => status,
-                    None => {
-                        this.ended = true;
-                        continue;
-                    }
-                },
-                Some(waiting) => {
-                    let outcome = ready!(waiting.as_mut().poll(context));
-                    this.waiting = None;
-                    match outcome {
-                        Ok(receipt) => {
-                            this.answered.extend(receipt.ranges);
-                            continue;
-                        }
-                        Err(error) => status::propose(&error),
-                    }
-                }
-            };
-            this.ended = true;
-            return Poll::Ready(Some(Err(failed)));
-        }
+        Ok(Sent {
+            answer: queued.map_err(|error| status::propose(&error))?,
+            with: (),
+        })
     }
 }

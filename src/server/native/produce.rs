@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
@@ -12,10 +12,9 @@ use crate::net::budget::Accounts;
 use crate::proto::v1::{
     ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse,
 };
-use crate::raft::{Answer, Caller, Receipt, ReplicatedLog};
-use crate::tasks;
+use crate::raft::{Caller, ProposeError, Receipt, ReplicatedLog};
 
-use super::super::appending::{append, counted, outcome, taken};
+use super::super::appending::{Feed, Sent, append, counted, pipelined, taken};
 use super::super::intake::Taken;
 use super::super::{Shared, accounts, auth, check_log, deadline, status};
 use super::batches;
@@ -63,19 +62,12 @@ fn fence_of(request: &ProduceRequest) -> Option<String> {
     request.fence.as_ref().map(|fence| fence.name.clone())
 }
 
-/// A batch of a stream under way.
-struct Sent {
-    answer: Answer,
-    fence: Option<String>,
-    _credit: OwnedSemaphorePermit,
-}
-
 /// Appends a stream's batches; answers in their order, the credit first.
 pub fn stream(
     shared: Arc<Shared<ReplicatedLog>>,
     request: Request<Streaming<ProduceStreamRequest>>,
 ) -> Answers {
-    let (tell, sent) = mpsc::channel(STREAM_BATCHES_MAX);
+    let drain = shared.drain.clone();
     let reader = Reader {
         shared,
         subject: auth::subject(&request).to_owned(),
@@ -85,32 +77,30 @@ pub fn stream(
         credit: Arc::new(Semaphore::new(STREAM_BYTES_MAX)),
         requests: request.into_inner(),
     };
-    tasks::spawn("native produce stream", reader.run(tell));
     let first = ProduceStreamResponse {
         credit_bytes: STREAM_BYTES_MAX as u64,
         credit_batches: STREAM_BATCHES_MAX as u32,
         ack: None,
     };
-    let answers = stream::unfold(Some(sent), async |sent| {
-        let mut sent = sent?;
-        let answered = match sent.recv().await? {
-            Ok(sent) => match outcome(sent.answer).await {
-                Ok(receipt) => response(&receipt),
-                Err(error) => Err(status::propose_under(&error, sent.fence.as_deref())),
-            },
-            Err(status) => Err(status),
-        };
-        // The first error ends the stream: what follows it may be out of order.
-        let rest = answered.is_ok().then_some(sent);
-        let answered = answered.map(|ack| ProduceStreamResponse {
-            ack: Some(ack),
+    let told = |outcome: Result<Receipt, ProposeError>, with: With| {
+        let fence = with.fence.as_deref();
+        let receipt = outcome.map_err(|error| status::propose_under(&error, fence))?;
+        Ok(ProduceStreamResponse {
+            ack: Some(response(&receipt)?),
             ..ProduceStreamResponse::default()
-        });
-        Some((answered, rest))
-    });
+        })
+    };
+    let name = "native produce stream";
+    let answers = pipelined(name, reader, drain, STREAM_BATCHES_MAX, told);
     stream::once(std::future::ready(Ok(first)))
         .chain(answers)
         .boxed()
+}
+
+/// What the answer to a batch needs; its credit comes back with it.
+struct With {
+    fence: Option<String>,
+    _credit: OwnedSemaphorePermit,
 }
 
 /// Reads a stream's requests, as far as there is room for them.
@@ -125,36 +115,15 @@ struct Reader {
     requests: Streaming<ProduceStreamRequest>,
 }
 
-impl Reader {
-    async fn run(mut self, tell: mpsc::Sender<Result<Sent, Status>>) {
-        let mut drain = self.shared.drain.clone();
-        loop {
-            // Before the request is read: what is not read holds no memory here.
-            let Ok(place) = tell.reserve().await else {
-                return;
-            };
-            let next = tokio::select! {
-                biased;
-                () = drain.began() => Err(status::draining()),
-                next = self.requests.message() => match next {
-                    Ok(None) => return,
-                    Ok(Some(request)) => Ok(request),
-                    Err(status) => Err(status),
-                },
-            };
-            let sent = match next {
-                Ok(request) => self.send(request).await,
-                Err(status) => Err(status),
-            };
-            let failed = sent.is_err();
-            place.send(sent);
-            if failed {
-                return;
-            }
-        }
+impl Feed for Reader {
+    type Request = ProduceStreamRequest;
+    type With = With;
+
+    async fn next(&mut self) -> Result<Option<ProduceStreamRequest>, Status> {
+        self.requests.message().await
     }
 
-    async fn send(&self, request: ProduceStreamRequest) -> Result<Sent, Status> {
+    async fn send(&mut self, request: ProduceStreamRequest) -> Result<Sent<With>, Status> {
         let missing = || status::invalid("the message has no batch to produce");
         let held = self.taken.take();
         let request = request.produce.ok_or_else(missing)?;
@@ -173,11 +142,15 @@ impl Reader {
         let answer = log.propose_for(self.caller, batch, Instant::now()).await;
         Ok(Sent {
             answer: answer.map_err(|error| status::propose(&error))?,
-            fence,
-            _credit: credit,
+            with: With {
+                fence,
+                _credit: credit,
+            },
         })
     }
+}
 
+impl Reader {
     /// Waits for credit: the client is read no further meanwhile. It comes back with the answers that the
     /// client takes.
     async fn credit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
