@@ -315,6 +315,37 @@ mod tests {
         assert_eq!(super::broken().await, broken);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn the_tasks_of_a_frozen_process_stand_still_and_others_go_on() {
+        let (process, other) = (Process::default(), Process::default());
+        let count = |process: &Process| {
+            let (counted, seen) = watch::channel(0);
+            let counting = process.clone().run(async move {
+                // A task that belongs to the process because the one that spawned it does.
+                spawn("counter", async move {
+                    loop {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        counted.send_modify(|count| *count += 1);
+                    }
+                });
+            });
+            (tokio::spawn(counting), seen)
+        };
+        let (_one, mine) = count(&process);
+        let (_two, theirs) = count(&other);
+        let wait = || tokio::time::sleep(Duration::from_millis(1005));
+        wait().await;
+        assert_eq!((*mine.borrow(), *theirs.borrow()), (100, 100));
+        process.freeze(true);
+        let stood = *mine.borrow();
+        wait().await;
+        assert_eq!(*mine.borrow(), stood);
+        assert!(*theirs.borrow() > stood + 90, "{}", *theirs.borrow());
+        process.freeze(false);
+        wait().await;
+        assert!(*mine.borrow() > stood + 90, "{}", *mine.borrow());
+    }
+
     #[test]
     fn an_expected_panic_is_an_error() {
         let caught: Result<(), _> = catch(|| panic!("at byte {}", 7));

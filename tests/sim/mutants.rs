@@ -100,8 +100,8 @@ const MUTANTS: [Mutant; 25] = [
     ),
     mutant(
         "a bounded read is not held to its bound",
-        "let staleness = freshness.staleness;\n            staleness.is_some_and(|staleness| staleness <= bound)",
-        "let staleness = freshness.staleness;\n            staleness.is_some_and(|staleness| staleness <= bound || IT)",
+        "staleness: confirmed.map(|told| told.began.elapsed()),",
+        "staleness: confirmed.map(|told| if IT { Default::default() } else { told.began.elapsed() }),",
     ),
     mutant(
         "a read at an offset does not wait for it",

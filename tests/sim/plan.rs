@@ -227,8 +227,9 @@ pub struct Plan {
     pub faults: Vec<(Duration, Fault)>,
 }
 
-/// Faults of a seed at most: those that are drawn, each with one that may follow it, and the two of a pair.
-pub const FAULTS_MAX: usize = 2 * DRAWN_MAX + 2;
+/// Faults of a seed at most: those that are drawn, each with one that may follow it, the two of a pair,
+/// and a leader that is cut off.
+pub const FAULTS_MAX: usize = 2 * DRAWN_MAX + 3;
 const DRAWN_MAX: usize = 10;
 /// Kinds of faults, each on or off in a seed.
 const KINDS: u64 = 15;
@@ -238,6 +239,8 @@ const FOLLOWED: u64 = 4;
 const FOLLOWS_MS_MAX: u64 = 1500;
 /// One seed in so many has two faults of all nodes that belong together.
 const PAIRED: u64 = 8;
+/// One seed in so many has a leader that clients still read when the others have elected another one.
+const DEPOSED: u64 = 4;
 
 impl Plan {
     pub fn drawn(random: &Random) -> Self {
@@ -264,6 +267,16 @@ impl Plan {
             let [one, other] = pair(random);
             faults.push((at, one));
             faults.push((at + soon, other));
+        }
+        if one_in(random, DEPOSED) {
+            let span = Duration::from_millis(draw(random, 800..=3000));
+            faults.push((
+                sometime(),
+                Fault::Alone {
+                    who: Who::Leader,
+                    span,
+                },
+            ));
         }
         faults.sort_by_key(|(at, _)| *at);
         Self {

@@ -408,4 +408,24 @@ mod tests {
         file.read_exact_at(&mut buf, 0).unwrap();
         assert_eq!(&buf, b"1234\0\0\0\0");
     }
+
+    #[test]
+    fn one_read_of_a_stale_sector_shows_what_was_there_before_it_was_written() {
+        let disk = MemoryDisk::default();
+        let path = Path::new("/d/f");
+        let file = disk.create(path).unwrap();
+        file.write_all_at(&[7; 2048], 0).unwrap();
+        disk.read_stale(path, 700);
+        let read = |from: u64| {
+            let mut bytes = [0; 1024];
+            file.read_exact_at(&mut bytes, from).unwrap();
+            bytes
+        };
+        assert_eq!(read(1024), [7; 1024], "another sector");
+        let stale = read(256);
+        assert_eq!(stale[..256], [7; 256]);
+        assert_eq!(stale[256..768], [0; 512]);
+        assert_eq!(stale[768..], [7; 256]);
+        assert_eq!(read(256), [7; 1024], "the next read is right again");
+    }
 }
