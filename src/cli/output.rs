@@ -47,20 +47,44 @@ pub(super) fn print_as(format: Format, (text, json): Told) -> anyhow::Result<()>
     printed.context("write to standard output")
 }
 
-/// A list of `what`: a row and an object of each.
-pub(super) fn listed<T>(
-    what: &str,
-    head: &[&str],
-    items: &[T],
-    row: impl Fn(&T) -> Vec<String>,
-    object: impl Fn(&T) -> Value,
-) -> Told {
-    let head = head.iter().map(|&cell| cell.to_owned()).collect();
+/// What stands in one column of a list.
+pub(super) enum Cell {
+    Text(String),
+    /// A number that names something, or a time.
+    Number(u64),
+    /// A number of things: people read it in groups of three digits.
+    Count(u64),
+}
+
+/// A column of a list: its head for people, its key for programs, and what stands in it.
+pub(super) struct Column<T>(pub &'static str, pub &'static str, pub fn(&T) -> Cell);
+
+/// A list of `what`: a table for people, an array of objects for programs.
+pub(super) fn listed<T>(what: &str, items: &[T], columns: &[Column<T>]) -> Told {
+    let shown = |cell| match cell {
+        Cell::Text(text) => text,
+        Cell::Number(number) => number.to_string(),
+        Cell::Count(count) => grouped(count),
+    };
+    let told = |cell| match cell {
+        Cell::Text(text) => json!(text),
+        Cell::Number(number) | Cell::Count(number) => json!(number),
+    };
+    let head = columns.iter().map(|Column(head, ..)| (*head).to_owned());
+    let row = |item| {
+        let cells = columns.iter().map(|Column(_, _, cell)| shown(cell(item)));
+        cells.collect::<Vec<_>>()
+    };
+    let object = |item| {
+        let cells = columns.iter();
+        let cells = cells.map(|Column(_, key, cell)| ((*key).to_owned(), told(cell(item))));
+        Value::Object(cells.collect())
+    };
     let text = match items {
         [] => format!("there are no {what}"),
         _ => {
             let rows = items.iter().map(row);
-            table(&[head].into_iter().chain(rows).collect::<Vec<_>>())
+            table(&[head.collect()].into_iter().chain(rows).collect::<Vec<_>>())
         }
     };
     let objects: Vec<_> = items.iter().map(object).collect();
@@ -229,14 +253,15 @@ mod tests {
 
     #[test]
     fn a_list_is_a_table_and_an_array() {
-        let list = |items: &[u64]| {
-            let row = |item: &u64| vec![item.to_string()];
-            listed("things", &["THING"], items, row, |item| json!(item))
-        };
-        assert_eq!(
-            list(&[7]),
-            ("THING\n    7".to_owned(), json!({ "things": [7] }))
-        );
+        let columns = [
+            Column("NAME", "name", |(name, _)| Cell::Text(format!("n{name}"))),
+            Column("ID", "id", |(_, id)| Cell::Number(*id)),
+            Column("RECORDS", "records", |(_, id)| Cell::Count(*id)),
+        ];
+        let list = |items: &[(u8, u64)]| listed("things", items, &columns);
+        let text = "NAME  ID    RECORDS\nn7    1234    1,234".to_owned();
+        let object = json!({ "name": "n7", "id": 1234, "records": 1234 });
+        assert_eq!(list(&[(7, 1234)]), (text, json!({ "things": [object] })));
         let none = "there are no things".to_owned();
         assert_eq!(list(&[]), (none, json!({ "things": [] })));
         let (text, json) = deleted("thing", "a", false);

@@ -1,11 +1,10 @@
 //! `ferrolog fence`: the names whose holders alone may append in them.
 
 use clap::Subcommand;
-use serde_json::json;
 
 use crate::cli::Format;
 use crate::cli::connection::ConnectionArgs;
-use crate::cli::output::{Told, deleted, listed, print_as};
+use crate::cli::output::{Cell, Column, Told, deleted, listed, print_as};
 use crate::client::FenceInfo;
 
 const HELP: &str = "\
@@ -43,39 +42,13 @@ pub(in crate::cli) async fn run(args: FenceArgs, format: Format) -> anyhow::Resu
 }
 
 fn list(fences: &[FenceInfo]) -> Told {
-    let head = ["NAME", "EPOCH", "HOLDER", "OF"];
-    let row = |fence: &FenceInfo| {
-        vec![
-            fence.name.clone(),
-            fence.epoch.to_string(),
-            fence.holder.clone(),
-            fence.subject.clone(),
-        ]
-    };
-    listed("fences", &head, fences, row, |fence| {
-        json!({
-            "name": fence.name,
-            "epoch": fence.epoch,
-            "holder": fence.holder,
-            "subject": fence.subject,
-        })
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fences_are_shown_for_people_and_for_programs() {
-        let fence = FenceInfo {
-            name: "job".to_owned(),
-            epoch: 3,
-            holder: "me".to_owned(),
-            subject: "ann".to_owned(),
-        };
-        let (text, json) = list(&[fence]);
-        assert_eq!(text, "NAME  EPOCH  HOLDER  OF\njob       3  me      ann");
-        assert_eq!(json["fences"][0]["epoch"], 3);
-    }
+    let columns = [
+        Column("NAME", "name", |fence: &FenceInfo| {
+            Cell::Text(fence.name.clone())
+        }),
+        Column("EPOCH", "epoch", |fence| Cell::Number(fence.epoch)),
+        Column("HOLDER", "holder", |fence| Cell::Text(fence.holder.clone())),
+        Column("OF", "subject", |fence| Cell::Text(fence.subject.clone())),
+    ];
+    listed("fences", fences, &columns)
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cli::Format;
 use crate::cli::connection::ConnectionArgs;
-use crate::cli::output::{Told, grouped, listed, print_as};
+use crate::cli::output::{Cell, Column, Told, listed, print_as};
 use crate::client::{Client, SessionInfo};
 
 const HELP: &str = "\
@@ -47,23 +47,19 @@ pub(in crate::cli) async fn run(args: SessionArgs, format: Format) -> anyhow::Re
 }
 
 fn list(sessions: &[SessionInfo]) -> Told {
-    let head = ["SESSION", "OF", "RECORDS", "LAST USED MS"];
-    let row = |session: &SessionInfo| {
-        vec![
-            session.id.to_string(),
-            session.subject.clone(),
-            grouped(session.records),
-            session.last_used_ms.to_string(),
-        ]
-    };
-    listed("sessions", &head, sessions, row, |session| {
-        json!({
-            "session": session.id,
-            "subject": session.subject,
-            "records": session.records,
-            "last_used_ms": session.last_used_ms,
-        })
-    })
+    let columns = [
+        Column("SESSION", "session", |session: &SessionInfo| {
+            Cell::Number(session.id)
+        }),
+        Column("OF", "subject", |session| {
+            Cell::Text(session.subject.clone())
+        }),
+        Column("RECORDS", "records", |session| Cell::Count(session.records)),
+        Column("LAST USED MS", "last_used_ms", |session| {
+            Cell::Number(session.last_used_ms)
+        }),
+    ];
+    listed("sessions", sessions, &columns)
 }
 
 async fn close(client: &Client, session: u64) -> anyhow::Result<Told> {
@@ -71,25 +67,4 @@ async fn close(client: &Client, session: u64) -> anyhow::Result<Told> {
     closed.with_context(|| format!("close session {session}"))?;
     let shown = format!("session {session} is closed");
     Ok((shown, json!({ "session": session, "closed": true })))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sessions_are_shown_for_people_and_for_programs() {
-        let session = SessionInfo {
-            id: 1234,
-            subject: "ann".to_owned(),
-            records: 5678,
-            last_used_ms: 7,
-        };
-        let (text, json) = list(&[session]);
-        assert_eq!(
-            text,
-            "SESSION  OF   RECORDS  LAST USED MS\n   1234  ann    5,678             7"
-        );
-        assert_eq!(json["sessions"][0]["session"], 1234);
-    }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{DIR, append, entry, fill, open, publish, records, value};
+use super::{DIR, append, entry, fill, open, publish, records, sealed, value};
 use crate::disk::memory::{Event, MemoryDisk};
 use crate::log::format::files::Paths;
 use crate::log::format::frame;
@@ -76,11 +76,7 @@ fn a_torn_record_that_imitates_a_frame_is_a_torn_tail() {
 #[test]
 fn a_read_that_a_repair_overtakes_is_made_again() {
     let disk = MemoryDisk::default();
-    let (log, _) = open(&disk, None).unwrap();
-    let (entries, _) = fill(&log, 100);
-    entries.iter().for_each(|entry| publish(&log, entry));
-    log.sync_index().unwrap();
-    log.seal_covered(Index(99)).unwrap();
+    let (log, entries) = sealed(&disk, 100);
     let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
     let overtaken = AtomicUsize::new(0);
     let repairing = log.clone();
@@ -100,11 +96,7 @@ fn a_read_that_a_repair_overtakes_is_made_again() {
 #[test]
 fn a_segment_that_could_not_be_read_once_is_read_again() {
     let disk = MemoryDisk::default();
-    let (log, _) = open(&disk, None).unwrap();
-    let (entries, _) = fill(&log, 100);
-    entries.iter().for_each(|entry| publish(&log, entry));
-    log.sync_index().unwrap();
-    log.seal_covered(Index(99)).unwrap();
+    let (log, entries) = sealed(&disk, 100);
     let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
     let failing = store.clone();
     disk.watch(move |event, path| match event {

@@ -1,12 +1,10 @@
 //! The log as its users see it: appends, restarts, cuts, records of any size.
 
-use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::batch::Compression;
-use crate::disk::memory::Event;
 use crate::log::format::files::Paths;
 use crate::log::format::record::{Conditions, packed};
 
@@ -157,10 +155,7 @@ fn a_failed_sync_fails_its_appends_and_all_later_ones() {
     let disk = MemoryDisk::default();
     let (log, _) = open(&disk, None).unwrap();
     append(&log, vec![records(1, 0, 0..1)]);
-    disk.watch(|event, _| match event {
-        Event::Sync => Err(io::Error::other("the disk is gone")),
-        _ => Ok(()),
-    });
+    fail_syncs(&disk);
     let results = Arc::new(Mutex::new(Vec::new()));
     for index in 1..4 {
         let results = results.clone();
@@ -185,10 +180,7 @@ fn a_restart_holds_what_is_on_disk_and_no_more() {
     let disk = MemoryDisk::default();
     let (log, _) = open(&disk, None).unwrap();
     append(&log, vec![records(1, 0, 0..1)]);
-    disk.watch(|event, _| match event {
-        Event::Sync => Err(io::Error::other("the disk is gone")),
-        _ => Ok(()),
-    });
+    fail_syncs(&disk);
     let done = Box::new(|result: Result<(), Error>| drop(result.unwrap_err()));
     log.append(vec![records(1, 1, 1..2)], done).unwrap();
     drop(log);

@@ -7,13 +7,14 @@ mod handle;
 mod model;
 pub mod room;
 
+use std::io;
 use std::sync::mpsc;
 
 use bytes::Bytes;
 
 use super::format::record::{BatchBuilder, batches, join};
 use super::*;
-use crate::disk::memory::MemoryDisk;
+use crate::disk::memory::{Event, MemoryDisk};
 
 pub(super) const DIR: &str = "/log";
 
@@ -118,6 +119,24 @@ pub(super) fn fill(log: &Log, entries: u64) -> (Vec<Entry>, u64) {
         append(log, vec![made[made.len() - 1].clone()]);
     }
     (made, next)
+}
+
+/// The disk fails every sync from now on.
+fn fail_syncs(disk: &MemoryDisk) {
+    disk.watch(|event, _| match event {
+        Event::Sync => Err(io::Error::other("the disk is gone")),
+        _ => Ok(()),
+    });
+}
+
+/// A log of so many entries, published and sealed as far as that goes.
+fn sealed(disk: &MemoryDisk, entries: u64) -> (Log, Vec<Entry>) {
+    let (log, _) = open(disk, None).unwrap();
+    let (made, _) = fill(&log, entries);
+    made.iter().for_each(|entry| publish(&log, entry));
+    log.sync_index().unwrap();
+    log.seal_covered(Index(entries - 1)).unwrap();
+    (log, made)
 }
 
 fn check_all(log: &Log, count: u64) {

@@ -1,5 +1,6 @@
 //! A node that needs a snapshot gets the records with it.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,21 +122,28 @@ pub(crate) async fn append(node: &ReplicatedLog, sequence: u64) -> u64 {
     receipt.unwrap().ranges[0].first.0
 }
 
-pub(crate) async fn check(node: &ReplicatedLog, count: u64) {
+/// Waits until a node has applied the records before `next`.
+pub(crate) async fn catch_up(node: &ReplicatedLog, next: u64) {
     let mut applied = node.watch_applied();
-    let there = applied.wait_for(|applied| applied.next_offset >= Offset(count));
+    let there = applied.wait_for(|applied| applied.next_offset >= Offset(next));
     timeout(PATIENCE, there)
         .await
         .expect("it catches up")
         .unwrap();
-    for offset in 0..count {
+}
+
+/// Checks that records stand where [`append`] was told that they do.
+pub(crate) fn check_records(node: &ReplicatedLog, offsets: Range<u64>) {
+    for offset in offsets {
         let record = &node.log().read(Offset(offset), 1).unwrap()[0];
-        assert!(
-            record
-                .value
-                .starts_with(format!("record {offset} ").as_bytes())
-        );
+        let expected = format!("record {offset} ");
+        assert!(record.value.starts_with(expected.as_bytes()));
     }
+}
+
+pub(crate) async fn check(node: &ReplicatedLog, count: u64) {
+    catch_up(node, count).await;
+    check_records(node, 0..count);
 }
 
 #[tokio::test(start_paused = true)]

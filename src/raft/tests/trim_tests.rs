@@ -13,7 +13,7 @@ use crate::log::{Error as LogError, Index, Offset};
 use crate::net::memory::MemoryNetwork;
 use crate::raft::*;
 
-use super::snapshot_tests::{PATIENCE, append, begin, start};
+use super::snapshot_tests::{PATIENCE, append, begin, catch_up, check_records, start};
 
 /// Upkeep, as the agent runs it.
 fn keep_up(node: &ReplicatedLog) {
@@ -30,15 +30,6 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     waited.await.unwrap_or_else(|_| panic!("{what}"));
 }
 
-async fn catch_up(node: &ReplicatedLog, next: u64) {
-    let mut applied = node.watch_applied();
-    let there = applied.wait_for(|applied| applied.next_offset >= Offset(next));
-    timeout(PATIENCE, there)
-        .await
-        .expect("it catches up")
-        .unwrap();
-}
-
 async fn check_trimmed(node: &ReplicatedLog, first: u64, next: u64) {
     let wanted = (Offset(first), Offset(next));
     until("it is trimmed", || node.log().offsets() == wanted).await;
@@ -46,14 +37,7 @@ async fn check_trimmed(node: &ReplicatedLog, first: u64, next: u64) {
         Err(LogError::Trimmed { first: told, .. }) => assert_eq!(told, Offset(first)),
         other => panic!("{other:?}"),
     }
-    for offset in first..next {
-        let record = &node.log().read(Offset(offset), 1).unwrap()[0];
-        assert!(
-            record
-                .value
-                .starts_with(format!("record {offset} ").as_bytes())
-        );
-    }
+    check_records(node, first..next);
 }
 
 #[tokio::test(start_paused = true)]
