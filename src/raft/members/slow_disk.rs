@@ -7,7 +7,7 @@ use crate::raft::write::gate;
 use super::Members;
 
 /// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a leader may hold proposals back, in all. The times are summed up, since a slow disk catches up now
 /// and then and falls behind again.
 const BEHIND_MAX: Duration = Duration::from_secs(2);
