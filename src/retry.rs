@@ -59,7 +59,7 @@ pub fn waiting_since(deadline: Option<Instant>) -> Instant {
 pub fn spread(least: Duration) -> Duration {
     // Of 2^32 equal parts.
     let part = env::random_u64() >> 32;
-    let more = least.as_nanos() * u128::from(part) >> 32;
+    let more = (least.as_nanos() * u128::from(part)) >> 32;
     least + Duration::from_nanos(u64::try_from(more).unwrap_or(u64::MAX))
 }
 

@@ -237,7 +237,11 @@ impl StableStore {
     /// Those rows.
     pub fn rows(&self) -> Result<Vec<pb::StateRow>, StableError> {
         const KEY: &str = "rows";
-        let read = || -> Result<Vec<(Vec<u8>, Vec<u8>)>, redb::Error> {
+        let decode = |key: &[u8], row: &[u8]| match checked(key, row) {
+            Some(row) => pb::StateRow::decode(row).map_err(WireError::from),
+            None => Err(WireError::Unknown("checksum")),
+        };
+        let read = || -> Result<Vec<Result<pb::StateRow, WireError>>, redb::Error> {
             let transaction = self.0.database.begin_read()?;
             let table = match transaction.open_table(ROWS) {
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -246,7 +250,7 @@ impl StableStore {
             let mut rows = Vec::new();
             for row in table.iter()? {
                 let (key, row) = row?;
-                rows.push((key.value().to_vec(), row.value().to_vec()));
+                rows.push(decode(key.value(), row.value()));
             }
             Ok(rows)
         };
@@ -254,11 +258,7 @@ impl StableStore {
             key: KEY,
             source: Box::new(source),
         })?;
-        let decode = |(key, row): (Vec<u8>, Vec<u8>)| match checked(&key, &row) {
-            Some(row) => pb::StateRow::decode(row).map_err(WireError::from),
-            None => Err(WireError::Unknown("checksum")),
-        };
-        let rows: Result<Vec<_>, _> = rows.into_iter().map(decode).collect();
+        let rows: Result<Vec<_>, _> = rows.into_iter().collect();
         rows.map_err(|source| StableError::Decode { key: KEY, source })
     }
 
