@@ -4,6 +4,7 @@
 //! in tests as they run over a replicated one. Peers' calls are not served here.
 
 mod answers;
+mod api_context;
 mod appending;
 mod auth;
 mod commit_log;
@@ -14,17 +15,16 @@ mod limits;
 mod log_v1;
 mod native;
 mod router;
-mod shared;
 mod status;
 
 #[cfg(test)]
 mod tests;
 
+pub use api_context::ApiContext;
 pub use auth::{Policy, PolicyError};
 pub use commit_log::CommitLog;
 pub use drain::Drain;
 pub use limits::Limits;
 pub use router::{HealthReporter, ServeError, router, serve, serve_peers};
-pub use shared::Shared;
 
-use shared::{accounts, check_log};
+use api_context::{accounts, check_log};

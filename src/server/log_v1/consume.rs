@@ -19,7 +19,7 @@ use crate::proto::log_v1;
 
 use crate::server::answers::Outbox;
 use crate::server::answers::reading::{Failed, PART_BYTES, Shape, is_copied};
-use crate::server::{CommitLog, Drain, Shared, status};
+use crate::server::{ApiContext, CommitLog, Drain, status};
 
 /// Request metadata: `strong` makes a read linearizable, `relaxed` is what it is without.
 const CONSISTENCY: &str = "ferrolog-consistency";
@@ -105,7 +105,7 @@ fn copy(records: &mut [Record]) {
 
 /// Records from an offset on, for ever: at the tail it waits for the next commit and never polls.
 pub struct ConsumeStream<L> {
-    shared: Arc<Shared<L>>,
+    api: Arc<ApiContext<L>>,
     accounts: Option<Accounts>,
     outbox: Outbox,
     next: Offset,
@@ -120,14 +120,14 @@ type Answer = (VecDeque<Record>, Option<Held>);
 
 impl<L: CommitLog> ConsumeStream<L> {
     pub fn new(
-        shared: Arc<Shared<L>>,
+        api: Arc<ApiContext<L>>,
         accounts: Option<Accounts>,
         outbox: Outbox,
         from: Offset,
     ) -> Result<Self, Status> {
-        shared.log()?;
+        api.log()?;
         Ok(Self {
-            shared,
+            api,
             accounts,
             outbox,
             next: from,
@@ -156,8 +156,8 @@ impl<L: CommitLog> Stream for ConsumeStream<L> {
                 return Poll::Ready(Some(Ok(response(record))));
             }
             let reading = this.reading.get_or_insert_with(|| {
-                let (shared, accounts) = (this.shared.clone(), this.accounts.clone());
-                Box::pin(read_on(shared, accounts, this.next))
+                let (api, accounts) = (this.api.clone(), this.accounts.clone());
+                Box::pin(read_on(api, accounts, this.next))
             });
             match reading.as_mut().poll(context) {
                 Poll::Pending => return Poll::Pending,
@@ -174,13 +174,13 @@ impl<L: CommitLog> Stream for ConsumeStream<L> {
 
 /// Reads from an offset on, once there is a record.
 async fn read_on<L: CommitLog>(
-    shared: Arc<Shared<L>>,
+    api: Arc<ApiContext<L>>,
     accounts: Option<Accounts>,
     from: Offset,
 ) -> Result<Answer, Status> {
-    let log = shared.log()?;
+    let log = api.log()?;
     let mut applied = log.watch_applied();
-    let mut drain: Drain = shared.drain.clone();
+    let mut drain: Drain = api.drain.clone();
     tokio::select! {
         biased;
         () = drain.began() => return Err(status::draining()),
@@ -190,22 +190,22 @@ async fn read_on<L: CommitLog>(
     }
     tokio::select! {
         biased;
-        read = read(&shared, accounts.as_ref(), from, READ_BYTES) => read,
+        read = read(&api, accounts.as_ref(), from, READ_BYTES) => read,
         () = drain.began() => Err(status::draining()),
     }
 }
 
 /// Reads about so many bytes of records, with the room that they take.
 pub async fn read<L: CommitLog>(
-    shared: &Shared<L>,
+    api: &ApiContext<L>,
     accounts: Option<&Accounts>,
     from: Offset,
     bytes_max: usize,
 ) -> Result<Answer, Status> {
-    let log = shared.log()?;
+    let log = api.log()?;
     let shape = Records { from, bytes_max };
     let expected = bytes_max.max(SMALL_BYTES_MAX);
-    let read = shared
+    let read = api
         .reading
         .answer(log.log(), accounts, from, expected, shape);
     read.await.map_err(|failed| match failed {

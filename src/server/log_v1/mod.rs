@@ -14,11 +14,11 @@ use crate::proto::log_v1::{
     ProduceResponse, Record, Server,
 };
 
-use super::{CommitLog, Shared, accounts, status};
+use super::{ApiContext, CommitLog, accounts, status};
 use consume::ConsumeStream;
 
 /// The verbs, over any log.
-pub struct LogV1<L>(pub Arc<Shared<L>>);
+pub struct LogV1<L>(pub Arc<ApiContext<L>>);
 
 #[tonic::async_trait]
 impl<L: CommitLog> log_server::Log for LogV1<L> {

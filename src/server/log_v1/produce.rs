@@ -14,7 +14,7 @@ use crate::raft::{Caller, OffsetRange, ProposeError, Receipt, owner};
 
 use crate::server::appending::{Feed, Sent, append, counted, pipelined, taken};
 use crate::server::intake::Taken;
-use crate::server::{CommitLog, Shared, auth, deadline, log_v1, status};
+use crate::server::{ApiContext, CommitLog, auth, deadline, log_v1, status};
 
 /// Request metadata: a session that was opened by `ferrolog.v1.LogService/OpenSession`, as 32
 /// hexadecimal digits.
@@ -63,13 +63,13 @@ fn producer<T>(request: &Request<T>) -> Result<Option<Producer>, Status> {
 
 /// Appends one record.
 pub async fn one<L: CommitLog>(
-    shared: &Shared<L>,
+    api: &ApiContext<L>,
     request: Request<ProduceRequest>,
 ) -> Result<Offset, Status> {
-    let log = shared.log()?;
+    let log = api.log()?;
     let producer = producer(&request)?;
     let (held, deadline) = (taken(&request).take(), deadline::of(&request));
-    let record = log_v1::record(request.into_inner(), shared.limits.record_bytes_max)?;
+    let record = log_v1::record(request.into_inner(), api.limits.record_bytes_max)?;
     let mut batch = BatchBuilder::new(producer);
     batch.push(&record.value, record.term, record.r#type);
     let batch = counted(batch.finish(), held);
@@ -84,12 +84,12 @@ pub type Answers = BoxStream<'static, Result<ProduceResponse, Status>>;
 
 /// Appends a stream's records; answers in their order.
 pub fn stream<L: CommitLog>(
-    shared: Arc<Shared<L>>,
+    api: Arc<ApiContext<L>>,
     request: Request<Streaming<ProduceRequest>>,
 ) -> Result<Answers, Status> {
-    let (producer, drain) = (producer(&request)?, shared.drain.clone());
+    let (producer, drain) = (producer(&request)?, api.drain.clone());
     let batcher = Batcher {
-        shared,
+        api,
         producer,
         caller: Caller::next(),
         taken: taken(&request),
@@ -111,7 +111,7 @@ pub fn stream<L: CommitLog>(
 
 /// Makes batches of what a client has sent by the time that the last batch was queued.
 struct Batcher<L> {
-    shared: Arc<Shared<L>>,
+    api: Arc<ApiContext<L>>,
     producer: Option<Producer>,
     caller: Caller,
     taken: Arc<Taken>,
@@ -129,7 +129,7 @@ impl<L: CommitLog> Feed for Batcher<L> {
         if let Some(ahead) = self.ahead.take() {
             return ahead;
         }
-        let limit = self.shared.limits.record_bytes_max;
+        let limit = self.api.limits.record_bytes_max;
         let Some(request) = self.requests.message().await? else {
             return Ok(None);
         };
@@ -138,7 +138,7 @@ impl<L: CommitLog> Feed for Batcher<L> {
 
     /// Queues a batch of this record and those that wait behind it.
     async fn send(&mut self, first: Record) -> Result<Sent<()>, Status> {
-        let bytes_max = self.shared.limits.batch_bytes_max;
+        let bytes_max = self.api.limits.batch_bytes_max;
         let mut batch = BatchBuilder::new(self.producer);
         batch.push(&first.value, first.term, first.r#type);
         self.taken.keep();
@@ -161,7 +161,7 @@ impl<L: CommitLog> Feed for Batcher<L> {
         if let Some(producer) = &mut self.producer {
             producer.sequence += u64::from(batch.count());
         }
-        let log = self.shared.log()?;
+        let log = self.api.log()?;
         let queued = log
             .propose(
                 self.caller,

@@ -20,13 +20,13 @@ use crate::raft::{MembershipError, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
 
 use super::be_current;
 use crate::server::native;
-use crate::server::{Shared, status};
+use crate::server::{ApiContext, status};
 
 /// How long a token can be used, unless told otherwise.
 const TOKEN_LIFE: Duration = Duration::from_hours(1);
 
 /// The verbs, which only a replicated log has.
-pub struct Cluster(pub Arc<Shared<ReplicatedLog>>);
+pub struct Cluster(pub Arc<ApiContext<ReplicatedLog>>);
 
 #[tonic::async_trait]
 impl ClusterService for Cluster {

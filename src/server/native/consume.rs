@@ -10,7 +10,7 @@ use crate::proto::v1::{self, ConsumeRequest, ConsumeResponse, StoredBatch};
 use crate::raft::ReplicatedLog;
 
 use super::super::limits::ANSWER_BYTES_MAX;
-use super::super::{Shared, status};
+use super::super::{ApiContext, status};
 use super::batches::Wanted;
 use super::position::{self, Consistency};
 use crate::server::answers::reading::{Failed, PART_BYTES};
@@ -42,15 +42,15 @@ pub fn bytes_of(sent: &StoredBatch) -> usize {
 
 /// Answers with the records of a range.
 pub async fn range(
-    shared: &Shared<ReplicatedLog>,
+    api: &ApiContext<ReplicatedLog>,
     accounts: Option<&Accounts>,
     request: ConsumeRequest,
 ) -> Result<(ConsumeResponse, Option<Held>), Status> {
-    let log = shared.log()?;
+    let log = api.log()?;
     let consistency = Consistency::new(request.consistency);
     consistency.reached(log).await?;
-    let from = position::begin(shared, request.start.clone()).await?;
-    wait_for(shared, log, from, request.wait_ms_max).await?;
+    let from = position::begin(api, request.start.clone()).await?;
+    wait_for(api, log, from, request.wait_ms_max).await?;
     let wanted = Wanted {
         from,
         records_max: match request.records_max {
@@ -79,7 +79,7 @@ pub async fn range(
         let (read, held) = if from == next {
             ((Vec::new(), from), None)
         } else {
-            read(shared, accounts, expected, wanted.clone()).await?
+            read(api, accounts, expected, wanted.clone()).await?
         };
         if !consistency.holds(log) {
             // The node was fresh enough, but the read took too long since.
@@ -102,13 +102,13 @@ pub type Read = (Vec<StoredBatch>, Offset);
 
 /// Reads what is wanted, with the room that it takes.
 pub async fn read(
-    shared: &Shared<ReplicatedLog>,
+    api: &ApiContext<ReplicatedLog>,
     accounts: Option<&Accounts>,
     expected: usize,
     wanted: Wanted,
 ) -> Result<(Read, Option<Held>), Status> {
-    let (log, from) = (shared.log()?, wanted.from);
-    let read = shared
+    let (log, from) = (api.log()?, wanted.from);
+    let read = api
         .reading
         .answer(log.log(), accounts, from, expected, wanted);
     read.await.map_err(|failed| match failed {
@@ -119,7 +119,7 @@ pub async fn read(
 
 /// Waits for a record at an offset, if it is the next one.
 async fn wait_for(
-    shared: &Shared<ReplicatedLog>,
+    api: &ApiContext<ReplicatedLog>,
     log: &ReplicatedLog,
     from: Offset,
     wait_ms: u32,
@@ -129,7 +129,7 @@ async fn wait_for(
         return Ok(());
     }
     let mut applied = log.watch_applied();
-    let mut drain = shared.drain.clone();
+    let mut drain = api.drain.clone();
     let wait = Duration::from_millis(wait_ms.into()).min(WAIT_MAX);
     tokio::select! {
         biased;

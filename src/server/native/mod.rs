@@ -20,7 +20,7 @@ use super::auth::Action;
 use super::limits::{
     ANSWER_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX,
 };
-use super::{Shared, accounts, auth, check_log, status};
+use super::{ApiContext, accounts, auth, check_log, status};
 
 mod batches;
 pub mod cluster;
@@ -35,7 +35,7 @@ const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
 
 /// The verbs, which only a replicated log has.
-pub struct Native(pub Arc<Shared<ReplicatedLog>>);
+pub struct Native(pub Arc<ApiContext<ReplicatedLog>>);
 
 impl Native {
     /// There is a log of this name.
@@ -262,8 +262,8 @@ impl LogService for Native {
         request: Request<Streaming<ConsumeStreamRequest>>,
     ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
         self.has_log("")?;
-        let (shared, accounts) = (self.0.clone(), accounts(&request));
-        let (answers, outbox) = tail::stream(shared, accounts, request.into_inner());
+        let (api, accounts) = (self.0.clone(), accounts(&request));
+        let (answers, outbox) = tail::stream(api, accounts, request.into_inner());
         let mut response = Response::new(answers);
         response.extensions_mut().insert(outbox);
         Ok(response)

@@ -8,7 +8,7 @@ use crate::log::Offset;
 use crate::proto::v1::{self, Edge, consistency::Level, start::At};
 use crate::raft::ReplicatedLog;
 
-use super::super::{Shared, status};
+use super::super::{ApiContext, status};
 
 /// What a read must see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,10 +55,10 @@ impl Consistency {
 
 /// Finds where a read begins.
 pub async fn begin(
-    shared: &Shared<ReplicatedLog>,
+    api: &ApiContext<ReplicatedLog>,
     start: Option<v1::Start>,
 ) -> Result<Offset, Status> {
-    let log = shared.log()?;
+    let log = api.log()?;
     let (first, next) = log.log().offsets();
     let at = start.and_then(|start| start.at);
     Ok(match at.unwrap_or(At::Edge(Edge::Earliest.into())) {
@@ -71,7 +71,7 @@ pub async fn begin(
         At::TimestampMs(timestamp_ms) => {
             let log = log.log().clone();
             let search = move || log.offset_at(timestamp_ms);
-            let found = shared.reading.on_disk("search for a time", search).await;
+            let found = api.reading.on_disk("search for a time", search).await;
             found.map_err(|error| status::log(&error))?
         }
         At::Tail(count) => Offset(next.0.saturating_sub(count)).max(first),

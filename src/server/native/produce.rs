@@ -16,7 +16,7 @@ use crate::raft::{Caller, ProposeError, Receipt, ReplicatedLog};
 
 use super::super::appending::{Feed, Sent, append, counted, pipelined, taken};
 use super::super::intake::Taken;
-use super::super::{Shared, accounts, auth, check_log, deadline, status};
+use super::super::{ApiContext, accounts, auth, check_log, deadline, status};
 use super::batches;
 
 /// Bytes of batches that one stream may have under way: its credit.
@@ -41,15 +41,15 @@ fn response(receipt: &Receipt) -> Result<ProduceResponse, Status> {
 
 /// Appends one batch.
 pub async fn one(
-    shared: &Shared<ReplicatedLog>,
+    api: &ApiContext<ReplicatedLog>,
     request: Request<ProduceRequest>,
 ) -> Result<ProduceResponse, Status> {
-    let log = shared.log()?;
+    let log = api.log()?;
     let (held, deadline) = (taken(&request).take(), deadline::of(&request));
     let accounts = accounts(&request);
     let fence = fence_of(request.get_ref());
     let subject = auth::subject(&request).to_owned();
-    let (bulk, limits) = (shared.reading.bulk(), &shared.limits);
+    let (bulk, limits) = (api.reading.bulk(), &api.limits);
     let request = request.into_inner();
     let batch = batches::taken(request, &subject, limits, bulk, accounts.as_ref()).await?;
     let appended = append(log, counted(batch, held), deadline).await;
@@ -64,12 +64,12 @@ fn fence_of(request: &ProduceRequest) -> Option<String> {
 
 /// Appends a stream's batches; answers in their order, the credit first.
 pub fn stream(
-    shared: Arc<Shared<ReplicatedLog>>,
+    api: Arc<ApiContext<ReplicatedLog>>,
     request: Request<Streaming<ProduceStreamRequest>>,
 ) -> Answers {
-    let drain = shared.drain.clone();
+    let drain = api.drain.clone();
     let reader = Reader {
-        shared,
+        api,
         subject: auth::subject(&request).to_owned(),
         caller: Caller::next(),
         taken: taken(&request),
@@ -105,7 +105,7 @@ struct With {
 
 /// Reads a stream's requests, as far as there is room for them.
 struct Reader {
-    shared: Arc<Shared<ReplicatedLog>>,
+    api: Arc<ApiContext<ReplicatedLog>>,
     /// Who sends them.
     subject: String,
     caller: Caller,
@@ -129,16 +129,16 @@ impl Feed for Reader {
         let request = request.produce.ok_or_else(missing)?;
         check_log(&request.log)?;
         let fence = fence_of(&request);
-        let (limits, bulk) = (&self.shared.limits, self.shared.reading.bulk());
+        let (limits, bulk) = (&self.api.limits, self.api.reading.bulk());
         let accounts = self.accounts.as_ref();
         let batch = batches::taken(request, &self.subject, limits, bulk, accounts).await?;
-        let mut drain = self.shared.drain.clone();
+        let mut drain = self.api.drain.clone();
         let credit = tokio::select! {
             biased;
             credit = self.credit(batch.len()) => credit?,
             () = drain.began() => return Err(status::draining()),
         };
-        let (log, batch) = (self.shared.log()?, counted(batch, held));
+        let (log, batch) = (self.api.log()?, counted(batch, held));
         let answer = log.propose_for(self.caller, batch, Instant::now()).await;
         Ok(Sent {
             answer: answer.map_err(|error| status::propose(&error))?,

@@ -21,7 +21,7 @@ use crate::tasks;
 
 use super::super::answers::Outbox;
 use super::super::limits::ANSWER_BYTES_MAX;
-use super::super::{Drain, Shared, check_log, status};
+use super::super::{ApiContext, Drain, check_log, status};
 use super::batches::Wanted;
 use super::consume::{bytes_of, freshness, read};
 use super::position::{self, Consistency};
@@ -62,18 +62,18 @@ impl Tell {
 
 /// Answers a client's requests until it leaves.
 pub fn stream(
-    shared: Arc<Shared<ReplicatedLog>>,
+    api: Arc<ApiContext<ReplicatedLog>>,
     accounts: Option<Accounts>,
     requests: Streaming<ConsumeStreamRequest>,
 ) -> (Answers, Outbox) {
-    let outbox = shared.unread.outbox();
+    let outbox = api.unread.outbox();
     let (answers, told) = mpsc::channel(READY_MAX);
     let tell = Tell {
         answers,
         outbox: outbox.clone(),
     };
     tasks::spawn("native consume stream", async move {
-        if let Err(status) = serve(shared, accounts, requests, &tell).await {
+        if let Err(status) = serve(api, accounts, requests, &tell).await {
             // A client that left needs no status, and one that does not read gets none.
             let _ = tokio::time::timeout(LAST_WORD, tell.tell(Err(status), None)).await;
         }
@@ -87,17 +87,17 @@ pub fn stream(
 }
 
 async fn serve(
-    shared: Arc<Shared<ReplicatedLog>>,
+    api: Arc<ApiContext<ReplicatedLog>>,
     accounts: Option<Accounts>,
     requests: Streaming<ConsumeStreamRequest>,
     tell: &Tell,
 ) -> Result<(), Status> {
-    let mut drain = shared.drain.clone();
+    let mut drain = api.drain.clone();
     // A client may never say where to start.
     let began = tokio::select! {
         biased;
         () = drain.began() => return Err(status::draining()),
-        began = begin(&shared, accounts, requests) => began?,
+        began = begin(&api, accounts, requests) => began?,
     };
     let Some(tail) = began else {
         return Ok(());
@@ -110,7 +110,7 @@ async fn serve(
 
 /// Takes the first message; `None` if the client left without one.
 async fn begin(
-    shared: &Arc<Shared<ReplicatedLog>>,
+    api: &Arc<ApiContext<ReplicatedLog>>,
     accounts: Option<Accounts>,
     mut requests: Streaming<ConsumeStreamRequest>,
 ) -> Result<Option<Tail>, Status> {
@@ -120,10 +120,10 @@ async fn begin(
     let missing = || status::invalid("the first message says where to start");
     let start = first.start.ok_or_else(missing)?;
     check_log(&start.log)?;
-    let log = shared.log()?.clone();
+    let log = api.log()?.clone();
     let consistency = Consistency::new(start.consistency);
     consistency.reached(&log).await?;
-    let next = position::begin(shared, start.start.clone()).await?;
+    let next = position::begin(api, start.start.clone()).await?;
     let (_, end) = log.log().offsets();
     if next > end {
         let (first, next, asked) = (log.log().offsets().0, end, next);
@@ -133,8 +133,8 @@ async fn begin(
     Ok(Some(Tail {
         heartbeats: heartbeats(&start, consistency),
         applied: log.watch_applied(),
-        drain: shared.drain.clone(),
-        shared: shared.clone(),
+        drain: api.drain.clone(),
+        api: api.clone(),
         accounts,
         log,
         requests,
@@ -168,7 +168,7 @@ fn granted(bytes: u64) -> i64 {
 }
 
 struct Tail {
-    shared: Arc<Shared<ReplicatedLog>>,
+    api: Arc<ApiContext<ReplicatedLog>>,
     accounts: Option<Accounts>,
     log: ReplicatedLog,
     requests: Streaming<ConsumeStreamRequest>,
@@ -277,7 +277,7 @@ impl Tail {
         let expected = wanted.bytes_max;
         let read = tokio::select! {
             biased;
-            read = read(&self.shared, self.accounts.as_ref(), expected, wanted) => read?,
+            read = read(&self.api, self.accounts.as_ref(), expected, wanted) => read?,
             () = self.drain.began() => return Err(status::draining()),
             () = tell.answers.closed() => return Ok(None),
         };

@@ -27,7 +27,7 @@ use super::limits::STREAM_WINDOW;
 use super::log_v1::LogV1;
 use super::native::Native;
 use super::native::cluster::Cluster;
-use super::{Drain, Limits, Policy, Shared, answers};
+use super::{ApiContext, Drain, Limits, Policy, answers};
 use calls::counted;
 use reasons::Complete;
 
@@ -94,11 +94,11 @@ pub async fn router(
     bulk: Handle,
 ) -> (Routes, HealthReporter) {
     let message_max = limits.message_bytes_max();
-    let shared = Arc::new(Shared::new(seat, policy, limits, drain, bulk));
-    let log = LogServer::new(LogV1(shared.clone()))
+    let api = Arc::new(ApiContext::new(seat, policy, limits, drain, bulk));
+    let log = LogServer::new(LogV1(api.clone()))
         .max_decoding_message_size(message_max)
         .max_encoding_message_size(message_max);
-    let native = LogServiceServer::new(Native(shared.clone()))
+    let native = LogServiceServer::new(Native(api.clone()))
         .max_decoding_message_size(message_max)
         .max_encoding_message_size(message_max);
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -115,7 +115,7 @@ pub async fn router(
     let reflected_before = reflection().build_v1alpha().expect(made);
     let routes = Routes::new(log)
         .add_service(native)
-        .add_service(ClusterServiceServer::new(Cluster(shared)))
+        .add_service(ClusterServiceServer::new(Cluster(api)))
         .add_service(health)
         .add_service(reflected)
         .add_service(reflected_before);

@@ -134,7 +134,7 @@ impl CommitLog for Bare {
 
 struct Served {
     client: LogClient<Channel>,
-    shared: Arc<Shared<Bare>>,
+    api: Arc<ApiContext<Bare>>,
     drain: watch::Sender<bool>,
     layer: StreamLayer,
     _mux: Mux,
@@ -162,21 +162,21 @@ async fn served_on(port: MuxLimits) -> Served {
         record_bytes_max: LIMIT,
         ..Limits::default()
     };
-    let shared = Shared::new(seat, Policy::default(), limits, draining, Handle::current());
-    let shared = Arc::new(shared);
+    let api = ApiContext::new(seat, Policy::default(), limits, draining, Handle::current());
+    let api = Arc::new(api);
     let server = Server::builder()
         .layer(crate::server::router::calls::counted())
         .layer(crate::server::router::reasons::Complete)
-        .layer(IntakeLayer::new(Policy::default(), &shared.limits))
+        .layer(IntakeLayer::new(Policy::default(), &api.limits))
         .layer(MapResponseLayer::new(answers::counted))
-        .add_service(LogServer::new(LogV1(shared.clone())))
+        .add_service(LogServer::new(LogV1(api.clone())))
         .serve_with_incoming(clients);
     tokio::spawn(server);
     let layer = StreamLayer::new(Arc::new(network), Security::Insecure);
     Served {
         client: client(&layer),
         layer,
-        shared,
+        api,
         drain,
         _mux: mux,
     }

@@ -16,7 +16,7 @@ use super::{Drain, Limits, Policy, deadline, status};
 
 /// What all verbs share. The log takes its seat once the node belongs to a cluster.
 #[derive(Debug)]
-pub struct Shared<L> {
+pub struct ApiContext<L> {
     pub seat: Arc<OnceLock<L>>,
     pub policy: Policy,
     pub limits: Limits,
@@ -25,7 +25,7 @@ pub struct Shared<L> {
     pub drain: Drain,
 }
 
-impl<L> Shared<L> {
+impl<L> ApiContext<L> {
     /// Long work is done on the blocking threads of `bulk`. Needs a tokio runtime.
     pub fn new(
         seat: Arc<OnceLock<L>>,
@@ -49,7 +49,7 @@ impl<L> Shared<L> {
     }
 }
 
-impl Shared<ReplicatedLog> {
+impl ApiContext<ReplicatedLog> {
     /// The log of this name, for as long as the caller waits.
     pub fn log_for<T>(&self, request: &Request<T>, name: &str) -> Result<ReplicatedLog, Status> {
         check_log(name)?;
