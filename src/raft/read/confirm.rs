@@ -252,13 +252,15 @@ async fn put_questions(
                 }
                 Err(status) => tracing::debug!(voter, %status, "did not confirm a leadership"),
             }
-            // A newer question ends the pause.
-            if tokio::time::timeout(pauses.take(), questions.changed())
-                .await
-                .is_ok()
-            {
-                questions.mark_changed();
-                break;
+            match tokio::time::timeout(pauses.take(), questions.changed()).await {
+                Err(_) => {}
+                // A newer question ends the pause.
+                Ok(Ok(())) => {
+                    questions.mark_changed();
+                    break;
+                }
+                // The voter left, or moved: another task asks it there.
+                Ok(Err(_)) => return,
             }
         }
     }
@@ -286,7 +288,65 @@ fn is_majority_of_each(configs: &[BTreeSet<u64>], held: &BTreeSet<u64>) -> bool 
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::BoxFuture;
+
     use super::*;
+    use crate::net::stream_layer::StreamLayer;
+    use crate::net::{BoxIo, Listener, Network, Security};
+    use crate::raft::peer::sender::Sender;
+
+    /// Nobody listens anywhere, and a dial says so at once. Beyond so many it never ends, so that no test does.
+    struct Refusing(Arc<AtomicUsize>);
+
+    const DIALS_MAX: usize = 100;
+
+    impl Network for Refusing {
+        fn dial<'a>(&'a self, _addr: &'a str) -> BoxFuture<'a, io::Result<BoxIo>> {
+            Box::pin(async move {
+                if self.0.fetch_add(1, Ordering::Relaxed) >= DIALS_MAX {
+                    std::future::pending::<()>().await;
+                }
+                Err(io::ErrorKind::ConnectionRefused.into())
+            })
+        }
+
+        fn resolve<'a>(&'a self, _addr: &'a str) -> BoxFuture<'a, io::Result<()>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn listen<'a>(&'a self, _addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+            unreachable!("it calls, and is not called")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_voter_that_nobody_asks_any_more_is_not_dialled_again() {
+        let dials = Arc::new(AtomicUsize::new(0));
+        let layer = StreamLayer::new(Arc::new(Refusing(dials.clone())), Security::Insecure);
+        let client = Transport::new(layer, Sender::default()).client(2, "n2:1");
+        let (ask, questions) = watch::channel(Question::default());
+        let (tell, _answers) = mpsc::channel(1);
+        let asking = tokio::spawn(put_questions(2, client, questions, tell));
+        ask.send_replace(Question {
+            number: 1,
+            term: 1,
+            until: Some(Instant::now() + ROUND_TIMEOUT),
+        });
+        while dials.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        // It has left the membership, and pauses between two tries.
+        drop(ask);
+        tokio::time::timeout(ROUND_TIMEOUT * 2, asking)
+            .await
+            .expect("its task ends")
+            .expect("no panic");
+        assert!(dials.load(Ordering::Relaxed) <= 2, "{dials:?}");
+    }
 
     fn set(ids: &[u64]) -> BTreeSet<u64> {
         ids.iter().copied().collect()
