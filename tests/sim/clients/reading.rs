@@ -75,6 +75,12 @@ pub async fn read(hand: Hand) {
                 let node = answer.freshness.as_ref().map(|told| told.node.clone());
                 let by_session = matches!(asked, Consistency::AtLeast(_));
                 let tail = tail.unwrap_or_default();
+                if let Consistency::AtLeast(least) = asked
+                    && tail < least
+                {
+                    hand.record
+                        .wrong(format!("a read at {least} was answered at {tail}"));
+                }
                 seen = seen.max(tail);
                 match entries(&answer, from) {
                     Ok(entries) => hand.record.read(Read {
