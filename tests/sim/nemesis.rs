@@ -20,6 +20,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const SUPERVISOR: Duration = Duration::from_millis(300);
 /// Nodes at most, those that left not counted.
 const NODES_MAX: usize = 7;
+/// How long one call of an operator tries.
+const OPERATOR_PATIENCE: Duration = Duration::from_secs(10);
 /// How long an operator tries to have a node removed.
 const REMOVAL_MAX: Duration = Duration::from_secs(60);
 
@@ -459,11 +461,10 @@ impl Nemesis {
     }
 
     fn admin(&self) -> Admin {
-        let patience = Duration::from_secs(10);
         let client = self
             .nodes
             .network
-            .client("c0", &self.nodes.addrs(), patience);
+            .client("c0", &self.nodes.addrs(), OPERATOR_PATIENCE);
         client.admin()
     }
 
@@ -486,14 +487,21 @@ impl Nemesis {
         if !comes_back {
             self.nodes.all[number].is_wanted = false;
         }
-        let (admin, name) = (self.admin(), self.name(number));
+        let (network, addrs) = (self.nodes.network.clone(), self.nodes.known.clone());
+        let name = self.name(number);
+        // An operator knows where nodes have moved to meanwhile, and one that is out of the cluster does not.
+        let admin = move || {
+            let addrs = addrs.lock().expect("no panic before").clone();
+            network.client("c0", &addrs, OPERATOR_PATIENCE).admin()
+        };
         let removing = spawn_local(async move {
             let removed = async {
-                while let Err(error) = admin.remove(&name).await {
+                while let Err(error) = admin().remove(&name).await {
                     super::events::note(format_args!("remove {name}: {error}"));
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
-                while comes_back && admin.allow(&name).await.is_err() {
+                while comes_back && let Err(error) = admin().allow(&name).await {
+                    super::events::note(format_args!("allow {name}: {error}"));
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
             };

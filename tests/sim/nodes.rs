@@ -1,8 +1,8 @@
 //! The nodes of a simulation: the ones that `ferrolog serve` runs, on seams of ours.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ferrolog::agent::{Agent, Bound, Runtimes, Seams};
@@ -60,6 +60,8 @@ pub struct Nodes {
     pub settings: Settings,
     random: Random,
     pub all: Vec<Node>,
+    /// Where they are, for whoever asks later.
+    pub known: Arc<Mutex<Vec<String>>>,
 }
 
 impl Node {
@@ -96,6 +98,7 @@ impl Nodes {
             settings,
             random,
             all: Vec::new(),
+            known: Arc::default(),
         }
     }
 
@@ -164,6 +167,7 @@ impl Nodes {
 
     fn start_on(&mut self, number: usize, disk: MemoryDisk) {
         let life = Life::new();
+        *self.known.lock().expect("no panic before") = self.addrs();
         let config = self.config(number);
         let node = &mut self.all[number];
         node.life = life.clone();
