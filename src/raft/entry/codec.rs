@@ -8,7 +8,7 @@ use prost::Message;
 
 use crate::log::{self, Index, Kind, Offset, Term};
 use crate::proto::raft_v1::{self as pb, control_entry::Command as Control};
-use crate::raft::entry::wire_error::WireError;
+use crate::raft::entry::wire_error::{WireError, number_of};
 
 use super::admission::{Admission, Entrance};
 use super::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention};
@@ -157,7 +157,7 @@ pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, Wire
             name: claim.name,
             holder: claim.holder,
             subject: claim.subject,
-            token: token(&claim.token)?,
+            token: number_of(&claim.token, "token")?,
             expected: claim.expected_epoch,
         }),
         Control::DeleteFence(delete) => Command::DeleteFence(delete.name),
@@ -172,12 +172,6 @@ pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, Wire
         Control::DeleteCursor(delete) => Command::DeleteCursor(delete.name),
     };
     Ok(EntryPayload::Normal(command))
-}
-
-fn token(bytes: &[u8]) -> Result<u128, WireError> {
-    let bytes = bytes.try_into();
-    let bytes = bytes.map_err(|_| WireError::Unknown("token"))?;
-    Ok(u128::from_be_bytes(bytes))
 }
 
 /// The log's entry as it travels.

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 
-use crate::raft::entry::wire_error::WireError;
+use crate::raft::entry::wire_error::{WireError, number_of};
 
 /// The proof of no subject and no secret, of entries of a version that knew neither.
 pub const NOBODY: u128 = 0;
@@ -48,9 +48,7 @@ pub fn from_pb(bytes: &[u8]) -> Result<u128, WireError> {
     if bytes.is_empty() {
         return Ok(NOBODY);
     }
-    let bytes = bytes.try_into();
-    let bytes = bytes.map_err(|_| WireError::Unknown("proof of an owner"))?;
-    Ok(u128::from_be_bytes(bytes))
+    number_of(bytes, "proof of an owner")
 }
 
 fn digest(what: &str, subject: &str, secret: u128) -> u128 {

@@ -16,3 +16,11 @@ pub enum WireError {
     #[error("the membership is not valid: {0}")]
     Membership(String),
 }
+
+/// The number in 16 bytes, big endian; an error that names what it is if there are more or fewer.
+pub fn number_of(bytes: &[u8], what: &'static str) -> Result<u128, WireError> {
+    let bytes = bytes.try_into();
+    bytes
+        .map(u128::from_be_bytes)
+        .map_err(|_| WireError::Unknown(what))
+}

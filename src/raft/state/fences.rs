@@ -8,7 +8,7 @@ use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::ClaimEpoch;
 use crate::raft::entry::outcome::{Refusal, StateRefusal};
 use crate::raft::entry::owner;
-use crate::raft::entry::wire_error::WireError;
+use crate::raft::entry::wire_error::{WireError, number_of};
 
 use super::sessions::check_share;
 use super::table::{self, Table};
@@ -194,10 +194,8 @@ fn given_to_pb(given: &GivenClaim) -> pb::GivenClaim {
 }
 
 fn given_from_pb(given: &pb::GivenClaim) -> Result<GivenClaim, WireError> {
-    let token = (&*given.token).try_into();
-    let token = token.map_err(|_| WireError::Unknown("token of a claim"))?;
     Ok(GivenClaim {
-        token: u128::from_be_bytes(token),
+        token: number_of(&given.token, "token of a claim")?,
         epoch: given.epoch,
         next_offset: Offset(given.next_offset),
     })

@@ -18,7 +18,7 @@ use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::{CloseSession, OpenSession};
 use crate::raft::entry::outcome::{Full, Ranges, Refusal, StateRefusal};
 use crate::raft::entry::owner;
-use crate::raft::entry::wire_error::WireError;
+use crate::raft::entry::wire_error::{WireError, number_of};
 
 use super::table::{self, Table};
 use digests::Digests;
@@ -231,10 +231,7 @@ impl Sessions {
     /// Takes over a row that was made durable.
     pub fn restore(&mut self, session: &pb::Session) -> Result<(), WireError> {
         const BROKEN: WireError = WireError::Unknown("session");
-        let id: [u8; 16] = (&*session.id)
-            .try_into()
-            .map_err(|_| WireError::Unknown("session id"))?;
-        let id = u128::from_be_bytes(id);
+        let id = number_of(&session.id, "session id")?;
         if id > log::NUMBER_MAX.into() || session.next_sequence > log::NUMBER_MAX {
             return Err(BROKEN);
         }
