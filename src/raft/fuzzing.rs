@@ -167,9 +167,9 @@ fn apply(mut kept: Kept, mut fsm: Fsm, entries: Vec<Entry>) {
     }
     read_all(&log);
     log.sync_index().expect("a good disk");
-    let checkpoint = fsm.to_checkpoint(log.offsets());
+    let checkpoint = fsm.to_checkpoint(log.offsets().1);
     let again = Fsm::restore(checkpoint.clone(), fsm.to_rows()).expect("it was made here");
-    assert_eq!(again.to_checkpoint(log.offsets()), checkpoint);
+    assert_eq!(again.to_checkpoint(log.offsets().1), checkpoint);
     assert!(again.to_rows().eq(fsm.to_rows()));
     kept.checkpoint = snapshot::covered_by(&checkpoint);
     let (again, opened) = kept.open().expect("what was left by a log opens");

@@ -155,8 +155,8 @@ const MUTANTS: [Mutant; 25] = [
     ),
     mutant(
         "a trim takes one record more",
-        "log.trim(*first);",
-        "log.trim(Offset(first.0 + u64::from(IT)));",
+        "log.trim(self.first_offset);",
+        "log.trim(Offset(self.first_offset.0 + u64::from(IT)));",
     ),
     mutant(
         "memory gives up what is not written",

@@ -152,7 +152,7 @@ impl StateMachine {
     pub(crate) fn checkpoint(&self) -> (pb::Checkpoint, Vec<pb::StateRow>) {
         self.state.read(|fsm| {
             let rows = fsm.to_rows().collect();
-            (fsm.to_checkpoint(self.log.offsets()), rows)
+            (fsm.to_checkpoint(self.log.offsets().1), rows)
         })
     }
 
@@ -182,7 +182,7 @@ impl Checkpointer {
         let taken = self.state.change(|fsm| {
             let applied = fsm.applied?;
             let is_new = applied.index >= *covered && Index(applied.index) < durable;
-            is_new.then(|| (applied.index, fsm.take_changes(self.log.offsets())))
+            is_new.then(|| (applied.index, fsm.take_changes(self.log.offsets().1)))
         });
         let Some((applied, changes)) = taken else {
             // Nothing is new, but what was covered may be ready to be sealed.

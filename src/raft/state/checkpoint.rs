@@ -17,11 +17,11 @@ use super::sessions::Sessions;
 use super::table::Change;
 
 impl Fsm {
-    /// The state but for the rows of its tables.
-    pub fn to_checkpoint(&self, (first, next): (Offset, Offset)) -> pb::Checkpoint {
+    /// The state but for the rows of its tables, where the log ends at `next`.
+    pub fn to_checkpoint(&self, next: Offset) -> pb::Checkpoint {
         pb::Checkpoint {
             applied: self.applied.as_ref().map(types::log_id_to_pb),
-            first_offset: first.0,
+            first_offset: self.first_offset.0,
             next_offset: next.0,
             membership_log_id: self.membership.log_id().as_ref().map(types::log_id_to_pb),
             membership: Some(types::membership_to_pb(self.membership.membership())),
@@ -48,7 +48,7 @@ impl Fsm {
     }
 
     /// What changed since the last durable checkpoint, to be made durable. [`Self::saved`] must follow.
-    pub fn take_changes(&mut self, offsets: (Offset, Offset)) -> Changes {
+    pub fn take_changes(&mut self, next: Offset) -> Changes {
         let mut rows = Vec::new();
         if self.is_stored {
             self.sessions.by_id.take_changes(&mut rows);
@@ -60,7 +60,7 @@ impl Fsm {
             self.fences.names.take_all(&mut rows);
         }
         Changes {
-            checkpoint: self.to_checkpoint(offsets),
+            checkpoint: self.to_checkpoint(next),
             is_all: !self.is_stored,
             rows,
         }
@@ -95,6 +95,7 @@ impl Fsm {
             retention: checkpoint
                 .retention
                 .map_or_else(Retention::default, Retention::from_pb),
+            first_offset: Offset(checkpoint.first_offset),
             cursors: Cursors::default(),
             fences: Fences::default(),
             timestamp_ms: checkpoint.timestamp_ms,

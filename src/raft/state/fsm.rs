@@ -29,6 +29,9 @@ pub struct Fsm {
     pub registrations: Registrations,
     pub sessions: Sessions,
     pub retention: Retention,
+    /// Where the log begins by the trims that were applied. The log of a node may begin later: its floor
+    /// is durable before the checkpoint that holds the trims behind it.
+    pub first_offset: Offset,
     pub cursors: Cursors,
     pub fences: Fences,
     /// Who may join.
@@ -80,8 +83,10 @@ impl Fsm {
                 Outcome::Done
             }
             EntryPayload::Normal(Command::Trim(first)) => {
-                log.trim(*first);
-                Outcome::Trimmed(log.offsets().0)
+                let (_, next) = log.offsets();
+                self.first_offset = self.first_offset.max(*first.min(&next));
+                log.trim(self.first_offset);
+                Outcome::Trimmed(self.first_offset)
             }
             EntryPayload::Normal(Command::SetRetention(retention)) => {
                 self.retention = retention.clone();

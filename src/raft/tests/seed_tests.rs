@@ -246,7 +246,7 @@ fn state() -> pb::InstallSnapshotRequest {
         fsm.apply(&log, &entry).unwrap();
     }
     pb::InstallSnapshotRequest {
-        checkpoint: Some(fsm.to_checkpoint(log.offsets())),
+        checkpoint: Some(fsm.to_checkpoint(log.offsets().1)),
         rows: fsm.to_rows().collect(),
         ..pb::InstallSnapshotRequest::default()
     }

@@ -104,7 +104,7 @@ fn full(plain: bool) -> Fsm {
     fsm
 }
 
-const END: (Offset, Offset) = (Offset(0), Offset(NUMBER_MAX / 2));
+const END: Offset = Offset(NUMBER_MAX / 2);
 
 /// All of it, as a snapshot sends it.
 fn state(fsm: &Fsm) -> pb::InstallSnapshotRequest {
@@ -160,7 +160,7 @@ fn a_checkpoint_writes_what_changed_and_not_what_is_there() {
         create_only: false,
         now_ms: 9,
     };
-    fsm.cursors.commit(&commit, END.1).unwrap();
+    fsm.cursors.commit(&commit, END).unwrap();
     fsm.fences.delete(&name(9));
     let changes = fsm.take_changes(END);
     assert_eq!((changes.rows.len(), changes.is_all), (2, false));
