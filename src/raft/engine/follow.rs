@@ -1,4 +1,4 @@
-//! What the engine tells of the cluster, as a view.
+//! Turns the engine's metrics into the view of the cluster that the rest of the node reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub async fn follow(
     loop {
         let view = see(&server.borrow_watched(), &all.borrow_watched(), &heard);
         let leads = view.leader == Some(*raft.node_id());
-        // Whoever acts on the view reaches the members that it names.
+        // Before the view is shown: whoever acts on it can then reach the members that it names.
         addresses.follow(&view.members);
         let waits_for_quorum = leads && !view.writable;
         views.send_if_modified(|seen| {

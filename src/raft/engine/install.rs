@@ -1,4 +1,4 @@
-//! Snapshots as the engine takes and installs them: the state machine's part in both.
+//! The state machine's part in building a snapshot for the engine, and in installing one.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::raft::state::fsm::Fsm;
 
 use super::state_machine::StateMachine;
 
-/// Entries applied at a time, in bytes.
+/// How many bytes of entries are read from the log and applied at a time.
 const PART_BYTES: usize = 1 << 20;
 
 /// Builds a snapshot of the state when it was made.
@@ -65,7 +65,7 @@ impl StateMachine {
         }
     }
 
-    /// Takes over a snapshot's state.
+    /// Makes the snapshot's state this node's own.
     pub(crate) async fn install(
         &mut self,
         meta: &SnapshotMeta,

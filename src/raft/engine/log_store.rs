@@ -1,8 +1,8 @@
-//! The log store: raft's view of the log, and of the vote, which is part of it.
+//! The log store: what the engine sees of the log and of the vote.
 //!
-//! All writes, votes included, go through the log's one writer, in order: a vote is saved only
-//! after the appends before it are durable, or a success already promised to the old leader could
-//! be released for bytes that are not on disk.
+//! All writes, votes included, go through the log's one writer, in order. So a vote is saved only after the
+//! appends before it are durable. Otherwise the old leader could be told of a success for bytes that are not on
+//! disk.
 
 use std::fmt::Debug;
 use std::io;
@@ -23,7 +23,7 @@ use crate::raft::error::StableError;
 use crate::raft::home::blocking::{DESCRIPTOR_LOOK, on_disk};
 use crate::raft::home::stable_store::StableStore;
 
-/// Entries sent to a follower in one message, in bytes.
+/// How many bytes of entries one message to a follower carries at most; one larger entry travels alone.
 const ENTRIES_BYTES_MAX: usize = 1 << 20;
 
 /// How long a reader of entries waits for a damaged segment to be mended.
@@ -43,8 +43,8 @@ pub struct LogStore {
 
 /// The term that this node has promised itself to; clones share it.
 ///
-/// It is never behind what the node has told anybody: the engine answers a call for votes, or a new
-/// leader, only after the vote was saved, and a saved vote is seen here.
+/// It is never behind what the node has told anybody: the engine answers a candidate or a new leader only after
+/// it has saved the vote, and each saved vote is shown here.
 #[derive(Debug, Clone)]
 pub struct Promised(Arc<Mutex<Memory>>);
 
@@ -56,26 +56,27 @@ impl Promised {
     }
 }
 
-/// The first error that ended writing, for who tells why the node stops: the engine keeps its text.
+/// The first error that ended writing. Whoever reports why the node stopped takes it from here, since the engine
+/// keeps the text alone.
 pub type Failure = Arc<OnceLock<Arc<log::Error>>>;
 
 /// Keeps the first error, and hands it on to the engine.
 fn note(failure: &Failure, error: log::Error) -> io::Error {
     let error = Arc::new(error);
     if !matches!(*error, log::Error::Stopped) {
-        // Only the first one tells the cause.
+        // Later errors follow from the first one, so the first one is kept.
         let _ = failure.set(error.clone());
     }
     io::Error::other(error)
 }
 
-/// Values that readers ask for often, kept in memory.
+/// Values that the engine asks for often, kept in memory.
 #[derive(Debug)]
 struct Memory {
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
-    /// While the engine starts: the last entry that is applied by then.
+    /// The last entry that was applied before the engine started; `None` once it has started.
     applied_before: Option<LogId>,
 }
 
@@ -97,19 +98,20 @@ impl LogStore {
         })
     }
 
-    /// How far the log is committed, as often as that changes.
+    /// Shows how far the log is committed, and each change of that.
     pub fn watch_committed(&self) -> watch::Receiver<Option<LogId>> {
         self.committed.subscribe()
     }
 
-    /// Says up to where entries are applied while the engine starts; `None` once it has started. Of applied
-    /// entries the engine then needs the ids alone.
+    /// Says up to which entry all are applied while the engine starts; `None` once it has started. A starting
+    /// engine needs only the ids of applied entries.
     pub fn set_applied_before(&self, applied: Option<LogId>) {
         self.memory.lock().applied_before = applied;
     }
 
-    /// The entry that the engine asks for as it starts, to know its id and nothing else: the first one, if it
-    /// is applied. Its file may be damaged, and is mended once the node runs.
+    /// The first entry, without its payload, if it is applied and nothing else is asked for. A starting engine
+    /// reads this entry for its id alone. So the node can start although the entry's file is damaged, and mends
+    /// the file later.
     fn first_as_known(&self, from: u64, to: u64) -> Option<Entry> {
         let memory = self.memory.lock();
         let is_applied = memory.applied_before.is_some_and(|last| from <= last.index);
@@ -129,8 +131,8 @@ impl LogStore {
             return;
         };
         let known = if committed.index > last.index {
-            // More was committed than this log holds. Then all that it holds is committed, unless its last
-            // entry is of a later term.
+            // More is committed than this log holds. Then everything that it holds is committed, unless its
+            // last entry is of a later term than the committed one.
             (committed >= last).then_some(last)
         } else {
             let here = self.log.term(Index(committed.index));
@@ -146,7 +148,7 @@ impl LogStore {
         }
     }
 
-    /// Where the error is kept that ended writing.
+    /// Where the first error that ended writing is kept.
     pub fn failure(&self) -> Failure {
         self.failure.clone()
     }
@@ -156,7 +158,7 @@ impl LogStore {
         Promised(self.memory.clone())
     }
 
-    /// The last entry that is there, or the last that was given up.
+    /// The id of the last entry; of the last removed one if the log is empty.
     fn last_log_id(&self) -> Option<LogId> {
         let purged = self.memory.lock().purged;
         let last = self
@@ -180,14 +182,15 @@ impl LogStore {
         result.map_err(|error| note(&self.failure, error))
     }
 
-    /// Reads entries, waiting while a damaged segment is mended.
+    /// Reads entries. If their segment is damaged, waits until it is mended, for [`REPAIR_MAX`] at most.
     async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let deadline = Instant::now() + REPAIR_MAX;
         loop {
             let read = if from >= to || self.log.entry_in_memory(Index(from)) {
                 self.read_now(from, to, bytes_max)
             } else {
-                // A lagging follower's entries: nothing else waits for the disk meanwhile.
+                // These are entries for a follower that lags. The disk is read on another thread, so that the
+                // engine's task does not wait for it.
                 let store = self.clone();
                 on_disk(move || store.read_now(from, to, bytes_max)).await
             };
@@ -195,7 +198,7 @@ impl LogStore {
                 Err(log::Error::Damaged { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(REPAIR_LOOK).await;
                 }
-                // Others hold the descriptors: what a node cannot open now, it can later.
+                // All descriptors are in use: the file can be opened once some are closed.
                 Err(error) if error.is_short_of_files() => {
                     tokio::time::sleep(DESCRIPTOR_LOOK).await;
                 }
@@ -266,7 +269,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(self.memory.lock().vote)
     }
 
-    /// The last entry of each term, known without a look at the disk.
+    /// The last entry of each term. The log knows these without reading the disk.
     async fn get_key_log_ids(&mut self, range: RangeInclusive<LogId>) -> io::Result<Vec<LogId>> {
         let (first, last) = (*range.start(), *range.end());
         let ends = self.log.term_ends(Index(first.index)).into_iter();
@@ -312,14 +315,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             Ok(())
         })
         .await?;
-        // Before the engine answers anybody: `Promised` leans on it.
+        // The engine answers nobody before this line has run; [`Promised`] relies on that.
         self.memory.lock().vote = Some(saved);
         Ok(())
     }
 
-    /// Kept in memory, written soon after, and made durable with each checkpoint: the engine waits
-    /// for this inside its loop, and a hint that lags only makes a restarted node show less until
-    /// it hears a leader.
+    /// Keeps the index in memory alone. It is written to a file soon after, and made durable with each
+    /// checkpoint. The engine waits for this call inside its loop; and an index that lags only makes a restarted
+    /// node show less until it hears a leader.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         self.memory.lock().committed = committed;
         self.committed.send_replace(committed);
@@ -343,7 +346,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             && self.log.last().is_none()
             && first.index != next
         {
-            // The suite of the engine begins logs anywhere; a node's begins at 0 or at its floor.
+            // Only the engine's own test suite does this: it begins logs at any index, a node at 0 or its floor.
             self.written::<log::Error>(|done| {
                 self.log.reset(first.index, done);
                 Ok(())
@@ -359,7 +362,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let done = Box::new(move |result: Result<(), log::Error>| {
             callback.io_completed(result.map_err(|error| note(&failure, error)));
         });
-        // The engine's task waits for no disk here, not even for a full one: the writer does.
+        // This hands the entries to the log's writer and returns: the engine's task never waits for the disk.
         self.log
             .append(entries, done)
             .map_err(|error| note(&self.failure, error))
@@ -371,8 +374,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .await
     }
 
-    /// Moves a pointer in memory; deletes nothing. With one copy of each record the files hold what
-    /// readers read: only a trim removes them, and a restarted node holds the others again.
+    /// Moves a pointer in memory and deletes nothing: the same files serve readers, and only a trim removes them.
+    /// A restarted node shows the engine all of them again.
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
         self.memory.lock().purged = Some(log_id);
         let beyond = self
@@ -381,7 +384,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .is_none_or(|(_, last)| last.0 < log_id.index);
         let (first, next) = self.log.offsets();
         if beyond && first == next {
-            // The suite of the engine goes on behind what it purged.
+            // Only the engine's own test suite does this: it purges a whole log and appends behind it.
             self.written::<log::Error>(|done| {
                 self.log.reset(Index(log_id.index + 1), done);
                 Ok(())

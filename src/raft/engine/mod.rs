@@ -1,4 +1,4 @@
-//! How the consensus engine is set up, and how a cluster begins.
+//! Sets up the consensus engine of a node, and begins a cluster on its first node.
 
 pub mod follow;
 pub mod install;
@@ -22,19 +22,19 @@ use self::state_machine::StateMachine;
 /// The consensus engine of a node.
 pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
-/// How far a clock may be from a majority's, unless a setting says otherwise.
+/// How far this node's clock may be from the clocks of a majority, unless a setting says otherwise.
 const CLOCK_BOUND_MS: u64 = 1000;
 
-/// How often a leader is heard, and how long a follower waits for it.
+/// How often a leader sends heartbeats, how long a follower waits for one, and by which clock the node goes.
 #[derive(Debug, Clone)]
 pub struct Timing {
-    /// In milliseconds.
+    /// Between two heartbeats, in milliseconds.
     pub heartbeat_ms: u64,
     /// The election timeout is drawn from this range, in milliseconds.
     pub election_ms: (u64, u64),
-    /// What the node takes for the time of day.
+    /// The clock that the node takes the time of day from.
     pub clock: Clock,
-    /// A clock that is further from a majority's is not believed, in milliseconds.
+    /// How far the clock may be from the clocks of a majority before it is not believed, in milliseconds.
     pub clock_bound_ms: u64,
 }
 
@@ -67,7 +67,7 @@ pub async fn start(
     Ok(raft)
 }
 
-/// The first node makes itself the one voter; a restart finds that done.
+/// Makes the first node the one voter of the cluster. After a restart this does nothing.
 async fn begin_cluster(raft: &Raft, identity: &Identity, addr: &str) -> Result<(), Error> {
     let failed = |error: String| Error::Engine(error);
     let begun = raft
@@ -96,10 +96,11 @@ pub fn config(timing: &Timing, cluster_id: &str) -> Result<Arc<Config>, Error> {
         election_timeout_min: timing.election_ms.0,
         election_timeout_max: timing.election_ms.1,
         enable_pre_vote: Some(true),
-        // A restarted leader asks for votes like anybody else.
+        // A leader that restarts is not leader again at once: it asks for votes like any other node.
         enable_leader_restore: Some(false),
         quorum_loss_probe_interval: Some(1000.max(2 * timing.election_ms.1)),
-        // A follower whose log went back is a failed disk: it must not be fed as if it were new.
+        // A follower whose log is shorter than what it confirmed has a failed disk. It must not be fed as if it
+        // were new.
         allow_log_reversion: Some(false),
         max_append_entries: Some(4096),
         max_payload_entries: 1024,
@@ -107,7 +108,8 @@ pub fn config(timing: &Timing, cluster_id: &str) -> Result<Arc<Config>, Error> {
         api_batch_capacity: 4096,
         api_batch_linger_ms: 0,
         state_machine_channel_size: Some(1024),
-        // With one copy of each record purge is retention: both happen when a trim wants them.
+        // Records are stored once, in the log: a purge would remove what readers read. Snapshots and purges
+        // happen only when a trim needs them.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
         install_snapshot_timeout: 30_000,

@@ -1,4 +1,4 @@
-//! The engine's door to the FSM: applies committed entries, answers their proposers, checkpoints.
+//! The engine's state machine: applies committed entries to the FSM, answers their proposers, saves checkpoints.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,12 +24,12 @@ use crate::raft::state::checkpoint::Changes;
 use crate::raft::state::fsm::Fsm;
 use crate::tasks;
 
-/// Entries applied between two checkpoints. A restart applies at most so many again.
+/// How many entries are applied between two checkpoints. A restart applies about so many again at most.
 const CHECKPOINT_ENTRIES: u64 = 50_000;
-/// Payload bytes applied between two checkpoints: about a segment's.
+/// How many bytes of payload are applied between two checkpoints: about one segment.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 
-/// The FSM with what it stands on.
+/// The FSM with its log, its stores and its snapshots; the engine owns it.
 #[derive(Debug)]
 pub struct StateMachine {
     log: Log,
@@ -80,7 +80,7 @@ impl StateMachine {
             floor: Arc::new(Mutex::new(floor)),
         };
         if floor.is_some() {
-            // The engine wants a snapshot that reaches at least to where the log begins.
+            // Where the log no longer begins at its first entry, the engine needs a snapshot of what came before.
             machine.snapshots.set_current(machine.snapshot()?);
         }
         Ok(machine)
@@ -96,7 +96,7 @@ impl StateMachine {
         self.state.clone()
     }
 
-    /// Applies one entry and tells nobody yet.
+    /// Applies one entry. Readers see it after [`Self::publish`].
     pub(crate) fn apply_one(&mut self, entry: &Entry) -> Result<Outcome, log::Error> {
         let outcome = self.state.change(|fsm| fsm.apply(&self.log, entry))?;
         self.since_checkpoint.0 += 1;
@@ -109,7 +109,7 @@ impl StateMachine {
         Ok(outcome)
     }
 
-    /// Lets readers see what was applied, and checkpoints now and then.
+    /// Shows readers what was applied, and begins a checkpoint when one is due.
     pub(crate) fn publish(&mut self) {
         let (_, next_offset) = self.log.offsets();
         self.state.publish(next_offset);
@@ -117,8 +117,8 @@ impl StateMachine {
         if entries >= CHECKPOINT_ENTRIES || bytes >= CHECKPOINT_BYTES {
             self.since_checkpoint = (0, 0);
             let checkpointer = self.checkpointer();
-            // Off the apply path: it waits for the disk. A failure costs a longer restart only;
-            // a disk that fails for good stops the node at the next append.
+            // On another thread, since it waits for the disk and apply must not. A checkpoint that fails only
+            // makes the next restart longer; a disk that fails for good stops the node at the next append.
             tasks::spawn_blocking("checkpoint", move || {
                 if let Err(error) = checkpointer.save() {
                     tracing::error!(%error, "the checkpoint failed");
@@ -127,7 +127,7 @@ impl StateMachine {
         }
     }
 
-    /// A handle that saves the state when it is asked to.
+    /// The handle with which others have the state saved.
     pub fn checkpointer(&self) -> Checkpointer {
         Checkpointer {
             snapshots: self.snapshots.clone(),
@@ -185,7 +185,7 @@ impl Checkpointer {
             is_new.then(|| (applied.index, fsm.take_changes(self.log.offsets().1)))
         });
         let Some((applied, changes)) = taken else {
-            // Nothing is new, but what was covered may be ready to be sealed.
+            // There is nothing new to save. But a segment under the last checkpoint may be ready to be sealed now.
             return match covered.checked_sub(1) {
                 Some(last) => Ok(self.log.seal_covered(Index(last)).map(drop)?),
                 None => Ok(()),
@@ -201,13 +201,13 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Writes what changed; false if the disk has little room: what is left is kept for votes, and for the floor
-    /// of a trim.
+    /// Writes what changed. Returns false, with nothing written, if the disk has little room: the rest is kept for
+    /// votes and for the floor of a trim.
     fn write(&self, changes: &Changes) -> Result<bool, Error> {
         if self.snapshots.has_little_room(changes.bytes()) {
             return Ok(false);
         }
-        // The log's rows first: the checkpoint says that they are there.
+        // The log's rows are synced first: the checkpoint claims that they are there.
         self.log.sync_index()?;
         let (checkpoint, rows) = (&changes.checkpoint, &changes.rows);
         self.stable
@@ -216,7 +216,7 @@ impl Checkpointer {
     }
 }
 
-/// Says how the log was found.
+/// Logs how the log was found at the start.
 fn report(opened: &log::Opened, had_checkpoint: bool) {
     tracing::info!(
         segments = opened.segments,

@@ -1,4 +1,4 @@
-//! Work that waits for the disk, off the runtime's threads.
+//! Runs work that waits for the disk on threads that may block.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{log, tasks};
 /// Between two tries to open a file while no descriptor is left.
 pub const DESCRIPTOR_LOOK: Duration = Duration::from_millis(100);
 
-/// Runs it; an error as from a log that was stopped if the node goes down meanwhile.
+/// Runs the work on such a thread. If the node stops meanwhile, the error is that of a stopped log.
 pub async fn on_disk<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
 where
     T: Send + 'static,
@@ -19,8 +19,8 @@ where
     done.unwrap_or_else(|_| Err(log::Error::Stopped.into()))
 }
 
-/// Does it again for as long as no descriptor is left: nothing is wrong with the files then, and a
-/// node that gave up would stop. Runs inside of [`on_disk`].
+/// Repeats the work for as long as it fails for want of a file descriptor. Nothing is wrong with the files then, and
+/// a node that gave up would stop. It blocks, so it is called inside of [`on_disk`].
 pub fn with_descriptors<T>(
     mut work: impl FnMut() -> Result<T, log::Error>,
 ) -> Result<T, log::Error> {

@@ -1,9 +1,9 @@
-//! How far the log is known to be committed, in a file of its own, so that a node that comes back
-//! alone shows what it had.
+//! Keeps in a file how far the log is known to be committed, so that a node that restarts without the others
+//! shows the records that it showed before.
 //!
 //! The file is written soon after the index changes, beside the engine, and synced only by the next start: a
-//! killed process loses a moment of it, a power cut a little more. What it says is true however old it is,
-//! since what is committed stays so.
+//! killed process loses the last moment, a power cut a little more. What the file says is true however old it
+//! is, since what is committed stays committed.
 
 use std::io;
 use std::path::Path;
@@ -41,7 +41,7 @@ impl CommitFile {
         Ok(Self(file))
     }
 
-    /// The last committed entry that is told in it; `None` if there is none or it does not check.
+    /// The committed entry that the file names; `None` if it names none or its checksum is wrong.
     pub fn read(&self) -> Option<LogId> {
         let mut bytes = [0; BYTES];
         self.0.read_exact_at(&mut bytes, 0).ok()?;
@@ -65,7 +65,7 @@ impl CommitFile {
         self.0.write_all_at(&bytes, 0)
     }
 
-    /// Writes what is told, for as long as anybody tells. `inline`: on this thread, for simulation.
+    /// Writes each value that comes, until the sender is gone. `inline` writes on this thread, for simulations.
     pub async fn follow(self, mut told: watch::Receiver<Option<LogId>>, inline: bool) {
         let mut failed = false;
         while told.changed().await.is_ok() {

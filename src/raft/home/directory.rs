@@ -1,7 +1,7 @@
-//! The data directory: who the node is, and how it becomes somebody.
+//! The data directory: which node this is, and how a new directory becomes a node.
 //!
-//! A node is (cluster id, node id, directory id). The directory id is minted with the directory
-//! and the node id comes from the log, so that a wiped node never passes for the one it was.
+//! A node is identified by its cluster id, node id and directory id. The directory id is drawn when the directory
+//! is made, and the node id is an index of the log. So a wiped node never passes for the node that it was.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,14 +39,15 @@ pub struct Directory {
     name: String,
     directory_id: String,
     identity: Option<Identity>,
-    /// Whom the node hears until it has applied a membership that holds it.
+    /// The members that the node was introduced to when it joined. It hears them until it has applied a membership
+    /// that names itself.
     pub(crate) introduced: Vec<pb::Member>,
-    /// Who may join the cluster that this node begins.
+    /// The names that may join the cluster that this node begins.
     pub(crate) founding: Vec<String>,
     pub(crate) random: Random,
-    /// Drawn anew at each start: it tells two processes on one directory and its copy apart.
+    /// A number that is drawn at each start. It tells a process on this directory from one on a copy of it.
     pub(crate) start: u64,
-    /// Who may know of another start of the node.
+    /// Addresses that are asked for another start of the node.
     pub(crate) peers: Vec<String>,
 }
 
@@ -120,7 +121,7 @@ impl Directory {
         }
     }
 
-    /// Who the node is; `None` until it bootstrapped or joined.
+    /// The node's identity; `None` until it began a cluster or joined one.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
     }
@@ -133,7 +134,7 @@ impl Directory {
         }
     }
 
-    /// Asks these addresses, too, for another start of the node, before it takes part.
+    /// Has these addresses, too, asked for another start of the node before the node takes part.
     pub fn ask_first(&mut self, peers: Vec<String>) {
         self.peers = peers;
     }
@@ -156,7 +157,7 @@ impl Directory {
         Ok(())
     }
 
-    /// What the node says of itself when it asks to join, reached at `addr`.
+    /// The request with which the node, reached at `addr`, asks to join.
     pub fn join_request(&self, addr: &str, token: &str) -> pb::JoinRequest {
         pb::JoinRequest {
             name: self.name.clone(),
@@ -169,7 +170,7 @@ impl Directory {
         }
     }
 
-    /// Becomes the node that a cluster took it for. Durable on return.
+    /// Makes this the node that the cluster has answered it is. Durable on return.
     pub fn be_joined(&mut self, joined: pb::JoinResponse) -> Result<(), Error> {
         let identity = self.as_node(joined.cluster_id, joined.node_id);
         self.introduced = joined.members;

@@ -1,4 +1,4 @@
-//! The data directory: who the node is, and what it must remember besides the log.
+//! The data directory: the node's identity, its vote, and what else it must remember besides the log.
 
 pub mod blocking;
 pub mod commit_file;

@@ -1,6 +1,6 @@
-//! The stable store: vote, identity, committed hint, and the FSM's state, in redb.
+//! The stable store: the vote, the identity, how far the log is committed, and the FSM's state, in redb.
 //!
-//! It is the only home of redb, which runs over the disk seam, so that it crashes with the rest.
+//! Only this file uses redb. The database runs over the disk seam, so that tests let it crash with the rest.
 
 use std::io;
 use std::path::Path;
@@ -24,7 +24,7 @@ use super::vote_file::VoteFile;
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("stable");
 /// The rows of the FSM's tables, by the key that each table gives them.
 const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
-/// Those of a snapshot whose segments are being put in place.
+/// The rows of a snapshot whose segments are being put in place.
 const INCOMING: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("incoming");
 const CACHE_BYTES: usize = 1 << 20;
 
@@ -34,7 +34,7 @@ pub const FILE: &str = "stable.redb";
 /// A row of the FSM's tables, by its key; `None` removes it.
 pub type Row = (Vec<u8>, Option<Vec<u8>>);
 
-/// Small values that must survive; clones share the database.
+/// Small values that must survive a crash; clones share the database.
 #[derive(Debug, Clone)]
 pub struct StableStore(Arc<StoreFiles>);
 
@@ -63,10 +63,10 @@ impl StableStore {
             path: path.clone(),
             what,
         };
-        // It panics on some pages that do not check, so a panic here is damage.
+        // redb panics on some damaged pages, so a panic here counts as damage.
         let open = || -> Result<Database, redb::DatabaseError> {
             let mut database = builder.create_with_backend(Backend(file))?;
-            // It is small: every page is read and checked.
+            // The database is small, so every page is read and checked.
             match database.check_integrity()? {
                 true => Ok(database),
                 false => Err(redb::StorageError::Corrupted(String::new()).into()),
@@ -151,7 +151,7 @@ impl StableStore {
         })
     }
 
-    /// The vote last saved: the later of two copies.
+    /// The last vote: the later one of the two copies.
     pub fn vote(&self) -> Result<Option<Vote>, StableError> {
         let vote = self.get::<pb::VoteState>("vote")?;
         let vote = vote.map(|vote| types::vote_from_pb(Some(&vote)));
@@ -173,13 +173,13 @@ impl StableStore {
         })
     }
 
-    /// A log id known to be committed: a hint, which may lag.
+    /// An entry that is known to be committed. More may be committed by now.
     pub fn committed(&self) -> Result<Option<LogId>, StableError> {
         let id = self.get::<pb::LogId>("committed")?;
         Ok(id.as_ref().map(types::log_id_from_pb))
     }
 
-    /// Where the log begins; `None` at its very beginning.
+    /// Where the log begins; `None` if it begins with its first entry.
     pub fn floor(&self) -> Result<Option<pb::Floor>, StableError> {
         self.get("floor")
     }
@@ -188,12 +188,12 @@ impl StableStore {
         self.put("floor", floor)
     }
 
-    /// The snapshot whose segments were being put in place when the node stopped.
+    /// The snapshot whose segments were being put in place when the node stopped, if there was one.
     pub fn adoption(&self) -> Result<Option<pb::Adoption>, StableError> {
         self.get("adoption")
     }
 
-    /// From now on the snapshot is what this node holds, wherever its segments stand.
+    /// Notes that this node holds the snapshot from now on: a start finishes moving its segments into place.
     pub fn begin_adoption(
         &self,
         adoption: &pb::Adoption,
@@ -210,7 +210,7 @@ impl StableStore {
         })
     }
 
-    /// Its segments are in place.
+    /// Notes that the snapshot's segments are in place.
     pub fn end_adoption(&self, adoption: &pb::Adoption) -> Result<(), StableError> {
         let checkpoint = adoption.checkpoint.clone().unwrap_or_default();
         let floor = adoption.floor.as_ref().map(Message::encode_to_vec);
@@ -229,12 +229,12 @@ impl StableStore {
         })
     }
 
-    /// The FSM's last durable state, but for the rows of its tables.
+    /// The FSM's last durable state without the rows of its tables.
     pub fn checkpoint(&self) -> Result<Option<pb::Checkpoint>, StableError> {
         self.get("checkpoint")
     }
 
-    /// Those rows.
+    /// The rows of the FSM's tables.
     pub fn rows(&self) -> Result<Vec<pb::StateRow>, StableError> {
         const KEY: &str = "rows";
         let decode = |key: &[u8], row: &[u8]| match checked(key, row) {
@@ -262,8 +262,8 @@ impl StableStore {
         rows.map_err(|source| StableError::Decode { key: KEY, source })
     }
 
-    /// Saves a checkpoint and the rows that changed before it, or all rows in place of those that are there, and
-    /// that what it covers is committed.
+    /// Saves a checkpoint with the rows that changed before it, or with all rows in place of the saved ones, and
+    /// notes that what it covers is committed.
     pub fn save_checkpoint(
         &self,
         checkpoint: &pb::Checkpoint,
@@ -287,7 +287,7 @@ impl StableStore {
         })
     }
 
-    /// Who this node is; `None` in a new directory.
+    /// The node's identity; `None` in a new directory.
     pub fn identity(&self) -> Result<Option<pb::Identity>, StableError> {
         self.get("identity")
     }
@@ -309,13 +309,13 @@ fn put_row(
     Ok(())
 }
 
-/// A value as it stands in a table: the message, then a CRC-32C of key and message.
+/// A value as the table holds it: the message, then a CRC-32C of key and message.
 fn with_checksum(key: &[u8], message: &[u8]) -> Vec<u8> {
     let crc = crc32c::crc32c_append(crc32c::crc32c(key), message);
     [message, &crc.to_le_bytes()].concat()
 }
 
-/// The message in a value; `None` if it does not check.
+/// The message in a value; `None` if the checksum is wrong.
 fn checked<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
     let (message, crc) = value.split_last_chunk::<4>()?;
     let found = crc32c::crc32c_append(crc32c::crc32c(key), message);
@@ -326,7 +326,7 @@ fn decode(key: &'static str) -> impl FnOnce(WireError) -> StableError {
     move |source| StableError::Decode { key, source }
 }
 
-/// The disk seam, as redb wants it.
+/// A file of the disk seam behind redb's own interface.
 #[derive(Debug)]
 struct Backend(Arc<dyn File>);
 

@@ -1,8 +1,8 @@
 //! A second copy of the vote, in a file of its own.
 //!
 //! A database that loses its last commit to a bad page opens at the commit before it. If a vote were in the
-//! lost commit, this node could vote twice in a term. Two copies in two files do not go back together, and the
-//! later one counts.
+//! lost commit, this node could vote twice in a term. Two copies in two files do not both go back, and the later
+//! one counts.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ impl VoteFile {
         Ok(Self { path, file })
     }
 
-    /// The vote in it; `None` if there is none or it does not check.
+    /// The vote in the file; `None` if there is none or its checksum is wrong.
     pub fn read(&self) -> Option<Vote> {
         let mut bytes = [0; BYTES];
         self.file.read_exact_at(&mut bytes, 0).ok()?;
@@ -64,7 +64,7 @@ impl VoteFile {
         self.file.sync_data()
     }
 
-    /// Where it is.
+    /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,8 +1,8 @@
-//! Whom a node hears: members, and who a member introduced.
+//! Decides whose calls a node accepts: those of members, and of nodes that a member introduced.
 //!
-//! A node that lags does not know its newest peers. It may need their entries, and they may need its vote. So
+//! A node that lags does not know the newest members. It may need their entries, and they may need its vote. So
 //! the leader introduces the members to a node that joins, and a node that is called by a stranger asks the
-//! members that it knows. Nobody is heard on its own word.
+//! members that it knows about the caller. A stranger's own word counts for nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,17 +21,17 @@ use crate::raft::node::Node;
 use crate::raft::peer::calling::Successor;
 use crate::raft::peer::checks::{self, Pair, Unsound};
 
-/// Strangers that are known by introduction.
+/// How many nodes that are no members yet are remembered as introduced.
 const INTRODUCED_MAX: usize = 64;
-/// How long one member may take to say whom it knows.
+/// How long a member may take to answer who the members are.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two rounds of questions, and between two lines in the log about what was refused.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long a node that was called to take over waits to be known as such: the leader tells its
-/// successor and the other voters at once, and the successor may be faster.
+/// How long a voter waits to hear that a candidate is the leader's successor. The leader tells its successor and
+/// the other voters at the same time, and the successor's call may come first.
 const TRANSFER_NOTICE: Duration = Duration::from_millis(100);
 
-/// Whom a node hears besides the members that it knows.
+/// The nodes whose calls are accepted besides the members that this node knows.
 pub struct Hearing {
     node: Arc<Node>,
     introduced: Mutex<BTreeMap<u64, Member>>,
@@ -43,17 +43,17 @@ pub struct Hearing {
 /// What a node knows of a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// It is a member, or about to be or to cease being one; by this name.
+    /// It is a member of this name, or is about to become one or to leave.
     Known(String),
-    /// It was removed, or there never was such a node.
+    /// It was removed, or never existed.
     Gone,
-    /// This node may lack the entry that made the caller a member.
+    /// It is not known here. This node may lack the entry that made it a member.
     Unknown,
 }
 
 impl Hearing {
-    /// Begins with those that were introduced when the node joined. A leader's successor is told through
-    /// `successor`.
+    /// Begins with the nodes that were introduced when this node joined. `successor` carries the successor that a
+    /// leader names.
     pub fn new(
         node: Arc<Node>,
         introduced: Vec<pb::Member>,
@@ -70,12 +70,12 @@ impl Hearing {
         hearing
     }
 
-    /// A member says who the members are.
+    /// Remembers the members that a member has named.
     pub fn introduce(&self, members: Vec<pb::Member>) {
         let mut introduced = self.introduced.lock();
         for member in members {
             if introduced.len() >= INTRODUCED_MAX && !introduced.contains_key(&member.id) {
-                // The oldest stranger goes first: by now it is most likely a member, or gone.
+                // Forget the oldest one: by now it is most likely a member, or gone.
                 introduced.pop_first();
             }
             introduced.insert(member.id, member_from_pb(member).1);
@@ -107,8 +107,8 @@ impl Hearing {
         }
     }
 
-    /// Where a caller that is heard is reached: as the members have it, or whoever introduced it. No message
-    /// sends this node anywhere else.
+    /// The address of a caller that is accepted: from the membership, or from the member that introduced it. An
+    /// address that the caller itself gives is never used.
     pub(crate) fn addr_of(&self, id: u64) -> Option<String> {
         let known = self.node.transport.addresses().of(id);
         known.or_else(|| {
@@ -117,12 +117,12 @@ impl Hearing {
         })
     }
 
-    /// Somebody called whom this node does not know.
+    /// Has the members asked about strangers, since one has called.
     pub(crate) fn want_introduction(&self) {
         self.wanted.notify_one();
     }
 
-    /// The members, for one that lags or joins.
+    /// The members, as they are told to a node that lags or joins.
     pub(crate) fn introduction(&self) -> Vec<pb::Member> {
         let view = self.node.view();
         let members = view.members.iter();
@@ -160,7 +160,7 @@ impl Hearing {
         join_all(others.map(ask)).await;
     }
 
-    /// This node and a peer that calls it.
+    /// This node and a peer that calls it, for the checks of its message.
     pub(crate) fn pair(&self, peer: u64) -> Pair {
         Pair {
             me: self.node.id(),
@@ -169,7 +169,7 @@ impl Hearing {
         }
     }
 
-    /// A refusal of what a peer sent, and a line in the log, but no flood of lines.
+    /// The refusal of a message that is not sound. It is logged, at most once in [`PAUSE`].
     pub(crate) fn refuse(&self, peer: u64, error: &Unsound) -> Status {
         let mut told = self.told.lock();
         if told.is_none_or(|told| told.elapsed() >= PAUSE) {
@@ -179,7 +179,7 @@ impl Hearing {
         Status::invalid_argument(format!("node {peer} is not heard: {error}"))
     }
 
-    /// Checks a leader's entries.
+    /// Checks a leader's request to append entries.
     pub(crate) async fn check_append(
         &self,
         peer: u64,
@@ -193,7 +193,7 @@ impl Hearing {
         let Some(index) = checks::contradicts(&self.node.log, request) else {
             return Ok(());
         };
-        // A new leader replaces what an old one could not commit.
+        // A new leader may replace entries of an old one, but no committed ones.
         self.check_replaced(peer, index).await
     }
 
@@ -211,12 +211,12 @@ impl Hearing {
         }
     }
 
-    /// A leader named its successor.
+    /// Remembers the successor that a leader has named.
     pub(crate) fn note_successor(&self, term: u64, to: u64) {
         self.successor.send_replace(Some((term, to)));
     }
 
-    /// Whether the leader of the term before handed on to this candidate: such a vote is heard
+    /// Whether the leader of the term before has named this candidate its successor. Such a candidate gets its vote
     /// although the leader is alive.
     pub(crate) async fn is_successor(&self, candidate: u64, term: u64) -> bool {
         let mut successor = self.successor.subscribe();

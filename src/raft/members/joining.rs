@@ -1,4 +1,4 @@
-//! How a node asks to be taken in: for an id, while it has none, and to be a voter later.
+//! How a node joins: it asks the members for an id while it has none, and later to become a voter.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ pub enum JoinError {
     /// The cluster refused.
     #[error(transparent)]
     Refused(#[from] MembershipError),
-    /// The id cannot be kept.
+    /// The id cannot be saved.
     #[error(transparent)]
     Local(#[from] Error),
 }
 
-/// Asks peer after peer until one answers or refuses: a peer that is down or has no leader yet is
-/// asked again.
+/// Asks one peer after the other until one answers or refuses. Peers that are down or know no leader are asked
+/// again.
 pub async fn ask_all(
     transport: &Transport,
     peers: &[String],
@@ -46,7 +46,7 @@ pub async fn ask_all(
                 },
                 Err(_) => "no answer".to_owned(),
             };
-            // Once for each new reason: the wait may be long.
+            // The wait may be long, so each reason is logged once.
             if reason != told {
                 tracing::info!(%peer, %reason, "waiting to join");
                 told = reason;
@@ -56,7 +56,7 @@ pub async fn ask_all(
     }
 }
 
-/// The cluster that one of the peers belongs to, if any is up and belongs to one.
+/// The first of the peers that is up and belongs to a cluster, and the id of that cluster.
 pub async fn cluster_of(layer: &StreamLayer, peers: &[String]) -> Option<(String, String)> {
     let transport = Transport::new(layer.clone(), Sender::default());
     for peer in peers {
@@ -72,11 +72,11 @@ pub async fn cluster_of(layer: &StreamLayer, peers: &[String]) -> Option<(String
     None
 }
 
-/// For one question to a peer.
+/// How long one question to a peer may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Asks the members at `peers` for a node id, until one gives it or refuses. A token lets the node in
-/// if its name does not.
+/// Asks the members at `peers` for a node id, until one gives it or refuses. With a token the node may join although
+/// its name is not allowed.
 pub async fn join(
     directory: &mut Directory,
     layer: &StreamLayer,
@@ -91,8 +91,8 @@ pub async fn join(
 }
 
 impl Members {
-    /// Asks the other members, and those at `peers`, to make this node a voter under its present
-    /// address, until they do.
+    /// Asks the other members, and the nodes at `peers`, to make this node a voter under its present address, until
+    /// it is one.
     pub async fn join_cluster(&self, peers: &[String]) -> Result<(), MembershipError> {
         let request = pb::JoinRequest {
             name: self.node.identity.name.clone(),
@@ -100,7 +100,7 @@ impl Members {
             directory_id: self.node.identity.directory_id.clone(),
             node_id: self.node.id(),
             cluster_id: self.node.identity.cluster_id.clone(),
-            // It has an id: it was let in.
+            // A node with an id needs no token.
             token: String::new(),
             start: self.node.start,
         };
@@ -117,15 +117,16 @@ impl Members {
         if addrs.is_empty() {
             return Ok(());
         }
-        // The answer comes once the node has caught up, by entries that it has to hear.
+        // The answer comes once this node has caught up. For that it must know the members, to accept their
+        // entries.
         self.hearing.meet(addrs.iter().cloned()).await;
         let joined = ask_all(&self.node.transport, &addrs, &request).await?;
         self.hearing.introduce(joined.members);
         Ok(())
     }
 
-    /// Whether a membership holds this node as a voter under its present address, and this start of
-    /// it is the one that is registered.
+    /// Whether the membership names this node as a voter under its present address, and this start of the node is
+    /// the registered one.
     pub fn is_settled_in(&self, view: &View) -> bool {
         let id = self.node.id();
         let me = view.member(id);

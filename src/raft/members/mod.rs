@@ -1,8 +1,8 @@
-//! Membership: who joins, who leaves, who leads next.
+//! The membership: nodes join, leave, and hand leadership on.
 //!
-//! Every change is a replicated one, made by the leader, one at a time, by joint consensus (Ongaro,
-//! "Consensus: Bridging Theory and Practice", 2014, section 4.3). A new node is a learner until it
-//! has caught up. No failure detector ever touches the voters: an operator does.
+//! The leader makes every change, one at a time, as a replicated entry, by joint consensus (Ongaro, "Consensus:
+//! Bridging Theory and Practice", 2014, section 4.3). A new node is a learner until it has caught up. Only an
+//! operator removes a voter; no failure detector does.
 
 pub mod hearing;
 pub mod joining;
@@ -35,12 +35,13 @@ use crate::retry::CALL_WAIT;
 
 use self::hearing::Hearing;
 
-/// How long a learner may take to catch up before the joining node has to ask again.
+/// How long a call waits for a learner to catch up. After that the joining node has to ask again.
 const CATCH_UP: Duration = Duration::from_secs(10);
-/// Entries that a learner may lack when it becomes a voter.
+/// How many entries a learner may lack when it becomes a voter.
 const LAG_MAX: u64 = 1000;
 /// Between two tries to finish a change.
 const FINISH_RETRY: Duration = Duration::from_millis(100);
+
 /// The names that certificates can carry.
 fn check_name(name: &str) -> Result<(), MembershipError> {
     if is_valid_name(name) {
@@ -106,7 +107,7 @@ impl Members {
         }
     }
 
-    /// A new leader may not have applied yet what it must know to judge.
+    /// Waits until this node has applied all that earlier leaders committed, as a new leader must before it decides.
     async fn be_current(&self) -> Result<(), MembershipError> {
         let current = self.reads.pass(Instant::now() + CALL_WAIT).await;
         current.map_err(|error| MembershipError::NoLeader {
@@ -121,7 +122,7 @@ impl Members {
         self.commands.found().await?;
         let (name, directory_id) = (request.name.clone(), request.directory_id.clone());
         let entrance = self.commands.entrance(&request.token);
-        // Judged here first: whoever may not join must not fill the log by asking.
+        // This is decided before anything is written: a node that may not join must not fill the log by asking.
         let may = |fsm: &Fsm| fsm.may_register(&name, &directory_id, entrance);
         let judged = self.node.state.read(may);
         let registered = match judged.transpose() {
@@ -151,7 +152,7 @@ impl Members {
         })
     }
 
-    /// Makes a registered node a learner, waits for it, makes it a voter.
+    /// Makes a registered node a learner, waits until it has caught up, and makes it a voter.
     async fn admit(&self, request: &pb::JoinRequest) -> Result<pb::JoinResponse, MembershipError> {
         let id = request.node_id;
         let known = self.node.state.read(|fsm| {
@@ -209,8 +210,8 @@ impl Members {
         changed.map(drop).map_err(|error| change_failed(&error))
     }
 
-    /// Finishes changes that an earlier leader began and did not end: as long as a membership is
-    /// joint, both its majorities are needed, and a lost node may cost one of them. Never returns.
+    /// Finishes changes that an earlier leader began. While a membership is joint, the majorities of both its parts
+    /// are needed, and one lost node may cost one of them. Never returns.
     pub async fn finish_changes(&self) {
         let mut views = self.node.views.clone();
         loop {
@@ -250,8 +251,7 @@ impl Members {
         })
     }
 
-    /// Takes a node out of the cluster, by name. False if there was none. Any member takes the
-    /// call.
+    /// Removes the node of this name from the cluster; false if there was none. Any member takes the call.
     pub async fn remove(&self, name: &str) -> Result<bool, MembershipError> {
         if let Some((id, addr)) = self.node.other_leader() {
             let mut client = self.node.transport.client(id, &addr);
@@ -286,7 +286,7 @@ impl Members {
         Ok(true)
     }
 
-    /// Frees the name of a node that got an id and never became a member.
+    /// Frees the name of a node that has an id and never became a member.
     async fn forget(&self, name: &str) -> Result<bool, MembershipError> {
         if self
             .node
@@ -303,7 +303,7 @@ impl Members {
     }
 }
 
-/// A change is made in two steps, and one that fails may have made the first.
+/// The error of a change that failed. A change has two steps, and the first one may have been made.
 fn change_failed(error: &WriteError) -> MembershipError {
     match error {
         RaftError::APIError(ClientWriteError::ChangeMembershipError(refused)) => {

@@ -1,9 +1,9 @@
-//! A leader that nobody can call. Its own calls go out, so it keeps leading, but no client reaches it, and no
-//! record that another node passes on.
+//! Finds a leader that nobody can call. Its own calls go out, so it keeps leading; but clients do not reach it, nor
+//! do records that other nodes pass on.
 //!
-//! It asks the other voters to call it back. If enough of them answer and too few get through, some
-//! times in a row, it hands leadership on. A leader that hears no majority at all does nothing here:
-//! others elect another.
+//! A leader asks the other voters to call it back. If enough of them answer and too few of those get through, some
+//! times in a row, the leader hands leadership on. A leader that no majority answers does nothing here: the others
+//! elect another one.
 
 use std::time::Duration;
 
@@ -22,20 +22,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const CALL_BACK: Duration = Duration::from_secs(1);
 /// How long a voter may take to say whether it got through.
 const ANSWER: Duration = Duration::from_millis(1_500);
-/// A leader that is not reached in so many rounds in a row hands leadership on.
+/// After so many rounds in a row in which it is not reached, a leader hands leadership on.
 const MISSED_MAX: u32 = 3;
-/// Every so many rounds voters open a new connection for the call. A kept connection still works at a node that
-/// accepts no new ones.
+/// In one of so many rounds, voters open a new connection for the call: a kept connection may still work at a node
+/// that accepts no new ones.
 const FRESH_EVERY: u32 = 10;
 
 impl Members {
-    /// Hands leadership on if this node leads and nobody gets through to it. Never returns.
+    /// Hands leadership on if this node leads and cannot be called. Never returns.
     pub async fn stay_reachable(&self) {
         let (mut missed, mut round) = (0, 0_u32);
         loop {
             sleep(LOOK_EVERY).await;
             round = round.wrapping_add(1);
-            // A call that failed on a kept connection is tried again on a new one.
+            // After a failed call the next one goes over a new connection.
             let fresh = missed > 0 || round.is_multiple_of(FRESH_EVERY);
             missed = if self.is_reached(fresh).await {
                 0
@@ -56,8 +56,8 @@ impl Members {
         }
     }
 
-    /// False if this node leads, and so many voters say that they cannot call it that the others
-    /// are no majority.
+    /// Whether this node can be called. False if it leads, and so many voters answer that they cannot call it that
+    /// the others are no majority.
     async fn is_reached(&self, fresh: bool) -> bool {
         let view = self.node.view();
         let me = self.node.id();
@@ -74,7 +74,7 @@ impl Members {
         answered + 1 < majority || reached + 1 >= majority
     }
 
-    /// Whether a voter gets through to this node; `None` if it does not answer.
+    /// Whether a voter's call gets through to this node; `None` if the voter does not answer.
     async fn ask_for_a_call(&self, voter: &MemberView, fresh: bool) -> Option<bool> {
         let mut client = self.node.transport.client(voter.id, &voter.member.addr);
         let call = client.call_back(pb::CallBackRequest { fresh });
@@ -82,7 +82,7 @@ impl Members {
         Some(answer.ok()?.into_inner().reached)
     }
 
-    /// Calls a leader that asked for it.
+    /// Calls the leader that asked for it; whether the call got through.
     pub(crate) async fn call_back(&self, leader: u64, fresh: bool) -> bool {
         let view = self.node.view();
         let Some(member) = view.member(leader) else {

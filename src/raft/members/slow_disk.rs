@@ -1,4 +1,4 @@
-//! A leader whose disk does not keep up hands leadership on.
+//! Has a leader whose disk does not keep up hand leadership on.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use super::Members;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long a leader may hold proposals back, in all. The times are summed up, since a slow disk catches up now
-/// and then and falls behind again.
+/// How long a leader may hold proposals back in total. The times are added up, since a slow disk catches up now and
+/// then and falls behind again.
 const BEHIND_MAX: Duration = Duration::from_secs(2);
-/// Time in which the disk keeps up is subtracted from that sum, divided by this.
+/// The time in which the disk keeps up, divided by this, is subtracted from that sum.
 const FORGIVEN_SHARE: u32 = 4;
-/// How long a leader waits before it hands leadership on once more: the other disks may be as slow.
+/// How long a node waits before it hands leadership on again: the other nodes' disks may be as slow.
 const HAND_ON_AGAIN: Duration = Duration::from_secs(30);
 
 impl Members {
-    /// Hands leadership on when this node's disk keeps its proposals waiting. Never returns.
+    /// Hands leadership on if this node leads and its disk keeps proposals waiting. Never returns.
     pub async fn keep_pace(&self) {
         let mut behind = Duration::ZERO;
         loop {

@@ -1,11 +1,11 @@
-//! Starts: two processes with one data directory would share one vote.
+//! Keeps two processes from running as the same node: they would share one vote.
 //!
-//! A copied directory holds the node's id, and passes for it. So each start draws a number, which the
-//! registration of the node holds once a leader has heard it. While another start answers, a new one is
-//! refused: what runs goes on, and a copy that was started by mistake does not take its place. Once it does not
-//! answer, as after every restart, the new start is registered for good. If the old start comes back from a
-//! pause, nodes that know of the new one refuse it: by its calls they would otherwise believe that the node has
-//! moved. The old start is told so, and stops.
+//! A copy of a data directory holds the same node id. So each start of a node draws a number, and the leader
+//! registers it. While the registered start still answers, the leader refuses another one: the running process
+//! goes on, and a copy that was started by mistake does not take its place. If the registered start does not
+//! answer, as after every restart, the new one is registered in its place. The old start may come back from a
+//! pause. Nodes that know of the new start refuse its calls, since they would otherwise believe that the node has
+//! moved. The old start learns this from the refusal, and stops.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,15 +25,15 @@ use crate::raft::state::fsm::Fsm;
 
 use super::Members;
 
-/// For a start to answer.
+/// How long a start may take to answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// What runs at an address.
+/// The answer of the node at an address.
 #[derive(Default)]
 struct Found {
     /// It is another start of the node.
     is_another: bool,
-    /// Whom it knows.
+    /// The members that it knows.
     members: Vec<pb::Member>,
 }
 
@@ -51,8 +51,8 @@ async fn look(transport: &Transport, addr: &str, node_id: u64, start: u64) -> Fo
     }
 }
 
-/// Refuses to start beside another start of this node: nobody may vote before this was asked, at
-/// all addresses that the node or the other members know it by.
+/// Fails if another start of this node runs. All addresses are asked at which this node or the other members know it.
+/// The node must not vote before this has returned.
 pub async fn check_alone(
     transport: &Transport,
     identity: &Identity,
@@ -65,7 +65,7 @@ pub async fn check_alone(
     let mut next = fsm.read(Fsm::addrs);
     next.insert(own_addr.to_owned());
     next.extend(peers.iter().cloned());
-    // The second round asks where the others know this node.
+    // The second round asks the addresses that the other members know this node by.
     for _ in 0..2 {
         let addrs: Vec<_> = next.difference(&asked).cloned().collect();
         let looks = addrs.iter();
@@ -89,7 +89,7 @@ pub async fn check_alone(
 }
 
 impl Members {
-    /// Registers a start, unless another one of the node answers.
+    /// Registers a start of a node; an error if another start of it answers.
     pub(crate) async fn register_start(
         &self,
         request: &pb::JoinRequest,
@@ -118,7 +118,7 @@ impl Members {
         self.commands.write_here(command).await.map(drop)
     }
 
-    /// Where another start of a node runs, if it answers.
+    /// The address at which another start of a node answers.
     async fn another_start(&self, node_id: u64, start: u64) -> Option<String> {
         if node_id == self.node.id() {
             return (start != self.node.start).then(|| self.node.addr.clone());

@@ -1,4 +1,4 @@
-//! Handing leadership to another voter.
+//! Hands leadership to another voter.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use super::Members;
 const TRANSFER: Duration = Duration::from_secs(5);
 
 impl Members {
-    /// Hands leadership to a voter, to the one that is furthest on if `name` is empty. Gives the
-    /// new leader's name. Any member takes the call.
+    /// Hands leadership to the voter of this name, or to the one that holds the most of the log if `name` is empty.
+    /// Returns the new leader's name. Any member takes the call.
     pub async fn transfer(&self, name: &str) -> Result<String, MembershipError> {
         if let Some((id, addr)) = self.node.other_leader() {
             let mut client = self.node.transport.client(id, &addr);
@@ -57,7 +57,7 @@ impl Members {
         }
     }
 
-    /// Hands leadership on, if this node leads and another voter takes it.
+    /// Hands leadership to the voter that holds the most of the log, if this node leads.
     pub async fn hand_on(&self) {
         let view = self.node.view();
         let leads = view.leader == Some(self.node.id());
@@ -69,8 +69,8 @@ impl Members {
         }
     }
 
-    /// The voter, other than this node, that holds the most of the log: of those that answered
-    /// within two heartbeats, if any did.
+    /// The voter, other than this node, that holds the most of the log. Voters that have not answered within two
+    /// heartbeats count only if none has.
     fn furthest_voter(&self, view: &View) -> Option<u64> {
         let matched = self.node.matched();
         let me = self.node.id();

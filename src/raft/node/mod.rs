@@ -1,4 +1,4 @@
-//! What the parts of a running node stand on: who it is, its log, its engine, and what it sees.
+//! The core of a running node, which its other parts share: its identity, log, engine, and view of the cluster.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ mod reign;
 /// A running node.
 pub struct Node {
     pub identity: Identity,
-    /// Where the others reach it.
+    /// The address at which the other nodes reach it.
     pub addr: String,
     /// The number that was drawn at this start.
     pub start: u64,
@@ -32,22 +32,22 @@ pub struct Node {
     pub log: Log,
     pub state: Arc<AppliedState>,
     pub views: watch::Receiver<View>,
-    /// When a leader called last.
+    /// When a leader has called last.
     pub heard: Arc<Heard>,
     pub transport: Transport,
-    /// The room on the disks.
+    /// Which nodes have room on their disks.
     pub space: Space,
     pub clocks: Clocks,
-    /// How long ago the log's time was what it was then.
+    /// How long ago the log reached the times that it has had.
     pub passed: Mutex<ElapsedTimes>,
     /// The term that the node has promised itself to.
     pub promised: Promised,
-    /// What ended its writing.
+    /// The error that ended writing.
     pub failure: Failure,
 }
 
 impl Node {
-    /// Its id.
+    /// The node's id.
     pub fn id(&self) -> u64 {
         self.identity.node_id
     }
@@ -65,7 +65,7 @@ impl Node {
         other.then(|| (leader.id, leader.member.addr.clone()))
     }
 
-    /// Raft's indexes: the last entry, the last committed, the last applied.
+    /// The indexes of the last entry, the last committed one and the last applied one.
     pub fn indexes(&self) -> [Option<u64>; 3] {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -77,7 +77,7 @@ impl Node {
         ]
     }
 
-    /// What the leader knows of each node's log: the last index that it holds. Empty on others.
+    /// The last index that each node is known to hold, on the leader. Empty on other nodes.
     pub fn matched(&self) -> BTreeMap<u64, Option<u64>> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();

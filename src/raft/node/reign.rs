@@ -1,4 +1,4 @@
-//! Work that ends with the reign that it began in: a leader's own, and what was passed to one.
+//! Work that must end with a leader's reign: the leader's own, and calls that were passed to it.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use crate::raft::view::View;
 
 use super::Node;
 
-/// How long a call that was passed to the leader may take: while it lasts, the leader may wait for a learner to
-/// catch up.
+/// How long a call that was passed to the leader may take. The leader may wait for a learner to catch up in this
+/// time.
 const PASS_ON: Duration = Duration::from_secs(15);
-/// How long the last answers of a leader may take after it was deposed.
+/// How long this node still waits for the answer of a leader after it was deposed.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
-/// How soon a majority confirms a leader that was just elected.
+/// How long a leader that was just elected waits for a majority to confirm it.
 const CONFIRMED: Duration = Duration::from_secs(1);
 
-/// Why what was passed to the leader has no answer of its.
+/// Why a call that was passed to the leader has no answer.
 #[derive(Debug)]
 pub(crate) enum Unanswered {
-    /// It refused, or the connection broke.
+    /// The leader refused the call, or the connection broke.
     Said(Status),
-    /// It may have been carried out, or be carried out yet.
+    /// No answer came. The call may have been carried out, or may be carried out later.
     Silent(String),
 }
 
@@ -46,7 +46,7 @@ impl From<Unanswered> for MembershipError {
 }
 
 impl Node {
-    /// Waits for the leader's answer to a change of the members; its refusal comes with its own words.
+    /// Waits for the leader's answer to a change of the members. A refusal keeps the leader's words.
     pub(crate) async fn change_passed_on<T>(
         &self,
         leader: u64,
@@ -56,7 +56,7 @@ impl Node {
         Ok(self.passed_on(leader, until, call).await?)
     }
 
-    /// Waits for the leader's answer. A leader that is lost meanwhile is not waited for.
+    /// Waits for the leader's answer, for as long as it is not deposed.
     pub(crate) async fn passed_on<T>(
         &self,
         leader: u64,
@@ -83,8 +83,8 @@ impl Node {
         }
     }
 
-    /// Does a leader's work for as long as a majority follows this node. Without a majority no work is begun:
-    /// it would not end, and others would wait for it.
+    /// Does a leader's work for as long as a majority follows this node. Without a majority the work is not begun,
+    /// since it would not end, and others would wait for it.
     pub(crate) async fn as_leader<T>(
         &self,
         work: impl Future<Output = Result<T, MembershipError>>,
@@ -98,7 +98,7 @@ impl Node {
             });
         }
         let lost = async {
-            // A leader that removed itself hears the outcome a moment after it has stopped leading.
+            // A leader that removes itself stops leading a moment before it hears the outcome.
             while views.wait_for(|view| !view.writable).await.is_ok() {
                 tokio::time::sleep(LAST_ANSWER).await;
                 if !views.borrow().writable {

@@ -1,4 +1,4 @@
-//! What a leader or a candidate makes of its peers' answers, before the engine sees them.
+//! Checks the answers of peers, notes what they say of room and clocks, and turns them into the engine's types.
 
 use std::sync::OnceLock;
 
@@ -14,7 +14,7 @@ use super::checks::{Pair, Unsound};
 use super::unreachable::{RpcResult, unreachable};
 use super::wire;
 
-/// What a refusal, or a broken connection, is to the engine.
+/// The engine's error for a refusal or a broken connection.
 pub fn rpc_error(status: Status) -> RPCError<TypeConfig> {
     match status.code() {
         Code::Unavailable | Code::FailedPrecondition | Code::PermissionDenied => {
@@ -24,7 +24,7 @@ pub fn rpc_error(status: Status) -> RPCError<TypeConfig> {
     }
 }
 
-/// Takes note of whether a peer has room, and of its clock.
+/// Notes whether the peer's disk has room, and what its clock shows.
 pub fn note(
     node: &OnceLock<CallingNode>,
     target: u64,
@@ -33,7 +33,7 @@ pub fn note(
     let full = match answer {
         Ok(answer) => answer.low,
         Err(status) if status.code() == Code::ResourceExhausted => true,
-        // An error that says nothing of room.
+        // This error does not say whether the peer has room.
         Err(_) => return,
     };
     if let Some(node) = node.get() {
@@ -57,13 +57,13 @@ pub fn judge(
     }
 }
 
-/// An answer that no sound peer gives counts as none.
+/// The engine's error for an answer that no sound peer gives: it counts as no answer.
 pub fn unsound(peer: u64, error: &Unsound) -> RPCError<TypeConfig> {
     tracing::warn!(%error, peer, "a node answers what no sound node answers");
     unreachable(error)
 }
 
-/// A voter's answer.
+/// A voter's answer to a candidate, checked.
 pub fn vote(pair: &Pair, answer: &pb::VoteResponse) -> RpcResult<VoteResponse<TypeConfig>> {
     let answer = wire::vote_response_from_pb(answer)?;
     let sound = pair.vote_answer(&answer);

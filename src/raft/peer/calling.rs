@@ -1,4 +1,4 @@
-//! What calls to peers need of the node that makes them, and leave with it.
+//! The parts of a node that its calls to peers read, and into which they note what peers answered.
 
 use std::sync::Arc;
 
@@ -11,20 +11,20 @@ use crate::raft::view::space::Space;
 
 use super::watermark::Watermarks;
 
-/// What a transport needs of the node that calls.
+/// The parts of the calling node that a transport uses.
 #[derive(Debug)]
 pub struct CallingNode {
     /// The log whose segments a snapshot names.
     pub log: Log,
-    /// Whom a leader named as its successor.
+    /// The successor that a leader named last.
     pub successor: Arc<watch::Sender<Successor>>,
     /// Where it begins, as it was made durable.
     pub floor: DurableFloor,
-    /// Who has room.
+    /// Which nodes have room on their disks.
     pub space: Space,
-    /// What peers' clocks say.
+    /// What the clocks of peers show.
     pub clocks: Clocks,
-    /// What peers have confirmed.
+    /// Up to which index each peer has confirmed the log.
     pub confirmed: Watermarks,
 }
 
@@ -47,5 +47,5 @@ impl CallingNode {
     }
 }
 
-/// A leader names its successor: the term that it leads, and the node.
+/// The term of the leader that named its successor, and the successor's id.
 pub type Successor = Option<(u64, u64)>;

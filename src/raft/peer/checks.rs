@@ -1,7 +1,7 @@
-//! What no peer may say, whoever it is: checked before the engine hears it, and of its answers.
+//! Checks what peers say, in requests and in answers, before the engine hears it.
 //!
-//! The engine takes a request that breaks the protocol for a fault of its own, and panics, or
-//! believes it: a vote for the last term there is ends elections for ever. Here it becomes an error.
+//! The engine expects sound peers. A message that breaks the protocol makes it panic, or it believes the message:
+//! a vote in the highest term that there is would end elections for ever. Here such a message becomes an error.
 
 use std::collections::VecDeque;
 
@@ -14,33 +14,33 @@ use parking_lot::Mutex;
 use crate::log::{Index, Log, NUMBER_MAX};
 use crate::raft::entry::types::{EntryPayload, LogId, SnapshotMeta, TypeConfig, Vote};
 
-/// How far ahead of this node's term a peer's may be. Elections bring terms forward one by one: a
-/// century of them stays far below, and a peer cannot use the terms up.
+/// How far a peer's term may be ahead of this node's. Each election raises the term by one, so a century of
+/// elections stays far below this, and no peer can use the terms up.
 pub const TERM_JUMP_MAX: u64 = 1 << 32;
 
 /// A request or an answer that no sound peer sends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unsound {
-    /// No term or index comes near it.
+    /// A term or an index that no cluster reaches.
     #[error("{what} {number} is larger than any there can be")]
     TooLarge { what: &'static str, number: u64 },
-    /// The terms would be used up.
+    /// A term further ahead than [`TERM_JUMP_MAX`].
     #[error("term {term} is more than {TERM_JUMP_MAX} ahead of {ours}, which is this node's")]
     TermJump { term: u64, ours: u64 },
-    /// Nobody speaks for another.
+    /// A node sends the vote of another one as its own.
     #[error("node {caller} sends a vote for node {voted_for}")]
     OtherVote { caller: u64, voted_for: u64 },
-    /// A candidate's vote is not granted yet, a leader's is.
+    /// A candidate sends a vote that is granted already, or a leader one that is not.
     #[error("{0}")]
     WrongVote(&'static str),
-    /// Entries do not follow each other.
+    /// An index that does not follow the one before it.
     #[error("{what}: index {found} where {expected} comes next")]
     Gap {
         what: &'static str,
         found: u64,
         expected: u64,
     },
-    /// Terms never go back along a log, nor beyond the vote of who sends it.
+    /// A term that is lower than the one before it in the log, or higher than the sender's vote.
     #[error("{what} is of term {term}, which cannot be beside term {other}")]
     WrongTerm {
         what: &'static str,
@@ -50,24 +50,24 @@ pub enum Unsound {
     /// A membership without voters.
     #[error("a membership names no voters")]
     NoVoters,
-    /// What is committed is never replaced.
+    /// An entry that would replace a committed one.
     #[error(
         "it contradicts raft index {index}, which is committed here up to {committed}: one of the \
          two nodes has lost its log. Find out which holds the records, then remove the other with \
          `ferrolog cluster remove` and join it again with an empty data directory"
     )]
     Contradiction { index: u64, committed: u64 },
-    /// An answer to something that was not asked.
+    /// An answer to another request than the one that was sent.
     #[error("it answers {answered}, and was asked for {asked}")]
     OtherAnswer { answered: String, asked: String },
 }
 
-/// Who hears whom.
+/// The two nodes of a message: this one and its peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pair {
     /// This node.
     pub me: u64,
-    /// The other one, which calls or answers.
+    /// The node that calls or answers.
     pub peer: u64,
     /// The term that this node has reached.
     pub term: u64,
@@ -106,7 +106,7 @@ impl Pair {
         Ok(())
     }
 
-    /// A vote that the peer sends as its own.
+    /// Checks a vote that the peer sends as its own.
     fn own_vote(&self, vote: &Vote) -> Result<(), Unsound> {
         self.term(vote.leader_id.term)?;
         let (caller, voted_for) = (self.peer, vote.leader_id.voted_for);
@@ -124,7 +124,7 @@ impl Pair {
         Ok(())
     }
 
-    /// A candidate's request.
+    /// Checks a candidate's request for a vote.
     pub fn vote_request(&self, request: &VoteRequest<TypeConfig>) -> Result<(), Unsound> {
         self.own_vote(&request.vote)?;
         if request.vote.committed {
@@ -138,7 +138,7 @@ impl Pair {
         )
     }
 
-    /// A leader's request to take over.
+    /// Checks a leader's request that this node take over.
     pub fn transfer(&self, request: &TransferLeaderRequest<TypeConfig>) -> Result<(), Unsound> {
         self.leader_vote(request.from_leader())?;
         log_id(request.last_log_id())?;
@@ -149,7 +149,7 @@ impl Pair {
         )
     }
 
-    /// A leader's snapshot.
+    /// Checks what a leader says of its snapshot.
     pub fn snapshot(&self, vote: &Vote, meta: &SnapshotMeta) -> Result<(), Unsound> {
         self.leader_vote(vote)?;
         let (last, members) = (meta.last_log_id.as_ref(), &meta.last_membership);
@@ -169,7 +169,7 @@ impl Pair {
         Ok(())
     }
 
-    /// A leader's entries.
+    /// Checks a leader's request to append entries.
     pub fn append(&self, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), Unsound> {
         self.leader_vote(&request.vote)?;
         log_id(request.prev_log_id.as_ref())?;
@@ -214,10 +214,10 @@ impl Pair {
         not_beyond("its last entry", last.as_ref(), &request.vote)
     }
 
-    /// The vote in an answer: the peer's last, whoever got it.
+    /// Checks the vote in an answer: the last that the peer gave, to whomever.
     pub fn answered_vote(&self, vote: &Vote) -> Result<(), Unsound> {
         self.term(vote.leader_id.term)?;
-        // A node makes its own votes durable before it asks for others.
+        // A node saves a vote for itself before it asks for others', so no peer can know of a later one.
         if vote.leader_id.voted_for == self.me && vote.leader_id.term > self.term {
             return Err(Unsound::WrongVote(
                 "it gave this node a vote that it never asked for",
@@ -226,7 +226,7 @@ impl Pair {
         Ok(())
     }
 
-    /// An answer to a candidate.
+    /// Checks a voter's answer to this node as a candidate.
     pub fn vote_answer(&self, answer: &VoteResponse<TypeConfig>) -> Result<(), Unsound> {
         self.answered_vote(&answer.vote)?;
         log_id(answer.last_log_id.as_ref())?;
@@ -241,8 +241,8 @@ pub fn contradicts(log: &Log, request: &AppendEntriesRequest<TypeConfig>) -> Opt
         let term = id.leader_id.term;
         match log.term(Index(id.index)) {
             Ok(held) => held.0 != term,
-            // The entry was given up. An entry before the first one that is held cannot have a later term than
-            // that one.
+            // The entry was removed. It came before the first entry that is held, and so cannot have a later
+            // term than that one.
             Err(_) if Index(id.index) < first => log.term(first).is_ok_and(|next| next.0 < term),
             Err(_) => false,
         }
@@ -253,7 +253,7 @@ pub fn contradicts(log: &Log, request: &AppendEntriesRequest<TypeConfig>) -> Opt
     let end = ids.clone().last().map_or(0, |last| last.index + 1);
     let commit = request.leader_commit.as_ref();
     let commit = commit.filter(|commit| commit.index < end);
-    // A commit that names another entry than the request itself is held against what it carries.
+    // Where the committed index lies within this request, its term must be that of the entry there.
     let torn = commit.filter(|commit| {
         let mut same = ids.clone().filter(|id| id.index == commit.index);
         same.any(|id| id != *commit)
@@ -265,19 +265,19 @@ pub fn contradicts(log: &Log, request: &AppendEntriesRequest<TypeConfig>) -> Opt
     found.min()
 }
 
-/// What was sent to a follower and not answered yet, oldest first: answers come in this order.
+/// The requests to a follower that are not answered yet, the oldest first; answers come in the same order.
 #[derive(Debug, Default)]
 pub struct Unanswered(Mutex<VecDeque<(Option<LogId>, Option<LogId>)>>);
 
 impl Unanswered {
-    /// Takes note of a request.
+    /// Notes a request that is sent now.
     pub fn sent(&self, request: &AppendEntriesRequest<TypeConfig>) {
         let last = request.entries.last().map(|entry| entry.log_id);
         let prev = request.prev_log_id;
         self.0.lock().push_back((prev, last.or(prev)));
     }
 
-    /// Holds an answer against the request that it answers.
+    /// Checks an answer against the oldest request, and removes that request.
     pub fn answered(
         &self,
         pair: &Pair,

@@ -1,4 +1,4 @@
-//! Copies of segments from another node: for a snapshot, or in place of a damaged one.
+//! Copies segments from another node, for a snapshot or in place of damaged ones.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use crate::raft::home::blocking::on_disk;
 
 use super::transport::PeerClient;
 
-/// Entries in one message, in bytes.
+/// How many bytes of entries one message carries.
 const PART_BYTES: usize = 1 << 20;
-/// How long a peer may be silent in the middle of a segment.
+/// How long a peer may send nothing in the middle of a segment before the copy fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The right to fetch into a directory. Work on the disk goes on when its caller is gone, and keeps a clone until it
-/// ends.
+/// The right to write into the directory that copies are built in; one task has it at a time. Work on the disk goes
+/// on when its caller is dropped, so it holds a clone until it ends.
 pub type Hold = Arc<OwnedMutexGuard<()>>;
 
-/// Fetches what `wanted` sums up from a peer into `dir`, checked and durable.
+/// Fetches the segment that `wanted` describes from a peer into `dir`. It is checked and durable on return.
 pub async fn fetch(
     client: &mut PeerClient,
     disk: Arc<dyn Disk>,

@@ -1,6 +1,6 @@
-//! One peer, as the engine calls it: each call, and what its answer is to the engine.
+//! One peer, as the engine calls it: makes each call, and gives the engine the answer in its own types.
 //!
-//! A peer is called where it is by now; which connection that takes is for `transport` to say.
+//! Each call goes to the peer's latest address. `transport` decides which connection carries it.
 
 pub mod answers;
 pub mod calling;
@@ -44,10 +44,10 @@ use self::requests::Requests;
 use self::sender::Sender;
 use self::transport::{Link, PeerClient, Transport};
 
-/// Messages to one follower that wait for its answer. Batching does more for throughput than
-/// depth: hashicorp/raft lowered its own default from 128 to 2.
+/// How many messages to one follower may wait for its answer. A few are enough, since each carries many records:
+/// hashicorp/raft lowered its own default from 128 to 2.
 const IN_FLIGHT_MAX: usize = 4;
-/// A larger message takes two places: each is a copy of its entries.
+/// A message above this size takes two places, since each message is a copy of its entries in memory.
 const SMALL_BYTES_MAX: usize = 2 << 20;
 /// Between two tries to reach a peer.
 const BACKOFF: Duration = Duration::from_millis(100);
@@ -59,14 +59,14 @@ pub struct Peer {
     from: Sender,
     node: Arc<OnceLock<CallingNode>>,
     target: u64,
-    /// The peer's address, if the membership does not tell it.
+    /// The peer's address, for as long as the membership does not tell it.
     addr: String,
     link: Option<Link>,
     transport: Transport,
 }
 
 impl Peer {
-    /// The node `target`; at `addr` if the membership does not say.
+    /// The node `target`; at `addr` if the membership does not tell its address.
     pub(crate) fn new(
         transport: Transport,
         from: Sender,
@@ -84,7 +84,7 @@ impl Peer {
         }
     }
 
-    /// This node and the peer, as a question of `term` finds them.
+    /// This node and the peer, for the checks of a request of `term`.
     fn pair(&self, term: u64) -> Pair {
         Pair {
             me: self.from.node_id,
@@ -93,8 +93,8 @@ impl Peer {
         }
     }
 
-    /// A client of the peer where it is by now. The engine keeps one of these for as long as it
-    /// replicates to the peer, wherever that goes.
+    /// A client of the peer at its latest address. The engine keeps one [`Peer`] for as long as it replicates to
+    /// the peer, also when that moves.
     fn client(&mut self) -> PeerClient {
         let addr = self.transport.addr(self.target, &self.addr);
         match &self.link {
@@ -108,7 +108,7 @@ impl Peer {
         }
     }
 
-    /// Returns once the peer has moved from where it was called last.
+    /// Returns once the peer's address is another than the one that was called last.
     fn moved(&self) -> impl Future<Output = ()> + Send + 'static {
         let addr = self.link.as_ref().map_or(&self.addr, |link| &link.addr);
         self.transport.addresses().left(self.target, addr)
@@ -138,10 +138,10 @@ impl Peer {
     }
 }
 
-/// Places for the messages to a follower that wait for its answer.
+/// The places of the messages that wait for a follower's answer.
 struct Window {
     places: Semaphore,
-    /// How many each message took, the oldest first: answers come in this order.
+    /// How many places each message took, the oldest first; answers come in the same order.
     taken: Mutex<VecDeque<usize>>,
 }
 
@@ -160,7 +160,7 @@ impl Window {
         self.take().await;
     }
 
-    /// Waits for what a message of so many bytes takes beside its place.
+    /// Waits for the second place, if a message of so many bytes takes one.
     async fn send(&self, bytes: usize) {
         let is_large = bytes > SMALL_BYTES_MAX;
         if is_large {
@@ -174,9 +174,9 @@ impl Window {
         permit.expect("places are never closed").forget();
     }
 
-    /// Frees what the oldest message took.
+    /// Frees the places of the oldest message.
     fn answered(&self) {
-        // An answer that nobody asked for frees nothing.
+        // An answer without a request frees nothing.
         let places = self.taken.lock().pop_front().unwrap_or(0);
         self.places.add_permits(places);
     }
@@ -194,7 +194,7 @@ impl RaftNetworkFactory<TypeConfig> for Transport {
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = SnapshotData;
 
-    /// Entries and heartbeats alike go by `stream_append`: only its default would call this.
+    /// Not called: entries and heartbeats go through `stream_append`, whose default would call this.
     async fn append_entries(
         &mut self,
         _rpc: AppendEntriesRequest<TypeConfig>,
@@ -217,10 +217,10 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let answered = window.clone();
         let (node, target) = (self.node.clone(), self.target);
         Box::pin(async move {
-            // The engine waits between tries inside its requests: a dial that came before the
-            // first request would try a dead peer again without a pause.
+            // Wait for the first request before dialling: the engine pauses between tries by holding the request
+            // back, and a dial before it would try a dead peer again without a pause.
             let Some(first) = input.next().await else {
-                // The engine replicates no more; the stream must not be asked a second time.
+                // The engine has ended the stream, and an ended stream must not be polled again.
                 return Ok(stream::empty().boxed());
             };
             let term = first.vote.leader_id.term;
@@ -228,7 +228,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let requests = stream::unfold(
                 (Some(first), input, window, unanswered.clone()),
                 |(first, mut input, window, unanswered)| async move {
-                    // A place in the window first, so that what is sent is as new as can be.
+                    // Wait for a place before the request is taken: the engine then puts into it all that is
+                    // new by that time.
                     window.enter().await;
                     let request = match first {
                         Some(first) => first,
@@ -240,7 +241,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                     Some((sent, (None, input, window, unanswered)))
                 },
             );
-            // The connection may ask once more after the end.
+            // The connection may poll the stream once more after its end.
             let requests = requests.fuse();
             let mut client = self.client();
             let moved = self.moved();
@@ -256,7 +257,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 sound.map_err(|error| answers::unsound(target, &error))?;
                 answers::judge(&node, target, term, result)
             });
-            // The engine then goes on where the peer is by now.
+            // After a move the stream ends, and the engine opens another one at the peer's new address.
             Ok(results.take_until(moved).boxed())
         })
     }
@@ -290,8 +291,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        // What the manifest names must stay until the peer has it. What was given up since the
-        // snapshot was built, it names no more.
+        // The segments that the manifest names must stay until the peer has copied them. Segments that were
+        // removed since the snapshot was built are left out of the manifest.
         let node = self.node.get();
         let _pinned = node.map(|node| node.log.pin());
         let floor = node.and_then(|node| *node.floor.lock());

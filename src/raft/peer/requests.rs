@@ -1,8 +1,9 @@
 //! The engine's requests to one follower, on their way to its stream.
 //!
-//! The engine tells a follower of every commit at once: in the next request with entries, or else in one without.
-//! Such a request takes as much time of both nodes as one with a group of records, and says what the next one says
-//! too. So while entries come, it waits for a moment and gives way to what follows.
+//! The engine tells a follower of every commit at once: in the next request with entries, or else in a request
+//! without. A request without entries takes both nodes as much time as one with a group of records, and the next
+//! request repeats what it says. So while entries come, a request without entries waits for a moment, and is
+//! dropped if another request follows.
 
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ use crate::raft::entry::types::TypeConfig;
 /// How long after the last entries a follower may hear that they are committed.
 const NEWS_WAIT: Duration = Duration::from_millis(1);
 
-/// What the engine asks of a follower, in its order.
+/// The engine's requests to a follower, in order.
 pub struct Requests<S> {
     input: Fuse<S>,
-    /// Entries went out lately, and news waits until then for more of them.
+    /// Entries went out lately: until then a request without entries waits for more of them.
     waits_until: Instant,
 }
 
@@ -30,13 +31,13 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Requests<S> {
         }
     }
 
-    /// The next request that says something which none after it says.
+    /// The next request to send. Requests that the one behind them repeats are left out.
     pub async fn next(&mut self) -> Option<AppendEntriesRequest<TypeConfig>> {
         let mut request = self.input.next().await?;
         while request.entries.is_empty() {
             match tokio::time::timeout_at(self.waits_until, self.input.next()).await {
                 Ok(Some(next)) => request = next,
-                // Nothing follows, or not soon.
+                // No request follows soon enough, so this one is sent.
                 Ok(None) | Err(_) => return Some(request),
             }
         }

@@ -1,4 +1,4 @@
-//! Who calls: what each call to a peer says of its caller.
+//! Puts on each call to a peer who calls, and from which cluster.
 
 use tonic::Status;
 use tonic::service::Interceptor;
@@ -8,21 +8,21 @@ use crate::raft::home::directory::Identity;
 /// The version of the raft protocol. Nodes of different versions refuse each other.
 pub const WIRE: &str = "3";
 
-/// Who calls.
+/// What a call says of its caller.
 #[derive(Debug, Clone, Default)]
 pub struct Sender {
     /// Empty before the node belongs to a cluster.
     pub cluster_id: String,
     /// 0 before the node has an id.
     pub node_id: u64,
-    /// Where peers reach it.
+    /// The address at which peers reach the node.
     pub addr: String,
-    /// The number that it drew at its start.
+    /// The number that the node drew at its start.
     pub start: u64,
 }
 
 impl Sender {
-    /// A node that peers reach at `addr`.
+    /// The caller that `identity` names, reached at `addr`.
     pub fn new(identity: &Identity, addr: &str, start: u64) -> Self {
         Self {
             cluster_id: identity.cluster_id.clone(),
@@ -55,7 +55,7 @@ impl Interceptor for Tag {
         metadata.insert("ferrolog-from", self.from.node_id.into());
         metadata.insert("ferrolog-to", self.to.into());
         metadata.insert("ferrolog-start", self.from.start.into());
-        // So that a member that moved is found before the membership can say where.
+        // Peers learn from this where a member has moved, before the membership says it.
         if let Ok(addr) = self.from.addr.parse() {
             metadata.insert("ferrolog-addr", addr);
         }

@@ -1,7 +1,7 @@
 //! The transport: how this node calls its peers, over streams that open with the `RaftRPC` byte.
 //!
-//! Replication is pipelined on a stream of its own; heartbeats and snapshots have connections of
-//! theirs, so that neither waits behind bulk. Every call says who calls whom in which cluster.
+//! Replication is pipelined on a stream of its own. Heartbeats and snapshots have other connections, so that
+//! neither waits behind bulk. Every call says who calls whom in which cluster.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -20,13 +20,13 @@ use crate::raft::view::addresses::Addresses;
 
 use super::sender::{Sender, Tag};
 
-/// A message carries at most one entry above 1 MiB.
+/// The largest message of the raft protocol. It carries at most one entry above 1 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 40 << 20;
 
 /// A client of a peer's raft service.
 pub type PeerClient = RaftClient<InterceptedService<Channel, Tag>>;
 
-/// Calls peers in the name of one node.
+/// Makes the calls of one node to its peers; clones share the connections.
 #[derive(Clone)]
 pub struct Transport {
     layer: StreamLayer,
@@ -35,23 +35,23 @@ pub struct Transport {
     pub(super) node: Arc<OnceLock<CallingNode>>,
     addresses: Addresses,
     kept: Arc<Mutex<HashMap<(u64, Lane), Link>>>,
-    /// The runtime that serves the connections, whoever makes the first call on one. The runtime of clients'
-    /// calls may be too busy.
+    /// The runtime that all connections are served on. The runtime of the task that made the first call may be the
+    /// one of clients' calls, which may be too busy.
     runtime: Option<Handle>,
 }
 
-/// What is carried by a kept connection of its own, so that nothing waits behind bulk.
+/// The kinds of calls that have a kept connection each, so that none waits behind another kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// Single calls.
     Calls,
     /// Records on their way to the leader.
     Records,
-    /// Calls to a leader that asked for them.
+    /// Calls back to a leader that asks whether it can be reached.
     CallBacks,
 }
 
-/// A connection to a node as long as it is there.
+/// A kept connection to a node, and the address that it goes to.
 pub(crate) struct Link {
     pub(crate) addr: String,
     pub(crate) client: PeerClient,
@@ -79,8 +79,8 @@ impl Transport {
         self.addresses.of(id).unwrap_or_else(|| addr.to_owned())
     }
 
-    /// Lets snapshots keep their segments in this log while they are sent, and takes note of peers
-    /// without room.
+    /// Gives the transport the parts of its node: snapshots that are sent keep their segments in its log, and
+    /// answers of peers are noted in it.
     pub fn with_node(self, node: CallingNode) -> Self {
         // A transport is made for at most one node.
         let _ = self.node.set(node);
@@ -98,7 +98,7 @@ impl Transport {
         self.kept(to, addr, Lane::Calls)
     }
 
-    /// A client of the kept connection to a node that carries one lane.
+    /// A client of the kept connection that carries a lane's calls to a node.
     pub fn kept(&self, to: u64, addr: &str, lane: Lane) -> PeerClient {
         if to == 0 {
             return self.own_client(to, addr);

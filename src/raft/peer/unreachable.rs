@@ -1,4 +1,4 @@
-//! A peer that cannot be reached, or does not answer as one that is sound: to the engine it is the same.
+//! The engine's error for a peer that cannot be reached, or whose answer is not sound.
 
 use openraft::errors::{RPCError, Unreachable};
 

@@ -1,8 +1,8 @@
-//! What each peer has confirmed in a reign. A log that goes back behind that has lost what it
-//! promised: its disk lied about a sync, or was put back to an older state.
+//! Up to which index each peer has confirmed the log in a reign. A peer whose log is shorter later on has lost what
+//! it promised: its disk lied about a sync, or was put back to an older state.
 //!
-//! The engine takes such a peer for a fault of its own and panics, which would let one bad disk end
-//! the leader. Here the peer is cut off instead: it is fed no more, and an operator is told.
+//! The engine would take that for a fault of its own and panic, so that one bad disk ended the leader. Here the
+//! peer is cut off instead: it gets no more entries, and the operator is told.
 
 use std::collections::HashMap;
 
@@ -16,16 +16,16 @@ use crate::raft::peer::unreachable::{RpcResult, unreachable};
 #[derive(Debug, Default)]
 pub struct Watermarks(Mutex<HashMap<u64, Confirmed>>);
 
-/// The highest index that a peer confirmed in a term of this node's.
+/// The highest index that a peer has confirmed to this node as the leader of one term.
 #[derive(Debug, Default)]
 struct Confirmed {
     term: u64,
     confirmed: Option<u64>,
-    /// Whether the operator was told.
+    /// Whether the operator was told that this peer is cut off.
     told: bool,
 }
 
-/// A peer does not hold any more what it confirmed.
+/// The peer no longer holds what it confirmed.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "node {peer} had confirmed the log up to raft index {confirmed} and does not hold index {lost} \
@@ -39,7 +39,7 @@ struct WentBack {
 }
 
 impl Watermarks {
-    /// Takes note of an answer to a leader of `term`, or refuses it.
+    /// Notes an answer to this node as the leader of `term`; an error if the peer's log went back.
     pub fn judge(
         &self,
         peer: u64,

@@ -1,4 +1,4 @@
-//! The engine's requests and answers, as they travel.
+//! Turns the engine's requests and answers into messages of the wire, and back.
 
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse,

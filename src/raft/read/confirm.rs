@@ -1,14 +1,14 @@
-//! Confirmation of leadership: the read index, and a round of our own that proves this node led
-//! when it was asked for.
+//! Confirms leadership: gives a read index, and proves by a round of questions that this node led when the index was
+//! asked for.
 //!
-//! Ongaro, "Consensus: Bridging Theory and Practice", 2014, section 6.4, without leases. The commit
-//! index comes from the engine's core, of this term: the leader's own blank entry is committed.
-//! The proof does not come from the engine, which credits a late answer to requests sent after it.
-//! Each voter is asked, after the read came, whether it has promised itself to a later term. If a
-//! majority of every configuration in effect has not, no later leader was elected before the read
-//! came, so nothing was acknowledged that this node's commit index does not cover.
+//! This is section 6.4 of Ongaro, "Consensus: Bridging Theory and Practice", 2014, without leases. The commit index
+//! comes from the engine's core, once the leader's own blank entry, and so an entry of its term, is committed. The
+//! proof does not come from the engine, which credits a late answer to requests that were sent after it. Instead
+//! each voter is asked, after the read came, whether it has promised itself to a later term. If a majority of every
+//! configuration in effect has not, no later leader was elected before the read came. So nothing was acknowledged by
+//! then that this node's commit index does not cover.
 //!
-//! An answer counts for the question it answers and for no later one: questions are numbered.
+//! Questions are numbered, so that an answer counts for its own question and for no later one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,11 +23,11 @@ use crate::raft::peer::transport::{PeerClient, Transport};
 use crate::retry::Pauses;
 use crate::tasks;
 
-/// How long the voters may take to answer.
+/// How long the voters may take to answer a round of questions.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(1);
-/// Reads that may wait for one round.
+/// How many reads may wait for one round.
 pub const QUEUE_MAX: usize = 4096;
-/// Answers of voters that may wait. A voter is asked one question at a time.
+/// How many answers of voters may wait. A voter is asked one question at a time.
 const ANSWERS_MAX: usize = 256;
 
 /// Why leadership was not confirmed.
@@ -36,7 +36,7 @@ pub enum Unconfirmed {
     /// Another node leads, or nobody does.
     #[error("this node does not lead")]
     NotLeader,
-    /// A new leader whose own blank entry is not committed yet.
+    /// This node is a new leader, and its own blank entry is not committed yet.
     #[error("this node leads, and does not know yet what is committed")]
     TooNew,
     /// Too few voters answered in time.
@@ -53,7 +53,7 @@ pub struct Confirmer {
 }
 
 impl Confirmer {
-    /// Starts the task that asks. It ends with the last clone.
+    /// Starts the task that asks the voters. It ends when the last clone is dropped.
     pub fn start(raft: Raft, promised: Promised, transport: Transport) -> Self {
         let (queue, waits) = mpsc::channel(QUEUE_MAX);
         let (tell, answers) = mpsc::channel(ANSWERS_MAX);
@@ -70,7 +70,7 @@ impl Confirmer {
         Self { queue }
     }
 
-    /// The index of an entry that covers everything acknowledged, by any node, before the call.
+    /// An index that covers everything that any node has acknowledged before the call.
     pub async fn read_index(&self) -> Result<u64, Unconfirmed> {
         let (reply, confirmed) = oneshot::channel();
         let queued = self.queue.send(reply).await;
@@ -93,11 +93,11 @@ struct Reign {
 struct Question {
     number: u64,
     term: u64,
-    /// After this nobody waits for the answer.
+    /// When the round is over, and the answer is no longer needed.
     until: Option<Instant>,
 }
 
-/// A voter's latest answer: which question, and the term it has promised itself to.
+/// A voter's answer: the number of the question, and the term that the voter has promised itself to.
 #[derive(Debug, Clone, Copy)]
 struct Answer {
     voter: u64,
@@ -105,7 +105,7 @@ struct Answer {
     promised: u64,
 }
 
-/// Where a voter is asked. Dropping it ends its task.
+/// The channel to the task that asks one voter. The task ends when this is dropped.
 struct Voter {
     addr: String,
     ask: watch::Sender<Question>,
@@ -124,7 +124,7 @@ struct Rounds {
 impl Rounds {
     async fn run(mut self, mut waits: mpsc::Receiver<Reply>) {
         let mut replies = Vec::new();
-        // Those who come while a round is under way wait for the next one, together.
+        // Reads that come during a round wait for the next one together.
         while waits.recv_many(&mut replies, QUEUE_MAX).await > 0 {
             let result = self.round().await;
             for reply in replies.drain(..) {
@@ -134,7 +134,7 @@ impl Rounds {
         }
     }
 
-    /// One round: everything in it happens after the reads that wait for it came.
+    /// Asks the voters once. All of this happens after the reads that wait for it came.
     async fn round(&mut self) -> Result<u64, Unconfirmed> {
         let reign = self.reign().await?;
         let me = *self.raft.node_id();
@@ -153,14 +153,14 @@ impl Rounds {
         held.insert(me);
         while !is_majority_of_each(&reign.configs, &held) {
             let answer = tokio::time::timeout_at(until, self.answers.recv()).await;
-            // This task holds a sender: the channel does not close.
+            // The channel does not close, since this task holds a sender: an error means that time is over.
             let Ok(Some(answer)) = answer else {
                 return Err(Unconfirmed::NoMajority);
             };
             if answer.promised > reign.term {
                 return Err(Unconfirmed::NotLeader);
             }
-            // What was answered to an earlier question says nothing about now.
+            // An answer to an earlier question proves nothing about this moment.
             if answer.number == question.number {
                 held.insert(answer.voter);
             }
@@ -168,7 +168,7 @@ impl Rounds {
         Ok(reign.read_index)
     }
 
-    /// Asks the core itself: its metrics may lag behind what it has told followers.
+    /// Asks the engine's core itself, since its metrics may lag behind what it has told followers.
     async fn reign(&self) -> Result<Reign, Unconfirmed> {
         let me = *self.raft.node_id();
         let seen = self.raft.with_raft_state(move |state| {
@@ -190,8 +190,8 @@ impl Rounds {
         });
         let seen = seen.await.map_err(|_| Unconfirmed::NotLeader)?;
         let (term, committed, configs, addrs) = seen.ok_or(Unconfirmed::NotLeader)?;
-        // Entries of this term begin with the leader's blank one: once any of them is committed,
-        // so is everything that earlier leaders acknowledged.
+        // The first entry of a term is the leader's blank one. Once any entry of this term is committed, so is
+        // everything that earlier leaders acknowledged.
         let committed = committed.filter(|id| id.leader_id.term == term);
         let committed = committed.ok_or(Unconfirmed::TooNew)?;
         Ok(Reign {
@@ -202,7 +202,7 @@ impl Rounds {
         })
     }
 
-    /// Puts a question to every voter but this node.
+    /// Asks every voter but this node.
     fn ask(&mut self, reign: &Reign, question: Question) {
         let me = *self.raft.node_id();
         let ids: BTreeSet<u64> = reign.configs.iter().flatten().copied().collect();
@@ -223,7 +223,7 @@ impl Rounds {
     }
 }
 
-/// Puts the latest question to one voter, one at a time, until nobody asks any more.
+/// Asks one voter the latest question, one at a time, until the channel to this task is closed.
 async fn put_questions(
     voter: u64,
     mut client: PeerClient,
@@ -259,14 +259,14 @@ async fn put_questions(
                     questions.mark_changed();
                     break;
                 }
-                // The voter left, or moved: another task asks it there.
+                // The voter has left, or has moved and another task asks it there.
                 Ok(Err(_)) => return,
             }
         }
     }
 }
 
-/// Puts one question; `None` if it has no time left.
+/// Asks one question; `None` if its time is over.
 async fn put(
     client: &mut PeerClient,
     question: Question,
@@ -299,7 +299,7 @@ mod tests {
     use crate::net::{BoxIo, Listener, Network, Security};
     use crate::raft::peer::sender::Sender;
 
-    /// Nobody listens anywhere, and a dial says so at once. Beyond so many it never ends, so that no test does.
+    /// Refuses so many dials at once and keeps all later ones waiting, so that a test without pauses ends as well.
     struct Refusing(Arc<AtomicUsize>);
 
     const DIALS_MAX: usize = 100;

@@ -1,7 +1,7 @@
-//! Strong reads: the leader's read index, then a wait until this node has applied that far.
+//! Strong reads: asks the leader for its read index, then waits until this node has applied that far.
 //!
-//! Ongaro, "Consensus: Bridging Theory and Practice", 2014, section 6.4. No lease is used: a
-//! restarted follower may vote at once, which breaks them. Reads that wait together share one
+//! This is section 6.4 of Ongaro, "Consensus: Bridging Theory and Practice", 2014. No lease is used, since a
+//! follower may vote right after a restart, which a lease rules out. Reads that wait at the same time share one
 //! confirmation, which begins after the last of them came.
 
 pub mod confirm;
@@ -22,14 +22,14 @@ use crate::tasks;
 
 use self::confirm::{Confirmer, QUEUE_MAX};
 
-/// For one question to the leader.
+/// How long one question to the leader may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// The least time that a bounded read gives to one confirmation.
+/// The time that a bounded read gives one confirmation at least.
 const BOUND_WAIT_MIN: Duration = Duration::from_millis(200);
 
 type Reply = oneshot::Sender<Result<(), ReadError>>;
 
-/// Answers once a read may go ahead; clones share the queue.
+/// Has reads wait until this node is fresh enough for them; clones share the queue.
 #[derive(Debug, Clone)]
 pub struct ReadBarrier {
     queue: mpsc::Sender<Reply>,
@@ -39,26 +39,26 @@ pub struct ReadBarrier {
     log: Log,
 }
 
-/// The last time that a leader's read index was applied here.
+/// The last confirmation whose read index is applied here.
 #[derive(Debug, Clone, Copy)]
 struct Confirmed {
-    /// Before the leader was asked: all that was acknowledged before this is applied here.
+    /// A moment before the leader was asked. All that was acknowledged before it is applied here.
     began: Instant,
-    /// What the leader had applied.
+    /// The offset behind the last record that the leader had applied.
     next_offset: Offset,
 }
 
-/// How far a node is, and how sure it is of that.
+/// How far this node has applied the log, and how old that state is at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
     /// All records before this offset are applied here.
     pub applied: Offset,
-    /// What the leader last told to be committed.
+    /// All records before this offset are committed, as the leader told this node last.
     pub leader_commit: Offset,
     /// Where the log would end if all that this node holds were committed.
     pub held: Offset,
-    /// All records that were acknowledged this long ago are applied here. `None`: no leader has
-    /// confirmed it yet.
+    /// All records that were acknowledged before this span of time are applied here. `None` if no leader has
+    /// confirmed that since the start.
     pub staleness: Option<Duration>,
 }
 
@@ -114,18 +114,18 @@ impl ReadBarrier {
         passed.map_err(late)?
     }
 
-    /// Has the leader asked soon, if nobody waits for that already.
+    /// Has the leader asked soon, unless a read waits for that already.
     pub fn nudge(&self) {
         if self.queue.capacity() == QUEUE_MAX {
             let (reply, _) = oneshot::channel();
-            // A queue that filled up meanwhile does the same.
+            // If the queue is full by now, the leader is asked anyway.
             let _ = self.queue.try_send(reply);
         }
     }
 
     /// How far this node is.
     pub fn freshness(&self) -> Freshness {
-        // Before the offset: what is applied only grows.
+        // This is read before the offset, which only grows: so the offset covers it.
         let confirmed = *self.confirmed.borrow();
         let applied = self.applied.borrow().next_offset;
         Freshness {
@@ -149,7 +149,8 @@ impl ReadBarrier {
         }
         let wait = bound.clamp(BOUND_WAIT_MIN, CALL_WAIT);
         let until = until.min(Instant::now() + wait);
-        // An answer that comes too late proves too little, so only the state after it counts.
+        // The state after this decides, whatever this returns: a confirmation that began too long ago proves too
+        // little.
         let _ = self.pass(until).await;
         let freshness = self.freshness();
         if is_fresh(freshness) {
@@ -191,12 +192,12 @@ struct Barrier {
     views: watch::Receiver<View>,
     applied: watch::Receiver<Applied>,
     transport: Transport,
-    /// The leader that was asked last.
+    /// The leader that was asked last, its address, and a client of it.
     client: Option<(u64, String, PeerClient)>,
     tell: watch::Sender<Option<Confirmed>>,
 }
 
-/// What a leader answers: its read index, and the offset after the last record that it has applied.
+/// A leader's answer: its read index, and the offset behind the last record that it has applied.
 type ReadIndex = (Option<u64>, Offset);
 
 impl Barrier {

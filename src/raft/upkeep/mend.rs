@@ -1,4 +1,4 @@
-//! Damaged segments are mended: from their stores, or with another node's copy.
+//! Mends damaged segments, from their own files or with another node's copy.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What a node does besides serving: it seals what is finished, gives up what was trimmed, keeps to
-//! the retention that was set, and finds and mends damage.
+//! The upkeep of a node's log: seals finished segments, removes trimmed ones, trims by the retention that was set,
+//! and finds and mends damage.
 
 mod mend;
 mod retention;
@@ -25,10 +25,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two tries to mend the same damage.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// How long the engine may take to build a snapshot and to let go of what it covers.
+/// How long the engine may take to build a snapshot and to purge the entries that it covers.
 const ENGINE_MAX: Duration = Duration::from_secs(10);
 
-/// What is kept beside the log.
+/// The stores beside the log that upkeep changes.
 pub struct Kept {
     pub snapshots: Snapshots,
     pub checkpointer: Checkpointer,
@@ -36,7 +36,7 @@ pub struct Kept {
     pub floor: DurableFloor,
 }
 
-/// Keeps the log of a node.
+/// Looks after the log of a node.
 pub struct Upkeep {
     node: Arc<Node>,
     commands: Arc<Commands>,
@@ -52,18 +52,18 @@ impl Upkeep {
         }
     }
 
-    /// Whether a beginning of the log behind its first entry is durable.
+    /// Whether it is durable that the log no longer begins with its first entry.
     #[cfg(test)]
     pub fn has_floor(&self) -> bool {
         self.kept.floor.lock().is_some()
     }
 
-    /// A handle that saves the state when it is asked to.
+    /// The handle with which others have the state saved.
     pub fn checkpointer(&self) -> &Checkpointer {
         &self.kept.checkpointer
     }
 
-    /// Seals, trims and keeps retention. Never returns.
+    /// Seals, removes trimmed segments and trims by retention. Never returns.
     pub async fn keep_up(&self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -120,15 +120,15 @@ impl Upkeep {
         let (stable, log) = (self.kept.stable.clone(), self.node.log.clone());
         let (kept, state) = (self.kept.floor.clone(), self.node.state.clone());
         on_disk(move || {
-            // While this waited for the engine, a snapshot may have been adopted: then its floor stays.
+            // A snapshot may have been installed while this waited for the engine. Its floor then stays.
             let _no_adoption = state.covered();
             let now = log.droppable(floor.index);
             let begins = snapshot::floor_of(kept.lock().as_ref()).index;
             if now.is_none_or(|(now, _)| now.index < floor.index) || begins > floor.index {
                 return Ok(());
             }
-            // The floor first: a removal that a crash cuts short is finished on the next start. It
-            // is saved already if a pin held the segments when it was.
+            // The floor is saved before the segments are removed: a start finishes a removal that a crash cut
+            // short. If a pin held the segments the last time, the floor is saved already.
             if begins < floor.index {
                 let durable = snapshot::floor_to_pb(floor, term);
                 stable.save_floor(&durable)?;

@@ -1,4 +1,4 @@
-//! The retention that was set: what is too old, or too much, is given up.
+//! Trims by retention: removes segments that are too old, and the oldest ones where there are too many bytes.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::retry::CALL_WAIT;
 use super::Upkeep;
 
 impl Upkeep {
-    /// The leader trims what the retention does not keep; every node lets old segments end.
+    /// Ends the open segment once it is too old. The leader also trims what the retention does not keep.
     pub(super) async fn keep_retention(&self) {
         let retention = self.node.state.read(|fsm| fsm.retention.clone());
         let segments = self.node.log.segments();
         let last = segments.last().filter(|last| last.next_offset.is_none());
-        // Ending a segment removes nothing, so this node may trust its own clock here.
+        // The end of a segment removes no record, so this node's own clock is good enough here.
         let now = Some(self.node.clocks.now_ms());
         let old = |last: &SegmentInfo| {
             let age = retention.max_age_ms.filter(|_| last.since_ms > 0);
@@ -48,16 +48,17 @@ impl Upkeep {
     }
 }
 
-/// Whether all that is in a segment is older than an age: by the time that passed since the next one
-/// began, or, if this process was not there, by the log's times and a time that has surely come.
+/// Whether all records of a segment are older than an age. That is so if this process has seen so much time pass
+/// since the next segment began. For a segment that the process found at its start, the log's times count too,
+/// against a time that is certainly past.
 fn is_old(segment: &SegmentInfo, next: &SegmentInfo, age_ms: u64, now_ms: Option<u64>) -> bool {
     let told = |now| segment.since_ms.saturating_add(age_ms) <= now;
     next.opened.elapsed() >= Duration::from_millis(age_ms)
         || (segment.found && now_ms.is_some_and(told))
 }
 
-/// The first offset that a retention keeps; `None` if it keeps all that is sealed. Nothing from
-/// `waited_for` on is given up while the segments take no more than the cap.
+/// The first offset that a retention keeps; `None` if it keeps all sealed segments. Records from `waited_for` on are
+/// kept for as long as the segments take no more than `wait_bytes_max`.
 fn first_kept(
     segments: &[SegmentInfo],
     retention: &Retention,
@@ -150,7 +151,7 @@ mod tests {
         for base in [0, 10, 20] {
             all.push(SegmentInfo {
                 found: false,
-                // A wrong clock's.
+                // A wrong clock gave this time.
                 since_ms: if base == 0 { 1 } else { u64::MAX },
                 ..segment(base, 100, 0, base < 20)
             });

@@ -1,4 +1,4 @@
-//! Sealed segments are read now and then, so that damage is found while other nodes are whole.
+//! Reads sealed segments from time to time, so that damage is found while other nodes have a whole copy.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use crate::tasks;
 
 use super::Upkeep;
 
-/// From the beginning of one scrub of the whole log to the beginning of the next. A scrub that takes longer, as
-/// one of more than 28 GiB does at the usual pace, is followed by the next one at once.
+/// From the beginning of one scrub of the whole log to the beginning of the next. At the usual pace, a scrub of more
+/// than 28 GiB takes longer, and the next one follows at once.
 const SCRUB_EVERY: Duration = Duration::from_secs(3600);
 /// About how many bytes a step of a scrub reads.
 const SCRUB_STEP_BYTES: f64 = (1 << 20) as f64;
 
 impl Upkeep {
-    /// Reads all sealed segments, one after the other and again and again, at `bytes_per_second` at most, so
-    /// that damage is found while other nodes are whole. A start begins with the first segment. Never returns.
+    /// Reads all sealed segments one after the other, again and again, at `bytes_per_second` at most. After a start
+    /// of the node this begins with the first segment. Never returns.
     pub async fn scrub(&self, bytes_per_second: u64) {
         loop {
             let began = Instant::now();
@@ -34,7 +34,7 @@ impl Upkeep {
         }
     }
 
-    /// Reads every sealed segment once; gives the bytes read and the segments found damaged.
+    /// Reads every sealed segment once. Returns how many bytes were read, and how many segments are damaged.
     pub async fn scrub_once(&self, bytes_per_second: u64) -> (u64, u64) {
         let (mut bytes, mut damaged) = (0, 0);
         let mut from = Index(0);
@@ -53,7 +53,7 @@ impl Upkeep {
                 match step {
                     Ok(0) => break,
                     Ok(read) => bytes += read as u64,
-                    // A lack of descriptors says nothing of the segment: the next scrub reads it.
+                    // A lack of descriptors does not mean damage. The next scrub reads this segment.
                     Err(error) if error.is_short_of_files() => break,
                     Err(_) => {
                         damaged += 1;

@@ -1,4 +1,4 @@
-//! Who may join: what an operator says, and how a node that shows a token, or none, comes in.
+//! Decides who may join: by the names that operators allow, and by the tokens that they hand out.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::retry::CALL_WAIT;
 
 use super::commands::Commands;
 
-/// How long a token lets a node in, at most.
+/// The longest life of a token that lets a node join.
 pub const TOKEN_LIFE_MAX: Duration = Duration::from_hours(24);
 
 impl Commands {
-    /// How a node may come in that shows this token, or none.
+    /// How a node that shows this token may join. An empty token is none.
     pub(crate) fn entrance(&self, token: &str) -> Entrance {
         match self.node.transport.security() {
             Security::Insecure => Entrance::Open,
@@ -30,8 +30,8 @@ impl Commands {
         }
     }
 
-    /// Allows the names that the first node was told of, once in the cluster's life. The leader
-    /// does so before it judges who may join, and before it changes that.
+    /// Allows the names that the first node's settings list, once in the cluster's life. The leader does this
+    /// before it decides who may join, and before it changes the list.
     pub(crate) async fn found(&self) -> Result<(), WriteFailure> {
         if self.founding.is_empty() || self.node.state.read(|fsm| fsm.admissions.is_founded()) {
             return Ok(());
@@ -45,7 +45,7 @@ impl Commands {
             .map(drop)
     }
 
-    /// The same as soon as this node leads, so that the status shows who may join.
+    /// Does the same as soon as this node leads, so that the status shows the names.
     pub(crate) async fn found_in_time(&self) {
         if self.node.view().writable
             && let Err(error) = self.found().await
@@ -63,7 +63,7 @@ impl Commands {
         allowed.await.map(drop)
     }
 
-    /// Takes that back; false if the name was not allowed, or has joined.
+    /// Forbids a name to join; false if it was not allowed, or has joined.
     pub async fn withdraw(&self, name: &str, until: Instant) -> Result<bool, ExecuteError> {
         let change = Admission::Withdraw(name.to_owned());
         match self.execute(Command::Admission(change), until).await? {
@@ -78,7 +78,7 @@ impl Commands {
         let life = life.min(TOKEN_LIFE_MAX).as_millis();
         let change = Admission::Token {
             digest: owner::of_token(&token),
-            // The leader says.
+            // The leader fills the time in.
             now_ms: 0,
             life_ms: u64::try_from(life).unwrap_or(u64::MAX),
         };

@@ -1,5 +1,5 @@
-//! What clients and operators have carried out on all replicas alike: sessions, fences, cursors, trims and
-//! retention. Any node takes a command.
+//! The replicated commands of clients and operators: on sessions, fences, cursors, trims and retention. Any node
+//! takes a command.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,24 +23,24 @@ use crate::retry::CALL_WAIT;
 
 use super::stamps::Stamps;
 
-/// A session that nothing came under for so long is forgotten.
+/// A session is forgotten after it was unused for so long.
 pub const SESSION_IDLE_MS_MAX: u64 = 24 * 3600 * 1000;
 pub const SESSION_IDLE_MAX: Duration = Duration::from_millis(SESSION_IDLE_MS_MAX);
 
-/// What a claim gave.
+/// The answer to a claim of a fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     /// The name's new epoch.
     pub epoch: u64,
-    /// No record of an older epoch comes at or after this.
+    /// No record of an older epoch is at or behind this offset.
     pub next_offset: Offset,
 }
 
-/// Carries out commands. Each waits for a leader until a time that its caller gives.
+/// Carries out commands. Each call waits for a leader until a time that its caller gives.
 pub struct Commands {
     pub(super) node: Arc<Node>,
     pub(super) stamps: Stamps,
-    /// Who may join the cluster that this node began.
+    /// The names that may join the cluster that this node began.
     pub(super) founding: Vec<String>,
     pub(super) random: Random,
 }
@@ -55,7 +55,7 @@ impl Commands {
         }
     }
 
-    /// Opens a session of a producer; the same subject with the same secret gets the same one.
+    /// Opens a producer's session. The same subject with the same secret gets the same session again.
     pub async fn open_session(
         &self,
         subject: &str,
@@ -74,7 +74,7 @@ impl Commands {
         }
     }
 
-    /// Forgets a session: its opener's, if an owner is given, and else anybody's.
+    /// Forgets a session. If an owner is given, the session must be the owner's.
     pub async fn close_session(
         &self,
         session: u64,
@@ -86,12 +86,12 @@ impl Commands {
         closed.await.map(drop)
     }
 
-    /// Up to `count` sessions behind `after`, as far as this node has applied.
+    /// Up to `count` sessions with an id above `after`, as far as this node has applied.
     pub fn sessions(&self, after: u64, count: usize) -> Vec<SessionInfo> {
         self.node.state.read(|fsm| fsm.sessions.list(after, count))
     }
 
-    /// Gives a name to a new holder.
+    /// Gives the fence of this name to a new holder.
     pub async fn claim_epoch(
         &self,
         claim: ClaimEpoch,
@@ -103,17 +103,17 @@ impl Commands {
         }
     }
 
-    /// Who holds a name, as far as this node has applied.
+    /// Who holds the fence of this name, as far as this node has applied.
     pub fn epoch(&self, name: &str) -> Option<Epoch> {
         self.node.state.read(|fsm| fsm.fences.get(name).cloned())
     }
 
-    /// Up to `count` claimed names behind `after`, as far as this node has applied.
+    /// Up to `count` fences with a name above `after`, as far as this node has applied.
     pub fn fences(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
         self.node.state.read(|fsm| fsm.fences.list(after, count))
     }
 
-    /// Forgets a name that was claimed; false if there was none.
+    /// Forgets a fence; false if there was none of this name.
     pub async fn delete_fence(&self, name: &str, until: Instant) -> Result<bool, ExecuteError> {
         let delete = Command::DeleteFence(name.to_owned());
         self.delete(delete, until).await
@@ -147,12 +147,12 @@ impl Commands {
         self.node.state.read(|fsm| fsm.cursors.get(name).copied())
     }
 
-    /// Up to `count` cursors by name, behind `after`.
+    /// Up to `count` cursors with a name above `after`, as far as this node has applied.
     pub fn cursors(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
         self.node.state.read(|fsm| fsm.cursors.list(after, count))
     }
 
-    /// The leader forgets sessions that were idle for long.
+    /// Forgets sessions that were unused for [`SESSION_IDLE_MS_MAX`], if this node leads.
     pub(crate) async fn expire_sessions(&self) {
         let before = self.idle_before_ms(SESSION_IDLE_MAX);
         let any_idle = |fsm: &Fsm| fsm.sessions.any_idle(before);
@@ -166,8 +166,8 @@ impl Commands {
         }
     }
 
-    /// Gives up the records before `first`, on every replica alike; gives the first offset that may
-    /// be read from now on. Any member takes the call.
+    /// Removes the records before `first` on every replica. Returns the first offset that can be read from then
+    /// on. Any member takes the call.
     pub async fn trim(&self, first: Offset, until: Instant) -> Result<Offset, ExecuteError> {
         match self.execute(Command::Trim(first), until).await? {
             Outcome::Trimmed(first) => Ok(first),
@@ -185,8 +185,7 @@ impl Commands {
         self.execute(command, until).await.map(drop)
     }
 
-    /// Replicates a command of the members' own from here, within the time that calls have: the call that
-    /// brought it has checked it.
+    /// Replicates a command of the membership from here, within [`CALL_WAIT`]. Whoever calls this has checked it.
     pub(crate) async fn write_here(&self, command: Command) -> Result<Outcome, MembershipError> {
         let written = self.write(command, Instant::now() + CALL_WAIT).await;
         Ok(written?)

@@ -1,4 +1,5 @@
-//! How a command is carried out: here, or by the leader, which gives it its time.
+//! Carries out a command: on this node if it leads, or by passing it to the leader. The leader gives the command
+//! its time.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::retry::{self, CALL_WAIT, WAY_BACK};
 use super::commands::Commands;
 use super::gate;
 
-/// How long a command that was just written is waited for, even if its time is over.
+/// How long the outcome of a command is waited for at least once it was written, even if its time is over.
 const WRITTEN_WAIT_MIN: Duration = Duration::from_millis(200);
 /// Metadata of a command that is passed on: how long it has waited, in milliseconds.
 pub(crate) const WAITED: &str = "ferrolog-waited-ms";
@@ -31,15 +32,15 @@ pub(crate) type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>
 const SESSION_IDLE_MIN: Duration = Duration::from_secs(10 * 60);
 
 impl Commands {
-    /// A time of the log, in milliseconds since 1970: whatever was last used before it has been idle for at
-    /// least `idle`.
+    /// A time of the log, in milliseconds since 1970. What was last used before it has been unused for at least
+    /// `idle`.
     pub(super) fn idle_before_ms(&self, idle: Duration) -> u64 {
         let surely_past = self.node.clocks.surely_past_ms(&self.node.view());
         self.node.passed.lock().before_ms(idle, surely_past)
     }
 
-    /// Waits until some node is known to lead, as a record does: nothing was sent yet, so whoever
-    /// leads by then may take it.
+    /// Waits until some node is known to lead. Nothing was sent yet, so any node that leads by then may take the
+    /// command.
     async fn leader_known(&self, deadline: Instant) {
         let me = self.node.id();
         let mut views = self.node.views.clone();
@@ -48,9 +49,9 @@ impl Commands {
         let _ = tokio::time::timeout_at(deadline, known).await;
     }
 
-    /// Carries out a command, here or on the leader.
+    /// Carries out a command, on this node or on the leader.
     ///
-    /// A command that surely nobody took is tried again, for as long as there is time.
+    /// If the command was certainly not carried out, it is tried again for as long as there is time.
     pub(crate) async fn execute(
         &self,
         command: Command,
@@ -150,7 +151,7 @@ impl Commands {
     }
 }
 
-/// Whether a command is refused while disks are full: what ends something, or makes room, is not.
+/// Whether a command is refused while disks are full. Commands that end something or make room are not refused.
 fn takes_room(command: &Command) -> bool {
     match command {
         Command::Append(_)
@@ -170,7 +171,7 @@ fn takes_room(command: &Command) -> bool {
     }
 }
 
-/// What became of a command, as it travels; an error if it may have been carried out, or nobody took it.
+/// The outcome of a command as a message; an error if no node took the command, or its outcome is unknown.
 pub fn outcome_to_pb(
     outcome: Result<Outcome, ExecuteError>,
 ) -> Result<pb::ExecuteResponse, Status> {
@@ -186,7 +187,7 @@ pub fn outcome_to_pb(
         Ok(Outcome::Refused(refusal)) | Err(ExecuteError::Refused(refusal)) => {
             response::Outcome::Refused(refusal_to_pb(refusal))
         }
-        // Of commands that nobody passes on.
+        // These are outcomes of commands that are never passed on.
         Ok(Outcome::Appended(_) | Outcome::Registered(_)) => {
             return Err(Reason::OutcomeUnknown.status(OTHER_ANSWER));
         }

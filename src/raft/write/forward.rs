@@ -1,8 +1,8 @@
-//! Forwarding: a follower's proposals, on one ordered stream to the leader.
+//! Forwarding: a follower sends its proposals to the leader on one ordered stream.
 //!
-//! The stream is opened before anything is sent on it: what could not be sent was surely not
-//! appended. What was sent on a stream that broke, or to a leader that leads no more and does not
-//! answer, may have been.
+//! The stream is opened before anything is sent on it. So a group that could not be sent was certainly not
+//! appended. A group that was sent may have been appended if the stream breaks, or if the leader is deposed and
+//! does not answer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,9 +26,9 @@ use crate::tasks;
 
 use super::proposals::Group;
 
-/// How long it may take to open the stream.
+/// How long the opening of a stream may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
-/// Groups in the stream's channel; the proposer's window is smaller.
+/// How many groups the stream's channel holds: more than the proposer's window lets out.
 const CHANNEL: usize = 64;
 
 /// How long this node still takes answers of a leader after it has heard of a newer one. A leader that handed
@@ -39,12 +39,12 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// a newer leader, and its callers could ask another node meanwhile.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// Passes groups to the leader.
+/// Sends groups to the leader.
 pub struct Forwarder {
     transport: Transport,
     views: watch::Receiver<View>,
     stream: Option<Opened>,
-    /// Between tries to open one.
+    /// The pauses between tries to open a stream.
     pauses: Pauses,
 }
 
@@ -67,7 +67,7 @@ impl Forwarder {
         }
     }
 
-    /// Sends a group to the leader. Gives it back if there is no stream: nothing was sent.
+    /// Sends a group to the leader. Returns the group if there is no stream to send it on.
     pub async fn forward(
         &mut self,
         leader: u64,
@@ -103,7 +103,7 @@ impl Forwarder {
             self.stream = None;
             return Err(group);
         };
-        // Note the group before it is sent: the answer may come at once.
+        // The group is noted before it is sent, since the answer may come at once.
         let unsent = match &mut *stream.waiting.lock() {
             Some(waiting) => {
                 waiting.push_back(group);
@@ -142,7 +142,7 @@ impl Forwarder {
     }
 }
 
-/// Returns once another leader has been known for a while, or none for longer, or the node stops.
+/// Returns once this node has known another leader for [`LAST_ANSWERS`], or none for [`SILENCE`], or stops.
 async fn deposed(leader: u64, mut views: watch::Receiver<View>) {
     let leads = |view: &View| view.leader == Some(leader) && view.stopped.is_none();
     while views.wait_for(|view| !leads(view)).await.is_ok() {
@@ -158,8 +158,8 @@ async fn deposed(leader: u64, mut views: watch::Receiver<View>) {
     }
 }
 
-/// Takes the leader's answers until the stream ends, or the leader is deposed: a group that nobody
-/// answers would keep its place in the window for good.
+/// Takes the leader's answers until the stream ends or the leader is deposed. A deposed leader must not be waited
+/// for: its groups would keep their places in the window for good.
 async fn receive(
     answers: impl Stream<Item = Result<pb::ProposeResponse, Status>>,
     waiting: Arc<Sent>,
@@ -183,7 +183,7 @@ async fn receive(
             None => break,
         }
     }
-    // From here on the forwarder keeps what it would send, and opens another stream.
+    // From here on the forwarder sends nothing on this stream, and opens another one.
     let unanswered = waiting.lock().take();
     for group in unanswered.into_iter().flatten() {
         group.fail(&ProposeError::Unknown);
@@ -280,7 +280,7 @@ fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Receipt, ProposeError> {
         }
         ProposeErrorKind::Fenced => Refusal::Fenced { epoch: expected }.into(),
         ProposeErrorKind::DiskFull => DiskFull::from(error.disk_full.unwrap_or_default()).into(),
-        // A kind that only a newer version of the leader sends: this node knows nothing of the batch.
+        // Only a newer version sends other kinds. What they say of the batch is not known here.
         ProposeErrorKind::Unknown | ProposeErrorKind::Unspecified => ProposeError::Unknown,
     })
 }

@@ -1,14 +1,14 @@
-//! The gate of a leader: while the gate is shut, proposals wait where their bytes are counted, and are not
+//! The gate of a leader: while the gate is shut, proposals wait in the queue, whose bytes are limited, and are not
 //! refused.
 //!
 //! It is shut while the leader's own disk is too far behind. Entries commit by the disks of a majority: a
 //! leader whose disk is slower than its followers' would take records at their pace and keep in memory what
 //! it has not written, without bound.
 //!
-//! It is shut, too, while no majority has answered lately. The engine refuses every proposal once no majority
-//! has answered for an election timeout. A leader with busy processors or disks hears answers that late now and
-//! then, and goes on leading; a proposal in such a moment would fail with `NO_LEADER`. The gate shuts earlier
-//! than the engine does, so that a proposal which passes the gate reaches the engine in time.
+//! It is also shut while no majority has answered lately. The engine refuses every proposal once no majority has
+//! answered for an election timeout. Where processors or disks are busy, answers come that late now and then, and
+//! the leader goes on leading all the same; a proposal in such a moment would fail with `NO_LEADER`. The gate
+//! shuts before the engine begins to refuse, so that a proposal which passes the gate reaches the engine in time.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ use tokio::time::Instant;
 use crate::log::Log;
 use crate::raft::engine::{Raft, Timing};
 
-/// How many bytes may wait for their sync before the gate shuts. What is under way at that moment comes on top.
+/// How many bytes may wait for their sync before the gate shuts. Groups that passed the gate by then come on top.
 const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Why nothing passes.
+/// Why the gate is shut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shut {
     /// The disk is too far behind.

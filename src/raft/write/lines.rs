@@ -1,29 +1,30 @@
 //! Batches that wait for their turn: callers are served in turn, and a caller's batches keep their order.
 //!
 //! In one line for all, a small batch would wait behind every large one that came before it. So each caller
-//! has a line of its own, and is served so many bytes at each of its turns (Shreedhar and Varghese,
+//! has a line of its own, and at each of its turns a number of bytes is served (Shreedhar and Varghese,
 //! "Efficient Fair Queuing Using Deficit Round Robin", 1995). A caller that had nothing waiting has its first
-//! turn before the others have their next (RFC 8290, section 4.2), but for every second group, so that many of
-//! them keep nobody waiting for good.
+//! turn before the others have their next one (RFC 8290, section 4.2). In every second group the others come
+//! first, so that many new callers cannot keep them waiting for ever.
 
 use std::collections::{HashMap, VecDeque};
 
 use super::proposals::{Caller, Proposal};
 
-/// Served at one turn of a caller, in bytes.
+/// How many bytes of a caller are served at one turn.
 const TURN_BYTES: usize = 16 << 10;
-/// A group's bytes before its batches: their count, and the time.
+/// The bytes of a group before its batches: their count, and the time.
 const GROUP_OVERHEAD: usize = 12;
 
-/// What waits.
+/// The batches that wait, in a line for each caller.
 #[derive(Debug, Default)]
 pub struct Lines {
     lines: HashMap<Caller, Line>,
     /// Callers that have had no turn yet, the next one first.
     fresh: VecDeque<Caller>,
-    /// And those that have.
+    /// Callers that have had a turn, the next one first.
     turns: VecDeque<Caller>,
-    /// The last group was full before all had their turn, and fresh ones were in it.
+    /// The last group served fresh callers and was full before the others had their turn, so the others come first
+    /// now.
     others_first: bool,
     count: usize,
     bytes: usize,
@@ -34,7 +35,7 @@ struct Line {
     waiting: VecDeque<Proposal>,
     /// How many bytes the caller may still be served at this turn.
     credit: usize,
-    /// A group was full in the middle of the caller's turn.
+    /// The last group was full in the middle of the caller's turn, which goes on in the next one.
     has_begun: bool,
 }
 
@@ -46,7 +47,7 @@ struct Taken {
     bytes_max: usize,
 }
 
-/// The group takes no more.
+/// The group is full.
 struct NoMore;
 
 impl Taken {
@@ -70,7 +71,7 @@ impl Lines {
         self.count == 0
     }
 
-    /// Of all batches that wait.
+    /// The bytes of all batches that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -124,7 +125,7 @@ impl Lines {
         Ok(())
     }
 
-    /// One turn.
+    /// Gives a caller its turn, or the rest of one that a full group cut short.
     fn serve(&mut self, caller: Caller, group: &mut Taken) -> Result<(), NoMore> {
         let line = self.lines.entry(caller).or_default();
         if !std::mem::replace(&mut line.has_begun, true) {
@@ -151,8 +152,8 @@ impl Lines {
         }
     }
 
-    /// Takes out what need not wait any longer, and what its caller queued behind it: a later batch is not
-    /// taken without an earlier one.
+    /// Takes out the batches that are over, and those that the same caller queued behind them: no batch may be
+    /// appended without the ones that its caller queued before.
     pub fn give_up(&mut self, is_over: impl Fn(&Proposal) -> bool) -> Vec<Proposal> {
         let mut given_up = Vec::new();
         for line in self.lines.values_mut() {

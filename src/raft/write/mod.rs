@@ -1,4 +1,4 @@
-//! The way of a write: from whoever asks for it on this node to the leader, and into an entry.
+//! The way of a write, from a caller on this node to the leader and into an entry of the log.
 
 pub mod admit;
 pub mod commands;

@@ -16,10 +16,10 @@ use crate::retry::CALL_WAIT;
 
 use super::proposals::Group;
 
-/// How long a group stays under way while too few voters have room. Its outcome is unknown by then,
-/// and others are told that the disks are full.
+/// How long the outcome of a group is waited for while too few voters have room. After that its callers are told
+/// that the outcome is unknown; later callers are told that the disks are full.
 const FULL_WAIT: Duration = Duration::from_secs(1);
-/// Between two looks at whether a group has become hopeless.
+/// Between two looks at whether a group still has a chance.
 const LOOK: Duration = Duration::from_millis(100);
 
 type Outcomes = oneshot::Receiver<ClientWriteResult<TypeConfig>>;
@@ -52,7 +52,7 @@ pub(crate) async fn complete(
                 Outcome::Appended(outcomes) => group.answer(outcomes),
                 _ => group.fail(&ProposeError::Unknown),
             },
-            // Rejected before it was appended.
+            // The engine refused the group before it was appended.
             Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
                 let leader = forward.leader_node.map(|member| member.addr);
                 group.fail(&ProposeError::NoLeader {
@@ -65,7 +65,7 @@ pub(crate) async fn complete(
     }
 }
 
-/// Waits for an outcome; `None` if it takes long and there is nothing to hope for.
+/// Waits for an outcome. From `first_look` on, `None` as soon as `is_hopeless` says that none will come.
 async fn unless_hopeless<T>(
     mut outcome: impl Future<Output = T> + Unpin,
     first_look: Instant,

@@ -1,4 +1,4 @@
-//! What is proposed: batches, each with who waits for it, and the groups of them that become entries.
+//! Proposals: batches, each with the way back to its caller, and the groups of them that become entries.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,27 +12,27 @@ use crate::raft::error::ProposeError;
 use crate::raft::view::View;
 use crate::retry::CALL_WAIT;
 
-/// Whose batches keep their order.
+/// A caller. Batches of one caller keep their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Caller(u64);
 
 impl Caller {
-    /// One that has proposed nothing yet.
+    /// A new caller.
     pub fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// One batch and who waits for it.
+/// One batch, and the way back to its caller.
 #[derive(Debug)]
 pub struct Proposal {
     pub batch: Bytes,
-    /// The batch came from another node, and is not passed on a second time.
+    /// The batch came from another node, and so is not passed on to a third one.
     pub forwarded: bool,
     pub reply: Reply,
     pub caller: Caller,
-    /// When the batch came. Its wait for a leader counts from then, and not from the wait of batches before it.
+    /// When the batch came. Its wait for a leader counts from this time on.
     pub(crate) since: Instant,
     pub(crate) _bytes: OwnedSemaphorePermit,
 }
@@ -42,7 +42,7 @@ impl Proposal {
         self.since.elapsed() >= CALL_WAIT
     }
 
-    /// Nobody took it, for as long as it may wait.
+    /// Answers that no leader took the batch for as long as it could wait.
     pub fn fail_without_leader(self, view: &View) {
         // A caller that went away needs no answer.
         let _ = self.reply.send(Err(no_leader(view, self.since)));
@@ -51,7 +51,7 @@ impl Proposal {
 
 #[cfg(test)]
 impl Proposal {
-    /// A batch of this node's own clients, and the end that its answer comes to.
+    /// A batch of this node's own clients, and the receiver of its answer.
     pub fn of_test(batch: &'static str) -> (Self, Answer) {
         let (reply, answer) = oneshot::channel();
         let proposal = Self {
@@ -90,7 +90,7 @@ impl Group {
         came.min().unwrap_or_else(Instant::now)
     }
 
-    /// Answers every batch alike.
+    /// Gives every batch the same error.
     pub fn fail(self, error: &ProposeError) {
         for proposal in self.proposals {
             // A caller that went away needs no answer.
@@ -98,17 +98,19 @@ impl Group {
         }
     }
 
-    /// Answers the batches that have waited for too long: nobody took them. Gives their callers, too.
+    /// Answers the batches that have waited for a leader for too long, and takes them out. Returns the rest, and the
+    /// callers of those.
     pub fn without_late(self, view: &View) -> (Self, HashSet<Caller>) {
         self.without(Proposal::is_late, view)
     }
 
-    /// Answers the batches that came from another node, if this one does not lead. Gives their callers, too.
+    /// Answers the batches that came from another node, and takes them out, if this node does not lead. Returns the
+    /// rest, and the callers of those.
     pub fn without_forwarded(self, view: &View) -> (Self, HashSet<Caller>) {
         self.without(|proposal| proposal.forwarded, view)
     }
 
-    /// Answers what is over, and what its caller queued behind it.
+    /// Answers the batches that are over and those that the same callers queued behind them, and takes them out.
     fn without(self, is_over: impl Fn(&Proposal) -> bool, view: &View) -> (Self, HashSet<Caller>) {
         let place = self.place;
         let (mut callers, mut proposals) = (HashSet::new(), Vec::new());

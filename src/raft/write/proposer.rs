@@ -1,8 +1,8 @@
-//! Proposals: batches from this node's clients, on their way to the leader.
+//! The proposer: takes batches from this node's clients to the leader.
 //!
-//! Batches that wait together become one raft entry, so that consensus works per group and not per
-//! record; the window makes them wait only while earlier groups are under way. A follower passes
-//! its groups to the leader on one ordered stream. Order is kept from queue to log.
+//! Batches that wait at the same time become one raft entry, a group, so that consensus is paid for once a group and
+//! not once a record. They wait only while the window is full of earlier groups. A follower passes its groups to
+//! the leader on one ordered stream. Order is kept from the queue to the log.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,28 +33,28 @@ use super::outcomes::{self, UnderWay};
 use super::proposals::{Answer, Group, Proposal, no_leader};
 use super::stamps::Stamps;
 
-/// Batches that may wait for a place in a group.
+/// How many batches the queue holds.
 const QUEUE_MAX: usize = 16 << 10;
-/// Bytes of batches that wait or are under way. The batches of this node's clients are also counted by the
+/// How many bytes of batches may wait or be under way. The batches of this node's clients are also counted by the
 /// budget, before they come here; the batches that other nodes passed on are counted here alone.
 const PENDING_BYTES_MAX: usize = 32 << 20;
-/// Bytes that are kept for small batches, beside those.
+/// How many bytes are kept for small batches, in addition to those.
 const PENDING_BYTES_OF_SMALL: usize = PENDING_BYTES_MAX / 8;
-/// A group's batches, in bytes, unless segments are small; a larger batch is a group of its own. A
-/// reader checks whole entries, so an entry is not larger than what one read takes.
+/// How many bytes of batches make a group; fewer where segments are small. A larger batch is a group by itself. A
+/// reader checks whole entries, so a group should not be larger than one read.
 const GROUP_BYTES_MAX: usize = 256 << 10;
 const GROUP_BATCHES_MAX: usize = 1024;
-/// Places in the window: a group that is nearly full takes one, another one takes several. So few
-/// small groups are under way, since more of them would be smaller and not faster, and enough full
-/// ones to keep the disks and the network busy.
+/// The places of the window. A group that is at least half full takes one place, a smaller group takes
+/// [`PLACES_OF_SMALL`]. So only a few small groups are under way at a time: more of them would only be smaller. And
+/// enough full groups are under way to keep the disks and the network busy.
 const PLACES: usize = 16;
 const PLACES_OF_SMALL: usize = 4;
-/// The most places that one large batch takes: one for each full group that its bytes would make, up to this.
-/// So one of the largest batches is under way at a time, and small ones beside it.
+/// The most places that one large batch takes. It takes one for each full group that its bytes would make, up to
+/// this. So only one of the largest batches is under way at a time, and small ones beside it.
 const PLACES_OF_LARGE_MAX: usize = PLACES - PLACES_OF_SMALL;
-/// A batch whose time is over is still sent, if a leader becomes known within this.
+/// How long a batch whose time is over when its turn comes is still kept for a leader to become known.
 const FORWARD_WAIT: Duration = Duration::from_millis(200);
-/// Between two looks at what waits for its turn.
+/// Between two looks at the batches that wait for their turn.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Takes batches; clones share the queue.
@@ -62,13 +62,13 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Proposer {
     queue: mpsc::Sender<Proposal>,
     bytes: Arc<Semaphore>,
-    /// Room for small batches, so that they do not wait behind large ones.
+    /// The bytes that are kept for small batches, so that they do not wait behind large ones.
     small_bytes: Arc<Semaphore>,
     me: u64,
     views: watch::Receiver<View>,
 }
 
-/// What a dispatcher needs to lead, or to pass on to the leader.
+/// The parts with which a node writes groups as the leader, or passes them to the leader.
 pub struct Leader {
     transport: Transport,
     space: Space,
@@ -88,8 +88,8 @@ impl Leader {
 }
 
 impl Proposer {
-    /// Its tasks run beside those of the callers: a group crosses to consensus and back once, and not each
-    /// of its batches.
+    /// Starts the proposer's tasks on the callers' runtime. Only whole groups then cross to the engine's runtime and
+    /// back, and not each batch.
     pub fn start(
         leader: Leader,
         raft: &Raft,
@@ -122,8 +122,8 @@ impl Proposer {
         }
     }
 
-    /// Queues a batch, waiting while too much is pending: for a leader no longer than it may. The answer
-    /// comes once it is committed.
+    /// Queues a batch. Waits while too many bytes are pending; but if no leader is known, only until the batch's time
+    /// is over. The answer comes once the batch is committed.
     ///
     /// Batches that one caller queues one after another keep their order; callers are served in turn.
     pub async fn propose(
@@ -157,7 +157,7 @@ impl Proposer {
         Ok(answer)
     }
 
-    /// Waits until it is late and no leader is known.
+    /// Waits for `wait`. Fails once the batch's time is over and no leader is known.
     async fn while_led<T>(
         &self,
         since: Instant,
@@ -214,7 +214,7 @@ impl Dispatcher {
             }
             self.turn(self.led(), &mut waiting, &mut proposals).await;
             gather(&mut waiting, &mut proposals);
-            // Nobody waits for these any more: their callers were told that the outcome is unknown.
+            // The callers of these have gone, and count their outcome as unknown.
             self.give_up(&mut waiting, |proposal| proposal.reply.is_closed());
             if !waiting.is_empty() && waiting.bytes() < self.group_bytes_max / 2 {
                 let more = places(PLACES_OF_SMALL - 1);
@@ -222,7 +222,7 @@ impl Dispatcher {
                     return;
                 };
                 place.merge(more);
-                // What came while it waited goes along.
+                // Batches that came during this wait go along.
                 gather(&mut waiting, &mut proposals);
             }
             let mut group = Group {
@@ -248,8 +248,8 @@ impl Dispatcher {
         }
     }
 
-    /// Waits for what must come before the next group. Without a leader, what has waited for too long is
-    /// answered meanwhile: nothing of it was appended.
+    /// Waits for what must come before the next group. While no leader is known, batches that have waited for too
+    /// long are answered meanwhile: they were not appended.
     async fn turn<T>(
         &self,
         wait: impl Future<Output = T>,
@@ -268,7 +268,7 @@ impl Dispatcher {
         }
     }
 
-    /// Answers what need not wait any longer, and what its caller queued behind it: nothing of it was appended.
+    /// Answers the batches that are over, and those that their callers queued behind them: they were not appended.
     fn give_up(&self, waiting: &mut Lines, is_over: impl Fn(&Proposal) -> bool) {
         let view = self.views.borrow();
         for proposal in waiting.give_up(is_over) {
@@ -276,25 +276,25 @@ impl Dispatcher {
         }
     }
 
-    /// Returns once there is somebody to lead, or the node stops.
+    /// Returns once a leader is known, or the node stops.
     fn led(&self) -> impl Future<Output = ()> + use<> {
         let (me, mut views) = (*self.raft.node_id(), self.views.clone());
         async move {
             let led = views.wait_for(|view| view.is_led(me) || view.stopped.is_some());
-            // A sender that is gone is a node that has stopped.
+            // An error means that the sender is gone: the node has stopped.
             drop(led.await);
         }
     }
 
-    /// Hands a group to the leader, waiting for one to be known. Gives the callers of those batches that it
-    /// gave up: what they queued behind is given up, too.
+    /// Hands a group to the leader, and waits until one is known. Returns the callers of those batches that it
+    /// gave up. What these callers queued behind must be given up, too.
     async fn dispatch(&mut self, mut group: Group) -> HashSet<Caller> {
         let mut given_up = HashSet::new();
-        // What waited for its turn behind others' has not waited for a leader: it has a moment here, too.
+        // A batch that waited for its turn has not waited for a leader yet: it may do so here for a moment.
         let mut deadline = (group.came() + CALL_WAIT).max(Instant::now() + FORWARD_WAIT);
         loop {
             match tokio::time::timeout_at(deadline, self.route()).await {
-                // The group and all behind it wait here, until the gate opens or another node leads.
+                // The group, and all behind it, wait here until the gate opens or another node leads.
                 Ok(Some(Route::Here)) if self.gate.shut().is_some() => self.gate.pause().await,
                 Ok(Some(Route::Here)) => {
                     let room = self.space.check(&self.views.borrow());
@@ -311,7 +311,7 @@ impl Dispatcher {
                     if group.proposals.is_empty() {
                         return given_up;
                     }
-                    // Nothing of the group was sent if there is no stream yet.
+                    // Without a stream nothing of the group was sent, and it may be tried again.
                     let deadline = deadline.max(Instant::now() + FORWARD_WAIT);
                     match self.forwarder.forward(leader, &addr, group, deadline).await {
                         Ok(()) => return given_up,
@@ -364,12 +364,12 @@ impl Dispatcher {
     }
 }
 
-/// Places in the window for so many bytes.
+/// How many places of the window a group of so many bytes takes.
 fn places_of(bytes: usize) -> usize {
     bytes.div_ceil(GROUP_BYTES_MAX).min(PLACES_OF_LARGE_MAX)
 }
 
-/// Takes what is in the queue, until so many wait.
+/// Moves batches from the queue into their lines, until [`QUEUE_MAX`] wait there.
 fn gather(waiting: &mut Lines, proposals: &mut mpsc::Receiver<Proposal>) {
     while waiting.len() < QUEUE_MAX
         && let Ok(proposal) = proposals.try_recv()

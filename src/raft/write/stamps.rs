@@ -1,7 +1,7 @@
-//! The time that a leader gives to an entry before it is replicated (I2: apply reads no clock).
+//! Gives each entry its time before it is replicated. Only the leader does this (I2: apply reads no clock).
 //!
-//! It never goes back along the log, and is no further ahead of a majority's clocks than a bound. A
-//! log that is ahead of them, by whatever accident, heals: its time creeps until they reach it.
+//! The time never goes back along the log, and is ahead of a majority's clocks by a bound at most. If a log's time
+//! is further ahead by some accident, it goes on slowly until the clocks have reached it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::raft::state::applied::AppliedState;
 use crate::raft::view::View;
 use crate::raft::view::clocks::Clocks;
 
-/// Where the log's time is ahead of the clocks, it goes on by this part of the time that passes.
+/// While the log's time is ahead of the clocks, it goes on by the time that passes, divided by this.
 const CREEP_SHARE: u64 = 16;
 
 /// Gives the times; clones share it.
@@ -27,7 +27,7 @@ pub struct Stamps {
     fsm: Arc<AppliedState>,
 }
 
-/// The time given last, and when it was given first.
+/// The time that was given last, and the moment at which it was given first.
 #[derive(Debug)]
 struct LastGiven {
     ms: u64,
@@ -35,7 +35,7 @@ struct LastGiven {
 }
 
 impl LastGiven {
-    /// The time of an entry that is taken now: `known` is the last in the log.
+    /// The time of the next entry, where `known_ms` is the last one in the log and `present_ms` what clocks show.
     fn next(&mut self, known_ms: u64, present_ms: u64) -> u64 {
         let now = Instant::now();
         let passed = now.duration_since(self.since).as_millis();
