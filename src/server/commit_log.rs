@@ -21,8 +21,12 @@ pub trait CommitLog: Send + Sync + 'static {
         since: Instant,
     ) -> impl Future<Output = Result<Answer, ProposeError>> + Send;
 
-    /// Returns once a read sees everything that was acknowledged before the call.
-    fn read_barrier(&self) -> impl Future<Output = Result<(), ReadError>> + Send;
+    /// Returns once a read sees everything that was acknowledged before the call. Waits no longer than until a
+    /// time, if one is given.
+    fn read_barrier(
+        &self,
+        until: Option<Instant>,
+    ) -> impl Future<Output = Result<(), ReadError>> + Send;
 
     /// The log on this node's disk, to read from.
     fn log(&self) -> &Log;
@@ -44,8 +48,8 @@ impl CommitLog for crate::raft::ReplicatedLog {
         self.propose_for(caller, batch, since).await
     }
 
-    async fn read_barrier(&self) -> Result<(), ReadError> {
-        Self::read_barrier(self).await
+    async fn read_barrier(&self, until: Option<Instant>) -> Result<(), ReadError> {
+        Self::read_barrier(&self.until(until)).await
     }
 
     fn log(&self) -> &Log {

@@ -14,7 +14,7 @@ use crate::proto::log_v1::{
     ProduceResponse, Record, Server,
 };
 
-use super::{ApiContext, CommitLog, accounts, status};
+use super::{ApiContext, CommitLog, accounts, deadline, status};
 use consume::ConsumeStream;
 
 /// The verbs, over any log.
@@ -39,7 +39,7 @@ impl<L: CommitLog> log_server::Log for LogV1<L> {
     ) -> Result<Response<ConsumeResponse>, Status> {
         let log = self.0.log()?;
         if consume::is_strong(request.metadata())? {
-            log.read_barrier()
+            log.read_barrier(deadline::of(&request))
                 .await
                 .map_err(|error| status::read(&error))?;
         }
@@ -58,7 +58,7 @@ impl<L: CommitLog> log_server::Log for LogV1<L> {
     ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
         let log = self.0.log()?;
         if consume::is_strong(request.metadata())? {
-            log.read_barrier()
+            log.read_barrier(deadline::of(&request))
                 .await
                 .map_err(|error| status::read(&error))?;
         }

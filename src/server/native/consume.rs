@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tonic::Status;
+use tokio::time::Instant;
+use tonic::{Request, Status};
 
 use crate::log::Offset;
 use crate::net::budget::{Accounts, Held, SMALL_BYTES_MAX};
@@ -10,7 +11,7 @@ use crate::proto::v1::{self, ConsumeRequest, ConsumeResponse, StoredBatch};
 use crate::raft::ReplicatedLog;
 
 use super::super::limits::ANSWER_BYTES_MAX;
-use super::super::{ApiContext, status};
+use super::super::{ApiContext, accounts, deadline, status};
 use super::batches::Wanted;
 use super::position::{self, Consistency};
 use crate::server::answers::reading::{Failed, PART_BYTES};
@@ -43,14 +44,17 @@ pub fn bytes_of(sent: &StoredBatch) -> usize {
 /// Answers with the records of a range.
 pub async fn range(
     api: &ApiContext<ReplicatedLog>,
-    accounts: Option<&Accounts>,
-    request: ConsumeRequest,
+    request: Request<ConsumeRequest>,
 ) -> Result<(ConsumeResponse, Option<Held>), Status> {
-    let log = api.log()?;
+    let log = &api.log_for(&request, &request.get_ref().log)?;
+    let (accounts, until) = (accounts(&request), deadline::of(&request));
+    let request = request.into_inner();
     let consistency = Consistency::new(request.consistency);
     consistency.reached(log).await?;
-    let from = position::begin(api, request.start.clone()).await?;
-    wait_for(api, log, from, request.wait_ms_max).await?;
+    let from = position::begin(api, log, request.start.clone()).await?;
+    let wait = Duration::from_millis(request.wait_ms_max.into()).min(WAIT_MAX);
+    let over = Instant::now() + wait;
+    wait_for(api, log, from, until.map_or(over, |until| until.min(over))).await?;
     let wanted = Wanted {
         from,
         records_max: match request.records_max {
@@ -79,7 +83,7 @@ pub async fn range(
         let (read, held) = if from == next {
             ((Vec::new(), from), None)
         } else {
-            read(api, accounts, expected, wanted.clone()).await?
+            read(api, accounts.as_ref(), expected, wanted.clone()).await?
         };
         if !consistency.holds(log) {
             // The node was fresh enough, but the read took too long since.
@@ -117,24 +121,23 @@ pub async fn read(
     })
 }
 
-/// Waits for a record at an offset, if it is the next one.
+/// Waits for a record at an offset until a time, if it is the next one.
 async fn wait_for(
     api: &ApiContext<ReplicatedLog>,
     log: &ReplicatedLog,
     from: Offset,
-    wait_ms: u32,
+    until: Instant,
 ) -> Result<(), Status> {
     let (_, next) = log.log().offsets();
-    if wait_ms == 0 || from != next {
+    if from != next || until <= Instant::now() {
         return Ok(());
     }
     let mut applied = log.watch_applied();
     let mut drain = api.drain.clone();
-    let wait = Duration::from_millis(wait_ms.into()).min(WAIT_MAX);
     tokio::select! {
         biased;
         () = drain.began() => Err(status::draining()),
         _ = applied.wait_for(|applied| applied.next_offset > from) => Ok(()),
-        () = tokio::time::sleep(wait) => Ok(()),
+        () = tokio::time::sleep_until(until) => Ok(()),
     }
 }

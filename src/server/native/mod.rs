@@ -248,10 +248,7 @@ impl LogService for Native {
         &self,
         request: Request<ConsumeRequest>,
     ) -> Result<Response<ConsumeResponse>, Status> {
-        self.has_log(&request.get_ref().log)?;
-        let accounts = accounts(&request);
-        let read = consume::range(&self.0, accounts.as_ref(), request.into_inner()).await;
-        let (answer, held) = read?;
+        let (answer, held) = consume::range(&self.0, request).await?;
         let mut response = Response::new(answer);
         self.0.unread.put_out(&mut response, held);
         Ok(response)
@@ -263,7 +260,7 @@ impl LogService for Native {
     ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
         self.has_log("")?;
         let (api, accounts) = (self.0.clone(), accounts(&request));
-        let (answers, outbox) = tail::stream(api, accounts, request.into_inner());
+        let (answers, outbox) = tail::stream(api, accounts, request);
         let mut response = Response::new(answers);
         response.extensions_mut().insert(outbox);
         Ok(response)

@@ -53,12 +53,12 @@ impl Consistency {
     }
 }
 
-/// Finds where a read begins.
+/// Finds where a read of a log begins.
 pub async fn begin(
     api: &ApiContext<ReplicatedLog>,
+    log: &ReplicatedLog,
     start: Option<v1::Start>,
 ) -> Result<Offset, Status> {
-    let log = api.log()?;
     let (first, next) = log.log().offsets();
     let at = start.and_then(|start| start.at);
     Ok(match at.unwrap_or(At::Edge(Edge::Earliest.into())) {

@@ -9,9 +9,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::log::Offset;
 use crate::net::budget::{Accounts, Held};
@@ -21,7 +21,7 @@ use crate::tasks;
 
 use super::super::answers::Outbox;
 use super::super::limits::ANSWER_BYTES_MAX;
-use super::super::{ApiContext, Drain, check_log, status};
+use super::super::{ApiContext, Drain, check_log, deadline, status};
 use super::batches::Wanted;
 use super::consume::{bytes_of, freshness, read};
 use super::position::{self, Consistency};
@@ -60,12 +60,13 @@ impl Tell {
     }
 }
 
-/// Answers a client's requests until it leaves.
+/// Answers a client's requests until it leaves. No wait lasts longer than the client does, if it says for how long.
 pub fn stream(
     api: Arc<ApiContext<ReplicatedLog>>,
     accounts: Option<Accounts>,
-    requests: Streaming<ConsumeStreamRequest>,
+    request: Request<Streaming<ConsumeStreamRequest>>,
 ) -> (Answers, Outbox) {
+    let (until, requests) = (deadline::of(&request), request.into_inner());
     let outbox = api.unread.outbox();
     let (answers, told) = mpsc::channel(READY_MAX);
     let tell = Tell {
@@ -73,7 +74,7 @@ pub fn stream(
         outbox: outbox.clone(),
     };
     tasks::spawn("native consume stream", async move {
-        if let Err(status) = serve(api, accounts, requests, &tell).await {
+        if let Err(status) = serve(api, accounts, until, requests, &tell).await {
             // A client that left needs no status, and one that does not read gets none.
             let _ = tokio::time::timeout(LAST_WORD, tell.tell(Err(status), None)).await;
         }
@@ -89,6 +90,7 @@ pub fn stream(
 async fn serve(
     api: Arc<ApiContext<ReplicatedLog>>,
     accounts: Option<Accounts>,
+    until: Option<Instant>,
     requests: Streaming<ConsumeStreamRequest>,
     tell: &Tell,
 ) -> Result<(), Status> {
@@ -97,7 +99,7 @@ async fn serve(
     let began = tokio::select! {
         biased;
         () = drain.began() => return Err(status::draining()),
-        began = begin(&api, accounts, requests) => began?,
+        began = begin(&api, accounts, until, requests) => began?,
     };
     let Some(tail) = began else {
         return Ok(());
@@ -112,6 +114,7 @@ async fn serve(
 async fn begin(
     api: &Arc<ApiContext<ReplicatedLog>>,
     accounts: Option<Accounts>,
+    until: Option<Instant>,
     mut requests: Streaming<ConsumeStreamRequest>,
 ) -> Result<Option<Tail>, Status> {
     let Some(first) = requests.message().await? else {
@@ -120,10 +123,10 @@ async fn begin(
     let missing = || status::invalid("the first message says where to start");
     let start = first.start.ok_or_else(missing)?;
     check_log(&start.log)?;
-    let log = api.log()?.clone();
+    let log = api.log()?.until(until);
     let consistency = Consistency::new(start.consistency);
     consistency.reached(&log).await?;
-    let next = position::begin(api, start.start.clone()).await?;
+    let next = position::begin(api, &log, start.start.clone()).await?;
     let (_, end) = log.log().offsets();
     if next > end {
         let (first, next, asked) = (log.log().offsets().0, end, next);

@@ -115,7 +115,7 @@ impl CommitLog for Bare {
         Ok(answer)
     }
 
-    async fn read_barrier(&self) -> Result<(), ReadError> {
+    async fn read_barrier(&self, _: Option<Instant>) -> Result<(), ReadError> {
         Err(ReadError::NoLeader { waited_ms: 7 })
     }
 

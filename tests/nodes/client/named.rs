@@ -6,9 +6,13 @@ use std::time::Duration;
 use ferrolog::client::{Client, ClientError};
 use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
 use ferrolog::net::{Kind, Security};
+use ferrolog::proto::log_v1::{self, log_client::LogClient};
 use ferrolog::proto::v1::cluster_service_client::ClusterServiceClient;
 use ferrolog::proto::v1::log_service_client::LogServiceClient;
-use ferrolog::proto::v1::{CommitCursorRequest, GetCursorRequest, ProduceRequest, TrimRequest};
+use ferrolog::proto::v1::{
+    CommitCursorRequest, Consistency, ConsumeRequest, Edge, GetCursorRequest, ProduceRequest,
+    Start, TrimRequest, consistency::Level, start::At,
+};
 use ferrolog::reason::Reason;
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Status};
@@ -193,6 +197,7 @@ async fn a_call_is_answered_within_its_callers_time() {
     let layer = StreamLayer::new(Arc::new(world.network.named("client")), Security::Insecure);
     let channel = layer.channel(Kind::Grpc, ADDRS[alone], ChannelOptions::default());
     let mut log = LogServiceClient::new(channel.clone());
+    let mut log_v1 = LogClient::new(channel.clone());
     let mut cluster = ClusterServiceClient::new(channel);
     let limit = Duration::from_secs(1);
     let began = Instant::now();
@@ -209,23 +214,56 @@ async fn a_call_is_answered_within_its_callers_time() {
         batch: Some(batch(["x"])),
         ..ProduceRequest::default()
     };
-    let (mut other, mut third) = (log.clone(), log.clone());
-    let (set, got, trimmed, produced) = tokio::join!(
+    let strong = ConsumeRequest {
+        consistency: Some(Consistency {
+            level: Some(Level::Strong(Default::default())),
+        }),
+        ..ConsumeRequest::default()
+    };
+    let by_cursor = ConsumeRequest {
+        start: Some(Start {
+            at: Some(At::Cursor("c".to_owned())),
+        }),
+        ..ConsumeRequest::default()
+    };
+    let mut strong_v1 = within(limit, log_v1::ConsumeRequest::default());
+    let metadata = strong_v1.metadata_mut();
+    metadata.insert("ferrolog-consistency", "strong".parse().unwrap());
+    let (mut second, mut third, mut fourth, mut fifth) =
+        (log.clone(), log.clone(), log.clone(), log.clone());
+    let (set, got, trimmed, produced, consumed, found, consumed_v1) = tokio::join!(
         log.commit_cursor(within(limit, cursor)),
-        other.get_cursor(within(limit, read)),
+        second.get_cursor(within(limit, read)),
         cluster.trim(within(limit, trim)),
         third.produce(within(limit, produce)),
+        fourth.consume(within(limit, strong)),
+        fifth.consume(within(limit, by_cursor)),
+        log_v1.consume(strong_v1),
     );
     let refused = [
         set.unwrap_err(),
         got.unwrap_err(),
         trimmed.unwrap_err(),
         produced.unwrap_err(),
+        consumed.unwrap_err(),
+        found.unwrap_err(),
+        consumed_v1.unwrap_err(),
     ];
     for status in refused {
         assert_eq!(Reason::of(&status), Some(Reason::NoLeader), "{status:?}");
     }
     assert!(began.elapsed() <= limit, "{:?}", began.elapsed());
+
+    // A read that waits at the end of the log for longer than its caller answers with nothing, in time.
+    let at_end = ConsumeRequest {
+        start: Some(Start {
+            at: Some(At::Edge(Edge::Latest.into())),
+        }),
+        wait_ms_max: 30_000,
+        ..ConsumeRequest::default()
+    };
+    let answer = log.consume(within(limit, at_end)).await.unwrap();
+    assert!(answer.into_inner().batches.is_empty());
 }
 
 fn within<T>(limit: Duration, message: T) -> Request<T> {
