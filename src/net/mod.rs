@@ -13,6 +13,7 @@ pub mod identity;
 pub mod memory;
 #[cfg(feature = "server")]
 pub mod mux;
+mod passing;
 mod security;
 pub mod stream_layer;
 pub mod tcp;

@@ -18,6 +18,7 @@ use tonic::transport::server::Connected;
 use super::places::Place;
 use crate::net::budget::{self, Accounts, Budget};
 use crate::net::identity::Identity;
+use crate::net::passing::pass_on;
 use crate::net::{BoxIo, Io};
 
 /// What is known of the other end; a request finds it in its extensions.
@@ -227,43 +228,10 @@ impl AsyncRead for MuxStream {
     }
 }
 
-/// Both wrappers write straight through, gathered writes included.
-macro_rules! write_through {
-    ($stream:ty) => {
-        impl AsyncWrite for $stream {
-            fn poll_write(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buf: &[u8],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.io).poll_write(cx, buf)
-            }
-
-            fn poll_write_vectored(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                bufs: &[io::IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                self.io.is_write_vectored()
-            }
-
-            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.io).poll_flush(cx)
-            }
-
-            fn poll_shutdown(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-            ) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.io).poll_shutdown(cx)
-            }
-        }
-    };
+impl AsyncWrite for Prefixed {
+    pass_on!(io: AsyncWrite);
 }
 
-write_through!(Prefixed);
-write_through!(MuxStream);
+impl AsyncWrite for MuxStream {
+    pass_on!(io: AsyncWrite);
+}
