@@ -27,6 +27,10 @@ pub enum Compression {
 
 impl Compression {
     /// The compression with this number, which the API and the files share.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchError::UnknownCompression`] if no compression has this number.
     pub fn new(number: i32) -> Result<Self, BatchError> {
         [Self::None, Self::Lz4, Self::Zstd]
             .into_iter()
@@ -40,6 +44,10 @@ fn failed(error: impl std::fmt::Display) -> BatchError {
 }
 
 /// Compresses the bytes of a batch.
+///
+/// # Errors
+///
+/// [`BatchError::Compressed`] if the compressor fails.
 pub fn compress(bytes: &Bytes, compression: Compression) -> Result<Bytes, BatchError> {
     Ok(match compression {
         Compression::None => bytes.clone(),
@@ -64,7 +72,12 @@ pub fn compress_if_smaller(plain: Bytes, wanted: Compression) -> (Bytes, Compres
     }
 }
 
-/// Decompresses the bytes of a batch; an error if they are more than `bytes_max`.
+/// Decompresses the bytes of a batch.
+///
+/// # Errors
+///
+/// [`BatchError::Compressed`] if the bytes are no frame of this compression, and [`BatchError::OverLimit`] if they
+/// are more than `bytes_max` without it.
 pub fn decompress(
     bytes: &Bytes,
     compression: Compression,

@@ -4,6 +4,8 @@
 //! The message is a run of records, each behind its tag and length, so a part of a batch is a slice of its
 //! bytes. Reading bytes that are no such message gives an error and never panics.
 
+#![warn(clippy::missing_errors_doc)]
+
 mod compression;
 mod record;
 mod unpack;
@@ -164,6 +166,10 @@ fn header_bytes(header: &Header) -> usize {
 }
 
 /// Checks every record of a batch against the limits, and counts them.
+///
+/// # Errors
+///
+/// [`BatchError::Malformed`] if the bytes are no records, and [`BatchError::OverLimit`] if a limit is exceeded.
 pub fn check(bytes: &[u8], limits: &Limits) -> Result<u32, BatchError> {
     let mut count = 0u32;
     let mut rest = bytes;
@@ -211,7 +217,7 @@ fn over(what: &'static str, size: usize, limit: usize) -> Result<(), BatchError>
     Err(BatchError::OverLimit { what, size, limit })
 }
 
-/// The records of a batch, sharing its memory.
+/// The records of a batch, sharing its memory. An error among them, [`BatchError::Malformed`], is the last item.
 pub fn records(bytes: &Bytes) -> impl Iterator<Item = Result<Record, BatchError>> + use<> {
     let bytes = bytes.clone();
     let mut at = 0;

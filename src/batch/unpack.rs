@@ -27,8 +27,12 @@ pub struct Part {
     pub bytes_max: usize,
 }
 
-/// Checks every record of a batch, as it is compressed, and counts them; an error if they are more
-/// than `bytes_max` without their compression.
+/// Checks every record of a compressed batch against the limits, and counts them.
+///
+/// # Errors
+///
+/// As [`check`]; and [`BatchError::Compressed`] if the bytes are no frame of this compression, or
+/// [`BatchError::OverLimit`] if they are more than `bytes_max` without it.
 pub fn check_packed(
     bytes: &Bytes,
     compression: Compression,
@@ -53,8 +57,14 @@ pub fn check_packed(
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// A part of a batch, as it is without compression, and how many records it holds. It shares the
-/// batch's memory if that is not compressed. A batch that ends before the part does is an error.
+/// A part of a batch, as it is without compression, and how many records it holds. It shares the batch's memory if
+/// that is not compressed.
+///
+/// # Errors
+///
+/// [`BatchError::Malformed`] if the bytes are no records or end before the part does,
+/// [`BatchError::Compressed`] if they are no frame of this compression, and [`BatchError::OverLimit`] if they are
+/// more than `bytes_max` without it.
 pub fn unpack(
     bytes: &Bytes,
     compression: Compression,
