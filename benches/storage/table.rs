@@ -1,5 +1,7 @@
 //! The table at the end: what was measured, and whether it meets the goals.
 
+use ferrolog::cli::output::grouped;
+
 /// What a case should reach.
 #[derive(Clone, Copy)]
 pub enum Goal {
@@ -82,13 +84,10 @@ fn number(value: f64) -> String {
     if value < 100.0 {
         return format!("{value:.1}");
     }
-    let digits = format!("{value:.0}");
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is no less than 100, and far below 2^64"
+    )]
+    grouped(value.round() as u64)
 }

@@ -9,7 +9,7 @@ pub mod connection;
 mod exit;
 mod feeder;
 mod files;
-mod output;
+pub mod output;
 mod quantities;
 mod record_format;
 mod records;

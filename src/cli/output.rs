@@ -181,8 +181,14 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
-/// `12,345`.
-pub(super) fn grouped(number: u64) -> String {
+/// `1 record`, `12,345 records`.
+pub(super) fn counted(count: u64, one: &str, more: &str) -> String {
+    let what = if count == 1 { one } else { more };
+    format!("{} {what}", grouped(count))
+}
+
+/// A number for people, its digits in groups of three: `12,345`.
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -229,6 +235,8 @@ mod tests {
     fn numbers_are_grouped() {
         let shown: Vec<_> = [0, 999, 1000, 1_234_567].into_iter().map(grouped).collect();
         assert_eq!(shown, ["0", "999", "1,000", "1,234,567"]);
+        let shown = [0, 1, 1000].map(|count| counted(count, "batch", "batches"));
+        assert_eq!(shown, ["0 batches", "1 batch", "1,000 batches"]);
         assert_eq!(per_second(500, Duration::from_millis(250)), 2000);
         assert_eq!(per_second(5, Duration::ZERO), 0);
         assert_eq!(

@@ -11,6 +11,7 @@ use crate::log::{self, Index};
 use crate::proto::raft_v1 as pb;
 use crate::raft::WireError;
 use crate::raft::entry::codec;
+use crate::raft::entry::types::Membership;
 use crate::raft::error::StableError;
 use crate::raft::home::directory::Identity;
 use crate::raft::home::stable_store::{FILE, StableStore};
@@ -116,11 +117,59 @@ fn bounds(stable: &StableStore, dir: &Path) -> Result<Bounds, StableError> {
     })
 }
 
-/// What an entry says, in words.
+/// What an entry says, in words for people.
 pub fn describe(entry: log::Entry) -> Result<String, WireError> {
     Ok(match codec::from_log(entry)?.payload() {
         EntryPayload::Blank => "blank".to_owned(),
-        EntryPayload::Membership(membership) => format!("membership {membership}"),
+        EntryPayload::Membership(membership) => membership_in_words(&membership),
         EntryPayload::Normal(command) => command.to_string(),
     })
+}
+
+/// `membership: the voters n1 at a:1, n2 at b:1; the learners n3 at c:1`. While a change is under way, there are the
+/// voters before it and those after it.
+fn membership_in_words(membership: &Membership) -> String {
+    let member = |id: u64| match membership.get_node(&id) {
+        Some(member) => format!("{} at {}", member.name, member.addr),
+        None => format!("node {id}"),
+    };
+    let list = |ids: &mut dyn Iterator<Item = u64>| ids.map(member).collect::<Vec<_>>().join(", ");
+    let voters = membership.get_joint_config().iter();
+    let voters: Vec<_> = voters.map(|ids| list(&mut ids.iter().copied())).collect();
+    let mut text = format!(
+        "membership: the voters {}",
+        voters.join("; after the change ")
+    );
+    if membership.learner_ids().next().is_some() {
+        text += &format!("; the learners {}", list(&mut membership.learner_ids()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::raft::entry::types::Member;
+
+    #[test]
+    fn a_membership_is_told_by_its_names() {
+        let member = |id: u64| Member {
+            name: format!("n{id}"),
+            addr: format!("host:{id}"),
+            ..Member::default()
+        };
+        let nodes: BTreeMap<_, _> = (1..4).map(|id| (id, member(id))).collect();
+        let told = |configs: &[&[u64]]| {
+            let config = |ids: &&[u64]| ids.iter().copied().collect::<BTreeSet<_>>();
+            let membership = Membership::new(configs.iter().map(config).collect(), nodes.clone());
+            membership_in_words(&membership.unwrap())
+        };
+        let two = "membership: the voters n1 at host:1, n2 at host:2; the learners n3 at host:3";
+        assert_eq!(told(&[&[1, 2]]), two);
+        let joint = "membership: the voters n1 at host:1, n2 at host:2; after the change n2 at host:2, \
+                     n3 at host:3";
+        assert_eq!(told(&[&[1, 2], &[2, 3]]), joint);
+    }
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use ferrolog::cli::output::grouped;
 use syn::{BinOp, Expr, ExprCall, Item, Lit, Member, Stmt};
 
 use crate::source::Finding;
@@ -135,19 +136,6 @@ impl<'a> Constants<'a> {
         };
         Some(Value::Time(time))
     }
-}
-
-/// `12,345`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// The ways in which people write a value.

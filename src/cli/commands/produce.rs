@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::cli::connection::ConnectionArgs;
 use crate::cli::feeder::{Fed, Feeder, Unfinished};
-use crate::cli::output::{PROGRESS_STRIDE, grouped, millis, per_second, progress, span};
+use crate::cli::output::{PROGRESS_STRIDE, counted, grouped, millis, per_second, progress, span};
 use crate::cli::records::{Delimiter, RecordSource};
 use crate::cli::signals::{Interrupted, Signals};
 use crate::cli::{Format, UsageError, files, output};
@@ -355,10 +355,10 @@ fn show(
         _ => String::new(),
     };
     output::say(&format!(
-        "appended {} records, {} bytes, {} batches in {} ({}/s){offsets}; longest gap between acks {}",
-        grouped(fed.records),
-        grouped(fed.bytes),
-        grouped(stats.batches),
+        "appended {}, {}, {} in {} ({}/s){offsets}; longest gap between acks {}",
+        counted(fed.records, "record", "records"),
+        counted(fed.bytes, "byte", "bytes"),
+        counted(stats.batches, "batch", "batches"),
         span(elapsed),
         grouped(rate),
         span(stats.longest_gap),

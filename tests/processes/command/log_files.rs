@@ -238,7 +238,9 @@ async fn a_nodes_directory_is_checked_once_the_node_is_stopped() {
     let entries = log(&["dump", "--entries", "--output", "json"], &dir)
         .await
         .expect_success();
-    assert!(entries.contains("membership"), "{entries}");
+    let voters = "membership: the voters n1 at 127.0.0.1:";
+    assert!(entries.contains(voters), "{entries}");
+    assert!(entries.contains("1 record in 1 batch\""), "{entries}");
     assert_eq!(files(&dir), before);
 
     let vote = dir.join("vote");

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
 use crate::batch;
-use crate::cli::output::{grouped, print, progress, table};
+use crate::cli::output::{counted, grouped, print, progress, table};
 use crate::cli::record_format::{put_bytes, to_json};
 use crate::cli::{EXIT_FAILURE, Format, UsageError};
 use crate::client::ConsumedRecord;
@@ -371,7 +371,8 @@ fn write_entry(out: &mut impl Write, entry: Entry, format: Format) -> io::Result
         Kind::Records => match record::batches(&entry.payload) {
             Ok(batches) => {
                 let records: u64 = batches.iter().map(|batch| u64::from(batch.count)).sum();
-                format!("{records} records in {} batches", batches.len())
+                let batches = counted(batches.len() as u64, "batch", "batches");
+                format!("{} in {batches}", counted(records, "record", "records"))
             }
             Err(error) => error.to_string(),
         },
