@@ -25,19 +25,19 @@ pub enum Crash {
 
 /// One disk under one process.
 #[derive(Clone)]
-pub struct SimDisk(Arc<Shared>);
+pub struct SimDisk(Arc<ProcessDisk>);
 
-struct Shared {
+struct ProcessDisk {
     node: String,
     disk: MemoryDisk,
     network: SimNetwork,
     life: Life,
     random: Random,
-    state: Mutex<State>,
+    state: Mutex<DiskFaults>,
 }
 
 #[derive(Default)]
-struct State {
+struct DiskFaults {
     crash_in: Option<Coming>,
     /// Of 10,000 writes and syncs, those that fail.
     fail_of_10000: u64,
@@ -56,7 +56,7 @@ struct Coming {
     /// They count from the next rename on.
     waits_for_rename: bool,
     /// The disks that it takes along.
-    others: Vec<Weak<Shared>>,
+    others: Vec<Weak<ProcessDisk>>,
 }
 
 impl SimDisk {
@@ -68,7 +68,7 @@ impl SimDisk {
         life: &Life,
         random: &Random,
     ) -> Self {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ProcessDisk {
             node: node.to_owned(),
             disk: disk.clone(),
             network: network.clone(),
@@ -88,7 +88,7 @@ impl SimDisk {
         self.0.disk.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, DiskFaults> {
         self.0.state.lock().expect("no panic before")
     }
 
@@ -185,7 +185,7 @@ impl SimDisk {
     }
 }
 
-impl Shared {
+impl ProcessDisk {
     fn before(&self, event: Event, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock().expect("no panic before");
         if state.left.is_some() {
@@ -241,7 +241,7 @@ impl Shared {
     }
 
     /// What an operation on these files tells of the node.
-    fn note_kind(&self, state: &mut State, event: Event, path: &Path) {
+    fn note_kind(&self, state: &mut DiskFaults, event: Event, path: &Path) {
         let text = path.to_string_lossy();
         match event {
             Event::Create if text.ends_with(".seal") => events::sometimes("a segment was sealed"),
@@ -270,7 +270,7 @@ impl Shared {
         }
     }
 
-    fn end(&self, state: &mut State, crash: Crash) {
+    fn end(&self, state: &mut DiskFaults, crash: Crash) {
         events::note(format_args!("end of {} {crash:?}", self.node));
         state.left = Some(match crash {
             Crash::Process => self.disk.kill(),

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::clients::{Record, Shared};
+use super::clients::{Record, SharedRecord};
 use super::harness::checker::{self, Entry, FinalLogs, NodeLog, Outcome};
 
 /// Holds what clients were told against the logs as they are in the end. What was trimmed is taken as it was
 /// seen by then.
-pub fn judge(shared: &Shared, logs: Vec<NodeLog>) -> Vec<String> {
+pub fn judge(shared: &SharedRecord, logs: Vec<NodeLog>) -> Vec<String> {
     let record = &mut *shared.lock();
     let mut wrong = std::mem::take(&mut record.wrong);
     let logs = with_trimmed(record, logs);

@@ -55,17 +55,17 @@ impl Default for Weather {
 type Ends = (String, String);
 
 #[derive(Clone)]
-pub struct SimNetwork(Arc<Shared>);
+pub struct SimNetwork(Arc<NetworkCore>);
 
-struct Shared {
-    state: Mutex<State>,
+struct NetworkCore {
+    state: Mutex<NetworkState>,
     opened: Notify,
     random: Random,
     numbers: AtomicU64,
 }
 
 #[derive(Default)]
-struct State {
+struct NetworkState {
     usual: Weather,
     /// Ways that differ.
     ways: BTreeMap<Ends, Weather>,
@@ -105,7 +105,7 @@ impl Life {
 
 impl SimNetwork {
     pub fn new(random: Random) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(NetworkCore {
             state: Mutex::default(),
             opened: Notify::new(),
             random,
@@ -134,7 +134,7 @@ impl SimNetwork {
         client.expect("a client with servers")
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, NetworkState> {
         self.0.state.lock().expect("no panic before")
     }
 
@@ -303,7 +303,7 @@ impl SimNetwork {
     }
 }
 
-impl State {
+impl NetworkState {
     fn streams(&self) -> Vec<Arc<Stream>> {
         self.streams.iter().filter_map(Weak::upgrade).collect()
     }

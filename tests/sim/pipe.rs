@@ -14,10 +14,10 @@ use tokio::time::{Instant, Sleep};
 const BYTES_MAX: usize = 256 << 10;
 
 #[derive(Default)]
-pub struct Pipe(Mutex<State>);
+pub struct Pipe(Mutex<PipeState>);
 
 #[derive(Default)]
-struct State {
+struct PipeState {
     under_way: VecDeque<(Instant, Bytes)>,
     bytes: usize,
     /// When the end arrives.
@@ -32,7 +32,7 @@ struct State {
     writer: Option<Waker>,
 }
 
-impl State {
+impl PipeState {
     fn wake(&mut self) {
         for waker in [self.reader.take(), self.writer.take()]
             .into_iter()
@@ -55,7 +55,7 @@ impl State {
 }
 
 impl Pipe {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, PipeState> {
         self.0.lock().expect("no panic before")
     }
 

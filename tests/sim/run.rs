@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-use super::clients::{Clients, Shared};
+use super::clients::{Clients, SharedRecord};
 use super::events::{self, SOMETIMES};
 use super::harness::checker::{Entry, NodeLog, hash};
 use super::judge;
@@ -89,7 +89,7 @@ pub fn alone(seed: u64, options: &Options) -> ExitCode {
     });
     let (wrong, acked) = tokio::task::LocalSet::new().block_on(&runtime, async {
         system::begin();
-        let shared = Shared::default();
+        let shared = SharedRecord::default();
         let mut wrong = history(&plan, &random, &shared).await;
         if let Some(broken) = futures::FutureExt::now_or_never(ferrolog::tasks::broken()) {
             wrong.insert(0, broken.to_string());
@@ -154,7 +154,7 @@ impl FormatTime for Elapsed {
     }
 }
 
-async fn history(plan: &Plan, random: &Random, shared: &Shared) -> Vec<String> {
+async fn history(plan: &Plan, random: &Random, shared: &SharedRecord) -> Vec<String> {
     let draw = || Random::seeded(random.next_u64());
     let network = SimNetwork::new(draw());
     let mut nodes = Nodes::new(network.clone(), plan.settings.clone(), draw());
@@ -234,7 +234,7 @@ async fn well(nemesis: &mut Nemesis, next: u64) -> Result<(), String> {
 async fn last_records(
     nemesis: &mut Nemesis,
     client: &Client,
-    shared: &Shared,
+    shared: &SharedRecord,
 ) -> Result<(), String> {
     let (client, shared) = (client.clone(), shared.clone());
     let append = async move {

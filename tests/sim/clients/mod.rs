@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use super::network::SimNetwork;
 use super::plan::{Work, draw};
 
-pub use record::{Record, Shared};
+pub use record::{Record, SharedRecord};
 
 /// How long a call of the real client tries.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -33,7 +33,7 @@ pub struct Hand {
     /// In an order of its own.
     pub servers: Vec<String>,
     pub work: Work,
-    pub record: Shared,
+    pub record: SharedRecord,
     pub stop: watch::Receiver<bool>,
 }
 
@@ -68,7 +68,7 @@ impl Clients {
         network: &SimNetwork,
         servers: &[String],
         random: &Random,
-        record: &Shared,
+        record: &SharedRecord,
     ) -> Self {
         let (stop, told) = watch::channel(false);
         let mut running = Vec::new();

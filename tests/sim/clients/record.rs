@@ -40,9 +40,9 @@ pub struct Record {
 }
 
 #[derive(Clone, Default)]
-pub struct Shared(Arc<Mutex<Record>>);
+pub struct SharedRecord(Arc<Mutex<Record>>);
 
-impl Shared {
+impl SharedRecord {
     pub fn lock(&self) -> MutexGuard<'_, Record> {
         self.0.lock().expect("no panic before")
     }
