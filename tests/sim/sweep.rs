@@ -18,11 +18,10 @@ use super::plan::FAULTS_MAX;
 use super::run::Leak;
 use super::system::real_time;
 
-/// Seeds of `make test`, as far as they fit into its time.
+/// The seeds of `make test`.
 const SEEDS: (u64, u64) = (1, 201);
-const TIME_MAX: Duration = Duration::from_secs(60);
-/// Seeds that are run twice there.
-const TWICE: u64 = 6;
+/// The seeds of those that are run twice there.
+const TWICE: (u64, u64) = (1, 51);
 
 /// What a run prints at its end: one line, each fact with its name.
 #[derive(Debug, Default, Clone)]
@@ -245,22 +244,25 @@ fn tell(sum: &Sum, took: Duration) {
     }
 }
 
-/// Runs seeds twice, and tells the first event that differs.
-fn twice(seeds: impl Iterator<Item = u64>) -> Result<u64, String> {
-    let mut count = 0;
-    for seed in seeds {
-        let (one, other) = (run(seed)?, run(seed)?);
-        if one.digest != other.digest {
+/// Whether two runs of the same seeds have the same histories; gives how many they were.
+fn same(one: &Sum, other: &Sum) -> Result<usize, String> {
+    if let Some((seed, said)) = one.failed.iter().chain(&other.failed).next() {
+        return Err(format!("seed {seed}: {said}"));
+    }
+    for (seed, second) in &other.lines {
+        let Some(first) = one.lines.get(seed) else {
+            return Err(format!("seed {seed} was run once"));
+        };
+        if first.digest != second.digest {
             return Err(format!(
                 "seed {seed} has two histories, {:016x} and {:016x}: {} --events FILE writes one",
-                one.digest,
-                other.digest,
-                repro(seed)
+                first.digest,
+                second.digest,
+                repro(*seed)
             ));
         }
-        count += 1;
     }
-    Ok(count)
+    Ok(other.lines.len())
 }
 
 /// Whether the comparison sees what it is there for: the machine's chance, or its clock, in a history.
@@ -283,7 +285,7 @@ fn range(text: &str) -> (u64, u64) {
     (from, to.parse().unwrap_or(from + 1))
 }
 
-/// `--seeds A..B` runs these, `--twice A..B` these twice; without either, what `make test` has time for.
+/// `--seeds A..B` runs these, `--twice A..B` these twice; without either, the seeds of `make test`.
 pub fn main(args: &[String]) -> ExitCode {
     let value = |flag: &str| {
         let at = args.iter().position(|arg| arg == flag)?;
@@ -294,8 +296,10 @@ pub fn main(args: &[String]) -> ExitCode {
     }
     let seconds = value("--seconds").and_then(|text| text.parse().ok());
     let asked = value("--seeds").map(|text| range(&text));
+    let time_max = seconds.map_or(Duration::MAX, Duration::from_secs);
     if let Some(seeds) = value("--twice").map(|text| range(&text)) {
-        return told_twice(twice(seeds.0..seeds.1));
+        let run = || sweep(seeds, time_max, true);
+        return told_twice(same(&run(), &run()));
     }
     if asked.is_none() {
         if args
@@ -315,22 +319,9 @@ pub fn main(args: &[String]) -> ExitCode {
             println!("{error}");
             return ExitCode::FAILURE;
         }
-        if told_twice(twice(SEEDS.0..SEEDS.0 + TWICE)) != ExitCode::SUCCESS {
-            return ExitCode::FAILURE;
-        }
     }
-    let time_max = seconds.map(Duration::from_secs);
-    let usual = if asked.is_some() {
-        Duration::MAX
-    } else {
-        TIME_MAX
-    };
     let began = real_time();
-    let sum = sweep(
-        asked.unwrap_or(SEEDS),
-        time_max.unwrap_or(usual),
-        asked.is_none(),
-    );
+    let sum = sweep(asked.unwrap_or(SEEDS), time_max, asked.is_none());
     tell(&sum, real_time() - began);
     for (seed, said) in sum.failed.iter().take(3) {
         let (without, said) = shrunk(*seed, said);
@@ -339,12 +330,13 @@ pub fn main(args: &[String]) -> ExitCode {
         println!("again: {} --without {without}", repro(*seed));
     }
     match sum.failed.is_empty() && !sum.lines.is_empty() {
+        true if asked.is_none() => told_twice(same(&sum, &sweep(TWICE, time_max, true))),
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
 }
 
-fn told_twice(told: Result<u64, String>) -> ExitCode {
+fn told_twice(told: Result<usize, String>) -> ExitCode {
     match told {
         Ok(count) => {
             println!("{count} seeds run twice, each with one history");
