@@ -27,6 +27,13 @@ impl Members {
             return Ok(response.leader);
         }
         let view = self.node.view();
+        if view.leader != Some(self.node.id()) {
+            // It may be elected just now. If the engine were then asked to hand leadership to this node itself, it
+            // would take no more commands, and wait for good.
+            return Err(MembershipError::NoLeader {
+                reason: "none is known".to_owned(),
+            });
+        }
         let to = match name {
             "" => self.furthest_voter(&view),
             name => view

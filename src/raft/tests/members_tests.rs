@@ -1,6 +1,7 @@
 //! Who may change a cluster, and what a node must know before it answers.
 
 use std::path::Path;
+use std::time::Duration;
 
 use futures::stream;
 use tokio::time::timeout;
@@ -9,6 +10,7 @@ use tonic::{Code, Status};
 use crate::certs::testing::authority;
 use crate::disk::memory::MemoryDisk;
 use crate::env::Random;
+use crate::log;
 use crate::net::memory::MemoryNetwork;
 use crate::net::stream_layer::StreamLayer;
 use crate::net::tls::Tls;
@@ -20,7 +22,7 @@ use crate::raft::peer::sender::Sender;
 use crate::raft::peer::transport::{PeerClient, Transport};
 use crate::raft::*;
 
-use super::snapshot_tests::{PATIENCE, log_config, start};
+use super::snapshot_tests::{PATIENCE, append, begin_with, log_config, start};
 
 /// What a call comes to; its answer does not matter.
 async fn outcome<T>(call: impl Future<Output = Result<T, Status>>) -> Result<(), Status> {
@@ -179,9 +181,7 @@ async fn a_node_that_may_lack_a_registration_does_not_deny_it() {
         loop {
             match second.remove("ghost").await {
                 Ok(removed) => return removed,
-                Err(_) => {
-                    drop(timeout(std::time::Duration::from_millis(50), views.changed()).await)
-                }
+                Err(_) => drop(timeout(Duration::from_millis(50), views.changed()).await),
             }
         }
     });
@@ -220,5 +220,41 @@ async fn a_join_ends_with_the_reign_that_it_began_in() {
         assert!(lost, "{told:?}");
         let took = ended - cut;
         assert!(took.as_secs() < 4, "it took {took:?}");
+    }
+}
+
+/// The engine stops taking commands as soon as it is asked to hand leadership on. Asked to hand it to its own node,
+/// it would never take one again.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_being_elected_does_not_hand_leadership_to_itself() {
+    let (network, disk) = (MemoryNetwork::new(), MemoryDisk::default());
+    let (node, mux) = start(&network, &disk, "first:1", &[]).await;
+    let name = node.identity().name.clone();
+    append(&node, 0).await;
+    mux.shutdown().await;
+    node.kill().await;
+    drop(node);
+
+    // The engine leads for a while before it says so: it waits for its vote to be on the disk.
+    let config = log::Config {
+        io_delay: Some(log::IoDelay::new(|| Duration::from_millis(10))),
+        ..log_config()
+    };
+    let (node, _mux) = begin_with(&network, &disk, "first:1", &[], config).await;
+    let mut asked = Vec::new();
+    while node.view().leader.is_none() {
+        let (node, name) = (node.clone(), name.clone());
+        asked.push(tokio::spawn(async move { node.transfer(&name).await }));
+        // Time itself is the subject: the election comes when it is due.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!asked.is_empty(), "it leads only once it is elected");
+    timeout(PATIENCE, append(&node, 1))
+        .await
+        .expect("it takes commands");
+    for told in asked {
+        let told = timeout(PATIENCE, told).await.unwrap().unwrap();
+        let is_clear = matches!(told, Ok(_) | Err(MembershipError::NoLeader { .. }));
+        assert!(is_clear, "{told:?}");
     }
 }

@@ -63,6 +63,17 @@ pub(crate) async fn begin(
     addr: &str,
     peers: &[String],
 ) -> (ReplicatedLog, Mux) {
+    begin_with(network, disk, addr, peers, log_config()).await
+}
+
+/// Starts a node at `addr` whose log has these settings.
+pub(crate) async fn begin_with(
+    network: &MemoryNetwork,
+    disk: &MemoryDisk,
+    addr: &str,
+    peers: &[String],
+    config: log::Config,
+) -> (ReplicatedLog, Mux) {
     let network: Arc<dyn Network> = Arc::new(network.named(addr));
     let listener = network.listen(addr).await.unwrap();
     let (mux, _, incoming) = Mux::start(listener, Security::Insecure, MuxLimits::default());
@@ -84,7 +95,7 @@ pub(crate) async fn begin(
         }
     }
     let (timing, here) = (Timing::default(), tokio::runtime::Handle::current());
-    let node = ReplicatedLog::start(directory, layer, addr, &timing, log_config(), 0, &here)
+    let node = ReplicatedLog::start(directory, layer, addr, &timing, config, 0, &here)
         .await
         .unwrap();
     assert!(seat.set(node.clone()).is_ok());
