@@ -1,4 +1,4 @@
-//! The appender against nodes whose answers are lost: each batch once, and a condition that holds.
+//! The appender, where answers of nodes are lost: each batch is in the log once, and conditions hold.
 
 use ferrolog::client::{AppenderOptions, ClientError, Compression, Record};
 use ferrolog::reason::Reason;
@@ -11,7 +11,7 @@ fn records(values: &[&'static str]) -> Vec<Record> {
     values.iter().map(|&value| value.into()).collect()
 }
 
-/// Appends, and loses the answer.
+/// The node appends one batch, and its answer is lost.
 fn lost() -> Plan {
     Plan::Break {
         stored: 1,
@@ -65,12 +65,12 @@ async fn a_session_with_an_open_outcome_is_given_up() {
     let client = front.client(&["a:1"], 60);
     let mut appender = client.appender(AppenderOptions::default()).unwrap();
     let refused = appender.append(records(&["a"])).await;
-    // It is in the log: a refusal of the last try must not say otherwise.
+    // The record is in the log since the first try: the refusal of the last try must not hide that.
     assert!(
         matches!(refused, Err(ClientError::OutcomeUnknown)),
         "{refused:?}"
     );
-    // Under the old session its number would be taken for the first one's.
+    // Under the old session this batch would have the number of the first one, and count as sent again.
     let next = appender.append(records(&["b"])).await.unwrap();
     assert_eq!((next.first_offset, next.duplicate), (1, false));
     assert_eq!(front.sessions().len(), 2);
@@ -110,7 +110,7 @@ async fn what_the_log_decided_holds_for_the_tries_before() {
     );
     let told = appender.append(records(&["b"])).await;
     assert!(matches!(told, Err(ClientError::OutcomeUnknown)), "{told:?}");
-    // Without a doubt, a refusal is one.
+    // No earlier try of this batch is in doubt, so the refusal is told as it is.
     let told = appender.append(records(&["c"])).await;
     assert!(
         matches!(told, Err(ClientError::PermissionDenied { .. })),

@@ -1,4 +1,4 @@
-//! The consumer against nodes whose answers break, are forged or stay away, and the administrator's calls beside it.
+//! The consumer, where answers of nodes break off, are forged or do not come, and the calls of administrators.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use tonic::Status;
 use super::front::{Front, Plan, refusal};
 use crate::harness::world::{ADDRS, START_MS, World};
 
-/// How many bytes a reader asks for before it has taken any.
+/// How many bytes a reader grants before it has taken any.
 const CREDIT_BYTES: u64 = 4 << 20;
 
-/// A log whose batches hold 3 records each, behind two doors.
+/// A node whose log has batches of 3 records each, and two doors to it.
 async fn cluster(batches: usize, plans: impl IntoIterator<Item = Plan>) -> (World, Front) {
     let world = World::alone(1).await;
     let records: Vec<_> = (0..3 * batches).map(|number| number.to_string()).collect();
@@ -31,7 +31,7 @@ async fn cluster(batches: usize, plans: impl IntoIterator<Item = Plan>) -> (Worl
     (world, front)
 }
 
-/// Appends batches by no door.
+/// Appends batches on the node itself, past the doors.
 async fn append(world: &World, batches: impl IntoIterator<Item = Vec<Record>>) {
     let client = world.client(&[ADDRS[0]]);
     let mut appender = client.appender(AppenderOptions::default()).unwrap();
@@ -206,7 +206,7 @@ async fn no_more_comes_than_the_reader_has_room_for() {
     let mut bytes = 0;
     while let Some(record) = consumer.next().await {
         bytes += record.unwrap().record.value.len() as u64;
-        // Lets the servers run until they wait; the clock stands still.
+        // Lets the servers run until they wait for credit; the clock stands still.
         for _ in 0..200 {
             tokio::task::yield_now().await;
         }
@@ -260,7 +260,7 @@ async fn a_trimmed_offset_is_told_and_not_skipped() {
         matches!(read, Err(ClientError::Trimmed { asked: 0, first: 2 })),
         "{read:?}"
     );
-    // Also where the earliest was asked for, once a record was handed out.
+    // A read from the earliest record may begin anew only as long as it has handed out nothing.
     front.plan(break_after(1));
     let mut consumer = client.consume(options(Start::Earliest)).unwrap();
     assert_eq!(consumer.next().await.unwrap().unwrap().offset, 2);

@@ -1,8 +1,8 @@
-//! Doors that clients call at: each passes calls on to a whole node behind it, and refuses, keeps back or loses
-//! what a test plans.
+//! Doors between clients and whole nodes: each door passes calls on to the node behind it. As a test plans it, a
+//! door refuses a call, keeps its answer back or loses it.
 //!
-//! What a call means is the node's to know. The doors look into messages only to count them, to note what came
-//! for a test to judge, and to say what no sound node says.
+//! Only the node carries calls out. The doors look into messages to count them, to note batches for the test to
+//! judge, and to forge answers that no sound node gives.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -36,13 +36,13 @@ use crate::harness::world::World;
 
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
-/// One message, or the end of the answers.
+/// A frame with one message or with the trailers; an error ends the answers.
 type Part = Result<Frame<Bytes>, Status>;
 
-/// Before each message: whether it is compressed, and its length.
+/// The head of each message: whether it is compressed, and its length.
 const HEAD_BYTES: usize = 5;
 
-/// The calls that take a plan; all others are passed on.
+/// The calls that take the next plan. All others are passed on.
 const PLANNED: [&str; 8] = [
     "Produce",
     "ProduceStream",
@@ -54,39 +54,39 @@ const PLANNED: [&str; 8] = [
     "RemoveNode",
 ];
 
-/// What becomes of one stream or call.
+/// What a door does with one stream or call.
 #[derive(Debug, Clone)]
 pub enum Plan {
-    /// The node gets `stored` batches, the client the first `answered` answers, then the status. A single call
-    /// is carried out, and its answer lost.
+    /// The node gets `stored` batches; the client gets the first `answered` answers, and then the status. A single
+    /// call is carried out, and the client gets the status instead of the answer.
     Break {
         stored: usize,
         answered: usize,
         status: Status,
     },
-    /// It is carried out and never answered.
+    /// The node carries the call out, and the client never gets an answer.
     Silence,
-    /// The node never hears of it.
+    /// The client gets the status, and the node does not hear of the call.
     Refuse(Status),
-    /// Readers are told something else.
+    /// The node carries the call out, and this changes its answers to a reader.
     Forge(fn(&mut ConsumeStreamResponse)),
-    /// It is carried out and answered.
+    /// The node carries the call out, and the client gets its answers.
     Work,
 }
 
-/// A refusal, as nodes tell it.
+/// A refusal for a reason, as nodes give it.
 pub fn refusal(reason: Reason, facts: &[(&str, &str)]) -> Plan {
     Plan::Refuse(refused(reason, facts))
 }
 
-/// The same as a status.
+/// The status of such a refusal.
 pub fn refused(reason: Reason, facts: &[(&str, &str)]) -> Status {
     let facts = facts.iter();
     let facts = facts.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     reason.status_with("refused on purpose", facts.collect())
 }
 
-/// One batch as it came.
+/// A batch that came to a door.
 #[derive(Debug, Clone)]
 pub struct Came {
     pub server: String,
@@ -94,23 +94,23 @@ pub struct Came {
     pub batch: Batch,
 }
 
-/// What the doors are to do, and what came by.
+/// What the doors of a test are to do, and what they saw.
 #[derive(Default)]
 pub struct Seen {
-    /// One for each call that heeds them.
+    /// The plans for the next calls of [`PLANNED`], one each.
     pub plans: VecDeque<Plan>,
-    /// Every batch that was sent, in order, also those that were sent again.
+    /// Every batch that came, in order; one that was sent again is there again.
     pub came: Vec<Came>,
-    /// The door of each produce stream and call.
+    /// The door at which each produce stream and each single produce came.
     pub produced: Vec<String>,
-    /// The door and the start of each consume stream.
+    /// The door at which each consume stream came, and its first message.
     pub consumed: Vec<(String, ConsumeStreamStart)>,
-    /// Bytes of records sent to readers, and granted by them.
+    /// How many bytes of records were sent to readers, and how many readers have granted.
     pub told_bytes: u64,
     pub granted_bytes: u64,
 }
 
-/// The doors of a test, and the network that its clients see: nothing else is reached by it.
+/// The doors of a test, and the network of its clients, on which there is nothing but the doors.
 pub struct Front {
     pub network: MemoryNetwork,
     seen: Arc<Mutex<Seen>>,
@@ -118,7 +118,7 @@ pub struct Front {
 }
 
 impl Front {
-    /// Opens doors: the address of each, and that of the node behind it.
+    /// Opens doors. `doors` gives the address of each door, and of the node behind it.
     pub async fn open(
         world: &World,
         doors: &[(&str, &str)],
@@ -153,7 +153,7 @@ impl Front {
         }
     }
 
-    /// Doors of one node.
+    /// Opens doors that all lead to one node.
     pub async fn of_one(
         world: &World,
         doors: &[&str],
@@ -179,7 +179,7 @@ impl Front {
         self.seen().plans.push_back(plan);
     }
 
-    /// The sessions under which batches came, each once, in order.
+    /// The sessions of the batches that came, each once, in the order of their first batch.
     pub fn sessions(&self) -> Vec<u64> {
         let seen = self.seen();
         let places = seen.came.iter().filter_map(|came| came.session.as_ref());
@@ -262,7 +262,7 @@ impl Door {
         if let Plan::Work = plan {
             return Ok(Response::from_parts(head, body));
         }
-        // Carried out to its end.
+        // The call runs to its end before it is answered.
         body.collect().await?;
         match plan {
             Plan::Break { status, .. } => Err(status),
@@ -299,7 +299,7 @@ impl Door {
             let batches = messages(body);
             body_of(match stored {
                 usize::MAX => batches.inspect(on_data(note)).boxed(),
-                // The node does not see the stream end.
+                // After these the requests stay open, so that the node does not see the stream end.
                 _ => {
                     let some = batches.take(stored).inspect(on_data(note));
                     some.chain(stream::pending()).boxed()
@@ -374,7 +374,7 @@ impl Door {
     }
 }
 
-/// The same answers with one batch each, as a node gives them that has little room.
+/// Splits an answer into answers of one batch each, as a node with little room gives them, and forges each.
 fn one_by_one(part: Part, forge: fn(&mut ConsumeStreamResponse)) -> impl Stream<Item = Part> {
     let message = part.as_ref().ok().and_then(Frame::data_ref);
     let Some(message) = message else {
@@ -401,7 +401,7 @@ fn one_by_one(part: Part, forge: fn(&mut ConsumeStreamResponse)) -> impl Stream<
     stream::iter(told.collect::<Vec<Part>>())
 }
 
-/// The messages of a body, a part each, and what ends it.
+/// The messages of a body, one part each, and the trailers or the error that end it.
 fn messages(body: Body) -> BoxStream<'static, Part> {
     let begun = (body, BytesMut::new());
     stream::unfold(begun, |(mut body, mut held)| async move {
@@ -430,7 +430,7 @@ fn body_of(parts: impl Stream<Item = Part> + Send + 'static) -> Body {
     Body::new(StreamBody::new(parts))
 }
 
-/// The end of a stream with a status.
+/// The part that ends a stream with a status.
 fn end(status: Status) -> impl Stream<Item = Part> {
     let (head, ()) = status.into_http::<()>().into_parts();
     let mut trailers = head.headers;
@@ -438,7 +438,7 @@ fn end(status: Status) -> impl Stream<Item = Part> {
     stream::once(ready(Ok(Frame::trailers(trailers))))
 }
 
-/// Looks at messages, and at nothing else that comes.
+/// Has `look` see each message, and no other part.
 fn on_data(look: impl Fn(&[u8])) -> impl Fn(&Part) {
     move |part| {
         if let Some(message) = part.as_ref().ok().and_then(Frame::data_ref) {

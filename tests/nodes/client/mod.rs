@@ -1,5 +1,5 @@
-//! The client against whole nodes, through doors that lose, refuse and keep back answers: what is tried again,
-//! in which order, at whom, and that every record is in the log once.
+//! The client against whole nodes, behind doors that refuse calls, lose answers and keep them back. The tests say
+//! which calls are tried again, in which order and at which node, and that every record is in the log once.
 
 mod appender;
 mod consumer;

@@ -1,4 +1,4 @@
-//! Names, cursors and members, asked of nodes whose answers are lost.
+//! Calls about names, cursors and members, where answers of nodes are lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +62,7 @@ async fn a_commit_whose_answer_is_lost_is_no_conflict() {
     let found = admin.cursor("c").await.unwrap().unwrap();
     assert_eq!(found.offset, 6);
     assert!(found.updated_ms >= START_MS);
-    // More than one page holds.
+    // These are more than one page holds.
     for number in 0..200 {
         let name = format!("page-{number:03}");
         admin.commit_cursor(&name, number % 10, None).await.unwrap();
@@ -85,7 +85,7 @@ async fn a_removal_whose_answer_is_lost_was_one() {
     let world = World::new(1).await;
     world.produce(&ADDRS, 0, 10).await;
     let front = Front::of_one(&world, &["a:1"], []).await;
-    // Where nobody was reached, nothing is in doubt.
+    // The first address is of no node: a try that reached nobody leaves nothing in doubt.
     let admin = front.client(&["dead:1", "a:1"], 60).admin();
     assert!(!admin.delete_cursor("c").await.unwrap());
     assert!(!admin.remove("n9").await.unwrap());
@@ -99,7 +99,7 @@ async fn a_removal_whose_answer_is_lost_was_one() {
     assert!(!admin.remove("n2").await.unwrap());
 }
 
-/// The node that goes ends in the middle, and its address may be the only one that is known.
+/// A node that is removed may end in the middle of the call, and the caller may know no other address.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_goes_need_not_answer() {
     let refused = || refusal(Reason::NodeRemoved, &[]);
@@ -112,7 +112,7 @@ async fn a_node_that_goes_need_not_answer() {
         let others = front.client(&[ADDRS[0], ADDRS[2]], 60).admin();
         assert!(!others.remove("n1").await.unwrap());
     }
-    // One that the others still list is not gone.
+    // A node that refuses as removed, and that the others still list, was not removed by this call.
     let world = World::new(1).await;
     let front = Front::open(&world, &doors, [refused()]).await;
     let admin = front.client(&[ADDRS[1]], 60).admin();
@@ -140,12 +140,12 @@ async fn a_name_is_claimed_and_its_holder_is_told() {
     assert_eq!(admin.limits().await.unwrap().batch_records_max, 65_536);
 }
 
-/// A future that a runtime may move between its threads.
+/// Compiles only for a future that a runtime may move between threads.
 fn movable<T: Send>(call: T) -> T {
     call
 }
 
-/// Programs spawn what they call: it must compile, for every call.
+/// Programs run calls as tasks, so every call's future must be one that a runtime may move between threads.
 #[tokio::test]
 async fn every_call_may_run_as_a_task_of_its_own() {
     let client = Client::builder().servers(["n1:1"]).plaintext(true);
@@ -180,8 +180,7 @@ async fn every_call_may_run_as_a_task_of_its_own() {
     drop(movable(consumer.next()));
 }
 
-/// A node that finds no leader says so while its caller still waits: nothing was done then, and nothing is in
-/// doubt.
+/// A node that finds no leader says so while its caller still waits. The caller then knows that nothing was done.
 #[tokio::test(start_paused = true)]
 async fn a_call_is_answered_within_its_callers_time() {
     let world = World::new(1).await;

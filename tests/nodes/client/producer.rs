@@ -1,4 +1,5 @@
-//! The producer against nodes whose answers break in the middle: same session, same batches, nothing lost or doubled.
+//! The producer, where streams break in the middle: it sends the same batches again under the same session, and no
+//! record is lost or doubled.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -29,7 +30,7 @@ fn break_after(stored: usize, answered: usize) -> Plan {
     }
 }
 
-/// Every record is a batch of its own.
+/// Options with which every record is a batch of its own.
 fn one_by_one() -> ProducerOptions {
     ProducerOptions {
         batch_records_max: 1,
@@ -37,7 +38,7 @@ fn one_by_one() -> ProducerOptions {
     }
 }
 
-/// Sends `COUNT` records while all are in the window, and answers with their offsets.
+/// Sends `COUNT` records, all in the window at once, and returns their offsets.
 async fn send_all(producer: &Producer) -> Vec<Result<u64, ClientError>> {
     let mut acks = Vec::new();
     for number in 0..COUNT {
@@ -69,7 +70,7 @@ async fn a_broken_stream_is_resumed_with_the_same_batches() {
 
     assert_exactly_once(&world, &front, &offsets);
     assert_eq!((stats.acknowledged, stats.streams), (COUNT as u64, 4));
-    // 8 to 20 were stored by the first stream, 20 to 24 by the second; 8 to 24 went again.
+    // The first stream stored 8 to 20 without an answer, and the second 20 to 24. So 8 to 24 were sent again.
     assert_eq!((stats.batches, stats.duplicates), (COUNT as u64, 16));
     let seen = front.seen();
     assert_eq!(seen.produced, ["a:1", "b:1", "c:1", "a:1"]);
@@ -82,7 +83,7 @@ async fn a_broken_stream_is_resumed_with_the_same_batches() {
         .map(|came| came.session.as_ref().unwrap().sequence)
         .collect();
     assert_eq!(firsts, [0, 8, 8]);
-    // A node refuses other bytes under the same numbers; and a session that is done with is closed.
+    // That the bytes sent again were the same is the node's own check. A session that is done with is closed.
     let open = world.node(0).log().sessions(0, 10);
     assert!(open.is_empty(), "{open:?}");
 }
@@ -102,7 +103,7 @@ async fn one_that_is_stopped_tells_what_is_sure_and_what_is_not() {
     }
     let stats = producer.stop();
     assert_eq!(stats.acknowledged, 8);
-    // The server took 20, and perhaps more were on their way when it broke.
+    // The node took 20, of which 8 were answered; more may have been on their way when the stream broke.
     assert!((12..=42).contains(&stats.in_doubt), "{stats:?}");
     assert_eq!(producer.stats(), stats, "it is over");
     for (number, ack) in acks.into_iter().enumerate() {
@@ -240,7 +241,7 @@ async fn without_a_session_a_loss_with_batches_under_way_is_the_end() {
     };
     let no_leader = refused(Reason::NoLeader, &[]);
     let plans = [
-        // Neither of these leaves anything open.
+        // After neither of these two is anything in doubt.
         Plan::Refuse(Status::unavailable("not now")),
         Plan::Break {
             stored: 0,
