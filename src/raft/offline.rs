@@ -121,7 +121,7 @@ fn bounds(stable: &StableStore, dir: &Path) -> Result<Bounds, StableError> {
 pub fn describe(entry: log::Entry) -> Result<String, WireError> {
     Ok(match codec::from_log(entry)?.payload() {
         EntryPayload::Blank => "blank".to_owned(),
-        EntryPayload::Membership(membership) => membership_in_words(&membership),
+        EntryPayload::Membership(membership) => membership_in_words(membership),
         EntryPayload::Normal(command) => command.to_string(),
     })
 }
