@@ -5,11 +5,12 @@
 //! request repeats what it says. So while entries come, a request without entries waits for a moment, and is
 //! dropped if another request follows.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use futures::stream::{Fuse, Stream, StreamExt};
 use openraft::raft::AppendEntriesRequest;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::raft::entry::types::TypeConfig;
 
@@ -17,17 +18,18 @@ use crate::raft::entry::types::TypeConfig;
 const NEWS_WAIT: Duration = Duration::from_millis(1);
 
 /// The engine's requests to a follower, in order.
-pub struct Requests<S> {
+pub struct Requests<S: Stream> {
     input: Fuse<S>,
-    /// Entries went out lately: until then a request without entries waits for more of them.
-    waits_until: Instant,
+    /// Entries went out lately: until then a request without entries waits for more of them. One timer for all: to
+    /// put a running one off costs nothing, to start one for each request wakes the thread that it is started on.
+    news_is_due: Pin<Box<Sleep>>,
 }
 
 impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Requests<S> {
     pub fn new(input: S) -> Self {
         Self {
             input: input.fuse(),
-            waits_until: Instant::now(),
+            news_is_due: Box::pin(tokio::time::sleep_until(Instant::now())),
         }
     }
 
@@ -35,13 +37,17 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Requests<S> {
     pub async fn next(&mut self) -> Option<AppendEntriesRequest<TypeConfig>> {
         let mut request = self.input.next().await?;
         while request.entries.is_empty() {
-            match tokio::time::timeout_at(self.waits_until, self.input.next()).await {
-                Ok(Some(next)) => request = next,
-                // No request follows soon enough, so this one is sent.
-                Ok(None) | Err(_) => return Some(request),
+            tokio::select! {
+                biased;
+                next = self.input.next() => match next {
+                    Some(next) => request = next,
+                    None => return Some(request),
+                },
+                () = self.news_is_due.as_mut() => return Some(request),
             }
         }
-        self.waits_until = Instant::now() + NEWS_WAIT;
+        let due = Instant::now() + NEWS_WAIT;
+        self.news_is_due.as_mut().reset(due);
         Some(request)
     }
 }
