@@ -1,16 +1,16 @@
 //! Checks the answers of peers, notes what they say of room and clocks, and turns them into the engine's types.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use openraft::errors::{NetworkError, RPCError};
-use openraft::raft::{StreamAppendResult, VoteResponse};
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult, VoteResponse};
 use tonic::{Code, Status};
 
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::TypeConfig;
 use crate::raft::peer::calling::CallingNode;
 
-use super::checks::{Pair, Unsound};
+use super::checks::{Pair, Unanswered, Unsound};
 use super::unreachable::{RpcResult, unreachable};
 use super::wire;
 
@@ -21,6 +21,43 @@ pub fn rpc_error(status: Status) -> RPCError<TypeConfig> {
             unreachable(&status)
         }
         _ => RPCError::Network(NetworkError::new(&status)),
+    }
+}
+
+/// What a leader asks of a follower on one stream, and what it makes of the answers, which come in that order.
+#[derive(Clone)]
+pub struct Asked {
+    node: Arc<OnceLock<CallingNode>>,
+    pair: Pair,
+    unanswered: Arc<Unanswered>,
+}
+
+impl Asked {
+    /// Nothing yet.
+    pub fn new(node: Arc<OnceLock<CallingNode>>, pair: Pair) -> Self {
+        Self {
+            node,
+            pair,
+            unanswered: Arc::default(),
+        }
+    }
+
+    /// Takes note of a request.
+    pub fn sent(&self, request: &AppendEntriesRequest<TypeConfig>) {
+        self.unanswered.sent(request);
+    }
+
+    /// The next answer, as the engine may see it.
+    pub fn answered(
+        &self,
+        answer: Result<pb::AppendEntriesResponse, Status>,
+    ) -> RpcResult<StreamAppendResult<TypeConfig>> {
+        let Pair { peer, term, .. } = self.pair;
+        note(&self.node, peer, answer.as_ref());
+        let result = wire::stream_result(answer.map_err(rpc_error)?)?;
+        let sound = self.unanswered.answered(&self.pair, &result);
+        sound.map_err(|error| unsound(peer, &error))?;
+        judge(&self.node, peer, term, result)
     }
 }
 
@@ -45,7 +82,7 @@ pub fn note(
 }
 
 /// Refuses the answer of a peer whose log went back.
-pub fn judge(
+fn judge(
     node: &OnceLock<CallingNode>,
     target: u64,
     term: u64,
@@ -58,7 +95,7 @@ pub fn judge(
 }
 
 /// The engine's error for an answer that no sound peer gives: it counts as no answer.
-pub fn unsound(peer: u64, error: &Unsound) -> RPCError<TypeConfig> {
+fn unsound(peer: u64, error: &Unsound) -> RPCError<TypeConfig> {
     tracing::warn!(%error, peer, "a node answers what no sound node answers");
     unreachable(error)
 }

@@ -6,6 +6,7 @@ pub mod answers;
 pub mod calling;
 pub mod checks;
 pub mod fetch;
+mod heartbeats;
 mod requests;
 pub mod sender;
 pub mod transport;
@@ -39,7 +40,9 @@ use crate::raft::peer::calling::CallingNode;
 use crate::raft::peer::unreachable::RpcResult;
 use crate::raft::snapshot::{self, Snapshot, SnapshotData};
 
-use self::checks::{Pair, Unanswered};
+use self::answers::Asked;
+use self::checks::Pair;
+use self::heartbeats::Heartbeats;
 use self::requests::Requests;
 use self::sender::Sender;
 use self::transport::{Link, PeerClient, Transport};
@@ -62,6 +65,7 @@ pub struct Peer {
     /// The peer's address, for as long as the membership does not tell it.
     addr: String,
     link: Option<Link>,
+    heartbeats: Option<Heartbeats>,
     transport: Transport,
 }
 
@@ -80,6 +84,7 @@ impl Peer {
             target,
             addr,
             link: None,
+            heartbeats: None,
             transport,
         }
     }
@@ -106,6 +111,49 @@ impl Peer {
                 client
             }
         }
+    }
+
+    /// Asks a request that nothing follows, on the stream of the one before it. `None` if the peer ended the
+    /// stream instead of an answer.
+    async fn heartbeat(
+        &mut self,
+        asked: &Asked,
+        request: &AppendEntriesRequest<TypeConfig>,
+    ) -> RpcResult<Option<StreamAppendResult<TypeConfig>>> {
+        asked.sent(request);
+        let request = wire::append_to_pb(request);
+        let mut client = self.client();
+        let addr = self.link.as_ref().map_or(&self.addr, |link| &link.addr);
+        // Taken out while it is asked: who gives up drops it, and the answer with it.
+        if let Some(mut kept) = self.heartbeats.take().filter(|kept| kept.lead_to(addr))
+            && let Ok(Some(answer)) = kept.ask(request.clone()).await
+        {
+            return self.judged(asked, answer, kept);
+        }
+        // None is open, or it ended meanwhile, which says nothing of where the peer is by now.
+        let (requests, sent) = heartbeats::channel(request);
+        let call = client.append_entries(sent);
+        let answers = self
+            .call(RPCTypes::AppendEntries, CALL_TIMEOUT, call)
+            .await?;
+        let mut opened = Heartbeats::new(addr.clone(), requests, answers);
+        match opened.answer().await {
+            Ok(Some(answer)) => self.judged(asked, answer, opened),
+            Ok(None) => Ok(None),
+            Err(status) => asked.answered(Err(status)).map(Some),
+        }
+    }
+
+    /// What an answer is to the engine. The stream is kept unless it ends with this answer.
+    fn judged(
+        &mut self,
+        asked: &Asked,
+        answer: pb::AppendEntriesResponse,
+        stream: Heartbeats,
+    ) -> RpcResult<Option<StreamAppendResult<TypeConfig>>> {
+        let result = asked.answered(Ok(answer))?;
+        self.heartbeats = result.is_ok().then_some(stream);
+        Ok(Some(result))
     }
 
     /// Returns once the peer's address is another than the one that was called last.
@@ -215,7 +263,6 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let mut input = Requests::new(input);
         let window = Arc::new(Window::default());
         let answered = window.clone();
-        let (node, target) = (self.node.clone(), self.target);
         Box::pin(async move {
             // Wait for the first request before dialling: the engine pauses between tries by holding the request
             // back, and a dial before it would try a dead peer again without a pause.
@@ -223,11 +270,15 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 // The engine has ended the stream, and an ended stream must not be polled again.
                 return Ok(stream::empty().boxed());
             };
-            let term = first.vote.leader_id.term;
-            let (pair, unanswered) = (self.pair(term), Arc::new(Unanswered::default()));
+            let pair = self.pair(first.vote.leader_id.term);
+            let asked = Asked::new(self.node.clone(), pair);
+            if first.entries.is_empty() && input.have_ended() {
+                let answer = self.heartbeat(&asked, &first).await?;
+                return Ok(stream::iter(answer.map(Ok)).boxed());
+            }
             let requests = stream::unfold(
-                (Some(first), input, window, unanswered.clone()),
-                |(first, mut input, window, unanswered)| async move {
+                (Some(first), input, window, asked.clone()),
+                |(first, mut input, window, asked)| async move {
                     // Wait for a place before the request is taken: the engine then puts into it all that is
                     // new by that time.
                     window.enter().await;
@@ -237,8 +288,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                     };
                     let sent = wire::append_to_pb(&request);
                     window.send(sent.encoded_len()).await;
-                    unanswered.sent(&request);
-                    Some((sent, (None, input, window, unanswered)))
+                    asked.sent(&request);
+                    Some((sent, (None, input, window, asked)))
                 },
             );
             // The connection may poll the stream once more after its end.
@@ -251,11 +302,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 .await?;
             let results = answers.map(move |answer| {
                 answered.answered();
-                answers::note(&node, target, answer.as_ref());
-                let result = wire::stream_result(answer.map_err(answers::rpc_error)?)?;
-                let sound = unanswered.answered(&pair, &result);
-                sound.map_err(|error| answers::unsound(target, &error))?;
-                answers::judge(&node, target, term, result)
+                asked.answered(answer)
             });
             // After a move the stream ends, and the engine opens another one at the peer's new address.
             Ok(results.take_until(moved).boxed())

@@ -8,7 +8,8 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::stream::{Fuse, Stream, StreamExt};
+use futures::FutureExt;
+use futures::stream::{Peekable, Stream, StreamExt};
 use openraft::raft::AppendEntriesRequest;
 use tokio::time::{Instant, Sleep};
 
@@ -19,7 +20,7 @@ const NEWS_WAIT: Duration = Duration::from_millis(1);
 
 /// The engine's requests to a follower, in order.
 pub struct Requests<S: Stream> {
-    input: Fuse<S>,
+    input: Peekable<S>,
     /// Entries went out lately: until then a request without entries waits for more of them. One timer for all: to
     /// put a running one off costs nothing, to start one for each request wakes the thread that it is started on.
     news_is_due: Pin<Box<Sleep>>,
@@ -28,9 +29,15 @@ pub struct Requests<S: Stream> {
 impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Requests<S> {
     pub fn new(input: S) -> Self {
         Self {
-            input: input.fuse(),
+            input: input.peekable(),
             news_is_due: Box::pin(tokio::time::sleep_until(Instant::now())),
         }
+    }
+
+    /// Whether it is known already that nothing follows.
+    pub fn have_ended(&mut self) -> bool {
+        let next = Pin::new(&mut self.input).peek().now_or_never();
+        next.is_some_and(|next| next.is_none())
     }
 
     /// The next request to send. Requests that the one behind them repeats are left out.
@@ -43,6 +50,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Requests<S> {
                     Some(next) => request = next,
                     None => return Some(request),
                 },
+                // No request follows soon enough, so this one is sent.
                 () = self.news_is_due.as_mut() => return Some(request),
             }
         }
