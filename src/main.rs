@@ -51,7 +51,7 @@ fn workers() -> usize {
 fn init_logging(level: &str) {
     // The engine tells of every try to reach a peer that is down.
     let usual = format!("{level},openraft=error");
-    let asked = std::env::var("FERROLOG_LOG").unwrap_or_default();
+    let asked = std::env::var("FERROLOG_LOG_LEVEL").unwrap_or_default();
     // What is set to nothing is not set.
     let asked = Some(asked).filter(|asked| !asked.trim().is_empty());
     let filter = asked.and_then(|asked| EnvFilter::try_new(asked).ok());

@@ -116,6 +116,11 @@ reasons! {
     EpochDiffers "EPOCH_DIFFERS" Aborted Nothing Never, "`epoch`", "somebody claimed the name before: see who holds it";
     CursorDiffers "CURSOR_DIFFERS" Aborted Nothing Never, "`offset`, if there is one", "somebody else moved the cursor: read where it stands";
     NoSuchCursor "NO_SUCH_CURSOR" NotFound Nothing Never, "`name`", "`ferrolog cursor list` shows those that there are";
+    NoSuchLog "NO_SUCH_LOG" NotFound Nothing Never, "`log`, if it was named", "`ferrolog log list` shows those that there are";
+    LogDeleted "LOG_DELETED" NotFound Nothing Never, "", "the log was deleted: one that was made anew under its name is another";
+    LogExists "LOG_EXISTS" AlreadyExists Nothing Never, "", "another log has the name, with another configuration: use it, or choose another name";
+    LogEpochDiffers "LOG_EPOCH_DIFFERS" Aborted Nothing Never, "`epoch`", "somebody changed the configuration before: look at it, then decide anew";
+    TooManyLogs "TOO_MANY_LOGS" ResourceExhausted Nothing Never, "`limit`", "`ferrolog log delete` those that nobody uses";
     TooManySessions "TOO_MANY_SESSIONS" ResourceExhausted Nothing Never, "`limit`", "close producers, or `ferrolog session close` some; idle sessions give way after ten minutes";
     TooManyFences "TOO_MANY_FENCES" ResourceExhausted Nothing Never, "`limit`", "use the names that were claimed before, or `ferrolog fence delete` some";
     TooManyCursors "TOO_MANY_CURSORS" ResourceExhausted Nothing Never, "`limit`", "`ferrolog cursor delete` those that nobody uses";
@@ -140,7 +145,6 @@ reasons! {
     InFlightLimit "IN_FLIGHT_LIMIT" ResourceExhausted Nothing Later(ELECTION), "`limit_bytes`", "wait for answers, or use a stream";
     AnswerNotTaken "ANSWER_NOT_TAKEN" Unavailable Unknown Again, "", "the client took nothing of an answer for a minute: read on where you are, ask for no more than you take";
     DiskFull "DISK_FULL" ResourceExhausted Nothing Later(SECOND), "`available_bytes`, `reserve_bytes`, `voter` if it is a follower's disk", "make room or trim; what was refused (records, a session, an epoch, a cursor) is taken again by itself";
-    NoSuchLog "NO_SUCH_LOG" NotFound Nothing Never, "", "name the log `default`, or none";
     NoSuchService "NO_SUCH_SERVICE" NotFound Nothing Never, "", "ask for the health of a service that there is";
     NoSuchMethod "NO_SUCH_METHOD" Unimplemented Nothing Never, "", "reflection tells which calls there are";
     Corrupt "CORRUPT" DataLoss Nothing Never, "", "read from another node; replace this one";

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ferrolog::disk::OsDisk;
 use ferrolog::log::record::{self, BatchBuilder};
-use ferrolog::log::{Checkpoint, Config, Entry, Floor, Index, Kind, Log, Offset, Run, Term};
+use ferrolog::log::{
+    Checkpoint, Config, Ends, Entry, Floor, Index, Kind, Log, LogId, Offset, Run, Term,
+};
 
 /// Bytes of a frame that are not its payload.
 const FRAME_HEADER_BYTES: usize = 32;
@@ -29,6 +31,8 @@ impl Batch {
         let payload = record::join([builder.finish()].iter(), Some(1));
         let batch = record::batches(&payload).expect("a whole batch")[0];
         let run = Run {
+            log: LogId::DEFAULT,
+            first: Offset(0),
             skip: batch.row_skip().expect("a batch header is short"),
             count: batch.count,
         };
@@ -51,6 +55,8 @@ pub struct Engine {
     dir: PathBuf,
     next: u64,
     published: u64,
+    /// The offset that the next record gets.
+    next_offset: Offset,
 }
 
 impl Engine {
@@ -62,6 +68,7 @@ impl Engine {
             dir: dir.to_owned(),
             next: 0,
             published: 0,
+            next_offset: Offset(0),
         }
     }
 
@@ -84,14 +91,22 @@ impl Engine {
 
     /// Lets readers see the next entry, which is this batch.
     pub fn publish(&mut self, batch: &Batch) {
-        let published = self.log.publish(Index(self.published), &[batch.run]);
+        let run = Run {
+            first: self.next_offset,
+            ..batch.run
+        };
+        let published = self.log.publish(Index(self.published), &[run]);
         published.expect("an index row");
         self.published += 1;
+        self.next_offset.0 += batch.records();
     }
 
     /// Records from `offset` on; how many, and the bytes of their values.
     pub fn read(&self, offset: u64, bytes_max: usize) -> (u64, usize) {
-        let records = self.log.read(Offset(offset), bytes_max).expect("a record");
+        let records = self
+            .log
+            .read(LogId::DEFAULT, Offset(offset), bytes_max)
+            .expect("a record");
         assert_eq!(records[0].offset, Offset(offset));
         let bytes = records.iter().map(|record| record.value.len()).sum();
         (records.len() as u64, bytes)
@@ -100,7 +115,11 @@ impl Engine {
     /// Ends this log as a node does, durable, published and sealed but for its last segment; what it takes
     /// to open it again.
     pub fn close(self) -> Closed {
-        let (_, next_offset) = self.log.offsets();
+        let (_, next_position) = self.log.positions();
+        let ends = Ends {
+            first: Offset(0),
+            next: self.next_offset,
+        };
         self.log.sync_index().expect("a sync of the index");
         let applied = Index(self.published - 1);
         self.log.seal_covered(applied).expect("seals");
@@ -109,8 +128,8 @@ impl Engine {
             dir: self.dir,
             checkpoint: Checkpoint {
                 applied,
-                first_offset: Offset(0),
-                next_offset,
+                next_position,
+                logs: Arc::new([(LogId::DEFAULT, ends)].into()),
             },
         }
     }
@@ -126,15 +145,16 @@ impl Closed {
     pub fn open(&self) -> Engine {
         let next = self.checkpoint.applied.0 + 1;
         Engine {
-            log: open(&self.dir, Some(self.checkpoint)),
+            log: open(&self.dir, Some(self.checkpoint.clone())),
             dir: self.dir.clone(),
             next,
             published: next,
+            next_offset: Offset(self.records()),
         }
     }
 
     pub fn records(&self) -> u64 {
-        self.checkpoint.next_offset.0
+        self.checkpoint.logs[&LogId::DEFAULT].next.0
     }
 
     /// The files of frames, in order.
@@ -151,11 +171,9 @@ impl Closed {
 
 fn open(dir: &Path, checkpoint: Option<Checkpoint>) -> Log {
     let disk = Arc::new(OsDisk);
+    let is_covered = checkpoint.is_some();
     let opened = Log::open(disk, dir, Config::default(), Floor::default(), checkpoint);
     let (log, found) = opened.expect("a log");
-    assert_eq!(
-        (found.rows_hold, found.torn_bytes),
-        (checkpoint.is_some(), 0)
-    );
+    assert_eq!((found.rows_hold, found.torn_bytes), (is_covered, 0));
     log
 }

@@ -11,7 +11,7 @@ use super::format::frame::{self, Entry, Kind};
 use super::format::record;
 use super::format::room::Room;
 use super::segment::Segment;
-use super::segment::index::OffsetIndex;
+use super::segment::index::RowIndex;
 use super::segment::store::Store;
 use super::write::io::{Append, Done, Request};
 use super::write::making::Plan;
@@ -119,7 +119,7 @@ impl Segment {
     /// Begins a segment in memory: the writer makes its files.
     pub fn begin(dir: &Path, base: Index, config: &Config) -> Result<Self, Error> {
         let paths = Paths::new(dir, base);
-        let rows = OffsetIndex::unmade(&paths.index, base, config.index_bytes_max)?;
+        let rows = RowIndex::unmade(&paths.index, base, config.index_bytes_max)?;
         let store = Store::unmade(&paths.store, base);
         Ok(Self::open(store, rows, false))
     }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::segment::Damage;
+use super::segment::lazy_map::LazyMap;
 use super::segment::store::Store;
-use super::{Error, Log, Offset};
+use super::segment::{Damage, Segment};
+use super::{Error, Index, Log};
 
 impl Log {
     /// Marks the segment of a store that does not check, if it is sealed, so that it is repaired.
@@ -24,8 +25,20 @@ impl Log {
         }
     }
 
-    /// Marks the segment of an index that does not check, found by an offset that it should lead to.
-    pub(super) fn note_bad_rows(&self, offset: Offset, error: Error) -> Error {
+    /// Marks the segment whose rows, mapped by `lazy`, do not check.
+    pub(super) fn note_bad_index(&self, lazy: &Arc<LazyMap>, error: Error) -> Error {
+        self.note_bad_rows_of(error, |segment| {
+            let held = segment.index.lazy();
+            held.is_some_and(|held| Arc::ptr_eq(held, lazy))
+        })
+    }
+
+    /// Marks the segment that begins at `base`, whose rows do not check.
+    pub(super) fn note_bad_rows(&self, base: Index, error: Error) -> Error {
+        self.note_bad_rows_of(error, |segment| segment.base() == base)
+    }
+
+    fn note_bad_rows_of(&self, error: Error, is_it: impl Fn(&Segment) -> bool) -> Error {
         let tells = matches!(
             error,
             Error::Corrupt { .. } | Error::Malformed(_) | Error::Io { .. }
@@ -34,8 +47,7 @@ impl Log {
             return error;
         }
         let mut state = self.0.state.write();
-        let number = state.holder_of(offset);
-        let segment = number.and_then(|number| state.segments.get_mut(number));
+        let segment = state.segments.iter_mut().find(|segment| is_it(segment));
         match segment {
             Some(segment) if segment.seal().is_some() => {
                 let what = error.finding();

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{Index, Offset};
+use super::{Index, LogId, Offset};
 use crate::disk;
 
 /// An error of the log.
@@ -29,6 +29,9 @@ pub enum Error {
         /// The offset that the next record gets.
         next: Offset,
     },
+    /// There is no log with this id: it was deleted, or was never made.
+    #[error("there is no log {0}")]
+    NoLog(LogId),
     /// A sealed segment does not check. Its bytes are not served; other segments are.
     #[error(
         "{path} is damaged: raft indexes {first}..{next} wait for repair from another node; read \

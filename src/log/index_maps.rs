@@ -5,7 +5,42 @@ use std::sync::Arc;
 use super::segment::lazy_map::LazyMap;
 use super::{Error, Log, LogState};
 
+/// What a look at the state comes to.
+pub enum Looked<T> {
+    Found(T),
+    /// The directory of a sealed segment must be loaded first.
+    Needs(Arc<LazyMap>),
+}
+
 impl Log {
+    /// What `look` finds, once the directories that it asks for are loaded: appends do not wait while
+    /// they are. One that does not check marks its segment, and `look` is asked again.
+    pub(super) fn with_directories<T>(
+        &self,
+        look: impl Fn(&LogState) -> Result<Looked<T>, Error>,
+    ) -> Result<T, Error> {
+        // Held until the end: what is used last is not given up first.
+        let mut loaded = Vec::new();
+        loop {
+            let looked = look(&self.0.state.read())?;
+            let lazy = match looked {
+                Looked::Found(found) => {
+                    drop(loaded);
+                    self.bound_maps();
+                    return Ok(found);
+                }
+                Looked::Needs(lazy) => lazy,
+            };
+            if let Err(error) = lazy.load_directory() {
+                let error = self.note_bad_index(&lazy, error);
+                if !matches!(error, Error::Damaged { .. }) {
+                    return Err(error);
+                }
+            }
+            loaded.push(lazy);
+        }
+    }
+
     /// What `look` finds, once the rows are mapped that `wanted` tells of, if any: appends do not wait
     /// while they are.
     pub(super) fn with_rows<T>(

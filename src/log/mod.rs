@@ -1,8 +1,8 @@
-//! The log: raft entries in segmented store files, and the offsets of the records in them.
+//! The log: raft entries in segmented store files, and the records of many logs in them.
 //!
 //! One copy of each record serves two masters. Raft appends, reads and cuts entries by index; the
-//! finite-state machine publishes the records of committed entries under dense offsets, and
-//! readers read those. Appends go to disk through one writer (`write/`); rows of the index are written
+//! finite-state machine publishes the records of committed entries, each under the next position of all
+//! and the next offset of its log, and readers read those. Appends go to disk through one writer (`write/`); rows of the index are written
 //! by [`Log::publish`] alone. The log knows nothing of raft's rules, of networks or of futures.
 //!
 //! Its rooms, each of which stands on those before it: `format` (what is in the files), `segment`
@@ -19,6 +19,7 @@ mod append;
 mod config;
 mod damage;
 mod error;
+mod find;
 mod format;
 mod index_maps;
 mod inspect;
@@ -28,7 +29,6 @@ mod read;
 mod records;
 mod segment;
 mod state;
-mod times;
 mod truncate;
 mod upkeep;
 mod write;
@@ -46,7 +46,7 @@ pub use format::frame::{Entry, Kind};
 pub use format::record::{self, Record};
 pub use format::seal::Seal;
 pub use inspect::{dump, verify};
-pub use numbers::{Floor, Index, NUMBER_MAX, Offset, Term};
+pub use numbers::{AllEnds, Ends, Floor, Index, LogId, NUMBER_MAX, Offset, Position, Term};
 pub use open::recovery::Checkpoint;
 pub use records::{Found, Read};
 pub use segment::Damage;
@@ -69,6 +69,10 @@ use write::making::{self, Maker};
 /// Records of one batch that were accepted: a part of an entry's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
+    /// The log that they are appended to.
+    pub log: LogId,
+    /// The offset that the first gets there.
+    pub first: Offset,
     /// Where the first record begins in the payload.
     pub skip: u32,
     /// How many records.
@@ -132,7 +136,7 @@ impl Log {
             handles: &handles,
         };
         making::remove_spare(&*disk, dir)?;
-        let found = recovery::recover(&directory, floor, checkpoint)?;
+        let found = recovery::recover(&directory, floor, checkpoint.as_ref())?;
         let is_sealed = |segment: &&Segment| segment.seal().is_some();
         let opened = Opened {
             rows_hold: found.rows_hold,
@@ -141,7 +145,7 @@ impl Log {
             segments: found.segments.len(),
             sealed: found.segments.iter().filter(is_sealed).count(),
         };
-        let state = LogState::new(found, checkpoint);
+        let state = LogState::new(found, checkpoint.as_ref());
         let maker = Maker::new(disk.clone(), dir, &config);
         let queue = Queue::start(maker, state.next_index(), &config)?;
         let shared = LogParts {
@@ -161,13 +165,13 @@ impl Log {
         self.0.queue.push(Request::Run(job, done));
     }
 
-    /// Gives the records of a committed entry their offsets and lets readers see them: `runs` are
-    /// the accepted parts of its payload, in order. Gives the first offset.
+    /// Gives the records of a committed entry their positions and lets readers see them: `runs` are
+    /// the accepted parts of its payload, in order. Gives the first position.
     ///
     /// Entries are published in the order of their indexes; a control entry has no runs.
-    pub fn publish(&self, index: Index, runs: &[Run]) -> Result<Offset, Error> {
+    pub fn publish(&self, index: Index, runs: &[Run]) -> Result<Position, Error> {
         let mut state = self.0.state.write();
-        let first = state.next_offset;
+        let first = state.next_position;
         let mut next = first;
         if !runs.is_empty() {
             assert!(
@@ -177,38 +181,65 @@ impl Log {
             let segment = state
                 .segment_of(index)
                 .expect("a committed entry is in the log");
-            let position = segment.position(index).expect("it is in this segment");
+            let frame_at = segment.position(index).expect("it is in this segment");
             for run in runs {
                 segment.publish(Row {
-                    offset: next,
+                    position: next,
                     index,
-                    position,
+                    frame_at,
                     skip: run.skip,
+                    log: run.log,
+                    offset: run.first,
                 })?;
-                next = Offset(next.0 + u64::from(run.count));
+                next = Position(next.0 + u64::from(run.count));
             }
         }
-        state.next_offset = next;
+        for run in runs {
+            let part = state.logs.entry(run.log).or_default();
+            part.ends.next = Offset(run.first.0 + u64::from(run.count));
+        }
+        state.next_position = next;
         state.next_publish = Index(index.0 + 1);
         Ok(first)
     }
 
-    /// The first readable offset, and the one that the next record gets.
-    pub fn offsets(&self) -> (Offset, Offset) {
+    /// Where a log begins and ends; `None` if it is not there.
+    pub fn ends(&self, log: LogId) -> Option<Ends> {
+        self.0.state.read().ends(log)
+    }
+
+    /// The first readable offset of a log, and the one that its next record gets; both 0 if it is not there.
+    pub fn offsets(&self, log: LogId) -> (Offset, Offset) {
+        let Ends { first, next } = self.ends(log).unwrap_or_default();
+        (first, next)
+    }
+
+    /// Begins a log, with no record yet. One that is there stays as it is.
+    pub fn begin(&self, log: LogId) {
+        self.0.state.write().logs.entry(log).or_default();
+    }
+
+    /// Gives up all records of a log, and the log.
+    pub fn forget(&self, log: LogId) {
+        self.0.state.write().logs.remove(&log);
+    }
+
+    /// The position of the first record held, and the one that the next record gets.
+    pub fn positions(&self) -> (Position, Position) {
         let state = self.0.state.read();
-        (state.first_offset, state.next_offset)
+        (state.first_position, state.next_position)
     }
 
     /// Where the log would end if all entries that it holds were published: what is not committed
     /// yet, or is not known to be, counts. At most: a batch may be refused, or known already.
-    pub fn held_end(&self) -> Offset {
+    pub fn held_end(&self) -> Position {
         let state = self.0.state.read();
         let from = state.next_publish;
         // A sealed one is published whole.
         let open = state.segments.iter().rev();
         let open = open.take_while(|segment| segment.next_index() > from);
-        let beyond = open.map(|segment| segment.offsets_from(from));
-        Offset(state.next_offset.0.saturating_add(beyond.sum()))
+        let beyond = open.map(|segment| segment.positions_from(from));
+        Position(state.next_position.0.saturating_add(beyond.sum()))
     }
 
     /// The last entry's term and index.

@@ -1,5 +1,6 @@
 //! What places in a log are counted in: offsets, raft indexes, terms. Where a log begins.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 macro_rules! quantity {
@@ -17,8 +18,12 @@ macro_rules! quantity {
 }
 
 quantity!(
-    /// A record's place in the log: dense, from 0.
+    /// A record's place in its log: dense, from 0.
     Offset
+);
+quantity!(
+    /// A record's place among those of all logs, in the order in which they were committed: dense, from 0.
+    Position
 );
 quantity!(
     /// A raft entry's place in the raft log: dense, from 0. Control entries have one, too.
@@ -29,13 +34,40 @@ quantity!(
     Term
 );
 
-/// No raft index and no offset comes near this: a larger one, from disk or from a peer, is damage.
+/// No raft index, no offset and no position comes near this: a larger one, from disk or from a peer, is damage.
 pub const NUMBER_MAX: u64 = u64::MAX >> 1;
 /// Where a log begins: what lies below was given up for good, after a snapshot covered it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Floor {
     /// The first raft index.
     pub index: Index,
-    /// The offset of the first record at or after it.
-    pub offset: Offset,
+    /// The position of the first record at or after it.
+    pub position: Position,
 }
+
+/// Which log: a number that is given once and never again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogId(pub u32);
+
+impl LogId {
+    /// The log that is always there.
+    pub const DEFAULT: Self = Self(0);
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where one log begins and ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// The first offset that may be read.
+    pub first: Offset,
+    /// The offset that the next record gets.
+    pub next: Offset,
+}
+
+/// Where each log begins and ends. One that is not here is not there.
+pub type AllEnds = BTreeMap<LogId, Ends>;

@@ -4,22 +4,23 @@
 //! The lock is held for the look, in memory and in mapped rows, never while a store is read. Every byte is
 //! checked before it is handed out. A sealed segment that does not check is marked, and waits for repair.
 
-use std::sync::Arc;
-
 use super::format::frame::{Entry, Kind};
 use super::format::record::{self, Record, Stored};
 use super::format::row::Row;
-use super::read::{READ_BYTES_MAX, Source};
-use super::segment::lazy_map::LazyMap;
-use super::segment::store::Span;
-use super::{Error, Index, Log, LogState, Offset, Segment};
+use super::index_maps::Looked;
+use super::read::Source;
+use super::state::LogPart;
+use super::{Ends, Error, Index, Log, LogId, Offset, Position};
 
 /// Where records stand.
 pub struct Found {
+    pub(super) log: LogId,
     /// The offset that was asked for.
-    at: Offset,
-    source: Source,
-    parts: Vec<Part>,
+    pub(super) at: Offset,
+    /// The first raft index of their segment.
+    pub(super) base: Index,
+    pub(super) source: Source,
+    pub(super) parts: Vec<Part>,
 }
 
 /// Records as they are kept, side by side: the first may hold records before the offset that was asked for.
@@ -39,10 +40,10 @@ impl Read {
     }
 }
 
-/// A run of records: its row, and the offset after it.
-struct Part {
-    row: Row,
-    next: Offset,
+/// A run of records: its row, and the position behind it.
+pub(super) struct Part {
+    pub(super) row: Row,
+    pub(super) next: Position,
 }
 
 impl Found {
@@ -61,33 +62,45 @@ impl Found {
 }
 
 impl Log {
-    /// Where the records from `offset` on stand, if that can be told without a look at the disk: `None` if an
-    /// index must be mapped first.
-    pub fn find_now(&self, offset: Offset, bytes_max: usize) -> Result<Option<Found>, Error> {
-        let state = self.0.state.read();
-        if state.unloaded_at(offset).is_some() {
-            return Ok(None);
+    /// Where the records of a log from `offset` on stand, if that can be told without a look at the disk: `None`
+    /// if an index must be mapped first.
+    pub fn find_now(
+        &self,
+        log: LogId,
+        offset: Offset,
+        bytes_max: usize,
+    ) -> Result<Option<Found>, Error> {
+        let looked = self.0.state.read().find(log, offset, bytes_max);
+        match looked {
+            Ok(Looked::Needs(_)) => Ok(None),
+            Ok(Looked::Found(found)) => self.found(log, offset, Ok(found)).map(Some),
+            Err(error) => self.found(log, offset, Err(error)).map(Some),
         }
-        let found = state.find(offset, bytes_max);
-        drop(state);
-        self.found(offset, found).map(Some)
     }
 
-    /// Where the records from `offset` on stand, about `bytes_max` bytes of them: at least one record. The one
-    /// after the last is an error, as any other that is not there.
-    pub fn find(&self, offset: Offset, bytes_max: usize) -> Result<Found, Error> {
-        let found = self.with_rows(
-            |state| state.unloaded_at(offset),
-            |state| state.find(offset, bytes_max),
-        );
-        self.found(offset, found)
+    /// Where the records of a log from `offset` on stand, about `bytes_max` bytes of them: at least one record.
+    /// The one after the last is an error, as any other that is not there.
+    pub fn find(&self, log: LogId, offset: Offset, bytes_max: usize) -> Result<Found, Error> {
+        let found = self.with_directories(|state| state.find(log, offset, bytes_max));
+        self.found(log, offset, found)
     }
 
-    fn found(&self, at: Offset, found: Result<Option<Found>, Error>) -> Result<Found, Error> {
-        let found =
-            found.map_err(|error| self.unless_trimmed(at, self.note_bad_rows(at, error)))?;
+    fn found(
+        &self,
+        log: LogId,
+        at: Offset,
+        found: Result<Option<Found>, Error>,
+    ) -> Result<Found, Error> {
+        let found = found.map_err(|error| {
+            let base = self.0.state.read().logs.get(&log).map(LogPart::looked);
+            let error = match base {
+                Some(base) => self.note_bad_rows(base, error),
+                None => error,
+            };
+            self.unless_trimmed(log, at, error)
+        })?;
         found.ok_or_else(|| {
-            let (first, next) = self.offsets();
+            let Ends { first, next } = self.ends(log).unwrap_or_default();
             let asked = at;
             Error::OutOfRange { asked, first, next }
         })
@@ -99,11 +112,11 @@ impl Log {
         let mut read = Read::default();
         let mut budget = self.read_one(found, bytes_max.max(1), &mut read)?;
         while budget > 0 {
-            let Some(next) = read.stored.last().map(Stored::next) else {
+            let Some((log, next)) = read.stored.last().map(|last| (last.log, last.next())) else {
                 break;
             };
             // Records before a damage are whole: hand them out.
-            let Ok(found) = self.find(next, budget) else {
+            let Ok(found) = self.find(log, next, budget) else {
                 break;
             };
             let is_as_fast = found.in_memory() || !from_memory;
@@ -120,18 +133,20 @@ impl Log {
 
     /// Reads what was found; gives what is left of the budget.
     fn read_one(&self, found: Found, mut budget: usize, read: &mut Read) -> Result<usize, Error> {
-        let at = found.at;
+        let (log, at, base) = (found.log, found.at, found.base);
         let frames = match found.source {
             Source::Memory(entries) => entries,
             Source::Disk(store, span) => store
                 .entries(span)
-                .map_err(|error| self.unless_trimmed(at, self.note_damage(&store, error)))?,
+                .map_err(|error| self.unless_trimmed(log, at, self.note_damage(&store, error)))?,
         };
-        let stored = found.parts.iter().map(|part| stored_in(&frames, part));
+        let mut frames_left = &frames[..];
+        let stored = found.parts.iter();
+        let stored = stored.map(|part| stored_in(&mut frames_left, part));
         let stored: Result<Vec<_>, _> = stored.collect();
         let stored = stored
             .and_then(|stored| side_by_side(stored, at))
-            .map_err(|error| self.note_bad_rows(at, error))?;
+            .map_err(|error| self.note_bad_rows(base, error))?;
         for part in stored {
             // Many small records take more memory than their bytes.
             budget = budget.saturating_sub(part.bytes.len() + size_of::<Stored>());
@@ -145,16 +160,18 @@ impl Log {
         Ok(budget)
     }
 
-    /// Records from `offset` on, of about `bytes_max` bytes: at least one.
-    pub fn read(&self, offset: Offset, bytes_max: usize) -> Result<Vec<Record>, Error> {
-        let read = self.read_found(self.find(offset, bytes_max)?, bytes_max)?;
+    /// Records of a log from `offset` on, of about `bytes_max` bytes: at least one.
+    pub fn read(&self, log: LogId, offset: Offset, bytes_max: usize) -> Result<Vec<Record>, Error> {
+        let found = self.find(log, offset, bytes_max)?;
+        let base = found.base;
+        let read = self.read_found(found, bytes_max)?;
         let (mut records, mut budget) = (Vec::new(), bytes_max.max(1));
         for part in read.stored {
             let left = part.read_into(offset.max(part.first), budget, &mut records);
             budget = match left {
                 Ok(left) => left,
                 Err(_) if !records.is_empty() => break,
-                Err(error) => return Err(self.note_bad_rows(offset, error)),
+                Err(error) => return Err(self.note_bad_rows(base, error)),
             };
             if budget == 0 {
                 break;
@@ -163,127 +180,65 @@ impl Log {
         Ok(records)
     }
 
-    /// A file that a trim took away in the midst of a read is no failure of the log.
-    fn unless_trimmed(&self, asked: Offset, error: Error) -> Error {
-        let (first, next) = self.offsets();
-        if asked < first {
-            Error::Trimmed { asked, first, next }
-        } else {
-            error
-        }
-    }
-}
-
-impl LogState {
-    /// The rows that must be mapped to find a record, if they are not. Those of a damaged segment are
-    /// not looked at.
-    fn unloaded_at(&self, offset: Offset) -> Option<Arc<LazyMap>> {
-        let is_there = (self.first_offset..self.next_offset).contains(&offset);
-        let number = self.holder_of(offset).filter(|_| is_there)?;
-        let whole = Some(&self.segments[number]).filter(|segment| segment.damage.is_none());
-        whole.and_then(|segment| segment.index.unloaded())
+    /// The latest time of the entries that were appended or found, in milliseconds since 1970; those
+    /// of sealed segments may not be counted.
+    pub fn last_timestamp_ms(&self) -> u64 {
+        self.0.state.read().last_timestamp_ms
     }
 
-    /// Where the records from `at` on stand; `None` at the log's end.
-    fn find(&self, at: Offset, budget: usize) -> Result<Option<Found>, Error> {
-        let (first, next) = (self.first_offset, self.next_offset);
-        if at < first {
-            let asked = at;
-            return Err(Error::Trimmed { asked, first, next });
-        }
-        if at >= next {
-            return Ok(None);
-        }
-        let (source, parts) = self.record_source(at, budget)?;
-        Ok(Some(Found { at, source, parts }))
-    }
-
-    /// Where the records from `offset` on stand, and the runs they form, about `budget` bytes of
-    /// them. The caller has checked that the offset is in the log.
-    fn record_source(&self, offset: Offset, budget: usize) -> Result<(Source, Vec<Part>), Error> {
-        const NO_ROW: Error = Error::Malformed("no row covers a published offset");
-        let number = self.holder_of(offset).ok_or(NO_ROW)?;
-        let segment = &self.segments[number];
-        if segment.damage.is_some() {
-            return Err(segment.damaged());
-        }
-        let (mut row, mut next_row) = segment.row_of(offset)?.ok_or(NO_ROW)?;
-        let (first, rows) = (row, segment.index.rows());
-        // An entry in memory may not be on this disk yet, though the other nodes committed it. A read of the
-        // disk ends before it.
-        let cached = self.cached(first.index);
-        let on_disk = self.tail.front().filter(|_| cached.is_none());
-        let (mut parts, mut behind) = (Vec::new(), None);
-        loop {
-            let next = (next_row < rows).then(|| segment.index.row(next_row));
-            let next = next.transpose()?;
-            if next.is_some_and(|next| next.offset <= row.offset) {
-                return Err(Error::Malformed("the rows are not in order"));
-            }
-            parts.push(Part {
-                row,
-                next: next.map_or_else(|| self.end_of_rows(number), |next| next.offset),
-            });
-            let Some(next) = next else { break };
-            let passed = if next.position > first.position {
-                next.position - first.position
-            } else {
-                record::bytes_before(next.skip).saturating_sub(record::bytes_before(first.skip))
+    /// The first offset of a log whose record was taken at or after a time, in milliseconds since 1970: the
+    /// next one if there is none. Times never go back along the log.
+    pub fn offset_at(&self, log: LogId, timestamp_ms: u64) -> Result<Offset, Error> {
+        let ends = self.ends(log).ok_or(Error::NoLog(log))?;
+        let (mut low, mut high) = (ends.first, ends.next);
+        while low < high {
+            let middle = Offset(low.0 + (high.0 - low.0) / 2);
+            let found = self.find(log, middle, 1);
+            let read = match found.and_then(|found| self.read_found(found, 1)) {
+                // The log was trimmed meanwhile.
+                Err(Error::Trimmed { first, .. }) => {
+                    low = low.max(first);
+                    continue;
+                }
+                read => read?,
             };
-            let is_unwritten = on_disk.is_some_and(|entry| entry.index <= next.index);
-            if is_unwritten || passed as usize >= budget.min(READ_BYTES_MAX) {
-                behind = Some(next);
+            let Some(stored) = read.stored.first() else {
                 break;
+            };
+            if stored.timestamp_ms < timestamp_ms {
+                low = stored.next();
+            } else {
+                high = stored.first.max(low);
             }
-            (row, next_row) = (next, next_row + 1);
         }
-        // A row that checks and still names a place behind the last frame must not take room for it.
-        let end = segment.entry_end(row.index, next_row, behind)?;
-        let end = end.min(segment.end());
-        let last = parts[parts.len() - 1].row;
-        let source = match cached {
-            Some(number) => {
-                let to = Index(last.index.0 + 1);
-                Source::Memory(self.cached_entries(number, to, usize::MAX))
-            }
-            None => {
-                let span = Span {
-                    first: first.index,
-                    position: first.position,
-                    length: end.saturating_sub(first.position) as usize,
-                };
-                Source::Disk(segment.store.clone(), span)
-            }
-        };
-        Ok((source, parts))
+        Ok(low)
     }
 
-    /// The offset after the last row of a segment.
-    pub(super) fn end_of_rows(&self, number: usize) -> Offset {
-        if let Some(seal) = self.segments[number].seal() {
-            return seal.next_offset;
+    /// A file that a trim took away in the midst of a read is no failure of the log.
+    fn unless_trimmed(&self, log: LogId, asked: Offset, error: Error) -> Error {
+        match self.ends(log) {
+            Some(Ends { first, next }) if asked < first => Error::Trimmed { asked, first, next },
+            Some(_) => error,
+            None => Error::NoLog(log),
         }
-        let mut later = self.segments.range(number + 1..);
-        // A damaged segment's index may not be there; its seal is.
-        let next = later.find_map(Segment::first_offset);
-        next.unwrap_or(self.next_offset)
     }
 }
 
-/// The records of a run, out of the frames.
-fn stored_in(frames: &[Entry], part: &Part) -> Result<Stored, Error> {
+/// The records of a run, out of the frames. Runs come in order: the frames before this one's are passed.
+fn stored_in(frames: &mut &[Entry], part: &Part) -> Result<Stored, Error> {
     const MISMATCH: Error = Error::Malformed("a row names no records");
-    let first = frames.first().ok_or(MISMATCH)?.index;
-    let number = part.row.index.0.checked_sub(first.0).ok_or(MISMATCH)?;
-    let frame = usize::try_from(number)
-        .ok()
-        .and_then(|number| frames.get(number));
-    let entry = frame.filter(|entry| entry.kind == Kind::Records);
+    let is_before = |frame: &&Entry| frame.index < part.row.index;
+    let passed = frames.iter().take_while(is_before).count();
+    *frames = &frames[passed..];
+    let entry = frames.first().filter(|frame| frame.index == part.row.index);
+    let entry = entry.ok_or(MISMATCH)?;
     // A row without a record would make a reader loop for ever.
-    let count = part.next.0.checked_sub(part.row.offset.0);
+    let count = part.next.0.checked_sub(part.row.position.0);
     let count = count.filter(|count| *count > 0).ok_or(MISMATCH)?;
-    let payload = &entry.ok_or(MISMATCH)?.payload;
-    record::stored(payload, part.row.skip, part.row.offset, count)
+    if entry.kind != Kind::Records {
+        return Err(MISMATCH);
+    }
+    record::stored(&entry.payload, &part.row, count)
 }
 
 /// Gives back what rows led to, if it holds the record at `at` and goes on from there without a gap.

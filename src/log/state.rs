@@ -1,13 +1,14 @@
 //! What a log holds in memory: its segments, its last entries, and how far it is published.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::format::frame::Entry;
 use super::open::recovery::{Checkpoint, Recovered};
 use super::segment::Segment;
 use super::segment::store::Store;
-use super::{Index, Offset, Term};
+use super::{AllEnds, Ends, Index, LogId, Position, Term};
 
 #[derive(Debug)]
 pub struct LogState {
@@ -20,20 +21,64 @@ pub struct LogState {
     pub last_term: Term,
     /// The latest time of the entries, as far as they were read, in milliseconds since 1970.
     pub last_timestamp_ms: u64,
-    /// The first offset that may be read.
-    pub first_offset: Offset,
-    pub next_offset: Offset,
+    /// The position of the first record held.
+    pub first_position: Position,
+    pub next_position: Position,
+    pub logs: BTreeMap<LogId, LogPart>,
     /// The first raft index that is not published yet.
     pub next_publish: Index,
     /// For each pin, the raft index from which on entries must stay.
     pub pins: Vec<Index>,
 }
 
+/// What is known of one log.
+#[derive(Debug)]
+pub struct LogPart {
+    pub ends: Ends,
+    /// The first raft index of the segment that was read last: most reads go on from where one ended.
+    looked: AtomicU64,
+}
+
+impl LogPart {
+    pub fn new(ends: Ends) -> Self {
+        Self {
+            ends,
+            looked: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// The segment that was read last, if one was.
+    pub fn looked(&self) -> Index {
+        Index(self.looked.load(Ordering::Relaxed))
+    }
+
+    /// Takes note of the segment that is read.
+    pub fn look(&self, base: Index) {
+        self.looked.store(base.0, Ordering::Relaxed);
+    }
+}
+
+impl Default for LogPart {
+    fn default() -> Self {
+        Self::new(Ends::default())
+    }
+}
+
+/// The parts of logs with these ends; the default one is always there.
+pub fn parts(ends: &AllEnds) -> BTreeMap<LogId, LogPart> {
+    let parts = ends.iter().map(|(log, ends)| (*log, LogPart::new(*ends)));
+    let mut parts: BTreeMap<_, _> = parts.collect();
+    let default = parts.entry(LogId::DEFAULT);
+    default.or_insert_with(|| LogPart::new(Ends::default()));
+    parts
+}
+
 impl LogState {
-    pub fn new(found: Recovered, checkpoint: Option<Checkpoint>) -> Self {
+    pub fn new(found: Recovered, checkpoint: Option<&Checkpoint>) -> Self {
         let floor = found.floor;
         let covered = checkpoint.filter(|_| found.rows_hold);
-        let first_offset = covered.map_or(Offset(0), |covered| covered.first_offset);
+        let nothing = AllEnds::new();
+        let logs = parts(covered.map_or(&nothing, |covered| &covered.logs));
         Self {
             floor: floor.index,
             segments: found.segments,
@@ -41,8 +86,9 @@ impl LogState {
             tail_bytes: 0,
             last_term: found.last_term,
             last_timestamp_ms: found.last_timestamp_ms,
-            first_offset: first_offset.max(floor.offset),
-            next_offset: found.next_offset,
+            first_position: floor.position,
+            next_position: found.next_position,
+            logs,
             next_publish: covered.map_or(floor.index, |covered| Index(covered.applied.0 + 1)),
             pins: Vec::new(),
         }
@@ -99,24 +145,8 @@ impl LogState {
         segments.find(|segment| Arc::ptr_eq(&segment.store, store))
     }
 
-    /// The segment that would hold `offset`: the last that begins at or before it.
-    pub fn holder_of(&self, offset: Offset) -> Option<usize> {
-        // An open segment without records, of control entries or of retries, begins where the next
-        // one with records does: else the segments would not be in order.
-        let begins_by = |number: usize| {
-            let mut from_here = self.segments.range(number..);
-            let first = from_here.find_map(Segment::first_offset);
-            first.is_some_and(|first| first <= offset)
-        };
-        let (mut low, mut high) = (0, self.segments.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if begins_by(middle) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low.checked_sub(1)
+    /// Where a log begins and ends; `None` if it is not there.
+    pub fn ends(&self, log: LogId) -> Option<Ends> {
+        self.logs.get(&log).map(|part| part.ends)
     }
 }

@@ -57,7 +57,7 @@ impl Log {
     /// be reset: records are dropped by retention alone.
     pub fn reset(&self, next: Index, done: Done) {
         let mut state = self.0.state.write();
-        let records = (state.first_offset, state.next_offset);
+        let records = (state.first_position, state.next_position);
         assert_eq!(records.0, records.1, "a log with records is never reset");
         let segments = state.segments.drain(..);
         let gone: Vec<_> = segments.map(|segment| segment.base()).collect();

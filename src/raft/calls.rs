@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use crate::log::Offset;
+use crate::log::{LogId, Offset};
 use crate::proto::raft_v1 as pb;
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, Trim, UpdateLog};
 use crate::raft::entry::command::{ClaimEpoch, CommitCursor, Retention};
+use crate::raft::entry::outcome::Made;
 use crate::raft::error::{ExecuteError, MembershipError, ReadError};
 use crate::raft::read::Freshness;
 use crate::raft::state::cursors::Cursor;
 use crate::raft::state::fences::Epoch;
+use crate::raft::state::fsm::Fsm;
+use crate::raft::state::logs::KnownLog;
 use crate::raft::state::sessions::SessionInfo;
 use crate::raft::view::View;
 use crate::raft::write::commands::Claim;
@@ -70,24 +74,56 @@ impl ReplicatedLog {
     /// Forgets a cursor; false if there was none.
     pub async fn delete_cursor(&self, name: &str) -> Result<bool, ExecuteError> {
         let until = self.deadline();
-        self.0.commands.delete_cursor(name, until).await
+        self.0.commands.delete_cursor(self.2, name, until).await
     }
 
     /// A cursor, as far as this node has applied.
     pub fn cursor(&self, name: &str) -> Option<Cursor> {
-        self.0.commands.cursor(name)
+        self.0.commands.cursor(self.2, name)
     }
 
     /// Up to `count` cursors by name, behind `after`.
     pub fn cursors(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
-        self.0.commands.cursors(after, count)
+        self.0.commands.cursors(self.2, after, count)
     }
 
     /// Gives up the records before `first`, on every replica alike; gives the first offset that may
     /// be read from now on. Any member takes the call.
     pub async fn trim(&self, first: Offset) -> Result<Offset, ExecuteError> {
+        let (until, log) = (self.deadline(), self.2);
+        self.0.commands.trim(Trim { log, first }, until).await
+    }
+
+    /// Makes a log, or finds the one that there is.
+    pub async fn create_log(&self, create: CreateLog) -> Result<Made, ExecuteError> {
         let until = self.deadline();
-        self.0.commands.trim(first, until).await
+        self.0.commands.create_log(create, until).await
+    }
+
+    /// Replaces a log's configuration.
+    pub async fn update_log(&self, update: UpdateLog) -> Result<Made, ExecuteError> {
+        let until = self.deadline();
+        self.0.commands.update_log(update, until).await
+    }
+
+    /// Deletes a log; false if there was none.
+    pub async fn delete_log(&self, delete: DeleteLog) -> Result<bool, ExecuteError> {
+        let until = self.deadline();
+        self.0.commands.delete_log(delete, until).await
+    }
+
+    /// What is known of this log, as far as this node has applied; `None` if it was deleted.
+    pub fn known(&self) -> Option<KnownLog> {
+        let known = |fsm: &Fsm| fsm.logs.get(self.2).cloned();
+        self.0.node.state.read(known)
+    }
+
+    /// Up to `count` logs by name whose names begin with `prefix`, behind `after`.
+    pub fn logs(&self, prefix: &str, after: &str, count: usize) -> Vec<(LogId, KnownLog)> {
+        self.0.node.state.read(|fsm| {
+            let found = fsm.logs.list(prefix, after, count).into_iter();
+            found.map(|(id, log)| (id, log.clone())).collect()
+        })
     }
 
     /// Sets how much of the log is kept. Any member takes the call.
@@ -123,7 +159,7 @@ impl ReplicatedLog {
 
     /// How far this node is.
     pub fn freshness(&self) -> Freshness {
-        self.0.reads.freshness()
+        self.0.reads.freshness(self.2)
     }
 
     /// Returns once this node is known to be at most `bound` behind.
@@ -135,7 +171,7 @@ impl ReplicatedLog {
 
     /// Returns once this node has applied the records before `next`.
     pub async fn apply_to(&self, next: Offset) -> Result<(), ReadError> {
-        self.0.reads.apply_to(next, self.deadline()).await
+        self.0.reads.apply_to(self.2, next, self.deadline()).await
     }
 
     /// Returns once this node has applied everything that was acknowledged, by any node, before

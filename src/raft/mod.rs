@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::disk::DirLock;
-use crate::log::Log;
+use crate::log::{Log, LogId, Offset};
 use crate::retry::CALL_WAIT;
 use crate::tasks;
 
@@ -48,6 +48,7 @@ pub mod fuzzing;
 mod tests;
 
 pub use engine::Timing;
+pub use entry::catalog::{CreateLog, DeleteLog, LogConfig, UpdateLog};
 pub use entry::command::{ClaimEpoch, CommitCursor, Retention};
 pub use entry::outcome::{OffsetRange, Ranges, Receipt, Refusal, StateRefusal};
 pub use entry::owner;
@@ -65,6 +66,7 @@ pub use state::admissions::ALLOWED_MAX;
 pub use state::applied::Applied;
 pub use state::cursors::{CURSORS_MAX, Cursor};
 pub use state::fences::{Epoch, FENCES_MAX};
+pub use state::logs::KnownLog;
 pub use state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX, SessionInfo};
 pub use view::clocks::ClockReport;
 pub use view::{MemberView, View};
@@ -78,14 +80,16 @@ use members::hearing::Hearing;
 use node::Node;
 use read::ReadBarrier;
 use staging::Staging;
+use state::fsm::Fsm;
 use upkeep::Upkeep;
 use write::commands::Commands;
 use write::proposer::Proposer;
 
 /// A handle to the replicated log of this node; clones share it. What it is asked for waits for a leader as long
-/// as a call may, or until the time that it was given ([`ReplicatedLog::until`]).
+/// as a call may, or until the time that it was given ([`ReplicatedLog::until`]). It is a handle to one of the
+/// cluster's logs, the default one at first ([`ReplicatedLog::of`]).
 #[derive(Clone)]
-pub struct ReplicatedLog(Arc<ReplicaParts>, Option<Instant>);
+pub struct ReplicatedLog(Arc<ReplicaParts>, Option<Instant>, LogId);
 
 /// What the node consists of.
 struct ReplicaParts {
@@ -103,7 +107,31 @@ struct ReplicaParts {
 impl ReplicatedLog {
     /// The same log for one call, whose caller waits no longer than this.
     pub fn until(&self, deadline: Option<Instant>) -> Self {
-        Self(self.0.clone(), deadline)
+        Self(self.0.clone(), deadline, self.2)
+    }
+
+    /// The log with this id, of the same cluster.
+    pub fn of(&self, id: LogId) -> Self {
+        Self(self.0.clone(), self.1, id)
+    }
+
+    /// The log of this name, as far as this node has applied; the default one without a name.
+    pub fn named(&self, name: &str) -> Option<Self> {
+        if name.is_empty() {
+            return Some(self.of(LogId::DEFAULT));
+        }
+        let id = |fsm: &Fsm| fsm.logs.named(name).map(|(id, _)| id);
+        self.0.node.state.read(id).map(|id| self.of(id))
+    }
+
+    /// Which log it is.
+    pub fn id(&self) -> LogId {
+        self.2
+    }
+
+    /// The first readable offset, and the one that the next record gets, as far as this node has applied.
+    pub fn offsets(&self) -> (Offset, Offset) {
+        self.log().offsets(self.2)
     }
 
     /// Until when a call that comes now may wait.
@@ -122,9 +150,24 @@ impl ReplicatedLog {
         &self.0.node.log
     }
 
-    /// How much of the log is kept.
+    /// Whether a read from this offset need wait no longer: there is a record, or no log any more.
+    pub fn is_past(&self, from: Offset) -> bool {
+        let ends = self.log().ends(self.2);
+        ends.is_none_or(|ends| ends.next > from)
+    }
+
+    /// Whether it is there, as far as this node has applied.
+    pub fn is_there(&self) -> bool {
+        self.log().ends(self.2).is_some()
+    }
+
+    /// How much of it is kept.
     pub fn retention(&self) -> Retention {
-        self.0.node.state.read(|fsm| fsm.retention.clone())
+        let known = |fsm: &Fsm| {
+            let log = fsm.logs.get(self.2);
+            log.map(|log| log.config.retention.clone())
+        };
+        self.0.node.state.read(known).unwrap_or_default()
     }
 
     /// How far this node has applied, and a wait for more.

@@ -7,7 +7,7 @@ use openraft::EntryPayload;
 use crate::disk::Disk;
 use crate::disk::memory::MemoryDisk;
 use crate::log::verify::{Bounds, Finding, What};
-use crate::log::{self, Index};
+use crate::log::{self, Index, Position};
 use crate::proto::raft_v1 as pb;
 use crate::raft::WireError;
 use crate::raft::entry::codec;
@@ -17,6 +17,7 @@ use crate::raft::home::directory::Identity;
 use crate::raft::home::stable_store::{FILE, StableStore};
 use crate::raft::home::vote_file::{self, VoteFile};
 use crate::raft::snapshot::{self, STAGING};
+use crate::raft::state::fsm::Fsm;
 
 /// What the stable store of a directory tells.
 #[derive(Debug, Default)]
@@ -103,7 +104,7 @@ fn bounds(stable: &StableStore, dir: &Path) -> Result<Bounds, StableError> {
         let checkpoint = adoption.checkpoint.unwrap_or_default();
         return Ok(Bounds {
             floor: snapshot::floor_of(adoption.floor.as_ref()),
-            checkpoint: snapshot::covered_by(&checkpoint),
+            checkpoint: covered(checkpoint, stable.incoming_rows()?)?,
             committed: None,
             adopting: Some((dir.join(STAGING), bases)),
         });
@@ -111,10 +112,25 @@ fn bounds(stable: &StableStore, dir: &Path) -> Result<Bounds, StableError> {
     let checkpoint = stable.checkpoint()?.unwrap_or_default();
     Ok(Bounds {
         floor: snapshot::floor_of(stable.floor()?.as_ref()),
-        checkpoint: snapshot::covered_by(&checkpoint),
+        checkpoint: covered(checkpoint, stable.rows()?)?,
         committed: stable.committed()?.map(|id| Index(id.index)),
         adopting: None,
     })
+}
+
+/// What a checkpoint says of the logs.
+fn covered(
+    checkpoint: pb::Checkpoint,
+    rows: Vec<pb::StateRow>,
+) -> Result<Option<log::Checkpoint>, StableError> {
+    if checkpoint.applied.is_none() {
+        return Ok(None);
+    }
+    let next = Position(checkpoint.next_position);
+    let state = Fsm::restore(checkpoint, rows);
+    let key = "checkpoint";
+    let state = state.map_err(|source| StableError::Decode { key, source })?;
+    Ok(state.covered(next))
 }
 
 /// What an entry says, in words for people.

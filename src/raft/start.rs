@@ -109,7 +109,7 @@ impl ReplicatedLog {
             floor,
         };
         let parts = assemble(directory, node, stamps, doors, kept, heartbeat, successor);
-        Ok(Self(Arc::new(parts), None))
+        Ok(Self(Arc::new(parts), None, log::LogId::DEFAULT))
     }
 }
 

@@ -3,6 +3,8 @@
 mod commands_tests;
 mod hearing_tests;
 mod members_tests;
+mod oracle_cases_tests;
+mod oracle_plain_tests;
 mod oracle_steps_tests;
 mod oracle_tests;
 mod seed_tests;

@@ -1,5 +1,6 @@
 //! What all verbs share: the log once it has its seat, the policy, the limits, what answers hold.
 
+use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
@@ -51,18 +52,26 @@ impl<L> ApiContext<L> {
 
 impl ApiContext<ReplicatedLog> {
     /// The log of this name, for as long as the caller waits.
-    pub fn log_for<T>(&self, request: &Request<T>, name: &str) -> Result<ReplicatedLog, Status> {
-        check_log(name)?;
-        Ok(self.log()?.until(deadline::of(request)))
+    pub fn log_for<T>(
+        &self,
+        request: &Request<T>,
+        name: &str,
+    ) -> impl Future<Output = Result<ReplicatedLog, Status>> + Send + use<T> {
+        let log = self.log().map(|log| log.until(deadline::of(request)));
+        let name = name.to_owned();
+        async move { named(&log?, &name).await }
     }
 }
 
-/// There is one log.
-pub fn check_log(name: &str) -> Result<(), Status> {
-    if name.is_empty() || name == "default" {
-        return Ok(());
+/// The log of this name; the default one without a name. A node that lags must not say that there is none: it
+/// asks the leader first.
+pub async fn named(log: &ReplicatedLog, name: &str) -> Result<ReplicatedLog, Status> {
+    if let Some(known) = log.named(name) {
+        return Ok(known);
     }
-    Err(status::no_such_log(name))
+    let current = log.read_barrier().await;
+    current.map_err(|error| status::read(&error))?;
+    log.named(name).ok_or_else(|| status::no_such_log(name))
 }
 
 /// What the connection that a call came by may make the node hold.

@@ -48,10 +48,15 @@ pub fn invalid(message: impl Into<String>) -> Status {
 /// There is no log of this name.
 pub fn no_such_log(name: &str) -> Status {
     let message = format!(
-        "there is no log {}: the only one is \"default\"",
+        "there is no log {}: `ferrolog log list` shows those that there are",
         Shown(name)
     );
-    Reason::NoSuchLog.status(&message)
+    Reason::NoSuchLog.status_with(&message, details([("log", &name)]))
+}
+
+/// The log was deleted.
+pub fn log_deleted() -> Status {
+    Reason::LogDeleted.status("the log was deleted")
 }
 
 /// The record is over the limit.
@@ -166,6 +171,7 @@ pub fn propose(error: &ProposeError) -> Status {
         ProposeError::Refused(Refusal::Fenced { epoch }) => {
             (Reason::Fenced, details([("epoch", epoch)]))
         }
+        ProposeError::Refused(Refusal::NoSuchLog) => (Reason::LogDeleted, none()),
         ProposeError::Refused(Refusal::SessionExpired) => (Reason::SessionExpired, none()),
         ProposeError::Malformed => (Reason::MalformedBatch, none()),
         ProposeError::Stopping => return draining(),
@@ -218,6 +224,14 @@ pub fn execute(error: &ExecuteError) -> Status {
         }
         ExecuteError::Refused(StateRefusal::TooManyCursors(full)) => {
             (Reason::TooManyCursors, details([("limit", &full.limit)]))
+        }
+        ExecuteError::Refused(StateRefusal::NoSuchLog) => (Reason::NoSuchLog, none()),
+        ExecuteError::Refused(StateRefusal::LogExists { .. }) => (Reason::LogExists, none()),
+        ExecuteError::Refused(StateRefusal::TooManyLogs(full)) => {
+            (Reason::TooManyLogs, details([("limit", &full.limit)]))
+        }
+        ExecuteError::Refused(StateRefusal::LogEpochDiffers { current }) => {
+            (Reason::LogEpochDiffers, details([("epoch", current)]))
         }
         ExecuteError::Refused(StateRefusal::NotOwner) => (Reason::NotOwner, none()),
         ExecuteError::Refused(StateRefusal::TooManyAdmissions) => {
@@ -296,6 +310,7 @@ fn log_reason(error: &log::Error) -> (Reason, HashMap<String, String>) {
         log::Error::Trimmed { first, next, .. } => {
             return (Reason::OffsetTrimmed, bounds(first, next));
         }
+        log::Error::NoLog(_) => Reason::LogDeleted,
         log::Error::Damaged { .. } => Reason::SegmentDamaged,
         log::Error::Corrupt { .. }
         | log::Error::LostTail { .. }

@@ -251,7 +251,11 @@ impl World {
                 .unwrap();
             let mut records = Vec::new();
             while (records.len() as u64) < next {
-                records.extend(log.log().read(Offset(records.len() as u64), 4096).unwrap());
+                records.extend(
+                    log.log()
+                        .read(log.id(), Offset(records.len() as u64), 4096)
+                        .unwrap(),
+                );
             }
             all.push(records);
         }

@@ -13,7 +13,7 @@ use crate::harness::world::{ADDRS, PATIENCE, World, value};
 use ferrolog::agent::Agent;
 use ferrolog::disk::Disk;
 use ferrolog::disk::memory::{Event, MemoryDisk};
-use ferrolog::log::{Index, Offset};
+use ferrolog::log::{Index, LogId, Offset};
 use tokio::time::{Instant, timeout};
 
 const RECORDS: u64 = 3600;
@@ -206,7 +206,7 @@ impl Cell {
         let mut refused = 0;
         let mut at = 0;
         while at < RECORDS {
-            match log.log().read(Offset(at), 1) {
+            match log.log().read(LogId::DEFAULT, Offset(at), 1) {
                 Ok(records) => {
                     let record = &records[0];
                     assert_eq!(record.offset, Offset(at), "served another record");
@@ -294,7 +294,7 @@ fn sealed(node: &Agent) -> Vec<Index> {
     let segments = node.log().log().segments();
     let sealed = segments
         .iter()
-        .filter(|segment| segment.next_offset.is_some());
+        .filter(|segment| segment.next_position.is_some());
     sealed.map(|segment| segment.base).collect()
 }
 

@@ -177,7 +177,7 @@ async fn set_max_age(world: &World, max_age: Duration) {
 
 fn first_offset(world: &World) -> u64 {
     let firsts = world.nodes.iter().flatten();
-    let firsts = firsts.map(|node| node.log().log().offsets().0.0);
+    let firsts = firsts.map(|node| node.log().offsets().0.0);
     firsts.max().unwrap()
 }
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ferrolog::disk::memory::Event;
-use ferrolog::log::Offset;
 use ferrolog::log::record::BatchBuilder;
+use ferrolog::log::{LogId, Offset};
 use ferrolog::raft::{
     Answer, ClaimEpoch, CommitCursor, DiskFull, ExecuteError, ProposeError, ReplicatedLog,
     Retention,
@@ -81,7 +81,7 @@ async fn a_trim_passes_behind_records_that_came_before_the_disks_were_known_to_b
         }
     }
     assert!(taken > 0 && refused > 0, "{taken} taken, {refused} refused");
-    assert_eq!(log.log().offsets().1, Offset(BEFORE + taken));
+    assert_eq!(log.offsets().1, Offset(BEFORE + taken));
 
     for other in others {
         world.disks[other].set_available(u64::MAX);
@@ -118,6 +118,7 @@ async fn a_full_follower_takes_no_records_that_others_hold() {
 
 fn commit(offset: u64) -> CommitCursor {
     CommitCursor {
+        log: LogId::DEFAULT,
         name: "reader".to_owned(),
         subject: String::new(),
         offset: Offset(offset),
@@ -251,7 +252,7 @@ async fn nodes_whose_logs_wait_for_room_go_on_with_all_else() {
         },
     )
     .await;
-    assert!(log.log().offsets().1 < Offset(BEFORE + 2_000), "it waits");
+    assert!(log.offsets().1 < Offset(BEFORE + 2_000), "it waits");
     for number in 0..ADDRS.len() {
         let node = world.node(number).log();
         let read = timeout(Duration::from_secs(1), node.read_barrier()).await;
@@ -266,5 +267,5 @@ async fn nodes_whose_logs_wait_for_room_go_on_with_all_else() {
         let answer = timeout(PATIENCE, answer).await.expect("an answer");
         answer.expect("an answer").expect("there was room in time");
     }
-    assert_eq!(log.log().offsets().1, Offset(BEFORE + 2_000));
+    assert_eq!(log.offsets().1, Offset(BEFORE + 2_000));
 }

@@ -226,7 +226,7 @@ async fn history(seed: u64) {
         let log = scene.old().log().clone();
         reads.push(tokio::spawn(async move {
             let passed = log.read_barrier().await;
-            (passed, log.log().offsets().1)
+            (passed, log.offsets().1)
         }));
         pass(scene.dice.millis(60)).await;
         scene.let_answers_arrive().await;
@@ -251,7 +251,7 @@ async fn history(seed: u64) {
     }
     let again = timeout(PATIENCE, scene.old().log().read_barrier()).await;
     again.expect("it ends").expect("the old leader follows");
-    assert!(scene.old().log().log().offsets().1 > acked);
+    assert!(scene.old().log().offsets().1 > acked);
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,7 +278,7 @@ async fn answers_to_appends_before_a_read_do_not_confirm_it() {
     let log = scene.old().log().clone();
     let read = tokio::spawn(async move {
         let passed = log.read_barrier().await;
-        (passed, log.log().offsets().1)
+        (passed, log.offsets().1)
     });
     pass(Duration::from_millis(50)).await;
     for _ in 0..2 {

@@ -9,7 +9,7 @@ use ferrolog::agent::{Bound, Runtimes, Seams};
 use ferrolog::disk::Disk;
 use ferrolog::disk::memory::MemoryDisk;
 use ferrolog::env::{Clock, Random};
-use ferrolog::log::Offset;
+use ferrolog::log::{LogId, Offset};
 use ferrolog::net::memory::MemoryNetwork;
 use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
 use ferrolog::net::{Kind, Security};
@@ -307,7 +307,13 @@ async fn a_node_starts_on_a_log_whose_first_segment_is_damaged_and_mends_it() {
     world.start(victim).await;
     world.settled().await;
     let begun = Instant::now();
-    while world.node(victim).log().log().read(Offset(0), 1).is_err() {
+    while world
+        .node(victim)
+        .log()
+        .log()
+        .read(LogId::DEFAULT, Offset(0), 1)
+        .is_err()
+    {
         assert!(begun.elapsed() < PATIENCE, "the segment is mended");
         // Mending comes by itself: time itself is the subject.
         tokio::time::sleep(Duration::from_millis(50)).await;

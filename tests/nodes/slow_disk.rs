@@ -147,8 +147,8 @@ async fn produce(log: ReplicatedLog, records: u64) -> u64 {
 
 async fn until_it_holds(cluster: &Cluster, node: usize, records: u64) {
     until_in(PATIENCE, "it catches up", async || {
-        let log = cluster.log(node).log();
-        let all = log.offsets().1 == Offset(records) && log.unsynced_bytes() == 0;
+        let log = cluster.log(node);
+        let all = log.offsets().1 == Offset(records) && log.log().unsynced_bytes() == 0;
         all.then_some(())
     })
     .await;

@@ -105,8 +105,8 @@ const MUTANTS: [Mutant; 25] = [
     ),
     mutant(
         "a read at an offset does not wait for it",
-        "let there = applied.wait_for(|applied| applied.next_offset >= next);",
-        "let there = applied.wait_for(|applied| applied.next_offset >= next || IT);",
+        "let there = applied.wait_for(|_| self.log.offsets(log).1 >= next);",
+        "let there = applied.wait_for(|_| self.log.offsets(log).1 >= next || IT);",
     ),
     mutant(
         "what is sent again is new",
@@ -155,8 +155,8 @@ const MUTANTS: [Mutant; 25] = [
     ),
     mutant(
         "a trim takes one record more",
-        "log.trim(self.first_offset);",
-        "log.trim(Offset(self.first_offset.0 + u64::from(IT)));",
+        "ends.first = ends.first.max(trim.first.min(ends.next));",
+        "let wanted = Offset(trim.first.0 + u64::from(IT));\n        ends.first = ends.first.max(wanted.min(ends.next));",
     ),
     mutant(
         "memory gives up what is not written",

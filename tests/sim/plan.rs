@@ -352,7 +352,7 @@ fn pair(random: &Random) -> [Fault; 2] {
         _ => {
             let late_us = draw(random, 10_000..=300_000);
             // A leader whose disk alone is late applies what it has not synced: the others commit it.
-            if late_us % 2 == 0 {
+            if late_us.is_multiple_of(2) {
                 (who, same) = (Who::Leader, Who::Same);
             }
             let span = span(random);

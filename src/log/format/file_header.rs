@@ -9,7 +9,7 @@ use crate::log::{Error, Index};
 pub const FILE_HEADER_BYTES: usize = 32;
 const _: () = assert!(FILE_HEADER_BYTES == 8 + 4 + 4 + 8 + 8);
 /// The version that this binary writes, and the only one that it reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Which of a segment's files it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What an entry may take of its segment besides bytes: rows, and offsets.
+//! What an entry may take of its segment besides bytes: rows, and positions.
 //!
 //! An entry declares both, so they are known before it is applied. Batches that are then refused, or
 //! known already, take less.
@@ -6,16 +6,16 @@
 use super::frame::Kind;
 use super::record;
 
-/// The offsets that one segment may hold: its rows count from its first one, in 32 bits.
-pub const OFFSETS_MAX: u64 = u32::MAX as u64;
+/// The positions that one segment may hold: its rows count from its first one, in 32 bits.
+pub const POSITIONS_MAX: u64 = u32::MAX as u64;
 
-/// Rows and offsets.
+/// Rows and positions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Room {
     /// How many rows: one for each batch.
     pub rows: u64,
-    /// How many offsets: one for each record.
-    pub offsets: u64,
+    /// How many positions: one for each record.
+    pub positions: u64,
 }
 
 impl Room {
@@ -27,7 +27,7 @@ impl Room {
                 let (batches, records) = record::declared(payload);
                 Self {
                     rows: batches.into(),
-                    offsets: records,
+                    positions: records,
                 }
             }
         }
@@ -37,7 +37,7 @@ impl Room {
     pub fn and(self, other: Self) -> Self {
         Self {
             rows: self.rows + other.rows,
-            offsets: self.offsets.saturating_add(other.offsets),
+            positions: self.positions.saturating_add(other.positions),
         }
     }
 }
@@ -46,6 +46,7 @@ impl Room {
 mod tests {
     use super::*;
     use crate::batch::Compression;
+    use crate::log::LogId;
     use crate::log::format::record::{BatchBuilder, Conditions, join, packed};
 
     #[test]
@@ -54,11 +55,18 @@ mod tests {
         plain.push(b"one", 0, 0);
         plain.push(b"two", 0, 0);
         let conditions = Conditions::default();
-        let small = packed(None, &conditions, Compression::Zstd, u32::MAX, b"small");
+        let small = packed(
+            LogId::DEFAULT,
+            None,
+            &conditions,
+            Compression::Zstd,
+            u32::MAX,
+            b"small",
+        );
         let payload = join([plain.finish(), small].iter(), Some(7));
         let needs = |kind, payload| {
             let room = Room::of(kind, payload);
-            (room.rows, room.offsets)
+            (room.rows, room.positions)
         };
         let both = 2 + u64::from(u32::MAX);
         assert_eq!(needs(Kind::Records, &payload), (2, both));

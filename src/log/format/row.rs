@@ -1,57 +1,74 @@
-//! A row of an index: where a run of records stands, as 20 bytes with a checksum of their own.
+//! A row of an index: where a run of records stands, as 32 bytes with a checksum of their own.
 
-use crate::log::{Index, Offset};
+use crate::log::{Index, LogId, Offset, Position};
 
-/// The bytes of a row: four numbers and their checksum.
-pub const ROW_BYTES: usize = 20;
-const ROW_CRC_AT: usize = 16;
-const _: () = assert!(ROW_CRC_AT + 4 == ROW_BYTES && ROW_BYTES == 20);
+/// The bytes of a row: its numbers and their checksum.
+pub const ROW_BYTES: usize = 32;
+const OFFSET_AT: usize = 20;
+const ROW_CRC_AT: usize = 28;
+const _: () = assert!(OFFSET_AT == 5 * 4 && ROW_CRC_AT == OFFSET_AT + 8);
+const _: () = assert!(ROW_CRC_AT + 4 == ROW_BYTES && ROW_BYTES == 32);
 
 /// Where a run of records stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// The offset of the first record.
-    pub offset: Offset,
+    /// The position of the first record.
+    pub position: Position,
     /// The raft index of the entry.
     pub index: Index,
     /// Where the entry's frame begins in the store file.
-    pub position: u32,
+    pub frame_at: u32,
     /// Where the first record begins in the frame's payload.
     pub skip: u32,
+    /// The log that the records belong to.
+    pub log: LogId,
+    /// The offset of the first record in that log.
+    pub offset: Offset,
 }
 
 /// What the rows of an index count from.
 #[derive(Debug, Clone, Copy)]
 pub struct Bases {
     index: Index,
-    offset: Offset,
+    position: Position,
     /// The checksum of both, which each row's goes on from.
     crc: u32,
 }
 
 impl Bases {
-    pub fn new(index: Index, offset: Offset) -> Self {
+    pub fn new(index: Index, position: Position) -> Self {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&index.0.to_le_bytes());
-        bytes[8..].copy_from_slice(&offset.0.to_le_bytes());
+        bytes[8..].copy_from_slice(&position.0.to_le_bytes());
         let crc = crc32c::crc32c(&bytes);
-        Self { index, offset, crc }
+        Self {
+            index,
+            position,
+            crc,
+        }
     }
 
-    /// The offset of the first row.
-    pub fn offset(&self) -> Offset {
-        self.offset
+    /// The first raft index of the segment.
+    pub fn index(&self) -> Index {
+        self.index
+    }
+
+    /// The position of the first row.
+    pub fn position(&self) -> Position {
+        self.position
     }
 
     /// A row's bytes; `None` if it is too far from what it counts from.
     pub fn encode(&self, row: &Row) -> Option<[u8; ROW_BYTES]> {
         let delta = |value: u64, from: u64| u32::try_from(value.checked_sub(from)?).ok();
-        let offset = delta(row.offset.0, self.offset.0)?;
+        let position = delta(row.position.0, self.position.0)?;
         let index = delta(row.index.0, self.index.0)?;
         let mut bytes = [0; ROW_BYTES];
-        for (part, number) in [offset, index, row.position, row.skip].iter().enumerate() {
+        let numbers = [position, index, row.frame_at, row.skip, row.log.0];
+        for (part, number) in numbers.iter().enumerate() {
             bytes[part * 4..][..4].copy_from_slice(&number.to_le_bytes());
         }
+        bytes[OFFSET_AT..ROW_CRC_AT].copy_from_slice(&row.offset.0.to_le_bytes());
         let crc = self.row_crc(&bytes);
         bytes[ROW_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         Some(bytes)
@@ -68,14 +85,17 @@ impl Bases {
             let number = bytes[part * 4..].first_chunk();
             number.map_or(0, |number| u32::from_le_bytes(*number))
         };
-        if part(4) != self.row_crc(bytes) || part(2) == 0 {
+        if part(7) != self.row_crc(bytes) || part(2) == 0 {
             return None;
         }
+        let offset = u64::from(part(5)) | u64::from(part(6)) << 32;
         Some(Row {
-            offset: Offset(self.offset.0.checked_add(part(0).into())?),
+            position: Position(self.position.0.checked_add(part(0).into())?),
             index: Index(self.index.0.checked_add(part(1).into())?),
-            position: part(2),
+            frame_at: part(2),
             skip: part(3),
+            log: LogId(part(4)),
+            offset: Offset(offset),
         })
     }
 }

@@ -10,10 +10,10 @@ use std::path::Path;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::frame::{self, HEADER_BYTES};
 use super::record::BATCH_BYTES_MIN;
-use super::room::OFFSETS_MAX;
+use super::room::POSITIONS_MAX;
 use super::row::Row;
 use crate::disk::Disk;
-use crate::log::{Error, Index, NUMBER_MAX, Offset, STORE_BYTES_MAX, Term};
+use crate::log::{Error, Index, LogId, NUMBER_MAX, Position, STORE_BYTES_MAX, Term};
 
 /// The fixed part behind the file header.
 pub const FIXED_BYTES: usize = 56;
@@ -21,6 +21,8 @@ pub const FIXED_BYTES: usize = 56;
 pub const MARK_BYTES: usize = 8;
 /// One term's end.
 pub const TERM_END_BYTES: usize = 12;
+/// One log.
+pub const LOG_BYTES: usize = 4;
 /// The checksum at the end.
 const CRC_BYTES: usize = 4;
 /// A store has a mark at the first frame behind each of its stretches of this many bytes.
@@ -29,6 +31,8 @@ pub const MARK_EVERY: u32 = 64 << 10;
 const MARKS_MAX: usize = 1 << 16;
 /// The most terms in a seal: more than there are elections while a segment is open.
 const TERM_ENDS_MAX: usize = 1 << 20;
+/// The most logs in a seal: more than there are rows in a segment of the default size.
+const LOGS_MAX: usize = 1 << 22;
 
 const _: () = assert!(FIXED_BYTES == 8 * 4 + 3 * 8 && FILE_HEADER_BYTES + FIXED_BYTES == 88);
 const _: () = assert!(MARK_BYTES == 4 + 4 && TERM_END_BYTES == 4 + 8 && CRC_BYTES == 4);
@@ -77,17 +81,19 @@ pub struct Seal {
     pub rows: u32,
     /// Over the checksum of each entry, in order.
     pub entries_digest: u32,
-    /// Over each row's offset, raft index and skip, in order.
+    /// Over each row's position, raft index, skip, log and offset, in order.
     pub rows_digest: u32,
-    /// The offset of the first record in it or, without one, after it.
-    pub first_offset: Offset,
-    /// The offset after its last record.
-    pub next_offset: Offset,
+    /// The position of the first record in it or, without one, after it.
+    pub first_position: Position,
+    /// The position after its last record.
+    pub next_position: Position,
     /// The log's time when it was sealed, in milliseconds since 1970: no record in it is later.
     pub sealed_ms: u64,
     /// The terms of its entries, in order: at least one.
     pub term_ends: Vec<TermEnd>,
     pub marks: Vec<Mark>,
+    /// The logs that its records belong to, in order.
+    pub logs: Vec<LogId>,
 }
 
 impl Seal {
@@ -104,11 +110,11 @@ impl Seal {
     /// Whether both seals sum up the same entries and rows.
     pub fn agrees_with(&self, other: &Self) -> bool {
         let digest = |seal: &Self| {
-            let offsets = (seal.first_offset, seal.next_offset);
+            let positions = (seal.first_position, seal.next_position);
             (
                 (seal.base, seal.entries, seal.entries_digest),
                 (seal.rows, seal.rows_digest),
-                offsets,
+                positions,
             )
         };
         digest(self) == digest(other)
@@ -149,11 +155,11 @@ impl Seal {
             digests[0],
             digests[1],
             terms,
-            0,
+            count(self.logs.len()),
         ] {
             out.extend_from_slice(&number.to_le_bytes());
         }
-        for number in [self.first_offset.0, self.next_offset.0, self.sealed_ms] {
+        for number in [self.first_position.0, self.next_position.0, self.sealed_ms] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         debug_assert_eq!(out.len(), FILE_HEADER_BYTES + FIXED_BYTES);
@@ -164,6 +170,9 @@ impl Seal {
         for end in &self.term_ends {
             out.extend_from_slice(&end.entry.to_le_bytes());
             out.extend_from_slice(&end.term.0.to_le_bytes());
+        }
+        for log in &self.logs {
+            out.extend_from_slice(&log.0.to_le_bytes());
         }
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -179,12 +188,17 @@ impl Seal {
         let body = body.get(FILE_HEADER_BYTES..)?;
         let u32_at = |at: usize| Some(u32::from_le_bytes(*body.get(at..)?.first_chunk()?));
         let u64_at = |at: usize| Some(u64::from_le_bytes(*body.get(at..)?.first_chunk()?));
-        let (marks, terms) = (u32_at(12)? as usize, u32_at(24)? as usize);
+        let [marks, terms, logs] = [
+            u32_at(12)? as usize,
+            u32_at(24)? as usize,
+            u32_at(28)? as usize,
+        ];
         let terms_at = FIXED_BYTES + marks * MARK_BYTES;
-        if marks > MARKS_MAX || terms > TERM_ENDS_MAX {
+        if marks > MARKS_MAX || terms > TERM_ENDS_MAX || logs > LOGS_MAX {
             return None;
         }
-        if body.len() != terms_at + terms * TERM_END_BYTES {
+        let logs_at = terms_at + terms * TERM_END_BYTES;
+        if body.len() != logs_at + logs * LOG_BYTES {
             return None;
         }
         let mark = |number: usize| {
@@ -204,11 +218,14 @@ impl Seal {
             rows: u32_at(8)?,
             entries_digest: u32_at(16)?,
             rows_digest: u32_at(20)?,
-            first_offset: Offset(u64_at(32)?),
-            next_offset: Offset(u64_at(40)?),
+            first_position: Position(u64_at(32)?),
+            next_position: Position(u64_at(40)?),
             sealed_ms: u64_at(48)?,
             marks: (0..marks).map(mark).collect::<Option<_>>()?,
             term_ends: (0..terms).map(term_end).collect::<Option<_>>()?,
+            logs: (0..logs)
+                .map(|number| u32_at(logs_at + number * LOG_BYTES).map(LogId))
+                .collect::<Option<_>>()?,
         };
         seal.is_sound().then_some(seal)
     }
@@ -236,6 +253,9 @@ impl Seal {
             && self.marks.windows(2).all(grow)
             && last.is_some_and(|last| last.entry < self.entries && last.position < self.end)
             && self.term_ends.windows(2).all(later)
+            && self.logs.is_sorted_by(|one, next| one < next)
+            && self.logs.len() <= self.rows as usize
+            && self.logs.is_empty() == (self.rows == 0)
             && self.term_ends.last().map(|end| end.entry) == Some(self.entries - 1)
             && self.is_possible()
     }
@@ -244,7 +264,7 @@ impl Seal {
     /// the lists.
     pub fn is_possible(&self) -> bool {
         let frames = u64::from(self.end).saturating_sub(FILE_HEADER_BYTES as u64);
-        let records = self.next_offset.0.checked_sub(self.first_offset.0);
+        let records = self.next_position.0.checked_sub(self.first_position.0);
         self.entries > 0
             && self.end <= STORE_BYTES_MAX
             && u64::from(self.entries) <= frames / HEADER_BYTES as u64
@@ -252,11 +272,11 @@ impl Seal {
             // Compressed records may take less than a byte each, so their number is not bounded by the store's
             // bytes. A row covers at least one record.
             && records.is_some_and(|records| {
-                records <= OFFSETS_MAX
+                records <= POSITIONS_MAX
                     && u64::from(self.rows) <= records
                     && (self.rows == 0) == (records == 0)
             })
-            && self.next_offset.0 <= NUMBER_MAX
+            && self.next_position.0 <= NUMBER_MAX
             && self.base.0 <= NUMBER_MAX
     }
 
@@ -278,7 +298,8 @@ impl Seal {
             done => done.map_err(Error::io("open", path))?,
         };
         let len = file.len().map_err(Error::io("measure", path))?;
-        let lists_max = MARKS_MAX * MARK_BYTES + TERM_ENDS_MAX * TERM_END_BYTES;
+        let lists_max =
+            MARKS_MAX * MARK_BYTES + TERM_ENDS_MAX * TERM_END_BYTES + LOGS_MAX * LOG_BYTES;
         let len_max = FILE_HEADER_BYTES + FIXED_BYTES + lists_max + CRC_BYTES;
         let Some(len) = usize::try_from(len).ok().filter(|len| *len <= len_max) else {
             return Ok(None);
@@ -303,10 +324,12 @@ pub fn add_entry(digest: u32, crc: u32) -> u32 {
 
 /// Adds a row to a digest.
 pub fn add_row(digest: u32, row: &Row) -> u32 {
-    let mut bytes = [0; 20];
-    bytes[..8].copy_from_slice(&row.offset.0.to_le_bytes());
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&row.position.0.to_le_bytes());
     bytes[8..16].copy_from_slice(&row.index.0.to_le_bytes());
-    bytes[16..].copy_from_slice(&row.skip.to_le_bytes());
+    bytes[16..20].copy_from_slice(&row.skip.to_le_bytes());
+    bytes[20..24].copy_from_slice(&row.log.0.to_le_bytes());
+    bytes[24..].copy_from_slice(&row.offset.0.to_le_bytes());
     crc32c::crc32c_append(digest, &bytes)
 }
 
@@ -328,11 +351,12 @@ mod tests {
             rows: 3,
             entries_digest: 1,
             rows_digest: 2,
-            first_offset: Offset(10),
-            next_offset: Offset(20),
+            first_position: Position(10),
+            next_position: Position(20),
             sealed_ms: 5,
             term_ends: vec![end(10, 2), end(899, 4)],
             marks: vec![mark(0, 32), mark(300, 70_000), mark(600, 140_000)],
+            logs: vec![LogId(0), LogId(9)],
         }
     }
 

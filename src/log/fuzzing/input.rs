@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::batch::{self, Compression};
 use crate::log::format::record::{self, BatchBuilder, Conditions, Producer};
-use crate::log::{Entry, Index, Kind, Offset, Term};
+use crate::log::{Entry, Index, Kind, LogId, Offset, Term};
 
 /// Bytes that are taken from the front, and zeros once they are spent.
 #[derive(Debug)]
@@ -89,10 +89,12 @@ pub fn batch_of(input: &mut Input<'_>) -> Bytes {
         sequence: u64::from(input.u8() & 31),
         owner: 0,
     });
+    // A few are for another log.
+    let log = LogId(u32::from(what & 24 == 24));
     if what >> 5 == 7 {
-        return packed_of(producer, what);
+        return packed_of(log, producer, what);
     }
-    let mut batch = BatchBuilder::new(producer);
+    let mut batch = BatchBuilder::of(log, producer);
     for number in 0..=u64::from(what >> 3 & 3) {
         let length = usize::from(what >> 5) * 24 + number as usize;
         batch.push(&vec![what; length], number % 2, u32::from(what >> 7));
@@ -101,7 +103,7 @@ pub fn batch_of(input: &mut Input<'_>) -> Bytes {
 }
 
 /// Packed records, under conditions that hold now and then.
-fn packed_of(producer: Option<Producer>, what: u8) -> Bytes {
+fn packed_of(log: LogId, producer: Option<Producer>, what: u8) -> Bytes {
     let mut builder = batch::Builder::default();
     for _ in 0..=what >> 3 & 3 {
         builder.push(&batch::Record {
@@ -117,5 +119,5 @@ fn packed_of(producer: Option<Producer>, what: u8) -> Bytes {
         expected_next_offset: (what & 6 == 6).then_some(Offset(0)),
         fence: None,
     };
-    record::packed(producer, &conditions, compression, count, &records)
+    record::packed(log, producer, &conditions, compression, count, &records)
 }

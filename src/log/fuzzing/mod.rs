@@ -10,7 +10,10 @@ use std::sync::Arc;
 
 use super::format::seal::Seal;
 use super::format::{record, seal};
-use super::{Checkpoint, Config, Entry, Error, Floor, Index, Kind, Log, NUMBER_MAX, Offset, Run};
+use super::{
+    AllEnds, Checkpoint, Config, Ends, Entry, Error, Floor, Index, Kind, Log, LogId, NUMBER_MAX,
+    Offset, Position, Run,
+};
 use crate::disk::Disk;
 use crate::disk::memory::MemoryDisk;
 
@@ -51,7 +54,13 @@ impl Kept {
     /// Opens the log.
     pub fn open(&self) -> Result<(Log, super::Opened), Error> {
         let disk = Arc::new(self.disk.clone());
-        Log::open(disk, Path::new(DIR), config(), self.floor, self.checkpoint)
+        Log::open(
+            disk,
+            Path::new(DIR),
+            config(),
+            self.floor,
+            self.checkpoint.clone(),
+        )
     }
 }
 
@@ -100,12 +109,17 @@ pub fn recovery(data: &[u8]) {
 fn given(input: &mut Input<'_>) -> (Floor, Option<Checkpoint>) {
     let floor = Floor {
         index: Index(input.u64()),
-        offset: Offset(input.u64()),
+        position: Position(input.u64()),
+    };
+    let applied = Index(input.u64());
+    let ends = Ends {
+        first: Offset(input.u64()),
+        next: Offset(input.u64()),
     };
     let checkpoint = Checkpoint {
-        applied: Index(input.u64()),
-        first_offset: Offset(input.u64()),
-        next_offset: Offset(input.u64()),
+        applied,
+        next_position: Position(ends.next.0),
+        logs: Arc::new([(LogId::DEFAULT, ends)].into()),
     };
     (
         floor,
@@ -113,19 +127,47 @@ fn given(input: &mut Input<'_>) -> (Floor, Option<Checkpoint>) {
     )
 }
 
-/// The parts of an entry that a state machine without sessions accepts.
-pub fn runs_of(entry: &Entry) -> Result<Vec<Run>, Error> {
+/// The parts of an entry that a state machine without sessions accepts, where logs end at `ends`.
+pub fn runs_from(entry: &Entry, ends: &mut AllEnds) -> Result<Vec<Run>, Error> {
     if entry.kind == Kind::Control {
         return Ok(Vec::new());
     }
-    let run = |batch: record::Batch<'_>| Run {
-        skip: batch.row_skip().unwrap_or(u32::MAX),
-        count: batch.count,
+    let batches = record::batches(&entry.payload)?.into_iter();
+    let run = |batch: record::Batch<'_>| {
+        let next = &mut ends.entry(batch.log).or_default().next;
+        let first = *next;
+        *next = Offset(first.0 + u64::from(batch.count));
+        Run {
+            log: batch.log,
+            first,
+            skip: batch.row_skip().unwrap_or(u32::MAX),
+            count: batch.count,
+        }
     };
-    Ok(record::batches(&entry.payload)?
-        .into_iter()
-        .map(run)
-        .collect())
+    Ok(batches.map(run).collect())
+}
+
+impl Log {
+    /// Where each log begins and ends.
+    pub fn all_ends(&self) -> AllEnds {
+        let state = self.0.state.read();
+        let all = state.logs.iter();
+        all.map(|(log, part)| (*log, part.ends)).collect()
+    }
+
+    /// What a state machine makes durable that has applied up to here.
+    pub fn checkpoint_at(&self, applied: Index) -> Checkpoint {
+        Checkpoint {
+            applied,
+            next_position: self.positions().1,
+            logs: Arc::new(self.all_ends()),
+        }
+    }
+
+    /// The parts of an entry that a state machine without sessions accepts.
+    pub fn runs_of(&self, entry: &Entry) -> Result<Vec<Run>, Error> {
+        runs_from(entry, &mut self.all_ends())
+    }
 }
 
 /// A log by the book: entries, checkpoints, seals and trims as the input says.
@@ -140,16 +182,17 @@ pub fn write_log(input: &mut Input<'_>) -> (Kept, Log) {
             5 => checkpoint(&mut kept, &log),
             6 => {
                 checkpoint(&mut kept, &log);
-                let covered = kept.checkpoint.map_or(Index(0), |covered| covered.applied);
+                let covered = kept.checkpoint.as_ref();
+                let covered = covered.map_or(Index(0), |covered| covered.applied);
                 log.seal_covered(covered).expect("a good disk");
             }
             7 => {
-                let (first, next) = log.offsets();
-                log.trim(Offset(
-                    first.0 + u64::from(step >> 3) % (next.0 - first.0 + 1),
-                ));
+                let (first, next) = log.offsets(LogId::DEFAULT);
+                let to = first.0 + u64::from(step >> 3) % (next.0 - first.0 + 1);
+                log.trim(LogId::DEFAULT, Offset(to));
                 checkpoint(&mut kept, &log);
-                if let Some((floor, _)) = log.droppable(Index(NUMBER_MAX)).filter(|_| step > 99) {
+                let able = log.droppable(Index(NUMBER_MAX)).expect("a good disk");
+                if let Some((floor, _)) = able.filter(|_| step > 99) {
                     kept.floor = floor;
                     log.drop_below(floor).expect("a good disk");
                 }
@@ -182,23 +225,19 @@ fn append(log: &Log, entry: Entry) -> Result<(), Error> {
 fn checkpoint(kept: &mut Kept, log: &Log) {
     let from = kept
         .checkpoint
+        .as_ref()
         .map_or(log.first_index(), |covered| Index(covered.applied.0 + 1));
     publish_from(log, from).expect("it was written by the book");
     log.sync_index().expect("a good disk");
-    let (first_offset, next_offset) = log.offsets();
     if let Some((_, applied)) = log.last() {
-        kept.checkpoint = Some(Checkpoint {
-            applied,
-            first_offset,
-            next_offset,
-        });
+        kept.checkpoint = Some(log.checkpoint_at(applied));
     }
 }
 
 fn publish_from(log: &Log, mut at: Index) -> Result<(), Error> {
     while at < log.next_index() {
         for entry in log.entries(at, log.next_index(), 500)? {
-            log.publish(entry.index, &runs_of(&entry)?)?;
+            log.publish(entry.index, &log.runs_of(&entry)?)?;
             at = Index(entry.index.0 + 1);
         }
     }
@@ -223,30 +262,32 @@ pub fn read_all(log: &Log) {
         }
         let _ = log.rows(segment.base, segment.next_index);
     }
-    let (first, next) = log.offsets();
-    let (mut at, mut errors) = (first, 0);
-    while at < next && errors < ERRORS_MAX {
-        match log.read(at, 100) {
-            Ok(records) => {
-                for record in records {
-                    assert_eq!(record.offset, at, "I5: offsets have no gaps");
-                    at = Offset(at.0 + 1);
+    for (id, Ends { first, next }) in log.all_ends() {
+        let (mut at, mut errors) = (first, 0);
+        while at < next && errors < ERRORS_MAX {
+            match log.read(id, at, 100) {
+                Ok(records) => {
+                    for record in records {
+                        assert_eq!(record.offset, at, "I5: offsets have no gaps");
+                        at = Offset(at.0 + 1);
+                    }
                 }
+                Err(_) => (errors, at) = (errors + 1, Offset(at.0 + 1)),
             }
-            Err(_) => (errors, at) = (errors + 1, Offset(at.0 + 1)),
         }
-    }
-    for outside in [first.0.wrapping_sub(1), next.0, u64::MAX] {
-        assert!(log.read(Offset(outside), 1).is_err(), "offset {outside}");
-        let _ = log.entries(Index(outside), Index(u64::MAX), 1);
-        let _ = (
-            log.term(Index(outside)),
-            log.find_now(Offset(outside), 1).is_ok(),
-        );
+        for outside in [first.0.wrapping_sub(1), next.0, u64::MAX] {
+            let read = log.read(id, Offset(outside), 1);
+            assert!(read.is_err(), "offset {outside}");
+            let _ = log.entries(Index(outside), Index(u64::MAX), 1);
+            let _ = (
+                log.term(Index(outside)),
+                log.find_now(id, Offset(outside), 1).is_ok(),
+            );
+        }
     }
     let _ = (
         log.term_ends(Index(0)),
-        log.droppable(log.next_index()),
+        log.droppable(log.next_index()).is_ok(),
         log.can_seal(log.first_index()),
     );
 }
@@ -267,7 +308,7 @@ fn repair(log: &Log) {
 /// Publishes what was not, appends, and opens again: what a node does next. Entries whose payload is
 /// no batch end that, as they stop a node.
 fn go_on(kept: &mut Kept, log: Log, rows_hold: bool) {
-    let covered = kept.checkpoint.filter(|_| rows_hold);
+    let covered = kept.checkpoint.as_ref().filter(|_| rows_hold);
     let from = covered.map_or(Index(0), |covered| Index(covered.applied.0 + 1));
     if publish_from(&log, from.max(log.first_index())).is_err() {
         return;
@@ -276,17 +317,13 @@ fn go_on(kept: &mut Kept, log: Log, rows_hold: bool) {
     for number in 0..3 {
         let entry = entry_of(&mut Input(&[0x41, 0x60 | number]), term, log.next_index());
         append(&log, entry.clone()).expect("it is small");
-        let runs = runs_of(&entry).expect("it was written by the book");
+        let runs = log.runs_of(&entry).expect("it was written by the book");
         log.publish(entry.index, &runs).expect("a good disk");
     }
     log.sync_index().expect("a good disk");
-    let (first_offset, next_offset) = log.offsets();
     let (_, applied) = log.last().expect("there are three");
-    kept.checkpoint = Some(Checkpoint {
-        applied,
-        first_offset,
-        next_offset,
-    });
+    let ends = log.all_ends();
+    kept.checkpoint = Some(log.checkpoint_at(applied));
     log.seal_covered(applied).expect("a good disk");
     let end = log.next_index();
     let manifest = log.manifest(end);
@@ -294,10 +331,7 @@ fn go_on(kept: &mut Kept, log: Log, rows_hold: bool) {
     drop(log);
     let (log, opened) = kept.open().expect("what was left by a log opens");
     assert!(opened.rows_hold, "a checkpoint's rows are durable");
-    assert_eq!(
-        (log.next_index(), log.offsets()),
-        (end, (first_offset, next_offset))
-    );
+    assert_eq!((log.next_index(), log.all_ends()), (end, ends));
     assert!(manifest.is_ok(), "every segment is summed up");
     read_all(&log);
 }

@@ -127,8 +127,8 @@ pub fn mend(path: &Path, bytes: &mut [u8]) {
                 .chunks_exact_mut(ROW_BYTES)
                 .take_while(|row| row.iter().any(|b| *b != 0))
             {
-                let sum = crc(&[&head[16..32], &row[..16]]);
-                row[16..].copy_from_slice(&sum);
+                let (numbers, check) = row.split_at_mut(ROW_BYTES - 4);
+                check.copy_from_slice(&crc(&[&head[16..32], numbers]));
             }
         }
         _ => {

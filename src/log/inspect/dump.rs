@@ -5,37 +5,44 @@
 
 use std::path::{Path, PathBuf};
 
-use super::verify::{Bounds, Files, Rows, look, read_rows};
+use super::verify::{Bounds, Files, look, read_rows};
 use crate::disk::Disk;
 use crate::log::format::frame::{self, Entry};
 use crate::log::format::record::{self, Stored};
+use crate::log::format::row::Row;
 use crate::log::segment::store::{Found, Store, parse};
-use crate::log::{Error, Index, Offset};
+use crate::log::{Error, Index, LogId, Offset, Position};
 
-/// The files of a log, to be read.
+/// The files of a directory, to be read: the records of one of its logs, and the entries.
 #[derive(Debug)]
 pub struct Reader<'a> {
     disk: &'a dyn Disk,
     dir: PathBuf,
+    log: LogId,
     first_offset: Offset,
     /// Rows below this are durable, and so is what they name.
-    covered: Offset,
+    covered: Position,
     files: Vec<Files>,
-    /// The rows of the segment with this number.
-    loaded: Option<(usize, Rows)>,
+    /// The log's rows in the segment with this number.
+    loaded: Option<(usize, Vec<Row>)>,
 }
 
 impl<'a> Reader<'a> {
     /// Finds the segments in a directory; the bounds are the stable store's, if there is one.
-    pub fn new(disk: &'a dyn Disk, dir: &Path, bounds: Option<&Bounds>) -> Result<Self, Error> {
-        let covered = bounds.and_then(|bounds| bounds.checkpoint);
-        let floor = bounds.map(|bounds| bounds.floor).unwrap_or_default();
-        let first = covered.map_or(Offset(0), |covered| covered.first_offset);
+    pub fn new(
+        disk: &'a dyn Disk,
+        dir: &Path,
+        log: LogId,
+        bounds: Option<&Bounds>,
+    ) -> Result<Self, Error> {
+        let covered = bounds.and_then(|bounds| bounds.checkpoint.as_ref());
+        let ends = covered.and_then(|covered| covered.logs.get(&log));
         Ok(Self {
             disk,
             dir: dir.to_owned(),
-            first_offset: first.max(floor.offset),
-            covered: covered.map_or(Offset(0), |covered| covered.next_offset),
+            log,
+            first_offset: ends.map_or(Offset(0), |ends| ends.first),
+            covered: covered.map_or(Position(0), |covered| covered.next_position),
             files: look(disk, dir, bounds)?.files,
             loaded: None,
         })
@@ -45,7 +52,7 @@ impl<'a> Reader<'a> {
     pub fn offsets(&mut self) -> Result<(Offset, Offset), Error> {
         let mut first = None;
         for number in 0..self.files.len() {
-            if let Some(row) = self.rows(number)?.rows.first() {
+            if let Some(row) = self.rows(number)?.first() {
                 first = Some(row.offset);
                 break;
             }
@@ -55,13 +62,13 @@ impl<'a> Reader<'a> {
         };
         for number in (0..self.files.len()).rev() {
             // A row past the last frame may stand there after a power cut.
-            let mut rows = self.rows(number)?.rows.clone();
+            let mut rows = self.rows(number)?.clone();
             while let Some(row) = rows.pop() {
                 match self.frame_of(number, &row) {
                     Ok((_, count)) => {
                         return Ok((first, Offset(row.offset.0 + u64::from(count))));
                     }
-                    Err(error) if row.offset < self.covered => return Err(error),
+                    Err(error) if row.position < self.covered => return Err(error),
                     Err(_) => {}
                 }
             }
@@ -72,7 +79,7 @@ impl<'a> Reader<'a> {
     /// What is kept of the batch that holds the record at `at`.
     pub fn read(&mut self, at: Offset) -> Result<Stored, Error> {
         for number in self.candidates(at)? {
-            let rows = &self.rows(number)?.rows;
+            let rows = self.rows(number)?;
             let behind = rows.partition_point(|row| row.offset <= at);
             let Some(row) = behind.checked_sub(1).and_then(|row| rows.get(row)).copied() else {
                 continue;
@@ -81,7 +88,7 @@ impl<'a> Reader<'a> {
             if at.0 >= row.offset.0 + u64::from(count) {
                 continue;
             }
-            return record::stored(&entry.payload, row.skip, row.offset, count.into());
+            return record::stored(&entry.payload, &row, count.into());
         }
         Err(Error::Corrupt {
             path: self.dir.clone(),
@@ -151,14 +158,14 @@ impl<'a> Reader<'a> {
     /// it, by its first row.
     fn candidates(&mut self, at: Offset) -> Result<Vec<usize>, Error> {
         if let Some((number, rows)) = &self.loaded
-            && rows.rows.first().is_some_and(|row| row.offset <= at)
-            && rows.rows.last().is_some_and(|row| row.offset > at)
+            && rows.first().is_some_and(|row| row.offset <= at)
+            && rows.last().is_some_and(|row| row.offset > at)
         {
             return Ok(vec![*number]);
         }
         let mut holds = None;
         for number in 0..self.files.len() {
-            match self.rows(number)?.rows.first() {
+            match self.rows(number)?.first() {
                 Some(row) if row.offset <= at => holds = Some(number),
                 Some(_) => break,
                 None => {}
@@ -167,22 +174,20 @@ impl<'a> Reader<'a> {
         Ok(holds.into_iter().collect())
     }
 
-    /// The rows of a segment.
-    fn rows(&mut self, number: usize) -> Result<&Rows, Error> {
+    /// The log's rows in a segment.
+    fn rows(&mut self, number: usize) -> Result<&Vec<Row>, Error> {
         if self.loaded.as_ref().is_none_or(|loaded| loaded.0 != number) {
             let files = &self.files[number];
             let rows = read_rows(self.disk, &files.paths.index, files.base)?;
-            self.loaded = Some((number, rows.unwrap_or_default()));
+            let mut rows = rows.unwrap_or_default().rows;
+            rows.retain(|row| row.log == self.log);
+            self.loaded = Some((number, rows));
         }
         Ok(&self.loaded.as_ref().expect("it was loaded above").1)
     }
 
     /// The entry that a row names, and the records in its batch from the row's first on.
-    fn frame_of(
-        &self,
-        number: usize,
-        row: &crate::log::format::row::Row,
-    ) -> Result<(Entry, u32), Error> {
+    fn frame_of(&self, number: usize, row: &Row) -> Result<(Entry, u32), Error> {
         let files = &self.files[number];
         let store = Store::open(self.disk, &files.paths.store, files.base)?;
         let store = store.ok_or_else(|| Error::Corrupt {
@@ -190,12 +195,12 @@ impl<'a> Reader<'a> {
             position: 0,
             what: "it holds no frame, and rows name some",
         })?;
-        let corrupt = |what| store.corrupt(row.position.into(), what);
+        let corrupt = |what| store.corrupt(row.frame_at.into(), what);
         let no_frame = || corrupt("a row names a frame that does not check");
-        let head = store.read(row.position, frame::HEADER_BYTES);
+        let head = store.read(row.frame_at, frame::HEADER_BYTES);
         let header = head.ok().and_then(|head| frame::decode_header(&head));
         let length = header.ok_or_else(no_frame)?.length;
-        let bytes = store.read(row.position, frame::HEADER_BYTES + length)?;
+        let bytes = store.read(row.frame_at, frame::HEADER_BYTES + length)?;
         let (entry, _) = parse(&bytes).ok_or_else(no_frame)?;
         if entry.index != row.index {
             return Err(corrupt(

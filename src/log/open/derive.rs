@@ -4,17 +4,19 @@
 //! known already. Only a full replay, or another replica, can tell which. The count of offsets shows whether
 //! there were any.
 
+use std::collections::HashMap;
+
 use super::recovery::{Checkpoint, Recovered};
 use crate::log::format::frame::Kind;
 use crate::log::format::record;
 use crate::log::format::row::Row;
 use crate::log::segment::Segment;
 use crate::log::segment::store;
-use crate::log::{Error, Index, Offset};
+use crate::log::{Error, Index, LogId, Offset, Position};
 
 /// Drops the rows past the checkpoint, all of them without one; false if those up to it do not
 /// hold and cannot be derived.
-pub fn hold(found: &mut Recovered, checkpoint: Option<Checkpoint>) -> Result<bool, Error> {
+pub fn hold(found: &mut Recovered, checkpoint: Option<&Checkpoint>) -> Result<bool, Error> {
     let keep = checkpoint.map_or(Index(0), |checkpoint| Index(checkpoint.applied.0 + 1));
     let unsealed = |segment: &&mut Segment| segment.seal().is_none();
     for segment in found.segments.iter_mut().filter(unsealed) {
@@ -23,22 +25,22 @@ pub fn hold(found: &mut Recovered, checkpoint: Option<Checkpoint>) -> Result<boo
     let Some(checkpoint) = checkpoint else {
         return Ok(true);
     };
-    let wanted = checkpoint.next_offset;
-    found.rows_hold = covered(found)? == Some(wanted) || derive(found, keep, wanted)?;
-    found.next_offset = wanted;
+    let wanted = checkpoint.next_position;
+    found.rows_hold = covered(found)? == Some(wanted) || derive(found, keep, checkpoint)?;
+    found.next_position = wanted;
     Ok(found.rows_hold)
 }
 
-/// The offset after the last row, if the rows of each segment follow those of the one before.
-fn covered(found: &Recovered) -> Result<Option<Offset>, Error> {
-    let mut next = found.floor.offset;
+/// The position after the last row, if the rows of each segment follow those of the one before.
+fn covered(found: &Recovered) -> Result<Option<Position>, Error> {
+    let mut next = found.floor.position;
     for segment in &found.segments {
         let (first, end) = match segment.seal() {
-            Some(seal) => (seal.first_offset, Some(seal.next_offset)),
+            Some(seal) => (seal.first_position, Some(seal.next_position)),
             None => match segment.index.rows().checked_sub(1) {
                 Some(_) if !in_order(segment)? => return Ok(None),
                 Some(last) => {
-                    let first = segment.first_offset().unwrap_or(next);
+                    let first = segment.first_position().unwrap_or(next);
                     (first, end_of(segment, last)?)
                 }
                 None => (next, Some(next)),
@@ -57,8 +59,9 @@ fn in_order(segment: &Segment) -> Result<bool, Error> {
     let mut last: Option<Row> = None;
     for number in 0..segment.index.rows() {
         let row = segment.index.row(number)?;
-        let follows = last.is_none_or(|last| last.offset < row.offset && last.index <= row.index);
-        if !follows || segment.position(row.index) != Some(row.position) {
+        let follows =
+            last.is_none_or(|last| last.position < row.position && last.index <= row.index);
+        if !follows || segment.position(row.index) != Some(row.frame_at) {
             return Ok(false);
         }
         last = Some(row);
@@ -66,10 +69,10 @@ fn in_order(segment: &Segment) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// The offset after a segment's row, if the row agrees with the frame that it names.
-fn end_of(segment: &Segment, number: usize) -> Result<Option<Offset>, Error> {
+/// The position after a segment's row, if the row agrees with the frame that it names.
+fn end_of(segment: &Segment, number: usize) -> Result<Option<Position>, Error> {
     let row = segment.index.row(number)?;
-    if segment.position(row.index) != Some(row.position) {
+    if segment.position(row.index) != Some(row.frame_at) {
         return Ok(None);
     }
     let Some(span) = segment.span(row.index, Index(row.index.0 + 1), 0) else {
@@ -84,7 +87,7 @@ fn end_of(segment: &Segment, number: usize) -> Result<Option<Offset>, Error> {
     }
     for batch in record::batches(&entry.payload)? {
         if let Some(count) = batch.left_from(&entry.payload, row.skip)? {
-            return Ok(Some(Offset(row.offset.0 + u64::from(count))));
+            return Ok(Some(Position(row.position.0 + u64::from(count))));
         }
     }
     Ok(None)
@@ -92,19 +95,24 @@ fn end_of(segment: &Segment, number: usize) -> Result<Option<Offset>, Error> {
 
 /// Writes the rows of the open segments' entries before `keep` anew, if they reach `wanted` when
 /// every batch gets one; false if they do not.
-fn derive(found: &mut Recovered, keep: Index, wanted: Offset) -> Result<bool, Error> {
-    let mut next = found.floor.offset;
-    let mut derived = Vec::new();
+fn derive(found: &mut Recovered, keep: Index, checkpoint: &Checkpoint) -> Result<bool, Error> {
+    let mut next = found.floor.position;
+    let mut derived: Vec<(usize, Vec<Row>)> = Vec::new();
+    let mut logs = Grown::new();
     for (number, segment) in found.segments.iter().enumerate() {
         match segment.seal() {
-            Some(seal) if seal.first_offset != next => return Ok(false),
-            Some(seal) => next = seal.next_offset,
-            None => derived.push((number, rows_from(segment, keep, &mut next)?)),
+            Some(seal) if seal.first_position != next => return Ok(false),
+            Some(seal) => next = seal.next_position,
+            None => derived.push((number, rows_from(segment, keep, &mut next, &mut logs)?)),
         }
     }
-    if next != wanted {
+    if next != checkpoint.next_position {
         return Ok(false);
     }
+    // Every batch was appended, so it is known what each log grew by. The checkpoint says where that ended.
+    let ended = |log| checkpoint.logs.get(&log).map(|ends| ends.next);
+    let rows = derived.iter_mut().flat_map(|(_, rows)| rows);
+    count_back(rows, &logs, ended);
     for (number, rows) in derived {
         let index = &mut found.segments[number].index;
         index.drop_from(Index(0))?;
@@ -115,8 +123,31 @@ fn derive(found: &mut Recovered, keep: Index, wanted: Offset) -> Result<bool, Er
     Ok(true)
 }
 
-/// A row for each batch of a segment's entries before `keep`, from offset `next` on.
-pub fn rows_from(segment: &Segment, keep: Index, next: &mut Offset) -> Result<Vec<Row>, Error> {
+/// Counts rows, whose offsets begin at 0 in each log, back from where their logs ended.
+pub fn count_back<'a>(
+    rows: impl Iterator<Item = &'a mut Row>,
+    grown: &Grown,
+    ended: impl Fn(LogId) -> Option<Offset>,
+) {
+    for row in rows {
+        let grew = grown.get(&row.log).copied().unwrap_or_default();
+        // A log that was deleted has no end. What it held is read no more.
+        let begins = ended(row.log).and_then(|ended| ended.0.checked_sub(grew.0));
+        row.offset = Offset(row.offset.0 + begins.unwrap_or(0));
+    }
+}
+
+/// For each log the offset of its next record, or how many were appended.
+pub type Grown = HashMap<LogId, Offset>;
+
+/// A row for each batch of a segment's entries before `keep`, from position `next` on, and in each log from
+/// its offset in `logs` on.
+pub fn rows_from(
+    segment: &Segment,
+    keep: Index,
+    next: &mut Position,
+    logs: &mut Grown,
+) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
     let mut scan = segment.store.scan_to(segment.end());
     while scan.position() < u64::from(segment.end()) {
@@ -131,13 +162,17 @@ pub fn rows_from(segment: &Segment, keep: Index, next: &mut Offset) -> Result<Ve
             continue;
         }
         for batch in record::batches(scan.payload(&header)?)? {
+            let in_log = logs.entry(batch.log).or_default();
             rows.push(Row {
-                offset: *next,
+                position: *next,
                 index: header.index,
-                position: u32::try_from(position).expect("a store is smaller than 4 GiB"),
+                frame_at: u32::try_from(position).expect("a store is smaller than 4 GiB"),
                 skip: batch.row_skip()?,
+                log: batch.log,
+                offset: *in_log,
             });
-            *next = Offset(next.0 + u64::from(batch.count));
+            *next = Position(next.0 + u64::from(batch.count));
+            *in_log = Offset(in_log.0 + u64::from(batch.count));
         }
     }
     Ok(rows)

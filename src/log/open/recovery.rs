@@ -20,21 +20,21 @@ use crate::log::format::record;
 use crate::log::format::room::Room;
 use crate::log::format::seal::Seal;
 use crate::log::segment::handles::Handles;
-use crate::log::segment::index::OffsetIndex;
+use crate::log::segment::index::RowIndex;
 use crate::log::segment::index_file;
 use crate::log::segment::store::{Found, Store};
 use crate::log::segment::{Damage, Segment};
-use crate::log::{Config, Error, Floor, Index, NUMBER_MAX, Offset, Term};
+use crate::log::{AllEnds, Config, Error, Floor, Index, NUMBER_MAX, Position, Term};
 
 /// What the FSM had made durable of its place in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The last raft index it covers.
     pub applied: Index,
-    /// The first offset that may be read.
-    pub first_offset: Offset,
-    /// The offset that the next record gets.
-    pub next_offset: Offset,
+    /// The position that the next record gets.
+    pub next_position: Position,
+    /// Where each log begins and ends.
+    pub logs: Arc<AllEnds>,
 }
 
 /// A log as it was found.
@@ -47,7 +47,7 @@ pub struct Recovered {
     pub last_term: Term,
     /// The latest time of the entries that were read, in milliseconds since 1970.
     pub last_timestamp_ms: u64,
-    pub next_offset: Offset,
+    pub next_position: Position,
     /// Whether the rows up to the checkpoint hold. If not, all rows are gone, and every entry must
     /// be applied again.
     pub rows_hold: bool,
@@ -64,7 +64,7 @@ impl Recovered {
             segments: VecDeque::new(),
             last_term: Term(0),
             last_timestamp_ms: 0,
-            next_offset: floor.offset,
+            next_position: floor.position,
             rows_hold: false,
             torn_bytes: 0,
             read_bytes: 0,
@@ -99,7 +99,7 @@ pub struct LogDirectory<'a> {
 pub fn recover(
     directory: &LogDirectory<'_>,
     floor: Floor,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<&Checkpoint>,
 ) -> Result<Recovered, Error> {
     check_numbers(directory, floor, checkpoint)?;
     cut::redo(directory.disk, directory.dir, directory.config)?;
@@ -111,7 +111,7 @@ pub fn recover(
         .map_err(Error::io("sync", dir))?;
     let mut found = open_segments(directory, floor, checkpoint)?;
     check_tail(directory, &found, checkpoint)?;
-    let whole = checkpoint.is_some() || floor.offset == Offset(0);
+    let whole = checkpoint.is_some() || floor.position == Position(0);
     if whole && derive::hold(&mut found, checkpoint)? {
         return Ok(found);
     }
@@ -136,13 +136,16 @@ pub fn recover(
 fn check_numbers(
     directory: &LogDirectory<'_>,
     floor: Floor,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<&Checkpoint>,
 ) -> Result<(), Error> {
     let covered = checkpoint.map_or(0, |known| known.applied.0);
-    let offsets = checkpoint.map_or((0, 0), |known| (known.first_offset.0, known.next_offset.0));
-    let numbers = [covered, offsets.1, floor.index.0, floor.offset.0];
+    let next = checkpoint.map_or(0, |known| known.next_position.0);
+    let numbers = [covered, next, floor.index.0, floor.position.0];
     let largest = numbers.into_iter().fold(0, u64::max);
-    if largest <= NUMBER_MAX && offsets.0 <= offsets.1 {
+    let logs = checkpoint.map(|known| &*known.logs);
+    let mut ends = logs.into_iter().flat_map(|logs| logs.values());
+    let possible = ends.all(|ends| ends.first <= ends.next && ends.next.0 <= NUMBER_MAX);
+    if largest <= NUMBER_MAX && possible {
         return Ok(());
     }
     Err(Error::Corrupt {
@@ -156,7 +159,7 @@ fn check_numbers(
 fn check_tail(
     directory: &LogDirectory<'_>,
     found: &Recovered,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<&Checkpoint>,
 ) -> Result<(), Error> {
     let next = found.next_index();
     match checkpoint.filter(|checkpoint| checkpoint.applied >= next) {
@@ -172,7 +175,7 @@ fn check_tail(
 fn open_segments(
     directory: &LogDirectory<'_>,
     floor: Floor,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<&Checkpoint>,
 ) -> Result<Recovered, Error> {
     let covered = checkpoint.map_or(Index(0), |known| Index(known.applied.0 + 1));
     let (mut found, bases) = (Recovered::new(floor), live_bases(directory, floor.index)?);
@@ -269,7 +272,7 @@ pub fn open_sealed(
         None
     };
     let store = Store::on_demand(&paths.store, seal.base, directory.handles);
-    let index = OffsetIndex::sealed(&paths.index, &seal, directory.handles);
+    let index = RowIndex::sealed(&paths.index, &seal, directory.handles);
     Ok(Segment::sealed(store, index, seal, damage))
 }
 
@@ -283,12 +286,12 @@ fn open_unsealed(
 ) -> Result<bool, Error> {
     let (disk, config) = (directory.disk, directory.config);
     // Rows are derived: a file that does not even begin like one is made anew.
-    let index = match OffsetIndex::open(disk, index_path, store.base()) {
+    let index = match RowIndex::open(disk, index_path, store.base()) {
         Err(error @ Error::Version { .. }) => return Err(error),
         Ok(Some(index)) => index,
         Ok(None) | Err(_) => {
             let (base, room) = (store.base(), config.index_bytes_max);
-            OffsetIndex::create(disk, index_path, base, room)?
+            RowIndex::create(disk, index_path, base, room)?
         }
     };
     // Raft takes what is found for durable (I1): a process that was killed may not have synced it.

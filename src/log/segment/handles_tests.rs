@@ -38,20 +38,17 @@ fn many_segments(disk: &MemoryDisk) -> (Log, Checkpoint) {
             log.seal_covered(entry.index).unwrap();
         }
     }
-    let covered = Checkpoint {
-        applied: Index(ENTRIES - 1),
-        first_offset: Offset(0),
-        next_offset: Offset(next),
-    };
+    assert_eq!(log.positions(), (Position(0), Position(next)));
+    let covered = log.checkpoint_at(Index(ENTRIES - 1));
     log.sync_index().unwrap();
     log.seal_covered(covered.applied).unwrap();
     (log, covered)
 }
 
-fn read_all(log: &Log, next: Offset) {
-    let mut at = Offset(0);
+fn read_all(log: &Log) {
+    let (mut at, next) = log.offsets(LogId::DEFAULT);
     while at < next {
-        let read = log.read(at, 4096).unwrap();
+        let read = log.read(LogId::DEFAULT, at, 4096).unwrap();
         assert_eq!(read[0].offset, at);
         at = Offset(read.last().unwrap().offset.0 + 1);
     }
@@ -69,7 +66,7 @@ fn a_log_of_many_segments_keeps_few_files_open() {
         disk.files_open()
     );
     disk.set_files_max(FILES_IN_ALL);
-    read_all(&log, covered.next_offset);
+    read_all(&log);
     // A reader of old entries and one of all rows, as peers are.
     log.entries(Index(0), Index(ENTRIES), usize::MAX).unwrap();
     assert!(log.rows(Index(0), Index(ENTRIES)).unwrap().len() > 1000);
@@ -84,15 +81,15 @@ fn a_log_of_many_segments_keeps_few_files_open() {
 
     // A start opens their seals, one by one, and goes on with as few.
     let before = disk.files_open().1;
-    let log = open(&disk, Some(covered));
+    let log = open(&disk, Some(covered.clone()));
     let opened = disk.files_open().1 - before;
     assert!(opened <= segments + FILES_IN_ALL, "{opened} of {segments}");
     assert!(disk.files_open().0 <= FILES_IN_ALL);
-    read_all(&log, covered.next_offset);
+    read_all(&log);
 
     // Room is made, and nothing that is gone is held open.
-    log.trim(covered.next_offset);
-    let (floor, _) = log.droppable(Index(ENTRIES)).unwrap();
+    log.trim(LogId::DEFAULT, log.offsets(LogId::DEFAULT).1);
+    let (floor, _) = log.droppable(Index(ENTRIES)).unwrap().unwrap();
     assert!(log.drop_below(floor).unwrap());
     assert!(log.segments().len() < 5);
     assert!(disk.files_open().0 <= 6, "{:?}", disk.files_open());
@@ -103,7 +100,7 @@ fn nothing_that_appends_wait_for_is_held_while_rows_are_mapped() {
     let disk = MemoryDisk::default();
     let (log, covered) = many_segments(&disk);
     drop(log);
-    let log = open(&disk, Some(covered));
+    let log = open(&disk, Some(covered.clone()));
     let (looked, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (theirs, counts) = (Arc::downgrade(&log.0), (looked.clone(), held.clone()));
     disk.watch(move |event, path| {
@@ -116,9 +113,9 @@ fn nothing_that_appends_wait_for_is_held_while_rows_are_mapped() {
         }
         Ok(())
     });
-    read_all(&log, covered.next_offset);
+    read_all(&log);
     let rows = log.rows(Index(0), Index(ENTRIES)).unwrap();
-    assert!(rows.is_sorted_by_key(|row| (row.index, row.offset)) && rows.len() > 1000);
+    assert!(rows.is_sorted_by_key(|row| (row.index, row.position)) && rows.len() > 1000);
     let some = log.rows(Index(7), Index(ENTRIES / 2)).unwrap();
     let wanted = rows
         .iter()
@@ -137,8 +134,8 @@ fn nothing_that_appends_wait_for_is_held_while_rows_are_mapped() {
 #[test]
 fn a_process_without_a_descriptor_left_waits_for_one() {
     let disk = MemoryDisk::default();
-    let (log, covered) = many_segments(&disk);
-    read_all(&log, covered.next_offset);
+    let (log, _) = many_segments(&disk);
+    read_all(&log);
     disk.set_files_max(0);
 
     // What is open for later use is given up for what is asked for now, and then nothing can be.
@@ -146,7 +143,7 @@ fn a_process_without_a_descriptor_left_waits_for_one() {
         Err(error) => assert!(error.is_short_of_files(), "{error}"),
         Ok(records) => panic!("{} records through no file", records.len()),
     };
-    refused(log.read(Offset(0), 1));
+    refused(log.read(LogId::DEFAULT, Offset(0), 1));
     assert!(
         log.entries(Index(0), Index(1), 1)
             .is_err_and(|error| error.is_short_of_files())
@@ -161,6 +158,6 @@ fn a_process_without_a_descriptor_left_waits_for_one() {
     disk.set_files_max(usize::MAX);
     log.look_for_room();
     assert_eq!(done + told.try_iter().count(), 200);
-    read_all(&log, covered.next_offset);
+    read_all(&log);
     assert!(log.damaged().is_empty());
 }

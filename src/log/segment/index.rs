@@ -1,4 +1,4 @@
-//! The index of one segment: memory-mapped rows that say where an offset's record stands.
+//! The index of one segment: memory-mapped rows that say where a record stands.
 //!
 //! Rows are written by apply alone, so they exist only for committed records (I5), and they are
 //! derived: the store is truth (I3). One row covers the records of one batch that were accepted.
@@ -9,30 +9,33 @@ use std::sync::Arc;
 
 use memmap2::{MmapMut, MmapOptions};
 
+use super::directory::{Directory, directory_of};
 use super::handles::Handles;
-use super::index_file::{IndexFile, place};
+use super::index_file::{IndexFile, place, row_in};
 use super::lazy_map::LazyMap;
 use crate::disk::{self, Disk, File};
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
 use crate::log::format::row::{Bases, ROW_BYTES, Row};
 use crate::log::format::seal::{self, Seal};
-use crate::log::{Error, Index, Offset};
+use crate::log::{Error, Index, Position};
 
 /// A file in memory.
 pub type Mapped = MmapMut;
 
-/// Where an index file keeps the offset of its first row.
-pub const BASE_OFFSET_AT: usize = 24;
-const _: () = assert!(BASE_OFFSET_AT + 8 == FILE_HEADER_BYTES);
+/// Where an index file keeps the position of its first row.
+pub const BASE_POSITION_AT: usize = 24;
+const _: () = assert!(BASE_POSITION_AT + 8 == FILE_HEADER_BYTES);
 
 /// The mapped rows of one segment.
 #[derive(Debug)]
-pub struct OffsetIndex {
+pub struct RowIndex {
     file: IndexFile,
     map: Map,
     base: Index,
     bases: Bases,
     rows: usize,
+    /// Of rows that are written here. That of a sealed index goes with its map.
+    directory: Directory,
 }
 
 #[derive(Debug)]
@@ -43,7 +46,7 @@ enum Map {
     Lazy(Arc<LazyMap>),
 }
 
-impl OffsetIndex {
+impl RowIndex {
     /// Makes the file with room for `bytes_max` bytes. A full disk is an error here, and so never
     /// a SIGBUS later.
     pub fn create(
@@ -72,8 +75,9 @@ impl OffsetIndex {
             map: Map::Own(map, false),
             file: IndexFile::unmade(path),
             base,
-            bases: Bases::new(base, Offset(0)),
+            bases: Bases::new(base, Position(0)),
             rows: 0,
+            directory: Directory::default(),
         })
     }
 
@@ -88,10 +92,11 @@ impl OffsetIndex {
         }
         let mut index = Self::map(path, file, base)?;
         let mapped = index.bytes()?;
-        let base_offset = mapped[BASE_OFFSET_AT..].first_chunk();
-        let base_offset = base_offset.map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        index.bases = Bases::new(base, Offset(base_offset));
+        let base_position = mapped[BASE_POSITION_AT..].first_chunk();
+        let base_position = base_position.map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        index.bases = Bases::new(base, Position(base_position));
         index.rows = index.count_rows()?;
+        index.directory = index.read_directory()?;
         Ok(Some(index))
     }
 
@@ -103,14 +108,15 @@ impl OffsetIndex {
         Self {
             map: Map::Lazy(Arc::new(LazyMap::new(
                 file.clone(),
-                seal.base,
-                place(rows),
+                Bases::new(seal.base, seal.first_position),
+                rows,
                 handles,
             ))),
             file,
             base: seal.base,
-            bases: Bases::new(seal.base, seal.first_offset),
+            bases: Bases::new(seal.base, seal.first_position),
             rows,
+            directory: Directory::default(),
         }
     }
 
@@ -118,9 +124,9 @@ impl OffsetIndex {
     /// when it is read.
     pub fn let_go(&mut self, handles: &Arc<Handles>) {
         self.file.let_go(handles);
-        let (file, bytes) = (self.file.clone(), place(self.rows));
-        let lazy = LazyMap::new(file, self.base, bytes, handles);
+        let lazy = LazyMap::new(self.file.clone(), self.bases, self.rows, handles);
         self.map = Map::Lazy(Arc::new(lazy));
+        self.directory = Directory::default();
     }
 
     /// The map of a sealed segment's index.
@@ -151,8 +157,9 @@ impl OffsetIndex {
             map: Map::Own(map_file(&*file, path)?, file.mappable().is_some()),
             file: IndexFile::new(path, file),
             base,
-            bases: Bases::new(base, Offset(0)),
+            bases: Bases::new(base, Position(0)),
             rows: 0,
+            directory: Directory::default(),
         })
     }
 
@@ -203,13 +210,14 @@ impl OffsetIndex {
             self.reserve((self.rows + self.rows / 2 + 64) as u64)?;
         }
         if self.rows == 0 {
-            self.bases = Bases::new(self.base, row.offset);
-            self.own()[BASE_OFFSET_AT..][..8].copy_from_slice(&row.offset.0.to_le_bytes());
+            self.bases = Bases::new(self.base, row.position);
+            self.own()[BASE_POSITION_AT..][..8].copy_from_slice(&row.position.0.to_le_bytes());
         }
         let bytes = self.encode(&row)?;
         let at = place(self.rows);
         self.own()[at..][..ROW_BYTES].copy_from_slice(&bytes);
         self.rows += 1;
+        self.directory.push(&row);
         Ok(())
     }
 
@@ -236,7 +244,7 @@ impl OffsetIndex {
         encoded.ok_or_else(|| Error::Corrupt {
             path: self.file.path().to_owned(),
             position: FILE_HEADER_BYTES as u64,
-            what: "a segment spans more than 32 bits of offsets",
+            what: "a segment spans more than 32 bits of positions",
         })
     }
 
@@ -245,25 +253,30 @@ impl OffsetIndex {
         let row = self.checked_row(self.bytes()?, number);
         row.ok_or_else(|| Error::Corrupt {
             path: self.file.path().to_owned(),
-            position: (FILE_HEADER_BYTES + number * ROW_BYTES) as u64,
+            position: place(number) as u64,
             what: "a row does not check",
         })
     }
 
     fn checked_row(&self, bytes: &[u8], number: usize) -> Option<Row> {
-        let at = place(number);
-        let bytes: &[u8; ROW_BYTES] = bytes.get(at..)?.first_chunk()?;
-        self.bases.decode(bytes)
+        row_in(bytes, &self.bases, number)
     }
 
-    /// The offset that rows count from.
-    pub fn first_offset(&self) -> Offset {
-        self.bases.offset()
+    /// The rows of each log; `None` if they must be loaded first.
+    pub fn directory(&self) -> Option<&Directory> {
+        match &self.map {
+            Map::Own(..) => Some(&self.directory),
+            Map::Lazy(lazy) => lazy.directory(),
+        }
     }
 
-    /// The offset of the first row, if there is one.
-    pub fn base_offset(&self) -> Option<Offset> {
-        (self.rows > 0).then_some(self.bases.offset())
+    fn read_directory(&self) -> Result<Directory, Error> {
+        directory_of(self.bytes()?, &self.bases, self.rows, self.file.path())
+    }
+
+    /// The position of the first row, if there is one.
+    pub fn base_position(&self) -> Option<Position> {
+        (self.rows > 0).then_some(self.bases.position())
     }
 
     /// Makes room for so many rows in all. A full disk is an error here.
@@ -297,6 +310,7 @@ impl OffsetIndex {
         let from = place(keep);
         self.own()[from..].fill(0);
         self.rows = keep;
+        self.directory = self.read_directory()?;
         Ok(())
     }
 
@@ -386,30 +400,39 @@ mod tests {
     use super::*;
     use crate::disk::OsDisk;
     use crate::disk::memory::MemoryDisk;
+    use crate::log::{LogId, Offset};
 
     fn row(offset: u64, index: u64) -> Row {
         Row {
-            offset: Offset(offset),
+            position: Position(offset),
             index: Index(index),
-            position: 32 + index as u32,
+            frame_at: 32 + index as u32,
             skip: 16,
+            log: LogId(3),
+            offset: Offset(offset),
         }
     }
 
+    /// The row of its log that is the last at or before an offset.
+    fn found(index: &RowIndex, offset: u64) -> Option<usize> {
+        let rows = index.directory().unwrap().rows_of(LogId(3))?;
+        index.find_in(rows, Offset(offset)).unwrap()
+    }
+
     fn rows_come_back(disk: &dyn Disk, path: &Path) {
-        let mut index = OffsetIndex::create(disk, path, Index(5), 4096).unwrap();
-        assert_eq!(index.find(Offset(0)).unwrap(), None);
+        let mut index = RowIndex::create(disk, path, Index(5), 4096).unwrap();
+        assert_eq!(found(&index, 0), None);
         for (offset, at) in [(100, 5), (103, 7), (104, 9)] {
             index.push(row(offset, at)).unwrap();
         }
-        assert_eq!(index.find(Offset(99)).unwrap(), None);
-        assert_eq!(index.find(Offset(102)).unwrap(), Some(0));
-        assert_eq!(index.find(Offset(103)).unwrap(), Some(1));
-        assert_eq!(index.find(Offset(u64::MAX)).unwrap(), Some(2));
+        assert_eq!(found(&index, 99), None);
+        assert_eq!(found(&index, 102), Some(0));
+        assert_eq!(found(&index, 103), Some(1));
+        assert_eq!(found(&index, u64::MAX), Some(2));
         index.seal().unwrap();
         drop(index);
 
-        let mut index = OffsetIndex::open(disk, path, Index(5)).unwrap().unwrap();
+        let mut index = RowIndex::open(disk, path, Index(5)).unwrap().unwrap();
         assert_eq!((index.rows(), index.capacity()), (3, 3));
         assert_eq!(index.row(1).unwrap(), row(103, 7));
         index.drop_from(Index(7)).unwrap();
@@ -429,7 +452,7 @@ mod tests {
 
     #[test]
     fn any_offset_is_found_however_unevenly_they_grow() {
-        let mut index = OffsetIndex::create(
+        let mut index = RowIndex::create(
             &MemoryDisk::default(),
             Path::new("/a.index"),
             Index(0),
@@ -451,19 +474,19 @@ mod tests {
             let expected = begins
                 .partition_point(|begin| *begin <= offset)
                 .checked_sub(1);
-            assert_eq!(index.find(Offset(offset)).unwrap(), expected, "{offset}");
+            assert_eq!(found(&index, offset), expected, "{offset}");
         }
-        assert_eq!(index.find(Offset(u64::MAX)).unwrap(), Some(299));
+        assert_eq!(found(&index, u64::MAX), Some(299));
     }
 
     #[test]
     fn an_unfinished_or_foreign_file_is_told_apart() {
         let disk = MemoryDisk::default();
         let path = Path::new("/a.index");
-        assert!(OffsetIndex::open(&disk, path, Index(0)).unwrap().is_none());
+        assert!(RowIndex::open(&disk, path, Index(0)).unwrap().is_none());
         let file = disk.create(path).unwrap();
-        assert!(OffsetIndex::open(&disk, path, Index(0)).unwrap().is_none());
+        assert!(RowIndex::open(&disk, path, Index(0)).unwrap().is_none());
         file.write_all_at(&[9; 64], 0).unwrap();
-        assert!(OffsetIndex::open(&disk, path, Index(0)).is_err());
+        assert!(RowIndex::open(&disk, path, Index(0)).is_err());
     }
 }

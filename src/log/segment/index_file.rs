@@ -10,7 +10,7 @@ use super::segment_file::SegmentFile;
 use crate::disk::File;
 use crate::log::Error;
 use crate::log::format::file_header::FILE_HEADER_BYTES;
-use crate::log::format::row::ROW_BYTES;
+use crate::log::format::row::{Bases, ROW_BYTES, Row};
 
 /// Clones are the same open file.
 #[derive(Debug, Clone)]
@@ -23,6 +23,11 @@ pub struct IndexFile {
 /// Where a row begins in the file.
 pub fn place(number: usize) -> usize {
     FILE_HEADER_BYTES + number * ROW_BYTES
+}
+
+/// The row with this number in an index file's bytes, if it checks.
+pub fn row_in(bytes: &[u8], bases: &Bases, number: usize) -> Option<Row> {
+    bases.decode(bytes.get(place(number)..)?.first_chunk()?)
 }
 
 impl IndexFile {

@@ -5,31 +5,34 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::directory::{Directory, directory_of};
 use super::handles::Handles;
 use super::index::{Mapped, map_file};
-use super::index_file::IndexFile;
+use super::index_file::{IndexFile, place};
+use crate::log::Error;
 use crate::log::format::file_header::{self, Magic};
-use crate::log::{Error, Index};
+use crate::log::format::row::Bases;
 
 /// Rows that are mapped when they are needed.
 #[derive(Debug)]
 pub struct LazyMap {
     file: IndexFile,
-    base: Index,
-    /// What the file holds at least.
-    bytes: usize,
+    bases: Bases,
+    rows: usize,
     map: OnceLock<Mapped>,
+    directory: OnceLock<Directory>,
     handles: Arc<Handles>,
     used: AtomicU64,
 }
 
 impl LazyMap {
-    pub fn new(file: IndexFile, base: Index, bytes: usize, handles: &Arc<Handles>) -> Self {
+    pub fn new(file: IndexFile, bases: Bases, rows: usize, handles: &Arc<Handles>) -> Self {
         Self {
             file,
-            base,
-            bytes,
+            bases,
+            rows,
             map: OnceLock::new(),
+            directory: OnceLock::new(),
             handles: handles.clone(),
             used: AtomicU64::new(0),
         }
@@ -37,7 +40,7 @@ impl LazyMap {
 
     /// What the file holds, in bytes.
     pub fn len(&self) -> usize {
-        self.bytes
+        place(self.rows)
     }
 
     /// Whether looking for rows waits for no disk.
@@ -67,8 +70,8 @@ impl LazyMap {
         let path = self.file.path();
         let file = self.file.file()?;
         let len = file.len().map_err(Error::io("measure", path))?;
-        let begins = file_header::read(&*file, path, Magic::Index, self.base)?;
-        if begins.is_none() || len < self.bytes as u64 {
+        let begins = file_header::read(&*file, path, Magic::Index, self.bases.index())?;
+        if begins.is_none() || len < self.len() as u64 {
             return Err(Error::Corrupt {
                 path: path.to_owned(),
                 position: len,
@@ -81,9 +84,28 @@ impl LazyMap {
         Ok(self.map.get().map_or(&[], |map| &map[..]))
     }
 
+    /// The rows of each log, if they were loaded.
+    pub fn directory(&self) -> Option<&Directory> {
+        self.directory.get()
+    }
+
+    /// Maps the rows and reads which log each belongs to. Counts as a use.
+    pub fn load_directory(&self) -> Result<(), Error> {
+        let bytes = self.load()?;
+        if self.directory.get().is_none() {
+            let read = directory_of(bytes, &self.bases, self.rows, self.file.path())?;
+            let bytes = read.bytes();
+            // Another may have been as fast.
+            if self.directory.set(read).is_ok() {
+                self.handles.directory_made(bytes);
+            }
+        }
+        Ok(())
+    }
+
     /// A map of the same rows that is not made yet.
     pub fn anew(&self) -> Self {
-        Self::new(self.file.clone(), self.base, self.bytes, &self.handles)
+        Self::new(self.file.clone(), self.bases, self.rows, &self.handles)
     }
 }
 
@@ -91,6 +113,9 @@ impl Drop for LazyMap {
     fn drop(&mut self) {
         if self.is_loaded() {
             self.handles.map_gone();
+        }
+        if let Some(directory) = self.directory.get() {
+            self.handles.directory_gone(directory.bytes());
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::store::Span;
 use super::{Frames, Segment};
 use crate::log::format::row::Row;
-use crate::log::{Error, Index, Offset};
+use crate::log::{Error, Index};
 
 impl Segment {
     /// Where an entry's frame begins, if the segment is open.
@@ -68,18 +68,6 @@ impl Segment {
         };
         // Entries without rows may stand in between, and many of them.
         let mark = seal.mark_after(index, |_| true);
-        Ok(behind.map_or(mark, |row| row.position.min(mark)))
-    }
-
-    /// The row that covers `offset`, and the number after its own.
-    pub fn row_of(&self, offset: Offset) -> Result<Option<(Row, usize)>, Error> {
-        let Some(number) = self.index.find(offset)? else {
-            return Ok(None);
-        };
-        let row = self.index.row(number)?;
-        if row.offset > offset {
-            return Err(Error::Malformed("the rows are not in order"));
-        }
-        Ok(Some((row, number + 1)))
+        Ok(behind.map_or(mark, |row| row.frame_at.min(mark)))
     }
 }

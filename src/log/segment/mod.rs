@@ -3,6 +3,7 @@
 //! While a segment is open, the place of each frame is known. Once every entry in it is applied and
 //! covered by a checkpoint it is sealed: its seal keeps a mark now and then, and never changes.
 
+pub mod directory;
 pub mod handles;
 pub mod index;
 pub mod index_file;
@@ -15,25 +16,26 @@ pub mod store;
 #[cfg(test)]
 mod handles_tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::env::Instant;
 
 use super::format::file_header::FILE_HEADER_BYTES;
 use super::format::frame::{self, Entry};
-use super::format::room::{OFFSETS_MAX, Room};
+use super::format::room::{POSITIONS_MAX, Room};
 use super::format::row::Row;
 use super::format::seal::{self, MARK_EVERY, Mark, Seal, TermEnd};
-use super::{Config, Error, Index, Offset, Term};
+use super::{Config, Error, Index, LogId, Position, Term};
 use handles::Handles;
-use index::OffsetIndex;
+use index::RowIndex;
 use store::Store;
 
 /// A run of consecutive raft entries and the records in them.
 #[derive(Debug)]
 pub struct Segment {
     pub store: Arc<Store>,
-    pub index: OffsetIndex,
+    pub index: RowIndex,
     frames: Frames,
     /// Where the next frame will begin.
     end: u32,
@@ -72,13 +74,13 @@ enum Frames {
 pub struct Frame {
     pub position: u32,
     pub crc: u32,
-    /// The offsets that its records take at most.
-    pub offsets: u32,
+    /// The positions that its records take at most.
+    pub positions: u32,
 }
 
 impl Segment {
     /// A segment whose entries are yet to be told by `add`.
-    pub fn open(store: Store, index: OffsetIndex, found: bool) -> Self {
+    pub fn open(store: Store, index: RowIndex, found: bool) -> Self {
         Self {
             store: Arc::new(store),
             index,
@@ -94,14 +96,14 @@ impl Segment {
     }
 
     /// A segment that is summed up by its seal.
-    pub fn sealed(store: Store, index: OffsetIndex, seal: Seal, damage: Option<Damage>) -> Self {
+    pub fn sealed(store: Store, index: RowIndex, seal: Seal, damage: Option<Damage>) -> Self {
         Self {
             store: Arc::new(store),
             index,
             end: seal.end,
             reserved: Room {
                 rows: seal.rows.into(),
-                offsets: seal.next_offset.0 - seal.first_offset.0,
+                positions: seal.next_position.0 - seal.first_position.0,
             },
             opened: Instant::now(),
             found: true,
@@ -143,11 +145,22 @@ impl Segment {
         u64::from(self.end) + self.index.file_bytes()
     }
 
-    /// The offset of the first record in it; `None` if it is open and has none yet.
-    pub fn first_offset(&self) -> Option<Offset> {
+    /// The position of the first record in it; `None` if it is open and has none yet.
+    pub fn first_position(&self) -> Option<Position> {
         match &self.frames {
-            Frames::Sealed(seal) => Some(seal.first_offset),
-            Frames::Open(..) => self.index.base_offset(),
+            Frames::Sealed(seal) => Some(seal.first_position),
+            Frames::Open(..) => self.index.base_position(),
+        }
+    }
+
+    /// Whether it may hold records of a log.
+    pub fn has_log(&self, log: LogId) -> bool {
+        match &self.frames {
+            Frames::Sealed(seal) => seal.logs.binary_search(&log).is_ok(),
+            Frames::Open(..) => {
+                let directory = self.index.directory();
+                directory.is_some_and(|directory| directory.rows_of(log).is_some())
+            }
         }
     }
 
@@ -163,7 +176,7 @@ impl Segment {
         let rows_max = self.index.capacity() as u64;
         let has_room = bytes <= config.segment_bytes_max.into()
             && needs.rows <= rows_max
-            && needs.offsets <= OFFSETS_MAX;
+            && needs.positions <= POSITIONS_MAX;
         !self.closing && (frames.is_empty() || has_room)
     }
 
@@ -193,7 +206,7 @@ impl Segment {
                 frames.push(Frame {
                     position,
                     crc,
-                    offsets: u32::try_from(needs.offsets).unwrap_or(u32::MAX),
+                    positions: u32::try_from(needs.positions).unwrap_or(u32::MAX),
                 });
             }
             Frames::Sealed(_) => unreachable!("a sealed segment takes no entry"),
@@ -203,14 +216,14 @@ impl Segment {
         position
     }
 
-    /// The offsets that its entries from `from` on take at most, while it is open.
-    pub fn offsets_from(&self, from: Index) -> u64 {
+    /// The positions that its entries from `from` on take at most, while it is open.
+    pub fn positions_from(&self, from: Index) -> u64 {
         let Frames::Open(frames, _) = &self.frames else {
             return 0;
         };
         let number = usize::try_from(from.0.saturating_sub(self.base().0)).unwrap_or(usize::MAX);
         let frames = frames.get(number..).unwrap_or_default();
-        frames.iter().map(|frame| u64::from(frame.offsets)).sum()
+        frames.iter().map(|frame| u64::from(frame.positions)).sum()
     }
 
     /// The terms of its entries: the last entry of each.
@@ -246,9 +259,14 @@ impl Segment {
     }
 
     /// Sums up the entries before `to`, and their rows: all of them, or the part that a snapshot
-    /// covers. `next_offset` is the one after the last record among them, and none of them is later
+    /// covers. `next_position` is the one after the last record among them, and none of them is later
     /// than `sealed_ms`.
-    pub fn sum_up(&self, to: Index, next_offset: Offset, sealed_ms: u64) -> Result<Seal, Error> {
+    pub fn sum_up(
+        &self,
+        to: Index,
+        next_position: Position,
+        sealed_ms: u64,
+    ) -> Result<Seal, Error> {
         let Frames::Open(frames, terms) = &self.frames else {
             unreachable!("a sealed segment is summed up already");
         };
@@ -266,10 +284,13 @@ impl Segment {
         }
         let rows = self.index.partition(|row| row.index < to)?;
         let mut rows_digest = 0;
+        let mut logs = BTreeSet::new();
         for number in 0..rows {
-            rows_digest = seal::add_row(rows_digest, &self.index.row(number)?);
+            let row = self.index.row(number)?;
+            rows_digest = seal::add_row(rows_digest, &row);
+            logs.insert(row.log);
         }
-        let first_offset = self.index.base_offset().filter(|_| rows > 0);
+        let first_position = self.index.base_position().filter(|_| rows > 0);
         let mut term_ends = terms.clone();
         cut_terms(&mut term_ends, count);
         Ok(Seal {
@@ -280,10 +301,11 @@ impl Segment {
             entries_digest,
             rows_digest,
             term_ends,
-            first_offset: first_offset.unwrap_or(next_offset),
-            next_offset,
+            first_position: first_position.unwrap_or(next_position),
+            next_position,
             sealed_ms,
             marks,
+            logs: logs.into_iter().collect(),
         })
     }
 

@@ -1,64 +1,78 @@
-//! Finding rows of an index: by offset, by raft index.
+//! Finding rows of an index: by a log's offset, by raft index.
 
-use super::index::OffsetIndex;
+use super::directory::LogRows;
+use super::index::RowIndex;
 use crate::log::format::row::Row;
 use crate::log::{Error, Index, Offset};
 
 /// Guesses before a search bisects.
 const GUESSES: usize = 3;
 
-impl OffsetIndex {
-    /// The number of the last row at or before `offset`.
-    ///
-    /// Offsets grow evenly as a rule, so a few guesses come close before the rest is bisected.
-    pub fn find(&self, offset: Offset) -> Result<Option<usize>, Error> {
-        let first = self.first_offset();
-        if self.rows() == 0 || offset < first {
-            return Ok(None);
+/// The number of the last of `count` keys at or before `wanted`. Keys grow; the first is known.
+///
+/// They grow evenly as a rule, so a few guesses come close before the rest is bisected.
+fn last_at(
+    count: usize,
+    first: u64,
+    wanted: u64,
+    key: impl Fn(usize) -> Result<u64, Error>,
+) -> Result<Option<usize>, Error> {
+    if count == 0 || wanted < first {
+        return Ok(None);
+    }
+    // The key `low` is at or before the wanted one; the key `high` is not, or is behind the last.
+    let (mut low, mut high) = (0, count);
+    let (mut low_key, mut high_key) = (first, None);
+    for _ in 0..GUESSES {
+        if high - low <= 1 {
+            break;
         }
-        // The row `low` is at or before the offset; the row `high` is not, or is behind the last.
-        let (mut low, mut high) = (0, self.rows());
-        let (mut low_offset, mut high_offset) = (first.0, None);
-        for _ in 0..GUESSES {
+        let last = match high_key {
+            Some(last) => last,
+            None => key(count - 1)?.max(wanted).saturating_add(1),
+        };
+        // Keys that do not grow are damage, which is found when the row is looked at.
+        let spread = last.saturating_sub(low_key).max(1);
+        let share = u128::from(wanted - low_key) * (high - low) as u128;
+        let guess = usize::try_from(share / u128::from(spread)).unwrap_or(0);
+        // A step further than the guess: the one looked for is most likely the one before.
+        for number in [low + guess, low + guess + 1] {
+            let number = number.clamp(low + 1, high - 1);
+            let found = key(number)?;
+            if found <= wanted {
+                (low, low_key) = (number, found);
+            } else {
+                (high, high_key) = (number, Some(found));
+                break;
+            }
             if high - low <= 1 {
                 break;
             }
-            let last = match high_offset {
-                Some(last) => last,
-                None => self
-                    .row(self.rows() - 1)?
-                    .offset
-                    .0
-                    .max(offset.0)
-                    .saturating_add(1),
-            };
-            let share = u128::from(offset.0 - low_offset) * (high - low) as u128;
-            let guess = share / u128::from((last - low_offset).max(1));
-            let guess = usize::try_from(guess).unwrap_or(0);
-            // A step further than the guess: the row looked for is most likely the one before.
-            for number in [low + guess, low + guess + 1] {
-                let number = number.clamp(low + 1, high - 1);
-                let row = self.row(number)?;
-                if row.offset <= offset {
-                    (low, low_offset) = (number, row.offset.0);
-                } else {
-                    (high, high_offset) = (number, Some(row.offset.0));
-                    break;
-                }
-                if high - low <= 1 {
-                    break;
-                }
-            }
         }
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if self.row(middle)?.offset <= offset {
-                low = middle;
-            } else {
-                high = middle;
-            }
+    }
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if key(middle)? <= wanted {
+            low = middle;
+        } else {
+            high = middle;
         }
-        Ok(Some(low))
+    }
+    Ok(Some(low))
+}
+
+impl RowIndex {
+    /// Which of a log's rows is the last at or before `offset`.
+    pub fn find_in(&self, rows: &LogRows, offset: Offset) -> Result<Option<usize>, Error> {
+        last_at(rows.len(), rows.first.0, offset.0, |at| {
+            Ok(self.row_in(rows, at)?.offset.0)
+        })
+    }
+
+    /// The row with this number among a log's.
+    pub fn row_in(&self, rows: &LogRows, at: usize) -> Result<Row, Error> {
+        let number = rows.number(at);
+        self.row(number.ok_or(Error::Malformed("a log has fewer rows"))?)
     }
 
     /// The first row of an entry behind `index`; row `from` is most likely the one.

@@ -12,11 +12,15 @@ use parking_lot::Mutex;
 
 use crate::disk::memory::{Event, MemoryDisk};
 use crate::env::{Random, random_u128, wall_clock_ms};
-use crate::log::format::record::{BatchBuilder, batches, join};
+use crate::log::format::record::{BatchBuilder, join};
+use crate::log::format::row::Row;
+use crate::log::fuzzing::runs_from;
 use crate::log::*;
 
 const DIR: &str = "/log";
 const STAGING: &str = "staging";
+/// Logs that batches go to.
+const LOGS: usize = 3;
 
 /// Generated histories; each has dozens of disk operations, all of which are crash points.
 fn histories() -> u64 {
@@ -46,8 +50,8 @@ struct Model {
     durable: usize,
     /// Published up to here.
     applied: usize,
-    /// Trimmed up to here.
-    first: Offset,
+    /// Each log is trimmed up to here.
+    firsts: [Offset; LOGS],
     checkpoint: Option<Checkpoint>,
     floor: Floor,
     /// The segments of a snapshot that is being put in place.
@@ -76,19 +80,18 @@ fn open(disk: &MemoryDisk, model: &Model) -> Result<(Log, Opened), Error> {
         adopt_files(disk, &dir.join(STAGING), dir, bases)?;
     }
     let disk = Arc::new(disk.clone());
-    Log::open(disk, dir, config(), model.floor, model.checkpoint)
+    Log::open(disk, dir, config(), model.floor, model.checkpoint.clone())
 }
 
-fn runs(entry: &Entry) -> Vec<Run> {
-    let batches = match entry.kind {
-        Kind::Control => Vec::new(),
-        Kind::Records => batches(&entry.payload).unwrap(),
-    };
-    let run = |batch: record::Batch| Run {
-        skip: batch.row_skip().unwrap(),
-        count: batch.count,
-    };
-    batches.into_iter().map(run).collect()
+fn publish(log: &Log, entry: &Entry) {
+    let runs = log.runs_of(entry).unwrap();
+    log.publish(entry.index, &runs).unwrap();
+}
+
+fn trim(log: &Log, firsts: &[Offset; LOGS]) {
+    for (id, first) in (0..).map(LogId).zip(firsts) {
+        log.trim(id, *first);
+    }
 }
 
 impl World {
@@ -144,7 +147,8 @@ impl World {
             Kind::Control => Bytes::from(vec![7; self.below(40) as usize]),
             Kind::Records => {
                 let batch = |_| {
-                    let mut batch = BatchBuilder::new(None);
+                    let log = LogId(self.below(LOGS as u64) as u32);
+                    let mut batch = BatchBuilder::of(log, None);
                     for number in 0..=self.below(3) {
                         batch.push(&vec![number as u8; self.below(120) as usize], index, 0);
                     }
@@ -204,7 +208,7 @@ impl World {
         };
         for at in from..to {
             let entry = self.model.lock().entries[at].clone();
-            self.log.publish(entry.index, &runs(&entry)).unwrap();
+            publish(&self.log, &entry);
             self.model.lock().applied = at + 1;
         }
     }
@@ -214,31 +218,28 @@ impl World {
         let Some(last) = applied.checked_sub(1) else {
             return;
         };
-        let (first_offset, next_offset) = self.log.offsets();
         self.log.sync_index().unwrap();
-        self.model.lock().checkpoint = Some(Checkpoint {
-            applied: Index(last as u64),
-            first_offset,
-            next_offset,
-        });
+        let checkpoint = self.log.checkpoint_at(Index(last as u64));
+        self.model.lock().checkpoint = Some(checkpoint);
     }
 
     fn seal(&mut self) {
-        let checkpoint = self.model.lock().checkpoint;
+        let checkpoint = self.model.lock().checkpoint.clone();
         if let Some(checkpoint) = checkpoint {
             self.log.seal_covered(checkpoint.applied).unwrap();
         }
     }
 
     fn trim(&mut self) {
-        let (first, next) = self.log.offsets();
+        let number = self.below(LOGS as u64) as usize;
+        let (first, next) = self.log.offsets(LogId(number as u32));
         let to = Offset(first.0 + self.below(next.0 - first.0 + 1));
-        self.log.trim(to);
-        self.model.lock().first = to;
+        self.log.trim(LogId(number as u32), to);
+        self.model.lock().firsts[number] = to;
     }
 
     fn drop_trimmed(&mut self) {
-        if let Some((floor, _)) = self.log.droppable(Index(u64::MAX)) {
+        if let Some((floor, _)) = self.log.droppable(Index(u64::MAX)).unwrap() {
             // A trim is a committed entry, and the snapshot covers it: so the checkpoint does.
             self.checkpoint();
             self.model.lock().floor = floor;
@@ -265,13 +266,15 @@ impl World {
         for entry in &entries {
             let done = Box::new(|result: Result<(), Error>| result.unwrap());
             log.append(vec![entry.clone()], done).unwrap();
-            log.publish(entry.index, &runs(entry)).unwrap();
+            publish(&log, entry);
         }
         log.seal_covered(Index(entries.len() as u64 - 1)).unwrap();
-        let (_, next) = log.offsets();
-        let first = self.model.lock().first;
-        log.trim(Offset(first.0 + self.below(next.0 - first.0 + 1)));
-        if let Some((floor, _)) = log.droppable(Index(u64::MAX)) {
+        let firsts = self.model.lock().firsts;
+        for (id, first) in (0..).map(LogId).zip(firsts) {
+            let (_, next) = log.offsets(id);
+            log.trim(id, Offset(first.0 + self.below(next.0 - first.0 + 1)));
+        }
+        if let Some((floor, _)) = log.droppable(Index(u64::MAX)).unwrap() {
             log.drop_below(floor).unwrap();
         }
         (log, entries)
@@ -299,27 +302,28 @@ impl World {
             copy.finish().unwrap();
         }
         let bases: Vec<_> = seals.iter().map(|seal| seal.base).collect();
-        let (first_offset, next_offset) = leader.offsets();
         let end = Index(entries.len() as u64);
+        let checkpoint = leader.checkpoint_at(Index(end.0 - 1));
+        let first = seals.first().map(|seal| seal.first_position);
         let floor = Floor {
             index: bases.first().copied().unwrap_or(end),
-            offset: seals.first().map_or(next_offset, |seal| seal.first_offset),
+            position: first.unwrap_or(checkpoint.next_position),
         };
-        let checkpoint = Checkpoint {
-            applied: Index(end.0 - 1),
-            first_offset,
-            next_offset,
-        };
+        let mut firsts = [Offset(0); LOGS];
+        for (id, first) in (0..).map(LogId).zip(&mut firsts) {
+            *first = leader.offsets(id).0;
+        }
         *self.model.lock() = Model {
             durable: entries.len(),
             applied: entries.len(),
             entries,
-            first: first_offset,
-            checkpoint: Some(checkpoint),
+            firsts,
+            checkpoint: Some(checkpoint.clone()),
             floor,
             adoption: Some(bases.clone()),
         };
-        self.log.adopt(&staging, &bases, floor, checkpoint).unwrap();
+        let adopted = self.log.adopt(&staging, &bases, floor, &checkpoint);
+        adopted.unwrap();
         self.model.lock().adoption = None;
         remove(&self.disk, &staging).unwrap();
     }
@@ -331,9 +335,9 @@ impl World {
         let mut model = self.model.lock();
         let from = applied_on_opening(&model, opened);
         for entry in &model.entries[from..model.applied.max(from)] {
-            self.log.publish(entry.index, &runs(entry)).unwrap();
+            publish(&self.log, entry);
         }
-        self.log.trim(model.first);
+        trim(&self.log, &model.firsts);
         model.applied = model.applied.max(from).min(model.durable);
     }
 
@@ -358,7 +362,7 @@ impl World {
 
 /// The first entry that must be applied again.
 fn applied_on_opening(model: &Model, opened: Opened) -> usize {
-    let covered = model.checkpoint.filter(|_| opened.rows_hold);
+    let covered = model.checkpoint.as_ref().filter(|_| opened.rows_hold);
     covered.map_or(0, |covered| covered.applied.0 as usize + 1)
 }
 
@@ -367,7 +371,7 @@ fn check_offline(image: &Image, what: &str) {
     let (dir, model) = (Path::new(DIR), &image.model);
     let bounds = verify::Bounds {
         floor: model.floor,
-        checkpoint: model.checkpoint,
+        checkpoint: model.checkpoint.clone(),
         committed: None,
         adopting: model
             .adoption
@@ -405,41 +409,53 @@ fn check(image: &Image, what: &str) {
     );
     let from = applied_on_opening(model, opened);
     for entry in &model.entries[from..held.max(from)] {
-        log.publish(entry.index, &runs(entry)).unwrap();
+        publish(&log, entry);
     }
-    let kept = model.checkpoint.map_or(Offset(0), |kept| kept.first_offset);
-    check_records(
-        &log,
-        kept.max(model.floor.offset),
-        &model.entries[..held],
-        what,
-    );
+    check_records(&log, model, &model.entries[..held], what);
     assert!(
         log.damaged().is_empty(),
         "{what}: a cut is taken for damage"
     );
 }
 
-/// The records are those of the entries, in order, under dense offsets, from the first one on.
-fn check_records(log: &Log, first: Offset, entries: &[Entry], what: &str) {
-    let mut expected = Vec::new();
+/// The records of each log are those of the entries, in order, under dense offsets, from the first one on.
+fn check_records(log: &Log, model: &Model, entries: &[Entry], what: &str) {
+    let mut expected: Vec<Vec<Record>> = vec![Vec::new(); LOGS];
+    let mut ends = AllEnds::new();
     for entry in entries {
-        for run in runs(entry) {
-            let first = Offset(expected.len() as u64);
-            let count = u64::from(run.count);
-            let stored = record::stored(&entry.payload, run.skip, first, count).unwrap();
-            stored.read_into(first, usize::MAX, &mut expected).unwrap();
+        for run in runs_from(entry, &mut ends).unwrap() {
+            let row = Row {
+                position: Position(0),
+                index: entry.index,
+                frame_at: 0,
+                skip: run.skip,
+                log: run.log,
+                offset: run.first,
+            };
+            let stored = record::stored(&entry.payload, &row, run.count.into()).unwrap();
+            let out = &mut expected[run.log.0 as usize];
+            stored.read_into(run.first, usize::MAX, out).unwrap();
         }
     }
+    let kept = model.checkpoint.as_ref().map(|kept| &kept.logs);
+    for (id, expected) in (0..).map(LogId).zip(&expected) {
+        let first = kept
+            .and_then(|kept| kept.get(&id))
+            .map_or(Offset(0), |ends| ends.first);
+        check_log(log, id, first, expected, what);
+    }
+}
+
+fn check_log(log: &Log, id: LogId, first: Offset, expected: &[Record], what: &str) {
     let next = Offset(expected.len() as u64);
-    assert_eq!(log.offsets(), (first, next), "{what}");
+    assert_eq!(log.offsets(id), (first, next), "{what}: log {id}");
     if let Some(before) = first.0.checked_sub(1) {
-        let gone = log.read(Offset(before), 1);
+        let gone = log.read(id, Offset(before), 1);
         assert!(matches!(gone, Err(Error::Trimmed { .. })), "{what}");
     }
     let mut at = first;
     while at < next {
-        for record in log.read(at, 500).unwrap() {
+        for record in log.read(id, at, 500).unwrap() {
             assert_eq!(record, expected[at.0 as usize], "{what}");
             at = Offset(at.0 + 1);
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{DIR, append, entry, fill, open, publish, records, sealed, value};
+use super::{DIR, append, covered, entry, fill, open, publish, records, sealed, value};
 use crate::disk::memory::{Event, MemoryDisk};
 use crate::log::format::files::Paths;
 use crate::log::format::frame;
@@ -172,12 +172,8 @@ fn a_log_that_ends_before_its_checkpoint_is_refused() {
     let disk = MemoryDisk::default();
     let (log, _) = open(&disk, None).unwrap();
     append(&log, vec![records(1, 0, 0..1)]);
-    let checkpoint = Checkpoint {
-        applied: Index(1),
-        first_offset: Offset(0),
-        next_offset: Offset(2),
-    };
-    let error = open(&disk, Some(checkpoint)).unwrap_err();
+    let checkpoint = covered(1, 0, 2);
+    let error = open(&disk, Some(checkpoint.clone())).unwrap_err();
     assert!(
         matches!(
             error,
@@ -200,7 +196,7 @@ fn damage_is_never_served() {
     disk.corrupt(&store, |bytes| bytes[300] ^= 4);
     let mut refused = 0;
     for offset in 0..count {
-        match log.read(Offset(offset), 1) {
+        match log.read(LogId::DEFAULT, Offset(offset), 1) {
             Ok(found) => assert_eq!(found[0].value, value(offset)),
             Err(Error::Corrupt { path, .. }) => {
                 assert_eq!(path, store);
@@ -210,4 +206,65 @@ fn damage_is_never_served() {
         }
     }
     assert!(refused > 0);
+}
+
+/// Where a damaged segment begins in a log cannot be read from it. Records before it and behind it are served, and
+/// no other segment is taken for damaged.
+#[test]
+fn a_damaged_index_hides_the_records_of_its_segment_alone() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    for index in 0..120u64 {
+        let mut batch = BatchBuilder::of(LogId(u32::from(index % 3 == 0)), None);
+        batch.push(&value(index), 0, 0);
+        let payload = join([batch.finish()].iter(), None);
+        let entry = entry(1, index, Kind::Records, payload);
+        append(&log, vec![entry.clone()]);
+        publish(&log, &entry);
+    }
+    log.sync_index().unwrap();
+    assert!(log.seal_covered(Index(119)).unwrap() > 3);
+    let checkpoint = log.checkpoint_at(Index(119));
+    let bases: Vec<_> = log.segments().iter().map(|segment| segment.base).collect();
+    drop(log);
+
+    for place in [0, 1] {
+        hides(&disk, &checkpoint, bases[place]..bases[place + 1]);
+    }
+}
+
+fn hides(disk: &MemoryDisk, checkpoint: &Checkpoint, hidden: std::ops::Range<Index>) {
+    let disk = disk.crash();
+    let damaged = hidden.start;
+    let Paths { index, .. } = Paths::new(Path::new(DIR), damaged);
+    disk.corrupt(&index, |bytes| bytes[40] ^= 1);
+    // From the front, so that where a read ended leads to the next, and at random places.
+    for step in [1, 37] {
+        let (log, _) = open(&disk.crash(), Some(checkpoint.clone())).unwrap();
+        for number in (0..120u64).map(|number| number * step % 120) {
+            let (id, offset) = match number % 3 {
+                0 => (LogId(1), number / 3),
+                _ => (LogId(0), number - number / 3 - 1),
+            };
+            match log.read(id, Offset(offset), 1) {
+                Ok(found) => assert_eq!(found[0].value, value(number), "{number}"),
+                Err(Error::Damaged { first, .. }) => {
+                    assert!(
+                        first == damaged && hidden.contains(&Index(number)),
+                        "{number}"
+                    );
+                }
+                Err(other) => panic!("{number}: {other}"),
+            }
+        }
+        let found = log.damaged();
+        assert_eq!((found.len(), found[0].seal.base), (1, damaged));
+        assert!(log.derive_index(&found[0].seal).unwrap());
+        let ends = log.all_ends();
+        for (id, ends) in ends {
+            for offset in 0..ends.next.0 {
+                log.read(id, Offset(offset), 1).unwrap();
+            }
+        }
+    }
 }

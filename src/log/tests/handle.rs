@@ -22,12 +22,8 @@ fn records_come_back_through_segments_and_restarts() {
     );
     drop(log);
 
-    let checkpoint = Checkpoint {
-        applied: Index(199),
-        first_offset: Offset(0),
-        next_offset: Offset(count),
-    };
-    let (log, opened) = open(&disk.crash(), Some(checkpoint)).unwrap();
+    let checkpoint = covered(199, 0, count);
+    let (log, opened) = open(&disk.crash(), Some(checkpoint.clone())).unwrap();
     assert!(opened.rows_hold);
     check_all(&log, count);
     let mut at = 0;
@@ -46,28 +42,21 @@ fn rows_past_the_checkpoint_are_dropped_and_rebuilt() {
     let (log, _) = open(&disk, None).unwrap();
     let (entries, count) = fill(&log, 120);
     entries[..60].iter().for_each(|entry| publish(&log, entry));
-    let (_, at_checkpoint) = log.offsets();
+    let (_, at_checkpoint) = log.offsets(LogId::DEFAULT);
     entries[60..].iter().for_each(|entry| publish(&log, entry));
     log.sync_index().unwrap();
     drop(log);
 
-    let checkpoint = Checkpoint {
-        applied: Index(59),
-        first_offset: Offset(0),
-        next_offset: at_checkpoint,
-    };
-    let (log, opened) = open(&disk, Some(checkpoint)).unwrap();
+    let checkpoint = covered(59, 0, at_checkpoint.0);
+    let (log, opened) = open(&disk, Some(checkpoint.clone())).unwrap();
     assert!(opened.rows_hold);
-    assert_eq!(log.offsets().1, at_checkpoint);
+    assert_eq!(log.offsets(LogId::DEFAULT).1, at_checkpoint);
     entries[60..].iter().for_each(|entry| publish(&log, entry));
     check_all(&log, count);
     drop(log);
 
     // Rows that do not agree with the checkpoint are all dropped.
-    let wrong = Checkpoint {
-        next_offset: Offset(at_checkpoint.0 + 1),
-        ..checkpoint
-    };
+    let wrong = covered(59, 0, at_checkpoint.0 + 1);
     let (log, opened) = open(&disk, Some(wrong)).unwrap();
     assert!(!opened.rows_hold);
     entries.iter().for_each(|entry| publish(&log, entry));
@@ -84,12 +73,8 @@ fn a_lost_index_is_rebuilt_from_the_store() {
     drop(log);
     let Paths { index, .. } = Paths::new(Path::new(DIR), Index(0));
     disk.remove(&index).unwrap();
-    let checkpoint = Checkpoint {
-        applied: Index(89),
-        first_offset: Offset(0),
-        next_offset: Offset(count),
-    };
-    let (log, opened) = open(&disk, Some(checkpoint)).unwrap();
+    let checkpoint = covered(89, 0, count);
+    let (log, opened) = open(&disk, Some(checkpoint.clone())).unwrap();
     assert!(opened.rows_hold, "I3: the index follows from the store");
     check_all(&log, count);
 }
@@ -239,7 +224,7 @@ fn records_of_any_size_up_to_the_limit() {
         publish(&log, &made);
     }
     for (offset, size) in sizes.iter().enumerate() {
-        let found = log.read(Offset(offset as u64), 1).unwrap();
+        let found = log.read(LogId::DEFAULT, Offset(offset as u64), 1).unwrap();
         assert_eq!(found[0].value, vec![offset as u8; *size]);
     }
     let over = vec![0; 65 << 20].into();
@@ -272,12 +257,8 @@ fn a_real_directory_with_a_real_thread() {
     truncate(&log, Some(149));
     log.sync_index().unwrap();
     drop(log);
-    let checkpoint = Checkpoint {
-        applied: Index(149),
-        first_offset: Offset(0),
-        next_offset: Offset(count),
-    };
-    let (log, opened) = open(Some(checkpoint));
+    let checkpoint = covered(149, 0, count);
+    let (log, opened) = open(Some(checkpoint.clone()));
     assert!(opened.rows_hold);
     check_all(&log, count);
 }
@@ -295,7 +276,7 @@ fn a_log_that_was_reset_begins_at_its_floor() {
     let reopen = |floor| {
         let floor = Floor {
             index: Index(floor),
-            offset: Offset(0),
+            position: Position(0),
         };
         Log::open(
             Arc::new(disk.crash()),
@@ -329,7 +310,7 @@ fn an_entry_of_many_batches_finds_room_for_its_rows() {
     entries.iter().for_each(|entry| publish(&log, entry));
     let reads_back = |log: &Log| {
         let records: Vec<_> = (0..200)
-            .map(|at| log.read(Offset(at), 1).unwrap()[0].clone())
+            .map(|at| log.read(LogId::DEFAULT, Offset(at), 1).unwrap()[0].clone())
             .collect();
         let values = records.iter().map(|record| record.value[0]);
         assert!(values.eq((0..100).chain(0..100)));
@@ -339,12 +320,8 @@ fn an_entry_of_many_batches_finds_room_for_its_rows() {
     drop(log);
     let Paths { index, .. } = Paths::new(Path::new(DIR), Index(0));
     disk.remove(&index).unwrap();
-    let checkpoint = Checkpoint {
-        applied: Index(1),
-        first_offset: Offset(0),
-        next_offset: Offset(200),
-    };
-    let (log, opened) = open(&disk, Some(checkpoint)).unwrap();
+    let checkpoint = covered(1, 0, 200);
+    let (log, opened) = open(&disk, Some(checkpoint.clone())).unwrap();
     assert!(opened.rows_hold);
     reads_back(&log);
 }
@@ -358,6 +335,7 @@ fn very_many_records_in_few_bytes_roll_the_segment() {
     let (log, _) = open(&disk, None).unwrap();
     let conditions = Conditions::default();
     let batch = packed(
+        LogId::DEFAULT,
         None,
         &conditions,
         Compression::Zstd,
@@ -370,21 +348,18 @@ fn very_many_records_in_few_bytes_roll_the_segment() {
         append(&log, vec![entry.clone()]);
         publish(&log, &entry);
     }
-    let (first_offset, next_offset) = log.offsets();
-    assert_eq!(next_offset, Offset(7 * u64::from(EACH)));
-    let checkpoint = Checkpoint {
-        applied: Index(6),
-        first_offset,
-        next_offset,
-    };
+    let checkpoint = log.checkpoint_at(Index(6));
+    assert_eq!(checkpoint.next_position, Position(7 * u64::from(EACH)));
     log.sync_index().unwrap();
     assert_eq!(log.seal_covered(Index(6)).unwrap(), 3);
 
-    let (log, opened) = open(&disk, Some(checkpoint)).unwrap();
+    let (log, opened) = open(&disk, Some(checkpoint.clone())).unwrap();
     assert_eq!((opened.rows_hold, opened.sealed), (true, 3));
     for at in [0, 1, 2, 3, 4, 5, 6] {
         let offset = Offset(at * u64::from(EACH) + 5);
-        let read = log.read_found(log.find(offset, 1).unwrap(), 1).unwrap();
+        let read = log
+            .read_found(log.find(LogId::DEFAULT, offset, 1).unwrap(), 1)
+            .unwrap();
         let first = Offset(at * u64::from(EACH));
         assert_eq!((read.stored[0].first, read.stored[0].count), (first, EACH));
     }

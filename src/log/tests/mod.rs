@@ -12,7 +12,7 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 
-use super::format::record::{BatchBuilder, batches, join};
+use super::format::record::{BatchBuilder, join};
 use super::*;
 use crate::disk::memory::{Event, MemoryDisk};
 
@@ -39,6 +39,19 @@ pub(super) fn open(
         Floor::default(),
         checkpoint,
     )
+}
+
+/// A checkpoint of a log that is alone.
+pub(super) fn covered(applied: u64, first: u64, next: u64) -> Checkpoint {
+    let ends = Ends {
+        first: Offset(first),
+        next: Offset(next),
+    };
+    Checkpoint {
+        applied: Index(applied),
+        next_position: Position(next),
+        logs: Arc::new([(LogId::DEFAULT, ends)].into()),
+    }
 }
 
 pub(super) fn value(number: u64) -> Vec<u8> {
@@ -87,15 +100,7 @@ fn truncate(log: &Log, keep: Option<u64>) {
 }
 
 pub(super) fn publish(log: &Log, entry: &Entry) {
-    let mut runs = Vec::new();
-    if entry.kind == Kind::Records {
-        for batch in batches(&entry.payload).unwrap() {
-            runs.push(Run {
-                skip: batch.row_skip().unwrap(),
-                count: batch.count,
-            });
-        }
-    }
+    let runs = log.runs_of(entry).unwrap();
     log.publish(entry.index, &runs).unwrap();
 }
 
@@ -140,11 +145,11 @@ fn sealed(disk: &MemoryDisk, entries: u64) -> (Log, Vec<Entry>) {
 }
 
 fn check_all(log: &Log, count: u64) {
-    assert_eq!(log.offsets(), (Offset(0), Offset(count)));
+    assert_eq!(log.offsets(LogId::DEFAULT), (Offset(0), Offset(count)));
     for (from, budget) in [(0, 1), (0, 100), (0, 1 << 20), (count / 2, 300)] {
         let mut at = from;
         while at < count {
-            for record in log.read(Offset(at), budget).unwrap() {
+            for record in log.read(LogId::DEFAULT, Offset(at), budget).unwrap() {
                 assert_eq!(
                     (record.offset, &record.value[..]),
                     (Offset(at), &value(at)[..])
@@ -154,6 +159,6 @@ fn check_all(log: &Log, count: u64) {
         }
         assert_eq!(at, count);
     }
-    let past = log.read(Offset(count), 1).unwrap_err();
+    let past = log.read(LogId::DEFAULT, Offset(count), 1).unwrap_err();
     assert!(matches!(past, Error::OutOfRange { asked, next, .. } if asked == next));
 }

@@ -4,6 +4,7 @@
 //! entries one read gives, where segments end) it must stay within its contract; all else is equal,
 //! the bounds in errors included.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,9 +13,12 @@ use proptest::prelude::*;
 
 use crate::disk::memory::MemoryDisk;
 use crate::log::format::record::{BatchBuilder, batches, join};
+use crate::log::format::row::Row;
 use crate::log::*;
 
 const DIR: &str = "/log";
+/// Logs that batches go to.
+const LOGS: u8 = 3;
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -25,11 +29,13 @@ enum Op {
     Checkpoint,
     Seal,
     Roll,
-    Trim(u8),
+    Trim(u8, u8),
+    /// Gives up a log, which may come again.
+    Forget(u8),
     Drop,
     Reopen,
     Entries(u8, u8, u16),
-    Read(u8, u16),
+    Read(u8, u8, u16),
 }
 
 #[derive(Debug, Clone)]
@@ -38,19 +44,25 @@ enum Content {
     Records(Vec<BatchOf>),
 }
 
-/// The lengths of a batch's values, and how many of its first records are refused.
+/// The log of a batch, the lengths of its values, and how many of its first records are refused.
 #[derive(Debug, Clone)]
 struct BatchOf {
+    log: u8,
     lengths: Vec<u8>,
     known: usize,
 }
 
 fn contents() -> impl Strategy<Value = Content> {
     let batch = (
+        0..LOGS,
         vec(0..120u8, 1..5),
         prop_oneof![4 => Just(0usize), 1 => 0..5usize],
     );
-    let batch = batch.prop_map(|(lengths, known)| BatchOf { lengths, known });
+    let batch = batch.prop_map(|(log, lengths, known)| BatchOf {
+        log,
+        lengths,
+        known,
+    });
     prop_oneof![
         1 => (0..60u8).prop_map(Content::Control),
         4 => vec(batch, 1..4).prop_map(Content::Records),
@@ -65,27 +77,35 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => Just(Op::Checkpoint),
         2 => Just(Op::Seal),
         1 => Just(Op::Roll),
-        2 => any::<u8>().prop_map(Op::Trim),
+        2 => (0..LOGS, any::<u8>()).prop_map(|(log, to)| Op::Trim(log, to)),
+        1 => (1..LOGS).prop_map(Op::Forget),
         2 => Just(Op::Drop),
         2 => Just(Op::Reopen),
         4 => (any::<u8>(), any::<u8>(), 0..1500u16).prop_map(|(a, b, c)| Op::Entries(a, b, c)),
-        4 => (any::<u8>(), 0..1500u16).prop_map(|(a, b)| Op::Read(a, b)),
+        6 => (0..LOGS, any::<u8>(), 0..1500u16).prop_map(|(log, at, bytes)| Op::Read(log, at, bytes)),
     ];
     vec(op, 1..60)
 }
 
-/// An entry, and the runs of it that are accepted.
+/// An entry, and the runs of it that are accepted; where they go is known when they are published.
 type Placed = (Entry, Vec<Run>);
+
+/// The records of a log from its offset 0 on, and its first offset that may be read.
+#[derive(Clone, Default)]
+struct OneLog {
+    records: Vec<Record>,
+    first: u64,
+}
 
 #[derive(Default)]
 struct Model {
     /// From raft index 0 on, whatever was given up since.
     entries: Vec<Placed>,
-    /// From offset 0 on.
-    records: Vec<Record>,
+    logs: BTreeMap<LogId, OneLog>,
+    /// Records of all logs.
+    positions: u64,
     published: usize,
-    first: Offset,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<(Checkpoint, BTreeMap<LogId, OneLog>)>,
     floor: Floor,
 }
 
@@ -125,6 +145,8 @@ fn entry(content: &Content, term: u64, index: u64) -> Placed {
             let known = batch.count.min(known as u32);
             if known < batch.count {
                 runs.push(Run {
+                    log: batch.log,
+                    first: Offset(0),
                     skip: record::skip(&payload, batch.records_at, known).unwrap() as u32,
                     count: batch.count - known,
                 });
@@ -141,7 +163,7 @@ fn entry(content: &Content, term: u64, index: u64) -> Placed {
 }
 
 fn batch(part: &BatchOf, index: u64) -> Bytes {
-    let mut batch = BatchBuilder::new(None);
+    let mut batch = BatchBuilder::of(LogId(part.log.into()), None);
     for (number, length) in part.lengths.iter().enumerate() {
         batch.push(&vec![index as u8; (*length).into()], index, number as u32);
     }
@@ -174,11 +196,14 @@ impl World {
             Op::Checkpoint => self.checkpoint(),
             Op::Seal => self.seal(),
             Op::Roll => self.log.roll().unwrap(),
-            Op::Trim(choice) => self.trim(*choice),
+            Op::Trim(log, choice) => self.trim(LogId((*log).into()), *choice),
+            Op::Forget(log) => self.forget(LogId((*log).into())),
             Op::Drop => self.drop_trimmed(),
             Op::Reopen => self.reopen(),
             Op::Entries(from, to, bytes) => self.entries(*from, *to, (*bytes).into()),
-            Op::Read(offset, bytes) => self.read(*offset, (*bytes).into()),
+            Op::Read(log, offset, bytes) => {
+                self.read(LogId((*log).into()), *offset, (*bytes).into());
+            }
         }
         self.check();
     }
@@ -209,15 +234,32 @@ impl World {
         let model = &mut self.model;
         let (from, to) = (model.published as u64, model.entries.len() as u64);
         for at in from..within(choice, from, to) {
-            let (entry, runs) = &model.entries[at as usize];
-            let first = self.log.publish(entry.index, runs).unwrap();
-            assert_eq!(first, Offset(model.records.len() as u64));
-            for run in runs {
-                let first = Offset(model.records.len() as u64);
-                let count = run.count.into();
-                let stored = record::stored(&entry.payload, run.skip, first, count).unwrap();
-                let out = &mut model.records;
-                stored.read_into(first, usize::MAX, out).unwrap();
+            let (entry, mut runs) = model.entries[at as usize].clone();
+            let mut next: BTreeMap<LogId, u64> = BTreeMap::new();
+            for run in &mut runs {
+                let known = model
+                    .logs
+                    .get(&run.log)
+                    .map_or(0, |log| log.records.len() as u64);
+                let next = next.entry(run.log).or_insert(known);
+                run.first = Offset(*next);
+                *next += u64::from(run.count);
+            }
+            let first = self.log.publish(entry.index, &runs).unwrap();
+            assert_eq!(first, Position(model.positions));
+            for run in &runs {
+                let row = Row {
+                    position: Position(0),
+                    index: entry.index,
+                    frame_at: 0,
+                    skip: run.skip,
+                    log: run.log,
+                    offset: run.first,
+                };
+                let stored = record::stored(&entry.payload, &row, run.count.into()).unwrap();
+                let out = &mut model.logs.entry(run.log).or_default().records;
+                stored.read_into(run.first, usize::MAX, out).unwrap();
+                model.positions += u64::from(run.count);
             }
             model.published += 1;
         }
@@ -226,16 +268,14 @@ impl World {
     fn checkpoint(&mut self) {
         if self.model.published > self.model.floor.index.0 as usize {
             self.log.sync_index().unwrap();
-            self.model.checkpoint = Some(Checkpoint {
-                applied: Index(self.model.published as u64 - 1),
-                first_offset: self.model.first,
-                next_offset: Offset(self.model.records.len() as u64),
-            });
+            let applied = Index(self.model.published as u64 - 1);
+            let checkpoint = self.log.checkpoint_at(applied);
+            self.model.checkpoint = Some((checkpoint, self.model.logs.clone()));
         }
     }
 
     fn seal(&mut self) {
-        if let Some(checkpoint) = self.model.checkpoint {
+        if let Some((checkpoint, _)) = &self.model.checkpoint {
             let could = self.log.can_seal(checkpoint.applied);
             let sealed = self.log.seal_covered(checkpoint.applied).unwrap();
             assert_eq!(could, sealed > 0);
@@ -243,27 +283,37 @@ impl World {
         }
     }
 
-    fn trim(&mut self, choice: u8) {
+    fn trim(&mut self, log: LogId, choice: u8) {
+        self.log.begin(log);
+        let known = self.model.logs.entry(log).or_default();
         // Past the end, now and then: then it ends there.
-        let next = self.model.records.len() as u64;
-        let to = Offset(within(choice, 0, next + 3));
-        self.log.trim(to);
-        self.model.first = self.model.first.max(to.min(Offset(next)));
+        let next = known.records.len() as u64;
+        let to = within(choice, 0, next + 3);
+        self.log.trim(log, Offset(to));
+        known.first = known.first.max(to.min(next));
+    }
+
+    /// Its name may be given to another log, but never its id: so the model lets it go on where it ended.
+    fn forget(&mut self, log: LogId) {
+        if let Some(known) = self.model.logs.get_mut(&log) {
+            known.first = known.records.len() as u64;
+            self.log.trim(log, Offset(known.first));
+        }
     }
 
     fn drop_trimmed(&mut self) {
-        let Some(checkpoint) = self.model.checkpoint else {
+        let Some((checkpoint, _)) = &self.model.checkpoint else {
             return;
         };
         let covered = Index(checkpoint.applied.0 + 1);
-        let Some((floor, term)) = self.log.droppable(covered) else {
+        let Some((floor, term)) = self.log.droppable(covered).unwrap() else {
             return;
         };
-        assert!(floor.index <= covered && floor.offset <= self.model.first);
+        assert!(floor.index <= covered);
         let gone = &self.model.entries[..floor.index.0 as usize];
         let records = gone.iter().flat_map(|(_, runs)| runs);
         let records: u64 = records.map(|run| u64::from(run.count)).sum();
-        assert_eq!(floor.offset, Offset(records), "the floor's offset");
+        assert_eq!(floor.position, Position(records), "the floor's position");
         assert_eq!(Some(term), gone.last().map(|(entry, _)| entry.term));
         let pin = self.log.pin();
         assert!(!self.log.drop_below(floor).unwrap(), "it is pinned");
@@ -277,16 +327,28 @@ impl World {
         let model = &mut self.model;
         let disk = Arc::new(self.disk.clone());
         let dir = Path::new(DIR);
-        let opened = Log::open(disk, dir, config(), model.floor, model.checkpoint);
+        let firsts: BTreeMap<_, _> = model
+            .logs
+            .iter()
+            .map(|(id, log)| (*id, log.first))
+            .collect();
+        let covered = model.checkpoint.clone();
+        let checkpoint = covered.as_ref().map(|(checkpoint, _)| checkpoint.clone());
+        let opened = Log::open(disk, dir, config(), model.floor, checkpoint);
         let (log, opened) = opened.unwrap();
         assert_eq!(opened.torn_bytes, 0);
-        assert_eq!(opened.rows_hold, model.checkpoint.is_some());
-        let covered = model.checkpoint;
-        model.published = covered.map_or(0, |covered| covered.applied.0 as usize + 1);
-        let next = covered.map_or(Offset(0), |covered| covered.next_offset);
-        model.records.truncate(next.0 as usize);
-        let first = covered.map_or(Offset(0), |covered| covered.first_offset);
-        model.first = first.max(model.floor.offset);
+        assert_eq!(opened.rows_hold, covered.is_some());
+        let applied = covered.as_ref().map(|(covered, _)| covered.applied.0);
+        model.published = applied.map_or(0, |applied| applied as usize + 1);
+        let next = covered.as_ref().map(|(covered, _)| covered.next_position.0);
+        model.positions = next.unwrap_or(0);
+        model.logs = covered.map_or_else(BTreeMap::new, |(_, logs)| logs);
+        // Trims behind the checkpoint are applied again. Only records before it may have been given up.
+        for (id, known) in &mut model.logs {
+            let to = firsts.get(id).copied().unwrap_or(0);
+            known.first = known.first.max(to.min(known.records.len() as u64));
+            log.trim(*id, Offset(known.first));
+        }
         self.log = log;
     }
 
@@ -312,12 +374,17 @@ impl World {
         assert!(read.iter().zip(held).all(|(read, (held, _))| read == held));
     }
 
-    fn read(&self, offset: u8, bytes: usize) {
-        let next = Offset(self.model.records.len() as u64);
+    fn read(&self, log: LogId, offset: u8, bytes: usize) {
+        let Some(known) = self.model.logs.get(&log) else {
+            let read = self.log.read(log, Offset(0), bytes);
+            let nothing = matches!(read, Err(Error::NoLog(_) | Error::OutOfRange { .. }));
+            return assert!(nothing, "{read:?}");
+        };
+        let (first, next) = (Offset(known.first), Offset(known.records.len() as u64));
         let asked = Offset(within(offset, 0, next.0 + 2));
-        let read = self.log.read(asked, bytes);
-        let bounds = (asked, self.model.first, next);
-        let known = if asked < self.model.first {
+        let read = self.log.read(log, asked, bytes);
+        let bounds = (asked, first, next);
+        let is_right = if asked < first {
             matches!(read, Err(Error::Trimmed { asked, first, next }) if (asked, first, next) == bounds)
         } else if asked >= next {
             matches!(read, Err(Error::OutOfRange { asked, first, next }) if (asked, first, next) == bounds)
@@ -327,20 +394,22 @@ impl World {
                 before.iter().map(|record| record.value.len()).sum()
             });
             assert!(before < bytes.max(1), "it stops once it has enough");
-            let held = &self.model.records[asked.0 as usize..];
+            let held = &known.records[asked.0 as usize..];
             !read.is_empty() && held.starts_with(read)
         };
-        assert!(known, "{read:?}");
+        assert!(is_right, "{read:?}");
     }
 
     /// What can be asked without a choice.
     fn check(&self) {
         let (log, model) = (&self.log, &self.model);
         let next = Index(model.entries.len() as u64);
-        assert_eq!(
-            log.offsets(),
-            (model.first, Offset(model.records.len() as u64))
-        );
+        for (id, known) in &model.logs {
+            let next = Offset(known.records.len() as u64);
+            assert_eq!(log.offsets(*id), (Offset(known.first), next));
+        }
+        let positions = (model.floor.position, Position(model.positions));
+        assert_eq!(log.positions(), positions);
         assert_eq!(
             (log.first_index(), log.next_index()),
             (model.floor.index, next)
@@ -372,11 +441,13 @@ impl World {
                     at = Index(at.0 + 1);
                 }
             }
-            let (mut at, next) = self.log.offsets();
-            while at < next {
-                for record in self.log.read(at, bytes).unwrap() {
-                    assert_eq!(record, self.model.records[at.0 as usize]);
-                    at = Offset(at.0 + 1);
+            for (id, known) in &self.model.logs {
+                let (mut at, next) = self.log.offsets(*id);
+                while at < next {
+                    for record in self.log.read(*id, at, bytes).unwrap() {
+                        assert_eq!(record, known.records[at.0 as usize]);
+                        at = Offset(at.0 + 1);
+                    }
                 }
             }
         }

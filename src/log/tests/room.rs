@@ -107,7 +107,7 @@ fn an_append_waits_for_no_file_to_be_made() {
     let entries = log.entries(Index(0), Index(200), usize::MAX).unwrap();
     assert_eq!(entries.len(), 200);
     entries.iter().for_each(|entry| publish(&log, entry));
-    assert_eq!(log.read(Offset(150), 1).unwrap().len(), 1);
+    assert_eq!(log.read(LogId::DEFAULT, Offset(150), 1).unwrap().len(), 1);
     log.sync_index().unwrap();
     gate.hold(false);
     all_of(&told, 0..200);
@@ -115,19 +115,15 @@ fn an_append_waits_for_no_file_to_be_made() {
     log.sync_index().unwrap();
     drop(log);
 
-    let covered = Checkpoint {
-        applied: Index(199),
-        first_offset: Offset(0),
-        next_offset: Offset(200),
-    };
+    let covered = super::covered(199, 0, 200);
     let (log, opened) = open_inline(&disk.crash(), Some(covered)).unwrap();
     assert!(
         opened.rows_hold,
         "rows that were in memory came to the file"
     );
-    assert_eq!(log.offsets(), (Offset(0), Offset(200)));
+    assert_eq!(log.offsets(LogId::DEFAULT), (Offset(0), Offset(200)));
     for offset in 0..200 {
-        log.read(Offset(offset), 1).unwrap();
+        log.read(LogId::DEFAULT, Offset(offset), 1).unwrap();
     }
 }
 

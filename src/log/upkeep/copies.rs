@@ -4,6 +4,7 @@
 //! What travels is what is replicated, not files: the copy's frames stand where the seal's did,
 //! since a frame's length follows from its entry.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,9 +17,9 @@ use crate::log::format::row::{ROW_BYTES, Row};
 use crate::log::format::seal::{self, MARK_EVERY, Mark, Seal};
 use crate::log::open::recovery::{self, Checkpoint, LogDirectory};
 use crate::log::segment::Segment;
-use crate::log::segment::index::OffsetIndex;
+use crate::log::segment::index::RowIndex;
 use crate::log::segment::store::Store;
-use crate::log::{Error, Floor, Index, Log, LogState, Offset};
+use crate::log::{Error, Floor, Index, Log, LogId, LogState, Offset, Position};
 
 /// Bytes gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
@@ -26,12 +27,16 @@ const WRITE_BYTES: usize = 1 << 20;
 /// A row as it travels. The receiver fills in where its frame stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
-    /// The offset of the first record.
-    pub offset: Offset,
+    /// The position of the first record.
+    pub position: Position,
     /// The raft index of the entry.
     pub index: Index,
     /// Where the first record begins in the entry's payload.
     pub skip: u32,
+    /// The log that the records belong to.
+    pub log: LogId,
+    /// The offset of the first record in it.
+    pub offset: Offset,
 }
 
 /// Builds a copy of one segment in a directory of its own.
@@ -41,11 +46,12 @@ pub struct SegmentCopy {
     dir: PathBuf,
     wanted: Seal,
     store: Store,
-    index: OffsetIndex,
+    index: RowIndex,
     buffer: Gathered,
     written: u64,
-    /// The offset of the last row that came.
-    last_row: Option<Offset>,
+    /// The position of the last row that came.
+    last_row: Option<Position>,
+    logs: BTreeSet<LogId>,
     made: Seal,
 }
 
@@ -60,7 +66,7 @@ impl SegmentCopy {
         let [store, index, seal] = paths.all().map(PathBuf::clone);
         files::remove_files(&*disk, dir, [seal, store, index].into_iter())?;
         let room = FILE_HEADER_BYTES + wanted.rows as usize * ROW_BYTES;
-        let index = OffsetIndex::create(&*disk, &paths.index, wanted.base, room)?;
+        let index = RowIndex::create(&*disk, &paths.index, wanted.base, room)?;
         let store = Store::create(&*disk, &paths.store, wanted.base, wanted.end)?;
         let made = Seal {
             entries: 0,
@@ -70,6 +76,7 @@ impl SegmentCopy {
             rows_digest: 0,
             term_ends: Vec::new(),
             marks: Vec::new(),
+            logs: Vec::new(),
             ..wanted.clone()
         };
         Ok(Self {
@@ -81,6 +88,7 @@ impl SegmentCopy {
             buffer: Gathered::default(),
             written: FILE_HEADER_BYTES as u64,
             last_row: None,
+            logs: BTreeSet::new(),
             made,
         })
     }
@@ -121,24 +129,27 @@ impl SegmentCopy {
         Ok(())
     }
 
-    fn add_row(&mut self, placed: &Placed, index: Index, position: u32) -> Result<(), Error> {
-        let Placed { offset, skip, .. } = *placed;
+    fn add_row(&mut self, placed: &Placed, index: Index, frame_at: u32) -> Result<(), Error> {
+        let position = placed.position;
         let behind = self
             .last_row
-            .map_or(self.wanted.first_offset, |last| Offset(last.0 + 1));
-        let wanted = behind..self.wanted.next_offset;
-        let in_order = wanted.contains(&offset) && self.made.rows < self.wanted.rows;
+            .map_or(self.wanted.first_position, |last| Position(last.0 + 1));
+        let wanted = behind..self.wanted.next_position;
+        let in_order = wanted.contains(&position) && self.made.rows < self.wanted.rows;
         if placed.index != index || !in_order {
             return Err(self.mismatch("its rows differ"));
         }
         let row = Row {
-            offset,
-            index,
             position,
-            skip,
+            index,
+            frame_at,
+            skip: placed.skip,
+            log: placed.log,
+            offset: placed.offset,
         };
+        self.logs.insert(placed.log);
         self.index.push(row)?;
-        self.last_row = Some(offset);
+        self.last_row = Some(position);
         self.made.rows_digest = seal::add_row(self.made.rows_digest, &row);
         self.made.rows += 1;
         Ok(())
@@ -167,6 +178,7 @@ impl SegmentCopy {
         self.index.write_back()?;
         self.index.file().sync()?;
         self.disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        self.made.logs = self.logs.into_iter().collect();
         let path = Paths::new(dir, self.made.base).seal;
         self.made.write(&*self.disk, &path)?;
         self.disk.sync_dir(dir).map_err(Error::io("sync", dir))
@@ -238,7 +250,7 @@ impl Log {
         from: &Path,
         bases: &[Index],
         floor: Floor,
-        checkpoint: Checkpoint,
+        checkpoint: &Checkpoint,
     ) -> Result<(), Error> {
         let _upkeep = self.0.upkeep.lock();
         let mut state = self.0.state.write();
@@ -303,16 +315,13 @@ fn rows_in(segment: &Segment, from: Index, to: Index) -> Result<Vec<Placed>, Err
     let begin = index.partition(|row| row.index < from)?;
     let end = index.partition(|row| row.index < to)?;
     let placed = |number| {
-        let Row {
-            offset,
-            index,
-            skip,
-            ..
-        } = index.row(number)?;
+        let row = index.row(number)?;
         Ok(Placed {
-            offset,
-            index,
-            skip,
+            position: row.position,
+            index: row.index,
+            skip: row.skip,
+            log: row.log,
+            offset: row.offset,
         })
     };
     (begin..end).map(placed).collect()

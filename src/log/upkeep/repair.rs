@@ -12,7 +12,7 @@ use crate::log::format::files::Paths;
 use crate::log::format::seal::{self, Seal};
 use crate::log::open::derive;
 use crate::log::open::recovery::{self, LogDirectory};
-use crate::log::segment::index::OffsetIndex;
+use crate::log::segment::index::RowIndex;
 use crate::log::segment::store::{Span, Store};
 use crate::log::segment::{Damage, Segment};
 use crate::log::{Error, Index, Log, LogState};
@@ -136,7 +136,7 @@ impl Log {
         let (mut digest, all) = (0, seal.rows as usize);
         for from in (0..all).step_by(STEP_ROWS) {
             let rows = from..(from + STEP_ROWS).min(all);
-            let file = self.0.state.read().index_of(store).map(OffsetIndex::file);
+            let file = self.0.state.read().index_of(store).map(RowIndex::file);
             let Some(read) = file.map(|file| file.read(rows)) else {
                 return Ok(());
             };
@@ -207,21 +207,24 @@ impl Log {
         };
         let whole = Segment::sealed(
             store,
-            OffsetIndex::absent(&paths.index, seal.base)?,
+            RowIndex::absent(&paths.index, seal.base)?,
             seal.clone(),
             None,
         );
-        let mut next = seal.first_offset;
-        let rows = derive::rows_from(&whole, seal.next_index(), &mut next);
-        let rows = rows.map_err(|error| self.note_store_damage(seal.base, error))?;
+        let mut next = seal.first_position;
+        let mut grown = derive::Grown::new();
+        let rows = derive::rows_from(&whole, seal.next_index(), &mut next, &mut grown);
+        let mut rows = rows.map_err(|error| self.note_store_damage(seal.base, error))?;
+        let ended = self.ends_in(seal.base, &grown)?;
+        derive::count_back(rows.iter_mut(), &grown, |log| ended.get(&log).copied());
         let digest = rows.iter().fold(0, seal::add_row);
-        if next != seal.next_offset || digest != seal.rows_digest {
+        if next != seal.next_position || digest != seal.rows_digest {
             return Ok(false);
         }
         self.quarantine(&[&paths.index])?;
         let room = crate::log::format::file_header::FILE_HEADER_BYTES
             + rows.len() * crate::log::format::row::ROW_BYTES;
-        let mut index = OffsetIndex::create(disk, &paths.index, seal.base, room)?;
+        let mut index = RowIndex::create(disk, &paths.index, seal.base, room)?;
         for row in rows {
             index.push(row)?;
         }
@@ -229,6 +232,19 @@ impl Log {
         index.file().sync()?;
         self.reopen(seal)?;
         Ok(true)
+    }
+
+    /// Where the segment that begins at `base` ends in each of these logs.
+    fn ends_in(&self, base: Index, logs: &derive::Grown) -> Result<derive::Grown, Error> {
+        let mut ended = derive::Grown::new();
+        for log in logs.keys() {
+            let end = self.with_directories(|state| {
+                let number = state.segment_number(base).unwrap_or(0);
+                state.end_in(number, *log)
+            });
+            ended.insert(*log, end?);
+        }
+        Ok(ended)
     }
 
     /// Reads a damaged segment once more, from files that are opened anew: what could not be read at one time may
@@ -360,7 +376,7 @@ impl Log {
 
 impl LogState {
     /// The index beside a store; `None` if the segment was trimmed or mended meanwhile.
-    fn index_of(&self, store: &Arc<Store>) -> Option<&OffsetIndex> {
+    fn index_of(&self, store: &Arc<Store>) -> Option<&RowIndex> {
         let mut segments = self.segments.iter();
         let segment = segments.find(|segment| Arc::ptr_eq(&segment.store, store))?;
         Some(&segment.index)

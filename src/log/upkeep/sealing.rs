@@ -84,12 +84,12 @@ impl LogState {
     fn sum_up(&self, number: usize, to: Index) -> Result<Seal, Error> {
         let segment = &self.segments[number];
         let rows = segment.index.partition(|row| row.index < to)?;
-        let next_offset = if rows < segment.index.rows() {
-            segment.index.row(rows)?.offset
+        let next_position = if rows < segment.index.rows() {
+            segment.index.row(rows)?.position
         } else {
             self.end_of_rows(number)
         };
-        segment.sum_up(to, next_offset, self.time_before(number))
+        segment.sum_up(to, next_position, self.time_before(number))
     }
 
     /// A time that no record in a segment is later than: the log's own, which the leaders agreed

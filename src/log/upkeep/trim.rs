@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::env::Instant;
 
 use crate::log::format::files;
+use crate::log::index_maps::Looked;
 use crate::log::segment::Segment;
-use crate::log::{Error, Floor, Index, Log, LogState, Offset, Term};
+use crate::log::{Error, Floor, Index, Log, LogId, LogState, Offset, Position, Seal, Term};
 
 /// Keeps segments from removal until dropped.
 #[derive(Debug)]
@@ -34,8 +35,8 @@ pub struct SegmentInfo {
     pub next_index: Index,
     /// What it takes on disk, about, in bytes.
     pub bytes: u64,
-    /// The offset after its last record; `None` while it is open.
-    pub next_offset: Option<Offset>,
+    /// The position after its last record; `None` while it is open.
+    pub next_position: Option<Position>,
     /// Since when this process has it: the one before has ended by then.
     pub opened: Instant,
     /// It is older than that by what times say: it was found, or came from another node.
@@ -48,11 +49,12 @@ pub struct SegmentInfo {
 }
 
 impl Log {
-    /// Lets the log begin at `first`, as far as readers see. Never goes back, nor past the end.
-    pub fn trim(&self, first: Offset) {
+    /// Lets a log begin at `first`, as far as readers see. Never goes back, nor past the end.
+    pub fn trim(&self, log: LogId, first: Offset) {
         let mut state = self.0.state.write();
-        let first = first.min(state.next_offset);
-        state.first_offset = state.first_offset.max(first);
+        if let Some(part) = state.logs.get_mut(&log) {
+            part.ends.first = part.ends.first.max(first.min(part.ends.next));
+        }
     }
 
     /// Begins a segment, so that the last one can be sealed and given up.
@@ -82,7 +84,7 @@ impl Log {
             base: segment.base(),
             next_index: segment.next_index(),
             bytes: segment.bytes(),
-            next_offset: segment.seal().map(|seal| seal.next_offset),
+            next_position: segment.seal().map(|seal| seal.next_position),
             opened: segment.opened,
             found: segment.found,
             since_ms: segment.since_ms,
@@ -91,21 +93,31 @@ impl Log {
         state.segments.iter().map(info).collect()
     }
 
+    /// The offset in a log behind what the segment that begins at `base` holds of it.
+    pub fn end_in(&self, base: Index, log: LogId) -> Result<Offset, Error> {
+        self.with_directories(|state| match state.segment_number(base) {
+            Some(number) => state.end_in(number, log),
+            None => Ok(Looked::Found(Offset(0))),
+        })
+    }
+
     /// Where the log could begin if all sealed segments went that hold only trimmed records and
     /// entries before `covered`, and that nobody has pinned; and the term of the last entry that
     /// would go. `None` if none could.
-    pub fn droppable(&self, covered: Index) -> Option<(Floor, Term)> {
-        self.0.state.read().droppable(covered)
+    pub fn droppable(&self, covered: Index) -> Result<Option<(Floor, Term)>, Error> {
+        self.with_directories(|state| state.droppable(covered))
     }
 
     /// Removes the segments below a floor that [`Log::droppable`] gave and that is durable; false
     /// if one of them was pinned since.
     pub fn drop_below(&self, floor: Floor) -> Result<bool, Error> {
         let _upkeep = self.0.upkeep.lock();
+        let able = self.droppable(floor.index)?;
         let gone: Vec<_> = {
             let mut state = self.0.state.write();
-            let able = state.droppable(floor.index);
-            if able.is_none_or(|(able, _)| able.index < floor.index) {
+            // What is trimmed stays so. A segment may be pinned meanwhile.
+            let is_pinned = state.pins.iter().any(|pinned| *pinned < floor.index);
+            if is_pinned || able.is_none_or(|(able, _)| able.index < floor.index) {
                 return Ok(false);
             }
             let below = |segment: &mut Segment| segment.base() < floor.index;
@@ -114,6 +126,7 @@ impl Log {
                 gone.push(segment.base());
             }
             state.floor = floor.index;
+            state.first_position = floor.position;
             state.forget_tail_before(floor.index);
             gone
         };
@@ -130,19 +143,49 @@ impl Log {
 }
 
 impl LogState {
-    fn droppable(&self, covered: Index) -> Option<(Floor, Term)> {
+    fn droppable(&self, covered: Index) -> Result<Looked<Option<(Floor, Term)>>, Error> {
         let pinned = self.pins.iter().min();
         let covered = pinned.map_or(covered, |pinned| covered.min(*pinned));
-        let seals = self.segments.iter().map_while(|segment| segment.seal());
-        let goes = |seal: &&Arc<crate::log::Seal>| {
-            seal.next_offset <= self.first_offset && seal.next_index() <= covered
+        let mut last = None;
+        for (number, segment) in self.segments.iter().enumerate() {
+            let Some(seal) = segment.seal().filter(|seal| seal.next_index() <= covered) else {
+                break;
+            };
+            match self.is_dead(number, seal)? {
+                Looked::Found(true) => last = Some(seal),
+                Looked::Found(false) => break,
+                Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
+            }
+        }
+        Ok(Looked::Found(last.map(|last| {
+            let floor = Floor {
+                index: last.next_index(),
+                position: last.next_position,
+            };
+            (floor, last.last_term())
+        })))
+    }
+
+    /// Whether a sealed segment holds no record that may be read.
+    fn is_dead(&self, number: usize, seal: &Seal) -> Result<Looked<bool>, Error> {
+        // A log that begins at its end, or is deleted, holds nothing: no look at the rows is needed.
+        let holds = |log: &&LogId| {
+            let ends = self.ends(**log);
+            ends.is_some_and(|ends| ends.first < ends.next)
         };
-        let last = seals.take_while(goes).last()?;
-        let floor = Floor {
-            index: last.next_index(),
-            offset: last.next_offset,
-        };
-        Some((floor, last.last_term()))
+        for log in seal.logs.iter().filter(holds) {
+            let first = self.ends(*log).unwrap_or_default().first;
+            // Nothing of it was trimmed.
+            if first == Offset(0) {
+                return Ok(Looked::Found(false));
+            }
+            match self.end_in(number, *log)? {
+                Looked::Found(next) if next > first => return Ok(Looked::Found(false)),
+                Looked::Found(_) => {}
+                Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
+            }
+        }
+        Ok(Looked::Found(true))
     }
 
     fn forget_tail_before(&mut self, index: Index) {

@@ -94,7 +94,9 @@ mod tests {
         log.append(entries[4..].to_vec(), Box::new(|done| done.unwrap()))
             .unwrap();
         entries.iter().for_each(|entry| publish(&log, entry));
-        let read = log.read(Offset(0), 1 << 20).unwrap();
+        let read = log
+            .read(crate::log::LogId::DEFAULT, Offset(0), 1 << 20)
+            .unwrap();
         assert_eq!(log.durable(), Index(4), "nothing more was written");
         let read: Vec<_> = read.into_iter().map(|record| record.value).collect();
         let all: Vec<_> = (0..8).map(value).collect();

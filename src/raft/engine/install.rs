@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use openraft::RaftSnapshotBuilder;
 
-use crate::log::{self, Index, Seal};
+use crate::log::{self, Index, Position, Seal};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::codec;
 use crate::raft::entry::types::{self, SnapshotMeta, TypeConfig};
@@ -88,7 +88,7 @@ impl StateMachine {
         if same {
             self.apply_up_to(end).await?;
             self.snapshots.clear_staging()?;
-        } else if reached < end && data.checkpoint.next_offset == 0 {
+        } else if reached < end && data.checkpoint.next_position == 0 {
             // This happens in the engine's own test suite alone, which applies entries that it never appended.
             self.replace(restored(&data)?.not_stored());
         } else {
@@ -106,10 +106,11 @@ impl StateMachine {
     /// Puts the staged segments in the place of this node's log. A crash in between is finished on
     /// the next start.
     async fn adopt(&mut self, data: &SnapshotData) -> Result<(), Error> {
-        let Some(covered) = snapshot::covered_by(&data.checkpoint) else {
+        let fsm = restored(data)?;
+        let next = Position(data.checkpoint.next_position);
+        let Some(covered) = fsm.covered(next) else {
             return Ok(());
         };
-        let fsm = restored(data)?;
         let rows: Vec<_> = fsm.stored_rows().collect();
         let bases: Vec<_> = data.segments.iter().map(|seal| seal.base).collect();
         let adoption = pb::Adoption {
@@ -135,7 +136,7 @@ impl StateMachine {
                 }
             }
             stable.begin_adoption(&adoption, rows)?;
-            with_descriptors(|| log.adopt(&staging, &bases, floor, covered))?;
+            with_descriptors(|| log.adopt(&staging, &bases, floor, &covered))?;
             stable.end_adoption(&adoption)?;
             *reached = covered.applied.0 + 1;
             *kept.lock() = begins;

@@ -382,7 +382,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .log
             .last()
             .is_none_or(|(_, last)| last.0 < log_id.index);
-        let (first, next) = self.log.offsets();
+        let (first, next) = self.log.positions();
         if beyond && first == next {
             // Only the engine's own test suite does this: it purges a whole log and appends behind it.
             self.written::<log::Error>(|done| {

@@ -10,7 +10,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use parking_lot::Mutex;
 
 use crate::disk::Disk;
-use crate::log::{self, Index, Log};
+use crate::log::{self, Index, Log, Offset, Position};
 use crate::proto::raft_v1 as pb;
 use crate::raft::engine::install::SnapshotBuilder;
 use crate::raft::entry::outcome::Outcome;
@@ -58,19 +58,21 @@ impl StateMachine {
         let snapshots = Snapshots::new(disk.clone(), dir.clone());
         snapshot::finish_adoption(&snapshots, stable)?;
         let checkpoint = stable.checkpoint()?.unwrap_or_default();
-        let covered = snapshot::covered_by(&checkpoint);
+        let next = Position(checkpoint.next_position);
         let mut fsm = match checkpoint.applied {
             Some(_) => Fsm::restore(checkpoint, stable.rows()?)?,
             None => Fsm::default(),
         };
+        let covered = fsm.covered(next);
+        let is_covered = covered.is_some();
         let floor = stable.floor()?;
         let begins = snapshot::floor_of(floor.as_ref());
         let (log, opened) = Log::open(disk, &dir, config, begins, covered)?;
-        report(&opened, covered.is_some());
+        report(&opened, is_covered);
         if !opened.rows_hold {
             fsm = Fsm::default();
         }
-        let (_, next_offset) = log.offsets();
+        let next_offset = default_end(&log);
         let machine = Self {
             snapshots,
             log,
@@ -111,8 +113,7 @@ impl StateMachine {
 
     /// Shows readers what was applied, and begins a checkpoint when one is due.
     pub(crate) fn publish(&mut self) {
-        let (_, next_offset) = self.log.offsets();
-        self.state.publish(next_offset);
+        self.state.publish(default_end(&self.log));
         let (entries, bytes) = self.since_checkpoint;
         if entries >= CHECKPOINT_ENTRIES || bytes >= CHECKPOINT_BYTES {
             self.since_checkpoint = (0, 0);
@@ -152,13 +153,18 @@ impl StateMachine {
     pub(crate) fn checkpoint(&self) -> (pb::Checkpoint, Vec<pb::StateRow>) {
         self.state.read(|fsm| {
             let rows = fsm.to_rows().collect();
-            (fsm.to_checkpoint(self.log.offsets().1), rows)
+            (fsm.to_checkpoint(self.log.positions().1), rows)
         })
     }
 
     pub(crate) fn replace(&mut self, fsm: Fsm) {
         self.state.change(|state| *state = fsm);
     }
+}
+
+/// Where the default log ends.
+fn default_end(of: &Log) -> Offset {
+    of.ends(log::LogId::DEFAULT).unwrap_or_default().next
 }
 
 /// Makes the FSM's state durable.
@@ -182,7 +188,7 @@ impl Checkpointer {
         let taken = self.state.change(|fsm| {
             let applied = fsm.applied?;
             let is_new = applied.index >= *covered && Index(applied.index) < durable;
-            is_new.then(|| (applied.index, fsm.take_changes(self.log.offsets().1)))
+            is_new.then(|| (applied.index, fsm.take_changes(self.log.positions().1)))
         });
         let Some((applied, changes)) = taken else {
             // There is nothing new to save. But a segment under the last checkpoint may be ready to be sealed now.

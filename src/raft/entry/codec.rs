@@ -6,11 +6,12 @@ use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 use prost::Message;
 
-use crate::log::{self, Index, Kind, Offset, Term};
+use crate::log::{self, Index, Kind, LogId, Offset, Term};
 use crate::proto::raft_v1::{self as pb, control_entry::Command as Control};
 use crate::raft::entry::wire_error::{WireError, number_of};
 
 use super::admission::{Admission, Entrance};
+use super::catalog::{CreateLog, DeleteLog, Trim, UpdateLog};
 use super::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention};
 use super::owner;
 use super::types::{self, Entry};
@@ -67,8 +68,12 @@ pub fn command_to_control(command: &Command) -> Option<Control> {
             start: *start,
         }),
         Command::Forget { name } => Control::ForgetNode(pb::ForgetNode { name: name.clone() }),
-        Command::Trim(first) => Control::Trim(pb::Trim {
-            first_offset: first.0,
+        Command::CreateLog(create) => Control::CreateLog(create.to_pb()),
+        Command::UpdateLog(update) => Control::UpdateLog(update.to_pb()),
+        Command::DeleteLog(delete) => Control::DeleteLog(delete.to_pb()),
+        Command::Trim(trim) => Control::Trim(pb::Trim {
+            first_offset: trim.first.0,
+            log: trim.log.0,
         }),
         Command::SetRetention(retention) => Control::SetRetention(retention.to_pb()),
         Command::OpenSession(open) => Control::OpenSession(pb::OpenSession {
@@ -99,10 +104,12 @@ pub fn command_to_control(command: &Command) -> Option<Control> {
             expected_offset: commit.expected.map(|offset| offset.0),
             create_only: commit.create_only,
             now_ms: commit.now_ms,
+            log: commit.log.0,
         }),
-        Command::DeleteCursor(name) => {
-            Control::DeleteCursor(pb::DeleteCursor { name: name.clone() })
-        }
+        Command::DeleteCursor(log, name) => Control::DeleteCursor(pb::DeleteCursor {
+            name: name.clone(),
+            log: log.0,
+        }),
     })
 }
 
@@ -137,7 +144,13 @@ pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, Wire
             Command::RegisterStart { node_id, start }
         }
         Control::ForgetNode(node) => Command::Forget { name: node.name },
-        Control::Trim(trim) => Command::Trim(Offset(trim.first_offset)),
+        Control::CreateLog(create) => Command::CreateLog(CreateLog::from_pb(create)),
+        Control::UpdateLog(update) => Command::UpdateLog(UpdateLog::from_pb(update)),
+        Control::DeleteLog(delete) => Command::DeleteLog(DeleteLog::from_pb(delete)),
+        Control::Trim(trim) => Command::Trim(Trim {
+            log: LogId(trim.log),
+            first: Offset(trim.first_offset),
+        }),
         Control::SetRetention(retention) => Command::SetRetention(Retention::from_pb(retention)),
         Control::OpenSession(open) => Command::OpenSession(OpenSession {
             subject: open.subject,
@@ -168,8 +181,9 @@ pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, Wire
             expected: commit.expected_offset.map(Offset),
             create_only: commit.create_only,
             now_ms: commit.now_ms,
+            log: LogId(commit.log),
         }),
-        Control::DeleteCursor(delete) => Command::DeleteCursor(delete.name),
+        Control::DeleteCursor(delete) => Command::DeleteCursor(LogId(delete.log), delete.name),
     };
     Ok(EntryPayload::Normal(command))
 }
@@ -211,10 +225,15 @@ fn own(payload: Bytes) -> Bytes {
 mod tests {
     use super::*;
 
+    fn trim() -> Command {
+        let (log, first) = (LogId(4), Offset(3));
+        Command::Trim(Trim { log, first })
+    }
+
     /// As a node of a later version writes it: with a field that this one does not know.
     #[test]
     fn a_control_entry_goes_from_log_to_log_as_the_bytes_it_is() {
-        let control = to_control(&EntryPayload::Normal(Command::Trim(Offset(3))));
+        let control = to_control(&EntryPayload::Normal(trim()));
         let mut bytes = encode(control).to_vec();
         let (field, varint) = (1000 << 3, 0);
         prost::encoding::encode_varint(field | varint, &mut bytes);
@@ -228,8 +247,7 @@ mod tests {
         let leaders = from_log(written.clone()).unwrap();
         let sent = to_wire(to_log(&leaders));
         let followers = from_log(from_wire(sent).unwrap()).unwrap();
-        let trim = Command::Trim(Offset(3));
-        assert!(matches!(followers.payload(), EntryPayload::Normal(command) if *command == trim));
+        assert!(matches!(followers.payload(), EntryPayload::Normal(command) if *command == trim()));
         assert_eq!(to_log(&followers), written);
     }
 }

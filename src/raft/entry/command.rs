@@ -4,10 +4,11 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::log::Offset;
+use crate::log::{LogId, Offset};
 use crate::proto::raft_v1 as pb;
 
 use super::admission::{Admission, Entrance};
+use super::catalog::{CreateLog, DeleteLog, Trim, UpdateLog};
 
 /// A command of the replicated state machine.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,9 +29,15 @@ pub enum Command {
         /// The node's name.
         name: String,
     },
-    /// Give up the records before an offset.
-    Trim(Offset),
-    /// Keep so much of the log from now on.
+    /// Make a log.
+    CreateLog(CreateLog),
+    /// Configure a log.
+    UpdateLog(UpdateLog),
+    /// Delete a log.
+    DeleteLog(DeleteLog),
+    /// Give up the records of a log before an offset.
+    Trim(Trim),
+    /// Keep so much of the default log from now on.
     SetRetention(Retention),
     /// Give a producer a session.
     OpenSession(OpenSession),
@@ -44,8 +51,8 @@ pub enum Command {
     DeleteFence(String),
     /// Set a cursor.
     CommitCursor(CommitCursor),
-    /// Forget a cursor.
-    DeleteCursor(String),
+    /// Forget a cursor of a log.
+    DeleteCursor(LogId, String),
     /// Say who may join.
     Admission(Admission),
     /// A node was started, and drew this number.
@@ -67,7 +74,10 @@ impl Command {
             | Self::ClaimEpoch(_)
             | Self::DeleteFence(_)
             | Self::CommitCursor(_)
-            | Self::DeleteCursor(_)
+            | Self::DeleteCursor(..)
+            | Self::CreateLog(_)
+            | Self::UpdateLog(_)
+            | Self::DeleteLog(_)
             | Self::Trim(_)
             | Self::SetRetention(_)
             | Self::Admission(_) => true,
@@ -125,7 +135,10 @@ impl fmt::Display for Command {
             Self::Append(payload) => write!(f, "append of {} bytes", payload.len()),
             Self::Register { name, .. } => write!(f, "register {name}"),
             Self::Forget { name } => write!(f, "forget {name}"),
-            Self::Trim(first) => write!(f, "trim to {first}"),
+            Self::CreateLog(create) => write!(f, "create log {}", create.name),
+            Self::UpdateLog(update) => write!(f, "configure log {}", update.log),
+            Self::DeleteLog(delete) => write!(f, "delete log {}", delete.log),
+            Self::Trim(trim) => write!(f, "trim log {} to {}", trim.log, trim.first),
             Self::SetRetention(retention) => write!(f, "{retention:?}"),
             Self::OpenSession(_) => write!(f, "open a session"),
             Self::CloseSession(close) => write!(f, "close session {}", close.session),
@@ -133,9 +146,12 @@ impl fmt::Display for Command {
             Self::ClaimEpoch(claim) => write!(f, "claim {} for {}", claim.name, claim.holder),
             Self::DeleteFence(name) => write!(f, "delete fence {name}"),
             Self::CommitCursor(commit) => {
-                write!(f, "set cursor {} to {}", commit.name, commit.offset)
+                let CommitCursor {
+                    log, name, offset, ..
+                } = commit;
+                write!(f, "set cursor {name} of log {log} to {offset}")
             }
-            Self::DeleteCursor(name) => write!(f, "delete cursor {name}"),
+            Self::DeleteCursor(log, name) => write!(f, "delete cursor {name} of log {log}"),
             Self::Admission(change) => write!(f, "{change}"),
             Self::RegisterStart { node_id, .. } => write!(f, "a start of node {node_id}"),
         }
@@ -181,6 +197,8 @@ pub struct ClaimEpoch {
 /// A change of a cursor, and on what it depends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitCursor {
+    /// The log that it stands in.
+    pub log: LogId,
     /// The cursor.
     pub name: String,
     /// Who sets it; empty without TLS.

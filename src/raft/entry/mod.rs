@@ -2,6 +2,7 @@
 //! wire. The engine's types are filled in here. All other rooms stand on this one.
 
 pub mod admission;
+pub mod catalog;
 pub mod codec;
 pub mod command;
 pub mod outcome;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::log::Offset;
+use crate::log::{LogId, Offset};
 
 /// What a command came to: the same on every replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,12 +17,22 @@ pub enum Outcome {
     Registered(Result<u64, NotRegistered>),
     /// A session's id.
     Session(u64),
-    /// A name's new epoch, and where the log ended when it was claimed.
+    /// A log that was made, changed, or found as it was to be.
+    Log(Made),
+    /// A name's new epoch, and where the default log ended when it was claimed.
     Claimed(u64, Offset),
-    /// Whether there was a cursor, or a fence.
+    /// Whether there was a cursor, a fence, or a log.
     Deleted(bool),
     /// A command of sessions, fences or cursors was refused.
     Refused(StateRefusal),
+}
+
+/// A log, as a command left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Made {
+    pub log: LogId,
+    /// Of its configuration.
+    pub epoch: u64,
 }
 
 /// Where a batch's records stand, or why they were not appended.
@@ -84,6 +94,9 @@ pub enum Refusal {
     /// The name is held by another one.
     #[error("the batch comes in a name that another one claimed: claim it first")]
     NotHolder,
+    /// The log was deleted.
+    #[error("the log was deleted")]
+    NoSuchLog,
     /// The log ends elsewhere.
     #[error("the log does not end at the offset that was expected: it ends at {next}")]
     OffsetDiffers {
@@ -147,6 +160,24 @@ pub enum StateRefusal {
     /// There is no room for a cursor.
     #[error("there are too many cursors ({0}): delete some with `ferrolog cursor delete`")]
     TooManyCursors(Full),
+    /// The name is another log's.
+    #[error("log {log} has the name, and another configuration")]
+    LogExists {
+        /// The log.
+        log: LogId,
+    },
+    /// There is no such log.
+    #[error("there is no such log: `ferrolog log list` shows those that there are")]
+    NoSuchLog,
+    /// There is no room for a log.
+    #[error("there are too many logs ({0}): delete some with `ferrolog log delete`")]
+    TooManyLogs(Full),
+    /// The configuration was changed in between.
+    #[error("the log's configuration has epoch {current}, and another one was expected")]
+    LogEpochDiffers {
+        /// The present epoch.
+        current: u64,
+    },
     /// There is no room for a name or a token.
     #[error(
         "as many names or tokens as there may be let nodes in already: take names back with \

@@ -236,6 +236,18 @@ impl StableStore {
 
     /// The rows of the FSM's tables.
     pub fn rows(&self) -> Result<Vec<pb::StateRow>, StableError> {
+        self.rows_in(ROWS)
+    }
+
+    /// The rows of the snapshot whose segments are being put in place.
+    pub fn incoming_rows(&self) -> Result<Vec<pb::StateRow>, StableError> {
+        self.rows_in(INCOMING)
+    }
+
+    fn rows_in(
+        &self,
+        table: TableDefinition<'_, &[u8], &[u8]>,
+    ) -> Result<Vec<pb::StateRow>, StableError> {
         const KEY: &str = "rows";
         let decode = |key: &[u8], row: &[u8]| match checked(key, row) {
             Some(row) => pb::StateRow::decode(row).map_err(WireError::from),
@@ -243,7 +255,7 @@ impl StableStore {
         };
         let read = || -> Result<Vec<Result<pb::StateRow, WireError>>, redb::Error> {
             let transaction = self.0.database.begin_read()?;
-            let table = match transaction.open_table(ROWS) {
+            let table = match transaction.open_table(table) {
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
                 table => table?,
             };

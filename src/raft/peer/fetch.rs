@@ -9,7 +9,7 @@ use tokio::sync::OwnedMutexGuard;
 use tonic::Status;
 
 use crate::disk::Disk;
-use crate::log::{self, Index, Log, Offset, Placed, Seal, SegmentCopy};
+use crate::log::{self, Index, Log, LogId, Offset, Placed, Position, Seal, SegmentCopy};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::codec;
 use crate::raft::entry::wire_error::WireError;
@@ -78,9 +78,11 @@ pub(crate) fn add(
     part: pb::SegmentPart,
 ) -> Result<SegmentCopy, FetchError> {
     let mut rows = part.rows.iter().map(|row| Placed {
-        offset: Offset(row.offset),
+        position: Position(row.position),
         index: Index(row.index),
         skip: row.skip,
+        log: LogId(row.log),
+        offset: Offset(row.offset),
     });
     let mut next = rows.next();
     let mut mine = Vec::new();
@@ -117,9 +119,11 @@ pub fn parts(
         });
         let (log, entries, rows, next) = read.await.map_err(|error| status(&error))?;
         let row = |row: Placed| pb::PlacedRow {
-            offset: row.offset.0,
+            position: row.position.0,
             index: row.index.0,
             skip: row.skip,
+            log: row.log.0,
+            offset: row.offset.0,
         };
         let part = pb::SegmentPart {
             entries: entries.into_iter().map(codec::to_wire).collect(),

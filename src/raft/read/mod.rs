@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::log::{Log, Offset};
+use crate::log::{Log, LogId, Offset};
 use crate::proto::raft_v1 as pb;
 use crate::raft::error::ReadError;
 use crate::raft::peer::transport::{PeerClient, Transport};
@@ -124,16 +124,26 @@ impl ReadBarrier {
     }
 
     /// How far this node is.
-    pub fn freshness(&self) -> Freshness {
+    pub fn freshness(&self, log: LogId) -> Freshness {
         // This is read before the offset, which only grows: so the offset covers it.
         let confirmed = *self.confirmed.borrow();
-        let applied = self.applied.borrow().next_offset;
+        let (_, applied) = self.log.offsets(log);
+        // The leader tells of the default log alone.
+        let told = confirmed.filter(|_| log == LogId::DEFAULT);
         Freshness {
             applied,
-            leader_commit: confirmed.map_or(applied, |told| told.next_offset.max(applied)),
-            held: self.log.held_end().max(applied),
+            leader_commit: told.map_or(applied, |told| told.next_offset.max(applied)),
+            held: self.held(applied),
             staleness: confirmed.map(|told| told.began.elapsed()),
         }
+    }
+
+    /// Where a log would end with all that this node holds: at most, since what is held may be for
+    /// other logs.
+    fn held(&self, applied: Offset) -> Offset {
+        let (_, next) = self.log.positions();
+        let beyond = self.log.held_end().0.saturating_sub(next.0);
+        Offset(applied.0.saturating_add(beyond))
     }
 
     /// Returns once this node is known to be at most `bound` behind.
@@ -144,7 +154,7 @@ impl ReadBarrier {
             let staleness = freshness.staleness;
             staleness.is_some_and(|staleness| staleness <= bound)
         };
-        if is_fresh(self.freshness()) {
+        if is_fresh(self.freshness(LogId::DEFAULT)) {
             return Ok(());
         }
         let wait = bound.clamp(BOUND_WAIT_MIN, CALL_WAIT);
@@ -152,7 +162,7 @@ impl ReadBarrier {
         // The state after this decides, whatever this returns: a confirmation that began too long ago proves too
         // little.
         let _ = self.pass(until).await;
-        let freshness = self.freshness();
+        let freshness = self.freshness(LogId::DEFAULT);
         if is_fresh(freshness) {
             return Ok(());
         }
@@ -163,10 +173,15 @@ impl ReadBarrier {
     }
 
     /// Returns once this node has applied the records before `next`.
-    pub async fn apply_to(&self, next: Offset, until: Instant) -> Result<(), ReadError> {
+    pub async fn apply_to(
+        &self,
+        log: LogId,
+        next: Offset,
+        until: Instant,
+    ) -> Result<(), ReadError> {
         let came = Instant::now();
         let mut applied = self.applied.clone();
-        let there = applied.wait_for(|applied| applied.next_offset >= next);
+        let there = applied.wait_for(|_| self.log.offsets(log).1 >= next);
         match tokio::time::timeout_at(until, there).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(ReadError::Behind {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use prost::Message;
 
 use crate::disk::Disk;
-use crate::log::{self, Floor, Index, Offset, Seal, Term};
+use crate::log::{self, Floor, Index, Position, Seal, Term};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::{self, CommittedLeaderId, Member, SnapshotMeta};
 use crate::raft::entry::wire_error::WireError;
@@ -116,7 +116,7 @@ pub fn floor_of(floor: Option<&pb::Floor>) -> Floor {
                 .as_ref()
                 .map_or(0, |last| last.index.saturating_add(1)),
         ),
-        offset: Offset(floor.next_offset),
+        position: Position(floor.next_position),
     })
 }
 
@@ -126,18 +126,8 @@ pub fn floor_to_pb(floor: Floor, term: Term) -> pb::Floor {
             term: term.0,
             index: floor.index.0 - 1,
         }),
-        next_offset: floor.offset.0,
+        next_position: floor.position.0,
     }
-}
-
-/// What the log wants to know of a checkpoint; `None` if it covers no entry.
-pub fn covered_by(checkpoint: &pb::Checkpoint) -> Option<log::Checkpoint> {
-    let applied = checkpoint.applied.as_ref()?;
-    Some(log::Checkpoint {
-        applied: Index(applied.index),
-        first_offset: Offset(checkpoint.first_offset),
-        next_offset: Offset(checkpoint.next_offset),
-    })
 }
 
 pub fn seal_to_pb(seal: &Seal) -> pb::SegmentSeal {
@@ -148,8 +138,8 @@ pub fn seal_to_pb(seal: &Seal) -> pb::SegmentSeal {
         rows: seal.rows,
         entries_digest: seal.entries_digest,
         rows_digest: seal.rows_digest,
-        first_offset: seal.first_offset.0,
-        next_offset: seal.next_offset.0,
+        first_position: seal.first_position.0,
+        next_position: seal.next_position.0,
         sealed_ms: seal.sealed_ms,
     }
 }
@@ -162,11 +152,12 @@ fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
         rows: seal.rows,
         entries_digest: seal.entries_digest,
         rows_digest: seal.rows_digest,
-        first_offset: Offset(seal.first_offset),
-        next_offset: Offset(seal.next_offset),
+        first_position: Position(seal.first_position),
+        next_position: Position(seal.next_position),
         sealed_ms: seal.sealed_ms,
         term_ends: Vec::new(),
         marks: Vec::new(),
+        logs: Vec::new(),
     }
 }
 
@@ -210,30 +201,33 @@ fn take_part<M: Message>(
 }
 
 /// Reads a manifest: segments without a gap, from the floor to the checkpoint, in entries and in
-/// offsets.
+/// positions.
 pub fn manifest_from_pb(request: &pb::InstallSnapshotRequest) -> Result<SnapshotData, WireError> {
     const BROKEN: WireError = WireError::Unknown("manifest: its segments do not follow each other");
     let checkpoint = request.checkpoint.clone();
     let checkpoint = checkpoint.ok_or(WireError::Missing("checkpoint"))?;
     let floor = floor_of(request.floor.as_ref());
-    let covered = covered_by(&checkpoint).ok_or(WireError::Missing("checkpoint's log id"))?;
-    let (mut index, mut offset) = (floor.index, floor.offset);
+    let applied = checkpoint.applied.as_ref();
+    let applied = applied
+        .ok_or(WireError::Missing("checkpoint's log id"))?
+        .index;
+    let (mut index, mut position) = (floor.index, floor.position);
     if request.segments.len() > SEGMENTS_MAX {
         return Err(BROKEN);
     }
     let segments: Vec<_> = request.segments.iter().map(seal_from_pb).collect();
     for seal in &segments {
-        let follows = (seal.base, seal.first_offset) == (index, offset);
+        let follows = (seal.base, seal.first_position) == (index, position);
         if !seal.is_possible() || !follows {
             return Err(BROKEN);
         }
-        (index, offset) = (seal.next_index(), seal.next_offset);
+        (index, position) = (seal.next_index(), seal.next_position);
     }
-    let reaches = index.0.checked_sub(1) == Some(covered.applied.0);
-    if index.0 > log::NUMBER_MAX || offset.0 > log::NUMBER_MAX {
+    let reaches = index.0.checked_sub(1) == Some(applied);
+    if index.0 > log::NUMBER_MAX || position.0 > log::NUMBER_MAX {
         return Err(BROKEN);
     }
-    if !reaches || offset != covered.next_offset || covered.first_offset > offset {
+    if !reaches || position.0 != checkpoint.next_position {
         return Err(BROKEN);
     }
     Ok(SnapshotData {

@@ -2,9 +2,8 @@
 
 use prost::Message;
 
-use crate::log::Offset;
+use crate::log::{self, Index, Position};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::command::Retention;
 use crate::raft::entry::types::{self, StoredMembership};
 use crate::raft::entry::wire_error::WireError;
 
@@ -12,21 +11,21 @@ use super::admissions::Admissions;
 use super::cursors::Cursors;
 use super::fences::Fences;
 use super::fsm::Fsm;
+use super::logs::Logs;
 use super::registrations::Registrations;
 use super::sessions::Sessions;
 use super::table::Change;
 
 impl Fsm {
-    /// The state but for the rows of its tables, where the log ends at `next`.
-    pub fn to_checkpoint(&self, next: Offset) -> pb::Checkpoint {
+    /// The state but for the rows of its tables, where the next record gets position `next`.
+    pub fn to_checkpoint(&self, next: Position) -> pb::Checkpoint {
         pb::Checkpoint {
             applied: self.applied.as_ref().map(types::log_id_to_pb),
-            first_offset: self.first_offset.0,
-            next_offset: next.0,
+            next_position: next.0,
             membership_log_id: self.membership.log_id().as_ref().map(types::log_id_to_pb),
             membership: Some(types::membership_to_pb(self.membership.membership())),
             registrations: self.registrations.to_pb(),
-            retention: Some(self.retention.to_pb()),
+            next_log: self.logs.next_id(),
             deleted_epoch: self.fences.deleted_epoch(),
             timestamp_ms: self.timestamp_ms,
             admissions: self.admissions.to_pb(),
@@ -37,27 +36,33 @@ impl Fsm {
     pub fn to_rows(&self) -> impl Iterator<Item = pb::StateRow> + '_ {
         let sessions = self.sessions.by_id.to_pb();
         let cursors = self.cursors.0.to_pb();
-        sessions.chain(cursors).chain(self.fences.names.to_pb())
+        let fences = self.fences.names.to_pb();
+        let logs = self.logs.by_id.to_pb();
+        sessions.chain(cursors).chain(fences).chain(logs)
     }
 
     /// The rows of all tables as they are stored.
     pub fn stored_rows(&self) -> impl Iterator<Item = Change> + '_ {
         let sessions = self.sessions.by_id.stored();
         let cursors = self.cursors.0.stored();
-        sessions.chain(cursors).chain(self.fences.names.stored())
+        let fences = self.fences.names.stored();
+        let logs = self.logs.by_id.stored();
+        sessions.chain(cursors).chain(fences).chain(logs)
     }
 
     /// What changed since the last durable checkpoint, to be made durable. [`Self::saved`] must follow.
-    pub fn take_changes(&mut self, next: Offset) -> Changes {
+    pub fn take_changes(&mut self, next: Position) -> Changes {
         let mut rows = Vec::new();
         if self.is_stored {
             self.sessions.by_id.take_changes(&mut rows);
             self.cursors.0.take_changes(&mut rows);
             self.fences.names.take_changes(&mut rows);
+            self.logs.by_id.take_changes(&mut rows);
         } else {
             self.sessions.by_id.take_all(&mut rows);
             self.cursors.0.take_all(&mut rows);
             self.fences.names.take_all(&mut rows);
+            self.logs.by_id.take_all(&mut rows);
         }
         Changes {
             checkpoint: self.to_checkpoint(next),
@@ -73,10 +78,12 @@ impl Fsm {
             self.sessions.by_id.saved();
             self.cursors.0.saved();
             self.fences.names.saved();
+            self.logs.by_id.saved();
         } else {
             self.sessions.by_id.not_saved();
             self.cursors.0.not_saved();
             self.fences.names.not_saved();
+            self.logs.by_id.not_saved();
         }
     }
 
@@ -92,10 +99,7 @@ impl Fsm {
             membership,
             registrations: Registrations::from_pb(checkpoint.registrations),
             sessions: Sessions::default(),
-            retention: checkpoint
-                .retention
-                .map_or_else(Retention::default, Retention::from_pb),
-            first_offset: Offset(checkpoint.first_offset),
+            logs: Logs::to_be_restored(checkpoint.next_log),
             cursors: Cursors::default(),
             fences: Fences::default(),
             timestamp_ms: checkpoint.timestamp_ms,
@@ -108,9 +112,24 @@ impl Fsm {
                 Row::Session(session) => fsm.sessions.restore(&session)?,
                 Row::Cursor(cursor) => fsm.cursors.restore(cursor)?,
                 Row::Fence(fence) => fsm.fences.restore(fence)?,
+                Row::Log(log) => fsm.logs.restore(log)?,
             }
         }
+        if !fsm.logs.is_whole() {
+            return Err(WireError::Missing("default log"));
+        }
         Ok(fsm)
+    }
+
+    /// What the log wants to know of the state as a checkpoint holds it, where the next record gets position
+    /// `next`; `None` if it covers no entry.
+    pub fn covered(&self, next: Position) -> Option<log::Checkpoint> {
+        let applied = self.applied.as_ref()?;
+        Some(log::Checkpoint {
+            applied: Index(applied.index),
+            next_position: next,
+            logs: self.logs.ends(),
+        })
     }
 
     /// The stable store has none of the state yet.

@@ -1,6 +1,6 @@
 //! Cursors: consumers' named positions, part of the replicated state. They never expire.
 
-use crate::log::Offset;
+use crate::log::{LogId, Offset};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::CommitCursor;
 use crate::raft::entry::outcome::StateRefusal;
@@ -33,18 +33,20 @@ pub struct Cursor {
 }
 
 impl Cursors {
-    /// A cursor by name.
-    pub fn get(&self, name: &str) -> Option<&Cursor> {
-        self.0.get(name).map(|kept| &kept.cursor)
+    /// A cursor of a log, by name.
+    pub fn get(&self, log: LogId, name: &str) -> Option<&Cursor> {
+        let kept = self.0.get(&(log, name.to_owned()));
+        kept.map(|kept| &kept.cursor)
     }
 
-    /// Up to `count` cursors by name, behind `after`.
-    pub fn list(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
+    /// Up to `count` cursors of a log by name, behind `after`.
+    pub fn list(&self, log: LogId, after: &str, count: usize) -> Vec<(String, Cursor)> {
         use std::ops::Bound::{Excluded, Unbounded};
         let all = self.0.rows();
-        let all = all.range::<str, _>((Excluded(after), Unbounded));
-        all.take(count)
-            .map(|(name, kept)| (name.clone(), kept.cursor))
+        let behind = all.range((Excluded((log, after.to_owned())), Unbounded));
+        let its = behind.take_while(|((of, _), _)| *of == log);
+        its.take(count)
+            .map(|((_, name), kept)| (name.clone(), kept.cursor))
             .collect()
     }
 
@@ -54,7 +56,9 @@ impl Cursors {
             let (asked, next) = (commit.offset, log_next);
             return Err(StateRefusal::CursorPastEnd { asked, next });
         }
-        let current = self.get(&commit.name).map(|cursor| cursor.offset);
+        let current = self
+            .get(commit.log, &commit.name)
+            .map(|cursor| cursor.offset);
         let expected = commit.expected.is_none_or(|offset| current == Some(offset));
         if !expected || (commit.create_only && current.is_some()) {
             return Err(StateRefusal::CursorDiffers { current });
@@ -63,7 +67,8 @@ impl Cursors {
             offset: commit.offset,
             updated_ms: commit.now_ms,
         };
-        if let Some(kept) = self.0.get_mut(&commit.name) {
+        let key = (commit.log, commit.name.clone());
+        if let Some(kept) = self.0.get_mut(&key) {
             kept.cursor = cursor;
             return Ok(());
         }
@@ -71,13 +76,23 @@ impl Cursors {
         let room = check_share(&commit.subject, subjects, CURSORS_MAX);
         room.map_err(StateRefusal::TooManyCursors)?;
         let subject = commit.subject.clone();
-        self.0.insert(commit.name.clone(), Kept { cursor, subject });
+        self.0.insert(key, Kept { cursor, subject });
         Ok(())
     }
 
     /// Forgets a cursor; false if there was none.
-    pub fn delete(&mut self, name: &str) -> bool {
-        self.0.remove(name).is_some()
+    pub fn delete(&mut self, log: LogId, name: &str) -> bool {
+        self.0.remove(&(log, name.to_owned())).is_some()
+    }
+
+    /// Forgets those of a log.
+    pub fn delete_of(&mut self, log: LogId) {
+        let from = (log, String::new());
+        let its = self.0.rows().range(from..).map(|(key, _)| key);
+        let its: Vec<_> = its.take_while(|key| key.0 == log).cloned().collect();
+        for key in &its {
+            self.0.remove(key);
+        }
     }
 
     /// Takes over a row that was made durable.
@@ -90,25 +105,28 @@ impl Cursors {
             cursor: stands,
             subject: cursor.subject,
         };
-        let is_new = self.0.restore(cursor.name, kept).is_none();
+        let key = (LogId(cursor.log), cursor.name);
+        let is_new = self.0.restore(key, kept).is_none();
         let fits = is_new && self.0.rows().len() <= CURSORS_MAX;
         fits.then_some(()).ok_or(WireError::Unknown("cursor"))
     }
 }
 
 impl table::Kept for Kept {
-    type Key = String;
+    /// A log, and a name in it.
+    type Key = (LogId, String);
 
-    fn stored_key(name: &String) -> Vec<u8> {
-        [b"cursor/", name.as_bytes()].concat()
+    fn stored_key((log, name): &Self::Key) -> Vec<u8> {
+        [&b"cursor/"[..], &log.0.to_be_bytes(), name.as_bytes()].concat()
     }
 
-    fn to_pb(&self, name: &String) -> pb::StateRow {
+    fn to_pb(&self, (log, name): &Self::Key) -> pb::StateRow {
         let cursor = pb::Cursor {
             name: name.clone(),
             offset: self.cursor.offset.0,
             updated_ms: self.cursor.updated_ms,
             subject: self.subject.clone(),
+            log: log.0,
         };
         pb::StateRow {
             row: Some(pb::state_row::Row::Cursor(cursor)),
@@ -126,6 +144,7 @@ mod tests {
 
     fn commit(name: &str, offset: u64, expected: Option<u64>) -> CommitCursor {
         CommitCursor {
+            log: LogId(3),
             name: name.to_owned(),
             subject: String::new(),
             offset: Offset(offset),
@@ -163,16 +182,16 @@ mod tests {
             ..commit("a", 0, None)
         };
         assert_eq!(all.commit(&again, END), differs(Some(9)));
-        assert_eq!(all.get("a").unwrap().offset, Offset(9));
+        assert_eq!(all.get(LogId(3), "a").unwrap().offset, Offset(9));
         let past = StateRefusal::CursorPastEnd {
             asked: Offset(10),
             next: END,
         };
         assert_eq!(all.commit(&commit("a", 10, Some(9)), END), Err(past));
         assert_eq!(all.commit(&commit("b", 10, None), END), Err(past));
-        assert!(all.get("b").is_none());
+        assert!(all.get(LogId(3), "b").is_none());
         assert_eq!(restored(&all), all);
-        assert!(all.delete("a") && !all.delete("a"));
+        assert!(all.delete(LogId(3), "a") && !all.delete(LogId(3), "a"));
     }
 
     #[test]
@@ -188,9 +207,9 @@ mod tests {
             of_subject: false,
         };
         assert_eq!(more, Err(StateRefusal::TooManyCursors(full)));
-        let page = all.list("0001", 2);
+        let page = all.list(LogId(3), "0001", 2);
         assert_eq!((&*page[0].0, &*page[1].0), ("0002", "0003"));
-        assert!(all.list("4095", 2).is_empty());
+        assert!(all.list(LogId(3), "4095", 2).is_empty());
         assert_eq!(
             all.commit(&commit("0007", 1, None), END),
             Ok(()),

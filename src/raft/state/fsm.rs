@@ -8,15 +8,17 @@ use std::collections::BTreeSet;
 use crate::log::record::{self, Batch};
 use crate::log::{self, Index, Log, Offset, Run};
 use crate::raft::entry::admission::{Admission, Entrance};
-use crate::raft::entry::command::{Command, Retention};
+use crate::raft::entry::catalog::{LogConfig, UpdateLog};
+use crate::raft::entry::command::Command;
 use crate::raft::entry::outcome::{
-    BatchOutcome, NotRegistered, OffsetRange, Outcome, Receipt, Refusal,
+    BatchOutcome, NotRegistered, OffsetRange, Outcome, Receipt, Refusal, StateRefusal,
 };
 use crate::raft::entry::types::{Entry, EntryPayload, LogId, StoredMembership};
 
 use super::admissions::Admissions;
 use super::cursors::Cursors;
 use super::fences::Fences;
+use super::logs::Logs;
 use super::registrations::Registrations;
 use super::sessions::digests::Digests;
 use super::sessions::{Sessions, Verdict};
@@ -28,10 +30,7 @@ pub struct Fsm {
     pub membership: StoredMembership,
     pub registrations: Registrations,
     pub sessions: Sessions,
-    pub retention: Retention,
-    /// Where the log begins by the trims that were applied. The log of a node may begin later: its floor
-    /// is durable before the checkpoint that holds the trims behind it.
-    pub first_offset: Offset,
+    pub logs: Logs,
     pub cursors: Cursors,
     pub fences: Fences,
     /// Who may join.
@@ -65,8 +64,7 @@ impl Fsm {
                 Outcome::Done
             }
             EntryPayload::Normal(Command::Append(payload)) => {
-                let (_, next) = log.offsets();
-                Outcome::Appended(self.append(payload, next, &mut runs)?)
+                Outcome::Appended(self.append(payload, &mut runs)?)
             }
             EntryPayload::Normal(Command::Register {
                 name,
@@ -82,25 +80,60 @@ impl Fsm {
                 self.admissions.withdraw(name);
                 Outcome::Done
             }
-            EntryPayload::Normal(Command::Trim(first)) => {
-                let (_, next) = log.offsets();
-                self.first_offset = self.first_offset.max(*first.min(&next));
-                log.trim(self.first_offset);
-                Outcome::Trimmed(self.first_offset)
+            EntryPayload::Normal(command) => {
+                let done = match self.catalog(log, command) {
+                    Some(done) => done,
+                    None => self.keep(index, command),
+                };
+                done.unwrap_or_else(Outcome::Refused)
             }
-            EntryPayload::Normal(Command::SetRetention(retention)) => {
-                self.retention = retention.clone();
-                Outcome::Done
-            }
-            EntryPayload::Normal(command) => self.keep(index, command, log.offsets().1),
         };
         log.publish(index, &runs)?;
         self.applied = Some(entry.log_id);
         Ok(outcome)
     }
 
+    /// Applies a command that changes logs; `None` if it is another one.
+    fn catalog(&mut self, of: &Log, command: &Command) -> Option<Result<Outcome, StateRefusal>> {
+        Some(match command {
+            Command::CreateLog(create) => {
+                self.timestamp_ms = self.timestamp_ms.max(create.now_ms);
+                let made = self.logs.create(create);
+                made.map(|made| {
+                    of.begin(made.log);
+                    Outcome::Log(made)
+                })
+            }
+            Command::UpdateLog(update) => self.logs.update(update).map(Outcome::Log),
+            Command::DeleteLog(delete) => {
+                let deleted = self.logs.delete(delete);
+                if deleted {
+                    of.forget(delete.log);
+                    self.cursors.delete_of(delete.log);
+                }
+                Ok(Outcome::Deleted(deleted))
+            }
+            Command::Trim(trim) => self.logs.trim(trim).map(|first| {
+                of.trim(trim.log, first);
+                Outcome::Trimmed(first)
+            }),
+            Command::SetRetention(retention) => {
+                let update = UpdateLog {
+                    log: log::LogId::DEFAULT,
+                    config: LogConfig {
+                        retention: retention.clone(),
+                        ..self.logs.default_log().config.clone()
+                    },
+                    expected_epoch: None,
+                };
+                self.logs.update(&update).map(|_| Outcome::Done)
+            }
+            _ => return None,
+        })
+    }
+
     /// Applies a command of sessions, fences, cursors or admissions.
-    fn keep(&mut self, index: Index, command: &Command, next: Offset) -> Outcome {
+    fn keep(&mut self, index: Index, command: &Command) -> Result<Outcome, StateRefusal> {
         let time_ms = match command {
             Command::OpenSession(open) => open.now_ms,
             Command::CommitCursor(commit) => commit.now_ms,
@@ -108,7 +141,7 @@ impl Fsm {
             _ => 0,
         };
         self.timestamp_ms = self.timestamp_ms.max(time_ms);
-        let kept = match command {
+        match command {
             Command::OpenSession(open) => self.sessions.open(index, open).map(Outcome::Session),
             Command::CloseSession(close) => self.sessions.close(close).map(|()| Outcome::Done),
             Command::ExpireSessions(before_ms) => {
@@ -116,30 +149,36 @@ impl Fsm {
                 Ok(Outcome::Done)
             }
             Command::ClaimEpoch(claim) => {
+                let next = self.logs.default_log().ends.next;
                 let claimed = self.fences.claim(claim, next);
                 claimed.map(|(epoch, next)| Outcome::Claimed(epoch, next))
             }
             Command::DeleteFence(name) => Ok(Outcome::Deleted(self.fences.delete(name))),
             Command::CommitCursor(commit) => {
+                let known = self.logs.get(commit.log);
+                let next = known.ok_or(StateRefusal::NoSuchLog)?.ends.next;
                 self.cursors.commit(commit, next).map(|()| Outcome::Done)
             }
-            Command::DeleteCursor(name) => Ok(Outcome::Deleted(self.cursors.delete(name))),
+            Command::DeleteCursor(log, name) => {
+                Ok(Outcome::Deleted(self.cursors.delete(*log, name)))
+            }
             Command::Admission(change) => self.admissions.change(change, self.timestamp_ms),
             Command::Append(_)
             | Command::Register { .. }
             | Command::RegisterStart { .. }
             | Command::Forget { .. }
+            | Command::CreateLog(_)
+            | Command::UpdateLog(_)
+            | Command::DeleteLog(_)
             | Command::Trim(_)
             | Command::SetRetention(_) => unreachable!("`apply` takes these itself"),
-        };
-        kept.unwrap_or_else(Outcome::Refused)
+        }
     }
 
-    /// Gives the batches' records offsets from `next` on.
+    /// Gives the batches' records the next offsets of their logs.
     fn append(
         &mut self,
         payload: &[u8],
-        mut next: Offset,
         runs: &mut Vec<Run>,
     ) -> Result<Vec<BatchOutcome>, log::Error> {
         let batches = record::batches(payload)?;
@@ -149,8 +188,8 @@ impl Fsm {
         for batch in batches {
             let digests = batch.producer.map(|_| Digests::of(payload, &batch));
             let digests = digests.transpose()?;
-            let verdict = match self.judge(&batch, digests.as_ref(), next) {
-                Ok(verdict) => verdict,
+            let (verdict, next) = match self.judge(&batch, digests.as_ref()) {
+                Ok(judged) => judged,
                 Err(refusal) => {
                     outcomes.push(Err(refusal));
                     continue;
@@ -159,17 +198,18 @@ impl Fsm {
             let mut ranges = verdict.known;
             let fresh = batch.count - verdict.skip;
             if fresh > 0 {
-                runs.push(run(payload, &batch, verdict.skip)?);
+                let run = run(payload, &batch, verdict.skip, next)?;
+                runs.push(run);
                 ranges.push(OffsetRange {
                     first: next,
                     count: fresh,
                 });
                 if let Some((producer, digests)) = batch.producer.zip(digests) {
                     let (session, digests) = (producer.session, digests.without(verdict.skip));
-                    self.sessions
-                        .appended(timestamp_ms, session, next, fresh, digests);
+                    self.sessions.appended(timestamp_ms, session, &run, digests);
                 }
-                next = Offset(next.0 + u64::from(fresh));
+                let bytes = batch.records(payload).len() as u64;
+                self.logs.appended(batch.log, fresh, bytes, timestamp_ms);
             }
             outcomes.push(Ok(Receipt {
                 ranges,
@@ -180,27 +220,31 @@ impl Fsm {
         Ok(outcomes)
     }
 
-    /// Whether a batch is appended where the log ends at `next`. What an earlier try appended is
-    /// known first: its conditions held then.
+    /// Whether a batch is appended, and where its log ends. What an earlier try appended is known first: its
+    /// conditions held then.
     fn judge(
         &self,
         batch: &Batch<'_>,
         digests: Option<&Digests>,
-        next: Offset,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<(Verdict, Offset), Refusal> {
         let verdict = match batch.producer.zip(digests) {
-            Some((producer, digests)) => self.sessions.judge(producer, batch.count, digests)?,
+            Some((producer, digests)) => {
+                let (log, count) = (batch.log, batch.count);
+                self.sessions.judge(log, producer, count, digests)?
+            }
             None => Verdict::new_batch(),
         };
+        let known = self.logs.get(batch.log).map(|log| log.ends.next);
         if verdict.skip == batch.count {
-            return Ok(verdict);
+            return Ok((verdict, known.unwrap_or_default()));
         }
+        let next = known.ok_or(Refusal::NoSuchLog)?;
         if let Some(fence) = &batch.conditions.fence {
             self.fences.judge(fence)?;
         }
         match batch.conditions.expected_next_offset {
             Some(expected) if expected != next => Err(Refusal::OffsetDiffers { next }),
-            _ => Ok(verdict),
+            _ => Ok((verdict, next)),
         }
     }
 
@@ -256,15 +300,15 @@ impl Fsm {
         members.map(|(_, member)| member.addr.clone()).collect()
     }
 
-    /// Where the slowest of these cursors stands; those that are not there hold nothing up.
-    pub fn slowest_cursor(&self, names: &[String]) -> Option<Offset> {
-        let stands = names.iter().filter_map(|name| self.cursors.get(name));
+    /// Where the slowest of these cursors of a log stands; those that are not there hold nothing up.
+    pub fn slowest_cursor(&self, log: log::LogId, names: &[String]) -> Option<Offset> {
+        let stands = names.iter().filter_map(|name| self.cursors.get(log, name));
         stands.map(|cursor| cursor.offset).min()
     }
 }
 
-/// A batch without its first `skip` records, as a row names it.
-fn run(payload: &[u8], batch: &Batch<'_>, skip: u32) -> Result<Run, log::Error> {
+/// A batch without its first `skip` records, as a row names it, from this offset on.
+fn run(payload: &[u8], batch: &Batch<'_>, skip: u32, first: Offset) -> Result<Run, log::Error> {
     let row_skip = if skip == 0 {
         batch.row_skip()?
     } else {
@@ -272,6 +316,8 @@ fn run(payload: &[u8], batch: &Batch<'_>, skip: u32) -> Result<Run, log::Error> 
         u32::try_from(at).map_err(|_| log::Error::Malformed("it is over 4 GiB"))?
     };
     Ok(Run {
+        log: batch.log,
+        first,
         skip: row_skip,
         count: batch.count - skip,
     })

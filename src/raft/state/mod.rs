@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod cursors;
 pub mod fences;
 pub mod fsm;
+pub mod logs;
 pub mod registrations;
 pub mod sessions;
 pub mod table;

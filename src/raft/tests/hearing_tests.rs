@@ -302,7 +302,7 @@ async fn no_entries_of_a_member_panic_or_mislead_a_follower() {
         }),
         floor: Some(pb::Floor {
             last: log_id(term, index),
-            next_offset: 0,
+            next_position: 0,
         }),
         ..pb::InstallSnapshotRequest::default()
     };
@@ -371,7 +371,7 @@ async fn a_snapshot_sends_no_node_to_an_address_that_its_sender_names() {
             }),
             floor: Some(pb::Floor {
                 last: log_id(term, last),
-                next_offset: 0,
+                next_position: 0,
             }),
             segments: vec![segment],
             rows: Vec::new(),

@@ -10,6 +10,14 @@ pub(crate) enum Step {
     Checkpoint,
     Restart,
     Drop,
+    Move,
+}
+
+/// One of the logs that a name had, so many before the newest.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Which {
+    pub(crate) name: u8,
+    pub(crate) back: u8,
 }
 
 #[derive(Debug, Clone)]
@@ -18,11 +26,21 @@ pub(crate) enum Plan {
     Append(Vec<BatchOf>),
     Register(u8, u8),
     Forget(u8),
-    Trim(u16),
+    Create {
+        name: u8,
+        label: u8,
+        token: Option<u8>,
+        logs_max: u8,
+    },
+    /// The configuration, and how far off the epoch is that is expected.
+    Update(Which, u8, Option<i8>),
+    Delete(Which),
+    Trim(Which, u16),
     SetRetention(u64, u64),
     CloseSession(u8),
     Claim(u8, bool),
-    Cursor(u8, u64, Option<u64>),
+    Cursor(Which, u8, u64, Option<u64>),
+    DeleteCursor(Which, u8),
 }
 
 /// How far off the end of the log is, and the epoch of a name.
@@ -30,6 +48,7 @@ type Under = (Option<i8>, Option<(u8, i8)>);
 
 #[derive(Debug, Clone)]
 pub(crate) struct BatchOf {
+    pub(crate) log: Which,
     /// The session, and how far before (or behind) its next number the batch begins.
     pub(crate) producer: Option<(u8, i8)>,
     pub(crate) values: Vec<u8>,
@@ -41,10 +60,17 @@ pub(crate) struct BatchOf {
     pub(crate) is_stolen: bool,
 }
 
+/// Most of the time the log that has the name now, or had it last.
+fn which() -> impl Strategy<Value = Which> + Clone {
+    let back = prop_oneof![9 => Just(0u8), 1 => Just(1u8)];
+    (0..3u8, back).prop_map(|(name, back)| Which { name, back })
+}
+
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     // Most batches go on, some are retried whole or in part, a few leave a gap.
     let back = prop_oneof![5 => Just(0i8), 4 => -8..0i8, 1 => 1..3i8];
     let batch = (
+        which(),
         option::weighted(0.8, (0..4u8, back)),
         vec(any::<u8>(), 1..5),
         option::of((
@@ -54,29 +80,46 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         proptest::bool::weighted(0.7),
         proptest::bool::weighted(0.05),
     );
-    let batch = batch.prop_map(|(producer, values, packed, again, is_stolen)| BatchOf {
-        producer,
-        values,
-        packed,
-        again,
-        is_stolen,
-    });
+    let batch = batch.prop_map(
+        |(log, producer, values, packed, again, is_stolen)| BatchOf {
+            log,
+            producer,
+            values,
+            packed,
+            again,
+            is_stolen,
+        },
+    );
     let plan = prop_oneof![
         1 => Just(Plan::Blank),
         12 => vec(batch, 1..4).prop_map(Plan::Append),
         2 => (0..4u8, 0..3u8).prop_map(|(name, dir)| Plan::Register(name, dir)),
         1 => (0..4u8).prop_map(Plan::Forget),
-        2 => any::<u16>().prop_map(Plan::Trim),
+        4 => (0..3u8, 0..2u8, option::of(0..2u8), 2..5u8).prop_map(
+            |(name, label, token, logs_max)| Plan::Create {
+                name,
+                label,
+                token,
+                logs_max,
+            }
+        ),
+        1 => (which(), 0..2u8, option::of(-1..2i8))
+            .prop_map(|(log, label, off)| Plan::Update(log, label, off)),
+        1 => which().prop_map(Plan::Delete),
+        3 => (which(), any::<u16>()).prop_map(|(log, to)| Plan::Trim(log, to)),
         1 => (any::<u64>(), 0..2u64).prop_map(|(bytes, age)| Plan::SetRetention(bytes, age)),
         1 => (0..4u8).prop_map(Plan::CloseSession),
         2 => (0..3u8, any::<bool>()).prop_map(|(name, old)| Plan::Claim(name, old)),
-        2 => (0..3u8, 0..9u64, option::of(0..9u64)).prop_map(|(name, to, from)| Plan::Cursor(name, to, from)),
+        3 => (which(), 0..3u8, 0..9u64, option::of(0..9u64))
+            .prop_map(|(log, name, to, from)| Plan::Cursor(log, name, to, from)),
+        1 => (which(), 0..3u8).prop_map(|(log, name)| Plan::DeleteCursor(log, name)),
     ];
     let step = prop_oneof![
         16 => plan.prop_map(Step::Commit),
         2 => Just(Step::Checkpoint),
         2 => Just(Step::Restart),
         1 => Just(Step::Drop),
+        1 => Just(Step::Move),
     ];
     vec(step, 1..80)
 }

@@ -1,9 +1,8 @@
 //! The state machine against a plain one: the same committed commands, the same answers.
 //!
-//! The plain one has no log, no digests and no stretches: a `Vec` of records, and a map from each
-//! session's sequence number to an offset and to the batch that the record came in. Checkpoints and restarts come at random, and what is
-//! applied again answers as it did the first time (I2). Fewer records come than a session
-//! remembers, so that the plain one may remember all.
+//! Checkpoints, restarts and a move to another disk by a snapshot come at random, and what is applied again answers
+//! as it did the first time (I2). Fewer records come than a session remembers, so that the plain one may remember
+//! all.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,185 +16,45 @@ use prost::Message;
 use crate::batch::Compression;
 use crate::disk::memory::MemoryDisk;
 use crate::log::record::{self, BatchBuilder, Conditions, Producer, join};
-use crate::log::{self, Error, Floor, Index, Log, Offset, Term};
+use crate::log::{self, Error, Floor, Index, Log, LogId, Offset, Position, SegmentCopy, Term};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::admission::Entrance;
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, Trim, UpdateLog};
 use crate::raft::entry::command::{
     ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention,
 };
-use crate::raft::entry::outcome::{BatchOutcome, NotRegistered, Outcome, Refusal, StateRefusal};
+use crate::raft::entry::outcome::{BatchOutcome, NotRegistered, Outcome, StateRefusal};
 use crate::raft::entry::types::{self, Entry, EntryPayload};
 use crate::raft::entry::{codec, owner};
-use crate::raft::snapshot;
+use crate::raft::fuzzing::part_of;
+use crate::raft::peer::fetch;
 use crate::raft::state::checkpoint::Changes;
 use crate::raft::state::fsm::Fsm;
+use crate::raft::state::logs::DEFAULT_NAME;
 
-use super::oracle_steps_tests::{BatchOf, Plan, Step, steps};
+use super::oracle_plain_tests::{Offsets, Plain};
+use super::oracle_steps_tests::{BatchOf, Plan, Step, Which, steps};
 
-/// The state machine as it would be written on a blackboard.
-#[derive(Default)]
-struct Plain {
-    records: Vec<Vec<u8>>,
-    first: u64,
-    /// The records of a session.
-    sessions: BTreeMap<u128, Vec<Sent>>,
-    /// What their owners show.
-    owners: BTreeMap<u128, u128>,
-    /// The present id of each of the test's sessions.
-    open: BTreeMap<u8, u128>,
-    epochs: BTreeMap<String, u64>,
-    cursors: BTreeMap<String, u64>,
-    nodes: BTreeMap<u64, (String, String)>,
-    retention: (u64, u64),
-}
-
-/// A record of a session: where it stands, and the packed batch that it came in.
-#[derive(Clone)]
-struct Sent {
-    offset: u64,
-    packed: Option<(usize, Vec<Vec<u8>>)>,
-}
-
-/// The offset of each record of a batch, or why there are none.
-type Offsets = Result<Vec<u64>, Refusal>;
-
-impl Plain {
-    fn append(
-        &mut self,
-        producer: Option<Producer>,
-        values: &[Vec<u8>],
-        packed: Option<&Conditions<'_>>,
-    ) -> Offsets {
-        let fresh = self.records.len() as u64..;
-        let Some(producer) = producer else {
-            self.judge(packed)?;
-            self.records.extend_from_slice(values);
-            return Ok(fresh.take(values.len()).collect());
-        };
-        let known = self.sessions.get(&producer.session);
-        let known = known.ok_or(Refusal::SessionExpired)?;
-        if self.owners[&producer.session] != producer.owner {
-            return Err(Refusal::NotOwner);
-        }
-        let begins = producer.sequence as usize;
-        let expected = known.len() as u64;
-        if begins > known.len() {
-            return Err(Refusal::SequenceGap { expected });
-        }
-        let old = &known[begins..known.len().min(begins + values.len())];
-        self.compare(old, begins, values, packed.is_some(), expected)?;
-        if old.len() < values.len() {
-            self.judge(packed)?;
-        }
-        let session = self.sessions.entry(producer.session).or_default();
-        for (number, value) in values.iter().enumerate() {
-            if begins + number >= session.len() {
-                session.push(Sent {
-                    offset: self.records.len() as u64,
-                    packed: packed.map(|_| (begins, values.to_vec())),
-                });
-                self.records.push(value.clone());
-            }
-        }
-        let stand = session[begins..begins + values.len()].iter();
-        Ok(stand.map(|sent| sent.offset).collect())
-    }
-
-    /// The records from `sequence` on as they were sent, as far as they were: a packed batch as a whole.
-    fn again(
-        &self,
-        session: u128,
-        sequence: u64,
-        mut values: Vec<Vec<u8>>,
-        is_packed: bool,
-    ) -> (u64, Vec<Vec<u8>>) {
-        let known = self.sessions.get(&session).map_or(&[][..], |known| known);
-        let old = known.get(sequence as usize..).unwrap_or_default();
-        if let (true, Some(sent)) = (is_packed, old.first().and_then(|sent| sent.packed.clone())) {
-            return (sent.0 as u64, sent.1);
-        }
-        for (value, sent) in values.iter_mut().zip(old) {
-            value.clone_from(&self.records[sent.offset as usize]);
-        }
-        (sequence, values)
-    }
-
-    /// Whether what is sent again is what was sent.
-    fn compare(
-        &self,
-        old: &[Sent],
-        begins: usize,
-        values: &[Vec<u8>],
-        is_packed: bool,
-        expected: u64,
-    ) -> Result<(), Refusal> {
-        let Some(first) = old.first() else {
-            return Ok(());
-        };
-        if is_packed {
-            let same_cut =
-                |(at, sent): &(usize, Vec<Vec<u8>>)| *at == begins && sent.len() == values.len();
-            let sent = first.packed.as_ref().filter(|sent| same_cut(sent));
-            let (_, sent) = sent.ok_or(Refusal::SequenceOverlap { expected })?;
-            let same = sent == values;
-            return same
-                .then_some(())
-                .ok_or(Refusal::SequenceReused { expected });
-        }
-        for (sent, value) in old.iter().zip(values) {
-            if sent.packed.is_some() {
-                return Err(Refusal::SequenceOverlap { expected });
-            }
-            if self.records[sent.offset as usize] != *value {
-                return Err(Refusal::SequenceReused { expected });
-            }
-        }
-        Ok(())
-    }
-
-    fn judge(&self, conditions: Option<&Conditions<'_>>) -> Result<(), Refusal> {
-        let Some(conditions) = conditions else {
-            return Ok(());
-        };
-        if let Some(fence) = conditions.fence {
-            let epoch = self.epochs.get(fence.name).copied().unwrap_or(0);
-            if epoch != fence.epoch {
-                return Err(Refusal::Fenced { epoch });
-            }
-        }
-        let next = Offset(self.records.len() as u64);
-        match conditions.expected_next_offset {
-            Some(expected) if expected != next => Err(Refusal::OffsetDiffers { next }),
-            _ => Ok(()),
-        }
-    }
-
-    fn register(&mut self, id: u64, name: String, dir: String) -> Result<u64, u64> {
-        let known = self.nodes.iter().find(|(_, (known, _))| *known == name);
-        match known {
-            Some((id, (_, known))) if *known == dir => Ok(*id),
-            Some((id, _)) => Err(*id),
-            None => {
-                self.nodes.insert(id, (name, dir));
-                Ok(id)
-            }
-        }
-    }
-}
+/// No log has this id.
+const NEVER: LogId = LogId(1000);
 
 /// The real one, with what is durable of it.
-struct World {
+pub(super) struct World {
     disk: MemoryDisk,
-    log: Log,
+    pub(super) log: Log,
     fsm: Fsm,
     plain: Plain,
+    /// The present id of each of the test's sessions.
+    open: BTreeMap<u8, u128>,
+    /// The logs that each name had, the newest last.
+    had: BTreeMap<String, Vec<LogId>>,
     /// By raft index.
     outcomes: Vec<Outcome>,
     checkpoint: Option<Vec<u8>>,
     /// The rows of the tables, as they are stored.
     rows: BTreeMap<Vec<u8>, Vec<u8>>,
     saves: usize,
-    floor: Floor,
+    pub(super) floor: Floor,
 }
 
 fn open(disk: &MemoryDisk, floor: Floor, covered: Option<log::Checkpoint>) -> (Log, bool) {
@@ -213,7 +72,12 @@ fn open(disk: &MemoryDisk, floor: Floor, covered: Option<log::Checkpoint>) -> (L
 }
 
 /// A packed batch; the values decide on its compression.
-fn packed_of(producer: Option<Producer>, conditions: &Conditions<'_>, values: &[Vec<u8>]) -> Bytes {
+fn packed_of(
+    log: LogId,
+    producer: Option<Producer>,
+    conditions: &Conditions<'_>,
+    values: &[Vec<u8>],
+) -> Bytes {
     let mut builder = crate::batch::Builder::default();
     for value in values {
         builder.push(&crate::batch::Record {
@@ -225,7 +89,7 @@ fn packed_of(producer: Option<Producer>, conditions: &Conditions<'_>, values: &[
     let all = [Compression::None, Compression::Lz4, Compression::Zstd];
     let compression = all[values[0].len() % 3];
     let records = crate::batch::compress(&records, compression).unwrap();
-    record::packed(producer, conditions, compression, count, &records)
+    record::packed(log, producer, conditions, compression, count, &records)
 }
 
 fn flat(outcome: &BatchOutcome) -> Offsets {
@@ -238,7 +102,7 @@ fn flat(outcome: &BatchOutcome) -> Offsets {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let disk = MemoryDisk::default();
         let (log, _) = open(&disk, Floor::default(), None);
         Self {
@@ -246,6 +110,8 @@ impl World {
             log,
             fsm: Fsm::default(),
             plain: Plain::default(),
+            open: BTreeMap::new(),
+            had: [(DEFAULT_NAME.to_owned(), vec![LogId::DEFAULT])].into(),
             outcomes: Vec::new(),
             checkpoint: None,
             rows: BTreeMap::new(),
@@ -254,14 +120,26 @@ impl World {
         }
     }
 
-    fn run(&mut self, step: &Step) {
+    pub(super) fn run(&mut self, step: &Step) {
         match step {
             Step::Commit(plan) => self.commit(plan),
             Step::Checkpoint => self.checkpoint(),
             Step::Restart => self.restart(),
             Step::Drop => self.drop_trimmed(),
+            Step::Move => self.move_on(),
         }
         self.check();
+        if !matches!(step, Step::Commit(_)) {
+            self.check_records();
+        }
+    }
+
+    /// One of the logs that a name had, and the name.
+    pub(super) fn which(&self, which: Which) -> (String, LogId) {
+        let name = name_of(which.name);
+        let had = self.had.get(&name).map_or(&[][..], |had| had);
+        let id = had.iter().rev().nth(which.back.into());
+        (name, id.copied().unwrap_or(NEVER))
     }
 
     fn commit(&mut self, plan: &Plan) {
@@ -290,26 +168,35 @@ impl World {
                 self.plain.nodes.retain(|_, (known, _)| *known != name);
                 assert_eq!(self.apply(Command::Forget { name }), Outcome::Done);
             }
-            Plan::Trim(choice) => {
+            Plan::Trim(which, choice) => {
+                let (_, log) = self.which(*which);
                 // Past the end, now and then: then it ends there.
-                let next = self.plain.records.len() as u64;
+                let next = self.plain.logs.get(&log).map_or(0, |log| log.next().0);
                 let to = u64::from(*choice) % (next + 3);
-                self.plain.first = self.plain.first.max(to.min(next));
-                let trimmed = Outcome::Trimmed(Offset(self.plain.first));
-                assert_eq!(self.apply(Command::Trim(Offset(to))), trimmed);
+                let first = Offset(to);
+                let wanted = self.plain.trim(log, to);
+                assert_eq!(self.apply(Command::Trim(Trim { log, first })), wanted);
             }
+            Plan::Create { .. } | Plan::Update(..) | Plan::Delete(_) => self.catalog(plan),
             Plan::SetRetention(max_bytes, max_age_ms) => {
-                let (max_bytes, max_age_ms) = (*max_bytes, *max_age_ms);
-                self.plain.retention = (max_bytes, max_age_ms);
                 let retention = Retention::from_pb(pb::Retention {
-                    max_bytes,
-                    max_age_ms,
+                    max_bytes: *max_bytes,
+                    max_age_ms: *max_age_ms,
                     ..pb::Retention::default()
+                });
+                let config = LogConfig {
+                    retention: retention.clone(),
+                    ..self.plain.logs[&LogId::DEFAULT].config.clone()
+                };
+                self.plain.update(&UpdateLog {
+                    log: LogId::DEFAULT,
+                    config,
+                    expected_epoch: None,
                 });
                 assert_eq!(self.apply(Command::SetRetention(retention)), Outcome::Done);
             }
             Plan::CloseSession(session) => {
-                let id = self.plain.open.remove(session).unwrap_or(999);
+                let id = self.open.remove(session).unwrap_or(999);
                 self.plain.sessions.remove(&id);
                 let session = id as u64;
                 let close = CloseSession {
@@ -319,14 +206,82 @@ impl World {
                 assert_eq!(self.apply(Command::CloseSession(close)), Outcome::Done);
             }
             Plan::Claim(name, old) => self.claim(format!("f{name}"), *old),
-            Plan::Cursor(name, to, expected) => self.set_cursor(format!("c{name}"), *to, *expected),
+            Plan::Cursor(which, name, to, expected) => {
+                let commit = CommitCursor {
+                    log: self.which(*which).1,
+                    name: format!("c{name}"),
+                    subject: String::new(),
+                    offset: Offset(*to),
+                    expected: expected.map(Offset),
+                    create_only: false,
+                    now_ms: 0,
+                };
+                let wanted = self.plain.set_cursor(&commit);
+                assert_eq!(self.apply(Command::CommitCursor(commit)), wanted);
+            }
+            Plan::DeleteCursor(which, name) => {
+                let (log, name) = (self.which(*which).1, format!("c{name}"));
+                let wanted = self.plain.delete_cursor(log, &name);
+                assert_eq!(self.apply(Command::DeleteCursor(log, name)), wanted);
+            }
             Plan::Blank => assert_eq!(self.apply_payload(EntryPayload::Blank), Outcome::Done),
         }
+    }
+
+    /// A command that changes logs.
+    fn catalog(&mut self, plan: &Plan) {
+        let config = |label: u8| LogConfig {
+            labels: [("label".to_owned(), label.to_string())].into(),
+            ..LogConfig::default()
+        };
+        let (wanted, command) = match plan {
+            Plan::Create {
+                name,
+                label,
+                token,
+                logs_max,
+            } => {
+                let create = CreateLog {
+                    name: name_of(*name),
+                    config: config(*label),
+                    token: token.map_or(Bytes::new(), |token| vec![token].into()),
+                    subject: String::new(),
+                    now_ms: 0,
+                    logs_max: (*logs_max).into(),
+                };
+                let wanted = self.plain.create(&create);
+                if let Outcome::Log(made) = wanted {
+                    let had = self.had.entry(create.name.clone()).or_default();
+                    if had.last() != Some(&made.log) {
+                        had.push(made.log);
+                    }
+                }
+                (wanted, Command::CreateLog(create))
+            }
+            Plan::Update(which, label, expected) => {
+                let (_, log) = self.which(*which);
+                let epoch = self.plain.logs.get(&log).map_or(1, |log| log.epoch);
+                let update = UpdateLog {
+                    log,
+                    config: config(*label),
+                    expected_epoch: expected.map(|off| epoch.saturating_add_signed(off.into())),
+                };
+                (self.plain.update(&update), Command::UpdateLog(update))
+            }
+            Plan::Delete(which) => {
+                let (name, log) = self.which(*which);
+                let delete = DeleteLog { name, log };
+                (self.plain.delete(&delete), Command::DeleteLog(delete))
+            }
+            other => unreachable!("{other:?} changes no log"),
+        };
+        assert_eq!(self.apply(command), wanted);
     }
 
     fn append(&mut self, parts: &[BatchOf]) {
         let (mut batches, mut wanted) = (Vec::new(), Vec::new());
         for part in parts {
+            let (_, mut log) = self.which(part.log);
             let mut producer = part.producer.map(|(session, back)| {
                 let session = self.session(session);
                 let next = self.plain.sessions.get(&session).map_or(0, Vec::len);
@@ -341,14 +296,16 @@ impl World {
             let mut values: Vec<_> = part.values.iter().map(value).collect();
             if let Some(producer) = producer.as_mut().filter(|_| part.again) {
                 let (session, is_packed) = (producer.session, part.packed.is_some());
-                (producer.sequence, values) =
+                let first;
+                (first, producer.sequence, values) =
                     self.plain
                         .again(session, producer.sequence, values, is_packed);
+                log = first.unwrap_or(log);
             }
             let names = ["f0", "f1", "f2"];
             let conditions = part.packed.map(|(off, fence)| Conditions {
                 expected_next_offset: off.map(|off| {
-                    let next = self.plain.records.len() as u64;
+                    let next = self.plain.logs.get(&log).map_or(0, |log| log.next().0);
                     Offset(next.saturating_add_signed(off.into()))
                 }),
                 fence: fence.map(|(name, off)| {
@@ -363,14 +320,15 @@ impl World {
                 }),
             });
             batches.push(match &conditions {
-                Some(conditions) => packed_of(producer, conditions, &values),
+                Some(conditions) => packed_of(log, producer, conditions, &values),
                 None => {
-                    let mut batch = BatchBuilder::new(producer);
+                    let mut batch = BatchBuilder::of(log, producer);
                     values.iter().for_each(|value| batch.push(value, 0, 0));
                     batch.finish()
                 }
             });
-            wanted.push(self.plain.append(producer, &values, conditions.as_ref()));
+            let conditions = conditions.as_ref();
+            wanted.push(self.plain.append(log, producer, &values, conditions));
         }
         let stamp = (parts.len() > 1).then_some(self.outcomes.len() as u64);
         let outcome = self.apply(Command::Append(join(batches.iter(), stamp)));
@@ -382,7 +340,7 @@ impl World {
 
     /// The id of one of the test's sessions, which is opened if it is not.
     fn session(&mut self, session: u8) -> u128 {
-        if let Some(id) = self.plain.open.get(&session) {
+        if let Some(id) = self.open.get(&session) {
             return *id;
         }
         let id = self.outcomes.len() as u64;
@@ -393,7 +351,7 @@ impl World {
             idle_before_ms: 0,
         };
         assert_eq!(self.apply(Command::OpenSession(open)), Outcome::Session(id));
-        self.plain.open.insert(session, id.into());
+        self.open.insert(session, id.into());
         self.plain.sessions.insert(id.into(), Vec::new());
         let owner = 1000 * (1 + u128::from(session));
         self.plain.owners.insert(id.into(), owner);
@@ -413,33 +371,9 @@ impl World {
             Outcome::Refused(StateRefusal::EpochDiffers { current })
         } else {
             self.plain.epochs.insert(name, current + 1);
-            Outcome::Claimed(current + 1, Offset(self.plain.records.len() as u64))
+            Outcome::Claimed(current + 1, self.plain.logs[&LogId::DEFAULT].next())
         };
         assert_eq!(self.apply(Command::ClaimEpoch(claim)), wanted);
-    }
-
-    fn set_cursor(&mut self, name: String, to: u64, expected: Option<u64>) {
-        let current = self.plain.cursors.get(&name).copied();
-        let commit = CommitCursor {
-            name: name.clone(),
-            subject: String::new(),
-            offset: Offset(to),
-            expected: expected.map(Offset),
-            create_only: false,
-            now_ms: 0,
-        };
-        let next = self.plain.records.len() as u64;
-        let wanted = if to > next {
-            let (asked, next) = (Offset(to), Offset(next));
-            Outcome::Refused(StateRefusal::CursorPastEnd { asked, next })
-        } else if expected.is_some() && expected != current {
-            let current = current.map(Offset);
-            Outcome::Refused(StateRefusal::CursorDiffers { current })
-        } else {
-            self.plain.cursors.insert(name, to);
-            Outcome::Done
-        };
-        assert_eq!(self.apply(Command::CommitCursor(commit)), wanted);
     }
 
     fn apply(&mut self, command: Command) -> Outcome {
@@ -459,7 +393,7 @@ impl World {
     fn checkpoint(&mut self) {
         if self.fsm.applied.is_some() {
             self.log.sync_index().unwrap();
-            let changes = self.fsm.take_changes(self.log.offsets().1);
+            let changes = self.fsm.take_changes(self.log.positions().1);
             // A disk that is too full for it takes none of it. The same changes are then in the next one.
             self.saves += 1;
             let is_saved = self.saves % 3 != 1;
@@ -487,24 +421,40 @@ impl World {
         assert!(self.rows == whole, "the changes make the whole");
     }
 
-    fn durable(&self) -> Option<pb::Checkpoint> {
-        let bytes = self.checkpoint.as_deref()?;
-        Some(pb::Checkpoint::decode(bytes).unwrap())
-    }
-
-    /// Applies again what the checkpoint does not cover.
-    fn restart(&mut self) {
-        let checkpoint = self.durable();
-        let covered = checkpoint.as_ref().and_then(snapshot::covered_by);
-        let (log, rows_hold) = open(&self.disk, self.floor, covered);
-        assert_eq!(rows_hold, covered.is_some());
+    /// The state as it is durable, and what it covers.
+    fn durable(&self) -> Option<(Fsm, log::Checkpoint)> {
+        let checkpoint = pb::Checkpoint::decode(self.checkpoint.as_deref()?).unwrap();
+        let next = Position(checkpoint.next_position);
         let rows = self.rows.values();
         let rows = rows.map(|row| pb::StateRow::decode(&**row).unwrap());
-        let restored = checkpoint.map(|checkpoint| Fsm::restore(checkpoint, rows).unwrap());
+        let fsm = Fsm::restore(checkpoint, rows).unwrap();
+        let covered = fsm
+            .covered(next)
+            .expect("an empty state is not made durable");
+        Some((fsm, covered))
+    }
+
+    pub(super) fn restart(&mut self) {
+        let (restored, covered) = self.durable().unzip();
+        let is_covered = covered.is_some();
+        let from = covered
+            .as_ref()
+            .map_or(Index(0), |covered| Index(covered.applied.0 + 1));
+        let (log, rows_hold) = open(&self.disk, self.floor, covered);
+        assert_eq!(rows_hold, is_covered);
         (self.log, self.fsm) = (log, restored.unwrap_or_default());
-        let mut at = covered.map_or(Index(0), |covered| Index(covered.applied.0 + 1));
-        while at < self.log.next_index() {
-            for entry in self.log.entries(at, self.log.next_index(), 500).unwrap() {
+        let kept = self.log.clone();
+        self.apply_again(&kept, from, false);
+    }
+
+    /// Applies what the checkpoint does not cover, out of a log; appends it, if this is another log.
+    fn apply_again(&mut self, kept: &Log, mut at: Index, appends: bool) {
+        while at < kept.next_index() {
+            for entry in kept.entries(at, kept.next_index(), 500).unwrap() {
+                if appends {
+                    let done = Box::new(|result: Result<(), Error>| result.unwrap());
+                    self.log.append(vec![entry.clone()], done).unwrap();
+                }
                 let entry = codec::from_log(entry).unwrap();
                 let outcome = self.fsm.apply(&self.log, &entry).unwrap();
                 assert_eq!(outcome, self.outcomes[at.0 as usize], "I2: entry {at}");
@@ -516,67 +466,97 @@ impl World {
     /// Seals, and gives up what was trimmed.
     fn drop_trimmed(&mut self) {
         self.checkpoint();
-        let covered = self.durable().as_ref().and_then(snapshot::covered_by);
-        let Some(covered) = covered else {
+        let Some((_, covered)) = self.durable() else {
             return;
         };
         self.log.seal_covered(covered.applied).unwrap();
-        if let Some((floor, _)) = self.log.droppable(Index(covered.applied.0 + 1)) {
+        let end = Index(covered.applied.0 + 1);
+        if let Some((floor, _)) = self.log.droppable(end).unwrap() {
             self.floor = floor;
             assert!(self.log.drop_below(floor).unwrap());
         }
     }
 
-    fn check(&self) {
-        let next = self.plain.records.len() as u64;
-        assert_eq!(self.log.offsets(), (Offset(self.plain.first), Offset(next)));
+    /// Goes on upon another disk, with what a snapshot brings there.
+    fn move_on(&mut self) {
+        let Some((fsm, covered)) = self.durable() else {
+            return;
+        };
+        self.log.seal_covered(covered.applied).unwrap();
+        let end = Index(covered.applied.0 + 1);
+        let seals = self.log.manifest(end).unwrap();
+        let disk = MemoryDisk::default();
+        let staging = Path::new("/log/staging");
+        for seal in &seals {
+            let copy = SegmentCopy::new(Arc::new(disk.clone()), staging, seal).unwrap();
+            let part = part_of(&self.log, seal).expect("its entries are here");
+            fetch::add(copy, part).unwrap().finish().unwrap();
+        }
+        let (log, _) = open(&disk, Floor::default(), None);
+        let bases: Vec<_> = seals.iter().map(|seal| seal.base).collect();
+        log.adopt(staging, &bases, self.floor, &covered).unwrap();
+        let kept = std::mem::replace(&mut self.log, log);
+        (self.disk, self.fsm) = (disk, fsm);
+        self.apply_again(&kept, end, true);
+    }
+
+    pub(super) fn check(&self) {
+        let ends = self.plain.ends();
+        assert_eq!(self.log.all_ends(), ends);
+        assert_eq!(*self.fsm.logs.ends(), ends);
+        let positions = (self.floor.position, Position(self.plain.appended));
+        assert_eq!(self.log.positions(), positions);
+        let mut cursors = 0;
+        for (id, plain) in &self.plain.logs {
+            let known = self.fsm.logs.named(&plain.name);
+            let (of, known) = known.expect("it has its name");
+            assert_eq!((of, known.epoch), (*id, plain.epoch));
+            assert_eq!(known.config, plain.config);
+            let listed = self.fsm.cursors.list(*id, "", usize::MAX);
+            let listed = listed
+                .into_iter()
+                .map(|(name, cursor)| (name, cursor.offset.0));
+            assert_eq!(listed.collect::<BTreeMap<_, _>>(), plain.cursors);
+            cursors += plain.cursors.len();
+        }
+        assert_eq!(self.fsm.cursors.0.rows().len(), cursors, "of no other log");
         let known = self.fsm.registrations.to_pb().into_iter();
         let known = known.map(|node| (node.node_id, (node.name, node.directory_id)));
         let known: BTreeMap<_, _> = known.collect();
         assert_eq!(known, self.plain.nodes);
-        let retention = self.fsm.retention.to_pb();
-        let kept = (retention.max_bytes, retention.max_age_ms);
-        assert_eq!(kept, self.plain.retention);
     }
 
     fn check_records(&self) {
-        let (first, next) = self.log.offsets();
-        if let Some(before) = first.0.checked_sub(1) {
-            let gone = self.log.read(Offset(before), 1);
-            assert!(matches!(gone, Err(Error::Trimmed { .. })));
-        }
-        let mut at = first;
-        while at < next {
-            for record in self.log.read(at, 400).unwrap() {
-                assert_eq!(record.offset, at);
-                assert_eq!(record.value, self.plain.records[at.0 as usize]);
-                at = Offset(at.0 + 1);
+        for (id, plain) in &self.plain.logs {
+            if let Some(before) = plain.first.checked_sub(1) {
+                let gone = self.log.read(*id, Offset(before), 1);
+                assert!(matches!(gone, Err(Error::Trimmed { .. })), "{gone:?}");
             }
+            let mut at = Offset(plain.first);
+            while at < plain.next() {
+                for record in self.log.read(*id, at, 400).unwrap() {
+                    assert_eq!(record.offset, at, "of log {id}");
+                    assert_eq!(record.value, plain.records[at.0 as usize]);
+                    at = Offset(at.0 + 1);
+                }
+            }
+            let none = self.log.read(*id, at, 1);
+            assert!(matches!(none, Err(Error::OutOfRange { .. })), "{none:?}");
+        }
+        let had = self.had.values().flatten();
+        for id in had.filter(|id| !self.plain.logs.contains_key(id)) {
+            let gone = self.log.read(*id, Offset(0), 1);
+            assert!(matches!(gone, Err(Error::NoLog(_))), "{gone:?}");
         }
     }
 }
 
-/// The segments below the second trim go while the durable checkpoint knows of none: what is applied again
-/// must not learn of the second from them.
-#[test]
-fn a_trim_is_answered_again_as_it_was_after_its_segments_went() {
-    let mut world = World::new();
-    let part = BatchOf {
-        producer: None,
-        values: vec![7; 4],
-        packed: None,
-        again: false,
-        is_stolen: false,
-    };
-    let trim = |to| Step::Commit(Plan::Trim(to));
-    let mut steps = vec![Step::Commit(Plan::Append(vec![part])); 40];
-    // The disk has no room for the first and the last checkpoint; the last is that of `Drop`.
-    steps.extend([Step::Checkpoint, Step::Checkpoint, Step::Checkpoint]);
-    steps.extend([trim(5), trim(150), Step::Drop]);
-    steps.iter().for_each(|step| world.run(step));
-    assert!(world.floor.offset > Offset(5));
-    world.restart();
-    world.check();
+/// The names of the test's logs.
+fn name_of(number: u8) -> String {
+    match number {
+        0 => DEFAULT_NAME.to_owned(),
+        number => format!("l{number}"),
+    }
 }
 
 proptest! {

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use openraft::entry::RaftEntry;
 use openraft::raft::AppendEntriesRequest;
 use prost::Message;
@@ -14,10 +15,11 @@ use prost::Message;
 use crate::disk::Disk;
 use crate::env::Random;
 use crate::log::fuzzing::{DIR, Input, batch_of, recovery, write_log};
-use crate::log::{Index, Offset, Term, record};
+use crate::log::{Index, LogId, Offset, Term, record};
 use crate::proto::raft_v1 as pb;
 use crate::raft::Member;
 use crate::raft::entry::admission::Entrance;
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, Trim, UpdateLog};
 use crate::raft::entry::codec;
 use crate::raft::entry::command::{Command, Retention};
 use crate::raft::entry::types::{self, Entry, EntryPayload, Membership, Vote};
@@ -107,14 +109,9 @@ fn recovery_seeds() -> Vec<Seed> {
 /// The files of a log, without the zeros at their ends, as the raw form of the input has them.
 fn raw(script: &[u8]) -> Vec<u8> {
     let (kept, _log) = write_log(&mut Input(script));
-    let covered = kept.checkpoint.expect("the script has one");
-    let numbers = [
-        0,
-        0,
-        covered.applied.0,
-        covered.first_offset.0,
-        covered.next_offset.0,
-    ];
+    let covered = kept.checkpoint.as_ref().expect("the script has one");
+    let ends = covered.logs[&LogId::DEFAULT];
+    let numbers = [0, 0, covered.applied.0, ends.first.0, ends.next.0];
     let mut out = vec![4, 2];
     out.extend(numbers.map(u64::to_le_bytes).concat());
     for name in kept.disk.list(Path::new(DIR)).unwrap() {
@@ -175,16 +172,40 @@ fn frame_seeds() -> Vec<Seed> {
         directory_id: "d2".to_owned(),
         entrance: Entrance::Open,
     };
+    let config = LogConfig {
+        labels: [("team".to_owned(), "sales".to_owned())].into(),
+        ..LogConfig::default()
+    };
     let commands = [
         register,
         Command::Forget {
             name: "n2".to_owned(),
         },
         append.clone(),
-        Command::Trim(Offset(3)),
+        Command::Trim(Trim {
+            log: LogId::DEFAULT,
+            first: Offset(3),
+        }),
         Command::SetRetention(Retention {
             max_bytes: Some(1 << 30),
             ..Retention::default()
+        }),
+        Command::CreateLog(CreateLog {
+            name: "orders".to_owned(),
+            config: config.clone(),
+            token: Bytes::from_static(b"t"),
+            subject: "ann".to_owned(),
+            now_ms: 5,
+            logs_max: 9,
+        }),
+        Command::UpdateLog(UpdateLog {
+            log: LogId(1),
+            config,
+            expected_epoch: Some(1),
+        }),
+        Command::DeleteLog(DeleteLog {
+            name: "orders".to_owned(),
+            log: LogId(1),
         }),
     ];
     let members = [1, 2, 3].map(|id| (id, member(id)));
@@ -221,14 +242,21 @@ fn frame_seeds() -> Vec<Seed> {
     ]
 }
 
-/// Batches of two sessions, one retried in part, one behind a gap; then every other command.
+/// Two sessions and a log of their own. Batches for it, one of them behind a gap, and for the default one. A cursor
+/// and a trim in it; it is deleted and written to. Then every other command.
 #[rustfmt::skip]
-const SESSIONS: [u8; 29] = [
+const SESSIONS: [u8; 43] = [
+    8, 8, 0x45,
     0x44, 0x39, 0, 0x3b, 0,
-    4, 0x39, 2,
+    4, 0x39, 0,
     4, 0x39, 4,
     4, 0x3b, 9,
-    0, 3,
+    4, 0x2b, 4,
+    0x47, 2,
+    0x40, 3,
+    0x56,
+    4, 0x39, 8,
+    0, 1,
     0x11, 0x21,
     2,
     3, 1, 0, 0, 0, 0, 0, 0, 0, 5,
@@ -246,7 +274,7 @@ fn state() -> pb::InstallSnapshotRequest {
         fsm.apply(&log, &entry).unwrap();
     }
     pb::InstallSnapshotRequest {
-        checkpoint: Some(fsm.to_checkpoint(log.offsets().1)),
+        checkpoint: Some(fsm.to_checkpoint(log.positions().1)),
         rows: fsm.to_rows().collect(),
         ..pb::InstallSnapshotRequest::default()
     }
@@ -264,7 +292,7 @@ fn manifest_seeds() -> Vec<Seed> {
         let mut out = [&[0][..], &(bytes.len() as u16).to_le_bytes(), &bytes].concat();
         // A message goes to the end of the input: only the first segment comes.
         let seals = log
-            .manifest(Index(kept.checkpoint.unwrap().applied.0 + 1))
+            .manifest(Index(kept.checkpoint.as_ref().unwrap().applied.0 + 1))
             .unwrap();
         out.extend(part_of(&log, &seals[0]).unwrap().encode_to_vec());
         seeds.push((name, out));

@@ -12,7 +12,7 @@ use tonic::transport::Server;
 use crate::disk::memory::MemoryDisk;
 use crate::env::Random;
 use crate::log::record::{BatchBuilder, Producer};
-use crate::log::{self, Index, Offset};
+use crate::log::{self, Index, LogId, Offset};
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
 use crate::net::stream_layer::StreamLayer;
@@ -146,7 +146,7 @@ pub(crate) async fn catch_up(node: &ReplicatedLog, next: u64) {
 /// Checks that records stand where [`append`] was told that they do.
 pub(crate) fn check_records(node: &ReplicatedLog, offsets: Range<u64>) {
     for offset in offsets {
-        let record = &node.log().read(Offset(offset), 1).unwrap()[0];
+        let record = &node.log().read(LogId::DEFAULT, Offset(offset), 1).unwrap()[0];
         let expected = format!("record {offset} ");
         assert!(record.value.starts_with(expected.as_bytes()));
     }

@@ -1,14 +1,16 @@
 //! The state with every table full: how large its checkpoint is, how long it takes, and that it travels.
 
+use bytes::Bytes;
 use futures::stream;
 use prost::Message;
 use tokio::time::Instant;
 
 use crate::log::record::{Batch, BatchBuilder, Conditions, Producer, check_batch, packed};
-use crate::log::{Index, NUMBER_MAX, Offset};
+use crate::log::{Ends, Index, LogId, NUMBER_MAX, Offset, Position, Run};
 use crate::name::NAME_BYTES_MAX;
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::command::{ClaimEpoch, CommitCursor, OpenSession};
+use crate::raft::entry::catalog::{CreateLog, LogConfig, Trim};
+use crate::raft::entry::command::{ClaimEpoch, CommitCursor, OpenSession, Retention};
 use crate::raft::entry::types;
 use crate::raft::snapshot::{self, gather};
 use crate::raft::state::cursors::CURSORS_MAX;
@@ -19,8 +21,10 @@ use crate::raft::state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX};
 
 /// What a session remembers, and more: batches side by side would be the same.
 const BATCHES: u64 = 100;
-/// What the largest state takes.
-const STATE_BYTES: usize = 16 << 20;
+/// As many logs as are meant to be in a cluster.
+const LOGS: usize = 100_000;
+/// What the largest state takes: most of it is the logs' names, and whose they are.
+const STATE_BYTES: usize = 96 << 20;
 /// Far above what it takes, also without optimization and beside other tests.
 const SECONDS_MAX: u64 = 30;
 
@@ -44,6 +48,7 @@ fn digests(number: u64, plain: bool) -> (Digests, u32) {
         let producer: Option<Producer> = None;
         let records = number.to_le_bytes();
         packed(
+            LogId::DEFAULT,
             producer,
             &conditions,
             crate::batch::Compression::None,
@@ -72,14 +77,19 @@ fn full(plain: bool) -> Fsm {
         let session = fsm.sessions.open(index, &open).unwrap();
         for (place, (digests, count)) in batches.iter().enumerate() {
             // No two side by side.
-            let offset = Offset(high + place as u64 * 100_000);
+            let run = Run {
+                log: LogId(LOGS as u32),
+                first: Offset(high + place as u64 * 100_000),
+                skip: 0,
+                count: *count,
+            };
             let (session, digests) = (session.into(), digests.clone());
-            fsm.sessions
-                .appended(high, session, offset, *count, digests);
+            fsm.sessions.appended(high, session, &run, digests);
         }
     }
     for number in 0..CURSORS_MAX {
         let commit = CommitCursor {
+            log: LogId((LOGS - number) as u32),
             name: name(number),
             subject: subject(number),
             offset: Offset(high),
@@ -101,10 +111,40 @@ fn full(plain: bool) -> Fsm {
             fsm.fences.claim(&claim, Offset(high)).unwrap();
         }
     }
+    for number in 1..LOGS {
+        make_log(&mut fsm, number);
+    }
     fsm
 }
 
-const END: Offset = Offset(NUMBER_MAX / 2);
+/// Makes a log, which gets this number.
+fn make_log(fsm: &mut Fsm, number: usize) {
+    let high = NUMBER_MAX / 2;
+    let create = CreateLog {
+        name: name(number),
+        config: LogConfig {
+            retention: Retention {
+                max_bytes: Some(high),
+                max_age_ms: Some(high),
+                wait_for_cursors: Vec::new(),
+                wait_bytes_max: high,
+            },
+            labels: [("purpose".to_owned(), "orders".to_owned())].into(),
+        },
+        token: Bytes::copy_from_slice(&[7; 16]),
+        subject: subject(number),
+        now_ms: high,
+        logs_max: LOGS as u32,
+    };
+    let made = fsm.logs.create(&create).unwrap();
+    assert_eq!(made.log, LogId(number as u32));
+    let log = fsm.logs.by_id.get_mut(&made.log).unwrap();
+    let (first, next) = (Offset(high - 1), Offset(high));
+    log.ends = Ends { first, next };
+    (log.epoch, log.bytes, log.last_append_ms) = (high, high, high);
+}
+
+const END: Position = Position(NUMBER_MAX / 2);
 
 /// All of it, as a snapshot sends it.
 fn state(fsm: &Fsm) -> pb::InstallSnapshotRequest {
@@ -153,6 +193,7 @@ fn a_checkpoint_writes_what_changed_and_not_what_is_there() {
     assert!(fsm.take_changes(END).rows.is_empty());
     fsm.saved(true);
     let commit = CommitCursor {
+        log: LogId((LOGS - 7) as u32),
         name: name(7),
         subject: subject(7),
         offset: Offset(5),
@@ -160,10 +201,12 @@ fn a_checkpoint_writes_what_changed_and_not_what_is_there() {
         create_only: false,
         now_ms: 9,
     };
-    fsm.cursors.commit(&commit, END).unwrap();
+    fsm.cursors.commit(&commit, Offset(9)).unwrap();
     fsm.fences.delete(&name(9));
+    let (log, first) = (LogId(9), Offset(NUMBER_MAX));
+    fsm.logs.trim(&Trim { log, first }).unwrap();
     let changes = fsm.take_changes(END);
-    assert_eq!((changes.rows.len(), changes.is_all), (2, false));
+    assert_eq!((changes.rows.len(), changes.is_all), (3, false));
     assert!(changes.bytes() < 2048, "{} bytes", changes.bytes());
 }
 

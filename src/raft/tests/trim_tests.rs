@@ -32,8 +32,8 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 
 async fn check_trimmed(node: &ReplicatedLog, first: u64, next: u64) {
     let wanted = (Offset(first), Offset(next));
-    until("it is trimmed", || node.log().offsets() == wanted).await;
-    match node.log().read(Offset(first - 1), 1) {
+    until("it is trimmed", || node.offsets() == wanted).await;
+    match node.log().read(LogId::DEFAULT, Offset(first - 1), 1) {
         Err(LogError::Trimmed { first: told, .. }) => assert_eq!(told, Offset(first)),
         other => panic!("{other:?}"),
     }
@@ -60,7 +60,7 @@ async fn a_trimmed_log_stays_trimmed_and_a_new_node_joins_it() {
     until("segments go", || first.log().first_index() > Index(0)).await;
     check_trimmed(&first, 1200, 2000).await;
     until("all of them", || {
-        first.log().droppable(Index(u64::MAX)).is_none()
+        first.log().droppable(Index(u64::MAX)).unwrap().is_none()
     })
     .await;
     let left = first.log().segments();
@@ -106,7 +106,7 @@ async fn a_log_that_is_trimmed_whole_goes_on_at_its_end() {
     drop(first);
     let (first, _mux) = start(&network, &kept, "first:1", &[]).await;
     catch_up(&first, 400).await;
-    assert_eq!(first.log().offsets(), (Offset(400), Offset(400)));
+    assert_eq!(first.offsets(), (Offset(400), Offset(400)));
     assert_eq!(append(&first, 400).await, 400);
     let peers = ["first:1".to_owned()];
     let (second, _mux) = start(&network, &MemoryDisk::default(), "second:1", &peers).await;
@@ -243,7 +243,7 @@ async fn segments_that_are_pinned_at_the_last_moment_go_later() {
         }
         // The engine has let go of them: all that is left is to note where the log begins.
         let purged = node.raft().metrics().borrow_watched().purged;
-        let goes = node.log().droppable(Index(u64::MAX));
+        let goes = node.log().droppable(Index(u64::MAX)).unwrap();
         if goes.is_some_and(|(floor, _)| purged.is_some_and(|id| id.index + 1 >= floor.index.0)) {
             *pin = Some(node.log().pin());
         }
@@ -291,6 +291,6 @@ async fn a_follower_whose_log_went_back_does_not_take_the_leader_with_it() {
     for node in [&first, &third] {
         assert_eq!(node.view().stopped, None);
     }
-    let (_, next) = second.log().offsets();
+    let (_, next) = second.offsets();
     assert!(next < Offset(150), "it is fed no more: {next}");
 }

@@ -86,10 +86,16 @@ impl Upkeep {
         self.keep_retention().await;
         self.commands.expire_sessions().await;
         self.commands.found_in_time().await;
-        if let Some((floor, term)) = self.node.log.droppable(Index(u64::MAX)) {
+        if let Some((floor, term)) = self.droppable().await? {
             self.give_up(floor, term).await?;
         }
         Ok(())
+    }
+
+    /// Where the log could begin. It may take a look at the disk.
+    async fn droppable(&self) -> Result<Option<(Floor, Term)>, Error> {
+        let log = self.node.log.clone();
+        on_disk(move || Ok(log.droppable(Index(u64::MAX))?)).await
     }
 
     /// Removes the segments below a floor, once a snapshot covers them and the engine has purged them (I4).
@@ -117,12 +123,19 @@ impl Upkeep {
         let wait = raft.wait(Some(ENGINE_MAX));
         let waited = wait.metrics(purged, "the purge").await;
         waited.map_err(|error| stopped(&error))?;
+        // A start should know the trims that let the segments go. A disk with no room for a checkpoint must still
+        // be able to give some up: its reads then say what was trimmed until the trims are applied again.
+        let checkpointer = self.kept.checkpointer.clone();
+        let saved = on_disk(move || checkpointer.save()).await;
+        if let Err(error) = saved {
+            tracing::warn!(%error, "trimmed segments go before a checkpoint says so");
+        }
         let (stable, log) = (self.kept.stable.clone(), self.node.log.clone());
         let (kept, state) = (self.kept.floor.clone(), self.node.state.clone());
         on_disk(move || {
             // A snapshot may have been installed while this waited for the engine. Its floor then stays.
             let _no_adoption = state.covered();
-            let now = log.droppable(floor.index);
+            let now = log.droppable(floor.index)?;
             let begins = snapshot::floor_of(kept.lock().as_ref()).index;
             if now.is_none_or(|(now, _)| now.index < floor.index) || begins > floor.index {
                 return Ok(());
@@ -135,7 +148,7 @@ impl Upkeep {
                 *kept.lock() = Some(durable);
             }
             if log.drop_below(floor)? {
-                tracing::info!(first = %floor.offset, "removed trimmed segments");
+                tracing::info!(first = %floor.position, "removed trimmed segments");
             }
             Ok(())
         })

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::log::{Offset, SegmentInfo};
+use crate::log::{self, LogId, Offset, SegmentInfo};
+use crate::raft::entry::catalog::Trim;
 use crate::raft::entry::command::Retention;
 use crate::raft::home::blocking::on_disk;
 use crate::retry::CALL_WAIT;
@@ -14,9 +15,12 @@ use super::Upkeep;
 impl Upkeep {
     /// Ends the open segment once it is too old. The leader also trims what the retention does not keep.
     pub(super) async fn keep_retention(&self) {
-        let retention = self.node.state.read(|fsm| fsm.retention.clone());
+        let retention = self
+            .node
+            .state
+            .read(|fsm| fsm.logs.default_log().config.retention.clone());
         let segments = self.node.log.segments();
-        let last = segments.last().filter(|last| last.next_offset.is_none());
+        let last = segments.last().filter(|last| last.next_position.is_none());
         // The end of a segment removes no record, so this node's own clock is good enough here.
         let now = Some(self.node.clocks.now_ms());
         let old = |last: &SegmentInfo| {
@@ -30,22 +34,39 @@ impl Upkeep {
                 tracing::warn!(%error, "the old segment stays open");
             }
         }
-        let (first, _) = self.node.log.offsets();
+        let (first, _) = self.node.log.offsets(LogId::DEFAULT);
         let waited_for = self
             .node
             .state
-            .read(|fsm| fsm.slowest_cursor(&retention.wait_for_cursors));
+            .read(|fsm| fsm.slowest_cursor(LogId::DEFAULT, &retention.wait_for_cursors));
         let now = self.node.clocks.surely_past_ms(&self.node.view());
-        let wanted = first_kept(&segments, &retention, waited_for, now);
+        let log = self.node.log.clone();
+        let wanted = on_disk(move || {
+            let end_of = |segment: &SegmentInfo| log.end_in(segment.base, LogId::DEFAULT);
+            first_kept(&segments, &retention, waited_for, now, end_of)
+        });
+        let wanted = wanted.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "retention cannot be kept; it is tried again");
+            None
+        });
         if let Some(wanted) = wanted.filter(|wanted| *wanted > first)
             && self.node.view().writable
         {
-            match self.commands.trim(wanted, Instant::now() + CALL_WAIT).await {
+            match self
+                .commands
+                .trim(of_default(wanted), Instant::now() + CALL_WAIT)
+                .await
+            {
                 Ok(first) => tracing::info!(%first, "trimmed by retention"),
                 Err(error) => tracing::warn!(%error, "retention was not kept; it is tried again"),
             }
         }
     }
+}
+
+fn of_default(first: Offset) -> Trim {
+    let log = LogId::DEFAULT;
+    Trim { log, first }
 }
 
 /// Whether all records of a segment are older than an age. That is so if this process has seen so much time pass
@@ -64,26 +85,31 @@ fn first_kept(
     retention: &Retention,
     waited_for: Option<Offset>,
     now_ms: Option<u64>,
-) -> Option<Offset> {
+    end_of: impl Fn(&SegmentInfo) -> Result<Offset, log::Error>,
+) -> Result<Option<Offset>, log::Error> {
     let mut total: u64 = segments.iter().map(|segment| segment.bytes).sum();
     let mut first = None;
     for (number, segment) in segments.iter().enumerate() {
-        let Some(next) = segment.next_offset else {
+        if segment.next_position.is_none() {
             break;
-        };
+        }
         let over = retention.max_bytes.is_some_and(|max| total > max);
         let age = retention.max_age_ms;
         let behind = segments.get(number + 1);
         let old = age.zip(behind);
         let old = old.is_some_and(|(age, behind)| is_old(segment, behind, age, now_ms));
+        if !over && !old {
+            break;
+        }
+        let next = end_of(segment)?;
         let waits = waited_for.is_some_and(|cursor| next > cursor);
-        if (!over && !old) || (waits && total <= retention.wait_bytes_max) {
+        if waits && total <= retention.wait_bytes_max {
             break;
         }
         total -= segment.bytes;
         first = Some(next);
     }
-    first
+    Ok(first)
 }
 
 #[cfg(test)]
@@ -91,19 +117,28 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::log::Index;
+    use crate::log::{Index, Position};
 
     fn segment(base: u64, bytes: u64, since_ms: u64, sealed: bool) -> SegmentInfo {
         SegmentInfo {
             base: Index(base),
             next_index: Index(base + 10),
             bytes,
-            next_offset: sealed.then_some(Offset(base + 10)),
+            next_position: sealed.then_some(Position(base + 10)),
             opened: Instant::now(),
             found: true,
             since_ms,
             damaged: false,
         }
+    }
+
+    /// All records are of one log.
+    fn end_of(segment: &SegmentInfo) -> Result<Offset, log::Error> {
+        Ok(Offset(segment.base.0 + 10))
+    }
+
+    fn kept(first: Result<Option<Offset>, log::Error>) -> Option<u64> {
+        first.unwrap().map(|first| first.0)
     }
 
     #[tokio::test(start_paused = true)]
@@ -119,7 +154,7 @@ mod tests {
                 max_age_ms,
                 ..Retention::default()
             };
-            first_kept(&all, &retention, None, Some(now)).map(|first| first.0)
+            kept(first_kept(&all, &retention, None, Some(now), end_of))
         };
         assert_eq!(keep(None, None, 9999), None);
         assert_eq!(keep(Some(300), None, 0), None);
@@ -135,7 +170,13 @@ mod tests {
                 wait_bytes_max,
                 ..Retention::default()
             };
-            first_kept(&all, &retention, Some(Offset(cursor)), None).map(|first| first.0)
+            kept(first_kept(
+                &all,
+                &retention,
+                Some(Offset(cursor)),
+                None,
+                end_of,
+            ))
         };
         assert_eq!(wait(9, 300), None, "its record is in the first segment");
         assert_eq!(wait(10, 300), Some(10));
@@ -161,7 +202,7 @@ mod tests {
             max_age_ms: Some(2500),
             ..Retention::default()
         };
-        let keep = |now| first_kept(&all, &retention, None, now).map(|first| first.0);
+        let keep = |now| kept(first_kept(&all, &retention, None, now, end_of));
         // The last record of the first one may be two seconds old.
         assert_eq!((keep(None), keep(Some(u64::MAX))), (None, None));
         tokio::time::advance(step / 2).await;

@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::env::Random;
-use crate::log::Offset;
+use crate::log::{LogId, Offset};
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, Trim, UpdateLog};
 use crate::raft::entry::command::{
     ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention,
 };
-use crate::raft::entry::outcome::Outcome;
+use crate::raft::entry::outcome::{Made, Outcome};
 use crate::raft::entry::owner;
 use crate::raft::error::{ExecuteError, MembershipError};
 use crate::raft::node::Node;
@@ -129,9 +130,14 @@ impl Commands {
         committed.await.map(drop)
     }
 
-    /// Forgets a cursor; false if there was none.
-    pub async fn delete_cursor(&self, name: &str, until: Instant) -> Result<bool, ExecuteError> {
-        let delete = Command::DeleteCursor(name.to_owned());
+    /// Forgets a cursor of a log; false if there was none.
+    pub async fn delete_cursor(
+        &self,
+        log: LogId,
+        name: &str,
+        until: Instant,
+    ) -> Result<bool, ExecuteError> {
+        let delete = Command::DeleteCursor(log, name.to_owned());
         self.delete(delete, until).await
     }
 
@@ -142,14 +148,17 @@ impl Commands {
         }
     }
 
-    /// A cursor, as far as this node has applied.
-    pub fn cursor(&self, name: &str) -> Option<Cursor> {
-        self.node.state.read(|fsm| fsm.cursors.get(name).copied())
+    /// A cursor of a log, as far as this node has applied.
+    pub fn cursor(&self, log: LogId, name: &str) -> Option<Cursor> {
+        self.node
+            .state
+            .read(|fsm| fsm.cursors.get(log, name).copied())
     }
 
-    /// Up to `count` cursors with a name above `after`, as far as this node has applied.
-    pub fn cursors(&self, after: &str, count: usize) -> Vec<(String, Cursor)> {
-        self.node.state.read(|fsm| fsm.cursors.list(after, count))
+    /// Up to `count` cursors of a log with a name above `after`, as far as this node has applied.
+    pub fn cursors(&self, log: LogId, after: &str, count: usize) -> Vec<(String, Cursor)> {
+        let state = &self.node.state;
+        state.read(|fsm| fsm.cursors.list(log, after, count))
     }
 
     /// Forgets sessions that were unused for [`SESSION_IDLE_MS_MAX`], if this node leads.
@@ -166,10 +175,44 @@ impl Commands {
         }
     }
 
-    /// Removes the records before `first` on every replica. Returns the first offset that can be read from then
+    /// Makes a log, or finds the one that there is.
+    pub async fn create_log(
+        &self,
+        create: CreateLog,
+        until: Instant,
+    ) -> Result<Made, ExecuteError> {
+        self.make(Command::CreateLog(create), until).await
+    }
+
+    /// Replaces a log's configuration.
+    pub async fn update_log(
+        &self,
+        update: UpdateLog,
+        until: Instant,
+    ) -> Result<Made, ExecuteError> {
+        self.make(Command::UpdateLog(update), until).await
+    }
+
+    async fn make(&self, command: Command, until: Instant) -> Result<Made, ExecuteError> {
+        match self.execute(command, until).await? {
+            Outcome::Log(made) => Ok(made),
+            _ => Err(ExecuteError::other_answer()),
+        }
+    }
+
+    /// Deletes a log; false if there was none.
+    pub async fn delete_log(
+        &self,
+        delete: DeleteLog,
+        until: Instant,
+    ) -> Result<bool, ExecuteError> {
+        self.delete(Command::DeleteLog(delete), until).await
+    }
+
+    /// Removes a log's first records on every replica. Returns the first offset that can be read from then
     /// on. Any member takes the call.
-    pub async fn trim(&self, first: Offset, until: Instant) -> Result<Offset, ExecuteError> {
-        match self.execute(Command::Trim(first), until).await? {
+    pub async fn trim(&self, trim: Trim, until: Instant) -> Result<Offset, ExecuteError> {
+        match self.execute(Command::Trim(trim), until).await? {
             Outcome::Trimmed(first) => Ok(first),
             _ => Err(ExecuteError::other_answer()),
         }

@@ -7,12 +7,13 @@ use openraft::errors::{ClientWriteError, RaftError};
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
-use crate::log::Offset;
+use crate::log::{LogId, Offset};
 use crate::proto::raft_v1::{self as pb, ExecuteRefusalKind as Kind, execute_response as response};
 use crate::raft::entry::admission::Admission;
+use crate::raft::entry::catalog::CreateLog;
 use crate::raft::entry::codec;
 use crate::raft::entry::command::{Command, CommitCursor, OpenSession};
-use crate::raft::entry::outcome::{Full, Outcome, StateRefusal};
+use crate::raft::entry::outcome::{Full, Made, Outcome, StateRefusal};
 use crate::raft::entry::types::TypeConfig;
 use crate::raft::error::{DiskFull, ExecuteError, OTHER_ANSWER, WriteFailure};
 use crate::reason::Reason;
@@ -135,6 +136,10 @@ impl Commands {
                 idle_before_ms: self.idle_before_ms(SESSION_IDLE_MIN),
                 ..open
             }),
+            Command::CreateLog(create) => Command::CreateLog(CreateLog {
+                now_ms: self.stamps.next(),
+                ..create
+            }),
             Command::CommitCursor(commit) => Command::CommitCursor(CommitCursor {
                 now_ms: self.stamps.next(),
                 ..commit
@@ -157,16 +162,19 @@ fn takes_room(command: &Command) -> bool {
         Command::Append(_)
         | Command::OpenSession(_)
         | Command::ClaimEpoch(_)
+        | Command::CreateLog(_)
+        | Command::UpdateLog(_)
         | Command::CommitCursor(_) => true,
         Command::Register { .. }
         | Command::RegisterStart { .. }
         | Command::Forget { .. }
+        | Command::DeleteLog(_)
         | Command::Trim(_)
         | Command::SetRetention(_)
         | Command::CloseSession(_)
         | Command::ExpireSessions(_)
         | Command::DeleteFence(_)
-        | Command::DeleteCursor(_)
+        | Command::DeleteCursor(..)
         | Command::Admission(_) => false,
     }
 }
@@ -180,6 +188,10 @@ pub fn outcome_to_pb(
         Ok(Outcome::Claimed(epoch, next)) => response::Outcome::Claimed(pb::Claimed {
             epoch,
             next_offset: next.0,
+        }),
+        Ok(Outcome::Log(made)) => response::Outcome::MadeLog(pb::MadeLog {
+            log: made.log.0,
+            epoch: made.epoch,
         }),
         Ok(Outcome::Deleted(deleted)) => response::Outcome::Deleted(deleted),
         Ok(Outcome::Trimmed(first)) => response::Outcome::Trimmed(first.0),
@@ -228,6 +240,10 @@ fn refusal_to_pb(refusal: StateRefusal) -> pb::ExecuteRefusal {
         }
         StateRefusal::TooManyCursors(full) => (Kind::TooManyCursors, limit(full)),
         StateRefusal::TooManyAdmissions => (Kind::TooManyAdmissions, None),
+        StateRefusal::LogExists { log } => (Kind::LogExists, Some(log.0.into())),
+        StateRefusal::NoSuchLog => (Kind::NoSuchLog, None),
+        StateRefusal::TooManyLogs(full) => (Kind::TooManyLogs, limit(full)),
+        StateRefusal::LogEpochDiffers { current } => (Kind::LogEpochDiffers, Some(current)),
     };
     pb::ExecuteRefusal {
         kind: kind.into(),
@@ -242,6 +258,10 @@ fn outcome_from_pb(answer: pb::ExecuteResponse) -> Result<Outcome, ExecuteError>
         Some(response::Outcome::Claimed(claimed)) => {
             Outcome::Claimed(claimed.epoch, Offset(claimed.next_offset))
         }
+        Some(response::Outcome::MadeLog(made)) => Outcome::Log(Made {
+            log: LogId(made.log),
+            epoch: made.epoch,
+        }),
         Some(response::Outcome::Deleted(deleted)) => Outcome::Deleted(deleted),
         Some(response::Outcome::Trimmed(first)) => Outcome::Trimmed(Offset(first)),
         Some(response::Outcome::Done(_)) => Outcome::Done,
@@ -267,6 +287,14 @@ fn outcome_from_pb(answer: pb::ExecuteResponse) -> Result<Outcome, ExecuteError>
                 },
                 Kind::TooManyCursors => StateRefusal::TooManyCursors(full),
                 Kind::TooManyAdmissions => StateRefusal::TooManyAdmissions,
+                Kind::LogExists => StateRefusal::LogExists {
+                    log: LogId(current.and_then(|id| u32::try_from(id).ok()).unwrap_or(0)),
+                },
+                Kind::NoSuchLog => StateRefusal::NoSuchLog,
+                Kind::TooManyLogs => StateRefusal::TooManyLogs(full),
+                Kind::LogEpochDiffers => StateRefusal::LogEpochDiffers {
+                    current: current.unwrap_or(0),
+                },
                 Kind::DiskFull => {
                     let full = DiskFull::from(refused.disk_full.unwrap_or_default());
                     return Err(full.into());
@@ -306,6 +334,14 @@ mod tests {
             }),
             Err(StateRefusal::TooManyCursors(full(true))),
             Err(StateRefusal::TooManyAdmissions),
+            Ok(Outcome::Log(Made {
+                log: LogId(7),
+                epoch: 2,
+            })),
+            Err(StateRefusal::LogExists { log: LogId(5) }),
+            Err(StateRefusal::NoSuchLog),
+            Err(StateRefusal::TooManyLogs(full(false))),
+            Err(StateRefusal::LogEpochDiffers { current: 6 }),
         ];
         for outcome in outcomes {
             let outcome = outcome.map_err(ExecuteError::from);

@@ -232,6 +232,7 @@ fn error_to_pb(error: ProposeError) -> pb::ProposeError {
         }
         ProposeError::Refused(Refusal::NotOwner) => ProposeErrorKind::NotOwner,
         ProposeError::Refused(Refusal::NotHolder) => ProposeErrorKind::NotHolder,
+        ProposeError::Refused(Refusal::NoSuchLog) => ProposeErrorKind::NoSuchLog,
         ProposeError::Refused(Refusal::OffsetDiffers { next }) => {
             told.expected = next.0;
             ProposeErrorKind::OffsetDiffers
@@ -274,6 +275,7 @@ fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Receipt, ProposeError> {
         ProposeErrorKind::SequenceReused => Refusal::SequenceReused { expected }.into(),
         ProposeErrorKind::NotOwner => Refusal::NotOwner.into(),
         ProposeErrorKind::NotHolder => Refusal::NotHolder.into(),
+        ProposeErrorKind::NoSuchLog => Refusal::NoSuchLog.into(),
         ProposeErrorKind::OffsetDiffers => {
             let next = Offset(expected);
             Refusal::OffsetDiffers { next }.into()
@@ -408,6 +410,7 @@ mod tests {
             Err(Refusal::SequenceOverlap { expected: 9 }.into()),
             Err(Refusal::SequenceReused { expected: 9 }.into()),
             Err(Refusal::NotOwner.into()),
+            Err(Refusal::NoSuchLog.into()),
             Err(Refusal::NotHolder.into()),
             Err(Refusal::OffsetDiffers { next: Offset(4) }.into()),
             Err(Refusal::Fenced { epoch: 3 }.into()),

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::log::record::Stored;
-use crate::log::{self, Found, Log, Offset, Read};
+use crate::log::{self, Found, Log, LogId, Offset, Read};
 use crate::net::budget::{Accounts, Held};
 use crate::tasks;
 
@@ -85,7 +85,7 @@ impl Reading {
     /// bytes. The room that it takes comes with it.
     pub async fn answer<S: Shape>(
         &self,
-        log: &Log,
+        (log, id): (&Log, LogId),
         accounts: Option<&Accounts>,
         from: Offset,
         expected: usize,
@@ -95,7 +95,7 @@ impl Reading {
         let bytes_max = shape.bytes_max();
         loop {
             let mut room = Room::take(accounts, wanted).await.map_err(Failed::Status)?;
-            let found = self.find(log, from, bytes_max).await?;
+            let found = self.find(log, id, from, bytes_max).await?;
             let brings = found.bytes();
             if !room.grow(brings) {
                 wanted = brings;
@@ -126,12 +126,18 @@ impl Reading {
     }
 
     /// Where the records stand. The runtime's threads do not wait for the disk.
-    async fn find(&self, log: &Log, from: Offset, bytes_max: usize) -> Result<Found, log::Error> {
-        if let Some(found) = log.find_now(from, bytes_max)? {
+    async fn find(
+        &self,
+        log: &Log,
+        id: LogId,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Found, log::Error> {
+        if let Some(found) = log.find_now(id, from, bytes_max)? {
             return Ok(found);
         }
         let log = log.clone();
-        self.on_disk("look for records", move || log.find(from, bytes_max))
+        self.on_disk("look for records", move || log.find(id, from, bytes_max))
             .await
     }
 
@@ -259,9 +265,13 @@ mod tests {
             log.append(vec![entry], Box::new(|done| done.unwrap()))
                 .unwrap();
             let runs = batches(&payload).unwrap();
-            let skip = runs[0].row_skip().unwrap();
-            log.publish(Index(number), &[Run { skip, count: 1 }])
-                .unwrap();
+            let run = Run {
+                log: LogId::DEFAULT,
+                first: Offset(number),
+                skip: runs[0].row_skip().unwrap(),
+                count: 1,
+            };
+            log.publish(Index(number), &[run]).unwrap();
         }
         log
     }
@@ -281,7 +291,13 @@ mod tests {
         // Room for what is asked for, and not for the record.
         let most = ANSWERS.connection_bytes_max - VALUE_BYTES / 2;
         let held = accounts.answers.try_take(most).unwrap();
-        let answer = reading.answer(&log, Some(&accounts), Offset(0), 1000, Whole);
+        let answer = reading.answer(
+            (&log, LogId::DEFAULT),
+            Some(&accounts),
+            Offset(0),
+            1000,
+            Whole,
+        );
         let mut answer = std::pin::pin!(answer);
         assert!(poll!(&mut answer).is_pending());
         let free = reading.disk.available_permits();

@@ -109,7 +109,10 @@ impl Methods {
                 "OpenSession" | "ClaimEpoch" => (&[Produce], true, Carries::Small),
                 // A producer closes its own sessions, an administrator anybody's: the verb judges which it is.
                 "CloseSession" => (&[Produce, Admin], true, Carries::Small),
-                "ListSessions" | "DeleteFence" => (&[Admin], true, Carries::Small),
+                "ListSessions" | "DeleteFence" | "CreateLog" | "UpdateLog" | "DeleteLog" => {
+                    (&[Admin], true, Carries::Small)
+                }
+                "GetLog" | "ListLogs" => (&[Produce, Consume, Commit, Admin], true, Carries::Small),
                 "CommitCursor" | "DeleteCursor" => (&[Commit], true, Carries::Small),
                 "ConsumeStream" => (&[Consume], false, Carries::Small),
                 "Consume" | "GetEpoch" | "ListFences" | "GetCursor" | "ListCursors" => {

@@ -13,7 +13,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::batch::Compression;
 use crate::log::record::Stored;
-use crate::log::{self, Offset, Read, Record};
+use crate::log::{self, LogId, Offset, Read, Record};
 use crate::net::budget::{Accounts, Held, SMALL_BYTES_MAX};
 use crate::proto::log_v1;
 
@@ -207,7 +207,7 @@ pub async fn read<L: CommitLog>(
     let expected = bytes_max.max(SMALL_BYTES_MAX);
     let read = api
         .reading
-        .answer(log.log(), accounts, from, expected, shape);
+        .answer((log.log(), LogId::DEFAULT), accounts, from, expected, shape);
     read.await.map_err(|failed| match failed {
         Failed::Log(error) => status::log_v1(&error),
         Failed::Status(status) => status,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::log::Offset;
+use crate::log::{LogId, Offset};
 use crate::proto::log_v1::log_server;
 use crate::proto::log_v1::{
     ConsumeRequest, ConsumeResponse, GetServersRequest, GetServersResponse, ProduceRequest,
@@ -62,7 +62,7 @@ impl<L: CommitLog> log_server::Log for LogV1<L> {
                 .await
                 .map_err(|error| status::read(&error))?;
         }
-        let (first, next) = log.log().offsets();
+        let (first, next) = log.log().offsets(LogId::DEFAULT);
         let offset = Offset(request.get_ref().offset);
         let outbox = self.0.unread.outbox();
         let accounts = accounts(&request);

@@ -6,7 +6,7 @@ use tonic::Status;
 
 use crate::batch::{self, BatchError, Builder, Compression, Part};
 use crate::log::record::{self, Conditions, DECOMPRESSED_BYTES_MAX, Producer, Stored};
-use crate::log::{Error, Offset, Read};
+use crate::log::{Error, LogId, Offset, Read};
 use crate::net::budget::Accounts;
 use crate::proto::v1::{self, ProduceRequest, StoredBatch};
 use crate::raft::owner;
@@ -17,25 +17,36 @@ use super::consume::bytes_of;
 use crate::server::answers::bulk::Bulk;
 use crate::server::answers::reading::{PART_BYTES, Shape, is_copied};
 
-/// The batch of a request by `subject`, as the log keeps it. Every record in it is looked at: what is taken can
+/// Who sends a batch, and to which log.
+#[derive(Clone, Copy)]
+pub struct Sender<'a> {
+    pub log: LogId,
+    pub subject: &'a str,
+}
+
+/// The batch of a request, as the log keeps it. Every record in it is looked at: what is taken can
 /// be read back.
 pub async fn taken(
     request: ProduceRequest,
-    subject: &str,
+    sender: Sender<'_>,
     limits: &Limits,
     bulk: &Bulk,
     accounts: Option<&Accounts>,
 ) -> Result<Bytes, Status> {
     let packed = |batch: &v1::Batch| batch.compression != Compression::None as i32;
     if !request.batch.as_ref().is_some_and(packed) {
-        return pack(request, subject, limits);
+        return pack(request, sender, limits);
     }
-    let (limits, subject) = (limits.clone(), subject.to_owned());
-    let taken = bulk.run(accounts, move || pack(request, &subject, &limits));
+    let (limits, log, subject) = (limits.clone(), sender.log, sender.subject.to_owned());
+    let taken = bulk.run(accounts, move || {
+        let subject = &*subject;
+        pack(request, Sender { log, subject }, &limits)
+    });
     taken.await.unwrap_or_else(|| Err(status::draining()))
 }
 
-fn pack(request: ProduceRequest, subject: &str, limits: &Limits) -> Result<Bytes, Status> {
+fn pack(request: ProduceRequest, sender: Sender<'_>, limits: &Limits) -> Result<Bytes, Status> {
+    let Sender { log, subject } = sender;
     let missing = || status::invalid("the request has no batch");
     let batch = request.batch.ok_or_else(missing)?;
     let compression = check(&batch, limits).map_err(|error| status::batch(&error))?;
@@ -62,6 +73,7 @@ fn pack(request: ProduceRequest, subject: &str, limits: &Limits) -> Result<Bytes
     let producer = producer.transpose()?;
     let count = batch.count;
     Ok(record::packed(
+        log,
         producer,
         &conditions,
         compression,

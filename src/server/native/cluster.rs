@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
-use crate::log::{Error, Offset};
+use crate::log::{Error, LogId, Offset};
 use crate::name;
 use crate::net::identity::is_valid_name;
 use crate::proto::v1::cluster_service_server::ClusterService;
 use crate::proto::v1::{
-    self, AllowNodeRequest, AllowNodeResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,
+    AllowNodeRequest, AllowNodeResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,
     DisallowNodeRequest, DisallowNodeResponse, GetRetentionRequest, GetRetentionResponse,
     GetStatusRequest, GetStatusResponse, Node, NodeRole, RemoveNodeRequest, RemoveNodeResponse,
     SetRetentionRequest, SetRetentionResponse, TransferLeadershipRequest,
@@ -18,7 +18,7 @@ use crate::proto::v1::{
 };
 use crate::raft::{MembershipError, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
 
-use super::be_current;
+use super::{be_current, logs};
 use crate::server::native;
 use crate::server::{ApiContext, status};
 
@@ -36,7 +36,7 @@ impl ClusterService for Cluster {
     ) -> Result<Response<GetStatusResponse>, Status> {
         let log = self.0.log()?;
         let (view, identity, matched) = (log.view(), log.identity(), log.matched());
-        let (first, next) = log.log().offsets();
+        let (first, next) = log.offsets();
         let segments = log.log().segments();
         let (clocks, freshness) = (log.clock_report(), native::freshness(log));
         let [last_index, committed_index, applied_index] = log.indexes();
@@ -93,7 +93,7 @@ impl ClusterService for Cluster {
         &self,
         request: Request<AllowNodeRequest>,
     ) -> Result<Response<AllowNodeResponse>, Status> {
-        let log = self.0.log_for(&request, "")?;
+        let log = self.0.log_for(&request, "").await?;
         let name = request.into_inner().name;
         if !is_valid_name(&name) {
             return Err(status::membership(&MembershipError::BadName { name }));
@@ -107,7 +107,7 @@ impl ClusterService for Cluster {
         &self,
         request: Request<DisallowNodeRequest>,
     ) -> Result<Response<DisallowNodeResponse>, Status> {
-        let log = self.0.log_for(&request, "")?;
+        let log = self.0.log_for(&request, "").await?;
         let withdrawn = log.withdraw(&request.get_ref().name).await;
         let withdrawn = withdrawn.map_err(|error| status::execute(&error))?;
         Ok(Response::new(DisallowNodeResponse { withdrawn }))
@@ -124,7 +124,7 @@ impl ClusterService for Cluster {
         if life > TOKEN_LIFE_MAX {
             return Err(status::invalid("a token lives for a day at most"));
         }
-        let log = self.0.log_for(&request, "")?;
+        let log = self.0.log_for(&request, "").await?;
         let token = log.make_token(life).await;
         let token = token.map_err(|error| status::execute(&error))?;
         Ok(Response::new(CreateJoinTokenResponse { token }))
@@ -140,11 +140,11 @@ impl ClusterService for Cluster {
     }
 
     async fn trim(&self, request: Request<TrimRequest>) -> Result<Response<TrimResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         let wanted = Offset(request.get_ref().first_offset);
         // A slip of the pen must not give up what is there, or is yet to come.
         be_current(&log).await?;
-        let (first, next) = log.log().offsets();
+        let (first, next) = log.offsets();
         if wanted > next {
             let asked = wanted;
             return Err(status::log(&Error::OutOfRange { asked, first, next }));
@@ -160,16 +160,11 @@ impl ClusterService for Cluster {
         &self,
         request: Request<GetRetentionRequest>,
     ) -> Result<Response<GetRetentionResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         be_current(&log).await?;
         let retention = log.retention();
         Ok(Response::new(GetRetentionResponse {
-            retention: Some(v1::Retention {
-                max_bytes: retention.max_bytes.unwrap_or(0),
-                max_age_ms: retention.max_age_ms.unwrap_or(0),
-                wait_for_cursors: retention.wait_for_cursors,
-                wait_bytes_max: retention.wait_bytes_max,
-            }),
+            retention: Some(logs::retention_to(retention)),
         }))
     }
 
@@ -177,16 +172,13 @@ impl ClusterService for Cluster {
         &self,
         request: Request<SetRetentionRequest>,
     ) -> Result<Response<SetRetentionResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         let wanted = request.into_inner().retention;
         let wanted = wanted.ok_or_else(|| status::invalid("retention is missing"))?;
-        let retention = Retention {
-            max_bytes: Some(wanted.max_bytes).filter(|bytes| *bytes > 0),
-            max_age_ms: Some(wanted.max_age_ms).filter(|age| *age > 0),
-            wait_for_cursors: wanted.wait_for_cursors,
-            wait_bytes_max: wanted.wait_bytes_max,
-        };
-        check_wait(&retention)?;
+        let retention = logs::retention_of(wanted)?;
+        if log.id() != LogId::DEFAULT {
+            logs::check_kept(&retention)?;
+        }
         let set = log.set_retention(retention).await;
         set.map_err(|error| status::execute(&error))?;
         Ok(Response::new(SetRetentionResponse {}))
@@ -194,7 +186,7 @@ impl ClusterService for Cluster {
 }
 
 /// A wait for cursors without a cap would let a consumer that is gone fill the disk.
-fn check_wait(retention: &Retention) -> Result<(), Status> {
+pub fn check_wait(retention: &Retention) -> Result<(), Status> {
     const CURSORS_MAX: usize = 64;
     let (cursors, cap) = (&retention.wait_for_cursors, retention.wait_bytes_max);
     if cursors.is_empty() && cap == 0 {

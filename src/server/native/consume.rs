@@ -25,7 +25,7 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 pub fn freshness(log: &ReplicatedLog) -> v1::Freshness {
     let freshness = log.freshness();
     // Records can be read a little before the wait for them ends.
-    let applied = freshness.applied.max(log.log().offsets().1);
+    let applied = freshness.applied.max(log.offsets().1);
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     v1::Freshness {
         node: log.identity().name.clone(),
@@ -46,7 +46,7 @@ pub async fn range(
     api: &ApiContext<ReplicatedLog>,
     request: Request<ConsumeRequest>,
 ) -> Result<(ConsumeResponse, Option<Held>), Status> {
-    let log = &api.log_for(&request, &request.get_ref().log)?;
+    let log = &api.log_for(&request, &request.get_ref().log).await?;
     let (accounts, until) = (accounts(&request), deadline::of(&request));
     let request = request.into_inner();
     let consistency = Consistency::new(request.consistency);
@@ -79,11 +79,11 @@ pub async fn range(
         wanted.bytes_max
     };
     loop {
-        let (first, next) = log.log().offsets();
+        let (first, next) = log.offsets();
         let (read, held) = if from == next {
             ((Vec::new(), from), None)
         } else {
-            read(api, accounts.as_ref(), expected, wanted.clone()).await?
+            read(api, log, accounts.as_ref(), expected, wanted.clone()).await?
         };
         if !consistency.holds(log) {
             // The node was fresh enough, but the read took too long since.
@@ -107,14 +107,15 @@ pub type Read = (Vec<StoredBatch>, Offset);
 /// Reads what is wanted, with the room that it takes.
 pub async fn read(
     api: &ApiContext<ReplicatedLog>,
+    log: &ReplicatedLog,
     accounts: Option<&Accounts>,
     expected: usize,
     wanted: Wanted,
 ) -> Result<(Read, Option<Held>), Status> {
-    let (log, from) = (api.log()?, wanted.from);
+    let from = wanted.from;
     let read = api
         .reading
-        .answer(log.log(), accounts, from, expected, wanted);
+        .answer((log.log(), log.id()), accounts, from, expected, wanted);
     read.await.map_err(|failed| match failed {
         Failed::Log(error) => status::log(&error),
         Failed::Status(status) => status,
@@ -128,7 +129,7 @@ async fn wait_for(
     from: Offset,
     until: Instant,
 ) -> Result<(), Status> {
-    let (_, next) = log.log().offsets();
+    let (_, next) = log.offsets();
     if from != next || until <= Instant::now() {
         return Ok(());
     }
@@ -137,7 +138,7 @@ async fn wait_for(
     tokio::select! {
         biased;
         () = drain.began() => Err(status::draining()),
-        _ = applied.wait_for(|applied| applied.next_offset > from) => Ok(()),
+        _ = applied.wait_for(|_| log.is_past(from)) => Ok(()),
         () = tokio::time::sleep_until(until) => Ok(()),
     }
 }

@@ -20,30 +20,22 @@ use super::auth::Action;
 use super::limits::{
     ANSWER_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX,
 };
-use super::{ApiContext, accounts, auth, check_log, status};
+use super::{ApiContext, accounts, auth, deadline, status};
+use pages::{bad_page, page, page_of};
 
 mod batches;
 pub mod cluster;
 mod consume;
+mod logs;
+mod pages;
 mod position;
 mod produce;
 mod tail;
 
 pub use consume::freshness;
 
-const PAGE: usize = 100;
-const PAGE_MAX: usize = 1000;
-
 /// The verbs, which only a replicated log has.
 pub struct Native(pub Arc<ApiContext<ReplicatedLog>>);
-
-impl Native {
-    /// There is a log of this name.
-    fn has_log(&self, name: &str) -> Result<(), Status> {
-        check_log(name)?;
-        self.0.log().map(drop)
-    }
-}
 
 /// A name of a cursor, a fence or a holder.
 fn check_name(what: &str, name: &str) -> Result<(), Status> {
@@ -55,28 +47,6 @@ fn secret(bytes: &[u8]) -> Result<u128, Status> {
     let bytes = bytes.try_into();
     let bytes = bytes.map_err(|_| status::invalid("a secret or a token is 16 random bytes"))?;
     Ok(u128::from_be_bytes(bytes))
-}
-
-/// How many a page of a list holds.
-fn page(size: u32) -> usize {
-    match size as usize {
-        0 => PAGE,
-        size => size.min(PAGE_MAX),
-    }
-}
-
-/// One page of a list, and the token of the next page: the last item's, or none if this is the last page. The
-/// list was read with one item more than a page.
-fn page_of<T>(mut found: Vec<T>, size: usize, token: impl Fn(&T) -> String) -> (Vec<T>, String) {
-    let more = found.len() > size;
-    found.truncate(size);
-    let last = found.last().filter(|_| more);
-    let next = last.map_or_else(String::new, token);
-    (found, next)
-}
-
-fn bad_page() -> Status {
-    status::invalid("the page token is none that was given")
 }
 
 fn cursor(name: String, cursor: raft::Cursor) -> Cursor {
@@ -98,19 +68,66 @@ impl LogService for Native {
     type ProduceStreamStream = produce::Answers;
     type ConsumeStreamStream = tail::Answers;
 
+    async fn create_log(
+        &self,
+        request: Request<CreateLogRequest>,
+    ) -> Result<Response<CreateLogResponse>, Status> {
+        let log = self.0.log()?.until(deadline::of(&request));
+        let subject = auth::subject(&request).to_owned();
+        let made = logs::create(&log, &subject, request.into_inner()).await?;
+        Ok(Response::new(CreateLogResponse { log: Some(made) }))
+    }
+
+    async fn get_log(
+        &self,
+        request: Request<GetLogRequest>,
+    ) -> Result<Response<GetLogResponse>, Status> {
+        let log = self.0.log_for(&request, &request.get_ref().name).await?;
+        let log = Some(logs::describe(&log).await?);
+        Ok(Response::new(GetLogResponse { log }))
+    }
+
+    async fn list_logs(
+        &self,
+        request: Request<ListLogsRequest>,
+    ) -> Result<Response<ListLogsResponse>, Status> {
+        let log = self.0.log()?.until(deadline::of(&request));
+        let listed = logs::list(&log, request.get_ref()).await;
+        listed.map(Response::new)
+    }
+
+    async fn update_log(
+        &self,
+        request: Request<UpdateLogRequest>,
+    ) -> Result<Response<UpdateLogResponse>, Status> {
+        let log = self.0.log()?.until(deadline::of(&request));
+        let log = Some(logs::update(&log, request.into_inner()).await?);
+        Ok(Response::new(UpdateLogResponse { log }))
+    }
+
+    async fn delete_log(
+        &self,
+        request: Request<DeleteLogRequest>,
+    ) -> Result<Response<DeleteLogResponse>, Status> {
+        let log = self.0.log()?.until(deadline::of(&request));
+        let deleted = logs::delete(&log, request.into_inner()).await?;
+        Ok(Response::new(DeleteLogResponse { deleted }))
+    }
+
     async fn produce(
         &self,
         request: Request<ProduceRequest>,
     ) -> Result<Response<ProduceResponse>, Status> {
-        self.has_log(&request.get_ref().log)?;
-        produce::one(&self.0, request).await.map(Response::new)
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
+        let answer = produce::one(&self.0, &log, request).await;
+        answer.map(Response::new)
     }
 
     async fn produce_stream(
         &self,
         request: Request<Streaming<ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        self.has_log("")?;
+        self.0.log()?;
         Ok(Response::new(produce::stream(self.0.clone(), request)))
     }
 
@@ -118,7 +135,7 @@ impl LogService for Native {
         &self,
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         let secret = secret(&request.get_ref().secret)?;
         let session = log.open_session(auth::subject(&request), secret).await;
         Ok(Response::new(OpenSessionResponse {
@@ -141,7 +158,7 @@ impl LogService for Native {
             let secret = secret(&close.secret)?;
             Some(owner::of_session(auth::subject(&request), secret))
         };
-        let log = self.0.log_for(&request, &close.log)?;
+        let log = self.0.log_for(&request, &close.log).await?;
         let closed = log.close_session(close.session, owner).await;
         closed.map_err(|error| status::execute(&error))?;
         Ok(Response::new(CloseSessionResponse {}))
@@ -151,7 +168,7 @@ impl LogService for Native {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         be_current(&log).await?;
         let request = request.get_ref();
         let after = match &*request.page_token {
@@ -177,7 +194,7 @@ impl LogService for Native {
         &self,
         request: Request<ClaimEpochRequest>,
     ) -> Result<Response<ClaimEpochResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         let subject = auth::subject(&request).to_owned();
         let request = request.get_ref();
         check_name("what is claimed", &request.name)?;
@@ -201,7 +218,7 @@ impl LogService for Native {
         &self,
         request: Request<GetEpochRequest>,
     ) -> Result<Response<GetEpochResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         be_current(&log).await?;
         let held = log.epoch(&request.get_ref().name);
         let held = held.unwrap_or_default();
@@ -216,7 +233,7 @@ impl LogService for Native {
         &self,
         request: Request<ListFencesRequest>,
     ) -> Result<Response<ListFencesResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         be_current(&log).await?;
         let request = request.get_ref();
         let size = page(request.page_size);
@@ -238,7 +255,7 @@ impl LogService for Native {
         &self,
         request: Request<DeleteFenceRequest>,
     ) -> Result<Response<DeleteFenceResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         let deleted = log.delete_fence(&request.get_ref().name).await;
         let deleted = deleted.map_err(|error| status::execute(&error))?;
         Ok(Response::new(DeleteFenceResponse { deleted }))
@@ -258,7 +275,7 @@ impl LogService for Native {
         &self,
         request: Request<Streaming<ConsumeStreamRequest>>,
     ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
-        self.has_log("")?;
+        self.0.log()?;
         let (api, accounts) = (self.0.clone(), accounts(&request));
         let (answers, outbox) = tail::stream(api, accounts, request);
         let mut response = Response::new(answers);
@@ -270,11 +287,12 @@ impl LogService for Native {
         &self,
         request: Request<CommitCursorRequest>,
     ) -> Result<Response<CommitCursorResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         let subject = auth::subject(&request).to_owned();
         let request = request.into_inner();
         check_name("a cursor", &request.name)?;
         let commit = CommitCursor {
+            log: log.id(),
             name: request.name,
             subject,
             offset: Offset(request.offset),
@@ -291,7 +309,7 @@ impl LogService for Native {
         &self,
         request: Request<GetCursorRequest>,
     ) -> Result<Response<GetCursorResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         be_current(&log).await?;
         let name = request.into_inner().name;
         let found = log.cursor(&name);
@@ -305,7 +323,7 @@ impl LogService for Native {
         &self,
         request: Request<ListCursorsRequest>,
     ) -> Result<Response<ListCursorsResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         be_current(&log).await?;
         let request = request.get_ref();
         let size = page(request.page_size);
@@ -324,7 +342,7 @@ impl LogService for Native {
         &self,
         request: Request<DeleteCursorRequest>,
     ) -> Result<Response<DeleteCursorResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log)?;
+        let log = self.0.log_for(&request, &request.get_ref().log).await?;
         let deleted = log.delete_cursor(&request.get_ref().name).await;
         let deleted = deleted.map_err(|error| status::execute(&error))?;
         Ok(Response::new(DeleteCursorResponse { deleted }))

@@ -59,7 +59,7 @@ pub async fn begin(
     log: &ReplicatedLog,
     start: Option<v1::Start>,
 ) -> Result<Offset, Status> {
-    let (first, next) = log.log().offsets();
+    let (first, next) = log.offsets();
     let at = start.and_then(|start| start.at);
     Ok(match at.unwrap_or(At::Edge(Edge::Earliest.into())) {
         At::Edge(edge) => match Edge::try_from(edge) {
@@ -69,8 +69,8 @@ pub async fn begin(
         },
         At::Offset(offset) => Offset(offset),
         At::TimestampMs(timestamp_ms) => {
-            let log = log.log().clone();
-            let search = move || log.offset_at(timestamp_ms);
+            let (id, log) = (log.id(), log.log().clone());
+            let search = move || log.offset_at(id, timestamp_ms);
             let found = api.reading.on_disk("search for a time", search).await;
             found.map_err(|error| status::log(&error))?
         }

@@ -16,7 +16,7 @@ use crate::raft::{Caller, ProposeError, Receipt, ReplicatedLog};
 
 use super::super::appending::{Feed, Sent, append, counted, pipelined, taken};
 use super::super::intake::Taken;
-use super::super::{ApiContext, accounts, auth, check_log, deadline, status};
+use super::super::{ApiContext, accounts, auth, deadline, named, status};
 use super::batches;
 
 /// Bytes of batches that one stream may have under way: its credit.
@@ -42,16 +42,20 @@ fn response(receipt: &Receipt) -> Result<ProduceResponse, Status> {
 /// Appends one batch.
 pub async fn one(
     api: &ApiContext<ReplicatedLog>,
+    log: &ReplicatedLog,
     request: Request<ProduceRequest>,
 ) -> Result<ProduceResponse, Status> {
-    let log = api.log()?;
     let (held, deadline) = (taken(&request).take(), deadline::of(&request));
     let accounts = accounts(&request);
     let fence = fence_of(request.get_ref());
     let subject = auth::subject(&request).to_owned();
     let (bulk, limits) = (api.reading.bulk(), &api.limits);
     let request = request.into_inner();
-    let batch = batches::taken(request, &subject, limits, bulk, accounts.as_ref()).await?;
+    let sender = batches::Sender {
+        log: log.id(),
+        subject: &subject,
+    };
+    let batch = batches::taken(request, sender, limits, bulk, accounts.as_ref()).await?;
     let appended = append(log, counted(batch, held), deadline).await;
     let receipt = appended.map_err(|error| status::propose_under(&error, fence.as_deref()))?;
     response(&receipt)
@@ -127,18 +131,22 @@ impl Feed for Reader {
         let missing = || status::invalid("the message has no batch to produce");
         let held = self.taken.take();
         let request = request.produce.ok_or_else(missing)?;
-        check_log(&request.log)?;
+        let log = named(self.api.log()?, &request.log).await?;
         let fence = fence_of(&request);
         let (limits, bulk) = (&self.api.limits, self.api.reading.bulk());
         let accounts = self.accounts.as_ref();
-        let batch = batches::taken(request, &self.subject, limits, bulk, accounts).await?;
+        let sender = batches::Sender {
+            log: log.id(),
+            subject: &self.subject,
+        };
+        let batch = batches::taken(request, sender, limits, bulk, accounts).await?;
         let mut drain = self.api.drain.clone();
         let credit = tokio::select! {
             biased;
             credit = self.credit(batch.len()) => credit?,
             () = drain.began() => return Err(status::draining()),
         };
-        let (log, batch) = (self.api.log()?, counted(batch, held));
+        let batch = counted(batch, held);
         let answer = log.propose_for(self.caller, batch, Instant::now()).await;
         Ok(Sent {
             answer: answer.map_err(|error| status::propose(&error))?,

@@ -21,7 +21,7 @@ use crate::tasks;
 
 use super::super::answers::Outbox;
 use super::super::limits::ANSWER_BYTES_MAX;
-use super::super::{ApiContext, Drain, check_log, deadline, status};
+use super::super::{ApiContext, Drain, deadline, named, status};
 use super::batches::Wanted;
 use super::consume::{bytes_of, freshness, read};
 use super::position::{self, Consistency};
@@ -122,14 +122,13 @@ async fn begin(
     };
     let missing = || status::invalid("the first message says where to start");
     let start = first.start.ok_or_else(missing)?;
-    check_log(&start.log)?;
-    let log = api.log()?.until(until);
+    let log = named(&api.log()?.until(until), &start.log).await?;
     let consistency = Consistency::new(start.consistency);
     consistency.reached(&log).await?;
     let next = position::begin(api, &log, start.start.clone()).await?;
-    let (_, end) = log.log().offsets();
+    let (_, end) = log.offsets();
     if next > end {
-        let (first, next, asked) = (log.log().offsets().0, end, next);
+        let (first, next, asked) = (log.offsets().0, end, next);
         let error = crate::log::Error::OutOfRange { asked, first, next };
         return Err(status::log(&error));
     }
@@ -210,6 +209,7 @@ impl Tail {
                     continue;
                 }
                 Event::Left => return Ok(()),
+                Event::Heartbeat if !self.log.is_there() => return Err(status::log_deleted()),
                 Event::Heartbeat => {
                     self.keep_fresh().await?;
                     (self.answer(Vec::new()), None)
@@ -243,7 +243,7 @@ impl Tail {
                 Some(request) => Ok(Event::Credit(request.credit_bytes)),
                 None => Ok(Event::NoMoreCredit),
             },
-            there = self.applied.wait_for(|applied| applied.next_offset > next), if credit > 0 => {
+            there = self.applied.wait_for(|_| self.log.is_past(next)), if credit > 0 => {
                 there.map_err(|_| status::draining())?;
                 Ok(Event::Records)
             }
@@ -280,7 +280,7 @@ impl Tail {
         let expected = wanted.bytes_max;
         let read = tokio::select! {
             biased;
-            read = read(&self.api, self.accounts.as_ref(), expected, wanted) => read?,
+            read = read(&self.api, &self.log, self.accounts.as_ref(), expected, wanted) => read?,
             () = self.drain.began() => return Err(status::draining()),
             () = tell.answers.closed() => return Ok(None),
         };
@@ -298,7 +298,7 @@ impl Tail {
         ConsumeStreamResponse {
             batches,
             next_offset: self.next.0,
-            first_offset: self.log.log().offsets().0.0,
+            first_offset: self.log.offsets().0.0,
             freshness: Some(freshness(&self.log)),
         }
     }

@@ -194,5 +194,8 @@ async fn what_never_comes_to_a_verb_is_refused_with_a_reason_too() {
     assert_eq!(accepted.unwrap(), "identity");
     let plain = with(produce(b"x"), &[("grpc-encoding", "identity")]);
     served.client.produce(plain).await.unwrap();
-    assert_eq!(served.api.log().unwrap().log.offsets().1, Offset(2));
+    assert_eq!(
+        served.api.log().unwrap().log.offsets(LogId::DEFAULT).1,
+        Offset(2)
+    );
 }

@@ -25,7 +25,7 @@ use super::log_v1::LogV1;
 use super::*;
 use crate::disk::memory::MemoryDisk;
 use crate::log::record::{batches, check_batch, join};
-use crate::log::{self, Entry, Index, Kind, Log, Offset, Run, Term};
+use crate::log::{self, Entry, Index, Kind, Log, LogId, Offset, Run, Term};
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
 use crate::net::stream_layer::{ChannelOptions, StreamLayer};
@@ -99,11 +99,16 @@ impl CommitLog for Bare {
             .append(vec![entry.clone()], Box::new(|result| result.unwrap()))
             .unwrap();
         let skip = batches(&payload).unwrap()[0].row_skip().unwrap();
-        let first = self
-            .log
-            .publish(entry.index, &[Run { skip, count }])
-            .unwrap();
-        let (_, next_offset) = self.log.offsets();
+        let log = LogId::DEFAULT;
+        let (_, first) = self.log.offsets(log);
+        let run = Run {
+            log,
+            first,
+            skip,
+            count,
+        };
+        self.log.publish(entry.index, &[run]).unwrap();
+        let (_, next_offset) = self.log.offsets(log);
         let index = Some(entry.index.0);
         self.applied.send_replace(Applied { index, next_offset });
         let receipt = Receipt {

@@ -23,7 +23,7 @@ async fn a_stream_is_answered_in_order_and_in_batches() {
     let batches = log.batches.lock().clone();
     assert!(batches.len() < 2500, "{} batches", batches.len());
     for offset in [0, 1234, 4999] {
-        let read = log.log.read(Offset(offset), 1).unwrap();
+        let read = log.log.read(LogId::DEFAULT, Offset(offset), 1).unwrap();
         assert_eq!(read[0].value, offset.to_le_bytes()[..]);
     }
 }
@@ -51,7 +51,7 @@ async fn a_bad_record_ends_its_stream_and_nothing_before_it() {
     let status = answers.last().unwrap().as_ref().unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert_eq!(
-        served.api.log().unwrap().log.offsets().1,
+        served.api.log().unwrap().log.offsets(LogId::DEFAULT).1,
         Offset(2),
         "c was not appended"
     );

@@ -43,7 +43,7 @@ type Part = Result<Frame<Bytes>, Status>;
 const HEAD_BYTES: usize = 5;
 
 /// The calls that take the next plan. All others are passed on.
-const PLANNED: [&str; 8] = [
+const PLANNED: [&str; 11] = [
     "Produce",
     "ProduceStream",
     "ConsumeStream",
@@ -52,6 +52,9 @@ const PLANNED: [&str; 8] = [
     "DeleteFence",
     "GetLimits",
     "RemoveNode",
+    "CreateLog",
+    "UpdateLog",
+    "DeleteLog",
 ];
 
 /// What a door does with one stream or call.
@@ -191,12 +194,15 @@ impl Front {
 
 /// The values of all records in the log of a world's first node.
 pub fn values(world: &World) -> Vec<Bytes> {
-    let log = world.node(0).log().log();
+    let log = world.node(0).log();
     let (first, next) = log.offsets();
     let mut values = Vec::new();
     while (values.len() as u64) < next.0 - first.0 {
         let from = Offset(first.0 + values.len() as u64);
-        let records = log.read(from, 1 << 20).expect("they are there");
+        let records = log
+            .log()
+            .read(log.id(), from, 1 << 20)
+            .expect("they are there");
         values.extend(records.into_iter().map(|record| record.value));
     }
     values

@@ -16,7 +16,7 @@ use crate::harness::command::{Ended, run};
 
 fn frozen(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    root.join("testdata/format/v1").join(name)
+    root.join("testdata/format/v2").join(name)
 }
 
 /// A copy of a frozen directory, to be harmed.
@@ -100,7 +100,8 @@ async fn damage_is_named_and_is_the_exit_code() {
     ] {
         assert!(ended.out.contains(said), "no {said:?} in {}", ended.out);
     }
-    for words in [&["dump"][..], &["dump", "--entries"]] {
+    // The frame that was harmed holds records of log 1.
+    for words in [&["dump", "--log-id", "1"][..], &["dump", "--entries"]] {
         let ended = log(words, dir.path()).await;
         ended.expect_refusal(&["00000000000000000000.store is corrupt", "does not check"]);
     }
@@ -133,7 +134,7 @@ async fn what_is_missing_is_no_sound_log() {
 
     let dir = copy("sealed");
     for suffix in ["store", "index", "seal"] {
-        let name = format!("00000000000000000038.{suffix}");
+        let name = format!("00000000000000000032.{suffix}");
         fs::remove_file(dir.path().join(name)).expect("removed");
     }
     let ended = log(&["verify"], dir.path()).await;
@@ -156,27 +157,37 @@ async fn a_wrong_directory_is_wrong_usage() {
     );
 }
 
-#[tokio::test]
-async fn a_dump_is_what_was_written() {
-    let expected = fs::read_to_string(frozen("trimmed").join("expected.json")).expect("a file");
-    let expected = json(&expected);
-    let expected = expected["records"].as_array().expect("a list");
-    let dir = copy("trimmed");
+/// The records of a log from the first one on that was written and not trimmed, and its offset.
+async fn dumped(dir: &Path, expected: &[Value], id: &str) -> (u64, Vec<Value>) {
+    let number: u64 = id.parse().expect("an id");
+    let its = |record: &&Value| record["log"] == number;
+    let expected: Vec<_> = expected.iter().filter(its).collect();
     let first = expected[0]["offset"].as_u64().expect("a number");
-    let dumped = log(&["dump", "--output", "json"], dir.path())
-        .await
-        .expect_success();
-    let dumped = lines(&dumped);
+    let printed = log(&["dump", "--log-id", id, "--output", "json"], dir).await;
+    let mut dumped = lines(&printed.expect_success());
     // A bare directory knows no trim, only what is gone.
     let from = dumped.iter().position(|record| record["offset"] == first);
-    let dumped = &dumped[from.expect("the first record")..];
-    assert_eq!(dumped.len(), expected.len());
+    dumped.drain(..from.expect("the first record"));
+    assert_eq!(dumped.len(), expected.len(), "log {id}");
     for (record, expected) in dumped.iter().zip(expected) {
         assert_eq!(record["offset"], expected["offset"]);
         let length = record["value"].as_str().map(|value| value.len() as u64);
         assert_eq!(length, expected["length"].as_u64(), "{record}");
     }
+    (first, dumped)
+}
 
+#[tokio::test]
+async fn a_dump_is_what_was_written() {
+    let expected = fs::read_to_string(frozen("trimmed").join("expected.json")).expect("a file");
+    let expected = json(&expected);
+    let all = expected["records"].as_array().expect("a list");
+    let dir = copy("trimmed");
+    for id in [2, 1] {
+        let id = id.to_string();
+        dumped(dir.path(), all, &id).await;
+    }
+    let (first, dumped) = dumped(dir.path(), all, "0").await;
     let from = (first + 2).to_string();
     let part = log(
         &["dump", "--from", &from, "--count", "3", "--output", "json"],

@@ -20,7 +20,7 @@ use crate::disk::{DirLock, Disk, ReadOnlyDisk};
 use crate::log::dump::Reader;
 use crate::log::record::{self, Stored};
 use crate::log::verify::{self, Finding, Report, SegmentReport, What};
-use crate::log::{Entry, Error, Index, Kind, Offset, Record};
+use crate::log::{Entry, Error, Index, Kind, LogId, Offset, Record};
 use crate::raft::offline::{self, Inspection};
 
 /// Bytes read between two moves of the progress bar.
@@ -36,6 +36,9 @@ pub(super) struct VerifyArgs {
 pub(super) struct DumpArgs {
     /// A node's data directory, or a directory with segments alone
     dir: PathBuf,
+    /// The records of the log with this id, as `ferrolog log show` tells it; 0 is the default log
+    #[arg(long, value_name = "N", default_value_t = LogId::DEFAULT.0, conflicts_with = "entries")]
+    log_id: u32,
     /// Begin at this offset or, with --entries, at this raft index; without it, at the first one
     #[arg(long, value_name = "OFFSET")]
     from: Option<u64>,
@@ -125,14 +128,14 @@ pub(super) fn verify(args: &VerifyArgs, format: Format) -> anyhow::Result<ExitCo
 }
 
 fn report_text(report: &Report, inspected: Option<&Inspection>) -> String {
-    let heads = ["BASE", "ENTRIES", "OFFSETS", "BYTES", "SEALED", "STATE"];
+    let heads = ["BASE", "ENTRIES", "POSITIONS", "BYTES", "SEALED", "STATE"];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     rows.extend(report.segments.iter().map(|segment| {
-        let offsets = segment.offsets;
+        let positions = segment.positions;
         vec![
             segment.base.to_string(),
             grouped(segment.entries),
-            offsets.map_or("-".to_owned(), |(first, next)| format!("{first}..{next}")),
+            positions.map_or("-".to_owned(), |(first, next)| format!("{first}..{next}")),
             grouped(segment.bytes),
             if segment.sealed { "yes" } else { "no" }.to_owned(),
             segment.state.name().to_owned(),
@@ -144,9 +147,10 @@ fn report_text(report: &Report, inspected: Option<&Inspection>) -> String {
             identity, bounds, ..
         }) => {
             let name = identity.as_ref().map_or("no node yet", |known| &known.name);
-            let covered = bounds.checkpoint.map_or("none".to_owned(), |covered| {
-                let (applied, next) = (covered.applied, covered.next_offset);
-                format!("raft index {applied}, next offset {next}")
+            let covered = bounds.checkpoint.as_ref();
+            let covered = covered.map_or("none".to_owned(), |covered| {
+                let (applied, next) = (covered.applied, covered.next_position);
+                format!("raft index {applied}, next position {next}")
             });
             let floor = bounds.floor.index;
             let _ = write!(
@@ -189,8 +193,8 @@ fn report_json(report: &Report, inspected: Option<&Inspection>) -> Value {
         json!({
             "base": segment.base.0,
             "entries": segment.entries,
-            "first_offset": segment.offsets.map(|(first, _)| first.0),
-            "next_offset": segment.offsets.map(|(_, next)| next.0),
+            "first_position": segment.positions.map(|(first, _)| first.0),
+            "next_position": segment.positions.map(|(_, next)| next.0),
             "bytes": segment.bytes,
             "sealed": segment.sealed,
             "state": segment.state.name(),
@@ -207,14 +211,14 @@ fn report_json(report: &Report, inspected: Option<&Inspection>) -> Value {
         })
     };
     let stable = |inspected: &Inspection| {
-        let covered = inspected.bounds.checkpoint;
+        let covered = inspected.bounds.checkpoint.as_ref();
         json!({
             "node": inspected.identity.as_ref().map(|known| &known.name),
             "cluster_id": inspected.identity.as_ref().map(|known| &known.cluster_id),
             "floor_index": inspected.bounds.floor.index.0,
-            "floor_offset": inspected.bounds.floor.offset.0,
+            "floor_position": inspected.bounds.floor.position.0,
             "checkpoint_applied": covered.map(|covered| covered.applied.0),
-            "checkpoint_next_offset": covered.map(|covered| covered.next_offset.0),
+            "checkpoint_next_position": covered.map(|covered| covered.next_position.0),
         })
     };
     json!({
@@ -229,7 +233,7 @@ pub(super) fn dump(args: &DumpArgs, format: Format) -> anyhow::Result<ExitCode> 
     let held = hold(&args.dir)?;
     let inspected = offline::inspect(&held.disk, &args.dir)?;
     let bounds = inspected.as_ref().map(|inspected| &inspected.bounds);
-    let mut reader = Reader::new(&held.disk, &args.dir, bounds)?;
+    let mut reader = Reader::new(&held.disk, &args.dir, LogId(args.log_id), bounds)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let count = args.count.unwrap_or(u64::MAX);
     if args.entries {
@@ -393,6 +397,7 @@ fn write_entry(out: &mut impl Write, entry: Entry, format: Format) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Position;
 
     #[test]
     fn values_stay_on_one_line_and_bytes_are_marked() {
@@ -426,6 +431,8 @@ mod tests {
         let (bytes, count) = builder.take();
         for compression in [batch::Compression::None, batch::Compression::Zstd] {
             let stored = Stored {
+                log: LogId::DEFAULT,
+                position: Position(70),
                 first: Offset(7),
                 count,
                 timestamp_ms: 5,

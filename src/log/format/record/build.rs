@@ -3,15 +3,17 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::batch::{Compression, varint};
+use crate::log::LogId;
 
 use super::{
     BATCH_HEADER_BYTES, COMPRESSION_SHIFT, COUNT_BYTES, Conditions, HAS_CLAIMANT, HAS_EXPECTED,
-    HAS_FENCE, HAS_OWNER, HAS_SESSION, PACKED, PROOF_BYTES, Producer, SESSION_BYTES, STAMP_BYTES,
-    STAMPED,
+    HAS_FENCE, HAS_LOG, HAS_OWNER, HAS_SESSION, LOG_BYTES, PACKED, PROOF_BYTES, Producer,
+    SESSION_BYTES, STAMP_BYTES, STAMPED,
 };
 
 /// A batch of packed records: `count` of them in the bytes, which were checked before.
 pub fn packed(
+    log: LogId,
     producer: Option<Producer>,
     conditions: &Conditions<'_>,
     compression: Compression,
@@ -20,9 +22,11 @@ pub fn packed(
 ) -> Bytes {
     let mut attributes = PACKED | (compression as u32) << COMPRESSION_SHIFT;
     let name_bytes = conditions.fence.map_or(0, |fence| fence.name.len());
-    let head = BATCH_HEADER_BYTES + SESSION_BYTES + 8 + 1 + name_bytes + 8 + 2 * PROOF_BYTES;
+    let head =
+        BATCH_HEADER_BYTES + LOG_BYTES + SESSION_BYTES + 8 + 1 + name_bytes + 8 + 2 * PROOF_BYTES;
     let mut bytes = BytesMut::with_capacity(head + records.len());
     bytes.put_bytes(0, BATCH_HEADER_BYTES);
+    attributes |= put_log(&mut bytes, log);
     if let Some(producer) = producer {
         attributes |= put_producer(&mut bytes, producer);
     }
@@ -48,6 +52,15 @@ pub fn packed(
     bytes.freeze()
 }
 
+/// Writes which log the batch is for; gives the attributes that say so.
+fn put_log(bytes: &mut BytesMut, log: LogId) -> u32 {
+    if log == LogId::DEFAULT {
+        return 0;
+    }
+    bytes.put_u32_le(log.0);
+    HAS_LOG
+}
+
 /// Writes whose the batch is; gives the attributes that say so.
 fn put_producer(bytes: &mut BytesMut, producer: Producer) -> u32 {
     bytes.put_u128_le(producer.session);
@@ -67,14 +80,20 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// An empty batch.
+    /// An empty batch for the default log.
     pub fn new(producer: Option<Producer>) -> Self {
+        Self::of(LogId::DEFAULT, producer)
+    }
+
+    /// An empty batch for a log.
+    pub fn of(log: LogId, producer: Option<Producer>) -> Self {
         let mut bytes = BytesMut::with_capacity(256);
         bytes.put_bytes(0, BATCH_HEADER_BYTES);
+        let mut attributes = put_log(&mut bytes, log);
         if let Some(producer) = producer {
-            let attributes = put_producer(&mut bytes, producer);
-            bytes[4..8].copy_from_slice(&attributes.to_le_bytes());
+            attributes |= put_producer(&mut bytes, producer);
         }
+        bytes[4..8].copy_from_slice(&attributes.to_le_bytes());
         Self { bytes, count: 0 }
     }
 

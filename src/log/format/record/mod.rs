@@ -16,7 +16,7 @@ use crate::batch::varint::{self, TooLarge};
 pub use build::{BatchBuilder, join, packed};
 pub use stored::{DECOMPRESSED_BYTES_MAX, Stored, stored};
 
-use crate::log::{Error, Offset};
+use crate::log::{Error, LogId, Offset};
 
 /// The bytes before the first batch: how many there are, and when the leader took them.
 const COUNT_BYTES: usize = 4;
@@ -29,6 +29,7 @@ const BATCH_HEADER_BYTES: usize = 12;
 const COUNT_AT: usize = 4 + 4;
 /// No batch is shorter: its header, and a record without a value.
 pub const BATCH_BYTES_MIN: usize = BATCH_HEADER_BYTES + 1;
+const LOG_BYTES: usize = 4;
 const SESSION_BYTES: usize = 24;
 /// The bytes of a proof: of the batch's right to its session, or to its fence.
 const PROOF_BYTES: usize = 16;
@@ -39,10 +40,11 @@ const HAS_FENCE: u32 = 4;
 const PACKED: u32 = 8;
 const HAS_OWNER: u32 = 16;
 const HAS_CLAIMANT: u32 = 32;
+const HAS_LOG: u32 = 64;
 /// The second byte of the attributes is the compression.
 const COMPRESSION_SHIFT: u32 = 8;
 const ATTRIBUTES: u32 =
-    0xff << COMPRESSION_SHIFT | HAS_SESSION | HAS_OWNER | HAS_CONDITIONS | PACKED;
+    0xff << COMPRESSION_SHIFT | HAS_LOG | HAS_SESSION | HAS_OWNER | HAS_CONDITIONS | PACKED;
 const HAS_CONDITIONS: u32 = HAS_EXPECTED | HAS_FENCE | HAS_CLAIMANT;
 /// In a row's skip: it names a batch of packed records by its first byte, not a record.
 const PACKED_ROW: u32 = 1 << 31;
@@ -149,6 +151,8 @@ const SHORT: Error = Error::Malformed("it ends before its last record");
 /// One batch, as it stands in a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch<'a> {
+    /// The log that it is for.
+    pub log: LogId,
     /// Who sent it, if the producer said so.
     pub producer: Option<Producer>,
     /// What it depends on.
@@ -253,6 +257,10 @@ fn batch_header(payload: &[u8], at: usize) -> Result<Batch<'_>, Error> {
     let attributes = rest.try_get_u32_le().map_err(|_| SHORT)?;
     let has = |what: u32| attributes & what != 0;
     let count = rest.try_get_u32_le().map_err(|_| SHORT)?;
+    let log = match has(HAS_LOG) {
+        true => LogId(rest.try_get_u32_le().map_err(|_| SHORT)?),
+        false => LogId::DEFAULT,
+    };
     let mut producer = None;
     if has(HAS_SESSION) {
         producer = Some(Producer {
@@ -279,8 +287,9 @@ fn batch_header(payload: &[u8], at: usize) -> Result<Batch<'_>, Error> {
     let compression = (attributes >> COMPRESSION_SHIFT & 0xff) as i32;
     let compression = Compression::new(compression).map_err(|_| UNKNOWN)?;
     let is_packed = has(PACKED);
-    // A proof of nothing.
+    // A proof of nothing, or the default log said where it goes without saying.
     let is_odd = has(HAS_OWNER) && !has(HAS_SESSION) || has(HAS_CLAIMANT) && !has(HAS_FENCE);
+    let is_odd = is_odd || has(HAS_LOG) && log == LogId::DEFAULT;
     let is_odd = is_odd || (!is_packed && compression != Compression::None);
     if attributes & !ATTRIBUTES != 0 || is_odd {
         return Err(UNKNOWN);
@@ -289,6 +298,7 @@ fn batch_header(payload: &[u8], at: usize) -> Result<Batch<'_>, Error> {
         return Err(Error::Malformed("it holds no record"));
     }
     Ok(Batch {
+        log,
         producer,
         conditions,
         count,
@@ -384,6 +394,19 @@ impl From<TooLarge> for Error {
 mod tests {
     use super::*;
     use crate::batch;
+    use crate::log::format::row::Row;
+    use crate::log::{Index, Position};
+
+    fn row(skip: u32, offset: Offset) -> Row {
+        Row {
+            position: Position(5),
+            index: Index(3),
+            frame_at: 32,
+            skip,
+            log: LogId(7),
+            offset,
+        }
+    }
 
     fn two_batches() -> Bytes {
         let mut one = BatchBuilder::new(None);
@@ -412,7 +435,7 @@ mod tests {
         for (batch, first) in found.iter().zip([10, 12]) {
             let (first, count) = (Offset(first), batch.count.into());
             let skip = batch.row_skip().unwrap();
-            let stored = stored(&payload, skip, first, count).unwrap();
+            let stored = stored(&payload, &row(skip, first), count).unwrap();
             stored.read_into(first, usize::MAX, &mut records).unwrap();
         }
         assert_eq!(records[0].value, "a");
@@ -452,7 +475,7 @@ mod tests {
             let bad = Bytes::from(bad);
             for batch in batches(&bad).unwrap_or_default() {
                 let (skip, count) = (batch.row_skip().unwrap(), batch.count.into());
-                let stored = stored(&bad, skip, Offset(0), count).unwrap();
+                let stored = stored(&bad, &row(skip, Offset(0)), count).unwrap();
                 let read = stored.read_into(Offset(0), usize::MAX, &mut Vec::new());
                 assert!(read.is_ok() || batch.packed.is_some());
             }
@@ -481,16 +504,18 @@ mod tests {
         };
         for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
             let bytes = batch::compress(&records, compression).unwrap();
-            let made = packed(None, &conditions, compression, count, &bytes);
+            let made = packed(LogId(7), None, &conditions, compression, count, &bytes);
             assert_eq!(check_batch(&made).unwrap().conditions, conditions);
             let payload = join([made].iter(), Some(77));
             let found = batches(&payload).unwrap();
             assert_eq!((found[0].conditions, found[0].count), (conditions, 50));
+            assert_eq!(found[0].log, LogId(7));
             let skip = found[0].row_skip().unwrap();
             let left = found[0].left_from(&payload, skip).unwrap();
             assert_eq!((left, timestamp_ms(&payload)), (Some(50), 77));
-            assert!(stored(&payload, skip, Offset(9), 49).is_err(), "not whole");
-            let stored = stored(&payload, skip, Offset(9), 50).unwrap();
+            let row = row(skip, Offset(9));
+            assert!(stored(&payload, &row, 49).is_err(), "not whole");
+            let stored = stored(&payload, &row, 50).unwrap();
             let mut read = Vec::new();
             stored.read_into(Offset(57), usize::MAX, &mut read).unwrap();
             assert_eq!((read.len(), &read[0].value[..]), (2, &b"value 48"[..]));

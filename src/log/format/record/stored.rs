@@ -6,7 +6,8 @@ use crate::batch::{self, Compression, Part};
 
 use super::{PACKED_ROW, Record, SHORT, batch_header, bytes_before, record, skip, timestamp_ms};
 use crate::log::format::frame;
-use crate::log::{Error, Offset};
+use crate::log::format::row::Row;
+use crate::log::{Error, LogId, Offset, Position};
 
 /// The most bytes that packed records may decompress to. A frame holds no more without compression.
 pub const DECOMPRESSED_BYTES_MAX: usize = frame::PAYLOAD_BYTES_MAX;
@@ -14,7 +15,11 @@ pub const DECOMPRESSED_BYTES_MAX: usize = frame::PAYLOAD_BYTES_MAX;
 /// Records of one batch side by side, as they are kept: what a row leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The offset of the first.
+    /// The log that they belong to.
+    pub log: LogId,
+    /// The position of the first among the records of all logs.
+    pub position: Position,
+    /// The offset of the first in its log.
     pub first: Offset,
     /// How many.
     pub count: u32,
@@ -26,8 +31,9 @@ pub struct Stored {
     pub bytes: Bytes,
 }
 
-/// The records that a row leads to: `count` from its offset `first` on.
-pub fn stored(payload: &Bytes, row_skip: u32, first: Offset, count: u64) -> Result<Stored, Error> {
+/// The records that a row leads to: so many of an entry with this payload.
+pub fn stored(payload: &Bytes, row: &Row, count: u64) -> Result<Stored, Error> {
+    let row_skip = row.skip;
     let count = u32::try_from(count).map_err(|_| SHORT)?;
     let timestamp_ms = timestamp_ms(payload);
     let (packed, bytes) = if row_skip & PACKED_ROW == 0 {
@@ -42,7 +48,9 @@ pub fn stored(payload: &Bytes, row_skip: u32, first: Offset, count: u64) -> Resu
         (batch.packed, payload.slice(batch.records_at..batch.end))
     };
     Ok(Stored {
-        first,
+        log: row.log,
+        position: row.position,
+        first: row.offset,
         count,
         timestamp_ms,
         packed,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::log::{Index, Offset};
+use crate::log::{Index, Position};
 
 /// What was found in a directory.
 #[derive(Debug, Default)]
@@ -20,8 +20,8 @@ pub struct SegmentReport {
     pub base: Index,
     /// The entries found in it.
     pub entries: u64,
-    /// The offset of its first record, and the one after its last; `None` if its rows do not tell.
-    pub offsets: Option<(Offset, Offset)>,
+    /// The position of its first record, and the one after its last; `None` if its rows do not tell.
+    pub positions: Option<(Position, Position)>,
     /// Where its frames end in the store file.
     pub bytes: u64,
     /// Whether it is sealed.
@@ -94,8 +94,8 @@ pub enum What {
     SealUnfinished,
     #[error("rows of entries that the checkpoint covers are not there")]
     RowsStale,
-    #[error("the rows do not lead to the checkpoint's next offset {next}")]
-    RowsReplayed { next: Offset },
+    #[error("the rows do not lead to the checkpoint's next position {next}")]
+    RowsReplayed { next: Position },
     #[error("{rows} rows name entries that are not in the store")]
     RowsAhead { rows: usize },
 

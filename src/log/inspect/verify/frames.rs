@@ -12,7 +12,7 @@ use crate::log::format::frame::Header;
 use crate::log::format::row::Row;
 use crate::log::format::seal::{self, MARK_EVERY, Mark, Seal};
 use crate::log::segment::store::{Found, Scan, Store};
-use crate::log::{Error, Index, Offset};
+use crate::log::{Error, Index, Position};
 
 /// After so many bad frames nobody needs to hear of more in the same file.
 const BAD_FRAMES_MAX: usize = 16;
@@ -189,11 +189,12 @@ impl Frames {
                 rows: 0,
                 entries_digest: 0,
                 rows_digest: 0,
-                first_offset: Offset(0),
-                next_offset: Offset(0),
+                first_position: Position(0),
+                next_position: Position(0),
                 sealed_ms: 0,
                 term_ends: Vec::new(),
                 marks: Vec::new(),
+                logs: Vec::new(),
             },
             torn: false,
             bad: false,

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::disk::Disk;
 use crate::log::open::recovery::Checkpoint;
-use crate::log::{Error, Index, Offset, Term};
+use crate::log::{Error, Index, Position, Term};
 
 mod finding;
 mod frames;
@@ -22,7 +22,7 @@ mod tests;
 pub use finding::{Finding, Report, SegmentReport, SegmentState, What};
 pub use layout::Bounds;
 pub(super) use layout::{Files, look};
-pub(super) use rows::{Rows, read as read_rows};
+pub(super) use rows::read as read_rows;
 
 /// Reads every file of the log in `dir`. Without bounds, which the stable store tells, every
 /// segment counts from the first one on, and so does every seal. `on_bytes` is told what was read.
@@ -61,13 +61,13 @@ struct Walk<'a> {
     /// Below this raft index a checkpoint covers all: seals are believed and rows must hold.
     keep: Index,
     checkpoint: Option<Checkpoint>,
-    /// The offset that the checkpoint's rows must lead to.
+    /// Its rows must lead to its next position.
     next_index: Index,
     last_term: Term,
-    /// The offset after the rows so far, while they follow each other.
-    offset: Option<Offset>,
-    /// The offset after these rows, if every batch of an open segment got a row.
-    derived: Offset,
+    /// The position after the rows so far, while they follow each other.
+    position: Option<Position>,
+    /// The position after these rows, if every batch of an open segment got a row.
+    derived: Position,
     /// The first index file with fewer rows than batches.
     lacking: Option<(std::path::PathBuf, u64)>,
     report: Report,
@@ -75,10 +75,14 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(disk: &'a dyn Disk, bounds: Option<&Bounds>, on_bytes: &'a dyn Fn(u64)) -> Self {
-        let checkpoint = bounds.and_then(|bounds| bounds.checkpoint);
+        let checkpoint = bounds.and_then(|bounds| bounds.checkpoint.clone());
         let keep = match bounds {
             None => Index(u64::MAX),
-            Some(_) => Index(checkpoint.map_or(0, |covered| covered.applied.0.saturating_add(1))),
+            Some(_) => Index(
+                checkpoint
+                    .as_ref()
+                    .map_or(0, |covered| covered.applied.0.saturating_add(1)),
+            ),
         };
         let floor = bounds.map(|bounds| bounds.floor).unwrap_or_default();
         Self {
@@ -88,8 +92,8 @@ impl<'a> Walk<'a> {
             checkpoint,
             next_index: floor.index,
             last_term: Term(0),
-            offset: bounds.map(|_| floor.offset),
-            derived: floor.offset,
+            position: bounds.map(|_| floor.position),
+            derived: floor.position,
             lacking: None,
             report: Report::default(),
         }
@@ -116,8 +120,8 @@ impl<'a> Walk<'a> {
 
     /// The whole against the stable store.
     fn against(&mut self, dir: &Path, bounds: &Bounds) {
-        let Some(covered) = bounds.checkpoint else {
-            if bounds.floor.offset > Offset(0) {
+        let Some(covered) = &bounds.checkpoint else {
+            if bounds.floor.position > Position(0) {
                 let what = "the log was trimmed, and no checkpoint covers what is left";
                 self.find(dir, 0, false, What::Stable(what.to_owned()));
             }
@@ -133,8 +137,8 @@ impl<'a> Walk<'a> {
         }
         let contradictions = [
             (
-                covered.first_offset > covered.next_offset,
-                "the checkpoint's first offset lies behind its next one",
+                covered.logs.values().any(|ends| ends.first > ends.next),
+                "in the checkpoint a log begins behind its end",
             ),
             (
                 bounds.floor.index > Index(synced.0.saturating_add(1)),
@@ -148,16 +152,16 @@ impl<'a> Walk<'a> {
         for (_, what) in contradictions.into_iter().filter(|(holds, _)| *holds) {
             self.find(dir, 0, false, What::Stable(what.to_owned()));
         }
-        if self.offset != Some(covered.next_offset) && synced < next {
-            self.stale(dir, bounds, covered.next_offset);
+        if self.position != Some(covered.next_position) && synced < next {
+            self.stale(dir, bounds, covered.next_position);
         }
     }
 
     /// The rows do not lead to the checkpoint: as recovery does, derive, replay or give up.
-    fn stale(&mut self, dir: &Path, bounds: &Bounds, next: Offset) {
+    fn stale(&mut self, dir: &Path, bounds: &Bounds, next: Position) {
         let what = if self.derived == next {
             What::RowsStale
-        } else if bounds.floor.offset == Offset(0) {
+        } else if bounds.floor.position == Position(0) {
             What::RowsReplayed { next }
         } else {
             What::RowsLost

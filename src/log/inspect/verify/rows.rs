@@ -1,5 +1,6 @@
 //! The rows of an index file, read without mapping it, and held against the frames that they name.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::finding::What;
@@ -8,8 +9,8 @@ use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
 use crate::log::format::frame::{Header, Kind};
 use crate::log::format::record;
 use crate::log::format::row::{Bases, ROW_BYTES, Row};
-use crate::log::segment::index::BASE_OFFSET_AT;
-use crate::log::{Error, Index, Offset};
+use crate::log::segment::index::BASE_POSITION_AT;
+use crate::log::{Error, Index, LogId, Offset, Position};
 
 /// The rows in an index file, up to the first that does not check.
 #[derive(Debug, Default)]
@@ -40,10 +41,10 @@ pub fn read(disk: &dyn Disk, path: &Path, base: Index) -> Result<Option<Rows>, E
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, 0)
         .map_err(Error::io("read", path))?;
-    let written = bytes[BASE_OFFSET_AT..].first_chunk();
+    let written = bytes[BASE_POSITION_AT..].first_chunk();
     let written = written.map_or(0, |written| u64::from_le_bytes(*written));
     let chunks = bytes[FILE_HEADER_BYTES..].chunks_exact(ROW_BYTES);
-    let bases = Bases::new(base, Offset(written));
+    let bases = Bases::new(base, Position(written));
     let decode = |chunk: &[u8]| bases.decode(chunk.first_chunk()?);
     let rows: Vec<_> = chunks.clone().map_while(decode).collect();
     let mut rest = chunks.skip(rows.len());
@@ -66,8 +67,10 @@ pub fn position(number: usize) -> u64 {
 pub struct RowCursor<'a> {
     rows: &'a [Row],
     at: usize,
-    /// The offset that the next row must have, if it is known.
-    pub next: Option<Offset>,
+    /// The position that the next row must have, if it is known.
+    pub next: Option<Position>,
+    /// The offsets that the next rows of logs must have.
+    next_of: HashMap<LogId, Offset>,
     /// Records in the frames so far, and in their rows.
     pub records: u64,
     pub covered: u64,
@@ -80,7 +83,8 @@ impl<'a> RowCursor<'a> {
         Self {
             rows,
             at: 0,
-            next: rows.first().map(|row| row.offset),
+            next: rows.first().map(|row| row.position),
+            next_of: HashMap::new(),
             records: 0,
             covered: 0,
             wrong: Vec::new(),
@@ -100,6 +104,7 @@ impl<'a> RowCursor<'a> {
                 self.disagrees("it names an entry without records, or stands out of order");
             }
             self.next = None;
+            self.next_of.clear();
             let _ = row;
             self.at += 1;
         }
@@ -122,23 +127,36 @@ impl<'a> RowCursor<'a> {
             .get(self.at)
             .filter(|row| row.index == header.index)
         {
-            if u64::from(row.position) != at {
+            if u64::from(row.frame_at) != at {
                 self.disagrees("its frame stands elsewhere");
             }
-            if self.next.is_some_and(|next| next != row.offset) {
-                self.disagrees("its offset does not follow the row before");
+            if self.next.is_some_and(|next| next != row.position) {
+                self.disagrees("its position does not follow the row before");
             }
-            let mut left = None;
+            let (mut left, mut log) = (None, row.log);
             while left.is_none()
                 && let Some(batch) = batches.next()
             {
                 left = batch.left_from(payload, row.skip)?;
+                log = batch.log;
+            }
+            if log != row.log && left.is_some() {
+                self.disagrees("it names another log than its batch");
+            }
+            let next_of = self.next_of.get(&row.log);
+            if next_of.is_some_and(|next| *next != row.offset) {
+                self.disagrees("its offset does not follow the row before in its log");
+            }
+            let behind = left.map(|left| Offset(row.offset.0.saturating_add(left.into())));
+            match behind {
+                Some(behind) => drop(self.next_of.insert(row.log, behind)),
+                None => drop(self.next_of.remove(&row.log)),
             }
             if left.is_none() {
                 self.disagrees("no record begins where it says");
             }
             self.covered += u64::from(left.unwrap_or(0));
-            self.next = left.map(|left| Offset(row.offset.0 + u64::from(left)));
+            self.next = left.map(|left| Position(row.position.0 + u64::from(left)));
             self.at += 1;
         }
         Ok(())

@@ -12,7 +12,7 @@ use crate::disk::Disk;
 use crate::log::format::row::Row;
 use crate::log::format::seal::{self, Seal};
 use crate::log::segment::store::Store;
-use crate::log::{Error, Index, Offset};
+use crate::log::{Error, Index, Position};
 
 impl Walk<'_> {
     /// Checks a segment; false if it and what follows hold no frame, or it ends in a torn tail.
@@ -36,7 +36,7 @@ impl Walk<'_> {
                 found: base,
             };
             self.find(&files.paths.store, 0, sealed, what);
-            (self.next_index, self.offset) = (base, None);
+            (self.next_index, self.position) = (base, None);
         }
         let store = match opened {
             Ok(Some(store)) => Some(store),
@@ -133,7 +133,7 @@ impl Walk<'_> {
     ) {
         let path = &files.paths.index;
         let sealed = seal.is_some();
-        let (first, held) = (rows.rows.first().map(|row| row.offset), rows.rows.len());
+        let (first, held) = (rows.rows.first().map(|row| row.position), rows.rows.len());
         let whole = !frames.bad;
         let left = cursor.left();
         cursor.pass(Index(u64::MAX), !whole || !sealed);
@@ -148,19 +148,19 @@ impl Walk<'_> {
                 let what = What::SealDiffers("it counts fewer rows");
                 self.find(path, rows::position(wanted), true, what);
             }
-            if held >= wanted && cursor.next.is_some_and(|next| next != seal.next_offset) {
-                let what = What::SealDiffers("its next offset is not the one after its rows");
+            if held >= wanted && cursor.next.is_some_and(|next| next != seal.next_position) {
+                let what = What::SealDiffers("its next position is not the one after its rows");
                 self.find(&files.paths.seal, 72, true, what);
             }
-            self.follow(files, Some(seal.first_offset), seal.next_offset, true);
-            self.derived = seal.next_offset;
+            self.follow(files, Some(seal.first_position), seal.next_position, true);
+            self.derived = seal.next_position;
             return;
         }
         if left > 0 && whole {
             let position = rows::position(held - left);
             self.find(path, position, false, What::RowsAhead { rows: left });
         }
-        self.derived = Offset(self.derived.0 + cursor.records);
+        self.derived = Position(self.derived.0 + cursor.records);
         let covered = held > 0 && cursor.covered > 0;
         if covered && let (Some(first), Some(next)) = (first, cursor.next) {
             self.follow(files, Some(first), next, false);
@@ -168,7 +168,11 @@ impl Walk<'_> {
         if cursor.covered < cursor.records && self.lacking.is_none() {
             self.lacking = Some((path.clone(), rows::position(held)));
         }
-        let reached = self.checkpoint.map(|covered| covered.next_offset) == self.offset;
+        let reached = self
+            .checkpoint
+            .as_ref()
+            .map(|covered| covered.next_position)
+            == self.position;
         let due = match self.checkpoint {
             Some(_) => !reached,
             // Without a stable store rows behind these tell that these do not end here.
@@ -184,23 +188,24 @@ impl Walk<'_> {
         }
     }
 
-    /// Holds the offsets of a segment's rows against those before.
-    fn follow(&mut self, files: &Files, first: Option<Offset>, next: Offset, sealed: bool) {
-        if let (Some(before), Some(first)) = (self.offset, first)
+    /// Holds the positions of a segment's rows against those before.
+    fn follow(&mut self, files: &Files, first: Option<Position>, next: Position, sealed: bool) {
+        if let (Some(before), Some(first)) = (self.position, first)
             && before != first
         {
             if sealed {
-                let what = What::SealDiffers("its first offset does not follow the segment before");
+                let what =
+                    What::SealDiffers("its first position does not follow the segment before");
                 self.find(&files.paths.seal, 64, true, what);
             } else {
                 // The rows are derived again, and the whole is judged at the end.
                 self.lacking
                     .get_or_insert((files.paths.index.clone(), rows::position(0)));
-                self.offset = Some(before);
+                self.position = Some(before);
                 return;
             }
         }
-        self.offset = Some(next);
+        self.position = Some(next);
     }
 
     /// The seal against what the files hold.
@@ -222,9 +227,14 @@ impl Walk<'_> {
         for (_, what) in differs.into_iter().filter(|(differs, _)| *differs) {
             self.find(&files.paths.seal, 0, true, What::SealDiffers(what));
         }
+        let logs: std::collections::BTreeSet<_> = held.iter().map(|row| row.log).collect();
         let digest = held.iter().fold(0, seal::add_row);
         if held.len() == seal.rows as usize && digest != seal.rows_digest {
             let what = "the digest of the rows is another";
+            self.find(&files.paths.seal, 0, true, What::SealDiffers(what));
+        }
+        if held.len() == seal.rows as usize && !logs.iter().eq(&seal.logs) {
+            let what = "it names other logs than its rows";
             self.find(&files.paths.seal, 0, true, What::SealDiffers(what));
         }
     }
@@ -241,16 +251,16 @@ impl Walk<'_> {
         let damaged = self.report.findings[found..]
             .iter()
             .any(|found| found.what.is_damage());
-        let offsets = match seal {
-            Some(seal) => Some((seal.first_offset, seal.next_offset)),
+        let positions = match seal {
+            Some(seal) => Some((seal.first_position, seal.next_position)),
             None => held
                 .first()
-                .and_then(|first| Some((first.offset, self.offset?))),
+                .and_then(|first| Some((first.position, self.position?))),
         };
         self.report.segments.push(SegmentReport {
             base: files.base,
             entries: frames.summed.entries.into(),
-            offsets,
+            positions,
             bytes: frames.summed.end.into(),
             sealed: seal.is_some(),
             state: match (damaged, frames.torn) {

@@ -76,13 +76,13 @@ fn a_flip_in_an_open_segment_is_judged_as_a_start_judges_it() {
         ("stale-index", false),
     ] {
         let mut fixture = make(name);
-        fixture.bounds.checkpoint = fixture.bounds.checkpoint.filter(|_| covered);
+        fixture.bounds.checkpoint = fixture.bounds.checkpoint.take().filter(|_| covered);
         let open = || {
             let disk: Arc<dyn Disk> = Arc::new(fixture.disk.crash_by(|| 1));
             let (bounds, dir) = (&fixture.bounds, Path::new(DIR));
-            Log::open(disk, dir, config(), bounds.floor, bounds.checkpoint)
+            Log::open(disk, dir, config(), bounds.floor, bounds.checkpoint.clone())
         };
-        let whole = open().unwrap().0.offsets();
+        let whole = open().unwrap().0.all_ends();
         let path = paths(0).store;
         for at in (0..len(&fixture.disk, &path)).step_by(11).chain(0..40) {
             flip(&fixture.disk, &path, at, at % 8);
@@ -93,7 +93,7 @@ fn a_flip_in_an_open_segment_is_judged_as_a_start_judges_it() {
                     assert!(!found.is_sound(), "{name} at {at}: a start says {error}");
                 }
                 // A start does not look at what holds nothing, such as filling.
-                Ok((log, _)) => assert_eq!(log.offsets(), whole, "{name} at {at}"),
+                Ok((log, _)) => assert_eq!(log.all_ends(), whole, "{name} at {at}"),
             }
             flip(&fixture.disk, &path, at, at % 8);
         }
@@ -111,7 +111,7 @@ fn missing_and_short_files_are_named() {
     let found = after("sealed", |disk| disk.remove(&index).unwrap());
     assert_eq!(found, [(index.clone(), What::IndexMissing)]);
     let found = after("sealed", |disk| {
-        disk.corrupt(&index, |bytes| bytes.truncate(72))
+        disk.corrupt(&index, |bytes| bytes.truncate(96))
     });
     assert_eq!(found, [(index.clone(), What::Row { number: 2 })]);
     let found = after("sealed", |disk| {
@@ -178,11 +178,11 @@ fn the_stable_store_is_held_against_the_segments() {
         change(&mut bounds);
         damaged(&look(&fixture.disk, &bounds))
     };
-    let covered = fixture.bounds.checkpoint.unwrap();
+    let covered = fixture.bounds.checkpoint.clone().unwrap();
     let with = |change: &dyn Fn(&mut Checkpoint)| {
-        let mut changed = covered;
+        let mut changed = covered.clone();
         change(&mut changed);
-        judge(&|bounds| bounds.checkpoint = Some(changed))
+        judge(&|bounds| bounds.checkpoint = Some(changed.clone()))
     };
     assert_eq!(judge(&|_| ()), []);
     let found = with(&|covered| covered.applied = Index(40));
@@ -190,7 +190,10 @@ fn the_stable_store_is_held_against_the_segments() {
         matches!(found[..], [(_, What::LostTail { .. })]),
         "{found:?}"
     );
-    let found = with(&|covered| covered.first_offset = Offset(1 << 20));
+    let found = with(&|covered| {
+        let logs = Arc::make_mut(&mut covered.logs);
+        logs.entry(crate::log::LogId(0)).or_default().first = crate::log::Offset(1 << 20);
+    });
     assert!(matches!(found[..], [(_, What::Stable(_))]), "{found:?}");
     let found = judge(&|bounds| bounds.committed = Some(Index(3)));
     assert!(matches!(found[..], [(_, What::Stable(_))]), "{found:?}");
@@ -198,10 +201,10 @@ fn the_stable_store_is_held_against_the_segments() {
     assert!(!found.is_empty(), "the log does not begin at its floor");
 
     // Rows that lead elsewhere are applied again, unless entries were given up.
-    assert_eq!(with(&|covered| covered.next_offset.0 += 1), []);
+    assert_eq!(with(&|covered| covered.next_position.0 += 1), []);
     let trimmed = make("trimmed");
     let mut bounds = trimmed.bounds.clone();
-    bounds.checkpoint.as_mut().unwrap().next_offset.0 += 1;
+    bounds.checkpoint.as_mut().unwrap().next_position.0 += 1;
     let found = damaged(&look(&trimmed.disk, &bounds));
     assert!(matches!(found[..], [(_, What::RowsLost)]), "{found:?}");
 }
@@ -214,7 +217,7 @@ fn a_bare_directory_is_checked_by_itself() {
     assert_eq!(damaged(&found), []);
     assert!(found.segments.iter().any(|segment| segment.sealed));
     let path = paths(bases(&fixture.disk)[0]).index;
-    flip(&fixture.disk, &path, 32 + 20 + 3, 1);
+    flip(&fixture.disk, &path, 32 + 32 + 3, 1);
     assert_eq!(
         damaged(&bare(&fixture.disk)),
         [(path, What::Row { number: 1 })]
@@ -236,13 +239,18 @@ fn nothing_is_written() {
 #[test]
 fn a_whole_row_that_says_something_else_is_found() {
     use crate::log::format::row::Row;
-    use crate::log::segment::index::OffsetIndex;
+    use crate::log::segment::index::RowIndex;
     type Change = fn(&mut Row);
-    let changes: [(&str, Change); 3] = [
-        ("its frame stands elsewhere", |row| row.position += 8),
+    let changes: [(&str, Change); 5] = [
+        ("it names another log than its batch", |row| row.log.0 += 1),
+        (
+            "its offset does not follow the row before in its log",
+            |row| row.offset.0 += 1,
+        ),
+        ("its frame stands elsewhere", |row| row.frame_at += 8),
         ("no record begins where it says", |row| row.skip += 1),
-        ("its offset does not follow the row before", |row| {
-            row.offset.0 += 1
+        ("its position does not follow the row before", |row| {
+            row.position.0 += 1
         }),
     ];
     for (said, change) in changes {
@@ -253,7 +261,7 @@ fn a_whole_row_that_says_something_else_is_found() {
             .unwrap()
             .rows;
         change(&mut rows[3]);
-        let made = OffsetIndex::create(&fixture.disk, &path, Index(0), 1024);
+        let made = RowIndex::create(&fixture.disk, &path, Index(0), 1024);
         let mut index = made.unwrap();
         rows.into_iter().for_each(|row| index.push(row).unwrap());
         index.write_back().unwrap();

@@ -13,7 +13,7 @@ mod remembered;
 use std::collections::HashMap;
 
 use crate::log::record::Producer;
-use crate::log::{self, Index, Offset};
+use crate::log::{self, Index, LogId, Run};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::{CloseSession, OpenSession};
 use crate::raft::entry::outcome::{Full, Ranges, Refusal, StateRefusal};
@@ -186,6 +186,7 @@ impl Sessions {
     /// at all; one that is not what was appended under its number is neither known nor new.
     pub fn judge(
         &self,
+        log: LogId,
         producer: Producer,
         count: u32,
         digests: &Digests,
@@ -203,7 +204,7 @@ impl Sessions {
             return Ok(Verdict::new_batch());
         }
         let skip = u32::try_from(behind.min(count.into())).expect("it is at most the count");
-        match session.remembered.look(behind, count, digests) {
+        match session.remembered.look(log, behind, count, digests) {
             Retold::Known(known) => Ok(Verdict { known, skip }),
             Retold::Forgotten => Err(Refusal::SessionExpired),
             Retold::CutOtherwise => Err(Refusal::SequenceOverlap { expected }),
@@ -211,20 +212,16 @@ impl Sessions {
         }
     }
 
-    /// Takes note that records of a session, with these digests, were appended at `offset` by an
-    /// entry of this time.
-    pub fn appended(
-        &mut self,
-        now_ms: u64,
-        session: u128,
-        offset: Offset,
-        count: u32,
-        digests: Digests,
-    ) {
+    /// Takes note that a run of a session's records, with these digests, was appended by an entry of this
+    /// time.
+    pub fn appended(&mut self, now_ms: u64, session: u128, run: &Run, digests: Digests) {
         if let Some(session) = self.by_id.get_mut(&session) {
             session.last_used_ms = session.last_used_ms.max(now_ms);
-            session.next_sequence += u64::from(count);
-            session.remembered.push(offset, count, digests);
+            session.next_sequence += u64::from(run.count);
+            let Run {
+                log, first, count, ..
+            } = *run;
+            session.remembered.push(log, first, count, digests);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::log::Offset;
+use crate::log::{LogId, Offset};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::outcome::{OffsetRange, Ranges};
 
@@ -28,6 +28,7 @@ pub struct Remembered {
 /// A packed batch, or plain records whose offsets follow each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stretch {
+    log: LogId,
     offset: Offset,
     count: u32,
     digests: Digests,
@@ -61,7 +62,7 @@ impl Stretch {
 
 impl Remembered {
     /// Looks up a batch of `count` records that begins so many before the session's next one.
-    pub fn look(&self, behind: u64, count: u32, digests: &Digests) -> Retold {
+    pub fn look(&self, log: LogId, behind: u64, count: u32, digests: &Digests) -> Retold {
         // From the newest back to the stretch in which it begins.
         let mut begins = 0;
         let found = self.stretches.iter().rposition(|stretch| {
@@ -73,29 +74,34 @@ impl Remembered {
         };
         let passed = u32::try_from(begins - behind).expect("it is inside a stretch");
         let stretches = self.stretches.range(place..);
+        if self.stretches[place].log != log {
+            return Retold::Another;
+        }
         match digests {
             Digests::Whole(digest) => whole(&self.stretches[place], passed, count, *digest),
-            Digests::Each(digests) => each(stretches, passed, digests),
+            Digests::Each(digests) => each(log, stretches, passed, digests),
         }
     }
 
     /// Takes note of the session's next records; forgets the oldest ones for them.
-    pub fn push(&mut self, offset: Offset, count: u32, digests: Digests) {
+    pub fn push(&mut self, log: LogId, offset: Offset, count: u32, digests: Digests) {
         let before = self.stretches.back().map_or(0, Stretch::weight);
         match (self.stretches.back_mut(), digests) {
             (
                 Some(Stretch {
+                    log: of,
                     offset: first,
                     count: so_far,
                     digests: Digests::Each(known),
                 }),
                 Digests::Each(digests),
-            ) if first.0 + u64::from(*so_far) == offset.0 => {
+            ) if *of == log && first.0 + u64::from(*so_far) == offset.0 => {
                 *so_far += count;
                 known.extend(digests);
                 self.weight -= before;
             }
             (_, digests) => self.stretches.push_back(Stretch {
+                log,
                 offset,
                 count,
                 digests,
@@ -139,6 +145,7 @@ impl Remembered {
                 batch_high: (batch >> 64) as u64,
                 batch_low: batch as u64,
                 records,
+                log: stretch.log.0,
             }
         };
         self.stretches.iter().map(stretch).collect()
@@ -162,6 +169,7 @@ impl Remembered {
                 return None;
             }
             let restored = Stretch {
+                log: LogId(stretch.log),
                 offset: Offset(stretch.first_offset),
                 count: stretch.count,
                 digests,
@@ -189,6 +197,7 @@ fn whole(stretch: &Stretch, passed: u32, count: u32, digest: u128) -> Retold {
 
 /// Plain records are the same ones, however they are cut; those behind the last stretch are new.
 fn each<'a>(
+    log: LogId,
     stretches: impl Iterator<Item = &'a Stretch>,
     mut passed: u32,
     digests: &VecDeque<u32>,
@@ -201,7 +210,7 @@ fn each<'a>(
         };
         let here = (stretch.count - passed).min(u32::try_from(left.len()).unwrap_or(u32::MAX));
         let known = known.range(passed as usize..(passed + here) as usize);
-        if !known.eq(left.by_ref().take(here as usize)) {
+        if stretch.log != log || !known.eq(left.by_ref().take(here as usize)) {
             return Retold::Another;
         }
         ranges.push(stretch.range(passed, here));

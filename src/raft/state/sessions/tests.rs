@@ -1,5 +1,6 @@
 //! Sessions: what a retry gets, whose they are, and how much of them is remembered.
 
+use crate::log::Offset;
 use crate::raft::entry::command::{CloseSession, OpenSession};
 use crate::raft::entry::outcome::OffsetRange;
 
@@ -7,6 +8,7 @@ use super::*;
 
 const ANN: u128 = 71;
 const BOB: u128 = 72;
+const LOG: LogId = LogId(5);
 
 fn producer(session: u128, sequence: u64) -> Producer {
     Producer {
@@ -36,6 +38,16 @@ fn range(first: u64, count: u32) -> OffsetRange {
     }
 }
 
+/// Records that were appended to the log.
+fn run(first: u64, count: u32) -> Run {
+    Run {
+        log: LOG,
+        first: Offset(first),
+        skip: 0,
+        count,
+    }
+}
+
 /// Of plain records with these digests.
 fn each(digests: impl IntoIterator<Item = u32>) -> Digests {
     Digests::Each(digests.into_iter().collect())
@@ -58,11 +70,11 @@ fn plain_records_that_come_again_get_their_first_offsets_however_they_are_cut() 
     let mut all = one_session();
     let judge = |all: &Sessions, sequence: u64, digests: std::ops::Range<u32>| {
         let count = digests.len() as u32;
-        all.judge(producer(1, sequence), count, &each(digests))
+        all.judge(LOG, producer(1, sequence), count, &each(digests))
     };
     assert_eq!(judge(&all, 0, 0..3), Ok(Verdict::new_batch()));
-    all.appended(50, 1, Offset(10), 3, each(0..3));
-    all.appended(60, 1, Offset(20), 2, each(3..5));
+    all.appended(50, 1, &run(10, 3), each(0..3));
+    all.appended(60, 1, &run(20, 2), each(3..5));
 
     let whole = judge(&all, 0, 0..3).unwrap();
     assert_eq!((whole.known, whole.skip), (vec![range(10, 3)], 3));
@@ -76,20 +88,65 @@ fn plain_records_that_come_again_get_their_first_offsets_however_they_are_cut() 
     assert_eq!(judge(&all, 0, 1..4), reused, "other records");
     assert_eq!(judge(&all, 2, 12..14), reused);
     assert_eq!(judge(&all, 4, 0..5), reused, "also before new ones");
-    let one_differs = all.judge(producer(1, 1), 3, &each([1, 2, 9]));
+    let one_differs = all.judge(LOG, producer(1, 1), 3, &each([1, 2, 9]));
     assert_eq!(one_differs, reused);
-    let packed = all.judge(producer(1, 0), 3, &Digests::Whole(0));
+    let packed = all.judge(LOG, producer(1, 0), 3, &Digests::Whole(0));
     assert_eq!(packed, Err(Refusal::SequenceOverlap { expected: 5 }));
+}
+
+/// A session counts its records whatever logs they are for. Under its numbers a batch is the one that came, for
+/// the log that it was for.
+#[test]
+fn a_session_writes_to_several_logs_and_takes_none_for_another() {
+    let mut all = one_session();
+    let other = LogId(6);
+    let to_other = Run {
+        log: other,
+        ..run(12, 2)
+    };
+    all.appended(50, 1, &run(10, 2), each(0..2));
+    // Side by side, were it one log.
+    all.appended(50, 1, &to_other, each(2..4));
+    all.appended(50, 1, &run(12, 1), Digests::Whole(7));
+    let judge = |log, sequence, digests: &Digests, count| {
+        let judged = all.judge(log, producer(1, sequence), count, digests);
+        judged.map(|verdict| verdict.known)
+    };
+    let plain = |log, from: u32, to: u32| {
+        let digests = each(from..to);
+        judge(log, from.into(), &digests, to - from)
+    };
+    assert_eq!(plain(LOG, 0, 2), Ok(vec![range(10, 2)]));
+    assert_eq!(plain(other, 2, 4), Ok(vec![range(12, 2)]));
+    assert_eq!(judge(LOG, 4, &Digests::Whole(7), 1), Ok(vec![range(12, 1)]));
+
+    let reused = Err(Refusal::SequenceReused { expected: 5 });
+    assert_eq!(plain(other, 0, 2), reused);
+    assert_eq!(plain(LOG, 2, 4), reused);
+    assert_eq!(
+        plain(LOG, 1, 3),
+        reused,
+        "its second record was for another"
+    );
+    assert_eq!(plain(other, 1, 3), reused);
+    assert_eq!(judge(other, 4, &Digests::Whole(7), 1), reused);
+    assert_eq!(
+        judge(other, 5, &Digests::Whole(7), 1),
+        Ok(vec![]),
+        "a new one"
+    );
+    let copy = restored(&rows(&all)).unwrap();
+    assert_eq!(copy.by_id, all.by_id);
 }
 
 #[test]
 fn a_packed_batch_is_known_as_it_was_sent_alone() {
     let mut all = one_session();
     let judge = |all: &Sessions, sequence, count, digest| {
-        all.judge(producer(1, sequence), count, &Digests::Whole(digest))
+        all.judge(LOG, producer(1, sequence), count, &Digests::Whole(digest))
     };
-    all.appended(50, 1, Offset(10), 3, Digests::Whole(7));
-    all.appended(60, 1, Offset(13), 2, Digests::Whole(8));
+    all.appended(50, 1, &run(10, 3), Digests::Whole(7));
+    all.appended(60, 1, &run(13, 2), Digests::Whole(8));
     let known = judge(&all, 0, 3, 7).unwrap();
     assert_eq!((known.known, known.skip), (vec![range(10, 3)], 3));
     let known = judge(&all, 3, 2, 8).unwrap();
@@ -102,7 +159,7 @@ fn a_packed_batch_is_known_as_it_was_sent_alone() {
     for (sequence, count) in [(0, 2), (0, 5), (1, 2), (4, 1), (3, 5)] {
         assert_eq!(judge(&all, sequence, count, 7), overlap, "{sequence}");
     }
-    let plain = all.judge(producer(1, 3), 2, &each(0..2));
+    let plain = all.judge(LOG, producer(1, 3), 2, &each(0..2));
     assert_eq!(plain, overlap);
 }
 
@@ -110,7 +167,7 @@ fn a_packed_batch_is_known_as_it_was_sent_alone() {
 fn a_gap_and_an_unknown_session_are_refused() {
     let mut all = one_session();
     let judge = |all: &Sessions, session, sequence| {
-        all.judge(producer(session, sequence), 1, &Digests::Whole(0))
+        all.judge(LOG, producer(session, sequence), 1, &Digests::Whole(0))
     };
     let expired = Err(Refusal::SessionExpired);
     assert_eq!(judge(&all, 9, 0), expired, "even its first");
@@ -129,14 +186,14 @@ fn a_gap_and_an_unknown_session_are_refused() {
 #[test]
 fn a_session_is_its_openers() {
     let mut all = one_session();
-    all.appended(50, 1, Offset(10), 3, Digests::Whole(7));
+    all.appended(50, 1, &run(10, 3), Digests::Whole(7));
     let not_his = Err(Refusal::NotOwner);
     for sequence in [0, 3, 99] {
         let bobs = Producer {
             owner: BOB,
             ..producer(1, sequence)
         };
-        let judged = all.judge(bobs, 3, &Digests::Whole(7));
+        let judged = all.judge(LOG, bobs, 3, &Digests::Whole(7));
         assert_eq!(judged, not_his, "known, new or neither");
     }
     let close = |owner| CloseSession { session: 1, owner };
@@ -152,11 +209,11 @@ fn what_is_remembered_is_bounded() {
     // No two batches side by side.
     for number in 0..200_u64 {
         let digest = Digests::Whole(number.into());
-        all.appended(number, 1, Offset(number * 2), 1, digest);
+        all.appended(number, 1, &run(number * 2, 1), digest);
     }
     let judge = |number: u64, digest: u64| {
         let digest = Digests::Whole(digest.into());
-        all.judge(producer(1, number), 1, &digest)
+        all.judge(LOG, producer(1, number), 1, &digest)
     };
     assert_eq!(judge(119, 119), Err(Refusal::SessionExpired));
     assert_eq!(judge(120, 120).unwrap().known, [range(240, 1)]);
@@ -167,11 +224,11 @@ fn what_is_remembered_is_bounded() {
     let mut remembered = Remembered::default();
     for number in 0..500_u32 {
         let first = u64::from(number) * 3;
-        remembered.push(Offset(first), 3, each(number * 3..number * 3 + 3));
+        remembered.push(LOG, Offset(first), 3, each(number * 3..number * 3 + 3));
     }
     let look = |behind: u32| {
         let first = 1500 - behind;
-        remembered.look(behind.into(), 2, &each(first..first + 2))
+        remembered.look(LOG, behind.into(), 2, &each(first..first + 2))
     };
     assert_eq!(look(632), Retold::Known(vec![range(868, 2)]));
     assert_eq!(look(633), Retold::Forgotten);
@@ -242,10 +299,10 @@ fn restored(rows: &[pb::Session]) -> Result<Sessions, WireError> {
 fn a_checkpoint_brings_them_back() {
     let mut all = one_session();
     all.open(Index(2), &open_of("bob", BOB, 20)).unwrap();
-    all.appended(30, 1, Offset(0), 2, each([4, 5]));
-    all.appended(50, 1, Offset(3), 1, Digests::Whole(u128::MAX - 9));
+    all.appended(30, 1, &run(0, 2), each([4, 5]));
+    all.appended(50, 1, &run(3, 1), Digests::Whole(u128::MAX - 9));
     for number in 0..100 {
-        all.appended(50, 2, Offset(9 + number * 9), 1, each([7]));
+        all.appended(50, 2, &run(9 + number * 9, 1), each([7]));
     }
     let copy = restored(&rows(&all)).unwrap();
     assert_eq!((&copy.by_id, &copy.by_owner), (&all.by_id, &all.by_owner));

@@ -1,0 +1,145 @@
+//! The commands that make, change and delete logs.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::log::{LogId, Offset};
+use crate::proto::raft_v1 as pb;
+
+use super::command::Retention;
+
+/// What is set for a log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogConfig {
+    /// How much of it is kept.
+    pub retention: Retention,
+    /// What people and programs note down about it.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl LogConfig {
+    pub fn to_pb(&self) -> pb::LogConfig {
+        pb::LogConfig {
+            retention: Some(self.retention.to_pb()),
+            labels: self.labels.iter().map(label).collect(),
+        }
+    }
+
+    pub fn from_pb(config: pb::LogConfig) -> Self {
+        Self {
+            retention: Retention::from_pb(config.retention.unwrap_or_default()),
+            labels: config
+                .labels
+                .into_iter()
+                .map(|label| (label.key, label.value))
+                .collect(),
+        }
+    }
+}
+
+fn label((key, value): (&String, &String)) -> pb::Label {
+    pb::Label {
+        key: key.clone(),
+        value: value.clone(),
+    }
+}
+
+/// A log to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateLog {
+    /// 1 to 128 bytes.
+    pub name: String,
+    pub config: LogConfig,
+    /// The same one in a retry; may be empty.
+    pub token: Bytes,
+    /// Who makes it; empty without TLS.
+    pub subject: String,
+    /// The leader's time, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// How many logs there may be.
+    pub logs_max: u32,
+}
+
+/// A log's configuration to be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdateLog {
+    pub log: LogId,
+    pub config: LogConfig,
+    /// Only if the configuration has this epoch.
+    pub expected_epoch: Option<u64>,
+}
+
+/// A log to be deleted, with its records and its cursors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeleteLog {
+    pub name: String,
+    /// Only the one with this id: another may have been made under the name.
+    pub log: LogId,
+}
+
+/// The records of a log to be given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trim {
+    pub log: LogId,
+    /// The first offset that stays.
+    pub first: Offset,
+}
+
+impl CreateLog {
+    pub fn to_pb(&self) -> pb::CreateLog {
+        pb::CreateLog {
+            name: self.name.clone(),
+            config: Some(self.config.to_pb()),
+            token: self.token.clone(),
+            subject: self.subject.clone(),
+            now_ms: self.now_ms,
+            logs_max: self.logs_max,
+        }
+    }
+
+    pub fn from_pb(create: pb::CreateLog) -> Self {
+        Self {
+            name: create.name,
+            config: LogConfig::from_pb(create.config.unwrap_or_default()),
+            token: create.token,
+            subject: create.subject,
+            now_ms: create.now_ms,
+            logs_max: create.logs_max,
+        }
+    }
+}
+
+impl UpdateLog {
+    pub fn to_pb(&self) -> pb::UpdateLog {
+        pb::UpdateLog {
+            log: self.log.0,
+            config: Some(self.config.to_pb()),
+            expected_epoch: self.expected_epoch,
+        }
+    }
+
+    pub fn from_pb(update: pb::UpdateLog) -> Self {
+        Self {
+            log: LogId(update.log),
+            config: LogConfig::from_pb(update.config.unwrap_or_default()),
+            expected_epoch: update.expected_epoch,
+        }
+    }
+}
+
+impl DeleteLog {
+    pub fn to_pb(&self) -> pb::DeleteLog {
+        pb::DeleteLog {
+            name: self.name.clone(),
+            log: self.log.0,
+        }
+    }
+
+    pub fn from_pb(delete: pb::DeleteLog) -> Self {
+        Self {
+            name: delete.name,
+            log: LogId(delete.log),
+        }
+    }
+}

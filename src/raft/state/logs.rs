@@ -1,0 +1,383 @@
+//! The logs of the cluster: a row each, with its name, its configuration, and where it begins and ends.
+//!
+//! A log is a row and nothing else: no file, no task, no group of its own. Its id is counted here and is never
+//! given again, so that a batch for a log that is gone finds none.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::log::{AllEnds, Ends, LogId, Offset};
+use crate::proto::raft_v1 as pb;
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, Trim, UpdateLog};
+use crate::raft::entry::outcome::{Full, Made, StateRefusal};
+use crate::raft::entry::wire_error::WireError;
+
+use super::table::{self, Table};
+
+/// The name of the log that is always there.
+pub const DEFAULT_NAME: &str = "default";
+
+/// All logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logs {
+    pub by_id: Table<KnownLog>,
+    by_name: BTreeMap<String, LogId>,
+    /// The id that the next log gets.
+    next_id: u32,
+}
+
+/// What is kept of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KnownLog {
+    pub name: String,
+    pub config: LogConfig,
+    /// Counts the changes of the configuration, from 1.
+    pub epoch: u64,
+    /// Where it begins by the trims that were applied. The files of a node may begin later: its floor is durable
+    /// before the checkpoint that holds the trims behind it.
+    pub ends: Ends,
+    /// The bytes of its batches as they were appended, of those that were given up, too.
+    pub bytes: u64,
+    /// The leader's time of its last batch, in milliseconds since 1970; 0 before any.
+    pub last_append_ms: u64,
+    /// When it was made: the leader's time in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Who made it; empty without TLS.
+    subject: String,
+    token: Bytes,
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        let mut logs = Self {
+            by_id: Table::default(),
+            by_name: BTreeMap::new(),
+            next_id: 1,
+        };
+        let default = KnownLog {
+            name: DEFAULT_NAME.to_owned(),
+            epoch: 1,
+            ..KnownLog::default()
+        };
+        logs.put(LogId::DEFAULT, default);
+        logs
+    }
+}
+
+impl Logs {
+    fn put(&mut self, id: LogId, log: KnownLog) {
+        self.by_name.insert(log.name.clone(), id);
+        self.by_id.insert(id, log);
+    }
+
+    pub fn get(&self, id: LogId) -> Option<&KnownLog> {
+        self.by_id.get(&id)
+    }
+
+    /// The log that is always there.
+    pub fn default_log(&self) -> &KnownLog {
+        self.by_id
+            .get(&LogId::DEFAULT)
+            .expect("it is never deleted")
+    }
+
+    /// A log by its name.
+    pub fn named(&self, name: &str) -> Option<(LogId, &KnownLog)> {
+        let id = *self.by_name.get(name)?;
+        Some((id, self.get(id)?))
+    }
+
+    /// Up to `count` logs whose names begin with `prefix`, by name, behind `after`.
+    pub fn list(&self, prefix: &str, after: &str, count: usize) -> Vec<(LogId, &KnownLog)> {
+        let from = prefix.max(after);
+        let begin = if after >= prefix {
+            Excluded(from)
+        } else {
+            std::ops::Bound::Included(from)
+        };
+        let names = self.by_name.range::<str, _>((begin, Unbounded));
+        let matching = names.take_while(|(name, _)| name.starts_with(prefix));
+        let found = matching.filter_map(|(_, id)| Some((*id, self.get(*id)?)));
+        found.take(count).collect()
+    }
+
+    /// The id that the next log gets.
+    pub fn next_id(&self) -> u32 {
+        self.next_id
+    }
+
+    /// Where each begins and ends.
+    pub fn ends(&self) -> Arc<AllEnds> {
+        let all = self.by_id.rows().iter();
+        Arc::new(all.map(|(id, log)| (*id, log.ends)).collect())
+    }
+
+    /// Makes a log. One that was made by the same call, or is set up as this one would be, is given instead.
+    pub fn create(&mut self, create: &CreateLog) -> Result<Made, StateRefusal> {
+        if let Some((id, known)) = self.named(&create.name) {
+            let is_retry = !create.token.is_empty() && known.token == create.token;
+            if is_retry || known.config == create.config {
+                let epoch = known.epoch;
+                return Ok(Made { log: id, epoch });
+            }
+            return Err(StateRefusal::LogExists { log: id });
+        }
+        let limit = create.logs_max.into();
+        if self.by_id.rows().len() as u64 >= limit || self.next_id == u32::MAX {
+            let of_subject = false;
+            return Err(StateRefusal::TooManyLogs(Full { limit, of_subject }));
+        }
+        let id = LogId(self.next_id);
+        self.next_id += 1;
+        let log = KnownLog {
+            name: create.name.clone(),
+            config: create.config.clone(),
+            epoch: 1,
+            created_ms: create.now_ms,
+            subject: create.subject.clone(),
+            token: create.token.clone(),
+            ..KnownLog::default()
+        };
+        self.put(id, log);
+        Ok(Made { log: id, epoch: 1 })
+    }
+
+    /// Replaces a log's configuration.
+    pub fn update(&mut self, update: &UpdateLog) -> Result<Made, StateRefusal> {
+        let known = self.get(update.log).ok_or(StateRefusal::NoSuchLog)?;
+        let current = known.epoch;
+        if update
+            .expected_epoch
+            .is_some_and(|expected| expected != current)
+        {
+            return Err(StateRefusal::LogEpochDiffers { current });
+        }
+        let log = update.log;
+        if known.config == update.config {
+            let epoch = current;
+            return Ok(Made { log, epoch });
+        }
+        let known = self.by_id.get_mut(&log).expect("it was found above");
+        known.config = update.config.clone();
+        known.epoch += 1;
+        let epoch = known.epoch;
+        Ok(Made { log, epoch })
+    }
+
+    /// Deletes a log; false if there is none with this name and id. The default log stays.
+    pub fn delete(&mut self, delete: &DeleteLog) -> bool {
+        let is_it = self.by_name.get(&delete.name) == Some(&delete.log);
+        if !is_it || delete.log == LogId::DEFAULT {
+            return false;
+        }
+        self.by_name.remove(&delete.name);
+        self.by_id.remove(&delete.log).is_some()
+    }
+
+    /// Lets a log begin later; gives its first offset.
+    pub fn trim(&mut self, trim: &Trim) -> Result<Offset, StateRefusal> {
+        let known = self.by_id.get_mut(&trim.log);
+        let ends = &mut known.ok_or(StateRefusal::NoSuchLog)?.ends;
+        ends.first = ends.first.max(trim.first.min(ends.next));
+        Ok(ends.first)
+    }
+
+    /// Takes note of so many records, appended at a log's end.
+    pub fn appended(&mut self, id: LogId, records: u32, bytes: u64, time_ms: u64) {
+        if let Some(log) = self.by_id.get_mut(&id) {
+            log.ends.next = Offset(log.ends.next.0 + u64::from(records));
+            log.bytes = log.bytes.saturating_add(bytes);
+            log.last_append_ms = log.last_append_ms.max(time_ms);
+        }
+    }
+
+    /// No log at all, to be filled from rows. So many ids were given.
+    pub fn to_be_restored(next_id: u32) -> Self {
+        Self {
+            by_id: Table::default(),
+            by_name: BTreeMap::new(),
+            next_id: next_id.max(1),
+        }
+    }
+
+    /// Takes over a row that was made durable.
+    pub fn restore(&mut self, log: pb::Log) -> Result<(), WireError> {
+        let id = LogId(log.id);
+        let known = KnownLog {
+            config: LogConfig::from_pb(log.config.unwrap_or_default()),
+            epoch: log.epoch,
+            ends: Ends {
+                first: Offset(log.first_offset),
+                next: Offset(log.next_offset),
+            },
+            bytes: log.bytes,
+            last_append_ms: log.last_append_ms,
+            created_ms: log.created_ms,
+            subject: log.subject,
+            token: log.token,
+            name: log.name,
+        };
+        let is_possible = known.ends.first <= known.ends.next
+            && known.ends.next.0 <= crate::log::NUMBER_MAX
+            && id.0 < self.next_id;
+        let name = known.name.clone();
+        let is_new = self.by_name.insert(name, id).is_none();
+        let is_new = self.by_id.restore(id, known).is_none() && is_new;
+        (is_new && is_possible)
+            .then_some(())
+            .ok_or(WireError::Unknown("log"))
+    }
+
+    /// Whether what was restored can be: the default log is there.
+    pub fn is_whole(&self) -> bool {
+        self.get(LogId::DEFAULT)
+            .is_some_and(|log| log.name == DEFAULT_NAME)
+    }
+}
+
+impl table::Kept for KnownLog {
+    type Key = LogId;
+
+    fn stored_key(id: &LogId) -> Vec<u8> {
+        [&b"log/"[..], &id.0.to_be_bytes()].concat()
+    }
+
+    fn to_pb(&self, id: &LogId) -> pb::StateRow {
+        let log = pb::Log {
+            id: id.0,
+            name: self.name.clone(),
+            config: Some(self.config.to_pb()),
+            epoch: self.epoch,
+            first_offset: self.ends.first.0,
+            next_offset: self.ends.next.0,
+            bytes: self.bytes,
+            last_append_ms: self.last_append_ms,
+            created_ms: self.created_ms,
+            subject: self.subject.clone(),
+            token: self.token.clone(),
+        };
+        pb::StateRow {
+            row: Some(pb::state_row::Row::Log(log)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(name: &str, token: &'static [u8], label: Option<u32>) -> CreateLog {
+        let label = label.map(|label| ("label".to_owned(), label.to_string()));
+        CreateLog {
+            name: name.to_owned(),
+            config: LogConfig {
+                labels: label.into_iter().collect(),
+                ..LogConfig::default()
+            },
+            token: Bytes::from_static(token),
+            subject: String::new(),
+            now_ms: 5,
+            logs_max: 4,
+        }
+    }
+
+    fn delete(name: &str, log: u32) -> DeleteLog {
+        DeleteLog {
+            name: name.to_owned(),
+            log: LogId(log),
+        }
+    }
+
+    #[test]
+    fn a_log_is_made_once_and_its_id_is_not_given_again() {
+        let mut logs = Logs::default();
+        let made = |id| {
+            let (log, epoch) = (LogId(id), 1);
+            Ok(Made { log, epoch })
+        };
+        assert_eq!(logs.create(&create("a", b"t", None)), made(1));
+        assert_eq!(logs.create(&create("a", b"t", Some(9))), made(1), "a retry");
+        assert_eq!(logs.create(&create("a", b"u", None)), made(1), "as it is");
+        let other = logs.create(&create("a", b"u", Some(9)));
+        assert_eq!(other, Err(StateRefusal::LogExists { log: LogId(1) }));
+
+        assert!(!logs.delete(&delete("a", 2)), "another one was meant");
+        assert!(logs.delete(&delete("a", 1)));
+        assert!(!logs.delete(&delete("default", 0)));
+        assert_eq!(logs.create(&create("a", b"t", None)), made(2));
+        assert_eq!(logs.create(&create("b", b"", None)), made(3));
+        assert_eq!(logs.create(&create("c", b"", None)), made(4));
+        let full = logs.create(&create("d", b"", None));
+        assert!(matches!(full, Err(StateRefusal::TooManyLogs(full)) if full.limit == 4));
+    }
+
+    #[test]
+    fn a_configuration_is_replaced_if_it_is_the_one_that_was_seen() {
+        let mut logs = Logs::default();
+        logs.create(&create("a", b"", None)).unwrap();
+        let update = |label, expected_epoch| UpdateLog {
+            log: LogId(1),
+            config: create("a", b"", Some(label)).config,
+            expected_epoch,
+        };
+        assert_eq!(logs.update(&update(5, Some(1))).unwrap().epoch, 2);
+        let late = logs.update(&update(6, Some(1)));
+        assert_eq!(late, Err(StateRefusal::LogEpochDiffers { current: 2 }));
+        assert_eq!(logs.update(&update(5, None)).unwrap().epoch, 2, "no change");
+        let gone = UpdateLog {
+            log: LogId(7),
+            ..update(5, None)
+        };
+        assert_eq!(logs.update(&gone), Err(StateRefusal::NoSuchLog));
+    }
+
+    #[test]
+    fn logs_are_listed_by_prefix_in_pages() {
+        let mut logs = Logs::default();
+        for name in ["a/2", "a/1", "b"] {
+            logs.create(&create(name, b"", None)).unwrap();
+        }
+        let names = |prefix, after, count| {
+            let found = logs.list(prefix, after, count);
+            let names = found.iter().map(|(_, log)| log.name.clone());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names("", "", 9), ["a/1", "a/2", "b", "default"]);
+        assert_eq!(names("a/", "", 9), ["a/1", "a/2"]);
+        assert_eq!(names("a/", "a/1", 9), ["a/2"]);
+        assert_eq!(names("", "a/2", 1), ["b"]);
+        assert!(names("c", "", 9).is_empty());
+    }
+
+    #[test]
+    fn rows_bring_the_logs_back() {
+        let mut logs = Logs::default();
+        logs.create(&create("a", b"t", Some(3))).unwrap();
+        logs.appended(LogId(1), 7, 700, 9);
+        let (log, first) = (LogId(1), Offset(99));
+        assert_eq!(logs.trim(&Trim { log, first }), Ok(Offset(7)));
+        let rows = |of: &Logs| {
+            let rows = of.by_id.to_pb().map(|row| row.row.unwrap());
+            let log = |row| match row {
+                pb::state_row::Row::Log(log) => log,
+                other => panic!("{other:?}"),
+            };
+            rows.map(log).collect::<Vec<_>>()
+        };
+        let mut again = Logs::to_be_restored(logs.next_id());
+        for row in rows(&logs) {
+            again.restore(row).unwrap();
+        }
+        assert!(again.is_whole() && again == logs);
+        let twice = rows(&logs).remove(1);
+        assert!(again.restore(twice).is_err());
+        let mut short = Logs::to_be_restored(1);
+        assert!(
+            short.restore(rows(&logs).remove(1)).is_err(),
+            "not given yet"
+        );
+    }
+}

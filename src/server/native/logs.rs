@@ -1,0 +1,185 @@
+//! Making, changing and deleting logs, and looking at them.
+
+use tonic::Status;
+
+use crate::name;
+use crate::proto::v1::{
+    self, CreateLogRequest, DeleteLogRequest, ListLogsRequest, ListLogsResponse, UpdateLogRequest,
+};
+use crate::raft::{CreateLog, DeleteLog, KnownLog, LogConfig, ReplicatedLog, Retention, UpdateLog};
+
+use super::super::{named, status};
+use super::be_current;
+use super::cluster::check_wait;
+use super::pages::{page, page_of};
+use crate::log::LogId;
+
+/// The logs that there may be.
+pub const LOGS_MAX: u32 = 100_000;
+/// The labels of a log, and the bytes of their keys and values. With as many logs as there may be, the state
+/// stays below what a snapshot may hold.
+const LABELS_MAX: usize = 8;
+const LABELS_BYTES_MAX: usize = 192;
+const TOKEN_BYTES_MAX: usize = 16;
+/// Names that begin with it are the system's.
+const OF_SYSTEM: char = '_';
+
+/// What is kept of retention, from a request.
+pub fn retention_of(wanted: v1::Retention) -> Result<Retention, Status> {
+    let retention = Retention {
+        max_bytes: Some(wanted.max_bytes).filter(|bytes| *bytes > 0),
+        max_age_ms: Some(wanted.max_age_ms).filter(|age| *age > 0),
+        wait_for_cursors: wanted.wait_for_cursors,
+        wait_bytes_max: wanted.wait_bytes_max,
+    };
+    check_wait(&retention)?;
+    Ok(retention)
+}
+
+/// Retention, for an answer.
+pub fn retention_to(retention: Retention) -> v1::Retention {
+    v1::Retention {
+        max_bytes: retention.max_bytes.unwrap_or(0),
+        max_age_ms: retention.max_age_ms.unwrap_or(0),
+        wait_for_cursors: retention.wait_for_cursors,
+        wait_bytes_max: retention.wait_bytes_max,
+    }
+}
+
+/// Retention is kept of the default log alone.
+pub fn check_kept(retention: &Retention) -> Result<(), Status> {
+    if *retention == Retention::default() {
+        return Ok(());
+    }
+    let what = "only the default log has a retention: trim or delete other logs";
+    Err(status::invalid(what))
+}
+
+/// A name that a log may be made under.
+fn check_name(name: &str) -> Result<(), Status> {
+    super::check_name("a log", name)?;
+    if name.trim() != name || name.starts_with(OF_SYSTEM) {
+        let what = "a log's name has no space at either end, and does not begin with _";
+        return Err(status::invalid(what));
+    }
+    Ok(())
+}
+
+fn config_of(id: Option<LogId>, config: Option<v1::LogConfig>) -> Result<LogConfig, Status> {
+    let config = config.unwrap_or_default();
+    let fits = |(key, value): (&String, &String)| {
+        name::check(key).is_ok() && !value.chars().any(name::misleads)
+    };
+    let bytes = config
+        .labels
+        .iter()
+        .map(|(key, value)| key.len() + value.len());
+    let bytes: usize = bytes.sum();
+    let few = config.labels.len() <= LABELS_MAX && bytes <= LABELS_BYTES_MAX;
+    if !few || !config.labels.iter().all(fits) {
+        return Err(status::invalid(format!(
+            "a log has up to {LABELS_MAX} labels of {LABELS_BYTES_MAX} bytes in all, with keys and without \
+             control characters"
+        )));
+    }
+    let retention = retention_of(config.retention.unwrap_or_default())?;
+    if id != Some(LogId::DEFAULT) {
+        check_kept(&retention)?;
+    }
+    Ok(LogConfig {
+        retention,
+        labels: config.labels.into_iter().collect(),
+    })
+}
+
+fn log_to(id: LogId, log: KnownLog) -> v1::Log {
+    v1::Log {
+        name: log.name,
+        id: id.0,
+        config: Some(v1::LogConfig {
+            retention: Some(retention_to(log.config.retention)),
+            labels: log.config.labels.into_iter().collect(),
+        }),
+        epoch: log.epoch,
+        first_offset: log.ends.first.0,
+        next_offset: log.ends.next.0,
+        appended_bytes: log.bytes,
+        last_append_ms: log.last_append_ms,
+        created_ms: log.created_ms,
+    }
+}
+
+/// Makes a log; one that was made by the same call, or is as it would be, is answered.
+pub async fn create(
+    log: &ReplicatedLog,
+    subject: &str,
+    request: CreateLogRequest,
+) -> Result<v1::Log, Status> {
+    check_name(&request.name)?;
+    if request.token.len() > TOKEN_BYTES_MAX {
+        let what = format!("a token is up to {TOKEN_BYTES_MAX} bytes");
+        return Err(status::invalid(what));
+    }
+    let create = CreateLog {
+        name: request.name,
+        config: config_of(None, request.config)?,
+        token: request.token,
+        subject: subject.to_owned(),
+        now_ms: 0,
+        logs_max: LOGS_MAX,
+    };
+    let made = log.create_log(create).await;
+    let made = made.map_err(|error| status::execute(&error))?;
+    describe(&log.of(made.log)).await
+}
+
+/// What is known of a log.
+pub async fn describe(log: &ReplicatedLog) -> Result<v1::Log, Status> {
+    be_current(log).await?;
+    let known = log.known().ok_or_else(status::log_deleted)?;
+    Ok(log_to(log.id(), known))
+}
+
+/// A page of the logs.
+pub async fn list(
+    log: &ReplicatedLog,
+    request: &ListLogsRequest,
+) -> Result<ListLogsResponse, Status> {
+    be_current(log).await?;
+    let size = page(request.page_size);
+    let found = log.logs(&request.prefix, &request.page_token, size + 1);
+    let (found, next_page_token) = page_of(found, size, |(_, log)| log.name.clone());
+    let logs = found.into_iter().map(|(id, log)| log_to(id, log));
+    Ok(ListLogsResponse {
+        logs: logs.collect(),
+        next_page_token,
+    })
+}
+
+/// Replaces a log's configuration.
+pub async fn update(log: &ReplicatedLog, request: UpdateLogRequest) -> Result<v1::Log, Status> {
+    let log = named(log, &request.name).await?;
+    let update = UpdateLog {
+        log: log.id(),
+        config: config_of(Some(log.id()), request.config)?,
+        expected_epoch: request.expected_epoch,
+    };
+    let updated = log.update_log(update).await;
+    updated.map_err(|error| status::execute(&error))?;
+    describe(&log).await
+}
+
+/// Deletes a log; false if there is none of this name and id.
+pub async fn delete(log: &ReplicatedLog, request: DeleteLogRequest) -> Result<bool, Status> {
+    if request.id == LogId::DEFAULT.0 {
+        return Err(status::invalid(
+            "the default log cannot be deleted: trim it",
+        ));
+    }
+    let delete = DeleteLog {
+        name: request.name,
+        log: LogId(request.id),
+    };
+    let deleted = log.delete_log(delete).await;
+    deleted.map_err(|error| status::execute(&error))
+}
