@@ -28,10 +28,12 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Parser, Subcommand};
 use ferrolog::client::{
-    Appender, AppenderOptions, Client, ClientError, Consistency, ConsumeOptions, Header, Record,
-    Start,
+    Appender, AppenderOptions, Client, ClientError, Consistency, ConsumeOptions, Header,
+    LogSettings, Record, Start,
 };
 
+/// The store's log.
+const LOG: &str = "kv";
 /// What marks a record as one of this store, beside whatever else is in the log.
 const ACT: &str = "kv";
 const SET: &[u8] = b"set";
@@ -193,9 +195,21 @@ async fn main() -> ExitCode {
     }
 }
 
+/// A client of the example's own log, so that a trim of another one takes nothing from it. The first run makes
+/// the log.
+async fn open_log() -> anyhow::Result<Client> {
+    let client = Client::from_env()?;
+    let admin = client.admin();
+    match admin.get_log(LOG).await {
+        Err(ClientError::NoSuchLog { .. }) => admin.create_log(LOG, LogSettings::default()).await,
+        known => known,
+    }?;
+    Ok(client.log(LOG))
+}
+
 /// Whether the answer is yes.
 async fn run(args: Args) -> anyhow::Result<bool> {
-    let client = Client::from_env()?;
+    let client = open_log().await?;
     match args.action {
         Action::Get { key } => match Store::open(&client).await?.get(&key) {
             Some(value) => print(value, b"").map(|()| true),

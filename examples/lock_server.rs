@@ -27,11 +27,13 @@ use anyhow::Context;
 use bytes::Bytes;
 use clap::{Parser, Subcommand};
 use ferrolog::client::{
-    AppenderOptions, Client, ClientError, Consistency, ConsumeOptions, Consumer, Header, Record,
-    Start,
+    AppenderOptions, Client, ClientError, Consistency, ConsumeOptions, Consumer, Header,
+    LogSettings, Record, Start,
 };
 use tokio::process::Command;
 
+/// The locks' log.
+const LOG: &str = "locks";
 /// The header that says what a record is: `acquire` or `release`. The key is the lock's name.
 const ACT: &str = "lock.act";
 const OWNER: &str = "lock.owner";
@@ -237,9 +239,21 @@ async fn main() -> ExitCode {
     }
 }
 
+/// A client of the example's own log, so that a trim of another one takes nothing from it. The first run makes
+/// the log.
+async fn open_log() -> anyhow::Result<Client> {
+    let client = Client::from_env()?;
+    let admin = client.admin();
+    match admin.get_log(LOG).await {
+        Err(ClientError::NoSuchLog { .. }) => admin.create_log(LOG, LogSettings::default()).await,
+        known => known,
+    }?;
+    Ok(client.log(LOG))
+}
+
 /// Whether the lock was held.
 async fn run(args: Args) -> anyhow::Result<bool> {
-    let client = Client::from_env()?;
+    let client = open_log().await?;
     let mut locks = Locks::open(&client).await?;
     match args.action {
         Action::Acquire { lock, owner, wait } => {

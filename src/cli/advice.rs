@@ -18,9 +18,15 @@ pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
         ClientError::Unauthenticated { .. } => {
             "give a client certificate with --tls-cert and --tls-key"
         }
+        ClientError::NoSuchLog { .. } => {
+            "see `ferrolog log list`, and make one with `ferrolog log create NAME`"
+        }
+        ClientError::LogExists | ClientError::LogEpochDiffers { .. } => {
+            "see `ferrolog log show NAME`"
+        }
         ClientError::Batch { .. } => "run `ferrolog log verify` on that node",
         ClientError::ChangeInDoubt { .. } => {
-            "see `ferrolog cluster status`, `ferrolog log retention`, `ferrolog cursor list`"
+            "see `ferrolog cluster status`, `ferrolog log list`, `ferrolog log retention`, `ferrolog cursor list`"
         }
         _ => return None,
     })

@@ -8,6 +8,9 @@ use clap::builder::BoolishValueParser;
 use super::UsageError;
 use crate::client::{Client, ConfigError};
 
+/// The log that is there from the start.
+const DEFAULT_LOG: &str = "default";
+
 /// Where the servers are and how to prove oneself. Global, so that they may stand after a verb's name.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Connection")]
@@ -36,6 +39,28 @@ pub struct ConnectionArgs {
     /// Give up after this many seconds without progress
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
+}
+
+/// Which of the cluster's logs a command is about. Global, so that it may stand after a verb's name.
+#[derive(Debug, Clone, clap::Args)]
+pub struct OfLog {
+    /// The log, as `ferrolog log list` names it
+    // A global option whose field had the name of another argument would take that one's value.
+    #[arg(
+        long,
+        global = true,
+        env = "FERROLOG_LOG_NAME",
+        value_name = "NAME",
+        default_value = DEFAULT_LOG
+    )]
+    log: String,
+}
+
+impl OfLog {
+    /// A client of that log.
+    pub fn of(&self, cluster: &Client) -> Client {
+        cluster.log(&*self.log)
+    }
 }
 
 impl ConnectionArgs {

@@ -46,7 +46,10 @@ Exit codes:
 Environment:
   FERROLOG_SERVERS, FERROLOG_TLS_CA, FERROLOG_TLS_CERT, FERROLOG_TLS_KEY, FERROLOG_INSECURE
                 stand for the options of the same names; one that is set to nothing is not set
-  FERROLOG_LOG  what is logged to standard error, such as `debug` or `ferrolog::raft=trace`
+  FERROLOG_LOG_NAME
+                stands for --log: which log is appended to, read or trimmed
+  FERROLOG_LOG_LEVEL
+                what is logged to standard error, such as `debug` or `ferrolog::raft=trace`
   NO_COLOR      if set, no colours
 
 Start here:
@@ -82,7 +85,7 @@ enum Command {
     Session(session::SessionArgs),
     /// Show and change the cluster
     Cluster(cluster::ClusterArgs),
-    /// Trim the log, say how much of it is kept, check and print its files
+    /// Make, list and delete logs, trim one, say how much is kept, check and print a node's files
     Log(log::LogArgs),
     /// Make a certificate authority, and certificates of nodes and clients
     Certs(certs::CertsArgs),
@@ -101,7 +104,7 @@ impl Cli {
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    /// What to log unless `FERROLOG_LOG` says: a node tells more than a command.
+    /// What to log unless `FERROLOG_LOG_LEVEL` says: a node tells more than a command.
     pub fn log_level(&self) -> &'static str {
         match (self.verbose, &self.command) {
             (0, Command::Serve(_)) => "info",
@@ -237,6 +240,24 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Two of one id are one to the parser: the global one would be given the other's value.
+    #[test]
+    fn no_argument_has_the_id_of_a_global_one_above_it() {
+        fn check(command: &clap::Command, above: &[String]) {
+            let id = |arg: &Arg| arg.get_id().to_string();
+            let mut global = above.to_vec();
+            for arg in command.get_arguments() {
+                let (name, id) = (command.get_name(), id(arg));
+                assert!(!above.contains(&id), "{name} has a second {id}");
+                global.extend(arg.is_global_set().then_some(id));
+            }
+            command
+                .get_subcommands()
+                .for_each(|sub| check(sub, &global));
+        }
+        check(&Cli::command(), &[]);
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use super::quantities::utc;
 use crate::{name, stderr};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -54,6 +55,10 @@ pub(super) enum Cell {
     Number(u64),
     /// A number of things: people read it in groups of three digits.
     Count(u64),
+    /// Bytes: people read them in units.
+    Bytes(u64),
+    /// Milliseconds since 1970, 0 for never: people read a date.
+    Time(u64),
 }
 
 /// A column of a list: its head for people, its key for programs, and what stands in it.
@@ -65,10 +70,14 @@ pub(super) fn listed<T>(what: &str, items: &[T], columns: &[Column<T>]) -> Told 
         Cell::Text(text) => text,
         Cell::Number(number) => number.to_string(),
         Cell::Count(count) => grouped(count),
+        Cell::Bytes(bytes) => size(bytes),
+        Cell::Time(ms) => time(ms),
     };
     let told = |cell| match cell {
         Cell::Text(text) => json!(text),
-        Cell::Number(number) | Cell::Count(number) => json!(number),
+        Cell::Number(number) | Cell::Count(number) | Cell::Bytes(number) | Cell::Time(number) => {
+            json!(number)
+        }
     };
     let head = columns.iter().map(|Column(head, ..)| (*head).to_owned());
     let row = |item| {
@@ -200,6 +209,19 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// `12 B` or `1.50 MiB`.
+pub(super) fn size(bytes: u64) -> String {
+    BinaryBytes(bytes).to_string()
+}
+
+/// A time in milliseconds since 1970, as a date; `-` for 0, which is never.
+pub(super) fn time(ms: u64) -> String {
+    match ms {
+        0 => "-".to_owned(),
+        ms => utc(ms),
+    }
+}
+
 /// Whole records a second, 0 for an immeasurably short time.
 #[expect(
     clippy::cast_possible_truncation,
@@ -265,10 +287,15 @@ mod tests {
             Column("NAME", "name", |(name, _)| Cell::Text(format!("n{name}"))),
             Column("ID", "id", |(_, id)| Cell::Number(*id)),
             Column("RECORDS", "records", |(_, id)| Cell::Count(*id)),
+            Column("BYTES", "bytes", |(_, id)| Cell::Bytes(*id << 10)),
+            Column("LAST", "last_ms", |(_, id)| Cell::Time(*id - 1234)),
         ];
         let list = |items: &[(u8, u64)]| listed("things", items, &columns);
-        let text = "NAME  ID    RECORDS\nn7    1234    1,234".to_owned();
-        let object = json!({ "name": "n7", "id": 1234, "records": 1234 });
+        let text =
+            "NAME  ID    RECORDS  BYTES     LAST\nn7    1234    1,234  1.21 MiB  -".to_owned();
+        let object = json!({
+            "name": "n7", "id": 1234, "records": 1234, "bytes": 1_263_616, "last_ms": 0,
+        });
         assert_eq!(list(&[(7, 1234)]), (text, json!({ "things": [object] })));
         let none = "there are no things".to_owned();
         assert_eq!(list(&[]), (none, json!({ "things": [] })));

@@ -24,16 +24,23 @@ const CHANGE_MAX: Duration = Duration::from_secs(30);
 
 type Cluster = ClusterServiceClient<Limited>;
 
-/// Asks and changes what an operator may. Clones share their connections.
+/// Asks and changes what an operator may: of the cluster, and of the log that its client is on. Clones share
+/// their connections.
 #[derive(Clone)]
 pub struct Admin {
     pub(super) servers: Arc<Servers>,
+    /// The log's name; empty for the default one.
+    pub(super) log: String,
     pub(super) timeout: Duration,
 }
 
 impl Admin {
-    pub(super) fn new(servers: Arc<Servers>, timeout: Duration) -> Self {
-        Self { servers, timeout }
+    pub(super) fn new(servers: Arc<Servers>, log: &str, timeout: Duration) -> Self {
+        Self {
+            servers,
+            log: log.to_owned(),
+            timeout,
+        }
     }
 
     /// What `server`, or the first that answers, knows of the cluster.
@@ -98,7 +105,7 @@ impl Admin {
             }
         }
         let servers = Arc::new(self.servers.with_addrs(addrs));
-        Self::new(servers, self.timeout)
+        Self::new(servers, &self.log, self.timeout)
     }
 
     /// Whether another member, which has applied at least as much as `before` shows, no longer lists the node.
@@ -207,7 +214,7 @@ impl Admin {
     /// one could tell.
     pub async fn trim(&self, first: u64) -> Result<u64, ClientError> {
         let request = TrimRequest {
-            log: String::new(),
+            log: self.log.clone(),
             first_offset: first,
         };
         let call = |mut cluster: Cluster| {
@@ -224,9 +231,12 @@ impl Admin {
     /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
     /// its own variant.
     pub async fn retention(&self) -> Result<Retention, ClientError> {
-        let call = |channel| async move {
-            let mut cluster = Cluster::new(channel);
-            cluster.get_retention(GetRetentionRequest::default()).await
+        let request = GetRetentionRequest {
+            log: self.log.clone(),
+        };
+        let call = |channel| {
+            let request = request.clone();
+            async move { Cluster::new(channel).get_retention(request).await }
         };
         let answer = self.asked(FIRST_ANSWER_MAX, call).await?;
         Ok(answer.retention.unwrap_or_default())
@@ -241,7 +251,7 @@ impl Admin {
     /// one could tell.
     pub async fn set_retention(&self, retention: Retention) -> Result<(), ClientError> {
         let request = SetRetentionRequest {
-            log: String::new(),
+            log: self.log.clone(),
             retention: Some(retention),
         };
         let call = |mut cluster: Cluster| {

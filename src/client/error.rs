@@ -1,10 +1,9 @@
 //! What a client call can end with: what failed, why, and what to do about it.
 //!
-//! The module `told` decides what a status means. Nothing is retried here.
+//! The module `refused` finds the error of a status. Nothing is retried here.
 
-use tonic::{Code, Status};
+use tonic::Code;
 
-use super::told::{Told, describe, is_distrust, is_verdict};
 use crate::reason::Reason;
 
 /// Why a call failed. [`Self::reason`] tells the server's reason, where one gave it.
@@ -222,6 +221,32 @@ pub enum ClientError {
         /// The name that was asked for.
         name: String,
     },
+    /// No log has this name.
+    #[error("there is no log {name:?}. Make it first, or look which there are")]
+    NoSuchLog {
+        /// The name that was asked for; empty if the server did not say.
+        name: String,
+    },
+    /// The log was deleted, with all that was in it. One that was made anew under its name is another log.
+    #[error(
+        "the log was deleted, and its records with it. If one was made anew under its name, begin there from the start"
+    )]
+    LogDeleted,
+    /// Another log has the name already, and other settings than those that were asked for.
+    #[error(
+        "a log of this name is there already, with other settings. Use it as it is, change its settings, or choose \
+         another name"
+    )]
+    LogExists,
+    /// A log's settings were to be changed only at one epoch, and have another. Nothing was changed.
+    #[error(
+        "the log's settings were changed meanwhile: their epoch is {current} now. Look at them, and change them with \
+         {current} expected if it still holds"
+    )]
+    LogEpochDiffers {
+        /// The settings' present epoch.
+        current: u64,
+    },
     /// No node was as fresh as the read asked for.
     #[error(
         "{server} is too far behind for this read: {message}. Allow more staleness, ask another server, or try \
@@ -283,65 +308,6 @@ impl ClientError {
         matches!(self, Self::OutcomeUnknown | Self::ChangeInDoubt { .. })
     }
 
-    /// The error of a change of the cluster that an earlier try may have made: what says how things stand
-    /// is an answer, and all else leaves the doubt.
-    pub(super) fn after_doubt(self, in_doubt: bool) -> Self {
-        match self {
-            Self::EpochDiffers { .. } | Self::CursorDiffers { .. } => self,
-            other if in_doubt => Self::ChangeInDoubt {
-                cause: other.to_string(),
-            },
-            other => other,
-        }
-    }
-
-    /// The error that ends a call, or a doubt that it does not settle: an earlier try may have done what was
-    /// asked, whatever a later one met.
-    pub(super) fn unless_in_doubt(self, in_doubt: bool, last: &Status) -> Self {
-        if !in_doubt || is_verdict(last) {
-            return self;
-        }
-        tracing::warn!(cause = %self, "the outcome of an earlier try stays unknown");
-        Self::OutcomeUnknown
-    }
-
-    /// The error of one call to `server` that is not tried again.
-    pub(super) fn of_status(server: &str, status: &Status) -> Self {
-        if let Some(typed) = Told::of(status).and_then(|told| Self::of_reason(&told)) {
-            return typed;
-        }
-        let (server, message) = (server.to_owned(), describe(status));
-        let reason = Reason::of(status);
-        // These variants carry the same facts about a status, and differ in their words.
-        macro_rules! told {
-            ($variant:ident) => {
-                Self::$variant {
-                    server,
-                    reason,
-                    message,
-                }
-            };
-        }
-        match status.code() {
-            _ if is_distrust(status) => Self::Tls {
-                server,
-                cause: message,
-            },
-            Code::InvalidArgument => told!(InvalidArgument),
-            Code::PermissionDenied => told!(PermissionDenied),
-            Code::Unauthenticated => told!(Unauthenticated),
-            Code::FailedPrecondition => told!(FailedPrecondition),
-            Code::OutOfRange => told!(OutOfRange),
-            Code::Unimplemented => told!(Unimplemented),
-            code => Self::Failed {
-                server,
-                code,
-                reason,
-                message,
-            },
-        }
-    }
-
     /// Why the server refused, as `docs/errors.md` lists it; none where no server gave a reason that this version
     /// knows.
     pub fn reason(&self) -> Option<Reason> {
@@ -361,30 +327,12 @@ impl ClientError {
             Self::EpochDiffers { .. } => Some(Reason::EpochDiffers),
             Self::CursorDiffers { .. } => Some(Reason::CursorDiffers),
             Self::NoSuchCursor { .. } => Some(Reason::NoSuchCursor),
+            Self::NoSuchLog { .. } => Some(Reason::NoSuchLog),
+            Self::LogDeleted => Some(Reason::LogDeleted),
+            Self::LogExists => Some(Reason::LogExists),
+            Self::LogEpochDiffers { .. } => Some(Reason::LogEpochDiffers),
             Self::Stale { .. } => Some(Reason::Stale),
             _ => None,
         }
-    }
-
-    /// The error that this reason alone determines.
-    fn of_reason(told: &Told) -> Option<Self> {
-        Some(match told.reason {
-            Reason::Fenced => Self::Fenced {
-                name: told.text("name"),
-                epoch: told.number("epoch").unwrap_or_default(),
-            },
-            Reason::SessionExpired => Self::SessionExpired,
-            Reason::EpochDiffers => Self::EpochDiffers {
-                current: told.number("epoch").unwrap_or_default(),
-            },
-            Reason::CursorDiffers => Self::CursorDiffers {
-                current: told.number("offset"),
-            },
-            Reason::NoSuchCursor => Self::NoSuchCursor {
-                name: told.text("name"),
-            },
-            Reason::OutcomeUnknown => Self::OutcomeUnknown,
-            _ => return None,
-        })
     }
 }

@@ -1,14 +1,78 @@
-//! What an operator is told of epochs, cursors and sessions.
+//! What an operator is told of logs, epochs, cursors and sessions.
 
-use crate::proto::v1::{Cursor, HeldFence, Session};
+use std::collections::BTreeMap;
+
+use super::Retention;
+use crate::proto::v1::{Cursor, HeldFence, Log, LogConfig, Session};
 
 /// A name that was taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     /// The epoch that this claim gave: one above the last.
     pub epoch: u64,
-    /// No record of an older epoch comes at or after this offset.
+    /// In the default log no record of an older epoch comes at or after this offset.
     pub next_offset: u64,
+}
+
+/// What is set for a log.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LogSettings {
+    /// How much of the log is kept: all of it, unless this is the default log.
+    pub retention: Retention,
+    /// Words of its owner's about it: at most 32, keys of 1 to 64 bytes, values of at most 256.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl From<LogSettings> for LogConfig {
+    fn from(settings: LogSettings) -> Self {
+        Self {
+            retention: Some(settings.retention),
+            labels: settings.labels.into_iter().collect(),
+        }
+    }
+}
+
+/// A log of the cluster, as far as the node that answered has applied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogInfo {
+    /// The log's name.
+    pub name: String,
+    /// Given once: a log that is made anew under the name has another.
+    pub id: u32,
+    /// What is set for it.
+    pub settings: LogSettings,
+    /// Counts the changes of the settings, from 1.
+    pub epoch: u64,
+    /// The first offset that can be read.
+    pub first_offset: u64,
+    /// The offset that the next record gets.
+    pub next_offset: u64,
+    /// The bytes of all records that were ever appended, as they were sent.
+    pub appended_bytes: u64,
+    /// When its last batch was appended, in milliseconds since 1970; 0 before the first one.
+    pub last_append_ms: u64,
+    /// When it was made, in milliseconds since 1970; 0 for the default log, which is there from the start.
+    pub created_ms: u64,
+}
+
+impl From<Log> for LogInfo {
+    fn from(log: Log) -> Self {
+        let config = log.config.unwrap_or_default();
+        Self {
+            name: log.name,
+            id: log.id,
+            settings: LogSettings {
+                retention: config.retention.unwrap_or_default(),
+                labels: config.labels.into_iter().collect(),
+            },
+            epoch: log.epoch,
+            first_offset: log.first_offset,
+            next_offset: log.next_offset,
+            appended_bytes: log.appended_bytes,
+            last_append_ms: log.last_append_ms,
+            created_ms: log.created_ms,
+        }
+    }
 }
 
 /// A consumer's named position.

@@ -1,7 +1,8 @@
 //! The client: finds a server that answers, tries again where that is safe, and keeps order.
 //!
 //! [`Producer`] appends exactly once, [`Appender`] batch by batch and on a condition, [`Consumer`] reads
-//! without gaps, [`Admin`] administers. Errors say what to do. The stream layer moves the bytes.
+//! without gaps, [`Admin`] administers; each is about one log. Errors say what to do. The stream layer moves the
+//! bytes.
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod admin;
@@ -10,8 +11,10 @@ mod builder;
 mod consume;
 mod error;
 mod info;
+mod logs;
 mod named;
 mod produce;
+mod refused;
 mod servers;
 mod session;
 mod told;
@@ -20,8 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tonic::Status;
 use tonic::client::GrpcService;
 use tonic::codegen::{Body, StdError};
+use tonic::transport::Channel;
 
 pub use admin::Admin;
 pub use builder::{ClientBuilder, ConfigError};
@@ -29,7 +34,7 @@ pub use consume::consumer::Consumer;
 pub use consume::reading::{Consistency, ConsumeOptions, Start};
 pub use consume::unpacked::ConsumedRecord;
 pub use error::ClientError;
-pub use info::{Claim, CursorInfo, FenceInfo, SessionInfo};
+pub use info::{Claim, CursorInfo, FenceInfo, LogInfo, LogSettings, SessionInfo};
 pub use produce::ack::{Ack, Appended, BatchAck};
 pub use produce::appender::{Appender, AppenderOptions};
 pub use produce::backlog::ProducerStats;
@@ -44,8 +49,9 @@ pub use crate::reason::Reason;
 use crate::batch::Builder;
 use crate::net::stream_layer::StreamLayer;
 use crate::proto::log_v1::log_client::LogClient;
-use crate::proto::log_v1::{ProduceRequest, Record as WireRecord};
+use crate::proto::log_v1::{ProduceRequest as PlainRequest, Record as WireRecord};
 use crate::proto::v1::log_service_client::LogServiceClient;
+use crate::proto::v1::{Batch, ProduceRequest};
 use attempts::within;
 use servers::Servers;
 
@@ -59,10 +65,13 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// be set to.
 const RESPONSE_BYTES_MAX: usize = 65 * 1024 * 1024;
 
-/// A handle on a cluster. Clones share their connections.
+/// A handle on a log of a cluster: on the default one, until [`Self::log`] names another. Clones share their
+/// connections.
 #[derive(Clone)]
 pub struct Client {
     servers: Arc<Servers>,
+    /// The log's name; empty for the default one.
+    log: String,
     timeout: Duration,
 }
 
@@ -85,7 +94,22 @@ impl Client {
 
     fn new(servers: Vec<String>, layer: StreamLayer, timeout: Duration) -> Self {
         let servers = Arc::new(Servers::new(servers, layer));
-        Self { servers, timeout }
+        Self {
+            servers,
+            log: String::new(),
+            timeout,
+        }
+    }
+
+    /// The same cluster, and the log of this name: what is made from the handle appends to it, reads it, trims
+    /// it and holds its cursors. Nothing is asked of a server here: a log that is not there is the error of
+    /// the first call. [`Admin::create_log`] makes one.
+    #[must_use]
+    pub fn log(&self, name: impl Into<String>) -> Self {
+        Self {
+            log: name.into(),
+            ..self.clone()
+        }
     }
 
     /// How the client reaches the nodes.
@@ -100,7 +124,7 @@ impl Client {
     ///
     /// [`ClientError::NoServers`] if the client has no servers.
     pub fn producer(&self, options: ProducerOptions) -> Result<Producer, ClientError> {
-        Producer::new(&self.servers, options, self.timeout)
+        Producer::new(&self.servers, &self.log, options, self.timeout)
     }
 
     /// Appends one batch at a time, under a session of its own.
@@ -109,12 +133,12 @@ impl Client {
     ///
     /// [`ClientError::NoServers`] if the client has no servers.
     pub fn appender(&self, options: AppenderOptions) -> Result<Appender, ClientError> {
-        Appender::new(Arc::clone(&self.servers), options, self.timeout)
+        Appender::new(Arc::clone(&self.servers), &self.log, options, self.timeout)
     }
 
     /// The calls of an operator, and those about the cluster's names and cursors.
     pub fn admin(&self) -> Admin {
-        Admin::new(Arc::clone(&self.servers), self.timeout)
+        Admin::new(Arc::clone(&self.servers), &self.log, self.timeout)
     }
 
     /// Reads from `options.from` on; connects at the first `next`.
@@ -123,7 +147,7 @@ impl Client {
     ///
     /// [`ClientError::NoServers`] if the client has no servers and `options.server` is not set.
     pub fn consume(&self, options: ConsumeOptions) -> Result<Consumer, ClientError> {
-        Consumer::new(Arc::clone(&self.servers), options, self.timeout)
+        Consumer::new(Arc::clone(&self.servers), &self.log, options, self.timeout)
     }
 
     /// Appends one record by one call to the first server. Never tried again: without a session a lost answer
@@ -136,22 +160,40 @@ impl Client {
     pub async fn produce(&self, value: Bytes) -> Result<u64, ClientError> {
         let rotation = self.servers.rotation(None)?;
         let server = rotation.current();
-        let record = WireRecord {
-            value,
-            ..WireRecord::default()
+        let channel = self.servers.channel(server);
+        let appended = match self.log.is_empty() {
+            true => within(self.timeout, produce_plain(channel, value)).await,
+            false => {
+                let (records, count) = build(&[Record::new(value)])?;
+                let request = ProduceRequest {
+                    log: self.log.clone(),
+                    batch: Some(Batch {
+                        records,
+                        count,
+                        ..Batch::default()
+                    }),
+                    ..ProduceRequest::default()
+                };
+                let mut client = native(channel);
+                let answer = within(self.timeout, client.produce(request)).await;
+                answer.map(|answer| answer.into_inner().first_offset)
+            }
         };
-        let mut client = LogClient::new(self.servers.channel(server));
-        let answer = within(
-            self.timeout,
-            client.produce(ProduceRequest {
-                record: Some(record),
-            }),
-        )
-        .await;
-        answer
-            .map(|answer| answer.into_inner().offset)
-            .map_err(|status| ClientError::of_status(server, &status))
+        appended.map_err(|status| ClientError::of_status(server, &status))
     }
+}
+
+/// Appends a record to the default log by the call of `log.v1`, which knows no other.
+async fn produce_plain(channel: Channel, value: Bytes) -> Result<u64, Status> {
+    let record = WireRecord {
+        value,
+        ..WireRecord::default()
+    };
+    let request = PlainRequest {
+        record: Some(record),
+    };
+    let answer = LogClient::new(channel).produce(request).await?;
+    Ok(answer.into_inner().offset)
 }
 
 /// The native API of the server at the other end.

@@ -1,5 +1,7 @@
 //! What the cluster keeps of its clients: epochs that fence, cursors, sessions; and what a node takes.
 //!
+//! Cursors are a log's. Epochs and sessions are the cluster's, so that their calls name no log.
+//!
 //! Each call is tried again until the client's timeout. Calls that are not idempotent by themselves are made so
 //! here.
 
@@ -17,7 +19,7 @@ use crate::proto::v1::{
     ListCursorsRequest, ListFencesRequest, ListSessionsRequest,
 };
 
-type Log = LogServiceClient<Limited>;
+pub(super) type Log = LogServiceClient<Limited>;
 
 impl Admin {
     /// Takes over `name`: appends under its older epochs are refused from then on. With `expected`, only if
@@ -33,11 +35,11 @@ impl Admin {
         expected: Option<u64>,
     ) -> Result<Claim, ClientError> {
         let request = ClaimEpochRequest {
-            log: String::new(),
             name: name.to_owned(),
             holder: holder.to_owned(),
             token: Token::random().bytes(),
             expected_epoch: expected,
+            ..ClaimEpochRequest::default()
         };
         let call = |mut log: Log| {
             let request = request.clone();
@@ -58,8 +60,8 @@ impl Admin {
     /// its own variant.
     pub async fn epoch(&self, name: &str) -> Result<(u64, String), ClientError> {
         let request = GetEpochRequest {
-            log: String::new(),
             name: name.to_owned(),
+            ..GetEpochRequest::default()
         };
         let call = |mut log: Log| {
             let request = request.clone();
@@ -96,8 +98,8 @@ impl Admin {
     /// one could tell.
     pub async fn delete_fence(&self, name: &str) -> Result<bool, ClientError> {
         let request = DeleteFenceRequest {
-            log: String::new(),
             name: name.to_owned(),
+            ..DeleteFenceRequest::default()
         };
         let call = |mut log: Log| {
             let request = request.clone();
@@ -159,10 +161,11 @@ impl Admin {
         expected: Option<u64>,
     ) -> Result<(), ClientError> {
         self.set_cursor(CommitCursorRequest {
+            log: self.log.clone(),
             name: name.to_owned(),
             offset,
             expected_offset: expected,
-            ..CommitCursorRequest::default()
+            create_only: false,
         })
         .await
     }
@@ -174,10 +177,11 @@ impl Admin {
     /// [`ClientError::CursorDiffers`] if there is a cursor of this name; else as [`Self::delete_cursor`].
     pub async fn create_cursor(&self, name: &str, offset: u64) -> Result<(), ClientError> {
         self.set_cursor(CommitCursorRequest {
+            log: self.log.clone(),
             name: name.to_owned(),
             offset,
+            expected_offset: None,
             create_only: true,
-            ..CommitCursorRequest::default()
         })
         .await
     }
@@ -218,7 +222,7 @@ impl Admin {
     /// its own variant.
     pub async fn cursor(&self, name: &str) -> Result<Option<CursorInfo>, ClientError> {
         let request = GetCursorRequest {
-            log: String::new(),
+            log: self.log.clone(),
             name: name.to_owned(),
         };
         let call = |mut log: Log| {
@@ -233,19 +237,20 @@ impl Admin {
         Ok(self.ask(call).await?.map(CursorInfo::from))
     }
 
-    /// All cursors, by name.
+    /// All cursors of the log, by name.
     ///
     /// # Errors
     ///
     /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
     /// its own variant.
     pub async fn cursors(&self) -> Result<Vec<CursorInfo>, ClientError> {
-        let call = |mut log: Log, page_token| async move {
+        let call = |mut log: Log, page_token| {
             let request = ListCursorsRequest {
+                log: self.log.clone(),
+                page_size: 0,
                 page_token,
-                ..ListCursorsRequest::default()
             };
-            log.list_cursors(request).await
+            async move { log.list_cursors(request).await }
         };
         let pages = self.all(call, |page| (page.cursors, page.next_page_token));
         Ok(pages.await?.into_iter().map(CursorInfo::from).collect())
@@ -260,7 +265,7 @@ impl Admin {
     /// one could tell.
     pub async fn delete_cursor(&self, name: &str) -> Result<bool, ClientError> {
         let request = DeleteCursorRequest {
-            log: String::new(),
+            log: self.log.clone(),
             name: name.to_owned(),
         };
         let call = |mut log: Log| {
@@ -284,7 +289,7 @@ impl Admin {
     }
 
     /// Asks for page after page of a list; `parts` gives the items of a page and the token of the next one.
-    async fn all<P, T, F>(
+    pub(super) async fn all<P, T, F>(
         &self,
         call: impl Fn(Log, String) -> F,
         parts: impl Fn(P) -> (Vec<T>, String),
@@ -305,7 +310,7 @@ impl Admin {
     }
 
     /// Asks for something that changes nothing.
-    async fn ask<T, F>(&self, call: impl Fn(Log) -> F) -> Result<T, ClientError>
+    pub(super) async fn ask<T, F>(&self, call: impl Fn(Log) -> F) -> Result<T, ClientError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
@@ -314,7 +319,10 @@ impl Admin {
     }
 
     /// The answer to a change, and whether an earlier try may have made it.
-    async fn change_named<T, F>(&self, call: impl Fn(Log) -> F) -> Result<(T, bool), ClientError>
+    pub(super) async fn change_named<T, F>(
+        &self,
+        call: impl Fn(Log) -> F,
+    ) -> Result<(T, bool), ClientError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {

@@ -1,4 +1,5 @@
-//! Sessions on the wire: opening one, whatever becomes of the first try, and closing it.
+//! Sessions on the wire: opening one, whatever becomes of the first try, and closing it. They are the cluster's:
+//! no log is named.
 
 use std::fmt;
 
@@ -53,8 +54,8 @@ impl Opened {
 pub(super) async fn open(servers: &Servers, server: &str, secret: Token) -> Result<Opened, Status> {
     let mut client = native(limited(servers.channel(server), FIRST_ANSWER_MAX));
     let request = OpenSessionRequest {
-        log: String::new(),
         secret: secret.bytes(),
+        ..OpenSessionRequest::default()
     };
     let answer = within(FIRST_ANSWER_MAX, client.open_session(request)).await?;
     let id = answer.into_inner().session;
@@ -71,9 +72,9 @@ pub(super) fn session_of_test(id: u64) -> Opened {
 pub(super) async fn close(servers: &Servers, server: &str, session: Opened) {
     let mut client = native(limited(servers.channel(server), FIRST_ANSWER_MAX));
     let request = CloseSessionRequest {
-        log: String::new(),
         session: session.id,
         secret: session.secret.bytes(),
+        ..CloseSessionRequest::default()
     };
     if let Err(status) = within(FIRST_ANSWER_MAX, client.close_session(request)).await {
         let session = session.id;

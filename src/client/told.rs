@@ -72,6 +72,9 @@ pub(super) fn is_verdict(status: &Status) -> bool {
                 | Reason::SequenceReused
                 | Reason::NotOwner
                 | Reason::SessionExpired
+                // With the log went whatever an earlier try appended.
+                | Reason::NoSuchLog
+                | Reason::LogDeleted
         )
     )
 }
@@ -130,6 +133,10 @@ pub(super) fn is_session_expired(status: &Status) -> bool {
 
 pub(super) fn is_no_such_cursor(status: &Status) -> bool {
     Reason::of(status) == Some(Reason::NoSuchCursor)
+}
+
+pub(super) fn is_no_such_log(status: &Status) -> bool {
+    Reason::of(status) == Some(Reason::NoSuchLog)
 }
 
 /// Whether the node lacks what the read must see.

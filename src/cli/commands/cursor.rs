@@ -5,17 +5,19 @@ use clap::Subcommand;
 use serde_json::json;
 
 use crate::cli::Format;
-use crate::cli::connection::ConnectionArgs;
+use crate::cli::connection::{ConnectionArgs, OfLog};
 use crate::cli::output::{Cell, Column, Told, deleted, listed, print_as};
 use crate::client::{Client, CursorInfo};
 
 const HELP: &str = "\
 A cursor holds the offset of the record that is read next: at most the one behind the last record. It never expires.
+It belongs to one log: the same name in another log is another cursor.
 
 Examples:
   ferrolog cursor set billing 0 --create
   ferrolog consume --cursor billing --follow      (reads on from it, and moves it)
   ferrolog cursor list --servers n1:8400
+  ferrolog cursor list --log orders
   ferrolog cursor set billing 1000
   ferrolog cursor set billing 1000 --expected 900 (only if nobody moved it meanwhile)
   ferrolog cursor delete billing
@@ -26,6 +28,8 @@ Examples:
 pub(in crate::cli) struct CursorArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
+    #[command(flatten)]
+    log: OfLog,
     #[command(subcommand)]
     action: Action,
 }
@@ -58,7 +62,7 @@ struct From {
 }
 
 pub(in crate::cli) async fn run(args: CursorArgs, format: Format) -> anyhow::Result<()> {
-    let client = args.connection.client(None)?;
+    let client = args.log.of(&args.connection.client(None)?);
     let admin = client.admin();
     let told = match args.action {
         Action::List => list(&admin.cursors().await?),

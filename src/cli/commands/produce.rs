@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use crate::cli::connection::ConnectionArgs;
+use crate::cli::connection::{ConnectionArgs, OfLog};
 use crate::cli::feeder::{Fed, Feeder, Unfinished};
 use crate::cli::output::{PROGRESS_STRIDE, counted, grouped, millis, per_second, progress, span};
 use crate::cli::records::{Delimiter, RecordSource};
@@ -32,6 +32,7 @@ that stands in `acknowledged` and `in_doubt` beside `error`.
 Examples:
   ferrolog produce --servers n1:8400,n2:8400,n3:8400 words.txt
   journalctl -f | ferrolog produce          (with FERROLOG_SERVERS and the like set)
+  ferrolog produce --log orders today.txt   (made before by `ferrolog log create orders`)
   ferrolog produce --whole photo.jpg        (one record)
   find . -print0 | ferrolog produce --delimiter '\\0'
   ferrolog produce --key-delimiter = --compression zstd settings.env
@@ -44,6 +45,8 @@ Examples:
 pub(in crate::cli) struct ProduceArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
+    #[command(flatten)]
+    log: OfLog,
     /// What to append; - is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
@@ -212,7 +215,7 @@ fn no_key(line: u64, delimiter: &Delimiter) -> String {
 
 pub(in crate::cli) async fn run(args: ProduceArgs, format: Format) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
-    let client = args.connection.client(None)?;
+    let client = args.log.of(&args.connection.client(None)?);
     let mut input = Input::open(&args)?;
     let admin = client.admin();
     input.limits = tokio::select! {

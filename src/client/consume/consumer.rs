@@ -16,12 +16,10 @@ use super::reading::{Consistency, ConsumeOptions, Start};
 use super::unpacked::{ConsumedRecord, Unpacked};
 use crate::client::attempts::{Attempts, within};
 use crate::client::servers::Servers;
-use crate::client::told::{is_behind, is_no_such_cursor, past_end, trimmed};
+use crate::client::told::{is_behind, is_no_such_cursor, is_no_such_log, past_end, trimmed};
 use crate::client::{ClientError, Freshness, SILENCE_MAX, native};
 use crate::proto::v1;
 
-/// The shortest and the longest heartbeat that servers accept.
-const HEARTBEAT_MS: std::ops::RangeInclusive<u128> = 100..=60_000;
 /// The consumer replaces a stream that missed this many heartbeats.
 const HEARTBEATS_MISSED: u32 = 3;
 /// A leader has confirmed the node's position within this time: the node lacks only records that are under way.
@@ -32,6 +30,7 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(30);
 /// A read under way.
 pub struct Consumer {
     servers: Arc<Servers>,
+    log: String,
     options: ConsumeOptions,
     attempts: Attempts,
     silence_max: Duration,
@@ -77,6 +76,7 @@ impl From<Status> for Fault {
 impl Consumer {
     pub(in crate::client) fn new(
         servers: Arc<Servers>,
+        log: &str,
         options: ConsumeOptions,
         timeout: Duration,
     ) -> Result<Self, ClientError> {
@@ -88,6 +88,7 @@ impl Consumer {
         };
         Ok(Self {
             servers,
+            log: log.to_owned(),
             options,
             attempts,
             silence_max: silence_max.min(timeout),
@@ -112,7 +113,7 @@ impl Consumer {
     /// # Errors
     ///
     /// An error ends the read, and nothing follows it: [`ClientError::Trimmed`] if the next record was given
-    /// up, [`ClientError::PastEnd`], [`ClientError::Stale`] if no node is fresh enough, [`ClientError::Gap`] or
+    /// up, [`ClientError::NoSuchLog`], [`ClientError::LogDeleted`], [`ClientError::PastEnd`], [`ClientError::Stale`] if no node is fresh enough, [`ClientError::Gap`] or
     /// [`ClientError::Batch`] if a server sent what cannot be right, a timeout, or a refusal.
     pub async fn next(&mut self) -> Option<Result<ConsumedRecord, ClientError>> {
         while !self.over {
@@ -247,15 +248,13 @@ impl Consumer {
 
     /// Opens a stream at the next offset, at first where the caller wants to begin.
     async fn open(&mut self) -> Result<(), Fault> {
-        let heartbeat = self.options.heartbeat.as_millis();
-        let heartbeat = heartbeat.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
         let from = self.next.map(Start::Offset);
         let (grants, requests) = requests(v1::ConsumeStreamStart {
-            log: String::new(),
+            log: self.log.clone(),
             start: Some(from.as_ref().unwrap_or(&self.options.from).into()),
             consistency: Some(self.options.consistency.into()),
             accept: vec![v1::Compression::Lz4.into(), v1::Compression::Zstd.into()],
-            heartbeat_ms: u32::try_from(heartbeat).unwrap_or(u32::MAX),
+            heartbeat_ms: self.options.heartbeat_ms(),
         });
         let mut client = native(self.servers.channel(self.attempts.server()));
         let deadline = self.first_answer_max;
@@ -344,6 +343,10 @@ impl Consumer {
         if let (Start::Cursor(name), true) = (&self.options.from, is_no_such_cursor(&status)) {
             let name = name.clone();
             return Err(ClientError::NoSuchCursor { name });
+        }
+        if self.next.is_some() && is_no_such_log(&status) {
+            // It was there when the read began, and the stream that would have told was lost.
+            return Err(ClientError::LogDeleted);
         }
         if let Some(next) = past_end(&status) {
             if self.next.is_some() {

@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::proto::v1;
 
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
+/// The shortest and the longest heartbeat that servers accept.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 
 /// Where a read begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,14 @@ impl Default for ConsumeOptions {
             server: None,
             heartbeat: HEARTBEAT_DEFAULT,
         }
+    }
+}
+
+impl ConsumeOptions {
+    /// Between two heartbeats, as servers accept it, in milliseconds.
+    pub(super) fn heartbeat_ms(&self) -> u32 {
+        let heartbeat = self.heartbeat.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
+        u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX)
     }
 }
 

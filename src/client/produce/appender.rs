@@ -30,6 +30,7 @@ pub struct AppenderOptions {
 /// Appends batches one after another.
 pub struct Appender {
     servers: Arc<Servers>,
+    log: String,
     options: AppenderOptions,
     timeout: Duration,
     session: Option<Session>,
@@ -48,12 +49,14 @@ struct Session {
 impl Appender {
     pub(in crate::client) fn new(
         servers: Arc<Servers>,
+        log: &str,
         options: AppenderOptions,
         timeout: Duration,
     ) -> Result<Self, ClientError> {
         servers.rotation(None)?;
         Ok(Self {
             servers,
+            log: log.to_owned(),
             options,
             timeout,
             session: None,
@@ -98,7 +101,7 @@ impl Appender {
         records: &[Record],
     ) -> Result<Appended, ClientError> {
         let request = ProduceRequest {
-            log: String::new(),
+            log: self.log.clone(),
             batch: Some(self.batch(records)?),
             session: None,
             expected_next_offset: expected,

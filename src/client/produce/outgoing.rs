@@ -74,7 +74,7 @@ impl Outgoing {
         let (sequence, batch) = wire(state);
         let fence = options.fence.clone().map(Into::into);
         Next::Send(v1::ProduceRequest {
-            log: String::new(),
+            log: self.window.log.clone(),
             batch: Some(batch),
             session: sequence,
             expected_next_offset: None,

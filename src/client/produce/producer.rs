@@ -79,12 +79,13 @@ pub struct Producer {
 impl Producer {
     pub(in crate::client) fn new(
         servers: &Arc<Servers>,
+        log: &str,
         mut options: ProducerOptions,
         timeout: Duration,
     ) -> Result<Self, ClientError> {
         options.linger = options.linger.min(LINGER_MAX);
         let attempts = Attempts::new(servers, None, timeout)?;
-        let window = Arc::new(Window::new(options));
+        let window = Arc::new(Window::new(log, options));
         let pipeline = Pipeline::new(Arc::clone(servers), Arc::clone(&window), timeout);
         Ok(Self {
             window,

@@ -31,6 +31,8 @@ pub(super) enum Loss {
 }
 
 pub(super) struct Window {
+    /// The name of the log that the batches are for; empty for the default one.
+    pub(super) log: String,
     pub(in crate::client) options: ProducerOptions,
     state: Mutex<Backlog>,
     room: Notify,
@@ -38,8 +40,9 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(in crate::client) fn new(options: ProducerOptions) -> Self {
+    pub(in crate::client) fn new(log: &str, options: ProducerOptions) -> Self {
         Self {
+            log: log.to_owned(),
             options,
             state: Mutex::new(Backlog::new()),
             room: Notify::new(),

@@ -58,7 +58,7 @@ fn push(window: &Window, len: usize) -> Option<Ack> {
 
 #[tokio::test(start_paused = true)]
 async fn the_window_holds_its_limits_and_opens_in_strides() {
-    let window = Arc::new(Window::new(one_by_one()));
+    let window = Arc::new(Window::new("", one_by_one()));
     let mut outgoing = stream(&window, AMPLE);
     for _ in 0..BATCHES_MAX {
         assert!(push(&window, 1).is_some());
@@ -76,18 +76,21 @@ async fn the_window_holds_its_limits_and_opens_in_strides() {
 
 #[tokio::test(start_paused = true)]
 async fn records_and_bytes_are_bounded_but_a_giant_travels_alone() {
-    let window = Window::new(ProducerOptions {
-        batch_records_max: u32::MAX,
-        batch_bytes_max: usize::MAX,
-        ..options()
-    });
+    let window = Window::new(
+        "",
+        ProducerOptions {
+            batch_records_max: u32::MAX,
+            batch_bytes_max: usize::MAX,
+            ..options()
+        },
+    );
     assert!(push(&window, 1).is_some());
     for _ in 1..RECORDS_MAX {
         assert!(push(&window, 0).is_some());
     }
     assert!(push(&window, 0).is_none());
 
-    let window = Window::new(options());
+    let window = Window::new("", options());
     assert!(push(&window, BYTES_MAX + 1).is_some());
     assert!(push(&window, 0).is_none());
 }
@@ -100,7 +103,7 @@ async fn a_batch_gathers_while_another_is_under_way() {
         ..options()
     };
     let linger = options.linger;
-    let window = Arc::new(Window::new(options));
+    let window = Arc::new(Window::new("", options));
     let mut outgoing = stream(&window, AMPLE);
     push(&window, 1).unwrap();
     assert_eq!(sent(&mut outgoing).unwrap().1, 1, "nobody waits alone");
@@ -132,7 +135,7 @@ async fn a_batch_gathers_while_another_is_under_way() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_of_its_own_keeps_its_place() {
-    let window = Arc::new(Window::new(options()));
+    let window = Arc::new(Window::new("", options()));
     let mut outgoing = stream(&window, AMPLE);
     for _ in 0..3 {
         push(&window, 1).unwrap();
@@ -150,7 +153,7 @@ async fn a_batch_of_its_own_keeps_its_place() {
 
 #[tokio::test(start_paused = true)]
 async fn credit_is_never_exceeded() {
-    let window = Arc::new(Window::new(one_by_one()));
+    let window = Arc::new(Window::new("", one_by_one()));
     let few = Credit {
         bytes: 1 << 20,
         batches: 3,
@@ -192,7 +195,7 @@ async fn credit_is_never_exceeded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_stream_starts_at_the_first_unacknowledged_and_ends_the_old_one() {
-    let window = Arc::new(Window::new(one_by_one()));
+    let window = Arc::new(Window::new("", one_by_one()));
     let mut old = stream(&window, AMPLE);
     for len in 1..=4 {
         push(&window, len).unwrap();
@@ -216,7 +219,7 @@ async fn a_new_stream_starts_at_the_first_unacknowledged_and_ends_the_old_one() 
 
 #[tokio::test(start_paused = true)]
 async fn a_new_session_counts_from_its_first_batch() {
-    let window = Arc::new(Window::new(one_by_one()));
+    let window = Arc::new(Window::new("", one_by_one()));
     let mut outgoing = stream(&window, AMPLE);
     for _ in 0..3 {
         push(&window, 1).unwrap();
@@ -242,7 +245,7 @@ async fn a_new_session_counts_from_its_first_batch() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_reaches_every_waiter() {
-    let window = Window::new(options());
+    let window = Window::new("", options());
     let acks = [push(&window, 1).unwrap(), push(&window, 1).unwrap()];
     window.fail(&ClientError::NoServers);
     for ack in acks {

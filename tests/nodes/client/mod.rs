@@ -4,5 +4,6 @@
 mod appender;
 mod consumer;
 mod front;
+mod logs;
 mod named;
 mod producer;

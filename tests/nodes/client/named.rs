@@ -170,6 +170,11 @@ async fn every_call_may_run_as_a_task_of_its_own() {
     drop(movable(admin.cursors()));
     drop(movable(admin.delete_cursor("n")));
     drop(movable(admin.limits()));
+    drop(movable(admin.create_log("n", Default::default())));
+    drop(movable(admin.get_log("n")));
+    drop(movable(admin.list_logs("n")));
+    drop(movable(admin.update_log("n", Default::default(), None)));
+    drop(movable(admin.delete_log("n", 1)));
     drop(movable(client.produce("x".into())));
     let producer = client.producer(Default::default()).expect("a producer");
     drop(movable(producer.send("x")));

@@ -4,5 +4,6 @@ mod cut_short;
 mod deploy;
 mod examples;
 mod log_files;
+mod logs;
 mod settings;
 mod standard_error;

@@ -43,7 +43,7 @@ impl Node {
         ];
         let mut command = command(&args.map(str::to_owned));
         let mut child = command
-            .env("FERROLOG_LOG", level)
+            .env("FERROLOG_LOG_LEVEL", level)
             .stderr(err)
             .spawn()
             .expect("the binary");

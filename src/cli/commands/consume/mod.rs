@@ -17,7 +17,7 @@ use futures::FutureExt;
 
 use super::cursor::stands;
 use crate::cli::Format;
-use crate::cli::connection::ConnectionArgs;
+use crate::cli::connection::{ConnectionArgs, OfLog};
 use crate::cli::output::note;
 use crate::cli::record_format::RecordFormat;
 use crate::cli::records::Delimiter;
@@ -50,7 +50,7 @@ Consistency:
 
 Examples:
   ferrolog consume --servers n1:8400,n2:8400,n3:8400 > copy.txt
-  ferrolog consume --from latest --follow
+  ferrolog consume --log orders --from latest --follow
   ferrolog consume --from 1000 --count 10 --output json
   ferrolog consume --from tail:10 --keys --key-delimiter ': '
   ferrolog consume --from timestamp:2026-01-31T12:00:00Z
@@ -63,6 +63,8 @@ Examples:
 pub(in crate::cli) struct ConsumeArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
+    #[command(flatten)]
+    log: OfLog,
     /// Where to begin: an offset, earliest, latest, tail:N, or timestamp: with milliseconds or RFC 3339 in UTC
     /// [default: earliest]
     #[arg(long, value_name = "START", value_parser = parse_start)]
@@ -101,7 +103,7 @@ pub(in crate::cli) struct ConsumeArgs {
 
 pub(in crate::cli) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()> {
     let server = args.server.clone();
-    let client = args.connection.client(server.as_deref())?;
+    let client = args.log.of(&args.connection.client(server.as_deref())?);
     // Without a cursor there is nothing to end cleanly: a signal kills.
     let mut signals = match args.cursor {
         Some(_) => Some(Signals::listen()?),

@@ -1,5 +1,6 @@
-//! `ferrolog log`: what is kept of the log, and a look at its files.
+//! `ferrolog log`: the logs of the cluster, what is kept of one, and a look at a node's files.
 
+mod catalogue;
 mod files;
 
 use std::process::ExitCode;
@@ -8,17 +9,25 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::cursor::stands;
-use crate::cli::connection::ConnectionArgs;
+use crate::cli::connection::{ConnectionArgs, OfLog};
 use crate::cli::output::{Told, grouped, print_as};
 use crate::cli::quantities::{parse_age, parse_bytes};
 use crate::cli::{Format, UsageError};
 use crate::client::Client;
 use crate::proto::v1::Retention;
+use catalogue::{CreateArgs, DeleteArgs, ListArgs, ShowArgs};
 use files::{DumpArgs, VerifyArgs};
 
 const HELP: &str = "\
 Examples:
-  ferrolog log trim 100000 --servers n1:8400            (records before offset 100000 go)
+  ferrolog log create orders --label team=sales --servers n1:8400
+  ferrolog log list
+  ferrolog log list --prefix orders --output json
+  ferrolog log show orders
+  ferrolog log delete orders                            (with its records and cursors)
+  ferrolog log delete orders --id 7                     (only if that is still the one)
+  ferrolog log trim 100000                              (records before offset 100000 go)
+  ferrolog log trim 5000 --log orders
   ferrolog log retention                                (show what is set)
   ferrolog log retention --max-bytes 50GiB --max-age 7d
   ferrolog log retention --max-age none
@@ -26,7 +35,11 @@ Examples:
   ferrolog log retention --wait-for-cursor none
   ferrolog log verify data/n1                           (of a node that is stopped)
   ferrolog log dump data/n1 --from 1000 --count 10 --output json
+  ferrolog log dump data/n1 --log-id 7                  (as `log show` told it)
   ferrolog log dump data/n1 --entries
+
+A log has offsets and cursors of its own. One that is made anew under a name is another log, with another id.
+`default` is there from the start, and retention is kept of it alone; trim or delete others.
 
 With --wait-for-cursor, records that a cursor has not read yet stay whatever the limits say, until the
 segments on disk take more than --wait-max-bytes.
@@ -46,6 +59,14 @@ pub(in crate::cli) struct LogArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// Make a log
+    Create(CreateArgs),
+    /// Show the logs that there are
+    List(ListArgs),
+    /// Show all that is known of a log
+    Show(ShowArgs),
+    /// Delete a log, with its records and cursors
+    Delete(DeleteArgs),
     /// Give up the records before an offset
     Trim {
         /// The first offset that stays: at most the one after the last record
@@ -53,8 +74,10 @@ enum Action {
         first: u64,
         #[command(flatten)]
         connection: ConnectionArgs,
+        #[command(flatten)]
+        log: OfLog,
     },
-    /// Show or set how much of the log is kept
+    /// Show or set how much of the default log is kept
     Retention {
         /// Bytes of segments to keep, such as 50GiB or 1000000, or `none`
         #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
@@ -79,7 +102,15 @@ enum Action {
 
 pub(in crate::cli) async fn run(args: LogArgs, format: Format) -> anyhow::Result<ExitCode> {
     let told = match args.action {
-        Action::Trim { first, connection } => trim(&connection.client(None)?, first).await?,
+        Action::Create(args) => catalogue::create(args).await?,
+        Action::List(args) => catalogue::list(&args).await?,
+        Action::Show(args) => catalogue::show(&args).await?,
+        Action::Delete(args) => catalogue::delete(&args).await?,
+        Action::Trim {
+            first,
+            connection,
+            log,
+        } => trim(&log.of(&connection.client(None)?), first).await?,
         Action::Retention {
             max_bytes,
             max_age,

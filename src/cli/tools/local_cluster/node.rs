@@ -52,7 +52,7 @@ impl Node {
         command.args(args);
         // The caller's settings are for its clients, not for this node.
         for (key, _) in std::env::vars_os() {
-            if key.to_string_lossy().starts_with("FERROLOG_") && key != "FERROLOG_LOG" {
+            if key.to_string_lossy().starts_with("FERROLOG_") && key != "FERROLOG_LOG_LEVEL" {
                 command.env_remove(key);
             }
         }

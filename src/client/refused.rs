@@ -1,0 +1,145 @@
+//! Which error a server's status is, and what becomes of it after a try whose outcome is not known.
+//!
+//! The module `told` decides what a status means.
+
+use tonic::{Code, Status};
+
+use super::ClientError;
+use super::told::{Told, describe, is_distrust, is_verdict};
+use crate::reason::Reason;
+
+impl ClientError {
+    /// The error of a change of the cluster that an earlier try may have made: what says how things stand
+    /// is an answer, and all else leaves the doubt.
+    pub(super) fn after_doubt(self, in_doubt: bool) -> Self {
+        match self {
+            Self::EpochDiffers { .. }
+            | Self::CursorDiffers { .. }
+            | Self::NoSuchLog { .. }
+            | Self::LogExists
+            | Self::LogDeleted => self,
+            other if in_doubt => Self::ChangeInDoubt {
+                cause: other.to_string(),
+            },
+            other => other,
+        }
+    }
+
+    /// The error that ends a call, or a doubt that it does not settle: an earlier try may have done what was
+    /// asked, whatever a later one met.
+    pub(super) fn unless_in_doubt(self, in_doubt: bool, last: &Status) -> Self {
+        if !in_doubt || is_verdict(last) {
+            return self;
+        }
+        tracing::warn!(cause = %self, "the outcome of an earlier try stays unknown");
+        Self::OutcomeUnknown
+    }
+
+    /// The error of one call to `server` that is not tried again.
+    pub(super) fn of_status(server: &str, status: &Status) -> Self {
+        if let Some(typed) = Told::of(status).and_then(|told| Self::of_reason(&told)) {
+            return typed;
+        }
+        let (server, message) = (server.to_owned(), describe(status));
+        let reason = Reason::of(status);
+        // These variants carry the same facts about a status, and differ in their words.
+        macro_rules! told {
+            ($variant:ident) => {
+                Self::$variant {
+                    server,
+                    reason,
+                    message,
+                }
+            };
+        }
+        match status.code() {
+            _ if is_distrust(status) => Self::Tls {
+                server,
+                cause: message,
+            },
+            Code::InvalidArgument => told!(InvalidArgument),
+            Code::PermissionDenied => told!(PermissionDenied),
+            Code::Unauthenticated => told!(Unauthenticated),
+            Code::FailedPrecondition => told!(FailedPrecondition),
+            Code::OutOfRange => told!(OutOfRange),
+            Code::Unimplemented => told!(Unimplemented),
+            code => Self::Failed {
+                server,
+                code,
+                reason,
+                message,
+            },
+        }
+    }
+
+    /// The error that this reason alone determines.
+    fn of_reason(told: &Told) -> Option<Self> {
+        Some(match told.reason {
+            Reason::Fenced => Self::Fenced {
+                name: told.text("name"),
+                epoch: told.number("epoch").unwrap_or_default(),
+            },
+            Reason::SessionExpired => Self::SessionExpired,
+            Reason::EpochDiffers => Self::EpochDiffers {
+                current: told.number("epoch").unwrap_or_default(),
+            },
+            Reason::CursorDiffers => Self::CursorDiffers {
+                current: told.number("offset"),
+            },
+            Reason::NoSuchCursor => Self::NoSuchCursor {
+                name: told.text("name"),
+            },
+            Reason::NoSuchLog => Self::NoSuchLog {
+                name: told.text("log"),
+            },
+            Reason::LogDeleted => Self::LogDeleted,
+            Reason::LogExists => Self::LogExists,
+            Reason::LogEpochDiffers => Self::LogEpochDiffers {
+                current: told.number("epoch").unwrap_or_default(),
+            },
+            Reason::OutcomeUnknown => Self::OutcomeUnknown,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// An error of its own says as much as the status did.
+    #[test]
+    fn no_reason_is_lost_on_the_way_to_an_error() {
+        for reason in Reason::ALL {
+            let error = ClientError::of_status("a:1", &reason.status("x"));
+            match reason {
+                Reason::OutcomeUnknown => assert!(error.is_doubt()),
+                reason => assert_eq!(error.reason(), Some(*reason), "{error:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_server_tells_of_a_log_comes_along() {
+        let of = |reason: Reason, key: &str, value: &str| {
+            let metadata = HashMap::from([(key.to_owned(), value.to_owned())]);
+            ClientError::of_status("a:1", &reason.status_with("x", metadata))
+        };
+        let missing = of(Reason::NoSuchLog, "log", "orders");
+        assert!(
+            missing.to_string().contains("no log \"orders\""),
+            "{missing}"
+        );
+        let differs = of(Reason::LogEpochDiffers, "epoch", "7");
+        assert!(matches!(
+            differs,
+            ClientError::LogEpochDiffers { current: 7 }
+        ));
+        // Another epoch may be this caller's own doing; that another has the name, or nobody, may not.
+        assert!(differs.after_doubt(true).is_doubt());
+        assert!(!missing.after_doubt(true).is_doubt());
+        assert!(!ClientError::LogExists.after_doubt(true).is_doubt());
+    }
+}
