@@ -54,7 +54,7 @@ impl LogState {
             // Where a damaged segment begins is not known, so the one before it was taken.
             return Err(self.damaged_behind(number, log).unwrap_or(NO_ROW));
         }
-        let rows = Rows::Log(rows, row);
+        let rows = Rows { rows, at: row };
         let (source, parts) = self.record_source(number, rows, budget)?;
         Ok(Looked::Found(Some(Found {
             log,
@@ -250,20 +250,20 @@ impl LogState {
     }
 }
 
-/// The rows that a read takes, one after the other.
-enum Rows<'a> {
-    /// Those of one log, from so many on.
-    Log(&'a LogRows, usize),
+/// The rows of a log that a read takes, one after the other.
+struct Rows<'a> {
+    rows: &'a LogRows,
+    /// How many of them are passed.
+    at: usize,
 }
 
 impl Rows<'_> {
     /// The next row, and its number.
     fn next(&mut self, segment: &Segment) -> Result<Option<(Row, usize)>, Error> {
-        let Self::Log(rows, at) = self;
-        let Some(number) = rows.number(*at) else {
+        let Some(number) = self.rows.number(self.at) else {
             return Ok(None);
         };
-        *at += 1;
+        self.at += 1;
         Ok(Some((segment.index.row(number)?, number)))
     }
 }

@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::format::row::Row;
 use super::format::seal::Seal;
 use super::format::{record, seal};
 use super::{
@@ -145,6 +146,21 @@ pub fn runs_from(entry: &Entry, ends: &mut AllEnds) -> Result<Vec<Run>, Error> {
         }
     };
     Ok(batches.map(run).collect())
+}
+
+/// Reads the records of a run out of its entry, behind those that are there.
+pub fn read_run(entry: &Entry, run: &Run, out: &mut Vec<record::Record>) -> Result<(), Error> {
+    // Where the frame stands, and the position, are nothing to what is read.
+    let row = Row {
+        position: Position(0),
+        index: entry.index,
+        frame_at: 0,
+        skip: run.skip,
+        log: run.log,
+        offset: run.first,
+    };
+    let stored = record::stored(&entry.payload, &row, run.count.into())?;
+    stored.read_into(run.first, usize::MAX, out).map(drop)
 }
 
 impl Log {

@@ -13,8 +13,7 @@ use parking_lot::Mutex;
 use crate::disk::memory::{Event, MemoryDisk};
 use crate::env::{Random, random_u128, wall_clock_ms};
 use crate::log::format::record::{BatchBuilder, join};
-use crate::log::format::row::Row;
-use crate::log::fuzzing::runs_from;
+use crate::log::fuzzing::{read_run, runs_from};
 use crate::log::*;
 
 const DIR: &str = "/log";
@@ -424,17 +423,7 @@ fn check_records(log: &Log, model: &Model, entries: &[Entry], what: &str) {
     let mut ends = AllEnds::new();
     for entry in entries {
         for run in runs_from(entry, &mut ends).unwrap() {
-            let row = Row {
-                position: Position(0),
-                index: entry.index,
-                frame_at: 0,
-                skip: run.skip,
-                log: run.log,
-                offset: run.first,
-            };
-            let stored = record::stored(&entry.payload, &row, run.count.into()).unwrap();
-            let out = &mut expected[run.log.0 as usize];
-            stored.read_into(run.first, usize::MAX, out).unwrap();
+            read_run(entry, &run, &mut expected[run.log.0 as usize]).unwrap();
         }
     }
     let kept = model.checkpoint.as_ref().map(|kept| &kept.logs);

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use crate::disk::memory::MemoryDisk;
 use crate::log::format::record::{BatchBuilder, batches, join};
-use crate::log::format::row::Row;
+use crate::log::fuzzing::read_run;
 use crate::log::*;
 
 const DIR: &str = "/log";
@@ -248,17 +248,8 @@ impl World {
             let first = self.log.publish(entry.index, &runs).unwrap();
             assert_eq!(first, Position(model.positions));
             for run in &runs {
-                let row = Row {
-                    position: Position(0),
-                    index: entry.index,
-                    frame_at: 0,
-                    skip: run.skip,
-                    log: run.log,
-                    offset: run.first,
-                };
-                let stored = record::stored(&entry.payload, &row, run.count.into()).unwrap();
                 let out = &mut model.logs.entry(run.log).or_default().records;
-                stored.read_into(run.first, usize::MAX, out).unwrap();
+                read_run(&entry, run, out).unwrap();
                 model.positions += u64::from(run.count);
             }
             model.published += 1;
