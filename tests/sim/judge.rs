@@ -10,6 +10,16 @@ use super::harness::checker::{self, Entry, FinalLogs, NodeLog, Outcome};
 pub fn judge(shared: &SharedRecord, logs: Vec<NodeLog>) -> Vec<String> {
     let record = &mut *shared.lock();
     let mut wrong = std::mem::take(&mut record.wrong);
+    let asked = record.trim_asked;
+    for log in logs
+        .iter()
+        .filter(|log| log.first > asked && !record.is_retained)
+    {
+        let (node, first) = (&log.node, log.first);
+        wrong.push(format!(
+            "the log of {node} begins at {first}, where {asked} was asked for at most"
+        ));
+    }
     let logs = with_trimmed(record, logs);
     let Some(log) = logs.first() else {
         return vec!["there is no log".to_owned()];

@@ -106,13 +106,12 @@ pub async fn close_sessions(hand: Hand) {
 /// Trims, by hand or by retention.
 pub async fn trim(hand: Hand) {
     let admin = hand.client().admin();
-    let (mut asked, mut is_retained) = (0, false);
     while !hand.is_told_to_stop() {
         for _ in 0..draw(&hand.random, 1..=8) {
             hand.think().await;
         }
         if one_in(&hand.random, 5) {
-            is_retained = true;
+            hand.record.lock().is_retained = true;
             let retention = Retention {
                 max_bytes: pick(&hand.random, &[0, 0, 128 << 10, 1 << 20]),
                 max_age_ms: pick(&hand.random, &[0, 0, 0, 5000]),
@@ -123,12 +122,16 @@ pub async fn trim(hand: Hand) {
             continue;
         }
         let keep = pick(&hand.random, &[10, 100, 1000]);
-        let first = hand.record.lock().next.saturating_sub(keep);
-        asked = asked.max(first);
+        let (first, asked) = {
+            let record = &mut *hand.record.lock();
+            let first = record.next.saturating_sub(keep);
+            record.trim_asked = record.trim_asked.max(first);
+            (first, record.trim_asked)
+        };
         let trimmed = admin.trim(first).await;
         if let Ok(begins) = trimmed
             && begins > asked
-            && !is_retained
+            && !hand.record.lock().is_retained
         {
             let what = format!("trimmed up to {begins}, where {asked} was asked for at most");
             hand.record.wrong(what);

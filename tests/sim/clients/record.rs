@@ -33,6 +33,10 @@ pub struct Record {
     pub wrong: Vec<String>,
     /// An offset that all before was acknowledged at some time.
     pub next: u64,
+    /// The highest offset that a trim was asked for.
+    pub trim_asked: u64,
+    /// A retention may have trimmed, too.
+    pub is_retained: bool,
     /// Where subscribers are.
     pub positions: BTreeMap<String, u64>,
     producers: u32,
