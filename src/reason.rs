@@ -151,7 +151,7 @@ reasons! {
     LogFailed "LOG_FAILED" Internal Nothing Never, "", "see the node's log";
     Internal "INTERNAL" Internal Unknown Never, "", "a fault of this software: report it";
     NoCertificate "NO_CERTIFICATE" Unauthenticated Nothing Never, "", "show a client certificate";
-    Denied "DENIED" PermissionDenied Nothing Never, "", "ask for a line in the access policy";
+    Denied "DENIED" PermissionDenied Nothing Never, "", "ask for a line in the access policy: for this action, on this log";
     NameTaken "NAME_TAKEN" FailedPrecondition Nothing Never, "", "`ferrolog cluster remove NAME` first, then `ferrolog cluster allow NAME`";
     AnotherStart "ANOTHER_START" FailedPrecondition Nothing Never, "", "two processes run on a data directory and its copy: stop one";
     NotAdmitted "NOT_ADMITTED" PermissionDenied Nothing Never, "", "`ferrolog cluster allow NAME`, or start the node with `--join-token`";

@@ -118,11 +118,27 @@ impl ReplicatedLog {
         self.0.node.state.read(known)
     }
 
-    /// Up to `count` logs by name whose names begin with `prefix`, behind `after`.
-    pub fn logs(&self, prefix: &str, after: &str, count: usize) -> Vec<(LogId, KnownLog)> {
+    /// Up to `count` logs by name whose names begin with `prefix`, behind `after`, of those to be shown. At most
+    /// `looked_max` names are looked at: the last one is given, too, if there may be more behind it.
+    pub fn logs(
+        &self,
+        prefix: &str,
+        after: &str,
+        (count, looked_max): (usize, usize),
+        is_shown: impl Fn(&str) -> bool,
+    ) -> (Vec<(LogId, KnownLog)>, Option<String>) {
         self.0.node.state.read(|fsm| {
-            let found = fsm.logs.list(prefix, after, count).into_iter();
-            found.map(|(id, log)| (id, log.clone())).collect()
+            let (mut found, mut looked) = (Vec::new(), None);
+            for (place, (id, log)) in fsm.logs.list(prefix, after).enumerate() {
+                if found.len() == count || place == looked_max {
+                    return (found, looked);
+                }
+                looked = Some(log.name.clone());
+                if is_shown(&log.name) {
+                    found.push((id, log.clone()));
+                }
+            }
+            (found, None)
         })
     }
 

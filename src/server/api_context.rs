@@ -1,25 +1,30 @@
-//! What all verbs share: the log once it has its seat, the policy, the limits, what answers hold.
+//! What all verbs share: the way to a log, past the policy, the limits, what answers hold.
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tonic::{Request, Status};
 
 use crate::net::budget::Accounts;
 use crate::net::mux::PeerInfo;
-use crate::raft::ReplicatedLog;
 
 use super::answers::Unread;
 use super::answers::bulk::Bulk;
 use super::answers::reading::Reading;
-use super::{Drain, Limits, Policy, deadline, status};
+use super::auth::{Actions, On, Rights};
+use super::{CommitLog, Drain, Limits, Policy, deadline, status};
 
-/// What all verbs share. The log takes its seat once the node belongs to a cluster.
+/// The name of the log that is always there, which a call means that names none.
+const DEFAULT_LOG: &str = "default";
+
+/// What all verbs share. The log takes its seat once the node belongs to a cluster; nobody reaches it but by a
+/// function here that looks at the policy.
 #[derive(Debug)]
 pub struct ApiContext<L> {
-    pub seat: Arc<OnceLock<L>>,
-    pub policy: Policy,
+    seat: Arc<OnceLock<L>>,
+    policy: Policy,
     pub limits: Limits,
     pub reading: Reading,
     pub unread: Unread,
@@ -45,27 +50,108 @@ impl<L> ApiContext<L> {
         }
     }
 
-    pub fn log(&self) -> Result<&L, Status> {
+    /// Refuses calls as long as the node belongs to no cluster.
+    pub fn started(&self) -> Result<(), Status> {
+        self.seated().map(drop)
+    }
+
+    fn seated(&self) -> Result<&L, Status> {
         self.seat.get().ok_or_else(status::starting)
+    }
+
+    /// What the caller may do.
+    pub fn rights<T>(&self, request: &Request<T>) -> Rights {
+        self.policy.of(request.extensions().get::<PeerInfo>())
     }
 }
 
-impl ApiContext<ReplicatedLog> {
-    /// The log of this name, for as long as the caller waits.
-    pub fn log_for<T>(
+impl<L: CommitLog> ApiContext<L> {
+    /// The log of this name, for as long as the caller waits, if it may do one of these things to it.
+    pub fn log_for<T, N: Into<Actions>>(
         &self,
         request: &Request<T>,
         name: &str,
-    ) -> impl Future<Output = Result<ReplicatedLog, Status>> + Send + use<T> {
-        let log = self.log().map(|log| log.until(deadline::of(request)));
+        needed: N,
+    ) -> impl Future<Output = Result<L, Status>> + Send + use<T, L, N> {
+        let log = self.by_name(
+            &self.rights(request),
+            name,
+            needed.into(),
+            deadline::of(request),
+        );
         let name = name.to_owned();
-        async move { named(&log?, &name).await }
+        async move { named(log?, &name).await }
+    }
+
+    /// The same for a message of a stream, which knows its caller's rights: the log of this name, if the caller
+    /// may do one of these things to it; the default log without a name.
+    ///
+    /// The right is judged first, so that whoever has none does not hear whether there is such a log.
+    pub async fn log_of(
+        &self,
+        rights: &Rights,
+        name: &str,
+        needed: impl Into<Actions> + Send,
+        until: Option<Instant>,
+    ) -> Result<L, Status> {
+        named(self.by_name(rights, name, needed.into(), until)?, name).await
+    }
+
+    /// The log's cluster, for a caller that may do one of these things to a log of this name, whether there is one
+    /// or not.
+    pub fn catalogue_for<T>(
+        &self,
+        request: &Request<T>,
+        name: &str,
+        needed: impl Into<Actions>,
+    ) -> Result<L, Status> {
+        self.by_name(
+            &self.rights(request),
+            name,
+            needed.into(),
+            deadline::of(request),
+        )
+    }
+
+    fn by_name(
+        &self,
+        rights: &Rights,
+        name: &str,
+        needed: Actions,
+        until: Option<Instant>,
+    ) -> Result<L, Status> {
+        let name = if name.is_empty() { DEFAULT_LOG } else { name };
+        rights.check(needed, On::Name(name))?;
+        Ok(self.seated()?.until(until))
+    }
+
+    /// What belongs to the cluster and to no log, for a caller that may do this to all there is.
+    pub fn cluster_for<T>(
+        &self,
+        request: &Request<T>,
+        needed: impl Into<Actions>,
+    ) -> Result<L, Status> {
+        self.beside(request, needed.into(), On::Cluster)
+    }
+
+    /// What the users of all logs share, for a caller that may do one of these things to some log.
+    pub fn shared_for<T>(
+        &self,
+        request: &Request<T>,
+        needed: impl Into<Actions>,
+    ) -> Result<L, Status> {
+        self.beside(request, needed.into(), On::Some)
+    }
+
+    fn beside<T>(&self, request: &Request<T>, needed: Actions, on: On<'_>) -> Result<L, Status> {
+        self.rights(request).check(needed, on)?;
+        Ok(self.seated()?.until(deadline::of(request)))
     }
 }
 
 /// The log of this name; the default one without a name. A node that lags must not say that there is none: it
 /// asks the leader first.
-pub async fn named(log: &ReplicatedLog, name: &str) -> Result<ReplicatedLog, Status> {
+async fn named<L: CommitLog>(log: L, name: &str) -> Result<L, Status> {
     if let Some(known) = log.named(name) {
         return Ok(known);
     }

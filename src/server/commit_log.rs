@@ -6,11 +6,20 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::log::Log;
+use crate::log::{Log, LogId, Offset};
 use crate::raft::{Answer, Applied, Caller, ProposeError, ReadError, View};
 
-/// What the service needs of a log.
-pub trait CommitLog: Send + Sync + 'static {
+/// What the service needs of a log: a handle, whose clones share it.
+pub trait CommitLog: Clone + Unpin + Send + Sync + 'static {
+    /// The log of this name, as far as this node has applied; the default one without a name.
+    fn named(&self, name: &str) -> Option<Self>;
+
+    /// Which log it is.
+    fn id(&self) -> LogId;
+
+    /// The same log for a call whose caller waits no longer than until a time, if one is given.
+    fn until(&self, deadline: Option<Instant>) -> Self;
+
     /// Queues a batch, as `log::record` draws it. The answer comes once it is synced on a majority
     /// and applied (I1). Batches that one caller queues one after another keep their order. What a
     /// batch may wait for a leader counts from `since`, when it came.
@@ -21,15 +30,17 @@ pub trait CommitLog: Send + Sync + 'static {
         since: Instant,
     ) -> impl Future<Output = Result<Answer, ProposeError>> + Send;
 
-    /// Returns once a read sees everything that was acknowledged before the call. Waits no longer than until a
-    /// time, if one is given.
-    fn read_barrier(
-        &self,
-        until: Option<Instant>,
-    ) -> impl Future<Output = Result<(), ReadError>> + Send;
+    /// Returns once a read sees everything that was acknowledged before the call.
+    fn read_barrier(&self) -> impl Future<Output = Result<(), ReadError>> + Send;
 
-    /// The log on this node's disk, to read from.
+    /// The logs on this node's disk, to read from.
     fn log(&self) -> &Log;
+
+    /// Whether a read from this offset need wait no longer: there is a record, or no log any more.
+    fn is_past(&self, from: Offset) -> bool {
+        let ends = self.log().ends(self.id());
+        ends.is_none_or(|ends| ends.next > from)
+    }
 
     /// How far records can be read, and a wait for more.
     fn watch_applied(&self) -> watch::Receiver<Applied>;
@@ -39,6 +50,18 @@ pub trait CommitLog: Send + Sync + 'static {
 }
 
 impl CommitLog for crate::raft::ReplicatedLog {
+    fn named(&self, name: &str) -> Option<Self> {
+        Self::named(self, name)
+    }
+
+    fn id(&self) -> LogId {
+        Self::id(self)
+    }
+
+    fn until(&self, deadline: Option<Instant>) -> Self {
+        Self::until(self, deadline)
+    }
+
     async fn propose(
         &self,
         caller: Caller,
@@ -48,8 +71,8 @@ impl CommitLog for crate::raft::ReplicatedLog {
         self.propose_for(caller, batch, since).await
     }
 
-    async fn read_barrier(&self, until: Option<Instant>) -> Result<(), ReadError> {
-        Self::read_barrier(&self.until(until)).await
+    async fn read_barrier(&self) -> Result<(), ReadError> {
+        Self::read_barrier(self).await
     }
 
     fn log(&self) -> &Log {

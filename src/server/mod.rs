@@ -27,4 +27,4 @@ pub use drain::Drain;
 pub use limits::Limits;
 pub use router::{HealthReporter, ServeError, router, serve, serve_peers};
 
-use api_context::{accounts, named};
+use api_context::accounts;

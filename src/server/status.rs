@@ -19,6 +19,8 @@ use crate::raft::{
 };
 use crate::reason::{self, Reason};
 
+use super::auth::On;
+
 /// Carries a status number that tonic's type cannot hold, up to the router's layer.
 pub const NUMBER: &str = "ferrolog-status-number";
 /// What the original answers past the end of the log.
@@ -128,8 +130,11 @@ pub fn unauthenticated() -> Status {
 }
 
 /// The caller may not do this.
-pub fn denied(subject: &str, action: &str) -> Status {
-    let message = format!("the access policy does not let {} {action}", Shown(subject));
+pub fn denied(subject: &str, action: &str, on: On<'_>) -> Status {
+    let message = format!(
+        "the access policy does not let {} {action} {on}",
+        Shown(subject)
+    );
     Reason::Denied.status(&message)
 }
 

@@ -90,8 +90,8 @@ impl Logs {
         Some((id, self.get(id)?))
     }
 
-    /// Up to `count` logs whose names begin with `prefix`, by name, behind `after`.
-    pub fn list(&self, prefix: &str, after: &str, count: usize) -> Vec<(LogId, &KnownLog)> {
+    /// The logs whose names begin with `prefix`, by name, behind `after`.
+    pub fn list(&self, prefix: &str, after: &str) -> impl Iterator<Item = (LogId, &KnownLog)> {
         let from = prefix.max(after);
         let begin = if after >= prefix {
             Excluded(from)
@@ -99,9 +99,8 @@ impl Logs {
             std::ops::Bound::Included(from)
         };
         let names = self.by_name.range::<str, _>((begin, Unbounded));
-        let matching = names.take_while(|(name, _)| name.starts_with(prefix));
-        let found = matching.filter_map(|(_, id)| Some((*id, self.get(*id)?)));
-        found.take(count).collect()
+        let matching = names.take_while(move |(name, _)| name.starts_with(prefix));
+        matching.filter_map(|(_, id)| Some((*id, self.get(*id)?)))
     }
 
     /// The id that the next log gets.
@@ -341,8 +340,8 @@ mod tests {
             logs.create(&create(name, b"", None)).unwrap();
         }
         let names = |prefix, after, count| {
-            let found = logs.list(prefix, after, count);
-            let names = found.iter().map(|(_, log)| log.name.clone());
+            let found = logs.list(prefix, after).take(count);
+            let names = found.map(|(_, log)| log.name.clone());
             names.collect::<Vec<_>>()
         };
         assert_eq!(names("", "", 9), ["a/1", "a/2", "b", "default"]);

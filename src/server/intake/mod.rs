@@ -136,7 +136,7 @@ impl Rules {
         let method = self.methods.of(path);
         let method = method.ok_or_else(|| status::no_such_method(path))?;
         let peer = request.extensions().get::<PeerInfo>();
-        self.policy.check_any(peer, method.actions)?;
+        self.policy.check_some(peer, method.actions)?;
         check_encoding(request)?;
         let Some(accounts) = peer.map(|peer| peer.accounts.clone()) else {
             return Err(Status::internal("a call without a connection"));

@@ -8,17 +8,18 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use futures::Stream;
 use futures::future::BoxFuture;
-use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tonic::{Request, Status};
 
 use crate::batch::Compression;
 use crate::log::record::Stored;
-use crate::log::{self, LogId, Offset, Read, Record};
+use crate::log::{self, Offset, Read, Record};
 use crate::net::budget::{Accounts, Held, SMALL_BYTES_MAX};
 use crate::proto::log_v1;
 
 use crate::server::answers::Outbox;
 use crate::server::answers::reading::{Failed, PART_BYTES, Shape, is_copied};
+use crate::server::auth::Action;
 use crate::server::{ApiContext, CommitLog, Drain, status};
 
 /// Request metadata: `strong` makes a read linearizable, `relaxed` is what it is without.
@@ -40,6 +41,21 @@ pub fn is_strong(metadata: &MetadataMap) -> Result<bool, Status> {
             Err(status::invalid(message))
         }
     }
+}
+
+/// The log that a request reads, once it is as fresh as the request asks for.
+pub async fn log<L: CommitLog>(
+    api: &ApiContext<L>,
+    request: &Request<log_v1::ConsumeRequest>,
+) -> Result<L, Status> {
+    let log = api
+        .log_for(request, &super::log_name(request)?, Action::Consume)
+        .await?;
+    if is_strong(request.metadata())? {
+        let passed = log.read_barrier().await;
+        passed.map_err(|error| status::read(&error))?;
+    }
+    Ok(log)
 }
 
 /// The record as a message.
@@ -106,6 +122,7 @@ fn copy(records: &mut [Record]) {
 /// Records from an offset on, for ever: at the tail it waits for the next commit and never polls.
 pub struct ConsumeStream<L> {
     api: Arc<ApiContext<L>>,
+    log: L,
     accounts: Option<Accounts>,
     outbox: Outbox,
     next: Offset,
@@ -121,13 +138,14 @@ type Answer = (VecDeque<Record>, Option<Held>);
 impl<L: CommitLog> ConsumeStream<L> {
     pub fn new(
         api: Arc<ApiContext<L>>,
+        log: L,
         accounts: Option<Accounts>,
         outbox: Outbox,
         from: Offset,
-    ) -> Result<Self, Status> {
-        api.log()?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             api,
+            log,
             accounts,
             outbox,
             next: from,
@@ -135,7 +153,7 @@ impl<L: CommitLog> ConsumeStream<L> {
             held: None,
             reading: None,
             ended: false,
-        })
+        }
     }
 }
 
@@ -156,8 +174,8 @@ impl<L: CommitLog> Stream for ConsumeStream<L> {
                 return Poll::Ready(Some(Ok(response(record))));
             }
             let reading = this.reading.get_or_insert_with(|| {
-                let (api, accounts) = (this.api.clone(), this.accounts.clone());
-                Box::pin(read_on(api, accounts, this.next))
+                let (api, log) = (this.api.clone(), this.log.clone());
+                Box::pin(read_on(api, log, this.accounts.clone(), this.next))
             });
             match reading.as_mut().poll(context) {
                 Poll::Pending => return Poll::Pending,
@@ -175,22 +193,22 @@ impl<L: CommitLog> Stream for ConsumeStream<L> {
 /// Reads from an offset on, once there is a record.
 async fn read_on<L: CommitLog>(
     api: Arc<ApiContext<L>>,
+    log: L,
     accounts: Option<Accounts>,
     from: Offset,
 ) -> Result<Answer, Status> {
-    let log = api.log()?;
     let mut applied = log.watch_applied();
     let mut drain: Drain = api.drain.clone();
     tokio::select! {
         biased;
         () = drain.began() => return Err(status::draining()),
-        there = applied.wait_for(|applied| applied.next_offset > from) => {
+        there = applied.wait_for(|_| log.is_past(from)) => {
             there.map_err(|_| status::draining())?;
         }
     }
     tokio::select! {
         biased;
-        read = read(&api, accounts.as_ref(), from, READ_BYTES) => read,
+        read = read(&api, &log, accounts.as_ref(), from, READ_BYTES) => read,
         () = drain.began() => Err(status::draining()),
     }
 }
@@ -198,16 +216,16 @@ async fn read_on<L: CommitLog>(
 /// Reads about so many bytes of records, with the room that they take.
 pub async fn read<L: CommitLog>(
     api: &ApiContext<L>,
+    log: &L,
     accounts: Option<&Accounts>,
     from: Offset,
     bytes_max: usize,
 ) -> Result<Answer, Status> {
-    let log = api.log()?;
     let shape = Records { from, bytes_max };
     let expected = bytes_max.max(SMALL_BYTES_MAX);
     let read = api
         .reading
-        .answer((log.log(), LogId::DEFAULT), accounts, from, expected, shape);
+        .answer((log.log(), log.id()), accounts, from, expected, shape);
     read.await.map_err(|failed| match failed {
         Failed::Log(error) => status::log_v1(&error),
         Failed::Status(status) => status,

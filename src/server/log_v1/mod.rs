@@ -7,14 +7,16 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::log::{LogId, Offset};
+use crate::log::Offset;
+use crate::name;
 use crate::proto::log_v1::log_server;
 use crate::proto::log_v1::{
     ConsumeRequest, ConsumeResponse, GetServersRequest, GetServersResponse, ProduceRequest,
     ProduceResponse, Record, Server,
 };
 
-use super::{ApiContext, CommitLog, accounts, deadline, status};
+use super::auth::Action;
+use super::{ApiContext, CommitLog, accounts, status};
 use consume::ConsumeStream;
 
 /// The verbs, over any log.
@@ -37,15 +39,11 @@ impl<L: CommitLog> log_server::Log for LogV1<L> {
         &self,
         request: Request<ConsumeRequest>,
     ) -> Result<Response<ConsumeResponse>, Status> {
-        let log = self.0.log()?;
-        if consume::is_strong(request.metadata())? {
-            log.read_barrier(deadline::of(&request))
-                .await
-                .map_err(|error| status::read(&error))?;
-        }
+        let log = consume::log(&self.0, &request).await?;
         let offset = Offset(request.get_ref().offset);
         let accounts = accounts(&request);
-        let (mut records, held) = consume::read(&self.0, accounts.as_ref(), offset, 1).await?;
+        let read = consume::read(&self.0, &log, accounts.as_ref(), offset, 1);
+        let (mut records, held) = read.await?;
         let record = records.pop_front().ok_or_else(status::draining)?;
         let mut response = Response::new(consume::response(record));
         self.0.unread.put_out(&mut response, held);
@@ -56,17 +54,12 @@ impl<L: CommitLog> log_server::Log for LogV1<L> {
         &self,
         request: Request<ConsumeRequest>,
     ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
-        let log = self.0.log()?;
-        if consume::is_strong(request.metadata())? {
-            log.read_barrier(deadline::of(&request))
-                .await
-                .map_err(|error| status::read(&error))?;
-        }
-        let (first, next) = log.log().offsets(LogId::DEFAULT);
+        let log = consume::log(&self.0, &request).await?;
+        let (first, next) = log.log().offsets(log.id());
         let offset = Offset(request.get_ref().offset);
         let outbox = self.0.unread.outbox();
         let accounts = accounts(&request);
-        let stream = ConsumeStream::new(self.0.clone(), accounts, outbox.clone(), offset)?;
+        let stream = ConsumeStream::new(self.0.clone(), log, accounts, outbox.clone(), offset);
         let mut response = Response::new(stream);
         response.extensions_mut().insert(outbox);
         let metadata = response.metadata_mut();
@@ -79,16 +72,15 @@ impl<L: CommitLog> log_server::Log for LogV1<L> {
         &self,
         request: Request<Streaming<ProduceRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        self.0.log()?;
-        let stream = produce::stream(self.0.clone(), request)?;
+        let stream = produce::stream(self.0.clone(), request).await?;
         Ok(Response::new(stream))
     }
 
     async fn get_servers(
         &self,
-        _request: Request<GetServersRequest>,
+        request: Request<GetServersRequest>,
     ) -> Result<Response<GetServersResponse>, Status> {
-        let view = self.0.log()?.view();
+        let view = self.0.shared_for(&request, Action::Consume)?.view();
         let servers = view.members.iter().map(|known| Server {
             id: known.member.name.clone(),
             rpc_addr: known.member.addr.clone(),
@@ -98,6 +90,32 @@ impl<L: CommitLog> log_server::Log for LogV1<L> {
             servers: servers.collect(),
         }))
     }
+}
+
+/// Request metadata: the name of the log that a call is about. Without it that is the default log.
+const LOG: &str = "ferrolog-log";
+/// The same for a name that is not plain ASCII.
+const LOG_BIN: &str = "ferrolog-log-bin";
+
+/// The log that a call is about; empty for the default one.
+fn log_name<T>(request: &Request<T>) -> Result<String, Status> {
+    let metadata = request.metadata();
+    let plain = metadata.get_all(LOG).iter();
+    let plain = plain.map(|value| Some(value.as_bytes().to_vec()));
+    let encoded = metadata.get_all_bin(LOG_BIN).iter();
+    let encoded = encoded.map(|value| value.to_bytes().ok().map(|bytes| bytes.to_vec()));
+    let given: Vec<_> = plain.chain(encoded).take(2).collect();
+    let name = match given.into_iter().collect::<Option<Vec<_>>>() {
+        Some(none) if none.is_empty() => return Ok(String::new()),
+        Some(mut given) if given.len() == 1 => String::from_utf8(given.remove(0)).ok(),
+        Some(_) | None => None,
+    };
+    let name = name.filter(|name| name::check(name).is_ok());
+    name.ok_or_else(|| {
+        status::invalid(format!(
+            "the metadata {LOG}, or {LOG_BIN} for what is not ASCII, is given once and is the name of a log"
+        ))
+    })
 }
 
 /// The record of a request, if it has one within the limit.

@@ -13,6 +13,7 @@ use crate::proto::log_v1::{ProduceRequest, ProduceResponse, Record};
 use crate::raft::{Caller, OffsetRange, ProposeError, Receipt, owner};
 
 use crate::server::appending::{Feed, Sent, append, counted, pipelined, taken};
+use crate::server::auth::Action;
 use crate::server::intake::Taken;
 use crate::server::{ApiContext, CommitLog, auth, deadline, log_v1, status};
 
@@ -66,14 +67,16 @@ pub async fn one<L: CommitLog>(
     api: &ApiContext<L>,
     request: Request<ProduceRequest>,
 ) -> Result<Offset, Status> {
-    let log = api.log()?;
+    let log = api
+        .log_for(&request, &super::log_name(&request)?, Action::Produce)
+        .await?;
     let producer = producer(&request)?;
     let (held, deadline) = (taken(&request).take(), deadline::of(&request));
     let record = log_v1::record(request.into_inner(), api.limits.record_bytes_max)?;
-    let mut batch = BatchBuilder::new(producer);
+    let mut batch = BatchBuilder::of(log.id(), producer);
     batch.push(&record.value, record.term, record.r#type);
     let batch = counted(batch.finish(), held);
-    let appended = append(log, batch, deadline).await;
+    let appended = append(&log, batch, deadline).await;
     let receipt = appended.map_err(|error| status::propose(&error))?;
     let first = receipt.ranges.first().map(|range| range.first);
     first.ok_or_else(|| Status::internal("an append without an offset"))
@@ -83,12 +86,14 @@ pub async fn one<L: CommitLog>(
 pub type Answers = BoxStream<'static, Result<ProduceResponse, Status>>;
 
 /// Appends a stream's records; answers in their order.
-pub fn stream<L: CommitLog>(
+pub async fn stream<L: CommitLog>(
     api: Arc<ApiContext<L>>,
     request: Request<Streaming<ProduceRequest>>,
 ) -> Result<Answers, Status> {
+    let log = api.log_for(&request, &super::log_name(&request)?, Action::Produce);
     let (producer, drain) = (producer(&request)?, api.drain.clone());
     let batcher = Batcher {
+        log: log.await?,
         api,
         producer,
         caller: Caller::next(),
@@ -111,6 +116,7 @@ pub fn stream<L: CommitLog>(
 
 /// Makes batches of what a client has sent by the time that the last batch was queued.
 struct Batcher<L> {
+    log: L,
     api: Arc<ApiContext<L>>,
     producer: Option<Producer>,
     caller: Caller,
@@ -139,7 +145,7 @@ impl<L: CommitLog> Feed for Batcher<L> {
     /// Queues a batch of this record and those that wait behind it.
     async fn send(&mut self, first: Record) -> Result<Sent<()>, Status> {
         let bytes_max = self.api.limits.batch_bytes_max;
-        let mut batch = BatchBuilder::new(self.producer);
+        let mut batch = BatchBuilder::of(self.log.id(), self.producer);
         batch.push(&first.value, first.term, first.r#type);
         self.taken.keep();
         let records_max = match self.producer {
@@ -161,8 +167,8 @@ impl<L: CommitLog> Feed for Batcher<L> {
         if let Some(producer) = &mut self.producer {
             producer.sequence += u64::from(batch.count());
         }
-        let log = self.api.log()?;
-        let queued = log
+        let queued = self
+            .log
             .propose(
                 self.caller,
                 counted(batch.finish(), self.taken.take_kept()),

@@ -19,6 +19,7 @@ use crate::proto::v1::{
 use crate::raft::{MembershipError, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
 
 use super::{be_current, logs};
+use crate::server::auth::Action;
 use crate::server::native;
 use crate::server::{ApiContext, status};
 
@@ -32,9 +33,9 @@ pub struct Cluster(pub Arc<ApiContext<ReplicatedLog>>);
 impl ClusterService for Cluster {
     async fn get_status(
         &self,
-        _request: Request<GetStatusRequest>,
+        request: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusResponse>, Status> {
-        let log = self.0.log()?;
+        let log = &self.0.cluster_for(&request, Action::Consume)?;
         let (view, identity, matched) = (log.view(), log.identity(), log.matched());
         let (first, next) = log.offsets();
         let segments = log.log().segments();
@@ -84,7 +85,11 @@ impl ClusterService for Cluster {
         &self,
         request: Request<RemoveNodeRequest>,
     ) -> Result<Response<RemoveNodeResponse>, Status> {
-        let removed = self.0.log()?.remove(&request.get_ref().name).await;
+        let removed = self
+            .0
+            .cluster_for(&request, Action::Admin)?
+            .remove(&request.get_ref().name)
+            .await;
         let removed = removed.map_err(|error| status::membership(&error))?;
         Ok(Response::new(RemoveNodeResponse { removed }))
     }
@@ -93,7 +98,7 @@ impl ClusterService for Cluster {
         &self,
         request: Request<AllowNodeRequest>,
     ) -> Result<Response<AllowNodeResponse>, Status> {
-        let log = self.0.log_for(&request, "").await?;
+        let log = self.0.cluster_for(&request, Action::Admin)?;
         let name = request.into_inner().name;
         if !is_valid_name(&name) {
             return Err(status::membership(&MembershipError::BadName { name }));
@@ -107,7 +112,7 @@ impl ClusterService for Cluster {
         &self,
         request: Request<DisallowNodeRequest>,
     ) -> Result<Response<DisallowNodeResponse>, Status> {
-        let log = self.0.log_for(&request, "").await?;
+        let log = self.0.cluster_for(&request, Action::Admin)?;
         let withdrawn = log.withdraw(&request.get_ref().name).await;
         let withdrawn = withdrawn.map_err(|error| status::execute(&error))?;
         Ok(Response::new(DisallowNodeResponse { withdrawn }))
@@ -117,6 +122,7 @@ impl ClusterService for Cluster {
         &self,
         request: Request<CreateJoinTokenRequest>,
     ) -> Result<Response<CreateJoinTokenResponse>, Status> {
+        let log = self.0.cluster_for(&request, Action::Admin)?;
         let life = match request.get_ref().life_seconds {
             0 => TOKEN_LIFE,
             seconds => Duration::from_secs(seconds.into()),
@@ -124,7 +130,6 @@ impl ClusterService for Cluster {
         if life > TOKEN_LIFE_MAX {
             return Err(status::invalid("a token lives for a day at most"));
         }
-        let log = self.0.log_for(&request, "").await?;
         let token = log.make_token(life).await;
         let token = token.map_err(|error| status::execute(&error))?;
         Ok(Response::new(CreateJoinTokenResponse { token }))
@@ -134,13 +139,20 @@ impl ClusterService for Cluster {
         &self,
         request: Request<TransferLeadershipRequest>,
     ) -> Result<Response<TransferLeadershipResponse>, Status> {
-        let leader = self.0.log()?.transfer(&request.get_ref().to).await;
+        let leader = self
+            .0
+            .cluster_for(&request, Action::Admin)?
+            .transfer(&request.get_ref().to)
+            .await;
         let leader = leader.map_err(|error| status::membership(&error))?;
         Ok(Response::new(TransferLeadershipResponse { leader }))
     }
 
     async fn trim(&self, request: Request<TrimRequest>) -> Result<Response<TrimResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
+        let log = self
+            .0
+            .log_for(&request, &request.get_ref().log, Action::Admin)
+            .await?;
         let wanted = Offset(request.get_ref().first_offset);
         // A slip of the pen must not give up what is there, or is yet to come.
         be_current(&log).await?;
@@ -160,7 +172,10 @@ impl ClusterService for Cluster {
         &self,
         request: Request<GetRetentionRequest>,
     ) -> Result<Response<GetRetentionResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
+        let log = self
+            .0
+            .log_for(&request, &request.get_ref().log, Action::Consume)
+            .await?;
         be_current(&log).await?;
         let retention = log.retention();
         Ok(Response::new(GetRetentionResponse {
@@ -172,7 +187,10 @@ impl ClusterService for Cluster {
         &self,
         request: Request<SetRetentionRequest>,
     ) -> Result<Response<SetRetentionResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
+        let log = self
+            .0
+            .log_for(&request, &request.get_ref().log, Action::Admin)
+            .await?;
         let wanted = request.into_inner().retention;
         let wanted = wanted.ok_or_else(|| status::invalid("retention is missing"))?;
         let retention = logs::retention_of(wanted)?;

@@ -8,7 +8,8 @@ use crate::proto::v1::{
 };
 use crate::raft::{CreateLog, DeleteLog, KnownLog, LogConfig, ReplicatedLog, Retention, UpdateLog};
 
-use super::super::{named, status};
+use super::super::auth::{Actions, Rights};
+use super::super::status;
 use super::be_current;
 use super::cluster::check_wait;
 use super::pages::{page, page_of};
@@ -20,6 +21,8 @@ pub const LOGS_MAX: u32 = 100_000;
 /// stays below what a snapshot may hold.
 const LABELS_MAX: usize = 8;
 const LABELS_BYTES_MAX: usize = 192;
+/// The names that are looked at before others have a turn.
+const LOOKED_MAX: usize = 1000;
 const TOKEN_BYTES_MAX: usize = 16;
 /// Names that begin with it are the system's.
 const OF_SYSTEM: char = '_';
@@ -140,14 +143,28 @@ pub async fn describe(log: &ReplicatedLog) -> Result<v1::Log, Status> {
     Ok(log_to(log.id(), known))
 }
 
-/// A page of the logs.
+/// A page of the logs that the caller has any right on.
 pub async fn list(
     log: &ReplicatedLog,
+    rights: &Rights,
     request: &ListLogsRequest,
 ) -> Result<ListLogsResponse, Status> {
     be_current(log).await?;
     let size = page(request.page_size);
-    let found = log.logs(&request.prefix, &request.page_token, size + 1);
+    let shown = |name: &str| rights.may(Actions::ANY, name);
+    let mut found = Vec::new();
+    let mut after = request.page_token.clone();
+    // A piece at a time, so that apply waits for no long look.
+    while found.len() <= size {
+        let left = size + 1 - found.len();
+        let (more, looked) = log.logs(&request.prefix, &after, (left, LOOKED_MAX), shown);
+        found.extend(more);
+        let Some(looked) = looked else {
+            break;
+        };
+        after = looked;
+        tokio::task::yield_now().await;
+    }
     let (found, next_page_token) = page_of(found, size, |(_, log)| log.name.clone());
     let logs = found.into_iter().map(|(id, log)| log_to(id, log));
     Ok(ListLogsResponse {
@@ -158,7 +175,6 @@ pub async fn list(
 
 /// Replaces a log's configuration.
 pub async fn update(log: &ReplicatedLog, request: UpdateLogRequest) -> Result<v1::Log, Status> {
-    let log = named(log, &request.name).await?;
     let update = UpdateLog {
         log: log.id(),
         config: config_of(Some(log.id()), request.config)?,
@@ -166,7 +182,7 @@ pub async fn update(log: &ReplicatedLog, request: UpdateLogRequest) -> Result<v1
     };
     let updated = log.update_log(update).await;
     updated.map_err(|error| status::execute(&error))?;
-    describe(&log).await
+    describe(log).await
 }
 
 /// Deletes a log; false if there is none of this name and id.

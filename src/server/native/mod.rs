@@ -7,21 +7,19 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::log::Offset;
 use crate::name::{self, NAME_BYTES_MAX, Shown};
 use crate::net::budget::ANSWERS;
-use crate::net::mux::PeerInfo;
 use crate::proto::v1::log_service_server::LogService;
 use crate::proto::v1::*;
 use crate::raft::{
-    self, CURSORS_MAX, ClaimEpoch, CommitCursor, FENCES_MAX, OF_SUBJECT_MAX, ReplicatedLog,
-    SESSION_IDLE_MS_MAX, SESSIONS_MAX, owner,
+    self, CURSORS_MAX, CommitCursor, FENCES_MAX, OF_SUBJECT_MAX, ReplicatedLog, SESSIONS_MAX,
 };
 
 use super::answers::UNREAD_MAX;
-use super::auth::Action;
+use super::auth::{Action, Actions};
 use super::limits::{
     ANSWER_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX,
 };
-use super::{ApiContext, accounts, auth, deadline, status};
-use pages::{bad_page, page, page_of};
+use super::{ApiContext, auth, status};
+use pages::{page, page_of};
 
 mod batches;
 pub mod cluster;
@@ -30,6 +28,7 @@ mod logs;
 mod pages;
 mod position;
 mod produce;
+mod shared;
 mod tail;
 
 pub use consume::freshness;
@@ -72,7 +71,9 @@ impl LogService for Native {
         &self,
         request: Request<CreateLogRequest>,
     ) -> Result<Response<CreateLogResponse>, Status> {
-        let log = self.0.log()?.until(deadline::of(&request));
+        let log = self
+            .0
+            .catalogue_for(&request, &request.get_ref().name, Action::Admin)?;
         let subject = auth::subject(&request).to_owned();
         let made = logs::create(&log, &subject, request.into_inner()).await?;
         Ok(Response::new(CreateLogResponse { log: Some(made) }))
@@ -82,7 +83,10 @@ impl LogService for Native {
         &self,
         request: Request<GetLogRequest>,
     ) -> Result<Response<GetLogResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().name).await?;
+        let log = self
+            .0
+            .log_for(&request, &request.get_ref().name, Actions::ANY)
+            .await?;
         let log = Some(logs::describe(&log).await?);
         Ok(Response::new(GetLogResponse { log }))
     }
@@ -91,8 +95,9 @@ impl LogService for Native {
         &self,
         request: Request<ListLogsRequest>,
     ) -> Result<Response<ListLogsResponse>, Status> {
-        let log = self.0.log()?.until(deadline::of(&request));
-        let listed = logs::list(&log, request.get_ref()).await;
+        let log = self.0.shared_for(&request, Actions::ANY)?;
+        let rights = self.0.rights(&request);
+        let listed = logs::list(&log, &rights, request.get_ref()).await;
         listed.map(Response::new)
     }
 
@@ -100,7 +105,10 @@ impl LogService for Native {
         &self,
         request: Request<UpdateLogRequest>,
     ) -> Result<Response<UpdateLogResponse>, Status> {
-        let log = self.0.log()?.until(deadline::of(&request));
+        let log = self
+            .0
+            .log_for(&request, &request.get_ref().name, Action::Admin)
+            .await?;
         let log = Some(logs::update(&log, request.into_inner()).await?);
         Ok(Response::new(UpdateLogResponse { log }))
     }
@@ -109,7 +117,9 @@ impl LogService for Native {
         &self,
         request: Request<DeleteLogRequest>,
     ) -> Result<Response<DeleteLogResponse>, Status> {
-        let log = self.0.log()?.until(deadline::of(&request));
+        let log = self
+            .0
+            .catalogue_for(&request, &request.get_ref().name, Action::Admin)?;
         let deleted = logs::delete(&log, request.into_inner()).await?;
         Ok(Response::new(DeleteLogResponse { deleted }))
     }
@@ -118,7 +128,10 @@ impl LogService for Native {
         &self,
         request: Request<ProduceRequest>,
     ) -> Result<Response<ProduceResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
+        let log = self
+            .0
+            .log_for(&request, &request.get_ref().log, Action::Produce)
+            .await?;
         let answer = produce::one(&self.0, &log, request).await;
         answer.map(Response::new)
     }
@@ -127,7 +140,7 @@ impl LogService for Native {
         &self,
         request: Request<Streaming<ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        self.0.log()?;
+        self.0.started()?;
         Ok(Response::new(produce::stream(self.0.clone(), request)))
     }
 
@@ -135,130 +148,61 @@ impl LogService for Native {
         &self,
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
-        let secret = secret(&request.get_ref().secret)?;
-        let session = log.open_session(auth::subject(&request), secret).await;
-        Ok(Response::new(OpenSessionResponse {
-            session: session.map_err(|error| status::execute(&error))?,
-            idle_ms_max: SESSION_IDLE_MS_MAX,
-        }))
+        shared::open_session(&self.0, request)
+            .await
+            .map(Response::new)
     }
 
     async fn close_session(
         &self,
         request: Request<CloseSessionRequest>,
     ) -> Result<Response<CloseSessionResponse>, Status> {
-        let close = request.get_ref();
-        let owner = if close.secret.is_empty() {
-            // A caller without the session's secret closes the session of another client.
-            let peer = request.extensions().get::<PeerInfo>();
-            self.0.policy.check(peer, Action::Admin)?;
-            None
-        } else {
-            let secret = secret(&close.secret)?;
-            Some(owner::of_session(auth::subject(&request), secret))
-        };
-        let log = self.0.log_for(&request, &close.log).await?;
-        let closed = log.close_session(close.session, owner).await;
-        closed.map_err(|error| status::execute(&error))?;
-        Ok(Response::new(CloseSessionResponse {}))
+        shared::close_session(&self.0, request)
+            .await
+            .map(Response::new)
     }
 
     async fn list_sessions(
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
-        be_current(&log).await?;
-        let request = request.get_ref();
-        let after = match &*request.page_token {
-            "" => 0,
-            token => token.parse().map_err(|_| bad_page())?,
-        };
-        let size = page(request.page_size);
-        let found = log.sessions(after, size + 1);
-        let (found, next_page_token) = page_of(found, size, |last| last.id.to_string());
-        let session = |session: raft::SessionInfo| Session {
-            session: session.id,
-            subject: session.subject,
-            records: session.records,
-            last_used_ms: session.last_used_ms,
-        };
-        Ok(Response::new(ListSessionsResponse {
-            next_page_token,
-            sessions: found.into_iter().map(session).collect(),
-        }))
+        shared::list_sessions(&self.0, request)
+            .await
+            .map(Response::new)
     }
 
     async fn claim_epoch(
         &self,
         request: Request<ClaimEpochRequest>,
     ) -> Result<Response<ClaimEpochResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
-        let subject = auth::subject(&request).to_owned();
-        let request = request.get_ref();
-        check_name("what is claimed", &request.name)?;
-        check_name("the holder", &request.holder)?;
-        let claim = ClaimEpoch {
-            name: request.name.clone(),
-            holder: request.holder.clone(),
-            token: owner::of_claim(&subject, secret(&request.token)?),
-            subject: Some(subject),
-            expected: request.expected_epoch,
-        };
-        let claimed = log.claim_epoch(claim).await;
-        let claimed = claimed.map_err(|error| status::execute(&error))?;
-        Ok(Response::new(ClaimEpochResponse {
-            epoch: claimed.epoch,
-            next_offset: claimed.next_offset.0,
-        }))
+        shared::claim_epoch(&self.0, request)
+            .await
+            .map(Response::new)
     }
 
     async fn get_epoch(
         &self,
         request: Request<GetEpochRequest>,
     ) -> Result<Response<GetEpochResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
-        be_current(&log).await?;
-        let held = log.epoch(&request.get_ref().name);
-        let held = held.unwrap_or_default();
-        Ok(Response::new(GetEpochResponse {
-            epoch: held.epoch,
-            holder: held.holder,
-            subject: held.subject.unwrap_or_default(),
-        }))
+        shared::get_epoch(&self.0, request).await.map(Response::new)
     }
 
     async fn list_fences(
         &self,
         request: Request<ListFencesRequest>,
     ) -> Result<Response<ListFencesResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
-        be_current(&log).await?;
-        let request = request.get_ref();
-        let size = page(request.page_size);
-        let found = log.fences(&request.page_token, size + 1);
-        let (found, next_page_token) = page_of(found, size, |(name, _)| name.clone());
-        let fence = |(name, held): (String, raft::Epoch)| HeldFence {
-            name,
-            epoch: held.epoch,
-            holder: held.holder,
-            subject: held.subject.unwrap_or_default(),
-        };
-        Ok(Response::new(ListFencesResponse {
-            next_page_token,
-            fences: found.into_iter().map(fence).collect(),
-        }))
+        shared::list_fences(&self.0, request)
+            .await
+            .map(Response::new)
     }
 
     async fn delete_fence(
         &self,
         request: Request<DeleteFenceRequest>,
     ) -> Result<Response<DeleteFenceResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
-        let deleted = log.delete_fence(&request.get_ref().name).await;
-        let deleted = deleted.map_err(|error| status::execute(&error))?;
-        Ok(Response::new(DeleteFenceResponse { deleted }))
+        shared::delete_fence(&self.0, request)
+            .await
+            .map(Response::new)
     }
 
     async fn consume(
@@ -275,9 +219,8 @@ impl LogService for Native {
         &self,
         request: Request<Streaming<ConsumeStreamRequest>>,
     ) -> Result<Response<Self::ConsumeStreamStream>, Status> {
-        self.0.log()?;
-        let (api, accounts) = (self.0.clone(), accounts(&request));
-        let (answers, outbox) = tail::stream(api, accounts, request);
+        self.0.started()?;
+        let (answers, outbox) = tail::stream(self.0.clone(), request);
         let mut response = Response::new(answers);
         response.extensions_mut().insert(outbox);
         Ok(response)
@@ -287,7 +230,10 @@ impl LogService for Native {
         &self,
         request: Request<CommitCursorRequest>,
     ) -> Result<Response<CommitCursorResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
+        let log = self
+            .0
+            .log_for(&request, &request.get_ref().log, Action::Commit)
+            .await?;
         let subject = auth::subject(&request).to_owned();
         let request = request.into_inner();
         check_name("a cursor", &request.name)?;
@@ -309,7 +255,10 @@ impl LogService for Native {
         &self,
         request: Request<GetCursorRequest>,
     ) -> Result<Response<GetCursorResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
+        let log = self
+            .0
+            .log_for(&request, &request.get_ref().log, Action::Consume)
+            .await?;
         be_current(&log).await?;
         let name = request.into_inner().name;
         let found = log.cursor(&name);
@@ -323,7 +272,10 @@ impl LogService for Native {
         &self,
         request: Request<ListCursorsRequest>,
     ) -> Result<Response<ListCursorsResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
+        let log = self
+            .0
+            .log_for(&request, &request.get_ref().log, Action::Consume)
+            .await?;
         be_current(&log).await?;
         let request = request.get_ref();
         let size = page(request.page_size);
@@ -342,7 +294,10 @@ impl LogService for Native {
         &self,
         request: Request<DeleteCursorRequest>,
     ) -> Result<Response<DeleteCursorResponse>, Status> {
-        let log = self.0.log_for(&request, &request.get_ref().log).await?;
+        let log = self
+            .0
+            .log_for(&request, &request.get_ref().log, Action::Commit)
+            .await?;
         let deleted = log.delete_cursor(&request.get_ref().name).await;
         let deleted = deleted.map_err(|error| status::execute(&error))?;
         Ok(Response::new(DeleteCursorResponse { deleted }))

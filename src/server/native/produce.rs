@@ -15,8 +15,9 @@ use crate::proto::v1::{
 use crate::raft::{Caller, ProposeError, Receipt, ReplicatedLog};
 
 use super::super::appending::{Feed, Sent, append, counted, pipelined, taken};
+use super::super::auth::{Action, Rights};
 use super::super::intake::Taken;
-use super::super::{ApiContext, accounts, auth, deadline, named, status};
+use super::super::{ApiContext, accounts, auth, deadline, status};
 use super::batches;
 
 /// Bytes of batches that one stream may have under way: its credit.
@@ -73,6 +74,7 @@ pub fn stream(
 ) -> Answers {
     let drain = api.drain.clone();
     let reader = Reader {
+        rights: api.rights(&request),
         api,
         subject: auth::subject(&request).to_owned(),
         caller: Caller::next(),
@@ -110,8 +112,9 @@ struct With {
 /// Reads a stream's requests, as far as there is room for them.
 struct Reader {
     api: Arc<ApiContext<ReplicatedLog>>,
-    /// Who sends them.
+    /// Who sends them, and to which logs it may.
     subject: String,
+    rights: Rights,
     caller: Caller,
     taken: Arc<Taken>,
     accounts: Option<Accounts>,
@@ -131,7 +134,8 @@ impl Feed for Reader {
         let missing = || status::invalid("the message has no batch to produce");
         let held = self.taken.take();
         let request = request.produce.ok_or_else(missing)?;
-        let log = named(self.api.log()?, &request.log).await?;
+        let (rights, name) = (&self.rights, &request.log);
+        let log = self.api.log_of(rights, name, Action::Produce, None).await?;
         let fence = fence_of(&request);
         let (limits, bulk) = (&self.api.limits, self.api.reading.bulk());
         let accounts = self.accounts.as_ref();

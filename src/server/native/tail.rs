@@ -20,8 +20,9 @@ use crate::raft::{Applied, ReplicatedLog};
 use crate::tasks;
 
 use super::super::answers::Outbox;
+use super::super::auth::{Action, Rights};
 use super::super::limits::ANSWER_BYTES_MAX;
-use super::super::{ApiContext, Drain, deadline, named, status};
+use super::super::{ApiContext, Drain, accounts, deadline, status};
 use super::batches::Wanted;
 use super::consume::{bytes_of, freshness, read};
 use super::position::{self, Consistency};
@@ -60,13 +61,25 @@ impl Tell {
     }
 }
 
+/// Who reads.
+struct Asker {
+    rights: Rights,
+    accounts: Option<Accounts>,
+    /// How long it waits for the stream to begin.
+    until: Option<Instant>,
+}
+
 /// Answers a client's requests until it leaves. No wait lasts longer than the client does, if it says for how long.
 pub fn stream(
     api: Arc<ApiContext<ReplicatedLog>>,
-    accounts: Option<Accounts>,
     request: Request<Streaming<ConsumeStreamRequest>>,
 ) -> (Answers, Outbox) {
-    let (until, requests) = (deadline::of(&request), request.into_inner());
+    let caller = Asker {
+        rights: api.rights(&request),
+        accounts: accounts(&request),
+        until: deadline::of(&request),
+    };
+    let requests = request.into_inner();
     let outbox = api.unread.outbox();
     let (answers, told) = mpsc::channel(READY_MAX);
     let tell = Tell {
@@ -74,7 +87,7 @@ pub fn stream(
         outbox: outbox.clone(),
     };
     tasks::spawn("native consume stream", async move {
-        if let Err(status) = serve(api, accounts, until, requests, &tell).await {
+        if let Err(status) = serve(api, caller, requests, &tell).await {
             // A client that left needs no status, and one that does not read gets none.
             let _ = tokio::time::timeout(LAST_WORD, tell.tell(Err(status), None)).await;
         }
@@ -89,8 +102,7 @@ pub fn stream(
 
 async fn serve(
     api: Arc<ApiContext<ReplicatedLog>>,
-    accounts: Option<Accounts>,
-    until: Option<Instant>,
+    caller: Asker,
     requests: Streaming<ConsumeStreamRequest>,
     tell: &Tell,
 ) -> Result<(), Status> {
@@ -99,7 +111,7 @@ async fn serve(
     let began = tokio::select! {
         biased;
         () = drain.began() => return Err(status::draining()),
-        began = begin(&api, accounts, until, requests) => began?,
+        began = begin(&api, caller, requests) => began?,
     };
     let Some(tail) = began else {
         return Ok(());
@@ -113,8 +125,7 @@ async fn serve(
 /// Takes the first message; `None` if the client left without one.
 async fn begin(
     api: &Arc<ApiContext<ReplicatedLog>>,
-    accounts: Option<Accounts>,
-    until: Option<Instant>,
+    caller: Asker,
     mut requests: Streaming<ConsumeStreamRequest>,
 ) -> Result<Option<Tail>, Status> {
     let Some(first) = requests.message().await? else {
@@ -122,7 +133,9 @@ async fn begin(
     };
     let missing = || status::invalid("the first message says where to start");
     let start = first.start.ok_or_else(missing)?;
-    let log = named(&api.log()?.until(until), &start.log).await?;
+    let log = api
+        .log_of(&caller.rights, &start.log, Action::Consume, caller.until)
+        .await?;
     let consistency = Consistency::new(start.consistency);
     consistency.reached(&log).await?;
     let next = position::begin(api, &log, start.start.clone()).await?;
@@ -137,7 +150,7 @@ async fn begin(
         applied: log.watch_applied(),
         drain: api.drain.clone(),
         api: api.clone(),
-        accounts,
+        accounts: caller.accounts,
         log,
         requests,
         consistency,

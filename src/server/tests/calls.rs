@@ -163,6 +163,40 @@ async fn bad_requests_say_what_is_wrong() {
     );
 }
 
+/// Which log a call is about is said once, and in a name.
+#[tokio::test]
+async fn a_bad_name_of_a_log_is_refused_before_anything_is_done() {
+    let mut served = served().await;
+    let long = "x".repeat(129);
+    for bad in [
+        &[("ferrolog-log", "")][..],
+        &[("ferrolog-log", &*long)],
+        &[("ferrolog-log", "a"), ("ferrolog-log", "b")],
+    ] {
+        let mut request = Request::new(produce(b"x"));
+        for (key, value) in bad {
+            request.metadata_mut().append(*key, value.parse().unwrap());
+        }
+        let refused = served.client.produce(request).await.unwrap_err();
+        assert_eq!(reason(&refused), "INVALID_REQUEST", "{bad:?}");
+        let requests = with(futures::stream::iter([produce(b"x")]), &bad[..1]);
+        let refused = served.client.produce_stream(requests).await;
+        // With the one value of the last row it is a log that is not there, as far as anybody knows.
+        assert!(refused.is_err(), "{bad:?}");
+        let read = with(ConsumeRequest { offset: 0 }, &bad[..1]);
+        assert!(served.client.consume_stream(read).await.is_err());
+    }
+    let mut request = Request::new(produce(b"x"));
+    let bytes = tonic::metadata::MetadataValue::from_bytes(b"\xff\xfe");
+    request.metadata_mut().insert_bin("ferrolog-log-bin", bytes);
+    let refused = served.client.produce(request).await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID_REQUEST");
+    let other = with(produce(b"x"), &[("ferrolog-log", "other")]);
+    let refused = served.client.produce(other).await.unwrap_err();
+    assert_eq!(reason(&refused), "NO_LEADER", "the leader is asked first");
+    assert_eq!(served.bare.log.offsets(LogId::DEFAULT).1, Offset(0));
+}
+
 fn reason(status: &tonic::Status) -> String {
     let info = status.get_details_error_info();
     info.unwrap_or_else(|| panic!("no reason: {status:?}"))
@@ -194,8 +228,5 @@ async fn what_never_comes_to_a_verb_is_refused_with_a_reason_too() {
     assert_eq!(accepted.unwrap(), "identity");
     let plain = with(produce(b"x"), &[("grpc-encoding", "identity")]);
     served.client.produce(plain).await.unwrap();
-    assert_eq!(
-        served.api.log().unwrap().log.offsets(LogId::DEFAULT).1,
-        Offset(2)
-    );
+    assert_eq!(served.bare.log.offsets(LogId::DEFAULT).1, Offset(2));
 }

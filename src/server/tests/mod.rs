@@ -40,12 +40,13 @@ const LIMIT: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A log without raft: what is appended is committed.
+#[derive(Clone)]
 struct Bare {
     log: Log,
-    next: Mutex<u64>,
+    next: Arc<Mutex<u64>>,
     applied: watch::Sender<Applied>,
     /// The batches that were proposed, in records.
-    batches: Mutex<Vec<u32>>,
+    batches: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Bare {
@@ -67,14 +68,26 @@ impl Bare {
         .unwrap();
         Self {
             log,
-            next: Mutex::new(0),
+            next: Arc::default(),
             applied: watch::Sender::new(Applied::default()),
-            batches: Mutex::default(),
+            batches: Arc::default(),
         }
     }
 }
 
 impl CommitLog for Bare {
+    fn named(&self, name: &str) -> Option<Self> {
+        name.is_empty().then(|| self.clone())
+    }
+
+    fn id(&self) -> LogId {
+        LogId::DEFAULT
+    }
+
+    fn until(&self, _: Option<Instant>) -> Self {
+        self.clone()
+    }
+
     async fn propose(
         &self,
         _caller: Caller,
@@ -120,7 +133,7 @@ impl CommitLog for Bare {
         Ok(answer)
     }
 
-    async fn read_barrier(&self, _: Option<Instant>) -> Result<(), ReadError> {
+    async fn read_barrier(&self) -> Result<(), ReadError> {
         Err(ReadError::NoLeader { waited_ms: 7 })
     }
 
@@ -139,7 +152,7 @@ impl CommitLog for Bare {
 
 struct Served {
     client: LogClient<Channel>,
-    api: Arc<ApiContext<Bare>>,
+    bare: Bare,
     drain: watch::Sender<bool>,
     layer: StreamLayer,
     _mux: Mux,
@@ -162,7 +175,8 @@ async fn served_on(port: MuxLimits) -> Served {
     let (mux, clients, _peers) = Mux::start(listener, Security::Insecure, port);
     let (drain, draining) = Drain::new();
     let seat = Arc::new(OnceLock::new());
-    assert!(seat.set(Bare::new()).is_ok());
+    let bare = Bare::new();
+    assert!(seat.set(bare.clone()).is_ok());
     let limits = Limits {
         record_bytes_max: LIMIT,
         ..Limits::default()
@@ -181,7 +195,7 @@ async fn served_on(port: MuxLimits) -> Served {
     Served {
         client: client(&layer),
         layer,
-        api,
+        bare,
         drain,
         _mux: mux,
     }

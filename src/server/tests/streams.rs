@@ -19,7 +19,7 @@ async fn a_stream_is_answered_in_order_and_in_batches() {
         .collect()
         .await;
     assert_eq!(answers, (0..5000).collect::<Vec<_>>());
-    let log = served.api.log().unwrap();
+    let log = &served.bare;
     let batches = log.batches.lock().clone();
     assert!(batches.len() < 2500, "{} batches", batches.len());
     for offset in [0, 1234, 4999] {
@@ -51,7 +51,7 @@ async fn a_bad_record_ends_its_stream_and_nothing_before_it() {
     let status = answers.last().unwrap().as_ref().unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert_eq!(
-        served.api.log().unwrap().log.offsets(LogId::DEFAULT).1,
+        served.bare.log.offsets(LogId::DEFAULT).1,
         Offset(2),
         "c was not appended"
     );

@@ -4,4 +4,6 @@ mod answers;
 mod foreign_client;
 mod limits;
 mod owners;
+mod plain_logs;
+mod rights;
 mod slow_consumer;

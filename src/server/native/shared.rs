@@ -1,0 +1,201 @@
+//! Sessions and fences: they are the cluster's, and belong to no log.
+//!
+//! A call of them may name a log all the same, which then must be one that its caller may use so. The name of a fence
+//! stands in the policy as a log's name does: whoever may `produce` to all that begins with `orders/` may claim
+//! `orders/leader`, and depose nobody else's leader.
+
+use tonic::{Request, Status};
+
+use crate::proto::v1::*;
+use crate::raft::{self, ClaimEpoch, ReplicatedLog, SESSION_IDLE_MS_MAX, owner};
+
+use super::pages::{bad_page, page, page_of};
+use super::{be_current, check_name, secret};
+use crate::server::auth::{Action, Actions, On};
+use crate::server::{ApiContext, auth, status};
+
+type Api = ApiContext<ReplicatedLog>;
+
+/// What all producers share; if the call names a log, that one, which must be there.
+async fn shared<T: Sync>(
+    api: &Api,
+    request: &Request<T>,
+    log: &str,
+    needed: Actions,
+) -> Result<ReplicatedLog, Status> {
+    let all = api.shared_for(request, needed)?;
+    match log {
+        "" => Ok(all),
+        log => api.log_for(request, log, needed).await,
+    }
+}
+
+/// The same for what others of all logs have.
+async fn cluster<T: Sync>(
+    api: &Api,
+    request: &Request<T>,
+    log: &str,
+    needed: Action,
+) -> Result<ReplicatedLog, Status> {
+    api.cluster_for(request, needed)?;
+    shared(api, request, log, needed.into()).await
+}
+
+/// The same for one fence.
+async fn fence<T: Sync>(
+    api: &Api,
+    request: &Request<T>,
+    (log, name): (&str, &str),
+    needed: Action,
+) -> Result<ReplicatedLog, Status> {
+    api.rights(request).check(needed, On::Name(name))?;
+    shared(api, request, log, needed.into()).await
+}
+
+pub async fn open_session(
+    api: &Api,
+    request: Request<OpenSessionRequest>,
+) -> Result<OpenSessionResponse, Status> {
+    let log = shared(
+        api,
+        &request,
+        &request.get_ref().log,
+        Action::Produce.into(),
+    )
+    .await?;
+    let secret = secret(&request.get_ref().secret)?;
+    let session = log.open_session(auth::subject(&request), secret).await;
+    Ok(OpenSessionResponse {
+        session: session.map_err(|error| status::execute(&error))?,
+        idle_ms_max: SESSION_IDLE_MS_MAX,
+    })
+}
+
+pub async fn close_session(
+    api: &Api,
+    request: Request<CloseSessionRequest>,
+) -> Result<CloseSessionResponse, Status> {
+    let close = request.get_ref();
+    let owner = if close.secret.is_empty() {
+        // A caller without the session's secret closes the session of another client.
+        api.cluster_for(&request, Action::Admin)?;
+        None
+    } else {
+        let secret = secret(&close.secret)?;
+        Some(owner::of_session(auth::subject(&request), secret))
+    };
+    let either = [Action::Produce, Action::Admin].into_iter().collect();
+    let log = shared(api, &request, &close.log, either).await?;
+    let closed = log.close_session(close.session, owner).await;
+    closed.map_err(|error| status::execute(&error))?;
+    Ok(CloseSessionResponse {})
+}
+
+pub async fn list_sessions(
+    api: &Api,
+    request: Request<ListSessionsRequest>,
+) -> Result<ListSessionsResponse, Status> {
+    let log = cluster(api, &request, &request.get_ref().log, Action::Admin).await?;
+    be_current(&log).await?;
+    let request = request.get_ref();
+    let after = match &*request.page_token {
+        "" => 0,
+        token => token.parse().map_err(|_| bad_page())?,
+    };
+    let size = page(request.page_size);
+    let found = log.sessions(after, size + 1);
+    let (found, next_page_token) = page_of(found, size, |last| last.id.to_string());
+    let session = |session: raft::SessionInfo| Session {
+        session: session.id,
+        subject: session.subject,
+        records: session.records,
+        last_used_ms: session.last_used_ms,
+    };
+    Ok(ListSessionsResponse {
+        next_page_token,
+        sessions: found.into_iter().map(session).collect(),
+    })
+}
+
+pub async fn claim_epoch(
+    api: &Api,
+    request: Request<ClaimEpochRequest>,
+) -> Result<ClaimEpochResponse, Status> {
+    let log = fence(
+        api,
+        &request,
+        (&request.get_ref().log, &request.get_ref().name),
+        Action::Produce,
+    )
+    .await?;
+    let subject = auth::subject(&request).to_owned();
+    let request = request.get_ref();
+    check_name("what is claimed", &request.name)?;
+    check_name("the holder", &request.holder)?;
+    let claim = ClaimEpoch {
+        name: request.name.clone(),
+        holder: request.holder.clone(),
+        token: owner::of_claim(&subject, secret(&request.token)?),
+        subject: Some(subject),
+        expected: request.expected_epoch,
+    };
+    let claimed = log.claim_epoch(claim).await;
+    let claimed = claimed.map_err(|error| status::execute(&error))?;
+    Ok(ClaimEpochResponse {
+        epoch: claimed.epoch,
+        next_offset: claimed.next_offset.0,
+    })
+}
+
+pub async fn get_epoch(
+    api: &Api,
+    request: Request<GetEpochRequest>,
+) -> Result<GetEpochResponse, Status> {
+    let log = fence(
+        api,
+        &request,
+        (&request.get_ref().log, &request.get_ref().name),
+        Action::Consume,
+    )
+    .await?;
+    be_current(&log).await?;
+    let held = log.epoch(&request.get_ref().name);
+    let held = held.unwrap_or_default();
+    Ok(GetEpochResponse {
+        epoch: held.epoch,
+        holder: held.holder,
+        subject: held.subject.unwrap_or_default(),
+    })
+}
+
+pub async fn list_fences(
+    api: &Api,
+    request: Request<ListFencesRequest>,
+) -> Result<ListFencesResponse, Status> {
+    let log = cluster(api, &request, &request.get_ref().log, Action::Consume).await?;
+    be_current(&log).await?;
+    let request = request.get_ref();
+    let size = page(request.page_size);
+    let found = log.fences(&request.page_token, size + 1);
+    let (found, next_page_token) = page_of(found, size, |(name, _)| name.clone());
+    let fence = |(name, held): (String, raft::Epoch)| HeldFence {
+        name,
+        epoch: held.epoch,
+        holder: held.holder,
+        subject: held.subject.unwrap_or_default(),
+    };
+    Ok(ListFencesResponse {
+        next_page_token,
+        fences: found.into_iter().map(fence).collect(),
+    })
+}
+
+pub async fn delete_fence(
+    api: &Api,
+    request: Request<DeleteFenceRequest>,
+) -> Result<DeleteFenceResponse, Status> {
+    let log = cluster(api, &request, &request.get_ref().log, Action::Admin).await?;
+    let deleted = log.delete_fence(&request.get_ref().name).await;
+    let deleted = deleted.map_err(|error| status::execute(&error))?;
+    Ok(DeleteFenceResponse { deleted })
+}
