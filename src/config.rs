@@ -73,6 +73,9 @@ const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
 /// way, need room.
 const RESERVE_SEGMENTS: u64 = 4;
 
+/// More logs than so many would not fit into the memory that a node is to take.
+const LOGS_MOST: u32 = 1_000_000;
+
 /// Why a node cannot run with its settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -115,6 +118,8 @@ impl Options {
         }
         let allow = allowed(self.allow.unwrap_or_default(), &name)?;
         let sizes = Sizes::new(self.segment_bytes_max, self.record_bytes_max)?;
+        let logs_max = self.logs_max.unwrap_or(sizes.limits.logs_max);
+        check_range("--logs-max", logs_max, 1..=LOGS_MOST)?;
         let timing = timing(self.heartbeat_ms, self.clock_bound_ms)?;
         let connections_max = self.connections_max.unwrap_or(CLIENTS_MAX);
         check_range("--connections-max", connections_max, 16..=1 << 20)?;
@@ -148,7 +153,11 @@ impl Options {
             security,
             connections_max,
             descriptors_max: usize::MAX,
-            limits: sizes.limits,
+            limits: Limits {
+                logs_max,
+                create_logs_on_produce: self.create_logs_on_produce.unwrap_or(false),
+                ..sizes.limits
+            },
             log: sizes.log,
             disk_reserve_bytes: self.disk_reserve_bytes.unwrap_or(sizes.reserve),
             scrub_bytes_per_second: self
@@ -338,6 +347,7 @@ mod tests {
         let command = <Options as clap::Args>::augment_args(clap::Command::new("serve"));
         let numbers = [
             ("record_bytes_max", config.limits.record_bytes_max as u64),
+            ("logs_max", u64::from(config.limits.logs_max)),
             ("segment_bytes_max", u64::from(config.log.segment_bytes_max)),
             ("scrub_bytes_per_second", config.scrub_bytes_per_second),
             ("heartbeat_ms", config.timing.heartbeat_ms),
@@ -390,6 +400,10 @@ mod tests {
                 "contradict",
             ),
             ("bootstrap = true\ntls_ca = 'x'", "--tls-cert"),
+            (
+                "bootstrap = true\ninsecure = true\nlogs_max = 0",
+                "--logs-max",
+            ),
             (
                 "bootstrap = true\ninsecure = true\nsegment_bytes_max = 100",
                 "64 KiB",

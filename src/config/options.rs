@@ -69,7 +69,7 @@ pub struct Options {
           value_parser = BoolishValueParser::new(),
           help_heading = HELP_SECURITY)]
     pub insecure: Option<bool>,
-    /// Which clients may produce, consume and administer: lines `p, COMMON NAME, *, ACTION`
+    /// Which clients may produce, consume and administer what: lines `p, COMMON NAME, LOG|PREFIX*|*, ACTION`
     #[arg(long, env = "FERROLOG_ACL", value_name = "FILE", help_heading = HELP_SECURITY)]
     pub acl: Option<PathBuf>,
     /// Connections of clients: up to half of them from one address, a quarter with one certificate
@@ -79,6 +79,13 @@ pub struct Options {
     /// The largest record, in bytes [default: 4186112]
     #[arg(long, env = "FERROLOG_RECORD_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING)]
     pub record_bytes_max: Option<usize>,
+    /// How many logs there may be, `default` among them [default: 100000]
+    #[arg(long, env = "FERROLOG_LOGS_MAX", value_name = "COUNT", help_heading = HELP_TUNING)]
+    pub logs_max: Option<u32>,
+    /// Make a log when somebody first appends to its name, if it may
+    #[arg(long, env = "FERROLOG_CREATE_LOGS_ON_PRODUCE", num_args = 0..=1, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), help_heading = HELP_TUNING)]
+    pub create_logs_on_produce: Option<bool>,
     /// The size of a segment, in bytes [default: 67108864]
     #[arg(long, env = "FERROLOG_SEGMENT_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING)]
     pub segment_bytes_max: Option<u32>,
@@ -129,6 +136,8 @@ impl Options {
             acl: self.acl.or(under.acl),
             connections_max: self.connections_max.or(under.connections_max),
             record_bytes_max: self.record_bytes_max.or(under.record_bytes_max),
+            logs_max: self.logs_max.or(under.logs_max),
+            create_logs_on_produce: self.create_logs_on_produce.or(under.create_logs_on_produce),
             segment_bytes_max: self.segment_bytes_max.or(under.segment_bytes_max),
             disk_reserve_bytes: self.disk_reserve_bytes.or(under.disk_reserve_bytes),
             scrub_bytes_per_second: self.scrub_bytes_per_second.or(under.scrub_bytes_per_second),

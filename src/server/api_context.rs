@@ -3,19 +3,25 @@
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
+use crate::name::{self, Shown};
 use crate::net::budget::Accounts;
 use crate::net::mux::PeerInfo;
+use crate::raft::{CreateLog, LogConfig};
+use crate::reason::Reason;
 
 use super::answers::Unread;
 use super::answers::bulk::Bulk;
 use super::answers::reading::Reading;
-use super::auth::{Actions, On, Rights};
+use super::auth::{Action, Actions, On, Rights};
 use super::{CommitLog, Drain, Limits, Policy, deadline, status};
 
+/// Names that begin with it are the system's.
+const OF_SYSTEM: char = '_';
 /// The name of the log that is always there, which a call means that names none.
 const DEFAULT_LOG: &str = "default";
 
@@ -97,6 +103,32 @@ impl<L: CommitLog> ApiContext<L> {
         named(self.by_name(rights, name, needed.into(), until)?, name).await
     }
 
+    /// The log of this name to append to, if the caller may. If there is none, and the settings say so, it is made,
+    /// once however many ask for it.
+    pub async fn log_to(
+        &self,
+        rights: &Rights,
+        name: &str,
+        until: Option<Instant>,
+    ) -> Result<L, Status> {
+        let found = self.log_of(rights, name, Action::Produce, until).await;
+        let is_missing = |status: &Status| Reason::of(status) == Some(Reason::NoSuchLog);
+        if !self.limits.create_logs_on_produce || !found.as_ref().is_err_and(is_missing) {
+            return found;
+        }
+        check_new_name(name)?;
+        let create = CreateLog {
+            name: name.to_owned(),
+            config: LogConfig::default(),
+            token: Bytes::new(),
+            subject: rights.subject().to_owned(),
+            now_ms: 0,
+            logs_max: self.limits.logs_max,
+        };
+        let made = self.seated()?.until(until).make(create).await;
+        made.map_err(|error| status::execute(&error))
+    }
+
     /// The log's cluster, for a caller that may do one of these things to a log of this name, whether there is one
     /// or not.
     pub fn catalogue_for<T>(
@@ -158,6 +190,17 @@ async fn named<L: CommitLog>(log: L, name: &str) -> Result<L, Status> {
     let current = log.read_barrier().await;
     current.map_err(|error| status::read(&error))?;
     log.named(name).ok_or_else(|| status::no_such_log(name))
+}
+
+/// Refuses a name that no log may be made under.
+pub fn check_new_name(name: &str) -> Result<(), Status> {
+    let fits = name::check(name).map_err(|bad| format!("a log: {bad}, not {}", Shown(name)));
+    let fits = fits.and_then(|()| {
+        let what = "a log's name has no space at either end, and does not begin with _";
+        let is_plain = name.trim() == name && !name.starts_with(OF_SYSTEM);
+        is_plain.then_some(()).ok_or_else(|| what.to_owned())
+    });
+    fits.map_err(status::invalid)
 }
 
 /// What the connection that a call came by may make the node hold.

@@ -285,6 +285,11 @@ pub struct Rights {
 }
 
 impl Rights {
+    /// The name in the caller's certificate; empty without one.
+    pub fn subject(&self) -> &str {
+        self.subject.as_deref().unwrap_or_default()
+    }
+
     /// Whether the caller may do one of these things to a log of this name. Nothing is told of a denial: a reader
     /// of many logs passes over those that it may not read.
     pub fn may(&self, needed: impl Into<Actions>, name: &str) -> bool {

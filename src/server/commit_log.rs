@@ -7,12 +7,17 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::log::{Log, LogId, Offset};
-use crate::raft::{Answer, Applied, Caller, ProposeError, ReadError, View};
+use crate::raft::{
+    Answer, Applied, Caller, CreateLog, ExecuteError, ProposeError, ReadError, StateRefusal, View,
+};
 
 /// What the service needs of a log: a handle, whose clones share it.
 pub trait CommitLog: Clone + Unpin + Send + Sync + 'static {
     /// The log of this name, as far as this node has applied; the default one without a name.
     fn named(&self, name: &str) -> Option<Self>;
+
+    /// Makes a log, or finds the one that has the name by then, however it is set up.
+    fn make(&self, create: CreateLog) -> impl Future<Output = Result<Self, ExecuteError>> + Send;
 
     /// Which log it is.
     fn id(&self) -> LogId;
@@ -52,6 +57,14 @@ pub trait CommitLog: Clone + Unpin + Send + Sync + 'static {
 impl CommitLog for crate::raft::ReplicatedLog {
     fn named(&self, name: &str) -> Option<Self> {
         Self::named(self, name)
+    }
+
+    async fn make(&self, create: CreateLog) -> Result<Self, ExecuteError> {
+        match self.create_log(create).await {
+            Ok(made) => Ok(self.of(made.log)),
+            Err(ExecuteError::Refused(StateRefusal::LogExists { log })) => Ok(self.of(log)),
+            Err(error) => Err(error),
+        }
     }
 
     fn id(&self) -> LogId {

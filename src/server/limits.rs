@@ -13,6 +13,10 @@ pub struct Limits {
     pub record_bytes_max: usize,
     /// Bytes of a stream's records that become one batch; a larger record is a batch of its own.
     pub batch_bytes_max: usize,
+    /// The logs that there may be, the default one among them.
+    pub logs_max: u32,
+    /// Whether a log is made when somebody first appends to its name.
+    pub create_logs_on_produce: bool,
     /// Calls under way on one connection.
     pub streams_per_connection_max: u32,
     /// Bytes that clients may have under way.
@@ -36,6 +40,8 @@ const BATCH_BYTES_MAX: usize = 256 << 10;
 const STREAM_BATCH_BYTES_MAX: usize = 256 << 10;
 /// Calls under way on one connection.
 const CALLS_PER_CONNECTION_MAX: u32 = 1024;
+/// The logs that there may be, unless the settings say otherwise.
+const LOGS_MAX: u32 = 100_000;
 /// Lengths and tags in a record, beside its value, key and headers.
 const RECORD_OVERHEAD: usize = 4 << 10;
 /// A compressed batch may grow to so many times the largest one.
@@ -78,6 +84,8 @@ impl Default for Limits {
         Self {
             record_bytes_max: RECORD_BYTES_MAX,
             batch_bytes_max: STREAM_BATCH_BYTES_MAX,
+            logs_max: LOGS_MAX,
+            create_logs_on_produce: false,
             streams_per_connection_max: CALLS_PER_CONNECTION_MAX,
             bytes: budget::BYTES,
         }

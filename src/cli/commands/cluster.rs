@@ -159,6 +159,7 @@ fn limits(limits: &GetLimitsResponse) -> Told {
         cursors_max,
         fences_max,
         of_subject_max,
+        logs_max,
     );
     let rows = limits.map(|(name, value)| vec![name.to_owned(), grouped(value)]);
     let json = limits.map(|(name, value)| (name.to_owned(), value.into()));
@@ -340,6 +341,6 @@ mod tests {
             "{text}"
         );
         assert_eq!(json["message_bytes_max"], 7);
-        assert_eq!(json.as_object().map(serde_json::Map::len), Some(25));
+        assert_eq!(json.as_object().map(serde_json::Map::len), Some(26));
     }
 }

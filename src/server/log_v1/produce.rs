@@ -13,7 +13,6 @@ use crate::proto::log_v1::{ProduceRequest, ProduceResponse, Record};
 use crate::raft::{Caller, OffsetRange, ProposeError, Receipt, owner};
 
 use crate::server::appending::{Feed, Sent, append, counted, pipelined, taken};
-use crate::server::auth::Action;
 use crate::server::intake::Taken;
 use crate::server::{ApiContext, CommitLog, auth, deadline, log_v1, status};
 
@@ -67,9 +66,8 @@ pub async fn one<L: CommitLog>(
     api: &ApiContext<L>,
     request: Request<ProduceRequest>,
 ) -> Result<Offset, Status> {
-    let log = api
-        .log_for(&request, &super::log_name(&request)?, Action::Produce)
-        .await?;
+    let (rights, name) = (api.rights(&request), super::log_name(&request)?);
+    let log = api.log_to(&rights, &name, deadline::of(&request)).await?;
     let producer = producer(&request)?;
     let (held, deadline) = (taken(&request).take(), deadline::of(&request));
     let record = log_v1::record(request.into_inner(), api.limits.record_bytes_max)?;
@@ -90,15 +88,17 @@ pub async fn stream<L: CommitLog>(
     api: Arc<ApiContext<L>>,
     request: Request<Streaming<ProduceRequest>>,
 ) -> Result<Answers, Status> {
-    let log = api.log_for(&request, &super::log_name(&request)?, Action::Produce);
+    let (rights, name) = (api.rights(&request), super::log_name(&request)?);
+    let (until, taken) = (deadline::of(&request), taken(&request));
     let (producer, drain) = (producer(&request)?, api.drain.clone());
+    let requests = request.into_inner();
     let batcher = Batcher {
-        log: log.await?,
+        log: api.log_to(&rights, &name, until).await?,
         api,
         producer,
         caller: Caller::next(),
-        taken: taken(&request),
-        requests: request.into_inner(),
+        taken,
+        requests,
         ahead: None,
     };
     let told = |outcome: Result<Receipt, ProposeError>, ()| match outcome {

@@ -8,6 +8,7 @@ use crate::proto::v1::{
 };
 use crate::raft::{CreateLog, DeleteLog, KnownLog, LogConfig, ReplicatedLog, Retention, UpdateLog};
 
+use super::super::api_context::check_new_name;
 use super::super::auth::{Actions, Rights};
 use super::super::status;
 use super::be_current;
@@ -15,8 +16,6 @@ use super::cluster::check_wait;
 use super::pages::{page, page_of};
 use crate::log::LogId;
 
-/// The logs that there may be.
-pub const LOGS_MAX: u32 = 100_000;
 /// The labels of a log, and the bytes of their keys and values. With as many logs as there may be, the state
 /// stays below what a snapshot may hold.
 const LABELS_MAX: usize = 8;
@@ -24,8 +23,6 @@ const LABELS_BYTES_MAX: usize = 192;
 /// The names that are looked at before others have a turn.
 const LOOKED_MAX: usize = 1000;
 const TOKEN_BYTES_MAX: usize = 16;
-/// Names that begin with it are the system's.
-const OF_SYSTEM: char = '_';
 
 /// What is kept of retention, from a request.
 pub fn retention_of(wanted: v1::Retention) -> Result<Retention, Status> {
@@ -56,16 +53,6 @@ pub fn check_kept(retention: &Retention) -> Result<(), Status> {
     }
     let what = "only the default log has a retention: trim or delete other logs";
     Err(status::invalid(what))
-}
-
-/// A name that a log may be made under.
-fn check_name(name: &str) -> Result<(), Status> {
-    super::check_name("a log", name)?;
-    if name.trim() != name || name.starts_with(OF_SYSTEM) {
-        let what = "a log's name has no space at either end, and does not begin with _";
-        return Err(status::invalid(what));
-    }
-    Ok(())
 }
 
 fn config_of(id: Option<LogId>, config: Option<v1::LogConfig>) -> Result<LogConfig, Status> {
@@ -116,9 +103,10 @@ fn log_to(id: LogId, log: KnownLog) -> v1::Log {
 pub async fn create(
     log: &ReplicatedLog,
     subject: &str,
+    logs_max: u32,
     request: CreateLogRequest,
 ) -> Result<v1::Log, Status> {
-    check_name(&request.name)?;
+    check_new_name(&request.name)?;
     if request.token.len() > TOKEN_BYTES_MAX {
         let what = format!("a token is up to {TOKEN_BYTES_MAX} bytes");
         return Err(status::invalid(what));
@@ -129,7 +117,7 @@ pub async fn create(
         token: request.token,
         subject: subject.to_owned(),
         now_ms: 0,
-        logs_max: LOGS_MAX,
+        logs_max,
     };
     let made = log.create_log(create).await;
     let made = made.map_err(|error| status::execute(&error))?;

@@ -18,7 +18,7 @@ use super::auth::{Action, Actions};
 use super::limits::{
     ANSWER_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX,
 };
-use super::{ApiContext, auth, status};
+use super::{ApiContext, auth, deadline, status};
 use pages::{page, page_of};
 
 mod batches;
@@ -75,7 +75,8 @@ impl LogService for Native {
             .0
             .catalogue_for(&request, &request.get_ref().name, Action::Admin)?;
         let subject = auth::subject(&request).to_owned();
-        let made = logs::create(&log, &subject, request.into_inner()).await?;
+        let made =
+            logs::create(&log, &subject, self.0.limits.logs_max, request.into_inner()).await?;
         Ok(Response::new(CreateLogResponse { log: Some(made) }))
     }
 
@@ -128,10 +129,9 @@ impl LogService for Native {
         &self,
         request: Request<ProduceRequest>,
     ) -> Result<Response<ProduceResponse>, Status> {
-        let log = self
-            .0
-            .log_for(&request, &request.get_ref().log, Action::Produce)
-            .await?;
+        let (rights, until) = (self.0.rights(&request), deadline::of(&request));
+        let to = &request.get_ref().log;
+        let log = self.0.log_to(&rights, to, until).await?;
         let answer = produce::one(&self.0, &log, request).await;
         answer.map(Response::new)
     }
@@ -326,6 +326,7 @@ impl LogService for Native {
             sessions_max: SESSIONS_MAX as u32,
             cursors_max: CURSORS_MAX as u32,
             fences_max: FENCES_MAX as u32,
+            logs_max: limits.logs_max,
             of_subject_max: OF_SUBJECT_MAX as u32,
             message_bytes_max: limits.message_bytes_max() as u64,
             subject_bytes_in_flight_max: limits.bytes.subject_bytes_max as u64,

@@ -15,7 +15,7 @@ use crate::proto::v1::{
 use crate::raft::{Caller, ProposeError, Receipt, ReplicatedLog};
 
 use super::super::appending::{Feed, Sent, append, counted, pipelined, taken};
-use super::super::auth::{Action, Rights};
+use super::super::auth::Rights;
 use super::super::intake::Taken;
 use super::super::{ApiContext, accounts, auth, deadline, status};
 use super::batches;
@@ -135,7 +135,7 @@ impl Feed for Reader {
         let held = self.taken.take();
         let request = request.produce.ok_or_else(missing)?;
         let (rights, name) = (&self.rights, &request.log);
-        let log = self.api.log_of(rights, name, Action::Produce, None).await?;
+        let log = self.api.log_to(rights, name, None).await?;
         let fence = fence_of(&request);
         let (limits, bulk) = (&self.api.limits, self.api.reading.bulk());
         let accounts = self.accounts.as_ref();

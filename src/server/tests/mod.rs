@@ -33,7 +33,10 @@ use crate::net::{Network, Security};
 use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::log_server::LogServer;
 use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record as WireRecord};
-use crate::raft::{Answer, Applied, Caller, OffsetRange, ProposeError, ReadError, Receipt, View};
+use crate::raft::{
+    Answer, Applied, Caller, CreateLog, ExecuteError, OffsetRange, ProposeError, ReadError,
+    Receipt, View,
+};
 use crate::reason::{self, Reason};
 
 const LIMIT: usize = 1000;
@@ -78,6 +81,10 @@ impl Bare {
 impl CommitLog for Bare {
     fn named(&self, name: &str) -> Option<Self> {
         name.is_empty().then(|| self.clone())
+    }
+
+    async fn make(&self, _: CreateLog) -> Result<Self, ExecuteError> {
+        Ok(self.clone())
     }
 
     fn id(&self) -> LogId {

@@ -6,7 +6,7 @@ use ferrolog::proto::log_v1::{ConsumeRequest, ProduceRequest, Record};
 use futures::stream;
 use tonic::Request;
 
-use crate::harness::native::reason;
+use crate::harness::native::{self, reason};
 use crate::harness::wire::{answer, log_client};
 use crate::harness::{Stage, until};
 
@@ -31,6 +31,65 @@ fn produce(value: &'static str) -> ProduceRequest {
         ..Record::default()
     });
     ProduceRequest { record }
+}
+
+/// However many nodes and clients append to the name at once, of both APIs, there is one log in the end.
+#[tokio::test]
+async fn the_first_append_makes_a_log_once_if_the_nodes_are_told_so() {
+    let stage = Stage::start_with(&["--create-logs-on-produce", "--logs-max", "3"]).await;
+    let append = async |place: usize, plain: bool, name: &'static str| {
+        until("an answer", async || {
+            let outcome = if plain {
+                let mut client = log_client(&stage.cluster, place);
+                answer(client.produce(to(name, produce("x"))))
+                    .await
+                    .map(drop)
+            } else {
+                let request = ferrolog::proto::v1::ProduceRequest {
+                    log: name.to_owned(),
+                    batch: Some(native::batch(["x"])),
+                    ..Default::default()
+                };
+                let mut client = native::client_of(&stage, place);
+                answer(client.produce(request)).await.map(drop)
+            };
+            let reason = outcome.as_ref().map_err(reason).err();
+            let is_open = reason
+                .as_ref()
+                .is_some_and(|reason| ["NO_LEADER", "OUTCOME_UNKNOWN"].contains(&&**reason));
+            (!is_open).then_some(reason)
+        })
+        .await
+    };
+    let at_once = (0..12).map(|number| append(number % 3, number % 2 == 0, "orders"));
+    for refused in futures::future::join_all(at_once).await {
+        assert_eq!(refused, None);
+    }
+    let admin = stage.client().admin();
+    let orders = admin.get_log("orders").await.expect("there");
+    assert!(orders.next_offset >= 12, "{orders:?}");
+    assert_eq!(
+        append(0, false, "_system").await.as_deref(),
+        Some("INVALID_REQUEST")
+    );
+    assert_eq!(append(1, true, "bills").await, None);
+    assert_eq!(
+        admin.get_log("bills").await.expect("there").id,
+        orders.id + 1,
+        "no id was spent"
+    );
+    assert_eq!(
+        append(2, false, "more").await.as_deref(),
+        Some("TOO_MANY_LOGS")
+    );
+    let limits = ferrolog::proto::v1::GetLimitsRequest {};
+    let limits = answer(native::client_of(&stage, 0).get_limits(limits)).await;
+    assert_eq!(limits.expect("limits").logs_max, 3);
+    // A read makes none.
+    let read =
+        answer(log_client(&stage.cluster, 0).consume(to("read", ConsumeRequest { offset: 0 })))
+            .await;
+    assert_eq!(reason(&read.expect_err("no log")), "NO_SUCH_LOG");
 }
 
 #[tokio::test]
