@@ -88,6 +88,8 @@ mod tests {
 
     fn consumed(value: &'static [u8], key: Option<&'static [u8]>) -> ConsumedRecord {
         ConsumedRecord {
+            log: "default".into(),
+            position: None,
             offset: 3,
             append_timestamp_ms: 9,
             record: Record {

@@ -31,7 +31,7 @@ use tonic::transport::Channel;
 pub use admin::Admin;
 pub use builder::{ClientBuilder, ConfigError};
 pub use consume::consumer::Consumer;
-pub use consume::reading::{Consistency, ConsumeOptions, Start};
+pub use consume::reading::{Consistency, ConsumeOptions, Selection, Start};
 pub use consume::unpacked::ConsumedRecord;
 pub use error::ClientError;
 pub use info::{Claim, CursorInfo, FenceInfo, LogInfo, LogSettings, SessionInfo};
@@ -141,7 +141,7 @@ impl Client {
         Admin::new(Arc::clone(&self.servers), &self.log, self.timeout)
     }
 
-    /// Reads from `options.from` on; connects at the first `next`.
+    /// Reads from `options.from` on, this log or those of `options.selection`; connects at the first `next`.
     ///
     /// # Errors
     ///

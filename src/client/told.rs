@@ -114,7 +114,9 @@ pub(super) fn trimmed(status: &Status) -> Option<u64> {
 
 /// Where the log ends, if the status says that an offset past the end was asked for.
 pub(super) fn past_end(status: &Status) -> Option<u64> {
-    number_under(Reason::OffsetOutOfRange, "next_offset", status)
+    let end = |key| number_under(Reason::OffsetOutOfRange, key, status);
+    // Of a log, or of the records of all.
+    end("next_offset").or_else(|| end("next_position"))
 }
 
 /// Where the log ends, if the status says that another end was expected.

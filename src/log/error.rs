@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{Index, LogId, Offset};
+use super::{Index, LogId, Offset, Position};
 use crate::disk;
 
 /// An error of the log.
@@ -28,6 +28,14 @@ pub enum Error {
         first: Offset,
         /// The offset that the next record gets.
         next: Offset,
+    },
+    /// No record has this position yet, and the one before has none either.
+    #[error("position {asked} is behind the end, which is at {next}")]
+    PastEnd {
+        /// What the caller asked for.
+        asked: Position,
+        /// The position that the next record gets.
+        next: Position,
     },
     /// There is no log with this id: it was deleted, or was never made.
     #[error("there is no log {0}")]

@@ -19,7 +19,6 @@ mod append;
 mod config;
 mod damage;
 mod error;
-mod find;
 mod format;
 mod index_maps;
 mod inspect;
@@ -48,7 +47,7 @@ pub use format::seal::Seal;
 pub use inspect::{dump, verify};
 pub use numbers::{AllEnds, Ends, Floor, Index, LogId, NUMBER_MAX, Offset, Position, Term};
 pub use open::recovery::Checkpoint;
-pub use records::{Found, Read};
+pub use records::{Found, Read, Stretch};
 pub use segment::Damage;
 pub use upkeep::copies::{Placed, SegmentCopy, adopt_files, is_copied, remove_copy};
 pub use upkeep::repair::{Damaged, Scrub};
@@ -221,7 +220,14 @@ impl Log {
 
     /// Gives up all records of a log, and the log.
     pub fn forget(&self, log: LogId) {
-        self.0.state.write().logs.remove(&log);
+        let mut state = self.0.state.write();
+        state.logs.remove(&log);
+        state.forgotten += 1;
+    }
+
+    /// How often logs went: those who read several look for theirs when this changes.
+    pub fn forgotten(&self) -> u64 {
+        self.0.state.read().forgotten
     }
 
     /// The position of the first record held, and the one that the next record gets.

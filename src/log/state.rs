@@ -25,6 +25,8 @@ pub struct LogState {
     pub first_position: Position,
     pub next_position: Position,
     pub logs: BTreeMap<LogId, LogPart>,
+    /// How often logs went.
+    pub forgotten: u64,
     /// The first raft index that is not published yet.
     pub next_publish: Index,
     /// For each pin, the raft index from which on entries must stay.
@@ -89,6 +91,7 @@ impl LogState {
             first_position: floor.position,
             next_position: found.next_position,
             logs,
+            forgotten: 0,
             next_publish: covered.map_or(floor.index, |covered| Index(covered.applied.0 + 1)),
             pins: Vec::new(),
         }

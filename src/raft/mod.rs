@@ -124,6 +124,16 @@ impl ReplicatedLog {
         self.0.node.state.read(id).map(|id| self.of(id))
     }
 
+    /// The names of logs, `None` for one that is gone; none at all if the state does not know one of them yet.
+    pub fn names_of(&self, ids: &[LogId]) -> Option<Vec<Option<String>>> {
+        self.0.node.state.read(|fsm| {
+            let next = fsm.logs.next_id();
+            let name = |id: &LogId| fsm.logs.get(*id).map(|log| log.name.clone());
+            let all_given = ids.iter().all(|id| id.0 < next);
+            all_given.then(|| ids.iter().map(name).collect())
+        })
+    }
+
     /// Which log it is.
     pub fn id(&self) -> LogId {
         self.2

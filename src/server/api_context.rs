@@ -103,6 +103,17 @@ impl<L: CommitLog> ApiContext<L> {
         named(self.by_name(rights, name, needed.into(), until)?, name).await
     }
 
+    /// For a reader of several logs, who may do this to some: to which, it asks its rights.
+    pub fn several_for(
+        &self,
+        rights: &Rights,
+        needed: impl Into<Actions>,
+        until: Option<Instant>,
+    ) -> Result<L, Status> {
+        rights.check(needed, On::Some)?;
+        Ok(self.seated()?.until(until))
+    }
+
     /// The log of this name to append to, if the caller may. If there is none, and the settings say so, it is made,
     /// once however many ask for it.
     pub async fn log_to(

@@ -315,6 +315,10 @@ fn log_reason(error: &log::Error) -> (Reason, HashMap<String, String>) {
         log::Error::Trimmed { first, next, .. } => {
             return (Reason::OffsetTrimmed, bounds(first, next));
         }
+        log::Error::PastEnd { next, .. } => {
+            let end = details([("next_position", next)]);
+            return (Reason::OffsetOutOfRange, end);
+        }
         log::Error::NoLog(_) => Reason::LogDeleted,
         log::Error::Damaged { .. } => Reason::SegmentDamaged,
         log::Error::Corrupt { .. }

@@ -1,8 +1,8 @@
 //! The consumer: every record once, in order, from whichever server answers.
 //!
 //! The first answer of a stream says where it begins and how far the node is; a read that does not follow ends
-//! there. After a loss the read goes on at the next offset, elsewhere. An offset out of order is an error,
-//! never a skip.
+//! there. After a loss the read goes on at the next offset, elsewhere, or at the next position of several logs.
+//! What comes out of order is an error, never a skip.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use futures::Stream;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Status, Streaming};
 
+use super::due::Due;
 use super::grants::{Grants, requests};
 use super::reading::{Consistency, ConsumeOptions, Start};
 use super::unpacked::{ConsumedRecord, Unpacked};
@@ -26,6 +27,8 @@ const HEARTBEATS_MISSED: u32 = 3;
 const FRESH: Duration = Duration::from_secs(2);
 /// How long a node may wait for an offset before it gives its first answer.
 const CATCH_UP_MAX: Duration = Duration::from_secs(30);
+/// The log that is meant where none is named.
+const DEFAULT_LOG: &str = "default";
 
 /// A read under way.
 pub struct Consumer {
@@ -47,10 +50,7 @@ pub struct Consumer {
     delivered: bool,
     /// How many servers in a row were too far behind.
     behind: usize,
-    /// The offset due next; `None` until the start is known.
-    next: Option<u64>,
-    /// Where the read ends; `None` for one that follows.
-    end: Option<u64>,
+    due: Due,
     freshness: Option<Freshness>,
     over: bool,
 }
@@ -86,23 +86,24 @@ impl Consumer {
             Consistency::AtLeast(_) => CATCH_UP_MAX,
             _ => silence_max,
         };
+        let name = if log.is_empty() { DEFAULT_LOG } else { log };
+        let only = options.selection.is_none().then(|| name.to_owned());
         Ok(Self {
             servers,
-            log: log.to_owned(),
+            log: only.clone().unwrap_or_default(),
+            due: Due::new(&options),
+            unpacked: Unpacked::of(only.as_deref()),
             options,
             attempts,
             silence_max: silence_max.min(timeout),
             first_answer_max: first_answer_max.min(timeout),
             stream: None,
-            unpacked: Unpacked::default(),
             opened: Instant::now(),
             waiting_since: None,
             owed_since: None,
             moved: false,
             delivered: false,
             behind: 0,
-            next: None,
-            end: None,
             freshness: None,
             over: false,
         })
@@ -119,7 +120,7 @@ impl Consumer {
         while !self.over {
             let outcome = match self.at_hand() {
                 Ok(Some(record)) => return Some(Ok(record)),
-                Ok(None) if self.is_at_end() => {
+                Ok(None) if self.due.is_at_end() => {
                     self.finish();
                     return None;
                 }
@@ -145,14 +146,15 @@ impl Consumer {
         })
     }
 
-    /// Where the next record is due: at first where the read begins, which the first answer tells.
+    /// Where the next record is due: at first where the read begins, which the first answer tells. Of several logs
+    /// that is a position, to go on from with [`Start::Position`].
     ///
     /// # Errors
     ///
     /// As [`Self::next`]: the first answer must have come.
     pub async fn position(&mut self) -> Result<u64, ClientError> {
         loop {
-            match self.next {
+            match self.due.next {
                 Some(next) => return Ok(next),
                 None if self.over => return Err(ClientError::Closed),
                 None => {}
@@ -170,7 +172,7 @@ impl Consumer {
 
     /// Where this read ends: known after the first `next`, and only if it does not follow.
     pub fn end(&self) -> Option<u64> {
-        self.end
+        self.due.end
     }
 
     /// How far the node was when it was last heard; it is heard once a heartbeat.
@@ -181,16 +183,14 @@ impl Consumer {
     /// Where the node's own disk ends, if this read stopped short of it and no leader had confirmed
     /// lately how far the node is: records may be missing.
     pub fn stopped_short(&self) -> Option<u64> {
-        let (told, end) = (self.freshness.as_ref()?, self.end?);
+        let (told, end) = (self.freshness.as_ref()?, self.due.end?);
         let fresh = |ms| Duration::from_millis(ms) <= FRESH;
         let is_fresh = told.staleness_ms.is_some_and(fresh);
-        (!is_fresh && told.held_offset > end).then_some(told.held_offset)
-    }
-
-    fn is_at_end(&self) -> bool {
-        self.next
-            .zip(self.end)
-            .is_some_and(|(next, end)| next >= end)
+        let held = match self.options.selection {
+            Some(_) => told.held_position,
+            None => told.held_offset,
+        };
+        (!is_fresh && held > end).then_some(held)
     }
 
     fn finish(&mut self) {
@@ -201,12 +201,12 @@ impl Consumer {
 
     /// The next record of what came already.
     fn at_hand(&mut self) -> Result<Option<ConsumedRecord>, ClientError> {
-        if self.is_at_end() {
+        if self.due.is_at_end() {
             return Ok(None);
         }
         match self.unpacked.next() {
             Ok(Some((record, ended_bytes))) => {
-                self.next = Some(record.offset + 1);
+                self.due.handed_out(&record);
                 self.delivered = true;
                 self.waiting_since = None;
                 if let Some(stream) = self.stream.as_mut().filter(|_| ended_bytes > 0) {
@@ -214,10 +214,13 @@ impl Consumer {
                 }
                 Ok(Some(record))
             }
-            Ok(None) => Ok(None),
+            Ok(None) => {
+                self.due.all_handed_out();
+                Ok(None)
+            }
             Err(error) => Err(ClientError::Batch {
                 server: self.attempts.server().to_owned(),
-                offset: self.next.unwrap_or_default(),
+                offset: self.due.next.unwrap_or_default(),
                 message: error.to_string(),
             }),
         }
@@ -248,13 +251,16 @@ impl Consumer {
 
     /// Opens a stream at the next offset, at first where the caller wants to begin.
     async fn open(&mut self) -> Result<(), Fault> {
-        let from = self.next.map(Start::Offset);
+        let selection = self.options.selection.as_ref();
+        let place = selection.map_or(Start::Offset as fn(u64) -> Start, |_| Start::Position);
+        let from = self.due.next.map(place);
         let (grants, requests) = requests(v1::ConsumeStreamStart {
             log: self.log.clone(),
             start: Some(from.as_ref().unwrap_or(&self.options.from).into()),
             consistency: Some(self.options.consistency.into()),
             accept: vec![v1::Compression::Lz4.into(), v1::Compression::Zstd.into()],
             heartbeat_ms: self.options.heartbeat_ms(),
+            selection: selection.map(v1::Selection::from),
         });
         let mut client = native(self.servers.channel(self.attempts.server()));
         let deadline = self.first_answer_max;
@@ -266,58 +272,18 @@ impl Consumer {
         self.opened = Instant::now();
         (self.waiting_since, self.owed_since) = (None, None);
         self.stream = Some(Incoming { answers, grants });
-        if self.next.is_none() {
-            self.begin(&first).map_err(Fault::Final)?;
+        if self.due.next.is_none() {
+            let (server, follow) = (self.attempts.server(), self.options.follow);
+            let begun = self.due.begin(server, &first, follow);
+            begun.map_err(Fault::Final)?;
         }
         self.behind = 0;
         self.take(first).map_err(Fault::Final)
     }
 
-    /// Takes note of where the read begins, and where it ends.
-    fn begin(&mut self, first: &v1::ConsumeStreamResponse) -> Result<(), ClientError> {
-        let batch = first.batches.first();
-        let begin = batch.map_or(first.next_offset, |batch| batch.first_offset);
-        if !self.options.follow {
-            let Some(freshness) = &first.freshness else {
-                return Err(ClientError::Protocol {
-                    server: self.attempts.server().to_owned(),
-                    what: "ConsumeStream does not say where the log ends",
-                });
-            };
-            let end = freshness.applied_offset;
-            if begin > end {
-                return Err(ClientError::PastEnd {
-                    asked: begin,
-                    next: end,
-                });
-            }
-            self.end = Some(end);
-        }
-        self.next = Some(begin);
-        Ok(())
-    }
-
     /// Takes an answer, whose records must be the ones due.
     fn take(&mut self, answer: v1::ConsumeStreamResponse) -> Result<(), ClientError> {
-        let mut expected = self.next.unwrap_or(0);
-        let server = self.attempts.server();
-        let check = |expected, got, is_due| match is_due {
-            true => Ok(()),
-            false => Err(ClientError::Gap {
-                server: server.to_owned(),
-                expected,
-                got,
-            }),
-        };
-        for batch in &answer.batches {
-            let first = batch.first_offset;
-            check(expected, first, first == expected)?;
-            expected += batch.batch.as_ref().map_or(0, |batch| batch.count) as u64;
-        }
-        // A server that goes on at a later offset would have skipped records.
-        let next = answer.next_offset;
-        check(expected, next, next <= expected)?;
-        if !answer.batches.is_empty() {
+        if self.due.take(self.attempts.server(), &answer)? {
             self.moved = true;
             self.owed_since = None;
         }
@@ -344,17 +310,17 @@ impl Consumer {
             let name = name.clone();
             return Err(ClientError::NoSuchCursor { name });
         }
-        if self.next.is_some() && is_no_such_log(&status) {
+        if self.due.next.is_some() && is_no_such_log(&status) {
             // It was there when the read began, and the stream that would have told was lost.
             return Err(ClientError::LogDeleted);
         }
         if let Some(next) = past_end(&status) {
-            if self.next.is_some() {
+            if self.due.next.is_some() {
                 // This server is behind the one that told the offset.
                 let again = Status::unavailable(status.message());
                 return self.attempts.failed(&again).await;
             }
-            if let Start::Offset(asked) = self.options.from {
+            if let Start::Offset(asked) | Start::Position(asked) = self.options.from {
                 return Err(ClientError::PastEnd { asked, next });
             }
         }
@@ -373,13 +339,13 @@ impl Consumer {
     /// The next record is gone. A read that asked for the earliest one, and got none yet, asks anew; records
     /// are never skipped behind a reader's back.
     fn lost_start(&mut self, status: &Status) -> Result<(), ClientError> {
-        let asked = self.next.unwrap_or(match self.options.from {
+        let asked = self.due.next.unwrap_or(match self.options.from {
             Start::Offset(offset) => offset,
             _ => 0,
         });
         let first = trimmed(status).unwrap_or(asked);
         if self.options.from == Start::Earliest && !self.delivered && first > asked {
-            self.next = None;
+            self.due.next = None;
             return Ok(());
         }
         Err(ClientError::Trimmed { asked, first })

@@ -24,6 +24,17 @@ pub enum Start {
     Tail(u64),
     /// Where the cursor of this name stands.
     Cursor(String),
+    /// In a selection of logs: the record with this position, or the next one behind it.
+    Position(u64),
+}
+
+/// Several logs that are read together: their records come in the order in which they were committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// These logs. The read ends with an error once one of them is deleted.
+    Logs(Vec<String>),
+    /// All logs whose names begin so, those too that are made later. One that is deleted leaves.
+    Prefix(String),
 }
 
 /// How fresh the answer must be.
@@ -44,6 +55,8 @@ pub enum Consistency {
 /// What to read, and how.
 #[derive(Clone, Debug)]
 pub struct ConsumeOptions {
+    /// Several logs to be read instead of the client's own.
+    pub selection: Option<Selection>,
     /// Where the read begins; at the first record unless said otherwise.
     pub from: Start,
     /// How fresh the answers must be; relaxed unless said otherwise.
@@ -59,6 +72,7 @@ pub struct ConsumeOptions {
 impl Default for ConsumeOptions {
     fn default() -> Self {
         Self {
+            selection: None,
             from: Start::Earliest,
             consistency: Consistency::Relaxed,
             follow: false,
@@ -86,8 +100,23 @@ impl From<&Start> for v1::Start {
             Start::Timestamp(ms) => At::TimestampMs(*ms),
             Start::Tail(count) => At::Tail(*count),
             Start::Cursor(name) => At::Cursor(name.clone()),
+            Start::Position(position) => At::Position(*position),
         };
         Self { at: Some(at) }
+    }
+}
+
+impl From<&Selection> for v1::Selection {
+    fn from(selection: &Selection) -> Self {
+        use v1::selection::Of;
+        let of = match selection {
+            Selection::Logs(names) => {
+                let names = names.clone();
+                Of::Logs(v1::LogNames { names })
+            }
+            Selection::Prefix(prefix) => Of::Prefix(prefix.clone()),
+        };
+        Self { of: Some(of) }
     }
 }
 

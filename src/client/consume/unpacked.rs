@@ -1,6 +1,7 @@
 //! Batches on their way to a reader: decompressed when their turn comes, their records decoded one by one.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -11,6 +12,10 @@ use crate::proto::v1::StoredBatch;
 /// A record of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumedRecord {
+    /// The name of its log.
+    pub log: Arc<str>,
+    /// In a selection of logs: its position among the records of all logs.
+    pub position: Option<u64>,
     /// The record's offset, counted from 0 without gaps.
     pub offset: u64,
     /// The leader's time when it took the record's batch, in milliseconds since 1970; 0 if none was kept.
@@ -22,14 +27,17 @@ pub struct ConsumedRecord {
 type Records = Box<dyn Iterator<Item = Result<Record, BatchError>> + Send + Sync>;
 
 /// The batches that came and were not handed out yet.
-#[derive(Default)]
 pub(super) struct Unpacked {
+    /// The log, where only one is read.
+    log: Option<Arc<str>>,
     waiting: VecDeque<StoredBatch>,
     open: Option<Open>,
 }
 
 /// The batch whose records are being handed out.
 struct Open {
+    log: Arc<str>,
+    position: Option<u64>,
     records: Records,
     next: u64,
     left: u32,
@@ -39,6 +47,15 @@ struct Open {
 }
 
 impl Unpacked {
+    /// Of a log, or of several if none is named.
+    pub(in crate::client) fn of(log: Option<&str>) -> Self {
+        Self {
+            log: log.map(Arc::from),
+            waiting: VecDeque::new(),
+            open: None,
+        }
+    }
+
     pub(in crate::client) fn push(&mut self, batch: StoredBatch) {
         self.waiting.push_back(batch);
     }
@@ -53,7 +70,7 @@ impl Unpacked {
         let open = match &mut self.open {
             Some(open) => open,
             None => match self.waiting.pop_front() {
-                Some(batch) => self.open.insert(Open::new(batch)?),
+                Some(batch) => self.open.insert(Open::new(batch, self.log.as_ref())?),
                 None => return Ok(None),
             },
         };
@@ -61,11 +78,14 @@ impl Unpacked {
             return Err(BatchError::Malformed("it holds fewer records than it says"));
         };
         let record = ConsumedRecord {
+            log: Arc::clone(&open.log),
+            position: open.position,
             offset: open.next,
             append_timestamp_ms: open.append_timestamp_ms,
             record: record?,
         };
         open.next += 1;
+        open.position = open.position.map(|position| position + 1);
         open.left -= 1;
         if open.left > 0 {
             return Ok(Some((record, 0)));
@@ -80,7 +100,7 @@ impl Unpacked {
 }
 
 impl Open {
-    fn new(stored: StoredBatch) -> Result<Self, BatchError> {
+    fn new(stored: StoredBatch, log: Option<&Arc<str>>) -> Result<Self, BatchError> {
         let batch = stored.batch.unwrap_or_default();
         if batch.count == 0 {
             return Err(BatchError::Malformed("it holds no record"));
@@ -88,6 +108,8 @@ impl Open {
         let compression = Compression::new(batch.compression)?;
         let plain: Bytes = decompress(&batch.records, compression, RESPONSE_BYTES_MAX)?;
         Ok(Self {
+            position: log.is_none().then_some(stored.position),
+            log: log.map_or_else(|| stored.log.into(), Arc::clone),
             records: Box::new(records(&plain)),
             next: stored.first_offset,
             left: batch.count,

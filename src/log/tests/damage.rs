@@ -257,6 +257,10 @@ fn hides(disk: &MemoryDisk, checkpoint: &Checkpoint, hidden: std::ops::Range<Ind
                 Err(other) => panic!("{number}: {other}"),
             }
         }
+        // A reader of many logs is refused where it wants what is damaged, and passes over it elsewhere.
+        let refused = follow(&log, |_| true).unwrap_err();
+        assert!(matches!(refused, Error::Damaged { first, .. } if first == damaged));
+        assert!(follow(&log, |_| false).unwrap().is_empty());
         let found = log.damaged();
         assert_eq!((found.len(), found[0].seal.base), (1, damaged));
         assert!(log.derive_index(&found[0].seal).unwrap());
@@ -266,5 +270,20 @@ fn hides(disk: &MemoryDisk, checkpoint: &Checkpoint, hidden: std::ops::Range<Ind
                 log.read(id, Offset(offset), 1).unwrap();
             }
         }
+        let all: Vec<_> = (0..120).collect();
+        assert_eq!(follow(&log, |_| true).unwrap(), all);
     }
+}
+
+/// The positions of all records of some logs.
+fn follow(log: &Log, is_wanted: impl Fn(LogId) -> bool) -> Result<Vec<u64>, Error> {
+    let (mut at, mut all) = (Position(0), Vec::new());
+    while at < log.positions().1 {
+        let found = log.stretch(at, &is_wanted)?;
+        let read = log.read_found(log.find_stretch(&found, 300)?, 300)?;
+        let last = read.stored.last().map(|last| last.position.0 + 1);
+        at = last.map_or(found.passed(), |last| found.behind(Position(last)));
+        all.extend(read.stored.iter().map(|stored| stored.position.0));
+    }
+    Ok(all)
 }

@@ -36,6 +36,8 @@ enum Op {
     Reopen,
     Entries(u8, u8, u16),
     Read(u8, u8, u16),
+    /// Reads the logs of a mask from a position on.
+    ReadMany(u8, u8, u16),
 }
 
 #[derive(Debug, Clone)]
@@ -83,6 +85,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => Just(Op::Reopen),
         4 => (any::<u8>(), any::<u8>(), 0..1500u16).prop_map(|(a, b, c)| Op::Entries(a, b, c)),
         6 => (0..LOGS, any::<u8>(), 0..1500u16).prop_map(|(log, at, bytes)| Op::Read(log, at, bytes)),
+        6 => (any::<u8>(), any::<u8>(), 0..1500u16).prop_map(|(logs, at, bytes)| Op::ReadMany(logs, at, bytes)),
     ];
     vec(op, 1..60)
 }
@@ -102,8 +105,8 @@ struct Model {
     /// From raft index 0 on, whatever was given up since.
     entries: Vec<Placed>,
     logs: BTreeMap<LogId, OneLog>,
-    /// Records of all logs.
-    positions: u64,
+    /// The log and the offset of each record, in the order of positions.
+    positions: Vec<(LogId, Offset)>,
     published: usize,
     checkpoint: Option<(Checkpoint, BTreeMap<LogId, OneLog>)>,
     floor: Floor,
@@ -204,6 +207,10 @@ impl World {
             Op::Read(log, offset, bytes) => {
                 self.read(LogId((*log).into()), *offset, (*bytes).into());
             }
+            Op::ReadMany(logs, from, bytes) => {
+                let from = within(*from, 0, self.model.positions.len() as u64 + 2);
+                self.read_many(*logs, Position(from), (*bytes).into());
+            }
         }
         self.check();
     }
@@ -246,11 +253,14 @@ impl World {
                 *next += u64::from(run.count);
             }
             let first = self.log.publish(entry.index, &runs).unwrap();
-            assert_eq!(first, Position(model.positions));
+            assert_eq!(first, Position(model.positions.len() as u64));
             for run in &runs {
                 let out = &mut model.logs.entry(run.log).or_default().records;
                 read_run(&entry, run, out).unwrap();
-                model.positions += u64::from(run.count);
+                let offsets = run.first.0..run.first.0 + u64::from(run.count);
+                model
+                    .positions
+                    .extend(offsets.map(|at| (run.log, Offset(at))));
             }
             model.published += 1;
         }
@@ -332,7 +342,7 @@ impl World {
         let applied = covered.as_ref().map(|(covered, _)| covered.applied.0);
         model.published = applied.map_or(0, |applied| applied as usize + 1);
         let next = covered.as_ref().map(|(covered, _)| covered.next_position.0);
-        model.positions = next.unwrap_or(0);
+        model.positions.truncate(next.unwrap_or(0) as usize);
         model.logs = covered.map_or_else(BTreeMap::new, |(_, logs)| logs);
         // Trims behind the checkpoint are applied again. Only records before it may have been given up.
         for (id, known) in &mut model.logs {
@@ -391,6 +401,32 @@ impl World {
         assert!(is_right, "{read:?}");
     }
 
+    /// All records of some logs from a position on, which stand in the order of positions.
+    fn read_many(&self, logs: u8, from: Position, bytes: usize) {
+        let model = &self.model;
+        let end = Position(model.positions.len() as u64);
+        let is_wanted = |id: LogId| logs >> id.0 & 1 == 1;
+        if from > end {
+            let past = self.log.stretch(from, &is_wanted);
+            let known =
+                matches!(past, Err(Error::PastEnd { asked, next }) if (asked, next) == (from, end));
+            return assert!(known, "{past:?}");
+        }
+        let held = |(id, at): &&(LogId, Offset)| {
+            let first = model.logs.get(id).map(|log| log.first);
+            is_wanted(*id) && first.is_some_and(|first| at.0 >= first)
+        };
+        let wanted = model.positions[from.0 as usize..].iter().filter(held);
+        let record =
+            |(id, at): &(LogId, Offset)| (*id, model.logs[id].records[at.0 as usize].clone());
+        let wanted: Vec<_> = wanted.map(record).collect();
+        // A look may find other logs, too, which are left out before they are read.
+        for may_want in [logs, u8::MAX] {
+            let found = read_stretches(&self.log, from, bytes, may_want, is_wanted);
+            assert_eq!(found.unwrap(), wanted, "from {from}");
+        }
+    }
+
     /// What can be asked without a choice.
     fn check(&self) {
         let (log, model) = (&self.log, &self.model);
@@ -399,7 +435,7 @@ impl World {
             let next = Offset(known.records.len() as u64);
             assert_eq!(log.offsets(*id), (Offset(known.first), next));
         }
-        let positions = (model.floor.position, Position(model.positions));
+        let positions = (model.floor.position, Position(model.positions.len() as u64));
         assert_eq!(log.positions(), positions);
         assert_eq!(
             (log.first_index(), log.next_index()),
@@ -432,6 +468,9 @@ impl World {
                     at = Index(at.0 + 1);
                 }
             }
+            for logs in 0..1 << LOGS {
+                self.read_many(logs, Position(0), bytes);
+            }
             for (id, known) in &self.model.logs {
                 let (mut at, next) = self.log.offsets(*id);
                 while at < next {
@@ -443,6 +482,42 @@ impl World {
             }
         }
     }
+}
+
+/// The records of several logs from a position on, each of one read as often as it goes on in the midst of a batch.
+fn read_stretches(
+    log: &Log,
+    mut from: Position,
+    bytes: usize,
+    may_want: u8,
+    is_wanted: impl Fn(LogId) -> bool,
+) -> Result<Vec<(LogId, Record)>, Error> {
+    let mut all = Vec::new();
+    while from < log.positions().1 {
+        let mut found = log.stretch(from, &|id| may_want >> id.0 & 1 == 1)?;
+        found.retain(&is_wanted);
+        if found.is_empty() {
+            assert!(found.passed() > from, "it gets on");
+            from = found.passed();
+            continue;
+        }
+        let read = log.read_found(log.find_stretch(&found, bytes)?, bytes)?;
+        assert!(!read.stored.is_empty(), "at least one record comes");
+        for stored in read.stored {
+            let mut records = Vec::new();
+            let (begin, budget) = (stored.from, bytes.max(1));
+            stored.read_into(begin, budget, &mut records)?;
+            let passed = begin.0 - stored.first.0 + records.len() as u64;
+            assert!(Position(stored.position.0 + passed) > from, "it gets on");
+            from = found.behind(Position(stored.position.0 + passed));
+            let is_whole = passed == u64::from(stored.count);
+            all.extend(records.into_iter().map(|record| (stored.log, record)));
+            if !is_whole {
+                break;
+            }
+        }
+    }
+    Ok(all)
 }
 
 proptest! {

@@ -265,9 +265,9 @@ impl Log {
             handles: &self.0.handles,
         };
         let found = recovery::recover(&directory, floor, Some(checkpoint))?;
-        let pins = std::mem::take(&mut state.pins);
+        let (pins, forgotten) = (std::mem::take(&mut state.pins), state.forgotten + 1);
         *state = LogState::new(found, Some(checkpoint));
-        state.pins = pins;
+        (state.pins, state.forgotten) = (pins, forgotten);
         self.0.queue.set_durable(state.next_index());
         Ok(())
     }

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::log::record::Stored;
-use crate::log::{self, Found, Log, LogId, Offset, Read};
+use crate::log::{self, Found, Log, LogId, Offset, Read, Stretch};
 use crate::net::budget::{Accounts, Held};
 use crate::tasks;
 
@@ -34,6 +34,35 @@ const KEPT_PART: usize = 2;
 pub struct Reading {
     disk: Arc<Semaphore>,
     bulk: Bulk,
+}
+
+/// Which records are read.
+#[derive(Debug, Clone)]
+pub enum Asked {
+    /// Those of a log from an offset on.
+    Log(LogId, Offset),
+    /// Those of many logs.
+    Stretch(Arc<Stretch>),
+}
+
+impl Asked {
+    /// Where they stand, if that can be told without a look at the disk.
+    fn find_now(&self, log: &Log, bytes_max: usize) -> Result<Option<Found>, log::Error> {
+        match self {
+            Self::Log(id, from) => log.find_now(*id, *from, bytes_max),
+            Self::Stretch(stretch) if log.is_at_hand(stretch) => {
+                log.find_stretch(stretch, bytes_max).map(Some)
+            }
+            Self::Stretch(_) => Ok(None),
+        }
+    }
+
+    fn find(&self, log: &Log, bytes_max: usize) -> Result<Found, log::Error> {
+        match self {
+            Self::Log(id, from) => log.find(*id, *from, bytes_max),
+            Self::Stretch(stretch) => log.find_stretch(stretch, bytes_max),
+        }
+    }
 }
 
 /// Makes an answer of what was read.
@@ -81,13 +110,13 @@ impl Reading {
         &self.bulk
     }
 
-    /// Reads from `from` on about so much, and makes the answer, which is expected to take `expected`
+    /// Reads of what is asked about so much, and makes the answer, which is expected to take `expected`
     /// bytes. The room that it takes comes with it.
     pub async fn answer<S: Shape>(
         &self,
-        (log, id): (&Log, LogId),
+        log: &Log,
         accounts: Option<&Accounts>,
-        from: Offset,
+        asked: Asked,
         expected: usize,
         shape: S,
     ) -> Result<(S::Answer, Option<Held>), Failed> {
@@ -95,7 +124,7 @@ impl Reading {
         let bytes_max = shape.bytes_max();
         loop {
             let mut room = Room::take(accounts, wanted).await.map_err(Failed::Status)?;
-            let found = self.find(log, id, from, bytes_max).await?;
+            let found = self.find(log, &asked, bytes_max).await?;
             let brings = found.bytes();
             if !room.grow(brings) {
                 wanted = brings;
@@ -126,18 +155,12 @@ impl Reading {
     }
 
     /// Where the records stand. The runtime's threads do not wait for the disk.
-    async fn find(
-        &self,
-        log: &Log,
-        id: LogId,
-        from: Offset,
-        bytes_max: usize,
-    ) -> Result<Found, log::Error> {
-        if let Some(found) = log.find_now(id, from, bytes_max)? {
+    async fn find(&self, log: &Log, asked: &Asked, bytes_max: usize) -> Result<Found, log::Error> {
+        if let Some(found) = asked.find_now(log, bytes_max)? {
             return Ok(found);
         }
-        let log = log.clone();
-        self.on_disk("look for records", move || log.find(id, from, bytes_max))
+        let (log, asked) = (log.clone(), asked.clone());
+        self.on_disk("look for records", move || asked.find(&log, bytes_max))
             .await
     }
 
@@ -292,9 +315,9 @@ mod tests {
         let most = ANSWERS.connection_bytes_max - VALUE_BYTES / 2;
         let held = accounts.answers.try_take(most).unwrap();
         let answer = reading.answer(
-            (&log, LogId::DEFAULT),
+            &log,
             Some(&accounts),
-            Offset(0),
+            Asked::Log(LogId::DEFAULT, Offset(0)),
             1000,
             Whole,
         );

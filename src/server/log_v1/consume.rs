@@ -18,7 +18,7 @@ use crate::net::budget::{Accounts, Held, SMALL_BYTES_MAX};
 use crate::proto::log_v1;
 
 use crate::server::answers::Outbox;
-use crate::server::answers::reading::{Failed, PART_BYTES, Shape, is_copied};
+use crate::server::answers::reading::{Asked, Failed, PART_BYTES, Shape, is_copied};
 use crate::server::auth::Action;
 use crate::server::{ApiContext, CommitLog, Drain, status};
 
@@ -223,9 +223,13 @@ pub async fn read<L: CommitLog>(
 ) -> Result<Answer, Status> {
     let shape = Records { from, bytes_max };
     let expected = bytes_max.max(SMALL_BYTES_MAX);
-    let read = api
-        .reading
-        .answer((log.log(), log.id()), accounts, from, expected, shape);
+    let read = api.reading.answer(
+        log.log(),
+        accounts,
+        Asked::Log(log.id(), from),
+        expected,
+        shape,
+    );
     read.await.map_err(|failed| match failed {
         Failed::Log(error) => status::log_v1(&error),
         Failed::Status(status) => status,

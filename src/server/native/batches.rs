@@ -1,6 +1,9 @@
 //! Batches between the wire and the log: checked on the way in, passed on as they are on the way
 //! out.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tonic::Status;
 
@@ -104,8 +107,8 @@ fn check(batch: &v1::Batch, limits: &Limits) -> Result<Compression, BatchError> 
 /// Which part of what was read is to be sent, and how.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// Nothing before this offset.
-    pub from: Offset,
+    /// The names of their logs, where there can be several.
+    pub names: Option<Arc<LogNames>>,
     /// At most so many records.
     pub records_max: u64,
     /// What batches may be compressed with.
@@ -115,6 +118,9 @@ pub struct Wanted {
     /// The first batch is passed on whole if it is not larger than this.
     pub whole_bytes_max: usize,
 }
+
+/// The names of logs.
+pub type LogNames = HashMap<LogId, Arc<str>>;
 
 /// What a batch takes in a message beside its records.
 const STORED_BATCH_BYTES: usize = 48;
@@ -140,7 +146,7 @@ impl Wanted {
             left.bytes
         };
         self.accepts(compression)
-            && stored.first >= self.from
+            && stored.first >= stored.from
             && u64::from(stored.count) <= left.records
             && stored.bytes.len() <= bytes_max
     }
@@ -149,7 +155,7 @@ impl Wanted {
     /// compression is not taken, or its records are those of `log.v1`. `None` if it is better sent
     /// first in another answer.
     fn sent(&self, stored: &Stored, left: Left) -> Result<Option<StoredBatch>, Error> {
-        let passed = self.from.0.saturating_sub(stored.first.0);
+        let passed = stored.from.0.saturating_sub(stored.first.0);
         let first = Offset(stored.first.0 + passed);
         let count = u64::from(stored.count).saturating_sub(passed);
         let part = Part {
@@ -181,21 +187,30 @@ impl Wanted {
             compression: compression as i32,
             count,
         };
-        Ok(Some(StoredBatch {
+        let mut sent = StoredBatch {
             first_offset: first.0,
             batch: Some(batch),
             append_timestamp_ms: stored.timestamp_ms,
-        }))
+            ..StoredBatch::default()
+        };
+        if let Some(names) = &self.names {
+            let name = names.get(&stored.log).ok_or(UNNAMED)?;
+            name.as_ref().clone_into(&mut sent.log);
+            (sent.log_id, sent.position) = (stored.log.0, stored.position.0 + passed);
+        }
+        Ok(Some(sent))
     }
 }
+
+const UNNAMED: Error = Error::Malformed("a row names a log that was not asked for");
 
 fn short(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// What was read as it is sent, and the offset after it.
+/// What was read as it is sent.
 impl Shape for Wanted {
-    type Answer = (Vec<StoredBatch>, Offset);
+    type Answer = Vec<StoredBatch>;
 
     fn is_long(&self, stored: &[Stored]) -> bool {
         let mut is_first = true;
@@ -225,7 +240,7 @@ impl Shape for Wanted {
             bytes: self.bytes_max.max(1),
             is_first: true,
         };
-        let (mut next, mut bytes) = (self.from, 0);
+        let mut bytes = 0;
         let mut all = Vec::with_capacity(read.stored.len());
         for stored in &read.stored {
             if left.records == 0 || left.bytes == 0 {
@@ -235,8 +250,8 @@ impl Shape for Wanted {
                 break;
             };
             let count = sent.batch.as_ref().map_or(0, |batch| batch.count);
-            next = Offset(sent.first_offset + u64::from(count));
-            let taken = bytes_of(&sent) + STORED_BATCH_BYTES;
+            let next = Offset(sent.first_offset + u64::from(count));
+            let taken = bytes_of(&sent) + sent.log.len() + STORED_BATCH_BYTES;
             bytes += taken + PART_BYTES;
             left = Left {
                 records: left.records - u64::from(count),
@@ -252,9 +267,9 @@ impl Shape for Wanted {
             for batch in all.iter_mut().filter_map(|sent| sent.batch.as_mut()) {
                 batch.records = Bytes::copy_from_slice(&batch.records);
             }
-            return Ok(((all, next), bytes));
+            return Ok((all, bytes));
         }
-        Ok(((all, next), bytes.max(read.kept_bytes)))
+        Ok((all, bytes.max(read.kept_bytes)))
     }
 }
 

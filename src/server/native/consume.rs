@@ -15,7 +15,7 @@ use super::super::limits::ANSWER_BYTES_MAX;
 use super::super::{ApiContext, accounts, deadline, status};
 use super::batches::Wanted;
 use super::position::{self, Consistency};
-use crate::server::answers::reading::{Failed, PART_BYTES};
+use crate::server::answers::reading::{Asked, Failed, PART_BYTES};
 
 /// Bytes of records in one answer, unless its first batch is larger and passed on whole.
 pub const READ_BYTES_MAX: usize = 1 << 20;
@@ -34,6 +34,18 @@ pub fn freshness(log: &ReplicatedLog) -> v1::Freshness {
         leader_commit_offset: freshness.leader_commit.max(applied).0,
         staleness_ms: freshness.staleness.map(millis),
         held_offset: freshness.held.max(applied).0,
+        applied_position: log.log().positions().1.0,
+        held_position: log.log().held_end().0,
+    }
+}
+
+/// How far this node is with the records of all logs.
+pub fn freshness_of_all(log: &ReplicatedLog) -> v1::Freshness {
+    v1::Freshness {
+        applied_offset: 0,
+        leader_commit_offset: 0,
+        held_offset: 0,
+        ..freshness(log)
     }
 }
 
@@ -59,7 +71,7 @@ pub async fn range(
     let over = Instant::now() + wait;
     wait_for(api, log, from, until.map_or(over, |until| until.min(over))).await?;
     let wanted = Wanted {
-        from,
+        names: None,
         records_max: match request.records_max {
             0 => u64::MAX,
             records => records.into(),
@@ -84,19 +96,19 @@ pub async fn range(
     loop {
         let (first, next) = log.offsets();
         let (read, held) = if from == next {
-            ((Vec::new(), from), None)
+            (Vec::new(), None)
         } else {
-            read(api, log, accounts.as_ref(), expected, wanted.clone()).await?
+            let asked = Asked::Log(log.id(), from);
+            read(api, log, accounts.as_ref(), asked, expected, wanted.clone()).await?
         };
         if !consistency.holds(log) {
             // The node was fresh enough, but the read took too long since.
             consistency.reached(log).await?;
             continue;
         }
-        let (batches, next_offset) = read;
         let answer = ConsumeResponse {
-            batches,
-            next_offset: next_offset.0,
+            next_offset: next_of(&read).unwrap_or(from).0,
+            batches: read,
             first_offset: first.0,
             freshness: Some(freshness(log)),
         };
@@ -104,21 +116,29 @@ pub async fn range(
     }
 }
 
-/// What was read, and the offset after it.
-pub type Read = (Vec<StoredBatch>, Offset);
+/// The offset behind the last of these records of one log.
+pub fn next_of(batches: &[StoredBatch]) -> Option<Offset> {
+    let last = batches.last()?;
+    Some(Offset(last.first_offset + count_of(last)))
+}
+
+/// How many records a sent batch holds.
+pub fn count_of(sent: &StoredBatch) -> u64 {
+    sent.batch.as_ref().map_or(0, |batch| batch.count).into()
+}
 
 /// Reads what is wanted, with the room that it takes.
 pub async fn read(
     api: &ApiContext<ReplicatedLog>,
     log: &ReplicatedLog,
     accounts: Option<&Accounts>,
+    asked: Asked,
     expected: usize,
     wanted: Wanted,
-) -> Result<(Read, Option<Held>), Status> {
-    let from = wanted.from;
+) -> Result<(Vec<StoredBatch>, Option<Held>), Status> {
     let read = api
         .reading
-        .answer((log.log(), log.id()), accounts, from, expected, wanted);
+        .answer(log.log(), accounts, asked, expected, wanted);
     read.await.map_err(|failed| match failed {
         Failed::Log(error) => status::log(&error),
         Failed::Status(status) => status,

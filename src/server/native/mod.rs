@@ -28,6 +28,7 @@ mod logs;
 mod pages;
 mod position;
 mod produce;
+mod selection;
 mod shared;
 mod tail;
 

@@ -53,6 +53,21 @@ impl Consistency {
     }
 }
 
+/// As [`begin`], but behind the end there is no place to begin at.
+pub async fn begin_inside(
+    api: &ApiContext<ReplicatedLog>,
+    log: &ReplicatedLog,
+    start: Option<v1::Start>,
+) -> Result<Offset, Status> {
+    let asked = begin(api, log, start).await?;
+    let (first, next) = log.offsets();
+    if asked > next {
+        let error = crate::log::Error::OutOfRange { asked, first, next };
+        return Err(status::log(&error));
+    }
+    Ok(asked)
+}
+
 /// Finds where a read of a log begins.
 pub async fn begin(
     api: &ApiContext<ReplicatedLog>,
@@ -73,6 +88,11 @@ pub async fn begin(
             let search = move || log.offset_at(id, timestamp_ms);
             let found = api.reading.on_disk("search for a time", search).await;
             found.map_err(|error| status::log(&error))?
+        }
+        At::Position(_) => {
+            let what =
+                "a position is a place in a selection of logs: give an offset, or select logs";
+            return Err(status::invalid(what));
         }
         At::Tail(count) => Offset(next.0.saturating_sub(count)).max(first),
         At::Cursor(name) => {

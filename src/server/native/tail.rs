@@ -13,9 +13,11 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
-use crate::log::Offset;
+use crate::log::{Offset, Position};
 use crate::net::budget::{Accounts, Held};
-use crate::proto::v1::{ConsumeStreamRequest, ConsumeStreamResponse, ConsumeStreamStart};
+use crate::proto::v1::{
+    ConsumeStreamRequest, ConsumeStreamResponse, ConsumeStreamStart, StoredBatch,
+};
 use crate::raft::{Applied, ReplicatedLog};
 use crate::tasks;
 
@@ -24,8 +26,10 @@ use super::super::auth::{Action, Rights};
 use super::super::limits::ANSWER_BYTES_MAX;
 use super::super::{ApiContext, Drain, accounts, deadline, status};
 use super::batches::Wanted;
-use super::consume::{bytes_of, freshness, read};
+use super::consume::{bytes_of, freshness, freshness_of_all, next_of, read};
 use super::position::{self, Consistency};
+use super::selection::Selection;
+use crate::server::answers::reading::Asked;
 
 /// Bytes that a stream reads at a time.
 const READ_BYTES: usize = 256 << 10;
@@ -43,6 +47,9 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 pub type Answers = BoxStream<'static, Result<ConsumeStreamResponse, Status>>;
 
 type Answer = Result<ConsumeStreamResponse, Status>;
+
+/// Records, and the room that they take.
+type Batches = (Vec<StoredBatch>, Option<Held>);
 
 /// Hands answers to the call's body, which counts what they take.
 struct Tell {
@@ -113,10 +120,14 @@ async fn serve(
         () = drain.began() => return Err(status::draining()),
         began = begin(&api, caller, requests) => began?,
     };
-    let Some(tail) = began else {
+    let Some(mut tail) = began else {
         return Ok(());
     };
-    if tell.tell(Ok(tail.answer(Vec::new())), None).await {
+    let first = tail.answer(Vec::new());
+    if let (Source::Many(selection), Some(freshness)) = (&mut tail.source, &first.freshness) {
+        selection.told(Position(freshness.applied_position));
+    }
+    if tell.tell(Ok(first), None).await {
         tail.run(tell).await?;
     }
     Ok(())
@@ -133,18 +144,21 @@ async fn begin(
     };
     let missing = || status::invalid("the first message says where to start");
     let start = first.start.ok_or_else(missing)?;
-    let log = api
-        .log_of(&caller.rights, &start.log, Action::Consume, caller.until)
-        .await?;
     let consistency = Consistency::new(start.consistency);
-    consistency.reached(&log).await?;
-    let next = position::begin(api, &log, start.start.clone()).await?;
-    let (_, end) = log.offsets();
-    if next > end {
-        let (first, next, asked) = (log.offsets().0, end, next);
-        let error = crate::log::Error::OutOfRange { asked, first, next };
-        return Err(status::log(&error));
-    }
+    let (rights, until) = (caller.rights, caller.until);
+    let (log, source) = match &start.selection {
+        Some(of) => {
+            let begun = Selection::begin(api, rights, until, of, &start).await?;
+            (begun.0, Source::Many(begun.1))
+        }
+        None => {
+            let log = api.log_of(&rights, &start.log, Action::Consume, until);
+            let log = log.await?;
+            consistency.reached(&log).await?;
+            let next = position::begin_inside(api, &log, start.start.clone()).await?;
+            (log, Source::One(next))
+        }
+    };
     Ok(Some(Tail {
         heartbeats: heartbeats(&start, consistency),
         applied: log.watch_applied(),
@@ -155,7 +169,7 @@ async fn begin(
         requests,
         consistency,
         credit: granted(first.credit_bytes),
-        next,
+        source,
         accept: start.accept,
         open: true,
     }))
@@ -193,10 +207,43 @@ struct Tail {
     consistency: Consistency,
     /// Bytes that may be sent; below 0, what was sent beyond the credit with its last batch.
     credit: i64,
-    next: Offset,
+    source: Source,
     accept: Vec<i32>,
     /// Whether the client may still send.
     open: bool,
+}
+
+/// What a stream reads, and where it is.
+enum Source {
+    /// A log, from an offset on.
+    One(Offset),
+    Many(Selection),
+}
+
+impl Source {
+    /// Whether a read need not wait: there is a record to look at, or no log any more.
+    fn is_past(&self, log: &ReplicatedLog) -> bool {
+        match self {
+            Self::One(next) => log.is_past(*next),
+            Self::Many(selection) => selection.is_past(log.log()),
+        }
+    }
+
+    /// Whether the client is told how far the stream is, though no record came.
+    fn is_news(&mut self) -> bool {
+        match self {
+            Self::One(_) => true,
+            Self::Many(selection) => selection.is_news(),
+        }
+    }
+
+    fn are_there(&mut self, log: &ReplicatedLog) -> Result<(), Status> {
+        match self {
+            Self::One(_) if log.is_there() => Ok(()),
+            Self::One(_) => Err(status::log_deleted()),
+            Self::Many(selection) => selection.are_there(log),
+        }
+    }
 }
 
 /// What a stream wakes for.
@@ -222,13 +269,18 @@ impl Tail {
                     continue;
                 }
                 Event::Left => return Ok(()),
-                Event::Heartbeat if !self.log.is_there() => return Err(status::log_deleted()),
                 Event::Heartbeat => {
+                    self.source.are_there(&self.log)?;
                     self.keep_fresh().await?;
                     (self.answer(Vec::new()), None)
                 }
                 Event::Records => match self.read(tell).await? {
-                    Some(read) => read,
+                    // What was looked at is of other logs; others get their turn before the next look.
+                    Some((batches, _)) if batches.is_empty() && !self.source.is_news() => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                    Some((batches, held)) => (self.answer(batches), held),
                     None => return Ok(()),
                 },
             };
@@ -243,7 +295,7 @@ impl Tail {
     }
 
     async fn event(&mut self, tell: &Tell) -> Result<Event, Status> {
-        let (credit, next, open) = (self.credit, self.next, self.open);
+        let (credit, source, open) = (self.credit, &self.source, self.open);
         tokio::select! {
             biased;
             () = self.drain.began() => Err(status::draining()),
@@ -256,7 +308,7 @@ impl Tail {
                 Some(request) => Ok(Event::Credit(request.credit_bytes)),
                 None => Ok(Event::NoMoreCredit),
             },
-            there = self.applied.wait_for(|_| self.log.is_past(next)), if credit > 0 => {
+            there = self.applied.wait_for(|_| source.is_past(&self.log)), if credit > 0 => {
                 there.map_err(|_| status::draining())?;
                 Ok(Event::Records)
             }
@@ -278,41 +330,74 @@ impl Tail {
     }
 
     /// Reads on, once there is room for it; `None` if the client leaves meanwhile.
-    async fn read(
-        &mut self,
-        tell: &Tell,
-    ) -> Result<Option<(ConsumeStreamResponse, Option<Held>)>, Status> {
-        let credit = usize::try_from(self.credit).unwrap_or(usize::MAX).max(1);
-        let wanted = Wanted {
-            from: self.next,
-            records_max: u64::MAX,
-            accept: self.accept.clone(),
-            bytes_max: credit.min(READ_BYTES),
-            whole_bytes_max: credit.min(ANSWER_BYTES_MAX),
-        };
-        let expected = wanted.bytes_max;
+    async fn read(&mut self, tell: &Tell) -> Result<Option<Batches>, Status> {
+        let mut drain = self.drain.clone();
         let read = tokio::select! {
             biased;
-            read = read(&self.api, &self.log, self.accounts.as_ref(), expected, wanted) => read?,
-            () = self.drain.began() => return Err(status::draining()),
+            read = self.read_source() => read?,
+            () = drain.began() => return Err(status::draining()),
             () = tell.answers.closed() => return Ok(None),
         };
         if !self.consistency.holds(&self.log) {
             self.consistency.reached(&self.log).await?;
         }
-        let ((batches, next), held) = read;
-        let bytes: usize = batches.iter().map(bytes_of).sum();
-        self.credit -= granted(bytes.max(1) as u64);
-        self.next = next;
-        Ok(Some((self.answer(batches), held)))
+        let bytes: usize = read.0.iter().map(bytes_of).sum();
+        if !read.0.is_empty() {
+            self.credit -= granted(bytes.max(1) as u64);
+        }
+        Ok(Some(read))
     }
 
-    fn answer(&self, batches: Vec<crate::proto::v1::StoredBatch>) -> ConsumeStreamResponse {
-        ConsumeStreamResponse {
+    /// What comes next, as far as one look and the credit go.
+    async fn read_source(&mut self) -> Result<Batches, Status> {
+        let credit = usize::try_from(self.credit).unwrap_or(usize::MAX).max(1);
+        let mut wanted = Wanted {
+            names: None,
+            records_max: u64::MAX,
+            accept: self.accept.clone(),
+            bytes_max: credit.min(READ_BYTES),
+            whole_bytes_max: credit.min(ANSWER_BYTES_MAX),
+        };
+        let (expected, accounts) = (wanted.bytes_max, self.accounts.as_ref());
+        match &mut self.source {
+            Source::One(next) => {
+                let asked = Asked::Log(self.log.id(), *next);
+                let read = read(&self.api, &self.log, accounts, asked, expected, wanted).await?;
+                *next = next_of(&read.0).unwrap_or(*next);
+                Ok(read)
+            }
+            Source::Many(selection) => {
+                let found = Arc::new(selection.look(&self.api, &self.log).await?);
+                if found.is_empty() {
+                    selection.next = found.passed();
+                    return Ok((Vec::new(), None));
+                }
+                wanted.names = Some(selection.names());
+                let asked = Asked::Stretch(found.clone());
+                let read = read(&self.api, &self.log, accounts, asked, expected, wanted).await?;
+                selection.sent(&found, &read.0);
+                Ok(read)
+            }
+        }
+    }
+
+    fn answer(&self, batches: Vec<StoredBatch>) -> ConsumeStreamResponse {
+        let answer = ConsumeStreamResponse {
             batches,
-            next_offset: self.next.0,
-            first_offset: self.log.offsets().0.0,
-            freshness: Some(freshness(&self.log)),
+            ..ConsumeStreamResponse::default()
+        };
+        match &self.source {
+            Source::One(next) => ConsumeStreamResponse {
+                next_offset: next.0,
+                first_offset: self.log.offsets().0.0,
+                freshness: Some(freshness(&self.log)),
+                ..answer
+            },
+            Source::Many(selection) => ConsumeStreamResponse {
+                next_position: selection.next.0,
+                freshness: Some(freshness_of_all(&self.log)),
+                ..answer
+            },
         }
     }
 }

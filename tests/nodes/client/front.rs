@@ -393,6 +393,7 @@ fn one_by_one(part: Part, forge: fn(&mut ConsumeStreamResponse)) -> impl Stream<
         let count = batch.batch.as_ref().map_or(0, |batch| batch.count);
         answers.push(ConsumeStreamResponse {
             next_offset: batch.first_offset + u64::from(count),
+            next_position: batch.position + u64::from(count),
             batches: vec![batch],
             ..answer.clone()
         });

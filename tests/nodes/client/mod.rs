@@ -7,3 +7,4 @@ mod front;
 mod logs;
 mod named;
 mod producer;
+mod selections;

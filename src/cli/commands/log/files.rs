@@ -295,6 +295,8 @@ fn write_batch(
             continue;
         }
         let consumed = ConsumedRecord {
+            log: "default".into(),
+            position: None,
             offset,
             append_timestamp_ms: stored.timestamp_ms,
             record,
@@ -431,6 +433,7 @@ mod tests {
         let (bytes, count) = builder.take();
         for compression in [batch::Compression::None, batch::Compression::Zstd] {
             let stored = Stored {
+                from: Offset(0),
                 log: LogId::DEFAULT,
                 position: Position(70),
                 first: Offset(7),

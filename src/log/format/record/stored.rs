@@ -21,6 +21,8 @@ pub struct Stored {
     pub position: Position,
     /// The offset of the first in its log.
     pub first: Offset,
+    /// The offset of the first that was asked for.
+    pub from: Offset,
     /// How many.
     pub count: u32,
     /// When the leader took them, in milliseconds since 1970; 0 if it does not say.
@@ -51,6 +53,7 @@ pub fn stored(payload: &Bytes, row: &Row, count: u64) -> Result<Stored, Error> {
         log: row.log,
         position: row.position,
         first: row.offset,
+        from: row.offset,
         count,
         timestamp_ms,
         packed,

@@ -4,6 +4,11 @@
 //! The lock is held for the look, in memory and in mapped rows, never while a store is read. Every byte is
 //! checked before it is handed out. A sealed segment that does not check is marked, and waits for repair.
 
+mod find;
+mod stretch;
+
+pub use stretch::Stretch;
+
 use super::format::frame::{Entry, Kind};
 use super::format::record::{self, Record, Stored};
 use super::format::row::Row;
@@ -14,16 +19,23 @@ use super::{Ends, Error, Index, Log, LogId, Offset, Position};
 
 /// Where records stand.
 pub struct Found {
-    pub(super) log: LogId,
-    /// The offset that was asked for.
-    pub(super) at: Offset,
     /// The first raft index of their segment.
-    pub(super) base: Index,
-    pub(super) source: Source,
-    pub(super) parts: Vec<Part>,
+    base: Index,
+    source: Source,
+    parts: Vec<Part>,
+    rest: Rest,
 }
 
-/// Records as they are kept, side by side: the first may hold records before the offset that was asked for.
+/// What comes behind what was found.
+enum Rest {
+    /// The next records of a log, of which those from this offset on were asked for.
+    Log(LogId, Offset),
+    /// These runs of the same segment.
+    Parts(Vec<Part>),
+}
+
+/// Records as they are kept, in order: of each batch, those that were asked for are the ones from
+/// [`Stored::from`] on.
 #[derive(Debug, Default)]
 pub struct Read {
     pub stored: Vec<Stored>,
@@ -40,10 +52,16 @@ impl Read {
     }
 }
 
-/// A run of records: its row, and the position behind it.
-pub(super) struct Part {
-    pub(super) row: Row,
-    pub(super) next: Position,
+/// A run of records.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    row: Row,
+    /// The row's number in its segment.
+    number: usize,
+    /// The position behind the last record.
+    next: Position,
+    /// The offset of the first record that is wanted.
+    from: Offset,
 }
 
 impl Found {
@@ -110,54 +128,80 @@ impl Log {
     pub fn read_found(&self, found: Found, bytes_max: usize) -> Result<Read, Error> {
         let from_memory = found.in_memory();
         let mut read = Read::default();
-        let mut budget = self.read_one(found, bytes_max.max(1), &mut read)?;
+        let (mut budget, mut base) = (bytes_max.max(1), found.base);
+        let mut rest = self.read_one(found, &mut budget, &mut read)?;
         while budget > 0 {
-            let Some((log, next)) = read.stored.last().map(|last| (last.log, last.next())) else {
-                break;
-            };
             // Records before a damage are whole: hand them out.
-            let Ok(found) = self.find(log, next, budget) else {
+            let Ok(Some(found)) = self.find_rest(base, rest, budget, &read) else {
                 break;
             };
             let is_as_fast = found.in_memory() || !from_memory;
             if !is_as_fast || found.bytes() > budget {
                 break;
             }
-            let Ok(left) = self.read_one(found, budget, &mut read) else {
+            base = found.base;
+            let Ok(next) = self.read_one(found, &mut budget, &mut read) else {
                 break;
             };
-            budget = left;
+            rest = next;
         }
         Ok(read)
     }
 
-    /// Reads what was found; gives what is left of the budget.
-    fn read_one(&self, found: Found, mut budget: usize, read: &mut Read) -> Result<usize, Error> {
-        let (log, at, base) = (found.log, found.at, found.base);
+    /// Where what follows stands; `None` if nothing does.
+    fn find_rest(
+        &self,
+        base: Index,
+        rest: Rest,
+        budget: usize,
+        read: &Read,
+    ) -> Result<Option<Found>, Error> {
+        match (rest, read.stored.last()) {
+            (Rest::Log(log, _), Some(last)) => self.find(log, last.next(), budget).map(Some),
+            (Rest::Log(..), None) => Ok(None),
+            (Rest::Parts(parts), _) => self.find_parts(base, &parts, budget),
+        }
+    }
+
+    /// Reads what was found, as far as the budget goes, which it makes smaller; gives what comes behind it.
+    fn read_one(&self, found: Found, budget: &mut usize, read: &mut Read) -> Result<Rest, Error> {
+        let (base, rest) = (found.base, found.rest);
         let frames = match found.source {
             Source::Memory(entries) => entries,
-            Source::Disk(store, span) => store
-                .entries(span)
-                .map_err(|error| self.unless_trimmed(log, at, self.note_damage(&store, error)))?,
+            Source::Disk(store, span) => match (store.entries(span), &rest) {
+                (Ok(entries), _) => entries,
+                (Err(error), Rest::Log(log, at)) => {
+                    let error = self.note_damage(&store, error);
+                    return Err(self.unless_trimmed(*log, *at, error));
+                }
+                // A trim took the file away.
+                (Err(_), Rest::Parts(_)) if !self.has_segment(base) => {
+                    return Ok(Rest::Parts(Vec::new()));
+                }
+                (Err(error), Rest::Parts(_)) => return Err(self.note_damage(&store, error)),
+            },
         };
         let mut frames_left = &frames[..];
         let stored = found.parts.iter();
         let stored = stored.map(|part| stored_in(&mut frames_left, part));
         let stored: Result<Vec<_>, _> = stored.collect();
         let stored = stored
-            .and_then(|stored| side_by_side(stored, at))
+            .and_then(|stored| match rest {
+                Rest::Log(..) => side_by_side(stored),
+                Rest::Parts(_) => Ok(stored),
+            })
             .map_err(|error| self.note_bad_rows(base, error))?;
         for part in stored {
             // Many small records take more memory than their bytes.
-            budget = budget.saturating_sub(part.bytes.len() + size_of::<Stored>());
+            *budget = budget.saturating_sub(part.bytes.len() + size_of::<Stored>());
             read.stored.push(part);
-            if budget == 0 {
+            if *budget == 0 {
                 break;
             }
         }
         let kept = frames.iter().map(|frame| frame.payload.len());
         read.kept_bytes += kept.sum::<usize>();
-        Ok(budget)
+        Ok(rest)
     }
 
     /// Records of a log from `offset` on, of about `bytes_max` bytes: at least one.
@@ -167,7 +211,7 @@ impl Log {
         let read = self.read_found(found, bytes_max)?;
         let (mut records, mut budget) = (Vec::new(), bytes_max.max(1));
         for part in read.stored {
-            let left = part.read_into(offset.max(part.first), budget, &mut records);
+            let left = part.read_into(part.from, budget, &mut records);
             budget = match left {
                 Ok(left) => left,
                 Err(_) if !records.is_empty() => break,
@@ -238,12 +282,15 @@ fn stored_in(frames: &mut &[Entry], part: &Part) -> Result<Stored, Error> {
     if entry.kind != Kind::Records {
         return Err(MISMATCH);
     }
-    record::stored(&entry.payload, &part.row, count)
+    let stored = record::stored(&entry.payload, &part.row, count)?;
+    let from = part.from;
+    Ok(Stored { from, ..stored })
 }
 
-/// Gives back what rows led to, if it holds the record at `at` and goes on from there without a gap.
-fn side_by_side(stored: Vec<Stored>, at: Offset) -> Result<Vec<Stored>, Error> {
-    let mut next = at;
+/// Gives back what rows of a log led to, if it holds the record that was asked for and goes on from there without
+/// a gap.
+fn side_by_side(stored: Vec<Stored>) -> Result<Vec<Stored>, Error> {
+    let mut next = stored.first().map_or(Offset(0), |first| first.from);
     for (number, part) in stored.iter().enumerate() {
         let begins = part.first == next || (number == 0 && part.first < next);
         if !begins || part.next() <= next {

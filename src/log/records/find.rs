@@ -3,21 +3,23 @@
 //! A log's records are in some segments and in others not. Each segment's seal names its logs; where in the
 //! log it begins, its directory tells. Where it ends in the log, the next one that has records of it begins.
 
-use super::format::record;
-use super::format::row::Row;
-use super::index_maps::Looked;
-use super::read::{READ_BYTES_MAX, Source};
-use super::records::{Found, Part};
-use super::segment::Segment;
-use super::segment::directory::LogRows;
-use super::segment::store::Span;
-use super::{Error, Index, LogId, LogState, Offset, Position};
+use super::{Found, Part, Rest};
+use crate::log::format::record;
+use crate::log::format::row::Row;
+use crate::log::index_maps::Looked;
+use crate::log::read::{READ_BYTES_MAX, Source};
+use crate::log::segment::Segment;
+use crate::log::segment::directory::LogRows;
+use crate::log::segment::store::Span;
+use crate::log::{Entry, Error, Index, LogId, LogState, Offset, Position};
 
-const NO_ROW: Error = Error::Malformed("no row covers a published offset");
+pub(super) const NO_ROW: Error = Error::Malformed("no row covers a published offset");
+/// Bytes between two wanted entries that are read over; further apart, they are read one after the other.
+const GAP_BYTES_MAX: u32 = 64 << 10;
 
 impl LogState {
     /// Where the records of a log from `at` on stand; `None` at the log's end.
-    pub(super) fn find(
+    pub(in crate::log) fn find(
         &self,
         log: LogId,
         at: Offset,
@@ -54,14 +56,22 @@ impl LogState {
             // Where a damaged segment begins is not known, so the one before it was taken.
             return Err(self.damaged_behind(number, log).unwrap_or(NO_ROW));
         }
-        let rows = Rows { rows, at: row };
-        let (source, parts) = self.record_source(number, rows, budget)?;
+        let rows = Rows {
+            state: self,
+            segment: number,
+            rows,
+            at: row,
+            ahead: None,
+        };
+        let (source, mut parts) = self.record_source(number, rows, budget)?;
+        if let Some(first) = parts.first_mut() {
+            first.from = at;
+        }
         Ok(Looked::Found(Some(Found {
-            log,
-            at,
             base: segment.base(),
             source,
             parts,
+            rest: Rest::Log(log, at),
         })))
     }
 
@@ -150,64 +160,60 @@ impl LogState {
     }
 
     /// The offset in a log behind a segment's records of it.
-    pub(super) fn end_in(&self, number: usize, log: LogId) -> Result<Looked<Offset>, Error> {
+    pub(in crate::log) fn end_in(
+        &self,
+        number: usize,
+        log: LogId,
+    ) -> Result<Looked<Offset>, Error> {
         match self.next_with(number, log) {
             Some(next) => self.first_in(next, log),
             None => Ok(Looked::Found(self.ends(log).unwrap_or_default().next)),
         }
     }
 
-    /// Where records stand by these rows, and the runs they form, about `budget` bytes of them.
-    fn record_source(
+    /// Where the records of these runs of a segment stand, and which of them are read at once: about `budget`
+    /// bytes, and no long way over what is not wanted.
+    pub(super) fn record_source(
         &self,
         number: usize,
-        mut rows: Rows<'_>,
+        mut wanted: impl Iterator<Item = Result<Part, Error>>,
         budget: usize,
     ) -> Result<(Source, Vec<Part>), Error> {
         let segment = &self.segments[number];
-        let (mut row, mut at) = rows.next(segment)?.ok_or(NO_ROW)?;
-        let first = row;
+        let first = wanted.next().ok_or(NO_ROW)??;
+        let begin = first.row;
         // An entry in memory may not be on this disk yet, though the other nodes committed it. A read of the
         // disk ends before it.
-        let cached = self.cached(first.index);
+        let cached = self.cached(begin.index);
         let on_disk = self.tail.front().filter(|_| cached.is_none());
-        let mut parts = Vec::new();
-        loop {
-            let behind = rows.next(segment)?;
-            // Where a log is alone its next row is also the next of all: it need not be read twice.
-            let next = match behind {
-                Some((behind, number)) if number == at + 1 => behind.position,
-                _ => self.position_behind(number, at)?,
-            };
-            parts.push(Part { row, next });
-            let Some((behind, behind_at)) = behind else {
-                break;
-            };
-            if behind.log == row.log && behind.offset <= row.offset {
-                return Err(Error::Malformed("the rows are not in order"));
-            }
-            let passed = if behind.frame_at > first.frame_at {
-                behind.frame_at - first.frame_at
+        let (mut last, mut last_at) = (begin, first.number);
+        let mut parts = vec![first];
+        for part in wanted {
+            let part = part?;
+            let row = part.row;
+            let passed = if row.frame_at > begin.frame_at {
+                row.frame_at - begin.frame_at
             } else {
-                record::bytes_before(behind.skip).saturating_sub(record::bytes_before(first.skip))
+                record::bytes_before(row.skip).saturating_sub(record::bytes_before(begin.skip))
             };
-            let is_unwritten = on_disk.is_some_and(|entry| entry.index <= behind.index);
-            if is_unwritten || passed as usize >= budget.min(READ_BYTES_MAX) {
+            let is_unwritten = on_disk.is_some_and(|entry| entry.index <= row.index);
+            let is_far = passed as usize >= budget.min(READ_BYTES_MAX);
+            let is_apart = cached.is_none() && is_beyond_gap(segment, (last, last_at), row)?;
+            if is_unwritten || is_far || is_apart {
                 break;
             }
-            (row, at) = (behind, behind_at);
+            (last, last_at) = (row, part.number);
+            parts.push(part);
         }
         let source = match cached {
             Some(_) => Source::Memory(self.cached_of(&parts)),
             None => {
-                let known = (at + 1 < segment.index.rows()).then(|| segment.index.row(at + 1));
                 // A row that checks and still names a place behind the last frame must not take room for it.
-                let end = segment.entry_end(row.index, at + 1, known.transpose()?)?;
-                let end = end.min(segment.end());
+                let end = end_of_entry(segment, last, last_at)?.min(segment.end());
                 let span = Span {
-                    first: first.index,
-                    position: first.frame_at,
-                    length: end.saturating_sub(first.frame_at) as usize,
+                    first: begin.index,
+                    position: begin.frame_at,
+                    length: end.saturating_sub(begin.frame_at) as usize,
                 };
                 Source::Disk(segment.store.clone(), span)
             }
@@ -216,10 +222,10 @@ impl LogState {
     }
 
     /// The entries in memory that rows name.
-    fn cached_of(&self, parts: &[Part]) -> Vec<super::Entry> {
-        let mut entries: Vec<super::Entry> = Vec::new();
+    fn cached_of(&self, parts: &[Part]) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = Vec::new();
         for part in parts {
-            let is_last = |last: &super::Entry| last.index == part.row.index;
+            let is_last = |last: &Entry| last.index == part.row.index;
             if entries.last().is_some_and(is_last) {
                 continue;
             }
@@ -230,7 +236,7 @@ impl LogState {
     }
 
     /// The position behind the records of a segment's row.
-    fn position_behind(&self, number: usize, row: usize) -> Result<Position, Error> {
+    pub(super) fn position_behind(&self, number: usize, row: usize) -> Result<Position, Error> {
         let index = &self.segments[number].index;
         if row + 1 < index.rows() {
             return Ok(index.row(row + 1)?.position);
@@ -239,7 +245,7 @@ impl LogState {
     }
 
     /// The position after the last row of a segment.
-    pub(super) fn end_of_rows(&self, number: usize) -> Position {
+    pub(in crate::log) fn end_of_rows(&self, number: usize) -> Position {
         if let Some(seal) = self.segments[number].seal() {
             return seal.next_position;
         }
@@ -250,20 +256,74 @@ impl LogState {
     }
 }
 
-/// The rows of a log that a read takes, one after the other.
+/// Whether so much lies between a row's entry and a later row's that a read of the disk is better ended.
+fn is_beyond_gap(segment: &Segment, (row, at): (Row, usize), later: Row) -> Result<bool, Error> {
+    if later.frame_at.saturating_sub(row.frame_at) <= GAP_BYTES_MAX {
+        return Ok(false);
+    }
+    let end = end_of_entry(segment, row, at)?;
+    Ok(later.frame_at.saturating_sub(end) > GAP_BYTES_MAX)
+}
+
+/// Where the entry of a segment's row ends, or a place soon behind it; `at` is the row's number.
+fn end_of_entry(segment: &Segment, row: Row, at: usize) -> Result<u32, Error> {
+    let known = (at + 1 < segment.index.rows()).then(|| segment.index.row(at + 1));
+    segment.entry_end(row.index, at + 1, known.transpose()?)
+}
+
+/// The runs of a log in a segment, one after the other.
 struct Rows<'a> {
+    state: &'a LogState,
+    segment: usize,
     rows: &'a LogRows,
-    /// How many of them are passed.
+    /// How many of the rows are passed.
     at: usize,
+    /// The next one, if it was read.
+    ahead: Option<(Row, usize)>,
 }
 
 impl Rows<'_> {
     /// The next row, and its number.
-    fn next(&mut self, segment: &Segment) -> Result<Option<(Row, usize)>, Error> {
+    fn row(&mut self) -> Result<Option<(Row, usize)>, Error> {
         let Some(number) = self.rows.number(self.at) else {
             return Ok(None);
         };
         self.at += 1;
-        Ok(Some((segment.index.row(number)?, number)))
+        let index = &self.state.segments[self.segment].index;
+        Ok(Some((index.row(number)?, number)))
+    }
+
+    fn part(&mut self) -> Result<Option<Part>, Error> {
+        let next = match self.ahead.take() {
+            Some(next) => Some(next),
+            None => self.row()?,
+        };
+        let Some((row, number)) = next else {
+            return Ok(None);
+        };
+        self.ahead = self.row()?;
+        // Where a log is alone its next row is also the next of all: it need not be read twice.
+        let next = match self.ahead {
+            Some((behind, _)) if behind.offset <= row.offset => {
+                return Err(Error::Malformed("the rows are not in order"));
+            }
+            Some((behind, at)) if at == number + 1 => behind.position,
+            _ => self.state.position_behind(self.segment, number)?,
+        };
+        let from = row.offset;
+        Ok(Some(Part {
+            row,
+            number,
+            next,
+            from,
+        }))
+    }
+}
+
+impl Iterator for Rows<'_> {
+    type Item = Result<Part, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.part().transpose()
     }
 }

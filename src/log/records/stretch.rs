@@ -1,0 +1,322 @@
+//! Reading the records of many logs in one order: that of their positions.
+//!
+//! A look at the rows from a position on copies out those of logs that may be wanted. Which of these are read, the
+//! caller then says: names are no affair of the log. Each look is bounded: by the rows that it passes under
+//! the lock, and by the segments that it passes because their seals name no log that may be wanted. Records that
+//! were given up are passed over.
+
+use std::sync::Arc;
+
+use super::find::NO_ROW;
+use super::{Found, Part, Rest};
+use crate::log::format::record;
+use crate::log::format::row::Row;
+use crate::log::read::READ_BYTES_MAX;
+use crate::log::segment::Segment;
+use crate::log::segment::lazy_map::LazyMap;
+use crate::log::{Error, Index, Log, LogId, LogState, Offset, Position, Seal};
+
+/// Rows that one look passes.
+const ROWS_MAX: usize = 1024;
+/// Sealed segments without a wanted log that one look passes.
+const SEGMENTS_MAX: usize = 64;
+
+/// What a look at the rows of all logs finds, from a position on.
+#[derive(Debug, Clone)]
+pub struct Stretch {
+    /// The first raft index of the segment that it is in.
+    base: Index,
+    /// The runs of records that may be wanted, in order.
+    parts: Vec<Part>,
+    /// The position behind all that was looked at, wanted or not.
+    passed: Position,
+}
+
+impl Stretch {
+    fn empty(passed: Position) -> Self {
+        Self {
+            base: Index(0),
+            parts: Vec::new(),
+            passed,
+        }
+    }
+
+    /// Whether there is nothing to be read in it.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// The position behind it.
+    pub fn passed(&self) -> Position {
+        self.passed
+    }
+
+    /// The log of each run of records.
+    pub fn logs(&self) -> impl Iterator<Item = LogId> + '_ {
+        self.parts.iter().map(|part| part.row.log)
+    }
+
+    /// Keeps the records of these logs.
+    pub fn retain(&mut self, is_wanted: impl Fn(LogId) -> bool) {
+        self.parts.retain(|part| is_wanted(part.row.log));
+    }
+
+    /// Where to look on, once the records before `next` were read of it.
+    pub fn behind(&self, next: Position) -> Position {
+        match self.parts.last() {
+            Some(last) if next < last.next => next,
+            _ => self.passed,
+        }
+    }
+}
+
+impl Log {
+    /// Looks at the rows from a position on, of all logs of which `may_want` holds; `None` if that waits for the
+    /// disk. A position before the first record that is held stands for that one's; one behind the end is an
+    /// error.
+    pub fn stretch_now(
+        &self,
+        from: Position,
+        may_want: &dyn Fn(LogId) -> bool,
+    ) -> Result<Option<Stretch>, Error> {
+        let (from, is_there) = self.pass_segments(from, may_want);
+        if !is_there {
+            return Ok(Some(Stretch::empty(from)));
+        }
+        let state = self.0.state.read();
+        if state.unloaded_at(from).is_some() {
+            return Ok(None);
+        }
+        let looked = state.stretch(from, may_want);
+        drop(state);
+        self.looked(from, looked)
+    }
+
+    /// As [`Log::stretch_now`], but it waits for the disk.
+    pub fn stretch(
+        &self,
+        from: Position,
+        may_want: &dyn Fn(LogId) -> bool,
+    ) -> Result<Stretch, Error> {
+        let (mut from, is_there) = self.pass_segments(from, may_want);
+        if !is_there {
+            return Ok(Stretch::empty(from));
+        }
+        loop {
+            let looked = self.with_rows(
+                |state| state.unloaded_at(from),
+                |state| state.stretch(from, may_want),
+            );
+            if let Some(stretch) = self.looked(from, looked)? {
+                return Ok(stretch);
+            }
+            from = self.positions().0;
+        }
+    }
+
+    /// What a look came to; `None` if its segment went meanwhile. Rows that do not check mark their segment.
+    fn looked(
+        &self,
+        from: Position,
+        looked: Result<Stretch, Error>,
+    ) -> Result<Option<Stretch>, Error> {
+        match looked {
+            Ok(stretch) => Ok(Some(stretch)),
+            Err(_) if from < self.positions().0 => Ok(None),
+            Err(error) => {
+                let base = self.0.state.read().segment_with_position(from);
+                let base = base.map(|number| self.0.state.read().segments[number].base());
+                Err(match base {
+                    Some(base) => self.note_bad_rows(base, error),
+                    None => error,
+                })
+            }
+        }
+    }
+
+    /// Passes over segments that hold nothing that may be wanted; gives the position behind them, and whether
+    /// the next one may hold something.
+    fn pass_segments(
+        &self,
+        mut from: Position,
+        may_want: &dyn Fn(LogId) -> bool,
+    ) -> (Position, bool) {
+        for _ in 0..SEGMENTS_MAX {
+            // A seal can name many logs: the lock is not held while they are looked at.
+            let Some(seal) = self.0.state.read().seal_at(&mut from) else {
+                return (from, true);
+            };
+            if seal.logs.iter().any(|log| may_want(*log)) {
+                return (from, true);
+            }
+            from = seal.next_position;
+        }
+        (from, false)
+    }
+
+    /// Where the records of a stretch stand, about `bytes_max` bytes of them: at least one record, or none if
+    /// they were given up meanwhile.
+    pub fn find_stretch(&self, stretch: &Stretch, bytes_max: usize) -> Result<Found, Error> {
+        let found = self.find_parts(stretch.base, &stretch.parts, bytes_max);
+        let found = found.map_err(|error| self.note_bad_rows(stretch.base, error))?;
+        Ok(found.unwrap_or_else(|| Found {
+            base: stretch.base,
+            source: super::Source::Memory(Vec::new()),
+            parts: Vec::new(),
+            rest: Rest::Parts(Vec::new()),
+        }))
+    }
+
+    /// Whether that can be told without a look at the disk.
+    pub fn is_at_hand(&self, stretch: &Stretch) -> bool {
+        let state = self.0.state.read();
+        let segment = state.segment_from(stretch.base);
+        segment.is_none_or(|(_, segment)| segment.index.unloaded().is_none())
+    }
+
+    /// Where these runs of a segment stand; `None` if there are none, or the segment went.
+    pub(super) fn find_parts(
+        &self,
+        base: Index,
+        parts: &[Part],
+        budget: usize,
+    ) -> Result<Option<Found>, Error> {
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        self.with_rows(
+            |state| state.segment_from(base)?.1.index.unloaded(),
+            |state| {
+                let Some((number, segment)) = state.segment_from(base) else {
+                    return Ok(None);
+                };
+                if segment.damage.is_some() {
+                    return Err(segment.damaged());
+                }
+                let wanted = parts.iter().map(|part| Ok(*part));
+                let (source, found) = state.record_source(number, wanted, budget)?;
+                let rest = parts[found.len()..].to_vec();
+                Ok(Some(Found {
+                    base,
+                    source,
+                    parts: found,
+                    rest: Rest::Parts(rest),
+                }))
+            },
+        )
+    }
+
+    /// Whether the segment that begins there is still held.
+    pub(super) fn has_segment(&self, base: Index) -> bool {
+        self.0.state.read().segment_from(base).is_some()
+    }
+}
+
+impl LogState {
+    /// The segment that begins at a raft index.
+    fn segment_from(&self, base: Index) -> Option<(usize, &Segment)> {
+        let number = self.segment_number(base)?;
+        let segment = &self.segments[number];
+        (segment.base() == base).then_some((number, segment))
+    }
+
+    /// The segment that holds the record with a position, or would.
+    fn segment_with_position(&self, position: Position) -> Option<usize> {
+        let begins = |segment: &Segment| {
+            let first = segment.first_position();
+            first.is_some_and(|first| first <= position)
+        };
+        // Where an open segment without records begins is not known, and behind it there may be some.
+        let is_open = |number: &usize| self.segments[*number].seal().is_none();
+        let mut open = (0..self.segments.len()).rev().take_while(is_open);
+        let last = open.find(|number| begins(&self.segments[*number]));
+        // Segments without records that follow each other begin at one position: the last of those is meant.
+        let sealed = |segment: &Segment| segment.seal().is_some() && begins(segment);
+        last.or_else(|| self.segments.partition_point(sealed).checked_sub(1))
+    }
+
+    /// What must be loaded first for a look from a position on.
+    fn unloaded_at(&self, from: Position) -> Option<Arc<LazyMap>> {
+        let from = from.max(self.first_position);
+        let segment = &self.segments[self.segment_with_position(from)?];
+        let whole = (from < self.next_position && segment.damage.is_none()).then_some(segment);
+        whole.and_then(|segment| segment.index.unloaded())
+    }
+
+    /// The seal of the segment that begins at a position, if it is sealed and holds anything.
+    fn seal_at(&self, from: &mut Position) -> Option<Arc<Seal>> {
+        *from = (*from).max(self.first_position);
+        let segment = &self.segments[self.segment_with_position(*from)?];
+        let seal = segment.seal().filter(|seal| seal.first_position == *from)?;
+        (seal.first_position < seal.next_position).then(|| seal.clone())
+    }
+
+    fn stretch(&self, from: Position, may_want: &dyn Fn(LogId) -> bool) -> Result<Stretch, Error> {
+        let (asked, end) = (from, self.next_position);
+        let from = from.max(self.first_position);
+        if from >= end {
+            return match asked > end {
+                true => Err(Error::PastEnd { asked, next: end }),
+                false => Ok(Stretch::empty(end)),
+            };
+        }
+        let number = self.segment_with_position(from).ok_or(NO_ROW)?;
+        let segment = &self.segments[number];
+        if segment.damage.is_some() {
+            return Err(segment.damaged());
+        }
+        let index = &segment.index;
+        let begin = index.partition(|row| row.position <= from)?;
+        let mut at = begin.checked_sub(1).ok_or(NO_ROW)?;
+        let mut row = index.row(at)?;
+        let mut found = Stretch {
+            base: segment.base(),
+            ..Stretch::empty(from)
+        };
+        let mut bytes = 0;
+        for _ in 0..ROWS_MAX {
+            let behind = (at + 1 < index.rows())
+                .then(|| index.row(at + 1))
+                .transpose()?;
+            let next = behind.map_or_else(|| self.end_of_rows(number), |behind| behind.position);
+            // A run without a record would make a reader loop for ever.
+            if next <= row.position.max(found.passed) {
+                return Err(Error::Malformed("the rows are not in order"));
+            }
+            if may_want(row.log)
+                && let Some(from) = self.wanted_of(&row, found.passed, next)
+            {
+                let number = at;
+                found.parts.push(Part {
+                    row,
+                    number,
+                    next,
+                    from,
+                });
+                bytes += run_bytes(&row, behind);
+            }
+            found.passed = next;
+            match behind.filter(|_| bytes < READ_BYTES_MAX) {
+                Some(behind) => (row, at) = (behind, at + 1),
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// The offset of the first record of a row, from a position on, that may still be read.
+    fn wanted_of(&self, row: &Row, from: Position, next: Position) -> Option<Offset> {
+        let first = self.ends(row.log)?.first;
+        let passed = from.0.saturating_sub(row.position.0);
+        let from = Offset(row.offset.0 + passed).max(first);
+        let end = Offset(row.offset.0 + (next.0 - row.position.0));
+        (from < end).then_some(from)
+    }
+}
+
+/// The bytes of a row's records, about; `behind` is the next row of all.
+fn run_bytes(row: &Row, behind: Option<Row>) -> usize {
+    let at = |row: &Row| u64::from(row.frame_at) + u64::from(record::bytes_before(row.skip));
+    let behind = behind.map_or(0, |behind| at(&behind));
+    usize::try_from(behind.saturating_sub(at(row))).unwrap_or(0)
+}
