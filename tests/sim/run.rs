@@ -4,7 +4,7 @@ use std::fs::File;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ferrolog::client::{Client, Consistency, ConsumeOptions, Start};
+use ferrolog::client::{Client, ClientError, Consistency, ConsumeOptions, Start};
 use ferrolog::env::{self, Random};
 use tokio::time::{Instant, timeout};
 use tracing_subscriber::fmt::format::Writer;
@@ -60,6 +60,9 @@ impl Leak {
 /// Runs a seed and prints what came of it.
 #[allow(clippy::disallowed_methods, reason = "events may be kept in a file")]
 pub fn alone(seed: u64, options: &Options) -> ExitCode {
+    if let Some(filter) = &options.log {
+        show_lines(filter);
+    }
     system::seed(seed);
     if let Some(leak) = options.leak {
         system::leak(leak);
@@ -69,12 +72,6 @@ pub fn alone(seed: u64, options: &Options) -> ExitCode {
         events::write_to(File::create(path).expect("a file for the events"));
     }
     watch_the_machines_clock(seed);
-    if let Some(filter) = &options.log {
-        let lines = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_timer(Elapsed);
-        lines.with_ansi(false).init();
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -145,6 +142,18 @@ fn watch_the_machines_clock(seed: u64) {
     });
 }
 
+/// Shows the nodes' own lines. The filter's maps draw their keys, so it is made on a thread of its own, before the
+/// seed's first draw: a run with lines has the history of the one without.
+#[allow(clippy::disallowed_methods, reason = "it stands outside of the world")]
+fn show_lines(filter: &str) {
+    let lines = tracing_subscriber::fmt()
+        .with_timer(Elapsed)
+        .with_ansi(false);
+    let filter = filter.to_owned();
+    let begun = std::thread::spawn(move || lines.with_env_filter(filter).init());
+    begun.join().expect("a filter of lines");
+}
+
 /// The simulation's time before each line.
 struct Elapsed;
 
@@ -197,11 +206,12 @@ async fn history(plan: &Plan, random: &Random, shared: &SharedRecord) -> Vec<Str
         wrong.push(format!("not all is applied after {WELL_AGAIN:?}: {error}"));
         return wrong;
     }
+    let is_retained = shared.lock().is_retained;
     let mut logs = Vec::new();
     for node in nemesis.nodes.all.iter().filter(|node| node.is_wanted) {
         match timeout(
             WELL_AGAIN,
-            read_all(&client, &node.name(), &node.addr, next),
+            read_all(&client, &node.name(), &node.addr, next, is_retained),
         )
         .await
         {
@@ -267,25 +277,38 @@ async fn last_records(
     }
 }
 
-/// The log as one node tells it.
-async fn read_all(client: &Client, name: &str, addr: &str, next: u64) -> Result<NodeLog, String> {
+/// The log as one node tells it. Retention goes on by itself: a read that it overtakes begins anew, where the log does
+/// by then.
+async fn read_all(
+    client: &Client,
+    name: &str,
+    addr: &str,
+    next: u64,
+    is_retained: bool,
+) -> Result<NodeLog, String> {
     let options = ConsumeOptions {
         from: Start::Earliest,
         consistency: Consistency::AtLeast(next),
         server: Some(addr.to_owned()),
         ..ConsumeOptions::default()
     };
-    let mut consumer = client.consume(options).map_err(|error| error.to_string())?;
-    let mut entries = Vec::new();
-    while let Some(record) = consumer.next().await {
-        let record = record.map_err(|error| error.to_string())?;
-        let hash = hash(&record.record.value);
-        let offset = record.offset;
-        entries.push(Entry { offset, hash });
+    'anew: loop {
+        let consumer = client.consume(options.clone());
+        let mut consumer = consumer.map_err(|error| error.to_string())?;
+        let mut entries = Vec::new();
+        while let Some(record) = consumer.next().await {
+            let record = match record {
+                Err(ClientError::Trimmed { .. }) if is_retained => continue 'anew,
+                record => record.map_err(|error| error.to_string())?,
+            };
+            let hash = hash(&record.record.value);
+            let offset = record.offset;
+            entries.push(Entry { offset, hash });
+        }
+        return Ok(NodeLog {
+            node: name.to_owned(),
+            first: entries.first().map_or(next, |entry| entry.offset),
+            entries,
+        });
     }
-    Ok(NodeLog {
-        node: name.to_owned(),
-        first: entries.first().map_or(next, |entry| entry.offset),
-        entries,
-    })
 }
