@@ -68,7 +68,8 @@ pub fn redo(disk: &dyn Disk, dir: &Path, config: &Config) -> Result<(), Error> {
             store.sync()?;
         }
         // The start will find out what became of the store.
-        Ok(_) | Err(Error::Io { .. }) => {}
+        Ok(_) => {}
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     finish(disk, dir)
@@ -81,8 +82,10 @@ pub fn announced(disk: &dyn Disk, path: &Path) -> Result<Option<(Index, u32)>, E
         done => done.map_err(Error::io("open", path))?,
     };
     let mut bytes = [0; BYTES];
-    if file.read_exact_at(&mut bytes, 0).is_err() {
-        return Ok(None);
+    match file.read_exact_at(&mut bytes, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        // What cannot be read may announce a cut.
+        done => done.map_err(Error::io("read", path))?,
     }
     let number = |at: usize| {
         bytes[at..]

@@ -285,9 +285,10 @@ fn open_unsealed(
     found: &mut Recovered,
 ) -> Result<bool, Error> {
     let (disk, config) = (directory.disk, directory.config);
-    // Rows are derived: a file that does not even begin like one is made anew.
+    // Rows are derived: a file that does not even begin like one is made anew. One that cannot be read may hold
+    // them, and where a batch was refused they cannot be derived: it stays as it is, for the next start.
     let index = match RowIndex::open(disk, index_path, store.base()) {
-        Err(error @ Error::Version { .. }) => return Err(error),
+        Err(error @ (Error::Version { .. } | Error::Io { .. })) => return Err(error),
         Ok(Some(index)) => index,
         Ok(None) | Err(_) => {
             let (base, room) = (store.base(), config.index_bytes_max);

@@ -375,10 +375,8 @@ pub fn map_file(file: &dyn File, path: &Path) -> Result<MmapMut, Error> {
     let len = usize::try_from(len).expect("index files are smaller than the address space");
     let Some(mappable) = file.mappable() else {
         let mut map = MmapMut::map_anon(len.max(1)).map_err(Error::io("map", path))?;
-        // A read that fails leaves zeros, and zeros are never a row that checks.
-        if file.read_exact_at(&mut map[..len], 0).is_err() {
-            map.fill(0);
-        }
+        file.read_exact_at(&mut map[..len], 0)
+            .map_err(Error::io("read", path))?;
         return Ok(map);
     };
     if len == 0 {

@@ -3,11 +3,13 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{DIR, append, covered, entry, fill, open, publish, records, sealed, value};
+use super::{DIR, append, check_all, covered, entry, fill, open, publish, records, sealed, value};
+use crate::disk::Disk;
 use crate::disk::memory::{Event, MemoryDisk};
 use crate::log::format::files::Paths;
 use crate::log::format::frame;
 use crate::log::format::record::{BatchBuilder, join};
+use crate::log::open::cut;
 use crate::log::*;
 
 #[test]
@@ -116,6 +118,68 @@ fn a_segment_that_could_not_be_read_once_is_read_again() {
     log.entries(Index(0), Index(1), 1).unwrap_err();
     assert!(!log.look_again(&seal).unwrap(), "rot stays rot");
     assert_eq!(log.damaged().len(), 1);
+}
+
+fn bytes_of(disk: &MemoryDisk, path: &Path) -> Vec<u8> {
+    let mut copy = Vec::new();
+    disk.corrupt(path, |bytes| copy.clone_from(bytes));
+    copy
+}
+
+/// Has one read of a file fail, after so many that do not.
+fn fail_read(disk: &MemoryDisk, file: &Path, after: usize) {
+    let (file, reads) = (file.to_owned(), AtomicUsize::new(0));
+    disk.watch(move |event, path| {
+        let is_it = event == Event::Read && path == file;
+        match is_it && reads.fetch_add(1, Ordering::Relaxed) == after {
+            true => Err(io::Error::other("the path to it")),
+            false => Ok(()),
+        }
+    });
+}
+
+/// The rows may be there, and where a batch was refused nothing else tells them.
+#[test]
+fn an_index_that_a_start_cannot_read_stays_as_it_is() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    let (made, next) = fill(&log, 12);
+    made.iter().for_each(|entry| publish(&log, entry));
+    log.sync_index().unwrap();
+    drop(log);
+    let Paths { index, .. } = Paths::new(Path::new(DIR), Index(0));
+    let before = bytes_of(&disk, &index);
+    for after in [0, 1] {
+        fail_read(&disk, &index, after);
+        let opened = open(&disk, Some(covered(11, 0, next)));
+        assert!(matches!(opened, Err(Error::Io { .. })), "read {after}");
+        disk.watch(|_, _| Ok(()));
+        assert!(bytes_of(&disk, &index) == before, "read {after}");
+    }
+    let (log, opened) = open(&disk, Some(covered(11, 0, next))).unwrap();
+    assert!(opened.rows_hold);
+    check_all(&log, next);
+}
+
+/// A cut that was begun and is forgotten looks like damage, or brings back what raft gave up.
+#[test]
+fn an_announced_cut_that_a_start_cannot_make_is_made_by_the_next() {
+    let disk = MemoryDisk::default();
+    let (log, _) = open(&disk, None).unwrap();
+    fill(&log, 12);
+    let end = log.0.state.read().segments[0].position(Index(8)).unwrap();
+    drop(log);
+    cut::announce(&disk, Path::new(DIR), (Index(0), end)).unwrap();
+    let announcement = cut::path(Path::new(DIR));
+    let Paths { store, .. } = Paths::new(Path::new(DIR), Index(0));
+    for file in [&announcement, &store] {
+        fail_read(&disk, file, 0);
+        assert!(matches!(open(&disk, None), Err(Error::Io { .. })));
+        disk.watch(|_, _| Ok(()));
+        assert!(disk.len_of(&announcement).is_ok(), "it is forgotten");
+    }
+    let (log, _) = open(&disk, None).unwrap();
+    assert_eq!(log.last(), Some((Term(1), Index(7))));
 }
 
 /// Where the frame of an entry begins in the first store.
