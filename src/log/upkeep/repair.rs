@@ -100,6 +100,16 @@ impl Log {
         state.segments.iter().filter_map(damaged).collect()
     }
 
+    /// Whether an entry is in a segment that waits for repair.
+    pub fn is_damaged(&self, index: Index) -> bool {
+        let state = self.0.state.read();
+        let mut segments = state.segments.iter();
+        segments.any(|segment| {
+            let holds = segment.base() <= index && index < segment.next_index();
+            holds && segment.damage.is_some()
+        })
+    }
+
     /// A scrub of the first sealed segment from `from` on; `None` behind the last.
     pub fn scrub(&self, from: Index) -> Option<Scrub> {
         let state = self.0.state.read();

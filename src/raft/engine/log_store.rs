@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::log::{self, Index, Log};
+use crate::raft::engine::failure::{Failure, note};
 use crate::raft::entry::codec;
 use crate::raft::entry::types::{self, Entry, LogId, TypeConfig, Vote};
 use crate::raft::error::StableError;
@@ -26,8 +27,10 @@ use crate::raft::home::stable_store::StableStore;
 /// How many bytes of entries one message to a follower carries at most; one larger entry travels alone.
 const ENTRIES_BYTES_MAX: usize = 1 << 20;
 
-/// How long a reader of entries waits for a damaged segment to be mended.
+/// How long a starting engine waits for entries in a damaged segment.
 const REPAIR_MAX: Duration = Duration::from_secs(60);
+/// How long a follower's entries wait for a damaged segment before the leader gives that try up.
+const REPAIR_OF_A_TRY: Duration = Duration::from_secs(1);
 const REPAIR_LOOK: Duration = Duration::from_millis(50);
 
 /// Raft's log store; clones share it.
@@ -54,20 +57,6 @@ impl Promised {
         let vote = self.0.lock().vote;
         vote.map_or(0, |vote| vote.leader_id.term)
     }
-}
-
-/// The first error that ended writing. Whoever reports why the node stopped takes it from here, since the engine
-/// keeps the text alone.
-pub type Failure = Arc<OnceLock<Arc<log::Error>>>;
-
-/// Keeps the first error, and hands it on to the engine.
-fn note(failure: &Failure, error: log::Error) -> io::Error {
-    let error = Arc::new(error);
-    if !matches!(*error, log::Error::Stopped) {
-        // Later errors follow from the first one, so the first one is kept.
-        let _ = failure.set(error.clone());
-    }
-    io::Error::other(error)
 }
 
 /// Values that the engine asks for often, kept in memory.
@@ -182,9 +171,14 @@ impl LogStore {
         result.map_err(|error| note(&self.failure, error))
     }
 
-    /// Reads entries. If their segment is damaged, waits until it is mended, for [`REPAIR_MAX`] at most.
-    async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let deadline = Instant::now() + REPAIR_MAX;
+    /// Reads entries. If their segment is damaged, waits until it is mended, for so long at most.
+    async fn read(
+        &self,
+        (from, to): (u64, u64),
+        bytes_max: usize,
+        repair_max: Duration,
+    ) -> Result<Vec<log::Entry>, log::Error> {
+        let deadline = Instant::now() + repair_max;
         loop {
             let read = if from >= to || self.log.entry_in_memory(Index(from)) {
                 self.read_now(from, to, bytes_max)
@@ -202,7 +196,7 @@ impl LogStore {
                 Err(error) if error.is_short_of_files() => {
                     tokio::time::sleep(DESCRIPTOR_LOOK).await;
                 }
-                read => return entries_of(read.map_err(io::Error::other)?),
+                read => return read,
             }
         }
     }
@@ -253,16 +247,16 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if let Some(known) = self.first_as_known(from, to) {
             return Ok(vec![known]);
         }
-        let mut entries = self.read(from, to, ENTRIES_BYTES_MAX).await?;
-        while let Some(last) = entries.last() {
+        let mut entries = Vec::new();
+        loop {
+            let more = self.read((from, to), ENTRIES_BYTES_MAX, REPAIR_MAX).await;
+            let more = entries_of(more.map_err(io::Error::other)?)?;
+            let Some(last) = more.last() else {
+                return Ok(entries);
+            };
             from = last.log_id.index + 1;
-            let more = self.read(from, to, ENTRIES_BYTES_MAX).await?;
-            if more.is_empty() {
-                break;
-            }
             entries.extend(more);
         }
-        Ok(entries)
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
@@ -280,8 +274,15 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(ids)
     }
 
+    /// Entries for a follower; none while their segment is damaged. An error would stop the engine, and the node
+    /// with it, over bytes of which other nodes may have whole copies. A request without the entries that come next
+    /// ends the try (`raft/peer`), so the engine takes the next one from a snapshot where that holds them by then.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end, ENTRIES_BYTES_MAX).await
+        let range = (start, end);
+        match self.read(range, ENTRIES_BYTES_MAX, REPAIR_OF_A_TRY).await {
+            Err(log::Error::Damaged { .. }) => Ok(Vec::new()),
+            read => entries_of(read.map_err(io::Error::other)?),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sets up the consensus engine of a node, and begins a cluster on its first node.
 
+pub mod failure;
 pub mod follow;
 pub mod install;
 pub mod log_store;

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use openraft::raft::AppendEntriesRequest;
 use tokio::sync::watch;
 
-use crate::log::Log;
+use crate::log::{Index, Log};
+use crate::raft::entry::types::TypeConfig;
 use crate::raft::snapshot::DurableFloor;
 use crate::raft::view::clocks::Clocks;
 use crate::raft::view::space::Space;
@@ -44,6 +46,12 @@ impl CallingNode {
             confirmed: Watermarks::default(),
             successor: successor.clone(),
         }
+    }
+
+    /// Whether a request goes without its entries, since they wait for repair here.
+    pub fn lacks_entries_of(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        let next = request.prev_log_id.map_or(0, |prev| prev.index + 1);
+        request.entries.is_empty() && self.log.is_damaged(Index(next))
     }
 }
 

@@ -14,11 +14,11 @@ pub mod unreachable;
 pub mod watermark;
 pub mod wire;
 
-use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, future, stream};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
@@ -29,9 +29,7 @@ use openraft::raft::{
     TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
-use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::proto::raft_v1 as pb;
@@ -43,15 +41,10 @@ use crate::raft::snapshot::{self, Snapshot, SnapshotData};
 use self::answers::Asked;
 use self::checks::Pair;
 use self::heartbeats::Heartbeats;
-use self::requests::Requests;
+use self::requests::{Requests, Window};
 use self::sender::Sender;
 use self::transport::{Link, PeerClient, Transport};
 
-/// How many messages to one follower may wait for its answer. A few are enough, since each carries many records:
-/// hashicorp/raft lowered its own default from 128 to 2.
-const IN_FLIGHT_MAX: usize = 4;
-/// A message above this size takes two places, since each message is a copy of its entries in memory.
-const SMALL_BYTES_MAX: usize = 2 << 20;
 /// Between two tries to reach a peer.
 const BACKOFF: Duration = Duration::from_millis(100);
 /// How long a peer may take to accept a stream of entries.
@@ -186,50 +179,6 @@ impl Peer {
     }
 }
 
-/// The places of the messages that wait for a follower's answer.
-struct Window {
-    places: Semaphore,
-    /// How many places each message took, the oldest first; answers come in the same order.
-    taken: Mutex<VecDeque<usize>>,
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self {
-            places: Semaphore::new(IN_FLIGHT_MAX),
-            taken: Mutex::default(),
-        }
-    }
-}
-
-impl Window {
-    /// Waits for a place for a message of any size.
-    async fn enter(&self) {
-        self.take().await;
-    }
-
-    /// Waits for the second place, if a message of so many bytes takes one.
-    async fn send(&self, bytes: usize) {
-        let is_large = bytes > SMALL_BYTES_MAX;
-        if is_large {
-            self.take().await;
-        }
-        self.taken.lock().push_back(1 + usize::from(is_large));
-    }
-
-    async fn take(&self) {
-        let permit = self.places.acquire().await;
-        permit.expect("places are never closed").forget();
-    }
-
-    /// Frees the places of the oldest message.
-    fn answered(&self) {
-        // An answer without a request frees nothing.
-        let places = self.taken.lock().pop_front().unwrap_or(0);
-        self.places.add_permits(places);
-    }
-}
-
 impl RaftNetworkFactory<TypeConfig> for Transport {
     type Network = Peer;
 
@@ -276,9 +225,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 let answer = self.heartbeat(&asked, &first).await?;
                 return Ok(stream::iter(answer.map(Ok)).boxed());
             }
+            let repairs = Arc::new(AtomicBool::new(false));
+            let told = (self.node.clone(), repairs.clone());
             let requests = stream::unfold(
-                (Some(first), input, window, asked.clone()),
-                |(first, mut input, window, asked)| async move {
+                (Some(first), input, window, asked.clone(), told),
+                |(first, mut input, window, asked, told)| async move {
                     // Wait for a place before the request is taken: the engine then puts into it all that is
                     // new by that time.
                     window.enter().await;
@@ -286,10 +237,18 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                         Some(first) => first,
                         None => input.next().await?,
                     };
+                    let (node, repairs) = &told;
+                    if node
+                        .get()
+                        .is_some_and(|node| node.lacks_entries_of(&request))
+                    {
+                        repairs.store(true, Ordering::Relaxed);
+                        return None;
+                    }
                     let sent = wire::append_to_pb(&request);
                     window.send(sent.encoded_len()).await;
                     asked.sent(&request);
-                    Some((sent, (None, input, window, asked)))
+                    Some((sent, (None, input, window, asked, told)))
                 },
             );
             // The connection may poll the stream once more after its end.
@@ -304,8 +263,16 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 answered.answered();
                 asked.answered(answer)
             });
+            // A try that merely ended would be made again as it was, and hold on to the entries that it reads: the
+            // engine would purge none of them, although they were trimmed and nobody else has them any more.
+            let failed = stream::once(async move {
+                let what = "the entries that come next wait for repair here";
+                let failed = RPCError::Network(NetworkError::from_string(what));
+                repairs.load(Ordering::Relaxed).then_some(Err(failed))
+            });
             // After a move the stream ends, and the engine opens another one at the peer's new address.
-            Ok(results.take_until(moved).boxed())
+            let results = results.take_until(moved);
+            Ok(results.chain(failed.filter_map(future::ready)).boxed())
         })
     }
 
@@ -400,7 +367,6 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
     use openraft::RaftNetworkFactory;
 
     use super::*;
@@ -408,32 +374,6 @@ mod tests {
     use crate::net::memory::MemoryNetwork;
     use crate::net::stream_layer::StreamLayer;
     use crate::raft::entry::types::Member;
-
-    #[tokio::test]
-    async fn large_messages_take_two_places_of_the_window() {
-        let window = Window::default();
-        let mut sent = 0;
-        let mut send = async |bytes| {
-            let sending = async {
-                window.enter().await;
-                window.send(bytes).await;
-            };
-            let is_sent = sending.now_or_never().is_some();
-            sent += usize::from(is_sent);
-            is_sent
-        };
-        assert!(send(SMALL_BYTES_MAX + 1).await);
-        assert!(send(SMALL_BYTES_MAX).await && send(1).await);
-        assert!(!send(1).await, "{sent} are under way");
-        window.answered();
-        assert!(send(1).await && send(1).await, "the large one took two");
-        assert!(!send(1).await);
-        window.answered();
-        assert!(send(1).await && !send(1).await, "a small one took one");
-        // What nobody asked for frees nothing.
-        (0..10).for_each(|_| window.answered());
-        assert_eq!(window.places.available_permits(), IN_FLIGHT_MAX);
-    }
 
     /// The engine may end a stream before its first request, and its streams may not be asked again.
     #[tokio::test]

@@ -5,16 +5,24 @@
 //! request repeats what it says. So while entries come, a request without entries waits for a moment, and is
 //! dropped if another request follows.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::stream::{Peekable, Stream, StreamExt};
 use openraft::raft::AppendEntriesRequest;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 
 use crate::raft::entry::types::TypeConfig;
 
+/// How many messages to one follower may wait for its answer. A few are enough, since each carries many records:
+/// hashicorp/raft lowered its own default from 128 to 2.
+const IN_FLIGHT_MAX: usize = 4;
+/// A message above this size takes two places, since each message is a copy of its entries in memory.
+const SMALL_BYTES_MAX: usize = 2 << 20;
 /// How long after the last entries a follower may hear that they are committed.
 const NEWS_WAIT: Duration = Duration::from_millis(1);
 
@@ -57,6 +65,50 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Requests<S> {
         let due = Instant::now() + NEWS_WAIT;
         self.news_is_due.as_mut().reset(due);
         Some(request)
+    }
+}
+
+/// The places of the messages that wait for a follower's answer.
+pub struct Window {
+    places: Semaphore,
+    /// How many places each message took, the oldest first; answers come in the same order.
+    taken: Mutex<VecDeque<usize>>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            places: Semaphore::new(IN_FLIGHT_MAX),
+            taken: Mutex::default(),
+        }
+    }
+}
+
+impl Window {
+    /// Waits for a place for a message of any size.
+    pub async fn enter(&self) {
+        self.take().await;
+    }
+
+    /// Waits for the second place, if a message of so many bytes takes one.
+    pub async fn send(&self, bytes: usize) {
+        let is_large = bytes > SMALL_BYTES_MAX;
+        if is_large {
+            self.take().await;
+        }
+        self.taken.lock().push_back(1 + usize::from(is_large));
+    }
+
+    async fn take(&self) {
+        let permit = self.places.acquire().await;
+        permit.expect("places are never closed").forget();
+    }
+
+    /// Frees the places of the oldest message.
+    pub fn answered(&self) {
+        // An answer without a request frees nothing.
+        let places = self.taken.lock().pop_front().unwrap_or(0);
+        self.places.add_permits(places);
     }
 }
 
@@ -119,5 +171,31 @@ mod tests {
         assert_eq!(next().await, last, "the engine says no more");
         assert_eq!(next().await, None);
         assert_eq!(next().await, None, "it may be asked again");
+    }
+
+    #[tokio::test]
+    async fn large_messages_take_two_places_of_the_window() {
+        let window = Window::default();
+        let mut sent = 0;
+        let mut send = async |bytes| {
+            let sending = async {
+                window.enter().await;
+                window.send(bytes).await;
+            };
+            let is_sent = sending.now_or_never().is_some();
+            sent += usize::from(is_sent);
+            is_sent
+        };
+        assert!(send(SMALL_BYTES_MAX + 1).await);
+        assert!(send(SMALL_BYTES_MAX).await && send(1).await);
+        assert!(!send(1).await, "{sent} are under way");
+        window.answered();
+        assert!(send(1).await && send(1).await, "the large one took two");
+        assert!(!send(1).await);
+        window.answered();
+        assert!(send(1).await && !send(1).await, "a small one took one");
+        // What nobody asked for frees nothing.
+        (0..10).for_each(|_| window.answered());
+        assert_eq!(window.places.available_permits(), IN_FLIGHT_MAX);
     }
 }

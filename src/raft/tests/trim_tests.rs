@@ -8,6 +8,7 @@ use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
+use crate::disk::Disk;
 use crate::disk::memory::{Event, MemoryDisk};
 use crate::log::{Error as LogError, Index, Offset};
 use crate::net::memory::MemoryNetwork;
@@ -85,6 +86,51 @@ async fn a_trimmed_log_stays_trimmed_and_a_new_node_joins_it() {
     let last = 1999;
     assert_eq!(append(&second, last).await, last, "the sessions came along");
     assert_eq!(append(&second, 2000).await, 2000);
+}
+
+/// A follower needs a segment that is damaged here, and that nobody else has: the leader goes on without it, and
+/// once the segment is trimmed, a snapshot helps the follower past it.
+#[tokio::test(start_paused = true)]
+async fn a_leader_goes_on_beside_a_damaged_segment_that_nobody_has() {
+    let network = MemoryNetwork::new();
+    let disk = MemoryDisk::default();
+    let (first, _mux) = start(&network, &disk, "first:1", &[]).await;
+    keep_up(&first);
+    for sequence in 0..2000 {
+        append(&first, sequence).await;
+    }
+    let damaged = first.log().segments()[2].base;
+    let file = |end: &str| PathBuf::from(format!("/node/{:020}.{end}", damaged.0));
+    until("it is sealed", || disk.len_of(&file("seal")).is_ok()).await;
+    disk.corrupt(&file("store"), |bytes| {
+        for byte in bytes.iter_mut().skip(64).step_by(50) {
+            *byte ^= 1;
+        }
+    });
+    assert_eq!(first.scrub_once(u64::MAX).await.1, 1, "it is found");
+
+    let second_disk = MemoryDisk::default();
+    let peers = ["first:1".to_owned()];
+    let (second, _mux) = begin(&network, &second_disk, "second:1", &peers).await;
+    let joins = second.clone();
+    tokio::spawn(async move {
+        while !joins.is_settled_in(&joins.view()) {
+            let _ = joins.join_cluster(&peers).await;
+        }
+    });
+    until("it gets what is whole", || {
+        second.log().next_index() == damaged
+    })
+    .await;
+    // Longer than anybody waits for a mend: time itself is the subject.
+    tokio::time::sleep(std::time::Duration::from_secs(90)).await;
+    assert_eq!(first.view().stopped, None);
+    assert_eq!(append(&first, 2000).await, 2000, "it leads");
+    assert_eq!(second.log().next_index(), damaged, "no bad byte goes out");
+
+    assert_eq!(first.trim(Offset(1900)).await.unwrap(), Offset(1900));
+    catch_up(&second, 2001).await;
+    check_trimmed(&second, 1900, 2001).await;
 }
 
 /// Everything may go; then the log is empty and goes on where it was.
