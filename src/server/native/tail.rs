@@ -231,10 +231,10 @@ impl Source {
 
     /// Whether the client is told how far the stream is, though no record came.
     fn is_news(&mut self) -> bool {
-        match self {
-            Self::One(_) => true,
-            Self::Many(selection) => selection.is_news(),
-        }
+        let Self::Many(selection) = self else {
+            return true;
+        };
+        selection.is_news()
     }
 
     fn are_there(&mut self, log: &ReplicatedLog) -> Result<(), Status> {
@@ -342,9 +342,7 @@ impl Tail {
             self.consistency.reached(&self.log).await?;
         }
         let bytes: usize = read.0.iter().map(bytes_of).sum();
-        if !read.0.is_empty() {
-            self.credit -= granted(bytes.max(1) as u64);
-        }
+        self.credit -= granted(bytes.max(read.0.len().min(1)) as u64);
         Ok(Some(read))
     }
 
@@ -382,22 +380,21 @@ impl Tail {
     }
 
     fn answer(&self, batches: Vec<StoredBatch>) -> ConsumeStreamResponse {
-        let answer = ConsumeStreamResponse {
+        let mut answer = ConsumeStreamResponse {
             batches,
             ..ConsumeStreamResponse::default()
         };
         match &self.source {
-            Source::One(next) => ConsumeStreamResponse {
-                next_offset: next.0,
-                first_offset: self.log.offsets().0.0,
-                freshness: Some(freshness(&self.log)),
-                ..answer
-            },
-            Source::Many(selection) => ConsumeStreamResponse {
-                next_position: selection.next.0,
-                freshness: Some(freshness_of_all(&self.log)),
-                ..answer
-            },
+            Source::One(next) => {
+                answer.next_offset = next.0;
+                answer.first_offset = self.log.offsets().0.0;
+                answer.freshness = Some(freshness(&self.log));
+            }
+            Source::Many(selection) => {
+                answer.next_position = selection.next.0;
+                answer.freshness = Some(freshness_of_all(&self.log));
+            }
         }
+        answer
     }
 }
