@@ -186,20 +186,28 @@ impl LogState {
         // disk ends before it.
         let cached = self.cached(begin.index);
         let on_disk = self.tail.front().filter(|_| cached.is_none());
+        let budget = budget.min(READ_BYTES_MAX);
         let (mut last, mut last_at) = (begin, first.number);
-        let mut parts = vec![first];
+        let (mut parts, mut whole) = (vec![first], None);
         for part in wanted {
             let part = part?;
             let row = part.row;
-            let passed = if row.frame_at > begin.frame_at {
-                row.frame_at - begin.frame_at
-            } else {
-                record::bytes_before(row.skip).saturating_sub(record::bytes_before(begin.skip))
-            };
             let is_unwritten = on_disk.is_some_and(|entry| entry.index <= row.index);
-            let is_far = passed as usize >= budget.min(READ_BYTES_MAX);
             let is_apart = cached.is_none() && is_beyond_gap(segment, (last, last_at), row)?;
-            if is_unwritten || is_far || is_apart {
+            if is_unwritten || is_apart {
+                break;
+            }
+            if row.frame_at > last.frame_at {
+                let frames = row.frame_at.saturating_sub(begin.frame_at);
+                whole = Some((parts.len(), last, last_at, frames as usize));
+            }
+            if taken(begin, row, parts.len()) >= budget {
+                // An entry is read whole: rather end before one than in its midst, to read it again.
+                let much = whole.filter(|(.., frames)| *frames >= budget / 2);
+                if let Some((count, row, number, _)) = much {
+                    parts.truncate(count);
+                    (last, last_at) = (row, number);
+                }
                 break;
             }
             (last, last_at) = (row, part.number);
@@ -254,6 +262,17 @@ impl LogState {
         let next = later.find_map(Segment::first_position);
         next.unwrap_or(self.next_position)
     }
+}
+
+/// The bytes that so many runs take once they are read, from the first to the row behind them: many small ones take
+/// more memory than their bytes.
+fn taken(first: Row, behind: Row, runs: usize) -> usize {
+    let passed = if behind.frame_at > first.frame_at {
+        behind.frame_at - first.frame_at
+    } else {
+        record::bytes_before(behind.skip).saturating_sub(record::bytes_before(first.skip))
+    };
+    passed as usize + runs * size_of::<record::Stored>()
 }
 
 /// Whether so much lies between a row's entry and a later row's that a read of the disk is better ended.

@@ -191,6 +191,7 @@ impl Log {
                 Rest::Parts(_) => Ok(stored),
             })
             .map_err(|error| self.note_bad_rows(base, error))?;
+        read.stored.reserve(stored.len());
         for part in stored {
             // Many small records take more memory than their bytes.
             *budget = budget.saturating_sub(part.bytes.len() + size_of::<Stored>());

@@ -91,7 +91,9 @@ impl Shape for Records {
     }
 
     fn make(&self, read: &Read) -> Result<(Self::Answer, usize), log::Error> {
-        let mut records = Vec::new();
+        let parts = read.stored.iter();
+        let count = parts.map(|part| part.count as usize).sum::<usize>();
+        let mut records = Vec::with_capacity(count.min(self.bytes_max / PART_BYTES));
         let mut left = self.bytes_max.max(1);
         for part in &read.stored {
             left = part.read_into(self.from.max(part.first), left, &mut records)?;
