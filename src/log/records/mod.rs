@@ -181,25 +181,14 @@ impl Log {
                 (Err(error), Rest::Parts(_)) => return Err(self.note_damage(&store, error)),
             },
         };
-        let mut frames_left = &frames[..];
-        let stored = found.parts.iter();
-        let stored = stored.map(|part| stored_in(&mut frames_left, part));
-        let stored: Result<Vec<_>, _> = stored.collect();
-        let stored = stored
-            .and_then(|stored| match rest {
-                Rest::Log(..) => side_by_side(stored),
-                Rest::Parts(_) => Ok(stored),
-            })
-            .map_err(|error| self.note_bad_rows(base, error))?;
-        read.stored.reserve(stored.len());
-        for part in stored {
-            // Many small records take more memory than their bytes.
-            *budget = budget.saturating_sub(part.bytes.len() + size_of::<Stored>());
-            read.stored.push(part);
-            if *budget == 0 {
-                break;
-            }
-        }
+        let known = read.stored.len();
+        read.stored.reserve(found.parts.len());
+        let is_one_log = matches!(rest, Rest::Log(..));
+        let taken = take(&frames, &found.parts, is_one_log, *budget, &mut read.stored);
+        *budget = taken.map_err(|error| {
+            read.stored.truncate(known);
+            self.note_bad_rows(base, error)
+        })?;
         let kept = frames.iter().map(|frame| frame.payload.len());
         read.kept_bytes += kept.sum::<usize>();
         Ok(rest)
@@ -272,9 +261,11 @@ impl Log {
 /// The records of a run, out of the frames. Runs come in order: the frames before this one's are passed.
 fn stored_in(frames: &mut &[Entry], part: &Part) -> Result<Stored, Error> {
     const MISMATCH: Error = Error::Malformed("a row names no records");
-    let is_before = |frame: &&Entry| frame.index < part.row.index;
-    let passed = frames.iter().take_while(is_before).count();
-    *frames = &frames[passed..];
+    while let [first, behind @ ..] = *frames
+        && first.index < part.row.index
+    {
+        *frames = behind;
+    }
     let entry = frames.first().filter(|frame| frame.index == part.row.index);
     let entry = entry.ok_or(MISMATCH)?;
     // A row without a record would make a reader loop for ever.
@@ -288,16 +279,29 @@ fn stored_in(frames: &mut &[Entry], part: &Part) -> Result<Stored, Error> {
     Ok(Stored { from, ..stored })
 }
 
-/// Gives back what rows of a log led to, if it holds the record that was asked for and goes on from there without
-/// a gap.
-fn side_by_side(stored: Vec<Stored>) -> Result<Vec<Stored>, Error> {
-    let mut next = stored.first().map_or(Offset(0), |first| first.from);
-    for (number, part) in stored.iter().enumerate() {
-        let begins = part.first == next || (number == 0 && part.first < next);
-        if !begins || part.next() <= next {
+/// Takes the runs out of the frames as far as the budget goes. Those of one log hold the record that was asked for
+/// and go on from there without a gap. Gives what is left of the budget.
+fn take(
+    mut frames: &[Entry],
+    parts: &[Part],
+    is_one_log: bool,
+    mut budget: usize,
+    out: &mut Vec<Stored>,
+) -> Result<usize, Error> {
+    let mut next = parts.first().map_or(Offset(0), |first| first.from);
+    for (number, part) in parts.iter().enumerate() {
+        let stored = stored_in(&mut frames, part)?;
+        let begins = stored.first == next || (number == 0 && stored.first < next);
+        if is_one_log && (!begins || stored.next() <= next) {
             return Err(Error::Malformed("rows that follow each other leave a gap"));
         }
-        next = part.next();
+        next = stored.next();
+        // Many small records take more memory than their bytes.
+        budget = budget.saturating_sub(stored.bytes.len() + size_of::<Stored>());
+        out.push(stored);
+        if budget == 0 {
+            break;
+        }
     }
-    Ok(stored)
+    Ok(budget)
 }
