@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+use tonic::transport::Channel;
 
 use super::figures::Run;
 use super::load::{Flow, SILENCE_MAX, Target, WARM_UP, rate};
@@ -26,8 +27,9 @@ use crate::proto::v1::{
     Batch, Consistency, ConsumeStreamRequest, ConsumeStreamResponse, ConsumeStreamStart,
     ProduceRequest, ProduceStreamRequest, ProduceStreamResponse, Start, StoredBatch,
 };
+use crate::tasks;
 
-const BATCH_RECORDS: u32 = 100;
+pub(super) const BATCH_RECORDS: u32 = 100;
 /// The size of the records that are read back.
 pub(super) const READ_RECORD_BYTES: usize = 100;
 const STREAMS: usize = 2;
@@ -49,14 +51,54 @@ pub(super) fn consumed(whom: &str) -> String {
     format!("native consume stream, batches of {BATCH_RECORDS} x {READ_RECORD_BYTES} bytes, {whom}")
 }
 
+/// What a stream appends: equal batches, to logs in turn.
+pub(super) struct Load {
+    logs: Arc<[String]>,
+    batch: Batch,
+    /// The place of the next one's log.
+    turn: usize,
+}
+
+impl Load {
+    pub(super) fn new(
+        logs: &Arc<[String]>,
+        records: u32,
+        record_bytes: usize,
+        turn: usize,
+    ) -> Self {
+        Self {
+            logs: logs.clone(),
+            batch: batch(records, record_bytes),
+            turn,
+        }
+    }
+
+    fn next(&mut self) -> ProduceStreamRequest {
+        let log = self.logs[self.turn % self.logs.len()].clone();
+        self.turn += 1;
+        ProduceStreamRequest {
+            produce: Some(ProduceRequest {
+                log,
+                batch: Some(self.batch.clone()),
+                ..ProduceRequest::default()
+            }),
+        }
+    }
+}
+
+/// The log that is always there.
+pub(super) fn default_log() -> Arc<[String]> {
+    [String::new()].into()
+}
+
 /// A batch of equal records.
-fn batch(record_bytes: usize) -> Batch {
+fn batch(records: u32, record_bytes: usize) -> Batch {
     let record = Record {
         value: vec![b'x'; record_bytes].into(),
         ..Record::default()
     };
     let mut builder = Builder::default();
-    for _ in 0..BATCH_RECORDS {
+    for _ in 0..records {
         builder.push(&record);
     }
     let (records, count) = builder.take();
@@ -78,13 +120,18 @@ impl Target {
     /// Appends batches on several streams for a time.
     pub(super) async fn batches_for(
         &self,
+        logs: &Arc<[String]>,
         record_bytes: usize,
         length: Duration,
     ) -> anyhow::Result<Run> {
         let from = Instant::now() + WARM_UP;
         let until = from + length;
         let span = Span { from, until };
-        let streams = (0..STREAMS).map(|_| self.produce(record_bytes, u64::MAX, span));
+        let streams = (0..STREAMS).map(|number| {
+            let turn = number * logs.len() / STREAMS;
+            let load = Load::new(logs, BATCH_RECORDS, record_bytes, turn);
+            self.produce(load, u64::MAX, span)
+        });
         let batches: u64 = try_join_all(streams).await?.into_iter().sum();
         ensure!(
             batches > 0,
@@ -100,28 +147,58 @@ impl Target {
         })
     }
 
-    /// Appends so many records for reads, in whole batches.
-    pub(super) async fn batches_count(&self, records: u64) -> anyhow::Result<()> {
+    /// Appends so many batches for reads.
+    pub(super) async fn batches_count(&self, load: Load, count: u64) -> anyhow::Result<()> {
         let from = Instant::now();
         // The count ends it; what takes longer is stuck, and the stream's silence tells.
         let until = from + Duration::from_secs(3600);
-        let count = records.div_ceil(u64::from(BATCH_RECORDS));
-        let batches = self.produce(READ_RECORD_BYTES, count, Span { from, until });
+        let batches = self.produce(load, count, Span { from, until });
         ensure!(batches.await? == count, "an hour did not do");
         Ok(())
     }
 
-    /// One stream of up to `count` batches; answers with how many were acknowledged within the span.
-    async fn produce(&self, record_bytes: usize, count: u64, span: Span) -> anyhow::Result<u64> {
-        let batch = batch(record_bytes);
-        let batch_bytes = batch.records.len() as u64;
-        let flow = Arc::new(Flow::new(count));
-        let requests = flow.requests(ProduceStreamRequest {
-            produce: Some(ProduceRequest {
-                batch: Some(batch),
-                ..ProduceRequest::default()
-            }),
+    /// Unary calls with a record each, always `in_flight` of them, to logs in turn.
+    pub(super) async fn unary_to(
+        &self,
+        logs: &Arc<[String]>,
+        in_flight: usize,
+        length: Duration,
+    ) -> anyhow::Result<Run> {
+        let channels = self.channels(in_flight);
+        let from = Instant::now() + WARM_UP;
+        let until = from + length;
+        let callers = (0..in_flight).map(|number| {
+            let mut client = LogServiceClient::new(channels[number % channels.len()].clone());
+            let mut load = Load::new(logs, 1, self.value.len(), number * 7919);
+            tasks::spawn("caller", async move {
+                let mut counted = 0;
+                while Instant::now() < until {
+                    let request = load.next().produce.unwrap_or_default();
+                    client.produce(request).await.context("a produce call")?;
+                    let now = Instant::now();
+                    counted += u64::from(from <= now && now < until);
+                }
+                anyhow::Ok(counted)
+            })
         });
+        let done = timeout(length + WARM_UP + SILENCE_MAX, try_join_all(callers)).await;
+        let done = done.context("the calls did not end")?;
+        let mut calls = 0;
+        for counted in done.context("a caller failed")? {
+            calls += counted?;
+        }
+        Ok(Run {
+            per_second: rate(calls, length),
+            ..Run::default()
+        })
+    }
+
+    /// One stream of up to `count` batches; answers with how many were acknowledged within the span.
+    async fn produce(&self, mut load: Load, count: u64, span: Span) -> anyhow::Result<u64> {
+        let batch_bytes = load.batch.records.len() as u64;
+        let batch_records = load.batch.count;
+        let flow = Arc::new(Flow::new(count));
+        let requests = flow.requests(move || load.next());
         let mut client = LogServiceClient::new(self.channel());
         let answers = client.produce_stream(requests).await;
         let mut answers = answers.context("open a produce stream")?.into_inner();
@@ -134,7 +211,7 @@ impl Target {
             let ack = answer(&mut answers).await?.and_then(|answer| answer.ack);
             let ack = ack.context("the server ended the produce stream early")?;
             ensure!(
-                ack.count == BATCH_RECORDS,
+                ack.count == batch_records,
                 "a batch was acknowledged in part"
             );
             acked += 1;
@@ -150,51 +227,56 @@ impl Target {
         while answer(&mut answers).await?.is_some() {}
         Ok(counted)
     }
+}
 
-    /// Reads the `count` records from `from` on by one consume stream, and walks every batch.
-    pub(super) async fn consume_batches(&self, from: u64, count: u64) -> anyhow::Result<Run> {
-        let (credit, requests) = mpsc::channel(16);
-        let first = ConsumeStreamRequest {
-            start: Some(start(from, from + count)),
-            credit_bytes: CREDIT_BYTES,
-        };
-        credit.send(first).await.context("the channel is open")?;
-        let client = LogServiceClient::new(self.channel());
-        let mut client = client.max_decoding_message_size(ANSWER_BYTES_MAX);
-        let answers = client.consume_stream(ReceiverStream::new(requests)).await;
-        let mut answers = answers.context("open a consume stream")?.into_inner();
-        // The first answer says that the node has all that will be read.
-        read(&mut answers).await?;
-        let started = Instant::now();
-        let (mut next, mut owed, mut bytes) = (from, 0, 0);
-        while next < from + count {
-            for stored in read(&mut answers).await?.batches {
-                ensure!(
-                    stored.first_offset == next,
-                    "offset {} came where {next} was due",
-                    stored.first_offset
-                );
-                let (records, value_bytes, batch_bytes) = walk(&stored)?;
-                next += records;
-                bytes += value_bytes;
-                owed += batch_bytes;
-            }
-            if owed >= CREDIT_STEP_BYTES {
-                let more = ConsumeStreamRequest {
-                    start: None,
-                    credit_bytes: std::mem::take(&mut owed),
-                };
-                let sent = credit.send(more).await;
-                sent.context("the server closed the consume stream")?;
-            }
+/// Reads the `count` records of a log from `from` on by one consume stream, and walks every batch.
+pub(super) async fn consume(
+    channel: Channel,
+    log: &str,
+    from: u64,
+    count: u64,
+) -> anyhow::Result<Run> {
+    let (credit, requests) = mpsc::channel(16);
+    let first = ConsumeStreamRequest {
+        start: Some(start(log, from, from + count)),
+        credit_bytes: CREDIT_BYTES,
+    };
+    credit.send(first).await.context("the channel is open")?;
+    let client = LogServiceClient::new(channel);
+    let mut client = client.max_decoding_message_size(ANSWER_BYTES_MAX);
+    let answers = client.consume_stream(ReceiverStream::new(requests)).await;
+    let mut answers = answers.context("open a consume stream")?.into_inner();
+    // The first answer says that the node has all that will be read.
+    read(&mut answers).await?;
+    let started = Instant::now();
+    let (mut next, mut owed, mut bytes) = (from, 0, 0);
+    while next < from + count {
+        for stored in read(&mut answers).await?.batches {
+            ensure!(
+                stored.first_offset == next,
+                "offset {} came where {next} was due",
+                stored.first_offset
+            );
+            let (records, value_bytes, batch_bytes) = walk(&stored)?;
+            next += records;
+            bytes += value_bytes;
+            owed += batch_bytes;
         }
-        let elapsed = started.elapsed();
-        Ok(Run {
-            per_second: rate(next - from, elapsed),
-            bytes_per_second: Some(rate(bytes, elapsed)),
-            ..Run::default()
-        })
+        if owed >= CREDIT_STEP_BYTES {
+            let more = ConsumeStreamRequest {
+                start: None,
+                credit_bytes: std::mem::take(&mut owed),
+            };
+            let sent = credit.send(more).await;
+            sent.context("the server closed the consume stream")?;
+        }
     }
+    let elapsed = started.elapsed();
+    Ok(Run {
+        per_second: rate(next - from, elapsed),
+        bytes_per_second: Some(rate(bytes, elapsed)),
+        ..Run::default()
+    })
 }
 
 /// How many batches of this size a stream may have under way.
@@ -220,8 +302,9 @@ async fn answer(
         .context("the produce stream broke")
 }
 
-fn start(from: u64, needed: u64) -> ConsumeStreamStart {
+fn start(log: &str, from: u64, needed: u64) -> ConsumeStreamStart {
     ConsumeStreamStart {
+        log: log.to_owned(),
         start: Some(Start {
             at: Some(At::Offset(from)),
         }),
@@ -270,7 +353,7 @@ mod tests {
     #[test]
     fn a_batch_is_built_and_walked() {
         let stored = StoredBatch {
-            batch: Some(batch(7)),
+            batch: Some(batch(100, 7)),
             ..StoredBatch::default()
         };
         let (records, values, bytes) = walk(&stored).unwrap();

@@ -48,6 +48,14 @@ impl Target {
             .channel(Kind::Grpc, &self.addr, ChannelOptions::default())
     }
 
+    /// The connections for so many calls.
+    pub(super) fn channels(&self, in_flight: usize) -> Vec<Channel> {
+        let connections = in_flight
+            .div_ceil(CALLS_A_CONNECTION)
+            .clamp(1, CONNECTIONS_MAX);
+        (0..connections).map(|_| self.channel()).collect()
+    }
+
     fn request(&self) -> ProduceRequest {
         ProduceRequest {
             record: Some(Record {
@@ -59,14 +67,11 @@ impl Target {
 
     /// Unary calls, always `in_flight` of them.
     pub(super) async fn unary(&self, in_flight: usize, length: Duration) -> anyhow::Result<Run> {
-        let connections = in_flight
-            .div_ceil(CALLS_A_CONNECTION)
-            .clamp(1, CONNECTIONS_MAX);
-        let channels: Vec<_> = (0..connections).map(|_| self.channel()).collect();
+        let channels = self.channels(in_flight);
         let from = Instant::now() + WARM_UP;
         let until = from + length;
         let callers = (0..in_flight).map(|number| {
-            let client = LogClient::new(channels[number % connections].clone());
+            let client = LogClient::new(channels[number % channels.len()].clone());
             let calls = call_until(client, self.request(), from, until);
             tasks::spawn("caller", calls)
         });
@@ -127,7 +132,8 @@ impl Target {
         const LOOK_EVERY: u64 = 64;
         let flow = Arc::new(Flow::new(count));
         flow.open(WINDOW);
-        let requests = flow.requests(self.request());
+        let request = self.request();
+        let requests = flow.requests(move || request.clone());
         let mut client = LogClient::new(self.channel());
         let mut answers = client
             .produce_stream(requests)
@@ -240,11 +246,11 @@ impl Flow {
         }
     }
 
-    /// The request side: `request`, again and again.
-    pub(super) fn requests<T>(self: &Arc<Self>, request: T) -> Requests<T> {
+    /// The request side: what `next` makes, one after the other.
+    pub(super) fn requests<F>(self: &Arc<Self>, next: F) -> Requests<F> {
         Requests {
             flow: Arc::clone(self),
-            request,
+            next,
         }
     }
 
@@ -284,27 +290,25 @@ impl Flow {
     }
 }
 
-pub(super) struct Requests<T> {
+pub(super) struct Requests<F> {
     flow: Arc<Flow>,
-    request: T,
+    next: F,
 }
 
-impl<T: Clone + Unpin> Stream for Requests<T> {
+impl<T, F: FnMut() -> T + Unpin> Stream for Requests<F> {
     type Item = T;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        let ready = |has_room: Option<bool>| match has_room {
-            Some(true) => Poll::Ready(Some(self.request.clone())),
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let mut has_room = self.flow.take();
+        if has_room == Some(false) {
+            self.flow.waker.register(cx.waker());
+            // An acknowledgement between the look and the registration woke nobody.
+            has_room = self.flow.take();
+        }
+        match has_room {
+            Some(true) => Poll::Ready(Some((self.next)())),
             Some(false) => Poll::Pending,
             None => Poll::Ready(None),
-        };
-        match self.flow.take() {
-            Some(false) => {
-                self.flow.waker.register(cx.waker());
-                // An acknowledgement between the look and the registration woke nobody.
-                ready(self.flow.take())
-            }
-            other => ready(other),
         }
     }
 }
@@ -318,7 +322,7 @@ mod tests {
     #[test]
     fn a_flow_keeps_its_window_and_ends() {
         let flow = Arc::new(Flow::new(WINDOW + 1));
-        let mut requests = flow.requests(ProduceRequest::default());
+        let mut requests = flow.requests(ProduceRequest::default);
         assert!(requests.next().now_or_never().is_none(), "it is shut");
         flow.open(WINDOW);
         for _ in 0..WINDOW {
@@ -340,7 +344,7 @@ mod tests {
     fn a_window_of_one_moves() {
         let flow = Arc::new(Flow::new(2));
         flow.open(1);
-        let mut requests = flow.requests(());
+        let mut requests = flow.requests(|| ());
         assert!(requests.next().now_or_never().unwrap().is_some());
         let mut next = requests.next();
         assert!((&mut next).now_or_never().is_none());
@@ -351,7 +355,7 @@ mod tests {
     #[test]
     fn a_stopped_flow_ends() {
         let flow = Arc::new(Flow::new(10));
-        let mut requests = flow.requests(ProduceRequest::default());
+        let mut requests = flow.requests(ProduceRequest::default);
         flow.stop();
         assert!(requests.next().now_or_never().unwrap().is_none());
     }

@@ -6,6 +6,7 @@
 mod batches;
 mod figures;
 mod load;
+mod many;
 mod report;
 
 use std::cell::Cell;
@@ -43,11 +44,15 @@ Rows:
                                     the same through the native API: records of 100 bytes in batches of 100
   nodes                             disk bytes per record byte, memory per node (own nodes only)
 
+With --logs N it makes N logs and does the same work over one of them and over all in turn: unary64, unary1024,
+batch100x100 and consume-batch (100 readers), and `nodes` tells what the logs cost at rest. The table has the ratios.
+
 Examples:
   ferrolog bench
   ferrolog bench --rows unary64,stream1024 --runs 5 --tls
   ferrolog bench --rows batch100x100,consume-batch
-  ferrolog bench --servers n1:8400,n2:8400,n3:8400 --insecure --rows unary64 --output json";
+  ferrolog bench --servers n1:8400,n2:8400,n3:8400 --insecure --rows unary64 --output json
+  ferrolog bench --logs 1000 --runs 3 --seconds 3";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
@@ -63,6 +68,9 @@ pub(in crate::cli) struct BenchArgs {
     /// What to measure
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = RowName::ALL)]
     rows: Vec<RowName>,
+    /// Compare so many logs with one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99_999))]
+    logs: Option<u32>,
     /// The bytes of a record
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(..=4 * 1024 * 1024))]
     size: u32,
@@ -148,7 +156,8 @@ pub(in crate::cli) async fn run(args: BenchArgs, format: Format) -> anyhow::Resu
     let has_servers = !args.connection.servers.is_empty();
     // The directory outlives the cluster: the nodes write into it until they have stopped.
     let (dir, _temporary) = scratch_dir(args.dir.clone(), "bench")?;
-    let cluster = match has_servers {
+    let rows = many::rows_of(&args)?;
+    let mut cluster = match has_servers {
         true => None,
         false => {
             let binary = std::env::current_exe().context("find this program's own path")?;
@@ -172,7 +181,15 @@ pub(in crate::cli) async fn run(args: BenchArgs, format: Format) -> anyhow::Resu
         batched: Cell::default(),
     };
 
-    let outcome = bench.all(&args.rows, cluster.as_ref()).await;
+    if let Some(logs) = args.logs {
+        let outcome = bench.many(logs as usize, &rows, cluster.as_mut()).await;
+        if let Some(cluster) = cluster {
+            cluster.stop().await?;
+        }
+        let shown = many::shown(&args, format, &outcome?);
+        return print(&shown).context("write to standard output");
+    }
+    let outcome = bench.all(&rows, cluster.as_ref()).await;
     if let Some(cluster) = cluster {
         cluster.stop().await?;
     }
@@ -283,7 +300,11 @@ impl Bench {
         let records = grouped(RECORDS_FOR_READS);
         say(&format!("appending {records} records in batches"));
         let leader = self.leader().await?;
-        leader.batches_count(RECORDS_FOR_READS).await?;
+        let batch_records = batches::BATCH_RECORDS;
+        let (log, size) = (batches::default_log(), batches::READ_RECORD_BYTES);
+        let load = batches::Load::new(&log, batch_records, size, 0);
+        let count = RECORDS_FOR_READS.div_ceil(batch_records.into());
+        leader.batches_count(load, count).await?;
         self.batches_from.set(Some(from));
         self.note_batched(from, batches::READ_RECORD_BYTES).await
     }
@@ -291,7 +312,9 @@ impl Bench {
     async fn write_batches(&self, record_bytes: usize) -> anyhow::Result<Run> {
         let from = self.next_offset().await?;
         let leader = self.leader().await?;
-        let run = leader.batches_for(record_bytes, self.length).await?;
+        let run = leader
+            .batches_for(&batches::default_log(), record_bytes, self.length)
+            .await?;
         self.note_batched(from, record_bytes).await?;
         Ok(run)
     }
@@ -316,7 +339,7 @@ impl Bench {
 
     async fn read_batches(&self, target: Target) -> anyhow::Result<Run> {
         let from = self.batches_from.get().context("there are no batches")?;
-        target.consume_batches(from, RECORDS_FOR_READS).await
+        batches::consume(target.channel(), "", from, RECORDS_FOR_READS).await
     }
 
     async fn leader(&self) -> anyhow::Result<Target> {

@@ -15,7 +15,7 @@ pub(super) fn text(args: &BenchArgs, rows: &[Row], nodes: Option<&NodeFigures>) 
         .into_iter()
         .chain(rows.iter().map(Row::cells))
         .collect();
-    let mut text = format!("{}\n{}", setting(args), files::machine());
+    let mut text = heading(args);
     if !rows.is_empty() {
         text = format!("{text}\n\n{}", table(&cells));
     }
@@ -31,6 +31,18 @@ pub(super) fn text(args: &BenchArgs, rows: &[Row], nodes: Option<&NodeFigures>) 
         );
     }
     text
+}
+
+/// What was measured, and where.
+pub(super) fn heading(args: &BenchArgs) -> String {
+    format!("{}\n{}", setting(args), files::machine())
+}
+
+/// The same beside figures, for programs.
+pub(super) fn with_head(args: &BenchArgs, mut figures: Value) -> Value {
+    figures["machine"] = json!(files::machine());
+    figures["setting"] = json!(setting(args));
+    figures
 }
 
 fn setting(args: &BenchArgs) -> String {

@@ -1,0 +1,414 @@
+//! The same work over many logs and over one, in turn: what their number costs.
+//!
+//! All goes through the native API, to logs that are made for the measurement and deleted behind it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::batches::{self, Load};
+use super::figures::{Run, spread};
+use super::load::rate;
+use super::report;
+use super::{Bench, BenchArgs, LocalCluster, RECORDS_FOR_READS, RowName, TIMEOUT};
+use crate::cli::Format;
+use crate::cli::output::{counted, grouped, say, table};
+use crate::client::LogSettings;
+use crate::tasks;
+
+/// Logs that are made or deleted at once, by one client.
+const CHANGES_IN_FLIGHT: usize = 256;
+/// Readers, each of its share of the logs, one log after the other.
+const READERS: usize = 100;
+/// The records of a batch that is read back: small ones are what many logs have.
+const READ_BATCH_RECORDS: u32 = 10;
+/// How long the nodes are watched at rest.
+const IDLE: Duration = Duration::from_secs(3);
+const MIB: f64 = (1u64 << 20) as f64;
+
+/// The rows that are asked for, or all that there are.
+pub(super) fn rows_of(args: &BenchArgs) -> anyhow::Result<Vec<RowName>> {
+    let mut rows = args.rows.clone();
+    if args.logs.is_some() {
+        if rows == RowName::ALL {
+            rows.retain(|row| is_covered(*row));
+        }
+        if let Some(other) = rows.iter().find(|row| !is_covered(**row)) {
+            bail!(
+                "{other:?} is not measured over many logs: leave it out of --rows, or leave --logs out"
+            );
+        }
+    }
+    Ok(rows)
+}
+
+/// Whether a row can be measured over many logs.
+fn is_covered(row: RowName) -> bool {
+    use RowName::{Batch100x100, ConsumeBatch, Nodes, Unary64, Unary1024};
+    matches!(
+        row,
+        Unary64 | Unary1024 | Batch100x100 | ConsumeBatch | Nodes
+    )
+}
+
+/// A row: rates over one log and over all.
+struct Compared {
+    name: &'static str,
+    what: String,
+    one: Vec<f64>,
+    many: Vec<f64>,
+}
+
+/// What the logs cost while nobody uses them, on each own node.
+struct AtRest {
+    resident_mib: Vec<f64>,
+    /// Without the logs.
+    resident_before_mib: Vec<f64>,
+    cpu_percent: Vec<f64>,
+    cpu_before_percent: Vec<f64>,
+    /// From a follower's start until it is ready.
+    start: Duration,
+}
+
+/// What was measured.
+pub(super) struct Outcome {
+    logs: usize,
+    created_per_second: f64,
+    deleted_per_second: f64,
+    rows: Vec<Compared>,
+    at_rest: Option<AtRest>,
+}
+
+/// The logs of the measurement.
+struct Logs {
+    all: Arc<[String]>,
+    ids: Vec<u32>,
+}
+
+impl Bench {
+    /// Measures the rows over so many logs.
+    pub(super) async fn many(
+        &self,
+        logs: usize,
+        rows: &[RowName],
+        mut cluster: Option<&mut LocalCluster>,
+    ) -> anyhow::Result<Outcome> {
+        let watched = rows.contains(&RowName::Nodes);
+        let before = match cluster.as_deref().filter(|_| watched) {
+            Some(cluster) => Some(rest(cluster).await?),
+            None => None,
+        };
+        say(&format!("making {}", counted(logs as u64, "log", "logs")));
+        let (made, created_per_second) = self.make(logs).await?;
+        let mut at_rest = None;
+        if let (Some(cluster), Some((resident, cpu))) = (cluster.take(), before) {
+            let (resident_mib, cpu_percent) = rest(cluster).await?;
+            at_rest = Some(AtRest {
+                resident_mib,
+                resident_before_mib: resident,
+                cpu_percent,
+                cpu_before_percent: cpu,
+                start: self.start(cluster).await?,
+            });
+        }
+        let mut compared = Vec::new();
+        for row in rows.iter().filter(|row| **row != RowName::Nodes) {
+            let outcome = self.compare(*row, &made).await;
+            compared.push(outcome.with_context(|| format!("measure {row:?}"))?);
+        }
+        say(&format!("deleting {}", counted(logs as u64, "log", "logs")));
+        let deleted_per_second = self.delete(&made).await?;
+        Ok(Outcome {
+            logs,
+            created_per_second,
+            deleted_per_second,
+            rows: compared,
+            at_rest,
+        })
+    }
+
+    async fn make(&self, count: usize) -> anyhow::Result<(Logs, f64)> {
+        let run = format!("bench-{:016x}", crate::env::random_u64());
+        let all: Arc<[String]> = (0..count).map(|log| format!("{run}/{log:06}")).collect();
+        let admin = self.client.admin();
+        let started = Instant::now();
+        let calls = all
+            .iter()
+            .map(|name| admin.create_log(name, LogSettings::default()));
+        let made: Vec<_> = stream::iter(calls)
+            .buffered(CHANGES_IN_FLIGHT)
+            .try_collect()
+            .await
+            .context("make a log")?;
+        let per_second = rate(count as u64, started.elapsed());
+        let ids = made.iter().map(|log| log.id).collect();
+        Ok((Logs { all, ids }, per_second))
+    }
+
+    async fn delete(&self, logs: &Logs) -> anyhow::Result<f64> {
+        let admin = self.client.admin();
+        let started = Instant::now();
+        let calls = logs.all.iter().zip(&logs.ids);
+        let calls = calls.map(|(name, id)| admin.delete_log(name, *id));
+        let mut calls = stream::iter(calls).buffered(CHANGES_IN_FLIGHT);
+        while let Some(deleted) = calls.next().await {
+            ensure!(deleted.context("delete a log")?, "a log was gone already");
+        }
+        Ok(rate(logs.all.len() as u64, started.elapsed()))
+    }
+
+    /// Measures over one log and over all in turn, so that a slow minute of the machine meets both.
+    async fn compare(&self, row: RowName, logs: &Logs) -> anyhow::Result<Compared> {
+        let (name, what) = match row {
+            RowName::Unary64 => ("unary64", "native unary produce, 64 in flight".to_owned()),
+            RowName::Unary1024 => (
+                "unary1024",
+                "native unary produce, 1024 in flight".to_owned(),
+            ),
+            RowName::Batch100x100 => ("batch100x100", batches::produced(100)),
+            _ => (
+                "consume-batch",
+                format!("native consume streams, batches of {READ_BATCH_RECORDS} x 100 bytes"),
+            ),
+        };
+        let one: Arc<[String]> = logs.all[..1].into();
+        let (mut ones, mut manys) = (Vec::new(), Vec::new());
+        if row == RowName::ConsumeBatch {
+            // The one log holds as many records as all together, at its end.
+            let from = self.fill_logs(&logs.all).await?;
+            let alone = self.fill_logs(&one).await?;
+            for number in 1..=self.runs {
+                say(&format!("{name}: run {number} of {}", self.runs));
+                ones.push(self.read_logs(&one, &alone).await?);
+                manys.push(self.read_logs(&logs.all, &from).await?);
+            }
+        } else {
+            for number in 1..=self.runs {
+                say(&format!("{name}: run {number} of {}", self.runs));
+                ones.push(self.write_logs(row, &one).await?.per_second);
+                manys.push(self.write_logs(row, &logs.all).await?.per_second);
+            }
+        }
+        let (one, many) = (ones, manys);
+        Ok(Compared {
+            name,
+            what,
+            one,
+            many,
+        })
+    }
+
+    async fn write_logs(&self, row: RowName, logs: &Arc<[String]>) -> anyhow::Result<Run> {
+        let leader = self.leader().await?;
+        match row {
+            RowName::Unary64 => leader.unary_to(logs, 64, self.length).await,
+            RowName::Unary1024 => leader.unary_to(logs, 1024, self.length).await,
+            _ => leader.batches_for(logs, 100, self.length).await,
+        }
+    }
+
+    /// Appends a million records in small batches, one log after the other and from the first again. Tells for
+    /// each log where they begin.
+    async fn fill_logs(&self, logs: &Arc<[String]>) -> anyhow::Result<Vec<(u64, u64)>> {
+        let admin = self.client.admin();
+        let ends = logs.iter().map(|name| admin.get_log(name));
+        let ends: Vec<_> = stream::iter(ends)
+            .buffered(CHANGES_IN_FLIGHT)
+            .try_collect()
+            .await?;
+        let of_each = RECORDS_FOR_READS / u64::from(READ_BATCH_RECORDS) / logs.len() as u64;
+        let of_each = of_each.max(1);
+        let count = of_each * logs.len() as u64;
+        let records = count * u64::from(READ_BATCH_RECORDS);
+        say(&format!(
+            "appending {} records to {}",
+            grouped(records),
+            counted(logs.len() as u64, "log", "logs")
+        ));
+        let load = Load::new(logs, READ_BATCH_RECORDS, batches::READ_RECORD_BYTES, 0);
+        self.leader().await?.batches_count(load, count).await?;
+        let records = of_each * u64::from(READ_BATCH_RECORDS);
+        Ok(ends.iter().map(|log| (log.next_offset, records)).collect())
+    }
+
+    /// Reads so many records of each log by [`READERS`] readers; records a second.
+    async fn read_logs(&self, logs: &Arc<[String]>, spans: &[(u64, u64)]) -> anyhow::Result<f64> {
+        let started = Instant::now();
+        let share = logs.len().div_ceil(READERS);
+        let mut readers = Vec::new();
+        for (logs, spans) in logs.chunks(share).zip(spans.chunks(share)) {
+            let (logs, spans) = (logs.to_vec(), spans.to_vec());
+            let target = self.leader().await?;
+            readers.push(tasks::spawn("reader", async move {
+                let channel = target.channel();
+                for (log, (from, count)) in logs.iter().zip(spans) {
+                    batches::consume(channel.clone(), log, from, count).await?;
+                }
+                anyhow::Ok(())
+            }));
+        }
+        for reader in try_join_all(readers).await.context("a reader failed")? {
+            reader?;
+        }
+        let records = spans.iter().map(|(_, count)| count).sum();
+        Ok(rate(records, started.elapsed()))
+    }
+
+    /// Stops a follower and starts it again; the time until it is ready.
+    async fn start(&self, cluster: &mut LocalCluster) -> anyhow::Result<Duration> {
+        let follower = self.follower().await?.addr;
+        let place = (0..cluster.node_count()).find(|place| cluster.addr(*place) == follower);
+        let place = place.context("the follower is none of the own nodes")?;
+        cluster.terminate(place).await?;
+        let started = Instant::now();
+        cluster.restart(place).await?;
+        // It is a voter again and knows the leader, as all others do.
+        cluster.wait_ready(TIMEOUT).await?;
+        Ok(started.elapsed())
+    }
+}
+
+/// Resident memory in MiB and percent of a core, of each node at rest.
+async fn rest(cluster: &LocalCluster) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
+    let places = || 0..cluster.node_count();
+    // What was done before is done to its end.
+    tokio::time::sleep(IDLE).await;
+    let started = Instant::now();
+    let before: Vec<_> = places()
+        .map(|place| cluster.cpu_time(place))
+        .collect::<Result<_, _>>()?;
+    tokio::time::sleep(IDLE).await;
+    let elapsed = started.elapsed();
+    let (mut mib, mut percent) = (Vec::new(), Vec::new());
+    for place in places() {
+        let used = cluster.cpu_time(place)?.saturating_sub(before[place]);
+        percent.push(100.0 * used.as_secs_f64() / elapsed.as_secs_f64());
+        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 bytes")]
+        mib.push(cluster.resident_bytes(place)? as f64 / MIB);
+    }
+    Ok((mib, percent))
+}
+
+impl Compared {
+    fn medians(&self) -> (f64, f64) {
+        let median = |rates: &[f64]| {
+            let spread = spread(rates.iter().copied());
+            spread.map_or(0.0, |(_, median, _)| median)
+        };
+        (median(&self.one), median(&self.many))
+    }
+
+    fn ratio(&self) -> f64 {
+        let (one, many) = self.medians();
+        many / one.max(1e-9)
+    }
+}
+
+/// What is printed.
+pub(super) fn shown(args: &BenchArgs, format: Format, outcome: &Outcome) -> String {
+    match format {
+        Format::Text => format!("{}\n\n{}", report::heading(args), text(outcome)),
+        Format::Json => report::with_head(args, json(outcome)).to_string(),
+    }
+}
+
+/// The table, for people.
+fn text(outcome: &Outcome) -> String {
+    let head = ["WORK", "ONE LOG", "ALL LOGS", "RATIO"].map(str::to_owned);
+    let mut cells = vec![head.to_vec()];
+    for row in &outcome.rows {
+        let (one, many) = row.medians();
+        cells.push(vec![
+            row.what.clone(),
+            format!("{one:.0}"),
+            format!("{many:.0}"),
+            format!("{:.2}", row.ratio()),
+        ]);
+    }
+    let mut text = format!(
+        "{}, made at {:.0} a second, deleted at {:.0} a second",
+        counted(outcome.logs as u64, "log", "logs"),
+        outcome.created_per_second,
+        outcome.deleted_per_second
+    );
+    if !outcome.rows.is_empty() {
+        text = format!("{text}\n\n{}", table(&cells));
+    }
+    if let Some(rest) = &outcome.at_rest {
+        let list = |values: &[f64]| {
+            let values = values.iter().map(|value| format!("{value:.1}"));
+            values.collect::<Vec<_>>().join(" ")
+        };
+        text = format!(
+            "{text}\n\nat rest, each node:\n  resident memory, MiB   {} (before the logs {})\n  percent of a core      \
+             {} (before the logs {})\n  start of a node        {} ms",
+            list(&rest.resident_mib),
+            list(&rest.resident_before_mib),
+            list(&rest.cpu_percent),
+            list(&rest.cpu_before_percent),
+            rest.start.as_millis()
+        );
+    }
+    text
+}
+
+/// The same for programs.
+fn json(outcome: &Outcome) -> Value {
+    let rates = |rates: &[f64]| {
+        spread(rates.iter().copied())
+            .map(|(min, median, max)| json!({ "median": median, "min": min, "max": max }))
+    };
+    let rows = outcome.rows.iter().map(|row| {
+        json!({
+            "row": row.name,
+            "what": row.what,
+            "runs": row.one.len(),
+            "one_log_per_second": rates(&row.one),
+            "all_logs_per_second": rates(&row.many),
+            "ratio": row.ratio(),
+        })
+    });
+    json!({
+        "logs": outcome.logs,
+        "created_per_second": outcome.created_per_second,
+        "deleted_per_second": outcome.deleted_per_second,
+        "rows": rows.collect::<Vec<_>>(),
+        "at_rest": outcome.at_rest.as_ref().map(|rest| json!({
+            "resident_mib": rest.resident_mib,
+            "resident_before_mib": rest.resident_before_mib,
+            "cpu_percent": rest.cpu_percent,
+            "cpu_before_percent": rest.cpu_before_percent,
+            "start_ms": rest.start.as_millis(),
+        })),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ratio_is_that_of_the_medians() {
+        let outcome = Outcome {
+            logs: 10,
+            created_per_second: 3000.0,
+            deleted_per_second: 2000.0,
+            rows: vec![Compared {
+                name: "unary64",
+                what: "calls".to_owned(),
+                one: vec![100.0, 1000.0, 200.0],
+                many: vec![90.0, 180.0, 10_000.0],
+            }],
+            at_rest: None,
+        };
+        let told = json(&outcome);
+        assert_eq!(told["rows"][0]["ratio"], 0.9);
+        assert_eq!(told["rows"][0]["all_logs_per_second"]["max"], 10_000.0);
+        assert!(text(&outcome).contains("0.90"), "{}", text(&outcome));
+    }
+}
