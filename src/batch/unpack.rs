@@ -27,7 +27,8 @@ pub struct Part {
     pub bytes_max: usize,
 }
 
-/// Checks every record of a compressed batch against the limits, and counts them.
+/// Checks every record of a compressed batch against the limits. Gives how many they are, and their bytes
+/// without compression.
 ///
 /// # Errors
 ///
@@ -38,15 +39,16 @@ pub fn check_packed(
     compression: Compression,
     bytes_max: usize,
     limits: &Limits,
-) -> Result<u32, BatchError> {
+) -> Result<(u32, usize), BatchError> {
     if compression == Compression::None {
-        return check(bytes, limits);
+        return Ok((check(bytes, limits)?, bytes.len()));
     }
     let mut records = Records::new(bytes, compression, bytes_max)?;
     let mut record = Vec::new();
-    let mut count = 0;
+    let (mut count, mut plain_bytes) = (0, 0);
     while let Some(length) = records.next_length()? {
         count += 1;
+        plain_bytes += length;
         let (what, most) = ("a batch's number of records", limits.records as usize);
         over(what, count, most)?;
         record.clear();
@@ -54,7 +56,8 @@ pub fn check_packed(
         check_record(&record, limits)?;
     }
     records.check_end()?;
-    Ok(u32::try_from(count).unwrap_or(u32::MAX))
+    let plain_bytes = usize::try_from(plain_bytes).unwrap_or(usize::MAX);
+    Ok((u32::try_from(count).unwrap_or(u32::MAX), plain_bytes))
 }
 
 /// A part of a batch, as it is without compression, and how many records it holds. It shares the batch's memory if
@@ -250,7 +253,8 @@ mod tests {
         for compression in ALL {
             let packed = compress(&plain, compression).unwrap();
             let check = |bytes: &Bytes, most, limits: &Limits| {
-                check_packed(bytes, compression, most, limits)
+                let checked = check_packed(bytes, compression, most, limits);
+                checked.map(|(count, _)| count)
             };
             assert_eq!(check(&packed, plain.len(), &LIMITS), Ok(2000));
             for limits in [

@@ -36,7 +36,7 @@ pub use consume::unpacked::ConsumedRecord;
 pub use error::ClientError;
 pub use info::{Claim, CursorInfo, FenceInfo, LogInfo, LogSettings, SessionInfo};
 pub use produce::ack::{Ack, Appended, BatchAck};
-pub use produce::appender::{Appender, AppenderOptions};
+pub use produce::appender::{Appender, AppenderOptions, BatchFor};
 pub use produce::backlog::ProducerStats;
 pub use produce::producer::{Fence, Producer, ProducerOptions};
 

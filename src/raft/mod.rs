@@ -50,7 +50,7 @@ mod tests;
 pub use engine::Timing;
 pub use entry::catalog::{CreateLog, DeleteLog, LogConfig, UpdateLog};
 pub use entry::command::{ClaimEpoch, CommitCursor, Retention};
-pub use entry::outcome::{OffsetRange, Ranges, Receipt, Refusal, StateRefusal};
+pub use entry::outcome::{OffsetRange, Ranges, Receipt, Refusal, Refused, StateRefusal};
 pub use entry::owner;
 pub use entry::types::Member;
 pub use entry::wire_error::WireError;

@@ -15,7 +15,8 @@ use crate::log::{self, Offset};
 use crate::name::Shown;
 use crate::net::budget::Full;
 use crate::raft::{
-    DiskFull, ExecuteError, MembershipError, ProposeError, ReadError, Refusal, StateRefusal,
+    DiskFull, ExecuteError, MembershipError, ProposeError, ReadError, Refusal, Refused,
+    StateRefusal,
 };
 use crate::reason::{self, Reason};
 
@@ -140,14 +141,63 @@ pub fn denied(subject: &str, action: &str, on: On<'_>) -> Status {
 
 /// A batch was not appended, or may not have been; `fence` is the name that it came in.
 pub fn propose_under(error: &ProposeError, fence: Option<&str>) -> Status {
-    let (Some(name), ProposeError::Refused(Refusal::Fenced { epoch })) = (fence, error) else {
+    match error {
+        ProposeError::Refused(refused) => refused_under(refused.why, fence, ""),
+        error => propose(error),
+    }
+}
+
+/// Batches of one call were not appended, or may not have been; `of` tells of each its log and the name that it
+/// came in.
+pub fn propose_many(error: &ProposeError, of: &[(String, Option<String>)]) -> Status {
+    let ProposeError::Refused(Refused { why, batch }) = error else {
         return propose(error);
     };
-    let message = format!(
-        "{} has epoch {epoch} now: the batch is fenced off",
-        Shown(name)
-    );
-    Reason::Fenced.status_with(&message, details([("name", &name), ("epoch", epoch)]))
+    let whose = usize::try_from(*batch)
+        .ok()
+        .and_then(|number| of.get(number));
+    let Some((log, fence)) = whose else {
+        return propose(error);
+    };
+    let log = Shown(log);
+    let before = format!("nothing was appended, for the batch to {log} (number {batch}): ");
+    refused_under(*why, fence.as_deref(), &before)
+}
+
+fn refused_under(why: Refusal, fence: Option<&str>, before: &str) -> Status {
+    let (reason, mut metadata) = refused(&why);
+    let message = match (fence, why) {
+        (Some(name), Refusal::Fenced { epoch }) => {
+            metadata.insert("name".to_owned(), name.to_owned());
+            let name = Shown(name);
+            format!("{before}{name} has epoch {epoch} now: the batch is fenced off")
+        }
+        _ => format!("{before}{why}"),
+    };
+    reason.status_with(&message, metadata)
+}
+
+/// Why the state machine refused a batch.
+fn refused(why: &Refusal) -> (Reason, HashMap<String, String>) {
+    let none = HashMap::new;
+    match why {
+        Refusal::SequenceGap { expected } => {
+            (Reason::SequenceGap, details([("expected", expected)]))
+        }
+        Refusal::SequenceOverlap { expected } => {
+            (Reason::SequenceOverlap, details([("expected", expected)]))
+        }
+        Refusal::SequenceReused { expected } => {
+            (Reason::SequenceReused, details([("expected", expected)]))
+        }
+        Refusal::NotOwner | Refusal::NotHolder => (Reason::NotOwner, none()),
+        Refusal::OffsetDiffers { next } => {
+            (Reason::OffsetDiffers, details([("next_offset", next)]))
+        }
+        Refusal::Fenced { epoch } => (Reason::Fenced, details([("epoch", epoch)])),
+        Refusal::NoSuchLog => (Reason::LogDeleted, none()),
+        Refusal::SessionExpired => (Reason::SessionExpired, none()),
+    }
 }
 
 pub fn propose(error: &ProposeError) -> Status {
@@ -160,24 +210,7 @@ pub fn propose(error: &ProposeError) -> Status {
         }
         ProposeError::DiskFull(full) => disk_full(full),
         ProposeError::Unknown => (Reason::OutcomeUnknown, none()),
-        ProposeError::Refused(Refusal::SequenceGap { expected }) => {
-            (Reason::SequenceGap, details([("expected", expected)]))
-        }
-        ProposeError::Refused(Refusal::SequenceOverlap { expected }) => {
-            (Reason::SequenceOverlap, details([("expected", expected)]))
-        }
-        ProposeError::Refused(Refusal::SequenceReused { expected }) => {
-            (Reason::SequenceReused, details([("expected", expected)]))
-        }
-        ProposeError::Refused(Refusal::NotOwner | Refusal::NotHolder) => (Reason::NotOwner, none()),
-        ProposeError::Refused(Refusal::OffsetDiffers { next }) => {
-            (Reason::OffsetDiffers, details([("next_offset", next)]))
-        }
-        ProposeError::Refused(Refusal::Fenced { epoch }) => {
-            (Reason::Fenced, details([("epoch", epoch)]))
-        }
-        ProposeError::Refused(Refusal::NoSuchLog) => (Reason::LogDeleted, none()),
-        ProposeError::Refused(Refusal::SessionExpired) => (Reason::SessionExpired, none()),
+        ProposeError::Refused(Refused { why, .. }) => refused(why),
         ProposeError::Malformed => (Reason::MalformedBatch, none()),
         ProposeError::Stopping => return draining(),
     };

@@ -45,6 +45,7 @@ fn native_request() -> ProduceRequest {
 pub fn native_stream_message() -> Bytes {
     framed(&ProduceStreamRequest {
         produce: Some(native_request()),
+        many: None,
     })
 }
 

@@ -148,6 +148,7 @@ impl Lane {
                 session,
                 ..ProduceRequest::default()
             }),
+            many: None,
         }
     }
 

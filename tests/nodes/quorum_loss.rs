@@ -184,6 +184,7 @@ impl Caller {
         let (value_of, mut client) = (value("native stream"), self.native.clone());
         let requests = tokio_stream::once(ProduceStreamRequest {
             produce: Some(packed(&value_of)),
+            many: None,
         });
         let call = async move {
             let mut answers = client.produce_stream(requests).await?.into_inner();

@@ -138,6 +138,7 @@ fn limits(limits: &GetLimitsResponse) -> Told {
         batch_bytes_max,
         batch_decompressed_bytes_max,
         batch_records_max,
+        many_batches_max,
         key_bytes_max,
         headers_max,
         header_bytes_max,
@@ -341,6 +342,6 @@ mod tests {
             "{text}"
         );
         assert_eq!(json["message_bytes_max"], 7);
-        assert_eq!(json.as_object().map(serde_json::Map::len), Some(26));
+        assert_eq!(json.as_object().map(serde_json::Map::len), Some(27));
     }
 }

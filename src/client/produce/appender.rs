@@ -12,11 +12,14 @@ use tonic::Status;
 use super::ack::Appended;
 use crate::batch::{Compression, Record, compress_if_smaller};
 use crate::client::attempts::{Attempts, limited, within};
+use crate::client::named::Log;
 use crate::client::servers::Servers;
 use crate::client::session::{self, Opened, Token};
 use crate::client::told::{is_session_expired, leaves_doubt, offset_differs};
 use crate::client::{ClientError, Fence, SILENCE_MAX, build, native};
-use crate::proto::v1::{Batch, ProduceRequest, ProduceResponse};
+use crate::proto::v1::{
+    Batch, ManyBatch, ProduceManyRequest, ProduceRequest, ProduceResponse, SessionSequence,
+};
 
 /// How an appender appends.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +91,31 @@ impl Appender {
         self.append_if(Some(expected_next_offset), &records).await
     }
 
+    /// Appends batches to several logs in one step: all of them, or none. The appender's own log is none of them
+    /// unless it is named. Gives where each stands, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::EmptyBatch`] without a batch, or with one that has no record; [`ClientError::Refused`] if a
+    /// log is named twice, or a condition does not hold: the message says whose; else as [`Self::append`].
+    pub async fn append_all(&mut self, batches: &[BatchFor]) -> Result<Vec<Appended>, ClientError> {
+        if batches.is_empty() {
+            return Err(ClientError::EmptyBatch);
+        }
+        let batches = batches.iter().map(|one| {
+            Ok::<_, ClientError>(ManyBatch {
+                log: one.log.clone(),
+                batch: Some(self.batch(&one.records)?),
+                expected_next_offset: one.expected_next_offset,
+                fence: self.options.fence.clone().map(Into::into),
+            })
+        });
+        let batches = batches.collect::<Result<_, _>>()?;
+        let session = None;
+        self.appended(Call::Many(ProduceManyRequest { batches, session }))
+            .await
+    }
+
     /// Closes the session, if a server answers.
     pub async fn close(self) {
         if let (Some(session), Some(server)) = (self.session, &self.server) {
@@ -107,12 +135,17 @@ impl Appender {
             expected_next_offset: expected,
             fence: self.options.fence.clone().map(Into::into),
         };
+        let mut appended = self.appended(Call::One(request)).await?;
+        appended.pop().ok_or(ClientError::Closed)
+    }
+
+    async fn appended(&mut self, call: Call) -> Result<Vec<Appended>, ClientError> {
         let attempts = Attempts::new(&self.servers, None, self.timeout)?;
         // The session is taken out while an outcome is open, so that it is gone if the caller drops the call.
         let mut tries = Tries {
             servers: &self.servers,
             attempts: attempts.beginning_at(self.server.take()),
-            request,
+            call,
             session: self.session.take(),
             token: Token::random(),
             uncertain: false,
@@ -136,28 +169,89 @@ impl Appender {
     }
 }
 
-/// The tries to append one batch.
+/// A batch for one of several logs.
+#[derive(Clone, Debug)]
+pub struct BatchFor {
+    log: String,
+    records: Vec<Record>,
+    expected_next_offset: Option<u64>,
+}
+
+impl BatchFor {
+    /// Records for a log, side by side.
+    pub fn new(log: impl Into<String>, records: Vec<Record>) -> Self {
+        Self {
+            log: log.into(),
+            records,
+            expected_next_offset: None,
+        }
+    }
+
+    /// Only if the log ends at this offset.
+    pub fn only_at(mut self, expected_next_offset: u64) -> Self {
+        self.expected_next_offset = Some(expected_next_offset);
+        self
+    }
+}
+
+/// What is asked for.
+enum Call {
+    One(ProduceRequest),
+    Many(ProduceManyRequest),
+}
+
+impl Call {
+    /// Where the one log was expected to end.
+    fn expected(&self) -> Option<u64> {
+        match self {
+            Self::One(request) => request.expected_next_offset,
+            Self::Many(_) => None,
+        }
+    }
+
+    /// Makes the call once.
+    async fn make(
+        &mut self,
+        mut client: Log,
+        session: SessionSequence,
+    ) -> Result<Vec<ProduceResponse>, Status> {
+        match self {
+            Self::One(request) => {
+                request.session = Some(session);
+                let answer = within(SILENCE_MAX, client.produce(request.clone())).await?;
+                Ok(vec![answer.into_inner()])
+            }
+            Self::Many(request) => {
+                request.session = Some(session);
+                let answer = within(SILENCE_MAX, client.produce_many(request.clone())).await?;
+                Ok(answer.into_inner().appended)
+            }
+        }
+    }
+}
+
+/// The tries to append what one call brings.
 struct Tries<'a> {
     servers: &'a Arc<Servers>,
     attempts: Attempts,
-    request: ProduceRequest,
+    call: Call,
     session: Option<Session>,
     token: Token,
-    /// A try may have appended the batch, or may still do so.
+    /// A try may have appended it, or may still do so.
     uncertain: bool,
 }
 
 impl Tries<'_> {
-    async fn run(&mut self) -> Result<Appended, ClientError> {
+    async fn run(&mut self) -> Result<Vec<Appended>, ClientError> {
         loop {
             let status = match self.once().await {
                 Ok(answer) => {
                     self.uncertain = false;
-                    return Ok(Appended::from(&answer));
+                    return Ok(answer.iter().map(Appended::from).collect());
                 }
                 Err(status) => status,
             };
-            let expected = self.request.expected_next_offset;
+            let expected = self.call.expected();
             if let (Some(expected), Some(next)) = (expected, offset_differs(&status)) {
                 return Err(ClientError::OffsetDiffers { expected, next });
             }
@@ -176,7 +270,7 @@ impl Tries<'_> {
         }
     }
 
-    async fn once(&mut self) -> Result<ProduceResponse, Status> {
+    async fn once(&mut self) -> Result<Vec<ProduceResponse>, Status> {
         let server = self.attempts.server().to_owned();
         let mut session = match self.session {
             Some(session) => session,
@@ -186,15 +280,16 @@ impl Tries<'_> {
             },
         };
         self.session = Some(session);
-        self.request.session = Some(session.opened.sequence(session.sequence));
-        let mut client = native(limited(self.servers.channel(&server), SILENCE_MAX));
+        let sequence = session.opened.sequence(session.sequence);
+        let client = native(limited(self.servers.channel(&server), SILENCE_MAX));
         let was_uncertain = std::mem::replace(&mut self.uncertain, true);
-        let answer = within(SILENCE_MAX, client.produce(self.request.clone())).await;
+        let answer = self.call.make(client, sequence).await;
         if let Err(status) = &answer {
             self.uncertain = was_uncertain || leaves_doubt(status);
         }
-        let answer = answer?.into_inner();
-        session.sequence += u64::from(answer.count);
+        let answer = answer?;
+        let records = answer.iter().map(|batch| u64::from(batch.count));
+        session.sequence += records.sum::<u64>();
         self.session = Some(session);
         Ok(answer)
     }

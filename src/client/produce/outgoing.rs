@@ -129,7 +129,10 @@ impl Stream for Outgoing {
             match self.look(cx) {
                 Next::Send(produce) => {
                     let produce = Some(produce);
-                    return Poll::Ready(Some(v1::ProduceStreamRequest { produce }));
+                    return Poll::Ready(Some(v1::ProduceStreamRequest {
+                        produce,
+                        many: None,
+                    }));
                 }
                 Next::Pack(first, plain) => self.pack(first, plain),
                 Next::Wait => return Poll::Pending,

@@ -9,8 +9,8 @@ use crate::log::{LogId, Offset};
 pub enum Outcome {
     /// Nothing to tell.
     Done,
-    /// One outcome for each batch, in order.
-    Appended(Vec<BatchOutcome>),
+    /// One outcome for each bundle of batches, in order.
+    Appended(Vec<BundleOutcome>),
     /// The first offset that may be read now.
     Trimmed(Offset),
     /// The node id, or why there is none.
@@ -35,10 +35,10 @@ pub struct Made {
     pub epoch: u64,
 }
 
-/// Where a batch's records stand, or why they were not appended.
-pub type BatchOutcome = Result<Receipt, Refusal>;
+/// Where the records of a bundle's batches stand, or why none of them was appended.
+pub type BundleOutcome = Result<Receipt, Refused>;
 
-/// What an appended batch came to.
+/// What an appended bundle came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// Where its records stand.
@@ -49,9 +49,24 @@ pub struct Receipt {
     pub duplicate: bool,
 }
 
-/// The offsets of a batch's records, in order. One range, unless an earlier try had appended a
-/// part of the batch.
+/// The offsets of a bundle's records: one range for each batch, in order. More for a batch of plain records that
+/// stands alone, if an earlier try had appended a part of it.
 pub type Ranges = Vec<OffsetRange>;
+
+/// Why the state machine did not append a bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Refused {
+    pub why: Refusal,
+    /// Whose fault it is: the number of a batch in the bundle, from 0.
+    pub batch: u32,
+}
+
+impl From<Refusal> for Refused {
+    fn from(why: Refusal) -> Self {
+        Self { why, batch: 0 }
+    }
+}
 
 /// Consecutive records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use crate::log::Offset;
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::outcome::{Refusal, StateRefusal};
+use crate::raft::entry::outcome::{Refusal, Refused, StateRefusal};
 
 /// A batch was not appended, or may not have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,13 +25,19 @@ pub enum ProposeError {
     DiskFull(#[from] DiskFull),
     /// The state machine refused it.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] Refused),
     /// The bytes are not a batch.
     #[error("the bytes are not a batch of records")]
     Malformed,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+}
+
+impl From<Refusal> for ProposeError {
+    fn from(why: Refusal) -> Self {
+        Self::Refused(why.into())
+    }
 }
 
 /// A command of sessions, fences or cursors was not carried out.

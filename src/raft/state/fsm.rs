@@ -11,7 +11,7 @@ use crate::raft::entry::admission::{Admission, Entrance};
 use crate::raft::entry::catalog::{LogConfig, UpdateLog};
 use crate::raft::entry::command::Command;
 use crate::raft::entry::outcome::{
-    BatchOutcome, NotRegistered, OffsetRange, Outcome, Receipt, Refusal, StateRefusal,
+    BundleOutcome, NotRegistered, OffsetRange, Outcome, Receipt, Refusal, Refused, StateRefusal,
 };
 use crate::raft::entry::types::{Entry, EntryPayload, LogId, StoredMembership};
 
@@ -180,71 +180,82 @@ impl Fsm {
         &mut self,
         payload: &[u8],
         runs: &mut Vec<Run>,
-    ) -> Result<Vec<BatchOutcome>, log::Error> {
+    ) -> Result<Vec<BundleOutcome>, log::Error> {
         let batches = record::batches(payload)?;
         let timestamp_ms = record::timestamp_ms(payload);
         self.timestamp_ms = self.timestamp_ms.max(timestamp_ms);
         let mut outcomes = Vec::with_capacity(batches.len());
-        for batch in batches {
-            let digests = batch.producer.map(|_| Digests::of(payload, &batch));
-            let digests = digests.transpose()?;
-            let (verdict, next) = match self.judge(&batch, digests.as_ref()) {
-                Ok(judged) => judged,
-                Err(refusal) => {
-                    outcomes.push(Err(refusal));
-                    continue;
-                }
-            };
-            let mut ranges = verdict.known;
-            let fresh = batch.count - verdict.skip;
-            if fresh > 0 {
-                let run = run(payload, &batch, verdict.skip, next)?;
-                runs.push(run);
-                ranges.push(OffsetRange {
-                    first: next,
-                    count: fresh,
-                });
-                if let Some((producer, digests)) = batch.producer.zip(digests) {
-                    let (session, digests) = (producer.session, digests.without(verdict.skip));
-                    self.sessions.appended(timestamp_ms, session, &run, digests);
-                }
-                let bytes = batch.records(payload).len() as u64;
-                self.logs.appended(batch.log, fresh, bytes, timestamp_ms);
-            }
-            outcomes.push(Ok(Receipt {
-                ranges,
-                timestamp_ms: if fresh > 0 { timestamp_ms } else { 0 },
-                duplicate: fresh == 0,
-            }));
+        for bundle in record::bundles(&batches) {
+            outcomes.push(self.append_bundle(payload, bundle, timestamp_ms, runs)?);
         }
         Ok(outcomes)
     }
 
-    /// Whether a batch is appended, and where its log ends. What an earlier try appended is known first: its
-    /// conditions held then.
-    fn judge(
-        &self,
-        batch: &Batch<'_>,
-        digests: Option<&Digests>,
-    ) -> Result<(Verdict, Offset), Refusal> {
-        let verdict = match batch.producer.zip(digests) {
-            Some((producer, digests)) => {
-                let (log, count) = (batch.log, batch.count);
-                self.sessions.judge(log, producer, count, digests)?
-            }
+    /// Appends the batches of a bundle, or none of them.
+    fn append_bundle(
+        &mut self,
+        payload: &[u8],
+        bundle: &[Batch<'_>],
+        timestamp_ms: u64,
+        runs: &mut Vec<Run>,
+    ) -> Result<BundleOutcome, log::Error> {
+        let producer = bundle[0].producer;
+        let digests = producer.map(|_| Digests::of(payload, bundle));
+        let digests = digests.transpose()?;
+        let Verdict { known, skip } = match self.judge(bundle, digests.as_ref()) {
+            Ok(verdict) => verdict,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let duplicate = u64::from(skip) == record::records_of(bundle);
+        let mut ranges = known;
+        let from = runs.len();
+        for batch in bundle.iter().filter(|_| !duplicate) {
+            // A part of a batch is known only if the batch stands alone.
+            let count = batch.count - skip;
+            let bytes = batch.records(payload).len() as u64;
+            let first = self.logs.appended(batch.log, count, bytes, timestamp_ms);
+            runs.push(run(payload, batch, skip, first)?);
+            ranges.push(OffsetRange { first, count });
+        }
+        if let Some((producer, digests)) = producer.zip(digests).filter(|_| !duplicate) {
+            let (session, digests) = (producer.session, digests.without(skip));
+            self.sessions
+                .appended(timestamp_ms, session, &runs[from..], digests);
+        }
+        Ok(Ok(Receipt {
+            ranges,
+            timestamp_ms: if duplicate { 0 } else { timestamp_ms },
+            duplicate,
+        }))
+    }
+
+    /// Whether a bundle is appended. What an earlier try appended is known first: its conditions held then.
+    fn judge(&self, bundle: &[Batch<'_>], digests: Option<&Digests>) -> Result<Verdict, Refused> {
+        let (log, records) = (bundle[0].log, record::records_of(bundle));
+        let verdict = match bundle[0].producer.zip(digests) {
+            Some((producer, digests)) => self.sessions.judge(log, producer, records, digests)?,
             None => Verdict::new_batch(),
         };
-        let known = self.logs.get(batch.log).map(|log| log.ends.next);
-        if verdict.skip == batch.count {
-            return Ok((verdict, known.unwrap_or_default()));
+        if u64::from(verdict.skip) == records {
+            return Ok(verdict);
         }
-        let next = known.ok_or(Refusal::NoSuchLog)?;
+        for (number, batch) in (0..).zip(bundle) {
+            let judged = self.judge_batch(batch);
+            judged.map_err(|why| Refused { why, batch: number })?;
+        }
+        Ok(verdict)
+    }
+
+    /// Whether a batch's log is there, and what the batch depends on holds.
+    fn judge_batch(&self, batch: &Batch<'_>) -> Result<(), Refusal> {
+        let known = self.logs.get(batch.log).ok_or(Refusal::NoSuchLog)?;
+        let next = known.ends.next;
         if let Some(fence) = &batch.conditions.fence {
             self.fences.judge(fence)?;
         }
         match batch.conditions.expected_next_offset {
             Some(expected) if expected != next => Err(Refusal::OffsetDiffers { next }),
-            _ => Ok((verdict, next)),
+            _ => Ok(()),
         }
     }
 

@@ -184,13 +184,15 @@ impl Logs {
         Ok(ends.first)
     }
 
-    /// Takes note of so many records, appended at a log's end.
-    pub fn appended(&mut self, id: LogId, records: u32, bytes: u64, time_ms: u64) {
-        if let Some(log) = self.by_id.get_mut(&id) {
-            log.ends.next = Offset(log.ends.next.0 + u64::from(records));
-            log.bytes = log.bytes.saturating_add(bytes);
-            log.last_append_ms = log.last_append_ms.max(time_ms);
-        }
+    /// Takes note of so many records, appended at the end of a log that is there. Gives the offset of the first.
+    pub fn appended(&mut self, id: LogId, records: u32, bytes: u64, time_ms: u64) -> Offset {
+        let log = self.by_id.get_mut(&id);
+        let log = log.expect("batches for logs that are not there are refused");
+        let first = log.ends.next;
+        log.ends.next = Offset(first.0 + u64::from(records));
+        log.bytes = log.bytes.saturating_add(bytes);
+        log.last_append_ms = log.last_append_ms.max(time_ms);
+        first
     }
 
     /// No log at all, to be filled from rows. So many ids were given.

@@ -14,6 +14,7 @@ fn append(log: Which) -> Step {
         producer: None,
         values: vec![7; 4],
         packed: None,
+        more: Vec::new(),
         again: false,
         is_stolen: false,
     };

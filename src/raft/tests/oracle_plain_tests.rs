@@ -9,7 +9,7 @@ use crate::log::record::{Conditions, Producer};
 use crate::log::{AllEnds, Ends, LogId, Offset};
 use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, UpdateLog};
 use crate::raft::entry::command::CommitCursor;
-use crate::raft::entry::outcome::{Full, Made, Outcome, Refusal, StateRefusal};
+use crate::raft::entry::outcome::{Full, Made, Outcome, Refusal, Refused, StateRefusal};
 use crate::raft::state::logs::DEFAULT_NAME;
 
 /// All of it.
@@ -39,17 +39,27 @@ pub(crate) struct PlainLog {
     pub(crate) cursors: BTreeMap<String, u64>,
 }
 
-/// A record of a session: where it stands, and the packed batch that it came in.
+/// A record of a session: where it stands, and the packed batches that it came in.
 #[derive(Clone)]
 pub(crate) struct Sent {
     log: LogId,
     offset: u64,
     value: Vec<u8>,
-    packed: Option<(usize, Vec<Vec<u8>>)>,
+    packed: Option<(usize, Parts)>,
+}
+
+/// Batches that are appended together: the log of each, and its records.
+pub(crate) type Parts = Vec<(LogId, Vec<Vec<u8>>)>;
+
+/// One of them, and what it depends on.
+pub(crate) struct PlainPart<'a> {
+    pub(crate) log: LogId,
+    pub(crate) values: Vec<Vec<u8>>,
+    pub(crate) conditions: Conditions<'a>,
 }
 
 /// The offset of each record of a batch, or why there are none.
-pub(crate) type Offsets = Result<Vec<u64>, Refusal>;
+pub(crate) type Offsets = Result<Vec<u64>, Refused>;
 
 impl PlainLog {
     pub(crate) fn next(&self) -> Offset {
@@ -181,69 +191,117 @@ impl Plain {
         log.records.len() as u64 - 1
     }
 
+    /// Appends packed batches together, or none of them.
+    pub(crate) fn append_packed(
+        &mut self,
+        producer: Option<Producer>,
+        parts: &[PlainPart<'_>],
+    ) -> Offsets {
+        let sent: Parts = parts
+            .iter()
+            .map(|part| (part.log, part.values.clone()))
+            .collect();
+        if let Some(producer) = producer {
+            let (known, begins) = self.known(producer)?;
+            let old = &known[begins..known.len().min(begins + records_of(&sent))];
+            if !old.is_empty() {
+                compare_packed(old, begins, &sent, known.len() as u64)?;
+                return Ok(old.iter().map(|sent| sent.offset).collect());
+            }
+        }
+        for (number, part) in (0..).zip(parts) {
+            let judged = self.judge(part.log, Some(&part.conditions));
+            judged.map_err(|why| Refused { why, batch: number })?;
+        }
+        let begins = producer.map(|producer| producer.sequence as usize);
+        let packed = begins.map(|begins| (begins, sent.clone()));
+        let mut stand = Vec::new();
+        for (log, values) in &sent {
+            for value in values {
+                stand.push(self.sent(*log, producer, value, packed.clone()));
+            }
+        }
+        Ok(stand)
+    }
+
+    /// Appends plain records.
     pub(crate) fn append(
         &mut self,
         log: LogId,
         producer: Option<Producer>,
         values: &[Vec<u8>],
-        packed: Option<&Conditions<'_>>,
     ) -> Offsets {
-        let Some(producer) = producer else {
-            self.judge(log, packed)?;
-            let all = values.iter();
-            return Ok(all.map(|value| self.push(log, value)).collect());
-        };
+        let mut old = Vec::new();
+        if let Some(producer) = producer {
+            let (known, begins) = self.known(producer)?;
+            let again = &known[begins..known.len().min(begins + values.len())];
+            compare(again, log, values, known.len() as u64)?;
+            old = again.iter().map(|sent| sent.offset).collect();
+        }
+        if old.len() < values.len() {
+            self.judge(log, None)?;
+        }
+        for value in &values[old.len()..] {
+            old.push(self.sent(log, producer, value, None));
+        }
+        Ok(old)
+    }
+
+    /// The records of a session, and where in them a batch begins.
+    fn known(&self, producer: Producer) -> Result<(&[Sent], usize), Refusal> {
         let known = self.sessions.get(&producer.session);
         let known = known.ok_or(Refusal::SessionExpired)?;
         if self.owners[&producer.session] != producer.owner {
             return Err(Refusal::NotOwner);
         }
-        let begins = producer.sequence as usize;
-        let expected = known.len() as u64;
+        let (begins, expected) = (producer.sequence as usize, known.len() as u64);
         if begins > known.len() {
             return Err(Refusal::SequenceGap { expected });
         }
-        let old = &known[begins..known.len().min(begins + values.len())];
-        compare(old, log, begins, values, packed.is_some(), expected)?;
-        let old = old.len();
-        if old < values.len() {
-            self.judge(log, packed)?;
-        }
-        for value in &values[old..] {
-            let sent = Sent {
-                log,
-                offset: self.push(log, value),
-                value: value.clone(),
-                packed: packed.map(|_| (begins, values.to_vec())),
-            };
-            self.sessions
-                .entry(producer.session)
-                .or_default()
-                .push(sent);
-        }
-        let stand = self.sessions[&producer.session][begins..begins + values.len()].iter();
-        Ok(stand.map(|sent| sent.offset).collect())
+        Ok((known, begins))
     }
 
-    /// The records from `sequence` on as they were sent, as far as they were, and to which log: a packed batch as
-    /// a whole.
+    /// Appends a record, and notes it for its session.
+    fn sent(
+        &mut self,
+        log: LogId,
+        producer: Option<Producer>,
+        value: &[u8],
+        packed: Option<(usize, Parts)>,
+    ) -> u64 {
+        let offset = self.push(log, value);
+        if let Some(producer) = producer {
+            let session = self.sessions.entry(producer.session).or_default();
+            session.push(Sent {
+                log,
+                offset,
+                value: value.to_vec(),
+                packed,
+            });
+        }
+        offset
+    }
+
+    /// The plain records from `sequence` on as they were sent, as far as they were, and to which log.
     pub(crate) fn again(
         &self,
         session: u128,
         sequence: u64,
         mut values: Vec<Vec<u8>>,
-        is_packed: bool,
-    ) -> (Option<LogId>, u64, Vec<Vec<u8>>) {
+    ) -> (Option<LogId>, Vec<Vec<u8>>) {
         let known = self.sessions.get(&session).map_or(&[][..], |known| known);
         let old = known.get(sequence as usize..).unwrap_or_default();
-        let log = old.first().map(|sent| sent.log);
-        if let (true, Some(sent)) = (is_packed, old.first().and_then(|sent| sent.packed.clone())) {
-            return (log, sent.0 as u64, sent.1);
-        }
         for (value, sent) in values.iter_mut().zip(old) {
             value.clone_from(&sent.value);
         }
-        (log, sequence, values)
+        (old.first().map(|sent| sent.log), values)
+    }
+
+    /// The packed batches that a session's record came in, and where they began.
+    pub(crate) fn packed_again(&self, session: u128, sequence: u64) -> Option<(u64, Parts)> {
+        let sent = self.sessions.get(&session)?.get(sequence as usize)?;
+        let (begins, parts) = sent.packed.clone()?;
+        Some((begins as u64, parts))
     }
 
     fn judge(&self, log: LogId, conditions: Option<&Conditions<'_>>) -> Result<(), Refusal> {
@@ -277,28 +335,44 @@ impl Plain {
     }
 }
 
-/// Whether what is sent again is what was sent.
-fn compare(
+impl Sent {
+    /// The log of the first batch that it came with.
+    fn lead(&self) -> LogId {
+        self.packed
+            .as_ref()
+            .map_or(self.log, |(_, parts)| parts[0].0)
+    }
+}
+
+fn records_of(parts: &Parts) -> usize {
+    parts.iter().map(|(_, values)| values.len()).sum()
+}
+
+/// Whether packed batches that are sent again are what was sent.
+fn compare_packed(
     old: &[Sent],
-    log: LogId,
     begins: usize,
-    values: &[Vec<u8>],
-    is_packed: bool,
+    parts: &Parts,
     expected: u64,
 ) -> Result<(), Refusal> {
-    let reused = Err(Refusal::SequenceReused { expected });
-    let Some(first) = old.first() else {
-        return Ok(());
-    };
-    if first.log != log {
-        return reused;
+    if old[0].lead() != parts[0].0 {
+        return Err(Refusal::SequenceReused { expected });
     }
-    if is_packed {
-        let same_cut =
-            |(at, sent): &(usize, Vec<Vec<u8>>)| *at == begins && sent.len() == values.len();
-        let sent = first.packed.as_ref().filter(|sent| same_cut(sent));
-        let (_, sent) = sent.ok_or(Refusal::SequenceOverlap { expected })?;
-        return if sent == values { Ok(()) } else { reused };
+    match &old[0].packed {
+        Some((at, sent)) if *at == begins && records_of(sent) == records_of(parts) => {
+            let is_same = sent == parts;
+            let reused = Refusal::SequenceReused { expected };
+            is_same.then_some(()).ok_or(reused)
+        }
+        _ => Err(Refusal::SequenceOverlap { expected }),
+    }
+}
+
+/// Whether plain records that are sent again are what was sent.
+fn compare(old: &[Sent], log: LogId, values: &[Vec<u8>], expected: u64) -> Result<(), Refusal> {
+    let reused = Err(Refusal::SequenceReused { expected });
+    if old.first().is_some_and(|first| first.lead() != log) {
+        return reused;
     }
     for (sent, value) in old.iter().zip(values) {
         if sent.packed.is_some() {

@@ -44,7 +44,7 @@ pub(crate) enum Plan {
 }
 
 /// How far off the end of the log is, and the epoch of a name.
-type Under = (Option<i8>, Option<(u8, i8)>);
+pub(crate) type Under = (Option<i8>, Option<(u8, i8)>);
 
 #[derive(Debug, Clone)]
 pub(crate) struct BatchOf {
@@ -54,6 +54,8 @@ pub(crate) struct BatchOf {
     pub(crate) values: Vec<u8>,
     /// Packed, under conditions.
     pub(crate) packed: Option<Under>,
+    /// More batches that go together with a packed one, and how far off the ends of their logs are.
+    pub(crate) more: Vec<(Which, Vec<u8>, Option<i8>)>,
     /// What was sent before is sent as it was.
     pub(crate) again: bool,
     /// Sent by who did not open the session.
@@ -69,6 +71,8 @@ fn which() -> impl Strategy<Value = Which> + Clone {
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     // Most batches go on, some are retried whole or in part, a few leave a gap.
     let back = prop_oneof![5 => Just(0i8), 4 => -8..0i8, 1 => 1..3i8];
+    let off = option::of(prop_oneof![4 => Just(0i8), 1 => -2..3i8]);
+    let more = vec((which(), vec(any::<u8>(), 1..4), off), 0..3);
     let batch = (
         which(),
         option::weighted(0.8, (0..4u8, back)),
@@ -79,13 +83,15 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         )),
         proptest::bool::weighted(0.7),
         proptest::bool::weighted(0.05),
+        more,
     );
     let batch = batch.prop_map(
-        |(log, producer, values, packed, again, is_stolen)| BatchOf {
+        |(log, producer, values, packed, again, is_stolen, more)| BatchOf {
             log,
             producer,
             values,
             packed,
+            more,
             again,
             is_stolen,
         },

@@ -23,7 +23,7 @@ use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, Trim, UpdateL
 use crate::raft::entry::command::{
     ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention,
 };
-use crate::raft::entry::outcome::{BatchOutcome, NotRegistered, Outcome, StateRefusal};
+use crate::raft::entry::outcome::{BundleOutcome, NotRegistered, Outcome, StateRefusal};
 use crate::raft::entry::types::{self, Entry, EntryPayload};
 use crate::raft::entry::{codec, owner};
 use crate::raft::fuzzing::part_of;
@@ -32,8 +32,8 @@ use crate::raft::state::checkpoint::Changes;
 use crate::raft::state::fsm::Fsm;
 use crate::raft::state::logs::DEFAULT_NAME;
 
-use super::oracle_plain_tests::{Offsets, Plain};
-use super::oracle_steps_tests::{BatchOf, Plan, Step, Which, steps};
+use super::oracle_plain_tests::{Offsets, Parts, Plain, PlainPart};
+use super::oracle_steps_tests::{BatchOf, Plan, Step, Under, Which, steps};
 
 /// No log has this id.
 const NEVER: LogId = LogId(1000);
@@ -92,8 +92,8 @@ fn packed_of(
     record::packed(log, producer, conditions, compression, count, &records)
 }
 
-fn flat(outcome: &BatchOutcome) -> Offsets {
-    let receipt = outcome.as_ref().map_err(|refusal| *refusal)?;
+fn flat(outcome: &BundleOutcome) -> Offsets {
+    let receipt = outcome.as_ref().map_err(|refused| *refused)?;
     let offsets = receipt.ranges.iter().flat_map(|range| {
         let first = range.first.0;
         first..first + u64::from(range.count)
@@ -294,41 +294,37 @@ impl World {
             });
             let value = |value: &u8| vec![*value; usize::from(*value) % 90];
             let mut values: Vec<_> = part.values.iter().map(value).collect();
-            if let Some(producer) = producer.as_mut().filter(|_| part.again) {
-                let (session, is_packed) = (producer.session, part.packed.is_some());
-                let first;
-                (first, producer.sequence, values) =
-                    self.plain
-                        .again(session, producer.sequence, values, is_packed);
-                log = first.unwrap_or(log);
-            }
-            let names = ["f0", "f1", "f2"];
-            let conditions = part.packed.map(|(off, fence)| Conditions {
-                expected_next_offset: off.map(|off| {
-                    let next = self.plain.logs.get(&log).map_or(0, |log| log.next().0);
-                    Offset(next.saturating_add_signed(off.into()))
-                }),
-                fence: fence.map(|(name, off)| {
-                    let name = names[usize::from(name)];
-                    let epoch = self.plain.epochs.get(name).copied().unwrap_or(0);
-                    let epoch = epoch.saturating_add_signed(off.into());
-                    record::Fence {
-                        name,
-                        epoch,
-                        claimant: owner::of_holder("h"),
-                    }
-                }),
-            });
-            batches.push(match &conditions {
-                Some(conditions) => packed_of(log, producer, conditions, &values),
-                None => {
-                    let mut batch = BatchBuilder::of(log, producer);
-                    values.iter().for_each(|value| batch.push(value, 0, 0));
-                    batch.finish()
+            let Some(under) = part.packed else {
+                if let Some(producer) = producer.filter(|_| part.again) {
+                    let (session, sequence) = (producer.session, producer.sequence);
+                    let first;
+                    (first, values) = self.plain.again(session, sequence, values);
+                    log = first.unwrap_or(log);
                 }
+                let mut batch = BatchBuilder::of(log, producer);
+                values.iter().for_each(|value| batch.push(value, 0, 0));
+                batches.push(batch.finish());
+                wanted.push(self.plain.append(log, producer, &values));
+                continue;
+            };
+            let mut sent: Parts = vec![(log, values)];
+            for (which, values, _) in &part.more {
+                let (_, log) = self.which(*which);
+                if sent.iter().all(|(other, _)| *other != log) {
+                    sent.push((log, values.iter().map(value).collect()));
+                }
+            }
+            if let Some(producer) = producer.as_mut().filter(|_| part.again) {
+                let again = self.plain.packed_again(producer.session, producer.sequence);
+                (producer.sequence, sent) = again.unwrap_or((producer.sequence, sent));
+            }
+            let parts = self.under(sent, under, &part.more);
+            let bytes = parts.iter().enumerate().map(|(number, part)| {
+                let producer = producer.filter(|_| number == 0);
+                packed_of(part.log, producer, &part.conditions, &part.values)
             });
-            let conditions = conditions.as_ref();
-            wanted.push(self.plain.append(log, producer, &values, conditions));
+            batches.push(record::bundle(&bytes.collect::<Vec<_>>()));
+            wanted.push(self.plain.append_packed(producer, &parts));
         }
         let stamp = (parts.len() > 1).then_some(self.outcomes.len() as u64);
         let outcome = self.apply(Command::Append(join(batches.iter(), stamp)));
@@ -336,6 +332,40 @@ impl World {
             panic!("{outcome:?}");
         };
         assert_eq!(given.iter().map(flat).collect::<Vec<_>>(), wanted);
+    }
+
+    /// Packed batches under their conditions.
+    fn under(
+        &self,
+        sent: Parts,
+        (off, fence): Under,
+        more: &[(Which, Vec<u8>, Option<i8>)],
+    ) -> Vec<PlainPart<'static>> {
+        let offs = [off].into_iter().chain(more.iter().map(|(_, _, off)| *off));
+        let parts = sent.into_iter().zip(offs.chain(std::iter::repeat(None)));
+        let mut fence = fence.map(|(name, off)| {
+            let name = ["f0", "f1", "f2"][usize::from(name)];
+            let epoch = self.plain.epochs.get(name).copied().unwrap_or(0);
+            record::Fence {
+                name,
+                epoch: epoch.saturating_add_signed(off.into()),
+                claimant: owner::of_holder("h"),
+            }
+        });
+        let part = |((log, values), off): (_, Option<i8>)| {
+            let next = self.plain.logs.get(&log).map_or(0, |log| log.next().0);
+            let expected = |off: i8| Offset(next.saturating_add_signed(off.into()));
+            let conditions = Conditions {
+                expected_next_offset: off.map(expected),
+                fence: fence.take(),
+            };
+            PlainPart {
+                log,
+                values,
+                conditions,
+            }
+        };
+        parts.map(part).collect()
     }
 
     /// The id of one of the test's sessions, which is opened if it is not.

@@ -5,7 +5,7 @@ use futures::stream;
 use prost::Message;
 use tokio::time::Instant;
 
-use crate::log::record::{Batch, BatchBuilder, Conditions, Producer, check_batch, packed};
+use crate::log::record::{BatchBuilder, Conditions, Producer, check_bundle, packed};
 use crate::log::{Ends, Index, LogId, NUMBER_MAX, Offset, Position, Run};
 use crate::name::NAME_BYTES_MAX;
 use crate::proto::raft_v1 as pb;
@@ -56,8 +56,8 @@ fn digests(number: u64, plain: bool) -> (Digests, u32) {
             &records,
         )
     };
-    let found: Batch<'_> = check_batch(&batch).unwrap();
-    (Digests::of(&batch, &found).unwrap(), found.count)
+    let found = check_bundle(&batch).unwrap();
+    (Digests::of(&batch, &found).unwrap(), found[0].count)
 }
 
 /// Everything at its limit, with numbers that take the most bytes.
@@ -84,7 +84,7 @@ fn full(plain: bool) -> Fsm {
                 count: *count,
             };
             let (session, digests) = (session.into(), digests.clone());
-            fsm.sessions.appended(high, session, &run, digests);
+            fsm.sessions.appended(high, session, &[run], digests);
         }
     }
     for number in 0..CURSORS_MAX {

@@ -17,7 +17,7 @@ use tonic::Status;
 
 use crate::log::Offset;
 use crate::proto::raft_v1::{self as pb, ProposeErrorKind};
-use crate::raft::entry::outcome::{OffsetRange, Receipt, Refusal};
+use crate::raft::entry::outcome::{OffsetRange, Receipt, Refusal, Refused};
 use crate::raft::error::{DiskFull, ProposeError};
 use crate::raft::peer::transport::{Lane, Transport};
 use crate::raft::view::View;
@@ -217,29 +217,10 @@ fn error_to_pb(error: ProposeError) -> pb::ProposeError {
         ProposeError::NoLeader { .. } | ProposeError::Stopping => ProposeErrorKind::NotLeader,
         ProposeError::Unknown => ProposeErrorKind::Unknown,
         ProposeError::Malformed => ProposeErrorKind::Malformed,
-        ProposeError::Refused(Refusal::SessionExpired) => ProposeErrorKind::SessionExpired,
-        ProposeError::Refused(Refusal::SequenceGap { expected }) => {
-            told.expected = expected;
-            ProposeErrorKind::SequenceGap
-        }
-        ProposeError::Refused(Refusal::SequenceOverlap { expected }) => {
-            told.expected = expected;
-            ProposeErrorKind::SequenceOverlap
-        }
-        ProposeError::Refused(Refusal::SequenceReused { expected }) => {
-            told.expected = expected;
-            ProposeErrorKind::SequenceReused
-        }
-        ProposeError::Refused(Refusal::NotOwner) => ProposeErrorKind::NotOwner,
-        ProposeError::Refused(Refusal::NotHolder) => ProposeErrorKind::NotHolder,
-        ProposeError::Refused(Refusal::NoSuchLog) => ProposeErrorKind::NoSuchLog,
-        ProposeError::Refused(Refusal::OffsetDiffers { next }) => {
-            told.expected = next.0;
-            ProposeErrorKind::OffsetDiffers
-        }
-        ProposeError::Refused(Refusal::Fenced { epoch }) => {
-            told.expected = epoch;
-            ProposeErrorKind::Fenced
+        ProposeError::Refused(Refused { why, batch }) => {
+            let (kind, expected) = refusal_to_pb(why);
+            (told.expected, told.batch) = (expected, batch);
+            kind
         }
         ProposeError::DiskFull(full) => {
             told.disk_full = Some(full.into());
@@ -248,6 +229,21 @@ fn error_to_pb(error: ProposeError) -> pb::ProposeError {
     };
     told.set_kind(kind);
     told
+}
+
+/// The kind of a refusal, and what was expected.
+fn refusal_to_pb(why: Refusal) -> (ProposeErrorKind, u64) {
+    match why {
+        Refusal::SessionExpired => (ProposeErrorKind::SessionExpired, 0),
+        Refusal::SequenceGap { expected } => (ProposeErrorKind::SequenceGap, expected),
+        Refusal::SequenceOverlap { expected } => (ProposeErrorKind::SequenceOverlap, expected),
+        Refusal::SequenceReused { expected } => (ProposeErrorKind::SequenceReused, expected),
+        Refusal::NotOwner => (ProposeErrorKind::NotOwner, 0),
+        Refusal::NotHolder => (ProposeErrorKind::NotHolder, 0),
+        Refusal::NoSuchLog => (ProposeErrorKind::NoSuchLog, 0),
+        Refusal::OffsetDiffers { next } => (ProposeErrorKind::OffsetDiffers, next.0),
+        Refusal::Fenced { epoch } => (ProposeErrorKind::Fenced, epoch),
+    }
 }
 
 fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Receipt, ProposeError> {
@@ -262,29 +258,33 @@ fn outcome_from_pb(outcome: pb::BatchOutcome) -> Result<Receipt, ProposeError> {
             duplicate: outcome.duplicate,
         });
     };
-    let expected = error.expected;
-    Err(match error.kind() {
-        ProposeErrorKind::NotLeader => ProposeError::NoLeader {
-            waited_ms: 0,
-            leader: None,
-        },
-        ProposeErrorKind::Malformed => ProposeError::Malformed,
-        ProposeErrorKind::SessionExpired => Refusal::SessionExpired.into(),
-        ProposeErrorKind::SequenceGap => Refusal::SequenceGap { expected }.into(),
-        ProposeErrorKind::SequenceOverlap => Refusal::SequenceOverlap { expected }.into(),
-        ProposeErrorKind::SequenceReused => Refusal::SequenceReused { expected }.into(),
-        ProposeErrorKind::NotOwner => Refusal::NotOwner.into(),
-        ProposeErrorKind::NotHolder => Refusal::NotHolder.into(),
-        ProposeErrorKind::NoSuchLog => Refusal::NoSuchLog.into(),
-        ProposeErrorKind::OffsetDiffers => {
-            let next = Offset(expected);
-            Refusal::OffsetDiffers { next }.into()
+    let (expected, batch) = (error.expected, error.batch);
+    let why = match error.kind() {
+        ProposeErrorKind::NotLeader => {
+            let (waited_ms, leader) = (0, None);
+            return Err(ProposeError::NoLeader { waited_ms, leader });
         }
-        ProposeErrorKind::Fenced => Refusal::Fenced { epoch: expected }.into(),
-        ProposeErrorKind::DiskFull => DiskFull::from(error.disk_full.unwrap_or_default()).into(),
+        ProposeErrorKind::Malformed => return Err(ProposeError::Malformed),
+        ProposeErrorKind::DiskFull => {
+            return Err(DiskFull::from(error.disk_full.unwrap_or_default()).into());
+        }
+        ProposeErrorKind::SessionExpired => Refusal::SessionExpired,
+        ProposeErrorKind::SequenceGap => Refusal::SequenceGap { expected },
+        ProposeErrorKind::SequenceOverlap => Refusal::SequenceOverlap { expected },
+        ProposeErrorKind::SequenceReused => Refusal::SequenceReused { expected },
+        ProposeErrorKind::NotOwner => Refusal::NotOwner,
+        ProposeErrorKind::NotHolder => Refusal::NotHolder,
+        ProposeErrorKind::NoSuchLog => Refusal::NoSuchLog,
+        ProposeErrorKind::OffsetDiffers => Refusal::OffsetDiffers {
+            next: Offset(expected),
+        },
+        ProposeErrorKind::Fenced => Refusal::Fenced { epoch: expected },
         // Only a newer version sends other kinds. What they say of the batch is not known here.
-        ProposeErrorKind::Unknown | ProposeErrorKind::Unspecified => ProposeError::Unknown,
-    })
+        ProposeErrorKind::Unknown | ProposeErrorKind::Unspecified => {
+            return Err(ProposeError::Unknown);
+        }
+    };
+    Err(Refused { why, batch }.into())
 }
 
 #[cfg(test)]
@@ -408,6 +408,10 @@ mod tests {
                 duplicate: true,
             }),
             Err(Refusal::SequenceOverlap { expected: 9 }.into()),
+            Err(ProposeError::Refused(Refused {
+                why: Refusal::Fenced { epoch: 2 },
+                batch: 3,
+            })),
             Err(Refusal::SequenceReused { expected: 9 }.into()),
             Err(Refusal::NotOwner.into()),
             Err(Refusal::NoSuchLog.into()),

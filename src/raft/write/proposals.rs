@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use crate::raft::entry::outcome::{BatchOutcome, Receipt};
+use crate::raft::entry::outcome::{BundleOutcome, Receipt};
 use crate::raft::error::ProposeError;
 use crate::raft::view::View;
 use crate::retry::CALL_WAIT;
@@ -127,8 +127,8 @@ impl Group {
         (Self { proposals, place }, callers)
     }
 
-    /// Answers each batch with its outcome.
-    pub fn answer(self, outcomes: Vec<BatchOutcome>) {
+    /// Answers each bundle with its outcome.
+    pub fn answer(self, outcomes: Vec<BundleOutcome>) {
         for (proposal, outcome) in self.proposals.into_iter().zip(outcomes) {
             let _ = proposal.reply.send(outcome.map_err(ProposeError::from));
         }

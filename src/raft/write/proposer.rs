@@ -133,7 +133,7 @@ impl Proposer {
         caller: Caller,
         since: Instant,
     ) -> Result<Answer, ProposeError> {
-        record::check_batch(&batch).map_err(|_| ProposeError::Malformed)?;
+        record::check_bundle(&batch).map_err(|_| ProposeError::Malformed)?;
         let weight = u32::try_from(batch.len().min(PENDING_BYTES_MAX)).unwrap_or(u32::MAX);
         let small = self.small_bytes.clone();
         let small = (batch.len() <= SMALL_BYTES_MAX).then(|| small.try_acquire_many_owned(weight));

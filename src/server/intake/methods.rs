@@ -104,7 +104,7 @@ impl Methods {
                 _ => return None,
             },
             "ferrolog.v1.LogService" => match name {
-                "Produce" => (&[Produce], true, Carries::Batch),
+                "Produce" | "ProduceMany" => (&[Produce], true, Carries::Batch),
                 "ProduceStream" => (&[Produce], false, Carries::Batch),
                 "OpenSession" | "ClaimEpoch" => (&[Produce], true, Carries::Small),
                 // A producer closes its own sessions, an administrator anybody's: the verb judges which it is.

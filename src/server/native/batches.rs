@@ -36,72 +36,99 @@ pub async fn taken(
     bulk: &Bulk,
     accounts: Option<&Accounts>,
 ) -> Result<Bytes, Status> {
-    let packed = |batch: &v1::Batch| batch.compression != Compression::None as i32;
-    if !request.batch.as_ref().is_some_and(packed) {
-        return pack(request, sender, limits);
+    if !request.batch.as_ref().is_some_and(is_compressed) {
+        return Packing::new(limits).pack(request, sender);
     }
     let (limits, log, subject) = (limits.clone(), sender.log, sender.subject.to_owned());
     let taken = bulk.run(accounts, move || {
         let subject = &*subject;
-        pack(request, Sender { log, subject }, &limits)
+        Packing::new(&limits).pack(request, Sender { log, subject })
     });
     taken.await.unwrap_or_else(|| Err(status::draining()))
 }
 
-fn pack(request: ProduceRequest, sender: Sender<'_>, limits: &Limits) -> Result<Bytes, Status> {
-    let Sender { log, subject } = sender;
-    let missing = || status::invalid("the request has no batch");
-    let batch = request.batch.ok_or_else(missing)?;
-    let compression = check(&batch, limits).map_err(|error| status::batch(&error))?;
-    if let Some(fence) = &request.fence {
-        check_name("a fence", &fence.name)?;
-    }
-    let fence = request.fence.as_ref().map(|fence| record::Fence {
-        name: &fence.name,
-        epoch: fence.epoch,
-        claimant: owner::of_holder(subject),
-    });
-    let conditions = Conditions {
-        expected_next_offset: request.expected_next_offset.map(Offset),
-        fence,
-    };
-    let producer = request.session.as_ref().map(|session| {
-        let secret = super::secret(&session.secret)?;
-        Ok::<_, Status>(Producer {
-            session: session.session.into(),
-            sequence: session.sequence,
-            owner: owner::of_session(subject, secret),
-        })
-    });
-    let producer = producer.transpose()?;
-    let count = batch.count;
-    Ok(record::packed(
-        log,
-        producer,
-        &conditions,
-        compression,
-        count,
-        &batch.records,
-    ))
+/// Whether looking at a batch takes a processor for long.
+pub fn is_compressed(batch: &v1::Batch) -> bool {
+    batch.compression != Compression::None as i32
 }
 
-fn check(batch: &v1::Batch, limits: &Limits) -> Result<Compression, BatchError> {
-    let (size, limit) = (batch.records.len(), limits.native_bytes_max());
-    if size > limit {
-        let what = "a batch";
-        return Err(BatchError::OverLimit { what, size, limit });
+/// Checks and packs the batches of one call, which share its limits.
+pub struct Packing<'a> {
+    limits: &'a Limits,
+    /// The bytes that more batches may have as they are sent, and once they are decompressed.
+    left: usize,
+    plain_left: usize,
+}
+
+impl<'a> Packing<'a> {
+    pub fn new(limits: &'a Limits) -> Self {
+        Self {
+            limits,
+            left: limits.native_bytes_max(),
+            plain_left: limits.decompressed_bytes_max(),
+        }
     }
-    let compression = Compression::new(batch.compression)?;
-    let most = limits.decompressed_bytes_max();
-    let found = batch::check_packed(&batch.records, compression, most, &limits.of_batches())?;
-    let declared = batch.count;
-    if found == 0 {
-        return Err(BatchError::Malformed("it holds no record"));
+
+    /// The batch of a request, as the log keeps it.
+    pub fn pack(&mut self, request: ProduceRequest, sender: Sender<'_>) -> Result<Bytes, Status> {
+        let Sender { log, subject } = sender;
+        let missing = || status::invalid("the request has no batch");
+        let batch = request.batch.ok_or_else(missing)?;
+        let checked = self.check(&batch);
+        let compression = checked.map_err(|error| status::batch(&error))?;
+        if let Some(fence) = &request.fence {
+            check_name("a fence", &fence.name)?;
+        }
+        let fence = request.fence.as_ref().map(|fence| record::Fence {
+            name: &fence.name,
+            epoch: fence.epoch,
+            claimant: owner::of_holder(subject),
+        });
+        let conditions = Conditions {
+            expected_next_offset: request.expected_next_offset.map(Offset),
+            fence,
+        };
+        let producer = request.session.as_ref().map(|session| {
+            let secret = super::secret(&session.secret)?;
+            Ok::<_, Status>(Producer {
+                session: session.session.into(),
+                sequence: session.sequence,
+                owner: owner::of_session(subject, secret),
+            })
+        });
+        let (producer, count) = (producer.transpose()?, batch.count);
+        Ok(record::packed(
+            log,
+            producer,
+            &conditions,
+            compression,
+            count,
+            &batch.records,
+        ))
     }
-    if found != declared {
-        return Err(BatchError::Count { declared, found });
+
+    fn check(&mut self, batch: &v1::Batch) -> Result<Compression, BatchError> {
+        let (size, limit) = (batch.records.len(), self.limits.native_bytes_max());
+        if size > self.left {
+            let what = "a batch, or all of one call";
+            let size = size + (limit - self.left);
+            return Err(BatchError::OverLimit { what, size, limit });
+        }
+        let compression = Compression::new(batch.compression)?;
+        let limits = self.limits.of_batches();
+        let checked = batch::check_packed(&batch.records, compression, self.plain_left, &limits);
+        let (found, plain_bytes) = checked?;
+        self.left -= size;
+        self.plain_left = self.plain_left.saturating_sub(plain_bytes);
+        let declared = batch.count;
+        if found == 0 {
+            return Err(BatchError::Malformed("it holds no record"));
+        }
+        if found != declared {
+            return Err(BatchError::Count { declared, found });
+        }
+        Ok(compression)
     }
-    Ok(compression)
 }
 
 /// Which part of what was read is to be sent, and how.

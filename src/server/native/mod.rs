@@ -25,6 +25,7 @@ mod batches;
 pub mod cluster;
 mod consume;
 mod logs;
+mod many;
 mod pages;
 mod position;
 mod produce;
@@ -135,6 +136,13 @@ impl LogService for Native {
         let log = self.0.log_to(&rights, to, until).await?;
         let answer = produce::one(&self.0, &log, request).await;
         answer.map(Response::new)
+    }
+
+    async fn produce_many(
+        &self,
+        request: Request<ProduceManyRequest>,
+    ) -> Result<Response<ProduceManyResponse>, Status> {
+        many::produce(&self.0, request).await.map(Response::new)
     }
 
     async fn produce_stream(
@@ -336,6 +344,7 @@ impl LogService for Native {
             subject_answer_bytes_max: ANSWERS.subject_bytes_max as u64,
             node_answer_bytes_max: ANSWERS.node_bytes_max as u64,
             answer_not_taken_ms_max: UNREAD_MAX.as_millis() as u64,
+            many_batches_max: many::MANY_BATCHES_MAX as u32,
         }))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -10,15 +11,16 @@ use tonic::{Request, Status, Streaming};
 
 use crate::net::budget::Accounts;
 use crate::proto::v1::{
-    ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse,
+    ProduceManyRequest, ProduceRequest, ProduceResponse, ProduceStreamRequest,
+    ProduceStreamResponse,
 };
-use crate::raft::{Caller, ProposeError, Receipt, ReplicatedLog};
+use crate::raft::{Caller, OffsetRange, ProposeError, Receipt, ReplicatedLog};
 
 use super::super::appending::{Feed, Sent, append, counted, pipelined, taken};
 use super::super::auth::Rights;
 use super::super::intake::Taken;
 use super::super::{ApiContext, accounts, auth, deadline, status};
-use super::batches;
+use super::{batches, many};
 
 /// Bytes of batches that one stream may have under way: its credit.
 pub const STREAM_BYTES_MAX: usize = 8 << 20;
@@ -28,16 +30,21 @@ pub const STREAM_BATCHES_MAX: usize = 64;
 /// The answers of a produce stream.
 pub type Answers = BoxStream<'static, Result<ProduceStreamResponse, Status>>;
 
-fn response(receipt: &Receipt) -> Result<ProduceResponse, Status> {
-    let [range] = receipt.ranges[..] else {
-        return Err(Status::internal("an append without a place of its own"));
-    };
-    Ok(ProduceResponse {
+/// What is told of one batch.
+pub fn response(receipt: &Receipt, range: OffsetRange) -> ProduceResponse {
+    ProduceResponse {
         first_offset: range.first.0,
         count: range.count,
         append_timestamp_ms: receipt.timestamp_ms,
         duplicate: receipt.duplicate,
-    })
+    }
+}
+
+fn response_of_one(receipt: &Receipt) -> Result<ProduceResponse, Status> {
+    match receipt.ranges[..] {
+        [range] => Ok(response(receipt, range)),
+        _ => Err(Status::internal("an append without a place of its own")),
+    }
 }
 
 /// Appends one batch.
@@ -59,7 +66,7 @@ pub async fn one(
     let batch = batches::taken(request, sender, limits, bulk, accounts.as_ref()).await?;
     let appended = append(log, counted(batch, held), deadline).await;
     let receipt = appended.map_err(|error| status::propose_under(&error, fence.as_deref()))?;
-    response(&receipt)
+    response_of_one(&receipt)
 }
 
 /// The name that a batch is appended in.
@@ -81,20 +88,30 @@ pub fn stream(
         taken: taken(&request),
         accounts: accounts(&request),
         credit: Arc::new(Semaphore::new(STREAM_BYTES_MAX)),
+        places: Arc::new(Semaphore::new(STREAM_BATCHES_MAX)),
         requests: request.into_inner(),
     };
     let first = ProduceStreamResponse {
         credit_bytes: STREAM_BYTES_MAX as u64,
         credit_batches: STREAM_BATCHES_MAX as u32,
-        ack: None,
+        ..ProduceStreamResponse::default()
     };
-    let told = |outcome: Result<Receipt, ProposeError>, with: With| {
-        let fence = with.fence.as_deref();
-        let receipt = outcome.map_err(|error| status::propose_under(&error, fence))?;
-        Ok(ProduceStreamResponse {
-            ack: Some(response(&receipt)?),
-            ..ProduceStreamResponse::default()
-        })
+    let told = |outcome: Result<Receipt, ProposeError>, with: With| match with.of {
+        Of::One(fence) => {
+            let under = |error| status::propose_under(&error, fence.as_deref());
+            let ack = response_of_one(&outcome.map_err(under)?)?;
+            Ok(ProduceStreamResponse {
+                ack: Some(ack),
+                ..ProduceStreamResponse::default()
+            })
+        }
+        Of::Many(whose) => {
+            let receipt = outcome.map_err(|error| status::propose_many(&error, &whose))?;
+            Ok(ProduceStreamResponse {
+                many: Some(many::answer(&receipt)),
+                ..ProduceStreamResponse::default()
+            })
+        }
     };
     let name = "native produce stream";
     let answers = pipelined(name, reader, drain, STREAM_BATCHES_MAX, told);
@@ -103,10 +120,19 @@ pub fn stream(
         .boxed()
 }
 
-/// What the answer to a batch needs; its credit comes back with it.
+/// What the answer to a request needs; its credit comes back with it.
 struct With {
-    fence: Option<String>,
-    _credit: OwnedSemaphorePermit,
+    of: Of,
+    _credit: Credit,
+}
+
+/// Bytes, and places among the batches under way.
+type Credit = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+/// What a request brought: one batch, under this fence, or several that go together.
+enum Of {
+    One(Option<String>),
+    Many(many::Whose),
 }
 
 /// Reads a stream's requests, as far as there is room for them.
@@ -119,6 +145,7 @@ struct Reader {
     taken: Arc<Taken>,
     accounts: Option<Accounts>,
     credit: Arc<Semaphore>,
+    places: Arc<Semaphore>,
     requests: Streaming<ProduceStreamRequest>,
 }
 
@@ -131,9 +158,46 @@ impl Feed for Reader {
     }
 
     async fn send(&mut self, request: ProduceStreamRequest) -> Result<Sent<With>, Status> {
-        let missing = || status::invalid("the message has no batch to produce");
         let held = self.taken.take();
-        let request = request.produce.ok_or_else(missing)?;
+        let (log, batch, places, of) = match (request.produce, request.many) {
+            (Some(request), None) => {
+                let (log, batch, fence) = self.one(request).await?;
+                (log, batch, 1, Of::One(fence))
+            }
+            (None, Some(request)) => {
+                let places = many::places(request.batches.len());
+                let (log, batch, whose) = self.many(request).await?;
+                (log, batch, places, Of::Many(whose))
+            }
+            _ => {
+                let what = "a message produces one batch, or several that go together";
+                return Err(status::invalid(what));
+            }
+        };
+        let mut drain = self.api.drain.clone();
+        let credit = tokio::select! {
+            biased;
+            credit = self.credit(batch.len(), places) => credit?,
+            () = drain.began() => return Err(status::draining()),
+        };
+        let batch = counted(batch, held);
+        let answer = log.propose_for(self.caller, batch, Instant::now()).await;
+        Ok(Sent {
+            answer: answer.map_err(|error| status::propose(&error))?,
+            with: With {
+                of,
+                _credit: credit,
+            },
+        })
+    }
+}
+
+impl Reader {
+    /// The batch of a request, and the name that it comes in.
+    async fn one(
+        &self,
+        request: ProduceRequest,
+    ) -> Result<(ReplicatedLog, Bytes, Option<String>), Status> {
         let (rights, name) = (&self.rights, &request.log);
         let log = self.api.log_to(rights, name, None).await?;
         let fence = fence_of(&request);
@@ -144,30 +208,38 @@ impl Feed for Reader {
             subject: &self.subject,
         };
         let batch = batches::taken(request, sender, limits, bulk, accounts).await?;
-        let mut drain = self.api.drain.clone();
-        let credit = tokio::select! {
-            biased;
-            credit = self.credit(batch.len()) => credit?,
-            () = drain.began() => return Err(status::draining()),
-        };
-        let batch = counted(batch, held);
-        let answer = log.propose_for(self.caller, batch, Instant::now()).await;
-        Ok(Sent {
-            answer: answer.map_err(|error| status::propose(&error))?,
-            with: With {
-                fence,
-                _credit: credit,
-            },
-        })
+        Ok((log, batch, fence))
     }
-}
 
-impl Reader {
+    /// The batches of a request, and whose they are.
+    async fn many(
+        &self,
+        request: ProduceManyRequest,
+    ) -> Result<(ReplicatedLog, Bytes, many::Whose), Status> {
+        let (log, logs) = many::logs(&self.api, &self.rights, None, &request).await?;
+        let whose = many::whose(&request);
+        let (subject, accounts) = (&*self.subject, self.accounts.as_ref());
+        let bundle = many::bundle(&self.api, logs, request, subject, accounts).await?;
+        Ok((log, bundle, whose))
+    }
+
     /// Waits for credit: the client is read no further meanwhile. It comes back with the answers that the
     /// client takes.
-    async fn credit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
-        let weight = u32::try_from(bytes.clamp(1, STREAM_BYTES_MAX)).unwrap_or(u32::MAX);
-        let credit = self.credit.clone().acquire_many_owned(weight).await;
-        credit.map_err(|_| status::draining())
+    async fn credit(&self, bytes: usize, places: usize) -> Result<Credit, Status> {
+        let weight =
+            |count: usize, most: usize| u32::try_from(count.clamp(1, most)).unwrap_or(u32::MAX);
+        let bytes = self
+            .credit
+            .clone()
+            .acquire_many_owned(weight(bytes, STREAM_BYTES_MAX));
+        let places = self
+            .places
+            .clone()
+            .acquire_many_owned(weight(places, STREAM_BATCHES_MAX));
+        let credit = (bytes.await, places.await);
+        match credit {
+            (Ok(bytes), Ok(places)) => Ok((bytes, places)),
+            _ => Err(status::draining()),
+        }
     }
 }

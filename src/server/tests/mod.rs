@@ -24,7 +24,7 @@ use super::intake::IntakeLayer;
 use super::log_v1::LogV1;
 use super::*;
 use crate::disk::memory::MemoryDisk;
-use crate::log::record::{batches, check_batch, join};
+use crate::log::record::{batches, check_bundle, join};
 use crate::log::{self, Entry, Index, Kind, Log, LogId, Offset, Run, Term};
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
@@ -101,9 +101,8 @@ impl CommitLog for Bare {
         batch: Bytes,
         _since: Instant,
     ) -> Result<Answer, ProposeError> {
-        let count = check_batch(&batch)
-            .map_err(|_| ProposeError::Malformed)?
-            .count;
+        let bundle = check_bundle(&batch).map_err(|_| ProposeError::Malformed)?;
+        let count = bundle[0].count;
         self.batches.lock().push(count);
         let payload = join([batch].iter(), Some(7));
         let mut next = self.next.lock();

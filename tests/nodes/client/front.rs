@@ -43,8 +43,9 @@ type Part = Result<Frame<Bytes>, Status>;
 const HEAD_BYTES: usize = 5;
 
 /// The calls that take the next plan. All others are passed on.
-const PLANNED: [&str; 11] = [
+const PLANNED: [&str; 12] = [
     "Produce",
+    "ProduceMany",
     "ProduceStream",
     "ConsumeStream",
     "CommitCursor",

@@ -5,6 +5,7 @@ mod appender;
 mod consumer;
 mod front;
 mod logs;
+mod many;
 mod named;
 mod producer;
 mod selections;

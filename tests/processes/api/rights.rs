@@ -1,4 +1,8 @@
 //! Who may call what on which log: every verb that there is stands in one table, and a verb without a row fails.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it reads the project's descriptions of its services"
+)]
 
 use bytes::{Buf, BufMut, Bytes};
 use ferrolog::client::{LogSettings, ProducerOptions};
@@ -73,6 +77,18 @@ fn plain_consume(_: &str) -> Vec<u8> {
     PlainConsume { offset: 0 }.encode_to_vec()
 }
 
+fn many(log: String) -> ProduceManyRequest {
+    let batch = ManyBatch {
+        log,
+        batch: batch(),
+        ..Default::default()
+    };
+    ProduceManyRequest {
+        batches: vec![batch],
+        session: None,
+    }
+}
+
 /// The verbs about what is in logs.
 #[rustfmt::skip]
 fn of_records() -> Vec<Row> {
@@ -85,7 +101,10 @@ fn of_records() -> Vec<Row> {
         ("ferrolog.v1.LogService/Produce", &["produce"], For::Name, 1,
             about!(log => ProduceRequest { log, batch: batch(), ..Default::default() })),
         ("ferrolog.v1.LogService/ProduceStream", &["produce"], For::Name, 2,
-            about!(log => ProduceStreamRequest { produce: Some(ProduceRequest { log, batch: batch(), ..Default::default() }) })),
+            about!(log => ProduceStreamRequest { produce: Some(ProduceRequest { log, batch: batch(), ..Default::default() }), many: None })),
+        ("ferrolog.v1.LogService/ProduceStream", &["produce"], For::Name, 2,
+            about!(log => ProduceStreamRequest { produce: None, many: Some(many(log)) })),
+        ("ferrolog.v1.LogService/ProduceMany", &["produce"], For::Name, 1, about!(log => many(log))),
         ("ferrolog.v1.LogService/Consume", &["consume"], For::Name, 1,
             about!(log => ConsumeRequest { log, ..Default::default() })),
         ("ferrolog.v1.LogService/ConsumeStream", &["consume"], For::Name, 1,
@@ -304,6 +323,7 @@ async fn every_message_of_a_stream_is_judged_by_its_log() {
     let (layer, options) = (stage.layer_of("a"), ChannelOptions::default());
     let mut client = native::client(&layer, stage.cluster.addr(0), options);
     let messages = [MINE, MINE, THEIRS, MINE].map(|log| ProduceStreamRequest {
+        many: None,
         produce: Some(ProduceRequest {
             log: log.to_owned(),
             batch: batch(),

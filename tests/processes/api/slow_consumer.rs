@@ -131,7 +131,10 @@ impl Producer {
         };
         self.waiting.push_back((first, self.origin.elapsed()));
         let produce = Some(request);
-        let sent = self.requests.send(ProduceStreamRequest { produce });
+        let sent = self.requests.send(ProduceStreamRequest {
+            produce,
+            many: None,
+        });
         sent.expect("the stream goes on");
         self.sent += 1;
         if self.waiting.len() as u64 >= self.window {

@@ -306,3 +306,33 @@ async fn a_lock_is_held_by_one_at_a_time() {
         .expect("a token");
     assert!(next > token.trim().parse().expect("a token"));
 }
+
+#[tokio::test]
+async fn transfers_at_once_lose_no_money_and_make_none() {
+    const EACH: u64 = 8;
+    let stage = Stage::start().await;
+    for account in ["ann", "bob"] {
+        run(&stage, "transfer", &["open", account, "100"])
+            .await
+            .expect_success();
+    }
+    // Both give to each other at once, and ann gives more than she gets.
+    let give = async |from: &str, to: &str, amount: &str| {
+        for _ in 0..EACH {
+            run(&stage, "transfer", &["move", from, to, amount])
+                .await
+                .expect_success();
+        }
+    };
+    tokio::join!(give("ann", "bob", "9"), give("bob", "ann", "4"));
+    let too_much = run(&stage, "transfer", &["move", "ann", "bob", "61"]).await;
+    assert!(
+        !too_much.status.success() && too_much.err.contains("ann has 60"),
+        "{}",
+        too_much.err
+    );
+    for (account, has) in [("ann", "60\n"), ("bob", "140\n")] {
+        let shown = run(&stage, "transfer", &["show", account]).await;
+        assert_eq!(shown.expect_success(), has, "{account}");
+    }
+}

@@ -82,6 +82,7 @@ impl Load {
                 batch: Some(self.batch.clone()),
                 ..ProduceRequest::default()
             }),
+            many: None,
         }
     }
 }
@@ -367,6 +368,7 @@ mod tests {
             credit_bytes,
             credit_batches,
             ack: None,
+            many: None,
         };
         assert_eq!(window(&credit(1 << 30, 1000), 100).unwrap(), IN_FLIGHT);
         assert_eq!(window(&credit(1 << 30, 3), 100).unwrap(), 3);

@@ -8,7 +8,7 @@ use crate::log::LogId;
 use super::{
     BATCH_HEADER_BYTES, COMPRESSION_SHIFT, COUNT_BYTES, Conditions, HAS_CLAIMANT, HAS_EXPECTED,
     HAS_FENCE, HAS_LOG, HAS_OWNER, HAS_SESSION, LOG_BYTES, PACKED, PROOF_BYTES, Producer,
-    SESSION_BYTES, STAMP_BYTES, STAMPED,
+    SESSION_BYTES, STAMP_BYTES, STAMPED, bundle,
 };
 
 /// A batch of packed records: `count` of them in the bytes, which were checked before.
@@ -130,14 +130,15 @@ impl BatchBuilder {
     }
 }
 
-/// Joins batches into the payload of one frame, with the leader's time in milliseconds since 1970.
-pub fn join<'a>(
-    batches: impl ExactSizeIterator<Item = &'a Bytes> + Clone,
-    stamp: Option<u64>,
-) -> Bytes {
-    let bytes: usize = batches.clone().map(|batch| batch.len()).sum();
+/// Joins bundles of batches into the payload of one frame, with the leader's time in milliseconds since 1970.
+pub fn join<'a>(bundles: impl Iterator<Item = &'a Bytes> + Clone, stamp: Option<u64>) -> Bytes {
+    let bytes: usize = bundles.clone().map(Bytes::len).sum();
     let mut out = BytesMut::with_capacity(COUNT_BYTES + STAMP_BYTES + bytes);
-    let count = u32::try_from(batches.len()).expect("batches are limited on the way in");
+    let count = bundles
+        .clone()
+        .map(|bytes| bundle::count(bytes))
+        .sum::<usize>();
+    let count = u32::try_from(count).expect("batches are limited on the way in");
     match stamp {
         Some(stamp) => {
             out.put_u32_le(count | STAMPED);
@@ -145,6 +146,6 @@ pub fn join<'a>(
         }
         None => out.put_u32_le(count),
     }
-    batches.for_each(|batch| out.put_slice(batch));
+    bundles.for_each(|bundle| out.put_slice(bundle));
     out.freeze()
 }

@@ -3,9 +3,11 @@
 //! The bytes are drawn in `docs/format.md`. A batch is atomic. It may name the producer's session
 //! and the sequence number of its first record, by which the raft layer tells a retry from a new
 //! batch, and conditions; the log itself gives these no meaning. Its records are plain ones, of
-//! `log.v1`, or packed ones, as [`crate::batch`] draws them.
+//! `log.v1`, or packed ones, as [`crate::batch`] draws them. Batches that are appended together or not
+//! at all are a bundle; a batch that stands alone is a bundle of one.
 
 mod build;
+mod bundle;
 mod stored;
 
 use bytes::{Buf, Bytes};
@@ -14,6 +16,7 @@ use crate::batch::Compression;
 use crate::batch::varint::{self, TooLarge};
 
 pub use build::{BatchBuilder, join, packed};
+pub use bundle::{bundle, bundles, check_bundle, records_of};
 pub use stored::{DECOMPRESSED_BYTES_MAX, Stored, stored};
 
 use crate::log::{Error, LogId, Offset};
@@ -41,10 +44,17 @@ const PACKED: u32 = 8;
 const HAS_OWNER: u32 = 16;
 const HAS_CLAIMANT: u32 = 32;
 const HAS_LOG: u32 = 64;
+/// The batch is appended together with the one behind it, or neither is.
+const WITH_NEXT: u32 = 128;
 /// The second byte of the attributes is the compression.
 const COMPRESSION_SHIFT: u32 = 8;
-const ATTRIBUTES: u32 =
-    0xff << COMPRESSION_SHIFT | HAS_LOG | HAS_SESSION | HAS_OWNER | HAS_CONDITIONS | PACKED;
+const ATTRIBUTES: u32 = 0xff << COMPRESSION_SHIFT
+    | HAS_LOG
+    | HAS_SESSION
+    | HAS_OWNER
+    | HAS_CONDITIONS
+    | PACKED
+    | WITH_NEXT;
 const HAS_CONDITIONS: u32 = HAS_EXPECTED | HAS_FENCE | HAS_CLAIMANT;
 /// In a row's skip: it names a batch of packed records by its first byte, not a record.
 const PACKED_ROW: u32 = 1 << 31;
@@ -163,6 +173,8 @@ pub struct Batch<'a> {
     pub records_at: usize,
     /// How its records are packed; `None` for plain ones.
     pub packed: Option<Compression>,
+    /// Whether it is appended together with the batch behind it, or neither is.
+    pub with_next: bool,
     /// Where it begins and ends.
     at: usize,
     end: usize,
@@ -219,21 +231,11 @@ pub fn batches(payload: &[u8]) -> Result<Vec<Batch<'_>>, Error> {
         at = batch.end;
         found.push(batch);
     }
-    if at == payload.len() {
-        Ok(found)
-    } else {
-        Err(Error::Malformed("bytes follow its last batch"))
+    if at != payload.len() {
+        return Err(Error::Malformed("bytes follow its last batch"));
     }
-}
-
-/// Checks the bytes of one batch alone, as they are handed in.
-pub fn check_batch(bytes: &[u8]) -> Result<Batch<'_>, Error> {
-    let batch = batch(bytes, 0)?;
-    if batch.end == bytes.len() {
-        Ok(batch)
-    } else {
-        Err(Error::Malformed("bytes follow its last record"))
-    }
+    bundle::check(&found)?;
+    Ok(found)
 }
 
 /// Reads the batch at `at`.
@@ -304,6 +306,7 @@ fn batch_header(payload: &[u8], at: usize) -> Result<Batch<'_>, Error> {
         count,
         records_at: end - rest.len(),
         packed: is_packed.then_some(compression),
+        with_next: has(WITH_NEXT),
         at,
         end,
     })
@@ -505,7 +508,7 @@ mod tests {
         for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
             let bytes = batch::compress(&records, compression).unwrap();
             let made = packed(LogId(7), None, &conditions, compression, count, &bytes);
-            assert_eq!(check_batch(&made).unwrap().conditions, conditions);
+            assert_eq!(check_bundle(&made).unwrap()[0].conditions, conditions);
             let payload = join([made].iter(), Some(77));
             let found = batches(&payload).unwrap();
             assert_eq!((found[0].conditions, found[0].count), (conditions, 50));
@@ -531,11 +534,11 @@ mod tests {
         let mut builder = BatchBuilder::new(None);
         builder.push(b"x", 0, 0);
         let mut bytes = builder.finish().to_vec();
-        assert_eq!(check_batch(&bytes).unwrap().count, 1);
+        assert_eq!(check_bundle(&bytes).unwrap()[0].count, 1);
         bytes.push(0);
-        assert!(check_batch(&bytes).is_err());
+        assert!(check_bundle(&bytes).is_err());
         assert!(
-            check_batch(&BatchBuilder::new(None).finish()).is_err(),
+            check_bundle(&BatchBuilder::new(None).finish()).is_err(),
             "empty"
         );
     }

@@ -10,24 +10,27 @@ use std::collections::VecDeque;
 
 use twox_hash::XxHash3_128;
 
+use crate::batch::Compression;
 use crate::log::{self, record, record::Batch};
 
 /// The digests of a batch's records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Digests {
-    /// The digest of a packed batch, as it was sent.
+    /// The digest of a packed batch, as it was sent, or of a bundle of them.
     Whole(u128),
     /// The digests of plain records, one each.
     Each(VecDeque<u32>),
 }
 
 impl Digests {
-    /// The digests of a batch in a payload.
-    pub fn of(payload: &[u8], batch: &Batch<'_>) -> Result<Self, log::Error> {
+    /// The digests of a bundle in a payload.
+    pub fn of(payload: &[u8], bundle: &[Batch<'_>]) -> Result<Self, log::Error> {
+        let [batch] = bundle else {
+            return Ok(Self::Whole(of_many(payload, bundle)));
+        };
         let records = batch.records(payload);
         if let Some(compression) = batch.packed {
-            let seed = compression as u64;
-            return Ok(Self::Whole(XxHash3_128::oneshot_with_seed(seed, records)));
+            return Ok(Self::Whole(of_packed(records, compression)));
         }
         let mut digests = VecDeque::with_capacity(batch.count as usize);
         let mut at = 0;
@@ -57,4 +60,20 @@ impl Digests {
             whole => whole,
         }
     }
+}
+
+fn of_packed(records: &[u8], compression: Compression) -> u128 {
+    XxHash3_128::oneshot_with_seed(compression as u64, records)
+}
+
+/// Of the batches' logs, counts and digests.
+fn of_many(payload: &[u8], bundle: &[Batch<'_>]) -> u128 {
+    let mut all = Vec::with_capacity(bundle.len() * 24);
+    for batch in bundle {
+        let compression = batch.packed.unwrap_or_default();
+        all.extend(batch.log.0.to_le_bytes());
+        all.extend(batch.count.to_le_bytes());
+        all.extend(of_packed(batch.records(payload), compression).to_le_bytes());
+    }
+    XxHash3_128::oneshot(&all)
 }

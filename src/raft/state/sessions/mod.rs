@@ -182,13 +182,13 @@ impl Sessions {
         behind.take(count).map(info).collect()
     }
 
-    /// Judges a batch of `count` records with these digests. A packed one is known as a whole or not
-    /// at all; one that is not what was appended under its number is neither known nor new.
+    /// Judges a bundle of `count` records with these digests, whose first batch is for `log`. A packed one is known
+    /// as a whole or not at all; one that is not what was appended under its number is neither known nor new.
     pub fn judge(
         &self,
         log: LogId,
         producer: Producer,
-        count: u32,
+        count: u64,
         digests: &Digests,
     ) -> Result<Verdict, Refusal> {
         let session = self.by_id.get(&producer.session);
@@ -203,6 +203,9 @@ impl Sessions {
         if behind == 0 {
             return Ok(Verdict::new_batch());
         }
+        let Ok(count) = u32::try_from(count) else {
+            return Err(Refusal::SequenceReused { expected });
+        };
         let skip = u32::try_from(behind.min(count.into())).expect("it is at most the count");
         match session.remembered.look(log, behind, count, digests) {
             Retold::Known(known) => Ok(Verdict { known, skip }),
@@ -212,16 +215,14 @@ impl Sessions {
         }
     }
 
-    /// Takes note that a run of a session's records, with these digests, was appended by an entry of this
+    /// Takes note that the runs of a bundle, with these digests, were appended under a session by an entry of this
     /// time.
-    pub fn appended(&mut self, now_ms: u64, session: u128, run: &Run, digests: Digests) {
+    pub fn appended(&mut self, now_ms: u64, session: u128, runs: &[Run], digests: Digests) {
         if let Some(session) = self.by_id.get_mut(&session) {
             session.last_used_ms = session.last_used_ms.max(now_ms);
-            session.next_sequence += u64::from(run.count);
-            let Run {
-                log, first, count, ..
-            } = *run;
-            session.remembered.push(log, first, count, digests);
+            let records = runs.iter().map(|run| u64::from(run.count));
+            session.next_sequence += records.sum::<u64>();
+            session.remembered.push(runs, digests);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::log::{LogId, Offset};
+use crate::log::{LogId, Offset, Run};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::outcome::{OffsetRange, Ranges};
 
@@ -15,6 +15,8 @@ use super::digests::Digests;
 /// memory.
 const STRETCH_WEIGHT: usize = 8;
 const RECORD_WEIGHT: usize = 1;
+/// The weight of each further batch of a bundle.
+const MORE_WEIGHT: usize = 2;
 /// What a session remembers: 80 batches, or 632 plain records in a row.
 const WEIGHT_MAX: usize = 80 * STRETCH_WEIGHT;
 
@@ -25,13 +27,32 @@ pub struct Remembered {
     weight: usize,
 }
 
-/// A packed batch, or plain records whose offsets follow each other.
+/// A bundle of packed batches, or plain records whose offsets follow each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stretch {
     log: LogId,
     offset: Offset,
     count: u32,
     digests: Digests,
+    /// Where the further batches of a bundle stand.
+    more: Vec<Place>,
+}
+
+/// Where the records of a batch stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    log: LogId,
+    range: OffsetRange,
+}
+
+impl From<&Run> for Place {
+    fn from(run: &Run) -> Self {
+        let (first, count) = (run.first, run.count);
+        Self {
+            log: run.log,
+            range: OffsetRange { first, count },
+        }
+    }
 }
 
 /// What is known of a batch whose first records are not new.
@@ -49,7 +70,13 @@ pub enum Retold {
 
 impl Stretch {
     fn weight(&self) -> usize {
-        STRETCH_WEIGHT + self.digests.records() * RECORD_WEIGHT
+        STRETCH_WEIGHT + self.digests.records() * RECORD_WEIGHT + self.more.len() * MORE_WEIGHT
+    }
+
+    /// How many records it is of.
+    fn records(&self) -> u64 {
+        let more = self.more.iter().map(|place| u64::from(place.range.count));
+        u64::from(self.count) + more.sum::<u64>()
     }
 
     fn range(&self, passed: u32, count: u32) -> OffsetRange {
@@ -66,45 +93,59 @@ impl Remembered {
         // From the newest back to the stretch in which it begins.
         let mut begins = 0;
         let found = self.stretches.iter().rposition(|stretch| {
-            begins += u64::from(stretch.count);
+            begins += stretch.records();
             begins >= behind
         });
         let Some(place) = found else {
             return Retold::Forgotten;
         };
-        let passed = u32::try_from(begins - behind).expect("it is inside a stretch");
+        let passed = begins - behind;
         let stretches = self.stretches.range(place..);
         if self.stretches[place].log != log {
             return Retold::Another;
         }
         match digests {
             Digests::Whole(digest) => whole(&self.stretches[place], passed, count, *digest),
-            Digests::Each(digests) => each(log, stretches, passed, digests),
+            Digests::Each(digests) => match u32::try_from(passed) {
+                Ok(passed) => each(log, stretches, passed, digests),
+                Err(_) => Retold::CutOtherwise,
+            },
         }
     }
 
-    /// Takes note of the session's next records; forgets the oldest ones for them.
-    pub fn push(&mut self, log: LogId, offset: Offset, count: u32, digests: Digests) {
+    /// Takes note of the session's next records, the runs of a bundle; forgets the oldest ones for them.
+    pub fn push(&mut self, runs: &[Run], digests: Digests) {
+        let Some((
+            &Run {
+                log, first, count, ..
+            },
+            more,
+        )) = runs.split_first()
+        else {
+            return;
+        };
         let before = self.stretches.back().map_or(0, Stretch::weight);
         match (self.stretches.back_mut(), digests) {
             (
                 Some(Stretch {
                     log: of,
-                    offset: first,
+                    offset,
                     count: so_far,
                     digests: Digests::Each(known),
+                    ..
                 }),
                 Digests::Each(digests),
-            ) if *of == log && first.0 + u64::from(*so_far) == offset.0 => {
+            ) if *of == log && offset.0 + u64::from(*so_far) == first.0 => {
                 *so_far += count;
                 known.extend(digests);
                 self.weight -= before;
             }
             (_, digests) => self.stretches.push_back(Stretch {
                 log,
-                offset,
+                offset: first,
                 count,
                 digests,
+                more: more.iter().map(Place::from).collect(),
             }),
         }
         self.weight += self.stretches.back().map_or(0, Stretch::weight);
@@ -134,6 +175,11 @@ impl Remembered {
     }
 
     pub fn to_pb(&self) -> Vec<pb::Stretch> {
+        let place = |place: &Place| pb::Place {
+            log: place.log.0,
+            first_offset: place.range.first.0,
+            count: place.range.count,
+        };
         let stretch = |stretch: &Stretch| {
             let (batch, records) = match &stretch.digests {
                 Digests::Whole(digest) => (*digest, Vec::new()),
@@ -146,6 +192,7 @@ impl Remembered {
                 batch_low: batch as u64,
                 records,
                 log: stretch.log.0,
+                more: stretch.more.iter().map(place).collect(),
             }
         };
         self.stretches.iter().map(stretch).collect()
@@ -156,8 +203,9 @@ impl Remembered {
         let mut all = Self::default();
         let mut count = 0;
         for stretch in stretches {
-            count += u64::from(stretch.count);
             stretch.first_offset.checked_add(stretch.count.into())?;
+            let more = stretch.more.iter().map(place_from_pb);
+            let more: Vec<_> = more.collect::<Option<_>>()?;
             let digests = if stretch.records.is_empty() {
                 let high = u128::from(stretch.batch_high) << 64;
                 Digests::Whole(high | u128::from(stretch.batch_low))
@@ -165,7 +213,11 @@ impl Remembered {
                 Digests::Each(stretch.records.iter().copied().collect())
             };
             let whole = matches!(digests, Digests::Whole(_));
-            if stretch.count == 0 || !(whole || digests.records() == stretch.count as usize) {
+            let is_alone = whole || more.is_empty();
+            if stretch.count == 0
+                || !is_alone
+                || !(whole || digests.records() == stretch.count as usize)
+            {
                 return None;
             }
             let restored = Stretch {
@@ -173,7 +225,9 @@ impl Remembered {
                 offset: Offset(stretch.first_offset),
                 count: stretch.count,
                 digests,
+                more,
             };
+            count = restored.records().checked_add(count)?;
             all.weight += restored.weight();
             all.stretches.push_back(restored);
         }
@@ -181,12 +235,29 @@ impl Remembered {
     }
 }
 
-/// A packed batch is sent again as it was.
-fn whole(stretch: &Stretch, passed: u32, count: u32, digest: u128) -> Retold {
+/// Where a batch of a bundle stands, from a checkpoint; `None` if it cannot stand there.
+fn place_from_pb(place: &pb::Place) -> Option<Place> {
+    place.first_offset.checked_add(place.count.into())?;
+    let range = OffsetRange {
+        first: Offset(place.first_offset),
+        count: place.count,
+    };
+    let log = LogId(place.log);
+    (place.count > 0).then_some(Place { log, range })
+}
+
+/// A bundle of packed batches is sent again as it was.
+fn whole(stretch: &Stretch, passed: u64, count: u32, digest: u128) -> Retold {
     match stretch.digests {
-        Digests::Whole(known) if passed == 0 && stretch.count == count => {
+        Digests::Whole(known) if passed == 0 && stretch.records() == u64::from(count) => {
             if known == digest {
-                Retold::Known(vec![stretch.range(0, count)])
+                let more = stretch.more.iter().map(|place| place.range);
+                Retold::Known(
+                    [stretch.range(0, stretch.count)]
+                        .into_iter()
+                        .chain(more)
+                        .collect(),
+                )
             } else {
                 Retold::Another
             }

@@ -70,11 +70,11 @@ fn plain_records_that_come_again_get_their_first_offsets_however_they_are_cut() 
     let mut all = one_session();
     let judge = |all: &Sessions, sequence: u64, digests: std::ops::Range<u32>| {
         let count = digests.len() as u32;
-        all.judge(LOG, producer(1, sequence), count, &each(digests))
+        all.judge(LOG, producer(1, sequence), count.into(), &each(digests))
     };
     assert_eq!(judge(&all, 0, 0..3), Ok(Verdict::new_batch()));
-    all.appended(50, 1, &run(10, 3), each(0..3));
-    all.appended(60, 1, &run(20, 2), each(3..5));
+    all.appended(50, 1, &[run(10, 3)], each(0..3));
+    all.appended(60, 1, &[run(20, 2)], each(3..5));
 
     let whole = judge(&all, 0, 0..3).unwrap();
     assert_eq!((whole.known, whole.skip), (vec![range(10, 3)], 3));
@@ -104,12 +104,12 @@ fn a_session_writes_to_several_logs_and_takes_none_for_another() {
         log: other,
         ..run(12, 2)
     };
-    all.appended(50, 1, &run(10, 2), each(0..2));
+    all.appended(50, 1, &[run(10, 2)], each(0..2));
     // Side by side, were it one log.
-    all.appended(50, 1, &to_other, each(2..4));
-    all.appended(50, 1, &run(12, 1), Digests::Whole(7));
-    let judge = |log, sequence, digests: &Digests, count| {
-        let judged = all.judge(log, producer(1, sequence), count, digests);
+    all.appended(50, 1, &[to_other], each(2..4));
+    all.appended(50, 1, &[run(12, 1)], Digests::Whole(7));
+    let judge = |log, sequence, digests: &Digests, count: u32| {
+        let judged = all.judge(log, producer(1, sequence), count.into(), digests);
         judged.map(|verdict| verdict.known)
     };
     let plain = |log, from: u32, to: u32| {
@@ -142,11 +142,16 @@ fn a_session_writes_to_several_logs_and_takes_none_for_another() {
 #[test]
 fn a_packed_batch_is_known_as_it_was_sent_alone() {
     let mut all = one_session();
-    let judge = |all: &Sessions, sequence, count, digest| {
-        all.judge(LOG, producer(1, sequence), count, &Digests::Whole(digest))
+    let judge = |all: &Sessions, sequence, count: u32, digest| {
+        all.judge(
+            LOG,
+            producer(1, sequence),
+            count.into(),
+            &Digests::Whole(digest),
+        )
     };
-    all.appended(50, 1, &run(10, 3), Digests::Whole(7));
-    all.appended(60, 1, &run(13, 2), Digests::Whole(8));
+    all.appended(50, 1, &[run(10, 3)], Digests::Whole(7));
+    all.appended(60, 1, &[run(13, 2)], Digests::Whole(8));
     let known = judge(&all, 0, 3, 7).unwrap();
     assert_eq!((known.known, known.skip), (vec![range(10, 3)], 3));
     let known = judge(&all, 3, 2, 8).unwrap();
@@ -186,7 +191,7 @@ fn a_gap_and_an_unknown_session_are_refused() {
 #[test]
 fn a_session_is_its_openers() {
     let mut all = one_session();
-    all.appended(50, 1, &run(10, 3), Digests::Whole(7));
+    all.appended(50, 1, &[run(10, 3)], Digests::Whole(7));
     let not_his = Err(Refusal::NotOwner);
     for sequence in [0, 3, 99] {
         let bobs = Producer {
@@ -209,7 +214,7 @@ fn what_is_remembered_is_bounded() {
     // No two batches side by side.
     for number in 0..200_u64 {
         let digest = Digests::Whole(number.into());
-        all.appended(number, 1, &run(number * 2, 1), digest);
+        all.appended(number, 1, &[run(number * 2, 1)], digest);
     }
     let judge = |number: u64, digest: u64| {
         let digest = Digests::Whole(digest.into());
@@ -224,7 +229,7 @@ fn what_is_remembered_is_bounded() {
     let mut remembered = Remembered::default();
     for number in 0..500_u32 {
         let first = u64::from(number) * 3;
-        remembered.push(LOG, Offset(first), 3, each(number * 3..number * 3 + 3));
+        remembered.push(&[run(first, 3)], each(number * 3..number * 3 + 3));
     }
     let look = |behind: u32| {
         let first = 1500 - behind;
@@ -299,10 +304,10 @@ fn restored(rows: &[pb::Session]) -> Result<Sessions, WireError> {
 fn a_checkpoint_brings_them_back() {
     let mut all = one_session();
     all.open(Index(2), &open_of("bob", BOB, 20)).unwrap();
-    all.appended(30, 1, &run(0, 2), each([4, 5]));
-    all.appended(50, 1, &run(3, 1), Digests::Whole(u128::MAX - 9));
+    all.appended(30, 1, &[run(0, 2)], each([4, 5]));
+    all.appended(50, 1, &[run(3, 1)], Digests::Whole(u128::MAX - 9));
     for number in 0..100 {
-        all.appended(50, 2, &run(9 + number * 9, 1), each([7]));
+        all.appended(50, 2, &[run(9 + number * 9, 1)], each([7]));
     }
     let copy = restored(&rows(&all)).unwrap();
     assert_eq!((&copy.by_id, &copy.by_owner), (&all.by_id, &all.by_owner));
@@ -313,4 +318,58 @@ fn a_checkpoint_brings_them_back() {
     let mut broken = rows(&all);
     broken[0].stretches[0].records.push(1);
     assert!(restored(&broken).is_err(), "more than they are");
+}
+
+#[test]
+fn a_bundle_is_known_as_a_whole_and_by_its_logs() {
+    let mut all = one_session();
+    let at = |log, first, count| Run {
+        log: LogId(log),
+        ..run(first, count)
+    };
+    let runs = [at(3, 10, 2), at(4, 70, 1), at(5, 0, 4)];
+    all.appended(50, 1, &runs, Digests::Whole(9));
+    all.appended(50, 1, &[at(4, 71, 1)], Digests::Whole(8));
+    let all = restored(&rows(&all)).unwrap();
+    let judge = |log, sequence, count, digest| {
+        let producer = producer(1, sequence);
+        let digests = Digests::Whole(digest);
+        all.judge(LogId(log), producer, count, &digests)
+    };
+    let known = Verdict {
+        known: vec![range(10, 2), range(70, 1), range(0, 4)],
+        skip: 7,
+    };
+    assert_eq!(judge(3, 0, 7, 9), Ok(known));
+    assert_eq!(judge(4, 7, 1, 8).unwrap().known, [range(71, 1)]);
+    assert_eq!(judge(4, 8, 1, 7), Ok(Verdict::new_batch()), "it is new");
+    let expected = 8;
+    let reused = Err(Refusal::SequenceReused { expected });
+    assert_eq!(judge(3, 0, 7, 1), reused, "other records");
+    assert_eq!(judge(4, 0, 7, 9), reused, "another log first");
+    let overlap = Err(Refusal::SequenceOverlap { expected });
+    assert_eq!(judge(3, 0, 2, 9), overlap, "a part of it");
+    assert_eq!(judge(3, 2, 5, 9), overlap, "the rest of it");
+}
+
+#[test]
+fn bundles_weigh_what_their_batches_do() {
+    let mut all = one_session();
+    let bundle = |number: u64| -> Vec<Run> {
+        let at = |log| Run {
+            log: LogId(log),
+            ..run(number, 1)
+        };
+        (0..10).map(at).collect()
+    };
+    for number in 0..100 {
+        all.appended(50, 1, &bundle(number), Digests::Whole(number.into()));
+    }
+    let judge = |number: u64| {
+        let digests = Digests::Whole(number.into());
+        all.judge(LogId(0), producer(1, number * 10), 10, &digests)
+    };
+    // The 16 that can be under way, and some more.
+    assert!((76..100).all(|number| judge(number).unwrap().skip == 10));
+    assert_eq!(judge(75), Err(Refusal::SessionExpired));
 }

@@ -1,0 +1,139 @@
+//! Appending to several logs in one step: all batches of a call, or none.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tonic::{Request, Status};
+
+use super::super::appending::{append, counted, taken};
+use super::super::auth::Rights;
+use super::super::{ApiContext, accounts, auth, deadline, status};
+use super::batches::{self, Packing, Sender};
+use super::produce::response;
+use crate::log::{LogId, record};
+use crate::net::budget::Accounts;
+use crate::proto::v1::{ManyBatch, ProduceManyRequest, ProduceManyResponse, ProduceRequest};
+use crate::raft::{Receipt, ReplicatedLog};
+
+/// Batches of one call. A session remembers 80 batches, and each call's further ones take a quarter of one.
+pub const MANY_BATCHES_MAX: usize = 100;
+/// So many further batches of a call count as one among those under way.
+const MORE_PER_PLACE: usize = 4;
+
+/// What of the batches under way a call of so many is.
+pub fn places(batches: usize) -> usize {
+    1 + batches.saturating_sub(1).div_ceil(MORE_PER_PLACE)
+}
+
+/// The log of each batch of a call, and the name in which it comes: for the answer.
+pub type Whose = Vec<(String, Option<String>)>;
+
+/// Whose the batches of a call are.
+pub fn whose(request: &ProduceManyRequest) -> Whose {
+    let fence = |batch: &ManyBatch| batch.fence.as_ref().map(|fence| fence.name.clone());
+    let batches = request.batches.iter();
+    let batches = batches.map(|batch| (batch.log.clone(), fence(batch)));
+    batches.collect()
+}
+
+/// The logs of a call's batches, each another one, to all of which the caller may append. The first is given as a
+/// handle, too.
+pub async fn logs(
+    api: &ApiContext<ReplicatedLog>,
+    rights: &Rights,
+    until: Option<Instant>,
+    request: &ProduceManyRequest,
+) -> Result<(ReplicatedLog, Vec<LogId>), Status> {
+    let count = request.batches.len();
+    let none = || {
+        let what = format!("a call appends 1 to {MANY_BATCHES_MAX} batches, not {count}");
+        status::invalid(what)
+    };
+    if count > MANY_BATCHES_MAX {
+        return Err(none());
+    }
+    let (mut first, mut logs) = (None, Vec::with_capacity(count));
+    let mut known = HashSet::with_capacity(count);
+    for batch in &request.batches {
+        let log = api.log_to(rights, &batch.log, until).await?;
+        if !known.insert(log.id()) {
+            let what =
+                "a call appends one batch to each log: put all records for a log into one batch";
+            return Err(status::invalid(what));
+        }
+        logs.push(log.id());
+        first.get_or_insert(log);
+    }
+    Ok((first.ok_or_else(none)?, logs))
+}
+
+/// The batches of a call, as the log keeps them.
+pub async fn bundle(
+    api: &ApiContext<ReplicatedLog>,
+    logs: Vec<LogId>,
+    request: ProduceManyRequest,
+    subject: &str,
+    accounts: Option<&Accounts>,
+) -> Result<Bytes, Status> {
+    let mut all = request
+        .batches
+        .iter()
+        .filter_map(|batch| batch.batch.as_ref());
+    if !all.any(batches::is_compressed) {
+        return pack(&api.limits, logs, request, subject);
+    }
+    let (limits, subject) = (api.limits.clone(), subject.to_owned());
+    let packed = move || pack(&limits, logs, request, &subject);
+    let packed = api.reading.bulk().run(accounts, packed).await;
+    packed.unwrap_or_else(|| Err(status::draining()))
+}
+
+fn pack(
+    limits: &super::super::Limits,
+    logs: Vec<LogId>,
+    request: ProduceManyRequest,
+    subject: &str,
+) -> Result<Bytes, Status> {
+    let mut packing = Packing::new(limits);
+    // The first batch carries the session of all.
+    let mut session = request.session;
+    let mut all = Vec::with_capacity(logs.len());
+    for (log, batch) in logs.into_iter().zip(request.batches) {
+        let request = ProduceRequest {
+            log: batch.log,
+            batch: batch.batch,
+            session: session.take(),
+            expected_next_offset: batch.expected_next_offset,
+            fence: batch.fence,
+        };
+        all.push(packing.pack(request, Sender { log, subject })?);
+    }
+    Ok(record::bundle(&all))
+}
+
+/// What became of a call's batches.
+pub fn answer(receipt: &Receipt) -> ProduceManyResponse {
+    let appended = receipt.ranges.iter();
+    ProduceManyResponse {
+        appended: appended.map(|range| response(receipt, *range)).collect(),
+    }
+}
+
+/// Appends the batches of a call.
+pub async fn produce(
+    api: &ApiContext<ReplicatedLog>,
+    request: Request<ProduceManyRequest>,
+) -> Result<ProduceManyResponse, Status> {
+    let (held, until) = (taken(&request).take(), deadline::of(&request));
+    let rights = api.rights(&request);
+    let accounts = accounts(&request);
+    let subject = auth::subject(&request).to_owned();
+    let request = request.into_inner();
+    let (log, logs) = logs(api, &rights, until, &request).await?;
+    let whose = whose(&request);
+    let bundle = bundle(api, logs, request, &subject, accounts.as_ref()).await?;
+    let appended = append(&log, counted(bundle, held), until).await;
+    let receipt = appended.map_err(|error| status::propose_many(&error, &whose))?;
+    Ok(answer(&receipt))
+}
