@@ -188,6 +188,21 @@ impl RaftNetworkFactory<TypeConfig> for Transport {
     }
 }
 
+/// The error that ends a stream whose next entries wait for repair.
+///
+/// A try that merely ended would be made again as it was, and hold on to the entries that it reads: the engine would
+/// purge none of them, although they were trimmed and nobody else has them any more.
+fn failed_for(
+    repairs: Arc<AtomicBool>,
+) -> impl Stream<Item = RpcResult<StreamAppendResult<TypeConfig>>> {
+    let failed = async move {
+        let what = "the entries that come next wait for repair here";
+        let failed = RPCError::Network(NetworkError::from_string(what));
+        repairs.load(Ordering::Relaxed).then_some(Err(failed))
+    };
+    stream::once(failed).filter_map(future::ready)
+}
+
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = SnapshotData;
 
@@ -263,16 +278,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 answered.answered();
                 asked.answered(answer)
             });
-            // A try that merely ended would be made again as it was, and hold on to the entries that it reads: the
-            // engine would purge none of them, although they were trimmed and nobody else has them any more.
-            let failed = stream::once(async move {
-                let what = "the entries that come next wait for repair here";
-                let failed = RPCError::Network(NetworkError::from_string(what));
-                repairs.load(Ordering::Relaxed).then_some(Err(failed))
-            });
             // After a move the stream ends, and the engine opens another one at the peer's new address.
             let results = results.take_until(moved);
-            Ok(results.chain(failed.filter_map(future::ready)).boxed())
+            Ok(results.chain(failed_for(repairs)).boxed())
         })
     }
 

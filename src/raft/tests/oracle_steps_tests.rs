@@ -1,8 +1,13 @@
 //! The steps of the oracle's test: what is committed at random, and what happens in between.
 
+use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+
+use crate::batch::{Builder, Compression, Record, compress};
+use crate::log::LogId;
+use crate::log::record::{self, Conditions, Producer};
 
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
@@ -128,4 +133,25 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Move),
     ];
     vec(step, 1..80)
+}
+
+/// A packed batch; the values decide on its compression.
+pub(crate) fn packed_of(
+    log: LogId,
+    producer: Option<Producer>,
+    conditions: &Conditions<'_>,
+    values: &[Vec<u8>],
+) -> Bytes {
+    let mut builder = Builder::default();
+    for value in values {
+        builder.push(&Record {
+            value: value.clone().into(),
+            ..Record::default()
+        });
+    }
+    let (records, count) = builder.take();
+    let all = [Compression::None, Compression::Lz4, Compression::Zstd];
+    let compression = all[values[0].len() % 3];
+    let records = compress(&records, compression).unwrap();
+    record::packed(log, producer, conditions, compression, count, &records)
 }

@@ -13,7 +13,6 @@ use openraft::entry::RaftEntry;
 use proptest::prelude::*;
 use prost::Message;
 
-use crate::batch::Compression;
 use crate::disk::memory::MemoryDisk;
 use crate::log::record::{self, BatchBuilder, Conditions, Producer, join};
 use crate::log::{self, Error, Floor, Index, Log, LogId, Offset, Position, SegmentCopy, Term};
@@ -33,7 +32,7 @@ use crate::raft::state::fsm::Fsm;
 use crate::raft::state::logs::DEFAULT_NAME;
 
 use super::oracle_plain_tests::{Offsets, Parts, Plain, PlainPart};
-use super::oracle_steps_tests::{BatchOf, Plan, Step, Under, Which, steps};
+use super::oracle_steps_tests::{BatchOf, Plan, Step, Under, Which, packed_of, steps};
 
 /// No log has this id.
 const NEVER: LogId = LogId(1000);
@@ -69,27 +68,6 @@ fn open(disk: &MemoryDisk, floor: Floor, covered: Option<log::Checkpoint>) -> (L
     let opened = Log::open(disk, Path::new("/log"), config, floor, covered);
     let (log, opened) = opened.unwrap();
     (log, opened.rows_hold)
-}
-
-/// A packed batch; the values decide on its compression.
-fn packed_of(
-    log: LogId,
-    producer: Option<Producer>,
-    conditions: &Conditions<'_>,
-    values: &[Vec<u8>],
-) -> Bytes {
-    let mut builder = crate::batch::Builder::default();
-    for value in values {
-        builder.push(&crate::batch::Record {
-            value: value.clone().into(),
-            ..crate::batch::Record::default()
-        });
-    }
-    let (records, count) = builder.take();
-    let all = [Compression::None, Compression::Lz4, Compression::Zstd];
-    let compression = all[values[0].len() % 3];
-    let records = crate::batch::compress(&records, compression).unwrap();
-    record::packed(log, producer, conditions, compression, count, &records)
 }
 
 fn flat(outcome: &BundleOutcome) -> Offsets {

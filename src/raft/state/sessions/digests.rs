@@ -10,7 +10,6 @@ use std::collections::VecDeque;
 
 use twox_hash::XxHash3_128;
 
-use crate::batch::Compression;
 use crate::log::{self, record, record::Batch};
 
 /// The digests of a batch's records.
@@ -28,10 +27,10 @@ impl Digests {
         let [batch] = bundle else {
             return Ok(Self::Whole(of_many(payload, bundle)));
         };
-        let records = batch.records(payload);
-        if let Some(compression) = batch.packed {
-            return Ok(Self::Whole(of_packed(records, compression)));
+        if batch.packed.is_some() {
+            return Ok(Self::Whole(of_packed(payload, batch)));
         }
+        let records = batch.records(payload);
         let mut digests = VecDeque::with_capacity(batch.count as usize);
         let mut at = 0;
         for _ in 0..batch.count {
@@ -62,18 +61,19 @@ impl Digests {
     }
 }
 
-fn of_packed(records: &[u8], compression: Compression) -> u128 {
-    XxHash3_128::oneshot_with_seed(compression as u64, records)
+/// The digest of a packed batch: its compression is the seed.
+fn of_packed(payload: &[u8], batch: &Batch<'_>) -> u128 {
+    let seed = batch.packed.map_or(0, |compression| compression as u64);
+    XxHash3_128::oneshot_with_seed(seed, batch.records(payload))
 }
 
-/// Of the batches' logs, counts and digests.
+/// The digest of the batches' logs, counts and digests.
 fn of_many(payload: &[u8], bundle: &[Batch<'_>]) -> u128 {
     let mut all = Vec::with_capacity(bundle.len() * 24);
     for batch in bundle {
-        let compression = batch.packed.unwrap_or_default();
         all.extend(batch.log.0.to_le_bytes());
         all.extend(batch.count.to_le_bytes());
-        all.extend(of_packed(batch.records(payload), compression).to_le_bytes());
+        all.extend(of_packed(payload, batch).to_le_bytes());
     }
     XxHash3_128::oneshot(&all)
 }
