@@ -317,12 +317,13 @@ impl RowIndex {
     /// Gives the room after the last row back to the disk: no row follows.
     pub fn seal(&mut self) -> Result<(), Error> {
         self.write_back()?;
-        let len = place(self.rows) as u64;
+        // The map goes first, so that none of it ever lies beyond the file's end. If the file cannot be cut or mapped
+        // again, the rows are still read from their copy.
+        let filled = place(self.rows);
+        self.grow_in_memory(filled as u64)?;
         let (file, path) = (self.file.file()?, self.file.path());
-        // The map goes first, so that none of it ever lies beyond the file's end.
-        let nothing = MmapMut::map_anon(1).map_err(Error::io("map", path))?;
-        self.map = Map::Own(nothing, false);
-        file.set_len(len).map_err(Error::io("cut", path))?;
+        file.set_len(filled as u64)
+            .map_err(Error::io("cut", path))?;
         self.map = Map::Own(map_file(&*file, path)?, file.mappable().is_some());
         Ok(())
     }
