@@ -150,8 +150,8 @@ const MUTANTS: [Mutant; 25] = [
     ),
     mutant(
         "an answer tells the offset after",
-        "ranges.push(OffsetRange {\n                    first: next,",
-        "ranges.push(OffsetRange {\n                    first: Offset(next.0 + u64::from(IT)),",
+        "ranges.push(OffsetRange { first, count });",
+        "let first = Offset(first.0 + u64::from(IT));\n            ranges.push(OffsetRange { first, count });",
     ),
     mutant(
         "a trim takes one record more",
@@ -165,8 +165,8 @@ const MUTANTS: [Mutant; 25] = [
     ),
     mutant(
         "a read of the disk goes on past what is written",
-        "if is_unwritten || passed",
-        "if (is_unwritten && !IT) || passed",
+        "if is_unwritten || is_apart",
+        "if (is_unwritten && !IT) || is_apart",
     ),
     mutant(
         "a start reads the first entry",
