@@ -6,6 +6,7 @@ use ferrolog::client::{
     AppenderOptions, Client, ClientError, ConsumeOptions, Consumer, LogSettings, ProducerOptions,
     Record, Start,
 };
+use ferrolog::proto::v1::Retention;
 use ferrolog::reason::Reason;
 use tokio::time::timeout;
 use tonic::Status;
@@ -363,4 +364,27 @@ async fn a_change_whose_answer_is_lost_was_made_once() {
     front.plan(lost());
     assert!(admin.delete_log("orders", made.id).await.unwrap());
     assert!(!admin.delete_log("orders", made.id).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_set_for_another_log_leaves_the_default_one_as_it_is() {
+    let world = World::alone(1).await;
+    let client = world.client(&ADDRS[..1]);
+    let admin = client.admin();
+    admin
+        .create_log("orders", LogSettings::default())
+        .await
+        .unwrap();
+    let kept = Retention {
+        max_bytes: 1 << 30,
+        ..Retention::default()
+    };
+    admin.set_retention(kept.clone()).await.unwrap();
+    let orders = client.log("orders").admin();
+    orders.set_retention(Retention::default()).await.unwrap();
+    assert_eq!(admin.retention().await.unwrap(), kept);
+    let refused = orders.set_retention(kept.clone()).await.unwrap_err();
+    assert_eq!(refused.reason(), Some(Reason::InvalidRequest));
+    assert_eq!(orders.retention().await.unwrap(), Retention::default());
+    assert_eq!(admin.retention().await.unwrap(), kept);
 }
