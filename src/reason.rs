@@ -128,7 +128,7 @@ reasons! {
     SessionExpired "SESSION_EXPIRED" FailedPrecondition Nothing Never, "", "not by this try: read back what an earlier one appended, then begin a new session";
     Lagging "LAGGING" Unavailable Nothing Elsewhere(ELECTION), "", "this node is behind: ask another, or read relaxed";
     Stale "STALE" Unavailable Nothing Elsewhere(ELECTION), "`staleness_ms`, if known", "the bound does not hold here: ask another node, or allow more";
-    OffsetOutOfRange "OFFSET_OUT_OF_RANGE" OutOfRange Nothing Never, "`next_offset`, of a read `first_offset`, too", "read inside the range, and set a cursor at `next_offset` or below";
+    OffsetOutOfRange "OFFSET_OUT_OF_RANGE" OutOfRange Nothing Never, "`next_offset`, of a read `first_offset`, too; of a selection of logs `next_position` alone", "read inside the range, and set a cursor at `next_offset` or below";
     OffsetTrimmed "OFFSET_TRIMMED" OutOfRange Nothing Never, "`first_offset`, `next_offset`", "the record is gone: go on at `first_offset` if you may skip it";
     NoDescriptors "NO_DESCRIPTORS" Unavailable Nothing Elsewhere(SECOND), "", "the process may open no more files just now: try again, or ask another node; raise its limit (`ulimit -n`, LimitNOFILE)";
     SegmentDamaged "SEGMENT_DAMAGED" Unavailable Nothing Elsewhere(SECOND), "", "read from another node, or wait: this one is being mended from it";
