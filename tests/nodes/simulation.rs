@@ -266,8 +266,13 @@ async fn leadership_goes_to_a_voter_that_answers() {
     for (cut, other) in [(others[0], others[1]), (others[1], others[0])] {
         let leader = world.leader();
         if leader == cut || leader == other {
-            let back = format!("n{}", others.iter().fold(3, |left, node| left - node));
-            world.node(leader).log().transfer(&back).await.unwrap();
+            let back = others.iter().fold(3, |left, node| left - node);
+            let name = format!("n{back}");
+            world.node(leader).log().transfer(&name).await.unwrap();
+            // The one that leads is told a moment after the others that it may write.
+            let mut views = world.node(back).log().watch_view();
+            let leads = views.wait_for(|view| view.writable);
+            timeout(PATIENCE, leads).await.expect("it leads").unwrap();
         }
         let leader = world.leader();
         world.network.cut(ADDRS[cut]);
