@@ -29,7 +29,7 @@ use crate::raft::view::View;
 use crate::raft::view::clocks::Clocks;
 use crate::raft::view::elapsed::ElapsedTimes;
 use crate::raft::view::space::{self, Space};
-use crate::raft::write::commands::{Commands, SESSION_IDLE_MAX};
+use crate::raft::write::commands::Commands;
 use crate::raft::write::gate::Gate;
 use crate::raft::write::proposer::{self, Proposer};
 use crate::raft::write::stamps::Stamps;
@@ -96,7 +96,7 @@ impl ReplicatedLog {
             transport,
             space,
             clocks,
-            passed: Mutex::new(ElapsedTimes::new(SESSION_IDLE_MAX)),
+            passed: Mutex::new(ElapsedTimes::default()),
             promised,
             failure,
         });

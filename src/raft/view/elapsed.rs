@@ -1,8 +1,8 @@
 //! How long ago the log's time was what it was then, by this node's monotonic clock.
 //!
 //! The times in a log may be wrong. How much time passed since an entry was applied is known all the same, by a
-//! node that was there. So idleness is judged by the time that passed. The log's times alone decide only about
-//! what was idle before this node began.
+//! node that was there. So age and idleness are judged by the time that passed. The log's times alone decide only
+//! about what was there before this node began.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,15 +10,18 @@ use std::time::Duration;
 use crate::env::Instant;
 
 /// Between two marks.
-const MARK_EVERY: Duration = Duration::from_secs(60);
+const MARK_EVERY: Duration = Duration::from_secs(1);
+/// Of an age, marks may be so much apart: what is older than that is known to be as late as that.
+const APART: u32 = 16;
 /// A time of the log that has stood for this long is given to no further entry.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// Marks of the log's time, for as long as anything is asked of them.
+/// Marks of the log's time. There are a few hundred, however long the node is up: the older they are, the further
+/// apart.
 #[derive(Debug)]
 pub struct ElapsedTimes {
+    /// Oldest first.
     marks: VecDeque<TimeMark>,
-    kept: Duration,
     /// The log's time when this began.
     first_ms: Option<u64>,
     /// The log's time at the last look, and since when it is that.
@@ -32,17 +35,17 @@ struct TimeMark {
     at: Instant,
 }
 
-impl ElapsedTimes {
-    /// Nothing will be asked that is further back than `kept`.
-    pub fn new(kept: Duration) -> Self {
+impl Default for ElapsedTimes {
+    fn default() -> Self {
         Self {
             marks: VecDeque::new(),
-            kept,
             first_ms: None,
             last: (0, Instant::now()),
         }
     }
+}
 
+impl ElapsedTimes {
     /// Takes note of the log's time now.
     pub fn look(&mut self, log_ms: u64) {
         let now = Instant::now();
@@ -50,32 +53,45 @@ impl ElapsedTimes {
             self.last = (log_ms, now);
         }
         self.first_ms.get_or_insert(log_ms);
-        let due = self
-            .marks
-            .back()
-            .is_none_or(|mark| now - mark.at >= MARK_EVERY);
-        if due {
+        let is_due = |mark: &TimeMark| now - mark.at >= MARK_EVERY;
+        if self.marks.back().is_none_or(is_due) {
             // An entry with the same time may be on its way.
             let settled = now - self.last.1 >= SETTLED;
             let below_ms = if settled { log_ms + 1 } else { log_ms };
+            self.thin(now);
             self.marks.push_back(TimeMark { below_ms, at: now });
         }
-        // The last one that is old enough stays.
-        while self
-            .marks
-            .get(1)
-            .is_some_and(|next| now - next.at >= self.kept)
-        {
-            self.marks.pop_front();
-        }
+    }
+
+    /// Forgets the marks whose neighbours are close to each other, for their age.
+    fn thin(&mut self, now: Instant) {
+        let Some(mut before) = self.marks.front().copied() else {
+            return;
+        };
+        let mut number = 0;
+        let last = self.marks.len() - 1;
+        let after: Vec<_> = self.marks.iter().skip(1).copied().collect();
+        self.marks.retain(|mark| {
+            let after = after.get(number).copied();
+            let is_end = number == 0 || number == last;
+            number += 1;
+            let stays =
+                is_end || after.is_none_or(|after| after.at - before.at > (now - after.at) / APART);
+            if stays {
+                before = *mark;
+            }
+            stays
+        });
     }
 
     /// Entries with times before this one are at least so old. `surely_past_ms` is what the clocks
     /// say, if anything: it counts for entries from before this node began.
     pub fn before_ms(&self, age: Duration, surely_past_ms: Option<u64>) -> u64 {
-        let mut old = self.marks.iter().rev();
-        let observed = old.find(|mark| mark.at.elapsed() >= age);
-        let observed = observed.map_or(0, |mark| mark.below_ms);
+        let now = Instant::now();
+        let old = self.marks.partition_point(|mark| now - mark.at >= age);
+        let observed = old
+            .checked_sub(1)
+            .map_or(0, |last| self.marks[last].below_ms);
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let told = surely_past_ms.map_or(0, |now| now.saturating_sub(age_ms));
         observed.max(told.min(self.first_ms.unwrap_or(0)))
@@ -100,7 +116,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn age_is_what_passed_and_not_what_times_say() {
-        let mut passed = ElapsedTimes::new(24 * HOUR);
+        let mut passed = ElapsedTimes::default();
         passed.look(WRONG_MS);
         assert_eq!(passed.before_ms(HOUR, None), 0);
         pass(&mut passed, HOUR / 2, WRONG_MS).await;
@@ -112,13 +128,39 @@ mod tests {
         pass(&mut passed, HOUR, WRONG_MS + 5).await;
         assert_eq!(passed.before_ms(HOUR, None), WRONG_MS + 6, "it idles");
         pass(&mut passed, 48 * HOUR, WRONG_MS + 5).await;
-        assert!(passed.marks.len() <= 24 * 60 + 2, "{}", passed.marks.len());
         assert_eq!(passed.before_ms(24 * HOUR, None), WRONG_MS + 6);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_age_is_told_to_a_sixteenth_of_it_by_few_marks() {
+        let mut passed = ElapsedTimes::default();
+        let begun = Instant::now();
+        let mut looked = 0;
+        for (step_s, steps) in [(1, 5000), (60, 5000), (3600, 5000)] {
+            for _ in 0..steps {
+                tokio::time::advance(Duration::from_secs(step_s)).await;
+                looked = begun.elapsed().as_millis() as u64;
+                passed.look(looked);
+            }
+            assert!(passed.marks.len() < 400, "{} marks", passed.marks.len());
+            let mut age = Duration::from_secs(step_s);
+            while age < begun.elapsed() / 2 {
+                let old = passed.before_ms(age, None);
+                let is_so_old = Duration::from_millis(looked - old);
+                // It stands for what came since the mark before it.
+                let most = age + age / 8 + 3 * Duration::from_secs(step_s);
+                assert!(
+                    is_so_old >= age && is_so_old <= most,
+                    "{age:?}: {is_so_old:?}"
+                );
+                age *= 3;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_idles_since_before_is_judged_by_the_clocks() {
-        let mut passed = ElapsedTimes::new(24 * HOUR);
+        let mut passed = ElapsedTimes::default();
         let hour_ms = 3_600_000;
         passed.look(5 * hour_ms);
         pass(&mut passed, Duration::from_secs(60), 6 * hour_ms).await;
