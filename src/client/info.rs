@@ -17,7 +17,7 @@ pub struct Claim {
 /// What is set for a log.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LogSettings {
-    /// How much of the log is kept: all of it, unless this is the default log.
+    /// How much of the log is kept.
     pub retention: Retention,
     /// Words of its owner's about it: at most 32, keys of 1 to 64 bytes, values of at most 256.
     pub labels: BTreeMap<String, String>,

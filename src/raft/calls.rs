@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::log::{LogId, Offset};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::catalog::{CreateLog, DeleteLog, Trim, UpdateLog};
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, SetRetention, Trim, UpdateLog};
 use crate::raft::entry::command::{ClaimEpoch, CommitCursor, Retention};
 use crate::raft::entry::outcome::Made;
 use crate::raft::error::{ExecuteError, MembershipError, ReadError};
@@ -144,8 +144,9 @@ impl ReplicatedLog {
 
     /// Sets how much of the log is kept. Any member takes the call.
     pub async fn set_retention(&self, retention: Retention) -> Result<(), ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.set_retention(retention, until).await
+        let (log, until) = (self.2, self.deadline());
+        let set = SetRetention { log, retention };
+        self.0.commands.set_retention(set, until).await
     }
 
     /// Lets a node of this name join, once.

@@ -93,14 +93,6 @@ impl Log {
         state.segments.iter().map(info).collect()
     }
 
-    /// The offset in a log behind what the segment that begins at `base` holds of it.
-    pub fn end_in(&self, base: Index, log: LogId) -> Result<Offset, Error> {
-        self.with_directories(|state| match state.segment_number(base) {
-            Some(number) => state.end_in(number, log),
-            None => Ok(Looked::Found(Offset(0))),
-        })
-    }
-
     /// Where the log could begin if all sealed segments went that hold only trimmed records and
     /// entries before `covered`, and that nobody has pinned; and the term of the last entry that
     /// would go. `None` if none could.

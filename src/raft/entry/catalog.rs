@@ -86,6 +86,55 @@ pub struct Trim {
     pub first: Offset,
 }
 
+/// A log's retention to be replaced, whatever else is in its configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetRetention {
+    pub log: LogId,
+    pub retention: Retention,
+}
+
+impl SetRetention {
+    pub fn to_pb(&self) -> pb::SetRetention {
+        let retention = self.retention.to_pb();
+        pb::SetRetention {
+            max_bytes: retention.max_bytes,
+            max_age_ms: retention.max_age_ms,
+            wait_for_cursors: retention.wait_for_cursors,
+            wait_bytes_max: retention.wait_bytes_max,
+            log: self.log.0,
+        }
+    }
+
+    pub fn from_pb(set: pb::SetRetention) -> Self {
+        let retention = pb::Retention {
+            max_bytes: set.max_bytes,
+            max_age_ms: set.max_age_ms,
+            wait_for_cursors: set.wait_for_cursors,
+            wait_bytes_max: set.wait_bytes_max,
+        };
+        Self {
+            log: LogId(set.log),
+            retention: Retention::from_pb(retention),
+        }
+    }
+}
+
+impl Trim {
+    pub fn to_pb(&self) -> pb::Trim {
+        pb::Trim {
+            first_offset: self.first.0,
+            log: self.log.0,
+        }
+    }
+
+    pub fn from_pb(trim: pb::Trim) -> Self {
+        Self {
+            log: LogId(trim.log),
+            first: Offset(trim.first_offset),
+        }
+    }
+}
+
 impl CreateLog {
     pub fn to_pb(&self) -> pb::CreateLog {
         pb::CreateLog {

@@ -11,8 +11,8 @@ use crate::proto::raft_v1::{self as pb, control_entry::Command as Control};
 use crate::raft::entry::wire_error::{WireError, number_of};
 
 use super::admission::{Admission, Entrance};
-use super::catalog::{CreateLog, DeleteLog, Trim, UpdateLog};
-use super::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention};
+use super::catalog::{CreateLog, DeleteLog, SetRetention, Trim, UpdateLog};
+use super::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession};
 use super::owner;
 use super::types::{self, Entry};
 
@@ -71,11 +71,11 @@ pub fn command_to_control(command: &Command) -> Option<Control> {
         Command::CreateLog(create) => Control::CreateLog(create.to_pb()),
         Command::UpdateLog(update) => Control::UpdateLog(update.to_pb()),
         Command::DeleteLog(delete) => Control::DeleteLog(delete.to_pb()),
-        Command::Trim(trim) => Control::Trim(pb::Trim {
-            first_offset: trim.first.0,
-            log: trim.log.0,
+        Command::Trim(trim) => Control::Trim(trim.to_pb()),
+        Command::TrimLogs(trims) => Control::TrimLogs(pb::TrimLogs {
+            trims: trims.iter().map(Trim::to_pb).collect(),
         }),
-        Command::SetRetention(retention) => Control::SetRetention(retention.to_pb()),
+        Command::SetRetention(set) => Control::SetRetention(set.to_pb()),
         Command::OpenSession(open) => Control::OpenSession(pb::OpenSession {
             subject: open.subject.clone(),
             owner: owner::to_pb(open.owner),
@@ -147,11 +147,11 @@ pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, Wire
         Control::CreateLog(create) => Command::CreateLog(CreateLog::from_pb(create)),
         Control::UpdateLog(update) => Command::UpdateLog(UpdateLog::from_pb(update)),
         Control::DeleteLog(delete) => Command::DeleteLog(DeleteLog::from_pb(delete)),
-        Control::Trim(trim) => Command::Trim(Trim {
-            log: LogId(trim.log),
-            first: Offset(trim.first_offset),
-        }),
-        Control::SetRetention(retention) => Command::SetRetention(Retention::from_pb(retention)),
+        Control::Trim(trim) => Command::Trim(Trim::from_pb(trim)),
+        Control::TrimLogs(all) => {
+            Command::TrimLogs(all.trims.into_iter().map(Trim::from_pb).collect())
+        }
+        Control::SetRetention(set) => Command::SetRetention(SetRetention::from_pb(set)),
         Control::OpenSession(open) => Command::OpenSession(OpenSession {
             subject: open.subject,
             owner: owner::from_pb(&open.owner)?,

@@ -8,7 +8,7 @@ use crate::log::{LogId, Offset};
 use crate::proto::raft_v1 as pb;
 
 use super::admission::{Admission, Entrance};
-use super::catalog::{CreateLog, DeleteLog, Trim, UpdateLog};
+use super::catalog::{CreateLog, DeleteLog, SetRetention, Trim, UpdateLog};
 
 /// A command of the replicated state machine.
 #[derive(Clone, PartialEq, Eq)]
@@ -37,8 +37,10 @@ pub enum Command {
     DeleteLog(DeleteLog),
     /// Give up the records of a log before an offset.
     Trim(Trim),
-    /// Keep so much of the default log from now on.
-    SetRetention(Retention),
+    /// Give up the first records of several logs.
+    TrimLogs(Vec<Trim>),
+    /// Keep so much of a log from now on.
+    SetRetention(SetRetention),
     /// Give a producer a session.
     OpenSession(OpenSession),
     /// Forget a session.
@@ -85,6 +87,7 @@ impl Command {
             | Self::Register { .. }
             | Self::Forget { .. }
             | Self::ExpireSessions(_)
+            | Self::TrimLogs(_)
             | Self::RegisterStart { .. } => false,
         }
     }
@@ -93,13 +96,13 @@ impl Command {
 /// How much of the log is kept; `None` is without a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Retention {
-    /// Of segments, in bytes.
+    /// Of its batches as they came, in bytes.
     pub max_bytes: Option<u64>,
     /// In milliseconds.
     pub max_age_ms: Option<u64>,
     /// Cursors whose records stay, whatever the limits say.
     pub wait_for_cursors: Vec<String>,
-    /// Until segments take more bytes than this.
+    /// Until the log has more bytes than this.
     pub wait_bytes_max: u64,
 }
 
@@ -139,7 +142,8 @@ impl fmt::Display for Command {
             Self::UpdateLog(update) => write!(f, "configure log {}", update.log),
             Self::DeleteLog(delete) => write!(f, "delete log {}", delete.log),
             Self::Trim(trim) => write!(f, "trim log {} to {}", trim.log, trim.first),
-            Self::SetRetention(retention) => write!(f, "{retention:?}"),
+            Self::TrimLogs(trims) => write!(f, "trim {} logs", trims.len()),
+            Self::SetRetention(set) => write!(f, "keep of log {}: {:?}", set.log, set.retention),
             Self::OpenSession(_) => write!(f, "open a session"),
             Self::CloseSession(close) => write!(f, "close session {}", close.session),
             Self::ExpireSessions(before) => write!(f, "expire sessions idle since {before}"),

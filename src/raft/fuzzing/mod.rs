@@ -14,9 +14,9 @@ use crate::log::fuzzing::{Input, Kept, batch_of, read_all};
 use crate::log::{self, Floor, Index, LogId, NUMBER_MAX, Offset, Position, Term};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::admission::Entrance;
-use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, Trim};
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, SetRetention, Trim};
 use crate::raft::entry::codec;
-use crate::raft::entry::command::{self, Command, CommitCursor, OpenSession};
+use crate::raft::entry::command::{Command, CommitCursor, OpenSession};
 use crate::raft::entry::owner;
 use crate::raft::entry::types::{self, Entry, EntryPayload, TypeConfig};
 use crate::raft::peer::checks::Pair;
@@ -128,11 +128,19 @@ pub fn entries_of(input: &mut Input<'_>) -> Vec<Entry> {
             2 => Command::Forget {
                 name: (what >> 6).to_string(),
             },
-            3 => Command::SetRetention(command::Retention::from_pb(pb::Retention {
+            3 => Command::SetRetention(SetRetention::from_pb(pb::SetRetention {
                 max_bytes: input.u64(),
                 max_age_ms: input.u8().into(),
-                ..pb::Retention::default()
+                log: (what >> 6).into(),
+                ..pb::SetRetention::default()
             })),
+            4 => {
+                let trim = |_| Trim {
+                    log: LogId((input.u8() & 3).into()),
+                    first: Offset(input.u8().into()),
+                };
+                Command::TrimLogs((0..1 + (what >> 6)).map(trim).collect())
+            }
             // The first few entries make sessions that batches may name.
             8 => Command::OpenSession(OpenSession {
                 subject: String::new(),

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use crate::log::record::{self, Batch};
 use crate::log::{self, Index, Log, Offset, Run};
 use crate::raft::entry::admission::{Admission, Entrance};
-use crate::raft::entry::catalog::{LogConfig, UpdateLog};
 use crate::raft::entry::command::Command;
 use crate::raft::entry::outcome::{
     BundleOutcome, NotRegistered, OffsetRange, Outcome, Receipt, Refusal, Refused, StateRefusal,
@@ -117,17 +116,15 @@ impl Fsm {
                 of.trim(trim.log, first);
                 Outcome::Trimmed(first)
             }),
-            Command::SetRetention(retention) => {
-                let update = UpdateLog {
-                    log: log::LogId::DEFAULT,
-                    config: LogConfig {
-                        retention: retention.clone(),
-                        ..self.logs.default_log().config.clone()
-                    },
-                    expected_epoch: None,
-                };
-                self.logs.update(&update).map(|_| Outcome::Done)
+            Command::TrimLogs(trims) => {
+                for trim in trims {
+                    if let Ok(first) = self.logs.trim(trim) {
+                        of.trim(trim.log, first);
+                    }
+                }
+                Ok(Outcome::Done)
             }
+            Command::SetRetention(set) => self.logs.set_retention(set).map(|_| Outcome::Done),
             _ => return None,
         })
     }
@@ -171,6 +168,7 @@ impl Fsm {
             | Command::UpdateLog(_)
             | Command::DeleteLog(_)
             | Command::Trim(_)
+            | Command::TrimLogs(_)
             | Command::SetRetention(_) => unreachable!("`apply` takes these itself"),
         }
     }

@@ -11,10 +11,11 @@ use bytes::Bytes;
 
 use crate::log::{AllEnds, Ends, LogId, Offset};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, Trim, UpdateLog};
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog};
 use crate::raft::entry::outcome::{Full, Made, StateRefusal};
 use crate::raft::entry::wire_error::WireError;
 
+use super::marks::{Mark, Marks};
 use super::table::{self, Table};
 
 /// The name of the log that is always there.
@@ -45,9 +46,22 @@ pub struct KnownLog {
     pub last_append_ms: u64,
     /// When it was made: the leader's time in milliseconds since 1970.
     pub created_ms: u64,
+    /// Where it stood now and then.
+    pub marks: Marks,
     /// Who made it; empty without TLS.
     subject: String,
     token: Bytes,
+}
+
+impl KnownLog {
+    /// Where it stands now.
+    pub fn end(&self) -> Mark {
+        Mark {
+            offset: self.ends.next,
+            bytes: self.bytes,
+            time_ms: self.last_append_ms,
+        }
+    }
 }
 
 impl Default for Logs {
@@ -101,6 +115,12 @@ impl Logs {
         let names = self.by_name.range::<str, _>((begin, Unbounded));
         let matching = names.take_while(move |(name, _)| name.starts_with(prefix));
         matching.filter_map(|(_, id)| Some((*id, self.get(*id)?)))
+    }
+
+    /// The logs by id, from this one on.
+    pub fn from(&self, first: LogId) -> impl Iterator<Item = (LogId, &KnownLog)> {
+        let found = self.by_id.rows().range(first..);
+        found.map(|(id, log)| (*id, log))
     }
 
     /// The id that the next log gets.
@@ -166,6 +186,20 @@ impl Logs {
         Ok(Made { log, epoch })
     }
 
+    /// Replaces a log's retention, and leaves the rest of its configuration as it is.
+    pub fn set_retention(&mut self, set: &SetRetention) -> Result<Made, StateRefusal> {
+        let known = self.get(set.log).ok_or(StateRefusal::NoSuchLog)?;
+        let config = LogConfig {
+            retention: set.retention.clone(),
+            ..known.config.clone()
+        };
+        self.update(&UpdateLog {
+            log: set.log,
+            config,
+            expected_epoch: None,
+        })
+    }
+
     /// Deletes a log; false if there is none with this name and id. The default log stays.
     pub fn delete(&mut self, delete: &DeleteLog) -> bool {
         let is_it = self.by_name.get(&delete.name) == Some(&delete.log);
@@ -179,8 +213,10 @@ impl Logs {
     /// Lets a log begin later; gives its first offset.
     pub fn trim(&mut self, trim: &Trim) -> Result<Offset, StateRefusal> {
         let known = self.by_id.get_mut(&trim.log);
-        let ends = &mut known.ok_or(StateRefusal::NoSuchLog)?.ends;
+        let known = known.ok_or(StateRefusal::NoSuchLog)?;
+        let ends = &mut known.ends;
         ends.first = ends.first.max(trim.first.min(ends.next));
+        known.marks.trimmed(ends.first);
         Ok(ends.first)
     }
 
@@ -189,6 +225,13 @@ impl Logs {
         let log = self.by_id.get_mut(&id);
         let log = log.expect("batches for logs that are not there are refused");
         let first = log.ends.next;
+        let stood = Mark {
+            offset: first,
+            bytes: log.bytes,
+            // Never back, whatever stands in the entry.
+            time_ms: time_ms.max(log.last_append_ms),
+        };
+        log.marks.note(stood, &log.config.retention);
         log.ends.next = Offset(first.0 + u64::from(records));
         log.bytes = log.bytes.saturating_add(bytes);
         log.last_append_ms = log.last_append_ms.max(time_ms);
@@ -219,10 +262,16 @@ impl Logs {
             created_ms: log.created_ms,
             subject: log.subject,
             token: log.token,
+            marks: Marks::from_pb(&log.marks.unwrap_or_default())
+                .ok_or(WireError::Unknown("mark"))?,
             name: log.name,
         };
         let is_possible = known.ends.first <= known.ends.next
             && known.ends.next.0 <= crate::log::NUMBER_MAX
+            && known
+                .marks
+                .last()
+                .is_none_or(|last| last.is_before(known.end()))
             && id.0 < self.next_id;
         let name = known.name.clone();
         let is_new = self.by_name.insert(name, id).is_none();
@@ -259,6 +308,7 @@ impl table::Kept for KnownLog {
             created_ms: self.created_ms,
             subject: self.subject.clone(),
             token: self.token.clone(),
+            marks: Some(self.marks.to_pb()).filter(|marks| !marks.offsets.is_empty()),
         };
         pb::StateRow {
             row: Some(pb::state_row::Row::Log(log)),

@@ -9,6 +9,7 @@ pub mod cursors;
 pub mod fences;
 pub mod fsm;
 pub mod logs;
+pub mod marks;
 pub mod registrations;
 pub mod sessions;
 pub mod table;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::log::record::{Conditions, Producer};
 use crate::log::{AllEnds, Ends, LogId, Offset};
-use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, UpdateLog};
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog};
 use crate::raft::entry::command::CommitCursor;
 use crate::raft::entry::outcome::{Full, Made, Outcome, Refusal, Refused, StateRefusal};
 use crate::raft::state::logs::DEFAULT_NAME;
@@ -154,12 +154,28 @@ impl Plain {
         Outcome::Deleted(goes)
     }
 
-    pub(crate) fn trim(&mut self, id: LogId, to: u64) -> Outcome {
-        let Some(log) = self.logs.get_mut(&id) else {
+    pub(crate) fn trim(&mut self, trim: &Trim) -> Outcome {
+        let Some(log) = self.logs.get_mut(&trim.log) else {
             return Outcome::Refused(StateRefusal::NoSuchLog);
         };
-        log.first = log.first.max(to.min(log.next().0));
+        log.first = log.first.max(trim.first.0.min(log.next().0));
         Outcome::Trimmed(Offset(log.first))
+    }
+
+    pub(crate) fn set_retention(&mut self, set: &SetRetention) -> Outcome {
+        let Some(log) = self.logs.get(&set.log) else {
+            return Outcome::Refused(StateRefusal::NoSuchLog);
+        };
+        let config = LogConfig {
+            retention: set.retention.clone(),
+            ..log.config.clone()
+        };
+        self.update(&UpdateLog {
+            log: set.log,
+            config,
+            expected_epoch: None,
+        });
+        Outcome::Done
     }
 
     pub(crate) fn set_cursor(&mut self, commit: &CommitCursor) -> Outcome {

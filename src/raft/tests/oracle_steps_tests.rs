@@ -41,7 +41,8 @@ pub(crate) enum Plan {
     Update(Which, u8, Option<i8>),
     Delete(Which),
     Trim(Which, u16),
-    SetRetention(u64, u64),
+    TrimLogs(Vec<(Which, u16)>),
+    SetRetention(Which, u64, u64),
     CloseSession(u8),
     Claim(u8, bool),
     Cursor(Which, u8, u64, Option<u64>),
@@ -118,7 +119,10 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(log, label, off)| Plan::Update(log, label, off)),
         1 => which().prop_map(Plan::Delete),
         3 => (which(), any::<u16>()).prop_map(|(log, to)| Plan::Trim(log, to)),
-        1 => (any::<u64>(), 0..2u64).prop_map(|(bytes, age)| Plan::SetRetention(bytes, age)),
+        2 => vec((which(), any::<u16>()), 1..4).prop_map(Plan::TrimLogs),
+        // Small ones, too: marks then lie close to each other.
+        1 => (which(), prop_oneof![any::<u64>(), 0..500u64], 0..2u64)
+            .prop_map(|(log, bytes, age)| Plan::SetRetention(log, bytes, age)),
         1 => (0..4u8).prop_map(Plan::CloseSession),
         2 => (0..3u8, any::<bool>()).prop_map(|(name, old)| Plan::Claim(name, old)),
         3 => (which(), 0..3u8, 0..9u64, option::of(0..9u64))

@@ -18,10 +18,8 @@ use crate::log::record::{self, BatchBuilder, Conditions, Producer, join};
 use crate::log::{self, Error, Floor, Index, Log, LogId, Offset, Position, SegmentCopy, Term};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::admission::Entrance;
-use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, Trim, UpdateLog};
-use crate::raft::entry::command::{
-    ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention,
-};
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog};
+use crate::raft::entry::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession};
 use crate::raft::entry::outcome::{BundleOutcome, NotRegistered, Outcome, StateRefusal};
 use crate::raft::entry::types::{self, Entry, EntryPayload};
 use crate::raft::entry::{codec, owner};
@@ -147,31 +145,26 @@ impl World {
                 assert_eq!(self.apply(Command::Forget { name }), Outcome::Done);
             }
             Plan::Trim(which, choice) => {
-                let (_, log) = self.which(*which);
-                // Past the end, now and then: then it ends there.
-                let next = self.plain.logs.get(&log).map_or(0, |log| log.next().0);
-                let to = u64::from(*choice) % (next + 3);
-                let first = Offset(to);
-                let wanted = self.plain.trim(log, to);
-                assert_eq!(self.apply(Command::Trim(Trim { log, first })), wanted);
+                let trim = self.trim_of(*which, *choice);
+                let wanted = self.plain.trim(&trim);
+                assert_eq!(self.apply(Command::Trim(trim)), wanted);
+            }
+            Plan::TrimLogs(all) => {
+                let trims = all.iter().map(|(which, to)| self.trim_of(*which, *to));
+                let trims: Vec<_> = trims.collect();
+                trims.iter().for_each(|trim| drop(self.plain.trim(trim)));
+                assert_eq!(self.apply(Command::TrimLogs(trims)), Outcome::Done);
             }
             Plan::Create { .. } | Plan::Update(..) | Plan::Delete(_) => self.catalog(plan),
-            Plan::SetRetention(max_bytes, max_age_ms) => {
-                let retention = Retention::from_pb(pb::Retention {
+            Plan::SetRetention(which, max_bytes, max_age_ms) => {
+                let set = SetRetention::from_pb(pb::SetRetention {
                     max_bytes: *max_bytes,
                     max_age_ms: *max_age_ms,
-                    ..pb::Retention::default()
+                    log: self.which(*which).1.0,
+                    ..pb::SetRetention::default()
                 });
-                let config = LogConfig {
-                    retention: retention.clone(),
-                    ..self.plain.logs[&LogId::DEFAULT].config.clone()
-                };
-                self.plain.update(&UpdateLog {
-                    log: LogId::DEFAULT,
-                    config,
-                    expected_epoch: None,
-                });
-                assert_eq!(self.apply(Command::SetRetention(retention)), Outcome::Done);
+                let wanted = self.plain.set_retention(&set);
+                assert_eq!(self.apply(Command::SetRetention(set)), wanted);
             }
             Plan::CloseSession(session) => {
                 let id = self.open.remove(session).unwrap_or(999);
@@ -204,6 +197,14 @@ impl World {
             }
             Plan::Blank => assert_eq!(self.apply_payload(EntryPayload::Blank), Outcome::Done),
         }
+    }
+
+    /// Past the end, now and then: then the log begins there.
+    fn trim_of(&self, which: Which, choice: u16) -> Trim {
+        let (_, log) = self.which(which);
+        let next = self.plain.logs.get(&log).map_or(0, |log| log.next().0);
+        let first = Offset(u64::from(choice) % (next + 3));
+        Trim { log, first }
     }
 
     /// A command that changes logs.
@@ -450,9 +451,11 @@ impl World {
             .map_or(Index(0), |covered| Index(covered.applied.0 + 1));
         let (log, rows_hold) = open(&self.disk, self.floor, covered);
         assert_eq!(rows_hold, is_covered);
+        let before = self.fsm.logs.clone();
         (self.log, self.fsm) = (log, restored.unwrap_or_default());
         let kept = self.log.clone();
         self.apply_again(&kept, from, false);
+        assert_eq!(self.fsm.logs, before, "I2: marks and all");
     }
 
     /// Applies what the checkpoint does not cover, out of a log; appends it, if this is another log.
@@ -504,8 +507,10 @@ impl World {
         let bases: Vec<_> = seals.iter().map(|seal| seal.base).collect();
         log.adopt(staging, &bases, self.floor, &covered).unwrap();
         let kept = std::mem::replace(&mut self.log, log);
-        (self.disk, self.fsm) = (disk, fsm);
+        let before = std::mem::replace(&mut self.fsm, fsm).logs;
+        self.disk = disk;
         self.apply_again(&kept, end, true);
+        assert_eq!(self.fsm.logs, before, "I2: marks and all");
     }
 
     pub(super) fn check(&self) {

@@ -19,7 +19,7 @@ use crate::log::{Index, LogId, Offset, Term, record};
 use crate::proto::raft_v1 as pb;
 use crate::raft::Member;
 use crate::raft::entry::admission::Entrance;
-use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, Trim, UpdateLog};
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog};
 use crate::raft::entry::codec;
 use crate::raft::entry::command::{Command, Retention};
 use crate::raft::entry::types::{self, Entry, EntryPayload, Membership, Vote};
@@ -186,10 +186,17 @@ fn frame_seeds() -> Vec<Seed> {
             log: LogId::DEFAULT,
             first: Offset(3),
         }),
-        Command::SetRetention(Retention {
-            max_bytes: Some(1 << 30),
-            ..Retention::default()
+        Command::SetRetention(SetRetention {
+            log: LogId(1),
+            retention: Retention {
+                max_bytes: Some(1 << 30),
+                ..Retention::default()
+            },
         }),
+        Command::TrimLogs(vec![Trim {
+            log: LogId(1),
+            first: Offset(2),
+        }]),
         Command::CreateLog(CreateLog {
             name: "orders".to_owned(),
             config: config.clone(),

@@ -16,6 +16,7 @@ use crate::raft::snapshot::{self, gather};
 use crate::raft::state::cursors::CURSORS_MAX;
 use crate::raft::state::fences::FENCES_MAX;
 use crate::raft::state::fsm::Fsm;
+use crate::raft::state::marks::{MARKS_MAX, Mark};
 use crate::raft::state::sessions::digests::Digests;
 use crate::raft::state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX};
 
@@ -23,7 +24,7 @@ use crate::raft::state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX};
 const BATCHES: u64 = 100;
 /// As many logs as are meant to be in a cluster.
 const LOGS: usize = 100_000;
-/// What the largest state takes: most of it is the logs' names, and whose they are.
+/// What the largest state takes: most of it is the logs' names, whose they are, and where they stood.
 const STATE_BYTES: usize = 96 << 20;
 /// Far above what it takes, also without optimization and beside other tests.
 const SECONDS_MAX: u64 = 30;
@@ -142,6 +143,19 @@ fn make_log(fsm: &mut Fsm, number: usize) {
     let (first, next) = (Offset(high - 1), Offset(high));
     log.ends = Ends { first, next };
     (log.epoch, log.bytes, log.last_append_ms) = (high, high, high);
+    // As of a log with terabytes, in batches of 100, over years.
+    let close = Retention {
+        max_bytes: Some(1),
+        ..Retention::default()
+    };
+    for number in 0..MARKS_MAX as u64 {
+        let at = Mark {
+            offset: Offset((number + 1) << 34),
+            bytes: (number + 1) << 40,
+            time_ms: (number + 1) << 36,
+        };
+        log.marks.note(at, &close);
+    }
 }
 
 const END: Position = Position(NUMBER_MAX / 2);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
+use parking_lot::Mutex;
 
 use crate::log::{Floor, Index, Term};
 use crate::raft::engine::state_machine::Checkpointer;
@@ -41,6 +42,7 @@ pub struct Upkeep {
     node: Arc<Node>,
     commands: Arc<Commands>,
     kept: Kept,
+    walk: Mutex<retention::Walk>,
 }
 
 impl Upkeep {
@@ -49,6 +51,7 @@ impl Upkeep {
             node,
             commands,
             kept,
+            walk: Mutex::default(),
         }
     }
 
@@ -83,7 +86,7 @@ impl Upkeep {
             let checkpointer = self.kept.checkpointer.clone();
             on_disk(move || checkpointer.save()).await?;
         }
-        self.keep_retention().await;
+        self.keep_retentions().await;
         self.commands.expire_sessions().await;
         self.commands.found_in_time().await;
         if let Some((floor, term)) = self.droppable().await? {

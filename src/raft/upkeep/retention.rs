@@ -1,213 +1,281 @@
-//! Trims by retention: removes segments that are too old, and the oldest ones where there are too many bytes.
+//! Trims each log to what its retention keeps, and ends segments that have grown old, so that what was trimmed goes.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::log::{self, LogId, Offset, SegmentInfo};
+use crate::log::{LogId, SegmentInfo};
 use crate::raft::entry::catalog::Trim;
-use crate::raft::entry::command::Retention;
 use crate::raft::home::blocking::on_disk;
+use crate::raft::state::fsm::Fsm;
+use crate::raft::state::logs::KnownLog;
 use crate::retry::CALL_WAIT;
 
 use super::Upkeep;
 
+/// Logs that are looked at before apply has a turn.
+const LOOKED_AT_ONCE: usize = 1024;
+/// Logs that are looked at in one go; the next one takes those behind them.
+const LOOKED_MAX: usize = 4 * LOOKED_AT_ONCE;
+/// Trims that go in one command. What is left over is found again.
+const TRIMS_MAX: usize = 512;
+/// No segment is ended for its age before it is as old as this, however young a log wants its records.
+const SEGMENT_AGE_MIN: Duration = Duration::from_secs(60);
+
+/// How far the look at the logs' retentions is.
+#[derive(Debug, Default)]
+pub struct Walk {
+    /// The log that is looked at next.
+    next: LogId,
+    /// The shortest age that a log is kept to which has records in the open segment: so far, and of all logs when they
+    /// were last looked at.
+    age_so_far_ms: Option<u64>,
+    age_ms: Option<u64>,
+}
+
 impl Upkeep {
-    /// Ends the open segment once it is too old. The leader also trims what the retention does not keep.
-    pub(super) async fn keep_retention(&self) {
-        let retention = self
-            .node
-            .state
-            .read(|fsm| fsm.logs.default_log().config.retention.clone());
+    /// Looks at some of the logs, as the next ones the next time. The leader trims what their retentions do not keep,
+    /// several logs in one command; every node ends the open segment once it is too old for a log in it.
+    pub(super) async fn keep_retentions(&self) {
         let segments = self.node.log.segments();
-        let last = segments.last().filter(|last| last.next_position.is_none());
-        // The end of a segment removes no record, so this node's own clock is good enough here.
-        let now = Some(self.node.clocks.now_ms());
-        let old = |last: &SegmentInfo| {
-            let age = retention.max_age_ms.filter(|_| last.since_ms > 0);
-            age.is_some_and(|age| is_old(last, last, age, now))
-        };
-        if last.is_some_and(old) {
-            let log = self.node.log.clone();
-            let rolled = on_disk(move || log.roll()).await;
-            if let Err(error) = rolled {
-                tracing::warn!(%error, "the old segment stays open");
-            }
-        }
-        let (first, _) = self.node.log.offsets(LogId::DEFAULT);
-        let waited_for = self
-            .node
-            .state
-            .read(|fsm| fsm.slowest_cursor(LogId::DEFAULT, &retention.wait_for_cursors));
-        let now = self.node.clocks.surely_past_ms(&self.node.view());
-        let log = self.node.log.clone();
-        let wanted = on_disk(move || {
-            let end_of = |segment: &SegmentInfo| log.end_in(segment.base, LogId::DEFAULT);
-            first_kept(&segments, &retention, waited_for, now, end_of)
-        });
-        let wanted = wanted.await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "retention cannot be kept; it is tried again");
-            None
-        });
-        if let Some(wanted) = wanted.filter(|wanted| *wanted > first)
-            && self.node.view().writable
+        let open = segments.last().filter(|last| last.next_position.is_none());
+        let trims = self.look(open);
+        let age_ms = self.walk.lock().age_ms;
+        if let Some((open, age_ms)) = open.zip(age_ms)
+            && is_old(open, age_ms, self.node.clocks.now_ms())
         {
-            match self
-                .commands
-                .trim(of_default(wanted), Instant::now() + CALL_WAIT)
-                .await
-            {
-                Ok(first) => tracing::info!(%first, "trimmed by retention"),
-                Err(error) => tracing::warn!(%error, "retention was not kept; it is tried again"),
+            self.end_segment().await;
+        }
+        if trims.is_empty() || !self.node.view().writable {
+            return;
+        }
+        let count = trims.len();
+        let until = Instant::now() + CALL_WAIT;
+        match self.commands.trim_logs(trims, until).await {
+            Ok(()) => tracing::info!(logs = count, "trimmed by retention"),
+            Err(error) => tracing::warn!(%error, "retention was not kept; it is tried again"),
+        }
+    }
+
+    fn look(&self, open: Option<&SegmentInfo>) -> Vec<Trim> {
+        let surely_past_ms = self.node.clocks.surely_past_ms(&self.node.view());
+        let old_before_ms = |age_ms| {
+            let age = Duration::from_millis(age_ms);
+            self.node.passed.lock().before_ms(age, surely_past_ms)
+        };
+        let open_since_ms = open.map_or(u64::MAX, |open| open.since_ms.max(1));
+        let mut trims = Vec::new();
+        for _ in 0..LOOKED_MAX / LOOKED_AT_ONCE {
+            let mut walk = self.walk.lock();
+            let is_last = self
+                .node
+                .state
+                .read(|fsm| walk.step(fsm, &mut trims, open_since_ms, old_before_ms));
+            if is_last || trims.len() == TRIMS_MAX {
+                break;
             }
         }
+        trims
+    }
+
+    async fn end_segment(&self) {
+        let log = self.node.log.clone();
+        let rolled = on_disk(move || log.roll()).await;
+        if let Err(error) = rolled {
+            tracing::warn!(%error, "the old segment stays open");
+        }
     }
 }
 
-fn of_default(first: Offset) -> Trim {
-    let log = LogId::DEFAULT;
-    Trim { log, first }
-}
-
-/// Whether all records of a segment are older than an age. That is so if this process has seen so much time pass
-/// since the next segment began. For a segment that the process found at its start, the log's times count too,
-/// against a time that is certainly past.
-fn is_old(segment: &SegmentInfo, next: &SegmentInfo, age_ms: u64, now_ms: Option<u64>) -> bool {
-    let told = |now| segment.since_ms.saturating_add(age_ms) <= now;
-    next.opened.elapsed() >= Duration::from_millis(age_ms)
-        || (segment.found && now_ms.is_some_and(told))
-}
-
-/// The first offset that a retention keeps; `None` if it keeps all sealed segments. Records from `waited_for` on are
-/// kept for as long as the segments take no more than `wait_bytes_max`.
-fn first_kept(
-    segments: &[SegmentInfo],
-    retention: &Retention,
-    waited_for: Option<Offset>,
-    now_ms: Option<u64>,
-    end_of: impl Fn(&SegmentInfo) -> Result<Offset, log::Error>,
-) -> Result<Option<Offset>, log::Error> {
-    let mut total: u64 = segments.iter().map(|segment| segment.bytes).sum();
-    let mut first = None;
-    for (number, segment) in segments.iter().enumerate() {
-        if segment.next_position.is_none() {
-            break;
+impl Walk {
+    /// Looks at a few logs; true once all were looked at.
+    fn step(
+        &mut self,
+        fsm: &Fsm,
+        trims: &mut Vec<Trim>,
+        open_since_ms: u64,
+        old_before_ms: impl Fn(u64) -> u64,
+    ) -> bool {
+        let mut logs = fsm.logs.from(self.next);
+        for (log, known) in logs.by_ref().take(LOOKED_AT_ONCE) {
+            self.next = LogId(log.0 + 1);
+            let age_ms = known.config.retention.max_age_ms;
+            if known.last_append_ms >= open_since_ms {
+                let ages = self.age_so_far_ms.into_iter().chain(age_ms);
+                self.age_so_far_ms = ages.min();
+            }
+            trims.extend(trim_of(fsm, log, known, &old_before_ms));
+            if trims.len() == TRIMS_MAX {
+                return false;
+            }
         }
-        let over = retention.max_bytes.is_some_and(|max| total > max);
-        let age = retention.max_age_ms;
-        let behind = segments.get(number + 1);
-        let old = age.zip(behind);
-        let old = old.is_some_and(|(age, behind)| is_old(segment, behind, age, now_ms));
-        if !over && !old {
-            break;
+        if logs.next().is_some() {
+            return false;
         }
-        let next = end_of(segment)?;
-        let waits = waited_for.is_some_and(|cursor| next > cursor);
-        if waits && total <= retention.wait_bytes_max {
-            break;
-        }
-        total -= segment.bytes;
-        first = Some(next);
+        self.next = LogId::DEFAULT;
+        self.age_ms = self.age_so_far_ms.take();
+        true
     }
-    Ok(first)
+}
+
+/// What a log's retention does not keep.
+fn trim_of(
+    fsm: &Fsm,
+    log: LogId,
+    known: &KnownLog,
+    old_before_ms: impl Fn(u64) -> u64,
+) -> Option<Trim> {
+    let retention = &known.config.retention;
+    let is_limited = retention.max_bytes.is_some() || retention.max_age_ms.is_some();
+    if !is_limited || known.ends.first == known.ends.next {
+        return None;
+    }
+    let old_before_ms = retention.max_age_ms.map_or(0, old_before_ms);
+    let waited_for = fsm.slowest_cursor(log, &retention.wait_for_cursors);
+    let stands = (known.ends, known.end());
+    let first = known
+        .marks
+        .first_kept(retention, stands, waited_for, old_before_ms)?;
+    Some(Trim { log, first })
+}
+
+/// Whether a segment is open for longer than an age. Its end removes no record, so this node's own clock is good
+/// enough for one that was found at the start.
+fn is_old(open: &SegmentInfo, age_ms: u64, now_ms: u64) -> bool {
+    let age = Duration::from_millis(age_ms).max(SEGMENT_AGE_MIN);
+    let told = open.found && open.since_ms.saturating_add(age_ms) <= now_ms;
+    open.since_ms > 0 && (open.opened.elapsed() >= age || told)
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
-    use crate::log::{Index, Position};
+    use crate::log::{Index, Offset};
+    use crate::raft::entry::catalog::{CreateLog, LogConfig};
+    use crate::raft::entry::command::{CommitCursor, Retention};
 
-    fn segment(base: u64, bytes: u64, since_ms: u64, sealed: bool) -> SegmentInfo {
-        SegmentInfo {
-            base: Index(base),
-            next_index: Index(base + 10),
-            bytes,
-            next_position: sealed.then_some(Position(base + 10)),
-            opened: Instant::now(),
-            found: true,
-            since_ms,
-            damaged: false,
+    /// So many logs beside the default one, each with 100 records of 10 KB, one a second from second 1 on.
+    fn logs_with(count: u32, retention: &Retention) -> Fsm {
+        let mut fsm = Fsm::default();
+        for number in 1..=count {
+            let create = CreateLog {
+                name: number.to_string(),
+                config: LogConfig {
+                    retention: retention.clone(),
+                    ..LogConfig::default()
+                },
+                token: bytes::Bytes::new(),
+                subject: String::new(),
+                now_ms: 0,
+                logs_max: u32::MAX,
+            };
+            fsm.logs.create(&create).unwrap();
+            for second in 1..=100 {
+                let log = LogId(number);
+                fsm.logs.appended(log, 1, 10_000, second * 1000);
+            }
+        }
+        fsm
+    }
+
+    fn bytes(max_bytes: u64) -> Retention {
+        Retention {
+            max_bytes: Some(max_bytes),
+            ..Retention::default()
         }
     }
 
-    /// All records are of one log.
-    fn end_of(segment: &SegmentInfo) -> Result<Offset, log::Error> {
-        Ok(Offset(segment.base.0 + 10))
+    fn step(walk: &mut Walk, fsm: &Fsm) -> (Vec<Trim>, bool) {
+        let mut trims = Vec::new();
+        let is_last = walk.step(fsm, &mut trims, 100_000, |age_ms| 101_000 - age_ms);
+        (trims, is_last)
     }
 
-    fn kept(first: Result<Option<Offset>, log::Error>) -> Option<u64> {
-        first.unwrap().map(|first| first.0)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn retention_gives_up_whole_sealed_segments_from_the_front() {
-        let all = [
-            segment(0, 100, 1000, true),
-            segment(10, 100, 2000, true),
-            segment(20, 100, 3000, false),
-        ];
-        let keep = |max_bytes, max_age_ms, now| {
-            let retention = Retention {
-                max_bytes,
-                max_age_ms,
-                ..Retention::default()
-            };
-            kept(first_kept(&all, &retention, None, Some(now), end_of))
-        };
-        assert_eq!(keep(None, None, 9999), None);
-        assert_eq!(keep(Some(300), None, 0), None);
-        assert_eq!(keep(Some(299), None, 0), Some(10));
-        assert_eq!(keep(Some(1), None, 0), Some(20), "never the open one");
-        assert_eq!(keep(None, Some(500), 1499), None);
-        assert_eq!(keep(None, Some(500), 1500), Some(10));
-        assert_eq!(keep(Some(200), Some(500), 9999), Some(20));
-
-        let wait = |cursor, wait_bytes_max| {
-            let retention = Retention {
-                max_bytes: Some(1),
-                wait_bytes_max,
-                ..Retention::default()
-            };
-            kept(first_kept(
-                &all,
-                &retention,
-                Some(Offset(cursor)),
-                None,
-                end_of,
-            ))
-        };
-        assert_eq!(wait(9, 300), None, "its record is in the first segment");
-        assert_eq!(wait(10, 300), Some(10));
-        assert_eq!(wait(20, 300), Some(20));
-        assert_eq!(wait(0, 299), Some(10), "over the cap");
-        assert_eq!(wait(0, 100), Some(20));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_segment_is_as_old_as_the_time_that_passed_since_it_ended() {
-        let step = Duration::from_millis(1000);
-        let mut all = Vec::new();
-        for base in [0, 10, 20] {
-            all.push(SegmentInfo {
-                found: false,
-                // A wrong clock gave this time.
-                since_ms: if base == 0 { 1 } else { u64::MAX },
-                ..segment(base, 100, 0, base < 20)
-            });
-            tokio::time::advance(step).await;
+    #[test]
+    fn all_logs_have_their_turn_some_in_a_command() {
+        let mut fsm = logs_with(2000, &bytes(500_000));
+        let mut walk = Walk::default();
+        let mut ends = Vec::new();
+        for _ in 0..4 {
+            let (trims, is_last) = step(&mut walk, &fsm);
+            assert!(trims.len() <= TRIMS_MAX);
+            ends.push((trims.len(), is_last));
+            for trim in trims {
+                assert!((50..=60).contains(&trim.first.0), "{trim:?}");
+                fsm.logs.trim(&trim).unwrap();
+            }
         }
-        let retention = Retention {
-            max_age_ms: Some(2500),
+        assert_eq!(
+            ends,
+            [(512, false), (512, false), (512, false), (464, true)]
+        );
+        let none = [step(&mut walk, &fsm), step(&mut walk, &fsm)];
+        assert!(none.iter().all(|(trims, _)| trims.is_empty()));
+        assert_eq!([none[0].1, none[1].1], [false, true]);
+        // One that is deleted meanwhile is not missed, and the look goes on behind it.
+        assert_eq!(walk.next, LogId::DEFAULT);
+    }
+
+    #[test]
+    fn a_log_is_kept_to_its_own_age_and_waits_for_its_own_cursors() {
+        let age = Retention {
+            max_age_ms: Some(40_000),
+            wait_for_cursors: vec!["reader".to_owned()],
+            wait_bytes_max: 900_000,
             ..Retention::default()
         };
-        let keep = |now| kept(first_kept(&all, &retention, None, now, end_of));
-        // The last record of the first one may be two seconds old.
-        assert_eq!((keep(None), keep(Some(u64::MAX))), (None, None));
-        tokio::time::advance(step / 2).await;
-        assert_eq!((keep(None), keep(Some(0))), (Some(10), Some(10)));
-        tokio::time::advance(step).await;
-        assert_eq!((keep(None), keep(Some(0))), (Some(20), Some(20)));
+        let mut fsm = logs_with(2, &age);
+        let commit = |log, offset| CommitCursor {
+            log: LogId(log),
+            name: "reader".to_owned(),
+            subject: String::new(),
+            offset: Offset(offset),
+            expected: None,
+            create_only: false,
+            now_ms: 0,
+        };
+        fsm.cursors.commit(&commit(2, 30), Offset(100)).unwrap();
+        let mut walk = Walk::default();
+        let (trims, is_last) = step(&mut walk, &fsm);
+        let firsts: Vec<_> = trims
+            .iter()
+            .map(|trim| (trim.log.0, trim.first.0))
+            .collect();
+        let [(1, first), (2, waits)] = firsts[..] else {
+            panic!("{firsts:?}");
+        };
+        // The older half of the marks lies twice as far apart.
+        assert!((48..=60).contains(&first), "{first}");
+        // At first it had more than the cap, then it waits.
+        assert!((10..=30).contains(&waits), "{waits}");
+        assert!(is_last);
+        assert_eq!(
+            walk.age_ms,
+            Some(40_000),
+            "it has records in the open segment"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_segment_ends_once_it_is_older_than_a_log_wants_but_lives_for_a_minute() {
+        let mut open = SegmentInfo {
+            base: Index(0),
+            next_index: Index(9),
+            bytes: 100,
+            next_position: None,
+            opened: Instant::now(),
+            found: false,
+            since_ms: 1,
+            damaged: false,
+        };
+        assert!(!is_old(&open, 1, u64::MAX), "of a wrong clock");
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert!(!is_old(&open, 1, 0));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(is_old(&open, 1, 0) && !is_old(&open, 90_000, 0));
+        open.found = true;
+        assert!(is_old(&open, 90_000, 90_001), "older than this process");
+        open.since_ms = 0;
+        assert!(!is_old(&open, 1, u64::MAX), "it is empty");
     }
 }

@@ -8,10 +8,8 @@ use tokio::time::Instant;
 
 use crate::env::Random;
 use crate::log::{LogId, Offset};
-use crate::raft::entry::catalog::{CreateLog, DeleteLog, Trim, UpdateLog};
-use crate::raft::entry::command::{
-    ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession, Retention,
-};
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, SetRetention, Trim, UpdateLog};
+use crate::raft::entry::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession};
 use crate::raft::entry::outcome::{Made, Outcome};
 use crate::raft::entry::owner;
 use crate::raft::error::{ExecuteError, MembershipError};
@@ -26,7 +24,7 @@ use super::stamps::Stamps;
 
 /// A session is forgotten after it was unused for so long.
 pub const SESSION_IDLE_MS_MAX: u64 = 24 * 3600 * 1000;
-pub const SESSION_IDLE_MAX: Duration = Duration::from_millis(SESSION_IDLE_MS_MAX);
+const SESSION_IDLE_MAX: Duration = Duration::from_millis(SESSION_IDLE_MS_MAX);
 
 /// The answer to a claim of a fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,13 +216,23 @@ impl Commands {
         }
     }
 
-    /// Sets how much of the log is kept. Any member takes the call.
-    pub async fn set_retention(
+    /// The same for several logs at once, from here; those that are gone are passed over.
+    pub(crate) async fn trim_logs(
         &self,
-        retention: Retention,
+        trims: Vec<Trim>,
         until: Instant,
     ) -> Result<(), ExecuteError> {
-        let command = Command::SetRetention(retention);
+        let trimmed = self.execute(Command::TrimLogs(trims), until);
+        trimmed.await.map(drop)
+    }
+
+    /// Sets how much of a log is kept. Any member takes the call.
+    pub async fn set_retention(
+        &self,
+        set: SetRetention,
+        until: Instant,
+    ) -> Result<(), ExecuteError> {
+        let command = Command::SetRetention(set);
         self.execute(command, until).await.map(drop)
     }
 

@@ -170,6 +170,7 @@ fn takes_room(command: &Command) -> bool {
         | Command::Forget { .. }
         | Command::DeleteLog(_)
         | Command::Trim(_)
+        | Command::TrimLogs(_)
         | Command::SetRetention(_)
         | Command::CloseSession(_)
         | Command::ExpireSessions(_)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
-use crate::log::{Error, LogId, Offset};
+use crate::log::{Error, Offset};
 use crate::name;
 use crate::net::identity::is_valid_name;
 use crate::proto::v1::cluster_service_server::ClusterService;
@@ -25,6 +25,9 @@ use crate::server::{ApiContext, status};
 
 /// How long a token can be used, unless told otherwise.
 const TOKEN_LIFE: Duration = Duration::from_hours(1);
+
+/// Cursors that a retention waits for.
+const CURSORS_MAX: usize = 64;
 
 /// The verbs, which only a replicated log has.
 pub struct Cluster(pub Arc<ApiContext<ReplicatedLog>>);
@@ -194,11 +197,6 @@ impl ClusterService for Cluster {
         let wanted = request.into_inner().retention;
         let wanted = wanted.ok_or_else(|| status::invalid("retention is missing"))?;
         let retention = logs::retention_of(wanted)?;
-        if log.id() != LogId::DEFAULT {
-            // Of other logs all is kept anyway. The command is about the default one.
-            logs::check_kept(&retention)?;
-            return Ok(Response::new(SetRetentionResponse {}));
-        }
         let set = log.set_retention(retention).await;
         set.map_err(|error| status::execute(&error))?;
         Ok(Response::new(SetRetentionResponse {}))
@@ -207,7 +205,6 @@ impl ClusterService for Cluster {
 
 /// A wait for cursors without a cap would let a consumer that is gone fill the disk.
 pub fn check_wait(retention: &Retention) -> Result<(), Status> {
-    const CURSORS_MAX: usize = 64;
     let (cursors, cap) = (&retention.wait_for_cursors, retention.wait_bytes_max);
     if cursors.is_empty() && cap == 0 {
         return Ok(());

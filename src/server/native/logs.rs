@@ -46,16 +46,7 @@ pub fn retention_to(retention: Retention) -> v1::Retention {
     }
 }
 
-/// Retention is kept of the default log alone.
-pub fn check_kept(retention: &Retention) -> Result<(), Status> {
-    if *retention == Retention::default() {
-        return Ok(());
-    }
-    let what = "only the default log has a retention: trim or delete other logs";
-    Err(status::invalid(what))
-}
-
-fn config_of(id: Option<LogId>, config: Option<v1::LogConfig>) -> Result<LogConfig, Status> {
+fn config_of(config: Option<v1::LogConfig>) -> Result<LogConfig, Status> {
     let config = config.unwrap_or_default();
     let fits = |(key, value): (&String, &String)| {
         name::check(key).is_ok() && !value.chars().any(name::misleads)
@@ -73,9 +64,6 @@ fn config_of(id: Option<LogId>, config: Option<v1::LogConfig>) -> Result<LogConf
         )));
     }
     let retention = retention_of(config.retention.unwrap_or_default())?;
-    if id != Some(LogId::DEFAULT) {
-        check_kept(&retention)?;
-    }
     Ok(LogConfig {
         retention,
         labels: config.labels.into_iter().collect(),
@@ -113,7 +101,7 @@ pub async fn create(
     }
     let create = CreateLog {
         name: request.name,
-        config: config_of(None, request.config)?,
+        config: config_of(request.config)?,
         token: request.token,
         subject: subject.to_owned(),
         now_ms: 0,
@@ -165,7 +153,7 @@ pub async fn list(
 pub async fn update(log: &ReplicatedLog, request: UpdateLogRequest) -> Result<v1::Log, Status> {
     let update = UpdateLog {
         log: log.id(),
-        config: config_of(Some(log.id()), request.config)?,
+        config: config_of(request.config)?,
         expected_epoch: request.expected_epoch,
     };
     let updated = log.update_log(update).await;

@@ -367,7 +367,7 @@ async fn a_change_whose_answer_is_lost_was_made_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_set_for_another_log_leaves_the_default_one_as_it_is() {
+async fn what_is_set_for_one_log_leaves_the_others_as_they_are() {
     let world = World::alone(1).await;
     let client = world.client(&ADDRS[..1]);
     let admin = client.admin();
@@ -381,10 +381,17 @@ async fn what_is_set_for_another_log_leaves_the_default_one_as_it_is() {
     };
     admin.set_retention(kept.clone()).await.unwrap();
     let orders = client.log("orders").admin();
-    orders.set_retention(Retention::default()).await.unwrap();
-    assert_eq!(admin.retention().await.unwrap(), kept);
-    let refused = orders.set_retention(kept.clone()).await.unwrap_err();
-    assert_eq!(refused.reason(), Some(Reason::InvalidRequest));
     assert_eq!(orders.retention().await.unwrap(), Retention::default());
-    assert_eq!(admin.retention().await.unwrap(), kept);
+    let old = Retention {
+        max_age_ms: 5,
+        ..Retention::default()
+    };
+    for set in [Retention::default(), old] {
+        orders.set_retention(set.clone()).await.unwrap();
+        assert_eq!(orders.retention().await.unwrap(), set);
+        assert_eq!(admin.retention().await.unwrap(), kept);
+    }
+    admin.set_retention(Retention::default()).await.unwrap();
+    assert_eq!(orders.retention().await.unwrap().max_age_ms, 5);
+    assert_eq!(admin.retention().await.unwrap(), Retention::default());
 }

@@ -8,4 +8,5 @@ mod logs;
 mod many;
 mod named;
 mod producer;
+mod retention;
 mod selections;

@@ -135,7 +135,8 @@ async fn retention_keeps_the_log_small_by_bytes_and_by_age() {
     for place in 0..3 {
         until("the log is small", async || {
             let status = stage.status(place).await;
-            (status.segment_bytes <= 380 << 10 && status.first_offset > 0).then_some(())
+            // An eighth may be over, what stands around the records, and the segment in which the log begins.
+            (status.segment_bytes <= 450 << 10 && status.first_offset > 0).then_some(())
         })
         .await;
     }
@@ -178,7 +179,7 @@ async fn retention_waits_for_a_cursor_as_far_as_it_may() {
     run(&["cursor", "set", "reader", "700", "--create"]).await;
     run(&retention).await;
     produce(&stage, &mut recorder, 700, 2500).await;
-    // The segments before the cursor go, and no other.
+    // What is before the cursor goes, and nothing else.
     until("the log begins near the cursor", async || {
         let (first, _) = offsets(&stage, 0).await;
         assert!(first <= 700, "{first} is past the cursor");
@@ -188,7 +189,7 @@ async fn retention_waits_for_a_cursor_as_far_as_it_may() {
     run(&["cursor", "set", "reader", "2400", "--expected", "700"]).await;
     until("the log is small", async || {
         let status = stage.status(0).await;
-        (status.segment_bytes <= 280 << 10).then_some(())
+        (status.segment_bytes <= 330 << 10).then_some(())
     })
     .await;
     let (first, _) = offsets(&stage, 0).await;
@@ -200,7 +201,7 @@ async fn retention_waits_for_a_cursor_as_far_as_it_may() {
         (first > 2400).then_some(())
     })
     .await;
-    // More would go as segments are sealed: what is read here must stand still.
+    // What is read here must stand still.
     run(&["log", "retention", "--max-bytes", "none"]).await;
     let next = 8000;
     let (first, _) = offsets(&stage, stage.leader().await).await;

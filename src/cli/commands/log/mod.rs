@@ -29,7 +29,7 @@ Examples:
   ferrolog log trim 100000                              (records before offset 100000 go)
   ferrolog log trim 5000 --log orders
   ferrolog log retention                                (show what is set)
-  ferrolog log retention --max-bytes 50GiB --max-age 7d
+  ferrolog log retention --log orders --max-bytes 50GiB --max-age 7d
   ferrolog log retention --max-age none
   ferrolog log retention --wait-for-cursor billing --wait-for-cursor audit --wait-max-bytes 100GiB
   ferrolog log retention --wait-for-cursor none
@@ -39,10 +39,10 @@ Examples:
   ferrolog log dump data/n1 --entries
 
 A log has offsets and cursors of its own. One that is made anew under a name is another log, with another id.
-`default` is there from the start, and retention is kept of it alone; trim or delete others.
+`default` is there from the start, and stays.
 
 With --wait-for-cursor, records that a cursor has not read yet stay whatever the limits say, until the
-segments on disk take more than --wait-max-bytes.
+log has more bytes than --wait-max-bytes.
 
 Records go on every node alike. Their room on disk is given back a whole segment at a time, once a
 snapshot covers it.
@@ -77,9 +77,9 @@ enum Action {
         #[command(flatten)]
         log: OfLog,
     },
-    /// Show or set how much of the default log is kept
+    /// Show or set how much of a log is kept
     Retention {
-        /// Bytes of segments to keep, such as 50GiB or 1000000, or `none`
+        /// Bytes of its batches to keep, such as 50GiB or 1000000, or `none`
         #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
         max_bytes: Option<u64>,
         /// For how long records are kept, such as 7d, 12h, 30m or 45s, or `none`
@@ -88,11 +88,13 @@ enum Action {
         /// Keep what this cursor has not read; may be given several times, `none` for no cursor
         #[arg(long, value_name = "NAME")]
         wait_for_cursor: Vec<String>,
-        /// Do not wait once the segments take more than this, such as 100GiB, or `none`
+        /// Do not wait once the log has more than this, such as 100GiB, or `none`
         #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
         wait_max_bytes: Option<u64>,
         #[command(flatten)]
         connection: ConnectionArgs,
+        #[command(flatten)]
+        log: OfLog,
     },
     /// Check every byte of a stopped node's log
     Verify(VerifyArgs),
@@ -117,6 +119,7 @@ pub(in crate::cli) async fn run(args: LogArgs, format: Format) -> anyhow::Result
             wait_for_cursor,
             wait_max_bytes,
             connection,
+            log,
         } => {
             let change = Change {
                 max_bytes,
@@ -124,7 +127,7 @@ pub(in crate::cli) async fn run(args: LogArgs, format: Format) -> anyhow::Result
                 wait_for_cursor,
                 wait_max_bytes,
             };
-            retention(&connection.client(None)?, change).await?
+            retention(&log.of(&connection.client(None)?), change).await?
         }
         Action::Verify(args) => return files::verify(&args, format),
         Action::Dump(args) => return files::dump(&args, format),
