@@ -10,6 +10,8 @@ use crate::client::{Client, ConfigError};
 
 /// The log that is there from the start.
 const DEFAULT_LOG: &str = "default";
+/// Names the log where the command line does not.
+const LOG_VARIABLE: &str = "FERROLOG_LOG_NAME";
 
 /// Where the servers are and how to prove oneself. Global, so that they may stand after a verb's name.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -49,11 +51,21 @@ pub struct OfLog {
     #[arg(
         long,
         global = true,
-        env = "FERROLOG_LOG_NAME",
+        env = LOG_VARIABLE,
         value_name = "NAME",
         default_value = DEFAULT_LOG
     )]
     log: String,
+}
+
+/// The log of a command that can be about several: the environment's where the command line names none, so that the
+/// variable is in nobody's way.
+pub fn log_of_environment() -> String {
+    let named = std::env::var(LOG_VARIABLE).unwrap_or_default();
+    match named.trim() {
+        "" => DEFAULT_LOG.to_owned(),
+        _ => named,
+    }
 }
 
 impl OfLog {

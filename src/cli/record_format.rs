@@ -15,6 +15,8 @@ pub(super) struct RecordFormat {
     pub(super) format: Format,
     pub(super) delimiter: Delimiter,
     pub(super) key_delimiter: Option<Delimiter>,
+    /// What stands behind the name of the log, if that is printed.
+    pub(super) log_delimiter: Option<Delimiter>,
     /// Whether control characters are escaped, for a terminal would obey them.
     pub(super) escapes: bool,
 }
@@ -25,6 +27,10 @@ impl RecordFormat {
             let line = to_json(record).to_string();
             self.put(out, line.as_bytes())?;
             return out.write_all(b"\n");
+        }
+        if let Some(delimiter) = &self.log_delimiter {
+            self.put(out, record.log.as_bytes())?;
+            out.write_all(delimiter.as_bytes())?;
         }
         if let Some(delimiter) = &self.key_delimiter {
             self.put(out, record.record.key.as_deref().unwrap_or_default())?;
@@ -42,8 +48,18 @@ impl RecordFormat {
     }
 }
 
-/// A record as a JSON object, with all its fields.
+/// A record as a JSON object, with all its fields and its log.
 pub(super) fn to_json(consumed: &ConsumedRecord) -> Value {
+    let mut fields = fields(consumed);
+    fields.insert("log".to_owned(), (*consumed.log).into());
+    if let Some(position) = consumed.position {
+        fields.insert("position".to_owned(), position.into());
+    }
+    Value::Object(fields)
+}
+
+/// The fields of a record, and where it stands in its log.
+pub(super) fn fields(consumed: &ConsumedRecord) -> Map<String, Value> {
     let record = &consumed.record;
     let mut fields = Map::new();
     fields.insert("offset".to_owned(), consumed.offset.into());
@@ -68,7 +84,7 @@ pub(super) fn to_json(consumed: &ConsumedRecord) -> Value {
         fields.insert("headers".to_owned(), headers.collect());
     }
     put_bytes(&mut fields, "value", &record.value);
-    Value::Object(fields)
+    fields
 }
 
 /// Adds a field: text, or base64 under another name if the bytes are not UTF-8.
@@ -105,6 +121,7 @@ mod tests {
             format,
             delimiter: Delimiter::newline(),
             key_delimiter: keys.then(|| Delimiter::parse(": ").unwrap()),
+            log_delimiter: None,
             escapes: false,
         };
         let mut out = Vec::new();
@@ -120,6 +137,7 @@ mod tests {
                 format,
                 delimiter: Delimiter::newline(),
                 key_delimiter: Some(Delimiter::newline()),
+                log_delimiter: None,
                 escapes: true,
             };
             let mut out = Vec::new();
@@ -138,6 +156,16 @@ mod tests {
         let record = consumed(b"a\xff", Some(b"k"));
         assert_eq!(printed(&record, Format::Text, false), b"a\xff\n");
         assert_eq!(printed(&record, Format::Text, true), b"k: a\xff\n");
+        let form = RecordFormat {
+            format: Format::Text,
+            delimiter: Delimiter::newline(),
+            key_delimiter: Some(Delimiter::parse(": ").unwrap()),
+            log_delimiter: Some(Delimiter::parse("\\t").unwrap()),
+            escapes: false,
+        };
+        let mut named = Vec::new();
+        form.write(&mut named, &record).unwrap();
+        assert_eq!(named, b"default\tk: a\xff\n");
         let keyless = consumed(b"a", None);
         assert_eq!(printed(&keyless, Format::Text, true), b": a\n");
     }
@@ -149,10 +177,11 @@ mod tests {
         };
         assert_eq!(
             parsed(&consumed(b"a\"b", None)),
-            json!({ "offset": 3, "append_timestamp_ms": 9, "value": "a\"b" })
+            json!({ "log": "default", "offset": 3, "append_timestamp_ms": 9, "value": "a\"b" })
         );
         let mut full = consumed(b"\xff", Some(b"\xfe"));
         full.record.client_timestamp_ms = 7;
+        full.position = Some(11);
         let header = |name: &str, value: &'static [u8]| Header {
             name: name.to_owned(),
             value: Bytes::from_static(value),
@@ -161,7 +190,9 @@ mod tests {
         assert_eq!(
             parsed(&full),
             json!({
+                "log": "default",
                 "offset": 3,
+                "position": 11,
                 "append_timestamp_ms": 9,
                 "client_timestamp_ms": 7,
                 "key_base64": "/g==",

@@ -57,6 +57,8 @@ use servers::Servers;
 
 /// How long a call may give no sign of progress, unless the settings say otherwise.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+/// The log that is meant where none is named.
+const DEFAULT_LOG: &str = "default";
 /// How long a server may take to begin its answer, before the client asks the next one.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(3);
 /// The client replaces a stream that owes an answer and is silent for this long.
@@ -118,7 +120,7 @@ impl Client {
         self.servers.stream_layer()
     }
 
-    /// A producer; its session is opened with the first batch.
+    /// A producer for this log, or for several ([`Producer::send_to`]); its session is opened with the first batch.
     ///
     /// # Errors
     ///

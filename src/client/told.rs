@@ -84,6 +84,12 @@ pub(super) fn leaves_doubt(status: &Status) -> bool {
     is_retryable(status) && !is_refusal(status) && !was_unreached(status)
 }
 
+/// Whether a server said that it did not do what was asked.
+pub(super) fn was_not_done(status: &Status) -> bool {
+    let done = Reason::of(status).map(Reason::done);
+    done == Some(reason::Done::Nothing)
+}
+
 /// Whether a server said that it did not do what was asked, though it may later.
 pub(super) fn is_refusal(status: &Status) -> bool {
     let retry = Reason::of(status).map(Reason::retry);

@@ -182,7 +182,7 @@ async fn read_elsewhere(
 
 fn check_offsets(fed: &Fed, first: u64) -> anyhow::Result<()> {
     let expected = (fed.records > 0).then(|| (first, first + fed.records - 1));
-    let got = fed.first_offset.zip(fed.last_offset);
+    let got = fed.offsets();
     ensure!(
         got == expected,
         "the acknowledged offsets are {got:?} where {expected:?} was due"

@@ -18,7 +18,7 @@ use super::unpacked::{ConsumedRecord, Unpacked};
 use crate::client::attempts::{Attempts, within};
 use crate::client::servers::Servers;
 use crate::client::told::{is_behind, is_no_such_cursor, is_no_such_log, past_end, trimmed};
-use crate::client::{ClientError, Freshness, SILENCE_MAX, native};
+use crate::client::{ClientError, DEFAULT_LOG, Freshness, SILENCE_MAX, native};
 use crate::proto::v1;
 
 /// The consumer replaces a stream that missed this many heartbeats.
@@ -27,8 +27,6 @@ const HEARTBEATS_MISSED: u32 = 3;
 const FRESH: Duration = Duration::from_secs(2);
 /// How long a node may wait for an offset before it gives its first answer.
 const CATCH_UP_MAX: Duration = Duration::from_secs(30);
-/// The log that is meant where none is named.
-const DEFAULT_LOG: &str = "default";
 
 /// A read under way.
 pub struct Consumer {

@@ -1,16 +1,17 @@
-//! What a window holds: the batches without an answer, the one that gathers, and how far the stream is.
+//! What a window holds: the batches without an answer, those that gather, one a log, and how far the stream is.
 //!
 //! Plain data and its arithmetic, under the window's lock. Waiting and waking are left to the window.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::ack::Promise;
-use crate::batch::{Builder, Compression};
+use super::ack::{Ack, Promise};
+use crate::batch::{Builder, Compression, Record};
 use crate::client::ClientError;
 use crate::client::session::Opened;
 
@@ -39,6 +40,8 @@ pub struct ProducerStats {
 
 /// A closed batch.
 pub(in crate::client) struct Batch {
+    /// The name of its log; empty for the default one.
+    pub(super) log: Arc<str>,
     /// How many records of the producer come before it.
     pub(in crate::client) first: u64,
     pub(in crate::client) count: u32,
@@ -51,10 +54,12 @@ pub(in crate::client) struct Batch {
     pub(super) promise: Promise,
 }
 
-/// Records whose batch is not closed; their bytes are in the builder.
-pub(super) struct Gathering {
-    pub(super) promise: Promise,
-    pub(in crate::client) since: Instant,
+/// Records of a log whose batch is not closed.
+struct Gathering {
+    log: Arc<str>,
+    builder: Builder,
+    promise: Promise,
+    since: Instant,
 }
 
 /// What may be under way on the present stream.
@@ -65,8 +70,10 @@ pub(in crate::client) struct Credit {
 }
 
 pub(in crate::client) struct Backlog {
-    pub(in crate::client) builder: Builder,
-    pub(super) gathering: Option<Gathering>,
+    /// What gathers, in the order in which it began.
+    gathering: Vec<Gathering>,
+    /// The builder of the batch that was closed last, with the room that it left.
+    spare: Builder,
     pub(super) unacknowledged: VecDeque<Batch>,
     /// The bytes of all unacknowledged records before compression, with those that gather.
     pub(in crate::client) bytes: usize,
@@ -88,6 +95,8 @@ pub(in crate::client) struct Backlog {
     pub(super) wake_stream: Option<Waker>,
     pub(in crate::client) closed: bool,
     pub(in crate::client) failure: Option<ClientError>,
+    /// The log of the first batch without an answer when the producer failed.
+    pub(super) failed_log: Option<Arc<str>>,
     pub(in crate::client) progress: Instant,
     pub(super) stats: ProducerStats,
 }
@@ -95,8 +104,8 @@ pub(in crate::client) struct Backlog {
 impl Backlog {
     pub(in crate::client) fn new() -> Self {
         Self {
-            builder: Builder::with_capacity(BUILDER_BYTES),
-            gathering: None,
+            gathering: Vec::new(),
+            spare: Builder::with_capacity(BUILDER_BYTES),
             unacknowledged: VecDeque::new(),
             bytes: 0,
             records: 0,
@@ -111,6 +120,7 @@ impl Backlog {
             wake_stream: None,
             closed: false,
             failure: None,
+            failed_log: None,
             progress: Instant::now(),
             stats: ProducerStats::default(),
         }
@@ -125,12 +135,12 @@ impl Backlog {
     }
 
     pub(in crate::client) fn is_empty(&self) -> bool {
-        self.unacknowledged.is_empty() && self.gathering.is_none()
+        self.unacknowledged.is_empty() && self.gathering.is_empty()
     }
 
     /// Whether so many more bytes fit. A batch that is larger than the window is sent alone.
     pub(super) fn has_room(&self, bytes: usize, records: usize, batches: usize) -> bool {
-        let open = self.unacknowledged.len() + usize::from(self.gathering.is_some());
+        let open = self.unacknowledged.len() + self.gathering.len();
         let fits = self.bytes + bytes <= BYTES_MAX
             && self.records + records <= RECORDS_MAX
             && open + batches <= BATCHES_MAX;
@@ -159,38 +169,84 @@ impl Backlog {
         until.saturating_sub(self.first())
     }
 
-    pub(super) fn gathering(&mut self) -> &Gathering {
-        let Self {
-            gathering,
-            unacknowledged,
-            progress,
-            ..
-        } = self;
-        gathering.get_or_insert_with(|| {
-            let since = Instant::now();
-            if unacknowledged.is_empty() {
-                *progress = since;
-            }
-            let promise = Promise::default();
-            Gathering { promise, since }
-        })
+    /// Which of the gathering batches is the log's.
+    pub(super) fn gathers(&self, log: &str) -> Option<usize> {
+        // Few gather at a time: as many as there is room for batches.
+        self.gathering
+            .iter()
+            .position(|gathering| &*gathering.log == log)
+    }
+
+    /// The bytes of a batch that gathers.
+    pub(super) fn gathered_bytes(&self, at: usize) -> usize {
+        self.gathering[at].builder.bytes()
+    }
+
+    /// Begins a batch of the log.
+    pub(super) fn begin(&mut self, log: &str) -> usize {
+        let since = Instant::now();
+        if self.unacknowledged.is_empty() {
+            self.progress = since;
+        }
+        self.gathering.push(Gathering {
+            log: log.into(),
+            builder: std::mem::take(&mut self.spare),
+            promise: Promise::default(),
+            since,
+        });
+        self.gathering.len() - 1
+    }
+
+    /// Adds a record to a batch that gathers; gives how many it has then.
+    pub(super) fn gather(&mut self, at: usize, record: &Record, bytes: usize) -> (Ack, u32) {
+        let gathering = &mut self.gathering[at];
+        let ack = gathering.promise.ack(gathering.builder.count());
+        gathering.builder.push(record);
+        self.bytes += bytes;
+        self.records += 1;
+        (ack, gathering.builder.count())
     }
 
     /// When the first of the gathering records came.
     pub(super) fn gathering_since(&self) -> Option<Instant> {
-        self.gathering.as_ref().map(|gathering| gathering.since)
+        self.gathering.first().map(|gathering| gathering.since)
     }
 
-    /// Closes the batch that gathers, if there is one.
-    pub(super) fn close_batch(&mut self) {
-        if let Some(Gathering { promise, .. }) = self.gathering.take() {
-            let (records, count) = self.builder.take();
-            self.queue(records, count, promise);
+    /// Closes a batch that gathers.
+    pub(super) fn close_batch(&mut self, at: usize) {
+        let mut closed = self.gathering.remove(at);
+        let (records, count) = closed.builder.take();
+        self.spare = closed.builder;
+        self.queue(closed.log, records, count, closed.promise);
+    }
+
+    /// Closes the log's batch that gathers, if there is one.
+    pub(super) fn close_log(&mut self, log: &str) {
+        if let Some(at) = self.gathers(log) {
+            self.close_batch(at);
         }
     }
 
-    pub(super) fn queue(&mut self, records: Bytes, count: u32, promise: Promise) {
+    /// Closes the batches that have gathered for so long, the oldest first.
+    pub(super) fn close_due(&mut self, now: Instant, linger: Duration) {
+        while self
+            .gathering_since()
+            .is_some_and(|since| since + linger <= now)
+        {
+            self.close_batch(0);
+        }
+    }
+
+    /// Closes all batches that gather.
+    pub(super) fn close_all(&mut self) {
+        while !self.gathering.is_empty() {
+            self.close_batch(0);
+        }
+    }
+
+    pub(super) fn queue(&mut self, log: Arc<str>, records: Bytes, count: u32, promise: Promise) {
         self.unacknowledged.push_back(Batch {
+            log,
             first: self.closed_records,
             count,
             plain_bytes: records.len(),

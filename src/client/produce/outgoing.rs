@@ -55,7 +55,9 @@ impl Outgoing {
                     state.wake_stream = Some(cx.waker().clone());
                     return Next::LingerUntil(since + options.linger);
                 }
-                Some(_) => state.close_batch(),
+                // Nothing waits alone, and what waits beside others has waited long enough.
+                Some(_) if state.sent == 0 => state.close_all(),
+                Some(_) => state.close_due(now, options.linger),
                 None if state.closed => return Next::End,
                 None => {}
             }
@@ -71,15 +73,8 @@ impl Outgoing {
                 return Next::Wait;
             }
         }
-        let (sequence, batch) = wire(state);
         let fence = options.fence.clone().map(Into::into);
-        Next::Send(v1::ProduceRequest {
-            log: self.window.log.clone(),
-            batch: Some(batch),
-            session: sequence,
-            expected_next_offset: None,
-            fence,
-        })
+        Next::Send(wire(state, fence))
     }
 
     /// Compresses outside the lock. A batch that gets no smaller is sent without compression.
@@ -107,18 +102,22 @@ fn has_credit(state: &Backlog, batch: &Batch) -> bool {
 }
 
 /// The next batch as a message; it counts as sent.
-fn wire(state: &mut Backlog) -> (Option<v1::SessionSequence>, v1::Batch) {
+fn wire(state: &mut Backlog, fence: Option<v1::Fence>) -> v1::ProduceRequest {
     let batch = &state.unacknowledged[state.sent];
     let sequence = batch.first - state.session_first;
-    let session = state.session.map(|session| session.sequence(sequence));
     state.sent += 1;
     state.sent_bytes += batch.records.len();
-    let batch = v1::Batch {
-        records: batch.records.clone(),
-        compression: batch.compression as i32,
-        count: batch.count,
-    };
-    (session, batch)
+    v1::ProduceRequest {
+        log: batch.log.to_string(),
+        batch: Some(v1::Batch {
+            records: batch.records.clone(),
+            compression: batch.compression as i32,
+            count: batch.count,
+        }),
+        session: state.session.map(|session| session.sequence(sequence)),
+        expected_next_offset: None,
+        fence,
+    }
 }
 
 impl Stream for Outgoing {

@@ -14,7 +14,7 @@ use super::window::{Loss, Window};
 use crate::client::attempts::{Attempts, within};
 use crate::client::servers::Servers;
 use crate::client::session::{self, Opened, Token};
-use crate::client::told::{is_refusal, is_retryable, is_session_expired};
+use crate::client::told::{is_retryable, is_session_expired, was_not_done};
 use crate::client::{ClientError, FIRST_ANSWER_MAX, SILENCE_MAX, native};
 use crate::proto::v1::ProduceStreamResponse;
 
@@ -84,12 +84,11 @@ impl Pipeline {
     /// Whether sending again is safe after this status, and under which one the next try is made.
     fn judge(&mut self, status: Status) -> Result<Status, ClientError> {
         let expired = self.session.is_some() && is_session_expired(&status);
-        self.window.lost(if expired {
-            Loss::NoneAppended
-        } else if is_refusal(&status) {
-            Loss::FirstRefused
-        } else {
-            Loss::Unknown
+        self.window.lost(match was_not_done(&status) {
+            // A session takes batches in their order only: behind one that was not appended none is.
+            true if self.session.is_some() => Loss::NoneAppended,
+            true => Loss::FirstRefused,
+            false => Loss::Unknown,
         });
         if expired {
             self.session = None;

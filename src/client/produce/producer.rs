@@ -14,7 +14,7 @@ use super::window::Window;
 use crate::batch::{Compression, Record};
 use crate::client::attempts::Attempts;
 use crate::client::servers::Servers;
-use crate::client::{ClientError, build};
+use crate::client::{ClientError, DEFAULT_LOG, build};
 use crate::proto::v1;
 use crate::tasks;
 
@@ -68,10 +68,16 @@ impl From<Fence> for v1::Fence {
     }
 }
 
-/// Appends records in the order of its `send` calls, each exactly once if it is idempotent.
+/// Appends records to a log or to several, each exactly once if it is idempotent.
+///
+/// The records of a log stand in it in the order of the calls. All logs share one session, one stream and the
+/// window, and each has batches of its own; a batch of one log may overtake one of another. What is refused, such as
+/// a log that is not there, ends the producer: [`failed_log`](Self::failed_log) tells which log that was.
 ///
 /// Dropping it sends what is in flight in the background; [`finish`](Self::finish) waits for that.
 pub struct Producer {
+    /// The log of `send`; the default one has the empty name.
+    log: String,
     window: Arc<Window>,
     pipeline: JoinHandle<Result<(), ClientError>>,
 }
@@ -85,25 +91,32 @@ impl Producer {
     ) -> Result<Self, ClientError> {
         options.linger = options.linger.min(LINGER_MAX);
         let attempts = Attempts::new(servers, None, timeout)?;
-        let window = Arc::new(Window::new(log, options));
+        let window = Arc::new(Window::new(options));
         let pipeline = Pipeline::new(Arc::clone(servers), Arc::clone(&window), timeout);
         Ok(Self {
+            log: known_as(log).to_owned(),
             window,
             pipeline: tasks::spawn("producer", pipeline.run(attempts)),
         })
     }
 
-    /// Queues a record. Waits while 8 MiB, 64 batches or 65,536 records are unacknowledged.
+    /// Queues a record for the client's log. Waits while 8 MiB, 64 batches or 65,536 records are unacknowledged.
     ///
     /// # Errors
     ///
     /// The error that ended the producer, if one did; [`ClientError::Closed`] after [`Self::stop`]. What
     /// becomes of the record itself the [`Ack`] tells.
     pub async fn send(&self, record: impl Into<Record>) -> Result<Ack, ClientError> {
-        let record = record.into();
-        // A caller that never waits would keep the sending task from running on this thread.
-        tokio::task::coop::consume_budget().await;
-        self.window.push(&record).await
+        self.push(&self.log, record.into()).await
+    }
+
+    /// Queues a record for the log of this name, as [`Self::send`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::send`].
+    pub async fn send_to(&self, log: &str, record: impl Into<Record>) -> Result<Ack, ClientError> {
+        self.push(known_as(log), record.into()).await
     }
 
     /// Queues records as one batch of their own: all of them are appended, side by side, or none.
@@ -112,8 +125,42 @@ impl Producer {
     ///
     /// [`ClientError::EmptyBatch`] without a record; else as [`Self::send`].
     pub async fn send_batch(&self, records: Vec<Record>) -> Result<BatchAck, ClientError> {
-        let (records, count) = build(&records)?;
-        self.window.push_batch(records, count).await
+        self.push_batch(&self.log, &records).await
+    }
+
+    /// Queues records as one batch for the log of this name, as [`Self::send_batch`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::send_batch`].
+    pub async fn send_batch_to(
+        &self,
+        log: &str,
+        records: Vec<Record>,
+    ) -> Result<BatchAck, ClientError> {
+        self.push_batch(known_as(log), &records).await
+    }
+
+    async fn push(&self, log: &str, record: Record) -> Result<Ack, ClientError> {
+        // A caller that never waits would keep the sending task from running on this thread.
+        tokio::task::coop::consume_budget().await;
+        self.window.push(log, &record).await
+    }
+
+    async fn push_batch(&self, log: &str, records: &[Record]) -> Result<BatchAck, ClientError> {
+        let (records, count) = build(records)?;
+        self.window.push_batch(log, records, count).await
+    }
+
+    /// The log of the first batch without an acknowledgement, once an error has ended the producer: the refused one,
+    /// if a server refused a batch. `default` for the default log.
+    pub fn failed_log(&self) -> Option<Arc<str>> {
+        let log = self.window.failed_log()?;
+        Some(if log.is_empty() {
+            DEFAULT_LOG.into()
+        } else {
+            log
+        })
     }
 
     /// What the producer has achieved so far.
@@ -141,6 +188,11 @@ impl Producer {
             .unwrap_or(Err(ClientError::Closed))?;
         Ok(self.window.stats())
     }
+}
+
+/// The name under which batches are gathered. The default log has two, and its records one order.
+fn known_as(log: &str) -> &str {
+    if log == DEFAULT_LOG { "" } else { log }
 }
 
 impl Drop for Producer {

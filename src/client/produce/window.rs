@@ -1,8 +1,10 @@
-//! The batches of a producer that are not acknowledged yet: bounded, in order, and sent again after a loss.
+//! The batches of a producer that are not acknowledged yet, of all its logs: bounded, in order, and sent again
+//! after a loss.
 //!
 //! The window is the only owner of a record until its offset is known. Records gather in it until their batch
 //! is closed; a closed batch keeps its bytes, so that it is sent again as it was. Streams come and go: each
-//! takes the batches from the first unacknowledged one on ([`Outgoing`]).
+//! takes the batches from the first unacknowledged one on ([`Outgoing`]). A batch keeps its log and its number: all
+//! logs share one order and one session.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -31,8 +33,6 @@ pub(super) enum Loss {
 }
 
 pub(super) struct Window {
-    /// The name of the log that the batches are for; empty for the default one.
-    pub(super) log: String,
     pub(in crate::client) options: ProducerOptions,
     state: Mutex<Backlog>,
     room: Notify,
@@ -40,9 +40,8 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(in crate::client) fn new(log: &str, options: ProducerOptions) -> Self {
+    pub(in crate::client) fn new(options: ProducerOptions) -> Self {
         Self {
-            log: log.to_owned(),
             options,
             state: Mutex::new(Backlog::new()),
             room: Notify::new(),
@@ -50,22 +49,27 @@ impl Window {
         }
     }
 
-    /// Adds a record as soon as there is room.
-    pub(in crate::client) async fn push(&self, record: &Record) -> Result<Ack, ClientError> {
+    /// Adds a record for a log as soon as there is room. The default log has the empty name.
+    pub(in crate::client) async fn push(
+        &self,
+        log: &str,
+        record: &Record,
+    ) -> Result<Ack, ClientError> {
         let bytes = bytes_in_batch(record);
-        if let Some(ack) = self.try_push(record, bytes)? {
+        if let Some(ack) = self.try_push(log, record, bytes)? {
             return Ok(ack);
         }
-        self.when_room(|| self.try_push(record, bytes)).await
+        self.when_room(|| self.try_push(log, record, bytes)).await
     }
 
-    /// Adds a batch of its own as soon as there is room.
+    /// Adds a batch of its own for a log as soon as there is room.
     pub(super) async fn push_batch(
         &self,
+        log: &str,
         records: Bytes,
         count: u32,
     ) -> Result<BatchAck, ClientError> {
-        self.when_room(|| self.try_push_batch(&records, count))
+        self.when_room(|| self.try_push_batch(log, &records, count))
             .await
     }
 
@@ -85,31 +89,38 @@ impl Window {
         }
     }
 
-    fn try_push(&self, record: &Record, bytes: usize) -> Result<Option<Ack>, ClientError> {
+    fn try_push(
+        &self,
+        log: &str,
+        record: &Record,
+        bytes: usize,
+    ) -> Result<Option<Ack>, ClientError> {
         let (ack, waker, was_empty) = {
             let mut state = self.lock();
             state.check_open()?;
-            let gathered = state.builder.bytes();
-            let overflows = gathered > 0 && gathered + bytes > self.options.batch_bytes_max;
-            let begins = state.gathering.is_none() || overflows;
+            let gathers = state.gathers(log);
+            let overflows =
+                |at: &usize| state.gathered_bytes(*at) + bytes > self.options.batch_bytes_max;
+            let overflowing = gathers.filter(overflows);
+            let begins = gathers.is_none() || overflowing.is_some();
             if !state.has_room(bytes, 1, usize::from(begins)) {
                 return Ok(None);
             }
             let was_empty = state.is_empty();
-            if overflows {
-                state.close_batch();
+            if let Some(at) = overflowing {
+                state.close_batch(at);
             }
-            let place = state.builder.count();
-            state.builder.push(record);
-            state.bytes += bytes;
-            state.records += 1;
-            let ack = state.gathering().promise.ack(place);
-            let is_full = place + 1 >= self.options.batch_records_max
-                || state.builder.bytes() >= self.options.batch_bytes_max;
+            let at = match gathers {
+                Some(at) if !begins => at,
+                _ => state.begin(log),
+            };
+            let (ack, count) = state.gather(at, record, bytes);
+            let is_full = count >= self.options.batch_records_max
+                || state.gathered_bytes(at) >= self.options.batch_bytes_max;
             // A lone caller waits for no timer.
             let is_idle = state.unacknowledged.is_empty();
             if is_full || is_idle {
-                state.close_batch();
+                state.close_batch(at);
             }
             // A batch that begins has the stream set its timer.
             let wakes = is_full || is_idle || begins;
@@ -124,7 +135,12 @@ impl Window {
         Ok(Some(ack))
     }
 
-    fn try_push_batch(&self, records: &Bytes, count: u32) -> Result<Option<BatchAck>, ClientError> {
+    fn try_push_batch(
+        &self,
+        log: &str,
+        records: &Bytes,
+        count: u32,
+    ) -> Result<Option<BatchAck>, ClientError> {
         let (ack, waker, was_empty) = {
             let mut state = self.lock();
             state.check_open()?;
@@ -132,8 +148,8 @@ impl Window {
                 return Ok(None);
             }
             let was_empty = state.is_empty();
-            // What gathers was sent before.
-            state.close_batch();
+            // What gathers for the log was sent before.
+            state.close_log(log);
             if was_empty {
                 state.progress = Instant::now();
             }
@@ -141,7 +157,7 @@ impl Window {
             state.records += count as usize;
             let promise = Promise::default();
             let ack = promise.batch_ack();
-            state.queue(records.clone(), count, promise);
+            state.queue(log.into(), records.clone(), count, promise);
             (ack, state.wake_stream.take(), was_empty)
         };
         self.wake_sender(waker, was_empty);
@@ -240,7 +256,7 @@ impl Window {
             };
             state.took_answer(&batch, answer.duplicate);
             if state.unacknowledged.is_empty() {
-                state.close_batch();
+                state.close_all();
             }
             let wakes = state.closed || state.sent < state.unacknowledged.len();
             let waker = if wakes {
@@ -281,12 +297,17 @@ impl Window {
         }
     }
 
+    /// The log of the first batch without an answer when the producer failed.
+    pub(super) fn failed_log(&self) -> Option<Arc<str>> {
+        self.lock().failed_log.clone()
+    }
+
     /// Takes no more records; what is in flight is still sent.
     pub(in crate::client) fn close(&self) {
         let waker = {
             let mut state = self.lock();
             state.closed = true;
-            state.close_batch();
+            state.close_all();
             state.wake_stream.take()
         };
         self.wake_sender(waker, true);
@@ -301,7 +322,8 @@ impl Window {
                 return;
             }
             state.stats.in_doubt = state.in_doubt();
-            state.close_batch();
+            state.close_all();
+            state.failed_log = state.unacknowledged.front().map(|batch| batch.log.clone());
             state.failure = Some(failure.clone());
             state.bytes = 0;
             state.records = 0;

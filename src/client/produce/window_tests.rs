@@ -52,20 +52,20 @@ fn sent(outgoing: &mut Outgoing) -> Option<(u64, u32, usize)> {
 }
 
 fn push(window: &Window, len: usize) -> Option<Ack> {
-    let pushed = window.push(&record(len)).now_or_never();
+    let pushed = window.push("", &record(len)).now_or_never();
     pushed.map(Result::unwrap)
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_window_holds_its_limits_and_opens_in_strides() {
-    let window = Arc::new(Window::new("", one_by_one()));
+    let window = Arc::new(Window::new(one_by_one()));
     let mut outgoing = stream(&window, AMPLE);
     for _ in 0..BATCHES_MAX {
         assert!(push(&window, 1).is_some());
         assert!(sent(&mut outgoing).is_some());
     }
     let record = record(1);
-    let mut waiting = Box::pin(window.push(&record));
+    let mut waiting = Box::pin(window.push("", &record));
     assert!((&mut waiting).now_or_never().is_none(), "it is full");
     for offset in 0..(BATCHES_MAX / 4) as u64 {
         assert!((&mut waiting).now_or_never().is_none());
@@ -76,21 +76,18 @@ async fn the_window_holds_its_limits_and_opens_in_strides() {
 
 #[tokio::test(start_paused = true)]
 async fn records_and_bytes_are_bounded_but_a_giant_travels_alone() {
-    let window = Window::new(
-        "",
-        ProducerOptions {
-            batch_records_max: u32::MAX,
-            batch_bytes_max: usize::MAX,
-            ..options()
-        },
-    );
+    let window = Window::new(ProducerOptions {
+        batch_records_max: u32::MAX,
+        batch_bytes_max: usize::MAX,
+        ..options()
+    });
     assert!(push(&window, 1).is_some());
     for _ in 1..RECORDS_MAX {
         assert!(push(&window, 0).is_some());
     }
     assert!(push(&window, 0).is_none());
 
-    let window = Window::new("", options());
+    let window = Window::new(options());
     assert!(push(&window, BYTES_MAX + 1).is_some());
     assert!(push(&window, 0).is_none());
 }
@@ -103,7 +100,7 @@ async fn a_batch_gathers_while_another_is_under_way() {
         ..options()
     };
     let linger = options.linger;
-    let window = Arc::new(Window::new("", options));
+    let window = Arc::new(Window::new(options));
     let mut outgoing = stream(&window, AMPLE);
     push(&window, 1).unwrap();
     assert_eq!(sent(&mut outgoing).unwrap().1, 1, "nobody waits alone");
@@ -135,13 +132,13 @@ async fn a_batch_gathers_while_another_is_under_way() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_of_its_own_keeps_its_place() {
-    let window = Arc::new(Window::new("", options()));
+    let window = Arc::new(Window::new(options()));
     let mut outgoing = stream(&window, AMPLE);
     for _ in 0..3 {
         push(&window, 1).unwrap();
     }
     let (records, count) = crate::client::build(&[record(1), record(2)]).unwrap();
-    let ack = window.push_batch(records, count).await.unwrap();
+    let ack = window.push_batch("", records, count).await.unwrap();
     push(&window, 1).unwrap();
     let counts: Vec<_> = (0..3).map(|_| sent(&mut outgoing).unwrap().1).collect();
     assert_eq!(counts, [1, 2, 2]);
@@ -152,8 +149,73 @@ async fn a_batch_of_its_own_keeps_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_log_gathers_for_itself_and_a_batch_keeps_its_log_and_number() {
+    let window = Arc::new(Window::new(options()));
+    let mut outgoing = stream(&window, AMPLE);
+    // The log, the number and the count of what goes now.
+    fn to(request: v1::ProduceStreamRequest) -> (String, u64, u32) {
+        let produce = request.produce.unwrap();
+        let (session, batch) = (produce.session.unwrap(), produce.batch.unwrap());
+        (produce.log, session.sequence, batch.count)
+    }
+    let batch = |log: &str, sequence, count| (log.to_owned(), sequence, count);
+    for log in ["a", "b", "", "b", "b", ""] {
+        window.push(log, &record(1)).await.unwrap();
+    }
+    // The first one waits for nobody; the others gather behind it, by log.
+    let alone = outgoing.next().now_or_never().unwrap().unwrap();
+    assert_eq!(to(alone), batch("a", 0, 1));
+    assert!(outgoing.next().now_or_never().is_none());
+    let expected = [batch("b", 1, 3), batch("", 4, 2)];
+    for expected in &expected {
+        assert_eq!(to(outgoing.next().await.unwrap()), *expected);
+    }
+    // One that is full goes before those that began earlier.
+    window.push("a", &record(1)).await.unwrap();
+    let full = crate::client::build(&[record(1), record(2)]).unwrap();
+    window.push_batch("b", full.0, full.1).await.unwrap();
+    let full = outgoing.next().now_or_never().unwrap().unwrap();
+    assert_eq!(to(full), batch("b", 6, 2));
+
+    window.lost(Loss::Unknown);
+    let mut again = stream(&window, AMPLE);
+    let first = outgoing_of(&mut again).await;
+    assert_eq!(to(first), batch("a", 0, 1));
+    for expected in &expected {
+        assert_eq!(to(outgoing_of(&mut again).await), *expected);
+    }
+    assert_eq!(to(outgoing_of(&mut again).await), batch("b", 6, 2));
+    assert_eq!(to(outgoing_of(&mut again).await), batch("a", 8, 1));
+}
+
+async fn outgoing_of(outgoing: &mut Outgoing) -> v1::ProduceStreamRequest {
+    outgoing.next().await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_that_gather_count_as_batches() {
+    let window = Arc::new(Window::new(options()));
+    let mut outgoing = stream(&window, AMPLE);
+    for log in 0..BATCHES_MAX {
+        let pushed = window.push(&log.to_string(), &record(1)).now_or_never();
+        assert!(pushed.is_some(), "{log}");
+    }
+    let record = record(1);
+    assert!(window.push("more", &record).now_or_never().is_none());
+    // One that gathers takes more.
+    assert!(window.push("7", &record).now_or_never().is_some());
+    for log in 0..BATCHES_MAX {
+        let sent = outgoing.next().await.unwrap().produce.unwrap();
+        assert_eq!(sent.log, log.to_string());
+        let count = sent.batch.unwrap().count;
+        window.acknowledge(&answer(0, count)).unwrap();
+    }
+    assert!(window.push("more", &record).now_or_never().is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn credit_is_never_exceeded() {
-    let window = Arc::new(Window::new("", one_by_one()));
+    let window = Arc::new(Window::new(one_by_one()));
     let few = Credit {
         bytes: 1 << 20,
         batches: 3,
@@ -195,7 +257,7 @@ async fn credit_is_never_exceeded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_stream_starts_at_the_first_unacknowledged_and_ends_the_old_one() {
-    let window = Arc::new(Window::new("", one_by_one()));
+    let window = Arc::new(Window::new(one_by_one()));
     let mut old = stream(&window, AMPLE);
     for len in 1..=4 {
         push(&window, len).unwrap();
@@ -219,7 +281,7 @@ async fn a_new_stream_starts_at_the_first_unacknowledged_and_ends_the_old_one() 
 
 #[tokio::test(start_paused = true)]
 async fn a_new_session_counts_from_its_first_batch() {
-    let window = Arc::new(Window::new("", one_by_one()));
+    let window = Arc::new(Window::new(one_by_one()));
     let mut outgoing = stream(&window, AMPLE);
     for _ in 0..3 {
         push(&window, 1).unwrap();
@@ -245,13 +307,13 @@ async fn a_new_session_counts_from_its_first_batch() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_reaches_every_waiter() {
-    let window = Window::new("", options());
+    let window = Window::new(options());
     let acks = [push(&window, 1).unwrap(), push(&window, 1).unwrap()];
     window.fail(&ClientError::NoServers);
     for ack in acks {
         assert!(matches!(ack.await, Err(ClientError::NoServers)));
     }
-    let later = window.push(&record(1)).await;
+    let later = window.push("", &record(1)).await;
     assert!(matches!(later, Err(ClientError::NoServers)));
     window.close();
     assert!(!window.wait_for_work().await);

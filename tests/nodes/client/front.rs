@@ -94,6 +94,7 @@ pub fn refused(reason: Reason, facts: &[(&str, &str)]) -> Status {
 #[derive(Debug, Clone)]
 pub struct Came {
     pub server: String,
+    pub log: String,
     pub session: Option<SessionSequence>,
     pub batch: Batch,
 }
@@ -287,6 +288,7 @@ impl Door {
     fn note(&self, request: ProduceRequest) {
         self.seen().came.push(Came {
             server: self.addr.clone(),
+            log: request.log,
             session: request.session,
             batch: request.batch.expect("a batch"),
         });

@@ -8,5 +8,6 @@ mod logs;
 mod many;
 mod named;
 mod producer;
+mod producer_logs;
 mod retention;
 mod selections;

@@ -5,5 +5,6 @@ mod deploy;
 mod examples;
 mod log_files;
 mod logs;
+mod many_logs;
 mod settings;
 mod standard_error;

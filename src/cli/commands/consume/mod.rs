@@ -16,13 +16,13 @@ use anyhow::Context;
 use futures::FutureExt;
 
 use super::cursor::stands;
-use crate::cli::Format;
-use crate::cli::connection::{ConnectionArgs, OfLog};
+use crate::cli::connection::{ConnectionArgs, log_of_environment};
 use crate::cli::output::note;
 use crate::cli::record_format::RecordFormat;
 use crate::cli::records::Delimiter;
 use crate::cli::signals::{Interrupted, Signals, interrupted};
-use crate::client::{Client, Consistency, ConsumeOptions, Consumer, Start};
+use crate::cli::{Format, UsageError};
+use crate::client::{Client, Consistency, ConsumeOptions, Consumer, Selection, Start};
 use pipe::was_closed;
 use positions::{parse_consistency, parse_start};
 use sink::{Cursor, Sink};
@@ -34,8 +34,13 @@ const CONFIRM_WAIT: Duration = Duration::from_secs(3);
 
 const HELP: &str = "\
 Without --follow the read ends where the log ended when it began. With --output json each line is an object
-with `offset`, `append_timestamp_ms`, and `value`, or `value_base64` where the value is not UTF-8; with
+with `log`, `offset`, `append_timestamp_ms`, and `value`, or `value_base64` where the value is not UTF-8; with
 `key` or `key_base64`, `headers` and `client_timestamp_ms` where the record has them.
+
+Several logs, by --prefix or by more than one --log, are read as one, in the order in which their records were
+committed. Each record is printed behind the name of its log, and in JSON with its `position` in that order: the next
+read goes on at --from position:N, with a position one higher than the last. Such a read begins there, at earliest or
+at latest.
 
 With --cursor the read begins where the cursor stands. A name that does not exist is an error, lest a slip of the
 pen reads all again; with --create it is made where the read begins, at --from. The cursor moves after records were
@@ -51,6 +56,8 @@ Consistency:
 Examples:
   ferrolog consume --servers n1:8400,n2:8400,n3:8400 > copy.txt
   ferrolog consume --log orders --from latest --follow
+  ferrolog consume --prefix orders/ --follow --output json
+  ferrolog consume --log orders --log payments --from position:1000
   ferrolog consume --from 1000 --count 10 --output json
   ferrolog consume --from tail:10 --keys --key-delimiter ': '
   ferrolog consume --from timestamp:2026-01-31T12:00:00Z
@@ -63,10 +70,15 @@ Examples:
 pub(in crate::cli) struct ConsumeArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
-    #[command(flatten)]
-    log: OfLog,
-    /// Where to begin: an offset, earliest, latest, tail:N, or timestamp: with milliseconds or RFC 3339 in UTC
-    /// [default: earliest]
+    /// The log, as `ferrolog log list` names it; several times for several logs, read as one
+    /// [env: FERROLOG_LOG_NAME] [default: default]
+    #[arg(long = "log", value_name = "NAME")]
+    logs: Vec<String>,
+    /// Read all logs whose names begin so as one, those too that are made later
+    #[arg(long, value_name = "TEXT", conflicts_with = "logs")]
+    prefix: Option<String>,
+    /// Where to begin: an offset, earliest, latest, tail:N, timestamp: with milliseconds or RFC 3339 in UTC, or
+    /// position:N among the records of several logs [default: earliest]
     #[arg(long, value_name = "START", value_parser = parse_start)]
     from: Option<Start>,
     /// End after this many records
@@ -99,11 +111,80 @@ pub(in crate::cli) struct ConsumeArgs {
     /// What to print after a key; escapes as in --delimiter
     #[arg(long, value_name = "STR", default_value = "\\t", value_parser = Delimiter::parse, requires = "keys")]
     key_delimiter: Delimiter,
+    /// What to print after the name of a record's log where several are read; escapes as in --delimiter
+    #[arg(long, value_name = "STR", default_value = "\\t", value_parser = Delimiter::parse)]
+    log_delimiter: Delimiter,
+}
+
+impl ConsumeArgs {
+    /// The logs that are read as one, if it is not a single one.
+    fn selection(&self) -> Option<Selection> {
+        match (&self.prefix, &*self.logs) {
+            (Some(prefix), _) => Some(Selection::Prefix(prefix.clone())),
+            (None, [] | [_]) => None,
+            (None, logs) => Some(Selection::Logs(logs.to_vec())),
+        }
+    }
+
+    /// The one log that is read.
+    fn log(&self) -> String {
+        let named = self.logs.first().cloned();
+        named.unwrap_or_else(log_of_environment)
+    }
+
+    /// What to read, from an edge on.
+    fn options(&self) -> ConsumeOptions {
+        ConsumeOptions {
+            selection: self.selection(),
+            consistency: self.consistency,
+            server: self.server.clone(),
+            ..ConsumeOptions::default()
+        }
+    }
+
+    /// Refuses what is a place in one log where several are read, and the other way round.
+    fn check(&self) -> Result<(), UsageError> {
+        let from = self.from.as_ref();
+        let wrong = match self.selection() {
+            Some(_) if self.cursor.is_some() => {
+                "a cursor stands in one log: leave it out, or read one --log"
+            }
+            Some(_)
+                if !matches!(
+                    from,
+                    None | Some(Start::Earliest | Start::Latest | Start::Position(_))
+                ) =>
+            {
+                "an offset or a time is a place in one log: with --prefix or several --log begin at earliest, latest or \
+                 position:N"
+            }
+            Some(_) if matches!(self.consistency, Consistency::AtLeast(_)) => {
+                "an offset is a place in one log: with --prefix or several --log use --consistency strong"
+            }
+            None if matches!(from, Some(Start::Position(_))) => {
+                "a position is a place among the records of several logs: begin at an offset, or give --prefix or \
+                 several --log"
+            }
+            _ => return Ok(()),
+        };
+        Err(UsageError(wrong.to_owned()))
+    }
+}
+
+/// Where a read of these logs goes on.
+fn place(selection: Option<&Selection>, next: u64) -> Start {
+    match selection {
+        Some(_) => Start::Position(next),
+        None => Start::Offset(next),
+    }
 }
 
 pub(in crate::cli) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()> {
-    let server = args.server.clone();
-    let client = args.log.of(&args.connection.client(server.as_deref())?);
+    args.check()?;
+    let client = args.connection.client(args.server.as_deref())?;
+    let client = client.log(args.log());
+    let options = args.options();
+    let selection = options.selection.as_ref();
     // Without a cursor there is nothing to end cleanly: a signal kills.
     let mut signals = match args.cursor {
         Some(_) => Some(Signals::listen()?),
@@ -118,11 +199,9 @@ pub(in crate::cli) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Re
         None => None,
     };
     let mut consumer = client.consume(ConsumeOptions {
-        from: begins.map_or(from, Start::Offset),
-        consistency: args.consistency,
+        from: begins.map_or(from, |next| place(selection, next)),
         follow: args.follow,
-        server: server.clone(),
-        ..ConsumeOptions::default()
+        ..options.clone()
     })?;
     let cursor = match (&args.cursor, begins) {
         (None, _) => None,
@@ -138,6 +217,7 @@ pub(in crate::cli) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Re
             format,
             delimiter: args.delimiter,
             key_delimiter: args.keys.then_some(args.key_delimiter),
+            log_delimiter: selection.is_some().then_some(args.log_delimiter),
             escapes: !args.raw && io::stdout().is_terminal(),
         },
         cursor,
@@ -151,14 +231,12 @@ pub(in crate::cli) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Re
     let (Some((end, held)), Ended::There) = (short(&consumer), ended) else {
         return Ok(());
     };
-    confirm(&client, end, held, server.clone()).await?;
+    confirm(&client, &options, end, held).await?;
     // Records that the disk held when the read began count, although they were known to be committed only later.
     left = left.min(held - end);
     let mut rest = client.consume(ConsumeOptions {
-        from: Start::Offset(end),
-        consistency: args.consistency,
-        server,
-        ..ConsumeOptions::default()
+        from: place(selection, end),
+        ..options.clone()
     })?;
     match copy_and_settle(&mut rest, &mut sink, &mut signals, &mut left).await? {
         Ended::Told(told) => Err(told.into()),
@@ -230,7 +308,7 @@ fn check_output() -> anyhow::Result<()> {
 /// The read ended where the node cannot tell whether more is committed.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the read ended at offset {end}, and the node's disk holds records up to {held}: no leader has \
+    "the read ended at {end}, and the node's disk holds records up to {held}: no leader has \
      confirmed lately which of them are committed. Read from another node, or again once a majority \
      is up"
 )]
@@ -242,15 +320,14 @@ pub(in crate::cli) struct StoppedShort {
 /// A node that lags for a moment tells more when it is asked once more; one without a leader cannot.
 async fn confirm(
     client: &Client,
+    options: &ConsumeOptions,
     end: u64,
     held: u64,
-    server: Option<String>,
 ) -> Result<(), StoppedShort> {
     let again = client.consume(ConsumeOptions {
-        from: Start::Offset(end),
+        from: place(options.selection.as_ref(), end),
         consistency: Consistency::Bounded(CONFIRM_WAIT),
-        server,
-        ..ConsumeOptions::default()
+        ..options.clone()
     });
     let confirmed = async {
         let mut again = again.ok()?;

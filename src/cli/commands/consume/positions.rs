@@ -5,9 +5,10 @@ use std::time::Duration;
 use crate::cli::quantities::{parse_span_ms, parse_utc_ms};
 use crate::client::{Consistency, Start};
 
-/// `N`, `earliest`, `latest`, `timestamp:MS`, `timestamp:RFC3339` or `tail:N`.
+/// `N`, `earliest`, `latest`, `timestamp:MS`, `timestamp:RFC3339`, `tail:N` or `position:N`.
 pub(super) fn parse_start(text: &str) -> Result<Start, String> {
-    let wrong = "give an offset such as 0, or earliest, latest, timestamp:TIME or tail:N";
+    let wrong =
+        "give an offset such as 0, or earliest, latest, timestamp:TIME, tail:N or position:N";
     match text.split_once(':') {
         None if text == "earliest" => Ok(Start::Earliest),
         None if text == "latest" => Ok(Start::Latest),
@@ -18,6 +19,10 @@ pub(super) fn parse_start(text: &str) -> Result<Start, String> {
         Some(("tail", count)) => {
             let count = count.parse().map(Start::Tail);
             count.map_err(|_| "give a number of records, such as tail:10".to_owned())
+        }
+        Some(("position", position)) => {
+            let position = position.parse().map(Start::Position);
+            position.map_err(|_| "give a position, such as position:1000".to_owned())
         }
         Some(("timestamp", time)) => {
             let ms = time.parse().ok().or_else(|| parse_utc_ms(time));
@@ -61,6 +66,7 @@ mod tests {
             ("17", Start::Offset(17)),
             ("18446744073709551615", Start::Offset(u64::MAX)),
             ("tail:10", Start::Tail(10)),
+            ("position:7", Start::Position(7)),
             ("timestamp:1500", Start::Timestamp(1500)),
             ("timestamp:1970-01-01T00:00:02Z", Start::Timestamp(2000)),
         ];
@@ -75,6 +81,8 @@ mod tests {
             "18446744073709551616",
             "tail:",
             "tail:-1",
+            "position:",
+            "position:x",
             "timestamp:",
             "timestamp:yesterday",
             "cursor:x",

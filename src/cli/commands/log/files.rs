@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::batch;
 use crate::cli::output::{counted, grouped, print, progress, table};
-use crate::cli::record_format::{put_bytes, to_json};
+use crate::cli::record_format::{fields, put_bytes};
 use crate::cli::{EXIT_FAILURE, Format, UsageError};
 use crate::client::ConsumedRecord;
 use crate::disk::{DirLock, Disk, ReadOnlyDisk};
@@ -303,7 +303,7 @@ fn write_batch(
         };
         match format {
             Format::Text => writeln!(out, "{offset}\t0\t0\t{}", printable(&consumed.record.value)),
-            Format::Json => writeln!(out, "{}", to_json(&consumed)),
+            Format::Json => writeln!(out, "{}", Value::Object(fields(&consumed))),
         }
         .context(failed)?;
     }

@@ -1,4 +1,7 @@
-//! `ferrolog produce`: a record a line, pipelined, through leader changes.
+//! `ferrolog produce`: a record a line, pipelined, through leader changes, to one log or to those that the lines name.
+
+mod input;
+mod json;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,16 +12,16 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use crate::cli::connection::{ConnectionArgs, OfLog};
+use crate::cli::connection::{ConnectionArgs, log_of_environment};
 use crate::cli::feeder::{Fed, Feeder, Unfinished};
 use crate::cli::output::{PROGRESS_STRIDE, counted, grouped, millis, per_second, progress, span};
-use crate::cli::records::{Delimiter, RecordSource};
+use crate::cli::records::Delimiter;
 use crate::cli::signals::{Interrupted, Signals};
 use crate::cli::{Format, UsageError, files, output};
 use crate::client::{
-    AppenderOptions, Client, Compression, Fence, Header, ProducerOptions, ProducerStats, Record,
+    AppenderOptions, Client, Compression, Fence, Header, ProducerOptions, ProducerStats,
 };
-use crate::proto::v1::GetLimitsResponse;
+use input::{Addressed, Input};
 
 /// How long acknowledgements are waited for after a signal.
 const LAST_ACKS_MAX: Duration = Duration::from_secs(2);
@@ -29,6 +32,12 @@ Each record is appended exactly once, also when a server is lost on the way. SIG
 a few seconds: it says how many records were acknowledged, and of how many that is not known. With --output json
 that stands in `acknowledged` and `in_doubt` beside `error`.
 
+One pipe feeds many logs where each line names its own: before --log-delimiter, or as `log` in a line of JSON. With
+--input json a line is an object as `consume --output json` writes it: `value` or `value_base64`, and as far as it
+has them `log`, `key` or `key_base64`, `headers` and `client_timestamp_ms`; `offset`, `position` and
+`append_timestamp_ms` are passed over, since the cluster gives them anew. --log sends all of them to that log. A log
+that is not there ends it: the error names the line, and what was appended before.
+
 Examples:
   ferrolog produce --servers n1:8400,n2:8400,n3:8400 words.txt
   journalctl -f | ferrolog produce          (with FERROLOG_SERVERS and the like set)
@@ -38,27 +47,37 @@ Examples:
   ferrolog produce --key-delimiter = --compression zstd settings.env
   ferrolog produce --header source=web1 --header kind=access access.log
   ferrolog produce --fence importer:3 dump.txt   (refused once somebody claims epoch 4)
-  echo next | ferrolog produce --expected-next-offset 1000   (only if the log ends there)";
+  echo next | ferrolog produce --expected-next-offset 1000   (only if the log ends there)
+  ferrolog produce --log-delimiter '\\t' mixed.tsv           (orders/eu, a tab, and the record)
+  ferrolog consume --log orders --output json | ferrolog produce --input json --log copy";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(in crate::cli) struct ProduceArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
-    #[command(flatten)]
-    log: OfLog,
+    /// The log, as `ferrolog log list` names it, whatever the records say [env: FERROLOG_LOG_NAME, for those that
+    /// name none] [default: default]
+    #[arg(long, value_name = "NAME")]
+    log: Option<String>,
     /// What to append; - is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// What ends a record; \n, \r, \t, \0, \\ and \xNN are understood
-    #[arg(long, default_value = "\\n", value_parser = Delimiter::parse)]
-    delimiter: Delimiter,
+    /// What a line is
+    #[arg(long, value_enum, default_value_t = Lines::Text)]
+    input: Lines,
+    /// What ends a record; \n, \r, \t, \0, \\ and \xNN are understood [default: \n]
+    #[arg(long, value_parser = Delimiter::parse)]
+    delimiter: Option<Delimiter>,
     /// Append the whole input as one record
     #[arg(long, conflicts_with = "delimiter")]
     whole: bool,
     /// What stands before the first of these in a record is its key; escapes as in --delimiter
     #[arg(long, value_name = "STR", value_parser = Delimiter::parse)]
     key_delimiter: Option<Delimiter>,
+    /// What stands before the first of these in a record, and before its key, names its log; escapes as in --delimiter
+    #[arg(long, value_name = "STR", value_parser = Delimiter::parse, conflicts_with = "log")]
+    log_delimiter: Option<Delimiter>,
     /// A header to put on every record; may be given several times
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
     headers: Vec<Header>,
@@ -74,6 +93,14 @@ pub(in crate::cli) struct ProduceArgs {
     /// Append the one record of the input only if the log ends at this offset
     #[arg(long, value_name = "N", conflicts_with = "idempotent")]
     expected_next_offset: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Lines {
+    /// A record as it is
+    Text,
+    /// An object as `consume --output json` writes it
+    Json,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -116,106 +143,10 @@ fn parse_fence(text: &str) -> Result<Fence, String> {
     })
 }
 
-/// The records of the input, as the options shape them.
-struct Input {
-    source: RecordSource,
-    key_delimiter: Option<Delimiter>,
-    headers: Vec<Header>,
-    line: u64,
-    is_whole: bool,
-    /// What the servers take.
-    limits: GetLimitsResponse,
-}
-
-/// No server would take this record.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{what} has {bytes} bytes, and the servers take {bytes_max}: {hint}cut the input into smaller records"
-)]
-struct TooLong {
-    what: String,
-    hint: &'static str,
-    bytes: usize,
-    bytes_max: u64,
-}
-
-impl Input {
-    fn open(args: &ProduceArgs) -> anyhow::Result<Self> {
-        Ok(Self {
-            source: match args.whole {
-                true => RecordSource::whole(&args.file)?,
-                false => RecordSource::split(&args.file, args.delimiter.clone())?,
-            },
-            key_delimiter: args.key_delimiter.clone(),
-            headers: args.headers.clone(),
-            line: 0,
-            is_whole: args.whole,
-            limits: GetLimitsResponse::default(),
-        })
-    }
-
-    async fn next(&mut self) -> anyhow::Result<Option<Record>> {
-        let Some(piece) = self.source.next().await? else {
-            return Ok(None);
-        };
-        self.line += 1;
-        let (key, value) = match &self.key_delimiter {
-            None => (None, piece),
-            Some(delimiter) => {
-                let parts = delimiter.split_once(&piece);
-                let (key, value) = parts.with_context(|| no_key(self.line, delimiter))?;
-                (Some(key), value)
-            }
-        };
-        let record = Record {
-            value,
-            key,
-            headers: self.headers.clone(),
-            ..Record::default()
-        };
-        self.check(&record)?;
-        Ok(Some(record))
-    }
-
-    /// Checks a record before it is sent, because the error can name its line here.
-    fn check(&self, record: &Record) -> Result<(), TooLong> {
-        let key = record.key.as_ref().map_or(0, Bytes::len);
-        let headers = record.headers.iter();
-        let headers = headers.map(|header| header.name.len() + header.value.len());
-        let all = record.value.len() + key + headers.sum::<usize>();
-        let over = |bytes: usize, bytes_max: u64, what: &str, hint| {
-            if bytes as u64 <= bytes_max {
-                return Ok(());
-            }
-            let (what, hint) = match self.is_whole {
-                true => (what.to_owned(), ""),
-                false => (format!("{what} of line {}", self.line), hint),
-            };
-            Err(TooLong {
-                what,
-                hint,
-                bytes,
-                bytes_max,
-            })
-        };
-        let key_max = u64::from(self.limits.key_bytes_max);
-        let hint = "choose another --key-delimiter, or ";
-        over(key, key_max, "the key", hint)?;
-        let hint = "choose another --delimiter, or ";
-        over(all, self.limits.record_bytes_max, "the record", hint)
-    }
-}
-
-fn no_key(line: u64, delimiter: &Delimiter) -> String {
-    format!(
-        "line {line} has no key: {:?} does not stand in it; choose another --key-delimiter, or mend the line",
-        String::from_utf8_lossy(delimiter.as_bytes())
-    )
-}
-
 pub(in crate::cli) async fn run(args: ProduceArgs, format: Format) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
-    let client = args.log.of(&args.connection.client(None)?);
+    let own = args.log.clone().unwrap_or_else(log_of_environment);
+    let client = args.connection.client(None)?.log(own);
     let mut input = Input::open(&args)?;
     let admin = client.admin();
     input.limits = tokio::select! {
@@ -260,7 +191,10 @@ pub(in crate::cli) async fn run(args: ProduceArgs, format: Format) -> anyhow::Re
 async fn feed(mut input: Input, feeder: &mut Feeder<'_>, bar: &ProgressBar) -> anyhow::Result<()> {
     let ended = loop {
         match input.next().await {
-            Ok(Some(record)) => feeder.send(record).await?,
+            Ok(Some(Addressed { log, record })) => match log {
+                Some(log) => feeder.send_to(log, record).await?,
+                None => feeder.send(record).await?,
+            },
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),
         }
@@ -285,7 +219,12 @@ async fn append_at(
         record = only_record(&mut input) => record?,
         told = signals.next() => return Err(told.into()),
     };
+    let Addressed { log, record } = record;
     let bytes = record.value.len();
+    let client = match log {
+        Some(log) => client.log(&*log),
+        None => client.clone(),
+    };
     let mut appender = client.appender(AppenderOptions {
         compression: args.compression.into(),
         fence: args.fence.clone(),
@@ -295,7 +234,7 @@ async fn append_at(
         told = signals.next() => return Err(Unfinished {
             acknowledged: 0,
             in_doubt: 1,
-            offsets: None,
+            logs: Default::default(),
             cause: told.into(),
         }
         .into()),
@@ -321,7 +260,7 @@ async fn append_at(
     Ok(())
 }
 
-async fn only_record(input: &mut Input) -> anyhow::Result<Record> {
+async fn only_record(input: &mut Input) -> anyhow::Result<Addressed> {
     let record = input.next().await?;
     let record = record.context("the input is empty; give one record")?;
     if input.next().await?.is_some() {
@@ -338,24 +277,29 @@ fn show(
     format: Format,
 ) -> std::io::Result<()> {
     let rate = per_second(fed.records, elapsed);
+    let offsets = fed.offsets();
     if format == Format::Json {
-        let summary = json!({
+        let mut summary = json!({
             "records": fed.records,
             "bytes": fed.bytes,
             "batches": stats.batches,
             "duplicates": stats.duplicates,
             "seconds": elapsed.as_secs_f64(),
             "records_per_second": rate,
-            "first_offset": fed.first_offset,
-            "last_offset": fed.last_offset,
+            "first_offset": offsets.map(|(first, _)| first),
+            "last_offset": offsets.map(|(_, last)| last),
             "longest_ack_gap_ms": millis(stats.longest_gap),
             "streams": stats.streams,
         });
+        if let Some(logs) = fed.logs_json() {
+            summary["logs"] = logs;
+        }
         return output::print(&summary.to_string());
     }
-    let offsets = match (fed.first_offset, fed.last_offset) {
-        (Some(first), Some(last)) => format!(", offsets {first} to {last}"),
-        _ => String::new(),
+    let offsets = match (offsets, fed.logs.len()) {
+        (Some((first, last)), _) => format!(", offsets {first} to {last}"),
+        (None, 0) => String::new(),
+        (None, logs) => format!(", to {} logs", grouped(logs as u64)),
     };
     output::say(&format!(
         "appended {}, {}, {} in {} ({}/s){offsets}; longest gap between acks {}",
@@ -372,7 +316,6 @@ fn show(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::files;
 
     #[test]
     fn headers_and_fences_are_pairs() {
@@ -385,66 +328,5 @@ mod tests {
         let fence = parse_fence("a:b:7").unwrap();
         assert_eq!((fence.name.as_str(), fence.epoch), ("a:b", 7));
         assert!(parse_fence("a").is_err() && parse_fence("a:x").is_err());
-    }
-
-    async fn records(text: &str, key_delimiter: Option<&str>) -> anyhow::Result<Vec<Record>> {
-        let dir = tempfile::tempdir()?;
-        let path = dir.path().join("input");
-        files::write(&path, text)?;
-        let mut input = Input {
-            source: RecordSource::split(&path, Delimiter::newline())?,
-            key_delimiter: key_delimiter.map(|text| Delimiter::parse(text).unwrap()),
-            headers: vec![parse_header("n=v").unwrap()],
-            line: 0,
-            is_whole: false,
-            limits: GetLimitsResponse {
-                record_bytes_max: 10,
-                key_bytes_max: 4,
-                ..GetLimitsResponse::default()
-            },
-        };
-        let mut records = Vec::new();
-        while let Some(record) = input.next().await? {
-            records.push(record);
-        }
-        Ok(records)
-    }
-
-    #[tokio::test]
-    async fn a_line_is_a_record_with_or_without_a_key() {
-        let plain = records("a=1\n", None).await.unwrap();
-        assert_eq!(
-            (plain[0].key.as_ref(), &plain[0].value[..]),
-            (None, &b"a=1"[..])
-        );
-        assert_eq!(plain[0].headers[0].value, "v");
-        let keyed = records("a=1=2\n=\n", Some("=")).await.unwrap();
-        assert_eq!(keyed[0].key.as_deref(), Some(&b"a"[..]));
-        assert_eq!(keyed[0].value, "1=2");
-        assert_eq!(keyed[1].key.as_deref(), Some(&b""[..]));
-        let error = records("a=1\nb\n", Some("=")).await.unwrap_err();
-        assert!(
-            error.to_string().starts_with("line 2 has no key"),
-            "{error}"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_line_that_no_server_takes_is_named() {
-        let line = |text: &str| Err(text.to_owned());
-        let read = async |text: &str, delimiter| {
-            let read = records(text, delimiter).await;
-            read.map(|records| records.len())
-                .map_err(|error| error.to_string())
-        };
-        // The header counts two.
-        assert_eq!(read("12345678\n", None).await, Ok(1));
-        let said = "the record of line 2 has 11 bytes, and the servers take 10: choose another --delimiter, or \
-                    cut the input into smaller records";
-        assert_eq!(read("a\n123456789\n", None).await, line(said));
-        assert_eq!(read("1234=1234\n", Some("=")).await, Ok(1));
-        let said = "the key of line 3 has 5 bytes, and the servers take 4: choose another --key-delimiter, or \
-                    cut the input into smaller records";
-        assert_eq!(read("a=\nb=\n12345=\n", Some("=")).await, line(said));
     }
 }

@@ -1,0 +1,171 @@
+//! One producer over many logs: one session and one stream, batches by log, each record once and the order of each
+//! log kept, whichever leader is lost.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use ferrolog::client::{
+    Client, ClientError, Consistency, ConsumeOptions, LogSettings, ProducerOptions,
+};
+use ferrolog::proto::v1::{Batch, SessionSequence};
+use tokio::time::timeout;
+use tonic::Status;
+
+use super::front::{Front, Plan};
+use crate::harness::world::{ADDRS, PATIENCE, World};
+
+async fn make(client: &Client, names: &[&str]) {
+    let admin = client.admin();
+    for name in names.iter().filter(|name| **name != "default") {
+        let made = admin.create_log(name, LogSettings::default()).await;
+        made.unwrap();
+    }
+}
+
+fn value(log: &str, number: u64) -> Bytes {
+    format!("{log} {number}").into()
+}
+
+/// The values of a log, from its start.
+async fn values(client: &Client, log: &str) -> Vec<Bytes> {
+    let options = ConsumeOptions {
+        consistency: Consistency::Strong,
+        ..ConsumeOptions::default()
+    };
+    let mut consumer = client.log(log).consume(options).unwrap();
+    let mut found = Vec::new();
+    while let Some(read) = timeout(PATIENCE, consumer.next()).await.unwrap() {
+        found.push(read.unwrap().record.value);
+    }
+    found
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_log_has_its_records_once_and_in_order_under_lost_leaders() {
+    const LOGS: [&str; 5] = ["a", "b", "orders/1", "orders/2", "default"];
+    const RECORDS: u64 = 400;
+    let world = World::new(3).await;
+    let client = world.client(&ADDRS);
+    make(&client, &LOGS).await;
+    let producer = client.producer(ProducerOptions::default()).unwrap();
+    let (mut acks, mut sent) = (Vec::new(), BTreeMap::<_, u64>::new());
+    for number in 0..RECORDS {
+        // Some logs get many, some few, in runs and alone.
+        let log = LOGS[(number * number % 7) as usize % LOGS.len()];
+        let count = sent.entry(log).or_default();
+        let ack = match log {
+            "default" => producer.send(value(log, *count)).await,
+            log => producer.send_to(log, value(log, *count)).await,
+        };
+        let (mut ack, expected) = (ack.unwrap(), *count);
+        *count += 1;
+        let is_time = number % 100 == 50;
+        // What comes behind it is under way while the lead changes.
+        if is_time {
+            assert_eq!(
+                timeout(PATIENCE, &mut ack).await.unwrap().unwrap(),
+                expected
+            );
+        }
+        acks.push((expected, ack));
+        if is_time {
+            let leader = world.leader();
+            world.node(leader).log().hand_on().await;
+        }
+    }
+    for (expected, ack) in acks {
+        let offset = timeout(PATIENCE, ack).await.unwrap();
+        assert_eq!(offset.unwrap(), expected);
+    }
+    let open = world.node(world.leader()).log().sessions(0, 10);
+    assert_eq!(open.len(), 1, "one session for all: {open:?}");
+    let stats = producer.finish().await.unwrap();
+    assert_eq!(stats.acknowledged, RECORDS);
+    for addr in ADDRS {
+        let client = world.client(&[addr]);
+        for (log, count) in &sent {
+            let expected: Vec<_> = (0..*count).map(|number| value(log, number)).collect();
+            assert_eq!(values(&client, log).await, expected, "{log} at {addr}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_sent_again_has_its_number_and_its_log() {
+    const LOGS: [&str; 3] = ["a", "b", "c"];
+    let lost = |stored, answered| Plan::Break {
+        stored,
+        answered,
+        status: Status::unavailable("broken on purpose"),
+    };
+    let world = World::alone(1).await;
+    make(&world.client(&ADDRS[..1]), &LOGS).await;
+    let plans = [lost(20, 8), lost(16, 0), lost(18, 18)];
+    let front = Front::of_one(&world, &["a:1", "b:1", "c:1"], plans).await;
+    let client = front.client(&["a:1", "b:1", "c:1"], 60);
+    let producer = client.producer(ProducerOptions::default()).unwrap();
+    let mut acks = Vec::new();
+    for number in 0..60_u64 {
+        let log = LOGS[(number % 3) as usize];
+        let record = value(log, number / 3);
+        let batch = producer.send_batch_to(log, vec![record.into()]).await;
+        acks.push((number / 3, batch.unwrap()));
+    }
+    for (offset, ack) in acks {
+        assert_eq!(ack.await.unwrap().first_offset, offset);
+    }
+    let stats = producer.finish().await.unwrap();
+    assert!(stats.duplicates > 0 && stats.streams > 1, "{stats:?}");
+
+    let mut seen = BTreeMap::<u64, (String, Batch)>::new();
+    let came = front.seen().came.clone();
+    let mut again = 0;
+    for came in came {
+        let SessionSequence { sequence, .. } = came.session.expect("a session");
+        let batch = (came.log, came.batch);
+        match seen.get(&sequence) {
+            Some(first) => {
+                assert_eq!(*first, batch, "{sequence}");
+                again += 1;
+            }
+            None => drop(seen.insert(sequence, batch)),
+        }
+    }
+    assert!(again > 10, "only {again} came again");
+    assert_eq!(front.sessions().len(), 1);
+    for log in LOGS {
+        let expected: Vec<_> = (0..20).map(|number| value(log, number)).collect();
+        assert_eq!(values(&world.client(&ADDRS[..1]), log).await, expected);
+    }
+}
+
+/// What comes behind a refused batch under its session is refused, too: nothing stays in doubt.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_not_there_ends_it_with_nothing_in_doubt() {
+    let world = World::alone(1).await;
+    let client = world.client(&ADDRS[..1]);
+    make(&client, &["a", "b"]).await;
+    let producer = client.producer(ProducerOptions::default()).unwrap();
+    let mut acks = Vec::new();
+    for log in ["a", "b", "a", "missing", "a", "b", "missing"] {
+        let batch = producer.send_batch_to(log, vec![value(log, 0).into()]);
+        acks.push(batch.await.unwrap());
+    }
+    let mut told = Vec::new();
+    for ack in acks {
+        told.push(timeout(PATIENCE, ack).await.unwrap());
+    }
+    assert!(told[..3].iter().all(Result::is_ok), "{told:?}");
+    for refused in &told[3..] {
+        let Err(ClientError::NoSuchLog { name }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(name, "missing");
+    }
+    assert_eq!(producer.failed_log().as_deref(), Some("missing"));
+    let stats = producer.stats();
+    assert_eq!((stats.acknowledged, stats.in_doubt), (3, 0));
+    producer.finish().await.unwrap_err();
+    assert_eq!(values(&client, "a").await.len(), 2);
+    assert_eq!(values(&client, "b").await.len(), 1);
+}
