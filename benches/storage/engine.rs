@@ -30,12 +30,7 @@ impl Batch {
         }
         let payload = record::join([builder.finish()].iter(), Some(1));
         let batch = record::batches(&payload).expect("a whole batch")[0];
-        let run = Run {
-            log: LogId::DEFAULT,
-            first: Offset(0),
-            skip: batch.row_skip().expect("a batch header is short"),
-            count: batch.count,
-        };
+        let run = Run::of(&batch, 0, Offset(0));
         Self { payload, run }
     }
 

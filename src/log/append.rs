@@ -7,12 +7,13 @@ use std::collections::VecDeque;
 use std::path::Path;
 
 use super::format::files::Paths;
-use super::format::frame::{self, Entry, Kind};
+use super::format::frame::{self, Entry, HEADER_BYTES, Kind};
 use super::format::record;
 use super::format::room::Room;
 use super::segment::Segment;
 use super::segment::index::RowIndex;
 use super::segment::store::Store;
+use super::state::Held;
 use super::write::io::{Append, Done, Request};
 use super::write::making::Plan;
 use super::write::writer::Write;
@@ -22,12 +23,17 @@ impl Log {
     /// Appends entries. They can be read when this returns; `done` comes when they are durable.
     ///
     /// Entries follow the last one without a gap (I5). An error means that nothing was appended,
-    /// and `done` is not called.
+    /// and `done` is not called. Batches come with their checksums: what does not check would be a torn tail, or
+    /// damage, once it was written.
     pub fn append(&self, entries: Vec<Entry>, done: Done) -> Result<(), Error> {
         let limit = frame::PAYLOAD_BYTES_MAX;
         if let Some(large) = entries.iter().find(|entry| entry.payload.len() > limit) {
             let bytes = large.payload.len();
             return Err(Error::TooLarge { bytes, limit });
+        }
+        let checks = |entry: &Entry| frame::batches_check(entry.kind, &entry.payload);
+        if !entries.iter().all(checks) {
+            return Err(Error::Malformed("a batch is not what its checksum says"));
         }
         let crcs: Vec<_> = entries.iter().map(frame::entry_crc).collect();
         let mut state = self.0.state.write();
@@ -82,7 +88,10 @@ impl Log {
             state.last_timestamp_ms = state.last_timestamp_ms.max(timestamp_ms);
         }
         state.tail_bytes += entry.payload.len();
-        state.tail.push_back(entry.clone());
+        state.tail.push_back(Held {
+            entry: entry.clone(),
+            payload_at: position + HEADER_BYTES as u32,
+        });
         Ok(Write {
             store,
             position,

@@ -24,7 +24,7 @@ const FILES_SHARE: u64 = 8;
 pub struct Config {
     /// The size of a store file, in bytes: 1 KiB to [`STORE_BYTES_MAX`].
     pub segment_bytes_max: u32,
-    /// The size of an index file while it grows, in bytes; 20 a batch.
+    /// The size of an index file while it grows, in bytes; 32 a batch.
     pub index_bytes_max: usize,
     /// How many bytes of recent entries' payloads are kept in memory. Entries that are not written yet come on
     /// top.

@@ -72,10 +72,25 @@ pub struct Run {
     pub log: LogId,
     /// The offset that the first gets there.
     pub first: Offset,
-    /// Where the first record begins in the payload.
-    pub skip: u32,
+    /// Where the batch begins in the payload.
+    pub at: u32,
+    /// What its row says of the batch, to be known again: [`record::Batch::check`].
+    pub check: u32,
     /// How many records.
     pub count: u32,
+}
+
+impl Run {
+    /// A batch without its first `known` records, from this offset on.
+    pub fn of(batch: &record::Batch<'_>, known: u32, first: Offset) -> Self {
+        Self {
+            log: batch.log,
+            first,
+            at: u32::try_from(batch.at).expect("payloads are limited on append"),
+            check: batch.check(known),
+            count: batch.count - known,
+        }
+    }
 }
 
 /// How a log was found on opening.
@@ -180,13 +195,13 @@ impl Log {
             let segment = state
                 .segment_of(index)
                 .expect("a committed entry is in the log");
-            let frame_at = segment.position(index).expect("it is in this segment");
+            let payload_at = segment.payload_at(index).expect("it is in this segment");
             for run in runs {
                 segment.publish(Row {
                     position: next,
                     index,
-                    frame_at,
-                    skip: run.skip,
+                    place: payload_at + run.at,
+                    check: run.check,
                     log: run.log,
                     offset: run.first,
                 })?;

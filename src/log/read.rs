@@ -9,13 +9,14 @@ use super::format::frame::Entry;
 use super::format::seal;
 use super::segment::Damage;
 use super::segment::store::{Span, Store};
+use super::state::Held;
 use super::{Error, Index, Log, LogState, Term};
 
 /// Bytes that one read of a store asks for, unless a single frame is longer.
 pub(super) const READ_BYTES_MAX: usize = 256 << 10;
 
-/// Where entries or records are to be read from.
-pub(super) enum Source {
+/// Where entries are to be read from.
+enum Source {
     Memory(Vec<Entry>),
     Disk(Arc<Store>, Span),
 }
@@ -118,17 +119,20 @@ impl LogState {
             return Err(segment.damaged());
         }
         // What is in memory may not be on disk yet.
-        let on_disk = self.tail.front().map_or(to, |entry| to.min(entry.index));
+        let on_disk = self
+            .tail
+            .front()
+            .map_or(to, |held| to.min(held.entry.index));
         let bytes_max = bytes_max.min(READ_BYTES_MAX);
         let span = segment.span(from, on_disk, bytes_max);
         let span = span.ok_or_else(|| self.no_entry(from))?;
         Ok(Source::Disk(segment.store.clone(), span))
     }
 
-    pub(super) fn cached_entries(&self, first: usize, to: Index, bytes_max: usize) -> Vec<Entry> {
+    fn cached_entries(&self, first: usize, to: Index, bytes_max: usize) -> Vec<Entry> {
         let mut left = bytes_max;
         let mut entries = Vec::new();
-        for entry in self.tail.range(first..) {
+        for Held { entry, .. } in self.tail.range(first..) {
             if entry.index >= to || (!entries.is_empty() && entry.payload.len() > left) {
                 break;
             }

@@ -16,7 +16,7 @@ pub struct LogState {
     pub floor: Index,
     pub segments: VecDeque<Segment>,
     /// The last entries, without a gap, up to the last one.
-    pub tail: VecDeque<Entry>,
+    pub tail: VecDeque<Held>,
     pub tail_bytes: usize,
     pub last_term: Term,
     /// The latest time of the entries, as far as they were read, in milliseconds since 1970.
@@ -31,6 +31,14 @@ pub struct LogState {
     pub next_publish: Index,
     /// For each pin, the raft index from which on entries must stay.
     pub pins: Vec<Index>,
+}
+
+/// An entry in memory.
+#[derive(Debug)]
+pub struct Held {
+    pub entry: Entry,
+    /// Where its payload begins in its store.
+    pub payload_at: u32,
 }
 
 /// What is known of one log.
@@ -121,22 +129,22 @@ impl LogState {
 
     /// The entry, if it is among the last ones held in memory.
     pub fn cached(&self, index: Index) -> Option<usize> {
-        let first = self.tail.front()?.index;
+        let first = self.tail.front()?.entry.index;
         let number = usize::try_from(index.0.checked_sub(first.0)?).ok()?;
         (number < self.tail.len()).then_some(number)
     }
 
     pub fn forget_tail(&mut self, from: Index) {
-        while let Some(entry) = self.tail.pop_back_if(|entry| entry.index >= from) {
-            self.tail_bytes -= entry.payload.len();
+        while let Some(held) = self.tail.pop_back_if(|held| held.entry.index >= from) {
+            self.tail_bytes -= held.entry.payload.len();
         }
     }
 
     /// Drops the oldest entries from memory, never one that is not on disk yet.
     pub fn evict(&mut self, bytes_max: usize, durable: Index) {
         while self.tail_bytes > bytes_max {
-            match self.tail.pop_front_if(|entry| entry.index < durable) {
-                Some(entry) => self.tail_bytes -= entry.payload.len(),
+            match self.tail.pop_front_if(|held| held.entry.index < durable) {
+                Some(held) => self.tail_bytes -= held.entry.payload.len(),
                 None => return,
             }
         }

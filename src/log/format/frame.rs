@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 
+use super::record;
 use crate::log::{Index, Term};
 
 /// The bytes before a payload.
@@ -15,6 +16,7 @@ pub const ALIGN: usize = 8;
 /// No frame's payload is longer, whatever its header claims.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
+const _: () = assert!(record::DECOMPRESSED_BYTES_MAX == PAYLOAD_BYTES_MAX);
 const _: () = assert!(HEADER_BYTES == 32 && HEADER_BYTES.is_multiple_of(ALIGN));
 /// Where the header's own check stands in it.
 const CHECK_AT: usize = 29;
@@ -58,7 +60,7 @@ pub struct Entry {
 pub struct Header {
     /// The payload's length in bytes.
     pub length: usize,
-    /// The checksum of what is replicated of the frame: see [`entry_crc`].
+    /// The checksum of what the frame vouches for itself: see [`entry_crc`].
     pub crc: u32,
     /// See [`Entry::term`].
     pub term: Term,
@@ -76,14 +78,27 @@ pub fn frame_bytes(payload: usize) -> usize {
 }
 
 /// The checksum of what every replica holds of an entry: CRC-32C (Castagnoli; RFC 3720, section
-/// 12.1) of length, term, index, kind and payload. Where the frame stands has no part in it.
+/// 12.1) of length, term, index, kind, and of the payload all but what its batches vouch for themselves. Where
+/// the frame stands has no part in it.
 pub fn entry_crc(entry: &Entry) -> u32 {
     let mut head = [0; REPLICATED_BYTES];
     head[..4].copy_from_slice(&(entry.payload.len() as u32).to_le_bytes());
     head[4..12].copy_from_slice(&entry.term.0.to_le_bytes());
     head[12..20].copy_from_slice(&entry.index.0.to_le_bytes());
     head[20] = entry.kind as u8;
-    crc32c::crc32c_append(crc32c::crc32c(&head), &entry.payload)
+    payload_crc(crc32c::crc32c(&head), entry.kind, &entry.payload)
+}
+
+fn payload_crc(crc: u32, kind: Kind, payload: &[u8]) -> u32 {
+    match kind {
+        Kind::Control => crc32c::crc32c_append(crc, payload),
+        Kind::Records => record::framed_crc(crc, payload),
+    }
+}
+
+/// Whether an entry's payload holds whole batches, and nothing else, if it should.
+pub fn batches_check(kind: Kind, payload: &[u8]) -> bool {
+    kind == Kind::Control || record::are_whole(payload)
 }
 
 /// Length, term, index and kind.
@@ -141,8 +156,8 @@ pub fn decode_header(bytes: &[u8]) -> Option<Header> {
     sound.then_some(header)
 }
 
-/// Whether the payload of the frame that begins with `frame` is whole. The header was decoded, so
-/// its own check held.
+/// Whether the payload of the frame that begins with `frame` is whole: what the frame vouches for, and each batch.
+/// The header was decoded, so its own check held.
 pub fn checks(header: &Header, frame: &[u8]) -> bool {
     let Some((head, rest)) = frame.split_at_checked(HEADER_BYTES) else {
         return false;
@@ -153,51 +168,64 @@ pub fn checks(header: &Header, frame: &[u8]) -> bool {
     let crc = crc32c::crc32c(&head[..4]);
     let crc = crc32c::crc32c_append(crc, &head[8..24]);
     let crc = crc32c::crc32c_append(crc, &[header.kind as u8]);
-    crc32c::crc32c_append(crc, payload) == header.crc
+    payload_crc(crc, header.kind, payload) == header.crc && batches_check(header.kind, payload)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::format::record::{BatchBuilder, join};
 
-    fn entry(payload: &'static [u8]) -> Entry {
-        Entry {
+    fn entries() -> impl Iterator<Item = Entry> {
+        let batch = |length: usize| {
+            let mut batch = BatchBuilder::new(None);
+            batch.push(&vec![7; length], 0, 0);
+            batch.finish()
+        };
+        let batches = [batch(1), batch(90), batch(0)];
+        let control = [&b""[..], b"x", b"12345678"].map(Bytes::from);
+        let control = control.map(|payload| (Kind::Control, payload));
+        let records = [
+            join(batches.iter(), Some(5)),
+            join(batches[..1].iter(), None),
+        ];
+        let records = records.map(|payload| (Kind::Records, payload));
+        let all = control.into_iter().chain(records);
+        all.map(|(kind, payload)| Entry {
             term: Term(3),
             index: Index(9),
-            kind: Kind::Records,
-            payload: Bytes::from_static(payload),
-        }
+            kind,
+            payload,
+        })
     }
 
     #[test]
     fn a_frame_comes_back_as_it_went() {
-        for payload in [&b""[..], b"x", b"12345678"] {
+        for entry in entries() {
             let mut bytes = Vec::new();
-            encode(&entry(payload), entry_crc(&entry(payload)), 40, &mut bytes);
-            assert_eq!(bytes.len(), frame_bytes(payload.len()));
+            encode(&entry, entry_crc(&entry), 40, &mut bytes);
+            assert_eq!(bytes.len(), frame_bytes(entry.payload.len()));
             let header = decode_header(&bytes).unwrap();
             assert!(checks(&header, &bytes));
-            assert_eq!(header.length, payload.len());
+            assert_eq!(header.length, entry.payload.len());
             assert_eq!((header.term, header.index), (Term(3), Index(9)));
-            assert_eq!((header.distance, header.kind), (40, Kind::Records));
+            assert_eq!((header.distance, header.kind), (40, entry.kind));
         }
     }
 
+    /// In the header, in what the frame vouches for, in each batch's header, checksum and body.
     #[test]
     fn no_flipped_bit_checks() {
-        let mut bytes = Vec::new();
-        encode(
-            &entry(b"payload"),
-            entry_crc(&entry(b"payload")),
-            0,
-            &mut bytes,
-        );
-        let padded_from = HEADER_BYTES + b"payload".len();
-        for bit in 0..padded_from * 8 {
-            let mut bad = bytes.clone();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            let whole = decode_header(&bad).is_some_and(|header| checks(&header, &bad));
-            assert!(!whole, "bit {bit}");
+        for entry in entries() {
+            let mut bytes = Vec::new();
+            encode(&entry, entry_crc(&entry), 0, &mut bytes);
+            let padded_from = HEADER_BYTES + entry.payload.len();
+            for bit in 0..padded_from * 8 {
+                let mut bad = bytes.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                let whole = decode_header(&bad).is_some_and(|header| checks(&header, &bad));
+                assert!(!whole, "bit {bit}");
+            }
         }
     }
 

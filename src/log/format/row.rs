@@ -16,10 +16,11 @@ pub struct Row {
     pub position: Position,
     /// The raft index of the entry.
     pub index: Index,
-    /// Where the entry's frame begins in the store file.
-    pub frame_at: u32,
-    /// Where the first record begins in the frame's payload.
-    pub skip: u32,
+    /// Where the batch begins in the store file.
+    pub place: u32,
+    /// The batch's checksum, xor how many of its first records were known before: see
+    /// [`Batch::covered_by`](super::record::Batch::covered_by).
+    pub check: u32,
     /// The log that the records belong to.
     pub log: LogId,
     /// The offset of the first record in that log.
@@ -64,7 +65,7 @@ impl Bases {
         let position = delta(row.position.0, self.position.0)?;
         let index = delta(row.index.0, self.index.0)?;
         let mut bytes = [0; ROW_BYTES];
-        let numbers = [position, index, row.frame_at, row.skip, row.log.0];
+        let numbers = [position, index, row.place, row.check, row.log.0];
         for (part, number) in numbers.iter().enumerate() {
             bytes[part * 4..][..4].copy_from_slice(&number.to_le_bytes());
         }
@@ -92,8 +93,8 @@ impl Bases {
         Some(Row {
             position: Position(self.position.0.checked_add(part(0).into())?),
             index: Index(self.index.0.checked_add(part(1).into())?),
-            frame_at: part(2),
-            skip: part(3),
+            place: part(2),
+            check: part(3),
             log: LogId(part(4)),
             offset: Offset(offset),
         })

@@ -81,7 +81,7 @@ pub struct Seal {
     pub rows: u32,
     /// Over the checksum of each entry, in order.
     pub entries_digest: u32,
-    /// Over each row's position, raft index, skip, log and offset, in order.
+    /// Over each row's position, raft index, check, log and offset, in order.
     pub rows_digest: u32,
     /// The position of the first record in it or, without one, after it.
     pub first_position: Position,
@@ -327,7 +327,7 @@ pub fn add_row(digest: u32, row: &Row) -> u32 {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&row.position.0.to_le_bytes());
     bytes[8..16].copy_from_slice(&row.index.0.to_le_bytes());
-    bytes[16..20].copy_from_slice(&row.skip.to_le_bytes());
+    bytes[16..20].copy_from_slice(&row.check.to_le_bytes());
     bytes[20..24].copy_from_slice(&row.log.0.to_le_bytes());
     bytes[24..].copy_from_slice(&row.offset.0.to_le_bytes());
     crc32c::crc32c_append(digest, &bytes)

@@ -138,28 +138,24 @@ pub fn runs_from(entry: &Entry, ends: &mut AllEnds) -> Result<Vec<Run>, Error> {
         let next = &mut ends.entry(batch.log).or_default().next;
         let first = *next;
         *next = Offset(first.0 + u64::from(batch.count));
-        Run {
-            log: batch.log,
-            first,
-            skip: batch.row_skip().unwrap_or(u32::MAX),
-            count: batch.count,
-        }
+        Run::of(&batch, 0, first)
     };
     Ok(batches.map(run).collect())
 }
 
 /// Reads the records of a run out of its entry, behind those that are there.
 pub fn read_run(entry: &Entry, run: &Run, out: &mut Vec<record::Record>) -> Result<(), Error> {
-    // Where the frame stands, and the position, are nothing to what is read.
+    // Where the batch stands, and the position, are nothing to what is read.
     let row = Row {
         position: Position(0),
         index: entry.index,
-        frame_at: 0,
-        skip: run.skip,
+        place: 0,
+        check: run.check,
         log: run.log,
         offset: run.first,
     };
-    let stored = record::stored(&entry.payload, &row, run.count.into())?;
+    let batch = entry.payload.slice(run.at as usize..);
+    let stored = record::stored(&batch, &row, run.count.into())?;
     stored.read_into(run.first, usize::MAX, out).map(drop)
 }
 

@@ -7,7 +7,8 @@ use crate::disk::memory::MemoryDisk;
 use crate::log::Index;
 use crate::log::format::file_header::FILE_HEADER_BYTES;
 use crate::log::format::files::Paths;
-use crate::log::format::frame::{self, HEADER_BYTES};
+use crate::log::format::frame::{self, HEADER_BYTES, Kind};
+use crate::log::format::record;
 use crate::log::format::row::ROW_BYTES;
 
 use super::{DIR, Input};
@@ -143,11 +144,17 @@ fn mend_frames(mut rest: &mut [u8]) {
     while rest.len() >= HEADER_BYTES && rest[..HEADER_BYTES].iter().any(|byte| *byte != 0) {
         let length = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
         let whole = frame::frame_bytes(length);
-        if let Some(payload) = rest.get(HEADER_BYTES..HEADER_BYTES + length) {
-            let crc = crc32c::crc32c_append(crc32c::crc32c(&rest[..4]), &rest[8..24]);
-            let crc = crc32c::crc32c_append(crc, &rest[28..29]);
-            let crc = crc32c::crc32c_append(crc, payload);
-            rest[4..8].copy_from_slice(&crc.to_le_bytes());
+        let (head, behind) = rest.split_at_mut(HEADER_BYTES);
+        if let Some(payload) = behind.get_mut(..length) {
+            let crc = crc32c::crc32c_append(crc32c::crc32c(&head[..4]), &head[8..24]);
+            let crc = crc32c::crc32c_append(crc, &head[28..29]);
+            let crc = if head[28] == Kind::Records as u8 {
+                record::mend(payload);
+                record::framed_crc(crc, payload)
+            } else {
+                crc32c::crc32c_append(crc, payload)
+            };
+            head[4..8].copy_from_slice(&crc.to_le_bytes());
         }
         let check = crc32c::crc32c(&rest[..29]).to_le_bytes();
         rest[29..32].copy_from_slice(&check[..3]);

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::verify::{Bounds, Files, look, read_rows};
 use crate::disk::Disk;
-use crate::log::format::frame::{self, Entry};
+use crate::log::format::frame::Entry;
 use crate::log::format::record::{self, Stored};
 use crate::log::format::row::Row;
-use crate::log::segment::store::{Found, Store, parse};
+use crate::log::segment::store::{Found, Store};
 use crate::log::{Error, Index, LogId, Offset, Position};
 
 /// The files of a directory, to be read: the records of one of its logs, and the entries.
@@ -64,10 +64,8 @@ impl<'a> Reader<'a> {
             // A row past the last frame may stand there after a power cut.
             let mut rows = self.rows(number)?.clone();
             while let Some(row) = rows.pop() {
-                match self.frame_of(number, &row) {
-                    Ok((_, count)) => {
-                        return Ok((first, Offset(row.offset.0 + u64::from(count))));
-                    }
+                match self.batch_of(number, &row) {
+                    Ok(stored) => return Ok((first, stored.next())),
                     Err(error) if row.position < self.covered => return Err(error),
                     Err(_) => {}
                 }
@@ -84,11 +82,10 @@ impl<'a> Reader<'a> {
             let Some(row) = behind.checked_sub(1).and_then(|row| rows.get(row)).copied() else {
                 continue;
             };
-            let (entry, count) = self.frame_of(number, &row)?;
-            if at.0 >= row.offset.0 + u64::from(count) {
-                continue;
+            let stored = self.batch_of(number, &row)?;
+            if at < stored.next() {
+                return Ok(stored);
             }
-            return record::stored(&entry.payload, &row, count.into());
         }
         Err(Error::Corrupt {
             path: self.dir.clone(),
@@ -186,8 +183,8 @@ impl<'a> Reader<'a> {
         Ok(&self.loaded.as_ref().expect("it was loaded above").1)
     }
 
-    /// The entry that a row names, and the records in its batch from the row's first on.
-    fn frame_of(&self, number: usize, row: &Row) -> Result<(Entry, u32), Error> {
+    /// What is kept of the batch that a row names, from the row's first record on.
+    fn batch_of(&self, number: usize, row: &Row) -> Result<Stored, Error> {
         let files = &self.files[number];
         let store = Store::open(self.disk, &files.paths.store, files.base)?;
         let store = store.ok_or_else(|| Error::Corrupt {
@@ -195,23 +192,11 @@ impl<'a> Reader<'a> {
             position: 0,
             what: "it holds no frame, and rows name some",
         })?;
-        let corrupt = |what| store.corrupt(row.frame_at.into(), what);
-        let no_frame = || corrupt("a row names a frame that does not check");
-        let head = store.read(row.frame_at, frame::HEADER_BYTES);
-        let header = head.ok().and_then(|head| frame::decode_header(&head));
-        let length = header.ok_or_else(no_frame)?.length;
-        let bytes = store.read(row.frame_at, frame::HEADER_BYTES + length)?;
-        let (entry, _) = parse(&bytes).ok_or_else(no_frame)?;
-        if entry.index != row.index {
-            return Err(corrupt(
-                "a row names another frame than the one that stands there",
-            ));
-        }
-        for batch in record::batches(&entry.payload)? {
-            if let Some(count) = batch.left_from(&entry.payload, row.skip)? {
-                return Ok((entry, count));
-            }
-        }
-        Err(corrupt("no record begins where a row says"))
+        let corrupt = |what| store.corrupt(row.place.into(), what);
+        let bytes = store.batch(row.place)?;
+        let covered = record::covered_by(&bytes, row)?;
+        let count = covered
+            .ok_or_else(|| corrupt("a row names another batch than the one that stands there"))?;
+        record::stored(&bytes, row, count.into())
     }
 }

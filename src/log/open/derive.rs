@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::recovery::{Checkpoint, Recovered};
-use crate::log::format::frame::Kind;
+use crate::log::format::frame::{HEADER_BYTES, Kind};
 use crate::log::format::record;
 use crate::log::format::row::Row;
 use crate::log::segment::Segment;
@@ -54,14 +54,15 @@ fn covered(found: &Recovered) -> Result<Option<Position>, Error> {
     Ok(Some(next))
 }
 
-/// Whether an open segment's rows name frames that it has, each behind the one before.
+/// Whether an open segment's rows name places in frames that it has, each behind the one before.
 fn in_order(segment: &Segment) -> Result<bool, Error> {
     let mut last: Option<Row> = None;
     for number in 0..segment.index.rows() {
         let row = segment.index.row(number)?;
-        let follows =
-            last.is_none_or(|last| last.position < row.position && last.index <= row.index);
-        if !follows || segment.position(row.index) != Some(row.frame_at) {
+        let follows = last.is_none_or(|last| {
+            last.position < row.position && last.index <= row.index && last.place < row.place
+        });
+        if !follows || !segment.holds_at(row.index, row.place) {
             return Ok(false);
         }
         last = Some(row);
@@ -69,12 +70,12 @@ fn in_order(segment: &Segment) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// The position after a segment's row, if the row agrees with the frame that it names.
+/// The position after a segment's row, if the row agrees with the batch that it names.
 fn end_of(segment: &Segment, number: usize) -> Result<Option<Position>, Error> {
     let row = segment.index.row(number)?;
-    if segment.position(row.index) != Some(row.frame_at) {
+    let Some(payload_at) = segment.payload_at(row.index) else {
         return Ok(None);
-    }
+    };
     let Some(span) = segment.span(row.index, Index(row.index.0 + 1), 0) else {
         return Ok(None);
     };
@@ -86,11 +87,18 @@ fn end_of(segment: &Segment, number: usize) -> Result<Option<Position>, Error> {
         return Ok(None);
     }
     for batch in record::batches(&entry.payload)? {
-        if let Some(count) = batch.left_from(&entry.payload, row.skip)? {
-            return Ok(Some(Position(row.position.0 + u64::from(count))));
+        if place_of(payload_at, &batch) == row.place {
+            let covered = batch.covered_by(row.check).filter(|_| batch.log == row.log);
+            return Ok(covered.map(|count| Position(row.position.0 + u64::from(count))));
         }
     }
     Ok(None)
+}
+
+/// Where a batch stands in a store, by where its payload begins there.
+pub fn place_of(payload_at: u32, batch: &record::Batch<'_>) -> u32 {
+    // A store is smaller than 4 GiB. Damage that does not check may say otherwise.
+    payload_at.saturating_add(u32::try_from(batch.at).unwrap_or(u32::MAX))
 }
 
 /// Writes the rows of the open segments' entries before `keep` anew, if they reach `wanted` when
@@ -161,13 +169,15 @@ pub fn rows_from(
         if header.kind != Kind::Records {
             continue;
         }
+        let payload_at = u32::try_from(position).expect("a store is smaller than 4 GiB");
+        let payload_at = payload_at + HEADER_BYTES as u32;
         for batch in record::batches(scan.payload(&header)?)? {
             let in_log = logs.entry(batch.log).or_default();
             rows.push(Row {
                 position: *next,
                 index: header.index,
-                frame_at: u32::try_from(position).expect("a store is smaller than 4 GiB"),
-                skip: batch.row_skip()?,
+                place: place_of(payload_at, &batch),
+                check: batch.check(0),
                 log: batch.log,
                 offset: *in_log,
             });

@@ -3,19 +3,15 @@
 //! A log's records are in some segments and in others not. Each segment's seal names its logs; where in the
 //! log it begins, its directory tells. Where it ends in the log, the next one that has records of it begins.
 
+use super::source::batch_end;
 use super::{Found, Part, Rest};
-use crate::log::format::record;
 use crate::log::format::row::Row;
 use crate::log::index_maps::Looked;
-use crate::log::read::{READ_BYTES_MAX, Source};
 use crate::log::segment::Segment;
 use crate::log::segment::directory::LogRows;
-use crate::log::segment::store::Span;
-use crate::log::{Entry, Error, Index, LogId, LogState, Offset, Position};
+use crate::log::{Error, Index, LogId, LogState, Offset, Position};
 
 pub(super) const NO_ROW: Error = Error::Malformed("no row covers a published offset");
-/// Bytes between two wanted entries that are read over; further apart, they are read one after the other.
-const GAP_BYTES_MAX: u32 = 64 << 10;
 
 impl LogState {
     /// Where the records of a log from `at` on stand; `None` at the log's end.
@@ -121,7 +117,7 @@ impl LogState {
     fn end_of_row(&self, number: usize, rows: &LogRows, at: usize) -> Result<Offset, Error> {
         let index = &self.segments[number].index;
         let row = index.row_in(rows, at)?;
-        let behind = self.position_behind(number, rows.number(at).unwrap_or(0))?;
+        let (_, behind) = self.behind(number, rows.number(at).unwrap_or(0))?;
         let count = behind.0.saturating_sub(row.position.0);
         Ok(Offset(row.offset.0.saturating_add(count)))
     }
@@ -171,85 +167,17 @@ impl LogState {
         }
     }
 
-    /// Where the records of these runs of a segment stand, and which of them are read at once: about `budget`
-    /// bytes, and no long way over what is not wanted.
-    pub(super) fn record_source(
+    /// The row behind a segment's row, and the position behind that one's records.
+    pub(super) fn behind(
         &self,
         number: usize,
-        mut wanted: impl Iterator<Item = Result<Part, Error>>,
-        budget: usize,
-    ) -> Result<(Source, Vec<Part>), Error> {
-        let segment = &self.segments[number];
-        let first = wanted.next().ok_or(NO_ROW)??;
-        let begin = first.row;
-        // An entry in memory may not be on this disk yet, though the other nodes committed it. A read of the
-        // disk ends before it.
-        let cached = self.cached(begin.index);
-        let on_disk = self.tail.front().filter(|_| cached.is_none());
-        let budget = budget.min(READ_BYTES_MAX);
-        let (mut last, mut last_at) = (begin, first.number);
-        let (mut parts, mut whole) = (vec![first], None);
-        for part in wanted {
-            let part = part?;
-            let row = part.row;
-            let is_unwritten = on_disk.is_some_and(|entry| entry.index <= row.index);
-            let is_apart = cached.is_none() && is_beyond_gap(segment, (last, last_at), row)?;
-            if is_unwritten || is_apart {
-                break;
-            }
-            if row.frame_at > last.frame_at {
-                let frames = row.frame_at.saturating_sub(begin.frame_at);
-                whole = Some((parts.len(), last, last_at, frames as usize));
-            }
-            if taken(begin, row, parts.len()) >= budget {
-                // An entry is read whole: rather end before one than in its midst, to read it again.
-                let much = whole.filter(|(.., frames)| *frames >= budget / 2);
-                if let Some((count, row, number, _)) = much {
-                    parts.truncate(count);
-                    (last, last_at) = (row, number);
-                }
-                break;
-            }
-            (last, last_at) = (row, part.number);
-            parts.push(part);
-        }
-        let source = match cached {
-            Some(_) => Source::Memory(self.cached_of(&parts)),
-            None => {
-                // A row that checks and still names a place behind the last frame must not take room for it.
-                let end = end_of_entry(segment, last, last_at)?.min(segment.end());
-                let span = Span {
-                    first: begin.index,
-                    position: begin.frame_at,
-                    length: end.saturating_sub(begin.frame_at) as usize,
-                };
-                Source::Disk(segment.store.clone(), span)
-            }
-        };
-        Ok((source, parts))
-    }
-
-    /// The entries in memory that rows name.
-    fn cached_of(&self, parts: &[Part]) -> Vec<Entry> {
-        let mut entries: Vec<Entry> = Vec::new();
-        for part in parts {
-            let is_last = |last: &Entry| last.index == part.row.index;
-            if entries.last().is_some_and(is_last) {
-                continue;
-            }
-            let entry = self.cached(part.row.index);
-            entries.extend(entry.map(|number| self.tail[number].clone()));
-        }
-        entries
-    }
-
-    /// The position behind the records of a segment's row.
-    pub(super) fn position_behind(&self, number: usize, row: usize) -> Result<Position, Error> {
+        row: usize,
+    ) -> Result<(Option<Row>, Position), Error> {
         let index = &self.segments[number].index;
-        if row + 1 < index.rows() {
-            return Ok(index.row(row + 1)?.position);
-        }
-        Ok(self.end_of_rows(number))
+        let behind = (row + 1 < index.rows()).then(|| index.row(row + 1));
+        let behind = behind.transpose()?;
+        let next = behind.map_or_else(|| self.end_of_rows(number), |behind| behind.position);
+        Ok((behind, next))
     }
 
     /// The position after the last row of a segment.
@@ -262,32 +190,6 @@ impl LogState {
         let next = later.find_map(Segment::first_position);
         next.unwrap_or(self.next_position)
     }
-}
-
-/// The bytes that so many runs take once they are read, from the first to the row behind them: many small ones take
-/// more memory than their bytes.
-fn taken(first: Row, behind: Row, runs: usize) -> usize {
-    let passed = if behind.frame_at > first.frame_at {
-        behind.frame_at - first.frame_at
-    } else {
-        record::bytes_before(behind.skip).saturating_sub(record::bytes_before(first.skip))
-    };
-    passed as usize + runs * size_of::<record::Stored>()
-}
-
-/// Whether so much lies between a row's entry and a later row's that a read of the disk is better ended.
-fn is_beyond_gap(segment: &Segment, (row, at): (Row, usize), later: Row) -> Result<bool, Error> {
-    if later.frame_at.saturating_sub(row.frame_at) <= GAP_BYTES_MAX {
-        return Ok(false);
-    }
-    let end = end_of_entry(segment, row, at)?;
-    Ok(later.frame_at.saturating_sub(end) > GAP_BYTES_MAX)
-}
-
-/// Where the entry of a segment's row ends, or a place soon behind it; `at` is the row's number.
-fn end_of_entry(segment: &Segment, row: Row, at: usize) -> Result<u32, Error> {
-    let known = (at + 1 < segment.index.rows()).then(|| segment.index.row(at + 1));
-    segment.entry_end(row.index, at + 1, known.transpose()?)
 }
 
 /// The runs of a log in a segment, one after the other.
@@ -322,19 +224,19 @@ impl Rows<'_> {
         };
         self.ahead = self.row()?;
         // Where a log is alone its next row is also the next of all: it need not be read twice.
-        let next = match self.ahead {
+        let (behind, next) = match self.ahead {
             Some((behind, _)) if behind.offset <= row.offset => {
                 return Err(Error::Malformed("the rows are not in order"));
             }
-            Some((behind, at)) if at == number + 1 => behind.position,
-            _ => self.state.position_behind(self.segment, number)?,
+            Some((behind, at)) if at == number + 1 => (Some(behind), behind.position),
+            _ => self.state.behind(self.segment, number)?,
         };
-        let from = row.offset;
+        let segment = &self.state.segments[self.segment];
         Ok(Some(Part {
+            end: batch_end(segment, &row, behind.as_ref()),
             row,
-            number,
             next,
-            from,
+            from: row.offset,
         }))
     }
 }

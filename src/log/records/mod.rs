@@ -1,21 +1,23 @@
 //! Reading records by their offset: first where they stand is looked up, then they are read.
 //!
 //! Between the two, a reader can take room for the records: the look tells how many bytes they are, and holds none.
-//! The lock is held for the look, in memory and in mapped rows, never while a store is read. Every byte is
-//! checked before it is handed out. A sealed segment that does not check is marked, and waits for repair.
+//! The lock is held for the look, in memory and in mapped rows, never while a store is read. Every batch is
+//! checked before it is handed out, and no other with it. A sealed segment that does not check is marked, and waits for repair.
 
 mod find;
+mod source;
 mod stretch;
 
 pub use stretch::Stretch;
 
-use super::format::frame::{Entry, Kind};
+use bytes::Bytes;
+
 use super::format::record::{self, Record, Stored};
 use super::format::row::Row;
 use super::index_maps::Looked;
-use super::read::Source;
 use super::state::LogPart;
 use super::{Ends, Error, Index, Log, LogId, Offset, Position};
+use source::{Failed, Source};
 
 /// Where records stand.
 pub struct Found {
@@ -39,7 +41,7 @@ enum Rest {
 #[derive(Debug, Default)]
 pub struct Read {
     pub stored: Vec<Stored>,
-    /// The bytes that they keep in memory: those of whole frames.
+    /// The bytes that they keep in memory: those that were read with them, or of whole entries in memory.
     pub kept_bytes: usize,
 }
 
@@ -56,8 +58,8 @@ impl Read {
 #[derive(Debug, Clone, Copy)]
 struct Part {
     row: Row,
-    /// The row's number in its segment.
-    number: usize,
+    /// A place in the store that its batch does not reach beyond.
+    end: u32,
     /// The position behind the last record.
     next: Position,
     /// The offset of the first record that is wanted.
@@ -67,15 +69,12 @@ struct Part {
 impl Found {
     /// Whether reading them waits for no disk.
     pub fn in_memory(&self) -> bool {
-        matches!(self.source, Source::Memory(_))
+        self.source.in_memory()
     }
 
     /// The bytes that reading them brings into memory.
     pub fn bytes(&self) -> usize {
-        match &self.source {
-            Source::Memory(_) => 0,
-            Source::Disk(_, span) => span.length,
-        }
+        self.source.bytes()
     }
 }
 
@@ -165,33 +164,42 @@ impl Log {
 
     /// Reads what was found, as far as the budget goes, which it makes smaller; gives what comes behind it.
     fn read_one(&self, found: Found, budget: &mut usize, read: &mut Read) -> Result<Rest, Error> {
-        let (base, rest) = (found.base, found.rest);
-        let frames = match found.source {
-            Source::Memory(entries) => entries,
-            Source::Disk(store, span) => match (store.entries(span), &rest) {
-                (Ok(entries), _) => entries,
-                (Err(error), Rest::Log(log, at)) => {
-                    let error = self.note_damage(&store, error);
-                    return Err(self.unless_trimmed(*log, *at, error));
-                }
-                // A trim took the file away.
-                (Err(_), Rest::Parts(_)) if !self.has_segment(base) => {
-                    return Ok(Rest::Parts(Vec::new()));
-                }
-                (Err(error), Rest::Parts(_)) => return Err(self.note_damage(&store, error)),
-            },
-        };
+        let (base, rest, bytes) = (found.base, found.rest, found.source.bytes());
         let known = read.stored.len();
         read.stored.reserve(found.parts.len());
-        let is_one_log = matches!(rest, Rest::Log(..));
-        let taken = take(&frames, &found.parts, is_one_log, *budget, &mut read.stored);
-        *budget = taken.map_err(|error| {
-            read.stored.truncate(known);
-            self.note_bad_rows(base, error)
-        })?;
-        let kept = frames.iter().map(|frame| frame.payload.len());
-        read.kept_bytes += kept.sum::<usize>();
-        Ok(rest)
+        let mut taker = Taker {
+            next: found.parts.first().map_or(Offset(0), |first| first.from),
+            is_first: true,
+            is_one_log: matches!(rest, Rest::Log(..)),
+            budget: *budget,
+            out: &mut read.stored,
+        };
+        let kept = found.source.read(&found.parts, &mut taker);
+        *budget = taker.budget;
+        let failed = match kept {
+            Ok(kept) => {
+                read.kept_bytes += kept;
+                return Ok(rest);
+            }
+            Err(failed) => failed,
+        };
+        // A trim may have taken the file away.
+        let is_gone = matches!(rest, Rest::Parts(_)) && !self.has_segment(base);
+        let error = match failed {
+            Failed::Store(..) if is_gone => return Ok(Rest::Parts(Vec::new())),
+            Failed::Store(store, error) => self.note_damage(&store, error),
+            Failed::Rows(error) => self.note_bad_rows(base, error),
+        };
+        if read.stored.len() > known {
+            // Records before a damage are whole: hand them out.
+            read.kept_bytes += bytes;
+            *budget = 0;
+            return Ok(rest);
+        }
+        match rest {
+            Rest::Log(log, at) => Err(self.unless_trimmed(log, at, error)),
+            Rest::Parts(_) => Err(error),
+        }
     }
 
     /// Records of a log from `offset` on, of about `bytes_max` bytes: at least one.
@@ -258,50 +266,39 @@ impl Log {
     }
 }
 
-/// The records of a run, out of the frames. Runs come in order: the frames before this one's are passed.
-fn stored_in(frames: &mut &[Entry], part: &Part) -> Result<Stored, Error> {
-    const MISMATCH: Error = Error::Malformed("a row names no records");
-    while let [first, behind @ ..] = *frames
-        && first.index < part.row.index
-    {
-        *frames = behind;
-    }
-    let entry = frames.first().filter(|frame| frame.index == part.row.index);
-    let entry = entry.ok_or(MISMATCH)?;
-    // A row without a record would make a reader loop for ever.
-    let count = part.next.0.checked_sub(part.row.position.0);
-    let count = count.filter(|count| *count > 0).ok_or(MISMATCH)?;
-    if entry.kind != Kind::Records {
-        return Err(MISMATCH);
-    }
-    let stored = record::stored(&entry.payload, &part.row, count)?;
-    let from = part.from;
-    Ok(Stored { from, ..stored })
+/// Takes the records of runs, in order, as far as its budget goes. Those of one log hold the record that was asked for
+/// and go on from there without a gap.
+struct Taker<'a> {
+    /// The offset that comes next, of one log.
+    next: Offset,
+    is_first: bool,
+    is_one_log: bool,
+    budget: usize,
+    out: &'a mut Vec<Stored>,
 }
 
-/// Takes the runs out of the frames as far as the budget goes. Those of one log hold the record that was asked for
-/// and go on from there without a gap. Gives what is left of the budget.
-fn take(
-    mut frames: &[Entry],
-    parts: &[Part],
-    is_one_log: bool,
-    mut budget: usize,
-    out: &mut Vec<Stored>,
-) -> Result<usize, Error> {
-    let mut next = parts.first().map_or(Offset(0), |first| first.from);
-    for (number, part) in parts.iter().enumerate() {
-        let stored = stored_in(&mut frames, part)?;
-        let begins = stored.first == next || (number == 0 && stored.first < next);
-        if is_one_log && (!begins || stored.next() <= next) {
+impl Taker<'_> {
+    fn has_enough(&self) -> bool {
+        self.budget == 0
+    }
+
+    /// Takes the records of a run out of its batch, which these bytes begin with.
+    fn take(&mut self, batch: &Bytes, part: &Part) -> Result<(), Error> {
+        const MISMATCH: Error = Error::Malformed("a row names no records");
+        // A row without a record would make a reader loop for ever.
+        let count = part.next.0.checked_sub(part.row.position.0);
+        let count = count.filter(|count| *count > 0).ok_or(MISMATCH)?;
+        let stored = record::stored(batch, &part.row, count)?;
+        let begins = stored.first == self.next || (self.is_first && stored.first < self.next);
+        if self.is_one_log && (!begins || stored.next() <= self.next) {
             return Err(Error::Malformed("rows that follow each other leave a gap"));
         }
-        next = stored.next();
+        (self.next, self.is_first) = (stored.next(), false);
         // Many small records take more memory than their bytes.
-        budget = budget.saturating_sub(stored.bytes.len() + size_of::<Stored>());
-        out.push(stored);
-        if budget == 0 {
-            break;
-        }
+        let taken = stored.bytes.len() + size_of::<Stored>();
+        self.budget = self.budget.saturating_sub(taken);
+        let from = part.from;
+        self.out.push(Stored { from, ..stored });
+        Ok(())
     }
-    Ok(budget)
 }

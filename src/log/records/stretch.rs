@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use super::find::NO_ROW;
+use super::source::{Source, batch_end};
 use super::{Found, Part, Rest};
-use crate::log::format::record;
 use crate::log::format::row::Row;
 use crate::log::read::READ_BYTES_MAX;
 use crate::log::segment::Segment;
@@ -161,7 +161,7 @@ impl Log {
         let found = found.map_err(|error| self.note_bad_rows(stretch.base, error))?;
         Ok(found.unwrap_or_else(|| Found {
             base: stretch.base,
-            source: super::Source::Memory(Vec::new()),
+            source: Source::Memory(Vec::new(), 0),
             parts: Vec::new(),
             rest: Rest::Parts(Vec::new()),
         }))
@@ -275,10 +275,7 @@ impl LogState {
         };
         let mut bytes = 0;
         for _ in 0..ROWS_MAX {
-            let behind = (at + 1 < index.rows())
-                .then(|| index.row(at + 1))
-                .transpose()?;
-            let next = behind.map_or_else(|| self.end_of_rows(number), |behind| behind.position);
+            let (behind, next) = self.behind(number, at)?;
             // A run without a record would make a reader loop for ever.
             if next <= row.position.max(found.passed) {
                 return Err(Error::Malformed("the rows are not in order"));
@@ -286,14 +283,14 @@ impl LogState {
             if may_want(row.log)
                 && let Some(from) = self.wanted_of(&row, found.passed, next)
             {
-                let number = at;
+                let end = batch_end(segment, &row, behind.as_ref());
                 found.parts.push(Part {
                     row,
-                    number,
                     next,
                     from,
+                    end,
                 });
-                bytes += run_bytes(&row, behind);
+                bytes += end.saturating_sub(row.place) as usize;
             }
             found.passed = next;
             match behind.filter(|_| bytes < READ_BYTES_MAX) {
@@ -312,11 +309,4 @@ impl LogState {
         let end = Offset(row.offset.0 + (next.0 - row.position.0));
         (from < end).then_some(from)
     }
-}
-
-/// The bytes of a row's records, about; `behind` is the next row of all.
-fn run_bytes(row: &Row, behind: Option<Row>) -> usize {
-    let at = |row: &Row| u64::from(row.frame_at) + u64::from(record::bytes_before(row.skip));
-    let behind = behind.map_or(0, |behind| at(&behind));
-    usize::try_from(behind.saturating_sub(at(row))).unwrap_or(0)
 }

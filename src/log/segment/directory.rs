@@ -131,8 +131,8 @@ mod tests {
         Row {
             position: Position(0),
             index: Index(0),
-            frame_at: 32,
-            skip: 0,
+            place: 32,
+            check: 0,
             log: LogId(log),
             offset: Offset(offset),
         }

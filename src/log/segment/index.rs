@@ -405,8 +405,8 @@ mod tests {
         Row {
             position: Position(offset),
             index: Index(index),
-            frame_at: 32 + index as u32,
-            skip: 16,
+            place: 32 + index as u32,
+            check: 16,
             log: LogId(3),
             offset: Offset(offset),
         }

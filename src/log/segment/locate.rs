@@ -2,8 +2,8 @@
 
 use super::store::Span;
 use super::{Frames, Segment};
-use crate::log::format::row::Row;
-use crate::log::{Error, Index};
+use crate::log::Index;
+use crate::log::format::frame::HEADER_BYTES;
 
 impl Segment {
     /// Where an entry's frame begins, if the segment is open.
@@ -56,18 +56,22 @@ impl Segment {
         }
     }
 
-    /// Where the frame of an entry with rows ends, or a place soon behind it where another ends.
-    /// `row` is the number of a row behind the entry's first, and `known` that row if it was read.
-    pub fn entry_end(&self, index: Index, row: usize, known: Option<Row>) -> Result<u32, Error> {
-        let Frames::Sealed(seal) = &self.frames else {
-            return Ok(self.position(Index(index.0 + 1)).unwrap_or(self.end));
-        };
-        let behind = match known.filter(|row| row.index > index) {
-            Some(row) => Some(row),
-            None => self.index.row_after(index, row)?,
-        };
-        // Entries without rows may stand in between, and many of them.
-        let mark = seal.mark_after(index, |_| true);
-        Ok(behind.map_or(mark, |row| row.frame_at.min(mark)))
+    /// A place that the frame of an entry does not reach beyond: its end, or one soon behind it.
+    pub fn end_of(&self, index: Index) -> u32 {
+        match &self.frames {
+            Frames::Open(..) => self.position(Index(index.0 + 1)).unwrap_or(self.end),
+            Frames::Sealed(seal) => seal.mark_after(index, |_| true),
+        }
+    }
+
+    /// Where an entry's payload begins, if the segment is open.
+    pub fn payload_at(&self, index: Index) -> Option<u32> {
+        Some(self.position(index)? + HEADER_BYTES as u32)
+    }
+
+    /// Whether a batch can stand at a place that is an entry's; the segment is open.
+    pub fn holds_at(&self, index: Index, place: u32) -> bool {
+        let begins = self.payload_at(index);
+        begins.is_some_and(|begins| begins < place && place < self.end_of(index))
     }
 }

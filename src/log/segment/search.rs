@@ -3,7 +3,7 @@
 use super::directory::LogRows;
 use super::index::RowIndex;
 use crate::log::format::row::Row;
-use crate::log::{Error, Index, Offset};
+use crate::log::{Error, Offset};
 
 /// Guesses before a search bisects.
 const GUESSES: usize = 3;
@@ -73,18 +73,6 @@ impl RowIndex {
     pub fn row_in(&self, rows: &LogRows, at: usize) -> Result<Row, Error> {
         let number = rows.number(at);
         self.row(number.ok_or(Error::Malformed("a log has fewer rows"))?)
-    }
-
-    /// The first row of an entry behind `index`; row `from` is most likely the one.
-    pub fn row_after(&self, index: Index, from: usize) -> Result<Option<Row>, Error> {
-        if from < self.rows() {
-            let row = self.row(from)?;
-            if row.index > index {
-                return Ok(Some(row));
-            }
-        }
-        let number = self.partition(|row| row.index <= index)?;
-        (number < self.rows()).then(|| self.row(number)).transpose()
     }
 
     /// How many rows, from the first, `holds` is true for.

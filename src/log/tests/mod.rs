@@ -6,6 +6,7 @@ pub mod fixture;
 mod handle;
 mod model;
 pub mod room;
+mod rot;
 
 use std::io;
 use std::sync::mpsc;

@@ -147,12 +147,7 @@ fn entry(content: &Content, term: u64, index: u64) -> Placed {
         for (batch, known) in batches(&payload).unwrap().iter().zip(known) {
             let known = batch.count.min(known as u32);
             if known < batch.count {
-                runs.push(Run {
-                    log: batch.log,
-                    first: Offset(0),
-                    skip: record::skip(&payload, batch.records_at, known).unwrap() as u32,
-                    count: batch.count - known,
-                });
+                runs.push(Run::of(batch, known, Offset(0)));
             }
         }
     }

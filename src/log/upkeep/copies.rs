@@ -11,8 +11,9 @@ use std::sync::Arc;
 use crate::disk::Disk;
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
 use crate::log::format::files::{self, Paths};
-use crate::log::format::frame::{self, Entry};
+use crate::log::format::frame::{self, Entry, HEADER_BYTES, Kind};
 use crate::log::format::gather::Gathered;
+use crate::log::format::record;
 use crate::log::format::row::{ROW_BYTES, Row};
 use crate::log::format::seal::{self, MARK_EVERY, Mark, Seal};
 use crate::log::open::recovery::{self, Checkpoint, LogDirectory};
@@ -24,15 +25,15 @@ use crate::log::{Error, Floor, Index, Log, LogId, LogState, Offset, Position};
 /// Bytes gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// A row as it travels. The receiver fills in where its frame stands.
+/// A row as it travels. The receiver fills in where its batch stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
     /// The position of the first record.
     pub position: Position,
     /// The raft index of the entry.
     pub index: Index,
-    /// Where the first record begins in the entry's payload.
-    pub skip: u32,
+    /// What it says of its batch, which is found by that in the entry.
+    pub check: u32,
     /// The log that the records belong to.
     pub log: LogId,
     /// The offset of the first record in it.
@@ -113,6 +114,9 @@ impl SegmentCopy {
             let entry = self.made.entries;
             self.made.marks.push(Mark { entry, position });
         }
+        if !frame::batches_check(entry.kind, &entry.payload) {
+            return Err(self.mismatch("a batch is not what its checksum says"));
+        }
         let crc = frame::entry_crc(entry);
         // A finished copy is synced as a whole, so its frames need not tell where a write began.
         self.buffer.push(entry, crc, 0);
@@ -120,16 +124,37 @@ impl SegmentCopy {
         seal::extend_terms(&mut self.made.term_ends, self.made.entries, entry.term);
         self.made.entries += 1;
         self.made.end = u32::try_from(end).expect("it is at most the wanted end");
-        for row in rows {
-            self.add_row(row, entry.index, position)?;
-        }
+        self.add_rows(entry, rows, position + HEADER_BYTES as u32)?;
         if self.buffer.len() >= WRITE_BYTES {
             self.write_out()?;
         }
         Ok(())
     }
 
-    fn add_row(&mut self, placed: &Placed, index: Index, frame_at: u32) -> Result<(), Error> {
+    /// Rows come in the order of their batches; some batches have none.
+    fn add_rows(&mut self, entry: &Entry, rows: &[Placed], payload_at: u32) -> Result<(), Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if entry.kind != Kind::Records {
+            return Err(self.mismatch("its rows differ"));
+        }
+        let batches = record::batches(&entry.payload);
+        let batches = batches.map_err(|_| self.mismatch("its batches cannot be read"))?;
+        let mut batches = batches.iter();
+        for row in rows {
+            let is_it = |batch: &&record::Batch<'_>| {
+                batch.log == row.log && batch.covered_by(row.check).is_some()
+            };
+            let batch = batches.find(is_it);
+            let batch = batch.ok_or_else(|| self.mismatch("its rows differ"))?;
+            let at = u32::try_from(batch.at).expect("payloads are limited on append");
+            self.add_row(row, entry.index, payload_at + at)?;
+        }
+        Ok(())
+    }
+
+    fn add_row(&mut self, placed: &Placed, index: Index, place: u32) -> Result<(), Error> {
         let position = placed.position;
         let behind = self
             .last_row
@@ -142,8 +167,8 @@ impl SegmentCopy {
         let row = Row {
             position,
             index,
-            frame_at,
-            skip: placed.skip,
+            place,
+            check: placed.check,
             log: placed.log,
             offset: placed.offset,
         };
@@ -319,7 +344,7 @@ fn rows_in(segment: &Segment, from: Index, to: Index) -> Result<Vec<Placed>, Err
         Ok(Placed {
             position: row.position,
             index: row.index,
-            skip: row.skip,
+            check: row.check,
             log: row.log,
             offset: row.offset,
         })

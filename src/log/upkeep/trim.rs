@@ -181,8 +181,8 @@ impl LogState {
     }
 
     fn forget_tail_before(&mut self, index: Index) {
-        while let Some(entry) = self.tail.pop_front_if(|entry| entry.index < index) {
-            self.tail_bytes -= entry.payload.len();
+        while let Some(held) = self.tail.pop_front_if(|held| held.entry.index < index) {
+            self.tail_bytes -= held.entry.payload.len();
         }
     }
 }

@@ -204,10 +204,14 @@ pub fn to_wire(entry: log::Entry) -> pb::Entry {
 pub fn from_wire(entry: pb::Entry) -> Result<log::Entry, WireError> {
     let id = entry.log_id.ok_or(WireError::Missing("log id"))?;
     let kind = u8::try_from(entry.kind).ok().and_then(Kind::new);
+    let kind = kind.ok_or(WireError::Unknown("kind"))?;
+    if kind == Kind::Records && !log::record::are_whole(&entry.payload) {
+        return Err(WireError::Changed);
+    }
     Ok(log::Entry {
         term: Term(id.term),
         index: Index(id.index),
-        kind: kind.ok_or(WireError::Unknown("kind"))?,
+        kind,
         payload: own(entry.payload),
     })
 }

@@ -9,6 +9,9 @@ pub enum WireError {
     /// A field has a value that this version does not know.
     #[error("a message has an unknown {0}")]
     Unknown(&'static str),
+    /// A batch of records was changed on its way, or in the sender's memory.
+    #[error("a batch is not what its checksum says")]
+    Changed,
     /// The bytes are no message.
     #[error("the bytes are no message")]
     Decode(#[from] prost::DecodeError),

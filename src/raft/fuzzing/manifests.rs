@@ -120,7 +120,7 @@ pub fn part_of(log: &Log, seal: &Seal) -> Option<pb::SegmentPart> {
     let row = |row: log::Placed| pb::PlacedRow {
         position: row.position.0,
         index: row.index.0,
-        skip: row.skip,
+        check: row.check,
         log: row.log.0,
         offset: row.offset.0,
     };
@@ -183,7 +183,7 @@ fn change_part(part: &mut pb::SegmentPart, input: &mut Input<'_>) {
         (0, Some(row), _) => row.position = input.u64(),
         (1, Some(row), _) => row.offset = input.u8().into(),
         (2, Some(row), _) => row.index = input.u8().into(),
-        (3, Some(row), _) => row.skip = input.u32(),
+        (3, Some(row), _) => row.check = input.u32(),
         (4, Some(row), _) if other == place => row.log = input.u8().into(),
         (4, Some(_), _) => part.rows.swap(place, other),
         (5, _, Some(entry)) => entry.kind = input.u8().into(),

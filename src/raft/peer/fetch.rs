@@ -80,7 +80,7 @@ pub(crate) fn add(
     let mut rows = part.rows.iter().map(|row| Placed {
         position: Position(row.position),
         index: Index(row.index),
-        skip: row.skip,
+        check: row.check,
         log: LogId(row.log),
         offset: Offset(row.offset),
     });
@@ -121,7 +121,7 @@ pub fn parts(
         let row = |row: Placed| pb::PlacedRow {
             position: row.position.0,
             index: row.index.0,
-            skip: row.skip,
+            check: row.check,
             log: row.log.0,
             offset: row.offset.0,
         };

@@ -212,7 +212,7 @@ impl Fsm {
             let count = batch.count - skip;
             let bytes = batch.records(payload).len() as u64;
             let first = self.logs.appended(batch.log, count, bytes, timestamp_ms);
-            runs.push(run(payload, batch, skip, first)?);
+            runs.push(Run::of(batch, skip, first));
             ranges.push(OffsetRange { first, count });
         }
         if let Some((producer, digests)) = producer.zip(digests).filter(|_| !duplicate) {
@@ -314,20 +314,4 @@ impl Fsm {
         let stands = names.iter().filter_map(|name| self.cursors.get(log, name));
         stands.map(|cursor| cursor.offset).min()
     }
-}
-
-/// A batch without its first `skip` records, as a row names it, from this offset on.
-fn run(payload: &[u8], batch: &Batch<'_>, skip: u32, first: Offset) -> Result<Run, log::Error> {
-    let row_skip = if skip == 0 {
-        batch.row_skip()?
-    } else {
-        let at = record::skip(payload, batch.records_at, skip)?;
-        u32::try_from(at).map_err(|_| log::Error::Malformed("it is over 4 GiB"))?
-    };
-    Ok(Run {
-        log: batch.log,
-        first,
-        skip: row_skip,
-        count: batch.count - skip,
-    })
 }

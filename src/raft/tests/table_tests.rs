@@ -81,7 +81,8 @@ fn full(plain: bool) -> Fsm {
             let run = Run {
                 log: LogId(LOGS as u32),
                 first: Offset(high + place as u64 * 100_000),
-                skip: 0,
+                at: 0,
+                check: 0,
                 count: *count,
             };
             let (session, digests) = (session.into(), digests.clone());

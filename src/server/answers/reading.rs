@@ -288,12 +288,7 @@ mod tests {
             log.append(vec![entry], Box::new(|done| done.unwrap()))
                 .unwrap();
             let runs = batches(&payload).unwrap();
-            let run = Run {
-                log: LogId::DEFAULT,
-                first: Offset(number),
-                skip: runs[0].row_skip().unwrap(),
-                count: 1,
-            };
+            let run = Run::of(&runs[0], 0, Offset(number));
             log.publish(Index(number), &[run]).unwrap();
         }
         log

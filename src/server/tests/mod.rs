@@ -117,15 +117,9 @@ impl CommitLog for Bare {
         self.log
             .append(vec![entry.clone()], Box::new(|result| result.unwrap()))
             .unwrap();
-        let skip = batches(&payload).unwrap()[0].row_skip().unwrap();
         let log = LogId::DEFAULT;
         let (_, first) = self.log.offsets(log);
-        let run = Run {
-            log,
-            first,
-            skip,
-            count,
-        };
+        let run = Run::of(&batches(&payload).unwrap()[0], 0, first);
         self.log.publish(entry.index, &[run]).unwrap();
         let (_, next_offset) = self.log.offsets(log);
         let index = Some(entry.index.0);

@@ -1,15 +1,21 @@
 //! Writing batches: one of plain records, one of packed ones, and the payload of a frame.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::batch::{Compression, varint};
 use crate::log::LogId;
 
 use super::{
-    BATCH_HEADER_BYTES, COMPRESSION_SHIFT, COUNT_BYTES, Conditions, HAS_CLAIMANT, HAS_EXPECTED,
-    HAS_FENCE, HAS_LOG, HAS_OWNER, HAS_SESSION, LOG_BYTES, PACKED, PROOF_BYTES, Producer,
-    SESSION_BYTES, STAMP_BYTES, STAMPED, bundle,
+    ATTRIBUTES_AT, BATCH_HEADER_BYTES, COUNT_BYTES, Conditions, HAS_CLAIMANT, HAS_EXPECTED,
+    HAS_FENCE, HAS_LOG, HAS_OWNER, HAS_SESSION, PACKED, PROOF_BYTES, Producer, SESSION_BYTES,
+    bundle, check,
 };
+
+/// The bytes of a 32-bit number as a varint, at most.
+const VARINT_BYTES_MAX: usize = 5;
+/// What stands before the first record of a plain batch, at most.
+const PLAIN_HEAD_BYTES_MAX: usize =
+    BATCH_HEADER_BYTES + 2 * VARINT_BYTES_MAX + SESSION_BYTES + PROOF_BYTES;
 
 /// A batch of packed records: `count` of them in the bytes, which were checked before.
 pub fn packed(
@@ -20,16 +26,10 @@ pub fn packed(
     count: u32,
     records: &[u8],
 ) -> Bytes {
-    let mut attributes = PACKED | (compression as u32) << COMPRESSION_SHIFT;
     let name_bytes = conditions.fence.map_or(0, |fence| fence.name.len());
-    let head =
-        BATCH_HEADER_BYTES + LOG_BYTES + SESSION_BYTES + 8 + 1 + name_bytes + 8 + 2 * PROOF_BYTES;
+    let head = PLAIN_HEAD_BYTES_MAX + 8 + 1 + name_bytes + 8 + PROOF_BYTES;
     let mut bytes = BytesMut::with_capacity(head + records.len());
-    bytes.put_bytes(0, BATCH_HEADER_BYTES);
-    attributes |= put_log(&mut bytes, log);
-    if let Some(producer) = producer {
-        attributes |= put_producer(&mut bytes, producer);
-    }
+    let mut attributes = PACKED | put_head(&mut bytes, log, producer, count);
     if let Some(expected) = conditions.expected_next_offset {
         attributes |= HAS_EXPECTED;
         bytes.put_u64_le(expected.0);
@@ -45,36 +45,45 @@ pub fn packed(
         }
     }
     bytes.put_slice(records);
-    let length = u32::try_from(bytes.len() - 4).expect("batches are limited on the way in");
-    bytes[..4].copy_from_slice(&length.to_le_bytes());
-    bytes[4..8].copy_from_slice(&attributes.to_le_bytes());
-    bytes[8..12].copy_from_slice(&count.to_le_bytes());
+    seal(&mut bytes, attributes, compression);
     bytes.freeze()
 }
 
-/// Writes which log the batch is for; gives the attributes that say so.
-fn put_log(bytes: &mut BytesMut, log: LogId) -> u32 {
-    if log == LogId::DEFAULT {
-        return 0;
+/// Writes what stands before a batch's conditions; gives the attributes that say what is there.
+fn put_head(bytes: &mut BytesMut, log: LogId, producer: Option<Producer>, count: u32) -> u8 {
+    bytes.put_bytes(0, BATCH_HEADER_BYTES);
+    varint::put(bytes, count.into());
+    let mut attributes = 0;
+    if log != LogId::DEFAULT {
+        attributes |= HAS_LOG;
+        varint::put(bytes, log.0.into());
     }
-    bytes.put_u32_le(log.0);
-    HAS_LOG
+    if let Some(producer) = producer {
+        attributes |= HAS_SESSION;
+        bytes.put_u128_le(producer.session);
+        bytes.put_u64_le(producer.sequence);
+        if producer.owner != 0 {
+            attributes |= HAS_OWNER;
+            bytes.put_u128_le(producer.owner);
+        }
+    }
+    attributes
 }
 
-/// Writes whose the batch is; gives the attributes that say so.
-fn put_producer(bytes: &mut BytesMut, producer: Producer) -> u32 {
-    bytes.put_u128_le(producer.session);
-    bytes.put_u64_le(producer.sequence);
-    if producer.owner == 0 {
-        return HAS_SESSION;
-    }
-    bytes.put_u128_le(producer.owner);
-    HAS_SESSION | HAS_OWNER
+/// Writes the length, the attributes and the checksum of a batch whose other bytes stand.
+fn seal(batch: &mut [u8], attributes: u8, compression: Compression) {
+    let length = u32::try_from(batch.len() - 4).expect("batches are limited on the way in");
+    batch[..4].copy_from_slice(&length.to_le_bytes());
+    batch[ATTRIBUTES_AT..BATCH_HEADER_BYTES].copy_from_slice(&[attributes, compression as u8]);
+    check::sum_up(batch);
 }
 
 /// Builds one batch of plain records.
 #[derive(Debug)]
 pub struct BatchBuilder {
+    log: LogId,
+    producer: Option<Producer>,
+    /// The records, behind room for what stands before them: how much that takes is known when they are counted.
     bytes: BytesMut,
     count: u32,
 }
@@ -88,13 +97,13 @@ impl BatchBuilder {
     /// An empty batch for a log.
     pub fn of(log: LogId, producer: Option<Producer>) -> Self {
         let mut bytes = BytesMut::with_capacity(256);
-        bytes.put_bytes(0, BATCH_HEADER_BYTES);
-        let mut attributes = put_log(&mut bytes, log);
-        if let Some(producer) = producer {
-            attributes |= put_producer(&mut bytes, producer);
+        bytes.put_bytes(0, PLAIN_HEAD_BYTES_MAX);
+        Self {
+            log,
+            producer,
+            bytes,
+            count: 0,
         }
-        bytes[4..8].copy_from_slice(&attributes.to_le_bytes());
-        Self { bytes, count: 0 }
     }
 
     /// Adds a record.
@@ -115,17 +124,18 @@ impl BatchBuilder {
         self.count
     }
 
-    /// The bytes so far.
+    /// The bytes so far, about.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
     /// The batch's bytes.
     pub fn finish(mut self) -> Bytes {
-        let length =
-            u32::try_from(self.bytes.len() - 4).expect("batches are limited on the way in");
-        self.bytes[..4].copy_from_slice(&length.to_le_bytes());
-        self.bytes[8..12].copy_from_slice(&self.count.to_le_bytes());
+        let mut head = BytesMut::with_capacity(PLAIN_HEAD_BYTES_MAX);
+        let attributes = put_head(&mut head, self.log, self.producer, self.count);
+        self.bytes.advance(PLAIN_HEAD_BYTES_MAX - head.len());
+        self.bytes[..head.len()].copy_from_slice(&head);
+        seal(&mut self.bytes, attributes, Compression::None);
         self.bytes.freeze()
     }
 }
@@ -133,19 +143,17 @@ impl BatchBuilder {
 /// Joins bundles of batches into the payload of one frame, with the leader's time in milliseconds since 1970.
 pub fn join<'a>(bundles: impl Iterator<Item = &'a Bytes> + Clone, stamp: Option<u64>) -> Bytes {
     let bytes: usize = bundles.clone().map(Bytes::len).sum();
-    let mut out = BytesMut::with_capacity(COUNT_BYTES + STAMP_BYTES + bytes);
-    let count = bundles
-        .clone()
-        .map(|bytes| bundle::count(bytes))
-        .sum::<usize>();
-    let count = u32::try_from(count).expect("batches are limited on the way in");
-    match stamp {
-        Some(stamp) => {
-            out.put_u32_le(count | STAMPED);
-            out.put_u64_le(stamp);
-        }
-        None => out.put_u32_le(count),
-    }
+    let mut out = BytesMut::with_capacity(COUNT_BYTES + bytes);
+    out.put_u32_le(0);
     bundles.for_each(|bundle| out.put_slice(bundle));
+    let (head, batches) = out.split_at_mut(COUNT_BYTES);
+    let mut count: u32 = 0;
+    bundle::for_each(batches, |batch| {
+        count += 1;
+        if let Some(time_ms) = stamp {
+            check::stamp(batch, time_ms);
+        }
+    });
+    head.copy_from_slice(&count.to_le_bytes());
     out.freeze()
 }

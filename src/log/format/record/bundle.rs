@@ -7,11 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::log::Error;
 
-use super::{Batch, COUNT_AT, WITH_NEXT, batch};
-
-/// Where a batch's attributes stand in it.
-const ATTRIBUTES_AT: usize = 4;
-const _: () = assert!(COUNT_AT == ATTRIBUTES_AT + 4);
+use super::{Batch, batch, check as checksum, length_of};
 
 /// Puts batches side by side, so that they are appended together or not at all.
 pub fn bundle(batches: &[Bytes]) -> Bytes {
@@ -23,7 +19,7 @@ pub fn bundle(batches: &[Bytes]) -> Bytes {
         let at = out.len();
         out.put_slice(bytes);
         if number + 1 < batches.len() {
-            out[at + ATTRIBUTES_AT] |= WITH_NEXT as u8;
+            checksum::join_next(&mut out[at..]);
         }
     }
     out.freeze()
@@ -34,15 +30,13 @@ pub fn bundles<'b, 'p>(batches: &'b [Batch<'p>]) -> impl Iterator<Item = &'b [Ba
     batches.chunk_by(|batch, _| batch.with_next)
 }
 
-/// How many batches a bundle holds, whose bytes were checked.
-pub fn count(bundle: &[u8]) -> usize {
-    let (mut rest, mut count) = (bundle, 0);
-    while let Some((length, behind)) = rest.split_first_chunk() {
-        let length = u32::from_le_bytes(*length) as usize;
-        rest = behind.get(length..).unwrap_or_default();
-        count += 1;
+/// Hands out the batches that stand side by side, whose bytes were checked.
+pub fn for_each(mut bytes: &mut [u8], mut each: impl FnMut(&mut [u8])) {
+    while let Some(length) = length_of(bytes).filter(|length| *length <= bytes.len()) {
+        let (batch, behind) = bytes.split_at_mut(length);
+        each(batch);
+        bytes = behind;
     }
-    count
 }
 
 /// How many records the batches of a bundle hold.
@@ -122,7 +116,6 @@ mod tests {
     fn batches_that_go_together_come_back_together() {
         let three = bundle(&[of(1, Some(5)), of(0, None), of(2, None)]);
         let alone = bundle(&[of(1, None)]);
-        assert_eq!((count(&three), count(&alone)), (3, 1));
         assert_eq!(alone, of(1, None));
         assert_eq!(check_bundle(&three).unwrap().len(), 3);
         assert_eq!(check_bundle(&alone).unwrap().len(), 1);

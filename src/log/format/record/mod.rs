@@ -3,12 +3,16 @@
 //! The bytes are drawn in `docs/format.md`. A batch is atomic. It may name the producer's session
 //! and the sequence number of its first record, by which the raft layer tells a retry from a new
 //! batch, and conditions; the log itself gives these no meaning. Its records are plain ones, of
-//! `log.v1`, or packed ones, as [`crate::batch`] draws them. Batches that are appended together or not
+//! `log.v1`, or packed ones, as [`crate::batch`] draws them. It carries its own checksum, so that a reader reads
+//! and checks the batch that it wants and no other. Batches that are appended together or not
 //! at all are a bundle; a batch that stands alone is a bundle of one.
 
 mod build;
 mod bundle;
+mod check;
 mod stored;
+
+use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 
@@ -17,47 +21,45 @@ use crate::batch::varint::{self, TooLarge};
 
 pub use build::{BatchBuilder, join, packed};
 pub use bundle::{bundle, bundles, check_bundle, records_of};
-pub use stored::{DECOMPRESSED_BYTES_MAX, Stored, stored};
+#[cfg(any(test, fuzzing))]
+pub use check::mend;
+pub use check::{are_whole, framed_crc, is_whole};
+pub use stored::{DECOMPRESSED_BYTES_MAX, Stored, covered_by, stored};
+
+use check::{crc_of, time_of};
 
 use crate::log::{Error, LogId, Offset};
 
-/// The bytes before the first batch: how many there are, and when the leader took them.
+/// The bytes before the first batch: how many there are.
 const COUNT_BYTES: usize = 4;
-const STAMP_BYTES: usize = 8;
-/// Set in the count if the time follows it.
-const STAMPED: u32 = 1 << 31;
-/// The bytes of a batch before its session, or before its records.
-const BATCH_HEADER_BYTES: usize = 12;
-/// Where in it the number of records stands.
-const COUNT_AT: usize = 4 + 4;
-/// No batch is shorter: its header, and a record without a value.
-pub const BATCH_BYTES_MIN: usize = BATCH_HEADER_BYTES + 1;
-const LOG_BYTES: usize = 4;
+/// The bytes of a batch before the number of its records.
+const BATCH_HEADER_BYTES: usize = 16;
+/// What a frame vouches for itself of each batch: its length and its checksum.
+const FRAMED_BYTES: usize = 8;
+/// Where the checksum stands in a batch.
+const CRC_AT: usize = 4;
+/// What is set when the batch's other bytes stand: the time, the attributes and the compression.
+const MARKS: Range<usize> = FRAMED_BYTES..BATCH_HEADER_BYTES;
+const TIME_BYTES: usize = 6;
+/// The latest time that a batch can bear, in milliseconds since 1970.
+const TIME_MS_MAX: u64 = (1 << (TIME_BYTES * 8)) - 1;
+const ATTRIBUTES_AT: usize = 8 + TIME_BYTES;
+/// No batch is shorter: its header, the number of its records, and a record without a value.
+pub const BATCH_BYTES_MIN: usize = BATCH_HEADER_BYTES + 1 + 1;
 const SESSION_BYTES: usize = 24;
 /// The bytes of a proof: of the batch's right to its session, or to its fence.
 const PROOF_BYTES: usize = 16;
-const _: () = assert!(BATCH_HEADER_BYTES == 4 + 1 + 1 + 2 + 4 && SESSION_BYTES == 16 + 8);
-const HAS_SESSION: u32 = 1;
-const HAS_EXPECTED: u32 = 2;
-const HAS_FENCE: u32 = 4;
-const PACKED: u32 = 8;
-const HAS_OWNER: u32 = 16;
-const HAS_CLAIMANT: u32 = 32;
-const HAS_LOG: u32 = 64;
+const _: () = assert!(FRAMED_BYTES == 4 + 4 && BATCH_HEADER_BYTES == ATTRIBUTES_AT + 1 + 1);
+const _: () = assert!(SESSION_BYTES == 16 + 8);
+const HAS_SESSION: u8 = 1;
+const HAS_EXPECTED: u8 = 2;
+const HAS_FENCE: u8 = 4;
+const PACKED: u8 = 8;
+const HAS_OWNER: u8 = 16;
+const HAS_CLAIMANT: u8 = 32;
+const HAS_LOG: u8 = 64;
 /// The batch is appended together with the one behind it, or neither is.
-const WITH_NEXT: u32 = 128;
-/// The second byte of the attributes is the compression.
-const COMPRESSION_SHIFT: u32 = 8;
-const ATTRIBUTES: u32 = 0xff << COMPRESSION_SHIFT
-    | HAS_LOG
-    | HAS_SESSION
-    | HAS_OWNER
-    | HAS_CONDITIONS
-    | PACKED
-    | WITH_NEXT;
-const HAS_CONDITIONS: u32 = HAS_EXPECTED | HAS_FENCE | HAS_CLAIMANT;
-/// In a row's skip: it names a batch of packed records by its first byte, not a record.
-const PACKED_ROW: u32 = 1 << 31;
+const WITH_NEXT: u8 = 128;
 /// The varint of a record whose term or type is not 0 has this bit.
 const HAS_EXTRA: u64 = 1;
 
@@ -107,53 +109,49 @@ pub struct Fence<'a> {
 /// How many batches and records a payload says it holds: the index rows and offsets that it can
 /// need. None if it cannot hold that many batches; records are counted up to where it is cut off.
 pub fn declared(payload: &[u8]) -> (u32, u64) {
-    let Ok(head) = head(payload) else {
+    let Ok(count) = number_of_batches(payload) else {
         return (0, 0);
     };
-    let (mut at, mut records) = (head.bytes, 0);
-    for _ in 0..head.count {
-        let number = |at: usize| {
-            let bytes = payload.get(at..)?.first_chunk()?;
-            Some(u32::from_le_bytes(*bytes))
-        };
-        let (Some(length), Some(count)) = (number(at), number(at + COUNT_AT)) else {
-            break;
-        };
-        at += 4 + length as usize;
-        records += u64::from(count);
-    }
-    (head.count, records)
+    let counts = whole_batches(payload).map(|batch| {
+        let mut behind = &payload[batch][BATCH_HEADER_BYTES..];
+        get_varint(&mut behind)
+            .ok()
+            .and_then(|count| u32::try_from(count).ok())
+    });
+    (count, counts.map_while(|count| count).map(u64::from).sum())
 }
 
 /// When the leader took a payload's batches, in milliseconds since 1970; 0 if it does not say.
 pub fn timestamp_ms(payload: &[u8]) -> u64 {
-    head(payload).map_or(0, |head| head.timestamp_ms)
-}
-
-/// What stands before a payload's batches.
-struct Head {
-    count: u32,
-    timestamp_ms: u64,
-    bytes: usize,
+    let first = whole_batches(payload).next();
+    first.map_or(0, |first| time_of(&payload[first]))
 }
 
 /// Reads how many batches a payload holds, if it can hold that many.
-fn head(payload: &[u8]) -> Result<Head, Error> {
-    let mut rest = payload;
-    let count = rest.try_get_u32_le().map_err(|_| SHORT)?;
-    let timestamp_ms = match count & STAMPED {
-        0 => 0,
-        _ => rest.try_get_u64_le().map_err(|_| SHORT)?,
-    };
-    let count = count & !STAMPED;
-    if count as usize > rest.len() / BATCH_BYTES_MIN {
-        return Err(SHORT);
+fn number_of_batches(payload: &[u8]) -> Result<u32, Error> {
+    let (count, rest) = payload.split_first_chunk().ok_or(SHORT)?;
+    let count = u32::from_le_bytes(*count);
+    match count as usize > rest.len() / BATCH_BYTES_MIN {
+        true => Err(SHORT),
+        false => Ok(count),
     }
-    Ok(Head {
-        count,
-        timestamp_ms,
-        bytes: payload.len() - rest.len(),
+}
+
+/// Where a payload's batches stand, as their lengths lead from one to the next; it ends before one that is cut off.
+fn whole_batches(payload: &[u8]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let count = number_of_batches(payload).unwrap_or(0);
+    let mut at = COUNT_BYTES;
+    (0..count).map_while(move |_| {
+        let begins = at;
+        at += length_of(payload.get(at..)?)?;
+        (at <= payload.len()).then_some(begins..at)
     })
+}
+
+/// How long the batch is that begins with these bytes; `None` if none can.
+pub fn length_of(bytes: &[u8]) -> Option<usize> {
+    let length = 4 + u32::from_le_bytes(*bytes.first_chunk()?) as usize;
+    (length >= BATCH_BYTES_MIN).then_some(length)
 }
 
 const SHORT: Error = Error::Malformed("it ends before its last record");
@@ -175,8 +173,12 @@ pub struct Batch<'a> {
     pub packed: Option<Compression>,
     /// Whether it is appended together with the batch behind it, or neither is.
     pub with_next: bool,
-    /// Where it begins and ends.
-    at: usize,
+    /// When the leader took it, in milliseconds since 1970; 0 if nobody said.
+    pub timestamp_ms: u64,
+    /// Its checksum, as it says.
+    pub crc: u32,
+    /// Where it begins in the payload.
+    pub at: usize,
     end: usize,
 }
 
@@ -186,47 +188,27 @@ impl Batch<'_> {
         &payload[self.records_at..self.end]
     }
 
-    /// What a row says of it: where its first record begins, or that its records are packed.
-    pub fn row_skip(&self) -> Result<u32, Error> {
-        let at = if self.packed.is_some() {
-            self.at
-        } else {
-            self.records_at
-        };
-        let at = u32::try_from(at).ok().filter(|at| at & PACKED_ROW == 0);
-        let mark = if self.packed.is_some() { PACKED_ROW } else { 0 };
-        Ok(at.ok_or(Error::Malformed("it is over 2 GiB"))? | mark)
+    /// What a row says of it to be known again, if so many of its first records were known before.
+    pub fn check(&self, known: u32) -> u32 {
+        self.crc ^ known
     }
 
-    /// How many of its records stand from a row's `skip` on; `None` if none of them begins there.
-    pub fn left_from(&self, payload: &[u8], row_skip: u32) -> Result<Option<u32>, Error> {
-        if self.packed.is_some() || row_skip & PACKED_ROW != 0 {
-            let same = self.packed.is_some() && self.row_skip()? == row_skip;
-            return Ok(same.then_some(self.count));
-        }
-        let mut at = self.records_at;
-        for passed in 0..self.count {
-            if at == row_skip as usize {
-                return Ok(Some(self.count - passed));
-            }
-            at = skip(payload, at, 1)?;
-        }
-        Ok(None)
+    /// How many of its records a row covers that says this of it: the last ones, all of them as a rule. `None` if
+    /// the row is of another batch.
+    pub fn covered_by(&self, check: u32) -> Option<u32> {
+        let known = self.crc ^ check;
+        let is_it = known < self.count && (known == 0 || self.packed.is_none());
+        is_it.then(|| self.count - known)
     }
-}
-
-/// How far into the payload a row leads, in bytes.
-pub fn bytes_before(row_skip: u32) -> u32 {
-    row_skip & !PACKED_ROW
 }
 
 /// Reads a payload's batches and checks the bounds of every plain record. What packed records are
 /// was checked before they were taken.
 pub fn batches(payload: &[u8]) -> Result<Vec<Batch<'_>>, Error> {
-    let head = head(payload)?;
-    let mut found = Vec::with_capacity(head.count as usize);
-    let mut at = head.bytes;
-    for _ in 0..head.count {
+    let count = number_of_batches(payload)?;
+    let mut found = Vec::with_capacity(count as usize);
+    let mut at = COUNT_BYTES;
+    for _ in 0..count {
         let batch = batch(payload, at)?;
         at = batch.end;
         found.push(batch);
@@ -252,15 +234,19 @@ fn batch(payload: &[u8], at: usize) -> Result<Batch<'_>, Error> {
 
 fn batch_header(payload: &[u8], at: usize) -> Result<Batch<'_>, Error> {
     const UNKNOWN: Error = Error::Malformed("it has attributes that this version does not know");
-    let mut rest = payload.get(at..).ok_or(SHORT)?;
-    let length = rest.try_get_u32_le().map_err(|_| SHORT)? as usize;
-    let end = at + 4 + length;
-    let mut rest = payload.get(at + 4..end).ok_or(SHORT)?;
-    let attributes = rest.try_get_u32_le().map_err(|_| SHORT)?;
-    let has = |what: u32| attributes & what != 0;
-    let count = rest.try_get_u32_le().map_err(|_| SHORT)?;
+    let bytes = payload.get(at..).ok_or(SHORT)?;
+    let length = length_of(bytes).ok_or(SHORT)?;
+    let bytes = bytes.get(..length).ok_or(SHORT)?;
+    let (end, attributes) = (at + length, bytes[ATTRIBUTES_AT]);
+    let has = |what: u8| attributes & what != 0;
+    let mut rest = &bytes[BATCH_HEADER_BYTES..];
+    let mut number = |what: &'static str| {
+        let number = get_varint(&mut rest)?;
+        u32::try_from(number).map_err(|_| Error::Malformed(what))
+    };
+    let count = number("it holds over 2^32 records")?;
     let log = match has(HAS_LOG) {
-        true => LogId(rest.try_get_u32_le().map_err(|_| SHORT)?),
+        true => LogId(number("the id of its log is over 32 bits")?),
         false => LogId::DEFAULT,
     };
     let mut producer = None;
@@ -286,14 +272,13 @@ fn batch_header(payload: &[u8], at: usize) -> Result<Batch<'_>, Error> {
             claimant: proof(&mut rest, has(HAS_CLAIMANT))?,
         });
     }
-    let compression = (attributes >> COMPRESSION_SHIFT & 0xff) as i32;
-    let compression = Compression::new(compression).map_err(|_| UNKNOWN)?;
+    let compression = Compression::new(bytes[ATTRIBUTES_AT + 1].into()).map_err(|_| UNKNOWN)?;
     let is_packed = has(PACKED);
     // A proof of nothing, or the default log said where it goes without saying.
     let is_odd = has(HAS_OWNER) && !has(HAS_SESSION) || has(HAS_CLAIMANT) && !has(HAS_FENCE);
     let is_odd = is_odd || has(HAS_LOG) && log == LogId::DEFAULT;
     let is_odd = is_odd || (!is_packed && compression != Compression::None);
-    if attributes & !ATTRIBUTES != 0 || is_odd {
+    if is_odd {
         return Err(UNKNOWN);
     }
     if count == 0 {
@@ -307,6 +292,8 @@ fn batch_header(payload: &[u8], at: usize) -> Result<Batch<'_>, Error> {
         records_at: end - rest.len(),
         packed: is_packed.then_some(compression),
         with_next: has(WITH_NEXT),
+        timestamp_ms: time_of(bytes),
+        crc: crc_of(bytes),
         at,
         end,
     })
@@ -400,15 +387,28 @@ mod tests {
     use crate::log::format::row::Row;
     use crate::log::{Index, Position};
 
-    fn row(skip: u32, offset: Offset) -> Row {
+    fn row(batch: &Batch<'_>, offset: Offset) -> Row {
         Row {
             position: Position(5),
             index: Index(3),
-            frame_at: 32,
-            skip,
-            log: LogId(7),
+            place: 32,
+            check: batch.check(0),
+            log: batch.log,
             offset,
         }
+    }
+
+    fn stored_of(
+        payload: &Bytes,
+        batch: &Batch<'_>,
+        first: u64,
+        count: u64,
+    ) -> Result<Stored, Error> {
+        stored(
+            &payload.slice(batch.at..),
+            &row(batch, Offset(first)),
+            count,
+        )
     }
 
     fn two_batches() -> Bytes {
@@ -436,10 +436,10 @@ mod tests {
 
         let mut records = Vec::new();
         for (batch, first) in found.iter().zip([10, 12]) {
-            let (first, count) = (Offset(first), batch.count.into());
-            let skip = batch.row_skip().unwrap();
-            let stored = stored(&payload, &row(skip, first), count).unwrap();
-            stored.read_into(first, usize::MAX, &mut records).unwrap();
+            let stored = stored_of(&payload, batch, first, batch.count.into()).unwrap();
+            stored
+                .read_into(Offset(first), usize::MAX, &mut records)
+                .unwrap();
         }
         assert_eq!(records[0].value, "a");
         assert_eq!((records[1].term, records[1].kind), (7, 9));
@@ -477,8 +477,7 @@ mod tests {
             // Some flips are in values and pass; none may panic or reach past the end.
             let bad = Bytes::from(bad);
             for batch in batches(&bad).unwrap_or_default() {
-                let (skip, count) = (batch.row_skip().unwrap(), batch.count.into());
-                let stored = stored(&bad, &row(skip, Offset(0)), count).unwrap();
+                let stored = stored_of(&bad, &batch, 0, batch.count.into()).unwrap();
                 let read = stored.read_into(Offset(0), usize::MAX, &mut Vec::new());
                 assert!(read.is_ok() || batch.packed.is_some());
             }
@@ -513,12 +512,11 @@ mod tests {
             let found = batches(&payload).unwrap();
             assert_eq!((found[0].conditions, found[0].count), (conditions, 50));
             assert_eq!(found[0].log, LogId(7));
-            let skip = found[0].row_skip().unwrap();
-            let left = found[0].left_from(&payload, skip).unwrap();
-            assert_eq!((left, timestamp_ms(&payload)), (Some(50), 77));
-            let row = row(skip, Offset(9));
-            assert!(stored(&payload, &row, 49).is_err(), "not whole");
-            let stored = stored(&payload, &row, 50).unwrap();
+            let covered = |known| found[0].covered_by(found[0].check(known));
+            assert_eq!((covered(0), covered(1)), (Some(50), None));
+            assert_eq!((found[0].timestamp_ms, timestamp_ms(&payload)), (77, 77));
+            assert!(stored_of(&payload, &found[0], 9, 49).is_err(), "not whole");
+            let stored = stored_of(&payload, &found[0], 9, 50).unwrap();
             let mut read = Vec::new();
             stored.read_into(Offset(57), usize::MAX, &mut read).unwrap();
             assert_eq!((read.len(), &read[0].value[..]), (2, &b"value 48"[..]));

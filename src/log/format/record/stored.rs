@@ -4,13 +4,12 @@ use bytes::Bytes;
 
 use crate::batch::{self, Compression, Part};
 
-use super::{PACKED_ROW, Record, SHORT, batch_header, bytes_before, record, skip, timestamp_ms};
-use crate::log::format::frame;
+use super::{Record, SHORT, batch_header, record, skip};
 use crate::log::format::row::Row;
 use crate::log::{Error, LogId, Offset, Position};
 
 /// The most bytes that packed records may decompress to. A frame holds no more without compression.
-pub const DECOMPRESSED_BYTES_MAX: usize = frame::PAYLOAD_BYTES_MAX;
+pub const DECOMPRESSED_BYTES_MAX: usize = 64 << 20;
 
 /// Records of one batch side by side, as they are kept: what a row leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,32 +32,33 @@ pub struct Stored {
     pub bytes: Bytes,
 }
 
-/// The records that a row leads to: so many of an entry with this payload.
-pub fn stored(payload: &Bytes, row: &Row, count: u64) -> Result<Stored, Error> {
-    let row_skip = row.skip;
+/// The records that a row leads to: so many of the batch that these bytes begin with. Whether the batch is whole was
+/// seen before.
+pub fn stored(bytes: &Bytes, row: &Row, count: u64) -> Result<Stored, Error> {
+    let batch = batch_header(bytes, 0)?;
+    if covered_by(bytes, row)?.map(u64::from) != Some(count) {
+        let what = "a row names another batch than the one that stands there";
+        return Err(Error::Malformed(what));
+    }
     let count = u32::try_from(count).map_err(|_| SHORT)?;
-    let timestamp_ms = timestamp_ms(payload);
-    let (packed, bytes) = if row_skip & PACKED_ROW == 0 {
-        let at = row_skip as usize;
-        let end = skip(payload, at, count)?;
-        (None, payload.slice(at..end))
-    } else {
-        let batch = batch_header(payload, bytes_before(row_skip) as usize)?;
-        if batch.count != count || batch.packed.is_none() {
-            return Err(Error::Malformed("a row and its batch count differently"));
-        }
-        (batch.packed, payload.slice(batch.records_at..batch.end))
-    };
+    let begins = skip(bytes, batch.records_at, batch.count - count)?;
     Ok(Stored {
         log: row.log,
         position: row.position,
         first: row.offset,
         from: row.offset,
         count,
-        timestamp_ms,
-        packed,
-        bytes,
+        timestamp_ms: batch.timestamp_ms,
+        packed: batch.packed,
+        bytes: bytes.slice(begins..batch.end),
     })
+}
+
+/// How many records a row covers of the batch that these bytes begin with; `None` if it is of another one.
+pub fn covered_by(bytes: &[u8], row: &Row) -> Result<Option<u32>, Error> {
+    let batch = batch_header(bytes, 0)?;
+    let covered = batch.covered_by(row.check);
+    Ok(covered.filter(|_| batch.log == row.log))
 }
 
 impl Stored {

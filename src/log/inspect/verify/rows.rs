@@ -6,9 +6,10 @@ use std::path::Path;
 use super::finding::What;
 use crate::disk::Disk;
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
-use crate::log::format::frame::{Header, Kind};
+use crate::log::format::frame::{HEADER_BYTES, Header, Kind};
 use crate::log::format::record;
 use crate::log::format::row::{Bases, ROW_BYTES, Row};
+use crate::log::open::derive::place_of;
 use crate::log::segment::index::BASE_POSITION_AT;
 use crate::log::{Error, Index, LogId, Offset, Position};
 
@@ -122,27 +123,21 @@ impl<'a> RowCursor<'a> {
             .map(|batch| u64::from(batch.count))
             .sum::<u64>();
         let mut batches = batches.into_iter();
+        let payload_at = u32::try_from(at).unwrap_or(u32::MAX);
+        let payload_at = payload_at.saturating_add(HEADER_BYTES as u32);
         while let Some(row) = self
             .rows
             .get(self.at)
             .filter(|row| row.index == header.index)
         {
-            if u64::from(row.frame_at) != at {
-                self.disagrees("its frame stands elsewhere");
-            }
             if self.next.is_some_and(|next| next != row.position) {
                 self.disagrees("its position does not follow the row before");
             }
-            let (mut left, mut log) = (None, row.log);
-            while left.is_none()
-                && let Some(batch) = batches.next()
-            {
-                left = batch.left_from(payload, row.skip)?;
-                log = batch.log;
-            }
-            if log != row.log && left.is_some() {
+            let batch = batches.find(|batch| place_of(payload_at, batch) == row.place);
+            if batch.is_some_and(|batch| batch.log != row.log) {
                 self.disagrees("it names another log than its batch");
             }
+            let left = batch.and_then(|batch| batch.covered_by(row.check));
             let next_of = self.next_of.get(&row.log);
             if next_of.is_some_and(|next| *next != row.offset) {
                 self.disagrees("its offset does not follow the row before in its log");
@@ -152,8 +147,10 @@ impl<'a> RowCursor<'a> {
                 Some(behind) => drop(self.next_of.insert(row.log, behind)),
                 None => drop(self.next_of.remove(&row.log)),
             }
-            if left.is_none() {
-                self.disagrees("no record begins where it says");
+            match (batch, left) {
+                (None, _) => self.disagrees("no batch begins where it says"),
+                (Some(_), None) => self.disagrees("it is of another batch than the one there"),
+                (Some(_), Some(_)) => {}
             }
             self.covered += u64::from(left.unwrap_or(0));
             self.next = left.map(|left| Position(row.position.0 + u64::from(left)));

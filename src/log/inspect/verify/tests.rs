@@ -247,8 +247,10 @@ fn a_whole_row_that_says_something_else_is_found() {
             "its offset does not follow the row before in its log",
             |row| row.offset.0 += 1,
         ),
-        ("its frame stands elsewhere", |row| row.frame_at += 8),
-        ("no record begins where it says", |row| row.skip += 1),
+        ("no batch begins where it says", |row| row.place += 8),
+        ("it is of another batch than the one there", |row| {
+            row.check ^= 1 << 20
+        }),
         ("its position does not follow the row before", |row| {
             row.position.0 += 1
         }),

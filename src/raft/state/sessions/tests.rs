@@ -43,7 +43,8 @@ fn run(first: u64, count: u32) -> Run {
     Run {
         log: LOG,
         first: Offset(first),
-        skip: 0,
+        at: 0,
+        check: 0,
         count,
     }
 }
