@@ -13,8 +13,9 @@ use tokio::process;
 
 use super::BINARY;
 
-/// Sparse: it takes what is written. XFS makes none below 300 MiB.
-pub const DISK_BYTES: u64 = 512 << 20;
+/// Room for a segment, for the one that is made ahead, and for what a node keeps in reserve, 288 MiB: on half of it a
+/// load that lasted long enough to have the second segment made found the disk full. Sparse: it takes what is written.
+pub const DISK_BYTES: u64 = 1 << 30;
 /// A killed process lets go of its files within some milliseconds, which is a few of these attempts.
 const UNMOUNT_ATTEMPTS: usize = 1_000;
 const HELPER: &str = concat!(
