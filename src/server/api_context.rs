@@ -103,6 +103,44 @@ impl<L: CommitLog> ApiContext<L> {
         named(self.by_name(rights, name, needed.into(), until)?, name).await
     }
 
+    /// The log that has this name now, if the caller may do one of these things to it: this node asks the leader
+    /// before it looks the name up, for an answer that holds all that was acknowledged.
+    pub async fn current_log_for<T>(
+        &self,
+        request: &Request<T>,
+        name: &str,
+        needed: impl Into<Actions>,
+    ) -> Result<L, Status> {
+        let log = self.catalogue_for(request, name, needed)?;
+        let current = log.read_barrier().await;
+        current.map_err(|error| status::read(&error))?;
+        log.named(name).ok_or_else(|| status::no_such_log(name))
+    }
+
+    /// What a call that named a log is told. A node that lags takes the name for that of a log which is gone, though
+    /// another one has it since: then nothing was done, and the same call reaches that one, for this node asks the
+    /// leader before it says so.
+    pub async fn as_named<T>(&self, name: &str, outcome: Result<T, Status>) -> Result<T, Status> {
+        let is_gone = |status: &Status| {
+            matches!(
+                Reason::of(status),
+                Some(Reason::LogDeleted | Reason::NoSuchLog)
+            )
+        };
+        match outcome {
+            Err(status) if is_gone(&status) => {
+                let log = self.seated()?;
+                let current = log.read_barrier().await;
+                current.map_err(|error| status::read(&error))?;
+                Err(match log.named(name) {
+                    Some(_) => status::log_made_anew(name),
+                    None => status,
+                })
+            }
+            outcome => outcome,
+        }
+    }
+
     /// For a reader of several logs, who may do this to some: to which, it asks its rights.
     pub fn several_for(
         &self,

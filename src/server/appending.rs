@@ -84,12 +84,12 @@ pub struct Sent<With> {
 /// Appends a stream's batches, `batches_max` of them under way; gives what becomes of them, in their order.
 ///
 /// The first error ends it: what follows it may be out of order. A node that stops takes no more requests.
-pub fn pipelined<F: Feed, T>(
+pub fn pipelined<F: Feed, T, A: Future<Output = Result<T, Status>> + Send>(
     name: &'static str,
     feed: F,
     drain: Drain,
     batches_max: usize,
-    told: impl Fn(Result<Receipt, ProposeError>, F::With) -> Result<T, Status> + Send + Sync + 'static,
+    told: impl Fn(Result<Receipt, ProposeError>, F::With) -> A + Send + Sync + 'static,
 ) -> impl Stream<Item = Result<T, Status>> {
     let (tell, sent) = mpsc::channel(batches_max);
     tasks::spawn(name, send_all(feed, drain, tell));
@@ -99,7 +99,7 @@ pub fn pipelined<F: Feed, T>(
         async move {
             let mut sent = sent?;
             let answered = match sent.recv().await? {
-                Ok(Sent { answer, with }) => told(outcome(answer).await, with),
+                Ok(Sent { answer, with }) => told(outcome(answer).await, with).await,
                 Err(status) => Err(status),
             };
             let rest = answered.is_ok().then_some(sent);

@@ -63,6 +63,15 @@ pub fn log_deleted() -> Status {
     Reason::LogDeleted.status("the log was deleted")
 }
 
+/// The log that was meant is gone, and another one has its name, of which this node had not heard.
+pub fn log_made_anew(name: &str) -> Status {
+    let message = format!(
+        "{} was deleted and made anew, which this node had not heard of: nothing was done; make the call again",
+        Shown(name)
+    );
+    Reason::Lagging.status(&message)
+}
+
 /// The record is over the limit.
 pub fn too_large(bytes: usize, limit: usize) -> Status {
     let message = format!(

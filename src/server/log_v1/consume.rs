@@ -48,14 +48,11 @@ pub async fn log<L: CommitLog>(
     api: &ApiContext<L>,
     request: &Request<log_v1::ConsumeRequest>,
 ) -> Result<L, Status> {
-    let log = api
-        .log_for(request, &super::log_name(request)?, Action::Consume)
-        .await?;
-    if is_strong(request.metadata())? {
-        let passed = log.read_barrier().await;
-        passed.map_err(|error| status::read(&error))?;
+    let name = super::log_name(request)?;
+    match is_strong(request.metadata())? {
+        true => api.current_log_for(request, &name, Action::Consume).await,
+        false => api.log_for(request, &name, Action::Consume).await,
     }
-    Ok(log)
 }
 
 /// The record as a message.

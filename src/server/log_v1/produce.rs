@@ -75,7 +75,8 @@ pub async fn one<L: CommitLog>(
     batch.push(&record.value, record.term, record.r#type);
     let batch = counted(batch.finish(), held);
     let appended = append(&log, batch, deadline).await;
-    let receipt = appended.map_err(|error| status::propose(&error))?;
+    let appended = appended.map_err(|error| status::propose(&error));
+    let receipt = api.as_named(&name, appended).await?;
     let first = receipt.ranges.first().map(|range| range.first);
     first.ok_or_else(|| Status::internal("an append without an offset"))
 }
@@ -91,7 +92,7 @@ pub async fn stream<L: CommitLog>(
     let (rights, name) = (api.rights(&request), super::log_name(&request)?);
     let (until, taken) = (deadline::of(&request), taken(&request));
     let (producer, drain) = (producer(&request)?, api.drain.clone());
-    let requests = request.into_inner();
+    let (requests, names) = (request.into_inner(), api.clone());
     let batcher = Batcher {
         log: api.log_to(&rights, &name, until).await?,
         api,
@@ -101,9 +102,13 @@ pub async fn stream<L: CommitLog>(
         requests,
         ahead: None,
     };
-    let told = |outcome: Result<Receipt, ProposeError>, ()| match outcome {
-        Ok(receipt) => Ok(receipt.ranges),
-        Err(error) => Err(status::propose(&error)),
+    let told = move |outcome: Result<Receipt, ProposeError>, ()| {
+        let (names, name) = (names.clone(), name.clone());
+        async move {
+            let outcome = outcome.map_err(|error| status::propose(&error));
+            let receipt = names.as_named(&name, outcome).await?;
+            Ok(receipt.ranges)
+        }
     };
     let ranges = pipelined("produce stream", batcher, drain, BATCHES_MAX, told);
     let offsets = |range: OffsetRange| range.first.0..range.first.0 + u64::from(range.count);

@@ -18,7 +18,7 @@ use crate::proto::v1::{
 };
 use crate::raft::{MembershipError, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
 
-use super::{be_current, logs};
+use super::logs;
 use crate::server::auth::Action;
 use crate::server::native;
 use crate::server::{ApiContext, status};
@@ -154,18 +154,18 @@ impl ClusterService for Cluster {
     async fn trim(&self, request: Request<TrimRequest>) -> Result<Response<TrimResponse>, Status> {
         let log = self
             .0
-            .log_for(&request, &request.get_ref().log, Action::Admin)
+            .current_log_for(&request, &request.get_ref().log, Action::Admin)
             .await?;
         let wanted = Offset(request.get_ref().first_offset);
         // A slip of the pen must not give up what is there, or is yet to come.
-        be_current(&log).await?;
         let (first, next) = log.offsets();
         if wanted > next {
             let asked = wanted;
             return Err(status::log(&Error::OutOfRange { asked, first, next }));
         }
         let first = log.trim(wanted).await;
-        let first = first.map_err(|error| status::execute(&error))?;
+        let first = first.map_err(|error| status::execute(&error));
+        let first = self.0.as_named(&request.get_ref().log, first).await?;
         Ok(Response::new(TrimResponse {
             first_offset: first.0,
         }))
@@ -177,9 +177,8 @@ impl ClusterService for Cluster {
     ) -> Result<Response<GetRetentionResponse>, Status> {
         let log = self
             .0
-            .log_for(&request, &request.get_ref().log, Action::Consume)
+            .current_log_for(&request, &request.get_ref().log, Action::Consume)
             .await?;
-        be_current(&log).await?;
         let retention = log.retention();
         Ok(Response::new(GetRetentionResponse {
             retention: Some(logs::retention_to(retention)),
@@ -194,11 +193,15 @@ impl ClusterService for Cluster {
             .0
             .log_for(&request, &request.get_ref().log, Action::Admin)
             .await?;
-        let wanted = request.into_inner().retention;
+        let SetRetentionRequest {
+            log: name,
+            retention: wanted,
+        } = request.into_inner();
         let wanted = wanted.ok_or_else(|| status::invalid("retention is missing"))?;
         let retention = logs::retention_of(wanted)?;
         let set = log.set_retention(retention).await;
-        set.map_err(|error| status::execute(&error))?;
+        let set = set.map_err(|error| status::execute(&error));
+        self.0.as_named(&name, set).await?;
         Ok(Response::new(SetRetentionResponse {}))
     }
 }

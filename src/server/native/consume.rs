@@ -94,6 +94,9 @@ pub async fn range(
         wanted.bytes_max
     };
     loop {
+        if !log.is_there() {
+            return Err(status::log_deleted());
+        }
         let (first, next) = log.offsets();
         let (read, held) = if from == next {
             (Vec::new(), None)

@@ -14,7 +14,7 @@ use super::produce::response;
 use crate::log::{LogId, record};
 use crate::net::budget::Accounts;
 use crate::proto::v1::{ManyBatch, ProduceManyRequest, ProduceManyResponse, ProduceRequest};
-use crate::raft::{Receipt, ReplicatedLog};
+use crate::raft::{ProposeError, Receipt, ReplicatedLog};
 
 /// Batches of one call. A session remembers 80 batches, and each call's further ones take a quarter of one.
 pub const MANY_BATCHES_MAX: usize = 100;
@@ -120,6 +120,24 @@ pub fn answer(receipt: &Receipt) -> ProduceManyResponse {
     }
 }
 
+/// What became of a call's batches, as it is told to whoever named their logs.
+pub async fn told(
+    api: &ApiContext<ReplicatedLog>,
+    outcome: Result<Receipt, ProposeError>,
+    whose: &Whose,
+) -> Result<Receipt, Status> {
+    let refused = match &outcome {
+        Err(ProposeError::Refused(refused)) => usize::try_from(refused.batch).ok(),
+        _ => None,
+    };
+    let named = refused.and_then(|batch| whose.get(batch));
+    let told = outcome.map_err(|error| status::propose_many(&error, whose));
+    match named {
+        Some((log, _)) => api.as_named(log, told).await,
+        None => told,
+    }
+}
+
 /// Appends the batches of a call.
 pub async fn produce(
     api: &ApiContext<ReplicatedLog>,
@@ -134,6 +152,6 @@ pub async fn produce(
     let whose = whose(&request);
     let bundle = bundle(api, logs, request, &subject, accounts.as_ref()).await?;
     let appended = append(&log, counted(bundle, held), until).await;
-    let receipt = appended.map_err(|error| status::propose_many(&error, &whose))?;
+    let receipt = told(api, appended, &whose).await?;
     Ok(answer(&receipt))
 }

@@ -90,7 +90,9 @@ impl LogService for Native {
             .0
             .log_for(&request, &request.get_ref().name, Actions::ANY)
             .await?;
-        let log = Some(logs::describe(&log).await?);
+        let described = logs::describe(&log).await;
+        let name = &request.get_ref().name;
+        let log = Some(self.0.as_named(name, described).await?);
         Ok(Response::new(GetLogResponse { log }))
     }
 
@@ -112,7 +114,9 @@ impl LogService for Native {
             .0
             .log_for(&request, &request.get_ref().name, Action::Admin)
             .await?;
-        let log = Some(logs::update(&log, request.into_inner()).await?);
+        let name = request.get_ref().name.clone();
+        let updated = logs::update(&log, request.into_inner()).await;
+        let log = Some(self.0.as_named(&name, updated).await?);
         Ok(Response::new(UpdateLogResponse { log }))
     }
 
@@ -132,10 +136,10 @@ impl LogService for Native {
         request: Request<ProduceRequest>,
     ) -> Result<Response<ProduceResponse>, Status> {
         let (rights, until) = (self.0.rights(&request), deadline::of(&request));
-        let to = &request.get_ref().log;
-        let log = self.0.log_to(&rights, to, until).await?;
+        let to = request.get_ref().log.clone();
+        let log = self.0.log_to(&rights, &to, until).await?;
         let answer = produce::one(&self.0, &log, request).await;
-        answer.map(Response::new)
+        self.0.as_named(&to, answer).await.map(Response::new)
     }
 
     async fn produce_many(
@@ -218,7 +222,9 @@ impl LogService for Native {
         &self,
         request: Request<ConsumeRequest>,
     ) -> Result<Response<ConsumeResponse>, Status> {
-        let (answer, held) = consume::range(&self.0, request).await?;
+        let name = request.get_ref().log.clone();
+        let read = consume::range(&self.0, request).await;
+        let (answer, held) = self.0.as_named(&name, read).await?;
         let mut response = Response::new(answer);
         self.0.unread.put_out(&mut response, held);
         Ok(response)
@@ -246,6 +252,7 @@ impl LogService for Native {
         let subject = auth::subject(&request).to_owned();
         let request = request.into_inner();
         check_name("a cursor", &request.name)?;
+        let of = request.log;
         let commit = CommitCursor {
             log: log.id(),
             name: request.name,
@@ -256,7 +263,8 @@ impl LogService for Native {
             now_ms: 0,
         };
         let committed = log.commit_cursor(commit).await;
-        committed.map_err(|error| status::execute(&error))?;
+        let committed = committed.map_err(|error| status::execute(&error));
+        self.0.as_named(&of, committed).await?;
         Ok(Response::new(CommitCursorResponse {}))
     }
 
@@ -266,9 +274,8 @@ impl LogService for Native {
     ) -> Result<Response<GetCursorResponse>, Status> {
         let log = self
             .0
-            .log_for(&request, &request.get_ref().log, Action::Consume)
+            .current_log_for(&request, &request.get_ref().log, Action::Consume)
             .await?;
-        be_current(&log).await?;
         let name = request.into_inner().name;
         let found = log.cursor(&name);
         let found = found.ok_or_else(|| status::no_such_cursor(&name))?;
@@ -283,9 +290,8 @@ impl LogService for Native {
     ) -> Result<Response<ListCursorsResponse>, Status> {
         let log = self
             .0
-            .log_for(&request, &request.get_ref().log, Action::Consume)
+            .current_log_for(&request, &request.get_ref().log, Action::Consume)
             .await?;
-        be_current(&log).await?;
         let request = request.get_ref();
         let size = page(request.page_size);
         let found = log.cursors(&request.page_token, size + 1);
@@ -308,7 +314,8 @@ impl LogService for Native {
             .log_for(&request, &request.get_ref().log, Action::Commit)
             .await?;
         let deleted = log.delete_cursor(&request.get_ref().name).await;
-        let deleted = deleted.map_err(|error| status::execute(&error))?;
+        let deleted = deleted.map_err(|error| status::execute(&error));
+        let deleted = self.0.as_named(&request.get_ref().log, deleted).await?;
         Ok(Response::new(DeleteCursorResponse { deleted }))
     }
 

@@ -79,7 +79,7 @@ pub fn stream(
     api: Arc<ApiContext<ReplicatedLog>>,
     request: Request<Streaming<ProduceStreamRequest>>,
 ) -> Answers {
-    let drain = api.drain.clone();
+    let (drain, names) = (api.drain.clone(), api.clone());
     let reader = Reader {
         rights: api.rights(&request),
         api,
@@ -96,28 +96,37 @@ pub fn stream(
         credit_batches: STREAM_BATCHES_MAX as u32,
         ..ProduceStreamResponse::default()
     };
-    let told = |outcome: Result<Receipt, ProposeError>, with: With| match with.of {
-        Of::One(fence) => {
-            let under = |error| status::propose_under(&error, fence.as_deref());
-            let ack = response_of_one(&outcome.map_err(under)?)?;
-            Ok(ProduceStreamResponse {
-                ack: Some(ack),
-                ..ProduceStreamResponse::default()
-            })
-        }
-        Of::Many(whose) => {
-            let receipt = outcome.map_err(|error| status::propose_many(&error, &whose))?;
-            Ok(ProduceStreamResponse {
-                many: Some(many::answer(&receipt)),
-                ..ProduceStreamResponse::default()
-            })
-        }
-    };
+    let told = move |outcome, with| told(names.clone(), outcome, with);
     let name = "native produce stream";
     let answers = pipelined(name, reader, drain, STREAM_BATCHES_MAX, told);
     stream::once(std::future::ready(Ok(first)))
         .chain(answers)
         .boxed()
+}
+
+/// The answer to a request of a stream.
+async fn told(
+    api: Arc<ApiContext<ReplicatedLog>>,
+    outcome: Result<Receipt, ProposeError>,
+    with: With,
+) -> Result<ProduceStreamResponse, Status> {
+    match with.of {
+        Of::One { log, fence } => {
+            let under = |error| status::propose_under(&error, fence.as_deref());
+            let receipt = api.as_named(&log, outcome.map_err(under)).await?;
+            Ok(ProduceStreamResponse {
+                ack: Some(response_of_one(&receipt)?),
+                ..ProduceStreamResponse::default()
+            })
+        }
+        Of::Many(whose) => {
+            let receipt = many::told(&api, outcome, &whose).await?;
+            Ok(ProduceStreamResponse {
+                many: Some(many::answer(&receipt)),
+                ..ProduceStreamResponse::default()
+            })
+        }
+    }
 }
 
 /// What the answer to a request needs; its credit comes back with it.
@@ -129,9 +138,9 @@ struct With {
 /// Bytes, and places among the batches under way.
 type Credit = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
-/// What a request brought: one batch, under this fence, or several that go together.
+/// What a request brought: one batch, or several that go together.
 enum Of {
-    One(Option<String>),
+    One { log: String, fence: Option<String> },
     Many(many::Whose),
 }
 
@@ -161,8 +170,9 @@ impl Feed for Reader {
         let held = self.taken.take();
         let (log, batch, places, of) = match (request.produce, request.many) {
             (Some(request), None) => {
+                let name = request.log.clone();
                 let (log, batch, fence) = self.one(request).await?;
-                (log, batch, 1, Of::One(fence))
+                (log, batch, 1, Of::One { log: name, fence })
             }
             (None, Some(request)) => {
                 let places = many::places(request.batches.len());

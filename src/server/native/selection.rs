@@ -66,14 +66,15 @@ impl Selection {
             let what = "an offset is a place in one log: in a selection of logs, ask for a strong read instead";
             return Err(status::invalid(what));
         }
-        // Before names are looked up: a log that goes after that is noticed.
+        // Before names are looked up: who asks for what was acknowledged means the logs that have them by then.
+        consistency.reached(&log).await?;
+        // A log that goes after that is noticed.
         let forgotten = log.log().forgotten();
         let (prefix, names) = match &selection.of {
             Some(Of::Prefix(prefix)) => (Some(prefix.clone()), LogNames::new()),
             Some(Of::Logs(logs)) => (None, listed(api, &rights, until, &logs.names).await?),
             None => return Err(status::invalid("the selection names no log and no prefix")),
         };
-        consistency.reached(&log).await?;
         let mut selection = Self {
             rights,
             prefix,

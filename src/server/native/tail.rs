@@ -155,8 +155,13 @@ async fn begin(
             let log = api.log_of(&rights, &start.log, Action::Consume, until);
             let log = log.await?;
             consistency.reached(&log).await?;
-            let next = position::begin_inside(api, &log, start.start.clone()).await?;
-            (log, Source::One(next))
+            let next = position::begin_inside(api, &log, start.start.clone()).await;
+            let next = match log.is_there() {
+                true => next,
+                // Another log may have the name.
+                false => Err(status::log_deleted()),
+            };
+            (log, Source::One(api.as_named(&start.log, next).await?))
         }
     };
     Ok(Some(Tail {

@@ -22,6 +22,28 @@ async fn a_record_comes_back_whole_under_its_own_offset() {
     assert_eq!(record, expected);
 }
 
+/// A node that lags sends a batch to the log that had the name before.
+#[tokio::test]
+async fn a_log_that_was_made_anew_is_reached_by_the_same_call() {
+    let mut served = served().await;
+    *served.bare.name.lock() = Name::Gone { is_anew: true };
+    let status = served.client.produce(produce(b"value")).await.unwrap_err();
+    assert_eq!(Reason::of(&status), Some(Reason::Lagging), "{status:?}");
+    assert_eq!(Reason::Lagging.done(), reason::Done::Nothing);
+    let response = served.client.produce(produce(b"value")).await.unwrap();
+    assert_eq!(response.into_inner().offset, 0);
+
+    *served.bare.name.lock() = Name::Gone { is_anew: true };
+    let two = futures::stream::iter([produce(b"one"), produce(b"two")]);
+    let answers = served.client.produce_stream(two).await.unwrap();
+    let ended = answers.into_inner().message().await.unwrap_err();
+    assert_eq!(Reason::of(&ended), Some(Reason::Lagging), "{ended:?}");
+
+    *served.bare.name.lock() = Name::Gone { is_anew: false };
+    let status = served.client.produce(produce(b"value")).await.unwrap_err();
+    assert_eq!(Reason::of(&status), Some(Reason::LogDeleted), "{status:?}");
+}
+
 #[tokio::test]
 async fn past_the_end_is_404_with_its_details() {
     let mut served = served().await;

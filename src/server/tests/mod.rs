@@ -35,7 +35,7 @@ use crate::proto::log_v1::log_server::LogServer;
 use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record as WireRecord};
 use crate::raft::{
     Answer, Applied, Caller, CreateLog, ExecuteError, OffsetRange, ProposeError, ReadError,
-    Receipt, View,
+    Receipt, Refusal, Refused, View,
 };
 use crate::reason::{self, Reason};
 
@@ -50,6 +50,18 @@ struct Bare {
     applied: watch::Sender<Applied>,
     /// The batches that were proposed, in records.
     batches: Arc<Mutex<Vec<u32>>>,
+    name: Arc<Mutex<Name>>,
+}
+
+/// What the log's name means to a node.
+#[derive(Clone, Copy, PartialEq)]
+enum Name {
+    Log,
+    Nothing,
+    /// A log that is gone, as the node hears once it passes a barrier: then the name means what is said here.
+    Gone {
+        is_anew: bool,
+    },
 }
 
 impl Bare {
@@ -74,13 +86,15 @@ impl Bare {
             next: Arc::default(),
             applied: watch::Sender::new(Applied::default()),
             batches: Arc::default(),
+            name: Arc::new(Mutex::new(Name::Log)),
         }
     }
 }
 
 impl CommitLog for Bare {
     fn named(&self, name: &str) -> Option<Self> {
-        name.is_empty().then(|| self.clone())
+        let is_known = name.is_empty() && *self.name.lock() != Name::Nothing;
+        is_known.then(|| self.clone())
     }
 
     async fn make(&self, _: CreateLog) -> Result<Self, ExecuteError> {
@@ -103,6 +117,13 @@ impl CommitLog for Bare {
     ) -> Result<Answer, ProposeError> {
         let bundle = check_bundle(&batch).map_err(|_| ProposeError::Malformed)?;
         let count = bundle[0].count;
+        if matches!(*self.name.lock(), Name::Gone { .. }) {
+            let (reply, answer) = oneshot::channel();
+            let why = Refusal::NoSuchLog;
+            let refused = ProposeError::Refused(Refused { why, batch: 0 });
+            reply.send(Err(refused)).unwrap();
+            return Ok(answer);
+        }
         self.batches.lock().push(count);
         let payload = join([batch].iter(), Some(7));
         let mut next = self.next.lock();
@@ -134,7 +155,12 @@ impl CommitLog for Bare {
     }
 
     async fn read_barrier(&self) -> Result<(), ReadError> {
-        Err(ReadError::NoLeader { waited_ms: 7 })
+        let mut name = self.name.lock();
+        let Name::Gone { is_anew } = *name else {
+            return Err(ReadError::NoLeader { waited_ms: 7 });
+        };
+        *name = if is_anew { Name::Log } else { Name::Nothing };
+        Ok(())
     }
 
     fn log(&self) -> &Log {
