@@ -5,9 +5,15 @@ use std::collections::HashMap;
 use super::clients::{Record, SharedRecord};
 use super::harness::checker::{self, Entry, FinalLogs, NodeLog, Outcome};
 
-/// Holds what clients were told against the logs as they are in the end. What was trimmed is taken as it was
-/// seen by then.
-pub fn judge(shared: &SharedRecord, logs: Vec<NodeLog>) -> Vec<String> {
+/// Where the records of a log are, or were seen before they were trimmed.
+#[derive(Default)]
+pub struct Places {
+    /// By the hash of the value, the offset.
+    pub of: HashMap<u64, u64>,
+}
+
+/// Holds what clients were told against a log as it is in the end. What was trimmed is taken as it was seen by then.
+pub fn judge(shared: &SharedRecord, logs: Vec<NodeLog>) -> (Vec<String>, Places) {
     let record = &mut *shared.lock();
     let mut wrong = std::mem::take(&mut record.wrong);
     let asked = record.trim_asked;
@@ -22,7 +28,7 @@ pub fn judge(shared: &SharedRecord, logs: Vec<NodeLog>) -> Vec<String> {
     }
     let logs = with_trimmed(record, logs);
     let Some(log) = logs.first() else {
-        return vec!["there is no log".to_owned()];
+        return (vec!["there is no log".to_owned()], Places::default());
     };
     let places: HashMap<u64, u64> = log
         .entries
@@ -34,7 +40,7 @@ pub fn judge(shared: &SharedRecord, logs: Vec<NodeLog>) -> Vec<String> {
     if let Err(found) = checker::check(&record.history, &FinalLogs(logs)) {
         wrong.push(checker::shown(&found));
     }
-    wrong
+    (wrong, Places { of: places })
 }
 
 /// The logs with what was seen right before they begin.

@@ -10,6 +10,7 @@ mod clients;
 mod disk;
 mod events;
 mod judge;
+mod judge_order;
 mod mutants;
 mod nemesis;
 mod network;
@@ -19,6 +20,7 @@ mod plan;
 mod run;
 mod sweep;
 mod system;
+mod verdict;
 
 use std::process::ExitCode;
 

@@ -65,6 +65,14 @@ pub struct Work {
     pub cursors: u64,
     pub trims: bool,
     pub closes_sessions: bool,
+    /// Beside the default log, as long as the run lasts.
+    pub logs: u64,
+    /// Clients that append to several logs in one call.
+    pub together: u64,
+    /// Clients that read several logs in one stream.
+    pub selections: u64,
+    /// Clients that make logs and delete them.
+    pub passing: u64,
     /// Between two calls of a client.
     pub think_ms: (u64, u64),
     pub value_bytes_max: u64,
@@ -82,6 +90,10 @@ impl Work {
             cursors: pick(random, &[0, 1]),
             trims: one_in(random, 2),
             closes_sessions: one_in(random, 4),
+            logs: pick(random, &[0, 1, 2, 3]),
+            together: draw(random, 0..=1),
+            selections: draw(random, 0..=2),
+            passing: pick(random, &[0, 0, 1, 2]),
             think_ms: pick(random, &[(10, 80), (20, 200), (50, 400)]),
             value_bytes_max: pick(random, &[50, 500, 3000]),
         }

@@ -4,25 +4,25 @@ use std::fs::File;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ferrolog::client::{Client, ClientError, Consistency, ConsumeOptions, Start};
+use ferrolog::client::{BatchFor, Client, ClientError, LogSettings};
 use ferrolog::env::{self, Random};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-use super::clients::{Clients, SharedRecord};
+use super::clients::{Clients, Logs};
 use super::events::{self, SOMETIMES};
-use super::harness::checker::{Entry, NodeLog, hash};
-use super::judge;
+use super::harness::checker::Outcome;
 use super::nemesis::Nemesis;
 use super::network::SimNetwork;
 use super::nodes::Nodes;
 use super::plan::Plan;
 use super::sweep::Line;
 use super::system;
+use super::verdict;
 
 /// Once faults are over, all is well again within this.
-const WELL_AGAIN: Duration = Duration::from_secs(120);
+pub const WELL_AGAIN: Duration = Duration::from_secs(120);
 
 /// A run takes less than a second, and some a few.
 const REAL_MAX: Duration = Duration::from_secs(180);
@@ -86,14 +86,13 @@ pub fn alone(seed: u64, options: &Options) -> ExitCode {
     });
     let (wrong, acked) = tokio::task::LocalSet::new().block_on(&runtime, async {
         system::begin();
-        let shared = SharedRecord::default();
-        let mut wrong = history(&plan, &random, &shared).await;
+        let logs = Logs::new(plan.work.logs);
+        let mut wrong = history(&plan, &random, &logs).await;
         if let Some(broken) = futures::FutureExt::now_or_never(ferrolog::tasks::broken()) {
             wrong.insert(0, broken.to_string());
         }
         events::note(format_args!("verdict {wrong:?}"));
-        let acked = shared.lock().history.acked() as u64;
-        (wrong, acked)
+        (wrong, logs.acked())
     });
     let told = events::told();
     let place = |what: &&str| told.seen.contains(*what);
@@ -163,7 +162,7 @@ impl FormatTime for Elapsed {
     }
 }
 
-async fn history(plan: &Plan, random: &Random, shared: &SharedRecord) -> Vec<String> {
+async fn history(plan: &Plan, random: &Random, logs: &Logs) -> Vec<String> {
     let draw = || Random::seeded(random.next_u64());
     let network = SimNetwork::new(draw());
     let mut nodes = Nodes::new(network.clone(), plan.settings.clone(), draw());
@@ -175,7 +174,15 @@ async fn history(plan: &Plan, random: &Random, shared: &SharedRecord) -> Vec<Str
     if let Err(error) = well(&mut nemesis, 0).await {
         return vec![format!("the cluster did not come up: {error}")];
     }
-    let clients = Clients::start(&plan.work, &network, &servers, &draw(), shared);
+    let maker = network.client("c0", &servers, Duration::from_secs(60));
+    for log in logs.lasting.iter().skip(1) {
+        let admin = maker.admin();
+        let made = admin.create_log(&log.name, LogSettings::default());
+        if let Err(error) = made.await {
+            return vec![format!("{} is not made: {error}", log.name)];
+        }
+    }
+    let clients = Clients::start(&plan.work, &network, &servers, &draw(), logs);
     events::load(true);
     nemesis.run(plan.lasts).await;
     events::load(false);
@@ -200,28 +207,14 @@ async fn history(plan: &Plan, random: &Random, shared: &SharedRecord) -> Vec<Str
     };
     wrong.extend(done.err());
     let client = network.client("c0", &nemesis.nodes.addrs(), Duration::from_secs(60));
-    wrong.extend(last_records(&mut nemesis, &client, shared).await.err());
-    let next = shared.lock().next;
+    wrong.extend(last_records(&mut nemesis, &client, logs).await.err());
+    let next = logs.default_log().record.lock().next;
     if let Err(error) = well(&mut nemesis, next).await {
         wrong.push(format!("not all is applied after {WELL_AGAIN:?}: {error}"));
         return wrong;
     }
-    let is_retained = shared.lock().is_retained;
-    let mut logs = Vec::new();
-    for node in nemesis.nodes.all.iter().filter(|node| node.is_wanted) {
-        match timeout(
-            WELL_AGAIN,
-            read_all(&client, &node.name(), &node.addr, next, is_retained),
-        )
-        .await
-        {
-            Ok(Ok(log)) => logs.push(log),
-            Ok(Err(error)) => wrong.push(format!("the log of {}: {error}", node.name())),
-            Err(_) => wrong.push(format!("{} does not tell its log", node.name())),
-        }
-    }
     wrong.append(&mut nemesis.wrong);
-    wrong.append(&mut judge::judge(shared, logs));
+    wrong.append(&mut verdict::of(logs, &nemesis.nodes, &network).await);
     wrong
 }
 
@@ -240,32 +233,13 @@ async fn well(nemesis: &mut Nemesis, next: u64) -> Result<(), String> {
     }
 }
 
-/// Whatever happened, records are taken now.
-async fn last_records(
-    nemesis: &mut Nemesis,
-    client: &Client,
-    shared: &SharedRecord,
-) -> Result<(), String> {
-    let (client, shared) = (client.clone(), shared.clone());
+/// Whatever happened, records are taken now, of each log by itself and of all together.
+async fn last_records(nemesis: &mut Nemesis, client: &Client, logs: &Logs) -> Result<(), String> {
+    let (client, logs) = (client.clone(), logs.clone());
     let append = async move {
-        let mut appender = client
-            .appender(Default::default())
-            .map_err(|error| error.to_string())?;
-        let producer = shared.producer();
-        for seq in 0..3 {
-            let random = Random::seeded(u64::from(seq));
-            let (batch, values) = shared.begin(&random, (producer, seq), 1, 10, None);
-            let records = values.into_iter().map(Into::into).collect();
-            let appended = appender
-                .append(records)
-                .await
-                .map_err(|error| error.to_string())?;
-            shared.end(
-                batch,
-                super::harness::checker::Outcome::Acked(appended.first_offset),
-            );
-        }
-        Ok(())
+        append_last(&client, &logs)
+            .await
+            .map_err(|error| error.to_string())
     };
     let mut append = tokio::task::spawn_local(append);
     loop {
@@ -277,38 +251,31 @@ async fn last_records(
     }
 }
 
-/// The log as one node tells it. Retention goes on by itself: a read that it overtakes begins anew, where the log does
-/// by then.
-async fn read_all(
-    client: &Client,
-    name: &str,
-    addr: &str,
-    next: u64,
-    is_retained: bool,
-) -> Result<NodeLog, String> {
-    let options = ConsumeOptions {
-        from: Start::Earliest,
-        consistency: Consistency::AtLeast(next),
-        server: Some(addr.to_owned()),
-        ..ConsumeOptions::default()
-    };
-    'anew: loop {
-        let consumer = client.consume(options.clone());
-        let mut consumer = consumer.map_err(|error| error.to_string())?;
-        let mut entries = Vec::new();
-        while let Some(record) = consumer.next().await {
-            let record = match record {
-                Err(ClientError::Trimmed { .. }) if is_retained => continue 'anew,
-                record => record.map_err(|error| error.to_string())?,
-            };
-            let hash = hash(&record.record.value);
-            let offset = record.offset;
-            entries.push(Entry { offset, hash });
+async fn append_last(client: &Client, logs: &Logs) -> Result<(), ClientError> {
+    let random = Random::seeded(0);
+    for log in logs.lasting.iter() {
+        let mut appender = client.log(&*log.name).appender(Default::default())?;
+        let producer = log.record.producer();
+        for seq in 0..3 {
+            let (batch, values) = log.record.begin(&random, (producer, seq), 1, 10, None);
+            let records = values.into_iter().map(Into::into).collect();
+            let appended = appender.append(records).await?;
+            log.record.end(batch, Outcome::Acked(appended.first_offset));
         }
-        return Ok(NodeLog {
-            node: name.to_owned(),
-            first: entries.first().map_or(next, |entry| entry.offset),
-            entries,
-        });
     }
+    let (mut call, mut batches) = (Vec::new(), Vec::new());
+    for (place, log) in logs.lasting.iter().enumerate() {
+        let producer = log.record.producer();
+        let (batch, values) = log.record.begin(&random, (producer, 0), 2, 10, None);
+        call.push((place, batch));
+        let records = values.into_iter().map(Into::into).collect();
+        batches.push(BatchFor::new(&*log.name, records));
+    }
+    logs.several().calls.push(call.clone());
+    let mut appender = client.appender(Default::default())?;
+    for ((place, batch), appended) in call.iter().zip(appender.append_all(&batches).await?) {
+        let outcome = Outcome::Acked(appended.first_offset);
+        logs.lasting[*place].record.end(*batch, outcome);
+    }
+    Ok(())
 }

@@ -1,9 +1,13 @@
 //! The clients of a simulation: each does one kind of thing, through the real client or by raw calls, until it
 //! is told to stop, and writes down what it was told.
 
+mod logs;
 mod names;
+mod passing;
 mod reading;
 mod record;
+mod selecting;
+mod together;
 mod writing;
 
 use std::time::Duration;
@@ -15,8 +19,10 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::network::SimNetwork;
-use super::plan::{Work, draw};
+use super::plan::{Work, draw, pick};
 
+pub use logs::{Found, Life, Logs, Stretch};
+pub use passing::PASSING;
 pub use record::{Record, SharedRecord};
 
 /// How long a call of the real client tries.
@@ -33,7 +39,11 @@ pub struct Hand {
     /// In an order of its own.
     pub servers: Vec<String>,
     pub work: Work,
+    /// The log that it works with.
+    pub log: String,
+    /// What was told of that log.
     pub record: SharedRecord,
+    pub logs: Logs,
     pub stop: watch::Receiver<bool>,
 }
 
@@ -42,8 +52,10 @@ impl Hand {
         self.network.layer(&self.name)
     }
 
+    /// One that speaks to its log.
     pub fn client(&self) -> Client {
-        self.network.client(&self.name, &self.servers, TIMEOUT)
+        let client = self.network.client(&self.name, &self.servers, TIMEOUT);
+        client.log(&*self.log)
     }
 
     fn is_told_to_stop(&self) -> bool {
@@ -68,14 +80,18 @@ impl Clients {
         network: &SimNetwork,
         servers: &[String],
         random: &Random,
-        record: &SharedRecord,
+        logs: &Logs,
     ) -> Self {
         let (stop, told) = watch::channel(false);
         let mut running = Vec::new();
         let mut number = 0;
-        let mut hand = || {
+        let mut hand_for = |is_free: bool| {
             number += 1;
             let random = Random::seeded(random.next_u64());
+            let log = match is_free {
+                true => pick(&random, &logs.lasting),
+                false => logs.default_log().clone(),
+            };
             let mut servers = servers.to_vec();
             let first = draw(&random, 0..=servers.len() as u64 - 1) as usize;
             servers.rotate_left(first);
@@ -85,10 +101,17 @@ impl Clients {
                 network: network.clone(),
                 servers,
                 work: work.clone(),
-                record: record.clone(),
+                log: log.name,
+                record: log.record,
+                logs: logs.clone(),
                 stop: told.clone(),
             }
         };
+        // What a claim tells is where the default log ends.
+        for _ in 0..work.fencers {
+            running.push(spawn_local(names::contend(hand_for(false))));
+        }
+        let mut hand = || hand_for(true);
         for _ in 0..work.producers {
             running.push(spawn_local(writing::produce(hand())));
         }
@@ -104,9 +127,6 @@ impl Clients {
         for _ in 0..work.subscribers {
             running.push(spawn_local(reading::subscribe(hand())));
         }
-        for _ in 0..work.fencers {
-            running.push(spawn_local(names::contend(hand())));
-        }
         for _ in 0..work.cursors {
             running.push(spawn_local(names::move_cursor(hand())));
         }
@@ -115,6 +135,15 @@ impl Clients {
         }
         if work.trims {
             running.push(spawn_local(names::trim(hand())));
+        }
+        for _ in 0..work.together {
+            running.push(spawn_local(together::append(hand())));
+        }
+        for _ in 0..work.selections {
+            running.push(spawn_local(selecting::select(hand())));
+        }
+        for _ in 0..work.passing {
+            running.push(spawn_local(passing::make(hand())));
         }
         Self { running, stop }
     }

@@ -63,6 +63,7 @@ pub async fn read(hand: Hand) {
         };
         let begin = system::elapsed();
         let request = ConsumeRequest {
+            log: hand.log.clone(),
             start: Some((&Start::Offset(from)).into()),
             consistency: Some(asked.into()),
             records_max: pick(&hand.random, &[0, 1, 10]),

@@ -47,6 +47,13 @@ pub struct Record {
 pub struct SharedRecord(Arc<Mutex<Record>>);
 
 impl SharedRecord {
+    /// Its producers' numbers are above this one.
+    pub fn numbered_from(number: u32) -> Self {
+        let shared = Self::default();
+        shared.lock().producers = number;
+        shared
+    }
+
     pub fn lock(&self) -> MutexGuard<'_, Record> {
         self.0.lock().expect("no panic before")
     }

@@ -43,12 +43,12 @@ impl Hand {
     }
 }
 
-fn records(values: Vec<Bytes>) -> Vec<Record> {
+pub fn records(values: Vec<Bytes>) -> Vec<Record> {
     values.into_iter().map(Record::from).collect()
 }
 
 /// What an error of the real client leaves.
-fn outcome_of(hand: &Hand, error: &ClientError) -> Outcome {
+pub fn outcome_of(hand: &Hand, error: &ClientError) -> Outcome {
     match error {
         ClientError::OffsetDiffers { .. } | ClientError::Fenced { .. } => Outcome::Refused,
         ClientError::Gap { .. } | ClientError::Protocol { .. } | ClientError::Batch { .. } => {
@@ -199,6 +199,7 @@ pub async fn send(hand: Hand) {
             .record
             .begin(&hand.random, (number, 0), count, most, None);
         let request = ProduceRequest {
+            log: hand.log.clone(),
             batch: Some(batch(values)),
             ..ProduceRequest::default()
         };

@@ -1,0 +1,137 @@
+//! What the nodes tell once all is well again, held against what the clients were told: of each log, and of the order
+//! of them all.
+
+use std::time::Duration;
+
+use ferrolog::client::{
+    Client, ClientError, Consistency, ConsumeOptions, ConsumedRecord, LogInfo, Selection, Start,
+};
+use tokio::time::timeout;
+
+use super::clients::{Found, Logs};
+use super::harness::checker::{Entry, NodeLog, hash};
+use super::network::SimNetwork;
+use super::nodes::Nodes;
+use super::run::WELL_AGAIN;
+use super::{judge, judge_order};
+
+/// What one node tells of all logs.
+pub struct NodeOrder {
+    pub node: String,
+    /// All records, as they were committed.
+    pub found: Vec<Found>,
+    /// The logs that there are.
+    pub logs: Vec<LogInfo>,
+}
+
+/// All that is wrong.
+pub async fn of(logs: &Logs, nodes: &Nodes, network: &SimNetwork) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let client = network.client("c0", &nodes.addrs(), Duration::from_secs(60));
+    let wanted = || nodes.all.iter().filter(|node| node.is_wanted);
+    let mut places = Vec::new();
+    for log in logs.lasting.iter() {
+        let (next, is_retained) = {
+            let record = log.record.lock();
+            (record.next, record.is_retained)
+        };
+        let client = client.log(&*log.name);
+        let mut told = Vec::new();
+        for node in wanted() {
+            let name = node.name();
+            let read = read_all(&client, &name, &node.addr, next, is_retained);
+            match timeout(WELL_AGAIN, read).await {
+                Ok(Ok(log)) => told.push(log),
+                Ok(Err(error)) => wrong.push(format!("{} of {name}: {error}", log.name)),
+                Err(_) => wrong.push(format!("{name} does not tell {}", log.name)),
+            }
+        }
+        let (found, places_of) = judge::judge(&log.record, told);
+        wrong.extend(
+            found
+                .into_iter()
+                .map(|what| format!("{}: {what}", log.name)),
+        );
+        places.push(places_of);
+    }
+    let mut orders = Vec::new();
+    for node in wanted() {
+        let one = network.client(
+            "c0",
+            std::slice::from_ref(&node.addr),
+            Duration::from_secs(60),
+        );
+        match timeout(WELL_AGAIN, read_order(&one, node.name())).await {
+            Ok(Ok(order)) => orders.push(order),
+            Ok(Err(error)) => wrong.push(format!("the order of {}: {error}", node.name())),
+            Err(_) => wrong.push(format!("{} does not tell the order", node.name())),
+        }
+    }
+    wrong.append(&mut judge_order::judge(logs, &orders, &places));
+    wrong
+}
+
+fn entry(record: &ConsumedRecord) -> Entry {
+    Entry {
+        offset: record.offset,
+        hash: hash(&record.record.value),
+    }
+}
+
+/// A log as one node tells it. Retention goes on by itself: a read that it overtakes begins anew, where the log does
+/// by then.
+async fn read_all(
+    client: &Client,
+    name: &str,
+    addr: &str,
+    next: u64,
+    is_retained: bool,
+) -> Result<NodeLog, ClientError> {
+    let options = ConsumeOptions {
+        from: Start::Earliest,
+        consistency: Consistency::AtLeast(next),
+        server: Some(addr.to_owned()),
+        ..ConsumeOptions::default()
+    };
+    'anew: loop {
+        let mut consumer = client.consume(options.clone())?;
+        let mut entries = Vec::new();
+        while let Some(record) = consumer.next().await {
+            match record {
+                Err(ClientError::Trimmed { .. }) if is_retained => continue 'anew,
+                record => entries.push(entry(&record?)),
+            }
+        }
+        return Ok(NodeLog {
+            node: name.to_owned(),
+            first: entries.first().map_or(next, |entry| entry.offset),
+            entries,
+        });
+    }
+}
+
+/// What the one node that this client speaks to tells of all logs.
+async fn read_order(client: &Client, node: String) -> Result<NodeOrder, ClientError> {
+    let options = ConsumeOptions {
+        selection: Some(Selection::Prefix(String::new())),
+        consistency: Consistency::Strong,
+        ..ConsumeOptions::default()
+    };
+    let mut consumer = client.consume(options)?;
+    let mut found = Vec::new();
+    while let Some(record) = consumer.next().await {
+        let record = record?;
+        let Entry { offset, hash } = entry(&record);
+        found.push(Found {
+            position: record.position.unwrap_or(u64::MAX),
+            log: record.log,
+            offset,
+            hash,
+        });
+    }
+    Ok(NodeOrder {
+        node,
+        found,
+        logs: client.admin().list_logs("").await?,
+    })
+}
