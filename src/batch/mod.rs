@@ -41,6 +41,8 @@ pub struct Limits {
     pub headers: usize,
     /// The size of one header, its name and value together, in bytes.
     pub header_bytes: usize,
+    /// Whether each record needs the client's own time.
+    pub timestamps_required: bool,
 }
 
 /// Why a batch is refused.
@@ -56,6 +58,12 @@ pub enum BatchError {
         declared: u32,
         /// The number that it holds.
         found: u32,
+    },
+    /// A record lacks the client's own time.
+    #[error("record {number} of the batch has no client timestamp")]
+    NoTimestamp {
+        /// Which one of the batch, from 1.
+        number: u32,
     },
     /// Something in the batch is over its limit.
     #[error("{what} of {size} is over the limit of {limit}")]
@@ -181,13 +189,13 @@ pub fn check(bytes: &[u8], limits: &Limits) -> Result<u32, BatchError> {
             count as usize,
             limits.records as usize,
         )?;
-        check_record(record, limits)?;
+        check_record(record, count, limits)?;
     }
     Ok(count)
 }
 
-fn check_record(mut rest: &[u8], limits: &Limits) -> Result<(), BatchError> {
-    let (mut headers, mut bytes) = (0, 0);
+fn check_record(mut rest: &[u8], number: u32, limits: &Limits) -> Result<(), BatchError> {
+    let (mut headers, mut bytes, mut has_time) = (0, 0, false);
     while !rest.is_empty() {
         match next_field(&mut rest)? {
             (VALUE, Field::Bytes(value)) => bytes += value.len(),
@@ -203,12 +211,18 @@ fn check_record(mut rest: &[u8], limits: &Limits) -> Result<(), BatchError> {
                 bytes += header;
                 over("a header", header, limits.header_bytes)?;
             }
-            (CLIENT_TIMESTAMP, Field::Number(_)) => {}
+            (CLIENT_TIMESTAMP, Field::Number(time)) => has_time = time > 0,
             _ => return Err(UNKNOWN_FIELD),
         }
     }
-    over("a record", bytes, limits.record_bytes)
+    if limits.timestamps_required && !has_time {
+        return Err(BatchError::NoTimestamp { number });
+    }
+    over(RECORD, bytes, limits.record_bytes)
 }
+
+/// What is too large, if it is a record as a whole.
+pub const RECORD: &str = "a record";
 
 fn over(what: &'static str, size: usize, limit: usize) -> Result<(), BatchError> {
     if size <= limit {
@@ -355,6 +369,7 @@ mod tests {
         key_bytes: 100,
         headers: 3,
         header_bytes: 50,
+        timestamps_required: false,
     };
 
     fn some() -> Vec<Record> {
@@ -408,6 +423,13 @@ mod tests {
         assert_eq!(back.unwrap(), some());
         assert_eq!(check(&again, &LIMITS), Ok(3));
         assert_eq!(check(&bytes, &LIMITS), Ok(3));
+        let timed = Limits {
+            timestamps_required: true,
+            ..LIMITS
+        };
+        let first = BatchError::NoTimestamp { number: 1 };
+        assert_eq!(check(&bytes, &timed), Err(first));
+        assert_eq!(check(&built(&some()[2..]), &timed), Ok(1));
     }
 
     #[test]

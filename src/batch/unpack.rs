@@ -53,7 +53,8 @@ pub fn check_packed(
         over(what, count, most)?;
         record.clear();
         records.read(length, &mut record)?;
-        check_record(&record, limits)?;
+        let number = u32::try_from(count).unwrap_or(u32::MAX);
+        check_record(&record, number, limits)?;
     }
     records.check_end()?;
     let plain_bytes = usize::try_from(plain_bytes).unwrap_or(usize::MAX);
@@ -194,6 +195,7 @@ mod tests {
         key_bytes: 100,
         headers: 3,
         header_bytes: 50,
+        timestamps_required: false,
     };
 
     /// Records of all lengths up to 2,000 bytes, and one of 200,000.
@@ -264,6 +266,10 @@ mod tests {
                 },
                 Limits {
                     record_bytes: 199_999,
+                    ..LIMITS
+                },
+                Limits {
+                    timestamps_required: true,
                     ..LIMITS
                 },
             ] {

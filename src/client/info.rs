@@ -19,8 +19,12 @@ pub struct Claim {
 pub struct LogSettings {
     /// How much of the log is kept.
     pub retention: Retention,
-    /// Words of its owner's about it: at most 32, keys of 1 to 64 bytes, values of at most 256.
+    /// Words of its owner's about it: at most 8, of 192 bytes in all, each with a key.
     pub labels: BTreeMap<String, String>,
+    /// The largest record that it takes; 0: what the nodes take.
+    pub record_bytes_max: u32,
+    /// Whether it takes only records with a [`client_timestamp_ms`](super::Record::client_timestamp_ms).
+    pub timestamps_required: bool,
 }
 
 impl From<LogSettings> for LogConfig {
@@ -28,6 +32,8 @@ impl From<LogSettings> for LogConfig {
         Self {
             retention: Some(settings.retention),
             labels: settings.labels.into_iter().collect(),
+            record_bytes_max: settings.record_bytes_max,
+            timestamps_required: settings.timestamps_required,
         }
     }
 }
@@ -64,6 +70,8 @@ impl From<Log> for LogInfo {
             settings: LogSettings {
                 retention: config.retention.unwrap_or_default(),
                 labels: config.labels.into_iter().collect(),
+                record_bytes_max: config.record_bytes_max,
+                timestamps_required: config.timestamps_required,
             },
             epoch: log.epoch,
             first_offset: log.first_offset,

@@ -48,7 +48,7 @@ pub mod fuzzing;
 mod tests;
 
 pub use engine::Timing;
-pub use entry::catalog::{CreateLog, DeleteLog, LogConfig, UpdateLog};
+pub use entry::catalog::{CreateLog, DeleteLog, Demands, LogConfig, UpdateLog};
 pub use entry::command::{ClaimEpoch, CommitCursor, Retention};
 pub use entry::outcome::{OffsetRange, Ranges, Receipt, Refusal, Refused, StateRefusal};
 pub use entry::owner;
@@ -169,6 +169,12 @@ impl ReplicatedLog {
     /// Whether it is there, as far as this node has applied.
     pub fn is_there(&self) -> bool {
         self.log().ends(self.2).is_some()
+    }
+
+    /// What it asks of the records that it takes, as far as this node has applied.
+    pub fn demands(&self) -> Demands {
+        let known = |fsm: &Fsm| fsm.logs.get(self.2).map(|log| log.config.demands);
+        self.0.node.state.read(known).unwrap_or_default()
     }
 
     /// How much of it is kept.

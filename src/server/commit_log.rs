@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use crate::log::{Log, LogId, Offset};
 use crate::raft::{
-    Answer, Applied, Caller, CreateLog, ExecuteError, ProposeError, ReadError, StateRefusal, View,
+    Answer, Applied, Caller, CreateLog, Demands, ExecuteError, ProposeError, ReadError,
+    StateRefusal, View,
 };
 
 /// What the service needs of a log: a handle, whose clones share it.
@@ -21,6 +22,9 @@ pub trait CommitLog: Clone + Unpin + Send + Sync + 'static {
 
     /// Which log it is.
     fn id(&self) -> LogId;
+
+    /// What it asks of the records that it takes, as far as this node has applied.
+    fn demands(&self) -> Demands;
 
     /// The same log for a call whose caller waits no longer than until a time, if one is given.
     fn until(&self, deadline: Option<Instant>) -> Self;
@@ -69,6 +73,10 @@ impl CommitLog for crate::raft::ReplicatedLog {
 
     fn id(&self) -> LogId {
         Self::id(self)
+    }
+
+    fn demands(&self) -> Demands {
+        Self::demands(self)
     }
 
     fn until(&self, deadline: Option<Instant>) -> Self {

@@ -2,6 +2,7 @@
 
 use crate::log;
 use crate::net::budget;
+use crate::raft::Demands;
 
 /// How many bytes a client may send on a stream before they are read.
 pub const STREAM_WINDOW: u32 = 256 << 10;
@@ -67,11 +68,18 @@ impl Limits {
         self.native_bytes_max() + MESSAGE_OVERHEAD
     }
 
-    /// What a native batch may hold.
-    pub fn of_batches(&self) -> crate::batch::Limits {
+    /// The largest record that a log takes here.
+    pub fn record_bytes_of(&self, demands: Demands) -> usize {
+        let own = demands.record_bytes_max.map(|most| most.get() as usize);
+        own.map_or(self.record_bytes_max, |own| own.min(self.record_bytes_max))
+    }
+
+    /// What a native batch for a log may hold.
+    pub fn of_batches(&self, demands: Demands) -> crate::batch::Limits {
         crate::batch::Limits {
             records: BATCH_RECORDS_MAX,
-            record_bytes: self.record_bytes_max,
+            record_bytes: self.record_bytes_of(demands),
+            timestamps_required: demands.timestamps_required,
             key_bytes: KEY_BYTES_MAX,
             headers: HEADERS_MAX,
             header_bytes: HEADER_BYTES_MAX,

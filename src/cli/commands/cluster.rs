@@ -161,6 +161,8 @@ fn limits(limits: &GetLimitsResponse) -> Told {
         fences_max,
         of_subject_max,
         logs_max,
+        labels_max,
+        labels_bytes_max,
     );
     let rows = limits.map(|(name, value)| vec![name.to_owned(), grouped(value)]);
     let json = limits.map(|(name, value)| (name.to_owned(), value.into()));

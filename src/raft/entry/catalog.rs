@@ -1,6 +1,7 @@
 //! The commands that make, change and delete logs.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use bytes::Bytes;
 
@@ -16,6 +17,17 @@ pub struct LogConfig {
     pub retention: Retention,
     /// What people and programs note down about it.
     pub labels: BTreeMap<String, String>,
+    pub demands: Demands,
+}
+
+/// What a log asks of the records that it takes. The node that a batch comes to judges it, by the configuration as far
+/// as it has applied: to apply, a batch is one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Demands {
+    /// The largest record; `None`: what the nodes take.
+    pub record_bytes_max: Option<NonZeroU32>,
+    /// Whether each record needs a time of the client's.
+    pub timestamps_required: bool,
 }
 
 impl LogConfig {
@@ -23,6 +35,8 @@ impl LogConfig {
         pb::LogConfig {
             retention: Some(self.retention.to_pb()),
             labels: self.labels.iter().map(label).collect(),
+            record_bytes_max: self.demands.record_bytes_max.map_or(0, NonZeroU32::get),
+            timestamps_required: self.demands.timestamps_required,
         }
     }
 
@@ -34,6 +48,10 @@ impl LogConfig {
                 .into_iter()
                 .map(|label| (label.key, label.value))
                 .collect(),
+            demands: Demands {
+                record_bytes_max: NonZeroU32::new(config.record_bytes_max),
+                timestamps_required: config.timestamps_required,
+            },
         }
     }
 }

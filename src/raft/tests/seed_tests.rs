@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "it reads the tree itself")]
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -19,7 +20,9 @@ use crate::log::{Index, LogId, Offset, Term, record};
 use crate::proto::raft_v1 as pb;
 use crate::raft::Member;
 use crate::raft::entry::admission::Entrance;
-use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog};
+use crate::raft::entry::catalog::{
+    CreateLog, DeleteLog, Demands, LogConfig, SetRetention, Trim, UpdateLog,
+};
 use crate::raft::entry::codec;
 use crate::raft::entry::command::{Command, Retention};
 use crate::raft::entry::types::{self, Entry, EntryPayload, Membership, Vote};
@@ -174,6 +177,10 @@ fn frame_seeds() -> Vec<Seed> {
     };
     let config = LogConfig {
         labels: [("team".to_owned(), "sales".to_owned())].into(),
+        demands: Demands {
+            record_bytes_max: NonZeroU32::new(1 << 20),
+            timestamps_required: true,
+        },
         ..LogConfig::default()
     };
     let commands = [

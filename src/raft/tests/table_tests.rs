@@ -1,5 +1,7 @@
 //! The state with every table full: how large its checkpoint is, how long it takes, and that it travels.
 
+use std::num::NonZeroU32;
+
 use bytes::Bytes;
 use futures::stream;
 use prost::Message;
@@ -9,7 +11,7 @@ use crate::log::record::{BatchBuilder, Conditions, Producer, check_bundle, packe
 use crate::log::{Ends, Index, LogId, NUMBER_MAX, Offset, Position, Run};
 use crate::name::NAME_BYTES_MAX;
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::catalog::{CreateLog, LogConfig, Trim};
+use crate::raft::entry::catalog::{CreateLog, Demands, LogConfig, Trim};
 use crate::raft::entry::command::{ClaimEpoch, CommitCursor, OpenSession, Retention};
 use crate::raft::entry::types;
 use crate::raft::snapshot::{self, gather};
@@ -132,6 +134,10 @@ fn make_log(fsm: &mut Fsm, number: usize) {
                 wait_bytes_max: high,
             },
             labels: [("purpose".to_owned(), "orders".to_owned())].into(),
+            demands: Demands {
+                record_bytes_max: NonZeroU32::new(u32::MAX),
+                timestamps_required: true,
+            },
         },
         token: Bytes::copy_from_slice(&[7; 16]),
         subject: subject(number),

@@ -14,9 +14,10 @@ use crate::proto::log_v1::{
     ConsumeRequest, ConsumeResponse, GetServersRequest, GetServersResponse, ProduceRequest,
     ProduceResponse, Record, Server,
 };
+use crate::raft::Demands;
 
 use super::auth::Action;
-use super::{ApiContext, CommitLog, accounts, status};
+use super::{ApiContext, CommitLog, Limits, accounts, status};
 use consume::ConsumeStream;
 
 /// The verbs, over any log.
@@ -118,13 +119,25 @@ fn log_name<T>(request: &Request<T>) -> Result<String, Status> {
     })
 }
 
-/// The record of a request, if it has one within the limit.
-pub fn record(request: ProduceRequest, limit: usize) -> Result<Record, Status> {
+/// The record of a request, if it has one that the log takes. It bears no time of the client's.
+pub fn record(
+    request: ProduceRequest,
+    limits: &Limits,
+    demands: Demands,
+) -> Result<Record, Status> {
     let record = request
         .record
         .ok_or_else(|| status::invalid("the request has no record"))?;
-    if record.value.len() > limit {
-        return Err(status::too_large(record.value.len(), limit));
+    let (bytes, limit) = (record.value.len(), limits.record_bytes_max);
+    if bytes > limit {
+        return Err(status::too_large(bytes, limit));
+    }
+    let own = limits.record_bytes_of(demands);
+    if bytes > own {
+        return Err(status::too_large_for_log(bytes, own));
+    }
+    if demands.timestamps_required {
+        return Err(status::timestamp_required());
     }
     Ok(record)
 }

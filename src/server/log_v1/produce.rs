@@ -70,7 +70,7 @@ pub async fn one<L: CommitLog>(
     let log = api.log_to(&rights, &name, deadline::of(&request)).await?;
     let producer = producer(&request)?;
     let (held, deadline) = (taken(&request).take(), deadline::of(&request));
-    let record = log_v1::record(request.into_inner(), api.limits.record_bytes_max)?;
+    let record = log_v1::record(request.into_inner(), &api.limits, log.demands())?;
     let mut batch = BatchBuilder::of(log.id(), producer);
     batch.push(&record.value, record.term, record.r#type);
     let batch = counted(batch.finish(), held);
@@ -140,11 +140,11 @@ impl<L: CommitLog> Feed for Batcher<L> {
         if let Some(ahead) = self.ahead.take() {
             return ahead;
         }
-        let limit = self.api.limits.record_bytes_max;
         let Some(request) = self.requests.message().await? else {
             return Ok(None);
         };
-        Ok(Some(log_v1::record(request, limit)?))
+        let demands = self.log.demands();
+        Ok(Some(log_v1::record(request, &self.api.limits, demands)?))
     }
 
     /// Queues a batch of this record and those that wait behind it.

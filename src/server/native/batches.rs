@@ -12,7 +12,7 @@ use crate::log::record::{self, Conditions, DECOMPRESSED_BYTES_MAX, Producer, Sto
 use crate::log::{Error, LogId, Offset, Read};
 use crate::net::budget::Accounts;
 use crate::proto::v1::{self, ProduceRequest, StoredBatch};
-use crate::raft::owner;
+use crate::raft::{Demands, ReplicatedLog, owner};
 
 use super::super::{Limits, status};
 use super::check_name;
@@ -20,10 +20,26 @@ use super::consume::bytes_of;
 use crate::server::answers::bulk::Bulk;
 use crate::server::answers::reading::{PART_BYTES, Shape, is_copied};
 
+/// A log that a batch is for, and what it asks of records.
+#[derive(Clone, Copy)]
+pub struct Target {
+    pub id: LogId,
+    demands: Demands,
+}
+
+impl Target {
+    pub fn of(log: &ReplicatedLog) -> Self {
+        Self {
+            id: log.id(),
+            demands: log.demands(),
+        }
+    }
+}
+
 /// Who sends a batch, and to which log.
 #[derive(Clone, Copy)]
 pub struct Sender<'a> {
-    pub log: LogId,
+    pub to: Target,
     pub subject: &'a str,
 }
 
@@ -39,10 +55,10 @@ pub async fn taken(
     if !request.batch.as_ref().is_some_and(is_compressed) {
         return Packing::new(limits).pack(request, sender);
     }
-    let (limits, log, subject) = (limits.clone(), sender.log, sender.subject.to_owned());
+    let (limits, to, subject) = (limits.clone(), sender.to, sender.subject.to_owned());
     let taken = bulk.run(accounts, move || {
         let subject = &*subject;
-        Packing::new(&limits).pack(request, Sender { log, subject })
+        Packing::new(&limits).pack(request, Sender { to, subject })
     });
     taken.await.unwrap_or_else(|| Err(status::draining()))
 }
@@ -71,11 +87,18 @@ impl<'a> Packing<'a> {
 
     /// The batch of a request, as the log keeps it.
     pub fn pack(&mut self, request: ProduceRequest, sender: Sender<'_>) -> Result<Bytes, Status> {
-        let Sender { log, subject } = sender;
+        let Sender { to, subject } = sender;
         let missing = || status::invalid("the request has no batch");
         let batch = request.batch.ok_or_else(missing)?;
-        let checked = self.check(&batch);
-        let compression = checked.map_err(|error| status::batch(&error))?;
+        let checked = self.check(&batch, to.demands);
+        let compression = checked.map_err(|error| match error {
+            BatchError::OverLimit { what, size, limit }
+                if what == batch::RECORD && limit < self.limits.record_bytes_max =>
+            {
+                status::too_large_for_log(size, limit)
+            }
+            error => status::batch(&error),
+        })?;
         if let Some(fence) = &request.fence {
             check_name("a fence", &fence.name)?;
         }
@@ -98,7 +121,7 @@ impl<'a> Packing<'a> {
         });
         let (producer, count) = (producer.transpose()?, batch.count);
         Ok(record::packed(
-            log,
+            to.id,
             producer,
             &conditions,
             compression,
@@ -107,7 +130,7 @@ impl<'a> Packing<'a> {
         ))
     }
 
-    fn check(&mut self, batch: &v1::Batch) -> Result<Compression, BatchError> {
+    fn check(&mut self, batch: &v1::Batch, demands: Demands) -> Result<Compression, BatchError> {
         let (size, limit) = (batch.records.len(), self.limits.native_bytes_max());
         if size > self.left {
             let what = "a batch, or all of one call";
@@ -115,7 +138,7 @@ impl<'a> Packing<'a> {
             return Err(BatchError::OverLimit { what, size, limit });
         }
         let compression = Compression::new(batch.compression)?;
-        let limits = self.limits.of_batches();
+        let limits = self.limits.of_batches(demands);
         let checked = batch::check_packed(&batch.records, compression, self.plain_left, &limits);
         let (found, plain_bytes) = checked?;
         self.left -= size;

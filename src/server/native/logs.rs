@@ -1,13 +1,18 @@
 //! Making, changing and deleting logs, and looking at them.
 
+use std::num::NonZeroU32;
+
 use tonic::Status;
 
 use crate::name;
 use crate::proto::v1::{
     self, CreateLogRequest, DeleteLogRequest, ListLogsRequest, ListLogsResponse, UpdateLogRequest,
 };
-use crate::raft::{CreateLog, DeleteLog, KnownLog, LogConfig, ReplicatedLog, Retention, UpdateLog};
+use crate::raft::{
+    CreateLog, DeleteLog, Demands, KnownLog, LogConfig, ReplicatedLog, Retention, UpdateLog,
+};
 
+use super::super::Limits;
 use super::super::api_context::check_new_name;
 use super::super::auth::{Actions, Rights};
 use super::super::status;
@@ -18,8 +23,8 @@ use crate::log::LogId;
 
 /// The labels of a log, and the bytes of their keys and values. With as many logs as there may be, the state
 /// stays below what a snapshot may hold.
-const LABELS_MAX: usize = 8;
-const LABELS_BYTES_MAX: usize = 192;
+pub const LABELS_MAX: usize = 8;
+pub const LABELS_BYTES_MAX: usize = 192;
 /// The names that are looked at before others have a turn.
 const LOOKED_MAX: usize = 1000;
 const TOKEN_BYTES_MAX: usize = 16;
@@ -46,7 +51,7 @@ pub fn retention_to(retention: Retention) -> v1::Retention {
     }
 }
 
-fn config_of(config: Option<v1::LogConfig>) -> Result<LogConfig, Status> {
+fn config_of(limits: &Limits, config: Option<v1::LogConfig>) -> Result<LogConfig, Status> {
     let config = config.unwrap_or_default();
     let fits = |(key, value): (&String, &String)| {
         name::check(key).is_ok() && !value.chars().any(name::misleads)
@@ -64,9 +69,20 @@ fn config_of(config: Option<v1::LogConfig>) -> Result<LogConfig, Status> {
         )));
     }
     let retention = retention_of(config.retention.unwrap_or_default())?;
+    let most = limits.record_bytes_max;
+    if config.record_bytes_max as usize > most {
+        return Err(status::invalid(format!(
+            "a log's record_bytes_max is 0 for none, or up to that of the nodes, {most} bytes, not {}",
+            config.record_bytes_max
+        )));
+    }
     Ok(LogConfig {
         retention,
         labels: config.labels.into_iter().collect(),
+        demands: Demands {
+            record_bytes_max: NonZeroU32::new(config.record_bytes_max),
+            timestamps_required: config.timestamps_required,
+        },
     })
 }
 
@@ -77,6 +93,12 @@ fn log_to(id: LogId, log: KnownLog) -> v1::Log {
         config: Some(v1::LogConfig {
             retention: Some(retention_to(log.config.retention)),
             labels: log.config.labels.into_iter().collect(),
+            record_bytes_max: log
+                .config
+                .demands
+                .record_bytes_max
+                .map_or(0, NonZeroU32::get),
+            timestamps_required: log.config.demands.timestamps_required,
         }),
         epoch: log.epoch,
         first_offset: log.ends.first.0,
@@ -91,7 +113,7 @@ fn log_to(id: LogId, log: KnownLog) -> v1::Log {
 pub async fn create(
     log: &ReplicatedLog,
     subject: &str,
-    logs_max: u32,
+    limits: &Limits,
     request: CreateLogRequest,
 ) -> Result<v1::Log, Status> {
     check_new_name(&request.name)?;
@@ -101,11 +123,11 @@ pub async fn create(
     }
     let create = CreateLog {
         name: request.name,
-        config: config_of(request.config)?,
+        config: config_of(limits, request.config)?,
         token: request.token,
         subject: subject.to_owned(),
         now_ms: 0,
-        logs_max,
+        logs_max: limits.logs_max,
     };
     let made = log.create_log(create).await;
     let made = made.map_err(|error| status::execute(&error))?;
@@ -150,10 +172,14 @@ pub async fn list(
 }
 
 /// Replaces a log's configuration.
-pub async fn update(log: &ReplicatedLog, request: UpdateLogRequest) -> Result<v1::Log, Status> {
+pub async fn update(
+    log: &ReplicatedLog,
+    limits: &Limits,
+    request: UpdateLogRequest,
+) -> Result<v1::Log, Status> {
     let update = UpdateLog {
         log: log.id(),
-        config: config_of(request.config)?,
+        config: config_of(limits, request.config)?,
         expected_epoch: request.expected_epoch,
     };
     let updated = log.update_log(update).await;
@@ -174,4 +200,57 @@ pub async fn delete(log: &ReplicatedLog, request: DeleteLogRequest) -> Result<bo
     };
     let deleted = log.delete_log(delete).await;
     deleted.map_err(|error| status::execute(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_and_the_api_tell_the_limits_of_labels_that_there_are() {
+        let told = format!("at most {LABELS_MAX}, of {LABELS_BYTES_MAX} bytes in all");
+        for source in [
+            include_str!("../../client/info.rs"),
+            include_str!("../../../proto/ferrolog/v1/log.proto"),
+        ] {
+            assert!(source.to_lowercase().contains(&told), "no {told:?}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_within_the_limits() {
+        let limits = Limits::default();
+        let most = u32::try_from(limits.record_bytes_max).unwrap();
+        let label = |number: usize, bytes: usize| (number.to_string(), "x".repeat(bytes - 1));
+        let labels = |count: usize, bytes| v1::LogConfig {
+            labels: (0..count).map(|number| label(number, bytes)).collect(),
+            ..v1::LogConfig::default()
+        };
+        let record = |record_bytes_max| v1::LogConfig {
+            record_bytes_max,
+            ..v1::LogConfig::default()
+        };
+        let good = [
+            labels(LABELS_MAX, LABELS_BYTES_MAX / LABELS_MAX),
+            record(1),
+            record(most),
+        ];
+        for config in good {
+            let kept = config_of(&limits, Some(config.clone())).unwrap();
+            let mut known = KnownLog::default();
+            known.config = kept;
+            let told = log_to(LogId(1), known).config.unwrap();
+            assert_eq!(told.labels, config.labels);
+            assert_eq!(told.record_bytes_max, config.record_bytes_max);
+        }
+        let bad = [
+            labels(LABELS_MAX + 1, 2),
+            labels(1, LABELS_BYTES_MAX + 1),
+            record(most + 1),
+        ];
+        for config in bad {
+            let refused = config_of(&limits, Some(config)).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        }
+    }
 }

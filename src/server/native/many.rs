@@ -9,9 +9,9 @@ use tonic::{Request, Status};
 use super::super::appending::{append, counted, taken};
 use super::super::auth::Rights;
 use super::super::{ApiContext, accounts, auth, deadline, status};
-use super::batches::{self, Packing, Sender};
+use super::batches::{self, Packing, Sender, Target};
 use super::produce::response;
-use crate::log::{LogId, record};
+use crate::log::record;
 use crate::net::budget::Accounts;
 use crate::proto::v1::{ManyBatch, ProduceManyRequest, ProduceManyResponse, ProduceRequest};
 use crate::raft::{ProposeError, Receipt, ReplicatedLog};
@@ -44,7 +44,7 @@ pub async fn logs(
     rights: &Rights,
     until: Option<Instant>,
     request: &ProduceManyRequest,
-) -> Result<(ReplicatedLog, Vec<LogId>), Status> {
+) -> Result<(ReplicatedLog, Vec<Target>), Status> {
     let count = request.batches.len();
     let none = || {
         let what = format!("a call appends 1 to {MANY_BATCHES_MAX} batches, not {count}");
@@ -62,7 +62,7 @@ pub async fn logs(
                 "a call appends one batch to each log: put all records for a log into one batch";
             return Err(status::invalid(what));
         }
-        logs.push(log.id());
+        logs.push(Target::of(&log));
         first.get_or_insert(log);
     }
     Ok((first.ok_or_else(none)?, logs))
@@ -71,7 +71,7 @@ pub async fn logs(
 /// The batches of a call, as the log keeps them.
 pub async fn bundle(
     api: &ApiContext<ReplicatedLog>,
-    logs: Vec<LogId>,
+    logs: Vec<Target>,
     request: ProduceManyRequest,
     subject: &str,
     accounts: Option<&Accounts>,
@@ -91,7 +91,7 @@ pub async fn bundle(
 
 fn pack(
     limits: &super::super::Limits,
-    logs: Vec<LogId>,
+    logs: Vec<Target>,
     request: ProduceManyRequest,
     subject: &str,
 ) -> Result<Bytes, Status> {
@@ -99,7 +99,7 @@ fn pack(
     // The first batch carries the session of all.
     let mut session = request.session;
     let mut all = Vec::with_capacity(logs.len());
-    for (log, batch) in logs.into_iter().zip(request.batches) {
+    for (to, batch) in logs.into_iter().zip(request.batches) {
         let request = ProduceRequest {
             log: batch.log,
             batch: batch.batch,
@@ -107,7 +107,7 @@ fn pack(
             expected_next_offset: batch.expected_next_offset,
             fence: batch.fence,
         };
-        all.push(packing.pack(request, Sender { log, subject })?);
+        all.push(packing.pack(request, Sender { to, subject })?);
     }
     Ok(record::bundle(&all))
 }

@@ -77,8 +77,7 @@ impl LogService for Native {
             .0
             .catalogue_for(&request, &request.get_ref().name, Action::Admin)?;
         let subject = auth::subject(&request).to_owned();
-        let made =
-            logs::create(&log, &subject, self.0.limits.logs_max, request.into_inner()).await?;
+        let made = logs::create(&log, &subject, &self.0.limits, request.into_inner()).await?;
         Ok(Response::new(CreateLogResponse { log: Some(made) }))
     }
 
@@ -115,7 +114,7 @@ impl LogService for Native {
             .log_for(&request, &request.get_ref().name, Action::Admin)
             .await?;
         let name = request.get_ref().name.clone();
-        let updated = logs::update(&log, request.into_inner()).await;
+        let updated = logs::update(&log, &self.0.limits, request.into_inner()).await;
         let log = Some(self.0.as_named(&name, updated).await?);
         Ok(Response::new(UpdateLogResponse { log }))
     }
@@ -352,6 +351,8 @@ impl LogService for Native {
             node_answer_bytes_max: ANSWERS.node_bytes_max as u64,
             answer_not_taken_ms_max: UNREAD_MAX.as_millis() as u64,
             many_batches_max: many::MANY_BATCHES_MAX as u32,
+            labels_max: logs::LABELS_MAX as u32,
+            labels_bytes_max: logs::LABELS_BYTES_MAX as u32,
         }))
     }
 }

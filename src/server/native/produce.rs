@@ -20,6 +20,7 @@ use super::super::appending::{Feed, Sent, append, counted, pipelined, taken};
 use super::super::auth::Rights;
 use super::super::intake::Taken;
 use super::super::{ApiContext, accounts, auth, deadline, status};
+use super::batches::Target;
 use super::{batches, many};
 
 /// Bytes of batches that one stream may have under way: its credit.
@@ -60,7 +61,7 @@ pub async fn one(
     let (bulk, limits) = (api.reading.bulk(), &api.limits);
     let request = request.into_inner();
     let sender = batches::Sender {
-        log: log.id(),
+        to: Target::of(log),
         subject: &subject,
     };
     let batch = batches::taken(request, sender, limits, bulk, accounts.as_ref()).await?;
@@ -214,7 +215,7 @@ impl Reader {
         let (limits, bulk) = (&self.api.limits, self.api.reading.bulk());
         let accounts = self.accounts.as_ref();
         let sender = batches::Sender {
-            log: log.id(),
+            to: Target::of(&log),
             subject: &self.subject,
         };
         let batch = batches::taken(request, sender, limits, bulk, accounts).await?;

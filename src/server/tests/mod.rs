@@ -34,8 +34,8 @@ use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::log_server::LogServer;
 use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record as WireRecord};
 use crate::raft::{
-    Answer, Applied, Caller, CreateLog, ExecuteError, OffsetRange, ProposeError, ReadError,
-    Receipt, Refusal, Refused, View,
+    Answer, Applied, Caller, CreateLog, Demands, ExecuteError, OffsetRange, ProposeError,
+    ReadError, Receipt, Refusal, Refused, View,
 };
 use crate::reason::{self, Reason};
 
@@ -103,6 +103,10 @@ impl CommitLog for Bare {
 
     fn id(&self) -> LogId {
         LogId::DEFAULT
+    }
+
+    fn demands(&self) -> Demands {
+        Demands::default()
     }
 
     fn until(&self, _: Option<Instant>) -> Self {

@@ -3,6 +3,7 @@
 
 mod appender;
 mod consumer;
+mod demands;
 mod front;
 mod logs;
 mod many;
