@@ -55,6 +55,8 @@ pub(super) enum Cell {
     Number(u64),
     /// A number of things: people read it in groups of three digits.
     Count(u64),
+    /// The same, where there may be none.
+    CountOrNone(Option<u64>),
     /// Bytes: people read them in units.
     Bytes(u64),
     /// Milliseconds since 1970, 0 for never: people read a date.
@@ -70,11 +72,13 @@ pub(super) fn listed<T>(what: &str, items: &[T], columns: &[Column<T>]) -> Told 
         Cell::Text(text) => text,
         Cell::Number(number) => number.to_string(),
         Cell::Count(count) => grouped(count),
+        Cell::CountOrNone(count) => count.map_or("-".to_owned(), grouped),
         Cell::Bytes(bytes) => size(bytes),
         Cell::Time(ms) => time(ms),
     };
     let told = |cell| match cell {
         Cell::Text(text) => json!(text),
+        Cell::CountOrNone(count) => json!(count),
         Cell::Number(number) | Cell::Count(number) | Cell::Bytes(number) | Cell::Time(number) => {
             json!(number)
         }

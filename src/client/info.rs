@@ -59,6 +59,20 @@ pub struct LogInfo {
     pub last_append_ms: u64,
     /// When it was made, in milliseconds since 1970; 0 for the default log, which is there from the start.
     pub created_ms: u64,
+    /// Of the bytes that were appended, those from about the first offset on: up to an eighth more where the log was
+    /// trimmed by hand.
+    pub kept_bytes: u64,
+    /// The one of its cursors that is furthest behind, if there is one and the caller may consume. Only
+    /// [`get_log`](super::Admin::get_log) and [`list_logs`](super::Admin::list_logs) tell it.
+    pub slowest_cursor: Option<CursorInfo>,
+}
+
+impl LogInfo {
+    /// How many records its slowest cursor has not passed.
+    pub fn lag(&self) -> Option<u64> {
+        let slowest = self.slowest_cursor.as_ref()?;
+        Some(self.next_offset.saturating_sub(slowest.offset))
+    }
 }
 
 impl From<Log> for LogInfo {
@@ -79,6 +93,8 @@ impl From<Log> for LogInfo {
             appended_bytes: log.appended_bytes,
             last_append_ms: log.last_append_ms,
             created_ms: log.created_ms,
+            kept_bytes: log.kept_bytes,
+            slowest_cursor: log.slowest_cursor.map(CursorInfo::from),
         }
     }
 }

@@ -14,11 +14,11 @@ use crate::raft::{
 
 use super::super::Limits;
 use super::super::api_context::check_new_name;
-use super::super::auth::{Actions, Rights};
+use super::super::auth::{Action, Actions, Rights};
 use super::super::status;
-use super::be_current;
 use super::cluster::check_wait;
 use super::pages::{page, page_of};
+use super::{be_current, cursor};
 use crate::log::LogId;
 
 /// The labels of a log, and the bytes of their keys and values. With as many logs as there may be, the state
@@ -87,6 +87,7 @@ fn config_of(limits: &Limits, config: Option<v1::LogConfig>) -> Result<LogConfig
 }
 
 fn log_to(id: LogId, log: KnownLog) -> v1::Log {
+    let kept_bytes = log.marks.kept_bytes(log.ends, log.end());
     v1::Log {
         name: log.name,
         id: id.0,
@@ -106,7 +107,19 @@ fn log_to(id: LogId, log: KnownLog) -> v1::Log {
         appended_bytes: log.bytes,
         last_append_ms: log.last_append_ms,
         created_ms: log.created_ms,
+        kept_bytes,
+        slowest_cursor: None,
     }
+}
+
+/// The same with the cursor that is furthest behind, for a caller that may see it.
+pub fn with_cursor(log: &ReplicatedLog, rights: &Rights, mut told: v1::Log) -> v1::Log {
+    if rights.may(Action::Consume, &told.name) {
+        let all = log.of(LogId(told.id)).cursors("", usize::MAX);
+        let slowest = all.into_iter().min_by_key(|(_, cursor)| cursor.offset);
+        told.slowest_cursor = slowest.map(|(name, found)| cursor(name, found));
+    }
+    told
 }
 
 /// Makes a log; one that was made by the same call, or is as it would be, is answered.
@@ -164,7 +177,9 @@ pub async fn list(
         tokio::task::yield_now().await;
     }
     let (found, next_page_token) = page_of(found, size, |(_, log)| log.name.clone());
-    let logs = found.into_iter().map(|(id, log)| log_to(id, log));
+    let logs = found
+        .into_iter()
+        .map(|(id, known)| with_cursor(log, rights, log_to(id, known)));
     Ok(ListLogsResponse {
         logs: logs.collect(),
         next_page_token,

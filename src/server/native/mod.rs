@@ -91,8 +91,9 @@ impl LogService for Native {
             .await?;
         let described = logs::describe(&log).await;
         let name = &request.get_ref().name;
-        let log = Some(self.0.as_named(name, described).await?);
-        Ok(Response::new(GetLogResponse { log }))
+        let told = self.0.as_named(name, described).await?;
+        let told = logs::with_cursor(&log, &self.0.rights(&request), told);
+        Ok(Response::new(GetLogResponse { log: Some(told) }))
     }
 
     async fn list_logs(

@@ -98,7 +98,8 @@ async fn a_log_is_made_filled_read_shown_and_deleted() {
         .map(|line| line.split_whitespace().collect())
         .collect();
     let heads = [
-        "NAME", "ID", "FIRST", "NEXT", "RECORDS", "BYTES", "LAST", "APPEND",
+        "NAME", "ID", "FIRST", "NEXT", "RECORDS", "BYTES", "LAST", "APPEND", "LAG", "SLOWEST",
+        "CURSOR",
     ];
     assert_eq!(lines[0], heads);
     assert_eq!((&lines[1][..2], lines[1][3]), (&["default", "0"][..], "1"));
@@ -109,7 +110,8 @@ async fn a_log_is_made_filled_read_shown_and_deleted() {
     assert_eq!(lines[2][6], "B", "bytes in their unit: {list}");
     let list = cluster.json(&["log", "list", "--prefix", "ord"]).await;
     assert_eq!(list["logs"].as_array().map(Vec::len), Some(1));
-    assert_eq!(list["logs"][0]["appended_bytes"], bytes);
+    assert_eq!(list["logs"][0]["kept_bytes"], bytes);
+    assert_eq!(list["logs"][0]["lag"], Value::Null);
     let none = cluster.text(&["log", "list", "--prefix", "nothing"]).await;
     assert_eq!(none, "there are no logs\n");
 
@@ -141,6 +143,100 @@ async fn a_log_is_made_filled_read_shown_and_deleted() {
     assert_eq!(cluster.text(&["consume", "--log", "orders"]).await, "");
     let kept = cluster.run(&["log", "delete", "default"]).await;
     kept.expect_refusal(&["the default log cannot be deleted"]);
+}
+
+#[tokio::test]
+async fn a_log_is_set_up_in_parts_and_kept_so() {
+    let cluster = Cluster::start().await;
+    let make = [
+        "log",
+        "create",
+        "orders",
+        "--record-bytes-max",
+        "1KiB",
+        "--label",
+        "team=sales",
+    ];
+    cluster.text(&make).await;
+    let file = cluster.file("one\ntwo\nthree\n");
+    let produce = ["produce", "--log", "orders", utf8(&file)];
+    cluster.text(&produce).await;
+    let cursor = [
+        "cursor", "set", "billing", "1", "--create", "--log", "orders",
+    ];
+    cluster.text(&cursor).await;
+
+    let set = async |more: &[&str]| {
+        cluster
+            .run(&[&["log", "set", "orders"], more].concat())
+            .await
+    };
+    let bytes = ["--retention-bytes", "1GiB", "--retention-age", "7d"];
+    set(&bytes).await.expect_success();
+    let wait = ["--retention-wait-for", "billing", "--retention-cap", "2GiB"];
+    set(&wait).await.expect_success();
+    let labels = ["--label", "tier=gold", "--label", "team=ops"];
+    let shown = set(&labels).await.expect_success();
+    for line in [
+        "retention       kept: 1,073,741,824 bytes, for 604,800 s; what billing did not read yet",
+        "largest record  1.00 KiB",
+        "labels          team=ops, tier=gold",
+        "settings' epoch 4",
+    ] {
+        assert!(shown.contains(line), "no {line:?} in {shown}");
+    }
+    let shown = cluster.json(&["log", "show", "orders"]).await;
+    let kept = json!({
+        "max_bytes": 1_u64 << 30,
+        "max_age_ms": 604_800_000_u64,
+        "wait_for_cursors": ["billing"],
+        "wait_max_bytes": 2_u64 << 30,
+    });
+    assert_eq!(shown["retention"], kept);
+    assert_eq!(shown["record_bytes_max"], 1024);
+    assert_eq!(
+        (&shown["slowest_cursor"], &shown["lag"]),
+        (&json!("billing"), &json!(2))
+    );
+    let list = cluster.text(&["log", "list", "--prefix", "ord"]).await;
+    let last = list.lines().last().expect("a row");
+    assert!(last.ends_with("2  billing"), "{list}");
+
+    // What cannot be is refused, and changes nothing.
+    for (bad, told) in [
+        (
+            &["--retention-wait-for", "nobody"][..],
+            "there is no cursor nobody",
+        ),
+        (&["--record-bytes-max", "1GiB"], "up to that of the nodes"),
+        (&["--retention-cap", "1MiB"], "the cap is over max_bytes"),
+        (&["--label", "a=1", "--label", "a=2"], "given twice"),
+        (&["--remove-label", "nothing"], "has no label nothing"),
+        (&["--label", "a=1", "--expected-epoch", "3"], "4"),
+        (&[], "nothing is to be set"),
+    ] {
+        set(bad).await.expect_refusal(&[told]);
+    }
+    let again = cluster.json(&["log", "show", "orders"]).await;
+    assert_eq!(again, shown);
+
+    let large = cluster.file(&format!("{}\n", "x".repeat(1025)));
+    let refused = cluster
+        .run(&["produce", "--log", "orders", utf8(&large)])
+        .await;
+    refused.expect_refusal(&["1025 bytes is over the log's own limit of 1024 bytes"]);
+    let free = ["--record-bytes-max", "none", "--remove-label", "tier"];
+    set(&free).await.expect_success();
+    cluster
+        .text(&["produce", "--log", "orders", utf8(&large)])
+        .await;
+    let timed = ["--timestamps-required", "true"];
+    set(&timed).await.expect_success();
+    let refused = cluster.run(&produce).await;
+    refused.expect_refusal(&["has no client timestamp"]);
+    let shown = cluster.json(&["log", "show", "orders"]).await;
+    assert_eq!(shown["labels"], json!({ "team": "ops" }));
+    assert_eq!(shown["next_offset"], 4);
 }
 
 #[tokio::test]

@@ -1,21 +1,36 @@
 //! `ferrolog log create`, `list`, `show` and `delete`: the logs of a cluster.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use super::settings::{SettingsArgs, retention_json, retention_text};
+use crate::cli::UsageError;
+use crate::cli::commands::cursor::stands;
 use crate::cli::connection::ConnectionArgs;
-use crate::cli::output::{Cell, Column, Told, deleted, grouped, listed, size, time};
+use crate::cli::output::{Cell, Column, Told, counted, deleted, grouped, listed, size, time};
 use crate::client::{ClientError, LogInfo, LogSettings};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CreateArgs {
-    /// What it is called: 1 to 255 bytes, no space at either end, not beginning with _
+    /// What it is called: 1 to 128 bytes, no space at either end, not beginning with _
     name: String,
-    /// A word of yours about it; may be given several times
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SetArgs {
+    name: String,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Take this label away; may be given several times
+    #[arg(long = "remove-label", value_name = "KEY")]
+    removed: Vec<String>,
+    /// Only if the settings have this epoch, as `ferrolog log show` tells it
+    #[arg(long, value_name = "N")]
+    expected_epoch: Option<u64>,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
@@ -51,29 +66,43 @@ pub(super) struct DeleteArgs {
     connection: ConnectionArgs,
 }
 
-fn parse_label(text: &str) -> Result<(String, String), String> {
-    let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
-    let (key, value) = parts.ok_or("write KEY=VALUE, such as team=sales")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
 pub(super) async fn create(args: CreateArgs) -> anyhow::Result<Told> {
-    let mut labels = BTreeMap::new();
-    for (key, value) in args.labels {
-        anyhow::ensure!(
-            labels.insert(key.clone(), value).is_none(),
-            "the label {key} is given twice; give it once"
-        );
+    let settings = args.settings.apply(LogSettings::default())?;
+    if !settings.retention.wait_for_cursors.is_empty() {
+        let text = "a new log has no cursor to wait for; make the log, then the cursor, then use `ferrolog log set`";
+        return Err(UsageError(text.to_owned()).into());
     }
-    let settings = LogSettings {
-        labels,
-        ..LogSettings::default()
-    };
     let admin = args.connection.client(None)?.admin();
     let made = admin.create_log(&args.name, settings).await;
     let made = made.with_context(|| format!("make the log {}", args.name))?;
     let text = format!("the log {} is there, with id {}", made.name, made.id);
     Ok((text, of_log(&made)))
+}
+
+pub(super) async fn set(args: SetArgs) -> anyhow::Result<Told> {
+    if args.settings.is_empty() && args.removed.is_empty() {
+        let text = "nothing is to be set; name a setting, or look with `ferrolog log show`";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    let client = args.connection.client(None)?;
+    let admin = client.admin();
+    let known = admin.get_log(&args.name).await?;
+    let named = client.log(&args.name);
+    for cursor in args.settings.waited_for() {
+        stands(&named, cursor, false).await?;
+    }
+    let mut settings = args.settings.apply(known.settings)?;
+    for key in &args.removed {
+        if settings.labels.remove(key).is_none() {
+            let text = format!("the log has no label {key}; see `ferrolog log show`");
+            return Err(UsageError(text).into());
+        }
+    }
+    // What was looked at is what is changed: nobody else's change is lost.
+    let epoch = args.expected_epoch.unwrap_or(known.epoch);
+    let set = admin.update_log(&args.name, settings, Some(epoch)).await;
+    let set = set.with_context(|| format!("set up the log {}", args.name))?;
+    Ok((described(&set), of_log(&set)))
 }
 
 pub(super) async fn list(args: &ListArgs) -> anyhow::Result<Told> {
@@ -85,11 +114,14 @@ pub(super) async fn list(args: &ListArgs) -> anyhow::Result<Told> {
         Column("FIRST", "first_offset", |log| Cell::Count(log.first_offset)),
         Column("NEXT", "next_offset", |log| Cell::Count(log.next_offset)),
         Column("RECORDS", "records", |log| Cell::Count(records(log))),
-        Column("BYTES", "appended_bytes", |log| {
-            Cell::Bytes(log.appended_bytes)
-        }),
+        Column("BYTES", "kept_bytes", |log| Cell::Bytes(log.kept_bytes)),
         Column("LAST APPEND", "last_append_ms", |log| {
             Cell::Time(log.last_append_ms)
+        }),
+        Column("LAG", "lag", |log| Cell::CountOrNone(log.lag())),
+        Column("SLOWEST CURSOR", "slowest_cursor", |log| {
+            let slowest = log.slowest_cursor.as_ref();
+            Cell::Text(slowest.map_or(String::new(), |cursor| cursor.name.clone()))
         }),
     ];
     Ok(listed("logs", &logs, &columns))
@@ -136,17 +168,38 @@ fn described(log: &LogInfo) -> String {
     let labels: Vec<_> = labels
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
+    let largest = match log.settings.record_bytes_max {
+        0 => "what the nodes take".to_owned(),
+        bytes => size(bytes.into()),
+    };
+    let timestamps = match log.settings.timestamps_required {
+        true => "required of each record",
+        false => "as clients like",
+    };
+    let slowest = log.slowest_cursor.as_ref().zip(log.lag());
+    let slowest = slowest.map_or("none".to_owned(), |(cursor, lag)| {
+        format!(
+            "{}, {} behind",
+            cursor.name,
+            counted(lag, "record", "records")
+        )
+    });
     let rows = [
         ("name", log.name.clone()),
         ("id", log.id.to_string()),
         ("first offset", grouped(log.first_offset)),
         ("next offset", grouped(log.next_offset)),
         ("records", grouped(records(log))),
+        ("bytes kept", size(log.kept_bytes)),
         ("bytes appended", size(log.appended_bytes)),
         ("last append", time(log.last_append_ms)),
         ("made", time(log.created_ms)),
         ("settings' epoch", log.epoch.to_string()),
+        ("retention", retention_text(&log.settings.retention)),
+        ("largest record", largest),
+        ("timestamps", timestamps.to_owned()),
         ("labels", labels.join(", ")),
+        ("slowest cursor", slowest),
     ];
     let rows = rows.map(|(what, value)| format!("{what:<16}{value}"));
     rows.map(|line| line.trim_end().to_owned()).join("\n")
@@ -159,25 +212,26 @@ fn of_log(log: &LogInfo) -> Value {
         "first_offset": log.first_offset,
         "next_offset": log.next_offset,
         "records": records(log),
+        "kept_bytes": log.kept_bytes,
         "appended_bytes": log.appended_bytes,
         "last_append_ms": log.last_append_ms,
         "created_ms": log.created_ms,
         "epoch": log.epoch,
+        "retention": retention_json(&log.settings.retention),
+        "record_bytes_max": Some(log.settings.record_bytes_max).filter(|bytes| *bytes > 0),
+        "timestamps_required": log.settings.timestamps_required,
         "labels": log.settings.labels,
+        "slowest_cursor": log.slowest_cursor.as_ref().map(|cursor| &cursor.name),
+        "lag": log.lag(),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeMap;
 
-    #[test]
-    fn a_label_has_a_key() {
-        let label = |key: &str, value: &str| Ok((key.to_owned(), value.to_owned()));
-        assert_eq!(parse_label("team=a=b"), label("team", "a=b"));
-        assert_eq!(parse_label("note="), label("note", ""));
-        assert!(parse_label("=x").is_err() && parse_label("team").is_err());
-    }
+    use super::*;
+    use crate::client::CursorInfo;
 
     #[test]
     fn people_see_sizes_and_dates_and_programs_the_numbers() {
@@ -194,6 +248,12 @@ mod tests {
             appended_bytes: 3 << 19,
             last_append_ms: 951_827_696_999,
             created_ms: 951_827_696_000,
+            kept_bytes: 1 << 19,
+            slowest_cursor: Some(CursorInfo {
+                name: "billing".to_owned(),
+                offset: 600,
+                updated_ms: 0,
+            }),
         };
         let shown = described(&log);
         for part in [
@@ -201,6 +261,8 @@ mod tests {
             "1.50 MiB",
             "2000-02-29T12:34:56Z",
             "team=sales",
+            "bytes kept      512.00 KiB",
+            "slowest cursor  billing, 1,500 records behind",
         ] {
             assert!(shown.contains(part), "no {part:?} in {shown}");
         }
@@ -208,5 +270,9 @@ mod tests {
         assert_eq!(told["appended_bytes"], 3 << 19);
         assert_eq!(told["last_append_ms"], 951_827_696_999_u64);
         assert_eq!(told["labels"]["team"], "sales");
+        assert_eq!(
+            (&told["lag"], &told["kept_bytes"]),
+            (&json!(1500), &json!(1 << 19))
+        );
     }
 }

@@ -2,21 +2,22 @@
 
 mod catalogue;
 mod files;
+mod settings;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::cursor::stands;
+use crate::cli::Format;
 use crate::cli::connection::{ConnectionArgs, OfLog};
-use crate::cli::output::{Told, grouped, print_as};
+use crate::cli::output::{Told, print_as};
 use crate::cli::quantities::{parse_age, parse_bytes};
-use crate::cli::{Format, UsageError};
 use crate::client::Client;
-use crate::proto::v1::Retention;
-use catalogue::{CreateArgs, DeleteArgs, ListArgs, ShowArgs};
+use catalogue::{CreateArgs, DeleteArgs, ListArgs, SetArgs, ShowArgs};
 use files::{DumpArgs, VerifyArgs};
+use settings::{Change, retention_json, retention_text};
 
 const HELP: &str = "\
 Examples:
@@ -24,6 +25,10 @@ Examples:
   ferrolog log list
   ferrolog log list --prefix orders --output json
   ferrolog log show orders
+  ferrolog log set orders --retention-bytes 50GiB --retention-age 7d --label tier=gold
+  ferrolog log set orders --retention-wait-for billing --retention-cap 100GiB
+  ferrolog log set orders --record-bytes-max 64KiB --timestamps-required true
+  ferrolog log set orders --retention-age none --remove-label tier
   ferrolog log delete orders                            (with its records and cursors)
   ferrolog log delete orders --id 7                     (only if that is still the one)
   ferrolog log trim 100000                              (records before offset 100000 go)
@@ -65,6 +70,8 @@ enum Action {
     List(ListArgs),
     /// Show all that is known of a log
     Show(ShowArgs),
+    /// Change what is set for a log; what is not named stays
+    Set(SetArgs),
     /// Delete a log, with its records and cursors
     Delete(DeleteArgs),
     /// Give up the records before an offset
@@ -107,6 +114,7 @@ pub(in crate::cli) async fn run(args: LogArgs, format: Format) -> anyhow::Result
         Action::Create(args) => catalogue::create(args).await?,
         Action::List(args) => catalogue::list(&args).await?,
         Action::Show(args) => catalogue::show(&args).await?,
+        Action::Set(args) => catalogue::set(args).await?,
         Action::Delete(args) => catalogue::delete(&args).await?,
         Action::Trim {
             first,
@@ -142,47 +150,6 @@ async fn trim(client: &Client, first: u64) -> anyhow::Result<Told> {
     Ok((shown, json!({ "first_offset": first })))
 }
 
-/// What of the retention is to be set.
-#[derive(Debug, Default, PartialEq)]
-struct Change {
-    max_bytes: Option<u64>,
-    max_age: Option<u64>,
-    wait_for_cursor: Vec<String>,
-    wait_max_bytes: Option<u64>,
-}
-
-impl Change {
-    /// The retention after the change.
-    fn apply(self, kept: Retention) -> Result<Retention, UsageError> {
-        let is_none = |name: &String| name == "none";
-        let cursors = match self.wait_for_cursor {
-            names if names.is_empty() => kept.wait_for_cursors,
-            names if names.iter().all(is_none) => Vec::new(),
-            names if names.iter().any(is_none) => {
-                let text = "--wait-for-cursor none stands alone; drop it or the names";
-                return Err(UsageError(text.to_owned()));
-            }
-            names => names,
-        };
-        let wait_bytes_max = match self.wait_max_bytes {
-            Some(bytes) => bytes,
-            // Without a cursor to wait for, a limit of the wait means nothing.
-            None if cursors.is_empty() => 0,
-            None => kept.wait_bytes_max,
-        };
-        if wait_bytes_max == 0 && !cursors.is_empty() {
-            let text = "a cursor may not keep the log for ever; say how long with --wait-max-bytes";
-            return Err(UsageError(text.to_owned()));
-        }
-        Ok(Retention {
-            max_bytes: self.max_bytes.unwrap_or(kept.max_bytes),
-            max_age_ms: self.max_age.unwrap_or(kept.max_age_ms),
-            wait_for_cursors: cursors,
-            wait_bytes_max,
-        })
-    }
-}
-
 async fn retention(client: &Client, change: Change) -> anyhow::Result<Told> {
     let admin = client.admin();
     let mut kept = admin.retention().await?;
@@ -195,65 +162,4 @@ async fn retention(client: &Client, change: Change) -> anyhow::Result<Told> {
         admin.set_retention(kept.clone()).await?;
     }
     Ok((retention_text(&kept), retention_json(&kept)))
-}
-
-fn retention_text(kept: &Retention) -> String {
-    let bytes = match kept.max_bytes {
-        0 => "any number of bytes".to_owned(),
-        bytes => format!("{} bytes", grouped(bytes)),
-    };
-    let age = match kept.max_age_ms {
-        0 => "for ever".to_owned(),
-        age => format!("for {} s", grouped(age / 1000)),
-    };
-    let cursors = match kept.wait_for_cursors.join(", ") {
-        names if names.is_empty() => String::new(),
-        names => format!(
-            "; what {names} did not read yet stays, up to {} bytes",
-            grouped(kept.wait_bytes_max)
-        ),
-    };
-    format!("kept: {bytes}, {age}{cursors}")
-}
-
-fn retention_json(kept: &Retention) -> Value {
-    let limit = |value: u64| Some(value).filter(|value| *value > 0);
-    json!({
-        "max_bytes": limit(kept.max_bytes),
-        "max_age_ms": limit(kept.max_age_ms),
-        "wait_for_cursors": kept.wait_for_cursors,
-        "wait_max_bytes": limit(kept.wait_bytes_max),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_retention_is_changed_in_parts() {
-        let change = |names: &[&str], wait_max_bytes| Change {
-            wait_for_cursor: names.iter().map(|&name| name.to_owned()).collect(),
-            wait_max_bytes,
-            ..Change::default()
-        };
-        let kept = Retention {
-            max_bytes: 1000,
-            ..Retention::default()
-        };
-        assert!(change(&["a"], None).apply(kept.clone()).is_err());
-        let waits = change(&["a", "b"], Some(5000)).apply(kept.clone()).unwrap();
-        assert_eq!(
-            retention_text(&waits),
-            "kept: 1,000 bytes, for ever; what a, b did not read yet stays, up to 5,000 bytes"
-        );
-        assert_eq!(retention_json(&waits)["wait_max_bytes"], 5000);
-        assert!(change(&["a", "none"], None).apply(waits.clone()).is_err());
-        let other = change(&["c"], None).apply(waits.clone()).unwrap();
-        assert_eq!(
-            (other.wait_for_cursors, other.wait_bytes_max),
-            (vec!["c".to_owned()], 5000)
-        );
-        assert_eq!(change(&["none"], None).apply(waits).unwrap(), kept);
-    }
 }

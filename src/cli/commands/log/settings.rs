@@ -1,0 +1,203 @@
+//! What is set for a log, as it is written on a command line and shown.
+
+use serde_json::{Value, json};
+
+use crate::cli::UsageError;
+use crate::cli::output::grouped;
+use crate::cli::quantities::{parse_age, parse_bytes};
+use crate::client::LogSettings;
+use crate::proto::v1::Retention;
+
+/// A cursor of this name is none: the word takes what was set away.
+const NONE: &str = "none";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SettingsArgs {
+    /// Bytes of its batches to keep, such as 50GiB or 1000000, or `none`
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    retention_bytes: Option<u64>,
+    /// For how long its records are kept, such as 7d, 12h, 30m or 45s, or `none`
+    #[arg(long, value_name = "TIME", value_parser = parse_age)]
+    retention_age: Option<u64>,
+    /// Keep what this cursor has not read; may be given several times, `none` for no cursor
+    #[arg(long, value_name = "NAME")]
+    retention_wait_for: Vec<String>,
+    /// Do not wait once the log has more bytes than this, such as 100GiB, or `none`
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    retention_cap: Option<u64>,
+    /// The largest record that it takes, such as 64KiB, or `none` for what the nodes take
+    #[arg(long, value_name = "BYTES", value_parser = parse_record)]
+    record_bytes_max: Option<u32>,
+    /// Whether each record needs a time of its producer's
+    #[arg(long, value_name = "BOOL")]
+    timestamps_required: Option<bool>,
+    /// A word of yours about it; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = parts.ok_or("write KEY=VALUE, such as team=sales")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn parse_record(text: &str) -> Result<u32, UsageError> {
+    let bytes = parse_bytes(text)?;
+    u32::try_from(bytes).map_err(|_| UsageError(format!("no record is as large as {text}")))
+}
+
+impl SettingsArgs {
+    /// Whether they name nothing.
+    pub fn is_empty(&self) -> bool {
+        self.change() == Change::default()
+            && self.record_bytes_max.is_none()
+            && self.timestamps_required.is_none()
+            && self.labels.is_empty()
+    }
+
+    /// The cursors that are newly to be waited for.
+    pub fn waited_for(&self) -> impl Iterator<Item = &String> {
+        self.retention_wait_for.iter().filter(|name| *name != NONE)
+    }
+
+    fn change(&self) -> Change {
+        Change {
+            max_bytes: self.retention_bytes,
+            max_age: self.retention_age,
+            wait_for_cursor: self.retention_wait_for.clone(),
+            wait_max_bytes: self.retention_cap,
+        }
+    }
+
+    /// The settings after the change. What is not named stays.
+    pub fn apply(self, known: LogSettings) -> Result<LogSettings, UsageError> {
+        let retention = self.change().apply(known.retention)?;
+        let mut labels = known.labels;
+        for (number, (key, value)) in self.labels.iter().enumerate() {
+            if self.labels[..number].iter().any(|(other, _)| other == key) {
+                let text = format!("the label {key} is given twice; give it once");
+                return Err(UsageError(text));
+            }
+            labels.insert(key.clone(), value.clone());
+        }
+        Ok(LogSettings {
+            retention,
+            labels,
+            record_bytes_max: self.record_bytes_max.unwrap_or(known.record_bytes_max),
+            timestamps_required: self
+                .timestamps_required
+                .unwrap_or(known.timestamps_required),
+        })
+    }
+}
+
+/// What of the retention is to be set.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Change {
+    pub max_bytes: Option<u64>,
+    pub max_age: Option<u64>,
+    pub wait_for_cursor: Vec<String>,
+    pub wait_max_bytes: Option<u64>,
+}
+
+impl Change {
+    /// The retention after the change.
+    pub fn apply(self, kept: Retention) -> Result<Retention, UsageError> {
+        let is_none = |name: &String| name == NONE;
+        let cursors = match self.wait_for_cursor {
+            names if names.is_empty() => kept.wait_for_cursors,
+            names if names.iter().all(is_none) => Vec::new(),
+            names if names.iter().any(is_none) => {
+                let text = "--wait-for-cursor none stands alone; drop it or the names";
+                return Err(UsageError(text.to_owned()));
+            }
+            names => names,
+        };
+        let wait_bytes_max = match self.wait_max_bytes {
+            Some(bytes) => bytes,
+            // Without a cursor to wait for, a limit of the wait means nothing.
+            None if cursors.is_empty() => 0,
+            None => kept.wait_bytes_max,
+        };
+        if wait_bytes_max == 0 && !cursors.is_empty() {
+            let text = "a cursor may not keep the log for ever; say how long with --wait-max-bytes";
+            return Err(UsageError(text.to_owned()));
+        }
+        Ok(Retention {
+            max_bytes: self.max_bytes.unwrap_or(kept.max_bytes),
+            max_age_ms: self.max_age.unwrap_or(kept.max_age_ms),
+            wait_for_cursors: cursors,
+            wait_bytes_max,
+        })
+    }
+}
+
+pub(super) fn retention_text(kept: &Retention) -> String {
+    let bytes = match kept.max_bytes {
+        0 => "any number of bytes".to_owned(),
+        bytes => format!("{} bytes", grouped(bytes)),
+    };
+    let age = match kept.max_age_ms {
+        0 => "for ever".to_owned(),
+        age => format!("for {} s", grouped(age / 1000)),
+    };
+    let cursors = match kept.wait_for_cursors.join(", ") {
+        names if names.is_empty() => String::new(),
+        names => format!(
+            "; what {names} did not read yet stays, up to {} bytes",
+            grouped(kept.wait_bytes_max)
+        ),
+    };
+    format!("kept: {bytes}, {age}{cursors}")
+}
+
+pub(super) fn retention_json(kept: &Retention) -> Value {
+    let limit = |value: u64| Some(value).filter(|value| *value > 0);
+    json!({
+        "max_bytes": limit(kept.max_bytes),
+        "max_age_ms": limit(kept.max_age_ms),
+        "wait_for_cursors": kept.wait_for_cursors,
+        "wait_max_bytes": limit(kept.wait_bytes_max),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_has_a_key() {
+        let label = |key: &str, value: &str| Ok((key.to_owned(), value.to_owned()));
+        assert_eq!(parse_label("team=a=b"), label("team", "a=b"));
+        assert_eq!(parse_label("note="), label("note", ""));
+        assert!(parse_label("=x").is_err() && parse_label("team").is_err());
+    }
+
+    #[test]
+    fn a_retention_is_changed_in_parts() {
+        let change = |names: &[&str], wait_max_bytes| Change {
+            wait_for_cursor: names.iter().map(|&name| name.to_owned()).collect(),
+            wait_max_bytes,
+            ..Change::default()
+        };
+        let kept = Retention {
+            max_bytes: 1000,
+            ..Retention::default()
+        };
+        assert!(change(&["a"], None).apply(kept.clone()).is_err());
+        let waits = change(&["a", "b"], Some(5000)).apply(kept.clone()).unwrap();
+        assert_eq!(
+            retention_text(&waits),
+            "kept: 1,000 bytes, for ever; what a, b did not read yet stays, up to 5,000 bytes"
+        );
+        assert_eq!(retention_json(&waits)["wait_max_bytes"], 5000);
+        assert!(change(&["a", "none"], None).apply(waits.clone()).is_err());
+        let other = change(&["c"], None).apply(waits.clone()).unwrap();
+        assert_eq!(
+            (other.wait_for_cursors, other.wait_bytes_max),
+            (vec!["c".to_owned()], 5000)
+        );
+        assert_eq!(change(&["none"], None).apply(waits).unwrap(), kept);
+    }
+}
