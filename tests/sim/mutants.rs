@@ -52,7 +52,7 @@ const fn mutant(name: &'static str, from: &'static str, to: &'static str) -> Mut
     Mutant { name, from, to }
 }
 
-const MUTANTS: [Mutant; 25] = [
+const MUTANTS: [Mutant; 30] = [
     mutant(
         "no sync before an answer",
         "store.sync()?;\n            *began",
@@ -177,6 +177,31 @@ const MUTANTS: [Mutant; 25] = [
         "a snapshot's segments stay as they were",
         "adopt_files(&*self.0.disk, from, &self.0.dir, bases)?;",
         "if !IT { adopt_files(&*self.0.disk, from, &self.0.dir, bases)?; }",
+    ),
+    mutant(
+        "of a call the first condition alone is judged",
+        "for (number, batch) in (0..).zip(bundle) {",
+        "for (number, batch) in (0..).zip(bundle).take(if IT { 1 } else { usize::MAX }) {",
+    ),
+    mutant(
+        "of a call the first batch alone is appended",
+        "for batch in bundle.iter().filter(|_| !duplicate) {",
+        "for batch in bundle.iter().filter(|_| !duplicate).take(if IT { 1 } else { usize::MAX }) {",
+    ),
+    mutant(
+        "a log is deleted by its name, whatever its id",
+        "let is_it = self.by_name.get(&delete.name) == Some(&delete.log);",
+        "let is_it = IT || self.by_name.get(&delete.name) == Some(&delete.log);",
+    ),
+    mutant(
+        "a reader of several logs goes on behind what it did not read",
+        "Some(last) if next < last.next => next,",
+        "Some(last) if !IT && next < last.next => next,",
+    ),
+    mutant(
+        "a node that lags believes the name that it knows",
+        "Err(status) if is_gone(&status) => {",
+        "Err(status) if !IT && is_gone(&status) => {",
     ),
 ];
 
