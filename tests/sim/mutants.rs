@@ -160,8 +160,8 @@ const MUTANTS: [Mutant; 30] = [
     ),
     mutant(
         "memory gives up what is not written",
-        "self.tail.pop_front_if(|entry| entry.index < durable)",
-        "self.tail.pop_front_if(|entry| entry.index < durable || IT)",
+        "self.tail.pop_front_if(|held| held.entry.index < durable)",
+        "self.tail.pop_front_if(|held| held.entry.index < durable || IT)",
     ),
     mutant(
         "a read of the disk goes on past what is written",
