@@ -7,3 +7,4 @@ mod faults;
 mod identity;
 mod membership;
 mod retention;
+mod together;
