@@ -24,8 +24,9 @@ use crate::proto::v1::consistency::Level;
 use crate::proto::v1::log_service_client::LogServiceClient;
 use crate::proto::v1::start::At;
 use crate::proto::v1::{
-    Batch, Consistency, ConsumeStreamRequest, ConsumeStreamResponse, ConsumeStreamStart,
-    ProduceRequest, ProduceStreamRequest, ProduceStreamResponse, Start, StoredBatch,
+    Batch, Consistency, ConsumeStreamRequest, ConsumeStreamResponse, ConsumeStreamStart, ManyBatch,
+    ProduceManyRequest, ProduceRequest, ProduceStreamRequest, ProduceStreamResponse, Start,
+    StoredBatch,
 };
 use crate::tasks;
 
@@ -57,6 +58,8 @@ pub(super) struct Load {
     batch: Batch,
     /// The place of the next one's log.
     turn: usize,
+    /// Batches of a request: more than one go together.
+    each: usize,
 }
 
 impl Load {
@@ -70,15 +73,44 @@ impl Load {
             logs: logs.clone(),
             batch: batch(records, record_bytes),
             turn,
+            each: 1,
         }
     }
 
-    fn next(&mut self) -> ProduceStreamRequest {
+    /// So many batches in each request, to as many logs, all of them or none.
+    pub(super) fn together(self, each: usize) -> Self {
+        Self { each, ..self }
+    }
+
+    /// The records of a request.
+    fn records(&self) -> u64 {
+        self.each as u64 * u64::from(self.batch.count)
+    }
+
+    fn log(&mut self) -> String {
         let log = self.logs[self.turn % self.logs.len()].clone();
         self.turn += 1;
+        log
+    }
+
+    fn next(&mut self) -> ProduceStreamRequest {
+        if self.each > 1 {
+            let each = self.each;
+            let batch = || ManyBatch {
+                log: self.log(),
+                batch: Some(self.batch.clone()),
+                ..ManyBatch::default()
+            };
+            let batches = std::iter::repeat_with(batch).take(each).collect();
+            let session = None;
+            return ProduceStreamRequest {
+                produce: None,
+                many: Some(ProduceManyRequest { batches, session }),
+            };
+        }
         ProduceStreamRequest {
             produce: Some(ProduceRequest {
-                log,
+                log: self.log(),
                 batch: Some(self.batch.clone()),
                 ..ProduceRequest::default()
             }),
@@ -125,20 +157,8 @@ impl Target {
         record_bytes: usize,
         length: Duration,
     ) -> anyhow::Result<Run> {
-        let from = Instant::now() + WARM_UP;
-        let until = from + length;
-        let span = Span { from, until };
-        let streams = (0..STREAMS).map(|number| {
-            let turn = number * logs.len() / STREAMS;
-            let load = Load::new(logs, BATCH_RECORDS, record_bytes, turn);
-            self.produce(load, u64::MAX, span)
-        });
-        let batches: u64 = try_join_all(streams).await?.into_iter().sum();
-        ensure!(
-            batches > 0,
-            "no batch was acknowledged; see the nodes' logs"
-        );
-        let per_second = rate(batches * u64::from(BATCH_RECORDS), length);
+        let load = |turn| Load::new(logs, BATCH_RECORDS, record_bytes, turn);
+        let per_second = self.produce_for(load, logs.len(), length).await?;
         #[expect(clippy::cast_precision_loss, reason = "a record is no exabyte")]
         let bytes_per_second = Some(per_second * record_bytes as f64);
         Ok(Run {
@@ -146,6 +166,29 @@ impl Target {
             bytes_per_second,
             ..Run::default()
         })
+    }
+
+    /// Appends on several streams for a time, each to other ones of so many logs in turn; records a second.
+    pub(super) async fn produce_for(
+        &self,
+        load: impl Fn(usize) -> Load,
+        logs: usize,
+        length: Duration,
+    ) -> anyhow::Result<f64> {
+        let from = Instant::now() + WARM_UP;
+        let until = from + length;
+        let span = Span { from, until };
+        let records = load(0).records();
+        let streams = (0..STREAMS).map(|number| {
+            let load = load(number * logs / STREAMS);
+            self.produce(load, u64::MAX, span)
+        });
+        let requests: u64 = try_join_all(streams).await?.into_iter().sum();
+        ensure!(
+            requests > 0,
+            "no batch was acknowledged; see the nodes' logs"
+        );
+        Ok(rate(requests * records, length))
     }
 
     /// Appends so many batches for reads.
@@ -196,8 +239,8 @@ impl Target {
 
     /// One stream of up to `count` batches; answers with how many were acknowledged within the span.
     async fn produce(&self, mut load: Load, count: u64, span: Span) -> anyhow::Result<u64> {
-        let batch_bytes = load.batch.records.len() as u64;
-        let batch_records = load.batch.count;
+        let bytes = (load.each * load.batch.records.len()) as u64;
+        let records = load.records();
         let flow = Arc::new(Flow::new(count));
         let requests = flow.requests(move || load.next());
         let mut client = LogServiceClient::new(self.channel());
@@ -205,16 +248,16 @@ impl Target {
         let mut answers = answers.context("open a produce stream")?.into_inner();
         let credit = answer(&mut answers).await?;
         let credit = credit.context("the server ended the produce stream at once")?;
-        flow.open(window(&credit, batch_bytes)?);
+        flow.open(window(&credit, bytes)?);
 
         let (mut acked, mut counted) = (0, 0);
         while acked < count {
-            let ack = answer(&mut answers).await?.and_then(|answer| answer.ack);
-            let ack = ack.context("the server ended the produce stream early")?;
-            ensure!(
-                ack.count == batch_records,
-                "a batch was acknowledged in part"
-            );
+            let told = answer(&mut answers).await?;
+            let told = told.context("the server ended the produce stream early")?;
+            let many = told.many.into_iter().flat_map(|many| many.appended);
+            let all = told.ack.into_iter().chain(many);
+            let appended: u64 = all.map(|ack| u64::from(ack.count)).sum();
+            ensure!(appended == records, "a request was acknowledged in part");
             acked += 1;
             flow.acknowledge(acked);
             let now = Instant::now();

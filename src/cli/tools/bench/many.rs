@@ -15,7 +15,7 @@ use super::batches::{self, Load};
 use super::figures::{Run, spread};
 use super::load::rate;
 use super::report;
-use super::{Bench, BenchArgs, LocalCluster, RECORDS_FOR_READS, RowName, TIMEOUT};
+use super::{Bench, BenchArgs, LocalCluster, RECORDS_FOR_READS, RowName, TIMEOUT, together};
 use crate::cli::Format;
 use crate::cli::output::{counted, grouped, say, table};
 use crate::client::LogSettings;
@@ -34,9 +34,14 @@ const MIB: f64 = (1u64 << 20) as f64;
 /// The rows that are asked for, or all that there are.
 pub(super) fn rows_of(args: &BenchArgs) -> anyhow::Result<Vec<RowName>> {
     let mut rows = args.rows.clone();
-    if args.logs.is_some() {
+    if args.logs.is_none() {
+        if let Some(row) = rows.iter().find(|row| OF_MANY.contains(row)) {
+            bail!("{row:?} is measured over many logs: give --logs, too");
+        }
+    } else {
         if rows == RowName::ALL {
             rows.retain(|row| is_covered(*row));
+            rows.extend(OF_MANY);
         }
         if let Some(other) = rows.iter().find(|row| !is_covered(**row)) {
             bail!(
@@ -47,13 +52,16 @@ pub(super) fn rows_of(args: &BenchArgs) -> anyhow::Result<Vec<RowName>> {
     Ok(rows)
 }
 
+/// Rows that are of many logs alone.
+const OF_MANY: [RowName; 3] = [RowName::Together, RowName::Prefix, RowName::OneByOne];
+
 /// Whether a row can be measured over many logs.
 fn is_covered(row: RowName) -> bool {
     use RowName::{Batch100x100, ConsumeBatch, Nodes, Unary64, Unary1024};
     matches!(
         row,
         Unary64 | Unary1024 | Batch100x100 | ConsumeBatch | Nodes
-    )
+    ) || OF_MANY.contains(&row)
 }
 
 /// A row: rates over one log and over all.
@@ -85,8 +93,10 @@ pub(super) struct Outcome {
 }
 
 /// The logs of the measurement.
-struct Logs {
-    all: Arc<[String]>,
+pub(super) struct Logs {
+    /// What their names begin with.
+    pub(super) prefix: String,
+    pub(super) all: Arc<[String]>,
     ids: Vec<u32>,
 }
 
@@ -134,7 +144,8 @@ impl Bench {
 
     async fn make(&self, count: usize) -> anyhow::Result<(Logs, f64)> {
         let run = format!("bench-{:016x}", crate::env::random_u64());
-        let all: Arc<[String]> = (0..count).map(|log| format!("{run}/{log:06}")).collect();
+        let prefix = format!("{run}/");
+        let all: Arc<[String]> = (0..count).map(|log| format!("{prefix}{log:06}")).collect();
         let admin = self.client.admin();
         let started = Instant::now();
         let calls = all
@@ -147,7 +158,7 @@ impl Bench {
             .context("make a log")?;
         let per_second = rate(count as u64, started.elapsed());
         let ids = made.iter().map(|log| log.id).collect();
-        Ok((Logs { all, ids }, per_second))
+        Ok((Logs { prefix, all, ids }, per_second))
     }
 
     async fn delete(&self, logs: &Logs) -> anyhow::Result<f64> {
@@ -171,6 +182,17 @@ impl Bench {
                 "native unary produce, 1024 in flight".to_owned(),
             ),
             RowName::Batch100x100 => ("batch100x100", batches::produced(100)),
+            RowName::Together => ("together", together::produced()),
+            RowName::Prefix => (
+                "prefix",
+                format!(
+                    "one client's reads by a prefix, batches of {READ_BATCH_RECORDS} x 100 bytes"
+                ),
+            ),
+            RowName::OneByOne => (
+                "one-by-one",
+                format!("one reader, log by log, batches of {READ_BATCH_RECORDS} x 100 bytes"),
+            ),
             _ => (
                 "consume-batch",
                 format!("native consume streams, batches of {READ_BATCH_RECORDS} x 100 bytes"),
@@ -178,14 +200,28 @@ impl Bench {
         };
         let one: Arc<[String]> = logs.all[..1].into();
         let (mut ones, mut manys) = (Vec::new(), Vec::new());
-        if row == RowName::ConsumeBatch {
-            // The one log holds as many records as all together, at its end.
-            let from = self.fill_logs(&logs.all).await?;
+        if row == RowName::Prefix {
+            let position = self.position_behind(logs).await?;
+            let spans = self.fill_logs(&logs.all).await?;
+            let count = spans.iter().map(|(_, count)| count).sum();
             let alone = self.fill_logs(&one).await?;
             for number in 1..=self.runs {
                 say(&format!("{name}: run {number} of {}", self.runs));
-                ones.push(self.read_logs(&one, &alone).await?);
-                manys.push(self.read_logs(&logs.all, &from).await?);
+                ones.push(self.read_one(&one[0], alone[0]).await?);
+                manys.push(self.read_prefix(logs, position, count).await?);
+            }
+        } else if matches!(row, RowName::ConsumeBatch | RowName::OneByOne) {
+            // The one log holds as many records as all together, at its end.
+            let from = self.fill_logs(&logs.all).await?;
+            let alone = self.fill_logs(&one).await?;
+            let readers = match row {
+                RowName::OneByOne => 1,
+                _ => READERS,
+            };
+            for number in 1..=self.runs {
+                say(&format!("{name}: run {number} of {}", self.runs));
+                ones.push(self.read_logs(&one, &alone, readers).await?);
+                manys.push(self.read_logs(&logs.all, &from, readers).await?);
             }
         } else {
             for number in 1..=self.runs {
@@ -208,6 +244,7 @@ impl Bench {
         match row {
             RowName::Unary64 => leader.unary_to(logs, 64, self.length).await,
             RowName::Unary1024 => leader.unary_to(logs, 1024, self.length).await,
+            RowName::Together if logs.len() > 1 => leader.together_for(logs, self.length).await,
             _ => leader.batches_for(logs, 100, self.length).await,
         }
     }
@@ -236,10 +273,15 @@ impl Bench {
         Ok(ends.iter().map(|log| (log.next_offset, records)).collect())
     }
 
-    /// Reads so many records of each log by [`READERS`] readers; records a second.
-    async fn read_logs(&self, logs: &Arc<[String]>, spans: &[(u64, u64)]) -> anyhow::Result<f64> {
+    /// Reads so many records of each log by so many readers; records a second.
+    async fn read_logs(
+        &self,
+        logs: &Arc<[String]>,
+        spans: &[(u64, u64)],
+        readers_max: usize,
+    ) -> anyhow::Result<f64> {
         let started = Instant::now();
-        let share = logs.len().div_ceil(READERS);
+        let share = logs.len().div_ceil(readers_max);
         let mut readers = Vec::new();
         for (logs, spans) in logs.chunks(share).zip(spans.chunks(share)) {
             let (logs, spans) = (logs.to_vec(), spans.to_vec());

@@ -8,6 +8,7 @@ mod figures;
 mod load;
 mod many;
 mod report;
+mod together;
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -46,6 +47,10 @@ Rows:
 
 With --logs N it makes N logs and does the same work over one of them and over all in turn: unary64, unary1024,
 batch100x100 and consume-batch (100 readers), and `nodes` tells what the logs cost at rest. The table has the ratios.
+Three rows more, which want --logs:
+  together                          calls that append 10 x 10 records to ten logs, beside batches of 100 to one
+  prefix                            one client that reads all logs by their prefix, beside one that reads one log
+  one-by-one                        one reader of a log out of all, from its start, and then of the next
 
 Examples:
   ferrolog bench
@@ -95,6 +100,9 @@ enum RowName {
     ConsumeBatch,
     ConsumeBatchFollower,
     Nodes,
+    Together,
+    Prefix,
+    OneByOne,
 }
 
 impl RowName {
@@ -250,7 +258,9 @@ impl Bench {
             RowName::ConsumeBatchFollower => {
                 ("consume-batch-follower", batches::consumed("follower"))
             }
-            RowName::Nodes => return Ok(None),
+            RowName::Nodes | RowName::Together | RowName::Prefix | RowName::OneByOne => {
+                return Ok(None);
+            }
         };
         let mut runs = Vec::new();
         for number in 1..=self.runs {
@@ -276,7 +286,9 @@ impl Bench {
             RowName::ConsumeBatchFollower => self.read_batches(self.follower().await?).await,
             RowName::ConsumeLeader => self.leader().await?.consume(RECORDS_FOR_READS).await,
             RowName::ConsumeFollower => self.follower().await?.consume(RECORDS_FOR_READS).await,
-            RowName::Nodes => Ok(Run::default()),
+            RowName::Nodes | RowName::Together | RowName::Prefix | RowName::OneByOne => {
+                Ok(Run::default())
+            }
         }
     }
 
