@@ -165,8 +165,8 @@ const MUTANTS: [Mutant; 30] = [
     ),
     mutant(
         "a read of the disk goes on past what is written",
-        "if is_unwritten || is_apart",
-        "if (is_unwritten && !IT) || is_apart",
+        "on_disk.is_some_and(|held| held.entry.index <= part.row.index)",
+        "on_disk.is_some_and(|held| held.entry.index <= part.row.index && !IT)",
     ),
     mutant(
         "a start reads the first entry",
