@@ -60,9 +60,8 @@ impl Source {
     /// Reads the batches of these parts, checks those that come from the disk, and hands them over until the taker
     /// has enough. Gives the bytes that stay in memory with what was taken.
     pub(super) fn read(self, parts: &[Part], taker: &mut Taker<'_>) -> Result<usize, Failed> {
-        let mut parts = parts.iter();
-        let (store, reaches) = match self {
-            Self::Disk(store, reaches) => (store, reaches),
+        match self {
+            Self::Disk(store, reaches) => read(store, &reaches, parts, taker),
             Self::Memory(batches, bytes) => {
                 for (batch, part) in batches.iter().zip(parts) {
                     taker.take(batch, part).map_err(Failed::Rows)?;
@@ -70,30 +69,49 @@ impl Source {
                         break;
                     }
                 }
-                return Ok(bytes);
-            }
-        };
-        let mut kept = 0;
-        for reach in reaches {
-            let bytes = match store.read(reach.place, reach.bytes()) {
-                Ok(bytes) => bytes,
-                Err(error) => return Err(Failed::Store(store, error)),
-            };
-            kept += bytes.len();
-            for part in parts.by_ref().take(reach.parts) {
-                let at = (part.row.place - reach.place) as usize;
-                let Some(length) = record::is_whole(&bytes[at..]) else {
-                    let error = store.corrupt(part.row.place.into(), "a batch does not check");
-                    return Err(Failed::Store(store, error));
-                };
-                let batch = bytes.slice(at..at + length);
-                taker.take(&batch, part).map_err(Failed::Rows)?;
-                if taker.has_enough() {
-                    return Ok(kept);
-                }
+                Ok(bytes)
             }
         }
-        Ok(kept)
+    }
+}
+
+/// Reads the batches of a store, all into one piece of memory.
+fn read(
+    store: Arc<Store>,
+    reaches: &[Reach],
+    parts: &[Part],
+    taker: &mut Taker<'_>,
+) -> Result<usize, Failed> {
+    let bytes = reaches.iter().map(Reach::bytes).sum();
+    let mut memory = vec![0; bytes];
+    let mut rest = &mut memory[..];
+    let wanted = reaches.iter().map(|reach| {
+        let (part, behind) = std::mem::take(&mut rest).split_at_mut(reach.bytes());
+        rest = behind;
+        (reach.place, part)
+    });
+    // What came before a read that failed is good.
+    let (filled, failed) = store.fill(wanted);
+    let memory = Bytes::from(memory);
+    let (mut parts, mut begins) = (parts.iter(), 0);
+    for reach in &reaches[..filled] {
+        for part in parts.by_ref().take(reach.parts) {
+            let at = begins + (part.row.place - reach.place) as usize;
+            let Some(length) = record::is_whole(&memory[at..begins + reach.bytes()]) else {
+                let error = store.corrupt(part.row.place.into(), "a batch does not check");
+                return Err(Failed::Store(store, error));
+            };
+            let batch = memory.slice(at..at + length);
+            taker.take(&batch, part).map_err(Failed::Rows)?;
+            if taker.has_enough() {
+                return Ok(bytes);
+            }
+        }
+        begins += reach.bytes();
+    }
+    match failed {
+        Some(error) => Err(Failed::Store(store, error)),
+        None => Ok(bytes),
     }
 }
 

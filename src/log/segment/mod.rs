@@ -3,6 +3,7 @@
 //! While a segment is open, the place of each frame is known. Once every entry in it is applied and
 //! covered by a checkpoint it is sealed: its seal keeps a mark now and then, and never changes.
 
+mod batches;
 pub mod directory;
 pub mod handles;
 pub mod index;

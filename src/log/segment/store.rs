@@ -10,7 +10,6 @@ use super::segment_file::SegmentFile;
 use crate::disk::{Disk, File};
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
 use crate::log::format::frame::{self, Entry, HEADER_BYTES, Header};
-use crate::log::format::record;
 use crate::log::{Error, Index};
 
 /// Bytes that a scan reads at a time; a longer frame is read whole.
@@ -111,7 +110,7 @@ impl Store {
         Self { file, base }
     }
 
-    fn file(&self) -> Result<Lease, Error> {
+    pub(super) fn file(&self) -> Result<Lease, Error> {
         self.file.file()
     }
 
@@ -175,19 +174,6 @@ impl Store {
         bytes
             .map(Bytes::from)
             .map_err(Error::io("read", self.path()))
-    }
-
-    /// Reads and checks the batch at a place; how long it is it says itself.
-    pub fn batch(&self, place: u32) -> Result<Bytes, Error> {
-        let no_batch = || self.corrupt(place.into(), "a batch does not check");
-        let head = self
-            .read(place, record::BATCH_BYTES_MIN)
-            .map_err(|_| no_batch())?;
-        let length = record::length_of(&head).filter(|length| *length <= frame::PAYLOAD_BYTES_MAX);
-        let bytes = self
-            .read(place, length.ok_or_else(no_batch)?)
-            .map_err(|_| no_batch())?;
-        record::is_whole(&bytes).map(|_| bytes).ok_or_else(no_batch)
     }
 
     /// Reads and checks the frames in a span.

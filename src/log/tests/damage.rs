@@ -292,16 +292,19 @@ fn a_damaged_index_hides_the_records_of_its_segment_alone() {
     let bases: Vec<_> = log.segments().iter().map(|segment| segment.base).collect();
     drop(log);
 
+    // Each number of a row in turn, of the first ones and of some behind.
     for place in [0, 1] {
-        hides(&disk, &checkpoint, bases[place]..bases[place + 1]);
+        for at in (32..32 + 7 * 32).step_by(5) {
+            hides(&disk, &checkpoint, bases[place]..bases[place + 1], at);
+        }
     }
 }
 
-fn hides(disk: &MemoryDisk, checkpoint: &Checkpoint, hidden: std::ops::Range<Index>) {
+fn hides(disk: &MemoryDisk, checkpoint: &Checkpoint, hidden: std::ops::Range<Index>, at: usize) {
     let disk = disk.crash();
     let damaged = hidden.start;
     let Paths { index, .. } = Paths::new(Path::new(DIR), damaged);
-    disk.corrupt(&index, |bytes| bytes[40] ^= 1);
+    disk.corrupt(&index, |bytes| bytes[at] ^= 1);
     // From the front, so that where a read ended leads to the next, and at random places.
     for step in [1, 37] {
         let (log, _) = open(&disk.crash(), Some(checkpoint.clone())).unwrap();
@@ -337,6 +340,37 @@ fn hides(disk: &MemoryDisk, checkpoint: &Checkpoint, hidden: std::ops::Range<Ind
         let all: Vec<_> = (0..120).collect();
         assert_eq!(follow(&log, |_| true).unwrap(), all);
     }
+}
+
+/// A directory that went is made again from rows that were whole before. They may have rotted since.
+#[test]
+fn rows_that_rot_after_they_were_found_whole_are_found() {
+    let disk = MemoryDisk::default();
+    let (log, _) = sealed(&disk, 100);
+    let next = log.ends(LogId::DEFAULT).unwrap().next;
+    let read_all = || {
+        (0..next.0).try_for_each(|at| {
+            let read = log.read(LogId::DEFAULT, Offset(at), 1)?;
+            assert_eq!(read[0].value, value(at));
+            Ok::<_, Error>(())
+        })
+    };
+    read_all().unwrap();
+    let first = log.segments()[0].base;
+    let again = || {
+        let mut state = log.0.state.write();
+        let index = &mut state.segments[0].index;
+        let anew = Arc::new(index.lazy().unwrap().anew());
+        index.set_lazy(anew);
+    };
+    again();
+    read_all().unwrap();
+    again();
+    let Paths { index, .. } = Paths::new(Path::new(DIR), first);
+    disk.corrupt(&index, |bytes| bytes[32 + 5 * 32 + 16] ^= 1);
+    let error = read_all().unwrap_err();
+    assert!(matches!(error, Error::Damaged { first: found, .. } if found == first));
+    assert_eq!(log.damaged().len(), 1);
 }
 
 /// The positions of all records of some logs.
