@@ -1,5 +1,7 @@
 //! The log as the benchmark uses it: nothing else here names its interface.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,24 +16,33 @@ use ferrolog::log::{
 const FRAME_HEADER_BYTES: usize = 32;
 const FRAME_ALIGN: usize = 8;
 
-/// The payload of one entry: a batch of equal records.
+/// The payload of one entry: a batch of equal records, or one for each of some logs.
 #[derive(Clone)]
 pub struct Batch {
     payload: Bytes,
-    run: Run,
+    runs: Vec<Run>,
 }
 
 impl Batch {
     pub fn new(records: usize, record_bytes: usize) -> Self {
+        Self::over(0..1, records, record_bytes)
+    }
+
+    pub fn over(logs: Range<u32>, records: usize, record_bytes: usize) -> Self {
         let value: Vec<u8> = (0..record_bytes).map(|at| at as u8).collect();
-        let mut builder = BatchBuilder::new(None);
-        for _ in 0..records {
-            builder.push(&value, 0, 0);
-        }
-        let payload = record::join([builder.finish()].iter(), Some(1));
-        let batch = record::batches(&payload).expect("a whole batch")[0];
-        let run = Run::of(&batch, 0, Offset(0));
-        Self { payload, run }
+        let batch = |log| {
+            let mut builder = BatchBuilder::of(LogId(log), None);
+            for _ in 0..records {
+                builder.push(&value, 0, 0);
+            }
+            builder.finish()
+        };
+        let batches: Vec<_> = logs.map(batch).collect();
+        let payload = record::join(batches.iter(), Some(1));
+        let batches = record::batches(&payload).expect("whole batches");
+        let run = |batch| Run::of(batch, 0, Offset(0));
+        let runs = batches.iter().map(run).collect();
+        Self { payload, runs }
     }
 
     /// The bytes that the entry takes in a store file.
@@ -40,7 +51,7 @@ impl Batch {
     }
 
     pub fn records(&self) -> u64 {
-        self.run.count.into()
+        self.runs.iter().map(|run| u64::from(run.count)).sum()
     }
 }
 
@@ -50,8 +61,8 @@ pub struct Engine {
     dir: PathBuf,
     next: u64,
     published: u64,
-    /// The offset that the next record gets.
-    next_offset: Offset,
+    /// The offsets that the next records get.
+    next_offsets: BTreeMap<LogId, Offset>,
 }
 
 impl Engine {
@@ -63,7 +74,7 @@ impl Engine {
             dir: dir.to_owned(),
             next: 0,
             published: 0,
-            next_offset: Offset(0),
+            next_offsets: BTreeMap::new(),
         }
     }
 
@@ -86,21 +97,28 @@ impl Engine {
 
     /// Lets readers see the next entry, which is this batch.
     pub fn publish(&mut self, batch: &Batch) {
-        let run = Run {
-            first: self.next_offset,
-            ..batch.run
-        };
-        let published = self.log.publish(Index(self.published), &[run]);
-        published.expect("an index row");
+        let runs = batch.runs.iter().map(|run| {
+            let next = self.next_offsets.entry(run.log).or_default();
+            let first = *next;
+            next.0 += u64::from(run.count);
+            Run { first, ..*run }
+        });
+        let runs: Vec<_> = runs.collect();
+        let published = self.log.publish(Index(self.published), &runs);
+        published.expect("index rows");
         self.published += 1;
-        self.next_offset.0 += batch.records();
     }
 
-    /// Records from `offset` on; how many, and the bytes of their values.
+    /// Records of the log that is alone from `offset` on; how many, and the bytes of their values.
     pub fn read(&self, offset: u64, bytes_max: usize) -> (u64, usize) {
+        self.read_of(0, offset, bytes_max)
+    }
+
+    /// The same of one log of many.
+    pub fn read_of(&self, log: u32, offset: u64, bytes_max: usize) -> (u64, usize) {
         let records = self
             .log
-            .read(LogId::DEFAULT, Offset(offset), bytes_max)
+            .read(LogId(log), Offset(offset), bytes_max)
             .expect("a record");
         assert_eq!(records[0].offset, Offset(offset));
         let bytes = records.iter().map(|record| record.value.len()).sum();
@@ -111,10 +129,12 @@ impl Engine {
     /// to open it again.
     pub fn close(self) -> Closed {
         let (_, next_position) = self.log.positions();
-        let ends = Ends {
-            first: Offset(0),
-            next: self.next_offset,
-        };
+        let ends = self.next_offsets.iter().map(|(log, next)| {
+            let first = Offset(0);
+            let next = *next;
+            (*log, Ends { first, next })
+        });
+        let ends = ends.collect();
         self.log.sync_index().expect("a sync of the index");
         let applied = Index(self.published - 1);
         self.log.seal_covered(applied).expect("seals");
@@ -124,7 +144,7 @@ impl Engine {
             checkpoint: Checkpoint {
                 applied,
                 next_position,
-                logs: Arc::new([(LogId::DEFAULT, ends)].into()),
+                logs: Arc::new(ends),
             },
         }
     }
@@ -144,12 +164,18 @@ impl Closed {
             dir: self.dir.clone(),
             next,
             published: next,
-            next_offset: Offset(self.records()),
+            next_offsets: self.ends().collect(),
         }
     }
 
+    fn ends(&self) -> impl Iterator<Item = (LogId, Offset)> {
+        let logs = self.checkpoint.logs.iter();
+        logs.map(|(log, ends)| (*log, ends.next))
+    }
+
+    /// The records of all logs.
     pub fn records(&self) -> u64 {
-        self.checkpoint.logs[&LogId::DEFAULT].next.0
+        self.ends().map(|(_, next)| next.0).sum()
     }
 
     /// The files of frames, in order.

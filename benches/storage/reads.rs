@@ -36,7 +36,58 @@ pub fn cases(criterion: &mut Criterion, dir: &Path, records: u64) -> Vec<Row> {
     for threads in [1, 2] {
         rows.extend(random(criterion, &log, &engine, &single, threads));
     }
+    drop(engine);
+    rows.extend(one_of_many(criterion, &dir.join("many"), records));
     rows
+}
+
+/// One log out of a thousand whose batches alternate, from its start on.
+fn one_of_many(criterion: &mut Criterion, dir: &Path, records: u64) -> Option<Row> {
+    const LOGS: u32 = 1000;
+    /// As many as an entry holds of batches of 10 records.
+    const LOGS_OF_ENTRY: u32 = 200;
+    const GOAL: f64 = 500_000.0;
+    let all: Vec<_> = (0..LOGS / LOGS_OF_ENTRY)
+        .map(|part| part * LOGS_OF_ENTRY)
+        .map(|first| Batch::over(first..first + LOGS_OF_ENTRY, 10, RECORD_BYTES))
+        .collect();
+    let mut engine = Engine::create(dir);
+    let each = (records / u64::from(LOGS) / 10).max(1);
+    for _ in 0..each {
+        for batch in &all {
+            append_in_flight(&mut engine, batch, 1, 1);
+        }
+    }
+    let closed = engine.close();
+    let records = each * 10;
+    let name = "one log of 1,000 from its start, 100 B in batches of 10";
+    let mut log = 0;
+    let mut turns = |times: u64| {
+        let mut took = Duration::ZERO;
+        for _ in 0..times {
+            // Opened anew, so that nothing is known of where its batches stand.
+            let engine = closed.open();
+            log = (log + 7) % LOGS;
+            let (start, mut at) = (Instant::now(), 0);
+            while at < records {
+                at += engine.read_of(log, at, READ_BYTES).0;
+            }
+            took += start.elapsed();
+        }
+        took
+    };
+    let took = turns(5).as_secs_f64() / 5.0;
+    let mut group = criterion.benchmark_group("reads");
+    group.throughput(Throughput::Elements(records));
+    group.bench_function(name, |bencher| bencher.iter_custom(&mut turns));
+    group.finish();
+    Some(Row {
+        case: name.to_owned(),
+        ours: records as f64 / took,
+        raw: None,
+        unit: "/s",
+        goal: Goal::Over(GOAL),
+    })
 }
 
 /// Makes a log of equal batches and closes it, so that none of it stays in the engine's memory.
