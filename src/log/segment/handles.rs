@@ -5,9 +5,10 @@
 //! files may be open, the next reader waits until one is given back.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -36,7 +37,8 @@ pub struct Handles {
 
 #[derive(Default)]
 struct Open {
-    files: HashMap<PathBuf, Entry>,
+    /// By their paths, as strings: the parts of a path take longer to hash than a short read does.
+    files: HashMap<OsString, Entry>,
     turn: u64,
 }
 
@@ -50,7 +52,7 @@ struct Entry {
 /// An open file that stays open for as long as this is held.
 pub struct Lease {
     file: Arc<dyn File>,
-    from: Option<(Arc<Handles>, PathBuf)>,
+    from: Option<(Arc<Handles>, OsString)>,
 }
 
 impl Handles {
@@ -68,14 +70,15 @@ impl Handles {
 
     /// The file, opened if it is not.
     pub fn open(self: &Arc<Self>, path: &Path) -> Result<Lease, Error> {
+        let name = path.as_os_str();
         let mut open = self.open.lock();
         open.turn += 1;
         let turn = open.turn;
         loop {
-            if let Some(entry) = open.files.get_mut(path) {
+            if let Some(entry) = open.files.get_mut(name) {
                 entry.leases += 1;
                 entry.turn = turn;
-                let from = Some((self.clone(), path.to_owned()));
+                let from = Some((self.clone(), name.to_owned()));
                 let file = entry.file.clone();
                 return Ok(Lease { file, from });
             }
@@ -97,14 +100,14 @@ impl Handles {
             leases: 1,
             turn,
         };
-        open.files.insert(path.to_owned(), entry);
-        let from = Some((self.clone(), path.to_owned()));
+        open.files.insert(name.to_owned(), entry);
+        let from = Some((self.clone(), name.to_owned()));
         Ok(Lease { file, from })
     }
 
     /// Forgets the open file of a path, which names another file or none from now on.
     pub fn forget(&self, path: &Path) {
-        self.open.lock().files.remove(path);
+        self.open.lock().files.remove(path.as_os_str());
         self.given_back.notify_all();
     }
 
