@@ -130,6 +130,7 @@ reasons! {
     Stale "STALE" Unavailable Nothing Elsewhere(ELECTION), "`staleness_ms`, if known", "the bound does not hold here: ask another node, or allow more";
     OffsetOutOfRange "OFFSET_OUT_OF_RANGE" OutOfRange Nothing Never, "`next_offset`, of a read `first_offset`, too; of a selection of logs `next_position` alone", "read inside the range, and set a cursor at `next_offset` or below";
     OffsetTrimmed "OFFSET_TRIMMED" OutOfRange Nothing Never, "`first_offset`, `next_offset`", "the record is gone: go on at `first_offset` if you may skip it";
+    ResumeTooOld "RESUME_TOO_OLD" OutOfRange Nothing Never, "", "what became of the logs since then was forgotten: watch anew, without a position";
     NoDescriptors "NO_DESCRIPTORS" Unavailable Nothing Elsewhere(SECOND), "", "the process may open no more files just now: try again, or ask another node; raise its limit (`ulimit -n`, LimitNOFILE)";
     SegmentDamaged "SEGMENT_DAMAGED" Unavailable Nothing Elsewhere(SECOND), "", "read from another node, or wait: this one is being mended from it";
     InvalidRequest "INVALID_REQUEST" InvalidArgument Nothing Never, "", "mend the request: the message says where";

@@ -247,6 +247,12 @@ pub enum ClientError {
         /// The settings' present epoch.
         current: u64,
     },
+    /// A watch was to go on from a position whose deletions the cluster has forgotten.
+    #[error(
+        "what became of the logs since that position was forgotten. Watch them anew without a position: it begins with \
+         those that there are"
+    )]
+    ResumeTooOld,
     /// No node was as fresh as the read asked for.
     #[error(
         "{server} is too far behind for this read: {message}. Allow more staleness, ask another server, or try \
@@ -331,6 +337,7 @@ impl ClientError {
             Self::LogDeleted => Some(Reason::LogDeleted),
             Self::LogExists => Some(Reason::LogExists),
             Self::LogEpochDiffers { .. } => Some(Reason::LogEpochDiffers),
+            Self::ResumeTooOld => Some(Reason::ResumeTooOld),
             Self::Stale { .. } => Some(Reason::Stale),
             _ => None,
         }

@@ -35,6 +35,7 @@ pub use consume::reading::{Consistency, ConsumeOptions, Selection, Start};
 pub use consume::unpacked::ConsumedRecord;
 pub use error::ClientError;
 pub use info::{Claim, CursorInfo, FenceInfo, LogInfo, LogSettings, SessionInfo};
+pub use logs::watch::{LogChange, LogWatch, WatchPosition};
 pub use produce::ack::{Ack, Appended, BatchAck};
 pub use produce::appender::{Appender, AppenderOptions, BatchFor};
 pub use produce::backlog::ProducerStats;
@@ -150,6 +151,20 @@ impl Client {
     /// [`ClientError::NoServers`] if the client has no servers and `options.server` is not set.
     pub fn consume(&self, options: ConsumeOptions) -> Result<Consumer, ClientError> {
         Consumer::new(Arc::clone(&self.servers), &self.log, options, self.timeout)
+    }
+
+    /// Watches the logs whose names begin so: those that there are, then what becomes of them; or, from a position
+    /// that an earlier watch told, what became of them since. Connects at the first `next`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::NoServers`] if the client has no servers.
+    pub fn watch_logs(
+        &self,
+        prefix: &str,
+        from: Option<WatchPosition>,
+    ) -> Result<LogWatch, ClientError> {
+        LogWatch::new(Arc::clone(&self.servers), prefix, from, self.timeout)
     }
 
     /// Appends one record by one call to the first server. Never tried again: without a session a lost answer

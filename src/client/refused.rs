@@ -97,6 +97,7 @@ impl ClientError {
             Reason::LogEpochDiffers => Self::LogEpochDiffers {
                 current: told.number("epoch").unwrap_or_default(),
             },
+            Reason::ResumeTooOld => Self::ResumeTooOld,
             Reason::OutcomeUnknown => Self::OutcomeUnknown,
             _ => return None,
         })

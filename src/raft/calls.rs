@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::log::{LogId, Offset};
+use crate::log::{Index, LogId, Offset};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::catalog::{CreateLog, DeleteLog, SetRetention, Trim, UpdateLog};
 use crate::raft::entry::command::{ClaimEpoch, CommitCursor, Retention};
@@ -12,6 +12,7 @@ use crate::raft::read::Freshness;
 use crate::raft::state::cursors::Cursor;
 use crate::raft::state::fences::Epoch;
 use crate::raft::state::fsm::Fsm;
+use crate::raft::state::history::LogChanges;
 use crate::raft::state::logs::KnownLog;
 use crate::raft::state::sessions::SessionInfo;
 use crate::raft::view::View;
@@ -140,6 +141,26 @@ impl ReplicatedLog {
             }
             (found, None)
         })
+    }
+
+    /// Up to `count` changes of the catalogue behind `after`, of logs to be shown; `None` if it is too old: some were
+    /// forgotten.
+    pub fn log_changes(
+        &self,
+        after: Index,
+        count: usize,
+        is_shown: impl Fn(&str) -> bool,
+    ) -> Option<LogChanges> {
+        let state = &self.0.node.state;
+        state.read(|fsm| {
+            fsm.logs
+                .changes(after, fsm.applied_index(), count, is_shown)
+        })
+    }
+
+    /// The last index that this node has applied.
+    pub fn applied_index(&self) -> Index {
+        self.0.node.state.read(Fsm::applied_index)
     }
 
     /// Sets how much of the log is kept. Any member takes the call.

@@ -66,6 +66,7 @@ pub use state::admissions::ALLOWED_MAX;
 pub use state::applied::Applied;
 pub use state::cursors::{CURSORS_MAX, Cursor};
 pub use state::fences::{Epoch, FENCES_MAX};
+pub use state::history::LogChange;
 pub use state::logs::KnownLog;
 pub use state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX, SessionInfo};
 pub use view::clocks::ClockReport;
@@ -189,6 +190,11 @@ impl ReplicatedLog {
     /// How far this node has applied, and a wait for more.
     pub fn watch_applied(&self) -> watch::Receiver<Applied> {
         self.0.node.state.watch()
+    }
+
+    /// Wakes when the catalogue of logs changed.
+    pub fn watch_catalogue(&self) -> watch::Receiver<u64> {
+        self.0.node.state.watch_catalogue()
     }
 
     /// What this node knows of its clock and of its peers'.

@@ -14,6 +14,7 @@ mod intake;
 mod limits;
 mod log_v1;
 mod native;
+mod pages;
 mod router;
 mod status;
 

@@ -72,6 +72,12 @@ pub fn log_made_anew(name: &str) -> Status {
     Reason::Lagging.status(&message)
 }
 
+/// What became of the logs since then was forgotten.
+pub fn resume_too_old() -> Status {
+    let text = "what became of the logs since then was forgotten: list them anew, by a watch without a position";
+    Reason::ResumeTooOld.status(text)
+}
+
 /// The record is over the limit.
 pub fn too_large(bytes: usize, limit: usize) -> Status {
     let message = format!(

@@ -11,3 +11,4 @@ mod quorum_loss;
 mod reaching_nodes;
 mod simulation;
 mod slow_disk;
+mod watching;

@@ -21,6 +21,8 @@ pub struct Applied {
 pub struct AppliedState {
     fsm: Mutex<Fsm>,
     applied: watch::Sender<Applied>,
+    /// The last change of the catalogue of logs, by its index.
+    catalogue: watch::Sender<u64>,
     /// The raft index after the last one that the durable checkpoint covers; 0 without one.
     covered: Mutex<u64>,
 }
@@ -33,6 +35,7 @@ impl AppliedState {
             next_offset,
         };
         Self {
+            catalogue: watch::Sender::new(fsm.logs.history.last().0),
             fsm: Mutex::new(fsm),
             applied: watch::Sender::new(applied),
             covered: Mutex::new(applied.index.map_or(0, |index| index + 1)),
@@ -51,8 +54,19 @@ impl AppliedState {
 
     /// Lets those who wait know how far the state is.
     pub fn publish(&self, next_offset: Offset) {
-        let index = self.read(|fsm| fsm.applied.map(|id| id.index));
+        let (index, changed) = self.read(|fsm| {
+            let index = fsm.applied.map(|id| id.index);
+            (index, fsm.logs.history.last().0)
+        });
         self.applied.send_replace(Applied { index, next_offset });
+        // Those who watch the catalogue do not wake for records.
+        self.catalogue
+            .send_if_modified(|known| std::mem::replace(known, changed) != changed);
+    }
+
+    /// Wakes when the catalogue of logs changed.
+    pub fn watch_catalogue(&self) -> watch::Receiver<u64> {
+        self.catalogue.subscribe()
     }
 
     /// How far the state is, and a wait for it to get further.

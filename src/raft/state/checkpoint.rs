@@ -26,6 +26,7 @@ impl Fsm {
             membership: Some(types::membership_to_pb(self.membership.membership())),
             registrations: self.registrations.to_pb(),
             next_log: self.logs.next_id(),
+            forgotten_deletion: self.logs.history.forgotten(),
             deleted_epoch: self.fences.deleted_epoch(),
             timestamp_ms: self.timestamp_ms,
             admissions: self.admissions.to_pb(),
@@ -38,7 +39,12 @@ impl Fsm {
         let cursors = self.cursors.0.to_pb();
         let fences = self.fences.names.to_pb();
         let logs = self.logs.by_id.to_pb();
-        sessions.chain(cursors).chain(fences).chain(logs)
+        let gone = self.logs.history.gone.to_pb();
+        sessions
+            .chain(cursors)
+            .chain(fences)
+            .chain(logs)
+            .chain(gone)
     }
 
     /// The rows of all tables as they are stored.
@@ -47,7 +53,12 @@ impl Fsm {
         let cursors = self.cursors.0.stored();
         let fences = self.fences.names.stored();
         let logs = self.logs.by_id.stored();
-        sessions.chain(cursors).chain(fences).chain(logs)
+        let gone = self.logs.history.gone.stored();
+        sessions
+            .chain(cursors)
+            .chain(fences)
+            .chain(logs)
+            .chain(gone)
     }
 
     /// What changed since the last durable checkpoint, to be made durable. [`Self::saved`] must follow.
@@ -58,11 +69,13 @@ impl Fsm {
             self.cursors.0.take_changes(&mut rows);
             self.fences.names.take_changes(&mut rows);
             self.logs.by_id.take_changes(&mut rows);
+            self.logs.history.gone.take_changes(&mut rows);
         } else {
             self.sessions.by_id.take_all(&mut rows);
             self.cursors.0.take_all(&mut rows);
             self.fences.names.take_all(&mut rows);
             self.logs.by_id.take_all(&mut rows);
+            self.logs.history.gone.take_all(&mut rows);
         }
         Changes {
             checkpoint: self.to_checkpoint(next),
@@ -79,11 +92,13 @@ impl Fsm {
             self.cursors.0.saved();
             self.fences.names.saved();
             self.logs.by_id.saved();
+            self.logs.history.gone.saved();
         } else {
             self.sessions.by_id.not_saved();
             self.cursors.0.not_saved();
             self.fences.names.not_saved();
             self.logs.by_id.not_saved();
+            self.logs.history.gone.not_saved();
         }
     }
 
@@ -99,7 +114,7 @@ impl Fsm {
             membership,
             registrations: Registrations::from_pb(checkpoint.registrations),
             sessions: Sessions::default(),
-            logs: Logs::to_be_restored(checkpoint.next_log),
+            logs: Logs::to_be_restored(checkpoint.next_log, checkpoint.forgotten_deletion),
             cursors: Cursors::default(),
             fences: Fences::default(),
             timestamp_ms: checkpoint.timestamp_ms,
@@ -113,6 +128,7 @@ impl Fsm {
                 Row::Cursor(cursor) => fsm.cursors.restore(cursor)?,
                 Row::Fence(fence) => fsm.fences.restore(fence)?,
                 Row::Log(log) => fsm.logs.restore(log)?,
+                Row::Gone(gone) => fsm.logs.history.restore_gone(gone)?,
             }
         }
         if !fsm.logs.is_whole() {

@@ -80,7 +80,7 @@ impl Fsm {
                 Outcome::Done
             }
             EntryPayload::Normal(command) => {
-                let done = match self.catalog(log, command) {
+                let done = match self.catalog(log, index, command) {
                     Some(done) => done,
                     None => self.keep(index, command),
                 };
@@ -93,19 +93,24 @@ impl Fsm {
     }
 
     /// Applies a command that changes logs; `None` if it is another one.
-    fn catalog(&mut self, of: &Log, command: &Command) -> Option<Result<Outcome, StateRefusal>> {
+    fn catalog(
+        &mut self,
+        of: &Log,
+        index: Index,
+        command: &Command,
+    ) -> Option<Result<Outcome, StateRefusal>> {
         Some(match command {
             Command::CreateLog(create) => {
                 self.timestamp_ms = self.timestamp_ms.max(create.now_ms);
-                let made = self.logs.create(create);
+                let made = self.logs.create(index, create);
                 made.map(|made| {
                     of.begin(made.log);
                     Outcome::Log(made)
                 })
             }
-            Command::UpdateLog(update) => self.logs.update(update).map(Outcome::Log),
+            Command::UpdateLog(update) => self.logs.update(index, update).map(Outcome::Log),
             Command::DeleteLog(delete) => {
-                let deleted = self.logs.delete(delete);
+                let deleted = self.logs.delete(index, delete);
                 if deleted {
                     of.forget(delete.log);
                     self.cursors.delete_of(delete.log);
@@ -124,7 +129,9 @@ impl Fsm {
                 }
                 Ok(Outcome::Done)
             }
-            Command::SetRetention(set) => self.logs.set_retention(set).map(|_| Outcome::Done),
+            Command::SetRetention(set) => {
+                self.logs.set_retention(index, set).map(|_| Outcome::Done)
+            }
             _ => return None,
         })
     }
@@ -307,6 +314,11 @@ impl Fsm {
     pub fn addrs(&self) -> BTreeSet<String> {
         let members = self.membership.membership().nodes();
         members.map(|(_, member)| member.addr.clone()).collect()
+    }
+
+    /// The last index that was applied; 0 before any.
+    pub fn applied_index(&self) -> Index {
+        Index(self.applied.map_or(0, |id| id.index))
     }
 
     /// Where the slowest of these cursors of a log stands; those that are not there hold nothing up.

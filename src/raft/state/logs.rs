@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::log::{AllEnds, Ends, LogId, Offset};
+use crate::log::{AllEnds, Ends, Index, LogId, Offset};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog};
 use crate::raft::entry::outcome::{Full, Made, StateRefusal};
 use crate::raft::entry::wire_error::WireError;
 
+use super::history::{GoneLog, History};
 use super::marks::{Mark, Marks};
 use super::table::{self, Table};
 
@@ -28,6 +29,8 @@ pub struct Logs {
     by_name: BTreeMap<String, LogId>,
     /// The id that the next log gets.
     next_id: u32,
+    /// What became of them.
+    pub history: History,
 }
 
 /// What is kept of a log.
@@ -48,6 +51,9 @@ pub struct KnownLog {
     pub created_ms: u64,
     /// Where it stood now and then.
     pub marks: Marks,
+    /// The entries that made it, and that changed its configuration last; none for the default log.
+    pub made: Index,
+    pub changed: Index,
     /// Who made it; empty without TLS.
     subject: String,
     token: Bytes,
@@ -70,6 +76,7 @@ impl Default for Logs {
             by_id: Table::default(),
             by_name: BTreeMap::new(),
             next_id: 1,
+            history: History::default(),
         };
         let default = KnownLog {
             name: DEFAULT_NAME.to_owned(),
@@ -134,8 +141,9 @@ impl Logs {
         Arc::new(all.map(|(id, log)| (*id, log.ends)).collect())
     }
 
-    /// Makes a log. One that was made by the same call, or is set up as this one would be, is given instead.
-    pub fn create(&mut self, create: &CreateLog) -> Result<Made, StateRefusal> {
+    /// Makes a log by the entry of this index. One that was made by the same call, or is set up as this one would be,
+    /// is given instead.
+    pub fn create(&mut self, index: Index, create: &CreateLog) -> Result<Made, StateRefusal> {
         if let Some((id, known)) = self.named(&create.name) {
             let is_retry = !create.token.is_empty() && known.token == create.token;
             if is_retry || known.config == create.config {
@@ -158,14 +166,17 @@ impl Logs {
             created_ms: create.now_ms,
             subject: create.subject.clone(),
             token: create.token.clone(),
+            made: index,
+            changed: index,
             ..KnownLog::default()
         };
+        self.history.changed(id, Index(0), index);
         self.put(id, log);
         Ok(Made { log: id, epoch: 1 })
     }
 
     /// Replaces a log's configuration.
-    pub fn update(&mut self, update: &UpdateLog) -> Result<Made, StateRefusal> {
+    pub fn update(&mut self, index: Index, update: &UpdateLog) -> Result<Made, StateRefusal> {
         let known = self.get(update.log).ok_or(StateRefusal::NoSuchLog)?;
         let current = known.epoch;
         if update
@@ -183,31 +194,44 @@ impl Logs {
         known.config = update.config.clone();
         known.epoch += 1;
         let epoch = known.epoch;
+        let before = std::mem::replace(&mut known.changed, index);
+        self.history.changed(log, before, index);
         Ok(Made { log, epoch })
     }
 
     /// Replaces a log's retention, and leaves the rest of its configuration as it is.
-    pub fn set_retention(&mut self, set: &SetRetention) -> Result<Made, StateRefusal> {
+    pub fn set_retention(
+        &mut self,
+        index: Index,
+        set: &SetRetention,
+    ) -> Result<Made, StateRefusal> {
         let known = self.get(set.log).ok_or(StateRefusal::NoSuchLog)?;
         let config = LogConfig {
             retention: set.retention.clone(),
             ..known.config.clone()
         };
-        self.update(&UpdateLog {
+        let update = UpdateLog {
             log: set.log,
             config,
             expected_epoch: None,
-        })
+        };
+        self.update(index, &update)
     }
 
     /// Deletes a log; false if there is none with this name and id. The default log stays.
-    pub fn delete(&mut self, delete: &DeleteLog) -> bool {
+    pub fn delete(&mut self, index: Index, delete: &DeleteLog) -> bool {
         let is_it = self.by_name.get(&delete.name) == Some(&delete.log);
         if !is_it || delete.log == LogId::DEFAULT {
             return false;
         }
         self.by_name.remove(&delete.name);
-        self.by_id.remove(&delete.log).is_some()
+        let Some(gone) = self.by_id.remove(&delete.log) else {
+            return false;
+        };
+        let (id, name) = (delete.log, gone.name);
+        let log = GoneLog { id, name };
+        self.history.deleted(log, gone.changed, index);
+        true
     }
 
     /// Lets a log begin later; gives its first offset.
@@ -238,9 +262,10 @@ impl Logs {
         first
     }
 
-    /// No log at all, to be filled from rows. So many ids were given.
-    pub fn to_be_restored(next_id: u32) -> Self {
+    /// No log at all, to be filled from rows. So many ids were given, and deletions up to `forgotten` were forgotten.
+    pub fn to_be_restored(next_id: u32, forgotten: u64) -> Self {
         Self {
+            history: History::to_be_restored(forgotten),
             by_id: Table::default(),
             by_name: BTreeMap::new(),
             next_id: next_id.max(1),
@@ -264,10 +289,14 @@ impl Logs {
             token: log.token,
             marks: Marks::from_pb(&log.marks.unwrap_or_default())
                 .ok_or(WireError::Unknown("mark"))?,
+            made: Index(log.made),
+            changed: Index(log.changed),
             name: log.name,
         };
         let is_possible = known.ends.first <= known.ends.next
             && known.ends.next.0 <= crate::log::NUMBER_MAX
+            && known.made <= known.changed
+            && known.changed.0 <= crate::log::NUMBER_MAX
             && known
                 .marks
                 .last()
@@ -275,6 +304,7 @@ impl Logs {
             && id.0 < self.next_id;
         let name = known.name.clone();
         let is_new = self.by_name.insert(name, id).is_none();
+        let is_new = self.history.restore(id, known.changed) && is_new;
         let is_new = self.by_id.restore(id, known).is_none() && is_new;
         (is_new && is_possible)
             .then_some(())
@@ -308,6 +338,8 @@ impl table::Kept for KnownLog {
             created_ms: self.created_ms,
             subject: self.subject.clone(),
             token: self.token.clone(),
+            made: self.made.0,
+            changed: self.changed.0,
             marks: Some(self.marks.to_pb()).filter(|marks| !marks.offsets.is_empty()),
         };
         pb::StateRow {
@@ -349,47 +381,65 @@ mod tests {
             let (log, epoch) = (LogId(id), 1);
             Ok(Made { log, epoch })
         };
-        assert_eq!(logs.create(&create("a", b"t", None)), made(1));
-        assert_eq!(logs.create(&create("a", b"t", Some(9))), made(1), "a retry");
-        assert_eq!(logs.create(&create("a", b"u", None)), made(1), "as it is");
-        let other = logs.create(&create("a", b"u", Some(9)));
+        assert_eq!(logs.create(Index(1), &create("a", b"t", None)), made(1));
+        assert_eq!(
+            logs.create(Index(2), &create("a", b"t", Some(9))),
+            made(1),
+            "a retry"
+        );
+        assert_eq!(
+            logs.create(Index(3), &create("a", b"u", None)),
+            made(1),
+            "as it is"
+        );
+        let other = logs.create(Index(4), &create("a", b"u", Some(9)));
         assert_eq!(other, Err(StateRefusal::LogExists { log: LogId(1) }));
 
-        assert!(!logs.delete(&delete("a", 2)), "another one was meant");
-        assert!(logs.delete(&delete("a", 1)));
-        assert!(!logs.delete(&delete("default", 0)));
-        assert_eq!(logs.create(&create("a", b"t", None)), made(2));
-        assert_eq!(logs.create(&create("b", b"", None)), made(3));
-        assert_eq!(logs.create(&create("c", b"", None)), made(4));
-        let full = logs.create(&create("d", b"", None));
+        assert!(
+            !logs.delete(Index(5), &delete("a", 2)),
+            "another one was meant"
+        );
+        assert!(logs.delete(Index(6), &delete("a", 1)));
+        assert!(!logs.delete(Index(7), &delete("default", 0)));
+        assert_eq!(logs.create(Index(8), &create("a", b"t", None)), made(2));
+        assert_eq!(logs.create(Index(9), &create("b", b"", None)), made(3));
+        assert_eq!(logs.create(Index(10), &create("c", b"", None)), made(4));
+        let full = logs.create(Index(11), &create("d", b"", None));
         assert!(matches!(full, Err(StateRefusal::TooManyLogs(full)) if full.limit == 4));
     }
 
     #[test]
     fn a_configuration_is_replaced_if_it_is_the_one_that_was_seen() {
         let mut logs = Logs::default();
-        logs.create(&create("a", b"", None)).unwrap();
+        logs.create(Index(12), &create("a", b"", None)).unwrap();
         let update = |label, expected_epoch| UpdateLog {
             log: LogId(1),
             config: create("a", b"", Some(label)).config,
             expected_epoch,
         };
-        assert_eq!(logs.update(&update(5, Some(1))).unwrap().epoch, 2);
-        let late = logs.update(&update(6, Some(1)));
+        assert_eq!(
+            logs.update(Index(13), &update(5, Some(1))).unwrap().epoch,
+            2
+        );
+        let late = logs.update(Index(14), &update(6, Some(1)));
         assert_eq!(late, Err(StateRefusal::LogEpochDiffers { current: 2 }));
-        assert_eq!(logs.update(&update(5, None)).unwrap().epoch, 2, "no change");
+        assert_eq!(
+            logs.update(Index(15), &update(5, None)).unwrap().epoch,
+            2,
+            "no change"
+        );
         let gone = UpdateLog {
             log: LogId(7),
             ..update(5, None)
         };
-        assert_eq!(logs.update(&gone), Err(StateRefusal::NoSuchLog));
+        assert_eq!(logs.update(Index(16), &gone), Err(StateRefusal::NoSuchLog));
     }
 
     #[test]
     fn logs_are_listed_by_prefix_in_pages() {
         let mut logs = Logs::default();
         for name in ["a/2", "a/1", "b"] {
-            logs.create(&create(name, b"", None)).unwrap();
+            logs.create(Index(17), &create(name, b"", None)).unwrap();
         }
         let names = |prefix, after, count| {
             let found = logs.list(prefix, after).take(count);
@@ -406,7 +456,7 @@ mod tests {
     #[test]
     fn rows_bring_the_logs_back() {
         let mut logs = Logs::default();
-        logs.create(&create("a", b"t", Some(3))).unwrap();
+        logs.create(Index(18), &create("a", b"t", Some(3))).unwrap();
         logs.appended(LogId(1), 7, 700, 9);
         let (log, first) = (LogId(1), Offset(99));
         assert_eq!(logs.trim(&Trim { log, first }), Ok(Offset(7)));
@@ -418,14 +468,14 @@ mod tests {
             };
             rows.map(log).collect::<Vec<_>>()
         };
-        let mut again = Logs::to_be_restored(logs.next_id());
+        let mut again = Logs::to_be_restored(logs.next_id(), 0);
         for row in rows(&logs) {
             again.restore(row).unwrap();
         }
         assert!(again.is_whole() && again == logs);
         let twice = rows(&logs).remove(1);
         assert!(again.restore(twice).is_err());
-        let mut short = Logs::to_be_restored(1);
+        let mut short = Logs::to_be_restored(1, 0);
         assert!(
             short.restore(rows(&logs).remove(1)).is_err(),
             "not given yet"

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod cursors;
 pub mod fences;
 pub mod fsm;
+pub mod history;
 pub mod logs;
 pub mod marks;
 pub mod registrations;

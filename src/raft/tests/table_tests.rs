@@ -18,6 +18,7 @@ use crate::raft::snapshot::{self, gather};
 use crate::raft::state::cursors::CURSORS_MAX;
 use crate::raft::state::fences::FENCES_MAX;
 use crate::raft::state::fsm::Fsm;
+use crate::raft::state::history::{GONE_MAX, GoneLog};
 use crate::raft::state::marks::{MARKS_MAX, Mark};
 use crate::raft::state::sessions::digests::Digests;
 use crate::raft::state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX};
@@ -118,6 +119,12 @@ fn full(plain: bool) -> Fsm {
     for number in 1..LOGS {
         make_log(&mut fsm, number);
     }
+    for number in 0..GONE_MAX {
+        let (id, name) = (LogId(u32::MAX), name(number));
+        let index = Index(NUMBER_MAX - GONE_MAX as u64 + number as u64);
+        let history = &mut fsm.logs.history;
+        history.deleted(GoneLog { id, name }, Index(0), index);
+    }
     fsm
 }
 
@@ -144,7 +151,10 @@ fn make_log(fsm: &mut Fsm, number: usize) {
         now_ms: high,
         logs_max: LOGS as u32,
     };
-    let made = fsm.logs.create(&create).unwrap();
+    let made = fsm
+        .logs
+        .create(Index(high + number as u64), &create)
+        .unwrap();
     assert_eq!(made.log, LogId(number as u32));
     let log = fsm.logs.by_id.get_mut(&made.log).unwrap();
     let (first, next) = (Offset(high - 1), Offset(high));

@@ -169,7 +169,7 @@ mod tests {
                 now_ms: 0,
                 logs_max: u32::MAX,
             };
-            fsm.logs.create(&create).unwrap();
+            fsm.logs.create(Index(number.into()), &create).unwrap();
             for second in 1..=100 {
                 let log = LogId(number);
                 fsm.logs.appended(log, 1, 10_000, second * 1000);

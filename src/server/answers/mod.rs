@@ -6,6 +6,7 @@
 
 pub mod bulk;
 pub mod reading;
+pub mod telling;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -187,6 +187,11 @@ impl Reading {
     }
 }
 
+/// Waits for room for an answer of so many bytes.
+pub async fn room(accounts: Option<&Accounts>, bytes: usize) -> Result<Option<Held>, Status> {
+    Ok(Room::take(accounts, bytes).await?.held)
+}
+
 /// Room for an answer.
 struct Room<'a> {
     held: Option<Held>,

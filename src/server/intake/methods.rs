@@ -112,7 +112,9 @@ impl Methods {
                 "ListSessions" | "DeleteFence" | "CreateLog" | "UpdateLog" | "DeleteLog" => {
                     (&[Admin], true, Carries::Small)
                 }
-                "GetLog" | "ListLogs" => (&[Produce, Consume, Commit, Admin], true, Carries::Small),
+                "GetLog" | "ListLogs" | "WatchLogs" => {
+                    (&[Produce, Consume, Commit, Admin], true, Carries::Small)
+                }
                 "CommitCursor" | "DeleteCursor" => (&[Commit], true, Carries::Small),
                 "ConsumeStream" => (&[Consume], false, Carries::Small),
                 "Consume" | "GetEpoch" | "ListFences" | "GetCursor" | "ListCursors" => {

@@ -15,9 +15,9 @@ use crate::raft::{
 use super::super::Limits;
 use super::super::api_context::check_new_name;
 use super::super::auth::{Action, Actions, Rights};
+use super::super::pages::{page, page_of};
 use super::super::status;
 use super::cluster::check_wait;
-use super::pages::{page, page_of};
 use super::{be_current, cursor};
 use crate::log::LogId;
 
@@ -26,7 +26,7 @@ use crate::log::LogId;
 pub const LABELS_MAX: usize = 8;
 pub const LABELS_BYTES_MAX: usize = 192;
 /// The names that are looked at before others have a turn.
-const LOOKED_MAX: usize = 1000;
+pub const LOOKED_MAX: usize = 1000;
 const TOKEN_BYTES_MAX: usize = 16;
 
 /// What is kept of retention, from a request.
@@ -86,7 +86,7 @@ fn config_of(limits: &Limits, config: Option<v1::LogConfig>) -> Result<LogConfig
     })
 }
 
-fn log_to(id: LogId, log: KnownLog) -> v1::Log {
+pub fn log_to(id: LogId, log: KnownLog) -> v1::Log {
     let kept_bytes = log.marks.kept_bytes(log.ends, log.end());
     v1::Log {
         name: log.name,

@@ -14,24 +14,25 @@ use crate::raft::{
 };
 
 use super::answers::UNREAD_MAX;
+use super::answers::telling;
 use super::auth::{Action, Actions};
 use super::limits::{
     ANSWER_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX,
 };
+use super::pages::{page, page_of};
 use super::{ApiContext, auth, deadline, status};
-use pages::{page, page_of};
 
 mod batches;
 pub mod cluster;
 mod consume;
 mod logs;
 mod many;
-mod pages;
 mod position;
 mod produce;
 mod selection;
 mod shared;
 mod tail;
+mod watch;
 
 pub use consume::freshness;
 
@@ -68,6 +69,7 @@ pub(super) async fn be_current(log: &ReplicatedLog) -> Result<(), Status> {
 impl LogService for Native {
     type ProduceStreamStream = produce::Answers;
     type ConsumeStreamStream = tail::Answers;
+    type WatchLogsStream = telling::Answers<WatchLogsResponse>;
 
     async fn create_log(
         &self,
@@ -104,6 +106,16 @@ impl LogService for Native {
         let rights = self.0.rights(&request);
         let listed = logs::list(&log, &rights, request.get_ref()).await;
         listed.map(Response::new)
+    }
+
+    async fn watch_logs(
+        &self,
+        request: Request<WatchLogsRequest>,
+    ) -> Result<Response<Self::WatchLogsStream>, Status> {
+        let (answers, outbox) = watch::stream(self.0.clone(), request)?;
+        let mut response = Response::new(answers);
+        response.extensions_mut().insert(outbox);
+        Ok(response)
     }
 
     async fn update_log(

@@ -9,9 +9,9 @@ use tonic::{Request, Status};
 use crate::proto::v1::*;
 use crate::raft::{self, ClaimEpoch, ReplicatedLog, SESSION_IDLE_MS_MAX, owner};
 
-use super::pages::{bad_page, page, page_of};
 use super::{be_current, check_name, secret};
 use crate::server::auth::{Action, Actions, On};
+use crate::server::pages::{bad_page, page, page_of};
 use crate::server::{ApiContext, auth, status};
 
 type Api = ApiContext<ReplicatedLog>;

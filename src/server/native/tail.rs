@@ -4,13 +4,9 @@
 //! that a client which does not read costs a bounded part of memory and nobody else's time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::BoxStream;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, Interval};
 use tonic::{Request, Status, Streaming};
 
 use crate::log::{Offset, Position};
@@ -19,9 +15,8 @@ use crate::proto::v1::{
     ConsumeStreamRequest, ConsumeStreamResponse, ConsumeStreamStart, StoredBatch,
 };
 use crate::raft::{Applied, ReplicatedLog};
-use crate::tasks;
 
-use super::super::answers::Outbox;
+use super::super::answers::{Outbox, telling};
 use super::super::auth::{Action, Rights};
 use super::super::limits::ANSWER_BYTES_MAX;
 use super::super::{ApiContext, Drain, accounts, deadline, status};
@@ -33,40 +28,15 @@ use crate::server::answers::reading::Asked;
 
 /// Bytes that a stream reads at a time.
 const READ_BYTES: usize = 256 << 10;
-/// Answers that wait for the connection.
-const READY_MAX: usize = 1;
 /// Credit beyond this is forgotten.
 const CREDIT_MAX: i64 = 1 << 40;
-/// How long the status that ends a stream waits for a client that does not read.
-const LAST_WORD: Duration = Duration::from_secs(5);
-const HEARTBEAT: Duration = Duration::from_secs(5);
-const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
-const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
-
 /// The answers of a consume stream.
-pub type Answers = BoxStream<'static, Result<ConsumeStreamResponse, Status>>;
+pub type Answers = telling::Answers<ConsumeStreamResponse>;
 
-type Answer = Result<ConsumeStreamResponse, Status>;
+type Tell = telling::Tell<ConsumeStreamResponse>;
 
 /// Records, and the room that they take.
 type Batches = (Vec<StoredBatch>, Option<Held>);
-
-/// Hands answers to the call's body, which counts what they take.
-struct Tell {
-    answers: mpsc::Sender<(Answer, Option<Held>)>,
-    outbox: Outbox,
-}
-
-impl Tell {
-    /// Once the last answer is taken; false if the client left.
-    async fn tell(&self, answer: Answer, held: Option<Held>) -> bool {
-        let Ok(place) = self.answers.reserve().await else {
-            return false;
-        };
-        self.outbox.hand_over(|| place.send((answer, held)));
-        true
-    }
-}
 
 /// Who reads.
 struct Asker {
@@ -87,24 +57,10 @@ pub fn stream(
         until: deadline::of(&request),
     };
     let requests = request.into_inner();
-    let outbox = api.unread.outbox();
-    let (answers, told) = mpsc::channel(READY_MAX);
-    let tell = Tell {
-        answers,
-        outbox: outbox.clone(),
-    };
-    tasks::spawn("native consume stream", async move {
-        if let Err(status) = serve(api, caller, requests, &tell).await {
-            // A client that left needs no status, and one that does not read gets none.
-            let _ = tokio::time::timeout(LAST_WORD, tell.tell(Err(status), None)).await;
-        }
-    });
-    let counted = outbox.clone();
-    let answers = ReceiverStream::new(told).map(move |(answer, held)| {
-        counted.built(held);
-        answer
-    });
-    (answers.boxed(), outbox)
+    let unread = api.unread.clone();
+    telling::answers(&unread, "native consume stream", |tell| async move {
+        serve(api, caller, requests, &tell).await
+    })
 }
 
 async fn serve(
@@ -181,19 +137,12 @@ async fn begin(
 }
 
 fn heartbeats(start: &ConsumeStreamStart, consistency: Consistency) -> Interval {
-    let asked = match start.heartbeat_ms {
-        0 => HEARTBEAT,
-        millis => Duration::from_millis(millis.into()),
-    };
-    let mut every = asked.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
+    let mut every = telling::period(start.heartbeat_ms);
     if let Consistency::Bounded(bound) = consistency {
         // Wake in time to notice that the staleness bound is broken.
-        every = every.min((bound / 2).max(HEARTBEAT_MIN));
+        every = every.min((bound / 2).max(telling::HEARTBEAT_MIN));
     }
-    let mut heartbeats = tokio::time::interval(every);
-    heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    heartbeats.reset();
-    heartbeats
+    telling::heartbeats(every)
 }
 
 /// Credit as it is counted.
@@ -304,7 +253,7 @@ impl Tail {
         tokio::select! {
             biased;
             () = self.drain.began() => Err(status::draining()),
-            () = tell.answers.closed() => Ok(Event::Left),
+            () = tell.left() => Ok(Event::Left),
             _ = self.heartbeats.tick() => Ok(Event::Heartbeat),
             request = self.requests.message(), if open => match request? {
                 Some(request) if request.start.is_some() => {
@@ -341,7 +290,7 @@ impl Tail {
             biased;
             read = self.read_source() => read?,
             () = drain.began() => return Err(status::draining()),
-            () = tell.answers.closed() => return Ok(None),
+            () = tell.left() => return Ok(None),
         };
         if !self.consistency.holds(&self.log) {
             self.consistency.reached(&self.log).await?;

@@ -5,7 +5,9 @@
 )]
 
 use bytes::{Buf, BufMut, Bytes};
-use ferrolog::client::{LogSettings, ProducerOptions};
+use ferrolog::client::{
+    Client, ClientError, LogChange, LogSettings, LogWatch, ProducerOptions, Reason,
+};
 use ferrolog::net::Kind;
 use ferrolog::net::stream_layer::ChannelOptions;
 use ferrolog::proto::log_v1::{
@@ -130,6 +132,7 @@ fn of_the_rest() -> Vec<Row> {
             about!(name => CreateLogRequest { name, ..Default::default() })),
         ("ferrolog.v1.LogService/GetLog", ANY, For::Name, 1, about!(name => GetLogRequest { name })),
         ("ferrolog.v1.LogService/ListLogs", ANY, For::Some, 1, none),
+        ("ferrolog.v1.LogService/WatchLogs", ANY, For::Some, 1, none),
         ("ferrolog.v1.LogService/UpdateLog", &["admin"], For::Name, 1,
             about!(name => UpdateLogRequest { name, config: None, expected_epoch: Some(99) })),
         ("ferrolog.v1.LogService/DeleteLog", &["admin"], For::Name, 1,
@@ -309,6 +312,49 @@ async fn a_listing_shows_what_the_caller_may_see() {
         reason(&listed("c", 1).await.expect_err("no right")),
         "DENIED"
     );
+
+    // A watch tells as much, and of what becomes of the logs, too.
+    let watch = |name: &str| {
+        let layer = stage.layer_of(name);
+        let client = Client::builder().servers([stage.cluster.addr(2)]);
+        let client = client.stream_layer(layer).build().expect("a client");
+        client.watch_logs("", None).expect("a server")
+    };
+    let next = async |watch: &mut LogWatch| {
+        let next = tokio::time::timeout(PATIENCE, watch.next()).await;
+        Ok::<_, ClientError>(match next.expect("an answer")? {
+            LogChange::Existing(log) | LogChange::Created(log) => log.name,
+            LogChange::Deleted { name, .. } => format!("not {name}"),
+            other => format!("{other:?}"),
+        })
+    };
+    let mut of_a = watch("a");
+    for expected in ["default", "mine/1", "mine/2", "mine/3", "Current"] {
+        assert_eq!(next(&mut of_a).await.expect("watched"), expected);
+    }
+    let mut of_b = watch("b");
+    for expected in ["other/x", "Current"] {
+        assert_eq!(next(&mut of_b).await.expect("watched"), expected);
+    }
+    let admin = stage.client().admin();
+    let mut made = Vec::new();
+    for name in ["other/z", "mine/4"] {
+        let log = admin.create_log(name, LogSettings::default()).await;
+        made.push(log.expect("made"));
+    }
+    for log in made {
+        let deleted = admin.delete_log(&log.name, log.id).await;
+        assert!(deleted.expect("deleted"));
+    }
+    loop {
+        let told = next(&mut of_a).await.expect("watched");
+        assert!(told.contains("mine/4"), "not to be shown: {told}");
+        if told == "not mine/4" {
+            break;
+        }
+    }
+    let denied = next(&mut watch("c")).await.expect_err("no right");
+    assert_eq!(denied.reason(), Some(Reason::Denied));
 }
 
 /// Each message of a stream names its log anew.

@@ -116,6 +116,45 @@ async fn one_pipe_feeds_many_logs_and_a_prefix_reads_them_as_one() {
 }
 
 #[tokio::test]
+async fn a_watch_shows_what_there_is_and_goes_on_where_it_ended() {
+    let cluster = Cluster::start(&["orders/1", "other"]).await;
+    let text = cluster
+        .text(&["log", "watch", "--prefix", "orders/", "--count", "1"])
+        .await;
+    let words: Vec<_> = text.split_whitespace().collect();
+    assert_eq!((words[0], words[2]), ("existing", "orders/1"), "{text}");
+    let there = cluster.lines(&["log", "watch", "--count", "4"]).await;
+    let told = |lines: &[Value]| -> Vec<String> {
+        let line = |line: &Value| {
+            let name = line["log"]["name"].as_str().unwrap_or_default();
+            format!("{} {name}", line["change"].as_str().expect("a word"))
+        };
+        lines.iter().map(line).collect()
+    };
+    let all = [
+        "existing default",
+        "existing orders/1",
+        "existing other",
+        "current ",
+    ];
+    assert_eq!(told(&there), all);
+    let listed = there[..3].iter().all(|line| line["position"].is_null());
+    assert!(listed, "there is none while they are told: {there:?}");
+    let since = there[3]["position"].to_string();
+
+    cluster.text(&["log", "create", "orders/2"]).await;
+    cluster.text(&["log", "delete", "orders/1"]).await;
+    let follow = ["log", "watch", "--since", &since, "--count", "2"];
+    let changes = cluster.lines(&follow).await;
+    assert_eq!(told(&changes), ["created orders/2", "deleted orders/1"]);
+    let since = changes[0]["position"].to_string();
+    let rest = ["log", "watch", "--since", &since, "--count", "1"];
+    assert_eq!(cluster.lines(&rest).await, changes[1..]);
+    let ahead = cluster.run(&["log", "watch", "--since", "99999"]).await;
+    ahead.expect_refusal(&["99999", "give a position that an answer told"]);
+}
+
+#[tokio::test]
 async fn places_in_one_log_are_none_among_several() {
     let cluster = Cluster::start(&["a"]).await;
     for (words, said) in [

@@ -205,7 +205,7 @@ fn described(log: &LogInfo) -> String {
     rows.map(|line| line.trim_end().to_owned()).join("\n")
 }
 
-fn of_log(log: &LogInfo) -> Value {
+pub(super) fn of_log(log: &LogInfo) -> Value {
     json!({
         "name": log.name,
         "id": log.id,

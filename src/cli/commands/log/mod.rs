@@ -3,6 +3,7 @@
 mod catalogue;
 mod files;
 mod settings;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,7 @@ use crate::client::Client;
 use catalogue::{CreateArgs, DeleteArgs, ListArgs, SetArgs, ShowArgs};
 use files::{DumpArgs, VerifyArgs};
 use settings::{Change, retention_json, retention_text};
+use watch::WatchArgs;
 
 const HELP: &str = "\
 Examples:
@@ -29,6 +31,8 @@ Examples:
   ferrolog log set orders --retention-wait-for billing --retention-cap 100GiB
   ferrolog log set orders --record-bytes-max 64KiB --timestamps-required true
   ferrolog log set orders --retention-age none --remove-label tier
+  ferrolog log watch --prefix orders/ --output json
+  ferrolog log watch --since 1200                       (what became of the logs since then)
   ferrolog log delete orders                            (with its records and cursors)
   ferrolog log delete orders --id 7                     (only if that is still the one)
   ferrolog log trim 100000                              (records before offset 100000 go)
@@ -72,6 +76,8 @@ enum Action {
     Show(ShowArgs),
     /// Change what is set for a log; what is not named stays
     Set(SetArgs),
+    /// Show the logs that there are, and what becomes of them as it happens
+    Watch(WatchArgs),
     /// Delete a log, with its records and cursors
     Delete(DeleteArgs),
     /// Give up the records before an offset
@@ -116,6 +122,7 @@ pub(in crate::cli) async fn run(args: LogArgs, format: Format) -> anyhow::Result
         Action::Show(args) => catalogue::show(&args).await?,
         Action::Set(args) => catalogue::set(args).await?,
         Action::Delete(args) => catalogue::delete(&args).await?,
+        Action::Watch(args) => return watch::run(&args, format).await,
         Action::Trim {
             first,
             connection,

@@ -3,6 +3,8 @@
 //! A call that is made again after a lost answer does nothing twice: a log is made under a token, and deleted by
 //! its id.
 
+pub mod watch;
+
 use super::info::{LogInfo, LogSettings};
 use super::named::Log;
 use super::session::Token;

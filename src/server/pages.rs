@@ -2,7 +2,7 @@
 
 use tonic::Status;
 
-use super::super::status;
+use super::status;
 
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
