@@ -31,6 +31,8 @@ pub struct Admin {
     pub(super) servers: Arc<Servers>,
     /// The log's name; empty for the default one.
     pub(super) log: String,
+    /// Whether cursors are meant that belong to no log.
+    pub(super) of_selections: bool,
     pub(super) timeout: Duration,
 }
 
@@ -39,7 +41,17 @@ impl Admin {
         Self {
             servers,
             log: log.to_owned(),
+            of_selections: false,
             timeout,
+        }
+    }
+
+    /// The same for the cursors that belong to no log.
+    pub(crate) fn of_selections(self) -> Self {
+        Self {
+            log: String::new(),
+            of_selections: true,
+            ..self
         }
     }
 

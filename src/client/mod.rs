@@ -31,6 +31,7 @@ use tonic::transport::Channel;
 pub use admin::Admin;
 pub use builder::{ClientBuilder, ConfigError};
 pub use consume::consumer::Consumer;
+pub use consume::cursors::SelectionCursors;
 pub use consume::reading::{Consistency, ConsumeOptions, Selection, Start};
 pub use consume::unpacked::ConsumedRecord;
 pub use error::ClientError;
@@ -142,6 +143,11 @@ impl Client {
     /// The calls of an operator, and those about the cluster's names and cursors.
     pub fn admin(&self) -> Admin {
         Admin::new(Arc::clone(&self.servers), &self.log, self.timeout)
+    }
+
+    /// The named positions of readers of several logs.
+    pub fn selection_cursors(&self) -> SelectionCursors {
+        SelectionCursors::new(self.admin())
     }
 
     /// Reads from `options.from` on, this log or those of `options.selection`; connects at the first `next`.

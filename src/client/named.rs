@@ -166,6 +166,7 @@ impl Admin {
             offset,
             expected_offset: expected,
             create_only: false,
+            of_selections: self.of_selections,
         })
         .await
     }
@@ -182,6 +183,7 @@ impl Admin {
             offset,
             expected_offset: None,
             create_only: true,
+            of_selections: self.of_selections,
         })
         .await
     }
@@ -224,6 +226,7 @@ impl Admin {
         let request = GetCursorRequest {
             log: self.log.clone(),
             name: name.to_owned(),
+            of_selections: self.of_selections,
         };
         let call = |mut log: Log| {
             let request = request.clone();
@@ -249,6 +252,7 @@ impl Admin {
                 log: self.log.clone(),
                 page_size: 0,
                 page_token,
+                of_selections: self.of_selections,
             };
             async move { log.list_cursors(request).await }
         };
@@ -267,6 +271,7 @@ impl Admin {
         let request = DeleteCursorRequest {
             log: self.log.clone(),
             name: name.to_owned(),
+            of_selections: self.of_selections,
         };
         let call = |mut log: Log| {
             let request = request.clone();

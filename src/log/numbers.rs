@@ -52,6 +52,8 @@ pub struct LogId(pub u32);
 impl LogId {
     /// The log that is always there.
     pub const DEFAULT: Self = Self(0);
+    /// No log has it. What is kept under it is of several logs that are read as one, such as a reader's position.
+    pub const SEVERAL: Self = Self(u32::MAX);
 }
 
 impl fmt::Display for LogId {

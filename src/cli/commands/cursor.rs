@@ -7,11 +7,13 @@ use serde_json::json;
 use crate::cli::Format;
 use crate::cli::connection::{ConnectionArgs, OfLog};
 use crate::cli::output::{Cell, Column, Told, deleted, listed, print_as};
-use crate::client::{Client, CursorInfo};
+use crate::client::{Admin, CursorInfo};
 
 const HELP: &str = "\
 A cursor holds the offset of the record that is read next: at most the one behind the last record. It never expires.
-It belongs to one log: the same name in another log is another cursor.
+It belongs to one log: the same name in another log is another cursor. With --of-selections it belongs to none, and
+holds a position among the records of all logs, as `consume --prefix orders/ --cursor NAME` moves it; it holds back no
+log's retention.
 
 Examples:
   ferrolog cursor set billing 0 --create
@@ -19,6 +21,7 @@ Examples:
   ferrolog cursor list --servers n1:8400
   ferrolog cursor list --log orders
   ferrolog cursor set billing 1000
+  ferrolog cursor list --of-selections
   ferrolog cursor set billing 1000 --expected 900 (only if nobody moved it meanwhile)
   ferrolog cursor delete billing
   ferrolog log retention --wait-for-cursor billing --wait-max-bytes 100GiB";
@@ -30,6 +33,9 @@ pub(in crate::cli) struct CursorArgs {
     connection: ConnectionArgs,
     #[command(flatten)]
     log: OfLog,
+    /// Cursors of several logs that are read as one, and of no log
+    #[arg(long, global = true)]
+    of_selections: bool,
     #[command(subcommand)]
     action: Action,
 }
@@ -62,11 +68,14 @@ struct From {
 }
 
 pub(in crate::cli) async fn run(args: CursorArgs, format: Format) -> anyhow::Result<()> {
-    let client = args.log.of(&args.connection.client(None)?);
-    let admin = client.admin();
+    let admin = args.log.of(&args.connection.client(None)?).admin();
+    let admin = match args.of_selections {
+        true => admin.of_selections(),
+        false => admin,
+    };
     let told = match args.action {
         Action::List => list(&admin.cursors().await?),
-        Action::Set { name, offset, from } => set(&client, &name, offset, from).await?,
+        Action::Set { name, offset, from } => set(&admin, &name, offset, from).await?,
         Action::Delete { name } => deleted("cursor", &name, admin.delete_cursor(&name).await?),
     };
     print_as(format, told)
@@ -83,11 +92,11 @@ pub(in crate::cli) struct NoCursor {
 
 /// Where a cursor stands; `None` if there is none and it is to be made.
 pub(in crate::cli) async fn stands(
-    client: &Client,
+    admin: &Admin,
     name: &str,
     create: bool,
 ) -> anyhow::Result<Option<u64>> {
-    let cursor = client.admin().cursor(name).await;
+    let cursor = admin.cursor(name).await;
     let cursor = cursor.with_context(|| format!("read the cursor {name}"))?;
     if cursor.is_none() && !create {
         let name = name.to_owned();
@@ -109,14 +118,13 @@ fn list(cursors: &[CursorInfo]) -> Told {
     listed("cursors", cursors, &columns)
 }
 
-async fn set(client: &Client, name: &str, offset: u64, from: From) -> anyhow::Result<Told> {
+async fn set(admin: &Admin, name: &str, offset: u64, from: From) -> anyhow::Result<Told> {
     // With an expected place there must be a cursor, and the cluster looks itself.
     if from.expected.is_none() {
-        stands(client, name, from.create).await?;
+        stands(admin, name, from.create).await?;
     }
-    let admin = client.admin();
     let set = admin.commit_cursor(name, offset, from.expected).await;
     set.with_context(|| format!("set the cursor {name}"))?;
-    let shown = format!("{name} stands at offset {offset} now");
+    let shown = format!("{name} stands at {offset} now");
     Ok((shown, json!({ "name": name, "offset": offset })))
 }

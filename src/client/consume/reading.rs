@@ -22,13 +22,18 @@ pub enum Start {
     Timestamp(u64),
     /// So many records before the end of the log.
     Tail(u64),
-    /// Where the cursor of this name stands.
+    /// Where the cursor of this name stands: the log's, and in a selection of logs one of
+    /// [`Client::selection_cursors`](crate::client::Client::selection_cursors).
     Cursor(String),
     /// In a selection of logs: the record with this position, or the next one behind it.
     Position(u64),
 }
 
 /// Several logs that are read together: their records come in the order in which they were committed.
+///
+/// Records that were given up, by a trim or by retention, are passed over without a word: unlike a read of one log,
+/// which ends with [`ClientError::Trimmed`](crate::client::ClientError::Trimmed). A reader that must notice compares
+/// the offsets of each log, which have no gaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
     /// These logs. The read ends with an error once one of them is deleted.

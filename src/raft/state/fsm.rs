@@ -159,8 +159,11 @@ impl Fsm {
             }
             Command::DeleteFence(name) => Ok(Outcome::Deleted(self.fences.delete(name))),
             Command::CommitCursor(commit) => {
-                let known = self.logs.get(commit.log);
-                let next = known.ok_or(StateRefusal::NoSuchLog)?.ends.next;
+                let next = match commit.log {
+                    // A position, which the server found to be none ahead.
+                    log::LogId::SEVERAL => Offset(log::NUMBER_MAX),
+                    log => self.logs.get(log).ok_or(StateRefusal::NoSuchLog)?.ends.next,
+                };
                 self.cursors.commit(commit, next).map(|()| Outcome::Done)
             }
             Command::DeleteCursor(log, name) => {

@@ -17,8 +17,9 @@ use super::super::api_context::check_new_name;
 use super::super::auth::{Action, Actions, Rights};
 use super::super::pages::{page, page_of};
 use super::super::status;
+use super::be_current;
 use super::cluster::check_wait;
-use super::{be_current, cursor};
+use super::shared::cursor;
 use crate::log::LogId;
 
 /// The labels of a log, and the bytes of their keys and values. With as many logs as there may be, the state

@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::log::Offset;
 use crate::name::{self, NAME_BYTES_MAX, Shown};
 use crate::net::budget::ANSWERS;
 use crate::proto::v1::log_service_server::LogService;
 use crate::proto::v1::*;
-use crate::raft::{
-    self, CURSORS_MAX, CommitCursor, FENCES_MAX, OF_SUBJECT_MAX, ReplicatedLog, SESSIONS_MAX,
-};
+use crate::raft::{CURSORS_MAX, FENCES_MAX, OF_SUBJECT_MAX, ReplicatedLog, SESSIONS_MAX};
 
 use super::answers::UNREAD_MAX;
 use super::answers::telling;
@@ -19,7 +16,6 @@ use super::auth::{Action, Actions};
 use super::limits::{
     ANSWER_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX,
 };
-use super::pages::{page, page_of};
 use super::{ApiContext, auth, deadline, status};
 
 mod batches;
@@ -49,14 +45,6 @@ fn secret(bytes: &[u8]) -> Result<u128, Status> {
     let bytes = bytes.try_into();
     let bytes = bytes.map_err(|_| status::invalid("a secret or a token is 16 random bytes"))?;
     Ok(u128::from_be_bytes(bytes))
-}
-
-fn cursor(name: String, cursor: raft::Cursor) -> Cursor {
-    Cursor {
-        name,
-        offset: cursor.offset.0,
-        updated_ms: cursor.updated_ms,
-    }
 }
 
 /// A read of the replicated state must see what was acknowledged.
@@ -257,78 +245,36 @@ impl LogService for Native {
         &self,
         request: Request<CommitCursorRequest>,
     ) -> Result<Response<CommitCursorResponse>, Status> {
-        let log = self
-            .0
-            .log_for(&request, &request.get_ref().log, Action::Commit)
-            .await?;
-        let subject = auth::subject(&request).to_owned();
-        let request = request.into_inner();
-        check_name("a cursor", &request.name)?;
-        let of = request.log;
-        let commit = CommitCursor {
-            log: log.id(),
-            name: request.name,
-            subject,
-            offset: Offset(request.offset),
-            expected: request.expected_offset.map(Offset),
-            create_only: request.create_only,
-            now_ms: 0,
-        };
-        let committed = log.commit_cursor(commit).await;
-        let committed = committed.map_err(|error| status::execute(&error));
-        self.0.as_named(&of, committed).await?;
-        Ok(Response::new(CommitCursorResponse {}))
+        shared::commit_cursor(&self.0, request)
+            .await
+            .map(Response::new)
     }
 
     async fn get_cursor(
         &self,
         request: Request<GetCursorRequest>,
     ) -> Result<Response<GetCursorResponse>, Status> {
-        let log = self
-            .0
-            .current_log_for(&request, &request.get_ref().log, Action::Consume)
-            .await?;
-        let name = request.into_inner().name;
-        let found = log.cursor(&name);
-        let found = found.ok_or_else(|| status::no_such_cursor(&name))?;
-        Ok(Response::new(GetCursorResponse {
-            cursor: Some(cursor(name, found)),
-        }))
+        shared::get_cursor(&self.0, request)
+            .await
+            .map(Response::new)
     }
 
     async fn list_cursors(
         &self,
         request: Request<ListCursorsRequest>,
     ) -> Result<Response<ListCursorsResponse>, Status> {
-        let log = self
-            .0
-            .current_log_for(&request, &request.get_ref().log, Action::Consume)
-            .await?;
-        let request = request.get_ref();
-        let size = page(request.page_size);
-        let found = log.cursors(&request.page_token, size + 1);
-        let (found, next_page_token) = page_of(found, size, |(name, _)| name.clone());
-        Ok(Response::new(ListCursorsResponse {
-            next_page_token,
-            cursors: found
-                .into_iter()
-                .map(|(name, found)| cursor(name, found))
-                .collect(),
-        }))
+        shared::list_cursors(&self.0, request)
+            .await
+            .map(Response::new)
     }
 
     async fn delete_cursor(
         &self,
         request: Request<DeleteCursorRequest>,
     ) -> Result<Response<DeleteCursorResponse>, Status> {
-        let log = self
-            .0
-            .log_for(&request, &request.get_ref().log, Action::Commit)
-            .await?;
-        let deleted = log.delete_cursor(&request.get_ref().name).await;
-        let deleted = deleted.map_err(|error| status::execute(&error));
-        let deleted = self.0.as_named(&request.get_ref().log, deleted).await?;
-        Ok(Response::new(DeleteCursorResponse { deleted }))
+        shared::delete_cursor(&self.0, request)
+            .await
+            .map(Response::new)
     }
 
     async fn get_limits(

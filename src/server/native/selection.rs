@@ -14,9 +14,10 @@ use crate::name::Shown;
 use crate::proto::v1::{self, ConsumeStreamStart, Edge, StoredBatch, selection::Of, start::At};
 use crate::raft::{ReadError, ReplicatedLog};
 
-use super::super::auth::{Action, Rights};
+use super::super::auth::{Action, On, Rights};
 use super::super::{ApiContext, status};
 use super::batches::LogNames;
+use super::be_current;
 use super::consume::count_of;
 use super::position::Consistency;
 
@@ -84,7 +85,7 @@ impl Selection {
             next: Position(0),
             end: None,
         };
-        selection.next = begins(&log, start.start.clone()).await?;
+        selection.next = begins(&log, &selection.rights, start.start.clone()).await?;
         selection.are_there(&log)?;
         Ok((log, selection))
     }
@@ -234,9 +235,21 @@ async fn listed(
 }
 
 /// Where a read of several logs begins.
-async fn begins(log: &ReplicatedLog, start: Option<v1::Start>) -> Result<Position, Status> {
-    let (first, next) = log.log().positions();
+async fn begins(
+    log: &ReplicatedLog,
+    rights: &Rights,
+    start: Option<v1::Start>,
+) -> Result<Position, Status> {
     let at = start.and_then(|start| start.at);
+    if let Some(At::Cursor(name)) = &at {
+        rights.check(Action::Consume, On::Name(name))?;
+        // Where it stood when the call came, and what it stands behind is applied here.
+        be_current(log).await?;
+        let cursor = log.of(log::LogId::SEVERAL).cursor(name);
+        let stands = cursor.ok_or_else(|| status::no_such_cursor(name))?.offset;
+        return Ok(Position(stands.0));
+    }
+    let (first, next) = log.log().positions();
     let position = match at.unwrap_or(At::Edge(Edge::Earliest.into())) {
         At::Edge(edge) => match Edge::try_from(edge) {
             Ok(Edge::Unspecified | Edge::Earliest) => first,
@@ -245,7 +258,7 @@ async fn begins(log: &ReplicatedLog, start: Option<v1::Start>) -> Result<Positio
         },
         At::Position(position) => Position(position),
         At::Offset(_) | At::TimestampMs(_) | At::Tail(_) | At::Cursor(_) => {
-            let what = "a selection of logs is read from a position, or from an edge: offsets and times are \
+            let what = "a selection of logs is read from a position, an edge or a cursor: offsets and times are \
                         places in one log";
             return Err(status::invalid(what));
         }

@@ -1,13 +1,15 @@
-//! Sessions and fences: they are the cluster's, and belong to no log.
+//! Sessions, fences and cursors. Sessions and fences are the cluster's, and belong to no log.
 //!
 //! A call of them may name a log all the same, which then must be one that its caller may use so. The name of a fence
 //! stands in the policy as a log's name does: whoever may `produce` to all that begins with `orders/` may claim
-//! `orders/leader`, and depose nobody else's leader.
+//! `orders/leader`, and depose nobody else's leader. So does the name of a cursor of selections, which belongs to no log,
+//! either: any selection can be read on from it.
 
 use tonic::{Request, Status};
 
+use crate::log::{self, LogId, Offset, Position};
 use crate::proto::v1::*;
-use crate::raft::{self, ClaimEpoch, ReplicatedLog, SESSION_IDLE_MS_MAX, owner};
+use crate::raft::{self, ClaimEpoch, CommitCursor, ReplicatedLog, SESSION_IDLE_MS_MAX, owner};
 
 use super::{be_current, check_name, secret};
 use crate::server::auth::{Action, Actions, On};
@@ -198,4 +200,162 @@ pub async fn delete_fence(
     let deleted = log.delete_fence(&request.get_ref().name).await;
     let deleted = deleted.map_err(|error| status::execute(&error))?;
     Ok(DeleteFenceResponse { deleted })
+}
+
+/// What has the cursors of selections.
+fn of_selections<T>(
+    api: &Api,
+    request: &Request<T>,
+    log: &str,
+    needed: Action,
+) -> Result<ReplicatedLog, Status> {
+    let all = api.shared_for(request, needed)?;
+    if !log.is_empty() {
+        let what =
+            "a cursor of selections belongs to no log: name none, or ask for a cursor of that log";
+        return Err(status::invalid(what));
+    }
+    Ok(all.of(LogId::SEVERAL))
+}
+
+/// The same for one of them.
+fn of_selections_named<T>(
+    api: &Api,
+    request: &Request<T>,
+    (log, name): (&str, &str),
+    needed: Action,
+) -> Result<ReplicatedLog, Status> {
+    api.rights(request).check(needed, On::Name(name))?;
+    of_selections(api, request, log, needed)
+}
+
+/// A cursor, for an answer.
+pub fn cursor(name: String, cursor: raft::Cursor) -> Cursor {
+    Cursor {
+        name,
+        offset: cursor.offset.0,
+        updated_ms: cursor.updated_ms,
+    }
+}
+
+pub async fn commit_cursor(
+    api: &Api,
+    request: Request<CommitCursorRequest>,
+) -> Result<CommitCursorResponse, Status> {
+    let asked = request.get_ref();
+    let log = match asked.of_selections {
+        true => of_selections_named(api, &request, (&asked.log, &asked.name), Action::Commit)?,
+        false => api.log_for(&request, &asked.log, Action::Commit).await?,
+    };
+    let subject = auth::subject(&request).to_owned();
+    let request = request.into_inner();
+    check_name("a cursor", &request.name)?;
+    if request.of_selections {
+        not_ahead(&log, Position(request.offset)).await?;
+    }
+    let commit = CommitCursor {
+        log: log.id(),
+        name: request.name,
+        subject,
+        offset: Offset(request.offset),
+        expected: request.expected_offset.map(Offset),
+        create_only: request.create_only,
+        now_ms: 0,
+    };
+    let committed = log.commit_cursor(commit).await;
+    let committed = committed.map_err(|error| status::execute(&error));
+    match request.of_selections {
+        true => committed?,
+        false => api.as_named(&request.log, committed).await?,
+    }
+    Ok(CommitCursorResponse {})
+}
+
+/// Refuses a position behind the last record of all. One that was reached once is reached for good, so it is looked at
+/// here and not where the cursor is set.
+async fn not_ahead(log: &ReplicatedLog, asked: Position) -> Result<(), Status> {
+    if asked <= log.log().positions().1 {
+        return Ok(());
+    }
+    // This node may lag.
+    be_current(log).await?;
+    let next = log.log().positions().1;
+    match asked <= next {
+        true => Ok(()),
+        false => Err(status::log(&log::Error::PastEnd { asked, next })),
+    }
+}
+
+/// What has the cursors that a request reads, as far as was acknowledged.
+async fn cursors_read<T: Sync>(
+    api: &Api,
+    request: &Request<T>,
+    log: &str,
+    found: Option<ReplicatedLog>,
+) -> Result<ReplicatedLog, Status> {
+    let Some(all) = found else {
+        return api.current_log_for(request, log, Action::Consume).await;
+    };
+    be_current(&all).await?;
+    Ok(all)
+}
+
+pub async fn get_cursor(
+    api: &Api,
+    request: Request<GetCursorRequest>,
+) -> Result<GetCursorResponse, Status> {
+    let asked = request.get_ref();
+    let several = asked
+        .of_selections
+        .then(|| of_selections_named(api, &request, (&asked.log, &asked.name), Action::Consume));
+    let log = cursors_read(api, &request, &asked.log, several.transpose()?).await?;
+    let name = request.into_inner().name;
+    let found = log.cursor(&name);
+    let found = found.ok_or_else(|| status::no_such_cursor(&name))?;
+    Ok(GetCursorResponse {
+        cursor: Some(cursor(name, found)),
+    })
+}
+
+pub async fn list_cursors(
+    api: &Api,
+    request: Request<ListCursorsRequest>,
+) -> Result<ListCursorsResponse, Status> {
+    let asked = request.get_ref();
+    let several = asked
+        .of_selections
+        .then(|| of_selections(api, &request, &asked.log, Action::Consume));
+    let log = cursors_read(api, &request, &asked.log, several.transpose()?).await?;
+    let rights = api.rights(&request);
+    let size = page(asked.page_size);
+    let found = log.cursors(&asked.page_token, size + 1);
+    let (mut found, next_page_token) = page_of(found, size, |(name, _)| name.clone());
+    if asked.of_selections {
+        found.retain(|(name, _)| rights.may(Action::Consume, name));
+    }
+    Ok(ListCursorsResponse {
+        next_page_token,
+        cursors: found
+            .into_iter()
+            .map(|(name, found)| cursor(name, found))
+            .collect(),
+    })
+}
+
+pub async fn delete_cursor(
+    api: &Api,
+    request: Request<DeleteCursorRequest>,
+) -> Result<DeleteCursorResponse, Status> {
+    let asked = request.get_ref();
+    let log = match asked.of_selections {
+        true => of_selections_named(api, &request, (&asked.log, &asked.name), Action::Commit)?,
+        false => api.log_for(&request, &asked.log, Action::Commit).await?,
+    };
+    let deleted = log.delete_cursor(&asked.name).await;
+    let deleted = deleted.map_err(|error| status::execute(&error));
+    let deleted = match asked.of_selections {
+        true => deleted?,
+        false => api.as_named(&asked.log, deleted).await?,
+    };
+    Ok(DeleteCursorResponse { deleted })
 }

@@ -9,6 +9,7 @@ use ferrolog::client::{
 use tokio::time::timeout;
 
 use super::front::{Front, Plan};
+use crate::harness::until;
 use crate::harness::world::{ADDRS, PATIENCE, World};
 
 /// A record: its position, its log, its offset there, and its value.
@@ -259,6 +260,115 @@ async fn a_stream_that_breaks_anywhere_gives_everything_once() {
         next = Start::Position(consumer.position().await.unwrap());
     }
     assert_eq!(again, wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_of_selections_gives_everything_once_wherever_it_goes_on() {
+    let mut world = World::new(15).await;
+    let client = world.client(&ADDRS);
+    create(&client, &["a/1", "a/2", "b"]).await;
+    let cursors = client.selection_cursors();
+    cursors.create("reader", 0).await.unwrap();
+    // A log's cursor of this name is another one.
+    client.admin().create_cursor("reader", 0).await.unwrap();
+    let (mut got, mut stands) = (Vec::new(), 0);
+    for round in 0..12 {
+        append(&client, &["a/1", "b", "a/2"], round * 8, 8).await;
+        // Each round reads a part, at another node, and then one more that nobody learns of.
+        let node = world.client(&[ADDRS[round as usize % 3]]);
+        let from = Start::Cursor("reader".to_owned());
+        let mut consumer = node.consume(options(prefix("a/"), from)).unwrap();
+        for _ in 0..11 + round % 5 {
+            match timeout(PATIENCE, consumer.next()).await.unwrap() {
+                Some(record) => got.push(found(record.unwrap())),
+                None => break,
+            }
+        }
+        let next = consumer.position().await.unwrap();
+        let _lost = timeout(PATIENCE, consumer.next()).await.unwrap();
+        cursors.commit("reader", next, Some(stands)).await.unwrap();
+        stands = next;
+        let leader = world.leader();
+        match round % 4 {
+            0 => world.node(leader).log().hand_on().await,
+            1 => {
+                world.kill(leader).await;
+                append(&client, &["b"], 1000 + round, 1).await;
+                world.start(leader).await;
+            }
+            2 => world.power_cut(&[0, 1, 2]).await,
+            _ => {}
+        }
+        world.settled().await;
+    }
+    for addr in ADDRS {
+        let node = world.client(&[addr]);
+        let known = node.selection_cursors().get("reader").await.unwrap();
+        assert_eq!(known.unwrap().offset, stands, "at {addr}");
+        assert_eq!(
+            node.admin().cursor("reader").await.unwrap().unwrap().offset,
+            0
+        );
+        let rest = read(&node, prefix("a/"), Start::Cursor("reader".to_owned()));
+        let all = [got.clone(), rest.await.unwrap()].concat();
+        check(&all, &BTreeMap::new());
+        assert_eq!(all.len(), 2 * 12 * 8, "at {addr}");
+        let whole = read(&node, prefix("a/"), Start::Earliest).await.unwrap();
+        assert_eq!(all, whole, "at {addr}");
+    }
+
+    let other = cursors.commit("reader", stands, Some(stands + 1)).await;
+    assert!(matches!(other, Err(ClientError::CursorDiffers { current: Some(at) }) if at == stands));
+    let ahead = cursors.commit("reader", 1_000_000, None).await;
+    assert!(
+        matches!(
+            ahead,
+            Err(ClientError::PastEnd {
+                asked: 1_000_000,
+                ..
+            })
+        ),
+        "{ahead:?}"
+    );
+    let names: Vec<_> = cursors.list().await.unwrap();
+    assert_eq!((names.len(), &*names[0].name), (1, "reader"));
+    assert!(cursors.delete("reader").await.unwrap());
+    assert!(!cursors.delete("reader").await.unwrap());
+    let none = read(&client, prefix("a/"), Start::Cursor("reader".to_owned())).await;
+    assert!(
+        matches!(&none, Err(ClientError::NoSuchCursor { name }) if name == "reader"),
+        "{none:?}"
+    );
+    assert!(client.admin().cursor("reader").await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_got_a_snapshot_knows_the_cursors_of_selections() {
+    let world = World::new(16).await;
+    let leader = world.leader();
+    let behind = (leader + 1) % ADDRS.len();
+    world.network.cut(ADDRS[behind]);
+    let near = world.client(&[ADDRS[leader]]);
+    for _ in 0..60 {
+        near.produce(vec![7; 4096].into()).await.unwrap();
+    }
+    near.selection_cursors().create("reader", 5).await.unwrap();
+    let log = world.node(leader).log().clone();
+    log.trim(ferrolog::log::Offset(50)).await.unwrap();
+    until("files go", async || {
+        (log.log().first_index().0 > 20).then_some(())
+    })
+    .await;
+    world.network.heal(ADDRS[behind]);
+    let far = world.client(&[ADDRS[behind]]);
+    let known = until("it is heard of", async || {
+        far.selection_cursors().get("reader").await.ok().flatten()
+    });
+    assert_eq!(known.await.offset, 5);
+    // A cursor of selections holds nothing back, and what was given up is passed over.
+    let all = read(&far, prefix("def"), Start::Cursor("reader".to_owned())).await;
+    let offsets = all.unwrap().into_iter().map(|(_, _, offset, _)| offset);
+    assert_eq!(offsets.collect::<Vec<_>>(), (50..60).collect::<Vec<_>>());
 }
 
 #[tokio::test(start_paused = true)]

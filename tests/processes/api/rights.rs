@@ -6,7 +6,8 @@
 
 use bytes::{Buf, BufMut, Bytes};
 use ferrolog::client::{
-    Client, ClientError, LogChange, LogSettings, LogWatch, ProducerOptions, Reason,
+    Client, ClientError, Consistency, ConsumeOptions, Consumer, LogChange, LogSettings, LogWatch,
+    ProducerOptions, Reason, Selection, Start,
 };
 use ferrolog::net::Kind;
 use ferrolog::net::stream_layer::ChannelOptions;
@@ -114,11 +115,11 @@ fn of_records() -> Vec<Row> {
         ("ferrolog.v1.LogService/CommitCursor", &["commit"], For::Name, 1,
             about!(log => CommitCursorRequest { log, name: "c".to_owned(), ..Default::default() })),
         ("ferrolog.v1.LogService/GetCursor", &["consume"], For::Name, 1,
-            about!(log => GetCursorRequest { log, name: "c".to_owned() })),
+            about!(log => GetCursorRequest { log, name: "c".to_owned(), of_selections: false })),
         ("ferrolog.v1.LogService/ListCursors", &["consume"], For::Name, 1,
             about!(log => ListCursorsRequest { log, ..Default::default() })),
         ("ferrolog.v1.LogService/DeleteCursor", &["commit"], For::Name, 1,
-            about!(log => DeleteCursorRequest { log, name: "d".to_owned() })),
+            about!(log => DeleteCursorRequest { log, name: "d".to_owned(), of_selections: false })),
         ("ferrolog.v1.ClusterService/Trim", &["admin"], For::Name, 1,
             about!(log => TrimRequest { log, first_offset: 0 })),
     ]
@@ -355,6 +356,115 @@ async fn a_listing_shows_what_the_caller_may_see() {
     }
     let denied = next(&mut watch("c")).await.expect_err("no right");
     assert_eq!(denied.reason(), Some(Reason::Denied));
+}
+
+/// A prefix passes over what the caller may not read, now and later; a list with one such log is refused.
+#[tokio::test]
+async fn a_selection_gives_what_the_caller_may_read() {
+    let policy = "p, a, mine/*, consume\np, a, mine/*, commit\np, b, mine/*, produce\n";
+    let stage = Stage::start_under(policy, &["a", "b"]).await;
+    let append = async |name: &str| {
+        let client = stage.client();
+        let made = client
+            .admin()
+            .create_log(name, LogSettings::default())
+            .await;
+        made.expect("made");
+        let producer = client.log(name).producer(ProducerOptions::default());
+        let producer = producer.expect("a producer");
+        let sent = producer.send(name.to_owned()).await.expect("sent");
+        sent.await.expect("appended");
+    };
+    for name in [THEIRS, MINE] {
+        append(name).await;
+    }
+    let client_of = |name: &str| {
+        let client = Client::builder().servers([stage.cluster.addr(1)]);
+        let client = client.stream_layer(stage.layer_of(name));
+        client.build().expect("a client")
+    };
+    let reading = |name: &str, selection, follow| {
+        let options = ConsumeOptions {
+            selection: Some(selection),
+            consistency: Consistency::Strong,
+            follow,
+            ..ConsumeOptions::default()
+        };
+        client_of(name).consume(options).expect("a server")
+    };
+    let next = async |consumer: &mut Consumer| {
+        let next = tokio::time::timeout(PATIENCE, consumer.next()).await;
+        next.expect("an answer").expect("it follows")
+    };
+    let everything = Selection::Prefix(String::new());
+    let mut consumer = reading("a", everything.clone(), true);
+    assert_eq!(&*next(&mut consumer).await.expect("a record").log, MINE);
+    // The right is asked for at each log that comes in later.
+    for name in ["theirs/later", "mine/later"] {
+        append(name).await;
+    }
+    assert_eq!(
+        &*next(&mut consumer).await.expect("a record").log,
+        "mine/later"
+    );
+
+    let listed = |names: &[&str]| {
+        let names = names.iter().map(|name| (*name).to_owned());
+        reading("a", Selection::Logs(names.collect()), false)
+    };
+    let denied = next(&mut listed(&[MINE, THEIRS]))
+        .await
+        .expect_err("denied");
+    assert_eq!(denied.reason(), Some(Reason::Denied));
+    let read = next(&mut listed(&["mine/later", MINE])).await;
+    assert_eq!(&*read.expect("a record").log, MINE);
+    // Who may read nothing is told so, and not that there is nothing.
+    let denied = next(&mut reading("b", everything.clone(), false)).await;
+    assert_eq!(denied.expect_err("denied").reason(), Some(Reason::Denied));
+
+    // The name of a cursor of selections stands in the policy as a log's does.
+    stage
+        .client()
+        .selection_cursors()
+        .create("theirs/c", 0)
+        .await
+        .expect("made");
+    let cursors = client_of("a").selection_cursors();
+    cursors.create("mine/c", 1).await.expect("it may");
+    let seen = cursors.list().await.expect("listed");
+    let names: Vec<_> = seen.iter().map(|cursor| &*cursor.name).collect();
+    assert_eq!(names, ["mine/c"]);
+    let refused = [
+        cursors
+            .commit("theirs/c", 1, None)
+            .await
+            .expect_err("denied"),
+        cursors.get("theirs/c").await.expect_err("denied"),
+        cursors.delete("theirs/c").await.expect_err("denied"),
+        client_of("b")
+            .selection_cursors()
+            .create("mine/d", 0)
+            .await
+            .expect_err("denied"),
+    ];
+    for refused in refused {
+        assert_eq!(refused.reason(), Some(Reason::Denied), "{refused}");
+    }
+    for (cursor, expected) in [("mine/c", None), ("theirs/c", Some(Reason::Denied))] {
+        let options = ConsumeOptions {
+            selection: Some(everything.clone()),
+            from: Start::Cursor(cursor.to_owned()),
+            ..ConsumeOptions::default()
+        };
+        let mut consumer = client_of("a").consume(options).expect("a server");
+        let began = tokio::time::timeout(PATIENCE, consumer.position()).await;
+        let began = began.expect("an answer");
+        assert_eq!(
+            began.err().and_then(|error| error.reason()),
+            expected,
+            "{cursor}"
+        );
+    }
 }
 
 /// Each message of a stream names its log anew.

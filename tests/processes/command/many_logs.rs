@@ -155,6 +155,42 @@ async fn a_watch_shows_what_there_is_and_goes_on_where_it_ended() {
 }
 
 #[tokio::test]
+async fn a_cursor_of_several_logs_goes_on_where_it_was() {
+    let cluster = Cluster::start(&["a/1", "a/2", "b"]).await;
+    let input = "a/1:1\nb:x\na/2:2\na/1:3\na/2:4\n";
+    let told = cluster.produce(input, &["--log-delimiter", ":"]).await;
+    told.expect_success();
+    let all = cluster.text(&["consume", "--prefix", "a/"]).await;
+    let read = ["consume", "--prefix", "a/", "--cursor", "reader"];
+    let none = cluster.run(&read).await;
+    none.expect_refusal(&["there is no cursor reader", "--create"]);
+    let mut parts = cluster
+        .text(&[&read[..], &["--create", "--count", "1"]].concat())
+        .await;
+    parts += &cluster.text(&[&read[..], &["--count", "2"]].concat()).await;
+    parts += &cluster.text(&read).await;
+    assert_eq!(parts, all);
+    assert_eq!(cluster.text(&read).await, "");
+    let listed = cluster
+        .text(&["cursor", "list", "--of-selections", "--output", "json"])
+        .await;
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(listed["cursors"][0]["name"], "reader");
+    assert_eq!(
+        cluster.text(&["cursor", "list"]).await,
+        "there are no cursors\n"
+    );
+    cluster
+        .text(&["cursor", "set", "reader", "0", "--of-selections"])
+        .await;
+    assert_eq!(cluster.text(&read).await, all);
+    let gone = cluster
+        .text(&["cursor", "delete", "reader", "--of-selections"])
+        .await;
+    assert_eq!(gone, "reader is deleted\n");
+}
+
+#[tokio::test]
 async fn places_in_one_log_are_none_among_several() {
     let cluster = Cluster::start(&["a"]).await;
     for (words, said) in [

@@ -4,6 +4,7 @@
 //! So a reader that dies gets some records again and misses none. The cursor moves by compare-and-set, so that two
 //! readers under one name notice each other.
 
+mod args;
 mod pipe;
 mod positions;
 mod sink;
@@ -16,168 +17,20 @@ use anyhow::Context;
 use futures::FutureExt;
 
 use super::cursor::stands;
-use crate::cli::connection::{ConnectionArgs, log_of_environment};
+use crate::cli::Format;
 use crate::cli::output::note;
 use crate::cli::record_format::RecordFormat;
-use crate::cli::records::Delimiter;
 use crate::cli::signals::{Interrupted, Signals, interrupted};
-use crate::cli::{Format, UsageError};
-use crate::client::{Client, Consistency, ConsumeOptions, Consumer, Selection, Start};
+use crate::client::{Admin, Client, Consistency, ConsumeOptions, Consumer, Start};
+pub(in crate::cli) use args::ConsumeArgs;
+use args::place;
 use pipe::was_closed;
-use positions::{parse_consistency, parse_start};
 use sink::{Cursor, Sink};
 
 const OUT_BUFFER_BYTES: usize = 256 * 1024;
 const SIGNAL_STRIDE: u64 = 1024;
 /// How long a node may take to hear from a leader how far it is.
 const CONFIRM_WAIT: Duration = Duration::from_secs(3);
-
-const HELP: &str = "\
-Without --follow the read ends where the log ended when it began. With --output json each line is an object
-with `log`, `offset`, `append_timestamp_ms`, and `value`, or `value_base64` where the value is not UTF-8; with
-`key` or `key_base64`, `headers` and `client_timestamp_ms` where the record has them.
-
-Several logs, by --prefix or by more than one --log, are read as one, in the order in which their records were
-committed. Each record is printed behind the name of its log, and in JSON with its `position` in that order: the next
-read goes on at --from position:N, with a position one higher than the last. Such a read begins there, at earliest or
-at latest.
-
-With --cursor the read begins where the cursor stands. A name that does not exist is an error, lest a slip of the
-pen reads all again; with --create it is made where the read begins, at --from. The cursor moves after records were
-written out and, where standard output is a pipe, taken by its reader: at the end, and at least every 5 s or 10,000
-records. Without --follow a signal ends the read with exit code 130 or 143; the cursor stands behind what was taken.
-
-Consistency:
-  relaxed       what the node has
-  strong        at least everything acknowledged before now
-  at-least:N    everything before offset N
-  bounded:TIME  at most so far behind, for as long as the read lasts, such as bounded:500ms or bounded:2s
-
-Examples:
-  ferrolog consume --servers n1:8400,n2:8400,n3:8400 > copy.txt
-  ferrolog consume --log orders --from latest --follow
-  ferrolog consume --prefix orders/ --follow --output json
-  ferrolog consume --log orders --log payments --from position:1000
-  ferrolog consume --from 1000 --count 10 --output json
-  ferrolog consume --from tail:10 --keys --key-delimiter ': '
-  ferrolog consume --from timestamp:2026-01-31T12:00:00Z
-  ferrolog consume --server n2:8400 --consistency strong
-  ferrolog consume --cursor billing --create --from latest --follow
-  ferrolog consume --cursor billing --follow";
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = HELP)]
-pub(in crate::cli) struct ConsumeArgs {
-    #[command(flatten)]
-    connection: ConnectionArgs,
-    /// The log, as `ferrolog log list` names it; several times for several logs, read as one
-    /// [env: FERROLOG_LOG_NAME] [default: default]
-    #[arg(long = "log", value_name = "NAME")]
-    logs: Vec<String>,
-    /// Read all logs whose names begin so as one, those too that are made later
-    #[arg(long, value_name = "TEXT", conflicts_with = "logs")]
-    prefix: Option<String>,
-    /// Where to begin: an offset, earliest, latest, tail:N, timestamp: with milliseconds or RFC 3339 in UTC, or
-    /// position:N among the records of several logs [default: earliest]
-    #[arg(long, value_name = "START", value_parser = parse_start)]
-    from: Option<Start>,
-    /// End after this many records
-    #[arg(long, value_name = "N")]
-    count: Option<u64>,
-    /// Wait for new records at the end
-    #[arg(long, short)]
-    follow: bool,
-    /// How fresh: relaxed, strong, at-least:N or bounded:TIME
-    #[arg(long, default_value = "relaxed", value_name = "LEVEL", value_parser = parse_consistency)]
-    consistency: Consistency,
-    /// Begin at this cursor, and move it behind what was written
-    #[arg(long, value_name = "NAME")]
-    cursor: Option<String>,
-    /// Make the cursor where the read begins, if there is none of this name
-    #[arg(long, requires = "cursor")]
-    create: bool,
-    /// Read from this node and no other
-    #[arg(long, value_name = "HOST:PORT")]
-    server: Option<String>,
-    /// What to print after each record; \n, \r, \t, \0, \\ and \xNN are understood
-    #[arg(long, default_value = "\\n", value_parser = Delimiter::parse)]
-    delimiter: Delimiter,
-    /// On a terminal, print control characters as they are: by themselves they are escaped there
-    #[arg(long)]
-    raw: bool,
-    /// Print each record's key and --key-delimiter before its value; a record without a key has an empty one
-    #[arg(long)]
-    keys: bool,
-    /// What to print after a key; escapes as in --delimiter
-    #[arg(long, value_name = "STR", default_value = "\\t", value_parser = Delimiter::parse, requires = "keys")]
-    key_delimiter: Delimiter,
-    /// What to print after the name of a record's log where several are read; escapes as in --delimiter
-    #[arg(long, value_name = "STR", default_value = "\\t", value_parser = Delimiter::parse)]
-    log_delimiter: Delimiter,
-}
-
-impl ConsumeArgs {
-    /// The logs that are read as one, if it is not a single one.
-    fn selection(&self) -> Option<Selection> {
-        match (&self.prefix, &*self.logs) {
-            (Some(prefix), _) => Some(Selection::Prefix(prefix.clone())),
-            (None, [] | [_]) => None,
-            (None, logs) => Some(Selection::Logs(logs.to_vec())),
-        }
-    }
-
-    /// The one log that is read.
-    fn log(&self) -> String {
-        let named = self.logs.first().cloned();
-        named.unwrap_or_else(log_of_environment)
-    }
-
-    /// What to read, from an edge on.
-    fn options(&self) -> ConsumeOptions {
-        ConsumeOptions {
-            selection: self.selection(),
-            consistency: self.consistency,
-            server: self.server.clone(),
-            ..ConsumeOptions::default()
-        }
-    }
-
-    /// Refuses what is a place in one log where several are read, and the other way round.
-    fn check(&self) -> Result<(), UsageError> {
-        let from = self.from.as_ref();
-        let wrong = match self.selection() {
-            Some(_) if self.cursor.is_some() => {
-                "a cursor stands in one log: leave it out, or read one --log"
-            }
-            Some(_)
-                if !matches!(
-                    from,
-                    None | Some(Start::Earliest | Start::Latest | Start::Position(_))
-                ) =>
-            {
-                "an offset or a time is a place in one log: with --prefix or several --log begin at earliest, latest or \
-                 position:N"
-            }
-            Some(_) if matches!(self.consistency, Consistency::AtLeast(_)) => {
-                "an offset is a place in one log: with --prefix or several --log use --consistency strong"
-            }
-            None if matches!(from, Some(Start::Position(_))) => {
-                "a position is a place among the records of several logs: begin at an offset, or give --prefix or \
-                 several --log"
-            }
-            _ => return Ok(()),
-        };
-        Err(UsageError(wrong.to_owned()))
-    }
-}
-
-/// Where a read of these logs goes on.
-fn place(selection: Option<&Selection>, next: u64) -> Start {
-    match selection {
-        Some(_) => Start::Position(next),
-        None => Start::Offset(next),
-    }
-}
 
 pub(in crate::cli) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()> {
     args.check()?;
@@ -191,9 +44,10 @@ pub(in crate::cli) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Re
         None => None,
     };
     let from = args.from.clone().unwrap_or(Start::Earliest);
+    let cursors = args.cursors(&client);
     let begins = match &args.cursor {
         Some(name) => tokio::select! {
-            begins = begins(&client, name, &args, format) => begins?,
+            begins = begins(&cursors, name, &args, format) => begins?,
             told = interrupted(&mut signals) => return Err(told.into()),
         },
         None => None,
@@ -205,9 +59,9 @@ pub(in crate::cli) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Re
     })?;
     let cursor = match (&args.cursor, begins) {
         (None, _) => None,
-        (Some(name), Some(at)) => Some(Cursor::at(&client, name, at)),
+        (Some(name), Some(at)) => Some(Cursor::at(cursors, name, at)),
         (Some(name), None) => tokio::select! {
-            made = Cursor::make(&client, name, &mut consumer) => Some(made?),
+            made = Cursor::make(cursors, name, &mut consumer) => Some(made?),
             told = interrupted(&mut signals) => return Err(told.into()),
         },
     };
@@ -251,13 +105,13 @@ pub(in crate::cli) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Re
 
 /// Where the cursor stands, if there is one of this name yet.
 async fn begins(
-    client: &Client,
+    cursors: &Admin,
     name: &str,
     args: &ConsumeArgs,
     format: Format,
 ) -> anyhow::Result<Option<u64>> {
     check_output()?;
-    let stands = stands(client, name, args.create).await?;
+    let stands = stands(cursors, name, args.create).await?;
     if let (Some(at), Some(_)) = (stands, &args.from) {
         let text =
             format!("the cursor {name} stands at {at}: the read begins there, and not at --from");

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::pipe::taken;
 use crate::cli::record_format::RecordFormat;
 use crate::cli::signals::{Signals, interrupted};
-use crate::client::{Client, ClientError, ConsumedRecord, Consumer};
+use crate::client::{Admin, ClientError, ConsumedRecord, Consumer};
 
 /// How many records a cursor may be behind what was written.
 const COMMIT_RECORDS: u64 = 10_000;
@@ -18,11 +18,12 @@ const COMMIT_EVERY: Duration = Duration::from_secs(5);
 
 /// A cursor of the cluster that this read moves.
 pub(super) struct Cursor {
-    client: Client,
+    /// Those of a log, or those of selections.
+    cursors: Admin,
     name: String,
-    /// The offset at which the cursor stands, as far as is known.
+    /// The offset, or the position, at which the cursor stands, as far as is known.
     known: u64,
-    /// The offset at which it should stand: behind the last record that was written.
+    /// Where it should stand: behind the last record that was written.
     next: Option<u64>,
     /// Records that were written since the cursor moved.
     behind: u64,
@@ -30,9 +31,9 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    pub fn at(client: &Client, name: &str, offset: u64) -> Self {
+    pub fn at(cursors: Admin, name: &str, offset: u64) -> Self {
         Self {
-            client: client.clone(),
+            cursors,
             name: name.to_owned(),
             known: offset,
             next: None,
@@ -42,15 +43,11 @@ impl Cursor {
     }
 
     /// Makes the cursor where the read begins, before a record comes, so that a later read begins there too.
-    pub async fn make(
-        client: &Client,
-        name: &str,
-        consumer: &mut Consumer,
-    ) -> anyhow::Result<Self> {
+    pub async fn make(cursors: Admin, name: &str, consumer: &mut Consumer) -> anyhow::Result<Self> {
         let begins = consumer.position().await?;
-        let made = client.admin().create_cursor(name, begins).await;
+        let made = cursors.create_cursor(name, begins).await;
         made.with_context(|| format!("make the cursor {name} at {begins}"))?;
-        Ok(Self::at(client, name, begins))
+        Ok(Self::at(cursors, name, begins))
     }
 
     fn stays(&self, why: &str) -> String {
@@ -66,8 +63,9 @@ impl Cursor {
         let Some(next) = self.next.take() else {
             return Ok(());
         };
-        let admin = self.client.admin();
-        let moved = admin.commit_cursor(&self.name, next, Some(self.known));
+        let moved = self
+            .cursors
+            .commit_cursor(&self.name, next, Some(self.known));
         match moved.await {
             Ok(()) => {
                 self.known = next;
@@ -81,7 +79,7 @@ impl Cursor {
     fn moved_by_somebody(&self, next: u64, error: ClientError) -> anyhow::Error {
         let about = match &error {
             ClientError::CursorDiffers { current } => format!(
-                "somebody else moved the cursor {} from {} to {}; records before offset {next} were written here. \
+                "somebody else moved the cursor {} from {} to {}; records before {next} were written here. \
                  Let one reader use it, or give each one a cursor of its own",
                 self.name,
                 self.known,
@@ -111,7 +109,7 @@ impl Sink {
         let Some(cursor) = &mut self.cursor else {
             return Ok(());
         };
-        cursor.next = Some(record.offset + 1);
+        cursor.next = Some(record.position.unwrap_or(record.offset) + 1);
         cursor.behind += 1;
         if cursor.is_due() {
             self.settle(signals).await?;

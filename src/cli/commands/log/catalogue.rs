@@ -89,7 +89,7 @@ pub(super) async fn set(args: SetArgs) -> anyhow::Result<Told> {
     let known = admin.get_log(&args.name).await?;
     let named = client.log(&args.name);
     for cursor in args.settings.waited_for() {
-        stands(&named, cursor, false).await?;
+        stands(&named.admin(), cursor, false).await?;
     }
     let mut settings = args.settings.apply(known.settings)?;
     for key in &args.removed {

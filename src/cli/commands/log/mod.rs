@@ -163,7 +163,7 @@ async fn retention(client: &Client, change: Change) -> anyhow::Result<Told> {
     if change != Change::default() {
         // A cursor that does not exist keeps no record, and its later reader would miss those that were removed.
         for name in change.wait_for_cursor.iter().filter(|name| *name != "none") {
-            stands(client, name, false).await?;
+            stands(&client.admin(), name, false).await?;
         }
         kept = change.apply(kept)?;
         admin.set_retention(kept.clone()).await?;
