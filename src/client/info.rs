@@ -10,7 +10,7 @@ use crate::proto::v1::{Cursor, HeldFence, Log, LogConfig, Session};
 pub struct Claim {
     /// The epoch that this claim gave: one above the last.
     pub epoch: u64,
-    /// In the default log no record of an older epoch comes at or after this offset.
+    /// No record of an older epoch comes at or after this offset of the log that the client is for.
     pub next_offset: u64,
 }
 

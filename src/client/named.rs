@@ -35,6 +35,7 @@ impl Admin {
         expected: Option<u64>,
     ) -> Result<Claim, ClientError> {
         let request = ClaimEpochRequest {
+            log: self.log.clone(),
             name: name.to_owned(),
             holder: holder.to_owned(),
             token: Token::random().bytes(),

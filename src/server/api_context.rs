@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
+use crate::log::LogId;
 use crate::name::{self, Shown};
 use crate::net::budget::Accounts;
 use crate::net::mux::PeerInfo;
@@ -152,15 +153,30 @@ impl<L: CommitLog> ApiContext<L> {
         Ok(self.seated()?.until(until))
     }
 
-    /// The log of this name to append to, if the caller may. If there is none, and the settings say so, it is made,
-    /// once however many ask for it.
+    /// The same, if the log has this id, where one is given.
+    pub async fn log_seen(
+        &self,
+        rights: &Rights,
+        (name, id): (&str, Option<u32>),
+        needed: impl Into<Actions> + Send,
+        until: Option<Instant>,
+    ) -> Result<L, Status> {
+        with_id(self.log_of(rights, name, needed, until).await?, name, id).await
+    }
+
+    /// The log of this name to append to, if the caller may, and if it has this id where one is given. If there is
+    /// none, and the settings say so, it is made, once however many ask for it.
     pub async fn log_to(
         &self,
         rights: &Rights,
-        name: &str,
+        (name, id): (&str, Option<u32>),
         until: Option<Instant>,
     ) -> Result<L, Status> {
         let found = self.log_of(rights, name, Action::Produce, until).await;
+        if id.is_some() {
+            // One that is made now would not have it.
+            return with_id(found?, name, id).await;
+        }
         let is_missing = |status: &Status| Reason::of(status) == Some(Reason::NoSuchLog);
         if !self.limits.create_logs_on_produce || !found.as_ref().is_err_and(is_missing) {
             return found;
@@ -239,6 +255,23 @@ async fn named<L: CommitLog>(log: L, name: &str) -> Result<L, Status> {
     let current = log.read_barrier().await;
     current.map_err(|error| status::read(&error))?;
     log.named(name).ok_or_else(|| status::no_such_log(name))
+}
+
+/// A log that was found under a name, if it has this id, where one is given. A node that lags may know another log by
+/// the name: it asks the leader first.
+pub async fn with_id<L: CommitLog>(log: L, name: &str, id: Option<u32>) -> Result<L, Status> {
+    let meant = match id.map(LogId) {
+        Some(meant) if meant != log.id() => meant,
+        _ => return Ok(log),
+    };
+    let current = log.read_barrier().await;
+    current.map_err(|error| status::read(&error))?;
+    let log = log.named(name).ok_or_else(|| status::no_such_log(name))?;
+    let known = log.id();
+    if known != meant {
+        return Err(status::another_log(name, meant, known));
+    }
+    Ok(log)
 }
 
 /// Refuses a name that no log may be made under.

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::pb;
 
 use crate::batch::BatchError;
-use crate::log::{self, Offset};
+use crate::log::{self, LogId, Offset};
 use crate::name::Shown;
 use crate::net::budget::Full;
 use crate::raft::{DiskFull, ExecuteError, MembershipError, ReadError, StateRefusal};
@@ -76,6 +76,22 @@ pub fn log_made_anew(name: &str) -> Status {
 pub fn resume_too_old() -> Status {
     let text = "what became of the logs since then was forgotten: list them anew, by a watch without a position";
     Reason::ResumeTooOld.status(text)
+}
+
+/// The log of this name is not the one that was meant: a name's ids grow.
+pub fn another_log(name: &str, meant: LogId, known: LogId) -> Status {
+    if meant < known {
+        let message = format!(
+            "the log with id {meant} was deleted: {} is another log now, with id {known}",
+            Shown(name)
+        );
+        return Reason::LogDeleted.status(&message);
+    }
+    let message = format!(
+        "no log {} has the id {meant}: see `ferrolog log show` for its id",
+        Shown(name)
+    );
+    Reason::NoSuchLog.status_with(&message, details([("log", &name)]))
 }
 
 /// The record is over the limit.

@@ -130,6 +130,7 @@ fn commit(offset: u64) -> CommitCursor {
 
 fn claim() -> ClaimEpoch {
     ClaimEpoch {
+        log: LogId::DEFAULT,
         name: "writer".to_owned(),
         holder: "me".to_owned(),
         subject: Some(String::new()),

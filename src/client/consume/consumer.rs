@@ -253,6 +253,7 @@ impl Consumer {
         let place = selection.map_or(Start::Offset as fn(u64) -> Start, |_| Start::Position);
         let from = self.due.next.map(place);
         let (grants, requests) = requests(v1::ConsumeStreamStart {
+            log_id: None,
             log: self.log.clone(),
             start: Some(from.as_ref().unwrap_or(&self.options.from).into()),
             consistency: Some(self.options.consistency.into()),

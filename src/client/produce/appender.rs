@@ -104,6 +104,7 @@ impl Appender {
         }
         let batches = batches.iter().map(|one| {
             Ok::<_, ClientError>(ManyBatch {
+                log_id: None,
                 log: one.log.clone(),
                 batch: Some(self.batch(&one.records)?),
                 expected_next_offset: one.expected_next_offset,
@@ -129,6 +130,7 @@ impl Appender {
         records: &[Record],
     ) -> Result<Appended, ClientError> {
         let request = ProduceRequest {
+            log_id: None,
             log: self.log.clone(),
             batch: Some(self.batch(records)?),
             session: None,

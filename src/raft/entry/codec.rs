@@ -95,6 +95,7 @@ pub fn command_to_control(command: &Command) -> Option<Control> {
             subject: claim.subject.clone(),
             token: claim.token.to_be_bytes().to_vec().into(),
             expected_epoch: claim.expected,
+            log: claim.log.0,
         }),
         Command::DeleteFence(name) => Control::DeleteFence(pb::DeleteFence { name: name.clone() }),
         Command::CommitCursor(commit) => Control::CommitCursor(pb::CommitCursor {
@@ -172,6 +173,7 @@ pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, Wire
             subject: claim.subject,
             token: number_of(&claim.token, "token")?,
             expected: claim.expected_epoch,
+            log: LogId(claim.log),
         }),
         Control::DeleteFence(delete) => Command::DeleteFence(delete.name),
         Control::CommitCursor(commit) => Command::CommitCursor(CommitCursor {

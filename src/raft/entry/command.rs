@@ -196,6 +196,8 @@ pub struct ClaimEpoch {
     pub token: u128,
     /// Only if this is the present epoch; 0 if nobody claimed the name yet.
     pub expected: Option<u64>,
+    /// The log whose end is answered.
+    pub log: LogId,
 }
 
 /// A change of a cursor, and on what it depends.

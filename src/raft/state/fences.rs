@@ -83,13 +83,14 @@ impl Fences {
     pub fn claim(
         &mut self,
         claim: &ClaimEpoch,
-        next: Offset,
+        next: impl Into<Option<Offset>>,
     ) -> Result<(u64, Offset), StateRefusal> {
         let held = self.names.get(&claim.name);
         let known = |given: &&GivenClaim| given.token == claim.token;
         if let Some(given) = held.and_then(|held| held.claims.iter().find(known)) {
             return Ok((given.epoch, given.next_offset));
         }
+        let next = next.into().ok_or(StateRefusal::NoSuchLog)?;
         let current = held.map_or(0, |held| held.epoch);
         if claim.expected.is_some_and(|expected| expected != current) {
             return Err(StateRefusal::EpochDiffers { current });
@@ -204,11 +205,13 @@ fn given_from_pb(given: &pb::GivenClaim) -> Result<GivenClaim, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::LogId;
     use crate::raft::entry::outcome::Full;
     use crate::raft::state::sessions::OF_SUBJECT_MAX;
 
     fn claim(token: u128, expected: Option<u64>) -> ClaimEpoch {
         ClaimEpoch {
+            log: LogId::DEFAULT,
             name: "job".to_owned(),
             holder: token.to_string(),
             subject: Some(format!("s{token}")),
@@ -254,6 +257,7 @@ mod tests {
     fn they_are_bounded() {
         let mut all = Fences::default();
         let claim_of = |number: usize, subject: String| ClaimEpoch {
+            log: LogId::DEFAULT,
             name: number.to_string(),
             subject: Some(subject),
             ..claim(1, None)

@@ -153,7 +153,7 @@ impl Fsm {
                 Ok(Outcome::Done)
             }
             Command::ClaimEpoch(claim) => {
-                let next = self.logs.default_log().ends.next;
+                let next = self.logs.get(claim.log).map(|log| log.ends.next);
                 let claimed = self.fences.claim(claim, next);
                 claimed.map(|(epoch, next)| Outcome::Claimed(epoch, next))
             }

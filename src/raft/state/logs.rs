@@ -98,13 +98,6 @@ impl Logs {
         self.by_id.get(&id)
     }
 
-    /// The log that is always there.
-    pub fn default_log(&self) -> &KnownLog {
-        self.by_id
-            .get(&LogId::DEFAULT)
-            .expect("it is never deleted")
-    }
-
     /// A log by its name.
     pub fn named(&self, name: &str) -> Option<(LogId, &KnownLog)> {
         let id = *self.by_name.get(name)?;

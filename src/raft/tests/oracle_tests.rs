@@ -370,6 +370,7 @@ impl World {
     fn claim(&mut self, name: String, old: bool) {
         let current = self.plain.epochs.get(&name).copied().unwrap_or(0);
         let claim = ClaimEpoch {
+            log: LogId::DEFAULT,
             name: name.clone(),
             holder: "h".to_owned(),
             subject: Some("h".to_owned()),

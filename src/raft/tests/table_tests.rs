@@ -107,6 +107,7 @@ fn full(plain: bool) -> Fsm {
     for number in 0..FENCES_MAX {
         for token in 0..20 {
             let claim = ClaimEpoch {
+                log: LogId::DEFAULT,
                 name: name(number),
                 holder: name(number),
                 subject: Some(subject(number)),

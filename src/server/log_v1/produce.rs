@@ -67,7 +67,9 @@ pub async fn one<L: CommitLog>(
     request: Request<ProduceRequest>,
 ) -> Result<Offset, Status> {
     let (rights, name) = (api.rights(&request), super::log_name(&request)?);
-    let log = api.log_to(&rights, &name, deadline::of(&request)).await?;
+    let log = api
+        .log_to(&rights, (&name, None), deadline::of(&request))
+        .await?;
     let producer = producer(&request)?;
     let (held, deadline) = (taken(&request).take(), deadline::of(&request));
     let record = log_v1::record(request.into_inner(), &api.limits, log.demands())?;
@@ -94,7 +96,7 @@ pub async fn stream<L: CommitLog>(
     let (producer, drain) = (producer(&request)?, api.drain.clone());
     let (requests, names) = (request.into_inner(), api.clone());
     let batcher = Batcher {
-        log: api.log_to(&rights, &name, until).await?,
+        log: api.log_to(&rights, (&name, None), until).await?,
         api,
         producer,
         caller: Caller::next(),

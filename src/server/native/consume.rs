@@ -10,7 +10,6 @@ use crate::net::budget::{Accounts, Held, SMALL_BYTES_MAX};
 use crate::proto::v1::{self, ConsumeRequest, ConsumeResponse, StoredBatch};
 use crate::raft::ReplicatedLog;
 
-use super::super::auth::Action;
 use super::super::limits::ANSWER_BYTES_MAX;
 use super::super::{ApiContext, accounts, deadline, status};
 use super::batches::Wanted;
@@ -57,11 +56,9 @@ pub fn bytes_of(sent: &StoredBatch) -> usize {
 /// Answers with the records of a range.
 pub async fn range(
     api: &ApiContext<ReplicatedLog>,
+    log: &ReplicatedLog,
     request: Request<ConsumeRequest>,
 ) -> Result<(ConsumeResponse, Option<Held>), Status> {
-    let log = &api
-        .log_for(&request, &request.get_ref().log, Action::Consume)
-        .await?;
     let (accounts, until) = (accounts(&request), deadline::of(&request));
     let request = request.into_inner();
     let consistency = Consistency::new(request.consistency);

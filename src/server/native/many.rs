@@ -56,7 +56,9 @@ pub async fn logs(
     let (mut first, mut logs) = (None, Vec::with_capacity(count));
     let mut known = HashSet::with_capacity(count);
     for batch in &request.batches {
-        let log = api.log_to(rights, &batch.log, until).await?;
+        let log = api
+            .log_to(rights, (&batch.log, batch.log_id), until)
+            .await?;
         if !known.insert(log.id()) {
             let what =
                 "a call appends one batch to each log: put all records for a log into one batch";
@@ -102,6 +104,7 @@ fn pack(
     for (to, batch) in logs.into_iter().zip(request.batches) {
         let request = ProduceRequest {
             log: batch.log,
+            log_id: None,
             batch: batch.batch,
             session: session.take(),
             expected_next_offset: batch.expected_next_offset,

@@ -12,6 +12,7 @@ use crate::raft::{CURSORS_MAX, FENCES_MAX, OF_SUBJECT_MAX, ReplicatedLog, SESSIO
 
 use super::answers::UNREAD_MAX;
 use super::answers::telling;
+use super::api_context::with_id;
 use super::auth::{Action, Actions};
 use super::limits::{
     ANSWER_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX,
@@ -136,8 +137,8 @@ impl LogService for Native {
         request: Request<ProduceRequest>,
     ) -> Result<Response<ProduceResponse>, Status> {
         let (rights, until) = (self.0.rights(&request), deadline::of(&request));
-        let to = request.get_ref().log.clone();
-        let log = self.0.log_to(&rights, &to, until).await?;
+        let (to, id) = (request.get_ref().log.clone(), request.get_ref().log_id);
+        let log = self.0.log_to(&rights, (&to, id), until).await?;
         let answer = produce::one(&self.0, &log, request).await;
         self.0.as_named(&to, answer).await.map(Response::new)
     }
@@ -222,8 +223,10 @@ impl LogService for Native {
         &self,
         request: Request<ConsumeRequest>,
     ) -> Result<Response<ConsumeResponse>, Status> {
-        let name = request.get_ref().log.clone();
-        let read = consume::range(&self.0, request).await;
+        let (name, id) = (request.get_ref().log.clone(), request.get_ref().log_id);
+        let log = self.0.log_for(&request, &name, Action::Consume).await?;
+        let log = with_id(log, &name, id).await?;
+        let read = consume::range(&self.0, &log, request).await;
         let (answer, held) = self.0.as_named(&name, read).await?;
         let mut response = Response::new(answer);
         self.0.unread.put_out(&mut response, held);

@@ -209,8 +209,8 @@ impl Reader {
         &self,
         request: ProduceRequest,
     ) -> Result<(ReplicatedLog, Bytes, Option<String>), Status> {
-        let (rights, name) = (&self.rights, &request.log);
-        let log = self.api.log_to(rights, name, None).await?;
+        let to = (&*request.log, request.log_id);
+        let log = self.api.log_to(&self.rights, to, None).await?;
         let fence = fence_of(&request);
         let (limits, bulk) = (&self.api.limits, self.api.reading.bulk());
         let accounts = self.accounts.as_ref();

@@ -140,6 +140,7 @@ pub async fn claim_epoch(
         token: owner::of_claim(&subject, secret(&request.token)?),
         subject: Some(subject),
         expected: request.expected_epoch,
+        log: log.id(),
     };
     let claimed = log.claim_epoch(claim).await;
     let claimed = claimed.map_err(|error| status::execute(&error))?;

@@ -108,8 +108,8 @@ async fn begin(
             (begun.0, Source::Many(begun.1))
         }
         None => {
-            let log = api.log_of(&rights, &start.log, Action::Consume, until);
-            let log = log.await?;
+            let (log, to) = ((&*start.log, start.log_id), Action::Consume);
+            let log = api.log_seen(&rights, log, to, until).await?;
             consistency.reached(&log).await?;
             let next = position::begin_inside(api, &log, start.start.clone()).await;
             let next = match log.is_there() {

@@ -1,11 +1,16 @@
-//! What a log asks of the records that it takes, through every way in.
+//! What a log asks of the records that it takes, and who asks for which log, through every way in.
 
 use ferrolog::client::{AppenderOptions, BatchFor, Client, LogSettings, ProducerOptions, Record};
 use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
 use ferrolog::net::{Kind, Security};
 use ferrolog::proto::log_v1;
 use ferrolog::proto::log_v1::log_client::LogClient;
+use ferrolog::proto::v1::{
+    ConsumeRequest, ConsumeStreamRequest, ConsumeStreamStart, ManyBatch, ProduceManyRequest,
+    ProduceRequest, ProduceStreamRequest,
+};
 use ferrolog::reason::Reason;
+use futures::stream;
 
 use crate::harness::native;
 use crate::harness::world::{ADDRS, World};
@@ -144,4 +149,80 @@ async fn no_log_is_set_to_take_more_than_the_nodes_do() {
     let refused = admin.update_log("a", of(u64::from(u32::MAX)), None).await;
     assert_eq!(refused.unwrap_err().reason(), Some(Reason::InvalidRequest));
     assert_eq!(admin.get_log("a").await.unwrap().settings, of(most));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_names_the_id_that_a_log_had_reaches_no_log_that_was_made_anew() {
+    let world = World::new(24).await;
+    let client = world.client(&ADDRS);
+    let admin = client.admin();
+    let settings = LogSettings::default();
+    let old = admin.create_log("a", settings.clone()).await.unwrap().id;
+    assert!(admin.delete_log("a", old).await.unwrap());
+    let new = admin.create_log("a", settings).await.unwrap().id;
+    let network = std::sync::Arc::new(world.network.named("client"));
+    let layer = StreamLayer::new(network, Security::Insecure);
+    let log = "a".to_owned();
+    for addr in ADDRS {
+        let mut client = native::client(&layer, addr, ChannelOptions::default());
+        let mut told = Vec::new();
+        for id in [old, new + 1, new] {
+            let one = ProduceRequest {
+                log: log.clone(),
+                log_id: Some(id),
+                batch: Some(native::batch(["x"])),
+                ..ProduceRequest::default()
+            };
+            let many = ProduceManyRequest {
+                batches: vec![ManyBatch {
+                    log: log.clone(),
+                    log_id: Some(id),
+                    batch: one.batch.clone(),
+                    ..ManyBatch::default()
+                }],
+                ..ProduceManyRequest::default()
+            };
+            let piped = ProduceStreamRequest {
+                produce: Some(one.clone()),
+                ..ProduceStreamRequest::default()
+            };
+            let read = ConsumeRequest {
+                log: log.clone(),
+                log_id: Some(id),
+                ..ConsumeRequest::default()
+            };
+            let start = ConsumeStreamRequest {
+                start: Some(ConsumeStreamStart {
+                    log: log.clone(),
+                    log_id: Some(id),
+                    ..ConsumeStreamStart::default()
+                }),
+                ..ConsumeStreamRequest::default()
+            };
+            let piped = client.produce_stream(stream::iter([piped])).await;
+            let mut piped = piped.unwrap().into_inner();
+            piped.message().await.unwrap();
+            let tail = client.consume_stream(stream::iter([start])).await;
+            let statuses = [
+                client.produce(one).await.err(),
+                client.produce_many(many).await.err(),
+                piped.message().await.err(),
+                client.consume(read).await.err(),
+                tail.unwrap().into_inner().message().await.err(),
+            ];
+            told.push(statuses.map(|status| status.map(|status| native::reason(&status))));
+        }
+        let all = |reason: Option<&str>| [(); 5].map(|()| reason.map(str::to_owned));
+        let wanted = [Some("LOG_DELETED"), Some("NO_SUCH_LOG"), None].map(all);
+        assert_eq!(told, wanted, "{addr}");
+    }
+    assert_eq!(next_offset(&client, "a").await, 9, "three by each node");
+
+    // A claim tells the end of the log that it names.
+    let claim = client.log("a").admin().claim_epoch("job", "me", None).await;
+    assert_eq!(claim.unwrap().next_offset, 9);
+    let claim = admin.claim_epoch("job", "you", None).await.unwrap();
+    assert_eq!((claim.epoch, claim.next_offset), (2, 0));
+    let gone = client.log("b").admin().claim_epoch("job", "me", None).await;
+    assert_eq!(gone.unwrap_err().reason(), Some(Reason::NoSuchLog));
 }
