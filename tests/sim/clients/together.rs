@@ -32,19 +32,26 @@ pub async fn append(hand: Hand) {
             let most = hand.work.value_bytes_max;
             let (batch, values) =
                 record.begin(&hand.random, (numbers[place], seq), count, most, None);
-            call.push((place, batch));
+            let expected = (conditional == Some(place)).then(|| record.lock().next);
+            call.push((place, batch, expected));
             let batch = BatchFor::new(&*logs[place].name, records(values));
-            batches.push(match conditional == Some(place) {
-                true => batch.only_at(record.lock().next),
-                false => batch,
+            batches.push(match expected {
+                Some(expected) => batch.only_at(expected),
+                None => batch,
             });
         }
         seq += 3;
-        hand.logs.several().calls.push(call.clone());
+        let all = call.iter().map(|(place, batch, _)| (*place, *batch));
+        hand.logs.several().calls.push(all.collect());
         let appended = appender.append_all(&batches).await;
         match appended {
             Ok(appended) if appended.len() == call.len() => {
-                for ((place, batch), appended) in call.iter().zip(appended) {
+                for ((place, batch, expected), appended) in call.iter().zip(appended) {
+                    let at = appended.first_offset;
+                    if let Some(expected) = expected.filter(|expected| *expected != at) {
+                        let what = format!("appended at {at} on the condition {expected}");
+                        logs[*place].record.wrong(what);
+                    }
                     let outcome = Outcome::Acked(appended.first_offset);
                     logs[*place].record.end(*batch, outcome);
                 }
@@ -59,7 +66,7 @@ pub async fn append(hand: Hand) {
             Err(error) => {
                 events::note(format_args!("{} {error}", hand.name));
                 let outcome = failed(&hand, &error);
-                for (place, batch) in &call {
+                for (place, batch, _) in &call {
                     logs[*place].record.end(*batch, outcome);
                 }
                 if outcome == Outcome::Refused {
