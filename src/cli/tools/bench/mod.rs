@@ -7,7 +7,9 @@ mod batches;
 mod figures;
 mod load;
 mod many;
+mod many_report;
 mod report;
+mod rows;
 mod together;
 
 use std::cell::Cell;
@@ -27,40 +29,14 @@ use crate::net::stream_layer::StreamLayer;
 use crate::proto::v1::GetStatusResponse;
 use figures::{Row, Run};
 use load::Target;
+use rows::RowName;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How many records the log holds before reads, memory and disk are measured.
 const RECORDS_FOR_READS: u64 = 1_000_000;
 
-const HELP: &str = "\
-Without --servers it starts three nodes of its own on this machine, in plaintext unless --tls is given, and
-measures their memory and disk too.
-
-Rows:
-  unary1, unary64, unary1024        single calls to the leader, so many in flight
-  stream1024                        one produce stream to the leader, 1024 records in flight
-  batch100x100, batch100x1024       two produce streams to the leader, batches of 100 records of so many bytes
-  consume-leader, consume-follower  one consume stream over a million records
-  consume-batch, consume-batch-follower
-                                    the same through the native API: records of 100 bytes in batches of 100
-  nodes                             disk bytes per record byte, memory per node (own nodes only)
-
-With --logs N it makes N logs and does the same work over one of them and over all in turn: unary64, unary1024,
-batch100x100 and consume-batch (100 readers), and `nodes` tells what the logs cost at rest. The table has the ratios.
-Three rows more, which want --logs:
-  together                          calls that append 10 x 10 records to ten logs, beside batches of 100 to one
-  prefix                            one client that reads all logs by their prefix, beside one that reads one log
-  one-by-one                        one reader of a log out of all, from its start, and then of the next
-
-Examples:
-  ferrolog bench
-  ferrolog bench --rows unary64,stream1024 --runs 5 --tls
-  ferrolog bench --rows batch100x100,consume-batch
-  ferrolog bench --servers n1:8400,n2:8400,n3:8400 --insecure --rows unary64 --output json
-  ferrolog bench --logs 1000 --runs 3 --seconds 3";
-
 #[derive(Debug, clap::Args)]
-#[command(after_help = HELP)]
+#[command(after_help = rows::HELP)]
 pub(in crate::cli) struct BenchArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
@@ -85,53 +61,6 @@ pub(in crate::cli) struct BenchArgs {
     /// Where own nodes keep their data [default: a temporary directory]
     #[arg(long, value_name = "DIR", conflicts_with = "servers")]
     dir: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum RowName {
-    Unary1,
-    Unary64,
-    Unary1024,
-    Stream1024,
-    Batch100x100,
-    Batch100x1024,
-    ConsumeLeader,
-    ConsumeFollower,
-    ConsumeBatch,
-    ConsumeBatchFollower,
-    Nodes,
-    Together,
-    Prefix,
-    OneByOne,
-}
-
-impl RowName {
-    const ALL: [Self; 11] = [
-        Self::Unary1,
-        Self::Unary64,
-        Self::Unary1024,
-        Self::Stream1024,
-        Self::Batch100x100,
-        Self::Batch100x1024,
-        Self::ConsumeLeader,
-        Self::ConsumeFollower,
-        Self::ConsumeBatch,
-        Self::ConsumeBatchFollower,
-        Self::Nodes,
-    ];
-
-    /// Whether the row needs a filled log.
-    fn reads(self) -> bool {
-        matches!(
-            self,
-            Self::ConsumeLeader | Self::ConsumeFollower | Self::Nodes
-        )
-    }
-
-    /// Whether the row needs batches in the log.
-    fn reads_batches(self) -> bool {
-        matches!(self, Self::ConsumeBatch | Self::ConsumeBatchFollower)
-    }
 }
 
 /// A cluster under measurement, and how to reach it.
@@ -194,7 +123,7 @@ pub(in crate::cli) async fn run(args: BenchArgs, format: Format) -> anyhow::Resu
         if let Some(cluster) = cluster {
             cluster.stop().await?;
         }
-        let shown = many::shown(&args, format, &outcome?);
+        let shown = many_report::shown(&args, format, &outcome?);
         return print(&shown).context("write to standard output");
     }
     let outcome = bench.all(&rows, cluster.as_ref()).await;

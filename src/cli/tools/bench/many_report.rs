@@ -1,0 +1,128 @@
+//! What a comparison of many logs with one came to, as a table and for programs.
+
+use serde_json::{Value, json};
+
+use super::figures::spread;
+use super::many::{Compared, Outcome};
+use super::{BenchArgs, report};
+use crate::cli::Format;
+use crate::cli::output::{counted, table};
+
+impl Compared {
+    fn medians(&self) -> (f64, f64) {
+        let median = |rates: &[f64]| {
+            let spread = spread(rates.iter().copied());
+            spread.map_or(0.0, |(_, median, _)| median)
+        };
+        (median(&self.one), median(&self.many))
+    }
+
+    fn ratio(&self) -> f64 {
+        let (one, many) = self.medians();
+        many / one.max(1e-9)
+    }
+}
+
+/// What is printed.
+pub(super) fn shown(args: &BenchArgs, format: Format, outcome: &Outcome) -> String {
+    match format {
+        Format::Text => format!("{}\n\n{}", report::heading(args), text(outcome)),
+        Format::Json => report::with_head(args, json(outcome)).to_string(),
+    }
+}
+
+/// The table, for people.
+fn text(outcome: &Outcome) -> String {
+    let head = ["WORK", "ONE LOG", "ALL LOGS", "RATIO"].map(str::to_owned);
+    let mut cells = vec![head.to_vec()];
+    for row in &outcome.rows {
+        let (one, many) = row.medians();
+        cells.push(vec![
+            row.what.clone(),
+            format!("{one:.0}"),
+            format!("{many:.0}"),
+            format!("{:.2}", row.ratio()),
+        ]);
+    }
+    let mut text = format!(
+        "{}, made at {:.0} a second, deleted at {:.0} a second",
+        counted(outcome.logs as u64, "log", "logs"),
+        outcome.created_per_second,
+        outcome.deleted_per_second
+    );
+    if !outcome.rows.is_empty() {
+        text = format!("{text}\n\n{}", table(&cells));
+    }
+    if let Some(rest) = &outcome.at_rest {
+        let list = |values: &[f64]| {
+            let values = values.iter().map(|value| format!("{value:.1}"));
+            values.collect::<Vec<_>>().join(" ")
+        };
+        text = format!(
+            "{text}\n\nat rest, each node:\n  resident memory, MiB   {} (before the logs {})\n  percent of a core      \
+             {} (before the logs {})\n  start of a node        {} ms",
+            list(&rest.resident_mib),
+            list(&rest.resident_before_mib),
+            list(&rest.cpu_percent),
+            list(&rest.cpu_before_percent),
+            rest.start.as_millis()
+        );
+    }
+    text
+}
+
+/// The same for programs.
+fn json(outcome: &Outcome) -> Value {
+    let rates = |rates: &[f64]| {
+        spread(rates.iter().copied())
+            .map(|(min, median, max)| json!({ "median": median, "min": min, "max": max }))
+    };
+    let rows = outcome.rows.iter().map(|row| {
+        json!({
+            "row": row.name,
+            "what": row.what,
+            "runs": row.one.len(),
+            "one_log_per_second": rates(&row.one),
+            "all_logs_per_second": rates(&row.many),
+            "ratio": row.ratio(),
+        })
+    });
+    json!({
+        "logs": outcome.logs,
+        "created_per_second": outcome.created_per_second,
+        "deleted_per_second": outcome.deleted_per_second,
+        "rows": rows.collect::<Vec<_>>(),
+        "at_rest": outcome.at_rest.as_ref().map(|rest| json!({
+            "resident_mib": rest.resident_mib,
+            "resident_before_mib": rest.resident_before_mib,
+            "cpu_percent": rest.cpu_percent,
+            "cpu_before_percent": rest.cpu_before_percent,
+            "start_ms": rest.start.as_millis(),
+        })),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ratio_is_that_of_the_medians() {
+        let outcome = Outcome {
+            logs: 10,
+            created_per_second: 3000.0,
+            deleted_per_second: 2000.0,
+            rows: vec![Compared {
+                name: "unary64",
+                what: "calls".to_owned(),
+                one: vec![100.0, 1000.0, 200.0],
+                many: vec![90.0, 180.0, 10_000.0],
+            }],
+            at_rest: None,
+        };
+        let told = json(&outcome);
+        assert_eq!(told["rows"][0]["ratio"], 0.9);
+        assert_eq!(told["rows"][0]["all_logs_per_second"]["max"], 10_000.0);
+        assert!(text(&outcome).contains("0.90"), "{}", text(&outcome));
+    }
+}
