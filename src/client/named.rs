@@ -40,7 +40,6 @@ impl Admin {
             holder: holder.to_owned(),
             token: Token::random().bytes(),
             expected_epoch: expected,
-            ..ClaimEpochRequest::default()
         };
         let call = |mut log: Log| {
             let request = request.clone();

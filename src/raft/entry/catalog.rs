@@ -138,7 +138,7 @@ impl SetRetention {
 }
 
 impl Trim {
-    pub fn to_pb(&self) -> pb::Trim {
+    pub fn to_pb(self) -> pb::Trim {
         pb::Trim {
             first_offset: self.first.0,
             log: self.log.0,

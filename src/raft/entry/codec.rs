@@ -73,7 +73,7 @@ pub fn command_to_control(command: &Command) -> Option<Control> {
         Command::DeleteLog(delete) => Control::DeleteLog(delete.to_pb()),
         Command::Trim(trim) => Control::Trim(trim.to_pb()),
         Command::TrimLogs(trims) => Control::TrimLogs(pb::TrimLogs {
-            trims: trims.iter().map(Trim::to_pb).collect(),
+            trims: trims.iter().map(|trim| trim.to_pb()).collect(),
         }),
         Command::SetRetention(set) => Control::SetRetention(set.to_pb()),
         Command::OpenSession(open) => Control::OpenSession(pb::OpenSession {

@@ -1,6 +1,8 @@
 //! A client that makes a log, appends to it, deletes it, and makes it anew under the same name.
 
-use ferrolog::client::{Admin, AppenderOptions, Client, ClientError, LogInfo, LogSettings};
+use ferrolog::client::{
+    Admin, Appended, AppenderOptions, Client, ClientError, LogInfo, LogSettings,
+};
 
 use super::Hand;
 use super::writing::{outcome_of, records};
@@ -69,33 +71,38 @@ async fn append(hand: &Hand, client: &Client, name: &str, life: usize) {
         let first = sent - values.len();
         let appended = appender.append(records(values)).await;
         events::note(format_args!("{} appends {appended:?}", hand.name));
-        let mut several = hand.logs.several();
-        let life = &mut several.lives[life];
-        let outcome = match &appended {
-            Ok(appended) => Outcome::Acked(appended.first_offset),
-            Err(error) => outcome_of(hand, error),
-        };
-        for ((_, told), place) in life.sent[first..].iter_mut().zip(0..) {
-            *told = match outcome {
-                Outcome::Acked(offset) => Outcome::Acked(offset + place),
-                other => other,
-            };
-        }
-        if let Err(error) = appended {
-            let is_missing = matches!(
-                error,
-                ClientError::NoSuchLog { .. } | ClientError::LogDeleted
-            );
-            if is_missing && !life.is_doomed {
-                hand.record
-                    .wrong(format!("{} is there: {error}", life.name));
-            }
+        take_down(hand, life, first, &appended);
+        if appended.is_err() {
             return;
         }
-        drop(several);
         hand.think().await;
     }
     appender.close().await;
+}
+
+/// What came of the records that were sent last.
+fn take_down(hand: &Hand, life: usize, first: usize, appended: &Result<Appended, ClientError>) {
+    let life = &mut hand.logs.several().lives[life];
+    let outcome = match appended {
+        Ok(appended) => Outcome::Acked(appended.first_offset),
+        Err(error) => outcome_of(hand, error),
+    };
+    for ((_, told), place) in life.sent[first..].iter_mut().zip(0..) {
+        *told = match outcome {
+            Outcome::Acked(offset) => Outcome::Acked(offset + place),
+            other => other,
+        };
+    }
+    if let Err(error) = appended {
+        let is_missing = matches!(
+            error,
+            ClientError::NoSuchLog { .. } | ClientError::LogDeleted
+        );
+        if is_missing && !life.is_doomed {
+            let what = format!("{} is there: {error}", life.name);
+            hand.record.wrong(what);
+        }
+    }
 }
 
 async fn delete(hand: &Hand, admin: &Admin, log: &LogInfo, life: usize) {
