@@ -344,6 +344,6 @@ mod tests {
             "{text}"
         );
         assert_eq!(json["message_bytes_max"], 7);
-        assert_eq!(json.as_object().map(serde_json::Map::len), Some(27));
+        assert_eq!(json.as_object().map(serde_json::Map::len), Some(29));
     }
 }
