@@ -88,7 +88,7 @@ async fn damage_is_named_and_is_the_exit_code() {
     let dir = copy("sealed");
     let store = dir.path().join("00000000000000000000.store");
     let mut bytes = fs::read(&store).expect("a store");
-    bytes[100] ^= 1;
+    bytes[132] ^= 1;
     fs::write(&store, bytes).expect("written");
     let ended = log(&["verify"], dir.path()).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -100,7 +100,7 @@ async fn damage_is_named_and_is_the_exit_code() {
     ] {
         assert!(ended.out.contains(said), "no {said:?} in {}", ended.out);
     }
-    // The frame that was harmed holds records of log 1.
+    // The batch that was harmed is of log 1.
     for words in [&["dump", "--log-id", "1"][..], &["dump", "--entries"]] {
         let ended = log(words, dir.path()).await;
         ended.expect_refusal(&["00000000000000000000.store is corrupt", "does not check"]);
