@@ -9,7 +9,7 @@ use super::passing::PASSING;
 use super::{Found, Hand, Stretch};
 use crate::events;
 use crate::harness::checker::hash;
-use crate::plan::{draw, pick};
+use crate::plan::{draw, one_in, pick};
 
 /// Reads a selection from its first record on, and goes on where it was, by any node.
 pub async fn select(hand: Hand) {
@@ -19,6 +19,13 @@ pub async fn select(hand: Hand) {
     };
     let mut next = None;
     while !hand.is_told_to_stop() {
+        if one_in(&hand.random, 6) {
+            // Logs come and go: at first there are none of those that pass.
+            let Some(other) = drawn(&hand).await else {
+                return;
+            };
+            (selection, next) = (other, None);
+        }
         let options = ConsumeOptions {
             selection: Some(selection.clone()),
             from: next.map_or(Start::Earliest, Start::Position),
