@@ -244,10 +244,8 @@ pub async fn commit_cursor(
     request: Request<CommitCursorRequest>,
 ) -> Result<CommitCursorResponse, Status> {
     let asked = request.get_ref();
-    let log = match asked.of_selections {
-        true => of_selections_named(api, &request, (&asked.log, &asked.name), Action::Commit)?,
-        false => api.log_for(&request, &asked.log, Action::Commit).await?,
-    };
+    let of = (&*asked.log, &*asked.name, asked.of_selections);
+    let log = cursors_changed(api, &request, of).await?;
     let subject = auth::subject(&request).to_owned();
     let request = request.into_inner();
     check_name("a cursor", &request.name)?;
@@ -284,6 +282,18 @@ async fn not_ahead(log: &ReplicatedLog, asked: Position) -> Result<(), Status> {
     match asked <= next {
         true => Ok(()),
         false => Err(status::log(&log::Error::PastEnd { asked, next })),
+    }
+}
+
+/// What has the cursor that a request changes: of this log, of this name, of selections or not.
+async fn cursors_changed<T: Sync>(
+    api: &Api,
+    request: &Request<T>,
+    (log, name, of_selections): (&str, &str, bool),
+) -> Result<ReplicatedLog, Status> {
+    match of_selections {
+        true => of_selections_named(api, request, (log, name), Action::Commit),
+        false => api.log_for(request, log, Action::Commit).await,
     }
 }
 
@@ -348,10 +358,8 @@ pub async fn delete_cursor(
     request: Request<DeleteCursorRequest>,
 ) -> Result<DeleteCursorResponse, Status> {
     let asked = request.get_ref();
-    let log = match asked.of_selections {
-        true => of_selections_named(api, &request, (&asked.log, &asked.name), Action::Commit)?,
-        false => api.log_for(&request, &asked.log, Action::Commit).await?,
-    };
+    let of = (&*asked.log, &*asked.name, asked.of_selections);
+    let log = cursors_changed(api, &request, of).await?;
     let deleted = log.delete_cursor(&asked.name).await;
     let deleted = deleted.map_err(|error| status::execute(&error));
     let deleted = match asked.of_selections {
