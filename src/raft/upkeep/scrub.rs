@@ -40,6 +40,7 @@ impl Upkeep {
         let mut from = Index(0);
         while let Some(mut scrub) = self.node.log.scrub(from) {
             from = scrub.next_index();
+            let last = Index(from.0.saturating_sub(1));
             loop {
                 let began = Instant::now();
                 let stepped = tasks::spawn_blocking("scrub", move || {
@@ -55,8 +56,9 @@ impl Upkeep {
                     Ok(read) => bytes += read as u64,
                     // A lack of descriptors does not mean damage. The next scrub reads this segment.
                     Err(error) if error.is_short_of_files() => break,
+                    // A segment that was given up meanwhile cannot be read either.
                     Err(_) => {
-                        damaged += 1;
+                        damaged += u64::from(self.node.log.is_damaged(last));
                         break;
                     }
                 }
