@@ -68,8 +68,15 @@ rot: ## a table: each kind of rot in each kind of file, and what a node makes of
 
 # For so long; a failure prints the seed that FERROLOG_SEED= runs again.
 SOAK_SECONDS ?= 600
-soak: ## crash points of histories that no test has run, for SOAK_SECONDS
+# Calls to ten logs at once under kills, cuts and snapshots; records of a thousand logs at SOAK_RATE a second beside a
+# reader that is broken off all the time. Together they take about ten minutes on two cores.
+SOAK_CALLS ?= 200000
+SOAK_RECORDS ?= 40000000
+SOAK_RATE ?= 200000
+soak: ## crash points of histories that no test has run, for SOAK_SECONDS; then many logs under faults, SOAK_CALLS=
 	FERROLOG_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked --lib log::tests::crash -- --nocapture
+	FERROLOG_CALLS=$(SOAK_CALLS) FERROLOG_RECORDS=$(SOAK_RECORDS) FERROLOG_RECORDS_PER_SECOND=$(SOAK_RATE) \
+		cargo test --release --locked --test processes many:: -- --nocapture --test-threads=1
 
 # A seed is a world: nodes, network, disks, clocks, clients, faults. One that fails prints how to run it again.
 SEEDS ?= 1..1001

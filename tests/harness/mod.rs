@@ -119,7 +119,15 @@ impl Stage {
 
     /// Three nodes with these flags besides the usual ones.
     pub async fn start_with(flags: &[&str]) -> Self {
-        let turn = Turn::Shared(TURNS.read().await);
+        Self::begin_with(Turn::Shared(TURNS.read().await), flags).await
+    }
+
+    /// The same, alone.
+    pub async fn start_alone_with(flags: &[&str]) -> Self {
+        Self::begin_with(Turn::Alone(TURNS.write().await), flags).await
+    }
+
+    async fn begin_with(turn: Turn, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut options = LocalClusterOptions::new(BINARY, dir.path());
         options.serve_args = flags.iter().map(|&flag| flag.to_owned()).collect();

@@ -7,3 +7,4 @@ mod disks;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod instruments;
+mod many;

@@ -7,4 +7,3 @@ mod faults;
 mod identity;
 mod membership;
 mod retention;
-mod together;
