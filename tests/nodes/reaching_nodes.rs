@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrolog::disk::memory::MemoryDisk;
+use ferrolog::env::Clock;
 use ferrolog::net::Security;
 use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
 use ferrolog::proto::v1::CommitCursorRequest;
@@ -10,12 +12,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::harness::native;
-use crate::harness::world::{ADDRS, PATIENCE, World};
+use crate::harness::world::{ADDRS, PATIENCE, START_MS, World};
 
 const NEW: [&str; 3] = ["127.0.0.1:7411", "127.0.0.1:7412", "127.0.0.1:7413"];
 /// Between a start at a new address and records that every node holds: a few elections, and the wait of a node
 /// that hears no leader.
 const BACK_WITHIN: Duration = Duration::from_secs(15);
+/// A node that hears no leader asks its peers after 2 s.
+const ASKED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Moves these nodes at once, as if their machines were given other addresses; nothing answers at the old ones.
 async fn move_nodes(world: &mut World, moved: &[usize]) {
@@ -176,4 +180,23 @@ async fn a_command_waits_for_a_leader_as_a_record_does() {
         .expect("it ends")
         .unwrap()
         .expect("it is carried out");
+}
+
+/// A node that has just joined keeps its id alone. It dies before it heard any member, comes back while none is up,
+/// and asks the one that calls it later who that is.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_joined_and_knows_nobody_meets_those_that_come_back_after_it() {
+    let mut world = World::alone(1).await;
+    world.disks.push(MemoryDisk::default());
+    world.clocks.push(Clock::simulated(START_MS));
+    world.nodes.push(None);
+    world.start(1).await;
+    world.kill(1).await;
+    world.kill(0).await;
+    world.start(1).await;
+    // Time itself is the subject: it has asked in vain.
+    tokio::time::sleep(ASKED_WITHIN).await;
+    assert!(world.node(1).log().view().members.is_empty());
+    world.start(0).await;
+    world.settled().await;
 }

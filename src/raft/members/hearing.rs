@@ -35,6 +35,8 @@ const TRANSFER_NOTICE: Duration = Duration::from_millis(100);
 pub struct Hearing {
     node: Arc<Node>,
     introduced: Mutex<BTreeMap<u64, Member>>,
+    /// Where to ask for members beside those that are known: a node that has just joined knows none.
+    peers: Mutex<Vec<String>>,
     wanted: Notify,
     told: Mutex<Option<Instant>>,
     successor: Arc<watch::Sender<Successor>>,
@@ -62,6 +64,7 @@ impl Hearing {
         let hearing = Self {
             node,
             introduced: Mutex::default(),
+            peers: Mutex::default(),
             wanted: Notify::new(),
             told: Mutex::new(None),
             successor,
@@ -131,15 +134,21 @@ impl Hearing {
             .collect()
     }
 
-    /// Asks the members that this node knows for the others, whenever a stranger calls. Never
-    /// returns.
+    /// Names where to ask for members from now on.
+    pub(crate) fn ask_also(&self, peers: &[String]) {
+        *self.peers.lock() = peers.to_vec();
+    }
+
+    /// Asks the members that this node knows, and where it was told to, for the others, whenever a stranger calls.
+    /// Never returns.
     pub async fn meet_strangers(&self) {
         loop {
             self.wanted.notified().await;
             let known = self.known().into_values();
             let members = self.node.view().members;
             let members = members.iter().map(|known| known.member.clone());
-            let addrs: BTreeSet<_> = known.chain(members).map(|member| member.addr).collect();
+            let mut addrs: BTreeSet<_> = known.chain(members).map(|member| member.addr).collect();
+            addrs.extend(self.peers.lock().iter().cloned());
             self.meet(addrs).await;
             tokio::time::sleep(PAUSE).await;
         }

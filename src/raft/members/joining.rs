@@ -118,7 +118,8 @@ impl Members {
             return Ok(());
         }
         // The answer comes once this node has caught up. For that it must know the members, to accept their
-        // entries.
+        // entries. Those that are down now are asked again when they call.
+        self.hearing.ask_also(peers);
         self.hearing.meet(addrs.iter().cloned()).await;
         let joined = ask_all(&self.node.transport, &addrs, &request).await?;
         self.hearing.introduce(joined.members);
