@@ -76,6 +76,13 @@ impl OfLog {
 }
 
 impl ConnectionArgs {
+    /// The servers that were named.
+    pub fn addrs(&self) -> Vec<String> {
+        let named = self.servers.iter().map(|addr| addr.trim());
+        let named = named.filter(|addr| !addr.is_empty());
+        named.map(str::to_owned).collect()
+    }
+
     /// A client of the cluster, or of `server` alone where the command asks one node.
     pub fn client(&self, server: Option<&str>) -> anyhow::Result<Client> {
         let builder = match server {

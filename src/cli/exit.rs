@@ -11,6 +11,9 @@ pub const EXIT_SHORT: u8 = 4;
 /// A change may have been made or not.
 pub const EXIT_DOUBT: u8 = 5;
 
+/// Fewer than a majority of the voters answer, or none of them leads.
+pub const EXIT_NO_QUORUM: u8 = 6;
+
 /// A command line that parses and makes no sense.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

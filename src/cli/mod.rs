@@ -26,7 +26,9 @@ use clap::builder::Resettable;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::json;
 
-use commands::{certs, cluster, consume, cursor, fence, log, produce, serve, session};
+use commands::{
+    certs, cluster, consume, cursor, doctor, fence, health, log, produce, serve, session,
+};
 use exit::{EXIT_DOUBT, EXIT_FAILURE, EXIT_SHORT, EXIT_TIMEOUT, EXIT_USAGE, UsageError};
 use output::Format;
 use signals::{Interrupted, Signals};
@@ -40,6 +42,7 @@ Exit codes:
   3  no server answered, or nothing moved for --timeout seconds
   4  consume: the node holds more than it can tell to be committed; standard error says how far
   5  it may have been done or not, and nobody could tell: look before it is done again
+  6  cluster status, doctor: there is no quorum, so nothing can be committed
   130, 143  SIGINT, SIGTERM ended it; produce says how far it came
   101  a fault of ferrolog itself: report what standard error says
 
@@ -85,6 +88,10 @@ enum Command {
     Session(session::SessionArgs),
     /// Show and change the cluster
     Cluster(cluster::ClusterArgs),
+    /// Name what is wrong with the cluster, and the command to type next
+    Doctor(doctor::DoctorArgs),
+    /// Tell whether one node serves: for probes
+    Health(health::HealthArgs),
     /// Make, list and delete logs, trim one, say how much is kept, check and print a node's files
     Log(log::LogArgs),
     /// Make a certificate authority, and certificates of nodes and clients
@@ -127,7 +134,9 @@ impl Cli {
             Command::Cursor(args) => done(cursor::run(args, format).await),
             Command::Fence(args) => done(fence::run(args, format).await),
             Command::Session(args) => done(session::run(args, format).await),
-            Command::Cluster(args) => done(cluster::run(args, format).await),
+            Command::Cluster(args) => cluster::run(args, format).await,
+            Command::Doctor(args) => doctor::run(args, format).await,
+            Command::Health(args) => health::run(args, format).await,
             Command::Log(args) => log::run(args, format).await,
             Command::Certs(args) => done(certs::run(&args, format)),
             Command::Dev(args) => dev::run(args, format).await,

@@ -36,8 +36,20 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Has what is printed next take the place of what a terminal shows.
+pub(super) fn clear() -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    if out.is_terminal() {
+        // To the first place, and all behind it blank: ECMA-48.
+        out.write_all(b"\x1b[H\x1b[J").context(NOT_PRINTED)?;
+    }
+    Ok(())
+}
+
 /// A result: for people, and for programs.
 pub(super) type Told = (String, Value);
+
+const NOT_PRINTED: &str = "write to standard output";
 
 /// Prints a result.
 pub(super) fn print_as(format: Format, (text, json): Told) -> anyhow::Result<()> {
@@ -45,7 +57,7 @@ pub(super) fn print_as(format: Format, (text, json): Told) -> anyhow::Result<()>
         Format::Text => print(&text),
         Format::Json => print(&json.to_string()),
     };
-    printed.context("write to standard output")
+    printed.context(NOT_PRINTED)
 }
 
 /// What stands in one column of a list.

@@ -39,7 +39,7 @@ impl From<LogSettings> for LogConfig {
 }
 
 /// A log of the cluster, as far as the node that answered has applied.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LogInfo {
     /// The log's name.
     pub name: String,
@@ -100,7 +100,7 @@ impl From<Log> for LogInfo {
 }
 
 /// A consumer's named position.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CursorInfo {
     /// The cursor's name.
     pub name: String,

@@ -70,6 +70,7 @@ pub use state::history::LogChange;
 pub use state::logs::KnownLog;
 pub use state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX, SessionInfo};
 pub use view::clocks::ClockReport;
+use view::clocks::millis;
 pub use view::{MemberView, View};
 pub use write::admit::TOKEN_LIFE_MAX;
 pub use write::commands::{Claim, SESSION_IDLE_MS_MAX};
@@ -200,6 +201,31 @@ impl ReplicatedLog {
     /// What this node knows of its clock and of its peers'.
     pub fn clock_report(&self) -> ClockReport {
         self.0.node.clocks.report()
+    }
+
+    /// How long ago this node heard of each other one last, in milliseconds: a leader hears all, the others hear
+    /// their leader.
+    pub fn heard_ms(&self) -> BTreeMap<u64, u64> {
+        let node = &self.0.node;
+        let (view, me) = (node.view(), node.id());
+        match view.leader {
+            Some(leader) if leader == me => node.clocks.report().heard_ms,
+            Some(leader) => {
+                let ago = node.heard.ago().map(|ago| (leader, millis(ago)));
+                ago.into_iter().collect()
+            }
+            None => BTreeMap::new(),
+        }
+    }
+
+    /// What is free on this node's disk, and what must stay free for records to be taken, in bytes.
+    pub fn room(&self) -> (u64, u64) {
+        self.0.node.space.room()
+    }
+
+    /// Where this node says that others find it, `host:port`.
+    pub fn addr(&self) -> &str {
+        &self.0.node.addr
     }
 
     /// The last time that a leader gave to an applied entry, in milliseconds since 1970.

@@ -194,7 +194,7 @@ async fn a_node_that_joined_and_knows_nobody_meets_those_that_come_back_after_it
     world.kill(1).await;
     world.kill(0).await;
     world.start(1).await;
-    // Time itself is the subject: it has asked in vain.
+    // It has asked in vain by then: time itself is the subject.
     tokio::time::sleep(ASKED_WITHIN).await;
     assert!(world.node(1).log().view().members.is_empty());
     world.start(0).await;

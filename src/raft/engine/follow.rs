@@ -104,10 +104,13 @@ impl Heard {
         *self.0.lock() = Some(Instant::now());
     }
 
+    /// How long ago that was; `None` if it never was.
+    pub fn ago(&self) -> Option<Duration> {
+        self.0.lock().map(|heard| heard.elapsed())
+    }
+
     fn lately(&self) -> bool {
-        self.0
-            .lock()
-            .is_some_and(|heard| heard.elapsed() < LEADER_SILENCE_MAX)
+        self.ago().is_some_and(|ago| ago < LEADER_SILENCE_MAX)
     }
 }
 

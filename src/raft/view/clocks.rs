@@ -81,6 +81,8 @@ pub struct ClockReport {
     pub last_jump_ms: i64,
     /// How far the clocks of peers that answered this node lately are ahead of its own, or behind.
     pub offsets_ms: BTreeMap<u64, i64>,
+    /// How long ago these peers answered this node last, in milliseconds.
+    pub heard_ms: BTreeMap<u64, u64>,
 }
 
 impl Clocks {
@@ -260,16 +262,19 @@ impl Clocks {
         let lately = |heard: &&ClockReading| heard.at.elapsed() < HEARD_FOR;
         let offsets = state.heard.iter().filter(|(_, heard)| lately(heard));
         let offset = |(id, heard): (&u64, &ClockReading)| (*id, difference(heard.now_ms(), now_ms));
+        let ago = |(id, heard): (&u64, &ClockReading)| (*id, millis(heard.at.elapsed()));
         ClockReport {
             now_ms,
             jumps: state.jumps,
             last_jump_ms: state.last_jump_ms,
             offsets_ms: offsets.map(offset).collect(),
+            heard_ms: state.heard.iter().map(ago).collect(),
         }
     }
 }
 
-fn millis(span: Duration) -> u64 {
+/// A span in whole milliseconds.
+pub fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -121,6 +121,11 @@ impl Space {
         }
     }
 
+    /// What is free at the last look, and what must stay free, in bytes.
+    pub fn room(&self) -> (u64, u64) {
+        (self.available(), self.0.reserve)
+    }
+
     fn available(&self) -> u64 {
         self.0.available.load(Ordering::Relaxed)
     }

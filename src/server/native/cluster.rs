@@ -43,6 +43,7 @@ impl ClusterService for Cluster {
         let (first, next) = log.offsets();
         let segments = log.log().segments();
         let (clocks, freshness) = (log.clock_report(), native::freshness(log));
+        let (heard_ms, (available, reserve)) = (log.heard_ms(), log.room());
         let [last_index, committed_index, applied_index] = log.indexes();
         let node = |known: &crate::raft::MemberView| Node {
             id: known.id,
@@ -57,6 +58,7 @@ impl ClusterService for Cluster {
             is_leader: view.leader == Some(known.id),
             matched_index: matched.get(&known.id).copied().flatten(),
             clock_offset_ms: clocks.offsets_ms.get(&known.id).copied(),
+            heard_ms: heard_ms.get(&known.id).copied(),
         };
         Ok(Response::new(GetStatusResponse {
             cluster_id: identity.cluster_id.clone(),
@@ -81,6 +83,10 @@ impl ClusterService for Cluster {
             log_time_ms: log.log_time_ms(),
             held_offset: freshness.held_offset,
             staleness_ms: freshness.staleness_ms,
+            disk_available_bytes: available,
+            disk_reserve_bytes: reserve,
+            advertised_addr: log.addr().to_owned(),
+            leads: view.writable,
         }))
     }
 

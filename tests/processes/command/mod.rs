@@ -6,5 +6,6 @@ mod examples;
 mod log_files;
 mod logs;
 mod many_logs;
+mod seeing;
 mod settings;
 mod standard_error;

@@ -1,5 +1,10 @@
 //! `ferrolog cluster`: who is in the cluster, and changes of that.
 
+mod status;
+pub(super) mod survey;
+
+use std::process::ExitCode;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -7,7 +12,7 @@ use crate::cli::connection::ConnectionArgs;
 use crate::cli::output::{Told, grouped, print_as, table};
 use crate::cli::{Format, UsageError};
 use crate::client::Client;
-use crate::proto::v1::{GetLimitsResponse, GetStatusResponse, NodeRole};
+use crate::proto::v1::GetLimitsResponse;
 
 const HELP: &str = "\
 Examples:
@@ -19,6 +24,11 @@ Examples:
   ferrolog cluster token                                   (whoever starts with it may join, once)
   ferrolog cluster leave --server n2:8400                  (a node that is up)
   ferrolog cluster limits --server n2:8400                 (how large a record may be, and the like)";
+
+const STATUS_HELP: &str = "\
+Every node is asked at the same time, those that the others name, too; one that does not answer within 1.5 s is not up.
+LAST HEARD is when the leader heard of it, LAG how many entries it lacks of what is committed.
+Exit code 6: fewer than a majority of the voters answer, or none of them leads.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
@@ -34,8 +44,13 @@ pub(in crate::cli) struct ClusterArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Show the nodes, the leader and how far the log goes
-    Status,
+    /// Show all nodes: which are up, who leads, how far each is; with --server, what that node knows
+    #[command(after_help = STATUS_HELP)]
+    Status {
+        /// Look again every second
+        #[arg(long)]
+        watch: bool,
+    },
     /// Take a node out of the cluster for good
     Remove {
         /// The name it was started under
@@ -68,7 +83,7 @@ enum Action {
     Limits,
 }
 
-pub(in crate::cli) async fn run(args: ClusterArgs, format: Format) -> anyhow::Result<()> {
+pub(in crate::cli) async fn run(args: ClusterArgs, format: Format) -> anyhow::Result<ExitCode> {
     let server = args.server.as_deref();
     if matches!(args.action, Action::Leave) && server.is_none() {
         let text = "leave removes the node it talks to, which is not named; add --server HOST:PORT";
@@ -76,10 +91,11 @@ pub(in crate::cli) async fn run(args: ClusterArgs, format: Format) -> anyhow::Re
     }
     let client = args.connection.client(server)?;
     let told = match args.action {
-        Action::Status => {
-            let status = client.admin().status(None).await?;
-            (status_text(&status), status_json(&status))
+        Action::Status { watch } if server.is_none() => {
+            let servers = args.connection.addrs();
+            return status::of_all(&client, &servers, watch, format).await;
         }
+        Action::Status { .. } => status::of_one(&client).await?,
         Action::Remove { name } => remove(&client, &name).await?,
         Action::Leave => {
             let name = client.admin().status(None).await?.node_name;
@@ -108,7 +124,8 @@ pub(in crate::cli) async fn run(args: ClusterArgs, format: Format) -> anyhow::Re
         }
         Action::Limits => limits(&client.admin().limits().await?),
     };
-    print_as(format, told)
+    print_as(format, told)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn remove(client: &Client, name: &str) -> anyhow::Result<Told> {
@@ -169,168 +186,9 @@ fn limits(limits: &GetLimitsResponse) -> Told {
     (table(&rows), Value::Object(json.into_iter().collect()))
 }
 
-fn role_name(role: i32) -> &'static str {
-    match NodeRole::try_from(role) {
-        Ok(NodeRole::Voter) => "voter",
-        Ok(NodeRole::Learner) => "learner",
-        Ok(NodeRole::Unspecified) | Err(_) => "unknown",
-    }
-}
-
-fn status_text(status: &GetStatusResponse) -> String {
-    let name_of = |id| {
-        status
-            .nodes
-            .iter()
-            .find(|node| node.id == id)
-            .map_or("none", |node| &node.name)
-    };
-    let index =
-        |index: Option<u64>| index.map_or_else(|| "-".to_owned(), |index| index.to_string());
-    let mut rows = vec![
-        [
-            "NAME", "ID", "ADDRESS", "ROLE", "LEADER", "MATCHED", "CLOCK",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-    ];
-    for node in &status.nodes {
-        rows.push(vec![
-            node.name.clone(),
-            node.id.to_string(),
-            node.addr.clone(),
-            role_name(node.role).to_owned(),
-            if node.is_leader { "yes" } else { "" }.to_owned(),
-            index(node.matched_index),
-            node.clock_offset_ms
-                .map_or_else(|| "-".to_owned(), |offset| format!("{offset:+} ms")),
-        ]);
-    }
-    format!(
-        "cluster {}, term {}, leader {}\nas {} (version {}) sees it: {} records, offsets {} to {}, \
-         applied {} of committed {} of last {}{}\non its disk: {} segments of {} bytes{}{}\n\n{}",
-        status.cluster_id,
-        status.term,
-        name_of(status.leader_id),
-        status.node_name,
-        status.version,
-        grouped(status.next_offset.saturating_sub(status.first_offset)),
-        status.first_offset,
-        status.next_offset,
-        index(status.applied_index),
-        index(status.committed_index),
-        index(status.last_index),
-        unconfirmed(status),
-        status.segments,
-        grouped(status.segment_bytes),
-        match status.damaged_segments {
-            0 => String::new(),
-            damaged => format!(", {damaged} of them damaged and waiting for repair"),
-        },
-        match &status.allowed_names[..] {
-            [] => String::new(),
-            names => format!("\nmay join: {}", names.join(", ")),
-        },
-        table(&rows),
-    )
-}
-
-/// What a node that hears no leader cannot tell.
-fn unconfirmed(status: &GetStatusResponse) -> String {
-    if status.leader_id != 0 || status.held_offset <= status.next_offset {
-        return String::new();
-    }
-    format!(
-        "; no leader is known: what its disk holds up to offset {} may be committed",
-        status.held_offset
-    )
-}
-
-fn status_json(status: &GetStatusResponse) -> Value {
-    let nodes: Vec<_> = status
-        .nodes
-        .iter()
-        .map(|node| {
-            json!({
-                "id": node.id,
-                "name": node.name,
-                "addr": node.addr,
-                "role": role_name(node.role),
-                "is_leader": node.is_leader,
-                "matched_index": node.matched_index,
-                "clock_offset_ms": node.clock_offset_ms,
-            })
-        })
-        .collect();
-    json!({
-        "cluster_id": status.cluster_id,
-        "node_id": status.node_id,
-        "node_name": status.node_name,
-        "version": status.version,
-        "term": status.term,
-        "leader_id": status.leader_id,
-        "first_offset": status.first_offset,
-        "next_offset": status.next_offset,
-        "last_index": status.last_index,
-        "committed_index": status.committed_index,
-        "applied_index": status.applied_index,
-        "segments": status.segments,
-        "segment_bytes": status.segment_bytes,
-        "damaged_segments": status.damaged_segments,
-        "clock_ms": status.clock_ms,
-        "clock_jumps": status.clock_jumps,
-        "last_clock_jump_ms": status.last_clock_jump_ms,
-        "log_time_ms": status.log_time_ms,
-        "held_offset": status.held_offset,
-        "staleness_ms": status.staleness_ms,
-        "allowed_names": status.allowed_names,
-        "nodes": nodes,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::v1::Node;
-
-    #[test]
-    fn a_status_is_shown_for_people_and_for_programs() {
-        let node = |id: u64, role: NodeRole| Node {
-            id,
-            name: format!("n{id}"),
-            addr: format!("127.0.0.1:{id}"),
-            role: role.into(),
-            is_leader: id == 2,
-            matched_index: None,
-            clock_offset_ms: (id == 2).then_some(-7),
-        };
-        let status = GetStatusResponse {
-            cluster_id: "ab".into(),
-            node_name: "n1".into(),
-            term: 3,
-            leader_id: 2,
-            next_offset: 1234,
-            applied_index: Some(9),
-            nodes: vec![node(1, NodeRole::Voter), node(2, NodeRole::Learner)],
-            ..GetStatusResponse::default()
-        };
-        let text = status_text(&status);
-        assert!(
-            text.contains("term 3, leader n2") && text.contains("1,234 records"),
-            "{text}"
-        );
-        assert!(text.contains("-7 ms"), "{text}");
-        let alone = GetStatusResponse {
-            leader_id: 0,
-            held_offset: 1300,
-            ..status.clone()
-        };
-        let told = "up to offset 1300 may be committed";
-        assert!(status_text(&alone).contains(told) && !text.contains(told));
-        let json = status_json(&status);
-        assert_eq!(json["nodes"][1]["role"], "learner");
-        assert_eq!(json["last_index"], Value::Null);
-    }
 
     #[test]
     fn limits_have_their_names() {
