@@ -1,7 +1,7 @@
 //! What an operator asks: the status of a node, and changes of the cluster.
 //!
-//! A status is asked of each server once, since a slow answer to "what is wrong" helps nobody. Changes are
-//! idempotent, so they are tried again until the client's timeout.
+//! The status is asked of each server once: whoever asks what is wrong must not wait long. Changes are idempotent, so
+//! they are tried again until the client's timeout.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub struct Admin {
     pub(super) servers: Arc<Servers>,
     /// The log's name; empty for the default one.
     pub(super) log: String,
-    /// Whether cursors are meant that belong to no log.
+    /// Whether the calls about cursors mean those that belong to no log.
     pub(super) of_selections: bool,
     pub(super) timeout: Duration,
 }
@@ -46,7 +46,7 @@ impl Admin {
         }
     }
 
-    /// The same for the cursors that belong to no log.
+    /// The same cluster, with calls about the cursors that belong to no log.
     pub(crate) fn of_selections(self) -> Self {
         Self {
             log: String::new(),
@@ -55,7 +55,7 @@ impl Admin {
         }
     }
 
-    /// What `server`, or the first that answers, knows of the cluster.
+    /// What `server` knows of the cluster. Without `server`, what the first server that answers knows.
     ///
     /// # Errors
     ///
@@ -142,7 +142,7 @@ impl Admin {
             async move { cluster.remove_node(Request::new(request)).await }
         };
         let (answer, in_doubt) = self.change_on(call).await?;
-        // An earlier try did it, and its answer was lost.
+        // If it was not there, an earlier try may have removed it, whose answer was lost.
         Ok(answer.removed || in_doubt)
     }
 
@@ -180,7 +180,7 @@ impl Admin {
             async move { cluster.disallow_node(Request::new(request)).await }
         };
         let (answer, in_doubt) = self.change_on(call).await?;
-        // An earlier try did it, and its answer was lost.
+        // If it was not allowed, an earlier try may have withdrawn it, whose answer was lost.
         Ok(answer.withdrawn || in_doubt)
     }
 

@@ -44,7 +44,7 @@ pub enum ConfigError {
     /// The certificate files cannot be used.
     #[error("the client's certificate cannot be used")]
     Tls(#[from] TlsError),
-    /// A variable of the environment is neither true nor false, or no text.
+    /// A variable of the environment is neither true nor false.
     #[error("the variable {name} is {value:?}; set it to true or to false, or unset it")]
     Variable {
         /// Its name.
@@ -90,7 +90,7 @@ impl Default for ClientBuilder {
 
 impl ClientBuilder {
     /// `host:port` of some or all nodes: they are asked in turn, and the others are found through them.
-    /// Spaces around an address, and what is empty, are left out.
+    /// Spaces around an address are left out, and so are empty addresses.
     pub fn servers<A: AsRef<str>>(mut self, addrs: impl IntoIterator<Item = A>) -> Self {
         let addrs = addrs
             .into_iter()
@@ -130,7 +130,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Another way to reach the nodes and to prove oneself, instead of files or plaintext.
+    /// Reaches the nodes through `layer`, which also proves who the client is. Files and plaintext then do not count.
     pub fn stream_layer(mut self, layer: StreamLayer) -> Self {
         self.layer = Some(layer);
         self

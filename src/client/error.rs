@@ -16,7 +16,8 @@ pub enum ClientError {
     /// The client was made without a server.
     #[error("no server was named")]
     NoServers,
-    /// No server answered within the client's timeout. The call was not carried out.
+    /// No server answered within the client's timeout. The call was not carried out. Only records that a
+    /// [`Producer`](super::Producer) had sent may be in the log.
     #[error(
         "no answer from {servers}, asked for {seconds} s: {cause}. Check that nodes listen there, and that they \
          speak TLS or plaintext as this client does"
@@ -115,7 +116,8 @@ pub enum ClientError {
         /// What it said.
         message: String,
     },
-    /// The server failed, or refused for a reason that has no variant of its own. [`ClientError::reason`] says more where the server did.
+    /// The server failed, or refused for a reason that has no variant of its own. [`ClientError::reason`] says more
+    /// where the server did.
     #[error("{server} failed: {message} ({code:?})")]
     Failed {
         /// Which server said so.
@@ -288,7 +290,8 @@ pub enum ClientError {
         /// What was wrong.
         what: &'static str,
     },
-    /// A change of the cluster may have been made or not: a server was lost before it told, and no later try could tell.
+    /// A change of the cluster may have been made or not. A server was lost before it told, and no later try could
+    /// tell.
     #[error(
         "it may have been done or not, since a server was lost before it told: {cause}. See how things stand before it \
          is asked again"
@@ -314,8 +317,7 @@ impl ClientError {
         matches!(self, Self::OutcomeUnknown | Self::ChangeInDoubt { .. })
     }
 
-    /// Why the server refused, as `docs/errors.md` lists it; none where no server gave a reason that this version
-    /// knows.
+    /// Why the server refused, as `docs/errors.md` lists it. `None` if no server gave a reason that this version knows.
     pub fn reason(&self) -> Option<Reason> {
         match self {
             Self::Unauthenticated { reason, .. }

@@ -19,9 +19,9 @@ pub struct Claim {
 pub struct LogSettings {
     /// How much of the log is kept.
     pub retention: Retention,
-    /// Words of its owner's about it: at most 8, of 192 bytes in all, each with a key.
+    /// Its owner's notes about it, each under a key: at most 8, with 192 bytes in all.
     pub labels: BTreeMap<String, String>,
-    /// The largest record that it takes; 0: what the nodes take.
+    /// The largest record that it takes, in bytes; 0: what the nodes take.
     pub record_bytes_max: u32,
     /// Whether it takes only records with a [`client_timestamp_ms`](super::Record::client_timestamp_ms).
     pub timestamps_required: bool,
@@ -43,7 +43,7 @@ impl From<LogSettings> for LogConfig {
 pub struct LogInfo {
     /// The log's name.
     pub name: String,
-    /// Given once: a log that is made anew under the name has another.
+    /// The log's id. A log that is made anew under the name has another one.
     pub id: u32,
     /// What is set for it.
     pub settings: LogSettings,
@@ -59,16 +59,16 @@ pub struct LogInfo {
     pub last_append_ms: u64,
     /// When it was made, in milliseconds since 1970; 0 for the default log, which is there from the start.
     pub created_ms: u64,
-    /// Of the bytes that were appended, those from about the first offset on: up to an eighth more where the log was
-    /// trimmed by hand.
+    /// How many of the appended bytes are kept, from about the first offset on. It may be up to an eighth more if the
+    /// log was trimmed by hand.
     pub kept_bytes: u64,
-    /// The one of its cursors that is furthest behind, if there is one and the caller may consume. Only
+    /// The cursor of the log that is furthest behind. `None` if there is none, or the caller may not consume. Only
     /// [`get_log`](super::Admin::get_log) and [`list_logs`](super::Admin::list_logs) tell it.
     pub slowest_cursor: Option<CursorInfo>,
 }
 
 impl LogInfo {
-    /// How many records its slowest cursor has not passed.
+    /// How many records its slowest cursor has not passed; `None` if no cursor is known.
     pub fn lag(&self) -> Option<u64> {
         let slowest = self.slowest_cursor.as_ref()?;
         Some(self.next_offset.saturating_sub(slowest.offset))

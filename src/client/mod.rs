@@ -57,7 +57,7 @@ use crate::proto::v1::{Batch, ProduceRequest};
 use attempts::within;
 use servers::Servers;
 
-/// How long a call may give no sign of progress, unless the settings say otherwise.
+/// How long a call may show no progress before it gives up, unless the client was told otherwise.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// The log that is meant where none is named.
 const DEFAULT_LOG: &str = "default";
@@ -105,9 +105,9 @@ impl Client {
         }
     }
 
-    /// The same cluster, and the log of this name: what is made from the handle appends to it, reads it, trims
-    /// it and holds its cursors. Nothing is asked of a server here: a log that is not there is the error of
-    /// the first call. [`Admin::create_log`] makes one.
+    /// A handle on the log of this name in the same cluster. Producers, consumers and calls of the handle are about
+    /// that log. No server is asked here: if there is no such log, the first call says so. [`Admin::create_log`] makes
+    /// one.
     #[must_use]
     pub fn log(&self, name: impl Into<String>) -> Self {
         Self {
@@ -159,8 +159,8 @@ impl Client {
         Consumer::new(Arc::clone(&self.servers), &self.log, options, self.timeout)
     }
 
-    /// Watches the logs whose names begin so: those that there are, then what becomes of them; or, from a position
-    /// that an earlier watch told, what became of them since. Connects at the first `next`.
+    /// Watches the logs whose names begin with `prefix`. Without `from` it tells the logs that there are, then each
+    /// change. With `from`, the position of an earlier watch, it tells the changes since. Connects at the first `next`.
     ///
     /// # Errors
     ///
@@ -173,8 +173,8 @@ impl Client {
         LogWatch::new(Arc::clone(&self.servers), prefix, from, self.timeout)
     }
 
-    /// Appends one record by one call to the first server. Never tried again: without a session a lost answer
-    /// leaves open whether the record is in the log.
+    /// Appends one record by one call to the first server. Gives the record's offset. The call is never tried again:
+    /// without a session, a second try might append the record twice.
     ///
     /// # Errors
     ///

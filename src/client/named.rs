@@ -2,8 +2,7 @@
 //!
 //! Cursors are a log's. Epochs and sessions are the cluster's, so that their calls name no log.
 //!
-//! Each call is tried again until the client's timeout. Calls that are not idempotent by themselves are made so
-//! here.
+//! Each call is tried again until the client's timeout. A call that would not be idempotent bears a token.
 
 use tonic::{Response, Status};
 
@@ -106,7 +105,7 @@ impl Admin {
             async move { log.delete_fence(request).await }
         };
         let (answer, in_doubt) = self.change_named(call).await?;
-        // An earlier try did it, and its answer was lost.
+        // If there was none, an earlier try may have deleted it, whose answer was lost.
         Ok(answer.deleted || in_doubt)
     }
 
@@ -133,8 +132,7 @@ impl Admin {
     /// # Errors
     ///
     /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
-    /// its own variant; [`ClientError::ChangeInDoubt`] if an earlier try may have made the change and no later
-    /// one could tell.
+    /// its own variant. To close a session again does no harm.
     pub async fn close_session(&self, session: u64) -> Result<(), ClientError> {
         let request = CloseSessionRequest {
             session,
@@ -151,7 +149,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// [`ClientError::CursorDiffers`] if the cursor does not stand at `expected`; [`ClientError::OutOfRange`]
+    /// [`ClientError::CursorDiffers`] if the cursor does not stand at `expected`; [`ClientError::PastEnd`]
     /// if `offset` lies behind the end of the log; else as [`Self::delete_cursor`]. After a try whose outcome
     /// is not known, a cursor that stands at `offset` is success, whoever put it there.
     pub async fn commit_cursor(
@@ -278,7 +276,7 @@ impl Admin {
             async move { log.delete_cursor(request).await }
         };
         let (answer, in_doubt) = self.change_named(call).await?;
-        // An earlier try did it, and its answer was lost.
+        // If there was none, an earlier try may have deleted it, whose answer was lost.
         Ok(answer.deleted || in_doubt)
     }
 
@@ -293,7 +291,7 @@ impl Admin {
         self.ask(call).await
     }
 
-    /// Asks for page after page of a list; `parts` gives the items of a page and the token of the next one.
+    /// Asks for page after page of a list. `parts` cuts a page into its items and the token of the next page.
     pub(super) async fn all<P, T, F>(
         &self,
         call: impl Fn(Log, String) -> F,

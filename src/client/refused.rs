@@ -1,4 +1,4 @@
-//! Which error a server's status is, and what becomes of it after a try whose outcome is not known.
+//! Which error a server's status becomes, and which one after a try whose outcome is not known.
 //!
 //! The module `told` decides what a status means.
 
@@ -9,8 +9,8 @@ use super::told::{Told, describe, is_distrust, is_verdict};
 use crate::reason::Reason;
 
 impl ClientError {
-    /// The error of a change of the cluster that an earlier try may have made: what says how things stand
-    /// is an answer, and all else leaves the doubt.
+    /// The error of a change of the cluster that an earlier try may have made. An error that says how things stand
+    /// settles that; every other one leaves the doubt.
     pub(super) fn after_doubt(self, in_doubt: bool) -> Self {
         match self {
             Self::EpochDiffers { .. }
@@ -25,8 +25,8 @@ impl ClientError {
         }
     }
 
-    /// The error that ends a call, or a doubt that it does not settle: an earlier try may have done what was
-    /// asked, whatever a later one met.
+    /// The error that ends a call. An earlier try may have appended the batch, whatever a later one met: then it is
+    /// [`Self::OutcomeUnknown`], unless the last status settles the doubt.
     pub(super) fn unless_in_doubt(self, in_doubt: bool, last: &Status) -> Self {
         if !in_doubt || is_verdict(last) {
             return self;

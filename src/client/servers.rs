@@ -73,7 +73,7 @@ impl Servers {
         channels.entry(addr.to_owned()).or_insert_with(dial).clone()
     }
 
-    /// Drops the channel of a server that no longer answers, so that the next call dials: a frozen peer keeps
+    /// Drops the channel of a server that did not answer in time, so that the next call dials anew. A frozen peer keeps
     /// its old connection open.
     pub(super) fn forget_if_dead(&self, addr: &str, status: &Status) {
         if status.code() != Code::DeadlineExceeded {
@@ -99,12 +99,13 @@ impl Rotation {
         self.hint.as_deref().unwrap_or(&self.addrs[0])
     }
 
-    /// Goes to this one first, though the list may not hold it.
+    /// Goes to this server first, even if it is not in the list.
     pub(super) fn prefer(&mut self, server: Option<String>) {
         self.hint = server.filter(|_| !self.pinned);
     }
 
-    /// Moves on. A hinted leader goes first, though the list may not hold it; a failed hint is dropped.
+    /// Moves on to the next server. A hinted leader goes first, even if it is not in the list. A hint that failed is
+    /// dropped.
     pub(super) fn advance(&mut self, leader_hint: Option<String>) {
         let failed = self.hint.take();
         // The list moves on even past a hint, or two servers with stale hints would hide the third.

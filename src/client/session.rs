@@ -1,5 +1,5 @@
-//! Sessions on the wire: opening one, whatever becomes of the first try, and closing it. They are the cluster's:
-//! no log is named.
+//! Sessions on the wire: opening one, with tries that all give the same session, and closing it. Sessions are the
+//! cluster's, so no log is named.
 
 use std::fmt;
 
@@ -10,8 +10,7 @@ use super::servers::Servers;
 use super::{FIRST_ANSWER_MAX, native};
 use crate::proto::v1::{CloseSessionRequest, OpenSessionRequest, SessionSequence};
 
-/// Names a session before it has a number, and shows whose it is: the same bytes in each try to open it, and
-/// in what comes under it.
+/// The secret of a session. Every try to open the session has the same one, and so has every batch under it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token(u128);
 
@@ -40,7 +39,7 @@ impl fmt::Debug for Token {
 }
 
 impl Opened {
-    /// The sequence number of a batch before which the session has so many records.
+    /// The sequence number of a batch that comes after `sequence` records of the session.
     pub(super) fn sequence(&self, sequence: u64) -> SessionSequence {
         SessionSequence {
             session: self.id,

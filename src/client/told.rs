@@ -1,5 +1,5 @@
-//! What a status tells a client, whatever it asked: whether another try may help, whether it was done, and where
-//! to go instead. It is decided here, once, for every verb.
+//! What a status tells a client: whether another try may help, whether the call was carried out, and which server to
+//! ask instead. It is decided here, once, for every call.
 
 use std::error::Error;
 use std::io;
@@ -43,7 +43,7 @@ impl Told {
 pub(super) fn is_retryable(status: &Status) -> bool {
     let again = match Reason::of(status) {
         Some(reason) => reason.retry() != Retry::Never,
-        // Of a connection, or of another server.
+        // The connection failed, or the other end is no ferrolog node.
         None => !matches!(
             status.code(),
             Code::InvalidArgument
@@ -60,8 +60,8 @@ pub(super) fn is_retryable(status: &Status) -> bool {
     again && !is_distrust(status)
 }
 
-/// Whether the log itself decided on the batch. It knows what an earlier try appended, so this holds for all
-/// tries; what a server refuses on its own says nothing of those before.
+/// Whether the log itself decided on the batch. The log knows what an earlier try appended, so its decision holds for
+/// all tries. A refusal by the server alone says nothing about earlier tries.
 pub(super) fn is_verdict(status: &Status) -> bool {
     matches!(
         Reason::of(status),
@@ -72,7 +72,7 @@ pub(super) fn is_verdict(status: &Status) -> bool {
                 | Reason::SequenceReused
                 | Reason::NotOwner
                 | Reason::SessionExpired
-                // With the log went whatever an earlier try appended.
+                // Whatever an earlier try appended was deleted with the log.
                 | Reason::NoSuchLog
                 | Reason::LogDeleted
         )
@@ -121,7 +121,7 @@ pub(super) fn trimmed(status: &Status) -> Option<u64> {
 /// Where the log ends, if the status says that an offset past the end was asked for.
 pub(super) fn past_end(status: &Status) -> Option<u64> {
     let end = |key| number_under(Reason::OffsetOutOfRange, key, status);
-    // Of a log, or of the records of all.
+    // A read of one log is told an offset, one of several logs a position.
     end("next_offset").or_else(|| end("next_position"))
 }
 
@@ -171,12 +171,12 @@ pub(super) fn describe(status: &Status) -> String {
     text
 }
 
-/// A refused handshake or certificate: waiting does not mend those.
+/// Whether a handshake or a certificate was refused. Waiting does not mend that.
 pub(super) fn is_distrust(status: &Status) -> bool {
     let mut cause = status.source();
     while let Some(error) = cause {
         let io_error = error.downcast_ref::<io::Error>();
-        // How the TLS layer marks its verdicts; a connection that merely broke has another kind.
+        // The TLS layer marks its verdicts with this kind. A connection that merely broke has another one.
         if io_error.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData) {
             return true;
         }

@@ -23,7 +23,7 @@ use crate::proto::v1;
 
 /// The consumer replaces a stream that missed this many heartbeats.
 const HEARTBEATS_MISSED: u32 = 3;
-/// A leader has confirmed the node's position within this time: the node lacks only records that are under way.
+/// If a leader confirmed within this time how far the node is, the node lacks only records that are under way.
 const FRESH: Duration = Duration::from_secs(2);
 /// How long a node may wait for an offset before it gives its first answer.
 const CATCH_UP_MAX: Duration = Duration::from_secs(30);
@@ -111,9 +111,11 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// An error ends the read, and nothing follows it: [`ClientError::Trimmed`] if the next record was given
-    /// up, [`ClientError::NoSuchLog`], [`ClientError::LogDeleted`], [`ClientError::PastEnd`], [`ClientError::Stale`] if no node is fresh enough, [`ClientError::Gap`] or
-    /// [`ClientError::Batch`] if a server sent what cannot be right, a timeout, or a refusal.
+    /// An error ends the read, and nothing follows it. [`ClientError::Trimmed`]: the next record was given up.
+    /// [`ClientError::NoSuchLog`], [`ClientError::LogDeleted`] or [`ClientError::NoSuchCursor`]: what was to be read is
+    /// not there. [`ClientError::PastEnd`]: the read was to begin behind the end. [`ClientError::Stale`]: no node is as
+    /// fresh as was asked. [`ClientError::Gap`] or [`ClientError::Batch`]: a server sent what cannot be right. Else a
+    /// timeout, or a refusal as its own variant.
     pub async fn next(&mut self) -> Option<Result<ConsumedRecord, ClientError>> {
         while !self.over {
             let outcome = match self.at_hand() {
@@ -144,12 +146,13 @@ impl Consumer {
         })
     }
 
-    /// Where the next record is due: at first where the read begins, which the first answer tells. Of several logs
-    /// that is a position, to go on from with [`Start::Position`].
+    /// The offset of the next record; at first where the read begins, which the first answer tells. In a read of
+    /// several logs it is a position, from which [`Start::Position`] goes on.
     ///
     /// # Errors
     ///
-    /// As [`Self::next`]: the first answer must have come.
+    /// As [`Self::next`], while the first answer has not come; [`ClientError::Closed`] if the read ended before it
+    /// came.
     pub async fn position(&mut self) -> Result<u64, ClientError> {
         loop {
             match self.due.next {
@@ -173,13 +176,13 @@ impl Consumer {
         self.due.end
     }
 
-    /// How far the node was when it was last heard; it is heard once a heartbeat.
+    /// How far the node was when it last said so, which it does with each heartbeat. `None` before the first answer.
     pub fn freshness(&self) -> Option<&Freshness> {
         self.freshness.as_ref()
     }
 
-    /// Where the node's own disk ends, if this read stopped short of it and no leader had confirmed
-    /// lately how far the node is: records may be missing.
+    /// Whether records may be missing at the end of this read. `Some` is where the log on the node's disk ends: the
+    /// read stopped before that, and no leader had confirmed within 2 s how far the node is.
     pub fn stopped_short(&self) -> Option<u64> {
         let (told, end) = (self.freshness.as_ref()?, self.due.end?);
         let fresh = |ms| Duration::from_millis(ms) <= FRESH;
@@ -197,7 +200,7 @@ impl Consumer {
         self.unpacked.clear();
     }
 
-    /// The next record of what came already.
+    /// The next record, if it has come already.
     fn at_hand(&mut self) -> Result<Option<ConsumedRecord>, ClientError> {
         if self.due.is_at_end() {
             return Ok(None);
@@ -310,7 +313,7 @@ impl Consumer {
             return Err(ClientError::NoSuchCursor { name });
         }
         if self.due.next.is_some() && is_no_such_log(&status) {
-            // It was there when the read began, and the stream that would have told was lost.
+            // The log was there when the read began. The stream that would have told of its end was lost.
             return Err(ClientError::LogDeleted);
         }
         if let Some(next) = past_end(&status) {

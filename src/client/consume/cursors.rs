@@ -44,7 +44,7 @@ impl SelectionCursors {
         self.0.cursor(name).await
     }
 
-    /// All whose names the caller may read.
+    /// All cursors that the caller may read, by name.
     ///
     /// # Errors
     ///

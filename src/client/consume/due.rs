@@ -1,7 +1,7 @@
 //! What is due next in a read: an offset of its log, or a position among the records of several logs.
 //!
-//! Offsets have no gaps. Positions count the records of all logs, so those of a selection have some: there the
-//! server says how far it looked, and what comes must lie behind what came.
+//! Offsets have no gaps. Positions count the records of all logs, so a selection of logs has gaps in them. There the
+//! server says how far it looked, and each record must lie behind the one before it.
 
 use std::collections::HashMap;
 
@@ -13,15 +13,15 @@ use crate::proto::v1::{ConsumeStreamResponse, StoredBatch};
 /// Where a read is, and where it ends.
 #[derive(Debug, Default)]
 pub(super) struct Due {
-    /// Whether positions are counted.
+    /// Whether the numbers are positions, not offsets.
     is_many: bool,
     /// The number due next; `None` until the start is known.
     pub next: Option<u64>,
     /// Where the read ends; `None` for one that follows.
     pub end: Option<u64>,
-    /// Where the server goes on behind what came.
+    /// How far the server has looked: the position at which it goes on.
     passed: u64,
-    /// The ids of logs that were named, as far as records of them came.
+    /// If logs are read by name: the id of each log of which a record came.
     ids: Option<HashMap<String, u32>>,
 }
 
@@ -41,7 +41,7 @@ impl Due {
             .is_some_and(|(next, end)| next >= end)
     }
 
-    /// Takes note of where the read begins, and where it ends.
+    /// Notes where the read begins and, unless it follows, where it ends. `first` is the first answer.
     pub fn begin(
         &mut self,
         server: &str,
@@ -74,7 +74,7 @@ impl Due {
         Ok(())
     }
 
-    /// Checks that an answer's records are the ones due; tells whether the read gets on by it.
+    /// Checks that an answer holds the records that are due. True if the answer moves the read on.
     pub fn take(
         &mut self,
         server: &str,
@@ -109,7 +109,7 @@ impl Due {
         Ok(!answer.batches.is_empty())
     }
 
-    /// A log that was named and is made anew under its name is another one.
+    /// Checks that a named log is still the one of which records came: one made anew under the name is another log.
     fn check_log(&mut self, batch: &StoredBatch) -> Result<(), ClientError> {
         let Some(ids) = &mut self.ids else {
             return Ok(());
@@ -124,12 +124,12 @@ impl Due {
         }
     }
 
-    /// A record was handed out.
+    /// Notes that a record was handed out.
     pub fn handed_out(&mut self, record: &ConsumedRecord) {
         self.next = Some(record.position.unwrap_or(record.offset) + 1);
     }
 
-    /// All that came was handed out.
+    /// Notes that all records that came were handed out.
     pub fn all_handed_out(&mut self) {
         if self.is_many {
             self.next = self.next.map(|next| next.max(self.passed));

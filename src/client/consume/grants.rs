@@ -1,6 +1,6 @@
 //! The request side of one consume stream: where to begin, and then credit as records are handed out.
 //!
-//! Credit that was granted and not sent yet is added up into one message, so that messages do not pile up.
+//! Credit that was granted and not yet sent becomes one message, so that messages do not pile up.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use futures::task::AtomicWaker;
 
 use crate::proto::v1::{ConsumeStreamRequest, ConsumeStreamStart};
 
-/// How many bytes the server may send before the reader has taken any.
+/// How many bytes the server may send beyond those that the reader has taken.
 pub(super) const CREDIT_BYTES: u64 = 4 * 1024 * 1024;
-/// Credit is given in strides, so that few messages go the other way.
+/// Credit is given in strides of this many bytes, so that few messages go to the server.
 const STRIDE_BYTES: u64 = CREDIT_BYTES / 4;
 
 #[derive(Debug, Default)]

@@ -20,9 +20,9 @@ pub enum Start {
     Offset(u64),
     /// The first record that was appended at or after this, in milliseconds since 1970.
     Timestamp(u64),
-    /// So many records before the end of the log.
+    /// This many records before the end of the log.
     Tail(u64),
-    /// Where the cursor of this name stands: the log's, and in a selection of logs one of
+    /// Where the cursor of this name stands: a cursor of the log, or in a selection of logs one of
     /// [`Client::selection_cursors`](crate::client::Client::selection_cursors).
     Cursor(String),
     /// In a selection of logs: the record with this position, or the next one behind it.
@@ -31,14 +31,14 @@ pub enum Start {
 
 /// Several logs that are read together: their records come in the order in which they were committed.
 ///
-/// Records that were given up, by a trim or by retention, are passed over without a word: unlike a read of one log,
-/// which ends with [`ClientError::Trimmed`](crate::client::ClientError::Trimmed). A reader that must notice compares
-/// the offsets of each log, which have no gaps.
+/// Records that were given up, by a trim or by retention, are passed over without an error. A read of one log ends with
+/// [`ClientError::Trimmed`](crate::client::ClientError::Trimmed) instead. To notice what is missing, compare the
+/// offsets of each log, which have no gaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
     /// These logs. The read ends with an error once one of them is deleted.
     Logs(Vec<String>),
-    /// All logs whose names begin so, those too that are made later. One that is deleted leaves.
+    /// All logs whose names begin with this, also those that are made later. A deleted log drops out without an error.
     Prefix(String),
 }
 
@@ -68,7 +68,7 @@ pub struct ConsumeOptions {
     pub consistency: Consistency,
     /// Waits for new records at the end, instead of ending there.
     pub follow: bool,
-    /// Reads from this server, `host:port`, and no other. Without it, from whichever answers.
+    /// Reads from this server, `host:port`, and no other. `None`: from whichever answers.
     pub server: Option<String>,
     /// How often a server without new records sends a heartbeat: 0.1 s to 60 s; 1 s unless said otherwise.
     pub heartbeat: Duration,
@@ -88,7 +88,7 @@ impl Default for ConsumeOptions {
 }
 
 impl ConsumeOptions {
-    /// Between two heartbeats, as servers accept it, in milliseconds.
+    /// The time between two heartbeats, within what servers accept, in milliseconds.
     pub(super) fn heartbeat_ms(&self) -> u32 {
         let heartbeat = self.heartbeat.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
         u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX)

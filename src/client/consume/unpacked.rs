@@ -14,7 +14,7 @@ use crate::proto::v1::StoredBatch;
 pub struct ConsumedRecord {
     /// The name of its log.
     pub log: Arc<str>,
-    /// In a selection of logs: its position among the records of all logs.
+    /// Its position among the records of all logs, if several logs are read; else `None`.
     pub position: Option<u64>,
     /// The record's offset, counted from 0 without gaps.
     pub offset: u64,
@@ -42,12 +42,12 @@ struct Open {
     next: u64,
     left: u32,
     append_timestamp_ms: u64,
-    /// As it came.
+    /// The batch's bytes as they came.
     bytes: u64,
 }
 
 impl Unpacked {
-    /// Of a log, or of several if none is named.
+    /// Of one log, or of several logs if `log` is `None`.
     pub(in crate::client) fn of(log: Option<&str>) -> Self {
         Self {
             log: log.map(Arc::from),
@@ -65,7 +65,7 @@ impl Unpacked {
         self.open = None;
     }
 
-    /// The next record, and the bytes of the batch that ends with it.
+    /// The next record, and the bytes of its batch if the record is the last one in it; else 0.
     pub(in crate::client) fn next(&mut self) -> Result<Option<(ConsumedRecord, u64)>, BatchError> {
         let open = match &mut self.open {
             Some(open) => open,

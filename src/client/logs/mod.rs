@@ -55,7 +55,7 @@ impl Admin {
         described(self.ask(call).await?.log)
     }
 
-    /// The logs whose names begin so, by name; all of them for an empty prefix.
+    /// The logs whose names begin with `prefix`, by name; all logs for an empty prefix.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl Admin {
         match self.change_named(call).await {
             Ok((answer, _)) => described(answer.log),
             Err(doubt @ ClientError::ChangeInDoubt { .. }) => match self.get_log(name).await {
-                // An earlier try did it, and its answer was lost.
+                // An earlier try made the change, and its answer was lost.
                 Ok(log) if log.settings == settings => Ok(log),
                 _ => Err(doubt),
             },
@@ -107,8 +107,8 @@ impl Admin {
         }
     }
 
-    /// Deletes the log of this name and id, with its records and cursors; false if there is none. The id keeps a
-    /// log safe that was made anew under the name: [`Self::get_log`] tells it.
+    /// Deletes the log that has this name and this id, with its records and cursors; false if there is none.
+    /// [`Self::get_log`] tells the id. A log that was made anew under the name has another id, and stays.
     ///
     /// # Errors
     ///
@@ -126,7 +126,7 @@ impl Admin {
             async move { log.delete_log(request).await }
         };
         let (answer, in_doubt) = self.change_named(call).await?;
-        // An earlier try did it, and its answer was lost.
+        // If there was none, an earlier try may have deleted it, whose answer was lost.
         Ok(answer.deleted || in_doubt)
     }
 }

@@ -16,7 +16,7 @@ use crate::proto::v1::{
     self, CataloguePosition, LogChangeKind, WatchLogsRequest, WatchLogsResponse,
 };
 
-/// The stream is replaced if it missed this many heartbeats.
+/// The watch replaces a stream that missed this many heartbeats.
 const HEARTBEATS_MISSED: u32 = 3;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -25,16 +25,16 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 pub enum LogChange {
     /// The log was there when the watch began.
     Existing(LogInfo),
-    /// All logs were told that were there when the watch began. Changes follow.
+    /// Every log that was there when the watch began was told. Changes follow.
     Current,
     /// The log was made.
     Created(LogInfo),
-    /// The log's settings were replaced. It may be one that was not told before: it changed while the others were
+    /// The log's settings were replaced. The log may not have been told before: it changed while the others were
     /// listed.
     Updated(LogInfo),
-    /// The log was deleted. It may be one that was not told before: it was made and deleted since.
+    /// The log was deleted. It may not have been told before: it was made and deleted since.
     Deleted {
-        /// Its name, under which another may have been made.
+        /// Its name. Another log may have been made under it.
         name: String,
         /// Its id.
         id: u32,
@@ -46,13 +46,13 @@ pub enum LogChange {
 pub struct WatchPosition {
     /// The changes up to this index were told.
     pub index: u64,
-    /// While the logs are listed that there were at that index: the name of the last one that was told, empty before
-    /// the first.
+    /// While the watch lists the logs that there are: the name of the last one that was told, empty before the first.
+    /// `None` once all are listed.
     pub listed: Option<String>,
 }
 
 impl From<u64> for WatchPosition {
-    /// Behind the change of this index.
+    /// The position behind the change of this index.
     fn from(index: u64) -> Self {
         let listed = None;
         Self { index, listed }
@@ -65,10 +65,10 @@ pub struct LogWatch {
     prefix: String,
     attempts: Attempts,
     silence_max: Duration,
-    /// Where the caller is; `None` before the first answer of a watch that begins with those that there are.
+    /// Where the caller is; `None` before the first answer of a watch without a position.
     at: Option<WatchPosition>,
     stream: Option<Streaming<WatchLogsResponse>>,
-    /// What came, and where the caller is behind each.
+    /// The changes that came, each with the position behind it.
     came: VecDeque<(LogChange, WatchPosition)>,
     /// An answer came since the last fault.
     heard: bool,
@@ -97,14 +97,14 @@ impl LogWatch {
         })
     }
 
-    /// The next change, once there is one. Several changes of one log may come as the last of them. Dropping the
-    /// future loses none.
+    /// Waits for the next change. Of several changes of one log, only the last may come. Dropping the future loses no
+    /// change.
     ///
     /// # Errors
     ///
-    /// An error ends the watch, and [`ClientError::Closed`] follows it: [`ClientError::ResumeTooOld`] if it goes on
-    /// too far back, [`ClientError::Unreachable`] or [`ClientError::Stalled`] once no server answered for the client's
-    /// timeout, or a refusal.
+    /// An error ends the watch; each later call gives [`ClientError::Closed`]. [`ClientError::ResumeTooOld`]: the
+    /// cluster has forgotten deletions since the position. [`ClientError::Unreachable`] or [`ClientError::Stalled`]: no
+    /// server answered for the client's timeout. Else a refusal as its own variant.
     pub async fn next(&mut self) -> Result<LogChange, ClientError> {
         loop {
             if let Some((change, at)) = self.came.pop_front() {
@@ -127,8 +127,8 @@ impl LogWatch {
         }
     }
 
-    /// Where to go on behind what [`Self::next`] gave; `None` before the first answer. It moves on without changes,
-    /// too.
+    /// The position behind what [`Self::next`] gave, to go on from later; `None` before the first answer. It also moves
+    /// on while nothing changes.
     pub fn position(&self) -> Option<&WatchPosition> {
         self.at.as_ref()
     }

@@ -1,4 +1,4 @@
-//! What the callers of a producer wait on: one cell a batch, shared by the batch and the acks of its records.
+//! What the callers of a producer wait on: each batch has one cell, which it shares with the acks of its records.
 //!
 //! A record costs no allocation and no channel: its ack is the batch's cell and its place in the batch.
 
@@ -16,7 +16,7 @@ pub struct Appended {
     pub first_offset: u64,
     /// How many records the batch has.
     pub count: u32,
-    /// The leader's time when it took the batch, in milliseconds since 1970; 0 if it is no longer known.
+    /// The leader's time when it took the batch, in milliseconds since 1970; 0 if an earlier try had appended it.
     pub append_timestamp_ms: u64,
     /// An earlier try had appended it.
     pub duplicate: bool,
@@ -33,7 +33,7 @@ impl From<&ProduceResponse> for Appended {
     }
 }
 
-/// The offset of a sent record, once it is synced on a majority.
+/// A sent record. Awaiting it gives the record's offset once the record is synced on a majority.
 #[derive(Debug)]
 pub struct Ack {
     wait: Wait,
@@ -41,7 +41,7 @@ pub struct Ack {
     place: u32,
 }
 
-/// Where a batch that was sent as one stands, once it is synced on a majority.
+/// A batch that was sent as one. Awaiting it tells where the batch stands once it is synced on a majority.
 #[derive(Debug)]
 pub struct BatchAck(Wait);
 
@@ -69,7 +69,7 @@ impl Promise {
         BatchAck(self.wait())
     }
 
-    /// Tells all who wait.
+    /// Tells the outcome to everybody who waits.
     pub(in crate::client) fn settle(self, outcome: Outcome) {
         self.0.settle(outcome);
     }

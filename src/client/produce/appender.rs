@@ -1,4 +1,4 @@
-//! The appender: one batch at a time, each with its own verdict, also on the condition that the log ends here.
+//! The appender: one batch at a time, each with its own outcome. A batch may depend on where the log ends.
 //!
 //! It works under a session, so a try whose outcome is unknown is made again safely. If the outcome stays
 //! unknown, the appender gives the session up. Otherwise a later batch could be taken for the lost one, since
@@ -91,13 +91,15 @@ impl Appender {
         self.append_if(Some(expected_next_offset), &records).await
     }
 
-    /// Appends batches to several logs in one step: all of them, or none. The appender's own log is none of them
-    /// unless it is named. Gives where each stands, in order.
+    /// Appends batches to several logs in one step: all of them, or none. Each batch names its log; the appender's own
+    /// log plays no part. Gives where each batch stands, in order.
     ///
     /// # Errors
     ///
-    /// [`ClientError::EmptyBatch`] without a batch, or with one that has no record; [`ClientError::Refused`] if a
-    /// log is named twice, or a condition does not hold: the message says whose; else as [`Self::append`].
+    /// [`ClientError::EmptyBatch`] without a batch, or with one that has no record; [`ClientError::InvalidArgument`] if
+    /// a log is named twice; [`ClientError::Failed`] with
+    /// [`Reason::OffsetDiffers`](crate::client::Reason::OffsetDiffers) if a log ends elsewhere than was expected, with
+    /// a message that says which; else as [`Self::append`].
     pub async fn append_all(&mut self, batches: &[BatchFor]) -> Result<Vec<Appended>, ClientError> {
         if batches.is_empty() {
             return Err(ClientError::EmptyBatch);
@@ -189,21 +191,21 @@ impl BatchFor {
         }
     }
 
-    /// Only if the log ends at this offset.
+    /// Makes the whole call depend on this: the log must end at this offset.
     pub fn only_at(mut self, expected_next_offset: u64) -> Self {
         self.expected_next_offset = Some(expected_next_offset);
         self
     }
 }
 
-/// What is asked for.
+/// The call that is made, and made again.
 enum Call {
     One(ProduceRequest),
     Many(ProduceManyRequest),
 }
 
 impl Call {
-    /// Where the one log was expected to end.
+    /// Where the log was expected to end; `None` without that condition, and for several logs.
     fn expected(&self) -> Option<u64> {
         match self {
             Self::One(request) => request.expected_next_offset,
@@ -239,7 +241,7 @@ struct Tries<'a> {
     call: Call,
     session: Option<Session>,
     token: Token,
-    /// A try may have appended it, or may still do so.
+    /// A try may have appended the batches, or may still do so.
     uncertain: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What a window holds: the batches without an answer, those that gather, one a log, and how far the stream is.
+//! What a window holds: the batches without an answer, a gathering batch for each log, and how far the stream is.
 //!
 //! Plain data and its arithmetic, under the window's lock. Waiting and waking are left to the window.
 
@@ -15,6 +15,7 @@ use crate::batch::{Builder, Compression, Record};
 use crate::client::ClientError;
 use crate::client::session::Opened;
 
+/// The most bytes, batches and records of a producer that have no answer.
 pub(super) const BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(super) const BATCHES_MAX: usize = 64;
 pub(super) const RECORDS_MAX: usize = 65_536;
@@ -32,7 +33,7 @@ pub struct ProducerStats {
     pub duplicates: u64,
     /// The longest time that records waited without any acknowledgement coming in.
     pub longest_gap: Duration,
-    /// Streams opened; more than one means that a server was lost.
+    /// Streams that were opened. More than one means that a server was lost.
     pub streams: u64,
     /// Records that were sent and have no answer: they may be in the log or not.
     pub in_doubt: u64,
@@ -138,7 +139,7 @@ impl Backlog {
         self.unacknowledged.is_empty() && self.gathering.is_empty()
     }
 
-    /// Whether so many more bytes fit. A batch that is larger than the window is sent alone.
+    /// Whether so many more bytes, records and batches fit. A batch that is larger than the window is sent alone.
     pub(super) fn has_room(&self, bytes: usize, records: usize, batches: usize) -> bool {
         let open = self.unacknowledged.len() + self.gathering.len();
         let fits = self.bytes + bytes <= BYTES_MAX
@@ -169,7 +170,7 @@ impl Backlog {
         until.saturating_sub(self.first())
     }
 
-    /// Which of the gathering batches is the log's.
+    /// Which of the gathering batches is the log's; `None` if there is none.
     pub(super) fn gathers(&self, log: &str) -> Option<usize> {
         // Few gather at a time: as many as there is room for batches.
         self.gathering

@@ -25,7 +25,7 @@ pub(super) struct Outgoing {
 /// What to do next, as the window says.
 enum Next {
     Send(v1::ProduceRequest),
-    /// Compress these records, which begin after so many of the producer.
+    /// Compress these records, before which the producer had so many others.
     Pack(u64, Bytes),
     LingerUntil(Instant),
     Wait,
@@ -55,7 +55,7 @@ impl Outgoing {
                     state.wake_stream = Some(cx.waker().clone());
                     return Next::LingerUntil(since + options.linger);
                 }
-                // Nothing waits alone, and what waits beside others has waited long enough.
+                // With nothing under way no batch waits; beside others, a batch goes once it has waited long enough.
                 Some(_) if state.sent == 0 => state.close_all(),
                 Some(_) => state.close_due(now, options.linger),
                 None if state.closed => return Next::End,

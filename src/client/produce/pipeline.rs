@@ -49,7 +49,7 @@ impl Pipeline {
         if let Err(failure) = &outcome {
             self.window.fail(failure);
         }
-        // Where nobody answered, nobody would.
+        // If no server answered, none would answer the close either.
         let answers = !outcome.as_ref().is_err_and(ClientError::is_timeout);
         if let Some(session) = self.session.filter(|_| answers) {
             session::close(&self.servers, attempts.server(), session).await;
@@ -68,12 +68,12 @@ impl Pipeline {
                 attempts.progressed();
             }
             attempts.waiting_since(self.window.waiting_since().unwrap_or_else(Instant::now));
-            // By an earlier stream: a final status answers the first batch of its own.
+            // Asked before `judge`: whether a batch of an earlier stream may be in the log.
             let in_doubt = self.window.is_uncertain();
             let status = self.judge(status)?;
             let failed = attempts.failed(&status).await;
             failed.map_err(|error| match error {
-                // This status says only that no answer came, and counts as a timeout.
+                // A timeout says already that no answer came.
                 error if error.is_timeout() => error,
                 error => error.unless_in_doubt(in_doubt, &status),
             })?;
@@ -85,7 +85,7 @@ impl Pipeline {
     fn judge(&mut self, status: Status) -> Result<Status, ClientError> {
         let expired = self.session.is_some() && is_session_expired(&status);
         self.window.lost(match was_not_done(&status) {
-            // A session takes batches in their order only: behind one that was not appended none is.
+            // A session takes batches in order only: behind a batch that was not appended, none is.
             true if self.session.is_some() => Loss::NoneAppended,
             true => Loss::FirstRefused,
             false => Loss::Unknown,

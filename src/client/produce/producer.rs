@@ -30,9 +30,9 @@ pub struct ProducerOptions {
     pub compression: Compression,
     /// How long a batch may wait for more records while another one is under way; at most 1 ms.
     pub linger: Duration,
-    /// A batch is sent once it has so many bytes before compression. A record above it travels alone.
+    /// A batch is sent once it has this many bytes before compression. A larger record travels alone.
     pub batch_bytes_max: usize,
-    /// A batch is sent once it has so many records.
+    /// A batch is sent once it has this many records.
     pub batch_records_max: u32,
     /// Appends under a session, so that a batch which is sent again after a loss is appended once.
     pub idempotent: bool,
@@ -70,11 +70,11 @@ impl From<Fence> for v1::Fence {
 
 /// Appends records to a log or to several, each exactly once if it is idempotent.
 ///
-/// The records of a log stand in it in the order of the calls. All logs share one session, one stream and the
-/// window, and each has batches of its own; a batch of one log may overtake one of another. What is refused, such as
-/// a log that is not there, ends the producer: [`failed_log`](Self::failed_log) tells which log that was.
+/// The records of a log stand in it in the order of the calls. All logs share one session, one stream and one window.
+/// Each log has batches of its own, and a batch of one log may overtake one of another. A refused batch, for a log that
+/// is not there for example, ends the producer; [`failed_log`](Self::failed_log) tells which log it was for.
 ///
-/// Dropping it sends what is in flight in the background; [`finish`](Self::finish) waits for that.
+/// A dropped producer sends what is in flight in the background; [`finish`](Self::finish) waits for that.
 pub struct Producer {
     /// The log of `send`; the default one has the empty name.
     log: String,
@@ -104,8 +104,8 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// The error that ended the producer, if one did; [`ClientError::Closed`] after [`Self::stop`]. What
-    /// becomes of the record itself the [`Ack`] tells.
+    /// The error that ended the producer, if one did; [`ClientError::Closed`] after [`Self::stop`]. The [`Ack`] tells
+    /// what becomes of the record itself.
     pub async fn send(&self, record: impl Into<Record>) -> Result<Ack, ClientError> {
         self.push(&self.log, record.into()).await
     }
@@ -190,7 +190,7 @@ impl Producer {
     }
 }
 
-/// The name under which batches are gathered. The default log has two, and its records one order.
+/// The name under which batches gather. The default log has two names; its records must gather under one.
 fn known_as(log: &str) -> &str {
     if log == DEFAULT_LOG { "" } else { log }
 }

@@ -27,7 +27,7 @@ use crate::proto::v1::ProduceResponse;
 pub(super) enum Loss {
     /// None of them was appended.
     NoneAppended,
-    /// The first one was not; of the others nothing is known.
+    /// The first one was not appended. Of the others nothing is known.
     FirstRefused,
     Unknown,
 }
@@ -117,12 +117,12 @@ impl Window {
             let (ack, count) = state.gather(at, record, bytes);
             let is_full = count >= self.options.batch_records_max
                 || state.gathered_bytes(at) >= self.options.batch_bytes_max;
-            // A lone caller waits for no timer.
+            // With nothing under way, the record goes at once: a lone caller waits for no timer.
             let is_idle = state.unacknowledged.is_empty();
             if is_full || is_idle {
                 state.close_batch(at);
             }
-            // A batch that begins has the stream set its timer.
+            // The stream sets its timer when a batch begins.
             let wakes = is_full || is_idle || begins;
             let waker = if wakes {
                 state.wake_stream.take()
@@ -148,7 +148,7 @@ impl Window {
                 return Ok(None);
             }
             let was_empty = state.is_empty();
-            // What gathers for the log was sent before.
+            // Records that gather for the log were queued before these.
             state.close_log(log);
             if was_empty {
                 state.progress = Instant::now();
@@ -204,7 +204,7 @@ impl Window {
         Outgoing::new(Arc::clone(self), state.stream)
     }
 
-    /// The stream's first answer.
+    /// Takes the server's credit, which is the stream's first answer.
     pub(super) fn grant(&self, credit: Credit) {
         let waker = {
             let mut state = self.lock();
@@ -214,7 +214,7 @@ impl Window {
         self.wake_sender(waker, false);
     }
 
-    /// The stream is lost: what was on it may be in the log, unless its status denies that.
+    /// Notes that the stream is lost. Batches on it may be in the log, unless the status denies that.
     pub(in crate::client) fn lost(&self, loss: Loss) {
         let mut state = self.lock();
         let known = match loss {
@@ -241,7 +241,7 @@ impl Window {
         state.first() < state.uncertain_until
     }
 
-    /// The server answered the first unacknowledged batch.
+    /// Takes the server's answer to the first unacknowledged batch.
     pub(super) fn acknowledge(&self, answer: &ProduceResponse) -> Result<(), Status> {
         let (promise, waker, has_room) = {
             let mut state = self.lock();
@@ -288,7 +288,7 @@ impl Window {
     pub(super) fn stats(&self) -> ProducerStats {
         let state = self.lock();
         match state.failure {
-            // The answer was counted before the batches were dropped.
+            // `fail` counted the records in doubt before it dropped them.
             Some(_) => state.stats,
             None => ProducerStats {
                 in_doubt: state.in_doubt(),

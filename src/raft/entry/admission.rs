@@ -29,15 +29,16 @@ pub enum Entrance {
 /// A change of who may join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// These names may join; as the first node was told, or by an operator.
+    /// These names may join. The first node was started with them if `founding` is set; else an operator named them.
     Allow { names: Vec<String>, founding: bool },
-    /// This name may not join after all.
+    /// This name may no longer join.
     Withdraw(String),
     /// The holder of a token may join.
     Token {
         digest: Digest,
         /// The leader's time, in milliseconds since 1970.
         now_ms: u64,
+        /// How long the token is good, in milliseconds.
         life_ms: u64,
     },
 }

@@ -20,11 +20,11 @@ pub struct LogConfig {
     pub demands: Demands,
 }
 
-/// What a log asks of the records that it takes. The node that a batch comes to judges it, by the configuration as far
-/// as it has applied: to apply, a batch is one piece.
+/// What a log asks of its records. The node that a batch comes to checks this, by the configuration that it has
+/// applied. Apply does not check it: there a batch is one piece of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Demands {
-    /// The largest record; `None`: what the nodes take.
+    /// The largest record, in bytes; `None`: what the nodes take.
     pub record_bytes_max: Option<NonZeroU32>,
     /// Whether each record needs a time of the client's.
     pub timestamps_required: bool,
@@ -69,7 +69,7 @@ pub struct CreateLog {
     /// 1 to 128 bytes.
     pub name: String,
     pub config: LogConfig,
-    /// The same one in a retry; may be empty.
+    /// A retry of the call has the same token; may be empty.
     pub token: Bytes,
     /// Who makes it; empty without TLS.
     pub subject: String,
@@ -84,7 +84,7 @@ pub struct CreateLog {
 pub struct UpdateLog {
     pub log: LogId,
     pub config: LogConfig,
-    /// Only if the configuration has this epoch.
+    /// Replaced only if the configuration has this epoch.
     pub expected_epoch: Option<u64>,
 }
 
@@ -92,7 +92,7 @@ pub struct UpdateLog {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeleteLog {
     pub name: String,
-    /// Only the one with this id: another may have been made under the name.
+    /// Deleted only if it has this id: another log may have been made under the name.
     pub log: LogId,
 }
 

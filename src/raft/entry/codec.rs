@@ -1,5 +1,5 @@
-//! How an entry becomes a frame of the log, and how it travels: one form for both. What was encoded once goes on
-//! as it is.
+//! How an entry becomes a frame of the log, and how it travels: one form for both. An entry is encoded once; from then
+//! on its bytes stay as they are.
 
 use bytes::Bytes;
 use openraft::EntryPayload;
@@ -16,7 +16,7 @@ use super::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSessio
 use super::owner;
 use super::types::{self, Entry};
 
-/// A payload of at least this size fills most of the buffer that it came in.
+/// A payload below this size, in bytes, is copied out of the buffer that it came in. A larger one fills most of it.
 const COPIED_BYTES_MAX: usize = 256 << 10;
 
 /// The entry as the log keeps it.
@@ -38,7 +38,7 @@ fn encode(command: Option<Control>) -> Bytes {
     pb::ControlEntry { command }.encode_to_vec().into()
 }
 
-/// What a control entry says; `None` for records, which are no such.
+/// What a control entry says; `None` for records, which are no control entry.
 fn to_control(payload: &types::EntryPayload) -> Option<Control> {
     match payload {
         EntryPayload::Normal(command) => command_to_control(command),
@@ -49,7 +49,7 @@ fn to_control(payload: &types::EntryPayload) -> Option<Control> {
     }
 }
 
-/// A command as a control entry; `None` for records, which are no such.
+/// A command as a control entry; `None` for records, which are no control entry.
 pub fn command_to_control(command: &Command) -> Option<Control> {
     Some(match command {
         Command::Append(_) => return None,
@@ -128,7 +128,7 @@ pub fn from_log(entry: log::Entry) -> Result<Entry, WireError> {
 
 /// What a control entry holds.
 pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, WireError> {
-    // A newer version's command: this one cannot apply it.
+    // A command of a newer version decodes as none: this version cannot apply it.
     let command = match entry.command.ok_or(WireError::Unknown("command"))? {
         Control::Blank(_) => return Ok(EntryPayload::Blank),
         Control::Membership(membership) => {
@@ -202,7 +202,7 @@ pub fn to_wire(entry: log::Entry) -> pb::Entry {
     }
 }
 
-/// The log's entry as it came. What it says is not looked at.
+/// An entry that a peer sent, for the log. The checksums of its batches are checked; what a control entry says is not.
 pub fn from_wire(entry: pb::Entry) -> Result<log::Entry, WireError> {
     let id = entry.log_id.ok_or(WireError::Missing("log id"))?;
     let kind = u8::try_from(entry.kind).ok().and_then(Kind::new);

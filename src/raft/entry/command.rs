@@ -57,7 +57,7 @@ pub enum Command {
     DeleteCursor(LogId, String),
     /// Say who may join.
     Admission(Admission),
-    /// A node was started, and drew this number.
+    /// Note that a node was started, and which number it drew.
     RegisterStart {
         /// The node.
         node_id: u64,
@@ -67,8 +67,8 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether nodes pass it on as it is, for clients and operators: what changes the cluster has
-    /// calls of its own, which check more.
+    /// Whether a node passes this command on to the leader as it is, for clients and operators. The other commands have
+    /// calls of their own, which check more.
     pub fn is_passed_on(&self) -> bool {
         match self {
             Self::OpenSession(_)
@@ -93,16 +93,16 @@ impl Command {
     }
 }
 
-/// How much of the log is kept; `None` is without a limit.
+/// How much of a log is kept. `None` is no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Retention {
-    /// Of its batches as they came, in bytes.
+    /// The most bytes, counted as the batches came.
     pub max_bytes: Option<u64>,
-    /// In milliseconds.
+    /// The greatest age of a record, in milliseconds.
     pub max_age_ms: Option<u64>,
-    /// Cursors whose records stay, whatever the limits say.
+    /// Records that these cursors have not passed stay, whatever the limits say.
     pub wait_for_cursors: Vec<String>,
-    /// Until the log has more bytes than this.
+    /// They stay only until the log has more bytes than this.
     pub wait_bytes_max: u64,
 }
 
@@ -167,7 +167,7 @@ impl fmt::Display for Command {
 pub struct OpenSession {
     /// Who opens it; empty without TLS.
     pub subject: String,
-    /// Proves that: the same one in a retry.
+    /// The proof of who opens it. A retry has the same one.
     pub owner: u128,
     /// The leader's time, in milliseconds since 1970.
     pub now_ms: u64,
@@ -194,7 +194,7 @@ pub struct ClaimEpoch {
     pub subject: Option<String>,
     /// Tells a retry of this claim from other claims: a retry has the same token.
     pub token: u128,
-    /// Only if this is the present epoch; 0 if nobody claimed the name yet.
+    /// The claim holds only if this is the present epoch; 0 if nobody claimed the name yet.
     pub expected: Option<u64>,
     /// The log whose end is answered.
     pub log: LogId,
@@ -211,9 +211,9 @@ pub struct CommitCursor {
     pub subject: String,
     /// Where it is to stand.
     pub offset: Offset,
-    /// Only if it stands here.
+    /// Set only if the cursor stands here.
     pub expected: Option<Offset>,
-    /// Only if there is none yet.
+    /// Set only if there is no cursor of the name yet.
     pub create_only: bool,
     /// The leader's time, in milliseconds since 1970.
     pub now_ms: u64,

@@ -19,11 +19,11 @@ pub enum Outcome {
     Session(u64),
     /// A log that was made, changed, or found as it was to be.
     Log(Made),
-    /// A name's new epoch, and where the default log ended when it was claimed.
+    /// A name's new epoch, and where the claim's log ended at that time.
     Claimed(u64, Offset),
-    /// Whether there was a cursor, a fence, or a log.
+    /// Whether there was something to delete: a cursor, a fence, a log, or a name that might join.
     Deleted(bool),
-    /// A command of sessions, fences or cursors was refused.
+    /// The state machine refused the command.
     Refused(StateRefusal),
 }
 
@@ -31,7 +31,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Made {
     pub log: LogId,
-    /// Of its configuration.
+    /// The epoch of its configuration.
     pub epoch: u64,
 }
 
@@ -58,7 +58,7 @@ pub type Ranges = Vec<OffsetRange>;
 #[error("{why}")]
 pub struct Refused {
     pub why: Refusal,
-    /// Whose fault it is: the number of a batch in the bundle, from 0.
+    /// Which batch of the bundle was refused, counted from 0.
     pub batch: u32,
 }
 
@@ -206,7 +206,7 @@ pub enum StateRefusal {
 pub struct Full {
     /// How many there may be.
     pub limit: u64,
-    /// Of one subject, and not in all.
+    /// Whether this is the limit of one subject, and not of the cluster.
     pub of_subject: bool,
 }
 

@@ -2,15 +2,15 @@
 //!
 //! The subject is the name in the caller's certificate, empty without TLS. The secret is drawn by
 //! the client and known to it alone; only its digest is replicated and kept on disks. A node that
-//! takes a call makes the digest, and the state machine compares. SHA-256, since others must not
-//! find what gives the same: cut to 128 bits, which none can guess.
+//! takes a call makes the digest, and the state machine compares. The digest is SHA-256 (FIPS 180-4), so that nobody
+//! finds a secret that gives the same one. It is cut to 128 bits, which nobody can guess.
 
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 
 use crate::raft::entry::wire_error::{WireError, number_of};
 
-/// The proof of no subject and no secret, of entries of a version that knew neither.
+/// Stands for no proof: entries of a version without proofs have it.
 pub const NOBODY: u128 = 0;
 
 /// The proof of a session that this subject opened with this secret.
@@ -43,7 +43,7 @@ pub fn to_pb(proof: u128) -> Bytes {
     }
 }
 
-/// A proof as it came; nothing is that of nobody.
+/// A proof as it came. No bytes are [`NOBODY`].
 pub fn from_pb(bytes: &[u8]) -> Result<u128, WireError> {
     if bytes.is_empty() {
         return Ok(NOBODY);

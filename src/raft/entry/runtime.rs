@@ -1,5 +1,5 @@
-//! The runtime that the engine runs on: tokio's, with every task of the engine watched, and its chances drawn
-//! from the seam to randomness, so that a simulation's seed decides elections.
+//! The runtime that the engine runs on. It is tokio's, with two changes: every task of the engine is watched, and
+//! random numbers come from the seam to randomness, so that a simulation's seed decides elections.
 //!
 //! The engine keeps its tasks to itself, and goes on without some of them: one that panicked would
 //! leave a node that looks alive and applies nothing.

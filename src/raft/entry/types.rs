@@ -42,8 +42,8 @@ pub type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;
 pub struct Entry {
     pub log_id: LogId,
     payload: EntryPayload,
-    /// Those of a control entry, as a log or a peer gave them; `None` for an entry that was made here and is
-    /// not yet written.
+    /// The bytes of a control entry, as a log or a peer gave them. `None` for records, and for an entry that was made
+    /// here and is not yet written.
     control: Option<Bytes>,
 }
 

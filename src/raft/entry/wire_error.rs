@@ -20,7 +20,7 @@ pub enum WireError {
     Membership(String),
 }
 
-/// The number in 16 bytes, big endian; an error that names what it is if there are more or fewer.
+/// The number in 16 bytes, big endian. With more or fewer bytes, an error that names `what` they were to be.
 pub fn number_of(bytes: &[u8], what: &'static str) -> Result<u128, WireError> {
     let bytes = bytes.try_into();
     bytes

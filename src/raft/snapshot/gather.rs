@@ -1,4 +1,4 @@
-//! The parts of what a snapshot consists of, put together again.
+//! Puts the parts of a snapshot's state and manifest together again.
 
 use std::time::Duration;
 
@@ -10,10 +10,15 @@ use crate::proto::raft_v1 as pb;
 
 use super::STATE_BYTES_MAX;
 
-/// How long the next part may take. While one snapshot is received, others wait.
+/// How long the next part may take. While one snapshot comes in, others wait.
 const PART_WAIT: Duration = Duration::from_secs(10);
 
-/// Puts the parts together again, as far as there can be any.
+/// Puts the parts together again.
+///
+/// # Errors
+///
+/// `DEADLINE_EXCEEDED` if a part takes longer than [`PART_WAIT`]; `OUT_OF_RANGE` if the parts have more than
+/// [`STATE_BYTES_MAX`] bytes; an error of the stream as it is.
 pub async fn gather(
     mut parts: impl Stream<Item = Result<pb::InstallSnapshotRequest, Status>> + Unpin,
 ) -> Result<pb::InstallSnapshotRequest, Status> {

@@ -1,8 +1,8 @@
 //! Snapshots: the FSM's state and a manifest of the segments that hold the records.
 //!
-//! A snapshot copies nothing and is built in O(1) of the log's length: a seal for each segment. A
-//! follower that fell off the log compares the seals with what it has, fetches the segments that it
-//! lacks into a staging directory, and takes all of them over at once.
+//! A snapshot copies no record. It holds a seal for each segment, so building it takes as long for large segments as
+//! for small ones. A follower that lags behind the first entry of the leader's log compares the seals with its own,
+//! fetches the segments that it lacks into a staging directory, and takes all of them over at once.
 
 pub mod gather;
 
@@ -25,7 +25,7 @@ pub type Snapshot = openraft::Snapshot<CommittedLeaderId, u64, Member, SnapshotD
 
 /// Where a snapshot's segments wait until all have come, below the log's directory.
 pub const STAGING: &str = "staging";
-/// Below this room on the disk no checkpoint is written, in bytes.
+/// No checkpoint is written unless the disk has this many bytes free, and room for the checkpoint.
 const CHECKPOINT_ROOM: u64 = 4 << 20;
 /// How much of the state or the manifest travels in one message, in bytes.
 const STATE_PART_BYTES: usize = 1 << 20;
@@ -34,7 +34,7 @@ const PART_OVERHEAD_BYTES: usize = 6;
 /// The most that state and manifest may take together, in bytes: enough for full tables and for the largest
 /// number of segments.
 pub const STATE_BYTES_MAX: usize = 128 << 20;
-/// Segments in a manifest.
+/// The most segments in a manifest.
 const SEGMENTS_MAX: usize = 1 << 20;
 
 /// The FSM's state, and what the segments hold that lead up to it.
@@ -43,12 +43,12 @@ pub struct SnapshotData {
     pub checkpoint: pb::Checkpoint,
     /// The rows of the checkpoint's tables.
     pub rows: Arc<Vec<pb::StateRow>>,
-    /// Where the log began; `None` at its very beginning.
+    /// Where the log begins; `None` if nothing of it was ever given up.
     pub floor: Option<pb::Floor>,
     pub segments: Arc<Vec<Seal>>,
 }
 
-/// Where the log begins, as it was made durable; clones share it. `None` at its very beginning.
+/// Where the log begins, as it was made durable; `None` if nothing of it was ever given up. Clones share it.
 pub type DurableFloor = Arc<Mutex<Option<pb::Floor>>>;
 
 /// Where snapshots are kept and staged.
@@ -69,7 +69,7 @@ impl Snapshots {
         }
     }
 
-    /// The last one built or installed, or the one that the checkpoint of a trimmed log is.
+    /// The snapshot that was built or installed last. After a start on a trimmed log it is that of the checkpoint.
     pub fn current(&self) -> Option<Snapshot> {
         self.current.lock().clone()
     }
@@ -78,8 +78,8 @@ impl Snapshots {
         *self.current.lock() = Some(snapshot);
     }
 
-    /// Whether the disk is too full for a checkpoint of so many bytes: redb writes it anew before it
-    /// frees the old one, and trusts nothing any more once a write failed.
+    /// Whether the disk is too full for a checkpoint of so many bytes. redb writes the new one before it frees the old
+    /// one, and takes no more writes once one has failed.
     pub fn has_little_room(&self, bytes: usize) -> bool {
         let wanted = CHECKPOINT_ROOM + 3 * bytes as u64;
         let available = self.disk.available(&self.dir);
@@ -107,7 +107,7 @@ pub fn meta(checkpoint: &pb::Checkpoint) -> Result<SnapshotMeta, WireError> {
     })
 }
 
-/// A floor, as the log wants it.
+/// The floor of a message or checkpoint, in the log's own type.
 pub fn floor_of(floor: Option<&pb::Floor>) -> Floor {
     floor.map_or_else(Floor::default, |floor| Floor {
         index: Index(
@@ -161,8 +161,8 @@ fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
     }
 }
 
-/// Cuts a snapshot's state and manifest into messages: its single fields come first, then as much of what is
-/// repeated as one message takes.
+/// Cuts a snapshot's state and manifest into messages. The first one holds the single fields; each later one holds as
+/// many rows and seals as fit.
 pub fn to_parts(
     mut request: pb::InstallSnapshotRequest,
 ) -> impl Iterator<Item = pb::InstallSnapshotRequest> + use<> {
@@ -183,7 +183,7 @@ pub fn to_parts(
     })
 }
 
-/// Takes messages as long as there is room for them: at least one, if the part is empty.
+/// Moves messages into a part while there is room for them. An empty part takes at least one.
 fn take_part<M: Message>(
     all: &mut Peekable<impl Iterator<Item = M>>,
     part: &mut Vec<M>,
@@ -200,8 +200,11 @@ fn take_part<M: Message>(
     }
 }
 
-/// Reads a manifest: segments without a gap, from the floor to the checkpoint, in entries and in
-/// positions.
+/// Reads a manifest.
+///
+/// # Errors
+///
+/// [`WireError`] unless the segments reach from the floor to the checkpoint without a gap, in entries and in positions.
 pub fn manifest_from_pb(request: &pb::InstallSnapshotRequest) -> Result<SnapshotData, WireError> {
     const BROKEN: WireError = WireError::Unknown("manifest: its segments do not follow each other");
     let checkpoint = request.checkpoint.clone();
@@ -238,7 +241,7 @@ pub fn manifest_from_pb(request: &pb::InstallSnapshotRequest) -> Result<Snapshot
     })
 }
 
-/// Makes a directory below the log's, for good.
+/// Makes a directory below the log's, and syncs the log's, so that it is still there after a crash.
 pub fn make_dir(disk: &dyn Disk, dir: &std::path::Path) -> Result<(), log::Error> {
     disk.create_dir(dir)
         .map_err(log::Error::io("create", dir))?;

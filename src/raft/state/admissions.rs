@@ -1,7 +1,7 @@
 //! Who may join: names that an operator allowed and tokens that he made. Each lets one node in.
 //!
-//! A certificate of the authority says who a node is, not that it belongs to this cluster. The
-//! state is replicated and judged by apply, so that two leaders cannot take one token.
+//! A certificate proves who a node is, not that it belongs to this cluster. Apply decides who may join, so that one
+//! token never lets in two nodes, whichever leaders they asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,28 +12,28 @@ use crate::raft::entry::admission::{Admission, Digest, Entrance, digest_from_pb}
 use crate::raft::entry::outcome::{Outcome, StateRefusal};
 use crate::raft::entry::wire_error::WireError;
 
-/// Names that are allowed and have not joined yet.
+/// The most names that are allowed and have not joined yet.
 pub const ALLOWED_MAX: usize = 64;
-/// Tokens that are neither used nor expired.
+/// The most tokens that are neither used nor expired.
 pub const TOKENS_MAX: usize = 64;
 
 /// Who may join.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Admissions {
-    /// The names that the first node was told of were allowed once: they are not again.
+    /// Whether the names that the first node was started with were allowed. That happens once in the cluster's life.
     founded: bool,
     allowed: BTreeSet<String>,
-    /// When tokens expire, in milliseconds since 1970.
+    /// When each token expires, in milliseconds since 1970.
     tokens: BTreeMap<Digest, u64>,
 }
 
 impl Admissions {
-    /// Carries out a change, at a time of the log.
+    /// Carries out a change. `log_ms` is the latest time in the log, in milliseconds since 1970.
     pub fn change(&mut self, change: &Admission, log_ms: u64) -> Result<Outcome, StateRefusal> {
         match change {
             Admission::Allow { founding, .. } if *founding && self.founded => {}
             Admission::Allow { names, founding } => {
-                // Once in the cluster's life, also if they are too many: a leader would try for ever.
+                // Noted even if the names are too many: otherwise each leader would propose them again for ever.
                 self.founded |= founding;
                 let fresh = names.iter().filter(|name| !self.allowed.contains(*name));
                 if self.allowed.len() + fresh.count() > ALLOWED_MAX {
@@ -55,12 +55,12 @@ impl Admissions {
         Ok(Outcome::Done)
     }
 
-    /// This name may not join after all; false if it was not allowed.
+    /// Takes back that a name may join; false if it was not allowed.
     pub fn withdraw(&mut self, name: &str) -> bool {
         self.allowed.remove(name)
     }
 
-    /// Whether a node that is new may join. The log's last time is `log_ms`.
+    /// Whether a new node may join. `log_ms` is the latest time in the log, in milliseconds since 1970.
     pub fn admits(&self, name: &str, entrance: Entrance, log_ms: u64) -> bool {
         let by_name = self.allowed.contains(name);
         match entrance {
@@ -74,7 +74,7 @@ impl Admissions {
         }
     }
 
-    /// A node came in: neither its name nor its token lets in another one.
+    /// Uses up what let a node in: neither its name nor its token lets in another node.
     pub fn use_up(&mut self, name: &str, entrance: Entrance) {
         self.allowed.remove(name);
         if let Entrance::Token { digest, .. } = entrance {
@@ -82,7 +82,7 @@ impl Admissions {
         }
     }
 
-    /// Whether the names that the first node was told of were allowed already.
+    /// Whether the names that the first node was started with were allowed already.
     pub fn is_founded(&self) -> bool {
         self.founded
     }
@@ -92,7 +92,7 @@ impl Admissions {
         self.allowed.iter()
     }
 
-    /// `None` if nobody was ever let in, so that the checkpoint of a log without admissions stays as it was.
+    /// For a checkpoint; `None` if nothing was ever allowed.
     pub fn to_pb(&self) -> Option<pb::Admissions> {
         if *self == Self::default() {
             return None;

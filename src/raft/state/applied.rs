@@ -1,4 +1,4 @@
-//! The state as this node has applied it, for all who look at it.
+//! The state as far as this node has applied entries, shared by all who read it.
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
@@ -10,25 +10,25 @@ use super::fsm::Fsm;
 /// How far a node has applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Applied {
-    /// The last raft index; `None` before the first.
+    /// The index of the last applied entry; `None` before the first.
     pub index: Option<u64>,
-    /// The offset that the next record gets.
+    /// The offset that the next record of the default log gets.
     pub next_offset: Offset,
 }
 
-/// The FSM, and how far it is. The engine's state machine changes it, all others read.
+/// The FSM, and how far it is. The engine's state machine changes it; everybody else reads.
 #[derive(Debug)]
 pub struct AppliedState {
     fsm: Mutex<Fsm>,
     applied: watch::Sender<Applied>,
-    /// The last change of the catalogue of logs, by its index.
+    /// The index of the last change of the catalogue of logs.
     catalogue: watch::Sender<u64>,
     /// The raft index after the last one that the durable checkpoint covers; 0 without one.
     covered: Mutex<u64>,
 }
 
 impl AppliedState {
-    /// As a checkpoint has it, over a log whose next record gets this offset.
+    /// The state of a checkpoint. The next record of the default log gets the offset `next_offset`.
     pub fn new(fsm: Fsm, next_offset: Offset) -> Self {
         let applied = Applied {
             index: fsm.applied.map(|id| id.index),
@@ -47,19 +47,19 @@ impl AppliedState {
         look(&self.fsm.lock())
     }
 
-    /// Changes the state: the engine's state machine does.
+    /// Changes the state. Only the engine's state machine calls this.
     pub fn change<T>(&self, change: impl FnOnce(&mut Fsm) -> T) -> T {
         change(&mut self.fsm.lock())
     }
 
-    /// Lets those who wait know how far the state is.
+    /// Tells everybody who waits how far the state is. The next record of the default log gets `next_offset`.
     pub fn publish(&self, next_offset: Offset) {
         let (index, changed) = self.read(|fsm| {
             let index = fsm.applied.map(|id| id.index);
             (index, fsm.logs.history.last().0)
         });
         self.applied.send_replace(Applied { index, next_offset });
-        // Those who watch the catalogue do not wake for records.
+        // Records alone wake nobody who watches the catalogue.
         self.catalogue
             .send_if_modified(|known| std::mem::replace(known, changed) != changed);
     }
@@ -74,9 +74,8 @@ impl AppliedState {
         self.applied.subscribe()
     }
 
-    /// The raft index after the last one that the durable checkpoint covers. Held while a checkpoint
-    /// is written or a snapshot adopted, so that none ever goes back: what is sealed, and what was
-    /// given up, lies below it.
+    /// The raft index after the last one that the durable checkpoint covers. The caller holds this lock while it writes
+    /// a checkpoint or adopts a snapshot, so that the index never goes back. Sealed and deleted segments lie below it.
     pub fn covered(&self) -> MutexGuard<'_, u64> {
         self.covered.lock()
     }

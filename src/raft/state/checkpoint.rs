@@ -17,7 +17,7 @@ use super::sessions::Sessions;
 use super::table::Change;
 
 impl Fsm {
-    /// The state but for the rows of its tables, where the next record gets position `next`.
+    /// The state without the rows of its tables. `next` is the position that the next record gets.
     pub fn to_checkpoint(&self, next: Position) -> pb::Checkpoint {
         pb::Checkpoint {
             applied: self.applied.as_ref().map(types::log_id_to_pb),
@@ -61,7 +61,8 @@ impl Fsm {
             .chain(gone)
     }
 
-    /// What changed since the last durable checkpoint, to be made durable. [`Self::saved`] must follow.
+    /// What changed since the last durable checkpoint. The caller writes it to the stable store, and then calls
+    /// [`Self::saved`].
     pub fn take_changes(&mut self, next: Position) -> Changes {
         let mut rows = Vec::new();
         if self.is_stored {
@@ -84,7 +85,7 @@ impl Fsm {
         }
     }
 
-    /// What was taken is durable or, if it could not be made so, is taken again.
+    /// Says whether the changes that were taken are durable. If not, [`Self::take_changes`] gives them again.
     pub fn saved(&mut self, is_durable: bool) {
         if is_durable {
             self.is_stored = true;
@@ -102,7 +103,11 @@ impl Fsm {
         }
     }
 
-    /// The state as it was made durable.
+    /// The state of a checkpoint and its rows.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if a part is missing or unknown, a row comes twice, or a table has more rows than it may have.
     pub fn restore(
         checkpoint: pb::Checkpoint,
         rows: impl IntoIterator<Item = pb::StateRow>,
@@ -137,8 +142,8 @@ impl Fsm {
         Ok(fsm)
     }
 
-    /// What the log wants to know of the state as a checkpoint holds it, where the next record gets position
-    /// `next`; `None` if it covers no entry.
+    /// What the log needs to know of a checkpoint of this state. `next` is the position that the next record gets.
+    /// `None` before the first applied entry.
     pub fn covered(&self, next: Position) -> Option<log::Checkpoint> {
         let applied = self.applied.as_ref()?;
         Some(log::Checkpoint {
@@ -148,7 +153,7 @@ impl Fsm {
         })
     }
 
-    /// The stable store has none of the state yet.
+    /// Notes that the stable store holds nothing of this state yet: the next checkpoint writes every row.
     pub fn not_stored(mut self) -> Self {
         self.is_stored = false;
         self
@@ -158,16 +163,16 @@ impl Fsm {
 /// What changed in the state.
 #[derive(Debug)]
 pub struct Changes {
-    /// The state but for its tables.
+    /// The state without its tables.
     pub checkpoint: pb::Checkpoint,
     /// The rows that changed.
     pub rows: Vec<Change>,
-    /// Whether they are all there are, and what is stored of others is to go.
+    /// Whether these are all rows of the state. If so, every other row in the stable store is deleted.
     pub is_all: bool,
 }
 
 impl Changes {
-    /// The bytes that are to be written, about.
+    /// About how many bytes are to be written.
     pub fn bytes(&self) -> usize {
         let rows = self.rows.iter();
         let bytes = rows.map(|(key, row)| key.len() + row.as_ref().map_or(0, Vec::len));

@@ -9,7 +9,7 @@ use crate::raft::entry::wire_error::WireError;
 use super::sessions::check_share;
 use super::table::{self, Table};
 
-/// Cursors kept.
+/// The most cursors in the cluster.
 pub const CURSORS_MAX: usize = 4096;
 
 /// All cursors by name.
@@ -19,7 +19,7 @@ pub struct Cursors(pub Table<Kept>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     cursor: Cursor,
-    /// Who made it: it counts as that one's.
+    /// Who made the cursor, and in whose share it counts; empty without TLS.
     subject: String,
 }
 
@@ -50,7 +50,8 @@ impl Cursors {
             .collect()
     }
 
-    /// Sets a cursor, if it stands where it is thought to, at a record that there is or that comes next.
+    /// Sets a cursor, if it stands where the command expects it. It may stand at any record up to `log_next`, the
+    /// offset of the log's next record.
     pub fn commit(&mut self, commit: &CommitCursor, log_next: Offset) -> Result<(), StateRefusal> {
         if commit.offset > log_next {
             let (asked, next) = (commit.offset, log_next);
@@ -85,7 +86,7 @@ impl Cursors {
         self.0.remove(&(log, name.to_owned())).is_some()
     }
 
-    /// Forgets those of a log.
+    /// Forgets all cursors of a log.
     pub fn delete_of(&mut self, log: LogId) {
         let from = (log, String::new());
         let its = self.0.rows().range(from..).map(|(key, _)| key);
@@ -95,7 +96,7 @@ impl Cursors {
         }
     }
 
-    /// Takes over a row that was made durable.
+    /// Takes over a row of a checkpoint.
     pub fn restore(&mut self, cursor: pb::Cursor) -> Result<(), WireError> {
         let stands = Cursor {
             offset: Offset(cursor.offset),

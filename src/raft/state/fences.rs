@@ -1,5 +1,5 @@
-//! Fences: who may append in a name. A claim raises the name's epoch by one, and appends under an older epoch
-//! are refused from then on, wherever in the cluster they come from.
+//! Fences: who may append under a name. A claim raises the name's epoch by one. From then on appends under an older
+//! epoch are refused, whichever node they come through.
 //!
 //! Kleppmann, "Designing Data-Intensive Applications", 2017, chapter 8, "Fencing tokens".
 
@@ -13,24 +13,24 @@ use crate::raft::entry::wire_error::{WireError, number_of};
 use super::sessions::check_share;
 use super::table::{self, Table};
 
-/// Names kept.
+/// The most names that are claimed at a time.
 pub const FENCES_MAX: usize = 4096;
-/// Claims of a name that are remembered, so that one which comes late again deposes nobody.
+/// How many claims of a name are remembered, so that an old claim that comes again deposes nobody.
 const CLAIMS_MAX: usize = 8;
 
 /// All names that were claimed, and not deleted since.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fences {
     pub names: Table<Epoch>,
-    /// The highest epoch of a name that was deleted: if that is claimed anew, what was sent under its
-    /// old epochs must stay fenced off.
+    /// The highest epoch of all deleted names. A name that is claimed anew gets a higher one, so that batches under its
+    /// old epochs stay fenced off.
     deleted_epoch: u64,
 }
 
 /// The present holder of a name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Epoch {
-    /// From 1, or above those of names that were deleted; one more with each claim.
+    /// Each claim raises it by one. The first claim gives 1, or one more than the highest epoch of a deleted name.
     pub epoch: u64,
     /// Who claimed it, in its own words.
     pub holder: String,
@@ -55,7 +55,7 @@ impl Fences {
         self.names.get(name)
     }
 
-    /// Up to `count` names behind `after`.
+    /// Up to `count` names after `after`, in their order.
     pub fn list(&self, after: &str, count: usize) -> Vec<(String, Epoch)> {
         use std::ops::Bound::{Excluded, Unbounded};
         let behind = self.names.rows();
@@ -65,7 +65,7 @@ impl Fences {
             .collect()
     }
 
-    /// Whether a batch may be appended in a name: under its present epoch, and by whoever claimed that epoch.
+    /// Whether a batch may be appended under a name: it needs the present epoch, and must come from who claimed that.
     pub fn judge(&self, fence: &record::Fence<'_>) -> Result<(), Refusal> {
         let held = self.names.get(fence.name);
         let epoch = held.map_or(0, |held| held.epoch);
@@ -78,8 +78,12 @@ impl Fences {
         }
     }
 
-    /// Gives a name to a new holder, in a log that ends at `next`: its epoch, and where the log
-    /// ended when it was claimed.
+    /// Gives a name to a new holder. `next` is where the claim's log ends, and `None` if there is no such log. Answers
+    /// with the new epoch and with `next`; a claim that comes again gets its first answer.
+    ///
+    /// # Errors
+    ///
+    /// A [`StateRefusal`] if the log does not exist, the epoch is not the expected one, or there are too many names.
     pub fn claim(
         &mut self,
         claim: &ClaimEpoch,
@@ -139,7 +143,7 @@ impl Fences {
         is_possible.then_some(()).ok_or(BROKEN)
     }
 
-    /// Takes over a row that was made durable.
+    /// Takes over a row of a checkpoint.
     pub fn restore(&mut self, fence: pb::Fence) -> Result<(), WireError> {
         let claims: Result<Vec<_>, _> = fence.claims.iter().map(given_from_pb).collect();
         let held = Epoch {
@@ -179,7 +183,7 @@ impl table::Kept for Epoch {
 }
 
 impl Epoch {
-    /// The proof that a batch in this name has to show: that it comes from the holder.
+    /// The proof that a batch under this name has to show: it tells that the batch comes from the holder.
     fn claimant(&self) -> u128 {
         let subject = self.subject.as_deref();
         subject.map_or(owner::NOBODY, owner::of_holder)

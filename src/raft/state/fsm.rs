@@ -1,7 +1,7 @@
 //! The finite-state machine: committed entries in, offsets and outcomes out.
 //!
-//! Apply depends on the log and the command alone: no clock, no randomness (I2). It writes no
-//! record: the log has them; it gives them offsets.
+//! Apply depends on the log and the command alone: it reads no clock and draws no random number (I2). It writes no
+//! record either: the log holds the records already, and apply gives them their offsets.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,9 @@ use super::sessions::{Sessions, Verdict};
 /// The replicated state besides the records.
 #[derive(Debug, Clone, Default)]
 pub struct Fsm {
+    /// The last entry that was applied; `None` before the first.
     pub applied: Option<LogId>,
+    /// The members, by the last membership entry that was applied.
     pub membership: StoredMembership,
     pub registrations: Registrations,
     pub sessions: Sessions,
@@ -34,17 +36,25 @@ pub struct Fsm {
     pub fences: Fences,
     /// Who may join.
     pub admissions: Admissions,
-    /// The last time that a leader gave to an entry, in milliseconds since 1970.
+    /// The latest of the leaders' times in all applied entries, in milliseconds since 1970. It never goes back.
     pub timestamp_ms: u64,
-    /// Whether the stable store has the state but for what its tables know to have changed.
+    /// Whether the stable store holds this state, except for the rows that the tables noted as changed. If it does not,
+    /// the next checkpoint writes every row.
     pub(super) is_stored: bool,
 }
 
 impl Fsm {
     /// Applies the next committed entry.
     ///
-    /// An error is this disk's alone, and stops the node; what every replica would meet is an
-    /// outcome.
+    /// A command that every replica refuses alike is no error, but an outcome.
+    ///
+    /// # Errors
+    ///
+    /// An error means that this node's own copy of the log cannot be read or written. The node must stop.
+    ///
+    /// # Panics
+    ///
+    /// If the entry was applied already (I4).
     pub fn apply(&mut self, log: &Log, entry: &Entry) -> Result<Outcome, log::Error> {
         assert!(
             self.applied < Some(entry.log_id),
@@ -92,7 +102,7 @@ impl Fsm {
         Ok(outcome)
     }
 
-    /// Applies a command that changes logs; `None` if it is another one.
+    /// Applies a command about logs; `None` if the command is about something else.
     fn catalog(
         &mut self,
         of: &Log,
@@ -160,7 +170,7 @@ impl Fsm {
             Command::DeleteFence(name) => Ok(Outcome::Deleted(self.fences.delete(name))),
             Command::CommitCursor(commit) => {
                 let next = match commit.log {
-                    // A position, which the server found to be none ahead.
+                    // The cursor holds a position. The server checked that it is not past the end.
                     log::LogId::SEVERAL => Offset(log::NUMBER_MAX),
                     log => self.logs.get(log).ok_or(StateRefusal::NoSuchLog)?.ends.next,
                 };
@@ -183,7 +193,7 @@ impl Fsm {
         }
     }
 
-    /// Gives the batches' records the next offsets of their logs.
+    /// Gives the records of an entry the next offsets of their logs. Each appended batch adds a run to `runs`.
     fn append(
         &mut self,
         payload: &[u8],
@@ -199,7 +209,7 @@ impl Fsm {
         Ok(outcomes)
     }
 
-    /// Appends the batches of a bundle, or none of them.
+    /// Appends all batches of a bundle, or none of them.
     fn append_bundle(
         &mut self,
         payload: &[u8],
@@ -218,7 +228,7 @@ impl Fsm {
         let mut ranges = known;
         let from = runs.len();
         for batch in bundle.iter().filter(|_| !duplicate) {
-            // A part of a batch is known only if the batch stands alone.
+            // `skip` is above 0 here only in a bundle of one batch: several are known as a whole or not at all.
             let count = batch.count - skip;
             let bytes = batch.records(payload).len() as u64;
             let first = self.logs.appended(batch.log, count, bytes, timestamp_ms);
@@ -237,7 +247,8 @@ impl Fsm {
         }))
     }
 
-    /// Whether a bundle is appended. What an earlier try appended is known first: its conditions held then.
+    /// Decides whether a bundle is appended. Whether an earlier try appended it is looked up first. If one did, the
+    /// conditions do not count any more: they held at that try.
     fn judge(&self, bundle: &[Batch<'_>], digests: Option<&Digests>) -> Result<Verdict, Refused> {
         let (log, records) = (bundle[0].log, record::records_of(bundle));
         let verdict = match bundle[0].producer.zip(digests) {
@@ -254,7 +265,7 @@ impl Fsm {
         Ok(verdict)
     }
 
-    /// Whether a batch's log is there, and what the batch depends on holds.
+    /// Checks that a batch's log exists, and that the batch's fence and expected offset hold.
     fn judge_batch(&self, batch: &Batch<'_>) -> Result<(), Refusal> {
         let known = self.logs.get(batch.log).ok_or(Refusal::NoSuchLog)?;
         let next = known.ends.next;
@@ -267,7 +278,7 @@ impl Fsm {
         }
     }
 
-    /// Gives a node its id: the index of the entry, so that none is ever used twice.
+    /// Gives a node its id. The id is the index of the entry, so no id is ever given twice.
     fn register(
         &mut self,
         index: Index,
@@ -283,7 +294,7 @@ impl Fsm {
         Ok(index.0)
     }
 
-    /// Whether a node may have an id: the one that it has already, or `None` for a new one.
+    /// Whether a node may have an id. `Some` is the id that it has already; `None` means that it gets a new one.
     pub fn may_register(
         &self,
         name: &str,
@@ -298,8 +309,8 @@ impl Fsm {
         }
     }
 
-    /// Takes over a membership. A node that left it is forgotten: its name is free, its id is not.
-    /// Nor does it come back by what was said of its name before.
+    /// Takes over a membership. A node that left is forgotten: its name may be used again, its id never. A permission
+    /// to join that its name had is withdrawn, so that the node does not come back by it.
     fn change_members(&mut self, next: StoredMembership) {
         for (id, member) in self.membership.membership().nodes() {
             if next.membership().get_node(id).is_none() {
@@ -313,18 +324,19 @@ impl Fsm {
         }
     }
 
-    /// Where the members are, as far as was applied.
+    /// The addresses of the members, as far as this node has applied entries.
     pub fn addrs(&self) -> BTreeSet<String> {
         let members = self.membership.membership().nodes();
         members.map(|(_, member)| member.addr.clone()).collect()
     }
 
-    /// The last index that was applied; 0 before any.
+    /// The index of the last entry that was applied; 0 before the first.
     pub fn applied_index(&self) -> Index {
         Index(self.applied.map_or(0, |id| id.index))
     }
 
-    /// Where the slowest of these cursors of a log stands; those that are not there hold nothing up.
+    /// The lowest offset at which one of these cursors of a log stands. A name without a cursor is left out; `None` if
+    /// all are.
     pub fn slowest_cursor(&self, log: log::LogId, names: &[String]) -> Option<Offset> {
         let stands = names.iter().filter_map(|name| self.cursors.get(log, name));
         stands.map(|cursor| cursor.offset).min()

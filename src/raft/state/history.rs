@@ -1,8 +1,9 @@
-//! What became of the catalogue of logs: enough to tell a watcher each change that it missed.
+//! The changes of the catalogue of logs: enough to tell a watcher every change that it missed.
 //!
-//! A change is known by the index of its entry, so that its place is the same on every node. The row of a log knows its
-//! last change; of logs that are gone the last ones are kept. Who watched before that must list the logs anew. Part of
-//! the state: it follows from the log alone (I2), and comes with checkpoints and snapshots.
+//! A change is named by the raft index of its entry, which is the same on every node. Of a log that exists, the last
+//! change is kept; of deleted logs, the last deletions. A watcher that stopped before the oldest of those must list the
+//! logs anew. The history is part of the state: it follows from the log alone (I2), and travels in checkpoints and
+//! snapshots.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -14,17 +15,17 @@ use crate::raft::entry::wire_error::WireError;
 use super::logs::{KnownLog, Logs};
 use super::table::{self, Table};
 
-/// Logs that are gone and not forgotten.
+/// The most deletions that are remembered.
 pub const GONE_MAX: usize = 4096;
 
 /// The changes that can be told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
-    /// The logs that are there, by their last changes; but for those that never changed.
+    /// The logs that exist, by the index of their last change. A log that never changed has none, and is left out.
     by_index: BTreeMap<u64, LogId>,
-    /// Those that are gone, by their deletion.
+    /// Deleted logs, by the index of their deletion.
     pub gone: Table<GoneLog>,
-    /// The last deletion that was forgotten.
+    /// The index of the last deletion that was forgotten; 0 if none was.
     forgotten: Index,
 }
 
@@ -38,22 +39,23 @@ pub struct GoneLog {
 /// What became of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change<'a> {
-    /// It was made, or its configuration replaced: its row says which.
+    /// The log was made, or its configuration replaced. The log's row tells which.
     Is(LogId),
     Gone(&'a GoneLog),
 }
 
 impl History {
-    /// A log changed, whose change before that was another one.
+    /// Notes that the entry `index` changed a log, and that the entry `before` had changed it last.
     pub fn changed(&mut self, id: LogId, before: Index, index: Index) {
         self.by_index.remove(&before.0);
-        // Nobody watches from before the first entry, whose index stands for no change at all.
+        // Index 0 says that a log never changed: no command can be the first entry of a log.
         if index.0 > 0 {
             self.by_index.insert(index.0, id);
         }
     }
 
-    /// A log was deleted.
+    /// Notes that the entry `index` deleted a log, and that the entry `before` had changed it last. Forgets the oldest
+    /// deletions if there are too many.
     pub fn deleted(&mut self, log: GoneLog, before: Index, index: Index) {
         self.by_index.remove(&before.0);
         self.gone.insert(index.0, log);
@@ -65,14 +67,14 @@ impl History {
         }
     }
 
-    /// The last change.
+    /// The index of the last change; 0 before any.
     pub fn last(&self) -> Index {
         let is = self.by_index.keys().next_back();
         let gone = self.gone.rows().keys().next_back();
         Index(is.max(gone).copied().unwrap_or(0))
     }
 
-    /// Up to `count` changes behind `after`, in order; `None` if some of them were forgotten.
+    /// Up to `count` changes after the index `after`, in order; `None` if some of them were forgotten.
     fn behind(&self, after: Index, count: usize) -> Option<Vec<(Index, Change<'_>)>> {
         if after < self.forgotten {
             return None;
@@ -88,7 +90,7 @@ impl History {
         Some(all)
     }
 
-    /// As a checkpoint has it, to be filled from rows.
+    /// An empty history, to be filled from the rows of a checkpoint. The deletions up to `forgotten` were forgotten.
     pub fn to_be_restored(forgotten: u64) -> Self {
         Self {
             forgotten: Index(forgotten),
@@ -96,17 +98,17 @@ impl History {
         }
     }
 
-    /// The last deletion that was forgotten, for a checkpoint.
+    /// The index of the last deletion that was forgotten, for a checkpoint; 0 if none was.
     pub fn forgotten(&self) -> u64 {
         self.forgotten.0
     }
 
-    /// Takes over the last change of a log that is there; false if another one has it.
+    /// Takes over the last change of a log that exists; false if another log has the same index.
     pub fn restore(&mut self, id: LogId, changed: Index) -> bool {
         changed.0 == 0 || self.by_index.insert(changed.0, id).is_none()
     }
 
-    /// Takes over the row of a log that is gone.
+    /// Takes over the row of a deleted log.
     pub fn restore_gone(&mut self, gone: pb::GoneLog) -> Result<(), WireError> {
         let index = gone.index;
         let log = GoneLog {
@@ -124,7 +126,7 @@ impl History {
 /// A change of the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogChange {
-    /// A log is there, as it is now.
+    /// The log exists, and looks like this now.
     Is(LogId, Box<KnownLog>),
     Gone(GoneLog),
 }
@@ -132,16 +134,17 @@ pub enum LogChange {
 /// Changes of the catalogue, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogChanges {
-    /// Each with the index of its entry. Of a log that changed several times, the last change.
+    /// Each change with the index of its entry. Of a log that changed several times, only the last change.
     pub changes: Vec<(Index, LogChange)>,
-    /// All changes up to this index are among them, or were not to be shown.
+    /// Every change up to this index is among them, unless its log is not to be shown.
     pub passed: Index,
-    /// Whether there are more behind it.
+    /// Whether there may be more changes after that index.
     pub more: bool,
 }
 
 impl Logs {
-    /// Looks at up to `count` changes behind `after`, of those up to `applied`; `None` if some were forgotten.
+    /// Looks at up to `count` changes after the index `after`, and gives those of logs whose names `is_shown` accepts.
+    /// `applied` is the index of the last applied entry. `None` if some changes were forgotten.
     pub fn changes(
         &self,
         after: Index,

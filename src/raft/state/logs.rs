@@ -1,7 +1,7 @@
 //! The logs of the cluster: a row each, with its name, its configuration, and where it begins and ends.
 //!
-//! A log is a row and nothing else: no file, no task, no group of its own. Its id is counted here and is never
-//! given again, so that a batch for a log that is gone finds none.
+//! A log is a row and nothing else: it has no file, no task and no raft group of its own. Its id is never given to
+//! another log, so that a batch for a deleted log is refused.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -29,7 +29,7 @@ pub struct Logs {
     by_name: BTreeMap<String, LogId>,
     /// The id that the next log gets.
     next_id: u32,
-    /// What became of them.
+    /// How the catalogue changed.
     pub history: History,
 }
 
@@ -40,22 +40,24 @@ pub struct KnownLog {
     pub config: LogConfig,
     /// Counts the changes of the configuration, from 1.
     pub epoch: u64,
-    /// Where it begins by the trims that were applied. The files of a node may begin later: its floor is durable
-    /// before the checkpoint that holds the trims behind it.
+    /// Its first and its next offset, by the entries that were applied. The files of a node may begin later: a floor is
+    /// made durable before the checkpoint that holds the trims behind it.
     pub ends: Ends,
-    /// The bytes of its batches as they were appended, of those that were given up, too.
+    /// The bytes of all its batches as they were appended. Batches that were given up count, too.
     pub bytes: u64,
     /// The leader's time of its last batch, in milliseconds since 1970; 0 before any.
     pub last_append_ms: u64,
     /// When it was made: the leader's time in milliseconds since 1970.
     pub created_ms: u64,
-    /// Where it stood now and then.
+    /// Where it stood at earlier times.
     pub marks: Marks,
-    /// The entries that made it, and that changed its configuration last; none for the default log.
+    /// The index of the entry that made it; 0 for the default log.
     pub made: Index,
+    /// The index of the entry that made it or changed its configuration last; 0 for a default log that never changed.
     pub changed: Index,
     /// Who made it; empty without TLS.
     subject: String,
+    /// The token of the call that made it, by which a retry is known; may be empty.
     token: Bytes,
 }
 
@@ -104,7 +106,7 @@ impl Logs {
         Some((id, self.get(id)?))
     }
 
-    /// The logs whose names begin with `prefix`, by name, behind `after`.
+    /// The logs whose names begin with `prefix` and come after `after`, in the order of their names.
     pub fn list(&self, prefix: &str, after: &str) -> impl Iterator<Item = (LogId, &KnownLog)> {
         let from = prefix.max(after);
         let begin = if after >= prefix {
@@ -128,14 +130,14 @@ impl Logs {
         self.next_id
     }
 
-    /// Where each begins and ends.
+    /// The first and the next offset of each log.
     pub fn ends(&self) -> Arc<AllEnds> {
         let all = self.by_id.rows().iter();
         Arc::new(all.map(|(id, log)| (*id, log.ends)).collect())
     }
 
-    /// Makes a log by the entry of this index. One that was made by the same call, or is set up as this one would be,
-    /// is given instead.
+    /// Makes a log; `index` is that of the entry. If there is a log of this name that the same call made, or that has
+    /// the same configuration, it is the answer.
     pub fn create(&mut self, index: Index, create: &CreateLog) -> Result<Made, StateRefusal> {
         if let Some((id, known)) = self.named(&create.name) {
             let is_retry = !create.token.is_empty() && known.token == create.token;
@@ -227,7 +229,7 @@ impl Logs {
         true
     }
 
-    /// Lets a log begin later; gives its first offset.
+    /// Moves the first offset of a log up to the trim's, though never beyond its end. Gives its first offset.
     pub fn trim(&mut self, trim: &Trim) -> Result<Offset, StateRefusal> {
         let known = self.by_id.get_mut(&trim.log);
         let known = known.ok_or(StateRefusal::NoSuchLog)?;
@@ -237,7 +239,12 @@ impl Logs {
         Ok(ends.first)
     }
 
-    /// Takes note of so many records, appended at the end of a log that is there. Gives the offset of the first.
+    /// Counts `records` records of `bytes` bytes at the end of a log. `time_ms` is the leader's time in the entry.
+    /// Gives the offset of the first record.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such log: batches for one were refused before.
     pub fn appended(&mut self, id: LogId, records: u32, bytes: u64, time_ms: u64) -> Offset {
         let log = self.by_id.get_mut(&id);
         let log = log.expect("batches for logs that are not there are refused");
@@ -245,7 +252,7 @@ impl Logs {
         let stood = Mark {
             offset: first,
             bytes: log.bytes,
-            // Never back, whatever stands in the entry.
+            // A mark's time never lies before that of the mark before it, whatever a leader's clock did.
             time_ms: time_ms.max(log.last_append_ms),
         };
         log.marks.note(stood, &log.config.retention);
@@ -255,7 +262,8 @@ impl Logs {
         first
     }
 
-    /// No log at all, to be filled from rows. So many ids were given, and deletions up to `forgotten` were forgotten.
+    /// An empty catalogue, to be filled from the rows of a checkpoint. The next log gets the id `next_id`; the
+    /// deletions up to the index `forgotten` were forgotten.
     pub fn to_be_restored(next_id: u32, forgotten: u64) -> Self {
         Self {
             history: History::to_be_restored(forgotten),
@@ -265,7 +273,7 @@ impl Logs {
         }
     }
 
-    /// Takes over a row that was made durable.
+    /// Takes over a row of a checkpoint.
     pub fn restore(&mut self, log: pb::Log) -> Result<(), WireError> {
         let id = LogId(log.id);
         let known = KnownLog {
@@ -304,7 +312,7 @@ impl Logs {
             .ok_or(WireError::Unknown("log"))
     }
 
-    /// Whether what was restored can be: the default log is there.
+    /// Whether the restored rows are whole: the default log is always among them.
     pub fn is_whole(&self) -> bool {
         self.get(LogId::DEFAULT)
             .is_some_and(|log| log.name == DEFAULT_NAME)

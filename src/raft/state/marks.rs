@@ -1,23 +1,24 @@
-//! Where a log stood now and then: its offset, its bytes and the time. Retention gives up what lies before a mark.
+//! Marks: where a log stood at earlier times, with its offset, its bytes and the time. Retention gives up the records
+//! before a mark.
 //!
-//! Marks follow from the log alone (I2), whatever segments the records are in, and are few: when there are too many,
+//! Marks follow from the log alone (I2), not from the segments on a node's disk. They are few: when there are too many,
 //! every second one is forgotten.
 
 use crate::log::{Ends, Offset};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::Retention;
 
-/// Marks of one log.
+/// The most marks of one log.
 pub const MARKS_MAX: usize = 16;
-/// What a retention keeps lies between about so many marks, so that it gives up a part of that at a time.
+/// Marks cut what a retention keeps into about this many parts. Retention gives up whole parts.
 const PARTS: u64 = 8;
-/// There are no marks closer than this to each other, unless a retention keeps less.
+/// Marks are at least this many bytes apart, unless a retention keeps less.
 const APART_BYTES: u64 = 64 << 10;
 
-/// Where a log stood.
+/// Where a log stood at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Mark {
-    /// The offset of the record behind it.
+    /// The offset that the next record got.
     pub offset: Offset,
     /// The bytes of all batches before it.
     pub bytes: u64,
@@ -26,7 +27,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Whether a log that stands here now can have stood at `self` before.
+    /// Whether a log that stands at `now` can have stood at `self` before.
     pub fn is_before(&self, now: Mark) -> bool {
         self.offset < now.offset && self.bytes <= now.bytes && self.time_ms <= now.time_ms
     }
@@ -37,7 +38,7 @@ impl Mark {
 pub struct Marks(Vec<Mark>);
 
 impl Marks {
-    /// Takes note of where a log stands before something is appended, if that is far enough from the last mark.
+    /// Adds a mark where a log stands before an append, if that is far enough from the last mark.
     pub fn note(&mut self, at: Mark, retention: &Retention) {
         if let Some((first, last)) = self.0.first().zip(self.0.last()) {
             let spread = (at.bytes.saturating_sub(first.bytes) / PARTS).max(APART_BYTES);
@@ -60,7 +61,7 @@ impl Marks {
             });
         }
         if self.0.is_empty() {
-            // Many logs never have a second one.
+            // Many logs never get a second mark.
             self.0.reserve_exact(1);
         }
         self.0.push(at);
@@ -70,29 +71,30 @@ impl Marks {
         self.0.last()
     }
 
-    /// Forgets those before the last one at or before a log's first offset.
+    /// Forgets the marks that a log needs no more since it begins at `first`. The last one at or before `first` stays,
+    /// to count from.
     pub fn trimmed(&mut self, first: Offset) {
         let passed = self.0.partition_point(|mark| mark.offset <= first);
         self.0.drain(..passed.saturating_sub(1));
     }
 
-    /// The bytes of a log from about its first offset on: its records up to the next mark may be counted though they
-    /// were trimmed. What lies before the first mark is not counted.
+    /// About how many bytes a log holds from its first offset on. Counting begins at the last mark at or before that
+    /// offset, so trimmed records behind that mark count, too. Records before the first mark never count.
     pub fn kept_bytes(&self, ends: Ends, end: Mark) -> u64 {
         end.bytes.saturating_sub(self.bytes_before(ends, end).1)
     }
 
-    /// The first mark behind a log's first offset, and the bytes before the one in front of that.
+    /// The number of the first mark behind a log's first offset, and the bytes before the mark in front of that one.
     fn bytes_before(&self, ends: Ends, end: Mark) -> (usize, u64) {
         let begins = self.0.partition_point(|mark| mark.offset <= ends.first);
-        // A log that came without marks had more before its first one than can be told: nothing is given up for it.
+        // A log without marks may hold records that no mark counts. They are not counted here, so none is given up.
         let base = self.0.get(begins.saturating_sub(1)).unwrap_or(&end);
         (begins, base.bytes)
     }
 
     /// The first offset that a retention keeps of a log that stands at `end` now; `None` if it keeps all. Records from
-    /// `waited_for` on are kept for as long as the log takes no more than `wait_bytes_max`. What has a time before
-    /// `old_before_ms` is too old.
+    /// the offset `waited_for` on stay while the log has at most `wait_bytes_max` bytes. Records from before
+    /// `old_before_ms`, in milliseconds since 1970, are too old.
     pub fn first_kept(
         &self,
         retention: &Retention,
@@ -118,7 +120,7 @@ impl Marks {
         first.filter(|first| *first > ends.first)
     }
 
-    /// As distances, which take fewer bytes.
+    /// For a checkpoint: each mark as its distance from the one before, which takes fewer bytes.
     pub fn to_pb(&self) -> pb::Marks {
         let mut marks = pb::Marks::default();
         let mut last = Mark::default();
@@ -131,7 +133,7 @@ impl Marks {
         marks
     }
 
-    /// `None` if there are too many, or they go nowhere.
+    /// From a checkpoint; `None` if there are too many marks, or they do not follow each other.
     pub fn from_pb(marks: &pb::Marks) -> Option<Self> {
         let count = marks.offsets.len();
         let is_even = marks.bytes.len() == count && marks.times_ms.len() == count;

@@ -1,6 +1,6 @@
-//! The replicated state: what committed entries make of it, the same on every replica (I2).
+//! The replicated state: what the committed entries add up to. It is the same on every replica (I2).
 //!
-//! Nothing here reads a clock, draws a number, or asks the network.
+//! Nothing here reads a clock, draws a random number, or uses the network.
 
 pub mod admissions;
 pub mod applied;

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::Member;
 
-/// Starts of a node that are remembered behind the present one: how many of them may still be
-/// paused somewhere.
+/// How many earlier starts of a node are remembered. A process of an earlier start may be paused somewhere and wake up.
 const REPLACED_MAX: usize = 8;
 
 /// A node that was given an id.
@@ -14,14 +13,14 @@ const REPLACED_MAX: usize = 8;
 pub struct Registration {
     pub name: String,
     pub directory_id: String,
-    /// The number that it drew at the start that is registered.
+    /// The random number that the node drew at its present start; `None` before it registered one.
     pub start: Option<u64>,
-    /// Those of the last starts before it.
+    /// The numbers of the last starts before it, oldest first.
     pub replaced: Vec<u64>,
 }
 
 impl Registration {
-    /// Another start takes the place of the present one, and for good.
+    /// Makes `start` the present one. A start that was replaced never comes back.
     fn take_over(&mut self, start: u64) {
         if self.start == Some(start) || self.replaced.contains(&start) {
             return;
@@ -33,7 +32,7 @@ impl Registration {
     }
 }
 
-/// All of them, by id.
+/// All nodes that have an id, by id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registrations(BTreeMap<u64, Registration>);
 
@@ -50,7 +49,7 @@ impl Registrations {
         found.map(|(id, node)| (*id, node))
     }
 
-    /// The number of a node's start, as it is registered.
+    /// The number of a node's present start.
     pub fn start_of(&self, id: u64) -> Option<u64> {
         self.get(id)?.start
     }
@@ -72,7 +71,7 @@ impl Registrations {
         self.0.insert(id, node);
     }
 
-    /// A start takes the place of a node's present one, and for good.
+    /// Makes `start` the present one of a node. A start that was replaced never comes back.
     pub fn take_over(&mut self, id: u64, start: u64) {
         if let Some(node) = self.0.get_mut(&id) {
             node.take_over(start);
@@ -89,7 +88,7 @@ impl Registrations {
         self.0.remove(&id);
     }
 
-    /// Takes note of a member: the first node was never registered, since it began the cluster.
+    /// Registers a member that is not registered yet. That is the first node, which began the cluster.
     pub fn note_member(&mut self, id: u64, member: &Member) {
         if !self.0.contains_key(&id) {
             self.insert(id, &member.name, &member.directory_id);

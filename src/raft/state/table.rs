@@ -114,7 +114,7 @@ impl<V: Kept> Table<V> {
         all.map(|(key, row)| (V::stored_key(key), Some(stored(row, key))))
     }
 
-    /// The same; they count as taken.
+    /// Every row as a change, as [`Self::stored`]. [`Self::saved`] or [`Self::not_saved`] must follow.
     pub fn take_all(&mut self, into: &mut Vec<Change>) {
         self.saving.append(&mut self.changed);
         into.extend(self.stored());

@@ -1,10 +1,10 @@
 //! What is remembered of a batch's records, to tell a batch that is sent again from another one
 //! under its number.
 //!
-//! A packed batch is sent again as it was, so one digest of its bytes does. Plain records are cut into batches
-//! by the server, each time otherwise, so each has its own. The digests find a producer's own mistakes. They
-//! need not withstand an intruder, who lacks the session's secret. XXH3 (128 bits) for a batch and CRC-32C for
-//! a record are the fastest at hand.
+//! A packed batch is sent again byte for byte, so one digest covers it. The server cuts plain records into batches,
+//! at other places each time, so each plain record has a digest of its own. The digests find a producer's own
+//! mistakes. They need not withstand an intruder, who lacks the session's secret. XXH3 (128 bits) for a batch and
+//! CRC-32C for a record are the fastest at hand.
 
 use std::collections::VecDeque;
 
@@ -41,7 +41,7 @@ impl Digests {
         Ok(Self::Each(digests))
     }
 
-    /// How many single records have one of their own.
+    /// How many records have a digest of their own.
     pub fn records(&self) -> usize {
         match self {
             Self::Whole(_) => 0,
@@ -49,7 +49,7 @@ impl Digests {
         }
     }
 
-    /// Without the first ones.
+    /// Drops the digests of the first `skip` records. The digest of a packed batch stays as it is.
     pub fn without(self, skip: u32) -> Self {
         match self {
             Self::Each(mut digests) => {

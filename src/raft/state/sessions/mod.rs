@@ -24,16 +24,16 @@ use super::table::{self, Table};
 use digests::Digests;
 use remembered::{Remembered, Retold};
 
-/// Sessions remembered.
+/// The most sessions in the cluster.
 pub const SESSIONS_MAX: usize = 4096;
-/// Sessions, cursors, or names that one subject may hold: nobody uses up all there are.
+/// The most sessions, the most cursors and the most names that one subject may hold: nobody uses up all there are.
 pub const OF_SUBJECT_MAX: usize = 1024;
 
 /// All sessions.
 #[derive(Debug, Clone, Default)]
 pub struct Sessions {
     pub by_id: Table<Session>,
-    /// By the proof of their opener, so that an opening that is made again gives the same one.
+    /// The sessions' ids by their openers' proofs: an opening that comes again finds the session it opened.
     by_owner: HashMap<u128, u128>,
 }
 
@@ -42,6 +42,7 @@ pub struct Sessions {
 pub struct Session {
     subject: String,
     owner: u128,
+    /// How many records were appended under it: the number of the next one.
     next_sequence: u64,
     /// The leader's time in the entry that used it last, in milliseconds since 1970.
     last_used_ms: u64,
@@ -68,8 +69,8 @@ pub struct Verdict {
     pub skip: u32,
 }
 
-/// How many of what one subject holds: all share the subject of those without TLS, so it has no limit
-/// of its own.
+/// Checks that there is room for one more thing of `subject`. `held` are the subjects of all that are held, of which
+/// there may be `total_max`. Without TLS everybody has the empty subject, so that one has no limit of its own.
 pub fn check_share<'a>(
     subject: &str,
     held: impl Iterator<Item = &'a String>,
@@ -89,8 +90,8 @@ pub fn check_share<'a>(
 }
 
 impl Sessions {
-    /// Opens a session; a retry gets the one that was opened before. If there is no room, sessions
-    /// that were last used before `idle_before_ms` give way: the subject's own, if it has too many.
+    /// Opens a session with `index` as its id. A retry gets the session that was opened before. If there is no room,
+    /// sessions that were last used before `idle_before_ms` are forgotten: the subject's own, if it has too many.
     pub fn open(&mut self, index: Index, open: &OpenSession) -> Result<u64, StateRefusal> {
         if let Some(id) = self.by_owner.get(&open.owner) {
             return Ok(number(*id));
@@ -123,7 +124,7 @@ impl Sessions {
         self.by_id.insert(id, session)
     }
 
-    /// Forgets a session, if it is known. Only its opener and administrators may.
+    /// Forgets a session, if it is known. Only its opener and administrators may do that.
     pub fn close(&mut self, close: &CloseSession) -> Result<(), StateRefusal> {
         let id = close.session.into();
         let known = self.by_id.get(&id);
@@ -182,8 +183,13 @@ impl Sessions {
         behind.take(count).map(info).collect()
     }
 
-    /// Judges a bundle of `count` records with these digests, whose first batch is for `log`. A packed one is known
-    /// as a whole or not at all; one that is not what was appended under its number is neither known nor new.
+    /// Judges a bundle of `count` records with these digests, whose first batch is for `log`. Packed batches are known
+    /// as a whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refusal`] if the session is unknown or another's, if records before these are missing, or if other records
+    /// were appended under their numbers.
     pub fn judge(
         &self,
         log: LogId,
@@ -215,8 +221,8 @@ impl Sessions {
         }
     }
 
-    /// Takes note that the runs of a bundle, with these digests, were appended under a session by an entry of this
-    /// time.
+    /// Notes that the runs of a bundle, with these digests, were appended under a session. `now_ms` is the leader's
+    /// time in the entry.
     pub fn appended(&mut self, now_ms: u64, session: u128, runs: &[Run], digests: Digests) {
         if let Some(session) = self.by_id.get_mut(&session) {
             session.last_used_ms = session.last_used_ms.max(now_ms);
@@ -226,7 +232,7 @@ impl Sessions {
         }
     }
 
-    /// Takes over a row that was made durable.
+    /// Takes over a row of a checkpoint.
     pub fn restore(&mut self, session: &pb::Session) -> Result<(), WireError> {
         const BROKEN: WireError = WireError::Unknown("session");
         let id = number_of(&session.id, "session id")?;

@@ -1,7 +1,7 @@
 //! What is remembered of one session: where its last records stand, and their digests.
 //!
 //! A client may have 64 batches, or 512 records of `log.v1`, under way without an answer, and may send all of
-//! them again. A session remembers these and some more. Older records cannot be told from new ones.
+//! them again. A session remembers these and some more. Of older records it cannot tell whether they were appended.
 
 use std::collections::VecDeque;
 
@@ -11,9 +11,9 @@ use crate::raft::entry::outcome::{OffsetRange, Ranges};
 
 use super::digests::Digests;
 
-/// The weight of a stretch without its records' digests, and the weight of one digest. A unit is a few bytes of
-/// memory.
+/// The weight of a stretch without its records' digests. A unit of weight is a few bytes of memory.
 const STRETCH_WEIGHT: usize = 8;
+/// The weight of the digest of one plain record.
 const RECORD_WEIGHT: usize = 1;
 /// The weight of each further batch of a bundle.
 const MORE_WEIGHT: usize = 2;
@@ -73,7 +73,7 @@ impl Stretch {
         STRETCH_WEIGHT + self.digests.records() * RECORD_WEIGHT + self.more.len() * MORE_WEIGHT
     }
 
-    /// How many records it is of.
+    /// How many records are in it.
     fn records(&self) -> u64 {
         let more = self.more.iter().map(|place| u64::from(place.range.count));
         u64::from(self.count) + more.sum::<u64>()
@@ -88,9 +88,9 @@ impl Stretch {
 }
 
 impl Remembered {
-    /// Looks up a batch of `count` records that begins so many before the session's next one.
+    /// Looks up a batch of `count` records for `log`, which begins `behind` records before the session's next one.
     pub fn look(&self, log: LogId, behind: u64, count: u32, digests: &Digests) -> Retold {
-        // From the newest back to the stretch in which it begins.
+        // Goes from the newest stretch back to the one in which the batch begins.
         let mut begins = 0;
         let found = self.stretches.iter().rposition(|stretch| {
             begins += stretch.records();
@@ -113,7 +113,7 @@ impl Remembered {
         }
     }
 
-    /// Takes note of the session's next records, the runs of a bundle; forgets the oldest ones for them.
+    /// Remembers the session's next records: the runs of a bundle. Forgets the oldest records to make room.
     pub fn push(&mut self, runs: &[Run], digests: Digests) {
         let Some((
             &Run {
@@ -198,7 +198,7 @@ impl Remembered {
         self.stretches.iter().map(stretch).collect()
     }
 
-    /// From a checkpoint, of a session that so many records came under; `None` if they cannot be.
+    /// From a checkpoint of a session under which `records` records came. `None` if the stretches do not fit that.
     pub fn from_pb(stretches: &[pb::Stretch], records: u64) -> Option<Self> {
         let mut all = Self::default();
         let mut count = 0;
@@ -235,7 +235,7 @@ impl Remembered {
     }
 }
 
-/// Where a batch of a bundle stands, from a checkpoint; `None` if it cannot stand there.
+/// Where a batch of a bundle stands, from a checkpoint; `None` if no batch can stand there.
 fn place_from_pb(place: &pb::Place) -> Option<Place> {
     place.first_offset.checked_add(place.count.into())?;
     let range = OffsetRange {
@@ -246,7 +246,7 @@ fn place_from_pb(place: &pb::Place) -> Option<Place> {
     (place.count > 0).then_some(Place { log, range })
 }
 
-/// A bundle of packed batches is sent again as it was.
+/// Compares packed batches that came again with a stretch. They are sent again as they were, so they must be all of it.
 fn whole(stretch: &Stretch, passed: u64, count: u32, digest: u128) -> Retold {
     match stretch.digests {
         Digests::Whole(known) if passed == 0 && stretch.records() == u64::from(count) => {
@@ -266,7 +266,8 @@ fn whole(stretch: &Stretch, passed: u64, count: u32, digest: u128) -> Retold {
     }
 }
 
-/// Plain records are the same ones, however they are cut; those behind the last stretch are new.
+/// Compares plain records that came again with the stretches, however they are cut into batches now. Records behind the
+/// last stretch are new.
 fn each<'a>(
     log: LogId,
     stretches: impl Iterator<Item = &'a Stretch>,
