@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::format::files;
 use super::segment::lazy_map::LazyMap;
 use super::segment::store::Store;
 use super::segment::{Damage, Segment};
@@ -57,4 +58,13 @@ impl Log {
             _ => error,
         }
     }
+}
+
+/// The segment whose directory does not check, if an error says that of one.
+pub(super) fn of_directory(error: &Error) -> Option<Index> {
+    let Error::Corrupt { path, .. } = error else {
+        return None;
+    };
+    let (base, suffix) = files::base_of(path.file_name()?.to_str()?)?;
+    (suffix == "seal").then_some(base)
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::damage::of_directory;
 use super::segment::lazy_map::LazyMap;
 use super::{Error, Log, LogState};
 
@@ -14,7 +15,8 @@ pub enum Looked<T> {
 
 impl Log {
     /// What `look` finds, once the directories that it asks for are loaded: appends do not wait while
-    /// they are. One that does not check marks its segment, and `look` is asked again.
+    /// they are. One that cannot be loaded, or of which a part does not check, marks its segment, and `look` is asked
+    /// again.
     pub(super) fn with_directories<T>(
         &self,
         look: impl Fn(&LogState) -> Result<Looked<T>, Error>,
@@ -22,14 +24,24 @@ impl Log {
         // Held until the end: what is used last is not given up first.
         let mut loaded = Vec::new();
         loop {
-            let looked = look(&self.0.state.read())?;
+            let looked = look(&self.0.state.read());
             let lazy = match looked {
-                Looked::Found(found) => {
+                Ok(Looked::Found(found)) => {
                     drop(loaded);
                     self.bound_maps();
                     return Ok(found);
                 }
-                Looked::Needs(lazy) => lazy,
+                Ok(Looked::Needs(lazy)) => lazy,
+                Err(error) => {
+                    let error = match of_directory(&error) {
+                        Some(base) => self.note_bad_rows(base, error),
+                        None => return Err(error),
+                    };
+                    match error {
+                        Error::Damaged { .. } => continue,
+                        error => return Err(error),
+                    }
+                }
             };
             if let Err(error) = lazy.load_directory() {
                 let error = self.note_bad_index(&lazy, error);

@@ -42,6 +42,7 @@ mod tests;
 pub use config::{Config, IoDelay, STORE_BYTES_MAX};
 pub use error::Error;
 pub use format::frame::{Entry, Kind};
+pub use format::log_set::LogSet;
 pub use format::record::{self, Record};
 pub use format::seal::Seal;
 pub use inspect::{dump, verify};
@@ -50,7 +51,8 @@ pub use open::recovery::Checkpoint;
 pub use records::{Found, Read, Stretch};
 pub use segment::Damage;
 pub use upkeep::copies::{Placed, SegmentCopy, adopt_files, is_copied, remove_copy};
-pub use upkeep::repair::{Damaged, Scrub};
+pub use upkeep::repair::Damaged;
+pub use upkeep::scrub::Scrub;
 pub use upkeep::trim::{Pin, SegmentInfo};
 pub use write::io::{Done, Job};
 
@@ -110,7 +112,7 @@ pub struct Opened {
 
 /// Removes the log in `dir`, if there is one, and leaves other files alone.
 pub fn remove(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
-    making::remove_spare(disk, dir)?;
+    making::remove_left(disk, dir)?;
     let bases = files::bases(disk, dir)?;
     files::remove_all(disk, dir, bases.iter())
 }
@@ -149,7 +151,7 @@ impl Log {
             config: &config,
             handles: &handles,
         };
-        making::remove_spare(&*disk, dir)?;
+        making::remove_left(&*disk, dir)?;
         let found = recovery::recover(&directory, floor, checkpoint.as_ref())?;
         let is_sealed = |segment: &&Segment| segment.seal().is_some();
         let opened = Opened {

@@ -25,6 +25,8 @@ enum Rotten {
     Index,
     /// What a snapshot's manifest is made of.
     Seal,
+    /// Which rows are whose, in the seal's file.
+    Directory,
     Stable,
     /// The page of the stable store that the identity stands on.
     Identity,
@@ -47,10 +49,11 @@ enum Role {
     Follower,
 }
 
-const FILES: [Rotten; 6] = [
+const FILES: [Rotten; 7] = [
     Rotten::Store,
     Rotten::Index,
     Rotten::Seal,
+    Rotten::Directory,
     Rotten::Stable,
     Rotten::Identity,
     Rotten::Vote,
@@ -128,6 +131,12 @@ impl Cell {
                 file_bytes(disk, &name(bases[0], "seal")),
                 vec![60],
             ),
+            Rotten::Directory => {
+                let path = name(bases[1], "seal");
+                let at = file_bytes(disk, &path).len() - 20;
+                let other = file_bytes(disk, &name(bases[0], "seal"));
+                (path, other, vec![at])
+            }
             Rotten::Vote => (dir.join("vote"), old_votes[node].clone(), vec![3]),
             Rotten::Stable | Rotten::Identity => {
                 let path = dir.join("stable.redb");
@@ -181,8 +190,10 @@ impl Cell {
             Fault::ReadError => {
                 let rotten = self.path.clone();
                 let gone = Arc::new(AtomicBool::new(false));
+                let is_seal = rotten.extension().is_some_and(|kind| kind == "seal");
                 disk.watch(move |event, path| {
-                    if path != rotten {
+                    let replaces = is_seal && path.ends_with("new-seal");
+                    if path != rotten && !(replaces && event == Event::Rename) {
                         return Ok(());
                     }
                     match event {
@@ -237,6 +248,9 @@ impl Cell {
         let took = began.elapsed().as_millis();
         assert_eq!(self.read_all(), 0, "all can be read again");
         assert!(found, "a sealed file that rots is found");
+        if self.path.extension().is_some_and(|kind| kind == "seal") {
+            assert_eq!(file_bytes(disk, &self.path), self.sound, "it is made anew");
+        }
         format!("repaired in {took} ms")
     }
 
@@ -300,7 +314,7 @@ fn sealed(node: &Agent) -> Vec<Index> {
 
 async fn run(file: Rotten, fault: Fault, role: Role) -> [String; 2] {
     let mut cell = Cell::new(file, role).await;
-    let sealed = matches!(file, Rotten::Store | Rotten::Index | Rotten::Seal);
+    let sealed = !matches!(file, Rotten::Stable | Rotten::Identity | Rotten::Vote);
     let mut running = "-".to_owned();
     if sealed {
         cell.inject(fault);
@@ -331,8 +345,9 @@ fn row(file: Rotten) {
                     assert!(mended(&running), "{running}");
                     assert!(mended(&on_start), "{on_start}");
                 }
-                Rotten::Seal => {
-                    assert_eq!(running, "written anew");
+                // By a read that looks for a log, or by the scrub.
+                Rotten::Seal | Rotten::Directory => {
+                    assert!(mended(&running) || running == "written anew", "{running}");
                     assert!(mended(&on_start), "{on_start}");
                 }
                 Rotten::Stable | Rotten::Identity => {
@@ -360,6 +375,7 @@ fn rot_in_an_index_is_never_served_and_is_repaired() {
 #[test]
 fn rot_in_a_seal_is_written_anew() {
     row(Rotten::Seal);
+    row(Rotten::Directory);
 }
 
 #[test]
@@ -375,5 +391,5 @@ fn rot_in_the_second_copy_of_the_vote_does_no_harm() {
 
 #[test]
 fn every_file_has_its_row() {
-    assert_eq!(FILES.len() * FAULTS.len() * 2, 72);
+    assert_eq!(FILES.len() * FAULTS.len() * 2, 84);
 }

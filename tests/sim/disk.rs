@@ -198,7 +198,9 @@ impl ProcessDisk {
         ));
         self.note_kind(&mut state, event, path);
         if let Some(mut coming) = state.crash_in.take() {
-            coming.waits_for_rename &= event != Event::Rename;
+            // A seal that gets its name is none of a snapshot's files that are put in place.
+            let places = event == Event::Rename && !path.ends_with("new-seal");
+            coming.waits_for_rename &= !places;
             if coming.left == 0 && !coming.waits_for_rename {
                 events::sometimes("a node crashed in the middle of a disk operation");
                 self.end(&mut state, coming.crash);
@@ -244,7 +246,9 @@ impl ProcessDisk {
     fn note_kind(&self, state: &mut DiskFaults, event: Event, path: &Path) {
         let text = path.to_string_lossy();
         match event {
-            Event::Create if text.ends_with(".seal") => events::sometimes("a segment was sealed"),
+            Event::Rename if text.ends_with("/new-seal") => {
+                events::sometimes("a segment was sealed");
+            }
             Event::Rename if text.contains("/staging/") => {
                 state.has_adopted = true;
                 events::sometimes("a snapshot was installed");

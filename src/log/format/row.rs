@@ -4,10 +4,8 @@ use crate::log::{Index, LogId, Offset, Position};
 
 /// The bytes of a row: its numbers and their checksum.
 pub const ROW_BYTES: usize = 32;
-const LOG_AT: usize = 16;
 const OFFSET_AT: usize = 20;
 const ROW_CRC_AT: usize = 28;
-const _: () = assert!(LOG_AT == 4 * 4 && OFFSET_AT == LOG_AT + 4);
 const _: () = assert!(OFFSET_AT == 5 * 4 && ROW_CRC_AT == OFFSET_AT + 8);
 const _: () = assert!(ROW_CRC_AT + 4 == ROW_BYTES && ROW_BYTES == 32);
 
@@ -27,12 +25,6 @@ pub struct Row {
     pub log: LogId,
     /// The offset of the first record in that log.
     pub offset: Offset,
-}
-
-/// The log that a row's bytes name, checked or not.
-pub fn log_of(bytes: &[u8]) -> Option<LogId> {
-    let id = bytes.get(LOG_AT..ROW_BYTES)?.first_chunk()?;
-    Some(LogId(u32::from_le_bytes(*id)))
 }
 
 /// What the rows of an index count from.

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use crate::disk::Disk;
 use crate::disk::memory::MemoryDisk;
 use crate::log::Index;
+use crate::log::format::directory;
 use crate::log::format::file_header::FILE_HEADER_BYTES;
 use crate::log::format::files::Paths;
 use crate::log::format::frame::{self, HEADER_BYTES, Kind};
 use crate::log::format::record;
 use crate::log::format::row::ROW_BYTES;
+use crate::log::format::seal_file;
 
 use super::{DIR, Input};
 
@@ -132,12 +134,25 @@ pub fn mend(path: &Path, bytes: &mut [u8]) {
                 check.copy_from_slice(&crc(&[&head[16..32], numbers]));
             }
         }
-        _ => {
-            if let Some((body, last)) = bytes.split_last_chunk_mut::<4>() {
-                *last = crc(&[body]);
-            }
-        }
+        Some("seal") => mend_seal(bytes),
+        _ => mend_end(bytes),
     }
+}
+
+/// The checksum at the end of all.
+fn mend_end(bytes: &mut [u8]) {
+    if let Some((body, last)) = bytes.split_last_chunk_mut::<4>() {
+        *last = crc32c::crc32c(body).to_le_bytes();
+    }
+}
+
+fn mend_seal(bytes: &mut [u8]) {
+    let Some((end, shape)) = seal_file::layout(bytes) else {
+        return;
+    };
+    let (sum, listed) = bytes.split_at_mut(end.min(bytes.len()));
+    mend_end(sum);
+    directory::mend(listed, &shape);
 }
 
 fn mend_frames(mut rest: &mut [u8]) {

@@ -271,8 +271,9 @@ pub fn open_sealed(
     } else {
         None
     };
+    let seal = Arc::new(seal);
     let store = Store::on_demand(&paths.store, seal.base, directory.handles);
-    let index = RowIndex::sealed(&paths.index, &seal, directory.handles);
+    let index = RowIndex::sealed(paths, &seal, directory.handles);
     Ok(Segment::sealed(store, index, seal, damage))
 }
 

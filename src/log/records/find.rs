@@ -45,10 +45,10 @@ impl LogState {
         if segment.damage.is_some() {
             return Err(segment.damaged());
         }
-        let rows = segment.index.directory();
-        let rows = rows.and_then(|rows| rows.rows_of(log)).ok_or(NO_ROW)?;
-        let row = segment.index.find_in(rows, at)?.ok_or(NO_ROW)?;
-        if self.end_of_row(number, rows, row)? <= at {
+        let directory = segment.index.directory().ok_or(NO_ROW)?;
+        let rows = directory.rows_of(log)?.ok_or(NO_ROW)?;
+        let row = segment.index.find_in(&rows, at)?.ok_or(NO_ROW)?;
+        if self.end_of_row(number, &rows, row)? <= at {
             // Where a damaged segment begins is not known, so the one before it was taken.
             return Err(self.damaged_behind(number, log).unwrap_or(NO_ROW));
         }
@@ -82,7 +82,7 @@ impl LogState {
         // Most reads go on where the last one ended: in that segment, or in the next.
         let hint = self.segment_number(looked);
         if let Some(number) = hint.filter(|number| self.segments[*number].has_log(log))
-            && let Some(begins) = self.known_first(number, log)
+            && let Some(begins) = self.known_first(number, log)?
             && begins <= at
         {
             let behind = self.next_with(number, log);
@@ -114,10 +114,10 @@ impl LogState {
     }
 
     /// The offset behind one of a log's rows in a segment.
-    fn end_of_row(&self, number: usize, rows: &LogRows, at: usize) -> Result<Offset, Error> {
+    fn end_of_row(&self, number: usize, rows: &LogRows<'_>, at: usize) -> Result<Offset, Error> {
         let index = &self.segments[number].index;
         let row = index.row_in(rows, at)?;
-        let (_, behind) = self.behind(number, rows.number(at).unwrap_or(0))?;
+        let (_, behind) = self.behind(number, rows.number(at)?.unwrap_or(0))?;
         let count = behind.0.saturating_sub(row.position.0);
         Ok(Offset(row.offset.0.saturating_add(count)))
     }
@@ -133,17 +133,22 @@ impl LogState {
         (number + 1..self.segments.len()).find(|number| self.segments[*number].has_log(log))
     }
 
-    /// Where a segment begins in a log, if that is known without a look at the disk.
-    fn known_first(&self, number: usize, log: LogId) -> Option<Offset> {
-        let directory = self.segments[number].index.directory()?;
-        directory.rows_of(log).map(|rows| rows.first)
+    /// Where a segment begins in a log, if that is known without a look at the disk, and the segment is whole.
+    fn known_first(&self, number: usize, log: LogId) -> Result<Option<Offset>, Error> {
+        let segment = &self.segments[number];
+        let directory = segment
+            .index
+            .directory()
+            .filter(|_| segment.damage.is_none());
+        let rows = directory.map(|directory| directory.rows_of(log));
+        Ok(rows.transpose()?.flatten().map(|rows| rows.first))
     }
 
     /// Where a segment begins in a log of which it has records. Of a damaged one it is not known: it begins
     /// where the one before ends, or later.
     fn first_in(&self, number: usize, log: LogId) -> Result<Looked<Offset>, Error> {
         let segment = &self.segments[number];
-        if let Some(first) = self.known_first(number, log) {
+        if let Some(first) = self.known_first(number, log)? {
             return Ok(Looked::Found(first));
         }
         match segment.index.lazy() {
@@ -196,7 +201,7 @@ impl LogState {
 struct Rows<'a> {
     state: &'a LogState,
     segment: usize,
-    rows: &'a LogRows,
+    rows: LogRows<'a>,
     /// How many of the rows are passed.
     at: usize,
     /// The next one, if it was read.
@@ -206,12 +211,12 @@ struct Rows<'a> {
 impl Rows<'_> {
     /// The next row, and its number.
     fn row(&mut self) -> Result<Option<(Row, usize)>, Error> {
-        let Some(number) = self.rows.number(self.at) else {
+        let Some(number) = self.rows.number(self.at)? else {
             return Ok(None);
         };
         self.at += 1;
         let index = &self.state.segments[self.segment].index;
-        Ok(Some((index.row(number)?, number)))
+        Ok(Some((index.row_of(&self.rows, number)?, number)))
     }
 
     fn part(&mut self) -> Result<Option<Part>, Error> {

@@ -12,6 +12,7 @@ pub use stretch::Stretch;
 
 use bytes::Bytes;
 
+use super::damage::of_directory;
 use super::format::record::{self, Record, Stored};
 use super::format::row::Row;
 use super::index_maps::Looked;
@@ -91,6 +92,8 @@ impl Log {
         match looked {
             Ok(Looked::Needs(_)) => Ok(None),
             Ok(Looked::Found(found)) => self.found(log, offset, Ok(found)).map(Some),
+            // It is marked by those who may wait, and looked past.
+            Err(error) if of_directory(&error).is_some() => Ok(None),
             Err(error) => self.found(log, offset, Err(error)).map(Some),
         }
     }

@@ -146,7 +146,7 @@ impl Log {
             let Some(seal) = self.0.state.read().seal_at(&mut from) else {
                 return (from, true);
             };
-            if seal.logs.iter().any(|log| may_want(*log)) {
+            if seal.logs.iter().any(may_want) {
                 return (from, true);
             }
             from = seal.next_position;

@@ -18,11 +18,9 @@ use crate::disk::{self, Disk, File};
 use crate::log::Error;
 use crate::log::config::FILES_MIN;
 
-/// Bytes of the directories of sealed segments that are kept, about: which rows belong to which log.
-const DIRECTORY_BYTES_MAX: usize = if cfg!(test) { 4 << 10 } else { 32 << 20 };
-/// Indexes of sealed segments that stay mapped. A map needs no open file, but a process may have
-/// 65,530 maps only, unless the system is told otherwise.
-const MAPS_MAX: usize = if cfg!(test) { 8 } else { 4096 };
+/// Maps that stay: of the indexes of sealed segments, and of the seals with their directories. A map needs no open
+/// file, but a process may have 65,530 maps only, unless the system is told otherwise.
+const MAPS_MAX: usize = if cfg!(test) { 8 } else { 8192 };
 
 /// The files of a log's sealed segments.
 pub struct Handles {
@@ -31,7 +29,6 @@ pub struct Handles {
     open: Mutex<Open>,
     given_back: Condvar,
     maps: AtomicUsize,
-    directory_bytes: AtomicUsize,
     turn: AtomicU64,
 }
 
@@ -63,7 +60,6 @@ impl Handles {
             open: Mutex::default(),
             given_back: Condvar::new(),
             maps: AtomicUsize::new(0),
-            directory_bytes: AtomicUsize::new(0),
             turn: AtomicU64::new(0),
         })
     }
@@ -127,22 +123,9 @@ impl Handles {
         self.maps.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A directory of so many bytes was made.
-    pub fn directory_made(&self, bytes: usize) {
-        self.directory_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// A directory of so many bytes is gone.
-    pub fn directory_gone(&self, bytes: usize) {
-        self.directory_bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
     /// How many maps are too many; 0 as a rule.
     pub fn maps_over(&self) -> usize {
         let maps = self.maps.load(Ordering::Relaxed);
-        if self.directory_bytes.load(Ordering::Relaxed) > DIRECTORY_BYTES_MAX {
-            return (maps / 4).max(1);
-        }
         if maps > MAPS_MAX {
             // Some more, so that this does not come with every read.
             maps - MAPS_MAX + MAPS_MAX / 4

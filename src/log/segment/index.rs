@@ -9,15 +9,17 @@ use std::sync::Arc;
 
 use memmap2::{MmapMut, MmapOptions};
 
-use super::directory::{Directory, directory_of};
+use super::directory::{Directory, View, directory_of};
 use super::handles::Handles;
 use super::index_file::{IndexFile, place, row_in};
 use super::lazy_map::LazyMap;
+use super::segment_file::SegmentFile;
 use crate::disk::{self, Disk, File};
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
+use crate::log::format::files::Paths;
 use crate::log::format::row::{Bases, ROW_BYTES, Row};
 use crate::log::format::seal::{self, Seal};
-use crate::log::{Error, Index, Position};
+use crate::log::{Error, Index, LogId, Position};
 
 /// A file in memory.
 pub type Mapped = MmapMut;
@@ -34,7 +36,7 @@ pub struct RowIndex {
     base: Index,
     bases: Bases,
     rows: usize,
-    /// Of rows that are written here. That of a sealed index goes with its map.
+    /// Of rows that are written here. That of a sealed index is in its seal.
     directory: Directory,
 }
 
@@ -102,30 +104,23 @@ impl RowIndex {
 
     /// The index of a sealed segment, whose seal tells what is in it. Nothing is opened before a row
     /// is looked for, and each is checked when it is read.
-    pub fn sealed(path: &Path, seal: &Seal, handles: &Arc<Handles>) -> Self {
-        let file = IndexFile::on_demand(path, handles);
-        let rows = seal.rows as usize;
+    pub fn sealed(paths: &Paths, seal: &Arc<Seal>, handles: &Arc<Handles>) -> Self {
+        let file = IndexFile::on_demand(&paths.index, handles);
         Self {
-            map: Map::Lazy(Arc::new(LazyMap::new(
-                file.clone(),
-                Bases::new(seal.base, seal.first_position),
-                rows,
-                handles,
-            ))),
+            map: lazy(&file, &paths.seal, seal, handles),
             file,
             base: seal.base,
             bases: Bases::new(seal.base, seal.first_position),
-            rows,
+            rows: seal.rows as usize,
             directory: Directory::default(),
         }
     }
 
-    /// Says that no row follows, and that all rows are in the file. From now on the file is opened and mapped
-    /// when it is read.
-    pub fn let_go(&mut self, handles: &Arc<Handles>) {
+    /// Says that no row follows, that all rows are in the file, and their directory is in the seal's. From now on both
+    /// are opened and mapped when they are read.
+    pub fn let_go(&mut self, seal_path: &Path, seal: &Arc<Seal>, handles: &Arc<Handles>) {
         self.file.let_go(handles);
-        let lazy = LazyMap::new(self.file.clone(), self.bases, self.rows, handles);
-        self.map = Map::Lazy(Arc::new(lazy));
+        self.map = lazy(&self.file, seal_path, seal, handles);
         self.directory = Directory::default();
     }
 
@@ -263,11 +258,16 @@ impl RowIndex {
     }
 
     /// The rows of each log; `None` if they must be loaded first.
-    pub fn directory(&self) -> Option<&Directory> {
+    pub fn directory(&self) -> Option<View<'_>> {
         match &self.map {
-            Map::Own(..) => Some(&self.directory),
-            Map::Lazy(lazy) => lazy.directory(),
+            Map::Own(..) => Some(View::Open(&self.directory)),
+            Map::Lazy(lazy) => lazy.directory().map(View::Sealed),
         }
+    }
+
+    /// Whether a log has rows, of an index that is open.
+    pub fn has(&self, log: LogId) -> bool {
+        self.directory.has(log)
     }
 
     fn read_directory(&self) -> Result<Directory, Error> {
@@ -370,6 +370,13 @@ impl RowIndex {
     }
 }
 
+/// The maps of an index that is sealed.
+fn lazy(file: &IndexFile, seal_path: &Path, seal: &Arc<Seal>, handles: &Arc<Handles>) -> Map {
+    let seal_file = Arc::new(SegmentFile::on_demand(seal_path, handles));
+    let lazy = LazyMap::new(file.clone(), seal_file, seal, handles);
+    Map::Lazy(Arc::new(lazy))
+}
+
 /// Maps a file whole, or copies it into an anonymous map if it cannot be mapped.
 pub fn map_file(file: &dyn File, path: &Path) -> Result<MmapMut, Error> {
     let len = file.len().map_err(Error::io("measure", path))?;
@@ -387,7 +394,8 @@ pub fn map_file(file: &dyn File, path: &Path) -> Result<MmapMut, Error> {
     // once while it is written; while it grows, its old map lives until the new one takes its place.
     // A sealed one may have two maps for a moment, and is only read through them. It was allocated
     // to its length, so no page of the map lacks a block (no SIGBUS on a full disk), and it is only
-    // ever cut in `seal` and `create`, while no map of it exists. Reads and writes through the map
+    // ever cut in `seal` and `create`, while no map of it exists; a seal is never changed, but another file gets its
+    // name. Reads and writes through the map
     // are bounds-checked slices of plain bytes.
     #[allow(unsafe_code, reason = "the one memory map; the argument stands above")]
     let map = unsafe { MmapOptions::new().len(len).map_mut(mappable) };
@@ -399,7 +407,7 @@ mod tests {
     use super::*;
     use crate::disk::OsDisk;
     use crate::disk::memory::MemoryDisk;
-    use crate::log::{LogId, Offset};
+    use crate::log::Offset;
 
     fn row(offset: u64, index: u64) -> Row {
         Row {
@@ -414,8 +422,8 @@ mod tests {
 
     /// The row of its log that is the last at or before an offset.
     fn found(index: &RowIndex, offset: u64) -> Option<usize> {
-        let rows = index.directory().unwrap().rows_of(LogId(3))?;
-        index.find_in(rows, Offset(offset)).unwrap()
+        let rows = index.directory().unwrap().rows_of(LogId(3)).unwrap()?;
+        index.find_in(&rows, Offset(offset)).unwrap()
     }
 
     fn rows_come_back(disk: &dyn Disk, path: &Path) {

@@ -1,47 +1,66 @@
-//! The map of a sealed segment's index: made when rows are looked for, undone when there are too
+//! The maps of a sealed segment's index and of its directory: made when rows are looked for, undone when there are too
 //! many.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::directory::{Directory, directory_of_sealed};
+use super::directory::Sealed;
 use super::handles::Handles;
 use super::index::{Mapped, map_file};
 use super::index_file::{IndexFile, place};
+use super::segment_file::SegmentFile;
 use crate::log::Error;
+use crate::log::format::directory::{Listed, Shape};
 use crate::log::format::file_header::{self, Magic};
 use crate::log::format::row::Bases;
+use crate::log::format::seal::Seal;
 
-/// Rows that are mapped when they are needed.
+/// Rows that are mapped when they are needed, and the directory that leads to those of a log.
 #[derive(Debug)]
 pub struct LazyMap {
     file: IndexFile,
     bases: Bases,
     rows: usize,
     map: OnceLock<Mapped>,
-    directory: OnceLock<Directory>,
-    /// The checksum of the rows' bytes, all of which were found whole once: as long as it holds, they are.
-    known: Arc<OnceLock<u32>>,
+    directory: DirectoryFile,
     handles: Arc<Handles>,
     used: AtomicU64,
 }
 
+/// A seal's file, at whose end the directory is.
+#[derive(Debug)]
+struct DirectoryFile {
+    file: Arc<SegmentFile>,
+    seal: Arc<Seal>,
+    shape: Shape,
+    map: OnceLock<Mapped>,
+}
+
 impl LazyMap {
-    pub fn new(file: IndexFile, bases: Bases, rows: usize, handles: &Arc<Handles>) -> Self {
+    pub fn new(
+        file: IndexFile,
+        seal_file: Arc<SegmentFile>,
+        seal: &Arc<Seal>,
+        handles: &Arc<Handles>,
+    ) -> Self {
         Self {
             file,
-            bases,
-            rows,
+            bases: Bases::new(seal.base, seal.first_position),
+            rows: seal.rows as usize,
             map: OnceLock::new(),
-            directory: OnceLock::new(),
-            known: Arc::default(),
+            directory: DirectoryFile {
+                file: seal_file,
+                shape: seal.directory(),
+                seal: seal.clone(),
+                map: OnceLock::new(),
+            },
             handles: handles.clone(),
             used: AtomicU64::new(0),
         }
     }
 
-    /// What the file holds, in bytes.
+    /// What the file of rows holds, in bytes.
     pub fn len(&self) -> usize {
         place(self.rows)
     }
@@ -56,7 +75,7 @@ impl LazyMap {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The file's bytes.
+    /// The bytes of the file of rows.
     pub fn bytes(&self) -> Result<&[u8], Error> {
         match self.map.get() {
             Some(map) => Ok(map),
@@ -87,45 +106,62 @@ impl LazyMap {
         Ok(self.map.get().map_or(&[], |map| &map[..]))
     }
 
-    /// The rows of each log, if they were loaded.
-    pub fn directory(&self) -> Option<&Directory> {
-        self.directory.get()
+    /// Which rows are whose, if that was loaded.
+    pub fn directory(&self) -> Option<Sealed<'_>> {
+        let DirectoryFile {
+            file,
+            seal,
+            shape,
+            map,
+        } = &self.directory;
+        let map = map.get()?;
+        let begins = map.len().saturating_sub(shape.bytes());
+        Some(Sealed {
+            listed: Listed::new(&map[begins..], *shape),
+            logs: &seal.logs,
+            path: file.path(),
+            begins,
+        })
     }
 
-    /// Maps the rows and reads which log each belongs to. Counts as a use.
+    /// Maps the rows and their directory. Counts as a use.
     pub fn load_directory(&self) -> Result<(), Error> {
-        let bytes = self.load()?;
-        if self.directory.get().is_none() {
-            let rows = bytes.get(place(0)..self.len()).unwrap_or_default();
-            let crc = crc32c::crc32c(rows);
-            let known = self.known.get() == Some(&crc);
-            let (bases, path) = (&self.bases, self.file.path());
-            let read = directory_of_sealed(bytes, bases, self.rows, path, known)?;
-            let _ = self.known.set(crc);
-            let bytes = read.bytes();
-            // Another may have been as fast.
-            if self.directory.set(read).is_ok() {
-                self.handles.directory_made(bytes);
-            }
+        self.load()?;
+        let DirectoryFile {
+            file, seal, map, ..
+        } = &self.directory;
+        if map.get().is_some() {
+            return Ok(());
+        }
+        let (path, open) = (file.path(), file.file()?);
+        // A seal of another segment, or of none, would be found by its pieces, too, but not by its name.
+        if file_header::read(&*open, path, Magic::Seal, seal.base)?.is_none() {
+            return Err(Error::Corrupt {
+                path: path.to_owned(),
+                position: 0,
+                what: "it is no seal",
+            });
+        }
+        // Another may have been as fast.
+        if map.set(map_file(&*open, path)?).is_ok() {
+            self.handles.map_made();
         }
         Ok(())
     }
 
-    /// A map of the same rows that is not made yet.
+    /// Maps of the same files that are not made yet.
     pub fn anew(&self) -> Self {
-        let mut anew = Self::new(self.file.clone(), self.bases, self.rows, &self.handles);
-        anew.known = self.known.clone();
-        anew
+        let DirectoryFile { file, seal, .. } = &self.directory;
+        Self::new(self.file.clone(), file.clone(), seal, &self.handles)
     }
 }
 
 impl Drop for LazyMap {
     fn drop(&mut self) {
-        if self.is_loaded() {
-            self.handles.map_gone();
-        }
-        if let Some(directory) = self.directory.get() {
-            self.handles.directory_gone(directory.bytes());
+        for map in [&self.map, &self.directory.map] {
+            if map.get().is_some() {
+                self.handles.map_gone();
+            }
         }
     }
 }

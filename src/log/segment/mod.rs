@@ -3,7 +3,7 @@
 //! While a segment is open, the place of each frame is known. Once every entry in it is applied and
 //! covered by a checkpoint it is sealed: its seal keeps a mark now and then, and never changes.
 
-mod batches;
+pub mod batches;
 pub mod directory;
 pub mod handles;
 pub mod index;
@@ -17,13 +17,14 @@ pub mod store;
 #[cfg(test)]
 mod handles_tests;
 
-use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::env::Instant;
 
 use super::format::file_header::FILE_HEADER_BYTES;
 use super::format::frame::{self, Entry};
+use super::format::log_set::LogSet;
 use super::format::room::{POSITIONS_MAX, Room};
 use super::format::row::Row;
 use super::format::seal::{self, MARK_EVERY, Mark, Seal, TermEnd};
@@ -97,7 +98,7 @@ impl Segment {
     }
 
     /// A segment that is summed up by its seal.
-    pub fn sealed(store: Store, index: RowIndex, seal: Seal, damage: Option<Damage>) -> Self {
+    pub fn sealed(store: Store, index: RowIndex, seal: Arc<Seal>, damage: Option<Damage>) -> Self {
         Self {
             store: Arc::new(store),
             index,
@@ -109,7 +110,7 @@ impl Segment {
             opened: Instant::now(),
             found: true,
             since_ms: seal.sealed_ms,
-            frames: Frames::Sealed(Arc::new(seal)),
+            frames: Frames::Sealed(seal),
             damage,
             closing: true,
         }
@@ -157,11 +158,8 @@ impl Segment {
     /// Whether it may hold records of a log.
     pub fn has_log(&self, log: LogId) -> bool {
         match &self.frames {
-            Frames::Sealed(seal) => seal.logs.binary_search(&log).is_ok(),
-            Frames::Open(..) => {
-                let directory = self.index.directory();
-                directory.is_some_and(|directory| directory.rows_of(log).is_some())
-            }
+            Frames::Sealed(seal) => seal.logs.contains(log),
+            Frames::Open(..) => self.index.has(log),
         }
     }
 
@@ -259,8 +257,8 @@ impl Segment {
         self.index.push(row)
     }
 
-    /// Sums up the entries before `to`, and their rows: all of them, or the part that a snapshot
-    /// covers. `next_position` is the one after the last record among them, and none of them is later
+    /// Sums up the entries before `to`, and their rows, but for their directory: all of them, or the part that a
+    /// snapshot covers. `next_position` is the one after the last record among them, and none of them is later
     /// than `sealed_ms`.
     pub fn sum_up(
         &self,
@@ -285,11 +283,8 @@ impl Segment {
         }
         let rows = self.index.partition(|row| row.index < to)?;
         let mut rows_digest = 0;
-        let mut logs = BTreeSet::new();
         for number in 0..rows {
-            let row = self.index.row(number)?;
-            rows_digest = seal::add_row(rows_digest, &row);
-            logs.insert(row.log);
+            rows_digest = seal::add_row(rows_digest, &self.index.row(number)?);
         }
         let first_position = self.index.base_position().filter(|_| rows > 0);
         let mut term_ends = terms.clone();
@@ -306,7 +301,8 @@ impl Segment {
             next_position,
             sealed_ms,
             marks,
-            logs: logs.into_iter().collect(),
+            logs: LogSet::default(),
+            listed: 0,
         })
     }
 
@@ -329,11 +325,12 @@ impl Segment {
 
     /// Lets go of the frames' places, to which the seal's marks lead from now on, and of the open
     /// files.
-    pub fn become_sealed(&mut self, seal: Seal, handles: &Arc<Handles>) {
+    pub fn become_sealed(&mut self, seal: Seal, seal_path: &Path, handles: &Arc<Handles>) {
+        let seal = Arc::new(seal);
         self.since_ms = seal.sealed_ms;
-        self.frames = Frames::Sealed(Arc::new(seal));
         self.store.let_go(handles);
-        self.index.let_go(handles);
+        self.index.let_go(seal_path, &seal, handles);
+        self.frames = Frames::Sealed(seal);
     }
 
     /// Takes note of the time of its next records.

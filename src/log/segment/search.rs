@@ -63,16 +63,28 @@ fn last_at(
 
 impl RowIndex {
     /// Which of a log's rows is the last at or before `offset`.
-    pub fn find_in(&self, rows: &LogRows, offset: Offset) -> Result<Option<usize>, Error> {
+    pub fn find_in(&self, rows: &LogRows<'_>, offset: Offset) -> Result<Option<usize>, Error> {
         last_at(rows.len(), rows.first.0, offset.0, |at| {
             Ok(self.row_in(rows, at)?.offset.0)
         })
     }
 
     /// The row with this number among a log's.
-    pub fn row_in(&self, rows: &LogRows, at: usize) -> Result<Row, Error> {
-        let number = rows.number(at);
-        self.row(number.ok_or(Error::Malformed("a log has fewer rows"))?)
+    pub fn row_in(&self, rows: &LogRows<'_>, at: usize) -> Result<Row, Error> {
+        let number = rows.number(at)?;
+        self.row_of(
+            rows,
+            number.ok_or(Error::Malformed("a log has fewer rows"))?,
+        )
+    }
+
+    /// The row with this number among all, which is one of a log's.
+    pub fn row_of(&self, rows: &LogRows<'_>, number: usize) -> Result<Row, Error> {
+        let row = self.row(number)?;
+        match row.log == rows.log {
+            true => Ok(row),
+            false => Err(Error::Malformed("the directory names a row of another log")),
+        }
     }
 
     /// How many rows, from the first, `holds` is true for.

@@ -218,14 +218,92 @@ fn whoever_reads_a_frame_finds_each_changed_byte_of_it() {
 
         // What is derived from it would be wrong.
         let seal = log.manifest(Index(ENTRIES)).unwrap().swap_remove(0);
-        let log = rotting.open(&disk).unwrap();
-        let derived = log.derive_index(&seal);
+        let without = disk.crash();
+        without
+            .remove(&Paths::new(Path::new(DIR), Index(0)).index)
+            .unwrap();
+        let derived = rotting.open(&without).unwrap().derive_index(&seal);
         assert_eq!(derived.is_ok(), is_filling, "repair, byte {at}");
 
         let bounds = Some(&rotting.bounds);
         let found = verify(&disk, Path::new(DIR), bounds, &|_| {}).unwrap();
         assert!(!found.is_sound(), "a check of the files, byte {at}");
     }
+}
+
+/// Whoever looks for a log finds it, or is told that the segment waits for repair. What is behind or before it in the
+/// log is read all the same.
+#[test]
+fn a_directory_that_rots_is_found_and_made_again() {
+    let rotting = Rotting::new(true);
+    let path = Paths::new(Path::new(DIR), Index(0)).seal;
+    let whole = rotting.open(&rotting.disk.crash()).unwrap();
+    let seal = whole.manifest(Index(ENTRIES)).unwrap().swap_remove(0);
+    let begins = seal.directory_at();
+    assert!(
+        seal.listed > 20,
+        "rows of several logs stand among each other"
+    );
+    let bytes_of = |disk: &MemoryDisk| {
+        let file = disk.open(&path).unwrap();
+        file.read_at(0, file.len().unwrap() as usize).unwrap()
+    };
+    let sound = bytes_of(&rotting.disk);
+    let all = whole.all_ends();
+    let is_sound = |disk: &MemoryDisk| {
+        let found = verify(disk, Path::new(DIR), Some(&rotting.bounds), &|_| {}).unwrap();
+        found.is_sound()
+    };
+    let mut refused = 0;
+    for at in begins..sound.len() {
+        let disk = rotting.disk.crash();
+        disk.corrupt(&path, |bytes| bytes[at] ^= 1 << (at % 8));
+        assert!(!is_sound(&disk), "a check of the files, byte {at}");
+        let scrubbed = disk.crash();
+
+        let log = rotting.open(&disk).unwrap();
+        let read_all = |log: &Log| {
+            let mut told = 0;
+            for (id, ends) in &all {
+                for offset in (0..ends.next.0).rev().map(Offset) {
+                    match log.read(*id, offset, 1) {
+                        Ok(read) => assert_eq!(read, whole.read(*id, offset, 1).unwrap()),
+                        Err(Error::Damaged { first, next, .. }) => {
+                            assert_eq!((first, next), (seal.base, seal.next_index()));
+                            told += 1;
+                        }
+                        Err(error) => panic!("byte {at}: {error}"),
+                    }
+                }
+            }
+            told
+        };
+        let told = read_all(&log);
+        refused += usize::from(told > 0);
+        for damaged in log.damaged() {
+            assert_eq!(damaged.seal.base, seal.base, "byte {at}");
+            assert!(log.derive_index(&damaged.seal).unwrap());
+        }
+        if told > 0 {
+            assert_eq!(read_all(&log), 0, "byte {at}");
+            assert!(is_sound(&disk) && bytes_of(&disk) == sound, "byte {at}");
+        }
+
+        // Nobody looked: a scrub makes it anew at once, and whoever has the old one mapped has the new one then.
+        let log = rotting.open(&scrubbed).unwrap();
+        let _ = log.read(LogId(300), Offset(0), 1);
+        let mut scrub = match log.damaged().is_empty() {
+            true => log.scrub(Index(0)).unwrap(),
+            false => continue,
+        };
+        while scrub.step().unwrap() > 0 {}
+        assert!(
+            is_sound(&scrubbed) && bytes_of(&scrubbed) == sound,
+            "byte {at}"
+        );
+        assert_eq!(read_all(&log), 0, "byte {at}");
+    }
+    assert!(refused > 200, "{refused}");
 }
 
 /// An open segment is read whole: synced frames follow, so it is damage and no torn tail.

@@ -4,15 +4,16 @@
 //! What travels is what is replicated, not files: the copy's frames stand where the seal's did,
 //! since a frame's length follows from its entry.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::disk::Disk;
+use crate::log::format::directory::Builder;
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
 use crate::log::format::files::{self, Paths};
 use crate::log::format::frame::{self, Entry, HEADER_BYTES, Kind};
 use crate::log::format::gather::Gathered;
+use crate::log::format::log_set::LogSet;
 use crate::log::format::record;
 use crate::log::format::row::{ROW_BYTES, Row};
 use crate::log::format::seal::{self, MARK_EVERY, Mark, Seal};
@@ -52,7 +53,7 @@ pub struct SegmentCopy {
     written: u64,
     /// The position of the last row that came.
     last_row: Option<Position>,
-    logs: BTreeSet<LogId>,
+    directory: Builder,
     made: Seal,
 }
 
@@ -77,7 +78,8 @@ impl SegmentCopy {
             rows_digest: 0,
             term_ends: Vec::new(),
             marks: Vec::new(),
-            logs: Vec::new(),
+            logs: LogSet::default(),
+            listed: 0,
             ..wanted.clone()
         };
         Ok(Self {
@@ -89,7 +91,7 @@ impl SegmentCopy {
             buffer: Gathered::default(),
             written: FILE_HEADER_BYTES as u64,
             last_row: None,
-            logs: BTreeSet::new(),
+            directory: Builder::default(),
             made,
         })
     }
@@ -149,12 +151,15 @@ impl SegmentCopy {
             let batch = batches.find(is_it);
             let batch = batch.ok_or_else(|| self.mismatch("its rows differ"))?;
             let at = u32::try_from(batch.at).expect("payloads are limited on append");
-            self.add_row(row, entry.index, payload_at + at)?;
+            let row = self.add_row(row, entry.index, payload_at + at)?;
+            let length = record::length_of(&entry.payload[batch.at..]);
+            let length = length.and_then(|length| u32::try_from(length).ok());
+            self.directory.push(&row, length.unwrap_or(0));
         }
         Ok(())
     }
 
-    fn add_row(&mut self, placed: &Placed, index: Index, place: u32) -> Result<(), Error> {
+    fn add_row(&mut self, placed: &Placed, index: Index, place: u32) -> Result<Row, Error> {
         let position = placed.position;
         let behind = self
             .last_row
@@ -172,12 +177,11 @@ impl SegmentCopy {
             log: placed.log,
             offset: placed.offset,
         };
-        self.logs.insert(placed.log);
         self.index.push(row)?;
         self.last_row = Some(position);
         self.made.rows_digest = seal::add_row(self.made.rows_digest, &row);
         self.made.rows += 1;
-        Ok(())
+        Ok(row)
     }
 
     fn write_out(&mut self) -> Result<(), Error> {
@@ -203,9 +207,16 @@ impl SegmentCopy {
         self.index.write_back()?;
         self.index.file().sync()?;
         self.disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
-        self.made.logs = self.logs.into_iter().collect();
-        let path = Paths::new(dir, self.made.base).seal;
-        self.made.write(&*self.disk, &path)?;
+        let Seal {
+            base,
+            rows_digest,
+            next_position,
+            ..
+        } = self.made;
+        let directory = self.directory.finish(base, rows_digest, next_position);
+        let path = Paths::new(dir, base).seal;
+        let seal = self.made.with(&directory);
+        seal.write(&*self.disk, &path, &directory.bytes)?;
         self.disk.sync_dir(dir).map_err(Error::io("sync", dir))
     }
 }

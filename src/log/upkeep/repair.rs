@@ -1,26 +1,25 @@
-//! Finding damage in sealed segments, and mending it.
+//! Mending damaged segments.
 //!
-//! A scrub reads what nobody asks for, so that rot is found while other replicas are
-//! whole (Bairavasundaram et al., "An analysis of latent sector errors in disk drives", SIGMETRICS
-//! 2007). Damage to an
-//! index is mended from the store; damage to a store takes a copy from another replica.
+//! Damage to a directory is mended from the rows, damage to rows from the store; damage to a store takes a copy from
+//! another replica.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use super::listing;
+use crate::log::format::directory::Directory;
+use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
 use crate::log::format::files::Paths;
-use crate::log::format::seal::{self, Seal};
+use crate::log::format::row::ROW_BYTES;
+use crate::log::format::seal::Seal;
 use crate::log::open::derive;
 use crate::log::open::recovery::{self, LogDirectory};
 use crate::log::segment::index::RowIndex;
-use crate::log::segment::store::{Span, Store};
+use crate::log::segment::index_file::IndexFile;
+use crate::log::segment::store::Store;
 use crate::log::segment::{Damage, Segment};
-use crate::log::{Error, Index, Log, LogState};
+use crate::log::{Error, Index, Log};
 
-/// Bytes of a store that one step of a scrub reads, about.
-const STEP_BYTES: usize = 1 << 20;
-/// Rows that are compared at a time.
-const STEP_ROWS: usize = 4096;
 /// Where the files of a damaged segment are kept, below the log's directory.
 pub const QUARANTINE: &str = "quarantine";
 
@@ -31,61 +30,6 @@ pub struct Damaged {
     pub seal: Seal,
     /// What is wrong with it.
     pub damage: Damage,
-}
-
-/// A scrub of one sealed segment, a step at a time.
-#[derive(Debug)]
-pub struct Scrub {
-    log: Log,
-    store: Arc<Store>,
-    seal: Arc<Seal>,
-    at: Index,
-    digest: u32,
-}
-
-impl Scrub {
-    /// The raft index after the segment.
-    pub fn next_index(&self) -> Index {
-        self.seal.next_index()
-    }
-
-    /// Reads on; gives the bytes read, 0 once the segment is found whole. Damage is noted in the
-    /// log, and is the error.
-    pub fn step(&mut self) -> Result<usize, Error> {
-        let end = self.seal.next_index();
-        if self.at >= end {
-            return self.finish();
-        }
-        let mark = self.seal.mark_before(self.at);
-        let stop = mark.position.saturating_add(STEP_BYTES as u32);
-        let span = Span {
-            first: self.at,
-            position: mark.position,
-            length: (self.seal.mark_after(self.at, |at| at >= stop) - mark.position) as usize,
-        };
-        let entries = self.store.entries(span);
-        let entries = entries.map_err(|error| self.log.note_damage(&self.store, error))?;
-        for entry in &entries {
-            let crc = crate::log::format::frame::entry_crc(entry);
-            self.digest = seal::add_entry(self.digest, crc);
-        }
-        self.at = Index(self.at.0 + entries.len() as u64);
-        Ok(span.length)
-    }
-
-    /// The whole against its seal, then the rows.
-    fn finish(&self) -> Result<usize, Error> {
-        if self.digest != self.seal.entries_digest {
-            let what = "the frames are not those that were sealed";
-            let error = self.store.corrupt(0, what);
-            return Err(self.log.note_damage(&self.store, error));
-        }
-        let begins = self.store.check_header();
-        begins.map_err(|error| self.log.note_damage(&self.store, error))?;
-        self.log.check_names(&self.store)?;
-        self.log.check_rows(&self.store, &self.seal)?;
-        self.log.check_seal(&self.seal).map(|()| 0)
-    }
 }
 
 impl Log {
@@ -110,101 +54,16 @@ impl Log {
         })
     }
 
-    /// A scrub of the first sealed segment from `from` on; `None` behind the last.
-    pub fn scrub(&self, from: Index) -> Option<Scrub> {
-        let state = self.0.state.read();
-        let whole = |segment: &&Segment| segment.base() >= from && segment.damage.is_none();
-        let mut segments = state.segments.iter().filter(whole);
-        let found = segments.find_map(|segment| Some((segment, segment.seal()?.clone())))?;
-        let (segment, seal) = found;
-        Some(Scrub {
-            log: self.clone(),
-            store: segment.store.clone(),
-            at: seal.base,
-            seal,
-            digest: 0,
-        })
+    /// Writes a seal with this directory in place of the one that is there.
+    pub(super) fn write_seal(&self, seal: &Seal, listed: &Directory) -> Result<(), Error> {
+        let (disk, dir) = (&*self.0.disk, &self.0.dir);
+        let path = Paths::new(dir, seal.base).seal;
+        seal.with(listed).write(disk, &path, &listed.bytes)?;
+        disk.sync_dir(dir).map_err(Error::io("sync", dir))
     }
 
-    /// A file that is open can be read although its name is gone; a restart would not find it. So look for the
-    /// names, too.
-    fn check_names(&self, store: &Arc<Store>) -> Result<(), Error> {
-        let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, store.base()));
-        let gone = |path: &Path| {
-            let len = disk.len_of(path);
-            len.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
-        };
-        match (gone(&paths.store), gone(&paths.index)) {
-            (true, _) => self.mark(store, Damage::Store),
-            (false, true) => self.mark(store, Damage::Index),
-            (false, false) => Ok(()),
-        }
-    }
-
-    /// The rows against the seal, a part at a time: appends do not wait while the file is read.
-    fn check_rows(&self, store: &Arc<Store>, seal: &Seal) -> Result<(), Error> {
-        let (mut digest, all) = (0, seal.rows as usize);
-        for from in (0..all).step_by(STEP_ROWS) {
-            let rows = from..(from + STEP_ROWS).min(all);
-            let file = self.0.state.read().index_of(store).map(RowIndex::file);
-            let Some(read) = file.map(|file| file.read(rows)) else {
-                return Ok(());
-            };
-            let added = self.with_rows(
-                |state| state.index_of(store)?.unloaded(),
-                |state| {
-                    let index = state.index_of(store);
-                    index
-                        .map(|index| index.add_digest(digest, from, &read?))
-                        .transpose()
-                },
-            );
-            match added {
-                Ok(Some(added)) => digest = added,
-                Ok(None) => return Ok(()),
-                Err(error) if error.is_short_of_files() => return Err(error),
-                Err(_) => return self.mark(store, Damage::Index),
-            }
-        }
-        if digest == seal.rows_digest {
-            return Ok(());
-        }
-        self.mark(store, Damage::Index)
-    }
-
-    /// Notes what a scrub found, unless the segment was trimmed or mended meanwhile.
-    fn mark(&self, store: &Arc<Store>, damage: Damage) -> Result<(), Error> {
-        let mut state = self.0.state.write();
-        let Some(segment) = state.segment_with(store) else {
-            return Ok(());
-        };
-        tracing::error!(base = %store.base(), ?damage, "a sealed segment is damaged");
-        Err(segment.mark(damage))
-    }
-
-    /// A restart reads the seal from disk, so a damaged one is written anew from memory.
-    fn check_seal(&self, seal: &Seal) -> Result<(), Error> {
-        let _upkeep = self.0.upkeep.lock();
-        let (disk, path) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base).seal);
-        let state = self.0.state.read();
-        let held = state
-            .segment_number(seal.base)
-            .map(|number| &state.segments[number]);
-        let held = held
-            .and_then(Segment::seal)
-            .is_some_and(|held| **held == *seal);
-        drop(state);
-        if !held || Seal::read(disk, &path, seal.base)?.as_ref() == Some(seal) {
-            return Ok(());
-        }
-        tracing::warn!(path = %path.display(), "the seal of a segment was damaged: written anew");
-        let written = seal.write(disk, &path);
-        let dir = &self.0.dir;
-        written.and_then(|()| disk.sync_dir(dir).map_err(Error::io("sync", dir)))
-    }
-
-    /// Derives the index of a sealed segment anew from its store; false if that takes another
-    /// replica, since not every batch in it was appended.
+    /// Makes anew what can be made of a sealed segment's own files: the directory of its rows if these are whole, else
+    /// the rows of its store, too. False if that takes another replica, since not every batch in it was appended.
     pub fn derive_index(&self, seal: &Seal) -> Result<bool, Error> {
         let _upkeep = self.0.upkeep.lock();
         if !self.has_sealed(seal) {
@@ -218,30 +77,61 @@ impl Log {
         let whole = Segment::sealed(
             store,
             RowIndex::absent(&paths.index, seal.base)?,
-            seal.clone(),
+            Arc::new(seal.clone()),
             None,
         );
+        let listed = match self.list_rows(seal, &whole.store)? {
+            Some(listed) => listed,
+            None => match self.derive_rows(seal, &whole)? {
+                Some(listed) => listed,
+                None => return Ok(false),
+            },
+        };
+        self.write_seal(seal, &listed)?;
+        self.reopen(seal)?;
+        Ok(true)
+    }
+
+    /// The directory of the rows in their file, if these are whole.
+    fn list_rows(&self, seal: &Seal, store: &Store) -> Result<Option<Directory>, Error> {
+        let (disk, path) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base).index);
+        let listed = disk
+            .open(&path)
+            .map_err(Error::io("open", &path))
+            .and_then(|file| {
+                let begins = file_header::read(&*file, &path, Magic::Index, seal.base)?;
+                let rows = begins.map(|()| IndexFile::new(&path, file));
+                let listed = rows.map(|rows| listing::list(&rows, store, seal));
+                Ok(listed.transpose()?.flatten())
+            });
+        match listed {
+            Err(error) if error.is_short_of_files() => Err(error),
+            listed => Ok(listed.unwrap_or(None)),
+        }
+    }
+
+    /// Derives the rows of a segment anew from its store, and their directory.
+    fn derive_rows(&self, seal: &Seal, whole: &Segment) -> Result<Option<Directory>, Error> {
+        let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base));
         let mut next = seal.first_position;
         let mut grown = derive::Grown::new();
-        let rows = derive::rows_from(&whole, seal.next_index(), &mut next, &mut grown);
+        let rows = derive::rows_from(whole, seal.next_index(), &mut next, &mut grown);
         let mut rows = rows.map_err(|error| self.note_store_damage(seal.base, error))?;
         let ended = self.ends_in(seal.base, &grown)?;
         derive::count_back(rows.iter_mut(), &grown, |log| ended.get(&log).copied());
-        let digest = rows.iter().fold(0, seal::add_row);
-        if next != seal.next_position || digest != seal.rows_digest {
-            return Ok(false);
-        }
+        let listed = listing::list_of(&rows, &whole.store, seal)?;
+        let Some(listed) = listed.filter(|_| next == seal.next_position) else {
+            return Ok(None);
+        };
         self.quarantine(&[&paths.index])?;
-        let room = crate::log::format::file_header::FILE_HEADER_BYTES
-            + rows.len() * crate::log::format::row::ROW_BYTES;
+        let room = FILE_HEADER_BYTES + rows.len() * ROW_BYTES;
         let mut index = RowIndex::create(disk, &paths.index, seal.base, room)?;
         for row in rows {
             index.push(row)?;
         }
         index.seal()?;
         index.file().sync()?;
-        self.reopen(seal)?;
-        Ok(true)
+        Ok(Some(listed))
     }
 
     /// Where the segment that begins at `base` ends in each of these logs.
@@ -270,7 +160,7 @@ impl Log {
         }
         let Some(mut scrub) = self
             .scrub(seal.base)
-            .filter(|scrub| scrub.seal.base == seal.base)
+            .filter(|scrub| scrub.base() == seal.base)
         else {
             return Ok(false);
         };
@@ -286,7 +176,7 @@ impl Log {
     }
 
     /// Whether the segment is still the one that a seal sums up.
-    fn has_sealed(&self, seal: &Seal) -> bool {
+    pub(super) fn has_sealed(&self, seal: &Seal) -> bool {
         let state = self.0.state.read();
         let number = state.segment_number(seal.base);
         let held = number.and_then(|number| state.segments[number].seal());
@@ -351,12 +241,13 @@ impl Log {
     /// What is open of a segment's files is closed.
     pub(super) fn forget_files(&self, base: Index) {
         let paths = Paths::new(&self.0.dir, base);
-        self.0.handles.forget(&paths.store);
-        self.0.handles.forget(&paths.index);
+        for path in paths.all() {
+            self.0.handles.forget(path);
+        }
     }
 
     /// Opens a sealed segment's files again, in place of those that were damaged.
-    fn reopen(&self, seal: &Seal) -> Result<(), Error> {
+    pub(super) fn reopen(&self, seal: &Seal) -> Result<(), Error> {
         let directory = LogDirectory {
             disk: &*self.0.disk,
             dir: &self.0.dir,
@@ -381,14 +272,5 @@ impl Log {
             _ => {}
         }
         Ok(())
-    }
-}
-
-impl LogState {
-    /// The index beside a store; `None` if the segment was trimmed or mended meanwhile.
-    fn index_of(&self, store: &Arc<Store>) -> Option<&RowIndex> {
-        let mut segments = self.segments.iter();
-        let segment = segments.find(|segment| Arc::ptr_eq(&segment.store, store))?;
-        Some(&segment.index)
     }
 }

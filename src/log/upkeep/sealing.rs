@@ -1,5 +1,6 @@
 //! Sealing segments that will not change, and summing up a log for a snapshot.
 
+use super::listing;
 use crate::disk::Disk;
 use crate::log::format::files::Paths;
 use crate::log::format::seal::Seal;
@@ -48,12 +49,21 @@ impl Log {
             segment.index.file()
         };
         index.sync()?;
-        seal.write(disk, &Paths::new(&self.0.dir, base).seal)?;
+        // Made of the rows in the file, and not of those in memory: nobody waits for it.
+        let listed = listing::list(&index, &store, &seal)?;
+        let directory = listed.ok_or_else(|| Error::Corrupt {
+            path: index.path().to_owned(),
+            position: 0,
+            what: "the rows on disk are not those in memory",
+        })?;
+        let seal = seal.with(&directory);
+        let path = Paths::new(&self.0.dir, base).seal;
+        seal.write(disk, &path, &directory.bytes)?;
         let dir = &self.0.dir;
         disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
         let mut state = self.0.state.write();
         let segment = state.segment_of(base).expect("upkeep is held");
-        segment.become_sealed(seal, &self.0.handles);
+        segment.become_sealed(seal, &path, &self.0.handles);
         Ok(true)
     }
 

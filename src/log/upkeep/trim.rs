@@ -161,17 +161,17 @@ impl LogState {
     /// Whether a sealed segment holds no record that may be read.
     fn is_dead(&self, number: usize, seal: &Seal) -> Result<Looked<bool>, Error> {
         // A log that begins at its end, or is deleted, holds nothing: no look at the rows is needed.
-        let holds = |log: &&LogId| {
-            let ends = self.ends(**log);
+        let holds = |log: &LogId| {
+            let ends = self.ends(*log);
             ends.is_some_and(|ends| ends.first < ends.next)
         };
         for log in seal.logs.iter().filter(holds) {
-            let first = self.ends(*log).unwrap_or_default().first;
+            let first = self.ends(log).unwrap_or_default().first;
             // Nothing of it was trimmed.
             if first == Offset(0) {
                 return Ok(Looked::Found(false));
             }
-            match self.end_in(number, *log)? {
+            match self.end_in(number, log)? {
                 Looked::Found(next) if next > first => return Ok(Looked::Found(false)),
                 Looked::Found(_) => {}
                 Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),

@@ -19,6 +19,7 @@ use crate::tasks;
 use crate::disk::{Disk, File};
 use crate::log::format::file_header::{self, Magic};
 use crate::log::format::files;
+use crate::log::format::seal_file;
 use crate::log::segment::index_file::IndexFile;
 use crate::log::segment::store::Store;
 use crate::log::{Config, Error, Index};
@@ -261,7 +262,8 @@ fn begin(pair: &Pair, base: Index, dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes a spare that an earlier process left.
-pub fn remove_spare(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
-    files::remove_files(disk, dir, SPARE.map(|name| dir.join(name)).into_iter())
+/// Removes what an earlier process made and did not name: a spare, a seal.
+pub fn remove_left(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    let names = SPARE.into_iter().chain([seal_file::UNNAMED]);
+    files::remove_files(disk, dir, names.map(|name| dir.join(name)))
 }

@@ -157,7 +157,8 @@ fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
         sealed_ms: seal.sealed_ms,
         term_ends: Vec::new(),
         marks: Vec::new(),
-        logs: Vec::new(),
+        logs: log::LogSet::default(),
+        listed: 0,
     }
 }
 

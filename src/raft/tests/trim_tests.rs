@@ -160,7 +160,7 @@ async fn a_log_that_is_trimmed_whole_goes_on_at_its_end() {
     check_trimmed(&second, 400, 401).await;
 }
 
-/// Which segments were staged whole: their seals were written.
+/// Which segments were staged whole: their seals got their names.
 #[derive(Default)]
 struct Staged(Arc<Mutex<BTreeSet<PathBuf>>>);
 
@@ -168,18 +168,21 @@ impl Staged {
     /// Watches a disk, which fails a write once `most` segments were staged.
     fn watch(disk: &MemoryDisk, most: usize) -> Self {
         let staged = Self::default();
-        let seen = staged.0.clone();
+        let (seen, last) = (staged.0.clone(), Mutex::new(PathBuf::new()));
         disk.watch(move |event, path: &Path| {
             let staging = path.parent().is_some_and(|dir| dir.ends_with("staging"));
-            if event != Event::Write || !staging {
+            if !staging {
                 return Ok(());
             }
-            let mut seen = seen.lock();
-            if seen.len() >= most && !seen.contains(path) {
-                return Err(io::Error::other("injected"));
-            }
-            if path.extension().is_some_and(|suffix| suffix == "seal") {
-                seen.insert(path.to_owned());
+            let (mut seen, mut last) = (seen.lock(), last.lock());
+            let is_seal = path.ends_with("new-seal");
+            match event {
+                Event::Write if !is_seal && seen.len() >= most => {
+                    return Err(io::Error::other("injected"));
+                }
+                Event::Write if !is_seal => path.clone_into(&mut last),
+                Event::Rename if is_seal => drop(seen.insert(last.with_extension("seal"))),
+                _ => {}
             }
             Ok(())
         });

@@ -90,8 +90,6 @@ pub enum What {
     NeverWritten,
     #[error("the seal covers more than the checkpoint")]
     SealUncovered,
-    #[error("the seal was never finished")]
-    SealUnfinished,
     #[error("rows of entries that the checkpoint covers are not there")]
     RowsStale,
     #[error("the rows do not lead to the checkpoint's next position {next}")]
@@ -136,6 +134,8 @@ pub enum What {
     Seal,
     #[error("the seal disagrees with its segment: {0}")]
     SealDiffers(&'static str),
+    #[error("the directory of the rows is not the one that they make")]
+    Directory,
     #[error("the log ends before raft index {next}, and the checkpoint covers {synced}")]
     LostTail { next: Index, synced: Index },
     #[error("the second copy of the vote does not check")]
@@ -163,7 +163,6 @@ impl What {
                 | Self::Replaced
                 | Self::NeverWritten
                 | Self::SealUncovered
-                | Self::SealUnfinished
                 | Self::RowsStale
                 | Self::RowsReplayed { .. }
                 | Self::RowsAhead { .. }
@@ -177,7 +176,6 @@ impl What {
         match self {
             Self::TornTail { .. } => "nothing: the next start cuts it",
             Self::CutAnnounced { .. } => "nothing: the next start makes the cut",
-            Self::SealUnfinished => "nothing: the segment is sealed again",
             Self::RowsStale | Self::RowsAhead { .. } => "nothing: the next start derives the rows",
             Self::RowsReplayed { .. } => "nothing: the next start applies every entry again",
             Self::CutUnfinished
@@ -192,6 +190,9 @@ impl What {
             Self::Seal => {
                 "start the node: it reads the store instead and seals the segment again; look \
                  after the disk, which changed bytes"
+            }
+            Self::Directory => {
+                "start the node: it makes the directory again, of the rows; look after the disk, which changed bytes"
             }
             Self::Filling { .. } => {
                 "no record is touched; look after the disk, which changed bytes"

@@ -9,6 +9,7 @@ use super::rows::RowCursor;
 use crate::disk::Disk;
 use crate::log::format::file_header::FILE_HEADER_BYTES;
 use crate::log::format::frame::Header;
+use crate::log::format::log_set::LogSet;
 use crate::log::format::row::Row;
 use crate::log::format::seal::{self, MARK_EVERY, Mark, Seal};
 use crate::log::segment::store::{Found, Scan, Store};
@@ -194,7 +195,8 @@ impl Frames {
                 sealed_ms: 0,
                 term_ends: Vec::new(),
                 marks: Vec::new(),
-                logs: Vec::new(),
+                logs: LogSet::default(),
+                listed: 0,
             },
             torn: false,
             bad: false,

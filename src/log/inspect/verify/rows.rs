@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::finding::What;
 use crate::disk::Disk;
+use crate::log::format::directory::Builder;
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
 use crate::log::format::frame::{HEADER_BYTES, Header, Kind};
 use crate::log::format::record;
@@ -77,6 +78,8 @@ pub struct RowCursor<'a> {
     pub covered: u64,
     /// Numbers of rows, and what is wrong with them.
     pub wrong: Vec<(usize, What)>,
+    /// Which log has which rows.
+    pub listing: Builder,
 }
 
 impl<'a> RowCursor<'a> {
@@ -89,6 +92,7 @@ impl<'a> RowCursor<'a> {
             records: 0,
             covered: 0,
             wrong: Vec::new(),
+            listing: Builder::default(),
         }
     }
 
@@ -106,7 +110,7 @@ impl<'a> RowCursor<'a> {
             }
             self.next = None;
             self.next_of.clear();
-            let _ = row;
+            self.listing.push(row, 0);
             self.at += 1;
         }
     }
@@ -152,6 +156,9 @@ impl<'a> RowCursor<'a> {
                 (Some(_), None) => self.disagrees("it is of another batch than the one there"),
                 (Some(_), Some(_)) => {}
             }
+            let length = batch.and_then(|batch| record::length_of(&payload[batch.at..]));
+            let length = length.and_then(|length| u32::try_from(length).ok());
+            self.listing.push(row, length.unwrap_or(0));
             self.covered += u64::from(left.unwrap_or(0));
             self.next = left.map(|left| Position(row.position.0 + u64::from(left)));
             self.at += 1;

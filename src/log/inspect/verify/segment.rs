@@ -1,14 +1,14 @@
 //! One segment: its frames, its rows and its seal, each against the others.
 
 use std::io;
-use std::path::Path;
 
 use super::Walk;
 use super::finding::{SegmentReport, SegmentState, What};
 use super::frames::{Frames, Reading, all_empty, has_no_frames};
 use super::layout::{Files, from_error};
 use super::rows::{self, RowCursor, Rows};
-use crate::disk::Disk;
+use crate::log::format::directory::Directory;
+use crate::log::format::log_set::LogSet;
 use crate::log::format::row::Row;
 use crate::log::format::seal::{self, Seal};
 use crate::log::segment::store::Store;
@@ -61,10 +61,19 @@ impl Walk<'_> {
             Some(store) => self.frames(&store, files.end, seal.as_ref(), &mut reading),
             None => reading.frames.bad = true,
         }
-        let Reading { frames, cursor, .. } = reading;
+        let Reading {
+            frames, mut cursor, ..
+        } = reading;
+        let listing = std::mem::take(&mut cursor.listing);
         self.rows(files, seal.as_ref(), &rows, cursor, &frames);
         if let Some(seal) = &seal {
             self.against_seal(files, seal, &frames, held);
+            // It follows from the rows: of wrong ones there is no right one.
+            if self.report.findings.len() == found {
+                let next = seal.next_position;
+                let made = listing.finish(seal.base, seal.rows_digest, next);
+                self.directory(files, seal, &made);
+            }
         }
         let torn = frames.torn;
         self.carry_on(files, seal.as_ref(), &frames, held, found);
@@ -77,11 +86,8 @@ impl Walk<'_> {
         match Seal::read(self.disk, path, files.base) {
             Ok(Some(seal)) if seal.next_index() <= self.keep => return Some(seal),
             Ok(Some(_)) => self.find(path, 0, false, What::SealUncovered),
-            Ok(None) => match is_unfinished(self.disk, path) {
-                Some(true) => self.find(path, 0, true, What::SealUnfinished),
-                Some(false) => self.find(path, 0, true, What::Seal),
-                None => {}
-            },
+            Ok(None) if self.disk.len_of(path).is_ok() => self.find(path, 0, true, What::Seal),
+            Ok(None) => {}
             Err(error) => self.find(path, 0, true, from_error(error)),
         }
         None
@@ -227,15 +233,34 @@ impl Walk<'_> {
         for (_, what) in differs.into_iter().filter(|(differs, _)| *differs) {
             self.find(&files.paths.seal, 0, true, What::SealDiffers(what));
         }
-        let logs: std::collections::BTreeSet<_> = held.iter().map(|row| row.log).collect();
+        let logs: LogSet = held.iter().map(|row| row.log).collect();
         let digest = held.iter().fold(0, seal::add_row);
         if held.len() == seal.rows as usize && digest != seal.rows_digest {
             let what = "the digest of the rows is another";
             self.find(&files.paths.seal, 0, true, What::SealDiffers(what));
         }
-        if held.len() == seal.rows as usize && !logs.iter().eq(&seal.logs) {
+        if held.len() == seal.rows as usize && logs != seal.logs {
             let what = "it names other logs than its rows";
             self.find(&files.paths.seal, 0, true, What::SealDiffers(what));
+        }
+    }
+
+    /// The directory in the seal's file against the one that the rows make.
+    fn directory(&mut self, files: &Files, seal: &Seal, made: &Directory) {
+        let (path, begins) = (&files.paths.seal, seal.directory_at() as u64);
+        let open = self.disk.open(path);
+        let read = open.and_then(|file| file.read_at(begins, seal.directory().bytes()));
+        match read {
+            Ok(read) if read == made.bytes => {}
+            Ok(read) => {
+                let same = read
+                    .iter()
+                    .zip(&made.bytes)
+                    .take_while(|(one, other)| one == other);
+                let at = begins + same.count() as u64;
+                self.find(path, at, true, What::Directory);
+            }
+            Err(error) => self.find(path, begins, true, What::Unreadable(error.to_string())),
         }
     }
 
@@ -274,14 +299,4 @@ impl Walk<'_> {
             self.last_term = seal.last_term();
         }
     }
-}
-
-/// Whether a seal ends in zeros, as one does whose writing a crash cut short; `None` without a file.
-fn is_unfinished(disk: &dyn Disk, path: &Path) -> Option<bool> {
-    let file = disk.open(path).ok()?;
-    let Some(last) = file.len().ok()?.checked_sub(4) else {
-        return Some(true);
-    };
-    let mut crc = [0; 4];
-    Some(file.read_exact_at(&mut crc, last).is_ok() && crc == [0; 4])
 }

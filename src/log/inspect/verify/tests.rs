@@ -159,14 +159,57 @@ fn another_seal_is_found() {
 
     // A seal of the same segment as it was before, or elsewhere: whole, and not of these bytes.
     let fixture = make("sealed");
-    let seal = crate::log::Seal::read(&fixture.disk, &two, Index(bases[1]));
-    let mut seal = seal.unwrap().unwrap();
+    let (mut seal, directory) = seal_of(&fixture.disk, bases[1]);
     seal.entries_digest ^= 1;
     seal.sealed_ms += 1;
-    seal.write(&fixture.disk, &two).unwrap();
+    seal.write(&fixture.disk, &two, &directory).unwrap();
     let found = damaged(&look(&fixture.disk, &fixture.bounds));
     let what = "the digest of the entries is another";
     assert_eq!(found, [(two, What::SealDiffers(what))]);
+}
+
+fn seal_of(disk: &MemoryDisk, base: u64) -> (crate::log::Seal, Vec<u8>) {
+    let path = paths(base).seal;
+    let seal = crate::log::Seal::read(disk, &path, Index(base));
+    let seal = seal.unwrap().unwrap();
+    let (begins, bytes) = (seal.directory_at() as u64, seal.directory().bytes());
+    let directory = disk.open(&path).unwrap().read_at(begins, bytes);
+    (seal, directory.unwrap())
+}
+
+/// Each part of it checks, and says that a log has rows which it does not have.
+#[test]
+fn a_directory_that_is_not_that_of_its_rows_is_found() {
+    use crate::log::format::directory::{Builder, mend};
+    let fixture = make("sealed");
+    let base = bases(&fixture.disk)[1];
+    let path = paths(base).seal;
+    let (seal, made) = seal_of(&fixture.disk, base);
+    let rows = read_rows(&fixture.disk, &paths(base).index, Index(base));
+    let mut rows = rows.unwrap().unwrap().rows;
+    let other = rows.iter().rposition(|row| row.log != rows[0].log).unwrap();
+    (rows[0].log, rows[other].log) = (rows[other].log, rows[0].log);
+    let mut builder = Builder::default();
+    rows.iter().for_each(|row| builder.push(row, 100));
+    let wrong = builder.finish(seal.base, seal.rows_digest, seal.next_position);
+    let wrong_seal = seal.with(&wrong);
+    wrong_seal
+        .write(&fixture.disk, &path, &wrong.bytes)
+        .unwrap();
+    let found = damaged(&look(&fixture.disk, &fixture.bounds));
+    assert_eq!(found, [(path.clone(), What::Directory)]);
+
+    // And one number of one log alone.
+    for at in [4, 8, 12, 16, 24] {
+        let mut wrong = made.clone();
+        wrong[at] ^= 1;
+        mend(&mut wrong, &seal.directory());
+        seal.write(&fixture.disk, &path, &wrong).unwrap();
+        let found = damaged(&look(&fixture.disk, &fixture.bounds));
+        assert_eq!(found, [(path.clone(), What::Directory)], "byte {at}");
+    }
+    seal.write(&fixture.disk, &path, &made).unwrap();
+    assert!(look(&fixture.disk, &fixture.bounds).is_sound());
 }
 
 /// I4.

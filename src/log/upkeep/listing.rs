@@ -1,0 +1,71 @@
+//! The directory of a segment's rows, made from its files: when it is sealed, when a scrub looks at it, when it is mended.
+
+use crate::log::Error;
+use crate::log::format::directory::{Builder, Directory};
+use crate::log::format::row::{Bases, ROW_BYTES, Row};
+use crate::log::format::seal::{self, Seal};
+use crate::log::segment::index_file::IndexFile;
+use crate::log::segment::store::Store;
+
+/// Rows that are read at a time.
+const STEP_ROWS: usize = 4096;
+
+/// The directory of the rows that a seal sums up, as they stand in their file; `None` if they are not these.
+pub fn list(rows: &IndexFile, store: &Store, seal: &Seal) -> Result<Option<Directory>, Error> {
+    let bases = Bases::new(seal.base, seal.first_position);
+    let mut listing = Listing::new(store, seal)?;
+    let all = seal.rows as usize;
+    for from in (0..all).step_by(STEP_ROWS) {
+        let bytes = rows.read(from..(from + STEP_ROWS).min(all))?;
+        for row in bytes.chunks_exact(ROW_BYTES) {
+            let row = row.first_chunk().and_then(|row| bases.decode(row));
+            let Some(row) = row else {
+                return Ok(None);
+            };
+            listing.push(&row)?;
+        }
+    }
+    Ok(listing.finish())
+}
+
+/// The directory of these rows, which a seal sums up; `None` if it does not.
+pub fn list_of(rows: &[Row], store: &Store, seal: &Seal) -> Result<Option<Directory>, Error> {
+    let mut listing = Listing::new(store, seal)?;
+    rows.iter().try_for_each(|row| listing.push(row))?;
+    Ok(listing.finish())
+}
+
+struct Listing<'a> {
+    seal: &'a Seal,
+    lengths: crate::log::segment::batches::Lengths<'a>,
+    builder: Builder,
+    digest: u32,
+}
+
+impl<'a> Listing<'a> {
+    fn new(store: &'a Store, seal: &'a Seal) -> Result<Self, Error> {
+        Ok(Self {
+            seal,
+            lengths: store.lengths(seal.end)?,
+            builder: Builder::default(),
+            digest: 0,
+        })
+    }
+
+    fn push(&mut self, row: &Row) -> Result<(), Error> {
+        self.digest = seal::add_row(self.digest, row);
+        self.builder.push(row, self.lengths.of(row.place)?);
+        Ok(())
+    }
+
+    fn finish(self) -> Option<Directory> {
+        let Seal {
+            base,
+            rows_digest,
+            next_position,
+            ..
+        } = *self.seal;
+        let is_it = self.digest == rows_digest;
+        is_it.then(|| self.builder.finish(base, rows_digest, next_position))
+    }
+}
