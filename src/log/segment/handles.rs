@@ -1,18 +1,18 @@
 //! Open files of sealed segments: they are opened when they are read, and only so many stay open.
 //!
 //! A log has more segments than a process may have files open. A file that is read seldom is opened anew each
-//! time; one that is read often stays open. A reader holds a [`Lease`], one at a time. If as many are held as
-//! files may be open, the next reader waits until one is given back.
+//! time; one that is read often stays open, and who read it before finds it without a look at the list. A reader holds a
+//! [`Lease`], one at a time. If as many are held as files may be open, the next reader waits until one is given back.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Weak};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::disk::{self, Disk, File};
 use crate::log::Error;
@@ -26,30 +26,29 @@ const MAPS_MAX: usize = if cfg!(test) { 8 } else { 8192 };
 pub struct Handles {
     disk: Arc<dyn Disk>,
     files_max: usize,
-    open: Mutex<Open>,
+    /// By their paths, as strings: the parts of a path take longer to hash than a short read does.
+    open: Mutex<HashMap<OsString, Arc<OpenFile>>>,
+    /// Those who wait until a file is given back.
+    waiting: AtomicUsize,
     given_back: Condvar,
     maps: AtomicUsize,
     turn: AtomicU64,
 }
 
-#[derive(Default)]
-struct Open {
-    /// By their paths, as strings: the parts of a path take longer to hash than a short read does.
-    files: HashMap<OsString, Entry>,
-    turn: u64,
-}
-
-struct Entry {
+/// An open file: whoever holds it but the list has a lease.
+pub struct OpenFile {
     file: Arc<dyn File>,
-    leases: usize,
     /// When it was asked for last.
-    turn: u64,
+    turn: AtomicU64,
 }
 
 /// An open file that stays open for as long as this is held.
-pub struct Lease {
-    file: Arc<dyn File>,
-    from: Option<(Arc<Handles>, OsString)>,
+pub struct Lease(Held);
+
+enum Held {
+    Kept(Arc<dyn File>),
+    /// The file is taken out when it is given back.
+    Leased(Option<Arc<OpenFile>>, Arc<Handles>),
 }
 
 impl Handles {
@@ -58,58 +57,74 @@ impl Handles {
             disk,
             files_max: files_max.max(FILES_MIN),
             open: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             given_back: Condvar::new(),
             maps: AtomicUsize::new(0),
             turn: AtomicU64::new(0),
         })
     }
 
+    /// The file that was opened before, if it is open still. Nobody is waited for.
+    pub fn again(self: &Arc<Self>, file: &Weak<OpenFile>) -> Option<Lease> {
+        Some(self.lease(file.upgrade()?))
+    }
+
     /// The file, opened if it is not.
     pub fn open(self: &Arc<Self>, path: &Path) -> Result<Lease, Error> {
         let name = path.as_os_str();
         let mut open = self.open.lock();
-        open.turn += 1;
-        let turn = open.turn;
         loop {
-            if let Some(entry) = open.files.get_mut(name) {
-                entry.leases += 1;
-                entry.turn = turn;
-                let from = Some((self.clone(), name.to_owned()));
-                let file = entry.file.clone();
-                return Ok(Lease { file, from });
+            if let Some(file) = open.get(name) {
+                return Ok(self.lease(file.clone()));
             }
-            if open.files.len() < self.files_max || open.close_idle(1) > 0 {
+            if open.len() < self.files_max || close_idle(&mut open, 1) > 0 {
                 break;
             }
-            self.given_back.wait(&mut open);
+            self.wait(&mut open);
         }
         let file = match self.disk.open(path) {
             // Others have taken the remaining descriptors: close files that are open for later use only.
-            Err(error) if disk::is_short_of_files(&error) && open.close_idle(usize::MAX) > 0 => {
+            Err(error)
+                if disk::is_short_of_files(&error) && close_idle(&mut open, usize::MAX) > 0 =>
+            {
                 self.disk.open(path)
             }
             opened => opened,
         };
-        let file = file.map_err(Error::io("open", path))?;
-        let entry = Entry {
-            file: file.clone(),
-            leases: 1,
-            turn,
-        };
-        open.files.insert(name.to_owned(), entry);
-        let from = Some((self.clone(), name.to_owned()));
-        Ok(Lease { file, from })
+        let file = Arc::new(OpenFile {
+            file: file.map_err(Error::io("open", path))?,
+            turn: AtomicU64::new(0),
+        });
+        open.insert(name.to_owned(), file.clone());
+        Ok(self.lease(file))
+    }
+
+    fn lease(self: &Arc<Self>, file: Arc<OpenFile>) -> Lease {
+        file.turn.store(self.next_turn(), Ordering::Relaxed);
+        Lease(Held::Leased(Some(file), self.clone()))
+    }
+
+    /// Waits until a file may have been given back.
+    fn wait(&self, open: &mut MutexGuard<'_, HashMap<OsString, Arc<OpenFile>>>) {
+        // Who gives a file back looks for those who wait, after that. So whoever waits says so before it looks for files
+        // that were given back: one of both sees the other.
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if close_idle(open, 1) == 0 {
+            self.given_back.wait(open);
+        }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Forgets the open file of a path, which names another file or none from now on.
     pub fn forget(&self, path: &Path) {
-        self.open.lock().files.remove(path.as_os_str());
+        self.open.lock().remove(path.as_os_str());
         self.given_back.notify_all();
     }
 
     /// Forgets the files of all paths.
     pub fn forget_all(&self) {
-        self.open.lock().files.clear();
+        self.open.lock().clear();
         self.given_back.notify_all();
     }
 
@@ -140,27 +155,41 @@ impl Handles {
     }
 }
 
-impl Open {
-    /// Closes up to so many files that nobody holds, the one that was asked for longest ago first;
-    /// gives how many.
-    fn close_idle(&mut self, count: usize) -> usize {
-        let idle = self.files.iter().filter(|(_, entry)| entry.leases == 0);
-        let mut idle: Vec<_> = idle
-            .map(|(path, entry)| (entry.turn, path.clone()))
-            .collect();
-        idle.sort_unstable();
-        idle.truncate(count);
-        for (_, path) in &idle {
-            self.files.remove(path);
+/// Closes up to so many files that nobody holds, the one that was asked for longest ago first; gives how many.
+fn close_idle(open: &mut HashMap<OsString, Arc<OpenFile>>, count: usize) -> usize {
+    let idle = open.iter().filter(|(_, file)| Arc::strong_count(file) == 1);
+    let turn = |file: &OpenFile| file.turn.load(Ordering::Relaxed);
+    let mut idle: Vec<_> = idle
+        .map(|(name, file)| (turn(file), name.clone()))
+        .collect();
+    idle.sort_unstable();
+    let mut closed = 0;
+    for (_, name) in idle {
+        if closed == count {
+            break;
         }
-        idle.len()
+        // Somebody may have taken it up meanwhile.
+        match open.remove(&name).map(Arc::try_unwrap) {
+            Some(Err(held)) => drop(open.insert(name, held)),
+            Some(Ok(_)) => closed += 1,
+            None => {}
+        }
     }
+    closed
 }
 
 impl Lease {
     /// A file that is open anyway.
     pub fn kept(file: Arc<dyn File>) -> Self {
-        Self { file, from: None }
+        Self(Held::Kept(file))
+    }
+
+    /// The way back to its file, for as long as that is open.
+    pub fn remembered(&self) -> Weak<OpenFile> {
+        match &self.0 {
+            Held::Leased(Some(file), _) => Arc::downgrade(file),
+            Held::Kept(_) | Held::Leased(None, _) => Weak::new(),
+        }
     }
 }
 
@@ -168,21 +197,23 @@ impl Deref for Lease {
     type Target = dyn File;
 
     fn deref(&self) -> &Self::Target {
-        &*self.file
+        match &self.0 {
+            Held::Kept(file) => &**file,
+            Held::Leased(file, _) => &*file.as_ref().expect("it is not given back").file,
+        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some((handles, path)) = self.from.take() {
-            let mut open = handles.open.lock();
-            if let Some(entry) = open.files.get_mut(&path)
-                && Arc::ptr_eq(&entry.file, &self.file)
-            {
-                entry.leases -= 1;
+        if let Held::Leased(file, handles) = &mut self.0 {
+            drop(file.take());
+            fence(Ordering::SeqCst);
+            if handles.waiting.load(Ordering::SeqCst) > 0 {
+                // Whoever said that it waits does so by the time that this lock is had.
+                drop(handles.open.lock());
+                handles.given_back.notify_one();
             }
-            drop(open);
-            handles.given_back.notify_one();
         }
     }
 }
@@ -190,5 +221,11 @@ impl Drop for Lease {
 impl fmt::Debug for Handles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Handles({} at most)", self.files_max)
+    }
+}
+
+impl fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.fmt(f)
     }
 }

@@ -161,3 +161,46 @@ fn a_process_without_a_descriptor_left_waits_for_one() {
     read_all(&log);
     assert!(log.damaged().is_empty());
 }
+
+/// Whoever waits for a file is woken by the one who gives it back, whichever way both came to it.
+#[test]
+fn more_readers_than_files_all_get_their_turn() {
+    use crate::log::config::FILES_MIN;
+    use crate::log::segment::handles::Handles;
+    use crate::log::segment::segment_file::SegmentFile;
+    const READERS: usize = 4 * FILES_MIN;
+    const TURNS: usize = 500;
+    let disk = MemoryDisk::default();
+    let handles = Handles::new(Arc::new(disk.clone()), FILES_MIN);
+    let files: Vec<_> = (0..2 * FILES_MIN)
+        .map(|number| {
+            let path = Path::new("/").join(number.to_string());
+            let file = disk.create(&path).unwrap();
+            file.write_all_at(&[number as u8; 8], 0).unwrap();
+            SegmentFile::on_demand(&path, &handles)
+        })
+        .collect();
+    assert_eq!(disk.files_open().0, 0);
+    let most = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for reader in 0..READERS {
+            let (files, disk, most) = (&files, &disk, &most);
+            scope.spawn(move || {
+                for turn in 0..TURNS {
+                    let number = (reader * 7 + turn * (reader % 5 + 1)) % files.len();
+                    let lease = files[number].file().unwrap();
+                    assert_eq!(lease.read_at(0, 8).unwrap(), [number as u8; 8]);
+                    most.fetch_max(disk.files_open().0, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let most = most.load(Ordering::Relaxed);
+    assert!(most > 1 && most <= FILES_MIN, "{most}");
+    // What is open for later use is found open.
+    let (open, opened) = disk.files_open();
+    assert_eq!(open, FILES_MIN);
+    let found = files.iter().filter(|file| file.file().is_ok()).count();
+    assert_eq!(found, files.len());
+    assert!(disk.files_open().1 - opened <= files.len());
+}

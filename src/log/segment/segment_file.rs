@@ -2,11 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 
-use super::handles::{Handles, Lease};
+use super::handles::{Handles, Lease, OpenFile};
 use crate::disk::File;
 use crate::log::Error;
 
@@ -23,8 +23,8 @@ enum FileState {
     Unmade,
     /// Its segment is written to.
     Open(Arc<dyn File>),
-    /// Its segment is sealed.
-    OnDemand(Arc<Handles>),
+    /// Its segment is sealed. The file as it was opened last.
+    OnDemand(Arc<Handles>, Weak<OpenFile>),
 }
 
 impl SegmentFile {
@@ -40,7 +40,7 @@ impl SegmentFile {
 
     /// A file that is opened when it is used.
     pub fn on_demand(path: &Path, handles: &Arc<Handles>) -> Self {
-        Self::new(path, FileState::OnDemand(handles.clone()))
+        Self::new(path, FileState::OnDemand(handles.clone(), Weak::new()))
     }
 
     fn new(path: &Path, state: FileState) -> Self {
@@ -57,7 +57,7 @@ impl SegmentFile {
 
     /// It is written to no more: from now on it is opened when it is used.
     pub fn let_go(&self, handles: &Arc<Handles>) {
-        *self.state.write() = FileState::OnDemand(handles.clone());
+        *self.state.write() = FileState::OnDemand(handles.clone(), Weak::new());
     }
 
     /// Whether there is a file.
@@ -69,7 +69,7 @@ impl SegmentFile {
     pub fn kept(&self) -> Option<Arc<dyn File>> {
         match &*self.state.read() {
             FileState::Open(file) => Some(file.clone()),
-            FileState::OnDemand(_) | FileState::Unmade => None,
+            FileState::OnDemand(..) | FileState::Unmade => None,
         }
     }
 
@@ -81,11 +81,18 @@ impl SegmentFile {
     pub fn file(&self) -> Result<Lease, Error> {
         let handles = match &*self.state.read() {
             FileState::Open(file) => return Ok(Lease::kept(file.clone())),
-            FileState::OnDemand(handles) => handles.clone(),
+            FileState::OnDemand(handles, last) => match handles.again(last) {
+                Some(lease) => return Ok(lease),
+                None => handles.clone(),
+            },
             FileState::Unmade => {
                 return Err(Error::io("use", &self.path)(io::ErrorKind::NotFound.into()));
             }
         };
-        handles.open(&self.path)
+        let lease = handles.open(&self.path)?;
+        if let FileState::OnDemand(_, last) = &mut *self.state.write() {
+            *last = lease.remembered();
+        }
+        Ok(lease)
     }
 }
