@@ -47,8 +47,10 @@ impl LogState {
         }
         let directory = segment.index.directory().ok_or(NO_ROW)?;
         let rows = directory.rows_of(log)?.ok_or(NO_ROW)?;
-        let row = segment.index.find_in(&rows, at)?.ok_or(NO_ROW)?;
-        if self.end_of_row(number, &rows, row)? <= at {
+        let found = segment.index.find_in(&rows, at)?.ok_or(NO_ROW)?;
+        let behind = self.behind(number, found.number)?;
+        let count = behind.1.0.saturating_sub(found.row.position.0);
+        if found.row.offset.0.saturating_add(count) <= at.0 {
             // Where a damaged segment begins is not known, so the one before it was taken.
             return Err(self.damaged_behind(number, log).unwrap_or(NO_ROW));
         }
@@ -56,8 +58,9 @@ impl LogState {
             state: self,
             segment: number,
             rows,
-            at: row,
-            ahead: None,
+            at: found.at + 1,
+            ahead: Some((found.row, found.number)),
+            behind: Some(behind),
         };
         let (source, mut parts) = self.record_source(number, rows, budget)?;
         if let Some(first) = parts.first_mut() {
@@ -82,44 +85,51 @@ impl LogState {
         // Most reads go on where the last one ended: in that segment, or in the next.
         let hint = self.segment_number(looked);
         if let Some(number) = hint.filter(|number| self.segments[*number].has_log(log))
-            && let Some(begins) = self.known_first(number, log)?
-            && begins <= at
+            && let Some(holder) = self.holder_near(number, log, at)?
         {
-            let behind = self.next_with(number, log);
-            match behind.map(|behind| self.known_first(behind, log)) {
-                None => return Ok(Looked::Found(Ok(number))),
-                Some(Some(end)) if at < end => return Ok(Looked::Found(Ok(number))),
-                _ => {}
-            }
+            return Ok(Looked::Found(Ok(holder)));
         }
+        // Bisects the segments, of which some have no records of the log. The newest first: it is asked most.
         let has_log = |number: &usize| self.segments[*number].has_log(log);
-        let all: Vec<_> = (0..self.segments.len()).filter(has_log).collect();
-        // The newest first: it is asked most.
-        let (mut low, mut high) = (0, all.len());
-        let mut held = Offset(u64::MAX);
+        let (mut low, mut high) = (0, self.segments.len());
+        let (mut holder, mut held) = (None, Offset(u64::MAX));
         let mut middle = high.saturating_sub(1);
         while low < high {
-            match self.first_in(all[middle], log)? {
-                Looked::Found(begins) if begins <= at => low = middle + 1,
-                Looked::Found(begins) => (high, held) = (middle, begins),
-                Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
+            match (middle..high).find(has_log) {
+                None => high = middle,
+                Some(number) => match self.first_in(number, log)? {
+                    Looked::Found(begins) if begins <= at => {
+                        (low, holder) = (number + 1, Some(number));
+                    }
+                    Looked::Found(begins) => (high, held) = (middle, begins),
+                    Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
+                },
             }
             middle = low + (high - low) / 2;
         }
-        let is_damaged = |number: &usize| self.segments[*number].damage.is_some();
-        let first = all.first().copied().filter(is_damaged);
         // None is before a first one that is damaged.
-        let holder = low.checked_sub(1).map(|holder| all[holder]).or(first);
-        Ok(Looked::Found(holder.ok_or(held)))
+        let is_damaged = |number: &usize| self.segments[*number].damage.is_some();
+        let first = || (0..self.segments.len()).find(has_log).filter(is_damaged);
+        Ok(Looked::Found(holder.or_else(first).ok_or(held)))
     }
 
-    /// The offset behind one of a log's rows in a segment.
-    fn end_of_row(&self, number: usize, rows: &LogRows<'_>, at: usize) -> Result<Offset, Error> {
-        let index = &self.segments[number].index;
-        let row = index.row_in(rows, at)?;
-        let (_, behind) = self.behind(number, rows.number(at)?.unwrap_or(0))?;
-        let count = behind.0.saturating_sub(row.position.0);
-        Ok(Offset(row.offset.0.saturating_add(count)))
+    /// The segment that holds a log's record, if it is this one or the next with records of the log, as far as that is
+    /// known without a look at the disk.
+    fn holder_near(&self, number: usize, log: LogId, at: Offset) -> Result<Option<usize>, Error> {
+        let Some((first, next)) = self.known_ends(number, log)? else {
+            return Ok(None);
+        };
+        if at < first || next.is_some_and(|next| at < next) {
+            return Ok((first <= at).then_some(number));
+        }
+        let Some(behind) = self.next_with(number, log) else {
+            return Ok(Some(number));
+        };
+        Ok(match self.known_ends(behind, log)? {
+            Some((first, _)) if at < first => Some(number),
+            Some((_, Some(next))) if at < next => Some(behind),
+            _ => None,
+        })
     }
 
     /// The error of the next segment with records of a log, if it is damaged.
@@ -133,22 +143,28 @@ impl LogState {
         (number + 1..self.segments.len()).find(|number| self.segments[*number].has_log(log))
     }
 
-    /// Where a segment begins in a log, if that is known without a look at the disk, and the segment is whole.
-    fn known_first(&self, number: usize, log: LogId) -> Result<Option<Offset>, Error> {
+    /// Where a segment begins in a log, and where it ends there if it is sealed; `None` if that is not known without a
+    /// look at the disk, or the segment is not whole.
+    fn known_ends(
+        &self,
+        number: usize,
+        log: LogId,
+    ) -> Result<Option<(Offset, Option<Offset>)>, Error> {
         let segment = &self.segments[number];
         let directory = segment
             .index
             .directory()
             .filter(|_| segment.damage.is_none());
         let rows = directory.map(|directory| directory.rows_of(log));
-        Ok(rows.transpose()?.flatten().map(|rows| rows.first))
+        let rows = rows.transpose()?.flatten();
+        Ok(rows.map(|rows| (rows.first, rows.next)))
     }
 
     /// Where a segment begins in a log of which it has records. Of a damaged one it is not known: it begins
     /// where the one before ends, or later.
     fn first_in(&self, number: usize, log: LogId) -> Result<Looked<Offset>, Error> {
         let segment = &self.segments[number];
-        if let Some(first) = self.known_first(number, log)? {
+        if let Some((first, _)) = self.known_ends(number, log)? {
             return Ok(Looked::Found(first));
         }
         match segment.index.lazy() {
@@ -206,11 +222,16 @@ struct Rows<'a> {
     at: usize,
     /// The next one, if it was read.
     ahead: Option<(Row, usize)>,
+    /// What is behind that one, if it was looked for.
+    behind: Option<(Option<Row>, Position)>,
 }
 
 impl Rows<'_> {
     /// The next row, and its number.
     fn row(&mut self) -> Result<Option<(Row, usize)>, Error> {
+        if let Some(ahead) = self.ahead.take() {
+            return Ok(Some(ahead));
+        }
         let Some(number) = self.rows.number(self.at)? else {
             return Ok(None);
         };
@@ -220,22 +241,23 @@ impl Rows<'_> {
     }
 
     fn part(&mut self) -> Result<Option<Part>, Error> {
-        let next = match self.ahead.take() {
-            Some(next) => Some(next),
-            None => self.row()?,
-        };
-        let Some((row, number)) = next else {
+        let Some((row, number)) = self.row()? else {
             return Ok(None);
         };
-        self.ahead = self.row()?;
-        // Where a log is alone its next row is also the next of all: it need not be read twice.
-        let (behind, next) = match self.ahead {
-            Some((behind, _)) if behind.offset <= row.offset => {
+        let (behind, next) = match self.behind.take() {
+            Some(known) => known,
+            None => self.state.behind(self.segment, number)?,
+        };
+        // Where a log is alone the next row of all is also its own: it need not be read twice.
+        if let Some(behind) = behind.filter(|behind| behind.log == row.log)
+            && self.rows.number(self.at)? == Some(number + 1)
+        {
+            if behind.offset <= row.offset {
                 return Err(Error::Malformed("the rows are not in order"));
             }
-            Some((behind, at)) if at == number + 1 => (Some(behind), behind.position),
-            _ => self.state.behind(self.segment, number)?,
-        };
+            self.ahead = Some((behind, number + 1));
+            self.at += 1;
+        }
         let segment = &self.state.segments[self.segment];
         Ok(Some(Part {
             end: batch_end(segment, &row, behind.as_ref()),

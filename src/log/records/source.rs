@@ -83,16 +83,14 @@ fn read(
     taker: &mut Taker<'_>,
 ) -> Result<usize, Failed> {
     let bytes = reaches.iter().map(Reach::bytes).sum();
-    let mut memory = vec![0; bytes];
-    let mut rest = &mut memory[..];
-    let wanted = reaches.iter().map(|reach| {
-        let (part, behind) = std::mem::take(&mut rest).split_at_mut(reach.bytes());
-        rest = behind;
-        (reach.place, part)
-    });
     // What came before a read that failed is good.
-    let (filled, failed) = store.fill(wanted);
-    let memory = Bytes::from(memory);
+    let (memory, filled, failed) = match reaches {
+        [reach] => match store.read(reach.place, reach.bytes()) {
+            Ok(memory) => (memory, 1, None),
+            Err(error) => (Bytes::new(), 0, Some(error)),
+        },
+        _ => fill(&store, reaches, bytes),
+    };
     let (mut parts, mut begins) = (parts.iter(), 0);
     for reach in &reaches[..filled] {
         for part in parts.by_ref().take(reach.parts) {
@@ -113,6 +111,19 @@ fn read(
         Some(error) => Err(Failed::Store(store, error)),
         None => Ok(bytes),
     }
+}
+
+/// Reads several reaches, side by side; gives how many came, and why no more.
+fn fill(store: &Store, reaches: &[Reach], bytes: usize) -> (Bytes, usize, Option<Error>) {
+    let mut memory = vec![0; bytes];
+    let mut rest = &mut memory[..];
+    let wanted = reaches.iter().map(|reach| {
+        let (part, behind) = std::mem::take(&mut rest).split_at_mut(reach.bytes());
+        rest = behind;
+        (reach.place, part)
+    });
+    let (filled, failed) = store.fill(wanted);
+    (Bytes::from(memory), filled, failed)
 }
 
 impl Reach {

@@ -64,6 +64,8 @@ pub struct LogRows<'a> {
     pub log: LogId,
     /// The offset of the first record.
     pub first: Offset,
+    /// The offset after the last record, if that is known.
+    pub next: Option<Offset>,
     numbers: Numbers<'a>,
 }
 
@@ -98,6 +100,7 @@ impl Directory {
         Some(LogRows {
             log,
             first: rows.first,
+            next: None,
             numbers: match &rows.numbers {
                 OpenNumbers::Run(run) => Numbers::Run(run.clone()),
                 OpenNumbers::List(list) => Numbers::List(list),
@@ -136,6 +139,7 @@ impl<'a> Sealed<'a> {
         Ok(Some(LogRows {
             log,
             first: entry.first,
+            next: Some(entry.next),
             numbers: match entry.place {
                 Place::Run(row) => Numbers::Run(from(row)),
                 Place::List(place) => Numbers::Sealed(self, from(place)),
@@ -158,6 +162,26 @@ impl<'a> View<'a> {
         match self {
             Self::Open(directory) => Ok(directory.rows_of(log)),
             Self::Sealed(sealed) => sealed.rows_of(log),
+        }
+    }
+
+    /// How many logs have rows.
+    pub fn logs(self) -> usize {
+        match self {
+            Self::Open(directory) => directory.logs.len(),
+            Self::Sealed(sealed) => sealed.logs.len(),
+        }
+    }
+
+    /// Up to so many of the logs with rows of which `holds` is true.
+    pub fn logs_of(self, holds: &dyn Fn(LogId) -> bool, logs_max: usize) -> Vec<LogId> {
+        let holds = |log: &LogId| holds(*log);
+        match self {
+            Self::Open(directory) => {
+                let logs = directory.logs.keys().copied();
+                logs.filter(holds).take(logs_max).collect()
+            }
+            Self::Sealed(sealed) => sealed.logs.iter().filter(holds).take(logs_max).collect(),
         }
     }
 }

@@ -137,11 +137,6 @@ impl RowIndex {
         self.map = Map::Lazy(lazy);
     }
 
-    /// What must be loaded first, so that looking for rows waits for no disk.
-    pub fn unloaded(&self) -> Option<Arc<LazyMap>> {
-        self.lazy().filter(|lazy| !lazy.is_loaded()).cloned()
-    }
-
     /// An index in place of a file that is missing.
     pub fn absent(path: &Path, base: Index) -> Result<Self, Error> {
         Self::map(path, disk::absent(), base)
@@ -423,7 +418,9 @@ mod tests {
     /// The row of its log that is the last at or before an offset.
     fn found(index: &RowIndex, offset: u64) -> Option<usize> {
         let rows = index.directory().unwrap().rows_of(LogId(3)).unwrap()?;
-        index.find_in(&rows, Offset(offset)).unwrap()
+        let found = index.find_in(&rows, Offset(offset)).unwrap()?;
+        assert_eq!(found.row, index.row(found.number).unwrap());
+        Some(found.at)
     }
 
     fn rows_come_back(disk: &dyn Disk, path: &Path) {

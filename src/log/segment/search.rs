@@ -1,35 +1,45 @@
 //! Finding rows of an index: by a log's offset, by raft index.
 
+use std::sync::Arc;
+
 use super::directory::LogRows;
 use super::index::RowIndex;
+use super::lazy_map::LazyMap;
 use crate::log::format::row::Row;
 use crate::log::{Error, Offset};
 
 /// Guesses before a search bisects.
 const GUESSES: usize = 3;
 
-/// The number of the last of `count` keys at or before `wanted`. Keys grow; the first is known.
-///
-/// They grow evenly as a rule, so a few guesses come close before the rest is bisected.
-fn last_at(
+/// The keys that are searched: they grow; the first one is known, and perhaps what is behind the last.
+struct Keys {
     count: usize,
     first: u64,
+    behind: Option<u64>,
+}
+
+/// The number of the last key at or before `wanted`, and what was read with it, if it was read.
+///
+/// They grow evenly as a rule, so a few guesses come close before the rest is bisected.
+fn last_at<T>(
+    keys: &Keys,
     wanted: u64,
-    key: impl Fn(usize) -> Result<u64, Error>,
-) -> Result<Option<usize>, Error> {
-    if count == 0 || wanted < first {
+    read: impl Fn(usize) -> Result<(u64, T), Error>,
+) -> Result<Option<(usize, Option<T>)>, Error> {
+    if keys.count == 0 || wanted < keys.first {
         return Ok(None);
     }
     // The key `low` is at or before the wanted one; the key `high` is not, or is behind the last.
-    let (mut low, mut high) = (0, count);
-    let (mut low_key, mut high_key) = (first, None);
+    let (mut low, mut high) = (0, keys.count);
+    let (mut low_key, mut high_key) = (keys.first, keys.behind.filter(|behind| *behind > wanted));
+    let mut found = None;
     for _ in 0..GUESSES {
         if high - low <= 1 {
             break;
         }
         let last = match high_key {
             Some(last) => last,
-            None => key(count - 1)?.max(wanted).saturating_add(1),
+            None => read(keys.count - 1)?.0.max(wanted).saturating_add(1),
         };
         // Keys that do not grow are damage, which is found when the row is looked at.
         let spread = last.saturating_sub(low_key).max(1);
@@ -38,11 +48,11 @@ fn last_at(
         // A step further than the guess: the one looked for is most likely the one before.
         for number in [low + guess, low + guess + 1] {
             let number = number.clamp(low + 1, high - 1);
-            let found = key(number)?;
-            if found <= wanted {
-                (low, low_key) = (number, found);
+            let (key, what) = read(number)?;
+            if key <= wanted {
+                (low, low_key, found) = (number, key, Some(what));
             } else {
-                (high, high_key) = (number, Some(found));
+                (high, high_key) = (number, Some(key));
                 break;
             }
             if high - low <= 1 {
@@ -52,30 +62,51 @@ fn last_at(
     }
     while high - low > 1 {
         let middle = low + (high - low) / 2;
-        if key(middle)? <= wanted {
-            low = middle;
+        let (key, what) = read(middle)?;
+        if key <= wanted {
+            (low, found) = (middle, Some(what));
         } else {
             high = middle;
         }
     }
-    Ok(Some(low))
+    Ok(Some((low, found)))
+}
+
+/// One of a log's rows.
+#[derive(Debug)]
+pub struct InLog {
+    /// Which of the log's rows it is.
+    pub at: usize,
+    /// Its number among all rows.
+    pub number: usize,
+    pub row: Row,
 }
 
 impl RowIndex {
-    /// Which of a log's rows is the last at or before `offset`.
-    pub fn find_in(&self, rows: &LogRows<'_>, offset: Offset) -> Result<Option<usize>, Error> {
-        last_at(rows.len(), rows.first.0, offset.0, |at| {
-            Ok(self.row_in(rows, at)?.offset.0)
-        })
+    /// The last of a log's rows at or before `offset`.
+    pub fn find_in(&self, rows: &LogRows<'_>, offset: Offset) -> Result<Option<InLog>, Error> {
+        let keys = Keys {
+            count: rows.len(),
+            first: rows.first.0,
+            behind: rows.next.map(|next| next.0),
+        };
+        let read = |at: usize| {
+            let found = self.row_in(rows, at)?;
+            Ok((found.row.offset.0, found))
+        };
+        match last_at(&keys, offset.0, read)? {
+            Some((_, Some(found))) => Ok(Some(found)),
+            Some((at, None)) => self.row_in(rows, at).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The row with this number among a log's.
-    pub fn row_in(&self, rows: &LogRows<'_>, at: usize) -> Result<Row, Error> {
+    fn row_in(&self, rows: &LogRows<'_>, at: usize) -> Result<InLog, Error> {
         let number = rows.number(at)?;
-        self.row_of(
-            rows,
-            number.ok_or(Error::Malformed("a log has fewer rows"))?,
-        )
+        let number = number.ok_or(Error::Malformed("a log has fewer rows"))?;
+        let row = self.row_of(rows, number)?;
+        Ok(InLog { at, number, row })
     }
 
     /// The row with this number among all, which is one of a log's.
@@ -85,6 +116,18 @@ impl RowIndex {
             true => Ok(row),
             false => Err(Error::Malformed("the directory names a row of another log")),
         }
+    }
+
+    /// What must be loaded first, so that looking for rows waits for no disk.
+    pub fn unloaded(&self) -> Option<Arc<LazyMap>> {
+        self.lazy().filter(|lazy| !lazy.is_loaded()).cloned()
+    }
+
+    /// What must be loaded first, so that looking for the rows of a log waits for no disk.
+    pub fn undirected(&self) -> Option<Arc<LazyMap>> {
+        let lazy = self.lazy()?;
+        let is_there = lazy.is_loaded() && lazy.directory().is_some();
+        (!is_there).then(|| lazy.clone())
     }
 
     /// How many rows, from the first, `holds` is true for.

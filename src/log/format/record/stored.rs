@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::batch::{self, Compression, Part};
 
-use super::{Record, SHORT, batch_header, record, skip};
+use super::{Batch, Record, SHORT, batch_header, record, skip};
 use crate::log::format::row::Row;
 use crate::log::{Error, LogId, Offset, Position};
 
@@ -36,7 +36,7 @@ pub struct Stored {
 /// seen before.
 pub fn stored(bytes: &Bytes, row: &Row, count: u64) -> Result<Stored, Error> {
     let batch = batch_header(bytes, 0)?;
-    if covered_by(bytes, row)?.map(u64::from) != Some(count) {
+    if covers(&batch, row).map(u64::from) != Some(count) {
         let what = "a row names another batch than the one that stands there";
         return Err(Error::Malformed(what));
     }
@@ -56,9 +56,12 @@ pub fn stored(bytes: &Bytes, row: &Row, count: u64) -> Result<Stored, Error> {
 
 /// How many records a row covers of the batch that these bytes begin with; `None` if it is of another one.
 pub fn covered_by(bytes: &[u8], row: &Row) -> Result<Option<u32>, Error> {
-    let batch = batch_header(bytes, 0)?;
+    Ok(covers(&batch_header(bytes, 0)?, row))
+}
+
+fn covers(batch: &Batch<'_>, row: &Row) -> Option<u32> {
     let covered = batch.covered_by(row.check);
-    Ok(covered.filter(|_| batch.log == row.log))
+    covered.filter(|_| batch.log == row.log)
 }
 
 impl Stored {
