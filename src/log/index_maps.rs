@@ -19,7 +19,7 @@ impl Log {
     /// again.
     pub(super) fn with_directories<T>(
         &self,
-        look: impl Fn(&LogState) -> Result<Looked<T>, Error>,
+        mut look: impl FnMut(&LogState) -> Result<Looked<T>, Error>,
     ) -> Result<T, Error> {
         // Held until the end: what is used last is not given up first.
         let mut loaded = Vec::new();

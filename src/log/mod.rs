@@ -48,7 +48,7 @@ pub use format::seal::Seal;
 pub use inspect::{dump, verify};
 pub use numbers::{AllEnds, Ends, Floor, Index, LogId, NUMBER_MAX, Offset, Position, Term};
 pub use open::recovery::Checkpoint;
-pub use records::{Found, Read, Stretch};
+pub use records::{Course, Found, Read, Stretch, Wanted};
 pub use segment::Damage;
 pub use upkeep::copies::{Placed, SegmentCopy, adopt_files, is_copied, remove_copy};
 pub use upkeep::repair::Damaged;

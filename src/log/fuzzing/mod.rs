@@ -12,8 +12,8 @@ use super::format::row::Row;
 use super::format::seal::Seal;
 use super::format::{record, seal};
 use super::{
-    AllEnds, Checkpoint, Config, Ends, Entry, Error, Floor, Index, Kind, Log, LogId, NUMBER_MAX,
-    Offset, Position, Run,
+    AllEnds, Checkpoint, Config, Course, Ends, Entry, Error, Floor, Index, Kind, Log, LogId,
+    NUMBER_MAX, Offset, Position, Run, Wanted,
 };
 use crate::disk::Disk;
 use crate::disk::memory::MemoryDisk;
@@ -297,9 +297,22 @@ pub fn read_all(log: &Log) {
             );
         }
     }
+    for wanted in [Wanted::Those(&|_| true), Wanted::These(&[LogId::DEFAULT])] {
+        follow(log, &wanted);
+    }
+    let _ = (
+        log.term_ends(Index(0)),
+        log.droppable(log.next_index()).is_ok(),
+        log.can_seal(log.first_index()),
+    );
+}
+
+/// Reads the records of several logs in their one order, as far as that goes.
+fn follow(log: &Log, wanted: &Wanted<'_>) {
     let (mut at, end) = log.positions();
+    let mut course = Course::default();
     while at < end {
-        let Ok(found) = log.stretch(at, &|_| true) else {
+        let Ok(found) = log.stretch(at, wanted, &mut course) else {
             break;
         };
         assert!(found.passed() > at, "a look gets on");
@@ -308,11 +321,6 @@ pub fn read_all(log: &Log) {
             .and_then(|found| log.read_found(found, 100));
         at = found.passed();
     }
-    let _ = (
-        log.term_ends(Index(0)),
-        log.droppable(log.next_index()).is_ok(),
-        log.can_seal(log.first_index()),
-    );
 }
 
 /// Scrubs, and mends what can be mended without another node.

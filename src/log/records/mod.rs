@@ -4,10 +4,12 @@
 //! The lock is held for the look, in memory and in mapped rows, never while a store is read. Every batch is
 //! checked before it is handed out, and no other with it. A sealed segment that does not check is marked, and waits for repair.
 
+mod course;
 mod find;
 mod source;
 mod stretch;
 
+pub use course::{Course, Wanted};
 pub use stretch::Stretch;
 
 use bytes::Bytes;

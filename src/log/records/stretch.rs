@@ -1,23 +1,25 @@
 //! Reading the records of many logs in one order: that of their positions.
 //!
 //! A look at the rows from a position on copies out those of logs that may be wanted. Which of these are read, the
-//! caller then says: names are no affair of the log. Each look is bounded: by the rows that it passes under
+//! caller then says: names are no affair of the log. Each look is bounded: by the rows that it walks under
 //! the lock, and by the segments that it passes because their seals name no log that may be wanted. Records that
-//! were given up are passed over.
+//! were given up are passed over. Whether all rows are walked or some, `course.rs` decides.
 
 use std::sync::Arc;
 
+use super::course::{Course, Wanted};
 use super::find::NO_ROW;
 use super::source::{Source, batch_end};
 use super::{Found, Part, Rest};
+use crate::log::damage::of_directory;
 use crate::log::format::row::Row;
+use crate::log::index_maps::Looked;
 use crate::log::read::READ_BYTES_MAX;
 use crate::log::segment::Segment;
-use crate::log::segment::lazy_map::LazyMap;
 use crate::log::{Error, Index, Log, LogId, LogState, Offset, Position, Seal};
 
-/// Rows that one look passes.
-const ROWS_MAX: usize = 1024;
+/// Rows that one look walks.
+pub(super) const ROWS_MAX: usize = 1024;
 /// Sealed segments without a wanted log that one look passes.
 const SEGMENTS_MAX: usize = 64;
 
@@ -34,11 +36,31 @@ pub struct Stretch {
 
 impl Stretch {
     fn empty(passed: Position) -> Self {
+        Self::empty_in(Index(0), passed)
+    }
+
+    /// Nothing yet, of the segment that begins there.
+    pub(super) fn empty_in(base: Index, passed: Position) -> Self {
         Self {
-            base: Index(0),
+            base,
             parts: Vec::new(),
             passed,
         }
+    }
+
+    /// Moves behind a row, whose records end before `next`.
+    fn go_to(&mut self, row: &Row, next: Position) -> Result<(), Error> {
+        // A run without a record would make a reader loop for ever.
+        if next <= row.position.max(self.passed) {
+            return Err(Error::Malformed("the rows are not in order"));
+        }
+        self.passed = next;
+        Ok(())
+    }
+
+    /// Nothing that is wanted stands before a position.
+    pub(super) fn pass(&mut self, position: Position) {
+        self.passed = self.passed.max(position);
     }
 
     /// Whether there is nothing to be read in it.
@@ -71,42 +93,42 @@ impl Stretch {
 }
 
 impl Log {
-    /// Looks at the rows from a position on, of all logs of which `may_want` holds; `None` if that waits for the
+    /// Looks at the rows from a position on, of the logs that may be wanted; `None` if that waits for the
     /// disk. A position before the first record that is held stands for that one's; one behind the end is an
-    /// error.
+    /// error. The course is what the reader's last look left.
     pub fn stretch_now(
         &self,
         from: Position,
-        may_want: &dyn Fn(LogId) -> bool,
+        wanted: &Wanted<'_>,
+        course: &mut Course,
     ) -> Result<Option<Stretch>, Error> {
-        let (from, is_there) = self.pass_segments(from, may_want);
+        let (from, is_there) = self.pass_segments(from, wanted);
         if !is_there {
             return Ok(Some(Stretch::empty(from)));
         }
-        let state = self.0.state.read();
-        if state.unloaded_at(from).is_some() {
-            return Ok(None);
+        let looked = self.0.state.read().stretch(from, wanted, course);
+        match looked {
+            Ok(Looked::Needs(_)) => Ok(None),
+            Ok(Looked::Found(found)) => Ok(Some(found)),
+            // It is marked by those who may wait.
+            Err(error) if of_directory(&error).is_some() => Ok(None),
+            Err(error) => self.looked(from, Err(error)),
         }
-        let looked = state.stretch(from, may_want);
-        drop(state);
-        self.looked(from, looked)
     }
 
     /// As [`Log::stretch_now`], but it waits for the disk.
     pub fn stretch(
         &self,
         from: Position,
-        may_want: &dyn Fn(LogId) -> bool,
+        wanted: &Wanted<'_>,
+        course: &mut Course,
     ) -> Result<Stretch, Error> {
-        let (mut from, is_there) = self.pass_segments(from, may_want);
+        let (mut from, is_there) = self.pass_segments(from, wanted);
         if !is_there {
             return Ok(Stretch::empty(from));
         }
         loop {
-            let looked = self.with_rows(
-                |state| state.unloaded_at(from),
-                |state| state.stretch(from, may_want),
-            );
+            let looked = self.with_directories(|state| state.stretch(from, wanted, course));
             if let Some(stretch) = self.looked(from, looked)? {
                 return Ok(stretch);
             }
@@ -136,17 +158,13 @@ impl Log {
 
     /// Passes over segments that hold nothing that may be wanted; gives the position behind them, and whether
     /// the next one may hold something.
-    fn pass_segments(
-        &self,
-        mut from: Position,
-        may_want: &dyn Fn(LogId) -> bool,
-    ) -> (Position, bool) {
+    fn pass_segments(&self, mut from: Position, wanted: &Wanted<'_>) -> (Position, bool) {
         for _ in 0..SEGMENTS_MAX {
             // A seal can name many logs: the lock is not held while they are looked at.
             let Some(seal) = self.0.state.read().seal_at(&mut from) else {
                 return (from, true);
             };
-            if seal.logs.iter().any(may_want) {
+            if wanted.may_be_of(&seal.logs) {
                 return (from, true);
             }
             from = seal.next_position;
@@ -235,14 +253,6 @@ impl LogState {
         last.or_else(|| self.segments.partition_point(sealed).checked_sub(1))
     }
 
-    /// What must be loaded first for a look from a position on.
-    fn unloaded_at(&self, from: Position) -> Option<Arc<LazyMap>> {
-        let from = from.max(self.first_position);
-        let segment = &self.segments[self.segment_with_position(from)?];
-        let whole = (from < self.next_position && segment.damage.is_none()).then_some(segment);
-        whole.and_then(|segment| segment.index.unloaded())
-    }
-
     /// The seal of the segment that begins at a position, if it is sealed and holds anything.
     fn seal_at(&self, from: &mut Position) -> Option<Arc<Seal>> {
         *from = (*from).max(self.first_position);
@@ -251,13 +261,18 @@ impl LogState {
         (seal.first_position < seal.next_position).then(|| seal.clone())
     }
 
-    fn stretch(&self, from: Position, may_want: &dyn Fn(LogId) -> bool) -> Result<Stretch, Error> {
+    fn stretch(
+        &self,
+        from: Position,
+        wanted: &Wanted<'_>,
+        course: &mut Course,
+    ) -> Result<Looked<Stretch>, Error> {
         let (asked, end) = (from, self.next_position);
         let from = from.max(self.first_position);
         if from >= end {
             return match asked > end {
                 true => Err(Error::PastEnd { asked, next: end }),
-                false => Ok(Stretch::empty(end)),
+                false => Ok(Looked::Found(Stretch::empty(end))),
             };
         }
         let number = self.segment_with_position(from).ok_or(NO_ROW)?;
@@ -265,40 +280,66 @@ impl LogState {
         if segment.damage.is_some() {
             return Err(segment.damaged());
         }
-        let index = &segment.index;
-        let begin = index.partition(|row| row.position <= from)?;
-        let mut at = begin.checked_sub(1).ok_or(NO_ROW)?;
-        let mut row = index.row(at)?;
-        let mut found = Stretch {
-            base: segment.base(),
-            ..Stretch::empty(from)
+        if let Some(lazy) = segment.index.undirected() {
+            return Ok(Looked::Needs(lazy));
+        }
+        let begin = segment.index.partition(|row| row.position <= from)?;
+        let begin = begin.checked_sub(1).ok_or(NO_ROW)?;
+        let found = match self.walk_some(number, (begin, from), wanted, course)? {
+            Some(found) => found,
+            None => self.walk_all(number, (begin, from), wanted)?,
         };
+        Ok(Looked::Found(found))
+    }
+
+    /// Walks the rows of a segment from row `at` on, in which position `from` is.
+    fn walk_all(
+        &self,
+        number: usize,
+        (mut at, from): (usize, Position),
+        wanted: &Wanted<'_>,
+    ) -> Result<Stretch, Error> {
+        let segment = &self.segments[number];
+        let mut row = segment.index.row(at)?;
+        let mut found = Stretch::empty_in(segment.base(), from);
         let mut bytes = 0;
         for _ in 0..ROWS_MAX {
             let (behind, next) = self.behind(number, at)?;
-            // A run without a record would make a reader loop for ever.
-            if next <= row.position.max(found.passed) {
-                return Err(Error::Malformed("the rows are not in order"));
+            if wanted.may_be(row.log) {
+                bytes += self.take(segment, &row, (behind.as_ref(), next), &mut found)?;
+            } else {
+                found.go_to(&row, next)?;
             }
-            if may_want(row.log)
-                && let Some(from) = self.wanted_of(&row, found.passed, next)
-            {
-                let end = batch_end(segment, &row, behind.as_ref());
-                found.parts.push(Part {
-                    row,
-                    next,
-                    from,
-                    end,
-                });
-                bytes += end.saturating_sub(row.place) as usize;
-            }
-            found.passed = next;
             match behind.filter(|_| bytes < READ_BYTES_MAX) {
                 Some(behind) => (row, at) = (behind, at + 1),
                 None => break,
             }
         }
         Ok(found)
+    }
+
+    /// Takes the records of a row as far as they may be read; gives the bytes to read for them. The row behind comes with
+    /// the position behind the row's own records.
+    pub(super) fn take(
+        &self,
+        segment: &Segment,
+        row: &Row,
+        (behind, next): (Option<&Row>, Position),
+        found: &mut Stretch,
+    ) -> Result<usize, Error> {
+        let wanted = self.wanted_of(row, found.passed, next);
+        found.go_to(row, next)?;
+        let Some(from) = wanted else {
+            return Ok(0);
+        };
+        let (row, end) = (*row, batch_end(segment, row, behind));
+        found.parts.push(Part {
+            row,
+            next,
+            from,
+            end,
+        });
+        Ok(end.saturating_sub(row.place) as usize)
     }
 
     /// The offset of the first record of a row, from a position on, that may still be read.

@@ -3,7 +3,9 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{DIR, append, check_all, covered, entry, fill, open, publish, records, sealed, value};
+use super::{
+    DIR, append, check_all, covered, entry, fill, look, open, publish, records, sealed, value,
+};
 use crate::disk::Disk;
 use crate::disk::memory::{Event, MemoryDisk};
 use crate::log::format::files::Paths;
@@ -377,7 +379,7 @@ fn rows_that_rot_after_they_were_found_whole_are_found() {
 fn follow(log: &Log, is_wanted: impl Fn(LogId) -> bool) -> Result<Vec<u64>, Error> {
     let (mut at, mut all) = (Position(0), Vec::new());
     while at < log.positions().1 {
-        let found = log.stretch(at, &is_wanted)?;
+        let found = look(log, at, &Wanted::Those(&is_wanted))?;
         let read = log.read_found(log.find_stretch(&found, 300)?, 300)?;
         let last = read.stored.last().map(|last| last.position.0 + 1);
         at = last.map_or(found.passed(), |last| found.behind(Position(last)));

@@ -127,6 +127,11 @@ pub(super) fn fill(log: &Log, entries: u64) -> (Vec<Entry>, u64) {
     (made, next)
 }
 
+/// A look of a reader who has not looked before.
+fn look(log: &Log, from: Position, wanted: &Wanted<'_>) -> Result<Stretch, Error> {
+    log.stretch(from, wanted, &mut Course::default())
+}
+
 /// The disk fails every sync from now on.
 fn fail_syncs(disk: &MemoryDisk) {
     disk.watch(|event, _| match event {

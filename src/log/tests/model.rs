@@ -402,7 +402,8 @@ impl World {
         let end = Position(model.positions.len() as u64);
         let is_wanted = |id: LogId| logs >> id.0 & 1 == 1;
         if from > end {
-            let past = self.log.stretch(from, &is_wanted);
+            let wanted = Wanted::Those(&is_wanted);
+            let past = self.log.stretch(from, &wanted, &mut Course::default());
             let known =
                 matches!(past, Err(Error::PastEnd { asked, next }) if (asked, next) == (from, end));
             return assert!(known, "{past:?}");
@@ -416,8 +417,16 @@ impl World {
             |(id, at): &(LogId, Offset)| (*id, model.logs[id].records[at.0 as usize].clone());
         let wanted: Vec<_> = wanted.map(record).collect();
         // A look may find other logs, too, which are left out before they are read.
-        for may_want in [logs, u8::MAX] {
-            let found = read_stretches(&self.log, from, bytes, may_want, is_wanted);
+        let ids: Vec<_> = (0..LOGS.into())
+            .map(LogId)
+            .filter(|id| is_wanted(*id))
+            .collect();
+        for may_want in [
+            Wanted::Those(&is_wanted),
+            Wanted::Those(&|_| true),
+            Wanted::These(&ids),
+        ] {
+            let found = read_stretches(&self.log, from, bytes, &may_want, is_wanted);
             assert_eq!(found.unwrap(), wanted, "from {from}");
         }
     }
@@ -484,12 +493,12 @@ fn read_stretches(
     log: &Log,
     mut from: Position,
     bytes: usize,
-    may_want: u8,
+    may_want: &Wanted<'_>,
     is_wanted: impl Fn(LogId) -> bool,
 ) -> Result<Vec<(LogId, Record)>, Error> {
-    let mut all = Vec::new();
+    let (mut all, mut course) = (Vec::new(), Course::default());
     while from < log.positions().1 {
-        let mut found = log.stretch(from, &|id| may_want >> id.0 & 1 == 1)?;
+        let mut found = log.stretch(from, may_want, &mut course)?;
         found.retain(&is_wanted);
         if found.is_empty() {
             assert!(found.passed() > from, "it gets on");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::log::{self, LogId, Position, Stretch};
+use crate::log::{self, Course, LogId, Position, Stretch, Wanted};
 use crate::name::Shown;
 use crate::proto::v1::{self, ConsumeStreamStart, Edge, StoredBatch, selection::Of, start::At};
 use crate::raft::{ReadError, ReplicatedLog};
@@ -38,8 +38,12 @@ pub struct Selection {
     prefix: Option<String>,
     /// Those that are meant, as far as they were met.
     names: Arc<LogNames>,
-    /// Those that are not.
+    /// The ids of those that were named, in order.
+    ids: Arc<[LogId]>,
+    /// Those that are not meant.
     others: Arc<HashSet<LogId>>,
+    /// What the last look left for the next one.
+    course: Course,
     /// How often logs had gone when all that were named were there.
     forgotten: u64,
     /// The position to read on from.
@@ -76,11 +80,15 @@ impl Selection {
             Some(Of::Logs(logs)) => (None, listed(api, &rights, until, &logs.names).await?),
             None => return Err(status::invalid("the selection names no log and no prefix")),
         };
+        let mut ids: Vec<_> = names.keys().copied().collect();
+        ids.sort_unstable();
         let mut selection = Self {
             rights,
             prefix,
+            ids: ids.into(),
             names: Arc::new(names),
             others: Arc::default(),
+            course: Course::default(),
             forgotten,
             next: Position(0),
             end: None,
@@ -132,20 +140,28 @@ impl Selection {
     }
 
     async fn rows(
-        &self,
+        &mut self,
         api: &ApiContext<ReplicatedLog>,
         log: &ReplicatedLog,
     ) -> Result<Stretch, log::Error> {
-        let (names, others) = (self.names.clone(), self.others.clone());
-        let by_prefix = self.prefix.is_some();
-        let may_want =
-            move |id: LogId| names.contains_key(&id) || (by_prefix && !others.contains(&id));
+        let meant = match self.prefix {
+            Some(_) => Meant::AllBut(self.others.clone()),
+            None => Meant::These(self.ids.clone()),
+        };
         let (log, next) = (log.log().clone(), self.next);
-        if let Some(found) = log.stretch_now(next, &may_want)? {
+        let mut course = std::mem::take(&mut self.course);
+        let now = meant.ask(|wanted| log.stretch_now(next, wanted, &mut course));
+        if let Some(found) = now? {
+            self.course = course;
             return Ok(found);
         }
-        let look = move || log.stretch(next, &may_want);
-        api.reading.on_disk("look for records", look).await
+        let look = move || {
+            let found = meant.ask(|wanted| log.stretch(next, wanted, &mut course));
+            Ok((found?, course))
+        };
+        let (found, course) = api.reading.on_disk("look for records", look).await?;
+        self.course = course;
+        Ok(found)
     }
 
     /// Looks up the logs that were not met before.
@@ -200,6 +216,21 @@ impl Selection {
             Some(last) => found.behind(Position(last.position + count_of(last))),
             None => self.next,
         };
+    }
+}
+
+/// The logs that a look may find, for whichever thread looks.
+enum Meant {
+    These(Arc<[LogId]>),
+    AllBut(Arc<HashSet<LogId>>),
+}
+
+impl Meant {
+    fn ask<T>(&self, look: impl FnOnce(&Wanted<'_>) -> T) -> T {
+        match self {
+            Self::These(ids) => look(&Wanted::These(ids)),
+            Self::AllBut(others) => look(&Wanted::Those(&|id| !others.contains(&id))),
+        }
     }
 }
 

@@ -37,10 +37,10 @@ const STREAMS: usize = 2;
 /// Batches in flight on each stream, if its credit allows.
 const IN_FLIGHT: u64 = 32;
 /// What a consume stream may send ahead, and when it is told more.
-const CREDIT_BYTES: u64 = 64 << 20;
-const CREDIT_STEP_BYTES: u64 = 8 << 20;
+pub(super) const CREDIT_BYTES: u64 = 64 << 20;
+pub(super) const CREDIT_STEP_BYTES: u64 = 8 << 20;
 /// One answer holds whole batches, so it may be larger than tonic takes by itself.
-const ANSWER_BYTES_MAX: usize = 65 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 65 << 20;
 
 /// What a produce row does.
 pub(super) fn produced(record_bytes: usize) -> String {
@@ -360,7 +360,7 @@ fn start(log: &str, from: u64, needed: u64) -> ConsumeStreamStart {
     }
 }
 
-async fn read(
+pub(super) async fn read(
     answers: &mut Streaming<ConsumeStreamResponse>,
 ) -> anyhow::Result<ConsumeStreamResponse> {
     let answer = timeout(SILENCE_MAX, answers.message()).await;
@@ -370,7 +370,7 @@ async fn read(
 }
 
 /// The records of a batch, the bytes of their values, and the bytes of the batch.
-fn walk(stored: &StoredBatch) -> anyhow::Result<(u64, u64, u64)> {
+pub(super) fn walk(stored: &StoredBatch) -> anyhow::Result<(u64, u64, u64)> {
     let batch = stored.batch.as_ref();
     let batch = batch.context("an answer has a batch without records")?;
     if batch.compression != 0 {

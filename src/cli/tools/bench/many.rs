@@ -6,22 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
 use super::batches::{self, Load};
 use super::figures::Run;
 use super::load::rate;
-use super::{Bench, BenchArgs, LocalCluster, RECORDS_FOR_READS, RowName, TIMEOUT, together};
+use super::{
+    Bench, BenchArgs, LocalCluster, RECORDS_FOR_READS, RowName, TIMEOUT, following, together,
+};
 use crate::cli::output::{counted, grouped, say};
 use crate::client::LogSettings;
-use crate::tasks;
 
 /// Logs that are made or deleted at once, by one client.
 const CHANGES_IN_FLIGHT: usize = 256;
-/// Readers, each of its share of the logs, one log after the other.
-const READERS: usize = 100;
 /// The records of a batch that is read back: small ones are what many logs have.
 const READ_BATCH_RECORDS: u32 = 10;
 /// How long the nodes are watched at rest.
@@ -190,10 +188,7 @@ impl Bench {
                 "one-by-one",
                 format!("one reader, log by log, batches of {READ_BATCH_RECORDS} x 100 bytes"),
             ),
-            _ => (
-                "consume-batch",
-                format!("native consume streams, batches of {READ_BATCH_RECORDS} x 100 bytes"),
-            ),
+            _ => ("consume-batch", following::followed()),
         };
         let one: Arc<[String]> = logs.all[..1].into();
         let (mut ones, mut manys) = (Vec::new(), Vec::new());
@@ -207,18 +202,24 @@ impl Bench {
                 ones.push(self.read_one(&one[0], alone[0]).await?);
                 manys.push(self.read_prefix(logs, position, count).await?);
             }
-        } else if matches!(row, RowName::ConsumeBatch | RowName::OneByOne) {
+        } else if row == RowName::ConsumeBatch {
+            let position = self.position_behind(logs).await?;
+            let of_each = self.fill_logs(&logs.all).await?[0].1;
+            let alone = self.fill_logs(&one).await?[0];
+            let of_reader = Self::followed_records(logs.all.len(), of_each);
+            for number in 1..=self.runs {
+                say(&format!("{name}: run {number} of {}", self.runs));
+                ones.push(self.follow_one(&one[0], alone, of_reader).await?);
+                manys.push(self.follow_many(&logs.all, position, of_each).await?);
+            }
+        } else if row == RowName::OneByOne {
             // The one log holds as many records as all together, at its end.
             let from = self.fill_logs(&logs.all).await?;
             let alone = self.fill_logs(&one).await?;
-            let readers = match row {
-                RowName::OneByOne => 1,
-                _ => READERS,
-            };
             for number in 1..=self.runs {
                 say(&format!("{name}: run {number} of {}", self.runs));
-                ones.push(self.read_logs(&one, &alone, readers).await?);
-                manys.push(self.read_logs(&logs.all, &from, readers).await?);
+                ones.push(self.read_logs(&one, &alone).await?);
+                manys.push(self.read_logs(&logs.all, &from).await?);
             }
         } else {
             for number in 1..=self.runs {
@@ -270,29 +271,12 @@ impl Bench {
         Ok(ends.iter().map(|log| (log.next_offset, records)).collect())
     }
 
-    /// Reads so many records of each log by so many readers; records a second.
-    async fn read_logs(
-        &self,
-        logs: &Arc<[String]>,
-        spans: &[(u64, u64)],
-        readers_max: usize,
-    ) -> anyhow::Result<f64> {
+    /// Reads so many records of each log, one log after the other; records a second.
+    async fn read_logs(&self, logs: &[String], spans: &[(u64, u64)]) -> anyhow::Result<f64> {
+        let channel = self.leader().await?.channel();
         let started = Instant::now();
-        let share = logs.len().div_ceil(readers_max);
-        let mut readers = Vec::new();
-        for (logs, spans) in logs.chunks(share).zip(spans.chunks(share)) {
-            let (logs, spans) = (logs.to_vec(), spans.to_vec());
-            let target = self.leader().await?;
-            readers.push(tasks::spawn("reader", async move {
-                let channel = target.channel();
-                for (log, (from, count)) in logs.iter().zip(spans) {
-                    batches::consume(channel.clone(), log, from, count).await?;
-                }
-                anyhow::Ok(())
-            }));
-        }
-        for reader in try_join_all(readers).await.context("a reader failed")? {
-            reader?;
+        for (log, (from, count)) in logs.iter().zip(spans) {
+            batches::consume(channel.clone(), log, *from, *count).await?;
         }
         let records = spans.iter().map(|(_, count)| count).sum();
         Ok(rate(records, started.elapsed()))

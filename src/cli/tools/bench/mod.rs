@@ -5,6 +5,7 @@
 
 mod batches;
 mod figures;
+mod following;
 mod load;
 mod many;
 mod many_report;

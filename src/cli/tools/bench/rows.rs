@@ -14,7 +14,8 @@ Rows:
   nodes                             disk bytes per record byte, memory per node (own nodes only)
 
 With --logs N it makes N logs and does the same work over one of them and over all in turn: unary64, unary1024,
-batch100x100 and consume-batch (100 readers), and `nodes` tells what the logs cost at rest. The table has the ratios.
+batch100x100 and consume-batch (100 readers, each of 100 logs in one stream, beside 100 of one log), and `nodes` tells
+what the logs cost at rest. The table has the ratios.
 Three rows more, which want --logs:
   together                          calls that append 10 x 10 records to ten logs, beside batches of 100 to one
   prefix                            one client that reads all logs by their prefix, beside one that reads one log
