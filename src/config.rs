@@ -51,6 +51,10 @@ pub struct Config {
     pub acl: Option<PathBuf>,
     /// How the node proves itself, and what it asks of others.
     pub security: SecurityConfig,
+    /// A second address for metrics and probes, without certificates; `None`: there is none.
+    pub metrics_listen: Option<String>,
+    /// How many logs are told of by name in metrics.
+    pub metrics_logs_max: usize,
     /// How many connections of clients there may be.
     pub connections_max: usize,
     /// How many descriptors the port may have open.
@@ -73,6 +77,12 @@ const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
 /// way, need room.
 const RESERVE_SEGMENTS: u64 = 4;
 
+/// Logs that metrics tell of by name, unless told otherwise: two series each.
+const METRICS_LOGS: usize = 100;
+/// More would be too many series for what scrapes them.
+const METRICS_LOGS_MOST: usize = 10_000;
+/// The host of an address for metrics that names none.
+const LOOPBACK: &str = "127.0.0.1";
 /// More logs than so many would not fit into the memory that a node is to take.
 const LOGS_MOST: u32 = 1_000_000;
 
@@ -135,6 +145,7 @@ impl Options {
         let advertise = self.advertise.filter(|addr| !addr.trim().is_empty());
         let advertise = advertise.map(|addr| check_addr("--advertise", &addr, 1));
         let advertise = advertise.transpose()?;
+        let metrics = metrics(self.metrics_listen.as_deref(), self.metrics_logs_max)?;
         let join = join.iter().map(|addr| check_addr("--join", addr, 1));
         let join = join.collect::<Result<Vec<_>, _>>()?;
         Ok(Config {
@@ -151,6 +162,8 @@ impl Options {
             join_token: self.join_token.unwrap_or_default().trim().to_owned(),
             acl: self.acl,
             security,
+            metrics_listen: metrics.0,
+            metrics_logs_max: metrics.1,
             connections_max,
             descriptors_max: usize::MAX,
             limits: Limits {
@@ -189,6 +202,29 @@ impl Options {
             )),
         }
     }
+}
+
+/// The address for metrics, and how many logs they tell of by name.
+fn metrics(
+    listen: Option<&str>,
+    logs_max: Option<usize>,
+) -> Result<(Option<String>, usize), ConfigError> {
+    let logs_max = logs_max.unwrap_or(METRICS_LOGS);
+    check_range("--metrics-logs-max", logs_max, 0..=METRICS_LOGS_MOST)?;
+    Ok((metrics_addr(listen)?, logs_max))
+}
+
+/// The address for metrics: on loopback if none is said but a port.
+fn metrics_addr(given: Option<&str>) -> Result<Option<String>, ConfigError> {
+    let given = given.unwrap_or_default().trim();
+    let port = given.strip_prefix(':').unwrap_or(given);
+    let addr = match port {
+        // An empty address is what a template leaves of an unset variable.
+        "" => return Ok(None),
+        port if port.bytes().all(|byte| byte.is_ascii_digit()) => format!("{LOOPBACK}:{port}"),
+        _ => given.to_owned(),
+    };
+    check_addr("--metrics-listen", &addr, 0).map(Some)
 }
 
 /// The other nodes that are named.
@@ -348,6 +384,7 @@ mod tests {
         let numbers = [
             ("record_bytes_max", config.limits.record_bytes_max as u64),
             ("logs_max", u64::from(config.limits.logs_max)),
+            ("metrics_logs_max", config.metrics_logs_max as u64),
             ("segment_bytes_max", u64::from(config.log.segment_bytes_max)),
             ("scrub_bytes_per_second", config.scrub_bytes_per_second),
             ("heartbeat_ms", config.timing.heartbeat_ms),
@@ -361,6 +398,25 @@ mod tests {
                 "{name}: {help}"
             );
         }
+    }
+
+    #[test]
+    fn metrics_are_told_on_loopback_unless_an_address_is_said() {
+        let with = |listen: &str| {
+            let rest = format!("bootstrap = true\ninsecure = true\nmetrics_listen = '{listen}'");
+            options(&format!("{BASE}{rest}")).resolve()
+        };
+        for (given, meant) in [
+            ("9464", Some("127.0.0.1:9464")),
+            (":0", Some("127.0.0.1:0")),
+            ("0.0.0.0:9464", Some("0.0.0.0:9464")),
+            (" ", None),
+        ] {
+            let config = with(given).unwrap();
+            assert_eq!(config.metrics_listen.as_deref(), meant, "{given:?}");
+        }
+        let refused = with("localhost").unwrap_err().to_string();
+        assert!(refused.contains("--metrics-listen"), "{refused}");
     }
 
     #[test]

@@ -20,7 +20,7 @@
 //! - `batch`: records as they travel and as they are kept.
 //! - `disk`: where every byte goes that is kept, and its twin in memory.
 //! - `log`: segments of frames and a mapped index: one copy of each record.
-//! - `net`: one port, two protocols, mutual TLS.
+//! - `net`: one port, three protocols, mutual TLS.
 //! - `certs`: makes the certificates that streams are proven by.
 //! - `raft`: the replicated log over both.
 //! - `reason` and `retry`: why a call ended without what it was to bring, and when it is tried again.
@@ -29,6 +29,7 @@
 //! - `client`: the other end.
 //! - `cli`: the command line.
 //! - `tasks` and `stderr`: nothing ends unseen, and no line of a log stops anything.
+//! - `metrics`: what a node counts of itself, and how that is told.
 //! - `env`, `name` and `access`: what all of them stand on.
 
 // What a user of the library may name says what it is; the other modules are for ourselves.
@@ -56,6 +57,9 @@ pub mod env;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod log;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod metrics;
 #[doc(hidden)]
 pub mod name;
 #[doc(hidden)]

@@ -33,6 +33,11 @@ pub fn flush() {
     PROCESS.flush(FLUSH_MAX);
 }
 
+/// How many lines nobody saw, since the process began.
+pub fn lost() -> u64 {
+    PROCESS.0.queue.lock().lost_ever
+}
+
 /// Where the log writes its lines, each by one call.
 #[derive(Debug, Default)]
 pub struct LogLine;
@@ -64,6 +69,8 @@ struct Queue {
     bytes: usize,
     /// Lines that nobody saw, since it was last told.
     lost: u64,
+    /// The same, since the beginning.
+    lost_ever: u64,
     /// A line is on its way out.
     writes: bool,
 }
@@ -98,6 +105,7 @@ impl Lines {
         let mut queue = self.0.queue.lock();
         if queue.bytes + line.len() > QUEUE_BYTES_MAX {
             queue.lost += 1;
+            queue.lost_ever += 1;
             return;
         }
         queue.bytes += line.len();
@@ -144,6 +152,7 @@ fn write_out(shared: &LineQueue, mut sink: impl Write) {
         }
         if written.is_err() {
             queue.lost += 1;
+            queue.lost_ever += 1;
         }
     }
 }

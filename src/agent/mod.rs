@@ -8,6 +8,8 @@ mod background;
 mod error;
 mod membership;
 mod runtimes;
+mod servers;
+mod told;
 
 pub use crate::server::Policy;
 pub use error::AgentError;
@@ -24,15 +26,16 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::disk::{Disk, OsDisk};
 use crate::env::{Clock, Random};
-use crate::net::mux::{Incoming, Mux, MuxLimits};
+use crate::net::mux::{Mux, MuxLimits, Streams};
 use crate::net::stream_layer::StreamLayer;
 use crate::net::tcp::TcpNetwork;
-use crate::net::{Network, Security};
+use crate::net::{Listener, Network, Security};
 use crate::raft::{self, ReplicatedLog, Seat, Timing};
-use crate::server::{self, Drain, HealthReporter};
+use crate::server::Drain;
 use crate::tasks;
 
-use background::{serving, tell_health, upkeep};
+use background::{tell_health, upkeep};
+use servers::{Ends, Port, Servers};
 
 /// How long after the signal to stop the last client's call is cut.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -82,12 +85,10 @@ impl fmt::Debug for Seams {
 pub struct Agent {
     addr: String,
     log: ReplicatedLog,
-    health: HealthReporter,
     drain: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     failed: watch::Receiver<Option<Arc<AgentError>>>,
-    clients: JoinHandle<()>,
-    peers: JoinHandle<()>,
+    servers: Servers,
     helpers: Vec<JoinHandle<()>>,
     mux: Mux,
 }
@@ -100,8 +101,9 @@ pub struct Bound {
     policy: Policy,
     addr: String,
     mux: Mux,
-    clients: Incoming,
-    peers: Incoming,
+    streams: Streams,
+    /// The second address, for scrapers and probes.
+    probes: Option<Box<dyn Listener>>,
 }
 
 impl Bound {
@@ -144,8 +146,9 @@ impl Bound {
             tracing::warn!(%addr, %error, "the address to advertise cannot be resolved here: \
                 others cannot call this node while they cannot resolve it either");
         }
+        let probes = told::listen(&config, &*network).await?;
         let layer = StreamLayer::new(network, security.clone());
-        let (mux, clients, peers) = Mux::start_for(
+        let (mux, streams) = Mux::start_for(
             listener,
             security,
             MuxLimits::within(config.connections_max, config.descriptors_max),
@@ -158,14 +161,19 @@ impl Bound {
             policy,
             addr,
             mux,
-            clients,
-            peers,
+            streams,
+            probes,
         })
     }
 
     /// The address that the port is bound to.
     pub fn local_addr(&self) -> &str {
         self.mux.addr()
+    }
+
+    /// The second address, if there is one.
+    pub fn metrics_addr(&self) -> Option<String> {
+        self.probes.as_ref().map(|listener| listener.local_addr())
     }
 
     /// Makes the node a member of its cluster and serves. It waits for the others for as long as they take.
@@ -178,44 +186,29 @@ impl Bound {
         let seat = Seat::default();
         let (drain, draining) = Drain::new();
         let (stop, stopping) = watch::channel(false);
-        let (routes, health) = server::router(
-            seat.clone(),
-            self.policy.clone(),
-            self.config.limits.clone(),
-            draining.clone(),
-            self.seams.runtimes.bulk.clone(),
-        )
-        .await;
-        let limits = self.config.limits.clone();
         let (fail, failed) = watch::channel(None);
-        let mut signal = draining;
-        let Runtimes {
-            consensus,
-            clients: clients_on,
-            ..
-        } = self.seams.runtimes.clone();
-        let (policy, clients) = (self.policy, self.clients);
-        let clients = {
-            let stop = async move { signal.began().await };
-            let served = async move { server::serve(routes, policy, &limits, clients, stop).await };
-            let served = serving("clients", served, drain.subscribe(), fail.clone());
-            tasks::spawn_on(&clients_on, "server for clients", served)
+        let port = Port {
+            mux: &self.mux,
+            security: self.layer.security(),
+            policy: self.policy,
+            streams: self.streams,
+            probes: self.probes,
         };
-        let peers = {
-            let (mut stopping, told) = (stopping.clone(), stopping);
-            let served = server::serve_peers(seat.clone(), self.peers, async move {
-                let _ = stopping.wait_for(|stop| *stop).await;
-            });
-            let served = serving("peers", served, told, fail.clone());
-            tasks::spawn_on(&consensus, "server for peers", served)
+        let ends = Ends {
+            draining,
+            told: drain.subscribe(),
+            stopping,
+            fail: fail.clone(),
         };
+        let runtimes = self.seams.runtimes.clone();
+        let servers = servers::start(port, &seat, &self.config, &runtimes, ends).await;
         let begun = begin(
             self.config.clone(),
             self.seams,
             self.layer.clone(),
             self.addr.clone(),
         );
-        let (log, joined) = runtimes::run_on(&consensus, begun).await?;
+        let (log, joined) = runtimes::run_on(&runtimes.consensus, begun).await?;
         // The seat was empty: this is the only place that fills it.
         let _ = seat.set(log.clone());
         let settle = membership::settle(
@@ -225,19 +218,18 @@ impl Bound {
             joined,
             fail,
         );
-        let health_told = tell_health(log.clone(), health.clone());
-        let mut helpers = upkeep(&log, self.config.scrub_bytes_per_second, &consensus);
-        helpers.push(tasks::spawn_on(&consensus, "membership", settle));
-        helpers.push(tasks::spawn_on(&clients_on, "health", health_told));
+        let health_told = tell_health(log.clone(), servers.health.clone());
+        let scrub = self.config.scrub_bytes_per_second;
+        let mut helpers = upkeep(&log, scrub, &runtimes.consensus);
+        helpers.push(tasks::spawn_on(&runtimes.consensus, "membership", settle));
+        helpers.push(tasks::spawn_on(&runtimes.clients, "health", health_told));
         Ok(Agent {
             addr: self.addr,
             log,
-            health,
             drain,
             stop,
             failed,
-            clients,
-            peers,
+            servers,
             helpers,
             mux: self.mux,
         })
@@ -281,23 +273,31 @@ impl Agent {
         for helper in &self.helpers {
             helper.abort();
         }
-        self.health.set(false).await;
+        self.servers.health.set(false).await;
         // While leadership moves, calls under way still find this node, and are passed on.
         let _ = tokio::time::timeout(CALLS_MAX, self.log.hand_on()).await;
         self.drain.send_replace(true);
-        let calls = tokio::time::timeout_at(deadline - CALLS_MAX, self.clients);
+        let calls = tokio::time::timeout_at(deadline - CALLS_MAX, self.servers.clients);
         if calls.await.is_err() {
             tracing::warn!("clients' calls were cut: they took too long to end");
         }
         self.mux.stop();
         let _ = tokio::time::timeout_at(deadline, self.log.shutdown()).await;
         self.stop.send_replace(true);
-        self.peers.abort();
+        self.servers.peers.abort();
+        self.servers.told.iter().for_each(JoinHandle::abort);
     }
 
     /// Stops at once, as a crash would: nothing is handed on and nothing made durable.
     pub async fn kill(self) {
-        for task in self.helpers.iter().chain([&self.clients, &self.peers]) {
+        let Servers {
+            clients,
+            peers,
+            told,
+            ..
+        } = &self.servers;
+        let servers = told.iter().chain([clients, peers]);
+        for task in self.helpers.iter().chain(servers) {
             task.abort();
         }
         self.mux.shutdown().await;

@@ -69,9 +69,17 @@ pub struct Options {
           value_parser = BoolishValueParser::new(),
           help_heading = HELP_SECURITY)]
     pub insecure: Option<bool>,
-    /// Which clients may produce, consume and administer what: lines `p, COMMON NAME, LOG|PREFIX*|*, ACTION`
+    /// Which clients may produce, consume and administer what, and read metrics: lines
+    /// `p, COMMON NAME, LOG|PREFIX*|*, ACTION`
     #[arg(long, env = "FERROLOG_ACL", value_name = "FILE", help_heading = HELP_SECURITY)]
     pub acl: Option<PathBuf>,
+    /// A second address for metrics and probes: plain HTTP for whoever reaches it, with /metrics, /healthz and /readyz.
+    /// A port alone is on 127.0.0.1 [default: none; the node's own port tells them to certificates with the action metrics]
+    #[arg(long, env = "FERROLOG_METRICS_LISTEN", value_name = "[HOST:]PORT")]
+    pub metrics_listen: Option<String>,
+    /// How many logs metrics tell of by name, those with the most records [default: 100]
+    #[arg(long, env = "FERROLOG_METRICS_LOGS_MAX", value_name = "COUNT", help_heading = HELP_TUNING)]
+    pub metrics_logs_max: Option<usize>,
     /// Connections of clients: up to half of them from one address, a quarter with one certificate
     /// [default: 2048, or fewer if the system lets the process open few files]
     #[arg(long, env = "FERROLOG_CONNECTIONS_MAX", value_name = "COUNT", help_heading = HELP_TUNING)]
@@ -134,6 +142,8 @@ impl Options {
             tls_key: self.tls_key.or(under.tls_key),
             insecure: self.insecure.or(under.insecure),
             acl: self.acl.or(under.acl),
+            metrics_listen: self.metrics_listen.or(under.metrics_listen),
+            metrics_logs_max: self.metrics_logs_max.or(under.metrics_logs_max),
             connections_max: self.connections_max.or(under.connections_max),
             record_bytes_max: self.record_bytes_max.or(under.record_bytes_max),
             logs_max: self.logs_max.or(under.logs_max),

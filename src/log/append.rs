@@ -6,6 +6,8 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
+use tokio::time::Instant;
+
 use super::format::files::Paths;
 use super::format::frame::{self, Entry, HEADER_BYTES, Kind};
 use super::format::record;
@@ -54,6 +56,7 @@ impl Log {
         let bytes = writes.iter().map(|write| write.entry.payload.len() as u64);
         let append = Append {
             bytes: bytes.sum(),
+            since: Instant::now(),
             writes,
             done,
         };

@@ -55,6 +55,7 @@ pub use upkeep::repair::Damaged;
 pub use upkeep::scrub::Scrub;
 pub use upkeep::trim::{Pin, SegmentInfo};
 pub use write::io::{Done, Job};
+pub use write::writer::Counts;
 
 use crate::disk::Disk;
 use format::files;
@@ -285,6 +286,11 @@ impl Log {
     /// The first raft index that is not durable yet.
     pub fn durable(&self) -> Index {
         self.0.queue.durable()
+    }
+
+    /// What its writer counts.
+    pub fn counts(&self) -> &Counts {
+        self.0.queue.counts()
     }
 
     /// Tries again what waits for room: to be called now and then.

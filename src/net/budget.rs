@@ -17,6 +17,7 @@
 //! Small messages have room that large ones cannot take, so that large messages, stalled or not, never lock out
 //! small calls.
 
+mod limits;
 mod pool;
 
 use std::collections::HashMap;
@@ -27,78 +28,13 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use crate::metrics::families::{BUDGET_LIMIT, BUDGET_REFUSALS, BUDGET_USED, BUDGET_WAITS};
+use crate::metrics::{Counter, Page};
+pub use limits::{ANSWERS, AccountLimits, BYTES, CALLS, NODE_BYTES_MAX, UNREAD};
 use pool::{Lane, Pool};
 
 /// A message of at most so many bytes may use the room that is kept for small ones.
 pub const SMALL_BYTES_MAX: usize = 64 << 10;
-
-/// The limits of one kind of account, in bytes. A message that is larger than the connection's limit takes the
-/// whole of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AccountLimits {
-    /// How many bytes all clients together may hold.
-    pub node_bytes_max: usize,
-    /// How many bytes all connections of one subject may hold.
-    pub subject_bytes_max: usize,
-    /// How many bytes one connection may hold.
-    pub connection_bytes_max: usize,
-    /// Beside each of these limits, one part in so many of it is kept for small messages. 0: nothing is kept.
-    pub small_part: usize,
-}
-
-impl AccountLimits {
-    /// The bytes of the node, with the part that is kept for small messages.
-    const fn with_small(&self) -> usize {
-        match self.small_part {
-            0 => self.node_bytes_max,
-            part => self.node_bytes_max + self.node_bytes_max / part,
-        }
-    }
-}
-
-/// Messages and answers: from before they are read or built until the client has been answered, or has taken
-/// them.
-pub const BYTES: AccountLimits = AccountLimits {
-    node_bytes_max: 40 << 20,
-    subject_bytes_max: 24 << 20,
-    connection_bytes_max: 24 << 20,
-    small_part: 8,
-};
-
-/// Windows of streams that have a message under way: so much may have come on them that nobody has read yet.
-/// A connection's window must be larger than its part, so that the other streams can always move.
-pub const UNREAD: AccountLimits = AccountLimits {
-    node_bytes_max: 24 << 20,
-    subject_bytes_max: 12 << 20,
-    connection_bytes_max: 8 << 20,
-    small_part: 0,
-};
-
-/// Calls: what each costs beside its messages.
-pub const CALLS: AccountLimits = AccountLimits {
-    node_bytes_max: 24 << 20,
-    subject_bytes_max: 12 << 20,
-    connection_bytes_max: 12 << 20,
-    small_part: 0,
-};
-
-/// Answers of reads, from before they are read until the connection has sent them. They are apart from what
-/// is on its way in: a call holds its own message while its answer waits for room.
-pub const ANSWERS: AccountLimits = AccountLimits {
-    node_bytes_max: 24 << 20,
-    subject_bytes_max: 12 << 20,
-    connection_bytes_max: 8 << 20,
-    small_part: 8,
-};
-
-/// What clients make a node hold at most, in bytes. With what is counted elsewhere or not at all (followers' messages,
-/// the latest records, decoders, sockets' buffers) a node stays below 300 MiB, whoever attacks it.
-pub const NODE_BYTES_MAX: usize = 128 << 20;
-const _: () = assert!(
-    BYTES.with_small() + UNREAD.with_small() + CALLS.with_small() + ANSWERS.with_small()
-        <= NODE_BYTES_MAX,
-    "all accounts full are more than a node may hold for its clients"
-);
 
 /// Long computations of one connection at once.
 const BULK_MAX: usize = 1;
@@ -124,6 +60,29 @@ impl Budget {
             calls: NodeAccount::new(CALLS),
             answers: NodeAccount::new(ANSWERS),
         }
+    }
+
+    /// Tells what is held, and what there was no room for.
+    pub fn tell(&self, page: &mut Page<'_>) {
+        let accounts = [
+            ("messages", &self.bytes),
+            ("windows", &self.unread),
+            ("calls", &self.calls),
+            ("answers", &self.answers),
+        ];
+        let mut told = |family, value: fn(&NodeAccount) -> u64| {
+            page.family(family, |series| {
+                for (name, account) in accounts {
+                    series.value(&[("account", name)], value(account));
+                }
+            });
+        };
+        told(&BUDGET_USED, |account| account.held() as u64);
+        told(&BUDGET_LIMIT, |account| {
+            account.0.limits.with_small() as u64
+        });
+        told(&BUDGET_WAITS, |account| account.0.waits.get());
+        told(&BUDGET_REFUSALS, |account| account.0.refusals.get());
     }
 
     /// What a new connection of this subject may use.
@@ -187,6 +146,9 @@ struct NodeAccountParts {
     pool: Pool,
     /// The subjects that have connections.
     subjects: Mutex<HashMap<String, Weak<Subject>>>,
+    /// How often somebody waited for room, and how often nobody did and there was none.
+    waits: Counter,
+    refusals: Counter,
 }
 
 #[derive(Debug)]
@@ -214,6 +176,8 @@ impl NodeAccount {
             pool: Pool::new(limits.node_bytes_max, limits.small_part),
             limits,
             subjects: Mutex::default(),
+            waits: Counter::default(),
+            refusals: Counter::default(),
         }))
     }
 
@@ -268,6 +232,11 @@ impl Connection {
 impl Account {
     /// Takes room, or tells whose is used up.
     pub fn try_take(&self, bytes: usize) -> Result<Held, Full> {
+        let refusals = &self.0.subject.node.0.refusals;
+        self.take_now(bytes).inspect_err(|_| refusals.one_more())
+    }
+
+    fn take_now(&self, bytes: usize) -> Result<Held, Full> {
         let weight = self.weight(bytes);
         if bytes <= SMALL_BYTES_MAX
             && let Ok(held) = self.try_lane(weight, Lane::Small)
@@ -279,9 +248,10 @@ impl Account {
 
     /// Takes room as soon as there is some. Dropping the future takes nothing.
     pub async fn take(&self, bytes: usize) -> Held {
-        if let Ok(held) = self.try_take(bytes) {
+        if let Ok(held) = self.take_now(bytes) {
             return held;
         }
+        self.0.subject.node.0.waits.one_more();
         let weight = self.weight(bytes);
         let mut taken = Vec::with_capacity(3);
         for (_, pool) in self.0.pools() {

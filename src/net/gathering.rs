@@ -30,7 +30,7 @@ pub fn gathering(kind: Kind, io: BoxIo) -> BoxIo {
     match kind {
         Kind::Grpc => Box::new(Gathering::new(io)),
         #[cfg(feature = "server")]
-        Kind::Raft => io,
+        Kind::Raft | Kind::Http => io,
     }
 }
 

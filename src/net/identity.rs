@@ -49,6 +49,12 @@ impl Identity {
     }
 }
 
+/// When a certificate (DER) ends, in seconds since 1970.
+pub fn ends_s(cert: &[u8]) -> Option<u64> {
+    let (_, cert) = x509_parser::parse_x509_certificate(cert).ok()?;
+    u64::try_from(cert.validity().not_after.timestamp()).ok()
+}
+
 /// Whether `name` may name a node or a client. The name ends up in logs, policies and file names.
 pub fn is_valid_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';

@@ -1,6 +1,6 @@
-//! The network: one port, two protocols, mutual TLS, and a seam for a twin without sockets.
+//! The network: one port, three protocols, mutual TLS, and a seam for a twin without sockets.
 //!
-//! `mux` tells gRPC from raft by the first byte and `tls` proves who the peer is; `stream_layer` is the
+//! `mux` tells gRPC, raft and plain HTTP apart by the first byte and by ALPN, and `tls` proves who the peer is; `stream_layer` is the
 //! dialling side of both. Bytes move through `tcp`, or through `memory` when a whole cluster is simulated
 //! in one thread. What the streams carry is the affair of the layers above.
 
@@ -66,12 +66,15 @@ pub trait Listener: Send + 'static {
     fn local_addr(&self) -> String;
 }
 
-/// The two protocols of the port.
+/// The protocols of the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Grpc,
     #[cfg(feature = "server")]
     Raft,
+    /// HTTP/1.1, for scrapers and probes.
+    #[cfg(feature = "server")]
+    Http,
 }
 
 /// The first byte of a raft stream, sent in clear before TLS begins.

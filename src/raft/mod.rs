@@ -39,6 +39,7 @@ mod requests;
 mod service;
 mod staging;
 mod start;
+mod telling;
 
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

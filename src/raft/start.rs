@@ -27,6 +27,7 @@ use crate::raft::read::confirm::Confirmer;
 use crate::raft::upkeep::{Kept, Upkeep};
 use crate::raft::view::View;
 use crate::raft::view::clocks::Clocks;
+use crate::raft::view::counts::Counts;
 use crate::raft::view::elapsed::ElapsedTimes;
 use crate::raft::view::space::{self, Space};
 use crate::raft::write::commands::Commands;
@@ -53,37 +54,27 @@ impl ReplicatedLog {
         let identity = identity_of(&directory)?;
         let log_config = space::leave_room(log_config, disk_reserve_bytes);
         let (bytes_max, inline) = (log_config.segment_bytes_max, log_config.inline_io);
-        let machine = StateMachine::open_in(&directory, log_config)?;
+        let counts = Arc::<Counts>::default();
+        let mut machine = StateMachine::open_in(&directory, log_config)?;
+        machine.counts = counts.clone();
         let log = machine.log().clone();
         let state = machine.state();
         let checkpointer = machine.checkpointer();
         let snapshots = machine.snapshots.clone();
-        let store = store(&directory, &log, inline)?;
+        let store = store(&directory, &log, inline)?.counting(identity.node_id, counts.clone());
         let (failure, promised) = (store.failure(), store.promised());
         let (disk, path) = (directory.disk.clone(), directory.path.clone());
         let space = Space::start(disk, path, disk_reserve_bytes, log.clone());
         let (me, floor, start) = (identity.node_id, machine.floor.clone(), directory.start);
         let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
         let successor = Arc::default();
-        let node = CallingNode::new(&log, &floor, &space, &clocks, &successor);
+        let watched = (&clocks, &counts);
+        let node = CallingNode::new(&log, &floor, &space, watched, &successor);
         let transport = Transport::new(layer, Sender::new(&identity, addr, start)).with_node(node);
         starts::check_alone(&transport, &identity, start, addr, &directory.peers, &state).await?;
         let raft = engine::start(timing, &identity, addr, &transport, (store, machine)).await?;
-        let (heard, views) = views(&raft, &transport);
+        let (heard, views) = views(&raft, &transport, &counts);
         let stamps = Stamps::new(log.clone(), state.clone(), clocks.clone(), views.clone());
-        let group_bytes_max = bytes_max as usize / 4;
-        let gate = Gate::new(&log, &raft, timing);
-        let proposals = proposer::Leader::new(&transport, &space, &stamps, gate);
-        let confirmer = Confirmer::start(raft.clone(), promised.clone(), transport.clone());
-        let reads = ReadBarrier::start(
-            me,
-            confirmer,
-            views.clone(),
-            &state,
-            transport.clone(),
-            log.clone(),
-        );
-        let proposer = Proposer::start(proposals, &raft, &views, group_bytes_max, callers_on);
         let node = Arc::new(Node {
             identity,
             addr: addr.to_owned(),
@@ -99,8 +90,9 @@ impl ReplicatedLog {
             passed: Mutex::new(ElapsedTimes::default()),
             promised,
             failure,
+            counts,
         });
-        let doors = (proposer, reads);
+        let doors = doors(&node, &stamps, timing, bytes_max, callers_on);
         let heartbeat = Duration::from_millis(timing.heartbeat_ms);
         let kept = Kept {
             snapshots,
@@ -111,6 +103,37 @@ impl ReplicatedLog {
         let parts = assemble(directory, node, stamps, doors, kept, heartbeat, successor);
         Ok(Self(Arc::new(parts), None, log::LogId::DEFAULT))
     }
+}
+
+/// Where batches and strong reads come in.
+fn doors(
+    node: &Node,
+    stamps: &Stamps,
+    timing: &Timing,
+    segment_bytes_max: u32,
+    callers_on: &Handle,
+) -> (Proposer, ReadBarrier) {
+    let (raft, views) = (&node.raft, &node.views);
+    let leader = proposer::Leader {
+        transport: node.transport.clone(),
+        space: node.space.clone(),
+        stamps: stamps.clone(),
+        gate: Gate::new(&node.log, raft, timing),
+        counts: node.counts.clone(),
+    };
+    let transport = node.transport.clone();
+    let confirmer = Confirmer::start(raft.clone(), node.promised.clone(), transport.clone());
+    let reads = ReadBarrier::start(
+        node.id(),
+        confirmer,
+        views.clone(),
+        &node.state,
+        transport,
+        node.log.clone(),
+    );
+    let group_bytes_max = segment_bytes_max as usize / 4;
+    let proposer = Proposer::start(leader, raft, views, group_bytes_max, callers_on);
+    (proposer, reads)
 }
 
 /// The parts that stand on a node.
@@ -171,11 +194,16 @@ fn keep_committed(directory: &Directory, store: &LogStore, inline: bool) -> Resu
 }
 
 /// When a leader called last, and the cluster as the engine sees it from now on.
-fn views(raft: &Raft, transport: &Transport) -> (Arc<Heard>, watch::Receiver<View>) {
+fn views(
+    raft: &Raft,
+    transport: &Transport,
+    counts: &Arc<Counts>,
+) -> (Arc<Heard>, watch::Receiver<View>) {
     let heard = Arc::new(Heard::never());
     let (tell, views) = watch::channel(View::default());
     let addresses = transport.addresses().clone();
-    let follows = follow::follow(raft.clone(), heard.clone(), addresses, tell);
+    let told = (tell, counts.clone());
+    let follows = follow::follow(raft.clone(), heard.clone(), addresses, told);
     tasks::spawn("view", follows);
     (heard, views)
 }

@@ -19,7 +19,7 @@ use super::answers::Unread;
 use super::answers::bulk::Bulk;
 use super::answers::reading::Reading;
 use super::auth::{Action, Actions, On, Rights};
-use super::{CommitLog, Drain, Limits, Policy, deadline, status};
+use super::{CommitLog, Counts, Drain, Limits, Policy, deadline, status};
 
 /// Names that begin with it are the system's.
 const OF_SYSTEM: char = '_';
@@ -36,6 +36,7 @@ pub struct ApiContext<L> {
     pub reading: Reading,
     pub unread: Unread,
     pub drain: Drain,
+    pub counts: Arc<Counts>,
 }
 
 impl<L> ApiContext<L> {
@@ -54,7 +55,13 @@ impl<L> ApiContext<L> {
             reading: Reading::new(Bulk::new(bulk)),
             unread: Unread::watched(),
             drain,
+            counts: Arc::default(),
         }
+    }
+
+    /// The same, and what its calls come to is counted there.
+    pub fn counting(self, counts: Arc<Counts>) -> Self {
+        Self { counts, ..self }
     }
 
     /// Refuses calls as long as the node belongs to no cluster.

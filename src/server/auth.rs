@@ -35,10 +35,18 @@ pub enum Action {
     Commit,
     /// Make, change, trim and delete logs; change the cluster.
     Admin,
+    /// Read what a node tells of itself over plain HTTP.
+    Metrics,
 }
 
 impl Action {
-    const ALL: [Self; 4] = [Self::Produce, Self::Consume, Self::Commit, Self::Admin];
+    const ALL: [Self; 5] = [
+        Self::Produce,
+        Self::Consume,
+        Self::Commit,
+        Self::Admin,
+        Self::Metrics,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -46,6 +54,7 @@ impl Action {
             Self::Consume => "consume",
             Self::Commit => "commit",
             Self::Admin => "admin",
+            Self::Metrics => "metrics",
         }
     }
 
@@ -59,7 +68,7 @@ impl Action {
 pub struct Actions(u8);
 
 impl Actions {
-    /// Whoever has any right on a log may see that it is there.
+    /// Whoever has any right on a log may see that it is there. To read metrics is none.
     pub const ANY: Self = Self(0b1111);
 
     fn add(&mut self, others: Self) {
@@ -196,7 +205,7 @@ impl Denials {
 /// A line of a policy that is none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "line {line} of the policy: {what}; a line reads `p, SUBJECT, LOG|PREFIX*|*, produce|consume|commit|admin`"
+    "line {line} of the policy: {what}; a line reads `p, SUBJECT, LOG|PREFIX*|*, produce|consume|commit|admin|metrics`"
 )]
 pub struct PolicyError {
     line: usize,
@@ -228,6 +237,10 @@ impl Policy {
             }
             let known = Action::new(action);
             let action = known.ok_or_else(|| failed(format!("{action:?} is no action")))?;
+            if action == Action::Metrics && object != "*" {
+                let what = format!("metrics are of no log, so their object is *, not {object:?}");
+                return Err(failed(what));
+            }
             let grants = allowed.entry(subject.to_owned()).or_default();
             grants.add(object, action.into());
         }
@@ -407,7 +420,8 @@ mod tests {
             let denied = rights.check(action, On::Cluster).unwrap_err();
             assert_eq!(denied.code(), Code::PermissionDenied, "{action:?}");
             let some = rights.check(action, On::Some).is_ok();
-            assert_eq!(some, action != Action::Admin, "{action:?}");
+            let is_none = [Action::Admin, Action::Metrics].contains(&action);
+            assert_eq!(some, !is_none, "{action:?}");
         }
         let denied = rights.check(Action::Admin, On::Name("orders")).unwrap_err();
         let told = denied.message();
@@ -437,6 +451,7 @@ mod tests {
             "p, root, , produce",
             "p, root, a\u{7}, produce",
             "p, r, *, fly",
+            "p, r, orders, metrics",
         ] {
             let error = Policy::parse(&format!("\n{bad}\n")).unwrap_err();
             assert_eq!(error.line, 2, "{bad}");

@@ -13,6 +13,11 @@ impl Drain {
         (begin, Self(begun))
     }
 
+    /// Whether the node stops.
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Returns once the node begins to stop.
     pub async fn began(&mut self) {
         // An error says that the other end is gone: then the node has stopped.

@@ -1,4 +1,5 @@
-//! The gRPC edge: what clients may call, and the one map from errors to status codes.
+//! The edge: what clients may call over gRPC, and the one map from errors to status codes; what scrapers and probes may
+//! ask over plain HTTP.
 //!
 //! It owns the trait that it needs of a log, [`CommitLog`], so that its verbs run over a bare log
 //! in tests as they run over a replicated one. Peers' calls are not served here.
@@ -8,6 +9,7 @@ mod api_context;
 mod appending;
 mod auth;
 mod commit_log;
+mod counts;
 mod deadline;
 mod drain;
 mod intake;
@@ -17,6 +19,7 @@ mod native;
 mod pages;
 mod router;
 mod status;
+mod surface;
 
 #[cfg(test)]
 mod tests;
@@ -24,8 +27,10 @@ mod tests;
 pub use api_context::ApiContext;
 pub use auth::{Policy, PolicyError};
 pub use commit_log::CommitLog;
+pub use counts::Counts;
 pub use drain::Drain;
 pub use limits::Limits;
 pub use router::{HealthReporter, ServeError, router, serve, serve_peers};
+pub use surface::{Surface, serve_http, serve_probes};
 
 use api_context::accounts;

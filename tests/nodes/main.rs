@@ -4,9 +4,11 @@ mod bit_rot;
 mod client;
 mod clocks;
 mod disk_room;
+mod exposition;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod late_answers;
+mod metrics;
 mod quorum_loss;
 mod reaching_nodes;
 mod simulation;

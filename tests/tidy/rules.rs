@@ -15,6 +15,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("lz4_flex", &["src/batch/compression.rs"]),
     ("ruzstd", &["src/batch/compression.rs"]),
     ("tokio::net", &["src/net/tcp.rs"]),
+    ("prometheus_client", &["src/metrics/page.rs"]),
+    ("hyper", &["src/server/surface/"]),
 ];
 
 /// Calls that have a better twin in one file, and why: in what is no test, and outside that file.

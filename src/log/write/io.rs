@@ -12,10 +12,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use tokio::time::Instant;
 
 use super::io_task::LateWriter;
 use super::making::Maker;
-use super::writer::{Write, Writer};
+use super::writer::{Counts, Write, Writer};
 use crate::log::{Config, Error, Index};
 use crate::tasks;
 
@@ -42,6 +43,8 @@ pub struct Append {
     pub writes: VecDeque<Write>,
     /// Of the payloads, those that are written included.
     pub bytes: u64,
+    /// When they were queued.
+    pub since: Instant,
     pub done: Done,
 }
 
@@ -51,6 +54,7 @@ pub struct Queue {
     marks: Arc<Mutex<Marks>>,
     /// Whether a whole segment's files are ready.
     in_hand: Arc<AtomicBool>,
+    counts: Arc<Counts>,
 }
 
 /// How far the log is durable. Both change together: a group that becomes durable while a cut is
@@ -107,7 +111,8 @@ impl Queue {
             unsynced: 0,
         }));
         let in_hand = maker.in_hand();
-        let writer = Writer::new(maker, marks.clone());
+        let counts = Arc::<Counts>::default();
+        let writer = Writer::new(maker, marks.clone(), counts.clone());
         if config.inline_io {
             let told = false;
             let inline = Inline { writer, told };
@@ -119,6 +124,7 @@ impl Queue {
                 mode,
                 marks,
                 in_hand,
+                counts,
             });
         }
         let shared = Arc::<Shared>::default();
@@ -130,6 +136,7 @@ impl Queue {
             mode,
             marks,
             in_hand,
+            counts,
         })
     }
 
@@ -159,6 +166,11 @@ impl Queue {
                 shared.filled.notify_one();
             }
         }
+    }
+
+    /// What the writer counts.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// Whether the files of a whole segment are ready, besides those that are written to.

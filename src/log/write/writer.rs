@@ -10,13 +10,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::io::{Append, Done, Marks, Request};
+use super::io::{Done, Marks, Request};
 use super::making::{Maker, Plan};
 use crate::log::format::frame::Entry;
 use crate::log::format::gather::Gathered;
 use crate::log::segment::store::Store;
 use crate::log::{Error, Index};
+use crate::metrics::Times;
 
 /// Bytes that are handed to the disk in one write.
 const WRITE_BYTES_MAX: usize = 1 << 20;
@@ -35,6 +37,15 @@ pub struct Write {
     pub begins: Option<Plan>,
 }
 
+/// What the writer took for its work.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// From when an append was queued until it was written and its sync began.
+    pub append: Times,
+    /// The syncs, one for each group.
+    pub sync: Times,
+}
+
 /// Writes groups of requests.
 pub struct Writer {
     maker: Maker,
@@ -47,8 +58,11 @@ pub struct Writer {
     buffer_at: u64,
     buffer: Gathered,
     unsynced: bool,
+    /// When the last sync began.
+    synced_from: Instant,
     stopped: bool,
     waiting: Vec<Waiting>,
+    counts: Arc<Counts>,
 }
 
 /// An append whose entries are all in the group, or before.
@@ -56,6 +70,7 @@ struct Waiting {
     /// The raft index after its last entry.
     next: Index,
     bytes: u64,
+    since: Instant,
     done: Done,
 }
 
@@ -67,7 +82,7 @@ enum Halt {
 }
 
 impl Writer {
-    pub fn new(maker: Maker, marks: Arc<Mutex<Marks>>) -> Self {
+    pub fn new(maker: Maker, marks: Arc<Mutex<Marks>>, counts: Arc<Counts>) -> Self {
         Self {
             maker,
             marks,
@@ -76,8 +91,10 @@ impl Writer {
             buffer_at: 0,
             buffer: Gathered::default(),
             unsynced: false,
+            synced_from: Instant::now(),
             stopped: false,
             waiting: Vec::new(),
+            counts,
         }
     }
 
@@ -91,8 +108,13 @@ impl Writer {
                     let next = last.map_or(Index(0), |write| Index(write.entry.index.0 + 1));
                     match self.put_all(&mut append.writes) {
                         Ok(()) => {
-                            let Append { bytes, done, .. } = append;
-                            self.waiting.push(Waiting { next, bytes, done });
+                            let (bytes, since, done) = (append.bytes, append.since, append.done);
+                            self.waiting.push(Waiting {
+                                next,
+                                bytes,
+                                since,
+                                done,
+                            });
                         }
                         Err(Halt::Failed(error)) => self.stop(error, Some(append.done)),
                         Err(Halt::Room(error)) => {
@@ -211,7 +233,9 @@ impl Writer {
         }
         self.write_out()?;
         if let Some((store, began)) = &mut self.target {
+            self.synced_from = Instant::now();
             store.sync()?;
+            self.counts.sync.note(self.synced_from.elapsed());
             *began = self.buffer_at;
         }
         self.unsynced = false;
@@ -226,12 +250,15 @@ impl Writer {
         if let Err(error) = self.sync() {
             return self.stop(error, None);
         }
-        for Waiting { next, bytes, done } in self.waiting.drain(..) {
+        for waiting in self.waiting.drain(..) {
+            let Waiting { next, bytes, .. } = waiting;
+            let written = self.synced_from.saturating_duration_since(waiting.since);
+            self.counts.append.note(written);
             let mut marks = self.marks.lock();
             marks.unsynced -= bytes;
             marks.durable = marks.cut.map_or(next, |cut| next.min(cut));
             drop(marks);
-            done(Ok(()));
+            (waiting.done)(Ok(()));
         }
         if self.target.is_some() {
             // After the answers: nobody waits for what is made ahead.

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::RAFT_RPC;
+use super::counts::Counts;
 use super::origin::Origin;
 use super::places::{NoPlace, Pending, Proven, Seat};
 use super::stream::{MuxStream, PeerInfo, Prefixed};
@@ -20,10 +21,20 @@ use crate::net::{BoxIo, Kind, Security};
 
 /// A TLS record that carries a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
-/// Both protocols are HTTP/2, which opens with this.
+/// Raft and gRPC are HTTP/2, which opens with this.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Plain HTTP opens with one of these, `GET` or `HEAD`: nothing else is served there.
+const GET: &[u8] = b"G";
+const HEAD: &[u8] = b"H";
 const _: () = assert!(
-    RAFT_RPC != TLS_HANDSHAKE && RAFT_RPC != PREFACE[0],
+    RAFT_RPC != TLS_HANDSHAKE
+        && RAFT_RPC != PREFACE[0]
+        && GET[0] != RAFT_RPC
+        && GET[0] != TLS_HANDSHAKE
+        && GET[0] != PREFACE[0]
+        && HEAD[0] != RAFT_RPC
+        && HEAD[0] != TLS_HANDSHAKE
+        && HEAD[0] != PREFACE[0],
     "I6: the first byte is ambiguous"
 );
 
@@ -43,9 +54,7 @@ pub(super) enum Refused {
     FirstByte { source: io::Error },
     #[error("first byte {byte:#04x} opens no protocol of this port")]
     UnknownByte { byte: u8 },
-    #[error(
-        "the peer speaks plain HTTP/2, but this node asks for TLS: give the peer a certificate"
-    )]
+    #[error("the peer speaks plain HTTP, but this node asks for TLS: give the peer a certificate")]
     PlainToTls,
     #[error(
         "the peer speaks TLS, but this node serves plaintext: give this node certificates, or dial without"
@@ -91,11 +100,13 @@ pub(super) struct Gate {
     pub(super) security: Security,
     pub(super) grpc: mpsc::Sender<MuxStream>,
     pub(super) raft: mpsc::Sender<MuxStream>,
+    pub(super) http: mpsc::Sender<MuxStream>,
     /// The runtime that serves the raft streams.
     pub(super) peers: Handle,
     pub(super) timeout: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) proven: Arc<Mutex<Proven>>,
+    pub(super) counts: Arc<Counts>,
 }
 
 impl Gate {
@@ -123,35 +134,45 @@ impl Gate {
             .map_err(|source| Refused::FirstByte { source })?;
         let (kind, read) = self.protocol(byte)?;
         seat.speaks(kind);
-        let (mut io, identity, read) = match &self.security {
-            Security::Insecure => (io, None, read),
+        let (mut io, identity, kind, read) = match &self.security {
+            Security::Insecure => (io, None, kind, read),
             Security::Mutual(tls) => {
                 let io = Box::new(Prefixed::new(Bytes::from_static(read), io));
-                let (io, identity) = tls
+                let (io, identity, kind) = tls
                     .accept(kind, io)
                     .await
                     .map_err(|source| Refused::Tls { source })?;
-                (io, Some(identity), &[][..])
+                (io, Some(identity), kind, &[][..])
             }
         };
         // A client that proves itself and then says nothing would hold a connection of the server to no
         // purpose.
-        read_preface(&mut io, read).await?;
+        let read = match kind {
+            Kind::Grpc | Kind::Raft => {
+                read_preface(&mut io, read).await?;
+                PREFACE
+            }
+            // Its server bounds the time of the whole connection.
+            Kind::Http => read,
+        };
         let subject = identity.as_ref().and_then(|identity| match kind {
-            Kind::Grpc => identity.common_name.clone(),
+            Kind::Grpc | Kind::Http => identity.common_name.clone(),
             Kind::Raft => identity.node_name.clone(),
         });
         let place = match Proven::take(&self.proven, kind, Origin::of(&addr), subject) {
             Ok(place) => place,
             Err(full) => {
-                turn_away(io, &full.to_string()).await;
+                if kind != Kind::Http {
+                    turn_away(io, &full.to_string()).await;
+                }
                 return Err(Refused::NoPlace(full));
             }
         };
         let tls = identity.is_some();
         let info = PeerInfo::new(addr, identity, tls);
         let stream = MuxStream::new(gathering(kind, io), info);
-        let mut stream = stream.accepted(Bytes::from_static(PREFACE), place);
+        let mut stream = stream.accepted(Bytes::from_static(read), place);
+        self.counts.taken(kind);
         match kind {
             // A peer's connections wait for the next election, or for a failure, in silence.
             Kind::Raft => {
@@ -163,18 +184,21 @@ impl Gate {
                 self.raft.send(stream).await
             }
             Kind::Grpc => self.grpc.send(stream.ending_idle(self.idle_timeout)).await,
+            Kind::Http => self.http.send(stream).await,
         }
         .map_err(|_| Refused::Stopped)
     }
 
-    /// I6: a first byte that is not raft's is the first byte of TLS, or of HTTP/2 in clear. It belongs to the
+    /// I6: a first byte that is not raft's is the first byte of TLS, or of HTTP in clear. It belongs to the
     /// protocol, so it is handed on with the kind.
     fn protocol(&self, byte: u8) -> Result<(Kind, &'static [u8]), Refused> {
         match (&self.security, byte) {
             (_, RAFT_RPC) => Ok((Kind::Raft, &[])),
             (Security::Mutual(_), TLS_HANDSHAKE) => Ok((Kind::Grpc, &[TLS_HANDSHAKE])),
             (Security::Insecure, b'P') => Ok((Kind::Grpc, &PREFACE[..1])),
-            (Security::Mutual(_), b'P') => Err(Refused::PlainToTls),
+            (Security::Insecure, b'G') => Ok((Kind::Http, GET)),
+            (Security::Insecure, b'H') => Ok((Kind::Http, HEAD)),
+            (Security::Mutual(_), b'P' | b'G' | b'H') => Err(Refused::PlainToTls),
             (Security::Insecure, TLS_HANDSHAKE) => Err(Refused::TlsToPlain),
             _ => Err(Refused::UnknownByte { byte }),
         }

@@ -1,9 +1,10 @@
-//! One port, two protocols: the first byte of a connection tells raft from gRPC.
+//! One port, three protocols: the first byte of a connection tells raft from the others, ALPN tells plain HTTP from gRPC.
 //!
 //! The accept loop never waits for a peer, survives running out of descriptors, and bounds what it holds:
 //! `places` says who gives way, `gate` what a connection must prove, and in what time. What the streams carry
 //! is left to the two servers behind.
 
+mod counts;
 mod gate;
 mod origin;
 mod places;
@@ -27,6 +28,7 @@ pub use stream::{Call, MuxStream, PeerInfo};
 
 use super::{BoxIo, Listener, Security};
 use crate::tasks;
+use counts::Counts;
 use gate::{Gate, Refused};
 use origin::Origin;
 use places::{Proven, Unproven};
@@ -57,6 +59,14 @@ pub struct Mux {
     accepting: AbortHandle,
     open: watch::Receiver<()>,
     addr: String,
+    counts: Arc<Counts>,
+}
+
+/// What comes in, by protocol. What nobody takes is refused once its receiver is gone.
+pub struct Streams {
+    pub grpc: Incoming,
+    pub raft: Incoming,
+    pub http: Incoming,
 }
 
 impl Mux {
@@ -66,7 +76,8 @@ impl Mux {
         security: Security,
         limits: MuxLimits,
     ) -> (Mux, Incoming, Incoming) {
-        Self::start_for(listener, security, limits, Handle::current())
+        let (mux, streams) = Self::start_for(listener, security, limits, Handle::current());
+        (mux, streams.grpc, streams.raft)
     }
 
     /// Serves `listener`, and moves the raft streams to the runtime `peers`. Handshakes stay here, since anybody can
@@ -76,23 +87,28 @@ impl Mux {
         security: Security,
         limits: MuxLimits,
         peers: Handle,
-    ) -> (Mux, Incoming, Incoming) {
+    ) -> (Mux, Streams) {
         let (grpc, grpc_queue) = mpsc::channel(limits.queue_max.max(1));
         let (raft, raft_queue) = mpsc::channel(limits.queue_max.max(1));
+        let (http, http_queue) = mpsc::channel(limits.queue_max.max(1));
         let (closed, open) = watch::channel(());
         let addr = listener.local_addr();
+        let (proven, unproven) = (Proven::new(limits), Unproven::new(limits));
+        let counts = Arc::new(Counts::new(&proven, &unproven));
         let acceptor = Acceptor {
             listener,
             gate: Gate {
                 security,
                 grpc,
                 raft,
+                http,
                 peers,
                 timeout: limits.handshake_timeout,
                 idle_timeout: limits.idle_timeout,
-                proven: Proven::new(limits),
+                proven,
+                counts: counts.clone(),
             },
-            unproven: Unproven::new(limits),
+            unproven,
             handshakes: JoinSet::new(),
             failures: Warnings::default(),
             refusals: Warnings::default(),
@@ -104,15 +120,24 @@ impl Mux {
                 accepting,
                 open,
                 addr,
+                counts,
             },
-            Incoming { queue: grpc_queue },
-            Incoming { queue: raft_queue },
+            Streams {
+                grpc: Incoming { queue: grpc_queue },
+                raft: Incoming { queue: raft_queue },
+                http: Incoming { queue: http_queue },
+            },
         )
     }
 
     /// The address in use, with its real port.
     pub fn addr(&self) -> &str {
         &self.addr
+    }
+
+    /// What the port counts of its connections.
+    pub fn counts(&self) -> Arc<Counts> {
+        self.counts.clone()
     }
 
     /// Ends the accept loop and the handshakes under way. Streams already handed over live on.
@@ -199,6 +224,7 @@ impl Acceptor {
     }
 
     fn report_refused(&mut self, peer: &str, refused: &Refused) {
+        self.gate.counts.refused(refused);
         let cause = std::error::Error::source(refused).map(tracing::field::display);
         if !refused.concerns_operator() {
             tracing::debug!(peer, cause, "closed a connection: {refused}");

@@ -66,7 +66,7 @@ impl MuxLimits {
 
     fn of_address(&self, kind: Kind) -> usize {
         match kind {
-            Kind::Grpc => (self.clients_max / 2).max(1),
+            Kind::Grpc | Kind::Http => (self.clients_max / 2).max(1),
             // All connections may come from one address, such as a gateway's; certificates tell the clients
             // apart.
             Kind::Raft => self.peers_max,
@@ -75,14 +75,14 @@ impl MuxLimits {
 
     fn of_subject(&self, kind: Kind) -> usize {
         match kind {
-            Kind::Grpc => (self.clients_max / 4).max(1),
+            Kind::Grpc | Kind::Http => (self.clients_max / 4).max(1),
             Kind::Raft => (self.peers_max / 4).max(1),
         }
     }
 
     fn of_node(&self, kind: Kind) -> usize {
         match kind {
-            Kind::Grpc => self.clients_max,
+            Kind::Grpc | Kind::Http => self.clients_max,
             Kind::Raft => self.peers_max,
         }
     }
@@ -181,6 +181,11 @@ impl Unproven {
             unproven: Arc::clone(this),
         };
         Pending { seat, lost }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.clients.all.len() + self.peers.all.len()
     }
 
     /// Makes room for one more. Once few places are left, connections that were silent for a second go; if
@@ -351,9 +356,14 @@ impl Proven {
         })
     }
 
+    /// How many there are, of clients and of peers.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.clients.all, self.peers.all)
+    }
+
     fn tally(&mut self, kind: Kind) -> &mut Tally {
         match kind {
-            Kind::Grpc => &mut self.clients,
+            Kind::Grpc | Kind::Http => &mut self.clients,
             Kind::Raft => &mut self.peers,
         }
     }

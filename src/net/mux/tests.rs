@@ -108,7 +108,7 @@ async fn plain_streams_are_told_apart_by_their_first_byte() {
     // TLS to a node without certificates.
     let hello = port.dial(&[0x16, 3, 1]).await;
     closed(hello).await;
-    for junk in [&b"GET"[..], b"PUT / HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+    for junk in [&b"FETCH"[..], b"PUT / HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
         closed(port.dial(junk).await).await;
     }
     assert!(port.is_idle());

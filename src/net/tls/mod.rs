@@ -174,6 +174,8 @@ impl Tls {
             Kind::Grpc => &self.grpc,
             #[cfg(feature = "server")]
             Kind::Raft => &self.node.dialling,
+            #[cfg(feature = "server")]
+            Kind::Http => &self.node.asking,
         };
         let stream = TlsConnector::from(Arc::clone(config))
             .connect(name, io)
@@ -277,6 +279,8 @@ fn alpn(kind: Kind) -> &'static str {
         Kind::Grpc => "h2",
         #[cfg(feature = "server")]
         Kind::Raft => "ferrolog-raft/1",
+        #[cfg(feature = "server")]
+        Kind::Http => "http/1.1",
     }
 }
 

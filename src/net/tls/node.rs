@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Material, Tls, TlsError, alpn, check_protocol};
 use crate::name;
-use crate::net::identity::Identity;
+use crate::net::identity::{Identity, ends_s};
 use crate::net::{BoxIo, Io, Kind};
 
 /// What a node needs beside a client.
@@ -21,7 +21,10 @@ pub(super) struct Side {
     pub(super) raft: Arc<ServerConfig>,
     /// How peers are dialled.
     pub(super) dialling: Arc<ClientConfig>,
+    /// How another node is asked over plain HTTP.
+    pub(super) asking: Arc<ClientConfig>,
     identity: Identity,
+    ends_s: Option<u64>,
 }
 
 impl Side {
@@ -44,7 +47,9 @@ impl Side {
             grpc: config(Kind::Grpc)?,
             raft: config(Kind::Raft)?,
             dialling: Arc::new(material.client_config(Kind::Raft)?),
+            asking: Arc::new(material.client_config(Kind::Http)?),
             identity,
+            ends_s: ends_s(&material.chain[0]),
         })
     }
 }
@@ -61,14 +66,20 @@ impl Tls {
         &self.node.identity
     }
 
-    /// The serving side of a handshake. The caller owns the deadline.
+    /// When our own certificate ends, in seconds since 1970.
+    pub fn ends_s(&self) -> Option<u64> {
+        self.node.ends_s
+    }
+
+    /// The serving side of a handshake; what the client speaks comes with who it is. The caller owns the deadline.
     ///
     /// # Errors
     ///
     /// [`TlsError`]: the handshake broke, or the peer is none that may open a stream of this kind.
-    pub async fn accept(&self, kind: Kind, io: BoxIo) -> Result<(BoxIo, Identity), TlsError> {
+    pub async fn accept(&self, kind: Kind, io: BoxIo) -> Result<(BoxIo, Identity, Kind), TlsError> {
         let config = match kind {
-            Kind::Grpc => &self.node.grpc,
+            // Which of the two it is, the client says.
+            Kind::Grpc | Kind::Http => &self.node.grpc,
             Kind::Raft => &self.node.raft,
         };
         let stream = TlsAcceptor::from(Arc::clone(config))
@@ -76,9 +87,14 @@ impl Tls {
             .await
             .map_err(|source| TlsError::Handshake { source })?;
         let (_, session) = stream.get_ref();
-        check_protocol(kind, session.alpn_protocol())?;
+        let agreed = session.alpn_protocol();
+        let kind = match kind {
+            Kind::Grpc if agreed == Some(alpn(Kind::Http).as_bytes()) => Kind::Http,
+            kind => kind,
+        };
+        check_protocol(kind, agreed)?;
         let identity = check_peer(kind, session.peer_certificates())?;
-        Ok((Box::new(stream), identity))
+        Ok((Box::new(stream), identity, kind))
     }
 }
 
@@ -93,7 +109,14 @@ fn server_config(
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![alpn(kind).as_bytes().to_vec()];
+    let protocols: &[Kind] = match kind {
+        // The first that a client offers is taken. Who offers both is a scraper or a browser: a client of gRPC
+        // offers HTTP/2 alone.
+        Kind::Grpc | Kind::Http => &[Kind::Http, Kind::Grpc],
+        Kind::Raft => &[Kind::Raft],
+    };
+    let names = protocols.iter().map(|kind| alpn(*kind).as_bytes().to_vec());
+    config.alpn_protocols = names.collect();
     // A resumed session would skip the certificate, so each connection begins anew.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

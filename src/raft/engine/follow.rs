@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::raft::entry::types::{Member, TypeConfig};
 use crate::raft::view::addresses::Addresses;
+use crate::raft::view::counts::Counts;
 use crate::raft::view::{MemberView, View};
 
 use super::Raft;
@@ -21,13 +22,19 @@ pub async fn follow(
     raft: Raft,
     heard: Arc<Heard>,
     addresses: Addresses,
-    views: watch::Sender<View>,
+    (views, counts): (watch::Sender<View>, Arc<Counts>),
 ) {
     let mut server = raft.server_metrics();
     let mut all = raft.metrics();
+    let me = *raft.node_id();
+    let mut led_by = None;
     loop {
         let view = see(&server.borrow_watched(), &all.borrow_watched(), &heard);
-        let leads = view.leader == Some(*raft.node_id());
+        if view.leader.is_some() && view.leader != led_by {
+            counts.leader_changes.one_more();
+            led_by = view.leader;
+        }
+        let leads = view.leader == Some(me);
         // Before the view is shown: whoever acts on it can then reach the members that it names.
         addresses.follow(&view.members);
         let waits_for_quorum = leads && !view.writable;

@@ -13,6 +13,7 @@ use crate::raft::error::Error;
 use crate::raft::home::blocking::{on_disk, with_descriptors};
 use crate::raft::snapshot::{self, Snapshot, SnapshotData, Snapshots};
 use crate::raft::state::fsm::Fsm;
+use crate::raft::view::counts::Way;
 
 use super::state_machine::StateMachine;
 
@@ -95,6 +96,7 @@ impl StateMachine {
             self.adopt(&data).await?;
         }
         self.publish();
+        self.counts.snapshots.of(Way::Taken).one_more();
         let current = Snapshot {
             meta: meta.clone(),
             snapshot: data,

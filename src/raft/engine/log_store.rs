@@ -6,7 +6,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::ops::{Bound, RangeBounds, RangeInclusive};
+use std::ops::{RangeBounds, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +17,14 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::log::{self, Index, Log};
+use crate::raft::engine::entries::{bounds, entries_of};
 use crate::raft::engine::failure::{Failure, note};
 use crate::raft::entry::codec;
 use crate::raft::entry::types::{self, Entry, LogId, TypeConfig, Vote};
 use crate::raft::error::StableError;
 use crate::raft::home::blocking::{DESCRIPTOR_LOOK, on_disk};
 use crate::raft::home::stable_store::StableStore;
+use crate::raft::view::counts::Counts;
 
 /// How many bytes of entries one message to a follower carries at most; one larger entry travels alone.
 const ENTRIES_BYTES_MAX: usize = 1 << 20;
@@ -42,6 +44,9 @@ pub struct LogStore {
     /// Tells how far the log is committed.
     committed: Arc<watch::Sender<Option<LogId>>>,
     failure: Failure,
+    /// The node, once it is known whose votes these are.
+    me: u64,
+    counts: Arc<Counts>,
 }
 
 /// The term that this node has promised itself to; clones share it.
@@ -84,7 +89,14 @@ impl LogStore {
             memory: Arc::new(Mutex::new(memory)),
             committed: Arc::default(),
             failure: Failure::default(),
+            me: 0,
+            counts: Arc::default(),
         })
+    }
+
+    /// The same, of the node `me`, and what it counts is counted there.
+    pub fn counting(self, me: u64, counts: Arc<Counts>) -> Self {
+        Self { me, counts, ..self }
     }
 
     /// Shows how far the log is committed, and each change of that.
@@ -216,28 +228,6 @@ impl LogStore {
     }
 }
 
-fn entries_of(entries: Vec<log::Entry>) -> io::Result<Vec<Entry>> {
-    let entries = entries.into_iter();
-    entries
-        .map(|entry| codec::from_log(entry).map_err(io::Error::other))
-        .collect()
-}
-
-/// A range of indexes as `from..to`.
-fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
-    let from = match range.start_bound() {
-        Bound::Included(from) => *from,
-        Bound::Excluded(before) => before.saturating_add(1),
-        Bound::Unbounded => 0,
-    };
-    let to = match range.end_bound() {
-        Bound::Included(last) => last.saturating_add(1),
-        Bound::Excluded(to) => *to,
-        Bound::Unbounded => u64::MAX,
-    };
-    (from, to)
-}
-
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
@@ -302,6 +292,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if vote.leader_id.voted_for == self.me && !vote.committed {
+            self.counts.elections.one_more();
+        }
         let (stable, saved) = (self.stable.clone(), *vote);
         self.written::<log::Error>(|done| {
             let job = move || {
@@ -358,6 +351,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if entries.first().is_some_and(|first| first.index != next) {
             let what = format!("the engine leaves a gap in the log: {next} comes next");
             return Err(io::Error::other(what));
+        }
+        let now = Instant::now();
+        for entry in &entries {
+            self.counts.appended_at.note(entry.index.0, now);
         }
         let failure = self.failure.clone();
         let done = Box::new(move |result: Result<(), log::Error>| {

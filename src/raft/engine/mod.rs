@@ -1,5 +1,6 @@
 //! Sets up the consensus engine of a node, and begins a cluster on its first node.
 
+mod entries;
 pub mod failure;
 pub mod follow;
 pub mod install;

@@ -8,6 +8,7 @@ use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::disk::Disk;
 use crate::log::{self, Index, Log, Offset, Position};
@@ -22,6 +23,7 @@ use crate::raft::snapshot::{self, DurableFloor, Snapshot, SnapshotData, Snapshot
 use crate::raft::state::applied::AppliedState;
 use crate::raft::state::checkpoint::Changes;
 use crate::raft::state::fsm::Fsm;
+use crate::raft::view::counts::Counts;
 use crate::tasks;
 
 /// How many entries are applied between two checkpoints. A restart applies about so many again at most.
@@ -39,6 +41,7 @@ pub struct StateMachine {
     pub(crate) snapshots: Snapshots,
     /// Where the log begins, as it was made durable.
     pub(crate) floor: DurableFloor,
+    pub(crate) counts: Arc<Counts>,
 }
 
 impl StateMachine {
@@ -80,6 +83,7 @@ impl StateMachine {
             state: Arc::new(AppliedState::new(fsm, next_offset)),
             since_checkpoint: (0, 0),
             floor: Arc::new(Mutex::new(floor)),
+            counts: Arc::default(),
         };
         if floor.is_some() {
             // Where the log no longer begins at its first entry, the engine needs a snapshot of what came before.
@@ -254,7 +258,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(entry) = entries.next().await {
             let (entry, responder) = entry?;
+            let (index, began) = (entry.log_id.index, Instant::now());
+            self.counts.is_committed(index, began);
             let outcome = self.apply_one(&entry).map_err(io::Error::other)?;
+            self.counts.is_applied(index, began);
             if let Some(responder) = responder {
                 responder.send(outcome);
             }

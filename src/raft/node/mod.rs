@@ -17,6 +17,7 @@ use crate::raft::peer::transport::Transport;
 use crate::raft::state::applied::AppliedState;
 use crate::raft::view::View;
 use crate::raft::view::clocks::Clocks;
+use crate::raft::view::counts::Counts;
 use crate::raft::view::elapsed::ElapsedTimes;
 use crate::raft::view::space::Space;
 
@@ -45,6 +46,8 @@ pub struct Node {
     pub promised: Promised,
     /// The error that ended writing.
     pub failure: Failure,
+    /// What its parts count.
+    pub counts: Arc<Counts>,
 }
 
 impl Node {

@@ -9,6 +9,7 @@ use crate::log::{Index, Log};
 use crate::raft::entry::types::TypeConfig;
 use crate::raft::snapshot::DurableFloor;
 use crate::raft::view::clocks::Clocks;
+use crate::raft::view::counts::Counts;
 use crate::raft::view::space::Space;
 
 use super::watermark::Watermarks;
@@ -26,6 +27,8 @@ pub struct CallingNode {
     pub space: Space,
     /// What the clocks of peers show.
     pub clocks: Clocks,
+    /// What is counted of calls.
+    pub counts: Arc<Counts>,
     /// Up to which index each peer has confirmed the log.
     pub confirmed: Watermarks,
 }
@@ -35,7 +38,7 @@ impl CallingNode {
         log: &Log,
         floor: &DurableFloor,
         space: &Space,
-        clocks: &Clocks,
+        (clocks, counts): (&Clocks, &Arc<Counts>),
         successor: &Arc<watch::Sender<Successor>>,
     ) -> Self {
         Self {
@@ -43,6 +46,7 @@ impl CallingNode {
             floor: floor.clone(),
             space: space.clone(),
             clocks: clocks.clone(),
+            counts: counts.clone(),
             confirmed: Watermarks::default(),
             successor: successor.clone(),
         }

@@ -37,6 +37,7 @@ use crate::raft::entry::types::{self, Member, TypeConfig, Vote};
 use crate::raft::peer::calling::CallingNode;
 use crate::raft::peer::unreachable::RpcResult;
 use crate::raft::snapshot::{self, Snapshot, SnapshotData};
+use crate::raft::view::counts::{Heartbeat, Way};
 
 use self::answers::Asked;
 use self::checks::Pair;
@@ -115,12 +116,15 @@ impl Peer {
     ) -> RpcResult<Option<StreamAppendResult<TypeConfig>>> {
         asked.sent(request);
         let request = wire::append_to_pb(request);
+        let node = self.node.clone();
+        let beat = node.get().map(|node| node.counts.heartbeat(self.target));
         let mut client = self.client();
         let addr = self.link.as_ref().map_or(&self.addr, |link| &link.addr);
         // Taken out while it is asked: who gives up drops it, and the answer with it.
         if let Some(mut kept) = self.heartbeats.take().filter(|kept| kept.lead_to(addr))
             && let Ok(Some(answer)) = kept.ask(request.clone()).await
         {
+            beat.into_iter().for_each(Heartbeat::answered);
             return self.judged(asked, answer, kept);
         }
         // None is open, or it ended meanwhile, which says nothing of where the peer is by now.
@@ -131,7 +135,10 @@ impl Peer {
             .await?;
         let mut opened = Heartbeats::new(addr.clone(), requests, answers);
         match opened.answer().await {
-            Ok(Some(answer)) => self.judged(asked, answer, opened),
+            Ok(Some(answer)) => {
+                beat.into_iter().for_each(Heartbeat::answered);
+                self.judged(asked, answer, opened)
+            }
             Ok(None) => Ok(None),
             Err(status) => asked.answered(Err(status)).map(Some),
         }
@@ -340,6 +347,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let answered = answered.map_err(|error| Unreachable::new(&error))?;
         let sound = self.pair(vote.leader_id.term).answered_vote(&answered);
         sound.map_err(|error| Unreachable::new(&error))?;
+        if let Some(node) = self.node.get() {
+            node.counts.snapshots.of(Way::Sent).one_more();
+        }
         Ok(SnapshotResponse::new(answered))
     }
 

@@ -23,6 +23,12 @@ pub struct Kept {
     subject: String,
 }
 
+impl Kept {
+    pub fn offset(&self) -> Offset {
+        self.cursor.offset
+    }
+}
+
 /// Where a consumer reads on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {

@@ -10,6 +10,7 @@ use crate::raft::error::{Error, FetchError};
 use crate::raft::home::blocking::on_disk;
 use crate::raft::peer::fetch;
 use crate::raft::snapshot;
+use crate::raft::view::counts::Mended;
 
 use super::Upkeep;
 
@@ -28,7 +29,10 @@ impl Upkeep {
             for segment in &damaged {
                 let began = Instant::now();
                 let base = segment.seal.base;
-                match self.mend_one(segment).await {
+                let mended = self.mend_one(segment).await;
+                let outcome = mended.as_ref().map_or(Mended::Failed, |_| Mended::Done);
+                self.node.counts.repairs.of(outcome).one_more();
+                match mended {
                     Ok(how) => {
                         let ms = began.elapsed().as_millis();
                         tracing::info!(%base, how, ms, "mended a damaged segment");

@@ -53,7 +53,10 @@ impl Upkeep {
                 scrub = back;
                 match step {
                     Ok(0) => break,
-                    Ok(read) => bytes += read as u64,
+                    Ok(read) => {
+                        bytes += read as u64;
+                        self.node.counts.scrubbed_bytes.add(read as u64);
+                    }
                     // A lack of descriptors does not mean damage. The next scrub reads this segment.
                     Err(error) if error.is_short_of_files() => break,
                     // A segment that was given up meanwhile cannot be read either.

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod clocks;
+pub mod counts;
 pub mod elapsed;
 pub mod space;
 

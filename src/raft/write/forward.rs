@@ -172,7 +172,7 @@ async fn receive(
         match group {
             Some(group) if group.proposals.len() == answer.outcomes.len() => {
                 for (proposal, outcome) in group.proposals.into_iter().zip(answer.outcomes) {
-                    let _ = proposal.reply.send(outcome_from_pb(outcome));
+                    proposal.reply.send(outcome_from_pb(outcome));
                 }
             }
             // The answer does not fit the group that was sent, so nothing on this stream can be trusted.

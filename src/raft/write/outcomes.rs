@@ -1,5 +1,6 @@
 //! The outcomes of groups that this node wrote as a leader, and the answers that their batches get.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::errors::ClientWriteError;
@@ -11,6 +12,7 @@ use crate::raft::entry::outcome::Outcome;
 use crate::raft::entry::types::TypeConfig;
 use crate::raft::error::ProposeError;
 use crate::raft::view::View;
+use crate::raft::view::counts::Counts;
 use crate::raft::view::space::Space;
 use crate::retry::CALL_WAIT;
 
@@ -32,6 +34,7 @@ pub(crate) async fn complete(
     mut waits: mpsc::Receiver<UnderWay>,
     views: watch::Receiver<View>,
     space: Space,
+    counts: Arc<Counts>,
 ) {
     while let Some((mut outcome, group, since)) = waits.recv().await {
         let full = since + FULL_WAIT;
@@ -48,10 +51,18 @@ pub(crate) async fn complete(
             continue;
         };
         match outcome {
-            Ok(Ok(response)) => match response.data {
-                Outcome::Appended(outcomes) => group.answer(outcomes),
-                _ => group.fail(&ProposeError::Unknown),
-            },
+            Ok(Ok(response)) => {
+                let applied = counts
+                    .applied_at
+                    .since(response.log_id.index, Instant::now());
+                applied
+                    .into_iter()
+                    .for_each(|took| counts.answer.note(took));
+                match response.data {
+                    Outcome::Appended(outcomes) => group.answer(outcomes),
+                    _ => group.fail(&ProposeError::Unknown),
+                }
+            }
             // The engine refused the group before it was appended.
             Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
                 let leader = forward.leader_node.map(|member| member.addr);

@@ -1,6 +1,7 @@
 //! Proposals: batches, each with the way back to its caller, and the groups of them that become entries.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use crate::raft::entry::outcome::{BundleOutcome, Receipt};
 use crate::raft::error::ProposeError;
 use crate::raft::view::View;
+use crate::raft::view::counts::Counts;
 use crate::retry::CALL_WAIT;
 
 /// A caller. Batches of one caller keep their order.
@@ -44,8 +46,7 @@ impl Proposal {
 
     /// Answers that no leader took the batch for as long as it could wait.
     pub fn fail_without_leader(self, view: &View) {
-        // A caller that went away needs no answer.
-        let _ = self.reply.send(Err(no_leader(view, self.since)));
+        self.reply.send(Err(no_leader(view, self.since)));
     }
 }
 
@@ -53,7 +54,7 @@ impl Proposal {
 impl Proposal {
     /// A batch of this node's own clients, and the receiver of its answer.
     pub fn of_test(batch: &'static str) -> (Self, Answer) {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Reply::new(Arc::default(), batch.len(), false);
         let proposal = Self {
             batch: Bytes::from_static(batch.as_bytes()),
             forwarded: false,
@@ -68,7 +69,57 @@ impl Proposal {
     }
 }
 
-pub type Reply = oneshot::Sender<Result<Receipt, ProposeError>>;
+/// The way back to a caller. What becomes of the batches of this node's clients is counted on it.
+#[derive(Debug)]
+pub struct Reply {
+    caller: oneshot::Sender<Result<Receipt, ProposeError>>,
+    counts: Arc<Counts>,
+    bytes: usize,
+    forwarded: bool,
+}
+
+impl Reply {
+    /// The two ends of the way back to the caller of a batch of so many bytes.
+    pub fn new(counts: Arc<Counts>, bytes: usize, forwarded: bool) -> (Self, Answer) {
+        let (caller, answer) = oneshot::channel();
+        let reply = Self {
+            caller,
+            counts,
+            bytes,
+            forwarded,
+        };
+        (reply, answer)
+    }
+
+    /// Whether the caller went away.
+    pub fn is_closed(&self) -> bool {
+        self.caller.is_closed()
+    }
+
+    /// Answers. A caller that went away needs no answer.
+    pub fn send(self, outcome: Result<Receipt, ProposeError>) {
+        if !self.forwarded {
+            self.count(&outcome);
+        }
+        let _ = self.caller.send(outcome);
+    }
+
+    fn count(&self, outcome: &Result<Receipt, ProposeError>) {
+        match outcome {
+            Ok(receipt) => {
+                self.counts.committed.one_more();
+                // What was appended before was counted then.
+                if !receipt.duplicate {
+                    let counts = receipt.ranges.iter().map(|range| u64::from(range.count));
+                    self.counts.records.add(counts.sum());
+                    self.counts.bytes.add(self.bytes as u64);
+                }
+            }
+            Err(error) => self.counts.refused.of(error.into()).one_more(),
+        }
+    }
+}
+
 pub type Answer = oneshot::Receiver<Result<Receipt, ProposeError>>;
 
 /// Batches that become one entry, and their place in the window.
@@ -93,8 +144,7 @@ impl Group {
     /// Gives every batch the same error.
     pub fn fail(self, error: &ProposeError) {
         for proposal in self.proposals {
-            // A caller that went away needs no answer.
-            let _ = proposal.reply.send(Err(error.clone()));
+            proposal.reply.send(Err(error.clone()));
         }
     }
 
@@ -130,7 +180,7 @@ impl Group {
     /// Answers each bundle with its outcome.
     pub fn answer(self, outcomes: Vec<BundleOutcome>) {
         for (proposal, outcome) in self.proposals.into_iter().zip(outcomes) {
-            let _ = proposal.reply.send(outcome.map_err(ProposeError::from));
+            proposal.reply.send(outcome.map_err(ProposeError::from));
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::impls::ProgressResponder;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::log::record;
@@ -21,6 +21,7 @@ use crate::raft::entry::command::Command;
 use crate::raft::error::ProposeError;
 use crate::raft::peer::transport::Transport;
 use crate::raft::view::View;
+use crate::raft::view::counts::Counts;
 use crate::raft::view::space::Space;
 use crate::raft::write::proposals::Caller;
 use crate::retry::CALL_WAIT;
@@ -30,7 +31,7 @@ use super::forward::Forwarder;
 use super::gate::Gate;
 use super::lines::Lines;
 use super::outcomes::{self, UnderWay};
-use super::proposals::{Answer, Group, Proposal, no_leader};
+use super::proposals::{Answer, Group, Proposal, Reply, no_leader};
 use super::stamps::Stamps;
 
 /// How many batches the queue holds.
@@ -66,25 +67,16 @@ pub struct Proposer {
     small_bytes: Arc<Semaphore>,
     me: u64,
     views: watch::Receiver<View>,
+    counts: Arc<Counts>,
 }
 
 /// The parts with which a node writes groups as the leader, or passes them to the leader.
 pub struct Leader {
-    transport: Transport,
-    space: Space,
-    stamps: Stamps,
-    gate: Gate,
-}
-
-impl Leader {
-    pub fn new(transport: &Transport, space: &Space, stamps: &Stamps, gate: Gate) -> Self {
-        Self {
-            transport: transport.clone(),
-            space: space.clone(),
-            stamps: stamps.clone(),
-            gate,
-        }
-    }
+    pub transport: Transport,
+    pub space: Space,
+    pub stamps: Stamps,
+    pub gate: Gate,
+    pub counts: Arc<Counts>,
 }
 
 impl Proposer {
@@ -100,7 +92,9 @@ impl Proposer {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
         let (under_way, waits) = mpsc::channel(PLACES);
         let me = *raft.node_id();
-        let completed = outcomes::complete(waits, views.clone(), leader.space.clone());
+        let counts = leader.counts;
+        let (space, counted) = (leader.space.clone(), counts.clone());
+        let completed = outcomes::complete(waits, views.clone(), space, counted);
         tasks::spawn_on(callers_on, "answers to proposals", completed);
         let dispatcher = Dispatcher {
             forwarder: Forwarder::new(leader.transport, views.clone()),
@@ -110,6 +104,7 @@ impl Proposer {
             space: leader.space,
             stamps: leader.stamps,
             gate: leader.gate,
+            counts: counts.clone(),
             group_bytes_max: GROUP_BYTES_MAX.min(group_bytes_max),
         };
         tasks::spawn_on(callers_on, "proposals", dispatcher.run(proposals));
@@ -119,7 +114,16 @@ impl Proposer {
             small_bytes: Arc::new(Semaphore::new(PENDING_BYTES_OF_SMALL)),
             me,
             views: views.clone(),
+            counts,
         }
+    }
+
+    /// How many batches are in the queue, and how many bytes are pending in all.
+    pub fn pending(&self) -> (usize, usize) {
+        let bytes = PENDING_BYTES_MAX.saturating_sub(self.bytes.available_permits());
+        let small = PENDING_BYTES_OF_SMALL.saturating_sub(self.small_bytes.available_permits());
+        let queued = self.queue.max_capacity() - self.queue.capacity();
+        (queued, bytes + small)
     }
 
     /// Queues a batch. Waits while too many bytes are pending; but if no leader is known, only until the batch's time
@@ -145,7 +149,7 @@ impl Proposer {
             }
         };
         let place = self.while_led(since, self.queue.reserve()).await?;
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Reply::new(self.counts.clone(), batch.len(), forwarded);
         place.map_err(|_| ProposeError::Stopping)?.send(Proposal {
             batch,
             forwarded,
@@ -185,6 +189,7 @@ struct Dispatcher {
     space: Space,
     stamps: Stamps,
     gate: Gate,
+    counts: Arc<Counts>,
     group_bytes_max: usize,
 }
 
@@ -353,6 +358,11 @@ impl Dispatcher {
     async fn write(&self, group: Group) {
         let batches = group.proposals.iter().map(|proposal| &proposal.batch);
         let command = Command::Append(record::join(batches, Some(self.stamps.next())));
+        let now = Instant::now();
+        for proposal in &group.proposals {
+            let waited = now.saturating_duration_since(proposal.since);
+            self.counts.queue.note(waited);
+        }
         let (responder, outcome) = ProgressResponder::complete_only();
         match self.raft.client_write_ff(command, Some(responder)).await {
             Ok(()) => {

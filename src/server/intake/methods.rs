@@ -75,6 +75,54 @@ impl Method {
     }
 }
 
+/// What clients may call, and whether it goes on until somebody ends it: for counting.
+const VERBS: &[(&str, bool)] = &[
+    ("log.v1.Log/Produce", false),
+    ("log.v1.Log/ProduceStream", true),
+    ("log.v1.Log/Consume", false),
+    ("log.v1.Log/ConsumeStream", true),
+    ("log.v1.Log/GetServers", false),
+    ("ferrolog.v1.LogService/Produce", false),
+    ("ferrolog.v1.LogService/ProduceMany", false),
+    ("ferrolog.v1.LogService/ProduceStream", true),
+    ("ferrolog.v1.LogService/Consume", false),
+    ("ferrolog.v1.LogService/ConsumeStream", true),
+    ("ferrolog.v1.LogService/CreateLog", false),
+    ("ferrolog.v1.LogService/UpdateLog", false),
+    ("ferrolog.v1.LogService/DeleteLog", false),
+    ("ferrolog.v1.LogService/GetLog", false),
+    ("ferrolog.v1.LogService/ListLogs", false),
+    ("ferrolog.v1.LogService/WatchLogs", true),
+    ("ferrolog.v1.LogService/OpenSession", false),
+    ("ferrolog.v1.LogService/CloseSession", false),
+    ("ferrolog.v1.LogService/ListSessions", false),
+    ("ferrolog.v1.LogService/ClaimEpoch", false),
+    ("ferrolog.v1.LogService/GetEpoch", false),
+    ("ferrolog.v1.LogService/ListFences", false),
+    ("ferrolog.v1.LogService/DeleteFence", false),
+    ("ferrolog.v1.LogService/CommitCursor", false),
+    ("ferrolog.v1.LogService/GetCursor", false),
+    ("ferrolog.v1.LogService/ListCursors", false),
+    ("ferrolog.v1.LogService/DeleteCursor", false),
+    ("ferrolog.v1.LogService/GetLimits", false),
+    ("ferrolog.v1.ClusterService/GetStatus", false),
+    ("ferrolog.v1.ClusterService/AllowNode", false),
+    ("ferrolog.v1.ClusterService/DisallowNode", false),
+    ("ferrolog.v1.ClusterService/CreateJoinToken", false),
+    ("ferrolog.v1.ClusterService/RemoveNode", false),
+    ("ferrolog.v1.ClusterService/TransferLeadership", false),
+    ("ferrolog.v1.ClusterService/Trim", false),
+    ("ferrolog.v1.ClusterService/GetRetention", false),
+    ("ferrolog.v1.ClusterService/SetRetention", false),
+    ("grpc.health.v1.Health/Check", false),
+    ("grpc.health.v1.Health/Watch", true),
+];
+
+/// The methods by service and name, and whether each is a stream, whichever way.
+pub fn verbs() -> impl Iterator<Item = (&'static str, bool)> {
+    VERBS.iter().copied()
+}
+
 /// All methods, with the limits of this node.
 #[derive(Debug)]
 pub struct Methods {
@@ -190,12 +238,18 @@ mod tests {
                         assert_eq!(judged.is_single, !method.client_streaming(), "{path}");
                         let free = file.package().starts_with("grpc.");
                         assert_eq!(judged.actions.is_empty(), free, "{path}");
+                        let is_stream = method.client_streaming() || method.server_streaming();
+                        assert!(
+                            verbs().any(|verb| verb == (&path[1..], is_stream)),
+                            "{path}"
+                        );
                         seen += 1;
                     }
                 }
             }
         }
         assert!(seen > 20, "{seen} methods");
+        assert_eq!(VERBS.len(), seen, "verbs that there are not");
         for unknown in [
             "",
             "/",

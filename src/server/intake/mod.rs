@@ -26,6 +26,7 @@ mod methods;
 mod read_ahead;
 
 pub use body::Taken;
+pub use methods::verbs;
 
 use body::Messages;
 use methods::Methods;

@@ -20,7 +20,7 @@ use crate::proto::log_v1;
 use crate::server::answers::Outbox;
 use crate::server::answers::reading::{Asked, Failed, PART_BYTES, Shape, is_copied};
 use crate::server::auth::Action;
-use crate::server::{ApiContext, CommitLog, Drain, status};
+use crate::server::{ApiContext, CommitLog, Drain, counts, status};
 
 /// Request metadata: `strong` makes a read linearizable, `relaxed` is what it is without.
 const CONSISTENCY: &str = "ferrolog-consistency";
@@ -49,7 +49,13 @@ pub async fn log<L: CommitLog>(
     request: &Request<log_v1::ConsumeRequest>,
 ) -> Result<L, Status> {
     let name = super::log_name(request)?;
-    match is_strong(request.metadata())? {
+    let is_strong = is_strong(request.metadata())?;
+    let asked = match is_strong {
+        true => counts::Asked::Strong,
+        false => counts::Asked::Relaxed,
+    };
+    api.counts.reads.of(asked).one_more();
+    match is_strong {
         true => api.current_log_for(request, &name, Action::Consume).await,
         false => api.log_for(request, &name, Action::Consume).await,
     }
@@ -229,8 +235,13 @@ pub async fn read<L: CommitLog>(
         expected,
         shape,
     );
-    read.await.map_err(|failed| match failed {
+    let read = read.await.map_err(|failed| match failed {
         Failed::Log(error) => status::log_v1(&error),
         Failed::Status(status) => status,
-    })
+    });
+    let (records, held) = read?;
+    let bytes = records.iter().map(|record| record.value.len() as u64);
+    api.counts.bytes_out.add(bytes.sum());
+    api.counts.records_out.add(records.len() as u64);
+    Ok((records, held))
 }

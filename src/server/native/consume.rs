@@ -62,6 +62,7 @@ pub async fn range(
     let (accounts, until) = (accounts(&request), deadline::of(&request));
     let request = request.into_inner();
     let consistency = Consistency::new(request.consistency);
+    api.counts.reads.of(consistency.into()).one_more();
     consistency.reached(log).await?;
     let from = position::begin(api, log, request.start.clone()).await?;
     let wait = Duration::from_millis(request.wait_ms_max.into()).min(WAIT_MAX);
@@ -139,10 +140,17 @@ pub async fn read(
     let read = api
         .reading
         .answer(log.log(), accounts, asked, expected, wanted);
-    read.await.map_err(|failed| match failed {
+    let read = read.await.map_err(|failed| match failed {
         Failed::Log(error) => status::log(&error),
         Failed::Status(status) => status,
-    })
+    });
+    let (batches, held) = read?;
+    let (count, bytes) = batches.iter().fold((0, 0), |(count, bytes), sent| {
+        (count + count_of(sent), bytes + bytes_of(sent) as u64)
+    });
+    api.counts.records_out.add(count);
+    api.counts.bytes_out.add(bytes);
+    Ok((batches, held))
 }
 
 /// Waits for a record at an offset until a time, if it is the next one.

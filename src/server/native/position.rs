@@ -9,6 +9,7 @@ use crate::proto::v1::{self, Edge, consistency::Level, start::At};
 use crate::raft::ReplicatedLog;
 
 use super::super::{ApiContext, status};
+use crate::server::counts::Asked;
 
 /// What a read must see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,17 @@ pub enum Consistency {
     AtLeast(Offset),
     Bounded(Duration),
     Strong,
+}
+
+impl From<Consistency> for Asked {
+    fn from(consistency: Consistency) -> Self {
+        match consistency {
+            Consistency::Relaxed => Self::Relaxed,
+            Consistency::AtLeast(_) => Self::AtLeast,
+            Consistency::Bounded(_) => Self::Bounded,
+            Consistency::Strong => Self::Strong,
+        }
+    }
 }
 
 impl Consistency {

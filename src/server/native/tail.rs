@@ -101,6 +101,7 @@ async fn begin(
     let missing = || status::invalid("the first message says where to start");
     let start = first.start.ok_or_else(missing)?;
     let consistency = Consistency::new(start.consistency);
+    api.counts.reads.of(consistency.into()).one_more();
     let (rights, until) = (caller.rights, caller.until);
     let (log, source) = match &start.selection {
         Some(of) => {

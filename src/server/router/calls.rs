@@ -1,23 +1,75 @@
-//! Counts the calls under way on each connection, so that the port can close one that has none for long.
+//! Sees each call from its headers to the end of its answer: so that the port can close a connection that has none for
+//! long, and so that calls are counted by verb and code.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use tokio::time::Instant;
 use tonic::codegen::{Body, Service};
-use tower::layer::LayerFn;
+use tower::Layer;
 
 use crate::net::mux::{Call, PeerInfo};
+use crate::server::counts::{Counts, Verb};
 
-/// A layer that knows of each call from its headers to the end of its answer.
-pub fn counted<S>() -> LayerFn<fn(S) -> Counted<S>> {
-    tower::layer::layer_fn(Counted)
+const CODE: &str = "grpc-status";
+/// What a call ends with whose client went away before its answer did.
+const CANCELLED: usize = 1;
+
+/// A layer that knows of each call.
+#[derive(Debug, Clone)]
+pub struct CountLayer(Arc<Counts>);
+
+/// Counts calls there.
+pub fn counted(counts: Arc<Counts>) -> CountLayer {
+    CountLayer(counts)
+}
+
+impl<S> Layer<S> for CountLayer {
+    type Service = Counted<S>;
+
+    fn layer(&self, inner: S) -> Counted<S> {
+        let counts = self.0.clone();
+        Counted { inner, counts }
+    }
 }
 
 /// A service whose calls are counted.
 #[derive(Clone, Debug)]
-pub struct Counted<S>(S);
+pub struct Counted<S> {
+    inner: S,
+    counts: Arc<Counts>,
+}
+
+/// A call under way. However it ends, it is counted.
+#[derive(Debug)]
+struct Counting {
+    counts: Arc<Counts>,
+    verb: Verb,
+    began: Instant,
+    code: usize,
+    _call: Option<Call>,
+}
+
+impl Counting {
+    /// Takes note of a status, if these headers or trailers have one.
+    fn note(&mut self, headers: &HeaderMap) {
+        if let Some(code) = headers.get(CODE) {
+            let code = code.to_str().ok().and_then(|code| code.parse().ok());
+            self.code = code.unwrap_or(usize::MAX);
+        }
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        let took = self.began.elapsed();
+        self.counts.end(self.verb, self.code, took);
+    }
+}
 
 impl<S, B, A> Service<Request<B>> for Counted<S>
 where
@@ -31,16 +83,23 @@ where
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let peer = request.extensions().get::<PeerInfo>();
-        let call = peer.map(|peer| peer.calls.begin());
-        let answered = self.0.call(request);
+        let mut counting = Counting {
+            verb: self.counts.begin(request.uri().path()),
+            counts: self.counts.clone(),
+            began: Instant::now(),
+            code: CANCELLED,
+            _call: peer.map(|peer| peer.calls.begin()),
+        };
+        let answered = self.inner.call(request);
         Box::pin(async move {
             let response = answered.await?;
-            Ok(response.map(|body| Answer { body, _call: call }))
+            counting.note(response.headers());
+            Ok(response.map(|body| Answer { body, counting }))
         })
     }
 }
@@ -49,7 +108,7 @@ where
 #[derive(Debug)]
 pub struct Answer<A> {
     body: A,
-    _call: Option<Call>,
+    counting: Counting,
 }
 
 impl<A: Body + Unpin> Body for Answer<A> {
@@ -59,8 +118,14 @@ impl<A: Body + Unpin> Body for Answer<A> {
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<A::Data>, A::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+    ) -> Poll<Option<Result<Frame<A::Data>, A::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            self.counting.note(trailers);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

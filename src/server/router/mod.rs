@@ -27,7 +27,7 @@ use super::limits::STREAM_WINDOW;
 use super::log_v1::LogV1;
 use super::native::Native;
 use super::native::cluster::Cluster;
-use super::{ApiContext, Drain, Limits, Policy, answers};
+use super::{ApiContext, Counts, Drain, Limits, Policy, answers};
 use calls::counted;
 use reasons::Complete;
 
@@ -92,9 +92,11 @@ pub async fn router(
     limits: Limits,
     drain: Drain,
     bulk: Handle,
+    counts: Arc<Counts>,
 ) -> (Routes, HealthReporter) {
     let message_max = limits.message_bytes_max();
-    let api = Arc::new(ApiContext::new(seat, policy, limits, drain, bulk));
+    let api = ApiContext::new(seat, policy, limits, drain, bulk);
+    let api = Arc::new(api.counting(counts));
     let log = LogServer::new(LogV1(api.clone()))
         .max_decoding_message_size(message_max)
         .max_encoding_message_size(message_max);
@@ -123,14 +125,14 @@ pub async fn router(
 }
 
 /// Serves routes on client connections, to those that the policy lets, until `stop`, then finishes the calls under way.
+/// What the connections hold counts for `budget`.
 pub async fn serve(
     routes: Routes,
     policy: Policy,
-    limits: &Limits,
+    (limits, budget, counts): (&Limits, Budget, Arc<Counts>),
     incoming: impl Stream<Item = std::io::Result<MuxStream>>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let budget = Budget::new(limits.bytes);
     let incoming = incoming.map(move |stream| stream.map(|stream| stream.counted(&budget)));
     let server = Server::builder()
         .max_concurrent_streams(limits.streams_per_connection_max)
@@ -140,7 +142,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(CANCELLED_MAX))
         .http2_max_local_error_reset_streams(Some(STRAY_MAX))
-        .layer(counted())
+        .layer(counted(counts))
         .layer(Complete)
         .layer(IntakeLayer::new(policy, limits))
         .layer(MapResponseLayer::new(answers::counted))

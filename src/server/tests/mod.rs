@@ -214,7 +214,7 @@ async fn served_on(port: MuxLimits) -> Served {
     let api = ApiContext::new(seat, Policy::default(), limits, draining, Handle::current());
     let api = Arc::new(api);
     let server = Server::builder()
-        .layer(crate::server::router::calls::counted())
+        .layer(crate::server::router::calls::counted(api.counts.clone()))
         .layer(crate::server::router::reasons::Complete)
         .layer(IntakeLayer::new(Policy::default(), &api.limits))
         .layer(MapResponseLayer::new(answers::counted))

@@ -515,6 +515,9 @@ async fn every_verb_asks_for_its_right_on_its_log() {
         );
         names.extend(["one", "some", "all"].map(|of| format!("{action}-{of}")));
     }
+    // What is told over plain HTTP alone.
+    policy += "p, metrics-all, *, metrics\n";
+    names.push("metrics-all".to_owned());
     let clients: Vec<_> = names.iter().map(String::as_str).collect();
     let stage = Stage::start_under(&policy, &clients).await;
     for log in [MINE, THEIRS] {
