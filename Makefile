@@ -1,7 +1,7 @@
 # Every command a contributor needs. Nothing here but a Rust toolchain, make and a POSIX shell.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test attack rot soak sim mutants fuzz bench verify fix
+.PHONY: help run test alarms attack rot soak sim mutants fuzz bench verify fix
 
 # What `make run` feeds in, a record a line. Empty: a text of this machine, else our own sources.
 INPUT ?=
@@ -59,6 +59,9 @@ test: ## every test, tidy among them
 	echo cargo test --locked -- --show-output; \
 	cargo test --locked -- --show-output
 	cargo check --locked --lib --no-default-features --features client
+
+alarms: ## the alert rules over recorded values; needs promtool, of Debian's package prometheus
+	cd deploy/prometheus && promtool check rules ferrolog.rules.yml && promtool test rules ferrolog.rules.test.yml
 
 attack: ## every attack on a cluster at its full length, beside a client whose calls must go on
 	FERROLOG_ATTACK=full cargo test --locked --test attacks -- --show-output --test-threads=1

@@ -136,6 +136,9 @@ pub fn named_files(source: &Source, exists: impl Fn(&str) -> bool) -> Vec<Findin
 /// How many words the name of a test has at least, so that it is told from the names of settings and fields.
 const TEST_WORDS_MIN: usize = 5;
 
+/// What the names of metrics begin with; the tests of the command line hold those against the table of families.
+const FAMILY: &str = "ferrolog_";
+
 /// Tests that a page names and that are not there. `a_stream_at...` stands for each that begins so.
 pub fn tests(path: &str, page: &str, exists: impl Fn(&str) -> bool) -> Vec<Finding> {
     let is_name = |name: &str| {
@@ -144,7 +147,8 @@ pub fn tests(path: &str, page: &str, exists: impl Fn(&str) -> bool) -> Vec<Findi
             part.chars()
                 .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
         };
-        parts.clone().count() >= TEST_WORDS_MIN && parts.all(is_word)
+        let is_long = parts.clone().count() >= TEST_WORDS_MIN;
+        is_long && parts.all(is_word) && !name.starts_with(FAMILY)
     };
     let mut findings = Vec::new();
     for (line, text) in prose(page) {

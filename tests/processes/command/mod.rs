@@ -1,5 +1,6 @@
 //! The command line, the files beside it, and the programs made with the library.
 
+mod alarms;
 mod cut_short;
 mod deploy;
 mod examples;
