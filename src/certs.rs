@@ -323,6 +323,27 @@ pub(crate) mod testing {
             .issue(name, host_names(&[]).unwrap(), vec![ServerAuth, ClientAuth])
             .unwrap()
     }
+
+    /// A list that revokes this certificate, in PEM.
+    pub fn revoked(authority: &Authority, pem: &CertPem) -> String {
+        let der = CertificateDer::from_pem_slice(pem.cert.as_bytes()).unwrap();
+        let (_, cert) = parse_x509_certificate(&der).unwrap();
+        let one = rcgen::RevokedCertParams {
+            serial_number: rcgen::SerialNumber::from_slice(cert.raw_serial()),
+            revocation_time: authority.now.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: authority.now.into(),
+            next_update: (authority.now + LEAF_LIFE).into(),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![one],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&authority.issuer).unwrap().pem().unwrap()
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod options;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use options::Options;
 
@@ -57,6 +58,8 @@ pub struct Config {
     pub metrics_logs_max: usize,
     /// How many connections of clients there may be.
     pub connections_max: usize,
+    /// No connection lives longer.
+    pub connection_age_max: Duration,
     /// How many descriptors the port may have open.
     pub descriptors_max: usize,
     /// What the node takes from clients at most.
@@ -71,6 +74,8 @@ pub struct Config {
     pub scrub_bytes_per_second: u64,
 }
 
+/// How long a connection lives, unless told otherwise: a day, in seconds.
+const CONNECTION_AGE_S: u64 = 24 * 3600;
 /// How fast sealed segments are read to find damage, unless told otherwise.
 const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
 /// Segments that must still fit when records are refused: raft's own entries, and what is under
@@ -133,6 +138,12 @@ impl Options {
         let timing = timing(self.heartbeat_ms, self.clock_bound_ms)?;
         let connections_max = self.connections_max.unwrap_or(CLIENTS_MAX);
         check_range("--connections-max", connections_max, 16..=1 << 20)?;
+        let age_s = self.connection_age_max_seconds.unwrap_or(CONNECTION_AGE_S);
+        check_range(
+            "--connection-age-max-seconds",
+            age_s,
+            60..=366 * CONNECTION_AGE_S,
+        )?;
         let listen = self
             .listen
             .filter(|addr| !addr.trim().is_empty())
@@ -165,6 +176,7 @@ impl Options {
             metrics_listen: metrics.0,
             metrics_logs_max: metrics.1,
             connections_max,
+            connection_age_max: Duration::from_secs(age_s),
             descriptors_max: usize::MAX,
             limits: Limits {
                 logs_max,
@@ -193,7 +205,8 @@ impl Options {
                     .to_owned(),
             )),
             (false, (Some(ca), Some(cert), Some(key))) => {
-                Ok(SecurityConfig::Mutual(TlsFiles { ca, cert, key }))
+                let crl = self.tls_crl.clone();
+                Ok(SecurityConfig::Mutual(TlsFiles { ca, cert, key, crl }))
             }
             (false, _) => Err(ConfigError::Missing(
                 "--tls-ca, --tls-cert or --tls-key",

@@ -7,12 +7,14 @@
 mod background;
 mod error;
 mod membership;
+mod reloads;
 mod runtimes;
 mod servers;
 mod told;
 
 pub use crate::server::Policy;
 pub use error::AgentError;
+pub use reloads::Reloads;
 pub use runtimes::{Runtimes, Threads};
 
 use std::fmt;
@@ -33,6 +35,8 @@ use crate::net::{Listener, Network, Security};
 use crate::raft::{self, ReplicatedLog, Seat, Timing};
 use crate::server::Drain;
 use crate::tasks;
+
+use reloads::check_certificate;
 
 use background::{tell_health, upkeep};
 use servers::{Ends, Port, Servers};
@@ -119,7 +123,9 @@ impl Bound {
         policy: Policy,
         seams: Seams,
     ) -> Result<Self, AgentError> {
-        check_certificate(&config, &security)?;
+        if let Security::Mutual(tls) = &security {
+            check_certificate(&config.name, &tls.identity())?;
+        }
         let network = seams.network.clone();
         let listener =
             network
@@ -151,7 +157,10 @@ impl Bound {
         let (mux, streams) = Mux::start_for(
             listener,
             security,
-            MuxLimits::within(config.connections_max, config.descriptors_max),
+            MuxLimits {
+                age_max: config.connection_age_max,
+                ..MuxLimits::within(config.connections_max, config.descriptors_max)
+            },
             seams.runtimes.consensus.clone(),
         );
         Ok(Self {
@@ -164,6 +173,16 @@ impl Bound {
             streams,
             probes,
         })
+    }
+
+    /// What can be taken up while the node runs.
+    pub fn reloads(&self) -> Reloads {
+        Reloads {
+            name: self.config.name.clone(),
+            security: self.layer.security().clone(),
+            policy: self.policy.clone(),
+            rechecks: self.mux.reloads(),
+        }
     }
 
     /// The address that the port is bound to.
@@ -305,22 +324,6 @@ impl Agent {
     }
 }
 
-fn check_certificate(config: &Config, security: &Security) -> Result<(), AgentError> {
-    let Security::Mutual(tls) = security else {
-        return Ok(());
-    };
-    let name = config.name.clone();
-    match &tls.identity().node_name {
-        None => Err(AgentError::NotANode { name }),
-        Some(found) if *found != name => Err(AgentError::OtherNode {
-            found: found.clone(),
-            name,
-        }),
-        Some(_) if !tls.identity().serves_and_calls => Err(AgentError::OneSided { name }),
-        Some(_) => Ok(()),
-    }
-}
-
 fn host(addr: &str) -> &str {
     let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
     host.trim_start_matches('[').trim_end_matches(']')
@@ -368,19 +371,15 @@ async fn begin(
 mod tests {
     use super::*;
     use crate::certs::testing::{authority, node_that_only_calls};
-    use crate::config::Options;
     use crate::net::tls::Tls;
 
     #[test]
     fn a_certificate_for_one_side_starts_no_node() {
-        let text = "name = 'n1'\ndata_dir = '/d'\nlisten = '127.0.0.1:0'\nbootstrap = true\n\
-                    insecure = true";
-        let options = Options::parse(text, "f.toml".into()).unwrap();
-        let (config, authority) = (options.resolve().unwrap(), authority());
+        let authority = authority();
         let check = |pem: &crate::certs::CertPem| {
             let ca = authority.ca_pem().as_bytes();
             let tls = Tls::from_pem(ca, pem.cert.as_bytes(), pem.key.as_bytes()).unwrap();
-            check_certificate(&config, &Security::Mutual(tls))
+            check_certificate("n1", &tls.identity())
         };
         let refused = check(&node_that_only_calls(&authority, "n1"));
         assert!(matches!(refused, Err(AgentError::OneSided { .. })));

@@ -84,6 +84,24 @@ pub(super) fn read_if_present(path: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
+/// What tells whether a file was written since: which one it is, its length, and when it changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+/// The stamp of a file, or `None` if it cannot be looked at.
+pub(super) fn stamp(path: &Path) -> Option<Stamp> {
+    let found = fs::metadata(path).ok()?;
+    Some(Stamp {
+        inode: found.ino(),
+        bytes: found.len(),
+        changed: (found.ctime(), found.ctime_nsec()),
+    })
+}
+
 pub(super) fn exists(path: &Path) -> bool {
     path.exists()
 }

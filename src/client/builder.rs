@@ -192,7 +192,12 @@ fn security(files: [Option<PathBuf>; 3], plaintext: bool) -> Result<Security, Co
         (true, [None, None, None]) => Ok(Security::Insecure),
         (true, _) => Err(ConfigError::TwoSecurities),
         (false, [Some(ca), Some(cert), Some(key)]) => {
-            let files = TlsFiles { ca, cert, key };
+            let files = TlsFiles {
+                ca,
+                cert,
+                key,
+                crl: None,
+            };
             Ok(Security::Mutual(Tls::load(&files)?))
         }
         (false, [None, None, None]) => Err(ConfigError::NoSecurity),

@@ -19,6 +19,7 @@ mod servers;
 mod session;
 mod told;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +50,9 @@ pub use crate::proto::v1::{
 pub use crate::reason::Reason;
 
 use crate::batch::Builder;
+use crate::net::Security;
 use crate::net::stream_layer::StreamLayer;
+use crate::net::tls::{Tls, TlsFiles};
 use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::{ProduceRequest as PlainRequest, Record as WireRecord};
 use crate::proto::v1::log_service_client::LogServiceClient;
@@ -114,6 +117,33 @@ impl Client {
             log: name.into(),
             ..self.clone()
         }
+    }
+
+    /// Proves the client by these PEM files, and trusts the nodes of this authority, at each connection from now on:
+    /// for a program that runs longer than its certificate. Connections that are open stay. All handles of this client
+    /// and what was made with them follow.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Tls`] if the files cannot be used, [`ConfigError::TwoSecurities`] if this client speaks
+    /// plaintext; then nothing changes.
+    pub fn take_up_tls(
+        &self,
+        ca: impl Into<PathBuf>,
+        cert: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Result<(), ConfigError> {
+        let Security::Mutual(ours) = self.servers.stream_layer().security() else {
+            return Err(ConfigError::TwoSecurities);
+        };
+        let files = TlsFiles {
+            ca: ca.into(),
+            cert: cert.into(),
+            key: key.into(),
+            crl: None,
+        };
+        ours.take_up(&Tls::load(&files)?);
+        Ok(())
     }
 
     /// How the client reaches the nodes.

@@ -33,7 +33,6 @@ impl Servers {
         Self::new(addrs, self.stream_layer.clone())
     }
 
-    #[cfg(feature = "cli")]
     pub(super) fn stream_layer(&self) -> &StreamLayer {
         &self.stream_layer
     }

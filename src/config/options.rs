@@ -64,6 +64,9 @@ pub struct Options {
     /// Its key, readable by its owner alone
     #[arg(long, env = "FERROLOG_TLS_KEY", value_name = "FILE", help_heading = HELP_SECURITY)]
     pub tls_key: Option<PathBuf>,
+    /// Certificates that the authorities have revoked, as they publish them, in PEM
+    #[arg(long, env = "FERROLOG_TLS_CRL", value_name = "FILE", help_heading = HELP_SECURITY)]
+    pub tls_crl: Option<PathBuf>,
     /// Serve plain text to anybody; on loopback addresses only
     #[arg(long, env = "FERROLOG_INSECURE", num_args = 0..=1, default_missing_value = "true",
           value_parser = BoolishValueParser::new(),
@@ -84,6 +87,9 @@ pub struct Options {
     /// [default: 2048, or fewer if the system lets the process open few files]
     #[arg(long, env = "FERROLOG_CONNECTIONS_MAX", value_name = "COUNT", help_heading = HELP_TUNING)]
     pub connections_max: Option<usize>,
+    /// No connection lives longer; clients and peers dial again, in seconds [default: 86400]
+    #[arg(long, env = "FERROLOG_CONNECTION_AGE_MAX_SECONDS", value_name = "SECONDS", help_heading = HELP_SECURITY)]
+    pub connection_age_max_seconds: Option<u64>,
     /// The largest record, in bytes [default: 4186112]
     #[arg(long, env = "FERROLOG_RECORD_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING)]
     pub record_bytes_max: Option<usize>,
@@ -137,6 +143,7 @@ impl Options {
             join: self.join.or(under.join),
             allow: self.allow.or(under.allow),
             join_token: self.join_token.or(under.join_token),
+            tls_crl: self.tls_crl.or(under.tls_crl),
             tls_ca: self.tls_ca.or(under.tls_ca),
             tls_cert: self.tls_cert.or(under.tls_cert),
             tls_key: self.tls_key.or(under.tls_key),
@@ -145,6 +152,9 @@ impl Options {
             metrics_listen: self.metrics_listen.or(under.metrics_listen),
             metrics_logs_max: self.metrics_logs_max.or(under.metrics_logs_max),
             connections_max: self.connections_max.or(under.connections_max),
+            connection_age_max_seconds: self
+                .connection_age_max_seconds
+                .or(under.connection_age_max_seconds),
             record_bytes_max: self.record_bytes_max.or(under.record_bytes_max),
             logs_max: self.logs_max.or(under.logs_max),
             create_logs_on_produce: self.create_logs_on_produce.or(under.create_logs_on_produce),

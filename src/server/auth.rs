@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
@@ -124,7 +124,7 @@ impl fmt::Display for On<'_> {
 }
 
 /// What the lines of one subject allow.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Grants {
     /// By lines for `*`.
     everywhere: Actions,
@@ -174,11 +174,14 @@ impl Grants {
     }
 }
 
-/// The rights of subjects. Clones share them.
+/// What each subject may do.
+type Subjects = Arc<HashMap<String, Grants>>;
+
+/// The rights of subjects. Clones share them, and what is taken up later.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// By subject; `None`: everybody may do everything.
-    allowed: Option<Arc<HashMap<String, Grants>>>,
+    allowed: Arc<RwLock<Option<Subjects>>>,
     denials: Arc<Mutex<Denials>>,
 }
 
@@ -245,9 +248,19 @@ impl Policy {
             grants.add(object, action.into());
         }
         Ok(Self {
-            allowed: Some(Arc::new(allowed)),
+            allowed: Arc::new(RwLock::new(Some(Arc::new(allowed)))),
             denials: Arc::default(),
         })
+    }
+
+    /// Takes up what another one says, for this one and all its clones. Gives whether the rights of a subject differ.
+    pub fn take_up(&self, other: &Self) -> impl Fn(&str) -> bool + Send + Sync + use<> {
+        let new = other.allowed.read().clone();
+        let old = std::mem::replace(&mut *self.allowed.write(), new.clone());
+        move |subject| match (&old, &new) {
+            (Some(old), Some(new)) => old.get(subject) != new.get(subject),
+            (old, new) => old.is_some() != new.is_some(),
+        }
     }
 
     /// What this caller may do.
@@ -269,7 +282,7 @@ impl Policy {
     }
 
     fn allows(&self, subject: Option<&str>, needed: Actions, on: On<'_>) -> bool {
-        self.allowed.as_ref().is_none_or(|allowed| {
+        self.allowed.read().as_ref().is_none_or(|allowed| {
             let grants = subject.and_then(|subject| allowed.get(subject));
             grants.is_some_and(|grants| grants.allow(needed, on))
         })
@@ -435,7 +448,8 @@ mod tests {
             lines += &format!("p, a, log-{number}, produce\np, a, p{number}/*, consume\n");
         }
         let policy = Policy::parse(&lines).unwrap();
-        let grants = &policy.allowed.as_ref().unwrap()["a"];
+        let allowed = policy.allowed.read().clone().unwrap();
+        let grants = &allowed["a"];
         assert_eq!(grants.prefix_lengths.len(), 5, "a look for each length");
         let rights = rights(&policy, "a");
         assert!(rights.may(Action::Produce, "log-19999"));

@@ -243,6 +243,7 @@ async fn certificate(stage: &Stage, name: &str) -> TlsFiles {
         ca: certs.join("ca.pem"),
         cert: certs.join(format!("{name}.pem")),
         key: certs.join(format!("{name}-key.pem")),
+        crl: None,
     }
 }
 

@@ -203,6 +203,7 @@ mod tests {
                 ca: at("ca.pem".into()),
                 cert: at(format!("{name}.pem")),
                 key: at(format!("{name}-key.pem")),
+                crl: None,
             };
             Tls::load(&files).unwrap();
         }

@@ -8,15 +8,16 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::RAFT_RPC;
 use super::counts::Counts;
 use super::origin::Origin;
 use super::places::{NoPlace, Pending, Proven, Seat};
 use super::stream::{MuxStream, PeerInfo, Prefixed};
+use super::term::{Recheck, Term};
 use crate::net::gathering::gathering;
-use crate::net::tls::TlsError;
+use crate::net::tls::{Accepted, TlsError};
 use crate::net::{BoxIo, Kind, Security};
 
 /// A TLS record that carries a handshake.
@@ -105,6 +106,8 @@ pub(super) struct Gate {
     pub(super) peers: Handle,
     pub(super) timeout: Duration,
     pub(super) idle_timeout: Duration,
+    pub(super) age_max: Duration,
+    pub(super) reloads: watch::Receiver<Recheck>,
     pub(super) proven: Arc<Mutex<Proven>>,
     pub(super) counts: Arc<Counts>,
 }
@@ -134,17 +137,26 @@ impl Gate {
             .map_err(|source| Refused::FirstByte { source })?;
         let (kind, read) = self.protocol(byte)?;
         seat.speaks(kind);
-        let (mut io, identity, kind, read) = match &self.security {
+        let (mut io, proven, kind, read) = match &self.security {
             Security::Insecure => (io, None, kind, read),
             Security::Mutual(tls) => {
                 let io = Box::new(Prefixed::new(Bytes::from_static(read), io));
-                let (io, identity, kind) = tls
-                    .accept(kind, io)
-                    .await
-                    .map_err(|source| Refused::Tls { source })?;
-                (io, Some(identity), kind, &[][..])
+                // What was reloaded before the handshake, the handshake sees.
+                let mut reloads = self.reloads.clone();
+                reloads.mark_unchanged();
+                let accepted = tls.accept(kind, io).await;
+                let Accepted {
+                    io,
+                    identity,
+                    kind,
+                    chain,
+                } = accepted.map_err(|source| Refused::Tls { source })?;
+                let subject = identity.common_name.clone();
+                let term = Term::new(tls.clone(), chain, subject, self.age_max, reloads);
+                (io, Some((identity, term)), kind, &[][..])
             }
         };
+        let (identity, term) = proven.unzip();
         // A client that proves itself and then says nothing would hold a connection of the server to no
         // purpose.
         let read = match kind {
@@ -171,7 +183,8 @@ impl Gate {
         let tls = identity.is_some();
         let info = PeerInfo::new(addr, identity, tls);
         let stream = MuxStream::new(gathering(kind, io), info);
-        let mut stream = stream.accepted(Bytes::from_static(read), place);
+        let stream = stream.accepted(Bytes::from_static(read), place);
+        let mut stream = stream.ending(term);
         self.counts.taken(kind);
         match kind {
             // A peer's connections wait for the next election, or for a failure, in silence.

@@ -9,6 +9,7 @@ mod gate;
 mod origin;
 mod places;
 pub(super) mod stream;
+mod term;
 
 use std::io;
 use std::pin::Pin;
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 
 pub use places::{CLIENTS_MAX, MuxLimits};
 pub use stream::{Call, MuxStream, PeerInfo};
+pub use term::Recheck;
 
 use super::{BoxIo, Listener, Security};
 use crate::tasks;
@@ -60,6 +62,7 @@ pub struct Mux {
     open: watch::Receiver<()>,
     addr: String,
     counts: Arc<Counts>,
+    reloads: watch::Sender<Recheck>,
 }
 
 /// What comes in, by protocol. What nobody takes is refused once its receiver is gone.
@@ -95,6 +98,7 @@ impl Mux {
         let addr = listener.local_addr();
         let (proven, unproven) = (Proven::new(limits), Unproven::new(limits));
         let counts = Arc::new(Counts::new(&proven, &unproven));
+        let (reloads, reloaded) = watch::channel(Recheck::default());
         let acceptor = Acceptor {
             listener,
             gate: Gate {
@@ -105,6 +109,8 @@ impl Mux {
                 peers,
                 timeout: limits.handshake_timeout,
                 idle_timeout: limits.idle_timeout,
+                age_max: limits.age_max,
+                reloads: reloaded,
                 proven,
                 counts: counts.clone(),
             },
@@ -121,6 +127,7 @@ impl Mux {
                 open,
                 addr,
                 counts,
+                reloads,
             },
             Streams {
                 grpc: Incoming { queue: grpc_queue },
@@ -138,6 +145,11 @@ impl Mux {
     /// What the port counts of its connections.
     pub fn counts(&self) -> Arc<Counts> {
         self.counts.clone()
+    }
+
+    /// What has the connections judged again once something was reloaded.
+    pub fn reloads(&self) -> watch::Sender<Recheck> {
+        self.reloads.clone()
     }
 
     /// Ends the accept loop and the handshakes under way. Streams already handed over live on.
@@ -225,13 +237,19 @@ impl Acceptor {
 
     fn report_refused(&mut self, peer: &str, refused: &Refused) {
         self.gate.counts.refused(refused);
-        let cause = std::error::Error::source(refused).map(tracing::field::display);
+        let cause = std::error::Error::source(refused).map(whole);
         if !refused.concerns_operator() {
             tracing::debug!(peer, cause, "closed a connection: {refused}");
         } else if let Some(hidden) = self.refusals.next() {
             tracing::warn!(peer, cause, hidden, "closed a connection: {refused}");
         }
     }
+}
+
+/// An error with all that caused it: why a handshake failed stands at the end of the chain.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Lets one warning through per [`WARN_EVERY`] and counts those it hides.

@@ -32,6 +32,8 @@ pub struct MuxLimits {
     pub peers_max: usize,
     /// A client's connection without a call ends after so long.
     pub idle_timeout: Duration,
+    /// No connection that has proven itself lives longer; its peer dials again.
+    pub age_max: Duration,
     /// Streams of each kind that are ready but not yet taken by their server.
     pub queue_max: usize,
 }
@@ -44,6 +46,8 @@ const PEERS_MAX: usize = 256;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(1);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// A day.
+const AGE_MAX: Duration = Duration::from_hours(24);
 
 impl MuxLimits {
     /// Limits for `clients_max` connections of clients, or fewer if `descriptors` do not suffice for all that
@@ -60,6 +64,7 @@ impl MuxLimits {
             clients_max,
             peers_max: PEERS_MAX.min(descriptors / 6).max(1),
             idle_timeout: IDLE_TIMEOUT,
+            age_max: AGE_MAX,
             queue_max: 128,
         }
     }

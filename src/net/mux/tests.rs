@@ -139,7 +139,7 @@ async fn secure_streams_are_told_apart_and_identified() {
         let mut preface = [0; PREFACE.len()];
         far.read_exact(&mut preface).await.unwrap();
         assert_eq!(preface, PREFACE);
-        assert_eq!(far.info().identity.as_ref(), Some(peer.identity()));
+        assert_eq!(far.info().identity.as_ref(), Some(&peer.identity()));
         assert!(far.info().tls);
     }
 }
@@ -391,4 +391,56 @@ async fn the_accept_loop_survives_running_out_of_descriptors() {
         (Duration::from_millis(pauses)..Duration::from_millis(pauses + 20)).contains(&waited),
         "{waited:?}"
     );
+}
+
+/// A client's connection to a secure port, both ends.
+async fn connected(port: &mut Port, client: &Tls) -> (BoxIo, MuxStream) {
+    let io = port.dial(&[]).await;
+    let mut near = client.connect(Kind::Grpc, ADDR, io).await.unwrap();
+    near.write_all(PREFACE).await.unwrap();
+    near.flush().await.unwrap();
+    let mut far = take(&mut port.grpc).await;
+    let mut preface = [0; PREFACE.len()];
+    far.read_exact(&mut preface).await.unwrap();
+    (near, far)
+}
+
+/// Whether a stream ends by itself, though its peer says nothing and stays.
+async fn ends(far: &mut MuxStream) -> bool {
+    let read = tokio::time::timeout(Duration::from_secs(5), far.read_u8()).await;
+    read.is_ok_and(|read| read.is_err())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_ends_at_a_reload_that_concerns_it_and_no_other_does() {
+    let (ours, theirs) = (authority(), authority());
+    let server = node(&ours, "node-1");
+    let client = |name: &str| tls(&ours, &ours.client(name).unwrap());
+    let mut port = Port::open(Security::Mutual(server.clone()), MuxLimits::default()).await;
+    let (_one, mut far_one) = connected(&mut port, &client("one")).await;
+    let (_two, mut far_two) = connected(&mut port, &client("two")).await;
+    let reloads = port.mux.reloads();
+    reloads.send_replace(Recheck::new(|subject| subject == "one"));
+    assert!(ends(&mut far_one).await && !ends(&mut far_two).await);
+    // What was reloaded before a connection does not end it.
+    let (_one, mut far_one) = connected(&mut port, &client("one")).await;
+    assert!(!ends(&mut far_one).await);
+    server.take_up(&node(&theirs, "node-1"));
+    reloads.send_replace(Recheck::default());
+    assert!(ends(&mut far_one).await && ends(&mut far_two).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_connection_is_older_than_the_limit() {
+    let authority = authority();
+    let limits = MuxLimits {
+        age_max: Duration::from_secs(60),
+        ..MuxLimits::default()
+    };
+    let mut port = Port::open(Security::Mutual(node(&authority, "node-1")), limits).await;
+    let client = tls(&authority, &authority.client("one").unwrap());
+    let (_near, mut far) = connected(&mut port, &client).await;
+    assert!(!ends(&mut far).await);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert!(ends(&mut far).await);
 }

@@ -8,14 +8,22 @@
 mod node;
 mod pem_file;
 
+#[cfg(feature = "server")]
+pub use node::Accepted;
+
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::client::Resumption;
+use parking_lot::RwLock;
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, InvalidDnsNameError, PrivateKeyDer, ServerName,
+    UnixTime,
+};
 #[cfg(feature = "server")]
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
@@ -40,6 +48,8 @@ pub enum TlsError {
     Pem { file: String, source: pem::Error },
     #[error("{file} holds no CERTIFICATE section; make it anew with `ferrolog certs`")]
     NoCertificate { file: String },
+    #[error("{file} holds no X509 CRL section; give a list as the authority publishes it, in PEM")]
+    NoList { file: String },
     #[cfg(feature = "server")]
     #[error("{file} holds a certificate that cannot be parsed")]
     Certificate {
@@ -99,28 +109,36 @@ pub enum TlsError {
     Uses { node_name: String },
 }
 
-/// The three PEM files a node or a client proves itself with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The PEM files a node or a client proves itself with, and who is believed no more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
+    /// Lists of revoked certificates of the authorities.
+    pub crl: Option<PathBuf>,
 }
 
-/// One certificate, ready to dial with, and where there is a server, to accept with.
+/// One certificate, ready to dial with, and where there is a server, to accept with. Clones share what is taken up
+/// later.
 #[derive(Clone)]
-pub struct Tls {
+pub struct Tls(Arc<RwLock<Arc<Loaded>>>);
+
+/// What counts for handshakes from now on.
+struct Loaded {
     /// To dial with.
     grpc: Arc<ClientConfig>,
     #[cfg(feature = "server")]
     node: node::Side,
 }
 
-/// What the three files hold.
+/// What the files hold.
 struct Material<'a> {
+    ca: &'a Pem,
     cert: &'a Pem,
     key: &'a Pem,
     roots: Arc<RootCertStore>,
+    revoked: Vec<CertificateRevocationListDer<'static>>,
     chain: Vec<CertificateDer<'static>>,
     private: PrivateKeyDer<'static>,
     #[cfg(feature = "server")]
@@ -145,7 +163,19 @@ impl Tls {
         let ca = Pem::read("CA certificate", &files.ca, Secrecy::Public)?;
         let cert = Pem::read("certificate", &files.cert, Secrecy::Public)?;
         let key = Pem::read("key", &files.key, Secrecy::OwnerOnly)?;
-        Self::build(&ca, &cert, &key)
+        let read = |path| Pem::read("list of revoked certificates", path, Secrecy::Public);
+        let crl = files.crl.as_deref().map(read).transpose()?;
+        Self::build(&ca, &cert, &key, crl.as_ref())
+    }
+
+    /// Takes up what another one holds, for this one and all its clones: handshakes from now on are made with it.
+    pub fn take_up(&self, other: &Self) {
+        let loaded = other.now();
+        *self.0.write() = loaded;
+    }
+
+    fn now(&self) -> Arc<Loaded> {
+        self.0.read().clone()
     }
 
     /// Reads the three files from memory. `ca` may hold several authorities, `cert` a chain that begins with our own.
@@ -158,6 +188,7 @@ impl Tls {
             &pem("the CA certificate", ca),
             &pem("the certificate", cert),
             &pem("the key", key),
+            None,
         )
     }
 
@@ -170,12 +201,13 @@ impl Tls {
                 addr: addr.to_owned(),
                 source,
             })?;
+        let now = self.now();
         let config = match kind {
-            Kind::Grpc => &self.grpc,
+            Kind::Grpc => &now.grpc,
             #[cfg(feature = "server")]
-            Kind::Raft => &self.node.dialling,
+            Kind::Raft => &now.node.dialling,
             #[cfg(feature = "server")]
-            Kind::Http => &self.node.asking,
+            Kind::Http => &now.node.asking,
         };
         let stream = TlsConnector::from(Arc::clone(config))
             .connect(name, io)
@@ -190,18 +222,19 @@ impl Tls {
         Ok(Box::new(stream))
     }
 
-    fn build(ca: &Pem, cert: &Pem, key: &Pem) -> Result<Self, TlsError> {
-        let material = Material::of(ca, cert, key)?;
-        Ok(Self {
+    fn build(ca: &Pem, cert: &Pem, key: &Pem, crl: Option<&Pem>) -> Result<Self, TlsError> {
+        let material = Material::of(ca, cert, key, crl)?;
+        let loaded = Loaded {
             grpc: Arc::new(material.client_config(Kind::Grpc)?),
             #[cfg(feature = "server")]
             node: node::Side::of(&material)?,
-        })
+        };
+        Ok(Self(Arc::new(RwLock::new(Arc::new(loaded)))))
     }
 }
 
 impl<'a> Material<'a> {
-    fn of(ca: &'a Pem, cert: &'a Pem, key: &'a Pem) -> Result<Self, TlsError> {
+    fn of(ca: &'a Pem, cert: &'a Pem, key: &'a Pem, crl: Option<&Pem>) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         for authority in ca.certificates()? {
             roots.add(authority).map_err(|source| TlsError::Authority {
@@ -216,11 +249,15 @@ impl<'a> Material<'a> {
                 file: key.file.clone(),
                 source,
             })?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider)
+        let revoked = crl.map_or(Ok(Vec::new()), Pem::revoked)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider())
+            .with_crls(revoked.iter().cloned())
+            // Of an authority that publishes no list, and of those between, nothing is revoked.
+            .allow_unknown_revocation_status()
+            .only_check_end_entity_revocation()
             .build()
             .map_err(|source| TlsError::Verifier {
-                file: ca.file.clone(),
+                file: crl.unwrap_or(ca).file.clone(),
                 source,
             })?;
         // A wrong certificate is found here, at start, rather than in the log of a peer.
@@ -232,9 +269,11 @@ impl<'a> Material<'a> {
                 source,
             })?;
         Ok(Self {
+            ca,
             cert,
             key,
             roots,
+            revoked,
             chain,
             private,
             #[cfg(feature = "server")]
@@ -252,22 +291,34 @@ impl<'a> Material<'a> {
 
     fn client_config(&self, kind: Kind) -> Result<ClientConfig, TlsError> {
         let (chain, key) = (self.chain.clone(), self.private.clone_key());
-        let config = client_config(kind, Arc::clone(&self.roots), chain, key);
+        let verifier = WebPkiServerVerifier::builder_with_provider(self.roots.clone(), provider())
+            .with_crls(self.revoked.iter().cloned())
+            .allow_unknown_revocation_status()
+            .only_check_end_entity_revocation()
+            .build()
+            .map_err(|source| TlsError::Verifier {
+                file: self.ca.file.clone(),
+                source,
+            })?;
+        let config = client_config(kind, verifier, chain, key);
         config.map_err(|source| self.mismatch(source))
     }
 }
 
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
 fn client_config(
     kind: Kind,
-    roots: Arc<RootCertStore>,
+    verifier: Arc<WebPkiServerVerifier>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<ClientConfig, rustls::Error> {
-    let mut config =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)?;
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_webpki_verifier(verifier)
+        .with_client_auth_cert(chain, key)?;
     config.alpn_protocols = vec![alpn(kind).as_bytes().to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, ServerConfig};
@@ -25,6 +26,18 @@ pub(super) struct Side {
     pub(super) asking: Arc<ClientConfig>,
     identity: Identity,
     ends_s: Option<u64>,
+    /// Whom we trust.
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+/// A stream whose peer has proven itself.
+pub struct Accepted {
+    pub io: BoxIo,
+    pub identity: Identity,
+    /// What the peer speaks.
+    pub kind: Kind,
+    /// The certificates that it showed.
+    pub chain: Vec<CertificateDer<'static>>,
 }
 
 impl Side {
@@ -50,6 +63,7 @@ impl Side {
             asking: Arc::new(material.client_config(Kind::Http)?),
             identity,
             ends_s: ends_s(&material.chain[0]),
+            verifier: material.verifier.clone(),
         })
     }
 }
@@ -62,13 +76,29 @@ impl Io for tokio_rustls::server::TlsStream<BoxIo> {
 
 impl Tls {
     /// Who our own certificate says we are.
-    pub fn identity(&self) -> &Identity {
-        &self.node.identity
+    pub fn identity(&self) -> Identity {
+        self.now().node.identity.clone()
+    }
+
+    /// Whether a peer that showed these certificates would be let in now.
+    pub fn trusts(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some((first, rest)) = chain.split_first() else {
+            return false;
+        };
+        let verifier = &self.now().node.verifier;
+        let verified = verifier.verify_client_cert(first, rest, UnixTime::now());
+        verified.is_ok()
+    }
+
+    /// How long the first of these certificates is still good; no time if that cannot be told.
+    pub fn time_left(&self, chain: &[CertificateDer<'_>]) -> Duration {
+        let ends = chain.first().and_then(|cert| ends_s(cert)).unwrap_or(0);
+        Duration::from_secs(ends.saturating_sub(UnixTime::now().as_secs()))
     }
 
     /// When our own certificate ends, in seconds since 1970.
     pub fn ends_s(&self) -> Option<u64> {
-        self.node.ends_s
+        self.now().node.ends_s
     }
 
     /// The serving side of a handshake; what the client speaks comes with who it is. The caller owns the deadline.
@@ -76,11 +106,12 @@ impl Tls {
     /// # Errors
     ///
     /// [`TlsError`]: the handshake broke, or the peer is none that may open a stream of this kind.
-    pub async fn accept(&self, kind: Kind, io: BoxIo) -> Result<(BoxIo, Identity, Kind), TlsError> {
+    pub async fn accept(&self, kind: Kind, io: BoxIo) -> Result<Accepted, TlsError> {
+        let now = self.now();
         let config = match kind {
             // Which of the two it is, the client says.
-            Kind::Grpc | Kind::Http => &self.node.grpc,
-            Kind::Raft => &self.node.raft,
+            Kind::Grpc | Kind::Http => &now.node.grpc,
+            Kind::Raft => &now.node.raft,
         };
         let stream = TlsAcceptor::from(Arc::clone(config))
             .accept(io)
@@ -93,8 +124,15 @@ impl Tls {
             kind => kind,
         };
         check_protocol(kind, agreed)?;
-        let identity = check_peer(kind, session.peer_certificates())?;
-        Ok((Box::new(stream), identity, kind))
+        let chain = session.peer_certificates();
+        let identity = check_peer(kind, chain)?;
+        let chain = chain.unwrap_or_default().to_vec();
+        Ok(Accepted {
+            io: Box::new(stream),
+            identity,
+            kind,
+            chain,
+        })
     }
 }
 

@@ -12,8 +12,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use super::TlsError;
 use crate::access::{Rights, Us};
@@ -63,6 +63,21 @@ impl Pem {
     }
 
     /// At least one certificate.
+    /// The lists of revoked certificates in it.
+    pub(super) fn revoked(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+        let lists: Result<Vec<_>, _> =
+            CertificateRevocationListDer::pem_slice_iter(&self.bytes).collect();
+        let lists = lists.map_err(|source| TlsError::Pem {
+            file: self.file.clone(),
+            source,
+        })?;
+        if lists.is_empty() {
+            let file = self.file.clone();
+            return Err(TlsError::NoList { file });
+        }
+        Ok(lists)
+    }
+
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let found = CertificateDer::pem_slice_iter(&self.bytes)
             .collect::<Result<Vec<_>, _>>()

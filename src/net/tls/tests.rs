@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 use super::node::check_name;
 use super::*;
-use crate::certs::testing::{authority, node_that_only_calls, server_without_node_name};
+use crate::certs::testing::{authority, node_that_only_calls, revoked, server_without_node_name};
 use crate::certs::{Authority, CertPem};
 use crate::net::identity::Identity;
 
@@ -37,7 +37,7 @@ async fn handshake(dialer: (&Tls, Kind), server: (&Tls, Kind), addr: &str) -> (D
     let (near, far) = duplex(64 * 1024);
     tokio::join!(dialer.0.connect(dialer.1, addr, Box::new(near)), async {
         let accepted = server.0.accept(server.1, Box::new(far)).await;
-        accepted.map(|(io, identity, _)| (io, identity))
+        accepted.map(|accepted| (accepted.io, accepted.identity))
     })
 }
 
@@ -77,7 +77,7 @@ async fn who_serves_learns_who_dials_by_every_kind_of_address() {
     let client = tls(&authority, &authority.client("root").unwrap());
     assert_eq!(
         client.identity(),
-        &Identity {
+        Identity {
             common_name: Some("root".into()),
             node_name: None,
             serves_and_calls: false,
@@ -91,7 +91,7 @@ async fn who_serves_learns_who_dials_by_every_kind_of_address() {
     ] {
         let (near, far) = handshake((dialer, kind), (&one, kind), addr).await;
         let (mut near, (mut far, dialer_seen)) = (near.unwrap(), far.unwrap());
-        assert_eq!(&dialer_seen, dialer.identity());
+        assert_eq!(dialer_seen, dialer.identity());
 
         near.write_all(b"ping").await.unwrap();
         near.flush().await.unwrap();
@@ -171,12 +171,16 @@ async fn the_protocols_of_the_two_sides_must_agree() {
 async fn a_side_that_names_no_protocol_is_refused() {
     let authority = authority();
     let server = node(&authority, "node-1");
-    let mut silent = node(&authority, "node-2");
-    for dialling in [&mut silent.grpc, &mut silent.node.dialling] {
-        Arc::get_mut(dialling).unwrap().alpn_protocols.clear();
-    }
-    for serving in [&mut silent.node.grpc, &mut silent.node.raft] {
-        Arc::get_mut(serving).unwrap().alpn_protocols.clear();
+    let silent = node(&authority, "node-2");
+    {
+        let mut loaded = silent.0.write();
+        let loaded = Arc::get_mut(&mut loaded).unwrap();
+        for dialling in [&mut loaded.grpc, &mut loaded.node.dialling] {
+            Arc::get_mut(dialling).unwrap().alpn_protocols.clear();
+        }
+        for serving in [&mut loaded.node.grpc, &mut loaded.node.raft] {
+            Arc::get_mut(serving).unwrap().alpn_protocols.clear();
+        }
     }
     for kind in [Kind::Grpc, Kind::Raft] {
         let (_, far) = handshake((&silent, kind), (&server, kind), "localhost:1").await;
@@ -253,7 +257,7 @@ fn a_common_name_that_would_mislead_a_reader_is_refused() {
 
 #[test]
 fn sessions_are_not_resumed() {
-    let tls = node(&authority(), "node-1");
+    let tls = node(&authority(), "node-1").now();
     for serving in [&tls.node.grpc, &tls.node.raft] {
         assert_eq!(serving.send_tls13_tickets, 0);
         assert_eq!(serving.max_early_data_size, 0);
@@ -310,6 +314,7 @@ fn files_are_checked_and_named() {
         ca: path("ca.pem"),
         cert: path("node.pem"),
         key: path("node-key.pem"),
+        crl: None,
     };
     fs::write(&files.ca, authority.ca_pem()).unwrap();
     fs::write(&files.cert, &pem.cert).unwrap();
@@ -362,4 +367,58 @@ fn the_host_is_taken_from_the_address() {
     ] {
         assert_eq!(host_of(addr), host);
     }
+}
+
+#[tokio::test]
+async fn what_is_taken_up_counts_for_all_clones_and_the_next_handshake() {
+    let (old, new) = (authority(), authority());
+    let (ours, theirs) = (node(&old, "node-1"), node(&new, "node-2"));
+    let clone = ours.clone();
+    let (near, far) = handshake((&theirs, Kind::Raft), (&clone, Kind::Raft), "localhost:1").await;
+    assert!(text(&refusal(near)).contains("UnknownIssuer"));
+    refusal(far);
+    ours.take_up(&node(&new, "node-1"));
+    let (near, far) = handshake((&theirs, Kind::Raft), (&clone, Kind::Raft), "localhost:1").await;
+    near.unwrap();
+    far.unwrap();
+}
+
+#[tokio::test]
+async fn who_was_revoked_is_not_let_in_and_no_longer_trusted() {
+    let authority = authority();
+    let (one, other) = (
+        authority.client("one").unwrap(),
+        authority.client("other").unwrap(),
+    );
+    let pem = authority.node("node-1", &[]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let files = TlsFiles {
+        ca: path("ca.pem"),
+        cert: path("node.pem"),
+        key: path("node-key.pem"),
+        crl: Some(path("crl.pem")),
+    };
+    fs::write(&files.ca, authority.ca_pem()).unwrap();
+    fs::write(&files.cert, &pem.cert).unwrap();
+    fs::write(&files.key, &pem.key).unwrap();
+    fs::set_permissions(&files.key, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(path("crl.pem"), revoked(&authority, &one)).unwrap();
+    let server = Tls::load(&files).unwrap();
+
+    let dial = async |pem: &CertPem| {
+        let client = tls(&authority, pem);
+        let (_, far) = handshake((&client, Kind::Grpc), (&server, Kind::Grpc), "localhost:1").await;
+        far
+    };
+    let refused = text(&refusal(dial(&one).await));
+    assert!(refused.contains("Revoked"), "{refused}");
+    dial(&other).await.unwrap();
+    let chain = |pem: &CertPem| [CertificateDer::from_pem_slice(pem.cert.as_bytes()).unwrap()];
+    assert!(server.trusts(&chain(&other)) && !server.trusts(&chain(&one)));
+    let left = server.time_left(&chain(&other));
+    assert!(left > Duration::from_hours(24 * 800), "{left:?}");
+    fs::write(path("crl.pem"), "nothing").unwrap();
+    let none = Tls::load(&files).map(drop).unwrap_err().to_string();
+    assert!(none.contains("no X509 CRL section"), "{none}");
 }

@@ -6,4 +6,5 @@ mod exactly_once;
 mod faults;
 mod identity;
 mod membership;
+mod reload;
 mod retention;

@@ -261,6 +261,7 @@ impl LocalCluster {
             ca: at("ca.pem".to_owned()),
             cert: at(format!("{name}.pem")),
             key: at(format!("{name}-key.pem")),
+            crl: None,
         })
     }
 

@@ -1,5 +1,7 @@
 //! `ferrolog serve`: runs a node until it is told to stop, or cannot go on.
 
+mod reload;
+
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,6 +19,7 @@ use crate::net::mux::MuxLimits;
 use crate::net::tls::Tls;
 
 use crate::cli::{files, output};
+use reload::Reloading;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,31 +65,31 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         SecurityConfig::Mutual(files) => Security::Mutual(Tls::load(files)?),
     };
     let policy = match &config.acl {
-        Some(path) => Policy::parse(&read(path)?).with_context(|| format!("{}", path.display()))?,
+        Some(path) => reload::policy(path)?,
         None => Policy::default(),
     };
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    // Listen for SIGHUP, so that a terminal that is closed ends no node.
+    // Listened for from the beginning, so that a terminal that is closed ends no node.
     let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let mut starter = args.until_stdin_closes.then(tokio::io::stdin);
-    let mut told = async || {
-        loop {
-            tokio::select! {
-                () = closed(starter.as_mut()) => return "the end of whoever started it",
-                _ = terminate.recv() => return "SIGTERM",
-                _ = interrupt.recv() => return "SIGINT",
-                _ = hangup.recv() => tracing::info!("SIGHUP changes nothing here"),
-            }
-        }
-    };
 
     let files = raise_file_limit();
     config.descriptors_max = descriptors_for_connections(files, config.connections_max);
     share_with_log(files, &mut config.log);
     let threads = Threads::start().context("start the threads of consensus")?;
     let seams = Seams::real(threads.runtimes());
+    let files_of = config.clone();
     let bound = Bound::bind(config, security, policy, seams).await?;
+    let mut reloading = Reloading::new(&files_of, bound.reloads());
+    let mut told = async || {
+        tokio::select! {
+            () = closed(starter.as_mut()) => "the end of whoever started it",
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+            () = reloading.run(&mut hangup) => "no more signals",
+        }
+    };
     announce(bound.local_addr());
     let mut agent: Agent = tokio::select! {
         started = bound.start() => started?,

@@ -1,0 +1,169 @@
+//! What a running node takes up from its files: on SIGHUP, and when they change.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::Signal;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::agent::{Policy, Reloads};
+use crate::cli::files::{self, Stamp};
+use crate::cli::output::time;
+use crate::config::{Config, SecurityConfig};
+use crate::env::Clock;
+use crate::net::tls::{Tls, TlsFiles};
+
+/// Between two looks at the files. What changed is taken up once two looks find it the same, since a certificate and
+/// its key are two files.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two warnings that the certificate ends soon.
+const WARN_EVERY: Duration = Duration::from_hours(24);
+/// From when on it is soon.
+const SOON_S: u64 = 30 * 24 * 3600;
+
+/// The files of a node that may change while it runs.
+pub struct Reloading {
+    tls: Option<TlsFiles>,
+    acl: Option<PathBuf>,
+    reloads: Reloads,
+    /// As they were when they were taken up last.
+    taken: Stamps,
+    /// As they were at the last look.
+    looked: Stamps,
+    warned: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Stamps {
+    tls: Vec<Option<Stamp>>,
+    acl: Option<Stamp>,
+}
+
+impl Reloading {
+    /// Of a node that has just read them.
+    pub fn new(config: &Config, reloads: Reloads) -> Self {
+        let tls = match &config.security {
+            SecurityConfig::Mutual(files) => Some(files.clone()),
+            SecurityConfig::Insecure => None,
+        };
+        let mut new = Self {
+            tls,
+            acl: config.acl.clone(),
+            reloads,
+            taken: Stamps::default(),
+            looked: Stamps::default(),
+            warned: None,
+        };
+        new.taken = new.stamps();
+        new.looked = new.taken.clone();
+        new
+    }
+
+    /// Takes them up on each signal, and when they change. Never returns.
+    pub async fn run(&mut self, hangup: &mut Signal) {
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                told = hangup.recv() => {
+                    if told.is_none() {
+                        return std::future::pending().await;
+                    }
+                    tracing::info!("SIGHUP: certificates and policy are read again");
+                    self.looked = self.stamps();
+                    self.take_up_certificates();
+                    self.take_up_policy();
+                    self.taken = self.looked.clone();
+                }
+                _ = looks.tick() => self.look(),
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        self.warn_of_end();
+        let now = self.stamps();
+        let is_settled = now == self.looked;
+        self.looked = now;
+        if !is_settled || self.looked == self.taken {
+            return;
+        }
+        if self.looked.tls != self.taken.tls {
+            self.take_up_certificates();
+        }
+        if self.looked.acl != self.taken.acl {
+            self.take_up_policy();
+        }
+        self.taken = self.looked.clone();
+    }
+
+    fn stamps(&self) -> Stamps {
+        let tls = self.tls.iter().flat_map(|files| {
+            let TlsFiles { ca, cert, key, crl } = files;
+            [Some(ca), Some(cert), Some(key), crl.as_ref()]
+        });
+        Stamps {
+            tls: tls.flatten().map(|path| files::stamp(path)).collect(),
+            acl: self.acl.as_deref().and_then(files::stamp),
+        }
+    }
+
+    /// The whole of them, or nothing.
+    fn take_up_certificates(&mut self) {
+        let Some(files) = &self.tls else { return };
+        let taken = Tls::load(files).map_err(anyhow::Error::new);
+        let taken = taken.and_then(|tls| Ok(self.reloads.take_up_certificates(&tls)?));
+        match taken {
+            Ok(()) => {
+                let ends = self.reloads.certificate_ends_s().unwrap_or(0);
+                tracing::info!(
+                    cert = %files.cert.display(),
+                    ends = %time(ends.saturating_mul(1000)),
+                    "took up the certificates"
+                );
+                self.warned = None;
+            }
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "the certificates stay as they were: the files cannot be taken up; put them right, and send SIGHUP"
+            ),
+        }
+    }
+
+    fn take_up_policy(&self) {
+        let Some(path) = &self.acl else { return };
+        match policy(path) {
+            Ok(policy) => {
+                self.reloads.take_up_policy(&policy);
+                tracing::info!(acl = %path.display(), "took up the policy");
+            }
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "the policy stays as it was: the file cannot be taken up; put it right, and send SIGHUP"
+            ),
+        }
+    }
+
+    fn warn_of_end(&mut self) {
+        let Some(ends) = self.reloads.certificate_ends_s() else {
+            return;
+        };
+        let left = ends.saturating_sub(Clock::system().now_ms() / 1000);
+        let is_told = self.warned.is_some_and(|told| told.elapsed() < WARN_EVERY);
+        if left > SOON_S || is_told {
+            return;
+        }
+        self.warned = Some(Instant::now());
+        tracing::warn!(
+            ends = %time(ends.saturating_mul(1000)),
+            days = left / (24 * 3600),
+            "this node's certificate ends soon: put a new one in its place, which is taken up by itself"
+        );
+    }
+}
+
+/// Reads a policy.
+pub fn policy(path: &Path) -> anyhow::Result<Policy> {
+    Policy::parse(&super::read(path)?).with_context(|| format!("{}", path.display()))
+}

@@ -1,0 +1,75 @@
+//! How long a connection lives: no longer than the certificate that its peer showed, nor than an age, and not beyond a
+//! reload by which that certificate, or what its subject may do, is no longer what it was.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::net::tls::Tls;
+
+/// Which subjects' connections end at a reload, besides those whose certificates are no longer trusted.
+#[derive(Clone)]
+pub struct Recheck(Arc<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl Recheck {
+    /// Ends the connections of the subjects of which this holds.
+    pub fn new(ends: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ends))
+    }
+}
+
+impl Default for Recheck {
+    fn default() -> Self {
+        Self::new(|_| false)
+    }
+}
+
+impl fmt::Debug for Recheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recheck").finish_non_exhaustive()
+    }
+}
+
+/// Becomes ready when the connection must end.
+pub(super) struct Term(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
+
+impl Term {
+    /// Of a peer that showed this chain, whose subject is this one.
+    pub(super) fn new(
+        tls: Tls,
+        chain: Vec<CertificateDer<'static>>,
+        subject: Option<String>,
+        age_max: Duration,
+        mut reloads: watch::Receiver<Recheck>,
+    ) -> Self {
+        let left = tls.time_left(&chain);
+        let over = Instant::now() + left.min(age_max);
+        Self(Box::pin(async move {
+            loop {
+                tokio::select! {
+                    () = sleep_until(over) => return,
+                    changed = reloads.changed() => if changed.is_err() {
+                        return sleep_until(over).await;
+                    },
+                }
+                let recheck = reloads.borrow_and_update().clone();
+                let ends = subject
+                    .as_deref()
+                    .is_some_and(|subject| (recheck.0)(subject));
+                if ends || !tls.trusts(&chain) {
+                    return;
+                }
+            }
+        }))
+    }
+
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
