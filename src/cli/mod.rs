@@ -27,7 +27,7 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::json;
 
 use commands::{
-    certs, cluster, consume, cursor, doctor, fence, health, log, produce, serve, session,
+    certs, cluster, consume, cursor, doctor, fence, health, log, policy, produce, serve, session,
 };
 use exit::{EXIT_DOUBT, EXIT_FAILURE, EXIT_SHORT, EXIT_TIMEOUT, EXIT_USAGE, UsageError};
 use output::Format;
@@ -94,6 +94,8 @@ enum Command {
     Health(health::HealthArgs),
     /// Make, list and delete logs, trim one, say how much is kept, check and print a node's files
     Log(log::LogArgs),
+    /// Check a policy of rights, and tell which line decides
+    Policy(policy::PolicyArgs),
     /// Make a certificate authority, and certificates of nodes and clients
     Certs(certs::CertsArgs),
     /// Run a cluster on this machine until Ctrl-C
@@ -138,6 +140,7 @@ impl Cli {
             Command::Doctor(args) => doctor::run(args, format).await,
             Command::Health(args) => health::run(args, format).await,
             Command::Log(args) => log::run(args, format).await,
+            Command::Policy(args) => policy::run(args, format),
             Command::Certs(args) => done(certs::run(&args, format)),
             Command::Dev(args) => dev::run(args, format).await,
             Command::Trial(args) => done(interruptible(trial::run(args, format)).await),

@@ -58,7 +58,8 @@ impl Action {
         }
     }
 
-    fn new(name: &str) -> Option<Self> {
+    /// The action of this name.
+    pub fn new(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.name() == name)
     }
 }
@@ -215,37 +216,68 @@ pub struct PolicyError {
     what: String,
 }
 
+/// A line of a policy.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule<'a> {
+    /// Its number, from 1 on.
+    pub line: usize,
+    pub text: &'a str,
+    subject: &'a str,
+    object: &'a str,
+    action: Action,
+}
+
+impl<'a> Rule<'a> {
+    fn new(line: usize, text: &'a str) -> Result<Self, PolicyError> {
+        let failed = |what: String| PolicyError { line, what };
+        let fields: Vec<_> = text.split(',').map(str::trim).collect();
+        let ["p", subject, object, action] = fields[..] else {
+            let what = "it does not have the four fields of a rule";
+            return Err(failed(what.to_owned()));
+        };
+        let name = object.strip_suffix(ALL).filter(|name| !name.is_empty());
+        if object != "*" {
+            let checked = name::check(name.unwrap_or(object));
+            checked.map_err(|bad| failed(format!("the object: {bad}, not {object:?}")))?;
+        }
+        let known = Action::new(action);
+        let action = known.ok_or_else(|| failed(format!("{action:?} is no action")))?;
+        if action == Action::Metrics && object != "*" {
+            let what = format!("metrics are of no log, so their object is *, not {object:?}");
+            return Err(failed(what));
+        }
+        Ok(Self {
+            line,
+            text,
+            subject,
+            object,
+            action,
+        })
+    }
+
+    /// The rules of a policy; empty lines and lines that begin with `#` are none.
+    pub fn all(text: &'a str) -> impl Iterator<Item = Result<Self, PolicyError>> {
+        let lines = (1..).zip(text.lines().map(str::trim));
+        let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+        lines.map(|(number, line)| Self::new(number, line))
+    }
+
+    /// Whether it allows a subject this.
+    pub fn allows(&self, subject: &str, action: Action, on: On<'_>) -> bool {
+        let mut grants = Grants::default();
+        grants.add(self.object, self.action.into());
+        self.subject == subject && grants.allow(action.into(), on)
+    }
+}
+
 impl Policy {
-    /// Reads a policy; empty lines and lines that begin with `#` say nothing.
+    /// Reads a policy; see [`Rule::all`].
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
         let mut allowed: HashMap<String, Grants> = HashMap::new();
-        for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let failed = |what: String| PolicyError {
-                line: number + 1,
-                what,
-            };
-            let fields: Vec<_> = line.split(',').map(str::trim).collect();
-            let ["p", subject, object, action] = fields[..] else {
-                let what = "it does not have the four fields of a rule";
-                return Err(failed(what.to_owned()));
-            };
-            let name = object.strip_suffix(ALL).filter(|name| !name.is_empty());
-            if object != "*" {
-                let checked = name::check(name.unwrap_or(object));
-                checked.map_err(|bad| failed(format!("the object: {bad}, not {object:?}")))?;
-            }
-            let known = Action::new(action);
-            let action = known.ok_or_else(|| failed(format!("{action:?} is no action")))?;
-            if action == Action::Metrics && object != "*" {
-                let what = format!("metrics are of no log, so their object is *, not {object:?}");
-                return Err(failed(what));
-            }
-            let grants = allowed.entry(subject.to_owned()).or_default();
-            grants.add(object, action.into());
+        for rule in Rule::all(text) {
+            let rule = rule?;
+            let grants = allowed.entry(rule.subject.to_owned()).or_default();
+            grants.add(rule.object, rule.action.into());
         }
         Ok(Self {
             allowed: Arc::new(RwLock::new(Some(Arc::new(allowed)))),

@@ -25,7 +25,7 @@ mod surface;
 mod tests;
 
 pub use api_context::ApiContext;
-pub use auth::{Policy, PolicyError};
+pub use auth::{Action, On, Policy, PolicyError, Rule};
 pub use commit_log::CommitLog;
 pub use counts::Counts;
 pub use drain::Drain;

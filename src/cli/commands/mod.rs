@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod fence;
 pub mod health;
 pub mod log;
+pub mod policy;
 pub mod produce;
 pub mod serve;
 pub mod session;

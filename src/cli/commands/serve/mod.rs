@@ -173,7 +173,8 @@ fn raise_file_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
+/// The text of a file that must be there.
+pub(in crate::cli) fn read(path: &Path) -> anyhow::Result<String> {
     let text = files::read_if_present(path)?;
     text.with_context(|| format!("{} does not exist; check the path", path.display()))
 }
