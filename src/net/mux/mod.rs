@@ -6,6 +6,7 @@
 
 mod counts;
 mod gate;
+mod limits;
 mod origin;
 mod places;
 pub(super) mod stream;
@@ -24,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 
-pub use places::{CLIENTS_MAX, MuxLimits};
+pub use limits::{CLIENTS_MAX, MuxLimits};
 pub use stream::{Call, MuxStream, PeerInfo};
 pub use term::Recheck;
 
