@@ -54,10 +54,15 @@ pub fn registry(parts: &Parts<'_>) -> Registry {
         budget.tell(page);
         counts.tell(page);
     });
-    if let Security::Mutual(tls) = parts.security
-        && let Some(ends_s) = tls.ends_s()
-    {
-        registry.add(move |page| page.one(&CERTIFICATE_END, ends_s));
+    if let Security::Mutual(tls) = parts.security {
+        let tls = tls.clone();
+        // Another one may be taken up while the node runs.
+        registry.add(move |page| {
+            let ends_s = tls.ends_s();
+            ends_s
+                .into_iter()
+                .for_each(|ends_s| page.one(&CERTIFICATE_END, ends_s));
+        });
     }
     let runtimes = parts.runtimes.clone();
     registry.add(move |page| tell_runtimes(&runtimes, page));

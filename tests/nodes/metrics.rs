@@ -31,6 +31,8 @@ const POLICY: &str = "p, scraper, *, metrics\np, app, *, produce\np, app, *, adm
 struct Lone {
     network: MemoryNetwork,
     authority: Option<Authority>,
+    /// How the node proves itself.
+    security: Security,
     agent: Option<Agent>,
 }
 
@@ -55,8 +57,10 @@ fn config(rest: &str) -> Config {
 
 impl Lone {
     fn new(authority: Option<Authority>) -> Self {
+        let tls = authority.as_ref().map(tls_of_node);
         Self {
             network: MemoryNetwork::new(),
+            security: tls.map_or(Security::Insecure, Security::Mutual),
             authority,
             agent: None,
         }
@@ -93,17 +97,11 @@ impl Lone {
             runtimes: Runtimes::current(),
             clock: Clock::system(),
         };
-        let security = match &self.authority {
-            None => Security::Insecure,
-            Some(authority) => {
-                let pem = authority.node("n1", &["127.0.0.1".to_owned()]).unwrap();
-                Security::Mutual(tls(authority, &pem.cert, &pem.key))
-            }
-        };
         let policy = match policy {
             "" => Policy::default(),
             policy => Policy::parse(policy).unwrap(),
         };
+        let security = self.security.clone();
         Bound::bind(config, security, policy, seams).await.unwrap()
     }
 
@@ -145,6 +143,11 @@ impl Lone {
 fn tls(authority: &Authority, cert: &str, key: &str) -> Tls {
     let ca = authority.ca_pem().as_bytes();
     Tls::from_pem(ca, cert.as_bytes(), key.as_bytes()).unwrap()
+}
+
+fn tls_of_node(authority: &Authority) -> Tls {
+    let pem = authority.node("n1", &["127.0.0.1".to_owned()]).unwrap();
+    tls(authority, &pem.cert, &pem.key)
 }
 
 /// One request, and what comes until the end of the connection.
@@ -206,6 +209,24 @@ async fn metrics_are_told_to_certificates_with_the_right_and_to_no_other() {
         (count == 1.0).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_end_that_is_told_is_that_of_the_certificate_in_use() {
+    const DAY: Duration = Duration::from_hours(24);
+    let lone = Lone::secure(POLICY).await;
+    let ends_s = async || {
+        let ends_s = "ferrolog_certificate_expiry_timestamp_seconds";
+        lone.page().await.value(ends_s, &[]).expect("it is told")
+    };
+    let before = ends_s().await;
+    let older = Authority::new(wall_clock() - DAY).unwrap();
+    let Security::Mutual(tls) = &lone.security else {
+        unreachable!("it was made with TLS");
+    };
+    tls.take_up(&tls_of_node(&older));
+    let earlier = before - ends_s().await;
+    assert!((earlier - DAY.as_secs_f64()).abs() < 60.0, "{earlier} s");
 }
 
 #[tokio::test]
