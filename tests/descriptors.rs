@@ -73,6 +73,7 @@ fn a_log_outgrows_the_limit_of_open_files() {
     let covered = Checkpoint {
         applied: Index(SEGMENTS - 1),
         next_position: Position(0),
+        rolled: Index(0),
         logs: Arc::default(),
     };
     let log = open(dir.path(), Some(covered));

@@ -2,12 +2,19 @@
 //!
 //! Nothing here waits for the disk. An entry that fits into no segment begins one in memory, whose
 //! files the writer makes before it writes there. What is not written is read from memory.
+//!
+//! Segments end where the log says so: behind an entry that the leader proposes for that ([`Kind::Roll`]), on every
+//! node. Such an entry names from where on the segment counts that it ends: the entry behind the last one that ended a
+//! segment, whatever this node ended by itself since. So whether it ends anything follows from the log alone: one that
+//! was proposed twice ends one segment, and all nodes agree again where one of them ended a segment by itself, for it
+//! was full, or a snapshot ended in it.
 
 use std::collections::VecDeque;
 use std::path::Path;
 
 use tokio::time::Instant;
 
+use super::format::file_header::FILE_HEADER_BYTES;
 use super::format::files::Paths;
 use super::format::frame::{self, Entry, HEADER_BYTES, Kind};
 use super::format::record;
@@ -33,20 +40,19 @@ impl Log {
             let bytes = large.payload.len();
             return Err(Error::TooLarge { bytes, limit });
         }
-        let checks = |entry: &Entry| frame::batches_check(entry.kind, &entry.payload);
-        if !entries.iter().all(checks) {
+        if !entries.iter().all(Entry::is_whole) {
             return Err(Error::Malformed("a batch is not what its checksum says"));
         }
         let crcs: Vec<_> = entries.iter().map(frame::entry_crc).collect();
         let mut state = self.0.state.write();
-        let (first, term) = (state.next_index(), state.last_term);
+        let before = (state.next_index(), state.last_term, state.rolled);
         let mut writes = VecDeque::with_capacity(entries.len());
         for (entry, crc) in entries.into_iter().zip(crcs) {
             assert_eq!(entry.index, state.next_index(), "I5: gap in the raft log");
             match self.place(&mut state, entry, crc) {
                 Ok(write) => writes.push_back(write),
                 Err(error) => {
-                    displace(&mut state, first, term);
+                    displace(&mut state, before);
                     return Err(error);
                 }
             }
@@ -67,7 +73,8 @@ impl Log {
     /// Gives an entry its place in the last segment, or in a new one.
     fn place(&self, state: &mut LogState, entry: Entry, crc: u32) -> Result<Write, Error> {
         let config = &self.0.config;
-        let fits = |segment: &Segment| segment.fits(&entry, config);
+        let rolls = entry.rolls().filter(|since| *since == state.rolled);
+        let fits = |segment: &Segment| segment.fits(&entry, rolls.is_some(), config);
         if !state.segments.back().is_some_and(fits) {
             let begun = Segment::begin(&self.0.dir, state.next_index(), config)?;
             state.segments.push_back(begun);
@@ -80,11 +87,14 @@ impl Log {
         let begins = is_first.then(|| Plan {
             rows: segment.index.file(),
             index_bytes: segment.index.file_bytes(),
-            // The first frame may be larger than a segment.
-            store_bytes: config.segment_bytes_max.max(segment.end()),
+            store_bytes: segment.room(config),
         });
+        segment.roll = rolls;
         let store = segment.store.clone();
         state.last_term = entry.term;
+        if rolls.is_some() {
+            state.rolled = Index(entry.index.0 + 1);
+        }
         if entry.kind == Kind::Records {
             let timestamp_ms = record::timestamp_ms(&entry.payload);
             segment.saw(timestamp_ms);
@@ -109,10 +119,33 @@ impl Log {
         self.0.queue.unsynced_bytes()
     }
 
-    /// Whether entries with payloads of these lengths surely fit into the files that are there,
-    /// whatever room the disk has.
-    pub fn has_in_hand(&self, payloads: impl Iterator<Item = usize>) -> bool {
-        let bytes: u64 = payloads.map(|len| frame::frame_bytes(len) as u64).sum();
+    /// What an entry must name to end the last segment, if that is full.
+    pub fn full(&self) -> Option<Index> {
+        let state = self.0.state.read();
+        let last = state.segments.back()?;
+        last.is_full(&self.0.config).then_some(state.rolled)
+    }
+
+    /// What an entry must name to end the last segment, if that is open and holds entries.
+    pub fn to_roll(&self) -> Option<Index> {
+        let state = self.0.state.read();
+        let last = state.segments.back()?;
+        let holds = last.next_index() > last.base();
+        (holds && last.takes_more()).then_some(state.rolled)
+    }
+
+    /// Whether entries surely fit into the files that are there, whatever room the disk has: of each, whether it may end
+    /// a segment, and the length of its payload.
+    pub fn has_in_hand(&self, entries: impl Iterator<Item = (bool, usize)>) -> bool {
+        // What comes behind the end of a segment needs the next one.
+        let mut parts = vec![0];
+        for (ends, len) in entries {
+            let part = parts.last_mut().expect("there is one");
+            *part += frame::frame_bytes(len) as u64;
+            if ends {
+                parts.push(0);
+            }
+        }
         let bytes_max = self.0.config.segment_bytes_max;
         let state = self.0.state.read();
         let last = state.segments.back();
@@ -122,8 +155,13 @@ impl Log {
         // already.
         let waits = last.is_some() && made.is_none();
         let spare = !waits && self.0.queue.has_segment_in_hand();
-        let whole = u64::from(bytes_max) - super::format::file_header::FILE_HEADER_BYTES as u64;
-        bytes <= left || (spare && bytes <= whole)
+        let kept = FILE_HEADER_BYTES as u32 + frame::ROLL_FRAME_BYTES;
+        let in_next = |bytes| spare && bytes <= u64::from(bytes_max - kept);
+        match parts[..] {
+            [bytes] => bytes <= left || in_next(bytes),
+            [bytes, behind] => bytes <= left && (behind == 0 || in_next(behind)),
+            _ => false,
+        }
     }
 }
 
@@ -138,7 +176,7 @@ impl Segment {
 }
 
 /// Takes back the entries from `first` on, none of which was handed to the writer.
-fn displace(state: &mut LogState, first: Index, term: Term) {
+fn displace(state: &mut LogState, (first, term, rolled): (Index, Term, Index)) {
     while state
         .segments
         .pop_back_if(|segment| segment.base() >= first)
@@ -148,5 +186,5 @@ fn displace(state: &mut LogState, first: Index, term: Term) {
         last.forget_from(first);
     }
     state.forget_tail(first);
-    state.last_term = term;
+    (state.last_term, state.rolled) = (term, rolled);
 }

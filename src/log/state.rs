@@ -19,6 +19,9 @@ pub struct LogState {
     pub tail: VecDeque<Held>,
     pub tail_bytes: usize,
     pub last_term: Term,
+    /// From where on the last segment counts, as far as the log says: the entry behind the last one that ended a
+    /// segment, 0 before any.
+    pub rolled: Index,
     /// The latest time of the entries, as far as they were read, in milliseconds since 1970.
     pub last_timestamp_ms: u64,
     /// The position of the first record held.
@@ -95,6 +98,7 @@ impl LogState {
             tail: VecDeque::new(),
             tail_bytes: 0,
             last_term: found.last_term,
+            rolled: found.rolled,
             last_timestamp_ms: found.last_timestamp_ms,
             first_position: floor.position,
             next_position: found.next_position,
@@ -125,6 +129,14 @@ impl LogState {
     pub fn segment_of(&mut self, index: Index) -> Option<&mut Segment> {
         let number = self.segment_number(index)?;
         self.segments.get_mut(number)
+    }
+
+    /// What [`Self::rolled`] was when the log ended before `index`.
+    pub fn rolled_at(&self, index: Index) -> Index {
+        let behind = self.segments.iter().rev();
+        let behind = behind.take_while(|segment| segment.next_index() > index);
+        let taken_back = behind.filter_map(|segment| segment.roll).last();
+        taken_back.unwrap_or(self.rolled)
     }
 
     /// The entry, if it is among the last ones held in memory.

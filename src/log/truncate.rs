@@ -20,6 +20,7 @@ impl Log {
             self.0.queue.push(Request::Run(Box::new(|| Ok(())), done));
             return Ok(());
         }
+        state.rolled = state.rolled_at(from);
         let mut gone = Vec::new();
         while let Some(segment) = state.segments.pop_back_if(|segment| segment.base() >= from) {
             gone.push(segment.base());
@@ -28,7 +29,8 @@ impl Log {
         let shortened = state.segments.back_mut().and_then(|segment| {
             let end = segment.forget_from(from);
             // A segment that takes no more entries ends before the cut, and needs no room behind its end.
-            (!segment.closing).then(|| (segment.store.clone(), end))
+            let room = segment.room(&self.0.config);
+            (segment.takes_more()).then(|| (segment.store.clone(), end, room))
         });
         state.forget_tail(from);
         state.last_term = match keep {
@@ -36,15 +38,14 @@ impl Log {
             None => Term(0),
         };
         let (disk, dir) = (self.0.disk.clone(), self.0.dir.clone());
-        let room = self.0.config.segment_bytes_max;
         let job = move || {
             let place = shortened
                 .as_ref()
-                .map_or((from, 0), |(store, end)| (store.base(), *end));
+                .map_or((from, 0), |(store, end, _)| (store.base(), *end));
             cut::announce(&*disk, &dir, place)?;
             files::remove_all(&*disk, &dir, gone.iter())?;
-            if let Some((store, end)) = &shortened {
-                store.cut(*end, Some(room))?;
+            if let Some((store, end, room)) = &shortened {
+                store.cut(*end, Some(*room))?;
                 store.sync()?;
             }
             cut::finish(&*disk, &dir)

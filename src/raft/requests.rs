@@ -64,8 +64,9 @@ fn has_room(node: &Node, request: &pb::AppendEntriesRequest) -> bool {
     }
     let index = |id: Option<&pb::LogId>| id.map_or(0, |id| id.index);
     let waits = index(first.log_id.as_ref()) > index(request.leader_commit.as_ref());
-    let payloads = request.entries.iter().map(|entry| entry.payload.len());
-    waits && (node.space.takes_what_waits() || node.log.has_in_hand(payloads))
+    let entries = request.entries.iter();
+    let entries = entries.map(|entry| (entry.kind == Kind::Roll as u32, entry.payload.len()));
+    waits && (node.space.takes_what_waits() || node.log.has_in_hand(entries))
 }
 
 fn disk_full() -> Status {

@@ -33,6 +33,7 @@ use crate::raft::view::space::{self, Space};
 use crate::raft::write::commands::Commands;
 use crate::raft::write::gate::Gate;
 use crate::raft::write::proposer::{self, Proposer};
+use crate::raft::write::rolls;
 use crate::raft::write::stamps::Stamps;
 use crate::tasks;
 
@@ -62,7 +63,7 @@ impl ReplicatedLog {
         let checkpointer = machine.checkpointer();
         let snapshots = machine.snapshots.clone();
         let store = store(&directory, &log, inline)?.counting(identity.node_id, counts.clone());
-        let (failure, promised) = (store.failure(), store.promised());
+        let (failure, promised, full) = (store.failure(), store.promised(), store.watch_full());
         let (disk, path) = (directory.disk.clone(), directory.path.clone());
         let space = Space::start(disk, path, disk_reserve_bytes, log.clone());
         let (me, floor, start) = (identity.node_id, machine.floor.clone(), directory.start);
@@ -92,6 +93,7 @@ impl ReplicatedLog {
             failure,
             counts,
         });
+        rolls::start(node.clone(), full);
         let doors = doors(&node, &stamps, timing, bytes_max, callers_on);
         let heartbeat = Duration::from_millis(timing.heartbeat_ms);
         let kept = Kept {

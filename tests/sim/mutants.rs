@@ -52,7 +52,7 @@ const fn mutant(name: &'static str, from: &'static str, to: &'static str) -> Mut
     Mutant { name, from, to }
 }
 
-const MUTANTS: [Mutant; 30] = [
+const MUTANTS: [Mutant; 32] = [
     mutant(
         "no sync before an answer",
         "store.sync()?;\n            *began",
@@ -197,6 +197,16 @@ const MUTANTS: [Mutant; 30] = [
         "a reader of several logs goes on behind what it did not read",
         "Some(last) if next < last.next => next,",
         "Some(last) if !IT && next < last.next => next,",
+    ),
+    mutant(
+        "a start goes on in a segment that the log ended",
+        "            segment.roll = Some(since);\n            self.rolled = next;",
+        "            if !IT { segment.roll = Some(since); }\n            self.rolled = next;",
+    ),
+    mutant(
+        "a checkpoint does not say from where on a segment counts",
+        "rolled: Index(checkpoint.rolled),",
+        "rolled: Index(if IT { 0 } else { checkpoint.rolled }),",
     ),
     mutant(
         "a node that lags believes the name that it knows",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ferrolog::client::{
     Client, ClientError, Consistency, ConsumeOptions, ConsumedRecord, LogInfo, Selection, Start,
 };
+use ferrolog::log::SegmentInfo;
 use tokio::time::timeout;
 
 use super::clients::{Found, Logs};
@@ -13,7 +14,7 @@ use super::harness::checker::{Entry, NodeLog, hash};
 use super::network::SimNetwork;
 use super::nodes::Nodes;
 use super::run::WELL_AGAIN;
-use super::{judge, judge_order};
+use super::{events, judge, judge_order};
 
 /// What one node tells of all logs.
 pub struct NodeOrder {
@@ -68,6 +69,44 @@ pub async fn of(logs: &Logs, nodes: &Nodes, network: &SimNetwork) -> Vec<String>
         }
     }
     wrong.append(&mut judge_order::judge(logs, &orders, &places));
+    wrong.append(&mut segments(nodes));
+    wrong
+}
+
+/// A segment ends where the log says so on every node that holds the entries around; anywhere else a node says that it
+/// ended by itself.
+fn segments(nodes: &Nodes) -> Vec<String> {
+    let running = nodes.all.iter().filter(|node| node.is_wanted);
+    let logs = running.filter_map(|node| Some((node.name(), node.agent()?.log().log().segments())));
+    let logs: Vec<_> = logs.collect();
+    let mut wrong = Vec::new();
+    for (name, segments) in &logs {
+        for pair in segments.windows(2) {
+            let [segment, next] = pair else { continue };
+            if !segment.rolled {
+                events::sometimes("a node ended a segment by itself");
+                continue;
+            }
+            events::sometimes("the log ended a segment");
+            for (other, theirs) in &logs {
+                let around =
+                    |held: &SegmentInfo| held.base < next.base && next.base < held.next_index;
+                if let Some(held) = theirs.iter().find(|held| around(held)) {
+                    wrong.push(format!(
+                        "the log ends a segment of {name} before {}, and {other} has one of {}..{}",
+                        next.base, held.base, held.next_index
+                    ));
+                }
+                let is_it = |theirs: &&SegmentInfo| theirs.next_index == next.base;
+                if let Some(held) = theirs.iter().find(is_it).filter(|held| !held.rolled) {
+                    wrong.push(format!(
+                        "{other} says that it ended the segment before {} by itself, and {name} not",
+                        held.next_index
+                    ));
+                }
+            }
+        }
+    }
     wrong
 }
 

@@ -37,7 +37,8 @@ impl Magic {
 
 /// The header of a file whose first entry has the raft index `base`.
 ///
-/// The last eight bytes are left zero: an index file keeps its base offset there, once it has one.
+/// The last eight bytes are left zero: an index file keeps the position of its first row there, once it has one, a seal
+/// how the segment ended.
 pub fn encode(magic: Magic, base: Index) -> [u8; FILE_HEADER_BYTES] {
     let mut bytes = [0; FILE_HEADER_BYTES];
     bytes[..8].copy_from_slice(magic.bytes());

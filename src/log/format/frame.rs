@@ -22,6 +22,13 @@ const _: () = assert!(HEADER_BYTES == 32 && HEADER_BYTES.is_multiple_of(ALIGN));
 const CHECK_AT: usize = 29;
 const _: () = assert!(CHECK_AT + 3 == HEADER_BYTES);
 
+/// The frame that ends a segment. Each store keeps room for one behind its other frames, so that it fits whatever
+/// stands before it.
+pub const ROLL_FRAME_BYTES: u32 = (HEADER_BYTES + ROLL_BYTES) as u32;
+/// Its payload: a raft index.
+const ROLL_BYTES: usize = 8;
+const _: () = assert!((ROLL_FRAME_BYTES as usize).is_multiple_of(ALIGN));
+
 /// What a payload holds. 0 is not a kind, so that zeros never check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -29,6 +36,8 @@ pub enum Kind {
     Control = 1,
     /// Batches of records.
     Records = 2,
+    /// The end of a segment. Takes no offset.
+    Roll = 3,
 }
 
 impl Kind {
@@ -37,6 +46,7 @@ impl Kind {
         match number {
             1 => Some(Self::Control),
             2 => Some(Self::Records),
+            3 => Some(Self::Roll),
             _ => None,
         }
     }
@@ -53,6 +63,35 @@ pub struct Entry {
     pub kind: Kind,
     /// The bytes; shared, never copied.
     pub payload: Bytes,
+}
+
+impl Entry {
+    /// The entry that ends the segment which counts from `since` on.
+    pub fn roll(term: Term, index: Index, since: Index) -> Self {
+        Self {
+            term,
+            index,
+            kind: Kind::Roll,
+            payload: Bytes::copy_from_slice(&since.0.to_le_bytes()),
+        }
+    }
+
+    /// What it names, if it is the end of a segment.
+    pub fn rolls(&self) -> Option<Index> {
+        rolls(self.kind, &self.payload)
+    }
+
+    /// Whether its payload is what its kind promises: whole batches with their checksums, and nothing else, or the
+    /// end of a segment.
+    pub fn is_whole(&self) -> bool {
+        payload_checks(self.kind, &self.payload)
+    }
+}
+
+/// What an entry names that ends a segment.
+pub fn rolls(kind: Kind, payload: &[u8]) -> Option<Index> {
+    let since = payload.try_into().map(u64::from_le_bytes).ok()?;
+    (kind == Kind::Roll).then_some(Index(since))
 }
 
 /// A frame's header, decoded.
@@ -91,14 +130,17 @@ pub fn entry_crc(entry: &Entry) -> u32 {
 
 fn payload_crc(crc: u32, kind: Kind, payload: &[u8]) -> u32 {
     match kind {
-        Kind::Control => crc32c::crc32c_append(crc, payload),
+        Kind::Control | Kind::Roll => crc32c::crc32c_append(crc, payload),
         Kind::Records => record::framed_crc(crc, payload),
     }
 }
 
-/// Whether an entry's payload holds whole batches, and nothing else, if it should.
-pub fn batches_check(kind: Kind, payload: &[u8]) -> bool {
-    kind == Kind::Control || record::are_whole(payload)
+fn payload_checks(kind: Kind, payload: &[u8]) -> bool {
+    match kind {
+        Kind::Control => true,
+        Kind::Records => record::are_whole(payload),
+        Kind::Roll => payload.len() == ROLL_BYTES,
+    }
 }
 
 /// Length, term, index and kind.
@@ -168,7 +210,7 @@ pub fn checks(header: &Header, frame: &[u8]) -> bool {
     let crc = crc32c::crc32c(&head[..4]);
     let crc = crc32c::crc32c_append(crc, &head[8..24]);
     let crc = crc32c::crc32c_append(crc, &[header.kind as u8]);
-    payload_crc(crc, header.kind, payload) == header.crc && batches_check(header.kind, payload)
+    payload_crc(crc, header.kind, payload) == header.crc && payload_checks(header.kind, payload)
 }
 
 #[cfg(test)]
@@ -190,7 +232,8 @@ mod tests {
             join(batches[..1].iter(), None),
         ];
         let records = records.map(|payload| (Kind::Records, payload));
-        let all = control.into_iter().chain(records);
+        let roll = (Kind::Roll, Bytes::from_static(&[7; ROLL_BYTES]));
+        let all = control.into_iter().chain(records).chain([roll]);
         all.map(|(kind, payload)| Entry {
             term: Term(3),
             index: Index(9),
@@ -226,6 +269,32 @@ mod tests {
                 let whole = decode_header(&bad).is_some_and(|header| checks(&header, &bad));
                 assert!(!whole, "bit {bit}");
             }
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_segment_names_where_that_began() {
+        let end = Entry::roll(Term(3), Index(9), Index(u64::MAX - 1));
+        assert_eq!(end.rolls(), Some(Index(u64::MAX - 1)));
+        assert_eq!(frame_bytes(end.payload.len()), ROLL_FRAME_BYTES as usize);
+        for kind in [Kind::Control, Kind::Records] {
+            assert_eq!(
+                Entry {
+                    kind,
+                    ..end.clone()
+                }
+                .rolls(),
+                None
+            );
+        }
+        // A peer may say anything.
+        for length in (0..20).filter(|length| *length != ROLL_BYTES) {
+            let payload = Bytes::from(vec![1; length]);
+            let bad = Entry {
+                payload,
+                ..end.clone()
+            };
+            assert!(!bad.is_whole() && bad.rolls().is_none(), "{length}");
         }
     }
 

@@ -22,7 +22,7 @@ impl Room {
     /// What an entry needs at most.
     pub fn of(kind: Kind, payload: &[u8]) -> Self {
         match kind {
-            Kind::Control => Self::default(),
+            Kind::Control | Kind::Roll => Self::default(),
             Kind::Records => {
                 let (batches, records) = record::declared(payload);
                 Self {

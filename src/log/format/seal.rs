@@ -54,6 +54,9 @@ pub fn term_at(ends: &[TermEnd], entry: u64) -> Option<Term> {
 pub struct Seal {
     /// Its first raft index.
     pub base: Index,
+    /// Whether the log says that it ends here: its last entry is the one that ends it, on every node. Otherwise this
+    /// node ended it by itself, or a snapshot ended in it.
+    pub rolled: bool,
     /// How many entries it holds.
     pub entries: u32,
     /// Where its store ends.
@@ -189,6 +192,7 @@ pub mod tests {
         };
         Seal {
             base: Index(7),
+            rolled: true,
             entries: 900,
             end: 200_000,
             rows: 3,

@@ -20,6 +20,10 @@ pub const FIXED_BYTES: usize = 64;
 pub const MARK_BYTES: usize = 8;
 /// One term's end.
 pub const TERM_END_BYTES: usize = 12;
+/// Where the file header says what else is to be said of the segment.
+const FLAGS_AT: usize = 24;
+/// The log says that the segment ends where it does.
+const ROLLED: u64 = 1;
 /// The checksum of the sum.
 const CRC_BYTES: usize = 4;
 /// No store has more marks: it is at most 4 GiB long.
@@ -104,6 +108,8 @@ impl Seal {
     /// The bytes of the file before the directory.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = file_header::encode(Magic::Seal, self.base).to_vec();
+        let flags = if self.rolled { ROLLED } else { 0 };
+        out[FLAGS_AT..].copy_from_slice(&flags.to_le_bytes());
         let count = |length| u32::try_from(length).expect("there are at most 2^32 entries");
         let (marks, terms) = (count(self.marks.len()), count(self.term_ends.len()));
         let ids = self.logs.encode();
@@ -145,7 +151,11 @@ impl Seal {
         if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
             return None;
         }
-        let body = body.get(FILE_HEADER_BYTES..)?;
+        let (header, body) = body.split_first_chunk::<FILE_HEADER_BYTES>()?;
+        let flags = u64::from_le_bytes(*header.last_chunk()?);
+        if flags & !ROLLED != 0 {
+            return None;
+        }
         let u32_at = |at: usize| Some(u32::from_le_bytes(*body.get(at..)?.first_chunk()?));
         let u64_at = |at: usize| Some(u64::from_le_bytes(*body.get(at..)?.first_chunk()?));
         let lengths = Lengths::read(body).filter(|lengths| lengths.end() == bytes.len())?;
@@ -161,6 +171,7 @@ impl Seal {
         };
         let seal = Self {
             base,
+            rolled: flags & ROLLED != 0,
             entries: u32_at(0)?,
             end: u32_at(4)?,
             rows: u32_at(8)?,
@@ -298,5 +309,15 @@ mod tests {
         }
         let names = disk.list(Path::new("/")).unwrap();
         assert_eq!(names, ["a.seal"]);
+    }
+
+    #[test]
+    fn a_seal_says_whether_the_log_ended_the_segment() {
+        let (disk, path) = (MemoryDisk::default(), Path::new("/a.seal"));
+        for rolled in [true, false] {
+            let seal = Seal { rolled, ..seal() };
+            seal.write(&disk, path, &directory()).unwrap();
+            assert_eq!(Seal::read(&disk, path, Index(7)).unwrap(), Some(seal));
+        }
     }
 }

@@ -59,11 +59,16 @@ impl<'a> Input<'a> {
 
 /// The control entry that raft writes most: it says nothing.
 const BLANK: &[u8] = &[0x0a, 0];
+/// What begins an entry that may end a segment.
+const ROLLS: u8 = 248;
 
 /// An entry that the input describes.
 pub fn entry_of(input: &mut Input<'_>, term: u64, index: Index) -> Entry {
     let what = input.u8();
-    let (kind, payload) = if what & 7 == 0 {
+    let (kind, payload) = if what == ROLLS {
+        // It ends a segment if it guesses from where on that one counts.
+        return Entry::roll(Term(term), index, Index(input.u8().into()));
+    } else if what & 7 == 0 {
         let payload = match what >> 3 {
             0 => BLANK,
             length => input.take(length.into()),

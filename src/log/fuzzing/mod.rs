@@ -120,6 +120,7 @@ fn given(input: &mut Input<'_>) -> (Floor, Option<Checkpoint>) {
     let checkpoint = Checkpoint {
         applied,
         next_position: Position(ends.next.0),
+        rolled: Index(applied.0 / 2),
         logs: Arc::new([(LogId::DEFAULT, ends)].into()),
     };
     (
@@ -130,7 +131,7 @@ fn given(input: &mut Input<'_>) -> (Floor, Option<Checkpoint>) {
 
 /// The parts of an entry that a state machine without sessions accepts, where logs end at `ends`.
 pub fn runs_from(entry: &Entry, ends: &mut AllEnds) -> Result<Vec<Run>, Error> {
-    if entry.kind == Kind::Control {
+    if entry.kind != Kind::Records {
         return Ok(Vec::new());
     }
     let batches = record::batches(&entry.payload)?.into_iter();
@@ -172,6 +173,7 @@ impl Log {
         Checkpoint {
             applied,
             next_position: self.positions().1,
+            rolled: self.0.state.read().rolled_at(Index(applied.0 + 1)),
             logs: Arc::new(self.all_ends()),
         }
     }

@@ -11,6 +11,7 @@ use crate::disk::Disk;
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
 use crate::log::format::files;
 use crate::log::format::files::Paths;
+use crate::log::format::frame::ROLL_FRAME_BYTES;
 use crate::log::segment::store::Store;
 use crate::log::{Config, Error, Index};
 
@@ -64,7 +65,8 @@ pub fn redo(disk: &dyn Disk, dir: &Path, config: &Config) -> Result<(), Error> {
     match Store::open(disk, &store, base) {
         // A cut never makes a store longer: an announcement that would is not ours.
         Ok(Some(store)) if store.len()? >= end.into() => {
-            store.cut(end, Some(config.segment_bytes_max))?;
+            let room = end.saturating_add(ROLL_FRAME_BYTES);
+            store.cut(end, Some(config.segment_bytes_max.max(room)))?;
             store.sync()?;
         }
         // The start will find out what became of the store.

@@ -2,4 +2,5 @@
 
 pub mod cut;
 pub mod derive;
+mod ended;
 pub mod recovery;

@@ -15,7 +15,7 @@ use super::cut;
 use super::derive;
 use crate::disk::{self, Disk};
 use crate::log::format::files::{Paths, base_of, bases, remove_all, remove_files};
-use crate::log::format::frame::Header;
+use crate::log::format::frame::{self, Header};
 use crate::log::format::record;
 use crate::log::format::room::Room;
 use crate::log::format::seal::Seal;
@@ -33,6 +33,8 @@ pub struct Checkpoint {
     pub applied: Index,
     /// The position that the next record gets.
     pub next_position: Position,
+    /// The entry behind the last one of those that ended a segment; 0 before any.
+    pub rolled: Index,
     /// Where each log begins and ends.
     pub logs: Arc<AllEnds>,
 }
@@ -45,6 +47,8 @@ pub struct Recovered {
     pub segments: VecDeque<Segment>,
     /// The last entry's term.
     pub last_term: Term,
+    /// The entry behind the last one that ended a segment.
+    pub rolled: Index,
     /// The latest time of the entries that were read, in milliseconds since 1970.
     pub last_timestamp_ms: u64,
     pub next_position: Position,
@@ -63,6 +67,7 @@ impl Recovered {
             floor,
             segments: VecDeque::new(),
             last_term: Term(0),
+            rolled: Index(0),
             last_timestamp_ms: 0,
             next_position: floor.position,
             rows_hold: false,
@@ -179,11 +184,15 @@ fn open_segments(
 ) -> Result<Recovered, Error> {
     let covered = checkpoint.map_or(Index(0), |known| Index(known.applied.0 + 1));
     let (mut found, bases) = (Recovered::new(floor), live_bases(directory, floor.index)?);
+    found.rolled = checkpoint.map_or(Index(0), |known| known.rolled);
     for (number, base) in bases.iter().enumerate() {
         let rest = &bases[number + 1..];
         if !open_segment(directory, *base, rest, covered, &mut found)? {
             break;
         }
+    }
+    if let Some(checkpoint) = checkpoint {
+        found.ended_by_checkpoint(checkpoint);
     }
     Ok(found)
 }
@@ -248,7 +257,7 @@ fn open_segment(
         }
         return Err(missing);
     };
-    open_unsealed(directory, store, &paths.index, rest, found)
+    open_unsealed(directory, store, &paths.index, (rest, covered), found)
 }
 
 /// A sealed segment, with what is plainly wrong with its files. They are not opened: a log may have
@@ -282,7 +291,7 @@ fn open_unsealed(
     directory: &LogDirectory<'_>,
     store: Store,
     index_path: &Path,
-    rest: &[Index],
+    (rest, covered): (&[Index], Index),
     found: &mut Recovered,
 ) -> Result<bool, Error> {
     let (disk, config) = (directory.disk, directory.config);
@@ -299,7 +308,7 @@ fn open_unsealed(
     // Raft takes what is found for durable (I1): a process that was killed may not have synced it.
     store.settle()?;
     let mut segment = Segment::open(store, index, true);
-    let torn = scan(&mut segment, found)?;
+    let torn = scan(&mut segment, covered, found)?;
     let base = segment.base();
     if segment.next_index() == base && all_empty(disk, directory.dir, rest)? {
         // The file never held a whole frame. The next append makes it anew.
@@ -317,7 +326,7 @@ fn open_unsealed(
             return Err(segment.store.corrupt(position, what));
         }
         remove_all(disk, directory.dir, rest.iter())?;
-        let room = config.segment_bytes_max;
+        let room = segment.room(config);
         segment.store.cut(segment.end(), Some(room))?;
         segment.store.sync()?;
         found.torn_bytes += torn;
@@ -327,7 +336,7 @@ fn open_unsealed(
 }
 
 /// Tells the segment its entries; gives the bytes of a torn tail behind them.
-fn scan(segment: &mut Segment, found: &mut Recovered) -> Result<u64, Error> {
+fn scan(segment: &mut Segment, covered: Index, found: &mut Recovered) -> Result<u64, Error> {
     let store = segment.store.clone();
     let mut scan = store.scan()?;
     loop {
@@ -337,7 +346,9 @@ fn scan(segment: &mut Segment, found: &mut Recovered) -> Result<u64, Error> {
                 let payload = scan.payload(&header)?;
                 let needs = Room::of(header.kind, payload);
                 found.saw(segment, needs, payload);
+                let rolls = frame::rolls(header.kind, payload);
                 add(segment, &store, position, &header, needs, found)?;
+                rolls.inspect(|since| found.rolls(segment, *since, covered));
             }
             Found::End => return Ok(0),
             Found::Bad => {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::env::Instant;
 
 use super::format::file_header::FILE_HEADER_BYTES;
-use super::format::frame::{self, Entry};
+use super::format::frame::{self, Entry, ROLL_FRAME_BYTES};
 use super::format::log_set::LogSet;
 use super::format::room::{POSITIONS_MAX, Room};
 use super::format::row::Row;
@@ -32,6 +32,10 @@ use super::{Config, Error, Index, LogId, Position, Term};
 use handles::Handles;
 use index::RowIndex;
 use store::Store;
+
+/// The log is to end a segment of which no more is left than this part. What comes until it has done so takes from the
+/// rest, and a segment that is full before ends by itself.
+const LEFT_SHARE: u64 = 8;
 
 /// A run of consecutive raft entries and the records in them.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub struct Segment {
     end: u32,
     /// What the entries held can need at most.
     reserved: Room,
+    /// What its last entry names, if that ends it.
+    pub roll: Option<Index>,
     /// Since when this process has it.
     pub opened: Instant,
     /// Whether a start found the segment or another node sent it. It is then older than `opened` says.
@@ -89,6 +95,7 @@ impl Segment {
             frames: Frames::Open(Vec::new(), Vec::new()),
             end: FILE_HEADER_BYTES as u32,
             reserved: Room::default(),
+            roll: None,
             opened: Instant::now(),
             found,
             since_ms: 0,
@@ -107,6 +114,7 @@ impl Segment {
                 rows: seal.rows.into(),
                 positions: seal.next_position.0 - seal.first_position.0,
             },
+            roll: None,
             opened: Instant::now(),
             found: true,
             since_ms: seal.sealed_ms,
@@ -163,12 +171,24 @@ impl Segment {
         }
     }
 
-    /// Whether another entry fits; an empty segment takes any, a sealed one none.
-    pub fn fits(&self, entry: &Entry, config: &Config) -> bool {
-        let Frames::Open(frames, _) = &self.frames else {
-            return false;
-        };
+    /// Whether it takes entries: it is open, and nothing ended it.
+    pub fn takes_more(&self) -> bool {
+        matches!(self.frames, Frames::Open(..)) && !self.closing && self.roll.is_none()
+    }
+
+    /// Whether the log says that it ends where it does.
+    pub fn is_rolled(&self) -> bool {
+        self.roll.is_some() || self.seal().is_some_and(|seal| seal.rolled)
+    }
+
+    /// Whether another entry fits; an empty segment takes any, one that was ended none. `ends` is the entry that ends
+    /// it: room is kept for that.
+    pub fn fits(&self, entry: &Entry, ends: bool, config: &Config) -> bool {
+        if ends || self.next_index() == self.base() {
+            return self.takes_more();
+        }
         let bytes = u64::from(self.end) + frame::frame_bytes(entry.payload.len()) as u64;
+        let bytes = bytes + u64::from(ROLL_FRAME_BYTES);
         let needs = self.reserved.and(Room::of(entry.kind, &entry.payload));
         // Use the file's own length, and not the configured one: a crash may have left an index cut to its
         // rows.
@@ -176,18 +196,29 @@ impl Segment {
         let has_room = bytes <= config.segment_bytes_max.into()
             && needs.rows <= rows_max
             && needs.positions <= POSITIONS_MAX;
-        !self.closing && (frames.is_empty() || has_room)
+        self.takes_more() && has_room
     }
 
-    /// The bytes of a file of so many that no frame has taken yet; 0 if it takes no entry more.
+    /// Whether the log should end it, so that all nodes do at the same entry: little is left of what it takes.
+    pub fn is_full(&self, config: &Config) -> bool {
+        let most = |all: u64| all - all / LEFT_SHARE;
+        self.takes_more()
+            && (u64::from(self.end) > most(config.segment_bytes_max.into())
+                || self.reserved.rows > most(self.index.capacity() as u64)
+                || self.reserved.positions > most(POSITIONS_MAX))
+    }
+
+    /// The bytes of a file of so many that entries may take yet; 0 if it takes no entry more.
     pub fn left(&self, bytes_max: u32) -> u64 {
-        let open = matches!(self.frames, Frames::Open(..)) && !self.closing;
-        let left = if open {
-            bytes_max.saturating_sub(self.end)
-        } else {
-            0
-        };
-        left.into()
+        let left = bytes_max.saturating_sub(self.end.saturating_add(ROLL_FRAME_BYTES));
+        if self.takes_more() { left.into() } else { 0 }
+    }
+
+    /// How long its store is while it is open: the first frame may be larger than a segment, and behind it is room for
+    /// the one that ends it.
+    pub fn room(&self, config: &Config) -> u32 {
+        let filled = self.end.saturating_add(ROLL_FRAME_BYTES);
+        config.segment_bytes_max.max(filled)
     }
 
     /// Makes room for an entry's rows: an entry may need more than an empty index has.
@@ -198,6 +229,8 @@ impl Segment {
     /// Takes note of the next entry; gives the place of its frame.
     pub fn add(&mut self, term: Term, payload_bytes: usize, needs: Room, crc: u32) -> u32 {
         let position = self.end;
+        // On a start it may be another one's that ends nothing.
+        self.roll = None;
         match &mut self.frames {
             Frames::Open(frames, terms) => {
                 let entry = u32::try_from(frames.len()).expect("frames are more than a byte long");
@@ -241,6 +274,7 @@ impl Segment {
                 if let Some(first) = frames.get(keep) {
                     self.end = first.position;
                     frames.truncate(keep);
+                    self.roll = None;
                     cut_terms(terms, keep);
                     if keep == 0 {
                         self.since_ms = 0;
@@ -291,6 +325,7 @@ impl Segment {
         cut_terms(&mut term_ends, count);
         Ok(Seal {
             base: self.base(),
+            rolled: self.roll.is_some() && count == frames.len(),
             entries: u32::try_from(count).expect("frames are more than a byte long"),
             end: frames.get(count).map_or(self.end, |frame| frame.position),
             rows: u32::try_from(rows).expect("rows are fewer than records"),

@@ -14,6 +14,7 @@ use crate::disk::memory::{Event, MemoryDisk};
 use crate::env::{Random, random_u128, wall_clock_ms};
 use crate::log::format::record::{BatchBuilder, join};
 use crate::log::fuzzing::{read_run, runs_from};
+use crate::log::tests::rolls::{check_ends, rolled_behind};
 use crate::log::*;
 
 const DIR: &str = "/log";
@@ -136,13 +137,19 @@ impl World {
         });
     }
 
-    fn entry(&self, index: u64) -> Entry {
+    fn entry(&self, index: u64, rolled: Index) -> Entry {
+        if self.below(12) == 0 {
+            // One in four ends nothing.
+            let since = Index(rolled.0 + u64::from(self.below(4) == 0));
+            return Entry::roll(Term(self.term), Index(index), since);
+        }
         let kind = if self.below(4) == 0 {
             Kind::Control
         } else {
             Kind::Records
         };
         let payload = match kind {
+            Kind::Roll => unreachable!("it was made above"),
             Kind::Control => Bytes::from(vec![7; self.below(40) as usize]),
             Kind::Records => {
                 let batch = |_| {
@@ -165,11 +172,19 @@ impl World {
         }
     }
 
+    /// The next entry, and so many more.
+    fn entries_behind(&self, before: &[Entry], more: u64) -> Vec<Entry> {
+        let (mut made, next) = (Vec::new(), before.len() as u64);
+        for index in next..=next + more {
+            let rolled = rolled_behind(before.iter().chain(&made));
+            made.push(self.entry(index, rolled));
+        }
+        made
+    }
+
     fn append(&mut self) {
-        let next = self.model.lock().entries.len() as u64;
-        let entries: Vec<_> = (next..=next + self.below(4))
-            .map(|index| self.entry(index))
-            .collect();
+        let before = self.model.lock().entries.clone();
+        let entries = self.entries_behind(&before, self.below(4));
         self.model.lock().entries.extend(entries.clone());
         let model = self.model.clone();
         let done = move |result: Result<(), Error>| {
@@ -253,8 +268,8 @@ impl World {
             let model = self.model.lock();
             model.entries[..model.applied].to_vec()
         };
-        let length = entries.len() as u64;
-        entries.extend((length..=length + self.below(12)).map(|index| self.entry(index)));
+        let more = self.entries_behind(&entries, self.below(12));
+        entries.extend(more);
         let wide = Config {
             segment_bytes_max: 2048 + self.below(4096) as u32,
             ..config()
@@ -394,6 +409,7 @@ fn check(image: &Image, what: &str) {
     );
     assert!(held <= model.entries.len(), "{what}: a cut entry came back");
     assert_eq!(log.first_index(), model.floor.index, "{what}");
+    check_ends(&log, &model.entries[..held], what);
     let mut at = model.floor.index.0 as usize;
     while at < held {
         let (from, to) = (Index(at as u64), Index(held as u64));

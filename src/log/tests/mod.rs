@@ -6,6 +6,7 @@ mod damage;
 pub mod fixture;
 mod handle;
 mod model;
+mod rolls;
 pub mod room;
 mod rot;
 
@@ -52,6 +53,7 @@ pub(super) fn covered(applied: u64, first: u64, next: u64) -> Checkpoint {
     Checkpoint {
         applied: Index(applied),
         next_position: Position(next),
+        rolled: Index(0),
         logs: Arc::new([(LogId::DEFAULT, ends)].into()),
     }
 }

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use crate::disk::memory::MemoryDisk;
 use crate::log::format::record::{BatchBuilder, batches, join};
 use crate::log::fuzzing::read_run;
+use crate::log::tests::rolls::{check_ends, rolled_behind};
 use crate::log::*;
 
 const DIR: &str = "/log";
@@ -28,7 +29,6 @@ enum Op {
     Publish(u8),
     Checkpoint,
     Seal,
-    Roll,
     Trim(u8, u8),
     /// Gives up a log, which may come again.
     Forget(u8),
@@ -44,6 +44,8 @@ enum Op {
 enum Content {
     Control(u8),
     Records(Vec<BatchOf>),
+    /// Ends a segment, if it names the right one.
+    Roll(bool),
 }
 
 /// The log of a batch, the lengths of its values, and how many of its first records are refused.
@@ -66,8 +68,9 @@ fn contents() -> impl Strategy<Value = Content> {
         known,
     });
     prop_oneof![
-        1 => (0..60u8).prop_map(Content::Control),
-        4 => vec(batch, 1..4).prop_map(Content::Records),
+        2 => (0..60u8).prop_map(Content::Control),
+        1 => prop_oneof![3 => Just(true), 1 => Just(false)].prop_map(Content::Roll),
+        8 => vec(batch, 1..4).prop_map(Content::Records),
     ]
 }
 
@@ -78,7 +81,6 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         6 => any::<u8>().prop_map(Op::Publish),
         2 => Just(Op::Checkpoint),
         2 => Just(Op::Seal),
-        1 => Just(Op::Roll),
         2 => (0..LOGS, any::<u8>()).prop_map(|(log, to)| Op::Trim(log, to)),
         1 => (1..LOGS).prop_map(Op::Forget),
         2 => Just(Op::Drop),
@@ -133,8 +135,13 @@ fn done() -> Done {
     Box::new(|result| result.expect("a good disk"))
 }
 
-fn entry(content: &Content, term: u64, index: u64) -> Placed {
+fn entry(content: &Content, (term, index, rolled): (u64, u64, Index)) -> Placed {
     let (kind, payload, known) = match content {
+        Content::Roll(is_right) => {
+            let since = Index(rolled.0 + u64::from(!is_right));
+            let roll = Entry::roll(Term(term), Index(index), since);
+            return (roll, Vec::new());
+        }
         Content::Control(length) => (Kind::Control, vec![9; (*length).into()].into(), Vec::new()),
         Content::Records(parts) => {
             let made: Vec<Bytes> = parts.iter().map(|part| batch(part, index)).collect();
@@ -193,7 +200,6 @@ impl World {
             Op::Publish(choice) => self.publish(*choice),
             Op::Checkpoint => self.checkpoint(),
             Op::Seal => self.seal(),
-            Op::Roll => self.log.roll().unwrap(),
             Op::Trim(log, choice) => self.trim(LogId((*log).into()), *choice),
             Op::Forget(log) => self.forget(LogId((*log).into())),
             Op::Drop => self.drop_trimmed(),
@@ -212,10 +218,16 @@ impl World {
 
     fn append(&mut self, contents: &[Content]) {
         let next = self.model.entries.len() as u64;
-        let numbered = contents.iter().zip(next..);
-        let made: Vec<_> = numbered
-            .map(|(content, index)| entry(content, self.term, index))
-            .collect();
+        let before = self.model.entries.iter().map(|(entry, _)| entry);
+        let mut rolled = rolled_behind(before);
+        let mut made = Vec::new();
+        for (content, index) in contents.iter().zip(next..) {
+            let placed = entry(content, (self.term, index, rolled));
+            if placed.0.rolls() == Some(rolled) {
+                rolled = Index(index + 1);
+            }
+            made.push(placed);
+        }
         let entries = made.iter().map(|(entry, _)| entry.clone()).collect();
         // One that is larger than a segment gets one of its own.
         self.log.append(entries, done()).unwrap();
@@ -458,6 +470,8 @@ impl World {
             }
         }
         assert_eq!(log.term_ends(Index(0)), ends);
+        let entries = model.entries.iter().map(|(entry, _)| entry.clone());
+        check_ends(log, &entries.collect::<Vec<_>>(), "the model");
         assert!(matches!(log.term(next), Err(Error::NoEntry { asked, .. }) if asked == next));
         assert!(log.damaged().is_empty());
     }

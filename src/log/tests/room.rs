@@ -200,7 +200,7 @@ fn a_whole_segment_is_in_hand_when_the_disk_fills_up() {
     let log = open(&disk, true);
     let gate = Gate::on(&disk);
     let mut next = 0;
-    while !log.has_in_hand([3000].into_iter()) || next < 10 {
+    while !log.has_in_hand([(false, 3000)].into_iter()) || next < 10 {
         append(&log, next);
         next += 1;
     }

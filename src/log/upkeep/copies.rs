@@ -71,6 +71,7 @@ impl SegmentCopy {
         let index = RowIndex::create(&*disk, &paths.index, wanted.base, room)?;
         let store = Store::create(&*disk, &paths.store, wanted.base, wanted.end)?;
         let made = Seal {
+            rolled: false,
             entries: 0,
             end: FILE_HEADER_BYTES as u32,
             rows: 0,
@@ -116,7 +117,7 @@ impl SegmentCopy {
             let entry = self.made.entries;
             self.made.marks.push(Mark { entry, position });
         }
-        if !frame::batches_check(entry.kind, &entry.payload) {
+        if !entry.is_whole() {
             return Err(self.mismatch("a batch is not what its checksum says"));
         }
         let crc = frame::entry_crc(entry);
@@ -125,6 +126,8 @@ impl SegmentCopy {
         self.made.entries_digest = seal::add_entry(self.made.entries_digest, crc);
         seal::extend_terms(&mut self.made.term_ends, self.made.entries, entry.term);
         self.made.entries += 1;
+        // Whether it ended the segment, the sender has to say: others of its kind end nothing.
+        self.made.rolled = self.wanted.rolled && entry.kind == Kind::Roll;
         self.made.end = u32::try_from(end).expect("it is at most the wanted end");
         self.add_rows(entry, rows, position + HEADER_BYTES as u32)?;
         if self.buffer.len() >= WRITE_BYTES {
@@ -201,6 +204,9 @@ impl SegmentCopy {
         self.write_out()?;
         if !self.made.agrees_with(&self.wanted) {
             return Err(self.mismatch("its digest differs"));
+        }
+        if self.made.rolled != self.wanted.rolled {
+            return Err(self.mismatch("it does not end where the log says so"));
         }
         let dir = &self.dir;
         self.store.sync()?;

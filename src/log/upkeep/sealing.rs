@@ -13,7 +13,7 @@ impl Log {
         self.0.state.read().next_to_seal(applied).is_some()
     }
 
-    /// Seals the segments before the last whose entries are all covered by a durable checkpoint
+    /// Seals the segments that take no entry more and whose entries are all covered by a durable checkpoint
     /// up to `applied`; gives how many.
     pub fn seal_covered(&self, applied: Index) -> Result<usize, Error> {
         let _upkeep = self.0.upkeep.lock();
@@ -112,12 +112,13 @@ impl LogState {
     }
 
     /// The number of the first segment without a seal, if a checkpoint up to `applied` covers it
-    /// and another one follows.
+    /// and another one follows, or the log ended it.
     fn next_to_seal(&self, applied: Index) -> Option<usize> {
         let open = |segment: &Segment| segment.seal().is_none();
         let number = self.segments.iter().position(open)?;
-        let followed = number + 1 < self.segments.len();
-        let covered = self.segments[number].next_index().0 <= applied.0 + 1;
-        (followed && covered).then_some(number)
+        let segment = &self.segments[number];
+        let ended = number + 1 < self.segments.len() || segment.roll.is_some();
+        let covered = segment.next_index().0 <= applied.0 + 1;
+        (ended && covered).then_some(number)
     }
 }

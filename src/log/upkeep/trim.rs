@@ -44,6 +44,8 @@ pub struct SegmentInfo {
     /// The log's time when it was sealed, or while it is open that of its first records, in
     /// milliseconds since 1970; 0 before any.
     pub since_ms: u64,
+    /// Whether the log says that it ends where it does.
+    pub rolled: bool,
     /// Whether it waits for repair.
     pub damaged: bool,
 }
@@ -55,17 +57,6 @@ impl Log {
         if let Some(part) = state.logs.get_mut(&log) {
             part.ends.first = part.ends.first.max(first.min(part.ends.next));
         }
-    }
-
-    /// Begins a segment, so that the last one can be sealed and given up.
-    pub fn roll(&self) -> Result<(), Error> {
-        let mut state = self.0.state.write();
-        let holds = |segment: &Segment| segment.next_index() > segment.base();
-        if state.segments.back().is_some_and(holds) {
-            let begun = Segment::begin(&self.0.dir, state.next_index(), &self.0.config)?;
-            state.segments.push_back(begun);
-        }
-        Ok(())
     }
 
     /// Keeps every segment that is held now.
@@ -88,6 +79,7 @@ impl Log {
             opened: segment.opened,
             found: segment.found,
             since_ms: segment.since_ms,
+            rolled: segment.is_rolled(),
             damaged: segment.damage.is_some(),
         };
         state.segments.iter().map(info).collect()

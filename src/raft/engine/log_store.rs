@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::log::{self, Index, Log};
 use crate::raft::engine::entries::{bounds, entries_of};
 use crate::raft::engine::failure::{Failure, note};
+use crate::raft::engine::promised::{Memory, Promised};
 use crate::raft::entry::codec;
 use crate::raft::entry::types::{self, Entry, LogId, TypeConfig, Vote};
 use crate::raft::error::StableError;
@@ -43,35 +44,12 @@ pub struct LogStore {
     memory: Arc<Mutex<Memory>>,
     /// Tells how far the log is committed.
     committed: Arc<watch::Sender<Option<LogId>>>,
+    /// Tells whether the last segment is full.
+    full: Arc<watch::Sender<bool>>,
     failure: Failure,
     /// The node, once it is known whose votes these are.
     me: u64,
     counts: Arc<Counts>,
-}
-
-/// The term that this node has promised itself to; clones share it.
-///
-/// It is never behind what the node has told anybody: the engine answers a candidate or a new leader only after
-/// it has saved the vote, and each saved vote is shown here.
-#[derive(Debug, Clone)]
-pub struct Promised(Arc<Mutex<Memory>>);
-
-impl Promised {
-    /// The term of the last vote that was saved.
-    pub fn term(&self) -> u64 {
-        let vote = self.0.lock().vote;
-        vote.map_or(0, |vote| vote.leader_id.term)
-    }
-}
-
-/// Values that the engine asks for often, kept in memory.
-#[derive(Debug)]
-struct Memory {
-    vote: Option<Vote>,
-    committed: Option<LogId>,
-    purged: Option<LogId>,
-    /// The last entry that was applied before the engine started; `None` once it has started.
-    applied_before: Option<LogId>,
 }
 
 impl LogStore {
@@ -88,6 +66,7 @@ impl LogStore {
             stable,
             memory: Arc::new(Mutex::new(memory)),
             committed: Arc::default(),
+            full: Arc::default(),
             failure: Failure::default(),
             me: 0,
             counts: Arc::default(),
@@ -102,6 +81,18 @@ impl LogStore {
     /// Shows how far the log is committed, and each change of that.
     pub fn watch_committed(&self) -> watch::Receiver<Option<LogId>> {
         self.committed.subscribe()
+    }
+
+    /// Shows whether the log's last segment is full and to be ended, and each change of that.
+    pub fn watch_full(&self) -> watch::Receiver<bool> {
+        self.full.subscribe()
+    }
+
+    /// Looks whether the last segment is full.
+    fn tell_full(&self) {
+        let is_full = self.log.full().is_some();
+        self.full
+            .send_if_modified(|was| std::mem::replace(was, is_full) != is_full);
     }
 
     /// Says up to which entry all are applied while the engine starts; `None` once it has started. A starting
@@ -156,7 +147,7 @@ impl LogStore {
 
     /// What this node has promised.
     pub fn promised(&self) -> Promised {
-        Promised(self.memory.clone())
+        Promised::new(&self.memory)
     }
 
     /// The id of the last entry; of the last removed one if the log is empty.
@@ -361,15 +352,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             callback.io_completed(result.map_err(|error| note(&failure, error)));
         });
         // This hands the entries to the log's writer and returns: the engine's task never waits for the disk.
-        self.log
-            .append(entries, done)
-            .map_err(|error| note(&self.failure, error))
+        let appended = self.log.append(entries, done);
+        self.tell_full();
+        appended.map_err(|error| note(&self.failure, error))
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
         let keep = last_log_id.map(|id| Index(id.index));
-        self.written(|done| self.log.truncate_after(keep, done))
-            .await
+        let cut = self.written(|done| self.log.truncate_after(keep, done));
+        cut.await.inspect(|()| self.tell_full())
     }
 
     /// Moves a pointer in memory and deletes nothing: the same files serve readers, and only a trim removes them.

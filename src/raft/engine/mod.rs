@@ -5,6 +5,7 @@ pub mod failure;
 pub mod follow;
 pub mod install;
 pub mod log_store;
+pub mod promised;
 pub mod state_machine;
 
 use std::collections::BTreeMap;

@@ -21,14 +21,18 @@ const COPIED_BYTES_MAX: usize = 256 << 10;
 
 /// The entry as the log keeps it.
 pub fn to_log(entry: &Entry) -> log::Entry {
+    let (term, index) = (Term(entry.log_id.leader_id.term), Index(entry.log_id.index));
     let (kind, payload) = match (entry.payload(), entry.control()) {
+        (EntryPayload::Normal(Command::Roll(since)), _) => {
+            return log::Entry::roll(term, index, *since);
+        }
         (_, Some(control)) => (Kind::Control, control.clone()),
         (EntryPayload::Normal(Command::Append(payload)), None) => (Kind::Records, payload.clone()),
         (made, None) => (Kind::Control, encode(to_control(made))),
     };
     log::Entry {
-        term: Term(entry.log_id.leader_id.term),
-        index: Index(entry.log_id.index),
+        term,
+        index,
         kind,
         payload,
     }
@@ -38,7 +42,7 @@ fn encode(command: Option<Control>) -> Bytes {
     pb::ControlEntry { command }.encode_to_vec().into()
 }
 
-/// What a control entry says; `None` for records, which are no control entry.
+/// What a control entry says; `None` for records and ends of segments, which are no control entries.
 fn to_control(payload: &types::EntryPayload) -> Option<Control> {
     match payload {
         EntryPayload::Normal(command) => command_to_control(command),
@@ -49,10 +53,10 @@ fn to_control(payload: &types::EntryPayload) -> Option<Control> {
     }
 }
 
-/// A command as a control entry; `None` for records, which are no control entry.
+/// A command as a control entry; `None` for records and ends of segments, which are no control entries.
 pub fn command_to_control(command: &Command) -> Option<Control> {
     Some(match command {
-        Command::Append(_) => return None,
+        Command::Append(_) | Command::Roll(_) => return None,
         Command::Register {
             name,
             directory_id,
@@ -122,6 +126,10 @@ pub fn from_log(entry: log::Entry) -> Result<Entry, WireError> {
         Kind::Control => {
             let says = from_control(pb::ControlEntry::decode(entry.payload.clone())?)?;
             Entry::read(id, says, entry.payload)
+        }
+        Kind::Roll => {
+            let since = entry.rolls().ok_or(WireError::Missing("segment"))?;
+            Entry::new(id, EntryPayload::Normal(Command::Roll(since)))
         }
     })
 }
@@ -207,15 +215,17 @@ pub fn from_wire(entry: pb::Entry) -> Result<log::Entry, WireError> {
     let id = entry.log_id.ok_or(WireError::Missing("log id"))?;
     let kind = u8::try_from(entry.kind).ok().and_then(Kind::new);
     let kind = kind.ok_or(WireError::Unknown("kind"))?;
-    if kind == Kind::Records && !log::record::are_whole(&entry.payload) {
-        return Err(WireError::Changed);
-    }
-    Ok(log::Entry {
+    let entry = log::Entry {
         term: Term(id.term),
         index: Index(id.index),
         kind,
         payload: own(entry.payload),
-    })
+    };
+    if entry.is_whole() {
+        Ok(entry)
+    } else {
+        Err(WireError::Changed)
+    }
 }
 
 /// A payload that is kept must not hold the whole buffer that it was read into.
@@ -255,5 +265,18 @@ mod tests {
         let followers = from_log(from_wire(sent).unwrap()).unwrap();
         assert!(matches!(followers.payload(), EntryPayload::Normal(command) if *command == trim()));
         assert_eq!(to_log(&followers), written);
+    }
+
+    #[test]
+    fn the_end_of_a_segment_goes_from_log_to_log_and_nothing_else_is_taken_for_one() {
+        let written = log::Entry::roll(Term(2), Index(5), Index(3));
+        let leaders = from_log(written.clone()).unwrap();
+        let says: types::EntryPayload = EntryPayload::Normal(Command::Roll(Index(3)));
+        assert_eq!(format!("{leaders}"), format!("{}: {says}", leaders.log_id));
+        let sent = to_wire(to_log(&leaders));
+        let followers = from_log(from_wire(sent.clone()).unwrap()).unwrap();
+        assert_eq!(to_log(&followers), written);
+        let payload = sent.payload.slice(1..);
+        assert!(from_wire(pb::Entry { payload, ..sent }).is_err());
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::log::{LogId, Offset};
+use crate::log::{Index, LogId, Offset};
 use crate::proto::raft_v1 as pb;
 
 use super::admission::{Admission, Entrance};
@@ -64,6 +64,8 @@ pub enum Command {
         /// Its number.
         start: u64,
     },
+    /// End the segment of the log that counts from this entry on, on every node.
+    Roll(Index),
 }
 
 impl Command {
@@ -88,7 +90,8 @@ impl Command {
             | Self::Forget { .. }
             | Self::ExpireSessions(_)
             | Self::TrimLogs(_)
-            | Self::RegisterStart { .. } => false,
+            | Self::RegisterStart { .. }
+            | Self::Roll(_) => false,
         }
     }
 }
@@ -158,6 +161,7 @@ impl fmt::Display for Command {
             Self::DeleteCursor(log, name) => write!(f, "delete cursor {name} of log {log}"),
             Self::Admission(change) => write!(f, "{change}"),
             Self::RegisterStart { node_id, .. } => write!(f, "a start of node {node_id}"),
+            Self::Roll(since) => write!(f, "end of the segment that counts from {since}"),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::log::Log;
 use crate::raft::engine::Raft;
 use crate::raft::engine::failure::Failure;
 use crate::raft::engine::follow::Heard;
-use crate::raft::engine::log_store::Promised;
+use crate::raft::engine::promised::Promised;
 use crate::raft::home::directory::Identity;
 use crate::raft::peer::transport::Transport;
 use crate::raft::state::applied::AppliedState;

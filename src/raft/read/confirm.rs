@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::proto::raft_v1 as pb;
 use crate::raft::engine::Raft;
-use crate::raft::engine::log_store::Promised;
+use crate::raft::engine::promised::Promised;
 use crate::raft::peer::transport::{PeerClient, Transport};
 use crate::retry::Pauses;
 use crate::tasks;

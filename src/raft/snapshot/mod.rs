@@ -141,12 +141,14 @@ pub fn seal_to_pb(seal: &Seal) -> pb::SegmentSeal {
         first_position: seal.first_position.0,
         next_position: seal.next_position.0,
         sealed_ms: seal.sealed_ms,
+        rolled: seal.rolled,
     }
 }
 
 fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
     Seal {
         base: Index(seal.base),
+        rolled: seal.rolled,
         entries: seal.entries,
         end: seal.end,
         rows: seal.rows,

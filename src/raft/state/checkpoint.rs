@@ -30,6 +30,7 @@ impl Fsm {
             deleted_epoch: self.fences.deleted_epoch(),
             timestamp_ms: self.timestamp_ms,
             admissions: self.admissions.to_pb(),
+            rolled: self.rolled.0,
         }
     }
 
@@ -124,6 +125,7 @@ impl Fsm {
             fences: Fences::default(),
             timestamp_ms: checkpoint.timestamp_ms,
             admissions: Admissions::from_pb(checkpoint.admissions.unwrap_or_default())?,
+            rolled: Index(checkpoint.rolled),
             is_stored: true,
         };
         fsm.fences.restore_deleted_epoch(checkpoint.deleted_epoch)?;
@@ -149,6 +151,7 @@ impl Fsm {
         Some(log::Checkpoint {
             applied: Index(applied.index),
             next_position: next,
+            rolled: self.rolled,
             logs: self.logs.ends(),
         })
     }

@@ -36,6 +36,8 @@ pub struct Fsm {
     pub fences: Fences,
     /// Who may join.
     pub admissions: Admissions,
+    /// The entry behind the last one that ended a segment of the log; 0 before any. The next one names it.
+    pub rolled: Index,
     /// The latest of the leaders' times in all applied entries, in milliseconds since 1970. It never goes back.
     pub timestamp_ms: u64,
     /// Whether the stable store holds this state, except for the rows that the tables noted as changed. If it does not,
@@ -82,6 +84,13 @@ impl Fsm {
             }) => Outcome::Registered(self.register(index, name, directory_id, *entrance)),
             EntryPayload::Normal(Command::RegisterStart { node_id, start }) => {
                 self.registrations.take_over(*node_id, *start);
+                Outcome::Done
+            }
+            EntryPayload::Normal(Command::Roll(since)) => {
+                // The log ended the segment when it was appended, by the same rule.
+                if *since == self.rolled {
+                    self.rolled = Index(index.0 + 1);
+                }
                 Outcome::Done
             }
             EntryPayload::Normal(Command::Forget { name }) => {
@@ -184,6 +193,7 @@ impl Fsm {
             | Command::Register { .. }
             | Command::RegisterStart { .. }
             | Command::Forget { .. }
+            | Command::Roll(_)
             | Command::CreateLog(_)
             | Command::UpdateLog(_)
             | Command::DeleteLog(_)

@@ -10,8 +10,9 @@ use tokio::time::timeout;
 
 use crate::disk::Disk;
 use crate::disk::memory::{Event, MemoryDisk};
-use crate::log::{Error as LogError, Index, Offset};
+use crate::log::{Error as LogError, Index, Offset, SegmentInfo};
 use crate::net::memory::MemoryNetwork;
+use crate::raft::write::rolls;
 use crate::raft::*;
 
 use super::snapshot_tests::{PATIENCE, append, begin, catch_up, check_records, start};
@@ -143,7 +144,8 @@ async fn a_log_that_is_trimmed_whole_goes_on_at_its_end() {
     for sequence in 0..400 {
         append(&first, sequence).await;
     }
-    first.log().roll().unwrap();
+    let since = first.log().to_roll().unwrap();
+    assert!(rolls::end_segment(&first.0.node, since).await);
     assert_eq!(first.trim(Offset(u64::MAX)).await.unwrap(), Offset(400));
     until("all go", || first.log().segments().len() == 1).await;
     let kept = disk.crash();
@@ -342,4 +344,39 @@ async fn a_follower_whose_log_went_back_does_not_take_the_leader_with_it() {
     }
     let (_, next) = second.offsets();
     assert!(next < Offset(150), "it is fed no more: {next}");
+}
+
+/// Where the segments of a node end of which the log says so.
+fn ends(node: &ReplicatedLog) -> Vec<u64> {
+    let segments = node.log().segments().into_iter();
+    let ended = segments.filter(|segment| segment.rolled);
+    ended.map(|segment| segment.next_index.0).collect()
+}
+
+/// As well on one that got a snapshot which ends inside of a segment.
+#[tokio::test(start_paused = true)]
+async fn segments_end_at_the_same_entries_on_all_nodes() {
+    let network = MemoryNetwork::new();
+    let disk = MemoryDisk::default();
+    let (first, _mux) = start(&network, &disk, "first:1", &[]).await;
+    keep_up(&first);
+    for sequence in 0..900 {
+        append(&first, sequence).await;
+    }
+    let segments = first.log().segments();
+    assert!(segments.len() > 3, "{} segments", segments.len());
+    let full = |segment: &&SegmentInfo| !segment.rolled;
+    assert_eq!(segments.iter().filter(full).count(), 1, "but the last one");
+    first.trim(Offset(500)).await.unwrap();
+    until("segments go", || first.log().first_index() > Index(0)).await;
+
+    let peers = ["first:1".to_owned()];
+    let (second, _mux) = start(&network, &MemoryDisk::default(), "second:1", &peers).await;
+    catch_up(&second, 900).await;
+    for sequence in 900..1400 {
+        append(&first, sequence).await;
+    }
+    catch_up(&second, 1400).await;
+    assert!(ends(&second).len() > 3, "{:?}", ends(&second));
+    assert_eq!(ends(&second), ends(&first));
 }

@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use crate::log::{LogId, SegmentInfo};
 use crate::raft::entry::catalog::Trim;
-use crate::raft::home::blocking::on_disk;
 use crate::raft::state::fsm::Fsm;
 use crate::raft::state::logs::KnownLog;
+use crate::raft::write::rolls;
 use crate::retry::CALL_WAIT;
 
 use super::Upkeep;
@@ -35,18 +35,22 @@ pub struct Walk {
 
 impl Upkeep {
     /// Looks at some of the logs, as the next ones the next time. The leader trims what their retentions do not keep,
-    /// several logs in one command; every node ends the open segment once it is too old for a log in it.
+    /// several logs in one command, and ends the open segment, on every node, once it is too old for a log in it.
     pub(super) async fn keep_retentions(&self) {
         let segments = self.node.log.segments();
         let open = segments.last().filter(|last| last.next_position.is_none());
         let trims = self.look(open);
         let age_ms = self.walk.lock().age_ms;
+        if !self.node.view().writable {
+            return;
+        }
         if let Some((open, age_ms)) = open.zip(age_ms)
             && is_old(open, age_ms, self.node.clocks.now_ms())
+            && let Some(since) = self.node.log.to_roll()
         {
-            self.end_segment().await;
+            rolls::end_segment(&self.node, since).await;
         }
-        if trims.is_empty() || !self.node.view().writable {
+        if trims.is_empty() {
             return;
         }
         let count = trims.len();
@@ -76,14 +80,6 @@ impl Upkeep {
             }
         }
         trims
-    }
-
-    async fn end_segment(&self) {
-        let log = self.node.log.clone();
-        let rolled = on_disk(move || log.roll()).await;
-        if let Err(error) = rolled {
-            tracing::warn!(%error, "the old segment stays open");
-        }
     }
 }
 
@@ -266,6 +262,7 @@ mod tests {
             opened: Instant::now(),
             found: false,
             since_ms: 1,
+            rolled: false,
             damaged: false,
         };
         assert!(!is_old(&open, 1, u64::MAX), "of a wrong clock");

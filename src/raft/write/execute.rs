@@ -168,6 +168,7 @@ fn takes_room(command: &Command) -> bool {
         Command::Register { .. }
         | Command::RegisterStart { .. }
         | Command::Forget { .. }
+        | Command::Roll(_)
         | Command::DeleteLog(_)
         | Command::Trim(_)
         | Command::TrimLogs(_)

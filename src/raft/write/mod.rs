@@ -9,4 +9,5 @@ pub mod lines;
 pub mod outcomes;
 pub mod proposals;
 pub mod proposer;
+pub mod rolls;
 pub mod stamps;

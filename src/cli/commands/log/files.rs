@@ -371,6 +371,7 @@ fn write_entry(out: &mut impl Write, entry: Entry, format: Format) -> io::Result
     let kind = match entry.kind {
         Kind::Control => "control",
         Kind::Records => "records",
+        Kind::Roll => "roll",
     };
     let says = match entry.kind {
         Kind::Control => offline::describe(entry).unwrap_or_else(|error| error.to_string()),
@@ -382,6 +383,10 @@ fn write_entry(out: &mut impl Write, entry: Entry, format: Format) -> io::Result
             }
             Err(error) => error.to_string(),
         },
+        Kind::Roll => format!(
+            "ends what counts from {}",
+            entry.rolls().unwrap_or_default()
+        ),
     };
     if format == Format::Text {
         return writeln!(out, "{index}\t{term}\t{kind}\t{bytes}\t{says}");

@@ -8,7 +8,7 @@ use super::layout::{Files, from_error};
 use super::rows::RowCursor;
 use crate::disk::Disk;
 use crate::log::format::file_header::FILE_HEADER_BYTES;
-use crate::log::format::frame::Header;
+use crate::log::format::frame::{Header, Kind};
 use crate::log::format::log_set::LogSet;
 use crate::log::format::row::Row;
 use crate::log::format::seal::{self, MARK_EVERY, Mark, Seal};
@@ -185,6 +185,7 @@ impl Frames {
         Self {
             summed: Seal {
                 base,
+                rolled: false,
                 entries: 0,
                 end: FILE_HEADER_BYTES as u32,
                 rows: 0,
@@ -212,6 +213,8 @@ impl Frames {
             let entry = summed.entries;
             summed.marks.push(Mark { entry, position });
         }
+        // As far as the frames tell: such an entry may end nothing.
+        summed.rolled = header.kind == Kind::Roll;
         summed.entries_digest = seal::add_entry(summed.entries_digest, header.crc);
         seal::extend_terms(&mut summed.term_ends, summed.entries, header.term);
         summed.entries = summed.entries.saturating_add(1);

@@ -229,6 +229,10 @@ impl Walk<'_> {
             ),
             (summed.term_ends != seal.term_ends, "the terms are others"),
             (summed.marks != seal.marks, "the marks are others"),
+            (
+                seal.rolled && !summed.rolled,
+                "it says that the log ended the segment, which its last entry does not",
+            ),
         ];
         for (_, what) in differs.into_iter().filter(|(differs, _)| *differs) {
             self.find(&files.paths.seal, 0, true, What::SealDiffers(what));
