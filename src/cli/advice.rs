@@ -1,5 +1,8 @@
-//! What the command line adds to an error of the client: which flag or command comes next.
+//! What the command line adds to an error of the client: which nodes answer, and which flag or command comes next.
 
+use super::commands::cluster::survey::{Seen, Survey};
+use super::connection::ConnectionArgs;
+use super::output::counted;
 use crate::client::ClientError;
 
 /// The next step in the words of the command line, if there is one beside what the error says.
@@ -32,11 +35,47 @@ pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
     })
 }
 
+/// After a call that no node carried out in time: which voters do not answer, and how many have to. `None` if all answer
+/// and one of them leads, or no node is there to ask.
+pub(super) async fn who_answers(connection: &ConnectionArgs) -> Option<String> {
+    let client = connection.client(None).ok()?;
+    let survey = Survey::take(&client, &connection.addrs()).await.ok()?;
+    unanswered(&survey)
+}
+
+fn unanswered(survey: &Survey) -> Option<String> {
+    let quorum = survey.quorum();
+    let down = survey.members().filter(Seen::is_voter);
+    let down = down.filter(|seen| seen.own.is_none());
+    let down: Vec<_> = down
+        .map(|seen| format!("{} ({})", seen.node.name, seen.node.addr))
+        .collect();
+    let next = match quorum.needed.saturating_sub(quorum.up) {
+        _ if down.is_empty() => None,
+        0 => Some("`ferrolog doctor` says more".to_owned()),
+        missing => {
+            let nodes = counted(missing as u64, "node", "nodes");
+            Some(format!(
+                "start {nodes} of these; `ferrolog doctor` says more"
+            ))
+        }
+    };
+    match next {
+        None if quorum.is_led => None,
+        None => Some(quorum.to_string()),
+        Some(next) => Some(format!(
+            "{quorum}; no answer from {}: {next}",
+            down.join(", ")
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
 
     use super::*;
+    use crate::cli::commands::cluster::survey::tests::survey;
 
     #[test]
     fn the_next_step_is_told_in_flags_by_the_command_line_alone() {
@@ -49,5 +88,19 @@ mod tests {
         let error = error.context("produce").unwrap_err();
         assert!(of(&error).unwrap().contains("--tls-ca"));
         assert_eq!(of(&ClientError::Closed.into()), None);
+    }
+
+    #[test]
+    fn the_voters_that_do_not_answer_are_named() {
+        assert_eq!(unanswered(&survey(&[1, 2, 3])), None);
+        let one = unanswered(&survey(&[1, 2])).unwrap();
+        assert!(
+            one.contains("quorum: yes; no answer from n3 (127.0.0.1:3)"),
+            "{one}"
+        );
+        let two = unanswered(&survey(&[1])).unwrap();
+        let said = "1 of 3 voters up, quorum: no, 2 are needed; no answer from n2 (127.0.0.1:2), n3 (127.0.0.1:3): \
+                    start 1 node of these";
+        assert!(two.contains(said), "{two}");
     }
 }

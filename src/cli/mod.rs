@@ -29,6 +29,7 @@ use serde_json::json;
 use commands::{
     certs, cluster, consume, cursor, doctor, fence, health, log, policy, produce, serve, session,
 };
+use connection::ConnectionArgs;
 use exit::{EXIT_DOUBT, EXIT_FAILURE, EXIT_SHORT, EXIT_TIMEOUT, EXIT_USAGE, UsageError};
 use output::Format;
 use signals::{Interrupted, Signals};
@@ -129,6 +130,7 @@ impl Cli {
     /// Runs the command and prints its outcome. Needs a tokio runtime.
     pub async fn run(self) -> ExitCode {
         let format = self.output;
+        let connection = self.command.connection().cloned();
         let outcome = match self.command {
             Command::Serve(args) => serve::run(*args).await,
             Command::Produce(args) => done(produce::run(args, format).await),
@@ -146,7 +148,42 @@ impl Cli {
             Command::Trial(args) => done(interruptible(trial::run(args, format)).await),
             Command::Bench(args) => done(interruptible(bench::run(args, format)).await),
         };
-        outcome.unwrap_or_else(|error| report(&error, format))
+        let error = match outcome {
+            Ok(code) => return code,
+            Err(error) => error,
+        };
+        let looks = matches!(exit_code(&error), EXIT_TIMEOUT | EXIT_DOUBT);
+        let seen = match connection.filter(|_| looks) {
+            Some(connection) => advice::who_answers(&connection).await,
+            None => None,
+        };
+        report(&error, seen, format)
+    }
+}
+
+impl Command {
+    /// How the command reaches a cluster, if it calls one that it did not start.
+    fn connection(&self) -> Option<&ConnectionArgs> {
+        match self {
+            Self::Produce(args) => Some(args.connection()),
+            Self::Consume(args) => Some(args.connection()),
+            Self::Cursor(args) => Some(args.connection()),
+            Self::Fence(args) => Some(args.connection()),
+            Self::Session(args) => Some(args.connection()),
+            Self::Cluster(args) => Some(args.connection()),
+            Self::Log(args) => args.connection(),
+            // These look for themselves.
+            Self::Doctor(_) | Self::Health(_) => None,
+            Self::Serve(_)
+            | Self::Policy(_)
+            | Self::Certs(_)
+            | Self::Dev(_)
+            | Self::Trial(_)
+            | Self::Bench(_)
+            | Self::Version
+            | Self::Completions(_)
+            | Self::Man(_) => None,
+        }
     }
 }
 
@@ -176,8 +213,8 @@ async fn interruptible(command: impl Future<Output = anyhow::Result<()>>) -> any
     }
 }
 
-/// Prints the error and picks the exit code.
-fn report(error: &anyhow::Error, format: Format) -> ExitCode {
+/// Prints the error and what is `seen` of the nodes, and picks the exit code.
+fn report(error: &anyhow::Error, seen: Option<String>, format: Format) -> ExitCode {
     if is_broken_pipe(error) {
         // The reader of our output has closed it: it has read what it wanted, so this is no failure.
         return ExitCode::SUCCESS;
@@ -190,9 +227,11 @@ fn report(error: &anyhow::Error, format: Format) -> ExitCode {
             text = format!("{text}: {cause}");
         }
     }
-    if let Some(advice) = advice::of(error) {
-        text = format!("{text}; {advice}");
-    }
+    text = match (seen, advice::of(error)) {
+        (Some(seen), _) => format!("{text}. {seen}"),
+        (None, Some(advice)) => format!("{text}; {advice}"),
+        (None, None) => text,
+    };
     let unfinished = error.downcast_ref::<feeder::Unfinished>();
     output::say(&match (format, unfinished) {
         (Format::Text, _) => format!("error: {text}"),

@@ -14,6 +14,7 @@ use tonic::{Request, Status};
 use super::ClientError;
 use super::servers::{Rotation, Servers};
 use super::told::{describe, is_distrust, is_retryable, leader_hint, room_comes_in};
+use crate::reason::Reason;
 use crate::retry::{self, Pauses};
 
 /// The tries of one caller, up to a time without progress.
@@ -26,6 +27,8 @@ pub(super) struct Attempts {
     /// Failures in a row that were refused handshakes.
     distrusted: usize,
     answered: bool,
+    /// What a server said last. A connection that failed since says less.
+    told: Option<String>,
 }
 
 impl Attempts {
@@ -42,6 +45,7 @@ impl Attempts {
             since: Instant::now(),
             distrusted: 0,
             answered: false,
+            told: None,
         })
     }
 
@@ -65,6 +69,7 @@ impl Attempts {
     pub(super) fn progressed(&mut self) {
         self.waiting_since(Instant::now());
         self.answered = true;
+        self.told = None;
         self.distrusted = 0;
         self.pauses.reset();
     }
@@ -89,6 +94,10 @@ impl Attempts {
         } else {
             return Err(ClientError::of_status(server, status));
         }
+        if Reason::of(status).is_some() {
+            self.answered = true;
+            self.told = Some(describe(status));
+        }
         if self.since.elapsed() >= self.timeout {
             return Err(self.give_up(status));
         }
@@ -108,7 +117,8 @@ impl Attempts {
         } else {
             self.servers.names()
         };
-        let (seconds, cause) = (self.since.elapsed().as_secs(), describe(status));
+        let seconds = self.since.elapsed().as_secs();
+        let cause = self.told.clone().unwrap_or_else(|| describe(status));
         match self.answered {
             true => ClientError::Stalled {
                 servers,

@@ -31,15 +31,13 @@ pub enum ClientError {
         cause: String,
     },
     /// Servers answered, and yet nothing moved for the client's timeout: no majority is up, or no leader is known.
-    #[error(
-        "{servers} made no progress for {seconds} s: {cause}. A majority of the nodes must be up"
-    )]
+    #[error("{servers} answered, and nothing moved for {seconds} s: {cause}")]
     Stalled {
         /// The servers that were asked.
         servers: String,
         /// For how long nothing moved, in seconds.
         seconds: u64,
-        /// What the last server said.
+        /// What a server said last.
         cause: String,
     },
     /// The two sides do not trust each other's certificates, or one speaks TLS and the other plaintext.

@@ -67,6 +67,12 @@ struct From {
     create: bool,
 }
 
+impl CursorArgs {
+    pub(in crate::cli) fn connection(&self) -> &ConnectionArgs {
+        &self.connection
+    }
+}
+
 pub(in crate::cli) async fn run(args: CursorArgs, format: Format) -> anyhow::Result<()> {
     let admin = args.log.of(&args.connection.client(None)?).admin();
     let admin = match args.of_selections {

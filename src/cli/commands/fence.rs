@@ -31,6 +31,12 @@ enum Action {
     Delete { name: String },
 }
 
+impl FenceArgs {
+    pub(in crate::cli) fn connection(&self) -> &ConnectionArgs {
+        &self.connection
+    }
+}
+
 pub(in crate::cli) async fn run(args: FenceArgs, format: Format) -> anyhow::Result<()> {
     let client = args.connection.client(None)?;
     let admin = client.admin();

@@ -37,6 +37,12 @@ enum Action {
     },
 }
 
+impl SessionArgs {
+    pub(in crate::cli) fn connection(&self) -> &ConnectionArgs {
+        &self.connection
+    }
+}
+
 pub(in crate::cli) async fn run(args: SessionArgs, format: Format) -> anyhow::Result<()> {
     let client = args.connection.client(None)?;
     let told = match args.action {

@@ -83,6 +83,12 @@ enum Action {
     Limits,
 }
 
+impl ClusterArgs {
+    pub(in crate::cli) fn connection(&self) -> &ConnectionArgs {
+        &self.connection
+    }
+}
+
 pub(in crate::cli) async fn run(args: ClusterArgs, format: Format) -> anyhow::Result<ExitCode> {
     let server = args.server.as_deref();
     if matches!(args.action, Action::Leave) && server.is_none() {

@@ -154,9 +154,11 @@ impl Survey {
         best.expect("a survey has an answer")
     }
 
-    /// The members, as the view has them.
+    /// The members, as the view has them, by name: their ids follow the order in which they joined, which is chance.
     pub fn members(&self) -> impl Iterator<Item = Seen<'_>> {
-        self.view().nodes.iter().map(|node| {
+        let mut nodes: Vec<_> = self.view().nodes.iter().collect();
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        nodes.into_iter().map(|node| {
             let own = self.answers().find(|answer| answer.node_id == node.id);
             let at = self.asked.iter().find(|asked| asked.addr == node.addr);
             Seen {

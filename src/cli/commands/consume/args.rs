@@ -92,6 +92,10 @@ pub(in crate::cli) struct ConsumeArgs {
 }
 
 impl ConsumeArgs {
+    pub(in crate::cli) fn connection(&self) -> &ConnectionArgs {
+        &self.connection
+    }
+
     /// The logs that are read as one, if it is not a single one.
     fn selection(&self) -> Option<Selection> {
         match (&self.prefix, &*self.logs) {

@@ -17,7 +17,7 @@ pub(super) struct CreateArgs {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
-    connection: ConnectionArgs,
+    pub(super) connection: ConnectionArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -32,7 +32,7 @@ pub(super) struct SetArgs {
     #[arg(long, value_name = "N")]
     expected_epoch: Option<u64>,
     #[command(flatten)]
-    connection: ConnectionArgs,
+    pub(super) connection: ConnectionArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -53,7 +53,7 @@ pub(super) struct ListArgs {
 pub(super) struct ShowArgs {
     name: String,
     #[command(flatten)]
-    connection: ConnectionArgs,
+    pub(super) connection: ConnectionArgs,
 }
 
 #[derive(Debug, clap::Args)]

@@ -115,6 +115,23 @@ enum Action {
     Dump(DumpArgs),
 }
 
+impl LogArgs {
+    /// How it reaches a cluster, if it calls one.
+    pub(in crate::cli) fn connection(&self) -> Option<&ConnectionArgs> {
+        Some(match &self.action {
+            Action::Create(args) => &args.connection,
+            Action::List(args) => &args.connection,
+            Action::Show(args) => &args.connection,
+            Action::Set(args) => &args.connection,
+            Action::Delete(args) => &args.connection,
+            Action::Trim(args) => &args.connection,
+            Action::Watch(args) => &args.connection,
+            Action::Retention { connection, .. } => connection,
+            Action::Verify(_) | Action::Dump(_) => return None,
+        })
+    }
+}
+
 pub(in crate::cli) async fn run(args: LogArgs, format: Format) -> anyhow::Result<ExitCode> {
     let told = match args.action {
         Action::Create(args) => catalogue::create(args).await?,

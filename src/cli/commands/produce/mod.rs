@@ -143,6 +143,12 @@ fn parse_fence(text: &str) -> Result<Fence, String> {
     })
 }
 
+impl ProduceArgs {
+    pub(in crate::cli) fn connection(&self) -> &ConnectionArgs {
+        &self.connection
+    }
+}
+
 pub(in crate::cli) async fn run(args: ProduceArgs, format: Format) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let own = args.log.clone().unwrap_or_else(log_of_environment);
