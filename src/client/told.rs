@@ -152,6 +152,11 @@ pub(super) fn is_behind(status: &Status) -> bool {
     matches!(Reason::of(status), Some(Reason::Stale | Reason::Lagging))
 }
 
+/// The words that the other end gave when it ended the connection: `h2` shows them as bytes, behind its own.
+fn last_words(part: &str) -> Option<&str> {
+    part.split_once(" (b\"")?.1.strip_suffix("\")")
+}
+
 /// The message with its causes, which tonic's own text leaves out.
 pub(super) fn describe(status: &Status) -> String {
     let mut text = match status.message() {
@@ -161,6 +166,9 @@ pub(super) fn describe(status: &Status) -> String {
     let mut cause = status.source();
     while let Some(error) = cause {
         let part = error.to_string();
+        if let Some(words) = last_words(&part) {
+            return words.to_owned();
+        }
         // This cause adds nothing to the ones beside it.
         if part != "transport error" && !text.contains(&part) {
             text.push_str(": ");
@@ -178,6 +186,11 @@ pub(super) fn is_distrust(status: &Status) -> bool {
         let io_error = error.downcast_ref::<io::Error>();
         // The TLS layer marks its verdicts with this kind. A connection that merely broke has another one.
         if io_error.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData) {
+            return true;
+        }
+        // A node says so of plaintext where it speaks TLS.
+        let ended = error.downcast_ref::<h2::Error>();
+        if ended.and_then(h2::Error::reason) == Some(h2::Reason::INADEQUATE_SECURITY) {
             return true;
         }
         if matches!(error.downcast_ref(), Some(DialError::Tls { source, .. }) if !matches!(**source, TlsError::Handshake { .. }))

@@ -43,6 +43,8 @@ const _: () = assert!(
 const GOODBYE: Duration = Duration::from_secs(1);
 /// HTTP/2's code for a client that asks too much.
 const ENHANCE_YOUR_CALM: u8 = 0xb;
+/// HTTP/2's code for a connection that is not as secure as it has to be.
+const INADEQUATE_SECURITY: u8 = 0xc;
 
 /// Why a connection was closed before it became a stream.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +78,16 @@ pub(super) enum Refused {
 }
 
 impl Refused {
+    /// What a peer is told that would else see a connection break for no reason. One that began TLS cannot read it, but
+    /// notices that it is no TLS.
+    fn told_to_peer(&self) -> Option<&'static str> {
+        match self {
+            Self::PlainToTls => Some("this node speaks TLS, and was spoken to in plaintext"),
+            Self::TlsToPlain => Some("this node speaks plaintext, and was spoken to in TLS"),
+            _ => None,
+        }
+    }
+
     /// Port scans and health checks end early every few seconds; the rest points at a wrong setting or an
     /// overload.
     pub(super) fn concerns_operator(&self) -> bool {
@@ -135,7 +147,15 @@ impl Gate {
             .read_u8()
             .await
             .map_err(|source| Refused::FirstByte { source })?;
-        let (kind, read) = self.protocol(byte)?;
+        let (kind, read) = match self.protocol(byte) {
+            Ok(known) => known,
+            Err(refused) => {
+                if let Some(why) = refused.told_to_peer() {
+                    turn_away(io, INADEQUATE_SECURITY, why).await;
+                }
+                return Err(refused);
+            }
+        };
         seat.speaks(kind);
         let (mut io, proven, kind, read) = match &self.security {
             Security::Insecure => (io, None, kind, read),
@@ -175,7 +195,7 @@ impl Gate {
             Ok(place) => place,
             Err(full) => {
                 if kind != Kind::Http {
-                    turn_away(io, &full.to_string()).await;
+                    turn_away(io, ENHANCE_YOUR_CALM, &full.to_string()).await;
                 }
                 return Err(Refused::NoPlace(full));
             }
@@ -232,7 +252,7 @@ async fn read_preface(io: &mut BoxIo, read: &[u8]) -> Result<(), Refused> {
 }
 
 /// Tells a client in the words of HTTP/2 why it is not served, so that its error says so.
-async fn turn_away(mut io: BoxIo, why: &str) {
+async fn turn_away(mut io: BoxIo, code: u8, why: &str) {
     let frame = |kind: u8, payload: &[u8]| {
         let length = u32::try_from(payload.len())
             .unwrap_or(u32::MAX)
@@ -243,11 +263,7 @@ async fn turn_away(mut io: BoxIo, why: &str) {
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
     // No stream was taken: the last one is 0.
-    let goaway = [
-        &[0, 0, 0, 0, 0, 0, 0, ENHANCE_YOUR_CALM][..],
-        why.as_bytes(),
-    ]
-    .concat();
+    let goaway = [&[0, 0, 0, 0, 0, 0, 0, code][..], why.as_bytes()].concat();
     let words = [frame(SETTINGS, &[]), frame(GOAWAY, &goaway)].concat();
     let said = async {
         io.write_all(&words).await?;

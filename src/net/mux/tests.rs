@@ -71,15 +71,28 @@ async fn take(incoming: &mut Incoming) -> MuxStream {
     next.expect("a stream comes").unwrap().unwrap()
 }
 
-/// Waits until the port has closed `io`; it may send a TLS alert first, and nothing else.
-async fn closed(mut io: BoxIo) {
+/// Waits until the port has closed `io`; it may send a TLS alert first, or say why. Gives what it sent.
+async fn closed(mut io: BoxIo) -> String {
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(30), io.read_to_end(&mut rest)).await;
     let _reset_or_end = ended.expect("the port closes the stream");
-    assert!(
-        rest.first().is_none_or(|byte| *byte == 0x15),
-        "at most a TLS alert: {rest:?}"
-    );
+    let is_alert = rest.first().is_none_or(|byte| *byte == 0x15);
+    // A frame of settings, then the end with its reason.
+    let is_farewell = rest.starts_with(&[0, 0, 0, 4, 0, 0, 0, 0, 0]) && rest.get(12) == Some(&7);
+    assert!(is_alert || is_farewell, "what else did it say: {rest:?}");
+    String::from_utf8_lossy(&rest).into_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_says_which_it_speaks_to_who_speaks_the_other() {
+    let plain = Port::open(Security::Insecure, MuxLimits::default()).await;
+    let told = closed(plain.dial(&[0x16, 3, 1]).await).await;
+    assert!(told.contains("this node speaks plaintext"), "{told:?}");
+    let authority = authority();
+    let secure = Security::Mutual(node(&authority, "n1"));
+    let secure = Port::open(secure, MuxLimits::default()).await;
+    let told = closed(secure.dial(PREFACE).await).await;
+    assert!(told.contains("this node speaks TLS"), "{told:?}");
 }
 
 /// I6.

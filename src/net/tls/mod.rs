@@ -64,12 +64,12 @@ pub enum TlsError {
         source: VerifierBuilderError,
     },
     #[error(
-        "{file} would be refused by every peer; give a certificate signed by {ca} and not expired"
+        "{file} would be refused by every peer, since it {why}; give a certificate signed by {ca} and not expired"
     )]
     OwnCertificate {
         file: String,
         ca: String,
-        source: rustls::Error,
+        why: String,
     },
     #[error("{file} and {key} cannot be used together; give the two files that were made together")]
     KeyPair {
@@ -84,9 +84,13 @@ pub enum TlsError {
     },
     #[error("TLS handshake")]
     Handshake { source: io::Error },
+    #[error("the other end speaks plaintext, and was spoken to in TLS")]
+    PlainPeer,
+    #[error("the certificate of the other end {why}")]
+    Untrusted { why: &'static str },
     #[error("the peer showed no certificate")]
     NoPeerCertificate,
-    #[error("the peer did not agree to the protocol {wanted}, but to {got:?}")]
+    #[error("the peer did not agree to the protocol {wanted}, but to {}", got.as_deref().unwrap_or("none"))]
     Protocol {
         wanted: &'static str,
         got: Option<String>,
@@ -143,6 +147,43 @@ struct Material<'a> {
     private: PrivateKeyDer<'static>,
     #[cfg(feature = "server")]
     verifier: Arc<dyn ClientCertVerifier>,
+}
+
+/// Why a handshake failed that this side began.
+fn handshake_failed(source: io::Error) -> TlsError {
+    use rustls::{Error, InvalidMessage};
+    let verdict = source.get_ref().and_then(|error| error.downcast_ref());
+    match verdict {
+        // What came first was no record of TLS.
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => TlsError::PlainPeer,
+        Some(error) => match fault_of_certificate(error) {
+            Some(why) => TlsError::Untrusted { why },
+            None => TlsError::Handshake { source },
+        },
+        None => TlsError::Handshake { source },
+    }
+}
+
+/// What is wrong with a certificate, in words, for the faults that people make.
+fn fault_of_certificate(error: &rustls::Error) -> Option<&'static str> {
+    use rustls::CertificateError as Fault;
+    let rustls::Error::InvalidCertificate(fault) = error else {
+        return None;
+    };
+    Some(match fault {
+        Fault::Expired | Fault::ExpiredContext { .. } => "has expired",
+        Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
+            "is not valid yet, by the clock of this machine"
+        }
+        // Two authorities of one name differ in their keys.
+        Fault::UnknownIssuer | Fault::BadSignature => "is of another authority",
+        Fault::NotValidForName | Fault::NotValidForNameContext { .. } => {
+            "does not name the host that was dialled"
+        }
+        Fault::Revoked => "was revoked",
+        Fault::InvalidPurpose | Fault::InvalidPurposeContext { .. } => "is not made for this use",
+        _ => return None,
+    })
 }
 
 impl Io for tokio_rustls::client::TlsStream<BoxIo> {
@@ -212,7 +253,7 @@ impl Tls {
         let stream = TlsConnector::from(Arc::clone(config))
             .connect(name, io)
             .await
-            .map_err(|source| TlsError::Handshake { source })?;
+            .map_err(handshake_failed)?;
         let (_, session) = stream.get_ref();
         check_protocol(kind, session.alpn_protocol())?;
         #[cfg(feature = "server")]
@@ -266,7 +307,8 @@ impl<'a> Material<'a> {
             .map_err(|source| TlsError::OwnCertificate {
                 file: cert.file.clone(),
                 ca: ca.file.clone(),
-                source,
+                why: fault_of_certificate(&source)
+                    .map_or_else(|| format!("does not pass: {source}"), str::to_owned),
             })?;
         Ok(Self {
             ca,
