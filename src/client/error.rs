@@ -116,7 +116,7 @@ pub enum ClientError {
     },
     /// The server failed, or refused for a reason that has no variant of its own. [`ClientError::reason`] says more
     /// where the server did.
-    #[error("{server} failed: {message} ({code:?})")]
+    #[error("{server} failed: {message}")]
     Failed {
         /// Which server said so.
         server: String,

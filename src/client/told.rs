@@ -160,7 +160,7 @@ fn last_words(part: &str) -> Option<&str> {
 /// The message with its causes, which tonic's own text leaves out.
 pub(super) fn describe(status: &Status) -> String {
     let mut text = match status.message() {
-        "" | "transport error" => format!("{:?}", status.code()),
+        "" | "transport error" => status.code().to_string(),
         message => message.to_owned(),
     };
     let mut cause = status.source();

@@ -86,9 +86,9 @@ pub enum Error {
     },
     /// The log ends before an entry that was synced to it.
     #[error(
-        "{path} ends at raft index {last:?}, but entries up to {synced} were synced to it; the \
-         disk lost data: remove this node from the cluster and join it again with an empty data \
-         directory"
+        "{path} {}, but entries up to {synced} were synced to it; the disk lost data: remove this \
+         node from the cluster and join it again with an empty data directory",
+        .last.map_or("holds no entry".to_owned(), |last| format!("ends at raft index {last}"))
     )]
     LostTail {
         /// The log's directory.

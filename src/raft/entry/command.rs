@@ -129,6 +129,24 @@ impl Retention {
     }
 }
 
+impl fmt::Display for Retention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.max_bytes {
+            Some(bytes) => write!(f, "{bytes} bytes")?,
+            None => write!(f, "any number of bytes")?,
+        }
+        match self.max_age_ms {
+            Some(age) => write!(f, ", for {age} ms")?,
+            None => write!(f, ", of any age")?,
+        }
+        if self.wait_for_cursors.is_empty() {
+            return Ok(());
+        }
+        let names = self.wait_for_cursors.join(", ");
+        write!(f, ", and up to {} bytes for {names}", self.wait_bytes_max)
+    }
+}
+
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -146,7 +164,7 @@ impl fmt::Display for Command {
             Self::DeleteLog(delete) => write!(f, "delete log {}", delete.log),
             Self::Trim(trim) => write!(f, "trim log {} to {}", trim.log, trim.first),
             Self::TrimLogs(trims) => write!(f, "trim {} logs", trims.len()),
-            Self::SetRetention(set) => write!(f, "keep of log {}: {:?}", set.log, set.retention),
+            Self::SetRetention(set) => write!(f, "keep of log {}: {}", set.log, set.retention),
             Self::OpenSession(_) => write!(f, "open a session"),
             Self::CloseSession(close) => write!(f, "close session {}", close.session),
             Self::ExpireSessions(before) => write!(f, "expire sessions idle since {before}"),

@@ -284,9 +284,13 @@ impl Unanswered {
         result: &StreamAppendResult<TypeConfig>,
     ) -> Result<(), Unsound> {
         let (prev, last) = self.0.lock().pop_front().unwrap_or_default();
+        let shown = |id: &Option<LogId>| {
+            id.as_ref()
+                .map_or("nothing".to_owned(), |id| id.to_string())
+        };
         let other = |answered: &Option<LogId>, asked: &Option<LogId>| Unsound::OtherAnswer {
-            answered: format!("{answered:?}"),
-            asked: format!("{asked:?}"),
+            answered: shown(answered),
+            asked: shown(asked),
         };
         match result {
             Ok(matched) if *matched != last => Err(other(matched, &last)),
