@@ -154,7 +154,7 @@ reasons! {
     Internal "INTERNAL" Internal Unknown Never, "", "a fault of this software: report it";
     NoCertificate "NO_CERTIFICATE" Unauthenticated Nothing Never, "", "show a client certificate";
     Denied "DENIED" PermissionDenied Nothing Never, "", "ask for a line in the access policy: for this action, on this log";
-    NameTaken "NAME_TAKEN" FailedPrecondition Nothing Never, "", "`ferrolog cluster remove NAME` first, then `ferrolog cluster allow NAME`";
+    NameTaken "NAME_TAKEN" FailedPrecondition Nothing Never, "", "see that the node has its own data directory; if that is lost, `ferrolog cluster remove NAME`, then `ferrolog cluster allow NAME`";
     AnotherStart "ANOTHER_START" FailedPrecondition Nothing Never, "", "two processes run on a data directory and its copy: stop one";
     NotAdmitted "NOT_ADMITTED" PermissionDenied Nothing Never, "", "`ferrolog cluster allow NAME`, or start the node with `--join-token`";
     OtherCluster "OTHER_CLUSTER" FailedPrecondition Nothing Never, "", "use the addresses of the node's own cluster";

@@ -10,13 +10,16 @@ use super::calls::{OTHER_ANSWER, WriteFailure};
 pub enum MembershipError {
     /// The name belongs to a node with another directory.
     #[error(
-        "node {name} is a member with another data directory (a wiped or replaced disk?): remove \
-         it first with `ferrolog cluster remove {name}`, let it in with `ferrolog cluster allow \
-         {name}`, then start this node again"
+        "node {name} is a member with another data directory, and was last known at {addr}. Is --data-dir the directory \
+         that it had there? If not, give that one: it holds the node's records. Only if its disk was wiped or replaced: \
+         remove it with `ferrolog cluster remove {name}`, let it in with `ferrolog cluster allow {name}`, then start \
+         this node again"
     )]
     NameTaken {
         /// The name.
         name: String,
+        /// Where the member was last known to be, or that this is not known.
+        addr: String,
     },
     /// Nobody let the node in.
     #[error(

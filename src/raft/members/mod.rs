@@ -141,7 +141,7 @@ impl Members {
             }
         };
         let node_id = registered.map_err(|refused| match refused {
-            NotRegistered::NameTaken { .. } => MembershipError::NameTaken { name },
+            NotRegistered::NameTaken { node_id } => self.name_taken(name, node_id),
             NotRegistered::NotAdmitted => MembershipError::NotAdmitted { name },
         })?;
         Ok(pb::JoinResponse {
@@ -150,6 +150,14 @@ impl Members {
             voter: false,
             members: self.hearing.introduction(),
         })
+    }
+
+    /// The name belongs to a node with another directory: says where that one is.
+    fn name_taken(&self, name: String, node_id: u64) -> MembershipError {
+        let view = self.node.view();
+        let known = view.member(node_id).map(|seen| seen.member.addr.clone());
+        let addr = known.unwrap_or_else(|| "no address yet".to_owned());
+        MembershipError::NameTaken { name, addr }
     }
 
     /// Makes a registered node a learner, waits until it has caught up, and makes it a voter.
@@ -162,9 +170,7 @@ impl Members {
         match known {
             Some((known, true)) if known == id => {}
             Some((known, _)) if known == id => {
-                return Err(MembershipError::NameTaken {
-                    name: request.name.clone(),
-                });
+                return Err(self.name_taken(request.name.clone(), id));
             }
             _ => {
                 return Err(MembershipError::Removed {
