@@ -5,6 +5,8 @@
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod options;
+#[doc(hidden)]
+pub mod quantity;
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -337,14 +339,14 @@ impl Sizes {
         let segment_bytes_max = segment.unwrap_or(log.segment_bytes_max);
         let record_bytes_max = record.unwrap_or(limits.record_bytes_max);
         if !(1 << 16..=1 << 30).contains(&segment_bytes_max) {
-            let what = "--segment-bytes-max is between 64 KiB and 1 GiB".to_owned();
+            let what = "--segment-bytes-max is between 64KiB and 1GiB".to_owned();
             return Err(ConfigError::Invalid(what));
         }
         // A message between nodes holds a record and little else. One that is larger than a segment
         // gets a segment of its own.
         let most = 32 << 20;
         if record_bytes_max > most {
-            let what = format!("--record-bytes-max is at most {most}");
+            let what = format!("--record-bytes-max is at most {}MiB", most >> 20);
             return Err(ConfigError::Invalid(what));
         }
         // A batch of one small record takes at least eight times its row.
@@ -394,20 +396,30 @@ mod tests {
         let config = options(&format!("{BASE}bootstrap = true\ninsecure = true"));
         let config = config.resolve().unwrap();
         let command = <Options as clap::Args>::augment_args(clap::Command::new("serve"));
-        let numbers = [
-            ("record_bytes_max", config.limits.record_bytes_max as u64),
-            ("logs_max", u64::from(config.limits.logs_max)),
-            ("metrics_logs_max", config.metrics_logs_max as u64),
-            ("segment_bytes_max", u64::from(config.log.segment_bytes_max)),
-            ("scrub_bytes_per_second", config.scrub_bytes_per_second),
-            ("heartbeat_ms", config.timing.heartbeat_ms),
-            ("clock_bound_ms", config.timing.clock_bound_ms),
+        let (bytes, span_ms) = (quantity::bytes, quantity::span_ms);
+        let shown = [
+            (
+                "record_bytes_max",
+                bytes(config.limits.record_bytes_max as u64),
+            ),
+            ("logs_max", config.limits.logs_max.to_string()),
+            ("metrics_logs_max", config.metrics_logs_max.to_string()),
+            (
+                "segment_bytes_max",
+                bytes(config.log.segment_bytes_max.into()),
+            ),
+            (
+                "scrub_bytes_per_second",
+                bytes(config.scrub_bytes_per_second),
+            ),
+            ("heartbeat_ms", span_ms(config.timing.heartbeat_ms)),
+            ("clock_bound_ms", span_ms(config.timing.clock_bound_ms)),
         ];
-        for (name, number) in numbers {
+        for (name, shown) in shown {
             let arg = command.get_arguments().find(|arg| arg.get_id() == name);
             let help = arg.and_then(clap::Arg::get_help).unwrap().to_string();
             assert!(
-                help.contains(&format!("[default: {number}]")),
+                help.contains(&format!("[default: {shown}]")),
                 "{name}: {help}"
             );
         }
@@ -430,6 +442,30 @@ mod tests {
         }
         let refused = with("localhost").unwrap_err().to_string();
         assert!(refused.contains("--metrics-listen"), "{refused}");
+    }
+
+    #[test]
+    fn sizes_and_times_are_numbers_or_have_their_unit() {
+        let with = |rest: &str| {
+            let rest = format!("{BASE}bootstrap = true\ninsecure = true\n{rest}");
+            Options::parse(&rest, "f.toml".into()).and_then(Options::resolve)
+        };
+        let config =
+            with("segment_bytes_max = '1MiB'\nrecord_bytes_max = 1000\nheartbeat_ms = '0.1s'");
+        let config = config.unwrap();
+        assert_eq!(config.log.segment_bytes_max, 1 << 20);
+        assert_eq!(config.limits.record_bytes_max, 1000);
+        assert_eq!(config.timing.heartbeat_ms, 100);
+        let wrong = [
+            ("segment_bytes_max = '1 MB'", "write bytes such as 64MiB"),
+            ("segment_bytes_max = '8GiB'", "too many"),
+            ("disk_reserve_bytes = -1", "below 0"),
+            ("heartbeat_ms = true", "50ms"),
+        ];
+        for (text, hint) in wrong {
+            let error = with(text).unwrap_err().to_string();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
     }
 
     #[test]
@@ -475,7 +511,7 @@ mod tests {
             ),
             (
                 "bootstrap = true\ninsecure = true\nsegment_bytes_max = 100",
-                "64 KiB",
+                "64KiB",
             ),
             (
                 "bootstrap = true\ninsecure = true\nrecord_bytes_max = 99999999",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 
 use super::UsageError;
+use super::quantities::parse_wait;
 use crate::client::{Client, ConfigError};
 
 /// The log that is there from the start.
@@ -38,9 +39,9 @@ pub struct ConnectionArgs {
     /// Speak plaintext, to nodes that run with --insecure
     #[arg(long, global = true, env = "FERROLOG_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
-    /// Give up after this many seconds without progress
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
-    pub timeout: u64,
+    /// Give up after this long without progress, such as 30s or 2m; a bare number is of seconds
+    #[arg(long, global = true, value_name = "TIME", default_value = "60s", value_parser = parse_wait)]
+    pub timeout: Duration,
 }
 
 /// Which of the cluster's logs a command is about. Global, so that it may stand after a verb's name.
@@ -97,7 +98,7 @@ impl ConnectionArgs {
         let client = builder
             .tls_files(files.0, files.1, files.2)
             .plaintext(self.insecure)
-            .timeout(Duration::from_secs(self.timeout.max(1)));
+            .timeout(self.timeout);
         client.build().map_err(in_flags)
     }
 }
@@ -144,7 +145,7 @@ mod tests {
         ConnectionArgs {
             servers,
             insecure,
-            timeout: 1,
+            timeout: Duration::from_secs(1),
             ..ConnectionArgs::default()
         }
     }

@@ -40,7 +40,7 @@ Exit codes:
   0  done
   1  it failed; standard error says why
   2  the command line is wrong
-  3  no server answered, or nothing moved for --timeout seconds
+  3  no server answered, or nothing moved, for as long as --timeout says
   4  consume: the node holds more than it can tell to be committed; standard error says how far
   5  it may have been done or not, and nobody could tell: look before it is done again
   6  cluster status, doctor: there is no quorum, so nothing can be committed

@@ -11,6 +11,7 @@ use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::quantities::utc;
+use crate::config::quantity;
 use crate::{name, stderr};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -225,9 +226,29 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// `12 B` or `1.50 MiB`.
+/// `12B` or `1.50MiB`.
 pub(super) fn size(bytes: u64) -> String {
-    BinaryBytes(bytes).to_string()
+    quantity::about_bytes(bytes)
+}
+
+/// The records between two offsets, the second one not among them: `2 records, offsets 0 to 1`.
+pub(super) fn held(first: u64, next: u64) -> String {
+    match next.saturating_sub(first) {
+        0 => format!("no records, and offset {next} comes next"),
+        count => format!(
+            "{}, {}",
+            counted(count, "record", "records"),
+            offsets(first, next - 1)
+        ),
+    }
+}
+
+/// Where records stand, from the first to the last: `offset 7`, `offsets 7 to 9`.
+pub(super) fn offsets(first: u64, last: u64) -> String {
+    match first == last {
+        true => format!("offset {first}"),
+        false => format!("offsets {first} to {last}"),
+    }
 }
 
 /// A time in milliseconds since 1970, as a date; `-` for 0, which is never.
@@ -252,12 +273,9 @@ pub(super) fn per_second(count: u64, elapsed: Duration) -> u64 {
     }
 }
 
-/// `1.234 s` or `12.3 ms`.
+/// `1.23s` or `12.34ms`.
 pub(super) fn span(time: Duration) -> String {
-    match time.as_secs_f64() {
-        seconds if seconds >= 1.0 => format!("{seconds:.2} s"),
-        seconds => format!("{:.2} ms", seconds * 1000.0),
-    }
+    quantity::about_span(time)
 }
 
 /// Milliseconds with three decimals, for JSON.
@@ -282,7 +300,7 @@ mod tests {
                 span(Duration::from_millis(1500)),
                 span(Duration::from_micros(250))
             ),
-            ("1.50 s".into(), "0.25 ms".into())
+            ("1.50s".into(), "0.25ms".into())
         );
     }
 
@@ -307,8 +325,7 @@ mod tests {
             Column("LAST", "last_ms", |(_, id)| Cell::Time(*id - 1234)),
         ];
         let list = |items: &[(u8, u64)]| listed("things", items, &columns);
-        let text =
-            "NAME  ID    RECORDS  BYTES     LAST\nn7    1234    1,234  1.21 MiB  -".to_owned();
+        let text = "NAME  ID    RECORDS  BYTES    LAST\nn7    1234    1,234  1.21MiB  -".to_owned();
         let object = json!({
             "name": "n7", "id": 1234, "records": 1234, "bytes": 1_263_616, "last_ms": 0,
         });

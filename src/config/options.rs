@@ -1,11 +1,12 @@
 //! Settings as they are given: in a file, in the environment, on the command line.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
-use super::ConfigError;
+use super::{ConfigError, quantity};
 
 const HELP_SECURITY: &str = "Security";
 const HELP_TUNING: &str = "Tuning";
@@ -90,8 +91,10 @@ pub struct Options {
     /// No connection lives longer; clients and peers dial again, in seconds [default: 86400]
     #[arg(long, env = "FERROLOG_CONNECTION_AGE_MAX_SECONDS", value_name = "SECONDS", help_heading = HELP_SECURITY)]
     pub connection_age_max_seconds: Option<u64>,
-    /// The largest record, in bytes [default: 4186112]
-    #[arg(long, env = "FERROLOG_RECORD_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING)]
+    /// The largest record, such as 1MiB [default: 4088KiB]
+    #[arg(long, env = "FERROLOG_RECORD_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING,
+          value_parser = bytes::<usize>)]
+    #[serde(default, deserialize_with = "read_bytes")]
     pub record_bytes_max: Option<usize>,
     /// How many logs there may be, `default` among them [default: 100000]
     #[arg(long, env = "FERROLOG_LOGS_MAX", value_name = "COUNT", help_heading = HELP_TUNING)]
@@ -100,22 +103,31 @@ pub struct Options {
     #[arg(long, env = "FERROLOG_CREATE_LOGS_ON_PRODUCE", num_args = 0..=1, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), help_heading = HELP_TUNING)]
     pub create_logs_on_produce: Option<bool>,
-    /// The size of a segment, in bytes [default: 67108864]
-    #[arg(long, env = "FERROLOG_SEGMENT_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING)]
+    /// The size of a segment [default: 64MiB]
+    #[arg(long, env = "FERROLOG_SEGMENT_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING,
+          value_parser = bytes::<u32>)]
+    #[serde(default, deserialize_with = "read_bytes")]
     pub segment_bytes_max: Option<u32>,
-    /// Refuse records while the disk has less room than this, in bytes [default: four segments]
-    #[arg(long, env = "FERROLOG_DISK_RESERVE_BYTES", value_name = "BYTES", help_heading = HELP_TUNING)]
+    /// Refuse records while the disk has less room than this, such as 1GiB [default: four segments]
+    #[arg(long, env = "FERROLOG_DISK_RESERVE_BYTES", value_name = "BYTES", help_heading = HELP_TUNING,
+          value_parser = bytes::<u64>)]
+    #[serde(default, deserialize_with = "read_bytes")]
     pub disk_reserve_bytes: Option<u64>,
-    /// How fast sealed segments are read to find damage, in bytes a second; 0: not at all
-    /// [default: 8388608]
-    #[arg(long, env = "FERROLOG_SCRUB_BYTES_PER_SECOND", value_name = "BYTES", help_heading = HELP_TUNING)]
+    /// How fast sealed segments are read to find damage, in bytes a second; 0: not at all [default: 8MiB]
+    #[arg(long, env = "FERROLOG_SCRUB_BYTES_PER_SECOND", value_name = "BYTES", help_heading = HELP_TUNING,
+          value_parser = bytes::<u64>)]
+    #[serde(default, deserialize_with = "read_bytes")]
     pub scrub_bytes_per_second: Option<u64>,
-    /// How often a leader is heard, in milliseconds; a follower waits three to six times as long
-    /// [default: 50]
-    #[arg(long, env = "FERROLOG_HEARTBEAT_MS", value_name = "MS", help_heading = HELP_TUNING)]
+    /// How often a leader is heard, such as 50ms; a bare number is of milliseconds. A follower waits three to six
+    /// times as long [default: 50ms]
+    #[arg(long, env = "FERROLOG_HEARTBEAT_MS", value_name = "TIME", help_heading = HELP_TUNING, value_parser = millis)]
+    #[serde(default, deserialize_with = "read_millis")]
     pub heartbeat_ms: Option<u64>,
-    /// A clock that is further from a majority's is not believed, in milliseconds [default: 1000]
-    #[arg(long, env = "FERROLOG_CLOCK_BOUND_MS", value_name = "MS", help_heading = HELP_TUNING)]
+    /// A clock that is further from a majority's than this is not believed; a bare number is of milliseconds
+    /// [default: 1s]
+    #[arg(long, env = "FERROLOG_CLOCK_BOUND_MS", value_name = "TIME", help_heading = HELP_TUNING,
+          value_parser = millis)]
+    #[serde(default, deserialize_with = "read_millis")]
     pub clock_bound_ms: Option<u64>,
 }
 
@@ -164,5 +176,54 @@ impl Options {
             heartbeat_ms: self.heartbeat_ms.or(under.heartbeat_ms),
             clock_bound_ms: self.clock_bound_ms.or(under.clock_bound_ms),
         }
+    }
+}
+
+fn bytes<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    let bytes = quantity::parse_bytes(text).and_then(|bytes| T::try_from(bytes).ok());
+    bytes.ok_or_else(|| "write bytes such as 64MiB or 1000000".to_owned())
+}
+
+fn millis(text: &str) -> Result<u64, String> {
+    quantity::parse_millis(text).ok_or_else(|| "write a time such as 50ms or 1s".to_owned())
+}
+
+/// A number of bytes in a file, or a text such as `"64MiB"`.
+fn read_bytes<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+where
+    T: TryFrom<u64>,
+    D: Deserializer<'de>,
+{
+    let read = Quantity(bytes::<u64>);
+    let number = from.deserialize_any(read)?;
+    let number = T::try_from(number).map_err(|_| de::Error::custom("this many bytes are too many"));
+    number.map(Some)
+}
+
+/// A number of milliseconds in a file, or a text such as `"50ms"`.
+fn read_millis<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    from.deserialize_any(Quantity(millis)).map(Some)
+}
+
+/// Reads a number as it is, and a text with its unit.
+struct Quantity(fn(&str) -> Result<u64, String>);
+
+impl de::Visitor<'_> for Quantity {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number, or a text with a unit such as \"64MiB\" or \"50ms\"")
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<u64, E> {
+        u64::try_from(number).map_err(|_| E::custom("it is below 0"))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<u64, E> {
+        Ok(number)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {
+        (self.0)(text).map_err(E::custom)
     }
 }

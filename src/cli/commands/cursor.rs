@@ -117,8 +117,8 @@ fn list(cursors: &[CursorInfo]) -> Told {
             Cell::Text(cursor.name.clone())
         }),
         Column("OFFSET", "offset", |cursor| Cell::Count(cursor.offset)),
-        Column("UPDATED MS", "updated_ms", |cursor| {
-            Cell::Number(cursor.updated_ms)
+        Column("UPDATED", "updated_ms", |cursor| {
+            Cell::Time(cursor.updated_ms)
         }),
     ];
     listed("cursors", cursors, &columns)

@@ -100,7 +100,7 @@ mod tests {
         for (status, word) in [
             (status(0, Some(1)), "no leader"),
             (status(1, None), "confirmed"),
-            (status(1, Some(5001)), "5.00 s behind"),
+            (status(1, Some(5001)), "5.00s behind"),
         ] {
             let lacks = unready(&status, 5000).expect("it lacks something");
             assert!(lacks.contains(word), "{lacks}");

@@ -61,8 +61,8 @@ fn list(sessions: &[SessionInfo]) -> Told {
             Cell::Text(session.subject.clone())
         }),
         Column("RECORDS", "records", |session| Cell::Count(session.records)),
-        Column("LAST USED MS", "last_used_ms", |session| {
-            Cell::Number(session.last_used_ms)
+        Column("LAST USED", "last_used_ms", |session| {
+            Cell::Time(session.last_used_ms)
         }),
     ];
     listed("sessions", sessions, &columns)

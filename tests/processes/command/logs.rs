@@ -107,7 +107,7 @@ async fn a_log_is_made_filled_read_shown_and_deleted() {
         (lines[2][0], &lines[2][2..5]),
         ("orders", &["0", "3", "3"][..])
     );
-    assert_eq!(lines[2][6], "B", "bytes in their unit: {list}");
+    assert!(lines[2][5].ends_with('B'), "bytes with their unit: {list}");
     let list = cluster.json(&["log", "list", "--prefix", "ord"]).await;
     assert_eq!(list["logs"].as_array().map(Vec::len), Some(1));
     assert_eq!(list["logs"][0]["kept_bytes"], bytes);
@@ -178,8 +178,8 @@ async fn a_log_is_set_up_in_parts_and_kept_so() {
     let labels = ["--label", "tier=gold", "--label", "team=ops"];
     let shown = set(&labels).await.expect_success();
     for line in [
-        "retention       kept: 1,073,741,824 bytes, for 604,800 s; what billing did not read yet",
-        "largest record  1.00 KiB",
+        "retention       kept: 1GiB, for 7d; what billing did not read yet",
+        "largest record  1KiB",
         "labels          team=ops, tier=gold",
         "settings' epoch 4",
     ] {

@@ -1,7 +1,7 @@
 //! `ferrolog cluster`: who is in the cluster, and changes of that.
 
 mod status;
-pub(super) mod survey;
+pub(in crate::cli) mod survey;
 
 use std::process::ExitCode;
 
@@ -12,7 +12,9 @@ use crate::cli::connection::ConnectionArgs;
 use crate::cli::output::{Told, grouped, print_as, table};
 use crate::cli::{Format, UsageError};
 use crate::client::Client;
+use crate::config::quantity;
 use crate::proto::v1::GetLimitsResponse;
+use crate::raft::TOKEN_LIFE_MAX;
 
 const HELP: &str = "\
 Examples:
@@ -68,9 +70,9 @@ enum Action {
     },
     /// Print a token that lets one node join: `serve --join-token`
     Token {
-        /// How long it can be used, in minutes, up to a day
-        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1440))]
-        minutes: u32,
+        /// How long it can be used, such as 10m or 8h, up to a day
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_life)]
+        life: u32,
     },
     /// Hand leadership to another voter
     Transfer {
@@ -120,9 +122,12 @@ pub(in crate::cli) async fn run(args: ClusterArgs, format: Format) -> anyhow::Re
             };
             (shown, json!({ "name": name, "withdrawn": withdrawn }))
         }
-        Action::Token { minutes } => {
-            let token = client.admin().join_token(60 * minutes).await?;
-            (token.clone(), json!({ "token": token, "minutes": minutes }))
+        Action::Token { life } => {
+            let token = client.admin().join_token(life).await?;
+            (
+                token.clone(),
+                json!({ "token": token, "life_seconds": life }),
+            )
         }
         Action::Transfer { name } => {
             let leader = client.admin().transfer(name.as_deref()).await?;
@@ -132,6 +137,14 @@ pub(in crate::cli) async fn run(args: ClusterArgs, format: Format) -> anyhow::Re
     };
     print_as(format, told)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A token's life in whole seconds, up to a day.
+fn parse_life(text: &str) -> Result<u32, String> {
+    let seconds = quantity::parse_span_ms(text).map(|ms| ms / 1000);
+    let seconds = seconds.filter(|seconds| (1..=TOKEN_LIFE_MAX.as_secs()).contains(seconds));
+    let seconds = seconds.and_then(|seconds| u32::try_from(seconds).ok());
+    seconds.ok_or_else(|| "write a time from 1s to 24h, such as 10m or 8h".to_owned())
 }
 
 async fn remove(client: &Client, name: &str) -> anyhow::Result<Told> {
@@ -187,7 +200,15 @@ fn limits(limits: &GetLimitsResponse) -> Told {
         labels_max,
         labels_bytes_max,
     );
-    let rows = limits.map(|(name, value)| vec![name.to_owned(), grouped(value)]);
+    let shown = |(name, value): (&str, u64)| {
+        let value = match name {
+            _ if name.contains("bytes") => quantity::bytes(value),
+            _ if name.contains("_ms") => quantity::span_ms(value),
+            _ => grouped(value),
+        };
+        vec![name.to_owned(), value]
+    };
+    let rows = limits.map(shown);
     let json = limits.map(|(name, value)| (name.to_owned(), value.into()));
     (table(&rows), Value::Object(json.into_iter().collect()))
 }
@@ -204,7 +225,7 @@ mod tests {
             ..GetLimitsResponse::default()
         });
         assert!(
-            text.contains("record_bytes_max                4,194,304"),
+            text.contains("record_bytes_max                4MiB"),
             "{text}"
         );
         assert_eq!(json["message_bytes_max"], 7);

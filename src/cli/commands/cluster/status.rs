@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::survey::{Seen, Survey};
 use crate::cli::Format;
 use crate::cli::exit::EXIT_NO_QUORUM;
-use crate::cli::output::{Told, clear, counted, grouped, print_as, size, span, table};
+use crate::cli::output::{Told, clear, counted, grouped, held, print_as, size, span, table};
 use crate::client::Client;
 use crate::proto::v1::{GetStatusResponse, NodeRole};
 
@@ -99,7 +99,7 @@ fn row(survey: &Survey, seen: &Seen<'_>) -> Vec<String> {
         own(|own| size(own.disk_available_bytes)),
         own(|own| size(own.segment_bytes)),
         own(|own| own.damaged_segments.to_string()),
-        offset.map_or_else(dash, |offset| format!("{offset:+} ms")),
+        offset.map_or_else(dash, |offset| format!("{offset:+}ms")),
     ]
 }
 
@@ -110,17 +110,11 @@ fn text(survey: &Survey) -> String {
     let mut rows = vec![HEADS.map(str::to_owned).to_vec()];
     rows.extend(survey.members().map(|seen| row(survey, &seen)));
     let mut text = format!(
-        "cluster {}, term {}, leader {leader}\n{}\nthe log default: {}, offsets {} to {}{}\n\n{}",
+        "cluster {}, term {}, leader {leader}\n{}\nthe log default: {}{}\n\n{}",
         view.cluster_id,
         view.term,
         quorum,
-        counted(
-            view.next_offset.saturating_sub(view.first_offset),
-            "record",
-            "records"
-        ),
-        view.first_offset,
-        view.next_offset,
+        held(view.first_offset, view.next_offset),
         unconfirmed(view),
         table(&rows),
     );
@@ -202,26 +196,24 @@ fn known_text(status: &GetStatusResponse) -> String {
             if node.is_leader { "yes" } else { "" }.to_owned(),
             index(node.matched_index),
             node.clock_offset_ms
-                .map_or_else(|| "-".to_owned(), |offset| format!("{offset:+} ms")),
+                .map_or_else(|| "-".to_owned(), |offset| format!("{offset:+}ms")),
         ]);
     }
     format!(
-        "cluster {}, term {}, leader {}\nas {} (version {}) sees it: {} records, offsets {} to {}, \
-         applied {} of committed {} of last {}{}\non its disk: {} segments of {} bytes{}{}\n\n{}",
+        "cluster {}, term {}, leader {}\nas {} (version {}) sees it: {}, \
+         applied {} of committed {} of last {}{}\non its disk: {} of {}{}{}\n\n{}",
         status.cluster_id,
         status.term,
         name_of(status.leader_id),
         status.node_name,
         status.version,
-        grouped(status.next_offset.saturating_sub(status.first_offset)),
-        status.first_offset,
-        status.next_offset,
+        held(status.first_offset, status.next_offset),
         index(status.applied_index),
         index(status.committed_index),
         index(status.last_index),
         unconfirmed(status),
-        status.segments,
-        grouped(status.segment_bytes),
+        counted(status.segments, "segment", "segments"),
+        size(status.segment_bytes),
         match status.damaged_segments {
             0 => String::new(),
             damaged => format!(", {damaged} of them damaged and waiting for repair"),
@@ -317,10 +309,10 @@ mod tests {
         };
         let text = known_text(&status);
         assert!(
-            text.contains("term 3, leader n2") && text.contains("1,234 records"),
+            text.contains("term 3, leader n2") && text.contains("1,234 records, offsets 0 to 1233"),
             "{text}"
         );
-        assert!(text.contains("-7 ms"), "{text}");
+        assert!(text.contains("-7ms"), "{text}");
         let alone = GetStatusResponse {
             leader_id: 0,
             held_offset: 1300,

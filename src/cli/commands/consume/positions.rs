@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::cli::quantities::{parse_span_ms, parse_utc_ms};
+use crate::cli::quantities::parse_utc_ms;
 use crate::client::{Consistency, Start};
+use crate::config::quantity::parse_span_ms;
 
 /// `N`, `earliest`, `latest`, `timestamp:MS`, `timestamp:RFC3339`, `tail:N` or `position:N`.
 pub(super) fn parse_start(text: &str) -> Result<Start, String> {

@@ -182,7 +182,8 @@ fn report_text(report: &Report, inspected: Option<&Inspection>) -> String {
     match damaged.count() {
         0 => text.push_str("\nsound"),
         count => {
-            let _ = write!(text, "\ndamaged: {count} findings");
+            let count = counted(count as u64, "finding", "findings");
+            let _ = write!(text, "\ndamaged: {count}");
         }
     }
     text

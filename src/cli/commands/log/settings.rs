@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::cli::UsageError;
-use crate::cli::output::grouped;
 use crate::cli::quantities::{parse_age, parse_bytes};
 use crate::client::LogSettings;
+use crate::config::quantity;
 use crate::proto::v1::Retention;
 
 /// A cursor of this name is none: the word takes what was set away.
@@ -136,17 +136,17 @@ impl Change {
 pub(super) fn retention_text(kept: &Retention) -> String {
     let bytes = match kept.max_bytes {
         0 => "any number of bytes".to_owned(),
-        bytes => format!("{} bytes", grouped(bytes)),
+        bytes => quantity::bytes(bytes),
     };
     let age = match kept.max_age_ms {
         0 => "for ever".to_owned(),
-        age => format!("for {} s", grouped(age / 1000)),
+        age => format!("for {}", quantity::span_ms(age)),
     };
     let cursors = match kept.wait_for_cursors.join(", ") {
         names if names.is_empty() => String::new(),
         names => format!(
-            "; what {names} did not read yet stays, up to {} bytes",
-            grouped(kept.wait_bytes_max)
+            "; what {names} did not read yet stays, up to {}",
+            quantity::bytes(kept.wait_bytes_max)
         ),
     };
     format!("kept: {bytes}, {age}{cursors}")
@@ -189,7 +189,7 @@ mod tests {
         let waits = change(&["a", "b"], Some(5000)).apply(kept.clone()).unwrap();
         assert_eq!(
             retention_text(&waits),
-            "kept: 1,000 bytes, for ever; what a, b did not read yet stays, up to 5,000 bytes"
+            "kept: 1000B, for ever; what a, b did not read yet stays, up to 5000B"
         );
         assert_eq!(retention_json(&waits)["wait_max_bytes"], 5000);
         assert!(change(&["a", "none"], None).apply(waits.clone()).is_err());

@@ -259,8 +259,8 @@ async fn append_at(
         return output::print(&summary.to_string()).context("print the summary");
     }
     output::say(&format!(
-        "appended 1 record, {} bytes at offset {}",
-        grouped(bytes as u64),
+        "appended 1 record, {} at offset {}",
+        counted(bytes as u64, "byte", "bytes"),
         appended.first_offset
     ));
     Ok(())
@@ -303,7 +303,7 @@ fn show(
         return output::print(&summary.to_string());
     }
     let offsets = match (offsets, fed.logs.len()) {
-        (Some((first, last)), _) => format!(", offsets {first} to {last}"),
+        (Some((first, last)), _) => format!(", {}", output::offsets(first, last)),
         (None, 0) => String::new(),
         (None, logs) => format!(", to {} logs", grouped(logs as u64)),
     };
