@@ -69,7 +69,25 @@ pub fn log_of_environment() -> String {
     }
 }
 
+/// Which logs a command is about, by how their names begin.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LogPrefix {
+    /// Only logs whose names begin with this
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub prefix: String,
+}
+
 impl OfLog {
+    /// The log's name.
+    pub fn name(&self) -> &str {
+        &self.log
+    }
+
     /// A client of that log.
     pub fn of(&self, cluster: &Client) -> Client {
         cluster.log(&*self.log)

@@ -2,6 +2,7 @@
 
 pub mod certs;
 pub mod cluster;
+mod consent;
 pub mod consume;
 pub mod cursor;
 pub mod doctor;

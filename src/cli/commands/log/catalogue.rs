@@ -1,13 +1,14 @@
-//! `ferrolog log create`, `list`, `show` and `delete`: the logs of a cluster.
+//! `ferrolog log create`, `list`, `show`, `set`, `trim` and `delete`: the logs of a cluster.
 
 use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::settings::{SettingsArgs, retention_json, retention_text};
 use crate::cli::UsageError;
+use crate::cli::commands::consent::Consent;
 use crate::cli::commands::cursor::stands;
-use crate::cli::connection::ConnectionArgs;
-use crate::cli::output::{Cell, Column, Told, counted, deleted, grouped, listed, size, time};
+use crate::cli::connection::{ConnectionArgs, LogPrefix, OfLog};
+use crate::cli::output::{Cell, Column, Told, counted, deleted, grouped, held, listed, size, time};
 use crate::client::{ClientError, LogInfo, LogSettings};
 
 #[derive(Debug, clap::Args)]
@@ -37,16 +38,10 @@ pub(super) struct SetArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {
-    /// Only those whose names begin so
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    prefix: String,
     #[command(flatten)]
-    connection: ConnectionArgs,
+    of: LogPrefix,
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,7 +58,22 @@ pub(super) struct DeleteArgs {
     #[arg(long, value_name = "N")]
     id: Option<u32>,
     #[command(flatten)]
-    connection: ConnectionArgs,
+    consent: Consent,
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TrimArgs {
+    /// The first offset that stays: at most the one after the last record
+    #[arg(value_name = "OFFSET")]
+    first: u64,
+    #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+    #[command(flatten)]
+    log: OfLog,
 }
 
 pub(super) async fn create(args: CreateArgs) -> anyhow::Result<Told> {
@@ -107,7 +117,7 @@ pub(super) async fn set(args: SetArgs) -> anyhow::Result<Told> {
 
 pub(super) async fn list(args: &ListArgs) -> anyhow::Result<Told> {
     let admin = args.connection.client(None)?.admin();
-    let logs = admin.list_logs(&args.prefix).await?;
+    let logs = admin.list_logs(&args.of.prefix).await?;
     let columns = [
         Column("NAME", "name", |log: &LogInfo| Cell::Text(log.name.clone())),
         Column("ID", "id", |log| Cell::Number(log.id.into())),
@@ -135,14 +145,41 @@ pub(super) async fn show(args: &ShowArgs) -> anyhow::Result<Told> {
 
 pub(super) async fn delete(args: &DeleteArgs) -> anyhow::Result<Told> {
     let admin = args.connection.client(None)?.admin();
-    let id = match args.id {
-        Some(id) => id,
-        None => match admin.get_log(&args.name).await {
-            Ok(log) => log.id,
+    let looks = args.consent.dry_run || args.consent.asks();
+    let known = match args.id {
+        Some(_) if !looks => None,
+        _ => match admin.get_log(&args.name).await {
+            Ok(log) => Some(log),
             Err(ClientError::NoSuchLog { .. }) => return Ok(deleted("log", &args.name, false)),
             Err(error) => return Err(error.into()),
         },
     };
+    let id = args
+        .id
+        .or(known.as_ref().map(|log| log.id))
+        .unwrap_or_default();
+    let known = known.filter(|log| looks && log.id == id);
+    let what = known.as_ref().map(|log| {
+        let goes = held(log.first_offset, log.next_offset);
+        format!(
+            "delete the log {} (id {id}: {goes}) and its cursors",
+            log.name
+        )
+    });
+    if args.consent.dry_run {
+        let text = what.map_or_else(
+            || format!("there is no log {} with id {id}", args.name),
+            |what| format!("it would {what}; nothing was done"),
+        );
+        let records = known.as_ref().map(records);
+        return Ok((
+            text,
+            json!({ "dry_run": true, "name": args.name, "id": id, "records": records }),
+        ));
+    }
+    if let Some(what) = what {
+        Consent::ask(&what)?;
+    }
     let gone = admin.delete_log(&args.name, id).await;
     let gone = gone.with_context(|| format!("delete the log {}", args.name))?;
     let (text, mut told) = deleted("log", &args.name, gone);
@@ -156,6 +193,33 @@ pub(super) async fn delete(args: &DeleteArgs) -> anyhow::Result<Told> {
         _ => text,
     };
     Ok((text, told))
+}
+
+pub(super) async fn trim(args: &TrimArgs) -> anyhow::Result<Told> {
+    let client = args.log.of(&args.connection.client(None)?);
+    let admin = client.admin();
+    if args.consent.dry_run || args.consent.asks() {
+        let log = admin.get_log(args.log.name()).await?;
+        let first = args.first.clamp(log.first_offset, log.next_offset);
+        let goes = first - log.first_offset;
+        let stays = counted(log.next_offset - first, "record", "records");
+        let (name, held) = (&log.name, held(log.first_offset, first));
+        let what = format!("give up {held} of the log {name}, and keep {stays}");
+        if args.consent.dry_run {
+            let text = match goes {
+                0 => format!("no record would go: the log {name} begins at offset {first}"),
+                _ => format!("it would {what}; nothing was done"),
+            };
+            let told = json!({ "dry_run": true, "first_offset": first, "records": goes });
+            return Ok((text, told));
+        }
+        if goes > 0 {
+            Consent::ask(&what)?;
+        }
+    }
+    let first = admin.trim(args.first).await?;
+    let shown = format!("the log begins at offset {first} now");
+    Ok((shown, json!({ "first_offset": first })))
 }
 
 /// How many records can be read.

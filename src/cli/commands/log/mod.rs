@@ -8,7 +8,6 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use serde_json::json;
 
 use super::cursor::stands;
 use crate::cli::Format;
@@ -16,7 +15,7 @@ use crate::cli::connection::{ConnectionArgs, OfLog};
 use crate::cli::output::{Told, print_as};
 use crate::cli::quantities::{parse_age, parse_bytes};
 use crate::client::Client;
-use catalogue::{CreateArgs, DeleteArgs, ListArgs, SetArgs, ShowArgs};
+use catalogue::{CreateArgs, DeleteArgs, ListArgs, SetArgs, ShowArgs, TrimArgs};
 use files::{DumpArgs, VerifyArgs};
 use settings::{Change, retention_json, retention_text};
 use watch::WatchArgs;
@@ -36,7 +35,7 @@ Examples:
   ferrolog log delete orders                            (with its records and cursors)
   ferrolog log delete orders --id 7                     (only if that is still the one)
   ferrolog log trim 100000                              (records before offset 100000 go)
-  ferrolog log trim 5000 --log orders
+  ferrolog log trim 5000 --log orders --dry-run         (only says what would go)
   ferrolog log retention                                (show what is set)
   ferrolog log retention --log orders --max-bytes 50GiB --max-age 7d
   ferrolog log retention --max-age none
@@ -48,7 +47,7 @@ Examples:
   ferrolog log dump data/n1 --entries
 
 A log has offsets and cursors of its own. One that is made anew under a name is another log, with another id.
-`default` is there from the start, and stays.
+`default` is there from the start, and stays. On a terminal trim and delete ask first, unless --yes says so already.
 
 With --wait-for-cursor, records that a cursor has not read yet stay whatever the limits say, until the
 log has more bytes than --wait-max-bytes.
@@ -81,15 +80,7 @@ enum Action {
     /// Delete a log, with its records and cursors
     Delete(DeleteArgs),
     /// Give up the records before an offset
-    Trim {
-        /// The first offset that stays: at most the one after the last record
-        #[arg(value_name = "OFFSET")]
-        first: u64,
-        #[command(flatten)]
-        connection: ConnectionArgs,
-        #[command(flatten)]
-        log: OfLog,
-    },
+    Trim(TrimArgs),
     /// Show or set how much of a log is kept
     Retention {
         /// Bytes of its batches to keep, such as 50GiB or 1000000, or `none`
@@ -140,11 +131,7 @@ pub(in crate::cli) async fn run(args: LogArgs, format: Format) -> anyhow::Result
         Action::Set(args) => catalogue::set(args).await?,
         Action::Delete(args) => catalogue::delete(&args).await?,
         Action::Watch(args) => return watch::run(&args, format).await,
-        Action::Trim {
-            first,
-            connection,
-            log,
-        } => trim(&log.of(&connection.client(None)?), first).await?,
+        Action::Trim(args) => catalogue::trim(&args).await?,
         Action::Retention {
             max_bytes,
             max_age,
@@ -166,12 +153,6 @@ pub(in crate::cli) async fn run(args: LogArgs, format: Format) -> anyhow::Result
     };
     print_as(format, told)?;
     Ok(ExitCode::SUCCESS)
-}
-
-async fn trim(client: &Client, first: u64) -> anyhow::Result<Told> {
-    let first = client.admin().trim(first).await?;
-    let shown = format!("the log begins at offset {first} now");
-    Ok((shown, json!({ "first_offset": first })))
 }
 
 async fn retention(client: &Client, change: Change) -> anyhow::Result<Told> {

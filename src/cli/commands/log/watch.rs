@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::catalogue::of_log;
 use crate::cli::Format;
-use crate::cli::connection::ConnectionArgs;
-use crate::cli::output::print_as;
+use crate::cli::connection::{ConnectionArgs, LogPrefix};
+use crate::cli::output::{print_as, reader_gone};
 use crate::client::{LogChange, LogInfo};
 
 const HELP: &str = "\
@@ -21,15 +21,9 @@ the logs that there are.";
 #[command(after_help = HELP)]
 pub(super) struct WatchArgs {
     #[command(flatten)]
-    connection: ConnectionArgs,
-    /// Only logs whose names begin so
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    prefix: String,
+    pub(super) connection: ConnectionArgs,
+    #[command(flatten)]
+    of: LogPrefix,
     /// Go on behind this position, as an earlier watch told it
     #[arg(long, value_name = "POSITION")]
     since: Option<u64>,
@@ -40,7 +34,7 @@ pub(super) struct WatchArgs {
 
 pub(super) async fn run(args: &WatchArgs, format: Format) -> anyhow::Result<ExitCode> {
     let client = args.connection.client(None)?;
-    let mut watch = client.watch_logs(&args.prefix, args.since.map(Into::into))?;
+    let mut watch = client.watch_logs(&args.of.prefix, args.since.map(Into::into))?;
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
         let change = watch.next().await?;
