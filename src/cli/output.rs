@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
 use super::quantities::utc;
@@ -24,6 +25,9 @@ pub enum Format {
 
 /// How often a progress bar is told where things stand, in records.
 pub(super) const PROGRESS_STRIDE: u64 = 1024;
+
+/// How often a command that prints nothing looks whether somebody reads.
+const READER_LOOK: Duration = Duration::from_millis(50);
 
 /// Prints a result. An error, such as a closed pipe, is the caller's.
 pub(super) fn print(text: &str) -> io::Result<()> {
@@ -45,6 +49,21 @@ pub(super) fn clear() -> anyhow::Result<()> {
         out.write_all(b"\x1b[H\x1b[J").context(NOT_PRINTED)?;
     }
     Ok(())
+}
+
+/// Waits until whoever reads standard output is gone, though nothing is written: the error that a write would meet then.
+/// Pending for ever where there is no reader, as of a file.
+pub(super) async fn reader_gone() -> io::Error {
+    let out = io::stdout();
+    loop {
+        // An error is told whatever is asked for.
+        let mut watched = [PollFd::new(&out, PollFlags::empty())];
+        let looked = poll(&mut watched, Some(&Timespec::default()));
+        if looked.is_ok() && watched[0].revents().contains(PollFlags::ERR) {
+            return io::ErrorKind::BrokenPipe.into();
+        }
+        tokio::time::sleep(READER_LOOK).await;
+    }
 }
 
 /// A result: for people, and for programs.

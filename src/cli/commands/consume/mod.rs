@@ -211,6 +211,7 @@ async fn copy(
                     record = &mut next => break record,
                     () = sink.commit_due() => sink.settle(signals).await?,
                     told = interrupted(signals) => return Ok(Ended::Told(told)),
+                    gone = Sink::reader_gone() => return Err(gone),
                 }
             },
         };

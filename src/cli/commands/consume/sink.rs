@@ -8,6 +8,7 @@ use anyhow::Context;
 use tokio::time::Instant;
 
 use super::pipe::taken;
+use crate::cli::output::reader_gone;
 use crate::cli::record_format::RecordFormat;
 use crate::cli::signals::{Signals, interrupted};
 use crate::client::{Admin, ClientError, ConsumedRecord, Consumer};
@@ -129,6 +130,11 @@ impl Sink {
             }
             _ => pending().await,
         }
+    }
+
+    /// Waits until whoever reads standard output is gone.
+    pub async fn reader_gone() -> anyhow::Error {
+        anyhow::Error::new(reader_gone().await).context("write to standard output")
     }
 
     /// Flushes what was written; once it is taken the cursor may stand behind it.

@@ -37,7 +37,10 @@ pub(super) async fn run(args: &WatchArgs, format: Format) -> anyhow::Result<Exit
     let mut watch = client.watch_logs(&args.of.prefix, args.since.map(Into::into))?;
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
-        let change = watch.next().await?;
+        let change = tokio::select! {
+            change = watch.next() => change?,
+            gone = reader_gone() => return Err(gone.into()),
+        };
         // Until all were told that there are, there is no position to go on from.
         let at = watch.position().filter(|at| at.listed.is_none());
         let position = at.map(|at| at.index);
