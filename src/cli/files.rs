@@ -42,6 +42,11 @@ pub(super) fn input_bytes(path: &Path) -> Option<u64> {
     metadata.is_file().then_some(metadata.len())
 }
 
+/// Makes a directory for everybody to read, and its parents; one that exists is left as it is.
+pub(super) fn create_dir(path: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("make the directory {}", path.display()))
+}
+
 /// Makes the directory and its parents, readable by the owner alone; one that exists is left as it is.
 pub(super) fn create_private_dir(path: &Path) -> anyhow::Result<()> {
     DirBuilder::new()

@@ -27,7 +27,8 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::json;
 
 use commands::{
-    certs, cluster, consume, cursor, doctor, fence, health, log, policy, produce, serve, session,
+    about, certs, cluster, consume, cursor, doctor, fence, health, log, policy, produce, serve,
+    session,
 };
 use connection::ConnectionArgs;
 use exit::{EXIT_DOUBT, EXIT_FAILURE, EXIT_SHORT, EXIT_TIMEOUT, EXIT_USAGE, UsageError};
@@ -105,6 +106,12 @@ enum Command {
     Trial(trial::TrialArgs),
     /// Measure a cluster
     Bench(bench::BenchArgs),
+    /// Say which version this is, and with which others it works
+    Version,
+    /// Print a script by which a shell completes commands and options
+    Completions(about::CompletionsArgs),
+    /// Print the manual, or write its pages
+    Man(about::ManArgs),
 }
 
 impl Cli {
@@ -147,6 +154,9 @@ impl Cli {
             Command::Dev(args) => dev::run(args, format).await,
             Command::Trial(args) => done(interruptible(trial::run(args, format)).await),
             Command::Bench(args) => done(interruptible(bench::run(args, format)).await),
+            Command::Version => done(about::version(format)),
+            Command::Completions(args) => done(about::completions(&args, Self::command())),
+            Command::Man(args) => done(about::man(&args, Self::command(), format)),
         };
         let error = match outcome {
             Ok(code) => return code,

@@ -41,6 +41,7 @@ mod tests;
 
 pub use config::{Config, IoDelay, STORE_BYTES_MAX};
 pub use error::Error;
+pub use format::file_header::VERSION as FORMAT_VERSION;
 pub use format::frame::{Entry, Kind};
 pub use format::log_set::LogSet;
 pub use format::record::{self, Record};

@@ -61,6 +61,7 @@ pub use error::{
 };
 pub use home::directory::{Directory, Identity};
 pub use members::joining::{JoinError, cluster_of, join};
+pub use peer::sender::WIRE;
 pub use read::Freshness;
 pub use service::{Seat, service};
 pub use state::admissions::ALLOWED_MAX;

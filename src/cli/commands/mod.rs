@@ -1,5 +1,6 @@
 //! The commands, a file or a folder each: a node, and what its clients and its operators do.
 
+pub mod about;
 pub mod certs;
 pub mod cluster;
 mod consent;
