@@ -10,10 +10,11 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tempfile::TempDir;
 
 /// Linux counts the CPU time in `/proc` in hundredths of a second on every architecture.
 const TICKS_PER_SECOND: u64 = 100;
@@ -75,9 +76,56 @@ pub(super) fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()
     }
 }
 
-/// Replaces a small file of our own.
+/// The given directory, or a temporary one that goes when the second value is dropped.
+pub(super) fn scratch_dir(
+    given: Option<PathBuf>,
+    what: &str,
+) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
+    match given {
+        // Absolute, because the commands we print are run from anywhere.
+        Some(dir) => Ok((
+            std::path::absolute(&dir).context("find the directory")?,
+            None,
+        )),
+        None => {
+            let prefix = format!("ferrolog-{what}-");
+            let dir = tempfile::Builder::new()
+                .prefix(&prefix)
+                .tempdir()
+                .context("make a temporary directory")?;
+            Ok((dir.path().to_owned(), Some(dir)))
+        }
+    }
+}
+
+/// Writes a small file of our own, in place of the one that is there.
 pub(super) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
+
+/// Removes a file; one that is not there is no error.
+pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether this process was started to ignore a signal.
+pub(super) fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignores(&status, signal)
+}
+
+fn ignores(status: &str, signal: i32) -> bool {
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // The lowest bit stands for signal 1.
+    ignored.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// The text of a file, or `None` if there is none.

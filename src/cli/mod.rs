@@ -45,7 +45,8 @@ Exit codes:
   4  consume: the node holds more than it can tell to be committed; standard error says how far
   5  it may have been done or not, and nobody could tell: look before it is done again
   6  cluster status, doctor: there is no quorum, so nothing can be committed
-  130, 143  SIGINT, SIGTERM ended it; produce says how far it came
+  129, 130, 143
+     SIGHUP, SIGINT, SIGTERM ended it; produce says how far it came
   101  a fault of ferrolog itself: report what standard error says
 
 Environment:

@@ -173,11 +173,17 @@ fn the_readme_lists_the_commands_that_there_are() {
     {
         match of.has_subcommands() {
             false => drop(there.insert(of.get_name().to_owned())),
-            true => there.extend(
-                of.get_subcommands()
-                    .filter(|sub| sub.get_name() != "help")
-                    .map(|sub| format!("{} {}", of.get_name(), sub.get_name())),
-            ),
+            true => {
+                // It does something by itself, too.
+                if !of.is_subcommand_required_set() {
+                    there.insert(of.get_name().to_owned());
+                }
+                there.extend(
+                    of.get_subcommands()
+                        .filter(|sub| sub.get_name() != "help")
+                        .map(|sub| format!("{} {}", of.get_name(), sub.get_name())),
+                );
+            }
         }
     }
     assert_eq!(listed, there);

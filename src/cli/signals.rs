@@ -1,15 +1,19 @@
-//! SIGINT and SIGTERM, for the commands that print or finish something before they end.
+//! SIGINT, SIGTERM and SIGHUP, for the commands that print or finish something before they end.
 
 use std::future::pending;
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::files;
+
 /// What a shell adds to the number of the signal that ended a command.
 const EXIT_SIGNALLED: u8 = 128;
 
-/// The signals that end a command. Once they are listened for, neither kills the process.
+/// The signals that end a command. Once they are listened for, none of them kills the process.
 pub(super) struct Signals {
+    /// The end of the terminal; `None` where the command was started to outlive it, as by `nohup`.
+    hangup: Option<Signal>,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -21,11 +25,16 @@ pub(super) enum Interrupted {
     Interrupt,
     #[error("terminated")]
     Terminate,
+    #[error("the terminal was closed")]
+    Hangup,
 }
 
 impl Signals {
     pub(super) fn listen() -> anyhow::Result<Self> {
+        let outlives = files::is_ignored(SignalKind::hangup().as_raw_value());
+        let hangup = (!outlives).then(|| signal(SignalKind::hangup()));
         Ok(Self {
+            hangup: hangup.transpose().context("listen to SIGHUP")?,
             interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
             terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
         })
@@ -36,7 +45,15 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Interrupted::Interrupt,
             _ = self.terminate.recv() => Interrupted::Terminate,
+            () = told(&mut self.hangup) => Interrupted::Hangup,
         }
+    }
+}
+
+async fn told(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => pending().await,
     }
 }
 
@@ -54,6 +71,7 @@ impl Interrupted {
         let signal = match self {
             Self::Interrupt => SignalKind::interrupt(),
             Self::Terminate => SignalKind::terminate(),
+            Self::Hangup => SignalKind::hangup(),
         };
         EXIT_SIGNALLED + u8::try_from(signal.as_raw_value()).unwrap_or_default()
     }
@@ -67,5 +85,6 @@ mod tests {
     fn a_signal_is_an_exit_code() {
         assert_eq!(Interrupted::Interrupt.exit_code(), 130);
         assert_eq!(Interrupted::Terminate.exit_code(), 143);
+        assert_eq!(Interrupted::Hangup.exit_code(), 129);
     }
 }

@@ -14,7 +14,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("twox_hash", &["src/raft/state/sessions/digests.rs"]),
     ("lz4_flex", &["src/batch/compression.rs"]),
     ("ruzstd", &["src/batch/compression.rs"]),
-    ("tokio::net", &["src/net/tcp.rs"]),
+    (
+        "tokio::net",
+        &["src/net/tcp.rs", "src/cli/tools/dev/control.rs"],
+    ),
     ("prometheus_client", &["src/metrics/page.rs"]),
     ("hyper", &["src/server/surface/"]),
 ];

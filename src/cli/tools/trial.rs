@@ -10,9 +10,9 @@ use anyhow::{Context, bail, ensure};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::dev::scratch_dir;
 use super::local_cluster::{LocalCluster, LocalClusterOptions, Signal};
 use crate::cli::feeder::{Fed, Feeder};
+use crate::cli::files::scratch_dir;
 use crate::cli::output::{grouped, millis, per_second, print, progress, span, table};
 use crate::cli::records::{Delimiter, RecordSource};
 use crate::cli::{Format, files};

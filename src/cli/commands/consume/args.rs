@@ -19,7 +19,7 @@ at latest. A --cursor of several logs holds such a position, and belongs to none
 With --cursor the read begins where the cursor stands. A name that does not exist is an error, lest a slip of the
 pen reads all again; with --create it is made where the read begins, at --from. The cursor moves after records were
 written out and, where standard output is a pipe, taken by its reader: at the end, and at least every 5 s or 10,000
-records. Without --follow a signal ends the read with exit code 130 or 143; the cursor stands behind what was taken.
+records. Without --follow a signal ends the read with exit code 129, 130 or 143; the cursor stands behind what was taken.
 
 Consistency:
   relaxed       what the node has

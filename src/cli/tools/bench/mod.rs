@@ -20,10 +20,10 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 
-use super::dev::scratch_dir;
 use super::local_cluster::{LocalCluster, LocalClusterOptions};
 use crate::cli::Format;
 use crate::cli::connection::ConnectionArgs;
+use crate::cli::files::scratch_dir;
 use crate::cli::output::{grouped, print, say};
 use crate::client::Client;
 use crate::net::stream_layer::StreamLayer;

@@ -8,7 +8,7 @@ mod costs;
 mod node;
 mod ready;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -252,6 +252,18 @@ impl LocalCluster {
 
     fn addr_file(&self, name: &str) -> PathBuf {
         self.options.dir.join(format!("{name}.addr"))
+    }
+
+    /// The addresses of the cluster that an earlier call left in a directory, in the order of its nodes.
+    pub fn left_in(dir: &Path) -> anyhow::Result<Vec<String>> {
+        let mut addrs = Vec::new();
+        loop {
+            let name = format!("n{}.addr", addrs.len() + 1);
+            match files::read_if_present(&dir.join(name))? {
+                Some(addr) => addrs.push(addr.trim().to_owned()),
+                None => return Ok(addrs),
+            }
+        }
     }
 
     /// The files of `name`'s certificate, or `None` in a cluster without TLS.
