@@ -6,8 +6,8 @@
 //! started twice, and has one result. Time decides when a runner claims, and never which one may write.
 //!
 //! ```text
-//! ferrolog dev --dir /tmp/try --base-port 8400      # then, in another terminal:
-//! export FERROLOG_SERVERS=127.0.0.1:8400,127.0.0.1:8401,127.0.0.1:8402
+//! ferrolog dev --dir /tmp/try --base-port 7401      # then, in another terminal:
+//! export FERROLOG_SERVERS=127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403
 //! cd /tmp/try/certs; export FERROLOG_TLS_CA=$PWD/ca.pem FERROLOG_TLS_CERT=$PWD/client.pem \
 //!     FERROLOG_TLS_KEY=$PWD/client-key.pem; cd -
 //! cargo run --example jobs -- run --name a      # in one terminal

@@ -9,8 +9,8 @@
 //! lower one than it has seen; that holds even if a lock was released too early.
 //!
 //! ```text
-//! ferrolog dev --dir /tmp/try --base-port 8400      # then, in another terminal:
-//! export FERROLOG_SERVERS=127.0.0.1:8400,127.0.0.1:8401,127.0.0.1:8402
+//! ferrolog dev --dir /tmp/try --base-port 7401      # then, in another terminal:
+//! export FERROLOG_SERVERS=127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403
 //! cd /tmp/try/certs; export FERROLOG_TLS_CA=$PWD/ca.pem FERROLOG_TLS_CERT=$PWD/client.pem \
 //!     FERROLOG_TLS_KEY=$PWD/client-key.pem; cd -
 //! cargo run --example lock_server -- acquire printer --owner ann    # prints the token

@@ -61,7 +61,7 @@ pub enum ConfigError {
 /// use ferrolog::client::Client;
 ///
 /// let client = Client::builder()
-///     .servers(["n1:8400", "n2:8400", "n3:8400"])
+///     .servers(["n1:7400", "n2:7400", "n3:7400"])
 ///     .tls("certs/ca.pem", "certs/client.pem", "certs/client-key.pem")
 ///     .build()?;
 /// # let _ = client; Ok(()) }

@@ -18,7 +18,7 @@ log's retention.
 Examples:
   ferrolog cursor set billing 0 --create
   ferrolog consume --cursor billing --follow      (reads on from it, and moves it)
-  ferrolog cursor list --servers n1:8400
+  ferrolog cursor list --servers n1:7400
   ferrolog cursor list --log orders
   ferrolog cursor set billing 1000
   ferrolog cursor list --of-selections

@@ -14,7 +14,7 @@ A producer appends under a session, so that a batch that is sent again is there 
 it ends; one that is idle for a day is forgotten.
 
 Examples:
-  ferrolog session list --servers n1:8400
+  ferrolog session list --servers n1:7400
   ferrolog session close 1234         (what its producer sends from then on is refused)";
 
 #[derive(Debug, clap::Args)]

@@ -18,14 +18,14 @@ use crate::raft::TOKEN_LIFE_MAX;
 
 const HELP: &str = "\
 Examples:
-  ferrolog cluster status --servers n1:8400,n2:8400,n3:8400
-  ferrolog cluster status --server n2:8400 --output json   (what n2 itself knows)
+  ferrolog cluster status --servers n1:7400,n2:7400,n3:7400
+  ferrolog cluster status --server n2:7400 --output json   (what n2 itself knows)
   ferrolog cluster transfer n3
   ferrolog cluster remove n2                               (a node that will not come back)
   ferrolog cluster allow n4                                (n4 may join now, once)
   ferrolog cluster token                                   (whoever starts with it may join, once)
-  ferrolog cluster leave --server n2:8400                  (a node that is up)
-  ferrolog cluster limits --server n2:8400                 (how large a record may be, and the like)";
+  ferrolog cluster leave --server n2:7400                  (a node that is up)
+  ferrolog cluster limits --server n2:7400                 (how large a record may be, and the like)";
 
 const STATUS_HELP: &str = "\
 Every node is asked at the same time, those that the others name, too; one that does not answer within 1.5 s is not up.

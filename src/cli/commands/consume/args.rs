@@ -28,14 +28,14 @@ Consistency:
   bounded:TIME  at most so far behind, for as long as the read lasts, such as bounded:500ms or bounded:2s
 
 Examples:
-  ferrolog consume --servers n1:8400,n2:8400,n3:8400 > copy.txt
+  ferrolog consume --servers n1:7400,n2:7400,n3:7400 > copy.txt
   ferrolog consume --log orders --from latest --follow
   ferrolog consume --prefix orders/ --follow --output json
   ferrolog consume --log orders --log payments --from position:1000
   ferrolog consume --from 1000 --count 10 --output json
   ferrolog consume --from tail:10 --keys --key-delimiter ': '
   ferrolog consume --from timestamp:2026-01-31T12:00:00Z
-  ferrolog consume --server n2:8400 --consistency strong
+  ferrolog consume --server n2:7400 --consistency strong
   ferrolog consume --cursor billing --create --from latest --follow
   ferrolog consume --cursor billing --follow
   ferrolog consume --prefix orders/ --cursor billing-all --create --follow";

@@ -22,7 +22,7 @@ use watch::WatchArgs;
 
 const HELP: &str = "\
 Examples:
-  ferrolog log create orders --label team=sales --servers n1:8400
+  ferrolog log create orders --label team=sales --servers n1:7400
   ferrolog log list
   ferrolog log list --prefix orders --output json
   ferrolog log show orders

@@ -39,7 +39,7 @@ has them `log`, `key` or `key_base64`, `headers` and `client_timestamp_ms`; `off
 that is not there ends it: the error names the line, and what was appended before.
 
 Examples:
-  ferrolog produce --servers n1:8400,n2:8400,n3:8400 words.txt
+  ferrolog produce --servers n1:7400,n2:7400,n3:7400 words.txt
   journalctl -f | ferrolog produce          (with FERROLOG_SERVERS and the like set)
   ferrolog produce --log orders today.txt   (made before by `ferrolog log create orders`)
   ferrolog produce --whole photo.jpg        (one record)

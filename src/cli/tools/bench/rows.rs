@@ -25,7 +25,7 @@ Examples:
   ferrolog bench
   ferrolog bench --rows unary64,stream1024 --runs 5 --tls
   ferrolog bench --rows batch100x100,consume-batch
-  ferrolog bench --servers n1:8400,n2:8400,n3:8400 --insecure --rows unary64 --output json
+  ferrolog bench --servers n1:7400,n2:7400,n3:7400 --insecure --rows unary64 --output json
   ferrolog bench --logs 1000 --runs 3 --seconds 3";
 
 /// A row of the table.
