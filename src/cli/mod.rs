@@ -22,6 +22,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::client::ClientError;
+use crate::config::ConfigError;
 use clap::builder::Resettable;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::json;
@@ -264,7 +265,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     };
     let is_timeout = |cause: Cause<'_>| client(cause, ClientError::is_timeout);
     let is_doubt = |cause: Cause<'_>| client(cause, ClientError::is_doubt);
-    if error.downcast_ref::<UsageError>().is_some() {
+    let is_setting = |cause: Cause<'_>| cause.is::<ConfigError>();
+    if error.downcast_ref::<UsageError>().is_some() || error.chain().any(is_setting) {
         EXIT_USAGE
     } else if error.downcast_ref::<consume::StoppedShort>().is_some() {
         EXIT_SHORT

@@ -90,7 +90,8 @@ pub(in crate::cli) async fn run(args: CursorArgs, format: Format) -> anyhow::Res
 /// There is no cursor of this name. None is made unasked, since the name may be misspelt.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "there is no cursor {name}: add --create to make it, or see `ferrolog cursor list` for those that there are"
+    "there is no cursor {name}: see `ferrolog cursor list` for those that there are, or make it with \
+     `ferrolog cursor set {name} 0 --create`"
 )]
 pub(in crate::cli) struct NoCursor {
     name: String,
