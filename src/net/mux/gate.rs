@@ -147,15 +147,7 @@ impl Gate {
             .read_u8()
             .await
             .map_err(|source| Refused::FirstByte { source })?;
-        let (kind, read) = match self.protocol(byte) {
-            Ok(known) => known,
-            Err(refused) => {
-                if let Some(why) = refused.told_to_peer() {
-                    turn_away(io, INADEQUATE_SECURITY, why).await;
-                }
-                return Err(refused);
-            }
-        };
+        let ((kind, read), io) = self.opened_by(byte, io).await?;
         seat.speaks(kind);
         let (mut io, proven, kind, read) = match &self.security {
             Security::Insecure => (io, None, kind, read),
@@ -220,6 +212,22 @@ impl Gate {
             Kind::Http => self.http.send(stream).await,
         }
         .map_err(|_| Refused::Stopped)
+    }
+
+    /// The protocol that a first byte opens. Who speaks TLS to plaintext, or the other way round, is told so.
+    async fn opened_by(
+        &self,
+        byte: u8,
+        io: BoxIo,
+    ) -> Result<((Kind, &'static [u8]), BoxIo), Refused> {
+        let refused = match self.protocol(byte) {
+            Ok(known) => return Ok((known, io)),
+            Err(refused) => refused,
+        };
+        if let Some(why) = refused.told_to_peer() {
+            turn_away(io, INADEQUATE_SECURITY, why).await;
+        }
+        Err(refused)
     }
 
     /// I6: a first byte that is not raft's is the first byte of TLS, or of HTTP in clear. It belongs to the

@@ -175,15 +175,15 @@ fn report_text(report: &Report, inspected: Option<&Inspection>) -> String {
             path.display()
         );
     }
-    let damaged = report
-        .findings
-        .iter()
-        .filter(|found| found.what.is_damage());
+    let findings = report.findings.iter();
+    let damaged = findings.filter(|found| found.what.is_damage());
     match damaged.count() {
         0 => text.push_str("\nsound"),
         count => {
-            let count = counted(count as u64, "finding", "findings");
-            let _ = write!(text, "\ndamaged: {count}");
+            text += &format!(
+                "\ndamaged: {}",
+                counted(count as u64, "finding", "findings")
+            )
         }
     }
     text
