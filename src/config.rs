@@ -140,12 +140,7 @@ impl Options {
         let timing = timing(self.heartbeat_ms, self.clock_bound_ms)?;
         let connections_max = self.connections_max.unwrap_or(CLIENTS_MAX);
         check_range("--connections-max", connections_max, 16..=1 << 20)?;
-        let age_s = self.connection_age_max_seconds.unwrap_or(CONNECTION_AGE_S);
-        check_range(
-            "--connection-age-max-seconds",
-            age_s,
-            60..=366 * CONNECTION_AGE_S,
-        )?;
+        let connection_age_max = connection_age(self.connection_age_max_seconds)?;
         let listen = self
             .listen
             .filter(|addr| !addr.trim().is_empty())
@@ -178,7 +173,7 @@ impl Options {
             metrics_listen: metrics.0,
             metrics_logs_max: metrics.1,
             connections_max,
-            connection_age_max: Duration::from_secs(age_s),
+            connection_age_max,
             descriptors_max: usize::MAX,
             limits: Limits {
                 logs_max,
@@ -217,6 +212,14 @@ impl Options {
             )),
         }
     }
+}
+
+/// How long a connection lives at most.
+fn connection_age(seconds: Option<u64>) -> Result<Duration, ConfigError> {
+    let seconds = seconds.unwrap_or(CONNECTION_AGE_S);
+    let most = 366 * CONNECTION_AGE_S;
+    check_range("--connection-age-max-seconds", seconds, 60..=most)?;
+    Ok(Duration::from_secs(seconds))
 }
 
 /// The address for metrics, and how many logs they tell of by name.

@@ -142,6 +142,7 @@ impl Engine {
         Closed {
             dir: self.dir,
             checkpoint: Checkpoint {
+                rolled: Index(0),
                 applied,
                 next_position,
                 logs: Arc::new(ends),

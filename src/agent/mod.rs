@@ -12,7 +12,7 @@ mod runtimes;
 mod servers;
 mod told;
 
-pub use crate::server::Policy;
+pub use crate::server::{Action, On, Policy, Rule};
 pub use error::AgentError;
 pub use reloads::Reloads;
 pub use runtimes::{Runtimes, Threads};

@@ -95,6 +95,22 @@ pub(super) fn put_bytes(fields: &mut Map<String, Value>, name: &str, bytes: &[u8
     };
 }
 
+/// A value on one line: what is not text, or would end the line, is escaped.
+pub(super) fn printable(value: &[u8]) -> String {
+    let Ok(text) = std::str::from_utf8(value) else {
+        return value.escape_ascii().to_string();
+    };
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' => line.push_str("\\\\"),
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;

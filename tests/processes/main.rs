@@ -8,3 +8,4 @@ mod disks;
 mod harness;
 mod instruments;
 mod many;
+mod newcomer;

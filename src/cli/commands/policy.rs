@@ -8,10 +8,10 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::serve;
+use crate::agent::{Action, On, Rule};
 use crate::cli::exit::EXIT_FAILURE;
 use crate::cli::output::{counted, print_as};
 use crate::cli::{Format, UsageError};
-use crate::server::{Action, On, Rule};
 
 const HELP: &str = "\
 Looks at a file on this machine and asks no node. Exit code 1: the file is no policy, or what is asked is denied.

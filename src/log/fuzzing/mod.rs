@@ -1,9 +1,8 @@
 //! What the fuzzer throws at the storage, and what must hold of it: no panic, whatever the bytes.
 //!
 //! Arbitrary bytes become the files of a log's directory. Opening it gives a log or an error; a log
-//! that opened answers every question or says why not, and takes new entries. Random bytes alone
-//! never pass a checksum, so most inputs begin with a log that was written by the book, spoil it,
-//! and mend the checksums behind the damage.
+//! that opened answers every question or says why not, and takes new entries. Random bytes never pass a checksum, so
+//! most inputs begin with a log written by the book, spoil it, and mend the checksums behind the damage.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,8 @@
 //! More segments than a process may have files open, and a process that may open none just now.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "threads that read at once, joined by the test"
+)]
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};

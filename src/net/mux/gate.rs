@@ -17,7 +17,8 @@ use super::places::{NoPlace, Pending, Proven, Seat};
 use super::stream::{MuxStream, PeerInfo, Prefixed};
 use super::term::{Recheck, Term};
 use crate::net::gathering::gathering;
-use crate::net::tls::{Accepted, TlsError};
+use crate::net::identity::Identity;
+use crate::net::tls::{Accepted, Tls, TlsError};
 use crate::net::{BoxIo, Kind, Security};
 
 /// A TLS record that carries a handshake.
@@ -153,19 +154,8 @@ impl Gate {
             Security::Insecure => (io, None, kind, read),
             Security::Mutual(tls) => {
                 let io = Box::new(Prefixed::new(Bytes::from_static(read), io));
-                // What was reloaded before the handshake, the handshake sees.
-                let mut reloads = self.reloads.clone();
-                reloads.mark_unchanged();
-                let accepted = tls.accept(kind, io).await;
-                let Accepted {
-                    io,
-                    identity,
-                    kind,
-                    chain,
-                } = accepted.map_err(|source| Refused::Tls { source })?;
-                let subject = identity.common_name.clone();
-                let term = Term::new(tls.clone(), chain, subject, self.age_max, reloads);
-                (io, Some((identity, term)), kind, &[][..])
+                let (io, kind, proven) = self.prove(tls, kind, io).await?;
+                (io, Some(proven), kind, &[][..])
             }
         };
         let (identity, term) = proven.unzip();
@@ -212,6 +202,28 @@ impl Gate {
             Kind::Http => self.http.send(stream).await,
         }
         .map_err(|_| Refused::Stopped)
+    }
+
+    /// The handshake: what the peer speaks, who it is, and for how long that counts.
+    async fn prove(
+        &self,
+        tls: &Tls,
+        kind: Kind,
+        io: BoxIo,
+    ) -> Result<(BoxIo, Kind, (Identity, Term)), Refused> {
+        // What was reloaded before the handshake, the handshake sees.
+        let mut reloads = self.reloads.clone();
+        reloads.mark_unchanged();
+        let accepted = tls.accept(kind, io).await;
+        let Accepted {
+            io,
+            identity,
+            kind,
+            chain,
+        } = accepted.map_err(|source| Refused::Tls { source })?;
+        let subject = identity.common_name.clone();
+        let term = Term::new(tls.clone(), chain, subject, self.age_max, reloads);
+        Ok((io, kind, (identity, term)))
     }
 
     /// The protocol that a first byte opens. Who speaks TLS to plaintext, or the other way round, is told so.

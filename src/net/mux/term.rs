@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::net::tls::Tls;
+use crate::net::tls::{Chain, Tls};
 
 /// Which subjects' connections end at a reload, besides those whose certificates are no longer trusted.
 #[derive(Clone)]
@@ -43,7 +42,7 @@ impl Term {
     /// Of a peer that showed this chain, whose subject is this one.
     pub(super) fn new(
         tls: Tls,
-        chain: Vec<CertificateDer<'static>>,
+        chain: Chain,
         subject: Option<String>,
         age_max: Duration,
         mut reloads: watch::Receiver<Recheck>,

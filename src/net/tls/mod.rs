@@ -9,7 +9,7 @@ mod node;
 mod pem_file;
 
 #[cfg(feature = "server")]
-pub use node::Accepted;
+pub use node::{Accepted, Chain};
 
 use std::fmt;
 use std::io;

@@ -30,6 +30,9 @@ pub(super) struct Side {
     verifier: Arc<dyn ClientCertVerifier>,
 }
 
+/// Certificates as they are shown: the first is the holder's own.
+pub type Chain = Vec<CertificateDer<'static>>;
+
 /// A stream whose peer has proven itself.
 pub struct Accepted {
     pub io: BoxIo,
@@ -37,7 +40,7 @@ pub struct Accepted {
     /// What the peer speaks.
     pub kind: Kind,
     /// The certificates that it showed.
-    pub chain: Vec<CertificateDer<'static>>,
+    pub chain: Chain,
 }
 
 impl Side {

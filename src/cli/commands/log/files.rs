@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::batch;
 use crate::cli::output::{counted, grouped, print, progress, table};
-use crate::cli::record_format::{fields, put_bytes};
+use crate::cli::record_format::{fields, printable, put_bytes};
 use crate::cli::{EXIT_FAILURE, Format, UsageError};
 use crate::client::ConsumedRecord;
 use crate::disk::{DirLock, Disk, ReadOnlyDisk};
@@ -329,22 +329,6 @@ fn write_plain(
     fields.insert("type".to_owned(), kind.into());
     put_bytes(&mut fields, "value", value);
     writeln!(out, "{}", Value::Object(fields))
-}
-
-/// A value on one line: what is not text, or would end the line, is escaped.
-fn printable(value: &[u8]) -> String {
-    let Ok(text) = std::str::from_utf8(value) else {
-        return value.escape_ascii().to_string();
-    };
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\\' => line.push_str("\\\\"),
-            c if c.is_control() => line.extend(c.escape_default()),
-            c => line.push(c),
-        }
-    }
-    line
 }
 
 fn dump_entries(

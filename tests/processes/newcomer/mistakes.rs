@@ -23,7 +23,7 @@ use crate::harness::command::{Ended, Lone, alone_args, run, serve_args};
 
 const TEXTS: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
-    "/tests/processes/command/mistakes.txt"
+    "/tests/processes/newcomer/mistakes.txt"
 );
 /// Sections are written one after another.
 static WRITING: Mutex<()> = Mutex::new(());
