@@ -47,8 +47,11 @@ impl LogState {
         }
         let directory = segment.index.directory().ok_or(NO_ROW)?;
         let rows = directory.rows_of(log)?.ok_or(NO_ROW)?;
-        let found = segment.index.find_in(&rows, at)?.ok_or(NO_ROW)?;
-        let behind = self.behind(number, found.number)?;
+        let (found, next) = segment.index.find_in(&rows, at)?.ok_or(NO_ROW)?;
+        let behind = match next.filter(|next| next.number == found.number + 1) {
+            Some(next) => (Some(next.row), next.row.position),
+            None => self.behind(number, found.number)?,
+        };
         let count = behind.1.0.saturating_sub(found.row.position.0);
         if found.row.offset.0.saturating_add(count) <= at.0 {
             // Where a damaged segment begins is not known, so the one before it was taken.
@@ -97,11 +100,14 @@ impl LogState {
         while low < high {
             match (middle..high).find(has_log) {
                 None => high = middle,
-                Some(number) => match self.first_in(number, log)? {
-                    Looked::Found(begins) if begins <= at => {
+                Some(number) => match self.begins_in(number, log)? {
+                    Looked::Found((begins, Some(next))) if begins <= at && at < next => {
+                        return Ok(Looked::Found(Ok(number)));
+                    }
+                    Looked::Found((begins, _)) if begins <= at => {
                         (low, holder) = (number + 1, Some(number));
                     }
-                    Looked::Found(begins) => (high, held) = (middle, begins),
+                    Looked::Found((begins, _)) => (high, held) = (middle, begins),
                     Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
                 },
             }
@@ -161,18 +167,25 @@ impl LogState {
     }
 
     /// Where a segment begins in a log of which it has records. Of a damaged one it is not known: it begins
-    /// where the one before ends, or later.
-    fn first_in(&self, number: usize, log: LogId) -> Result<Looked<Offset>, Error> {
+    /// where the one before ends, or later. And where a sealed one ends in it.
+    fn begins_in(
+        &self,
+        number: usize,
+        log: LogId,
+    ) -> Result<Looked<(Offset, Option<Offset>)>, Error> {
         let segment = &self.segments[number];
-        if let Some((first, _)) = self.known_ends(number, log)? {
-            return Ok(Looked::Found(first));
+        if let Some(known) = self.known_ends(number, log)? {
+            return Ok(Looked::Found(known));
         }
         match segment.index.lazy() {
             Some(lazy) if segment.damage.is_none() && lazy.directory().is_none() => {
                 Ok(Looked::Needs(lazy.clone()))
             }
             Some(_) if segment.damage.is_none() => Err(NO_ROW),
-            _ => self.end_in(number, log),
+            _ => Ok(match self.end_in(number, log)? {
+                Looked::Found(end) => Looked::Found((end, None)),
+                Looked::Needs(lazy) => Looked::Needs(lazy),
+            }),
         }
     }
 
@@ -183,7 +196,10 @@ impl LogState {
         log: LogId,
     ) -> Result<Looked<Offset>, Error> {
         match self.next_with(number, log) {
-            Some(next) => self.first_in(next, log),
+            Some(next) => Ok(match self.begins_in(next, log)? {
+                Looked::Found((begins, _)) => Looked::Found(begins),
+                Looked::Needs(lazy) => Looked::Needs(lazy),
+            }),
             None => Ok(Looked::Found(self.ends(log).unwrap_or_default().next)),
         }
     }

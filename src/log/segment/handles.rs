@@ -99,6 +99,12 @@ impl Handles {
         Ok(self.lease(file))
     }
 
+    /// How many wait for a file.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
     fn lease(self: &Arc<Self>, file: Arc<OpenFile>) -> Lease {
         file.turn.store(self.next_turn(), Ordering::Relaxed);
         Lease(Held::Leased(Some(file), self.clone()))

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::disk::memory::{Event, MemoryDisk};
+use crate::log::segment::handles::Lease;
 use crate::log::tests::{DIR, fill, publish};
 use crate::log::*;
 
@@ -166,17 +167,19 @@ fn a_process_without_a_descriptor_left_waits_for_one() {
     assert!(log.damaged().is_empty());
 }
 
-/// Whoever waits for a file is woken by the one who gives it back, whichever way both came to it.
+/// Whoever waits for a file is woken by the one who gives it back.
 #[test]
-fn more_readers_than_files_all_get_their_turn() {
+fn a_reader_without_a_file_waits_for_one_that_is_given_back() {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use crate::log::config::FILES_MIN;
     use crate::log::segment::handles::Handles;
     use crate::log::segment::segment_file::SegmentFile;
-    const READERS: usize = 4 * FILES_MIN;
-    const TURNS: usize = 500;
+    use crate::tasks;
     let disk = MemoryDisk::default();
     let handles = Handles::new(Arc::new(disk.clone()), FILES_MIN);
-    let files: Vec<_> = (0..2 * FILES_MIN)
+    let files: Vec<_> = (0..=FILES_MIN)
         .map(|number| {
             let path = Path::new("/").join(number.to_string());
             let file = disk.create(&path).unwrap();
@@ -185,26 +188,36 @@ fn more_readers_than_files_all_get_their_turn() {
         })
         .collect();
     assert_eq!(disk.files_open().0, 0);
-    let most = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for reader in 0..READERS {
-            let (files, disk, most) = (&files, &disk, &most);
-            scope.spawn(move || {
-                for turn in 0..TURNS {
-                    let number = (reader * 7 + turn * (reader % 5 + 1)) % files.len();
-                    let lease = files[number].file().unwrap();
-                    assert_eq!(lease.read_at(0, 8).unwrap(), [number as u8; 8]);
-                    most.fetch_max(disk.files_open().0, Ordering::Relaxed);
-                }
-            });
-        }
+    let read = |lease: &Lease| lease.read_at(0, 8).unwrap()[0] as usize;
+    let held: Vec<_> = files[1..].iter().map(|file| file.file().unwrap()).collect();
+    assert_eq!(disk.files_open().0, FILES_MIN);
+    let (tell, told) = mpsc::channel();
+    let files = Arc::new(files);
+    let theirs = files.clone();
+    let reader = tasks::spawn_thread("reader", move || {
+        let lease = theirs[0].file().unwrap();
+        tell.send(lease.read_at(0, 8).unwrap()[0]).unwrap();
     });
-    let most = most.load(Ordering::Relaxed);
-    assert!(most > 1 && most <= FILES_MIN, "{most}");
-    // What is open for later use is found open.
-    let (open, opened) = disk.files_open();
-    assert_eq!(open, FILES_MIN);
-    let found = files.iter().filter(|file| file.file().is_ok()).count();
-    assert_eq!(found, files.len());
-    assert!(disk.files_open().1 - opened <= files.len());
+    while handles.waiting() == 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(disk.files_open().0, FILES_MIN);
+    let mut held = held.into_iter();
+    let given = held.next().unwrap();
+    assert_eq!(read(&given), 1);
+    drop(given);
+    let came = told.recv_timeout(Duration::from_secs(30));
+    // Whoever was not woken is now, so that a failure ends the test.
+    handles.forget_all();
+    assert_eq!(came, Ok(0));
+    reader.unwrap().join().unwrap();
+    held.zip(2..)
+        .for_each(|(lease, number)| assert_eq!(read(&lease), number));
+    // What is open for later use is found open, and as many as may be.
+    assert_eq!(files[0].file().map(|lease| read(&lease)).unwrap(), 0);
+    let opened = disk.files_open().1;
+    for _ in 0..3 {
+        assert_eq!(files[0].file().map(|lease| read(&lease)).unwrap(), 0);
+    }
+    assert_eq!(disk.files_open().1, opened);
 }

@@ -418,7 +418,8 @@ mod tests {
     /// The row of its log that is the last at or before an offset.
     fn found(index: &RowIndex, offset: u64) -> Option<usize> {
         let rows = index.directory().unwrap().rows_of(LogId(3)).unwrap()?;
-        let found = index.find_in(&rows, Offset(offset)).unwrap()?;
+        let (found, next) = index.find_in(&rows, Offset(offset)).unwrap()?;
+        assert!(next.is_none_or(|next| next.at == found.at + 1));
         assert_eq!(found.row, index.row(found.number).unwrap());
         Some(found.at)
     }

@@ -18,21 +18,30 @@ struct Keys {
     behind: Option<u64>,
 }
 
-/// The number of the last key at or before `wanted`, and what was read with it, if it was read.
+/// Where a search ended.
+struct Ended<T> {
+    /// The number of the last key that is not behind the wanted one.
+    at: usize,
+    /// What was read with it, and with the next one, as far as they were read.
+    read: Option<T>,
+    next: Option<T>,
+}
+
+/// The last key at or before `wanted`.
 ///
 /// They grow evenly as a rule, so a few guesses come close before the rest is bisected.
 fn last_at<T>(
     keys: &Keys,
     wanted: u64,
     read: impl Fn(usize) -> Result<(u64, T), Error>,
-) -> Result<Option<(usize, Option<T>)>, Error> {
+) -> Result<Option<Ended<T>>, Error> {
     if keys.count == 0 || wanted < keys.first {
         return Ok(None);
     }
     // The key `low` is at or before the wanted one; the key `high` is not, or is behind the last.
     let (mut low, mut high) = (0, keys.count);
     let (mut low_key, mut high_key) = (keys.first, keys.behind.filter(|behind| *behind > wanted));
-    let mut found = None;
+    let (mut found, mut next) = (None, None);
     for _ in 0..GUESSES {
         if high - low <= 1 {
             break;
@@ -52,7 +61,7 @@ fn last_at<T>(
             if key <= wanted {
                 (low, low_key, found) = (number, key, Some(what));
             } else {
-                (high, high_key) = (number, Some(key));
+                (high, high_key, next) = (number, Some(key), Some(what));
                 break;
             }
             if high - low <= 1 {
@@ -66,10 +75,14 @@ fn last_at<T>(
         if key <= wanted {
             (low, found) = (middle, Some(what));
         } else {
-            high = middle;
+            (high, next) = (middle, Some(what));
         }
     }
-    Ok(Some((low, found)))
+    Ok(Some(Ended {
+        at: low,
+        read: found,
+        next,
+    }))
 }
 
 /// One of a log's rows.
@@ -83,8 +96,12 @@ pub struct InLog {
 }
 
 impl RowIndex {
-    /// The last of a log's rows at or before `offset`.
-    pub fn find_in(&self, rows: &LogRows<'_>, offset: Offset) -> Result<Option<InLog>, Error> {
+    /// The last of a log's rows at or before `offset`, and the log's next one if it was read.
+    pub fn find_in(
+        &self,
+        rows: &LogRows<'_>,
+        offset: Offset,
+    ) -> Result<Option<(InLog, Option<InLog>)>, Error> {
         let keys = Keys {
             count: rows.len(),
             first: rows.first.0,
@@ -94,11 +111,14 @@ impl RowIndex {
             let found = self.row_in(rows, at)?;
             Ok((found.row.offset.0, found))
         };
-        match last_at(&keys, offset.0, read)? {
-            Some((_, Some(found))) => Ok(Some(found)),
-            Some((at, None)) => self.row_in(rows, at).map(Some),
-            None => Ok(None),
-        }
+        let Some(ended) = last_at(&keys, offset.0, read)? else {
+            return Ok(None);
+        };
+        let found = match ended.read {
+            Some(found) => found,
+            None => self.row_in(rows, ended.at)?,
+        };
+        Ok(Some((found, ended.next)))
     }
 
     /// The row with this number among a log's.
