@@ -19,7 +19,7 @@ pub struct Claim {
 pub struct LogSettings {
     /// How much of the log is kept.
     pub retention: Retention,
-    /// Its owner's notes about it, each under a key: at most 8, with 192 bytes in all.
+    /// Its owner's notes about it, each under a key: at most 8, of 192 bytes in all.
     pub labels: BTreeMap<String, String>,
     /// The largest record that it takes, in bytes; 0: what the nodes take.
     pub record_bytes_max: u32,

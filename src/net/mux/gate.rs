@@ -237,7 +237,10 @@ impl Gate {
             Err(refused) => refused,
         };
         if let Some(why) = refused.told_to_peer() {
-            turn_away(io, INADEQUATE_SECURITY, why).await;
+            match byte {
+                b'G' | b'H' => take_leave(io, bad_request(why).as_bytes()).await,
+                _ => turn_away(io, INADEQUATE_SECURITY, why).await,
+            }
         }
         Err(refused)
     }
@@ -272,7 +275,7 @@ async fn read_preface(io: &mut BoxIo, read: &[u8]) -> Result<(), Refused> {
 }
 
 /// Tells a client in the words of HTTP/2 why it is not served, so that its error says so.
-async fn turn_away(mut io: BoxIo, code: u8, why: &str) {
+async fn turn_away(io: BoxIo, code: u8, why: &str) {
     let frame = |kind: u8, payload: &[u8]| {
         let length = u32::try_from(payload.len())
             .unwrap_or(u32::MAX)
@@ -284,9 +287,26 @@ async fn turn_away(mut io: BoxIo, code: u8, why: &str) {
     const GOAWAY: u8 = 7;
     // No stream was taken: the last one is 0.
     let goaway = [&[0, 0, 0, 0, 0, 0, 0, code][..], why.as_bytes()].concat();
-    let words = [frame(SETTINGS, &[]), frame(GOAWAY, &goaway)].concat();
+    // Without settings the connection never was one, so no client sends its calls again on another until their deadline.
+    let settings = match code {
+        INADEQUATE_SECURITY => Vec::new(),
+        _ => frame(SETTINGS, &[]),
+    };
+    let words = [settings, frame(GOAWAY, &goaway)].concat();
+    take_leave(io, &words).await;
+}
+
+/// The same in the words of HTTP/1.1, for a browser or a scraper.
+fn bad_request(why: &str) -> String {
+    let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close";
+    let length = why.len() + 1;
+    format!("{head}\r\nContent-Length: {length}\r\n\r\n{why}\n")
+}
+
+/// Says the last words of a connection.
+async fn take_leave(mut io: BoxIo, words: &[u8]) {
     let said = async {
-        io.write_all(&words).await?;
+        io.write_all(words).await?;
         io.shutdown().await?;
         // A connection that is closed with bytes unread is reset, and the words are lost with it.
         tokio::io::copy(&mut io, &mut tokio::io::sink()).await
