@@ -77,8 +77,10 @@ async fn closed(mut io: BoxIo) -> String {
     let ended = tokio::time::timeout(Duration::from_secs(30), io.read_to_end(&mut rest)).await;
     let _reset_or_end = ended.expect("the port closes the stream");
     let is_alert = rest.first().is_none_or(|byte| *byte == 0x15);
-    // A frame of settings, then the end with its reason.
-    let is_farewell = rest.starts_with(&[0, 0, 0, 4, 0, 0, 0, 0, 0]) && rest.get(12) == Some(&7);
+    // The end with its reason, perhaps behind a frame of settings; or a plain refusal.
+    let behind = rest.strip_prefix(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    let is_end = behind.unwrap_or(&rest).get(3) == Some(&7);
+    let is_farewell = is_end || rest.starts_with(b"HTTP/1.1 400 ");
     assert!(is_alert || is_farewell, "what else did it say: {rest:?}");
     String::from_utf8_lossy(&rest).into_owned()
 }
@@ -93,6 +95,9 @@ async fn a_port_says_which_it_speaks_to_who_speaks_the_other() {
     let secure = Port::open(secure, MuxLimits::default()).await;
     let told = closed(secure.dial(PREFACE).await).await;
     assert!(told.contains("this node speaks TLS"), "{told:?}");
+    let told = closed(secure.dial(b"GET / HTTP/1.1\r\n\r\n").await).await;
+    let is_plain = told.starts_with("HTTP/1.1 400 ") && told.contains("this node speaks TLS");
+    assert!(is_plain, "{told:?}");
 }
 
 /// I6.
