@@ -40,7 +40,17 @@ impl Ended {
 
 /// A command without settings from around it; its outputs are piped unless the caller says otherwise.
 pub fn command(args: &[String]) -> Command {
-    let mut command = Command::new(BINARY);
+    prepared(Command::new(BINARY), args)
+}
+
+/// The same, as from a terminal: SIGHUP is not ignored, though these tests may run under `nohup`.
+pub fn command_of_terminal(args: &[String]) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", BINARY]);
+    prepared(command, args)
+}
+
+fn prepared(mut command: Command, args: &[String]) -> Command {
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("FERROLOG_") {
             command.env_remove(key);

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Child;
 
-use crate::harness::command::{Ended, Lone, alone_args, command, run};
+use crate::harness::command::{Ended, Lone, alone_args, command, command_of_terminal, run};
 use crate::harness::{PATIENCE, until};
 
 /// A node alone, its directory, and three records in it.
@@ -200,7 +200,7 @@ impl Dev {
     async fn start(rest: &[&str]) -> Self {
         let args: Vec<_> = [&["dev", "--output", "json"], rest].concat();
         let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
-        let mut child = command(&args).spawn().expect("the binary");
+        let mut child = command_of_terminal(&args).spawn().expect("the binary");
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
         let read = tokio::time::timeout(PATIENCE, out.read_line(&mut line)).await;
