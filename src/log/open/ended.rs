@@ -20,13 +20,17 @@ impl Recovered {
     /// Looks which of the entries that a checkpoint covers ended segments: those that one leads to, from the last one
     /// back, since each names the one before.
     pub fn ended_by_checkpoint(&mut self, checkpoint: &Checkpoint) {
-        let mut ended = checkpoint.rolled;
+        let mut ended = Some(checkpoint.rolled);
         for segment in self.segments.iter_mut().rev() {
-            if segment.next_index().0 > checkpoint.applied.0 + 1 {
+            let next = segment.next_index();
+            if next.0 > checkpoint.applied.0 + 1 {
                 continue;
             }
+            let is_one = ended.is_none_or(|ended| ended == next);
             match segment.roll {
-                Some(since) if segment.next_index() == ended => ended = since,
+                Some(since) if is_one => ended = Some(since),
+                // Its seal tells that one ended it, and not which was before: the next that is found is taken for it.
+                None if is_one && segment.is_rolled() => ended = None,
                 _ => segment.roll = None,
             }
         }
