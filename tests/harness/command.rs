@@ -9,7 +9,7 @@ use ferrolog::net::tls::TlsFiles;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
-use super::BINARY;
+use super::{BINARY, PATIENCE};
 
 /// A refusal that takes longer is none: an operator would wait for a node that never comes.
 const END_MAX: Duration = Duration::from_secs(25);
@@ -62,6 +62,17 @@ fn prepared(mut command: Command, args: &[String]) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
+}
+
+/// Waits for the end of a command, and gives what it said.
+pub async fn ended(child: Child) -> Ended {
+    let ended = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    let ended = ended.expect("it ends").expect("its output");
+    Ended {
+        code: ended.status.code(),
+        out: String::from_utf8_lossy(&ended.stdout).into_owned(),
+        err: String::from_utf8_lossy(&ended.stderr).into_owned(),
+    }
 }
 
 /// Runs a command to its end.

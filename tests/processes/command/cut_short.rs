@@ -7,9 +7,8 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::Child;
 
-use crate::harness::command::{Ended, Lone, alone_args, command, run};
+use crate::harness::command::{Ended, Lone, alone_args, command, ended, run};
 use crate::harness::{BINARY, PATIENCE, until};
 
 const LINES: u64 = 20_000;
@@ -33,16 +32,6 @@ fn signal(pid: u32, signal: Signal) {
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-async fn ended(child: Child) -> Ended {
-    let ended = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    let ended = ended.expect("it ends").expect("its output");
-    Ended {
-        code: ended.status.code(),
-        out: String::from_utf8_lossy(&ended.stdout).into_owned(),
-        err: String::from_utf8_lossy(&ended.stderr).into_owned(),
-    }
 }
 
 /// Appends the input. Returns how the command ended.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Child;
 
-use crate::harness::command::{Ended, Lone, alone_args, command, command_of_terminal, run};
+use crate::harness::command::{Ended, Lone, alone_args, command, command_of_terminal, ended, run};
 use crate::harness::{PATIENCE, until};
 
 /// A node alone, its directory, and three records in it.
@@ -27,16 +27,6 @@ async fn three_records() -> (tempfile::TempDir, Lone) {
     let ended = ended(child).await;
     assert!(ended.err.contains("offsets 0 to 2"), "{ended:?}");
     (dir, node)
-}
-
-async fn ended(child: Child) -> Ended {
-    let ended = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    let ended = ended.expect("it ends").expect("its output");
-    Ended {
-        code: ended.status.code(),
-        out: String::from_utf8_lossy(&ended.stdout).into_owned(),
-        err: String::from_utf8_lossy(&ended.stderr).into_owned(),
-    }
 }
 
 fn json(text: &str) -> Value {
