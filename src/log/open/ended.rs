@@ -5,8 +5,8 @@ use crate::log::Index;
 use crate::log::segment::Segment;
 
 impl Recovered {
-    /// Takes note of an entry of a segment that names what it ends, and comes last so far. Whether it ended it is known
-    /// at once if no checkpoint covers it, of others by [`Self::ended_by_checkpoint`].
+    /// Takes note of a Roll: the last entry read so far of a segment. Behind the checkpoint it is known at once whether
+    /// it ended the segment. Of a Roll that the checkpoint covers, [`Self::ended_by_checkpoint`] finds out.
     pub fn rolls(&mut self, segment: &mut Segment, since: Index, covered: Index) {
         let next = segment.next_index();
         if next <= covered {
@@ -17,8 +17,8 @@ impl Recovered {
         }
     }
 
-    /// Looks which of the entries that a checkpoint covers ended segments: those that one leads to, from the last one
-    /// back, since each names the one before.
+    /// Finds which of the Rolls that a checkpoint covers ended their segments. The checkpoint names the last of them, and
+    /// each names the one before it: this walks that chain back.
     pub fn ended_by_checkpoint(&mut self, checkpoint: &Checkpoint) {
         let mut ended = Some(checkpoint.rolled);
         for segment in self.segments.iter_mut().rev() {
@@ -29,7 +29,8 @@ impl Recovered {
             let is_one = ended.is_none_or(|ended| ended == next);
             match segment.roll {
                 Some(since) if is_one => ended = Some(since),
-                // Its seal tells that one ended it, and not which was before: the next that is found is taken for it.
+                // A seal tells that a Roll ended its segment, and not which Roll came before. The chain goes on with the
+                // first older segment that ends in one.
                 None if is_one && segment.is_rolled() => ended = None,
                 _ => segment.roll = None,
             }

@@ -149,6 +149,37 @@ fn a_start_finds_where_the_log_ended_segments() {
     }
 }
 
+/// A seal tells that the log ended its segment, and not which end came before. An older segment without a seal is then
+/// the next of the chain.
+#[test]
+fn a_start_finds_the_ends_before_a_sealed_segment_of_one_that_lost_its_seal() {
+    let entries = [
+        roll(0, 0),
+        control(1),
+        roll(2, 1),
+        control(3),
+        roll(4, 3),
+        control(5),
+    ];
+    let expected = [(0, 1, true), (1, 3, true), (3, 5, true), (5, 6, false)];
+    for lost in [[0].as_slice(), &[1], &[3], &[0, 1], &[1, 3], &[0, 3]] {
+        let disk = MemoryDisk::default();
+        let (log, _) = open(&disk, None).unwrap();
+        append(&log, entries.to_vec());
+        entries.iter().for_each(|entry| publish(&log, entry));
+        log.sync_index().unwrap();
+        let checkpoint = log.checkpoint_at(Index(5));
+        log.seal_covered(Index(5)).unwrap();
+        log.close();
+        for base in lost {
+            let seal = Path::new(DIR).join(format!("{base:020}.seal"));
+            disk.remove(&seal).unwrap();
+        }
+        let (log, _) = open(&disk, Some(checkpoint)).unwrap();
+        assert_eq!(bounds(&log), expected, "without the seals of {lost:?}");
+    }
+}
+
 /// Nodes with other sizes, and one that got a snapshot which ends inside a segment.
 #[test]
 fn nodes_agree_again_behind_the_next_end() {
