@@ -252,7 +252,7 @@ impl Builder {
         known.next = row.offset;
     }
 
-    /// The last row's records end before a position: its log does where they end.
+    /// Closes the last row: its records, and so far its log, end before this position.
     fn end_last(&mut self, next: Position) {
         if let (Some(last), Some(place)) = (self.last, self.of_rows.last()) {
             let known = &mut self.found[*place as usize];

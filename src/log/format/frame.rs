@@ -287,7 +287,7 @@ mod tests {
                 None
             );
         }
-        // A peer may say anything.
+        // The bytes may come from a peer, and be anything.
         for length in (0..20).filter(|length| *length != ROLL_BYTES) {
             let payload = Bytes::from(vec![1; length]);
             let bad = Entry {

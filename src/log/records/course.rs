@@ -1,7 +1,7 @@
 //! Which rows of a segment a reader of several logs walks: all of them, or those of its logs alone.
 //!
-//! Where its logs have few of a segment's rows, it walks theirs, by the directory, in the order of their numbers: that is
-//! the order of positions. Else it is as quick to walk all. Which of both, is decided once for many looks.
+//! Where its logs have few of a segment's rows, the reader walks those rows. The directory gives their numbers, whose
+//! order is that of positions. Where they have many, walking all rows is as quick. The choice is made once for many looks.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -27,7 +27,7 @@ const ROWS_OF_LOOK: usize = if cfg!(test) { 1 } else { 8 };
 pub enum Wanted<'a> {
     /// These, in order.
     These(&'a [LogId]),
-    /// Perhaps those of which it holds, whichever there are. Of one that it does not hold of once, it never does.
+    /// The logs for which this says true, at most. Once it says false of a log, it says so for good.
     Those(&'a dyn Fn(LogId) -> bool),
 }
 

@@ -1,7 +1,7 @@
 //! Where the records of a log stand: in which segment, and by which rows.
 //!
-//! A log's records are in some segments and in others not. Each segment's seal names its logs; where in the
-//! log it begins, its directory tells. Where it ends in the log, the next one that has records of it begins.
+//! Only some segments hold records of a log. A segment's seal names its logs, and its directory tells at which offset
+//! of a log the segment begins. It ends at the offset at which the next segment with records of that log begins.
 
 use super::source::batch_end;
 use super::{Found, Part, Rest};

@@ -229,7 +229,7 @@ impl Segment {
     /// Takes note of the next entry; gives the place of its frame.
     pub fn add(&mut self, term: Term, payload_bytes: usize, needs: Room, crc: u32) -> u32 {
         let position = self.end;
-        // On a start it may be another one's that ends nothing.
+        // A start takes every Roll for the end of the segment until a later entry shows that it ended nothing.
         self.roll = None;
         match &mut self.frames {
             Frames::Open(frames, terms) => {

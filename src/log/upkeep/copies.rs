@@ -126,7 +126,7 @@ impl SegmentCopy {
         self.made.entries_digest = seal::add_entry(self.made.entries_digest, crc);
         seal::extend_terms(&mut self.made.term_ends, self.made.entries, entry.term);
         self.made.entries += 1;
-        // Whether it ended the segment, the sender has to say: others of its kind end nothing.
+        // Not every Roll ends a segment: the sender's seal says whether this one did.
         self.made.rolled = self.wanted.rolled && entry.kind == Kind::Roll;
         self.made.end = u32::try_from(end).expect("it is at most the wanted end");
         self.add_rows(entry, rows, position + HEADER_BYTES as u32)?;
