@@ -9,7 +9,6 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -46,11 +45,17 @@ struct DiskRoom {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     reserve: u64,
-    available: AtomicU64,
-    low: AtomicBool,
+    looked: Mutex<Look>,
     full_peers: Mutex<HashMap<u64, Instant>>,
     /// The log, whose writer may wait for room.
     log: Log,
+}
+
+/// What a look at the disk found. Both change together: a refusal tells the number that it follows from.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    available: u64,
+    low: bool,
 }
 
 /// The last part of the reserve is not for segments that may not be needed.
@@ -68,8 +73,10 @@ impl Space {
             disk,
             dir,
             reserve,
-            available: AtomicU64::new(u64::MAX),
-            low: AtomicBool::new(false),
+            looked: Mutex::new(Look {
+                available: u64::MAX,
+                low: false,
+            }),
             full_peers: Mutex::default(),
             log,
         }));
@@ -96,16 +103,15 @@ impl Space {
             // A disk that cannot say will fail the next write, which stops the node.
             return;
         };
-        inner.available.store(available, Ordering::Relaxed);
-        let was_low = inner.low.load(Ordering::Relaxed);
+        let was_low = self.is_low();
         let spare = if was_low {
             inner.reserve / SPARE_SHARE
         } else {
             0
         };
         let low = available < inner.reserve.saturating_add(spare);
+        *inner.looked.lock() = Look { available, low };
         if low != was_low {
-            inner.low.store(low, Ordering::Relaxed);
             let (reserve, dir) = (inner.reserve, inner.dir.display());
             if low {
                 tracing::error!(
@@ -127,12 +133,12 @@ impl Space {
     }
 
     fn available(&self) -> u64 {
-        self.0.available.load(Ordering::Relaxed)
+        self.0.looked.lock().available
     }
 
     /// Whether a leader takes what needs room now.
     pub fn check(&self, view: &View) -> Result<(), DiskFull> {
-        let (reserve, available) = (self.0.reserve, self.available());
+        let (reserve, Look { available, low }) = (self.0.reserve, *self.0.looked.lock());
         let error = |voter: Option<String>| {
             Err(DiskFull {
                 available,
@@ -140,7 +146,7 @@ impl Space {
                 voter,
             })
         };
-        if self.is_low() {
+        if low {
             return error(None);
         }
         match self.full_voter(view) {
@@ -166,7 +172,7 @@ impl Space {
 
     /// Whether this disk is below its reserve.
     pub fn is_low(&self) -> bool {
-        self.0.low.load(Ordering::Relaxed)
+        self.0.looked.lock().low
     }
 
     /// Whether a follower takes any records now, also those that others hold already.

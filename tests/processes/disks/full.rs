@@ -221,9 +221,15 @@ async fn judge_the_rest(stage: &Stage) -> Vec<NodeLog> {
         let relaxed = stage.read_all(place, Consistency::Relaxed).await;
         assert!(!relaxed.is_empty(), "n{}", place + 1);
     }
-    let status = command::cluster_json(&stage.cluster, &["status"]).await;
-    assert_eq!(status["nodes"].as_array().expect("nodes").len(), 3);
-    assert_ne!(status["leader_id"], 0);
+    // One look may come while a leader is elected, or a node is busy.
+    until("a status of three nodes with a leader", async || {
+        let words = ["status", "--output", "json"];
+        let ended = command::cluster(&stage.cluster, &words).await;
+        let status: serde_json::Value = serde_json::from_str(&ended.out).ok()?;
+        let nodes = status["nodes"].as_array()?.len();
+        (ended.code == Some(0) && nodes == 3 && status["leader_id"] != 0).then_some(())
+    })
+    .await;
 
     let heir = stage.others(stage.leader().await)[0];
     let name = stage.cluster.name(heir);
