@@ -57,6 +57,7 @@ use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::{ProduceRequest as PlainRequest, Record as WireRecord};
 use crate::proto::v1::log_service_client::LogServiceClient;
 use crate::proto::v1::{Batch, ProduceRequest};
+use crate::retry::CALL_WAIT;
 use attempts::within;
 use servers::Servers;
 
@@ -66,8 +67,9 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 const DEFAULT_LOG: &str = "default";
 /// How long a server may take to begin its answer, before the client asks the next one.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(3);
-/// The client replaces a stream that owes an answer and is silent for this long.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// The client replaces a stream that owes an answer and is silent for this long. A node that looks for a leader for as
+/// long as it does says so before that.
+const SILENCE_MAX: Duration = Duration::from_secs(CALL_WAIT.as_secs() + 1);
 /// The largest answer that the client accepts, in bytes. It is more than the largest record that a server can
 /// be set to.
 const RESPONSE_BYTES_MAX: usize = 65 * 1024 * 1024;

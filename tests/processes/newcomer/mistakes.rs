@@ -49,9 +49,12 @@ impl Names {
     fn shown(&self, text: &str) -> String {
         let replace = |text: String, (seen, shown): &(String, String)| text.replace(seen, shown);
         let text = self.0.iter().fold(text.to_owned(), replace);
-        // The last of several tries may end later than the time for all of them.
-        (4..20).fold(text, |text, late| {
+        // The last of several tries may end later than the time for all of them, and a node's answer after its time.
+        let text = (4..20).fold(text, |text, late| {
             text.replace(&format!(" for {late} s: "), " for 3 s: ")
+        });
+        (5001..6000).fold(text, |text, late| {
+            text.replace(&format!(" within {late} ms"), " within 5000 ms")
         })
     }
 }
