@@ -76,10 +76,13 @@ SOAK_SECONDS ?= 600
 SOAK_CALLS ?= 200000
 SOAK_RECORDS ?= 40000000
 SOAK_RATE ?= 200000
-soak: ## crash points of histories that no test has run, for SOAK_SECONDS; then many logs under faults, SOAK_CALLS=
+# Power cuts of one node, and as many of all, on each filesystem.
+SOAK_CUTS ?= 25
+soak: ## crash points of histories that no test has run, for SOAK_SECONDS; then many logs under faults, then power cuts
 	FERROLOG_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked --lib log::tests::crash -- --nocapture
 	FERROLOG_CALLS=$(SOAK_CALLS) FERROLOG_RECORDS=$(SOAK_RECORDS) FERROLOG_RECORDS_PER_SECOND=$(SOAK_RATE) \
 		cargo test --release --locked --test processes many:: -- --nocapture --test-threads=1
+	FERROLOG_ROUNDS=$(SOAK_CUTS) cargo test --release --locked --test processes power_cut:: -- --nocapture --test-threads=1
 
 # A seed is a world: nodes, network, disks, clocks, clients, faults. One that fails prints how to run it again.
 SEEDS ?= 1..1001

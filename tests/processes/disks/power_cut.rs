@@ -70,7 +70,7 @@ async fn nothing_is_lost_on(filesystem: Filesystem) {
     let begun = Instant::now();
     let load = Load::start(&stage, PRODUCERS);
     load.progress(BETWEEN).await;
-    let (one, all) = (rounds(25), rounds(10));
+    let (one, all) = (rounds(8), rounds(4));
     let mut leaders = 0;
 
     let first = load.now();
