@@ -13,6 +13,7 @@ use crate::cli::UsageError;
 use crate::cli::connection::log_of_environment;
 use crate::cli::records::{Delimiter, RecordSource};
 use crate::client::{Header, Record};
+use crate::env;
 use crate::name::{self, Shown};
 use crate::proto::v1::GetLimitsResponse;
 
@@ -30,6 +31,8 @@ pub(super) struct Input {
     key_delimiter: Option<Delimiter>,
     log_delimiter: Option<Delimiter>,
     headers: Vec<Header>,
+    /// A record that says no time gets the one at which it was read.
+    has_timestamps: bool,
     /// All records are for the producer's own log, whatever they say.
     is_of_one: bool,
     /// The log that was named last, so that a run of records names it once.
@@ -86,6 +89,7 @@ impl Input {
             key_delimiter: args.key_delimiter.clone(),
             log_delimiter: args.log_delimiter.clone(),
             headers: args.headers.clone(),
+            has_timestamps: args.timestamps,
             is_of_one: args.log.is_some(),
             named: log_of_environment().into(),
             line: 0,
@@ -104,6 +108,9 @@ impl Input {
             Lines::Json => self.json(&piece)?,
         };
         record.headers.extend_from_slice(&self.headers);
+        if self.has_timestamps && record.client_timestamp_ms == 0 {
+            record.client_timestamp_ms = env::wall_clock_ms();
+        }
         self.check(&record)?;
         Ok(Some(Addressed { log, record }))
     }
@@ -214,6 +221,7 @@ mod tests {
         log_delimiter: Option<&'a str>,
         is_json: bool,
         is_of_one: bool,
+        has_timestamps: bool,
     }
 
     async fn records(case: Case<'_>) -> anyhow::Result<Vec<Addressed>> {
@@ -231,6 +239,7 @@ mod tests {
             key_delimiter: case.key_delimiter.map(delimiter),
             log_delimiter: case.log_delimiter.map(delimiter),
             headers: vec![super::super::parse_header("n=v").unwrap()],
+            has_timestamps: case.has_timestamps,
             is_of_one: case.is_of_one,
             named: "default".into(),
             line: 0,
@@ -270,6 +279,25 @@ mod tests {
         let error = records(plain("a=1\nb\n", Some("="))).await.unwrap_err();
         let error = error.to_string();
         assert!(error.starts_with("line 2 has no key"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_record_without_a_time_gets_one_if_that_is_asked_for() {
+        let lines = "{\"value\":\"1\"}\n{\"value\":\"2\",\"client_timestamp_ms\":7}\n";
+        for has_timestamps in [false, true] {
+            let case = Case {
+                text: lines,
+                is_json: true,
+                has_timestamps,
+                ..Case::default()
+            };
+            let read = records(case).await.unwrap();
+            let times: Vec<_> = read
+                .iter()
+                .map(|one| one.record.client_timestamp_ms)
+                .collect();
+            assert_eq!((times[0] > 7, times[1]), (has_timestamps, 7));
+        }
     }
 
     #[tokio::test]

@@ -81,6 +81,9 @@ pub(in crate::cli) struct ProduceArgs {
     /// A header to put on every record; may be given several times
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
     headers: Vec<Header>,
+    /// Give each record that has no client timestamp the time at which it was read: some logs ask for one
+    #[arg(long)]
+    timestamps: bool,
     /// How batches are compressed
     #[arg(long, value_enum, default_value_t = Codec::None)]
     compression: Codec,
