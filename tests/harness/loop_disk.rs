@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use tokio::process;
 
-use super::BINARY;
+use super::{BINARY, until};
 
 /// Room for a segment, for the one that is made ahead, and for what a node keeps in reserve, 288 MiB: on half of it a
 /// load that lasted long enough to have the second segment made found the disk full. Sparse: it takes what is written.
@@ -195,11 +195,11 @@ impl LoopDisk {
 
     /// Mounts it anew after a cut: the filesystem recovers from its journal.
     pub async fn power_on(&self) {
-        let mut attempts = 1;
-        while let Err(error) = output_of(Command::new("umount").arg(&self.mount)).await {
-            assert!(attempts < UNMOUNT_ATTEMPTS, "{error}");
-            attempts += 1;
-        }
+        until("the disk is unmounted", async || {
+            let mut unmount = Command::new("umount");
+            output_of(unmount.arg(&self.mount)).await.ok()
+        })
+        .await;
         self.mount().await;
     }
 

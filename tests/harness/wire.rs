@@ -21,7 +21,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tower::ServiceExt;
 
 /// No single call of these tests takes longer in a sound build.
-pub const CALL_MAX: Duration = Duration::from_secs(15);
+pub const CALL_MAX: Duration = Duration::from_secs(30);
 
 /// A channel of a client's to one node.
 pub fn channel(cluster: &LocalCluster, place: usize) -> Channel {
