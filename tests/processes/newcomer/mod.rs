@@ -2,3 +2,4 @@
 
 mod habits;
 mod mistakes;
+mod operations;
