@@ -137,7 +137,7 @@ impl Options {
         let sizes = Sizes::new(self.segment_bytes_max, self.record_bytes_max)?;
         let logs_max = self.logs_max.unwrap_or(sizes.limits.logs_max);
         check_range("--logs-max", logs_max, 1..=LOGS_MOST)?;
-        let timing = timing(self.heartbeat_ms, self.clock_bound_ms)?;
+        let timing = timing(self.heartbeat_ms, self.clock_bound_ms, self.slow_call_ms)?;
         let connections_max = self.connections_max.unwrap_or(CLIENTS_MAX);
         check_range("--connections-max", connections_max, 16..=1 << 20)?;
         let connection_age_max = connection_age(self.connection_age_max_seconds)?;
@@ -315,7 +315,11 @@ fn check_addr(setting: &str, addr: &str, port_min: u16) -> Result<String, Config
     Ok(addr.to_owned())
 }
 
-fn timing(heartbeat: Option<u64>, clock_bound: Option<u64>) -> Result<Timing, ConfigError> {
+fn timing(
+    heartbeat: Option<u64>,
+    clock_bound: Option<u64>,
+    slow_call: Option<u64>,
+) -> Result<Timing, ConfigError> {
     let usual = Timing::default();
     let heartbeat_ms = heartbeat.unwrap_or(usual.heartbeat_ms);
     check_range("--heartbeat-ms", heartbeat_ms, 10..=10_000)?;
@@ -325,6 +329,7 @@ fn timing(heartbeat: Option<u64>, clock_bound: Option<u64>) -> Result<Timing, Co
         heartbeat_ms,
         election_ms: (3 * heartbeat_ms, 6 * heartbeat_ms),
         clock_bound_ms,
+        slow_call: slow_call.map_or(usual.slow_call, Duration::from_millis),
         ..usual
     })
 }
@@ -417,6 +422,10 @@ mod tests {
             ),
             ("heartbeat_ms", span_ms(config.timing.heartbeat_ms)),
             ("clock_bound_ms", span_ms(config.timing.clock_bound_ms)),
+            (
+                "slow_call_ms",
+                span_ms(config.timing.slow_call.as_millis() as u64),
+            ),
         ];
         for (name, shown) in shown {
             let arg = command.get_arguments().find(|arg| arg.get_id() == name);

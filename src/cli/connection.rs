@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 
 use super::UsageError;
-use super::quantities::parse_wait;
+use super::output::quantities::parse_wait;
 use crate::client::{Client, ConfigError};
 
 /// The log that is there from the start.

@@ -9,8 +9,8 @@ pub mod connection;
 mod exit;
 mod feeder;
 mod files;
+pub mod logging;
 pub mod output;
-mod quantities;
 mod record_format;
 mod records;
 mod signals;
@@ -55,8 +55,8 @@ Environment:
                 stand for the options of the same names; one that is set to nothing is not set
   FERROLOG_LOG_NAME
                 stands for --log: which log is appended to, read or trimmed
-  FERROLOG_LOG_LEVEL
-                what is logged to standard error, such as `debug` or `ferrolog::raft=trace`
+  FERROLOG_LOG_LEVEL, FERROLOG_LOG_FORMAT
+                what is logged to standard error, such as `debug` or `info,ferrolog::raft=trace`; and how, `text` or `json`
   NO_COLOR      if set, no colours
 
 Start here:
@@ -69,9 +69,8 @@ pub struct Cli {
     /// How results are printed
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     output: Format,
-    /// Log more to standard error: once for info, twice for debug
-    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
-    verbose: u8,
+    #[command(flatten)]
+    logging: logging::LoggingArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -123,17 +122,9 @@ impl Cli {
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    /// What to log unless `FERROLOG_LOG_LEVEL` says: a node tells more than a command.
-    pub fn log_level(&self) -> &'static str {
-        match (self.verbose, &self.command) {
-            (0, Command::Serve(_)) => "info",
-            (0, _) => "warn",
-            (1, Command::Serve(_)) => "debug",
-            (1, _) => "info",
-            (2, Command::Serve(_)) => "trace",
-            (2, _) => "debug",
-            _ => "trace",
-        }
+    /// Starts the log of this process. A node tells more than a command.
+    pub fn start_log(&self) {
+        logging::start(&self.logging, matches!(self.command, Command::Serve(_)));
     }
 
     /// Runs the command and prints its outcome. Needs a tokio runtime.

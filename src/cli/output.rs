@@ -11,7 +11,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
-use super::quantities::utc;
+pub(super) mod quantities;
+
+use self::quantities::utc;
 use crate::config::quantity;
 use crate::{name, stderr};
 

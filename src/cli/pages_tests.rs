@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
+use crate::cli::logging::LoggingArgs;
 use crate::config::Options;
 
 use super::Cli;
@@ -192,6 +193,7 @@ fn the_readme_lists_the_commands_that_there_are() {
 #[test]
 fn the_readme_lists_the_settings_that_there_are() {
     let serve = <Options as clap::Args>::augment_args(clap::Command::new("serve"));
+    let serve = <LoggingArgs as clap::Args>::augment_args(serve);
     let rows = rows("\n## Settings of a node");
     let told = |column: usize| -> BTreeSet<String> {
         let words = rows.iter().flat_map(|row| quoted(&row[column]));
@@ -199,7 +201,8 @@ fn the_readme_lists_the_settings_that_there_are() {
     };
     let (flags, variables, keys) = (told(0), told(1), told(2));
     let mut there = BTreeSet::new();
-    for arg in serve.get_arguments() {
+    // A flag without a variable is one of the command line alone.
+    for arg in serve.get_arguments().filter(|arg| arg.get_env().is_some()) {
         let flag = format!("--{}", arg.get_long().expect("a setting has a flag"));
         let variable = arg
             .get_env()

@@ -129,6 +129,17 @@ pub struct Options {
           value_parser = millis)]
     #[serde(default, deserialize_with = "read_millis")]
     pub clock_bound_ms: Option<u64>,
+    /// A call that takes longer is logged, a write with its stages; 0: none is; a bare number is of milliseconds
+    /// [default: 1s]
+    #[arg(long, env = "FERROLOG_SLOW_CALL_MS", value_name = "TIME", help_heading = HELP_TUNING, value_parser = millis)]
+    #[serde(default, deserialize_with = "read_millis")]
+    pub slow_call_ms: Option<u64>,
+    /// What is logged, in a file: on a command line it is every command's.
+    #[arg(skip)]
+    pub log_level: Option<String>,
+    /// How lines are logged, in a file: on a command line it is every command's.
+    #[arg(skip)]
+    pub log_format: Option<String>,
 }
 
 impl Options {
@@ -175,6 +186,9 @@ impl Options {
             scrub_bytes_per_second: self.scrub_bytes_per_second.or(under.scrub_bytes_per_second),
             heartbeat_ms: self.heartbeat_ms.or(under.heartbeat_ms),
             clock_bound_ms: self.clock_bound_ms.or(under.clock_bound_ms),
+            slow_call_ms: self.slow_call_ms.or(under.slow_call_ms),
+            log_level: self.log_level.or(under.log_level),
+            log_format: self.log_format.or(under.log_format),
         }
     }
 }

@@ -8,6 +8,7 @@
 mod counts;
 pub mod families;
 mod labels;
+mod lately;
 mod page;
 mod passed;
 pub mod process;
@@ -15,5 +16,6 @@ pub mod process;
 pub use counts::{Counter, Level, Times};
 pub(crate) use labels::labels;
 pub use labels::{ByLabel, Label};
+pub use lately::{Lately, Percentile};
 pub use page::{Form, Page, Registry, Series, Value};
 pub use passed::Passed;

@@ -48,13 +48,19 @@ impl Passed {
         slot.key.store(index + 1, Ordering::Release);
     }
 
-    /// How long ago an entry passed.
-    pub fn since(&self, index: u64, now: Instant) -> Option<Duration> {
+    /// When an entry passed.
+    pub fn at(&self, index: u64) -> Option<Instant> {
         let slot = self.slot(index);
         let is_it = || slot.key.load(Ordering::Acquire) == index + 1;
         let ns = is_it().then(|| slot.ns.load(Ordering::Acquire))?;
         let passed = self.began + Duration::from_nanos(ns);
-        is_it().then(|| now.saturating_duration_since(passed))
+        is_it().then_some(passed)
+    }
+
+    /// How long ago an entry passed.
+    pub fn since(&self, index: u64, now: Instant) -> Option<Duration> {
+        let passed = self.at(index)?;
+        Some(now.saturating_duration_since(passed))
     }
 }
 

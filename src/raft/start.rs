@@ -11,6 +11,7 @@ use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
 use crate::raft::engine::follow::{self, Heard};
 use crate::raft::engine::log_store::LogStore;
+use crate::raft::engine::news::News;
 use crate::raft::engine::state_machine::StateMachine;
 use crate::raft::engine::{self, Raft, Timing};
 use crate::raft::error::Error;
@@ -68,13 +69,14 @@ impl ReplicatedLog {
         let space = Space::start(disk, path, disk_reserve_bytes, log.clone());
         let (me, floor, start) = (identity.node_id, machine.floor.clone(), directory.start);
         let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
-        let successor = Arc::default();
+        let successor = Arc::<watch::Sender<Successor>>::default();
         let watched = (&clocks, &counts);
         let node = CallingNode::new(&log, &floor, &space, watched, &successor);
         let transport = Transport::new(layer, Sender::new(&identity, addr, start)).with_node(node);
         starts::check_alone(&transport, &identity, start, addr, &directory.peers, &state).await?;
         let raft = engine::start(timing, &identity, addr, &transport, (store, machine)).await?;
-        let (heard, views) = views(&raft, &transport, &counts);
+        let news = News::new(me, clocks.clone(), successor.subscribe());
+        let (heard, views) = views(&raft, &transport, &counts, news);
         let stamps = Stamps::new(log.clone(), state.clone(), clocks.clone(), views.clone());
         let node = Arc::new(Node {
             identity,
@@ -122,6 +124,7 @@ fn doors(
         stamps: stamps.clone(),
         gate: Gate::new(&node.log, raft, timing),
         counts: node.counts.clone(),
+        slow_call: timing.slow_call,
     };
     let transport = node.transport.clone();
     let confirmer = Confirmer::start(raft.clone(), node.promised.clone(), transport.clone());
@@ -200,12 +203,13 @@ fn views(
     raft: &Raft,
     transport: &Transport,
     counts: &Arc<Counts>,
+    news: News,
 ) -> (Arc<Heard>, watch::Receiver<View>) {
     let heard = Arc::new(Heard::never());
     let (tell, views) = watch::channel(View::default());
     let addresses = transport.addresses().clone();
     let told = (tell, counts.clone());
-    let follows = follow::follow(raft.clone(), heard.clone(), addresses, told);
+    let follows = follow::follow(raft.clone(), heard.clone(), addresses, told, news);
     tasks::spawn("view", follows);
     (heard, views)
 }

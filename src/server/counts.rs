@@ -52,6 +52,8 @@ pub struct Counts {
     pub reads: ByLabel<Asked, Counter>,
     pub records_out: Counter,
     pub bytes_out: Counter,
+    /// A call that takes longer is logged; zero: none is.
+    slow: Duration,
 }
 
 /// A verb, as the counts know it.
@@ -80,6 +82,7 @@ impl Default for Counts {
             reads: ByLabel::default(),
             records_out: Counter::default(),
             bytes_out: Counter::default(),
+            slow: Duration::ZERO,
         }
     }
 }
@@ -101,6 +104,11 @@ impl VerbCounts {
 }
 
 impl Counts {
+    /// The same, and calls that take longer than this are logged; zero: none is.
+    pub fn telling(self, slow: Duration) -> Self {
+        Self { slow, ..self }
+    }
+
     /// A call of this path begins.
     pub fn begin(&self, path: &str) -> Verb {
         let name = path.strip_prefix('/').unwrap_or(path);
@@ -111,12 +119,17 @@ impl Counts {
     }
 
     /// It ended so, after so long.
-    pub fn end(&self, Verb(verb): Verb, code: usize, took: Duration) {
+    pub fn end(&self, Verb(verb): Verb, code: usize, took: Duration, who: &str) {
         let counts = &self.calls[verb];
         counts.open.down();
         counts.codes[code.min(CODES.len())].one_more();
         if !counts.is_stream {
             counts.times.note(took);
+            if took >= self.slow && !self.slow.is_zero() {
+                let code = CODES.get(code).unwrap_or(&OTHER_CODE);
+                let took_ms = took.as_millis();
+                tracing::warn!(verb = counts.name, code, who, took_ms, "a slow call");
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ferrolog::cli::local_cluster::LocalCluster;
 use ferrolog::net::tls::TlsFiles;
+use futures::FutureExt;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
@@ -157,6 +158,8 @@ pub struct Lone {
     pub addr: String,
     out: BufReader<ChildStdout>,
     err: ChildStderr,
+    /// What was read of `err` so far.
+    read: Vec<u8>,
 }
 
 impl Lone {
@@ -180,7 +183,18 @@ impl Lone {
             child,
             out,
             err,
+            read: Vec::new(),
         }
+    }
+
+    /// What it has logged so far.
+    pub fn logged(&mut self) -> String {
+        let mut more = [0; 64 << 10];
+        let mut take = std::pin::pin!(self.err.read(&mut more));
+        if let Some(Ok(count)) = (&mut take).now_or_never() {
+            self.read.extend_from_slice(&more[..count]);
+        }
+        String::from_utf8_lossy(&self.read).into_owned()
     }
 
     /// The arguments of a client of this node, if it speaks no TLS.
@@ -207,7 +221,7 @@ impl Lone {
 
     /// Waits for it to end by itself.
     pub async fn end(mut self) -> Ended {
-        let (mut out, mut err) = (String::new(), String::new());
+        let (mut out, mut err) = (String::new(), self.logged());
         let all = async {
             let pipes = (
                 self.out.read_to_string(&mut out),

@@ -7,8 +7,11 @@ use std::time::Duration;
 use ferrolog::client::{BatchFor, Client, ClientError, LogSettings};
 use ferrolog::env::{self, Random};
 use tokio::time::Instant;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::clients::{Clients, Logs};
 use super::events::{self, SOMETIMES};
@@ -145,11 +148,15 @@ fn watch_the_machines_clock(seed: u64) {
 /// seed's first draw: a run with lines has the history of the one without.
 #[allow(clippy::disallowed_methods, reason = "it stands outside of the world")]
 fn show_lines(filter: &str) {
-    let lines = tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt::layer()
         .with_timer(Elapsed)
         .with_ansi(false);
     let filter = filter.to_owned();
-    let begun = std::thread::spawn(move || lines.with_env_filter(filter).init());
+    let begun = std::thread::spawn(move || {
+        let filter: Targets = filter.parse().expect("levels, or PART=LEVEL");
+        let lines = lines.with_filter(filter);
+        tracing_subscriber::registry().with(lines).init();
+    });
     begun.join().expect("a filter of lines");
 }
 

@@ -18,7 +18,7 @@ use crate::log::format::frame::Entry;
 use crate::log::format::gather::Gathered;
 use crate::log::segment::store::Store;
 use crate::log::{Error, Index};
-use crate::metrics::Times;
+use crate::metrics::{Lately, Passed, Times};
 
 /// Bytes that are handed to the disk in one write.
 const WRITE_BYTES_MAX: usize = 1 << 20;
@@ -44,6 +44,10 @@ pub struct Counts {
     pub append: Times,
     /// The syncs, one for each group.
     pub sync: Times,
+    /// The same, of the last minutes.
+    pub syncs_lately: Lately,
+    /// When the sync began that made an append durable, by the index after its last entry.
+    pub sync_began: Passed,
 }
 
 /// Writes groups of requests.
@@ -235,7 +239,9 @@ impl Writer {
         if let Some((store, began)) = &mut self.target {
             self.synced_from = Instant::now();
             store.sync()?;
-            self.counts.sync.note(self.synced_from.elapsed());
+            let took = self.synced_from.elapsed();
+            self.counts.sync.note(took);
+            self.counts.syncs_lately.note(took);
             *began = self.buffer_at;
         }
         self.unsynced = false;
@@ -254,6 +260,7 @@ impl Writer {
             let Waiting { next, bytes, .. } = waiting;
             let written = self.synced_from.saturating_duration_since(waiting.since);
             self.counts.append.note(written);
+            self.counts.sync_began.note(next.0, self.synced_from);
             let mut marks = self.marks.lock();
             marks.unsynced -= bytes;
             marks.durable = marks.cut.map_or(next, |cut| next.min(cut));

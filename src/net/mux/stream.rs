@@ -76,6 +76,13 @@ impl PeerInfo {
     }
 }
 
+impl PeerInfo {
+    /// Who calls: the name that it has proven, or else where it comes from.
+    pub fn subject(&self) -> &str {
+        subject(&self.addr, self.identity.as_ref())
+    }
+}
+
 /// Whom a connection's limits are counted for: the name that it has proven, or else where it comes from.
 fn subject<'a>(addr: &'a str, identity: Option<&'a Identity>) -> &'a str {
     let name = identity.and_then(|identity| identity.common_name.as_deref());

@@ -16,6 +16,7 @@ use crate::raft::view::counts::Counts;
 use crate::raft::view::{MemberView, View};
 
 use super::Raft;
+use super::news::News;
 
 /// Follows the engine's metrics until it stops.
 pub async fn follow(
@@ -23,6 +24,7 @@ pub async fn follow(
     heard: Arc<Heard>,
     addresses: Addresses,
     (views, counts): (watch::Sender<View>, Arc<Counts>),
+    mut news: News,
 ) {
     let mut server = raft.server_metrics();
     let mut all = raft.metrics();
@@ -34,6 +36,8 @@ pub async fn follow(
             counts.leader_changes.one_more();
             led_by = view.leader;
         }
+        let is_candidate = server.borrow_watched().state == ServerState::Candidate;
+        news.look(&view, is_candidate, heard.ago());
         let leads = view.leader == Some(me);
         // Before the view is shown: whoever acts on it can then reach the members that it names.
         addresses.follow(&view.members);

@@ -33,6 +33,12 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let taken = std::mem::replace(&mut self.snapshot, Err(log::Error::Stopped));
         let snapshot = taken.map_err(io::Error::other)?;
+        tracing::info!(
+            up_to = snapshot.meta.last_log_id.map(|id| id.index),
+            segments = snapshot.snapshot.segments.len(),
+            rows = snapshot.snapshot.rows.len(),
+            "made a snapshot"
+        );
         self.snapshots.set_current(snapshot.clone());
         Ok(snapshot)
     }
@@ -97,6 +103,13 @@ impl StateMachine {
         }
         self.publish();
         self.counts.snapshots.of(Way::Taken).one_more();
+        tracing::info!(
+            up_to = last.index,
+            segments = data.segments.len(),
+            rows = data.rows.len(),
+            kept_own_log = same,
+            "installed a snapshot of the leader's"
+        );
         let current = Snapshot {
             meta: meta.clone(),
             snapshot: data,

@@ -348,7 +348,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             self.counts.appended_at.note(entry.index.0, now);
         }
         let failure = self.failure.clone();
+        let (counts, log) = (self.counts.clone(), self.log.clone());
+        let range = next.0..next.0 + entries.len() as u64;
         let done = Box::new(move |result: Result<(), log::Error>| {
+            let (now, began) = (Instant::now(), log.counts().sync_began.at(range.end));
+            for index in range {
+                counts.synced_at.note(index, now);
+                began
+                    .into_iter()
+                    .for_each(|began| counts.sync_began_at.note(index, began));
+            }
             callback.io_completed(result.map_err(|error| note(&failure, error)));
         });
         // This hands the entries to the log's writer and returns: the engine's task never waits for the disk.

@@ -5,11 +5,13 @@ pub mod failure;
 pub mod follow;
 pub mod install;
 pub mod log_store;
+pub mod news;
 pub mod promised;
 pub mod state_machine;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 
@@ -39,6 +41,8 @@ pub struct Timing {
     pub clock: Clock,
     /// How far the clock may be from the clocks of a majority before it is not believed, in milliseconds.
     pub clock_bound_ms: u64,
+    /// A write that takes longer is logged with its stages; zero: none is.
+    pub slow_call: Duration,
 }
 
 impl Default for Timing {
@@ -48,6 +52,7 @@ impl Default for Timing {
             election_ms: (150, 300),
             clock: Clock::system(),
             clock_bound_ms: CLOCK_BOUND_MS,
+            slow_call: Duration::from_secs(1),
         }
     }
 }

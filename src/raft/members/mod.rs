@@ -201,7 +201,6 @@ impl Members {
             self.wait_for_learner(id).await?;
             self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])))
                 .await?;
-            tracing::info!(node = id, name = %request.name, "is a voter now");
         }
         Ok(pb::JoinResponse {
             cluster_id: self.node.identity.cluster_id.clone(),

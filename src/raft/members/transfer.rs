@@ -50,6 +50,7 @@ impl Members {
         if view.leader == Some(to) {
             return Ok(target);
         }
+        tracing::info!(to = target, "hands leadership on");
         let asked = self.node.raft.trigger().transfer_leader(to).await;
         asked.map_err(|error| MembershipError::Unknown {
             reason: error.to_string(),
@@ -70,7 +71,7 @@ impl Members {
         let leads = view.leader == Some(self.node.id());
         if leads && view.members.iter().filter(|member| member.voter).count() > 1 {
             match self.transfer("").await {
-                Ok(leader) => tracing::info!(%leader, "handed leadership on"),
+                Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "leadership was not handed on"),
             }
         }

@@ -349,6 +349,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         sound.map_err(|error| Unreachable::new(&error))?;
         if let Some(node) = self.node.get() {
             node.counts.snapshots.of(Way::Sent).one_more();
+            tracing::info!(
+                peer = self.target,
+                addr = self.addr,
+                "sent a snapshot to a member that lacks more than the log has"
+            );
         }
         Ok(SnapshotResponse::new(answered))
     }

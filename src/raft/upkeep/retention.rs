@@ -19,6 +19,8 @@ const LOOKED_AT_ONCE: usize = 1024;
 const LOOKED_MAX: usize = 4 * LOOKED_AT_ONCE;
 /// Trims that go in one command. What is left over is found again.
 const TRIMS_MAX: usize = 512;
+/// Logs that a line of the log names; the others are counted.
+const LOGS_TOLD: usize = 4;
 /// No segment is ended for its age before it is as old as this, however young a log wants its records.
 const SEGMENT_AGE_MIN: Duration = Duration::from_secs(60);
 
@@ -53,12 +55,24 @@ impl Upkeep {
         if trims.is_empty() {
             return;
         }
-        let count = trims.len();
+        let (count, first) = (trims.len(), self.named(&trims));
         let until = Instant::now() + CALL_WAIT;
         match self.commands.trim_logs(trims, until).await {
-            Ok(()) => tracing::info!(logs = count, "trimmed by retention"),
+            Ok(()) => tracing::info!(logs = count, to = first, "trimmed by retention"),
             Err(error) => tracing::warn!(%error, "retention was not kept; it is tried again"),
         }
+    }
+
+    /// Some of the logs, each with the offset that it begins at from now on.
+    fn named(&self, trims: &[Trim]) -> String {
+        let told = trims.iter().take(LOGS_TOLD);
+        let named: Vec<_> = self.node.state.read(|fsm| {
+            let named = told.filter_map(|trim| Some((&fsm.logs.get(trim.log)?.name, trim.first)));
+            named
+                .map(|(name, first)| format!("{name} from {first}"))
+                .collect()
+        });
+        named.join(", ")
     }
 
     fn look(&self, open: Option<&SegmentInfo>) -> Vec<Trim> {

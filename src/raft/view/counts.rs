@@ -84,6 +84,10 @@ pub struct Counts {
     /// From when an entry was applied until its batches were answered.
     pub answer: Times,
     pub appended_at: Passed,
+    /// When the sync of an entry began here, and ended.
+    pub sync_began_at: Passed,
+    pub synced_at: Passed,
+    pub committed_at: Passed,
     pub applied_at: Passed,
     pub repairs: ByLabel<Mended, Counter>,
     pub snapshots: ByLabel<Way, Counter>,
@@ -120,6 +124,7 @@ impl Counts {
         if let Some(took) = self.appended_at.since(index, now) {
             self.quorum.note(took);
         }
+        self.committed_at.note(index, now);
     }
 
     /// An entry was applied, which began at this time.

@@ -1,4 +1,5 @@
-//! The outcomes of groups that this node wrote as a leader, and the answers that their batches get.
+//! The outcomes of groups that this node wrote as a leader, and the answers that their batches get. A write that was
+//! slow is logged with its stages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::raft::entry::outcome::Outcome;
 use crate::raft::entry::types::TypeConfig;
 use crate::raft::error::ProposeError;
 use crate::raft::view::View;
+use crate::raft::view::clocks::millis;
 use crate::raft::view::counts::Counts;
 use crate::raft::view::space::Space;
 use crate::retry::CALL_WAIT;
@@ -34,7 +36,7 @@ pub(crate) async fn complete(
     mut waits: mpsc::Receiver<UnderWay>,
     views: watch::Receiver<View>,
     space: Space,
-    counts: Arc<Counts>,
+    stages: Stages,
 ) {
     while let Some((mut outcome, group, since)) = waits.recv().await {
         let full = since + FULL_WAIT;
@@ -52,12 +54,7 @@ pub(crate) async fn complete(
         };
         match outcome {
             Ok(Ok(response)) => {
-                let applied = counts
-                    .applied_at
-                    .since(response.log_id.index, Instant::now());
-                applied
-                    .into_iter()
-                    .for_each(|took| counts.answer.note(took));
+                stages.answered(&group, response.log_id.index, since);
                 match response.data {
                     Outcome::Appended(outcomes) => group.answer(outcomes),
                     _ => group.fail(&ProposeError::Unknown),
@@ -89,5 +86,58 @@ async fn unless_hopeless<T>(
             Err(_) if is_hopeless(Instant::now()) => return None,
             Err(_) => look = Instant::now() + LOOK,
         }
+    }
+}
+
+/// What is known of the stages of writes that this node makes as a leader.
+#[derive(Debug)]
+pub struct Stages {
+    counts: Arc<Counts>,
+    slow: Duration,
+}
+
+impl Stages {
+    /// Writes that take longer than `slow` are logged; zero: none is.
+    pub fn new(counts: &Arc<Counts>, slow: Duration) -> Self {
+        let counts = counts.clone();
+        Self { counts, slow }
+    }
+
+    /// The group's entry was applied, and it is answered now; `handed`: when the engine got it.
+    pub fn answered(&self, group: &Group, index: u64, handed: Instant) {
+        let (counts, now) = (&self.counts, Instant::now());
+        let applied = counts.applied_at.at(index);
+        let answer = applied.map(|at| now.saturating_duration_since(at));
+        answer.into_iter().for_each(|took| counts.answer.note(took));
+        let came = group.came();
+        let took = now.saturating_duration_since(came);
+        if self.slow.is_zero() || took < self.slow {
+            return;
+        }
+        // Of an entry that others have overtaken in the table of times, some stages are not known.
+        let span = |from: Option<Instant>, to: Option<Instant>| {
+            let (from, to) = from.zip(to)?;
+            Some(millis(to.saturating_duration_since(from)))
+        };
+        let [appended, sync_began, synced, committed] = [
+            &counts.appended_at,
+            &counts.sync_began_at,
+            &counts.synced_at,
+            &counts.committed_at,
+        ]
+        .map(|passed| passed.at(index));
+        tracing::warn!(
+            index,
+            batches = group.proposals.len(),
+            bytes = group.bytes(),
+            took_ms = millis(took),
+            queue_ms = span(Some(came), Some(handed)),
+            append_ms = span(appended, sync_began),
+            fsync_ms = span(sync_began, synced),
+            quorum_ms = span(appended, committed),
+            apply_ms = span(committed, applied),
+            answer_ms = answer.map(millis),
+            "a slow write"
+        );
     }
 }

@@ -30,7 +30,7 @@ use crate::tasks;
 use super::forward::Forwarder;
 use super::gate::Gate;
 use super::lines::Lines;
-use super::outcomes::{self, UnderWay};
+use super::outcomes::{self, Stages, UnderWay};
 use super::proposals::{Answer, Group, Proposal, Reply, no_leader};
 use super::stamps::Stamps;
 
@@ -77,6 +77,8 @@ pub struct Leader {
     pub stamps: Stamps,
     pub gate: Gate,
     pub counts: Arc<Counts>,
+    /// A write that takes longer is logged; zero: none is.
+    pub slow_call: Duration,
 }
 
 impl Proposer {
@@ -93,8 +95,8 @@ impl Proposer {
         let (under_way, waits) = mpsc::channel(PLACES);
         let me = *raft.node_id();
         let counts = leader.counts;
-        let (space, counted) = (leader.space.clone(), counts.clone());
-        let completed = outcomes::complete(waits, views.clone(), space, counted);
+        let (space, times) = (leader.space.clone(), Stages::new(&counts, leader.slow_call));
+        let completed = outcomes::complete(waits, views.clone(), space, times);
         tasks::spawn_on(callers_on, "answers to proposals", completed);
         let dispatcher = Dispatcher {
             forwarder: Forwarder::new(leader.transport, views.clone()),

@@ -51,6 +51,8 @@ struct Counting {
     verb: Verb,
     began: Instant,
     code: usize,
+    /// The caller: its subject, or where it is.
+    who: Box<str>,
     _call: Option<Call>,
 }
 
@@ -67,7 +69,7 @@ impl Counting {
 impl Drop for Counting {
     fn drop(&mut self) {
         let took = self.began.elapsed();
-        self.counts.end(self.verb, self.code, took);
+        self.counts.end(self.verb, self.code, took, &self.who);
     }
 }
 
@@ -93,6 +95,7 @@ where
             counts: self.counts.clone(),
             began: Instant::now(),
             code: CANCELLED,
+            who: peer.map_or("", PeerInfo::subject).into(),
             _call: peer.map(|peer| peer.calls.begin()),
         };
         let answered = self.inner.call(request);

@@ -71,6 +71,70 @@ async fn a_variable_that_is_set_to_nothing_is_not_set() {
     refused.expect_refusal(&["how to speak to the nodes is not said"]);
 }
 
+/// What is logged is a word that means something, is there as JSON, and changes while the node runs.
+#[tokio::test]
+async fn the_level_of_the_log_is_checked_and_changes_while_the_node_runs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let refused = |text: &'static str| async move {
+        let mut wrong = command(&["version"].map(str::to_owned));
+        wrong.env("FERROLOG_LOG_LEVEL", text);
+        let ended = ended(wrong).await;
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        ended.expect_refusal(&["FERROLOG_LOG_LEVEL", "write off, error, warn"]);
+    };
+    refused("loud").await;
+    refused("info,ferrolog::raft").await;
+    let (file, data) = (dir.path().join("n1.toml"), dir.path().join("n1"));
+    let path = file.to_str().expect("UTF-8").to_owned();
+    let args = [alone_args(&data), vec!["--config".to_owned(), path]].concat();
+    std::fs::write(&file, "log_level = 'loud'").expect("settings");
+    let wrong = run(&args).await;
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+    wrong.expect_refusal(&["\"loud\" is no level"]);
+
+    std::fs::write(&file, "log_level = 'warn'\nlog_format = 'json'").expect("settings");
+    let mut node = Lone::start(&args).await;
+    let status = node.plain(&["cluster", "status", "--output", "json"]);
+    until("it leads", async || {
+        (run(&status).await.code == Some(0)).then_some(())
+    })
+    .await;
+    std::fs::write(&file, "log_level = 'ferrolog=debug'\nlog_format = 'json'").expect("settings");
+    let pid = rustix::process::Pid::from_raw(node.pid().cast_signed()).expect("a process id");
+    let tell = |signal| rustix::process::kill_process(pid, signal).expect("a signal");
+    tell(rustix::process::Signal::HUP);
+    // What a file says that cannot be read changes nothing, and is told.
+    until("the change is told", async || {
+        node.logged().contains("logs another level").then_some(())
+    })
+    .await;
+    std::fs::write(&file, "log_level = 'lou").expect("settings");
+    tell(rustix::process::Signal::HUP);
+    until("the fault is told", async || {
+        node.logged()
+            .contains("the log's level stays")
+            .then_some(())
+    })
+    .await;
+    tell(rustix::process::Signal::TERM);
+    let log = node.end().await;
+    assert_eq!(log.code, Some(0), "{log:?}");
+    let lines = log.err.lines().map(serde_json::from_str);
+    let lines: Vec<serde_json::Value> = lines.collect::<Result<_, _>>().expect("JSON");
+    let level = |line: &serde_json::Value| line["level"].as_str().unwrap_or_default().to_owned();
+    let changed = lines.iter().position(|line| line["is"] == "ferrolog=debug");
+    let (before, after) = lines.split_at(changed.expect("the change is told"));
+    assert!(
+        before.iter().all(|line| level(line) == "WARN"),
+        "{before:?}"
+    );
+    let said = |what: &str| after.iter().any(|line| line["message"] == what);
+    assert!(said("stopping"), "{after:?}");
+    // The one that was made on purpose; a stop is no failure.
+    let errors: Vec<_> = after.iter().filter(|line| level(line) == "ERROR").collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+}
+
 /// A policy is checked before it is put in place, and what it allows is told with the line.
 #[tokio::test]
 async fn a_policy_tells_which_line_decides() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cli::quantities::parse_utc_ms;
+use crate::cli::output::quantities::parse_utc_ms;
 use crate::client::{Consistency, Start};
 use crate::config::quantity::parse_span_ms;
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cli::UsageError;
-use crate::cli::quantities::{parse_age, parse_bytes};
+use crate::cli::output::quantities::{parse_age, parse_bytes};
 use crate::client::LogSettings;
 use crate::config::quantity;
 use crate::proto::v1::Retention;

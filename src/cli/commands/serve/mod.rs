@@ -18,7 +18,7 @@ use crate::net::Security;
 use crate::net::mux::MuxLimits;
 use crate::net::tls::Tls;
 
-use crate::cli::{files, output};
+use crate::cli::{files, logging, output};
 use reload::Reloading;
 
 const EXAMPLES: &str = "\
@@ -55,9 +55,10 @@ pub struct ServeArgs {
 /// Runs until a signal or a failure.
 pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let mut options = args.options;
-    if let Some(path) = args.config {
-        let text = read(&path)?;
-        options = options.over(Options::parse(&text, path)?);
+    if let Some(path) = &args.config {
+        let file = Options::parse(&read(path)?, path.clone())?;
+        logging::begin(file.log_level.as_deref(), file.log_format.as_deref())?;
+        options = options.over(file);
     }
     let mut config = options.resolve()?;
     let security = match &config.security {
@@ -81,7 +82,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let seams = Seams::real(threads.runtimes());
     let files_of = config.clone();
     let bound = Bound::bind(config, security, policy, seams).await?;
-    let mut reloading = Reloading::new(&files_of, bound.reloads());
+    let mut reloading = Reloading::new(&files_of, args.config, bound.reloads());
     let mut told = async || {
         tokio::select! {
             () = closed(starter.as_mut()) => "the end of whoever started it",

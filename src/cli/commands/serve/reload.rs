@@ -1,4 +1,5 @@
-//! What a running node takes up from its files: on SIGHUP, and when they change.
+//! What a running node takes up from its files: on SIGHUP, and when they change. Of the file of settings it is the
+//! log's level.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,8 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::agent::{Policy, Reloads};
 use crate::cli::files::{self, Stamp};
+use crate::cli::logging::{self, Change};
 use crate::cli::output::time;
-use crate::config::{Config, SecurityConfig};
+use crate::config::{Config, Options, SecurityConfig};
 use crate::env::Clock;
 use crate::net::tls::{Tls, TlsFiles};
 
@@ -26,6 +28,8 @@ const SOON_S: u64 = 30 * 24 * 3600;
 pub struct Reloading {
     tls: Option<TlsFiles>,
     acl: Option<PathBuf>,
+    /// The file of settings, of which the log's level is taken up.
+    settings: Option<PathBuf>,
     reloads: Reloads,
     /// As they were when they were taken up last.
     taken: Stamps,
@@ -38,11 +42,12 @@ pub struct Reloading {
 struct Stamps {
     tls: Vec<Option<Stamp>>,
     acl: Option<Stamp>,
+    settings: Option<Stamp>,
 }
 
 impl Reloading {
     /// Of a node that has just read them.
-    pub fn new(config: &Config, reloads: Reloads) -> Self {
+    pub fn new(config: &Config, settings: Option<PathBuf>, reloads: Reloads) -> Self {
         let tls = match &config.security {
             SecurityConfig::Mutual(files) => Some(files.clone()),
             SecurityConfig::Insecure => None,
@@ -50,6 +55,7 @@ impl Reloading {
         let mut new = Self {
             tls,
             acl: config.acl.clone(),
+            settings,
             reloads,
             taken: Stamps::default(),
             looked: Stamps::default(),
@@ -70,10 +76,11 @@ impl Reloading {
                     if told.is_none() {
                         return std::future::pending().await;
                     }
-                    tracing::info!("SIGHUP: certificates and policy are read again");
+                    tracing::info!("SIGHUP: certificates, policy and the log's level are read again");
                     self.looked = self.stamps();
                     self.take_up_certificates();
                     self.take_up_policy();
+                    self.take_up_level();
                     self.taken = self.looked.clone();
                 }
                 _ = looks.tick() => self.look(),
@@ -95,6 +102,9 @@ impl Reloading {
         if self.looked.acl != self.taken.acl {
             self.take_up_policy();
         }
+        if self.looked.settings != self.taken.settings {
+            self.take_up_level();
+        }
         self.taken = self.looked.clone();
     }
 
@@ -106,6 +116,7 @@ impl Reloading {
         Stamps {
             tls: tls.flatten().map(|path| files::stamp(path)).collect(),
             acl: self.acl.as_deref().and_then(files::stamp),
+            settings: self.settings.as_deref().and_then(files::stamp),
         }
     }
 
@@ -141,6 +152,25 @@ impl Reloading {
             Err(error) => tracing::error!(
                 error = format!("{error:#}"),
                 "the policy stays as it was: the file cannot be taken up; put it right, and send SIGHUP"
+            ),
+        }
+    }
+
+    fn take_up_level(&self) {
+        let Some(path) = &self.settings else { return };
+        let level = super::read(path).and_then(|text| {
+            let file = Options::parse(&text, path.clone())?;
+            Ok(logging::take_up(file.log_level.as_deref())?)
+        });
+        match level {
+            Ok(Change::Same | Change::Now) => {}
+            Ok(Change::Overruled(by)) => tracing::warn!(
+                level = by,
+                "the log's level stays as it was: --log-level or FERROLOG_LOG_LEVEL says it, and stands above the file"
+            ),
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "the log's level stays as it was: the file of settings cannot be read; put it right, and send SIGHUP"
             ),
         }
     }

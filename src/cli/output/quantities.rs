@@ -1,19 +1,19 @@
 //! Limits and dates as they are written on a command line.
 
-use super::UsageError;
+use crate::cli::exit::UsageError;
 use crate::config::quantity;
 
 const SECOND_MS: u64 = 1000;
 const DAY_MS: u64 = 86_400_000;
 
 /// A limit in bytes, such as `50GiB`; 0 for `none`.
-pub(super) fn parse_bytes(text: &str) -> Result<u64, UsageError> {
+pub(in crate::cli) fn parse_bytes(text: &str) -> Result<u64, UsageError> {
     let example = "write bytes such as 1000000, 512MiB or 50GiB, or none";
     limit(text, quantity::parse_bytes(text), example)
 }
 
 /// A limit of time in milliseconds, such as `7d`; 0 for `none`.
-pub(super) fn parse_age(text: &str) -> Result<u64, UsageError> {
+pub(in crate::cli) fn parse_age(text: &str) -> Result<u64, UsageError> {
     let example = "write a time such as 45s, 30m, 12h or 7d, or none";
     limit(text, quantity::parse_span_ms(text), example)
 }
@@ -27,14 +27,14 @@ fn limit(text: &str, read: Option<u64>, example: &str) -> Result<u64, UsageError
 }
 
 /// How long to wait: a span such as `30s` or `2m`, or a number of seconds; not 0.
-pub(super) fn parse_wait(text: &str) -> Result<std::time::Duration, String> {
+pub(in crate::cli) fn parse_wait(text: &str) -> Result<std::time::Duration, String> {
     let ms = quantity::parse_seconds_ms(text).filter(|ms| *ms > 0);
     ms.map(std::time::Duration::from_millis)
         .ok_or_else(|| "write a time such as 30s or 2m".to_owned())
 }
 
 /// An RFC 3339 time in UTC, such as `2026-01-31T23:59:59.5Z`, in milliseconds since 1970.
-pub(super) fn parse_utc_ms(text: &str) -> Option<u64> {
+pub(in crate::cli) fn parse_utc_ms(text: &str) -> Option<u64> {
     let text = text.strip_suffix(['Z', 'z'])?;
     let (date, time) = text.split_once(['T', 't'])?;
     let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
@@ -72,7 +72,7 @@ fn millis_of_fraction(digits: &str) -> Option<u64> {
 }
 
 /// A time in milliseconds since 1970, as RFC 3339 has it: `2026-01-31T23:59:59Z`.
-pub(super) fn utc(ms: u64) -> String {
+pub(in crate::cli) fn utc(ms: u64) -> String {
     let (days, seconds) = (ms / DAY_MS, ms % DAY_MS / SECOND_MS);
     let (year, month, day) = date_of(days);
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
