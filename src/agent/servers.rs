@@ -11,7 +11,7 @@ use crate::net::budget::Budget;
 use crate::net::mux::{Mux, Streams};
 use crate::net::{Listener, Security};
 use crate::raft::Seat;
-use crate::server::{self, Counts, Drain, HealthReporter, Policy, Surface};
+use crate::server::{self, Counts, Drain, Facts, HealthReporter, Policy, Surface};
 use crate::tasks;
 
 use super::background::serving;
@@ -57,17 +57,18 @@ pub async fn start(
 ) -> Servers {
     let Streams { grpc, raft, http } = port.streams;
     let (limits, policy) = (config.limits.clone(), port.policy);
-    let counts = Arc::<Counts>::default();
+    let counts = Arc::new(Counts::default().telling(config.timing.slow_call));
+    let budget = Budget::new(limits.bytes);
+    let facts = Facts::new(port.security, &budget);
     let (routes, health) = server::router(
         seat.clone(),
         policy.clone(),
         limits.clone(),
         ends.draining.clone(),
         runtimes.bulk.clone(),
-        counts.clone(),
+        (counts.clone(), facts),
     )
     .await;
-    let budget = Budget::new(limits.bytes);
     let registry = told::registry(&Parts {
         seat: seat.clone(),
         mux: port.mux,

@@ -23,13 +23,24 @@ pub fn tell(page: &mut Page<'_>) {
     }
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     page.one(&PROCESS_CPU, cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9);
-    if let Ok(open) = fs::read_dir(DESCRIPTORS) {
-        // One of them is this look itself.
-        page.one(&PROCESS_FDS, open.count().saturating_sub(1));
+    if let Some(open) = open_descriptors() {
+        page.one(&PROCESS_FDS, open);
     }
-    if let Some(most) = getrlimit(Resource::Nofile).current {
+    if let Some(most) = descriptors_max() {
         page.one(&PROCESS_FDS_MAX, most);
     }
+}
+
+/// How many descriptors are open.
+pub fn open_descriptors() -> Option<u64> {
+    let open = fs::read_dir(DESCRIPTORS).ok()?;
+    // One of them is this look itself.
+    Some((open.count() as u64).saturating_sub(1))
+}
+
+/// How many there may be; `None`: any number.
+pub fn descriptors_max() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
 }
 
 fn resident_bytes() -> Option<u64> {

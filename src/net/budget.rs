@@ -23,10 +23,12 @@ mod pool;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::metrics::families::{BUDGET_LIMIT, BUDGET_REFUSALS, BUDGET_USED, BUDGET_WAITS};
 use crate::metrics::{Counter, Page};
@@ -62,14 +64,29 @@ impl Budget {
         }
     }
 
-    /// Tells what is held, and what there was no room for.
-    pub fn tell(&self, page: &mut Page<'_>) {
-        let accounts = [
+    fn accounts_by_name(&self) -> [(&'static str, &NodeAccount); 4] {
+        [
             ("messages", &self.bytes),
             ("windows", &self.unread),
             ("calls", &self.calls),
             ("answers", &self.answers),
-        ];
+        ]
+    }
+
+    /// What is held of each account.
+    pub fn uses(&self) -> [(&'static str, Use); 4] {
+        let used = |account: &NodeAccount| Use {
+            held: account.held(),
+            limit: account.0.limits.with_small(),
+            short: account.0.short_at.lock().map(|at| at.elapsed()),
+        };
+        self.accounts_by_name()
+            .map(|(name, account)| (name, used(account)))
+    }
+
+    /// Tells what is held, and what there was no room for.
+    pub fn tell(&self, page: &mut Page<'_>) {
+        let accounts = self.accounts_by_name();
         let mut told = |family, value: fn(&NodeAccount) -> u64| {
             page.family(family, |series| {
                 for (name, account) in accounts {
@@ -95,6 +112,15 @@ impl Budget {
             bulk: Arc::new(Semaphore::new(BULK_MAX)),
         }
     }
+}
+
+/// What is held of one kind of account by the whole node, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Use {
+    pub held: usize,
+    pub limit: usize,
+    /// How long ago there was last no room at all for somebody; `None`: never.
+    pub short: Option<Duration>,
 }
 
 /// A connection's parts of the [`Budget`]; clones are the same ones.
@@ -149,6 +175,8 @@ struct NodeAccountParts {
     /// How often somebody waited for room, and how often nobody did and there was none.
     waits: Counter,
     refusals: Counter,
+    /// When the node's own limit, and not that of who asked, left no room last.
+    short_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -178,6 +206,7 @@ impl NodeAccount {
             subjects: Mutex::default(),
             waits: Counter::default(),
             refusals: Counter::default(),
+            short_at: Mutex::default(),
         }))
     }
 
@@ -243,7 +272,11 @@ impl Account {
         {
             return Ok(held);
         }
-        self.try_lane(weight, Lane::Any)
+        self.try_lane(weight, Lane::Any).inspect_err(|full| {
+            if full.scope == Scope::Node {
+                *self.0.subject.node.0.short_at.lock() = Some(Instant::now());
+            }
+        })
     }
 
     /// Takes room as soon as there is some. Dropping the future takes nothing.
@@ -367,8 +400,6 @@ impl AsRef<[u8]> for Counted {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures::FutureExt;
 
     use super::*;

@@ -1,5 +1,7 @@
 //! Who a certificate says that its holder is, and what a node or a client may be called.
 
+use std::net::IpAddr;
+
 use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
 
@@ -53,6 +55,25 @@ impl Identity {
 pub fn ends_s(cert: &[u8]) -> Option<u64> {
     let (_, cert) = x509_parser::parse_x509_certificate(cert).ok()?;
     u64::try_from(cert.validity().not_after.timestamp()).ok()
+}
+
+/// The hosts that a certificate (DER) names: names and addresses.
+pub fn hosts(cert: &[u8]) -> Vec<String> {
+    let Ok((_, cert)) = x509_parser::parse_x509_certificate(cert) else {
+        return Vec::new();
+    };
+    let names = cert.subject_alternative_name().ok().flatten();
+    let names = names.map_or(&[][..], |extension| &extension.value.general_names);
+    let host = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let v6 = || <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
+            v4.or_else(|_| v6()).ok().map(|addr| addr.to_string())
+        }
+        _ => None,
+    };
+    names.iter().filter_map(host).collect()
 }
 
 /// Whether `name` may name a node or a client. The name ends up in logs, policies and file names.

@@ -19,7 +19,7 @@ use super::answers::Unread;
 use super::answers::bulk::Bulk;
 use super::answers::reading::Reading;
 use super::auth::{Action, Actions, On, Rights};
-use super::{CommitLog, Counts, Drain, Limits, Policy, deadline, status};
+use super::{CommitLog, Counts, Drain, Facts, Limits, Policy, deadline, status};
 
 /// Names that begin with it are the system's.
 const OF_SYSTEM: char = '_';
@@ -37,6 +37,8 @@ pub struct ApiContext<L> {
     pub unread: Unread,
     pub drain: Drain,
     pub counts: Arc<Counts>,
+    /// What the node stands on.
+    pub facts: Facts,
 }
 
 impl<L> ApiContext<L> {
@@ -56,12 +58,18 @@ impl<L> ApiContext<L> {
             unread: Unread::watched(),
             drain,
             counts: Arc::default(),
+            facts: Facts::default(),
         }
     }
 
     /// The same, and what its calls come to is counted there.
     pub fn counting(self, counts: Arc<Counts>) -> Self {
         Self { counts, ..self }
+    }
+
+    /// The same, and it tells these.
+    pub fn knowing(self, facts: Facts) -> Self {
+        Self { facts, ..self }
     }
 
     /// Refuses calls as long as the node belongs to no cluster.

@@ -31,6 +31,6 @@ pub use counts::Counts;
 pub use drain::Drain;
 pub use limits::Limits;
 pub use router::{HealthReporter, ServeError, router, serve, serve_peers};
-pub use surface::{Surface, serve_http, serve_probes};
+pub use surface::{Facts, Surface, serve_http, serve_probes};
 
 use api_context::accounts;

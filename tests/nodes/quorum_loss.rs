@@ -10,7 +10,9 @@ use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
 use ferrolog::net::{Kind, Security};
 use ferrolog::proto::log_v1;
 use ferrolog::proto::log_v1::log_client::LogClient;
-use ferrolog::proto::v1::{CommitCursorRequest, ProduceRequest, ProduceStreamRequest};
+use ferrolog::proto::v1::{
+    CommitCursorRequest, GetStatusResponse, ProduceRequest, ProduceStreamRequest,
+};
 use ferrolog::raft::ProposeError;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout};
@@ -304,4 +306,71 @@ async fn calls_of_both_apis_end_in_time_and_what_was_not_appended_stays_out() {
             "{value}"
         );
     }
+}
+
+/// What a node says of itself and of the others.
+async fn said(world: &World, place: usize) -> GetStatusResponse {
+    let client = world.client(&[ADDRS[place]]);
+    client.admin().status(None).await.expect("an answer")
+}
+
+/// Waits until it is so, for two seconds at most.
+async fn soon(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !look().await {
+        assert!(begun.elapsed() < Duration::from_secs(2), "{what}");
+        // Between two looks: time itself is the subject.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A status is true two seconds after a partition: of a follower, of the leader, and of all from all.
+#[tokio::test(start_paused = true)]
+async fn what_nodes_say_of_themselves_is_true_soon_after_they_are_cut_off() {
+    let links = Links::default();
+    let world = World::late(12, &links).await;
+    world.produce(&ADDRS, 0, 10).await;
+    world.check(10).await;
+    let leader = world.leader();
+    let leads = async |place: usize| said(&world, place).await.leads;
+    let others: Vec<_> = (0..3).filter(|place| *place != leader).collect();
+    assert!(leads(leader).await && !leads(others[0]).await && !leads(others[1]).await);
+
+    let id = said(&world, others[0]).await.node_id;
+    silence(&links, others[0], true);
+    soon("the leader tells that it hears it no more", async || {
+        let told = said(&world, leader).await;
+        let node = told.nodes.iter().find(|node| node.id == id);
+        told.leads && node.is_some_and(|node| node.heard_ms > Some(1_000))
+    })
+    .await;
+    soon("it knows of no leader", async || {
+        let alone = said(&world, others[0]).await;
+        (alone.leader_id, alone.leads) == (0, false)
+    })
+    .await;
+    silence(&links, others[0], false);
+    soon("it is heard again", async || {
+        let told = said(&world, leader).await;
+        let node = told.nodes.iter().find(|node| node.id == id);
+        node.is_some_and(|node| node.heard_ms < Some(500))
+    })
+    .await;
+
+    let leader = world.leader();
+    let others: Vec<_> = (0..3).filter(|place| *place != leader).collect();
+    silence(&links, leader, true);
+    soon(
+        "another one leads, and the old one does not say so",
+        async || {
+            let another = leads(others[0]).await || leads(others[1]).await;
+            another && !leads(leader).await
+        },
+    )
+    .await;
+    silence(&links, others[0], true);
+    soon("nobody leads", async || {
+        !leads(0).await && !leads(1).await && !leads(2).await
+    })
+    .await;
 }

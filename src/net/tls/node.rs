@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Material, Tls, TlsError, alpn, check_protocol};
 use crate::name;
-use crate::net::identity::{Identity, ends_s};
+use crate::net::identity::{Identity, ends_s, hosts};
 use crate::net::{BoxIo, Io, Kind};
 
 /// What a node needs beside a client.
@@ -26,6 +26,7 @@ pub(super) struct Side {
     pub(super) asking: Arc<ClientConfig>,
     identity: Identity,
     ends_s: Option<u64>,
+    hosts: Vec<String>,
     /// Whom we trust.
     verifier: Arc<dyn ClientCertVerifier>,
 }
@@ -66,6 +67,7 @@ impl Side {
             asking: Arc::new(material.client_config(Kind::Http)?),
             identity,
             ends_s: ends_s(&material.chain[0]),
+            hosts: hosts(&material.chain[0]),
             verifier: material.verifier.clone(),
         })
     }
@@ -102,6 +104,11 @@ impl Tls {
     /// When our own certificate ends, in seconds since 1970.
     pub fn ends_s(&self) -> Option<u64> {
         self.now().node.ends_s
+    }
+
+    /// The hosts that our own certificate names.
+    pub fn hosts(&self) -> Vec<String> {
+        self.now().node.hosts.clone()
     }
 
     /// The serving side of a handshake; what the client speaks comes with who it is. The caller owns the deadline.

@@ -60,7 +60,8 @@ impl ClusterService for Cluster {
             clock_offset_ms: clocks.offsets_ms.get(&known.id).copied(),
             heard_ms: heard_ms.get(&known.id).copied(),
         };
-        Ok(Response::new(GetStatusResponse {
+        let syncs = log.log().counts().syncs_lately.p99();
+        let mut status = GetStatusResponse {
             cluster_id: identity.cluster_id.clone(),
             node_id: identity.node_id,
             node_name: identity.name.clone(),
@@ -87,7 +88,12 @@ impl ClusterService for Cluster {
             disk_reserve_bytes: reserve,
             advertised_addr: log.addr().to_owned(),
             leads: view.writable,
-        }))
+            fsync_p99_us: syncs.map(|syncs| syncs.took.as_micros() as u64),
+            fsync_count: syncs.map_or(0, |syncs| syncs.count),
+            ..GetStatusResponse::default()
+        };
+        self.0.facts.tell(&mut status);
+        Ok(Response::new(status))
     }
 
     async fn remove_node(

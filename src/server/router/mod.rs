@@ -27,7 +27,7 @@ use super::limits::STREAM_WINDOW;
 use super::log_v1::LogV1;
 use super::native::Native;
 use super::native::cluster::Cluster;
-use super::{ApiContext, Counts, Drain, Limits, Policy, answers};
+use super::{ApiContext, Counts, Drain, Facts, Limits, Policy, answers};
 use calls::counted;
 use reasons::Complete;
 
@@ -92,11 +92,11 @@ pub async fn router(
     limits: Limits,
     drain: Drain,
     bulk: Handle,
-    counts: Arc<Counts>,
+    (counts, facts): (Arc<Counts>, Facts),
 ) -> (Routes, HealthReporter) {
     let message_max = limits.message_bytes_max();
     let api = ApiContext::new(seat, policy, limits, drain, bulk);
-    let api = Arc::new(api.counting(counts));
+    let api = Arc::new(api.counting(counts).knowing(facts));
     let log = LogServer::new(LogV1(api.clone()))
         .max_decoding_message_size(message_max)
         .max_encoding_message_size(message_max);

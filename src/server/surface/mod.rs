@@ -4,8 +4,10 @@
 //! machine unless an operator says otherwise, asks for none. A connection is for one request without a body, and lives
 //! for ten seconds at most, whatever its client does in them.
 
+mod facts;
 mod listening;
 
+pub use facts::Facts;
 pub use listening::serve_probes;
 
 use std::convert::Infallible;

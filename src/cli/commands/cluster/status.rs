@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::survey::{Seen, Survey};
 use crate::cli::Format;
 use crate::cli::exit::EXIT_NO_QUORUM;
-use crate::cli::output::{Told, clear, counted, grouped, held, print_as, size, span, table};
+use crate::cli::output::{Told, clear, counted, grouped, held, print_as, size, span, table, time};
 use crate::client::Client;
 use crate::proto::v1::{GetStatusResponse, NodeRole};
 
@@ -63,7 +63,7 @@ fn role_name(role: i32) -> &'static str {
     }
 }
 
-const HEADS: [&str; 11] = [
+const HEADS: [&str; 12] = [
     "NAME",
     "ADDRESS",
     "UP",
@@ -75,6 +75,7 @@ const HEADS: [&str; 11] = [
     "USED",
     "DAMAGED",
     "CLOCK",
+    "CERT ENDS",
 ];
 
 fn row(survey: &Survey, seen: &Seen<'_>) -> Vec<String> {
@@ -100,6 +101,10 @@ fn row(survey: &Survey, seen: &Seen<'_>) -> Vec<String> {
         own(|own| size(own.segment_bytes)),
         own(|own| own.damaged_segments.to_string()),
         offset.map_or_else(dash, |offset| format!("{offset:+}ms")),
+        own(|own| {
+            let ends = own.certificate_ends_ms.unwrap_or(0);
+            time(ends).split('T').next().unwrap_or_default().to_owned()
+        }),
     ]
 }
 
@@ -164,6 +169,9 @@ fn json(survey: &Survey) -> Value {
             "segment_bytes": own.map(|own| own.segment_bytes),
             "damaged_segments": own.map(|own| own.damaged_segments),
             "staleness_ms": own.and_then(|own| own.staleness_ms),
+            "certificate_ends_ms": own.and_then(|own| own.certificate_ends_ms),
+            "fsync_p99_us": own.and_then(|own| own.fsync_p99_us),
+            "open_descriptors": own.and_then(|own| own.open_descriptors),
         })
     };
     told["nodes"] = survey.members().map(node).collect();
@@ -330,6 +338,7 @@ mod tests {
         let told = survey(&[2, 1]);
         let shown = text(&told);
         for part in [
+            "2027-02-15",
             "term 3, leader n2",
             "2 of 3 voters up, quorum: yes",
             "n3 does not answer: no answer within 1.5 s",

@@ -14,6 +14,9 @@ use crate::proto::v1::{GetStatusResponse, Node, NodeRole};
 /// How long a node may take to answer. Whoever asks what is wrong does not wait for longer.
 const WAIT: Duration = Duration::from_millis(1500);
 
+/// Between two questions to the leader while a member does not answer.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+
 /// The answer of one address.
 pub struct Asked {
     pub addr: String,
@@ -114,21 +117,35 @@ impl Survey {
         Ok(survey)
     }
 
-    /// If a member does not answer: what the leader says once it would know of one that died just now.
+    /// If a member does not answer: what the leader says meanwhile, until it would know of one that died just now. One
+    /// that has moved is asked where it is.
     async fn ask_leader_again(&mut self, client: &Client, begun: Instant) {
         let Some(leader) = self.leader().map(|leader| leader.node_id) else {
             return;
         };
-        if self.members().all(|seen| seen.own.is_some()) {
-            return;
-        }
-        sleep_until(begun + WAIT).await;
-        let told = |asked: &&mut Asked| {
-            let answer = asked.answer.as_ref();
-            answer.is_ok_and(|answer| answer.node_id == leader)
-        };
-        for asked in self.asked.iter_mut().filter(told) {
-            *asked = ask(client, asked.addr.clone()).await;
+        let until = begun + WAIT;
+        loop {
+            let all_answer = self.members().all(|seen| seen.own.is_some());
+            if all_answer || Instant::now() >= until {
+                return;
+            }
+            sleep_until(until.min(Instant::now() + ASK_AGAIN)).await;
+            let told = |asked: &&mut Asked| {
+                let answer = asked.answer.as_ref();
+                answer.is_ok_and(|answer| answer.node_id == leader)
+            };
+            for asked in self.asked.iter_mut().filter(told) {
+                *asked = ask(client, asked.addr.clone()).await;
+            }
+            let known = self.asked.iter().map(|asked| asked.addr.clone());
+            let known: BTreeSet<_> = known.collect();
+            let members = self.answers().flat_map(|answer| &answer.nodes);
+            let addrs: BTreeSet<_> = members.map(|node| node.addr.clone()).collect();
+            let moved = addrs.difference(&known).cloned();
+            self.asked.extend(ask_all(client, moved).await);
+            if self.leader().is_none() {
+                return;
+            }
         }
     }
 
@@ -220,6 +237,7 @@ pub async fn ask(client: &Client, addr: String) -> Asked {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::proto::v1::BudgetUse;
 
     /// Three voters `n1` to `n3` of which these answer; the first of them leads.
     pub fn survey(up: &[u64]) -> Survey {
@@ -232,6 +250,12 @@ pub mod tests {
             ..Node::default()
         };
         let nodes: Vec<_> = (1..=3).map(node).collect();
+        let budget = |account: &str| BudgetUse {
+            account: account.to_owned(),
+            used_bytes: 10,
+            limit_bytes: 1 << 20,
+            short_ms: Some(61_000),
+        };
         let answer = |id: u64| GetStatusResponse {
             cluster_id: "ab".into(),
             node_id: id,
@@ -245,6 +269,14 @@ pub mod tests {
             advertised_addr: format!("127.0.0.1:{id}"),
             disk_available_bytes: 1 << 30,
             disk_reserve_bytes: 1 << 28,
+            clock_ms: 1_800_000_000_000,
+            certificate_ends_ms: Some(1_800_000_000_000 + 31 * 86_400_000),
+            certificate_hosts: vec!["127.0.0.1".into()],
+            fsync_p99_us: Some(200_000),
+            fsync_count: 100,
+            budgets: ["messages", "windows"].map(budget).to_vec(),
+            open_descriptors: Some(100),
+            descriptors_max: Some(1024),
             ..GetStatusResponse::default()
         };
         let asked = (1..=3).map(|id| Asked {

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::cli::commands::cluster::survey::{Seen, Silence, Survey};
-use crate::cli::output::{counted, size, span};
+use crate::cli::output::{counted, span};
 use crate::client::{ClientError, LogInfo};
-use crate::proto::v1::{GetStatusResponse, NodeRole};
+use crate::proto::v1::NodeRole;
+
+use super::kinds::{Bounds, Finding, Kind, of_all, of_node};
+use super::means;
 
 /// The leader calls the others many times a second: one that it heard so lately is alive.
 const ALIVE_MAX: Duration = Duration::from_millis(500);
@@ -14,93 +17,6 @@ const ALIVE_MAX: Duration = Duration::from_millis(500);
 const HEARD_MAX: Duration = Duration::from_secs(2);
 /// Clocks that are further apart than this make the times of records differ from what people see.
 const CLOCK_OFFSET_MAX_MS: u64 = 500;
-
-/// From where on something is worth a word.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Entries that a node lacks.
-    pub lag: u64,
-    /// Records between a cursor and the end of its log.
-    pub cursor_lag: u64,
-}
-
-impl Bounds {
-    pub const USUAL: Self = Self {
-        lag: 10_000,
-        cursor_lag: 1_000_000,
-    };
-}
-
-/// What is wrong, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    NoQuorum,
-    NoLeader,
-    Down,
-    Untrusted,
-    Foreign,
-    Unheard,
-    Lagging,
-    Damaged,
-    Full,
-    NearlyFull,
-    ClocksApart,
-    WrongAddress,
-    EvenVoters,
-    Learner,
-    VersionsMixed,
-    CursorBehind,
-}
-
-impl Kind {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NoQuorum => "no-quorum",
-            Self::NoLeader => "no-leader",
-            Self::Down => "down",
-            Self::Untrusted => "untrusted",
-            Self::Foreign => "other-cluster",
-            Self::Unheard => "unheard",
-            Self::Lagging => "lagging",
-            Self::Damaged => "damaged",
-            Self::Full => "full",
-            Self::NearlyFull => "nearly-full",
-            Self::ClocksApart => "clocks-apart",
-            Self::WrongAddress => "wrong-address",
-            Self::EvenVoters => "even-voters",
-            Self::Learner => "learner",
-            Self::VersionsMixed => "versions-mixed",
-            Self::CursorBehind => "cursor-behind",
-        }
-    }
-}
-
-/// One fault.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Finding {
-    pub kind: Kind,
-    /// The node that has it, if it is one's.
-    pub node: Option<String>,
-    pub what: String,
-    /// What to do about it.
-    pub next: String,
-}
-
-fn of_all(kind: Kind, what: impl Into<String>, next: impl Into<String>) -> Finding {
-    Finding {
-        kind,
-        node: None,
-        what: what.into(),
-        next: next.into(),
-    }
-}
-
-fn of_node(kind: Kind, node: &str, what: impl Into<String>, next: impl Into<String>) -> Finding {
-    Finding {
-        node: Some(node.to_owned()),
-        ..of_all(kind, what, next)
-    }
-}
 
 /// All faults, the worst first.
 pub fn of(survey: &Survey, logs: &[LogInfo], bounds: &Bounds) -> Vec<Finding> {
@@ -110,7 +26,7 @@ pub fn of(survey: &Survey, logs: &[LogInfo], bounds: &Bounds) -> Vec<Finding> {
         match seen.own {
             Some(own) => {
                 found.extend(standing(survey, &seen, bounds));
-                found.extend(disk(own));
+                found.extend(means::of(own, bounds));
             }
             None => found.push(silent(survey, &seen)),
         }
@@ -204,41 +120,6 @@ fn standing(survey: &Survey, seen: &Seen<'_>, bounds: &Bounds) -> Option<Finding
     let what = format!("it lacks {}", counted(lag, "entry", "entries"));
     let next = "it catches up by itself: see `ferrolog cluster status --watch`; if it does not, look at its disk and network";
     Some(of_node(Kind::Lagging, name, what, next))
-}
-
-fn disk(own: &GetStatusResponse) -> Vec<Finding> {
-    let name = &*own.node_name;
-    let mut found = Vec::new();
-    if own.damaged_segments > 0 {
-        let what = format!(
-            "{} of its log {} damaged",
-            counted(own.damaged_segments, "segment", "segments"),
-            if own.damaged_segments == 1 {
-                "is"
-            } else {
-                "are"
-            }
-        );
-        let next = "it is mended from another node by itself; if it stays, look at the disk, and stop the node for \
-                    `ferrolog log verify DIR`";
-        found.push(of_node(Kind::Damaged, name, what, next));
-    }
-    let (free, reserve) = (own.disk_available_bytes, own.disk_reserve_bytes);
-    let what = format!(
-        "{} are free on its disk, and {} must stay free",
-        size(free),
-        size(reserve)
-    );
-    if free < reserve {
-        let what = format!("records are refused: {what}");
-        let next = "make room on the disk, or give records up: `ferrolog log list` shows what is kept, `ferrolog log trim` and \
-                    `ferrolog log set` give it up";
-        found.push(of_node(Kind::Full, name, what, next));
-    } else if free < reserve.saturating_mul(2) {
-        let next = "make room before records are refused: `ferrolog log list` shows what is kept";
-        found.push(of_node(Kind::NearlyFull, name, what, next));
-    }
-    found
 }
 
 /// Nodes that are not where they say, or not of this cluster.
@@ -355,6 +236,9 @@ mod tests {
     use super::*;
     use crate::cli::commands::cluster::survey::tests::survey;
     use crate::client::CursorInfo;
+    use crate::proto::v1::{GetStatusResponse, Node};
+
+    const DAY_MS: u64 = 86_400_000;
 
     fn kinds(survey: &Survey, logs: &[LogInfo]) -> Vec<(Kind, String)> {
         let found = of(survey, logs, &Bounds::USUAL);
@@ -368,7 +252,7 @@ mod tests {
         survey: &mut Survey,
         id: u64,
         own: impl Fn(&mut GetStatusResponse),
-        told: impl Fn(&mut crate::proto::v1::Node),
+        told: impl Fn(&mut Node),
     ) {
         for asked in &mut survey.asked {
             let Ok(answer) = &mut asked.answer else {
@@ -382,71 +266,111 @@ mod tests {
         }
     }
 
-    #[test]
-    fn nothing_is_said_of_a_healthy_cluster() {
-        assert_eq!(kinds(&survey(&[1, 2, 3]), &[]), []);
+    type Injected = fn(&mut Survey);
+
+    /// A log whose cursor is so far behind its end.
+    fn log_with_cursor(behind: u64) -> LogInfo {
+        LogInfo {
+            name: "orders".to_owned(),
+            next_offset: 2_000_000,
+            slowest_cursor: Some(CursorInfo {
+                name: "billing".to_owned(),
+                offset: 2_000_000 - behind,
+                ..CursorInfo::default()
+            }),
+            ..LogInfo::default()
+        }
+    }
+
+    /// Faults that one change of the node n2 makes.
+    const OF_N2: [(Kind, Injected); 18] = [
+        (Kind::Damaged, |at| n2(at, |own| own.damaged_segments = 2)),
+        (Kind::Full, |at| n2(at, |own| own.disk_available_bytes = 1)),
+        (Kind::ReserveReached, |at| {
+            n2(at, |own| {
+                own.disk_available_bytes = own.disk_reserve_bytes - 1
+            })
+        }),
+        (Kind::NearlyFull, |at| {
+            n2(at, |own| {
+                own.disk_available_bytes = own.disk_reserve_bytes + 1
+            })
+        }),
+        (Kind::SlowFsync, |at| {
+            n2(at, |own| own.fsync_p99_us = Some(400_000))
+        }),
+        (Kind::CertificateEnds, |at| {
+            n2(at, |own| {
+                own.certificate_ends_ms = Some(own.clock_ms + 29 * DAY_MS)
+            })
+        }),
+        (Kind::CertificateEnds, |at| {
+            n2(at, |own| own.certificate_ends_ms = Some(own.clock_ms - 1))
+        }),
+        (Kind::CertificateName, |at| {
+            n2(at, |own| own.certificate_hosts = vec!["other".to_owned()])
+        }),
+        (Kind::BudgetUsedUp, |at| {
+            n2(at, |own| {
+                own.budgets[1].used_bytes = own.budgets[1].limit_bytes
+            })
+        }),
+        (Kind::BudgetUsedUp, |at| {
+            n2(at, |own| own.budgets[0].short_ms = Some(3_000))
+        }),
+        (Kind::DescriptorsShort, |at| {
+            n2(at, |own| own.open_descriptors = Some(900))
+        }),
+        (Kind::Foreign, |at| {
+            n2(at, |own| own.cluster_id = "cd".to_owned())
+        }),
+        (Kind::Unheard, |at| {
+            told_of_n2(at, |told| told.heard_ms = Some(60_000))
+        }),
+        (Kind::ClocksApart, |at| {
+            told_of_n2(at, |told| told.clock_offset_ms = Some(-501))
+        }),
+        (Kind::Learner, |at| {
+            told_of_n2(at, |told| told.set_role(NodeRole::Learner))
+        }),
+        (Kind::WrongAddress, |at| n2(at, |own| own.node_id = 3)),
+        (Kind::Lagging, |at| {
+            for id in 1..=3 {
+                change(at, id, |own| own.committed_index = Some(99_999), |_| ());
+                change(at, id, |own| own.applied_index = Some(99_999), |_| ());
+            }
+            n2(at, |own| own.applied_index = Some(1));
+        }),
+        (Kind::Untrusted, |at| {
+            at.asked[1].answer = Err(Silence::Failed(Box::new(ClientError::Tls {
+                server: "127.0.0.1:2".to_owned(),
+                cause: "expired".to_owned(),
+            })));
+        }),
+    ];
+
+    fn n2(survey: &mut Survey, own: fn(&mut GetStatusResponse)) {
+        change(survey, 2, own, |_| ());
+    }
+
+    fn told_of_n2(survey: &mut Survey, told: fn(&mut Node)) {
+        change(survey, 2, |_| (), told);
     }
 
     #[test]
+    fn nothing_is_said_of_a_healthy_cluster() {
+        assert_eq!(
+            kinds(&survey(&[1, 2, 3]), &[log_with_cursor(1_000_000)]),
+            []
+        );
+    }
+
+    /// With the faults of the whole cluster below: more than twenty, each named, by itself.
+    #[test]
     fn each_fault_is_named_and_its_node() {
-        type Own = fn(&mut GetStatusResponse);
-        type Told = fn(&mut crate::proto::v1::Node);
-        let cases: [(Kind, Own, Told); 9] = [
-            (Kind::Damaged, |own| own.damaged_segments = 2, |_| ()),
-            (Kind::Full, |own| own.disk_available_bytes = 1, |_| ()),
-            (
-                Kind::NearlyFull,
-                |own| own.disk_available_bytes = own.disk_reserve_bytes + 1,
-                |_| (),
-            ),
-            (
-                Kind::Foreign,
-                |own| own.cluster_id = "cd".to_owned(),
-                |_| (),
-            ),
-            (Kind::Unheard, |_| (), |told| told.heard_ms = Some(60_000)),
-            (
-                Kind::ClocksApart,
-                |_| (),
-                |told| told.clock_offset_ms = Some(-501),
-            ),
-            (
-                Kind::Learner,
-                |_| (),
-                |told| told.set_role(NodeRole::Learner),
-            ),
-            (
-                Kind::Lagging,
-                |own| {
-                    own.applied_index = Some(1);
-                },
-                |_| (),
-            ),
-            (Kind::WrongAddress, |own| own.node_id = 3, |_| ()),
-        ];
-        for (kind, own, told) in cases {
+        for (kind, inject) in OF_N2 {
             let mut survey = survey(&[1, 2, 3]);
-            if kind == Kind::Lagging {
-                change(
-                    &mut survey,
-                    1,
-                    |own| own.committed_index = Some(99_999),
-                    |_| (),
-                );
-                change(
-                    &mut survey,
-                    1,
-                    |own| own.applied_index = Some(99_999),
-                    |_| (),
-                );
-                change(
-                    &mut survey,
-                    3,
-                    |own| own.applied_index = Some(99_999),
-                    |_| (),
-                );
-            }
-            change(&mut survey, 2, own, told);
+            inject(&mut survey);
             let found = kinds(&survey, &[]);
             assert!(
                 found.contains(&(kind, "n2".to_owned())),
@@ -454,13 +378,39 @@ mod tests {
             );
         }
         let mut mixed = survey(&[1, 2, 3]);
-        change(
-            &mut mixed,
-            2,
-            |own| own.version = "1.0.1".to_owned(),
-            |_| (),
-        );
+        n2(&mut mixed, |own| own.version = "1.0.1".to_owned());
         assert_eq!(kinds(&mixed, &[]), [(Kind::VersionsMixed, String::new())]);
+        let mut even = survey(&[1, 2, 3]);
+        for id in 1..=3 {
+            change(&mut even, id, |own| own.nodes.truncate(2), |_| ());
+        }
+        assert_eq!(kinds(&even, &[]), [(Kind::EvenVoters, String::new())]);
+        let behind = kinds(&survey(&[1, 2, 3]), &[log_with_cursor(1_000_001)]);
+        assert_eq!(behind, [(Kind::CursorBehind, String::new())]);
+    }
+
+    #[test]
+    fn a_figure_and_what_to_type_next_are_told() {
+        let mut slow = survey(&[1, 2, 3]);
+        n2(&mut slow, |own| own.fsync_p99_us = Some(400_000));
+        n2(&mut slow, |own| {
+            own.certificate_hosts = vec!["*.example".to_owned()]
+        });
+        let found = of(&slow, &[], &Bounds::USUAL);
+        assert!(
+            found[0].what.contains("400.00ms") || found[0].what.contains("0.4"),
+            "{found:?}"
+        );
+        assert!(
+            found[1].next.contains("certs --nodes n2 --hosts 127.0.0.1"),
+            "{found:?}"
+        );
+        // Some syncs are no figure, and a wildcard names a host.
+        n2(&mut slow, |own| own.fsync_count = 99);
+        n2(&mut slow, |own| {
+            own.advertised_addr = "n2.example:7400".to_owned()
+        });
+        assert_eq!(kinds(&slow, &[]), []);
     }
 
     #[test]
@@ -479,19 +429,11 @@ mod tests {
 
     #[test]
     fn a_cursor_that_nobody_moves_is_named() {
-        let log = |offset| LogInfo {
-            name: "orders".to_owned(),
-            next_offset: 2_000_000,
-            slowest_cursor: Some(CursorInfo {
-                name: "billing".to_owned(),
-                offset,
-                ..CursorInfo::default()
-            }),
-            ..LogInfo::default()
-        };
-        let healthy = survey(&[1, 2, 3]);
-        assert_eq!(kinds(&healthy, &[log(1_000_000)]), []);
-        let behind = of(&healthy, &[log(999_999)], &Bounds::USUAL);
+        let behind = of(
+            &survey(&[1, 2, 3]),
+            &[log_with_cursor(1_000_001)],
+            &Bounds::USUAL,
+        );
         let next = &behind[0].next;
         assert!(
             next.contains("cursor delete billing --log orders"),

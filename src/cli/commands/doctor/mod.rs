@@ -1,8 +1,11 @@
 //! `ferrolog doctor`: what is wrong with a cluster, and the command to type next; `ferrolog health` for probes.
 
 mod findings;
+mod kinds;
+mod means;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -11,7 +14,8 @@ use crate::cli::Format;
 use crate::cli::connection::ConnectionArgs;
 use crate::cli::exit::{EXIT_FAILURE, EXIT_NO_QUORUM};
 use crate::cli::output::print_as;
-use findings::{Bounds, Finding};
+use crate::cli::output::quantities::parse_wait;
+use kinds::{Bounds, Finding};
 
 const HELP: &str = "\
 Asks all nodes at the same time and names each fault with the command to type next. It changes nothing.
@@ -20,6 +24,9 @@ Exit codes: 0 nothing is wrong, 1 something is, 6 there is no quorum, 3 no node 
 Examples:
   ferrolog doctor --servers n1:8400,n2:8400,n3:8400
   ferrolog doctor --output json | jq -r '.findings[].kind'";
+
+/// As [`Bounds::USUAL`] has it.
+const SLOW_FSYNC: &str = "250ms";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
@@ -32,6 +39,9 @@ pub(in crate::cli) struct DoctorArgs {
     /// A cursor that is further than this behind its log's end is worth a word
     #[arg(long, value_name = "RECORDS", default_value_t = Bounds::USUAL.cursor_lag)]
     max_cursor_lag: u64,
+    /// A disk is slow of whose syncs one of 100 takes longer than this
+    #[arg(long, value_name = "TIME", default_value = SLOW_FSYNC, value_parser = parse_wait)]
+    max_fsync: Duration,
 }
 
 pub(in crate::cli) async fn run(args: DoctorArgs, format: Format) -> anyhow::Result<ExitCode> {
@@ -39,6 +49,7 @@ pub(in crate::cli) async fn run(args: DoctorArgs, format: Format) -> anyhow::Res
     let bounds = Bounds {
         lag: args.max_lag,
         cursor_lag: args.max_cursor_lag,
+        fsync: args.max_fsync,
     };
     let survey = Survey::take(&client, &args.connection.addrs()).await?;
     // A cluster without a leader tells its logs to nobody.
