@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ferrolog::client::Consistency;
+use serde_json::Value;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -18,7 +19,7 @@ use tonic_types::StatusExt;
 use crate::harness::checker::{self, Append, NodeLog, Outcome};
 use crate::harness::load::Load;
 use crate::harness::loop_disk::{Filesystem, can_cut_power};
-use crate::harness::{PATIENCE, Stage, command, until, wire};
+use crate::harness::{PATIENCE, Stage, command, until, until_in, wire};
 
 const NODES: [usize; 3] = [0, 1, 2];
 const RESERVE: u64 = 8 << 20;
@@ -350,6 +351,23 @@ async fn a_cluster_goes_on_without_a_follower_whose_disk_is_full() {
 
     stage.disks[full].take_room(TOO_LITTLE);
     let begun = Instant::now();
+    until_in(
+        Duration::from_millis(2_500),
+        "the doctor names it",
+        async || {
+            let doctor = ["doctor", "--output", "json"];
+            let told = command::client(&stage.cluster, &doctor).await.out;
+            let told: Value = serde_json::from_str(&told).ok()?;
+            let mut found = told["findings"].as_array()?.iter();
+            let is_it = |one: &Value| {
+                let is_full = one["kind"] == "full" || one["kind"] == "reserve-reached";
+                is_full && one["node"] == stage.cluster.name(full)
+            };
+            found.any(is_it).then_some(())
+        },
+    )
+    .await;
+    println!("a full disk is named after {:.1?}", begun.elapsed());
     until("the follower takes no more", async || {
         let (matched, committed) = reach(&stage, leader, full).await;
         (matched + 50 < committed).then_some(())
