@@ -103,6 +103,8 @@ families! {
     SCRUBBED: Counter "ferrolog_scrubbed_bytes_total", "Bytes of sealed segments that were read to find damage";
     REPAIRS: Counter "ferrolog_repairs_total", "Tries to mend a damaged segment, by outcome";
     SNAPSHOTS: Counter "ferrolog_snapshots_total", "Snapshots, by whether this node sent or took them";
+    CHECKPOINTS: Counter "ferrolog_checkpoints_total", "Checkpoints of the replicated state that this node saved";
+    STATE_WRITTEN: Counter "ferrolog_state_written_bytes_total", "Bytes that checkpoints, votes and floors made this node write";
     DISK_FREE: Gauge "ferrolog_disk_available_bytes", "Room on the disk of the data directory";
     DISK_RESERVE: Gauge "ferrolog_disk_reserve_bytes", "Below so much room records are refused";
 

@@ -217,6 +217,9 @@ impl ReplicatedLog {
         page.one(&SCRUBBED, counts.scrubbed_bytes.get());
         page.by_label(&REPAIRS, &counts.repairs);
         page.by_label(&SNAPSHOTS, &counts.snapshots);
+        let stable = self.0.upkeep.stable();
+        page.one(&CHECKPOINTS, stable.checkpoints());
+        page.one(&STATE_WRITTEN, stable.written_bytes());
         let (free, reserve) = space.room();
         page.one(&DISK_FREE, free);
         page.one(&DISK_RESERVE, reserve);

@@ -13,6 +13,7 @@ use redb::{
 };
 
 use crate::disk::{Disk, File};
+use crate::metrics::Counter;
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::{self, LogId, Vote};
 use crate::raft::entry::wire_error::WireError;
@@ -42,6 +43,9 @@ pub struct StableStore(Arc<StoreFiles>);
 struct StoreFiles {
     database: Database,
     vote: VoteFile,
+    /// Bytes that the database wrote.
+    written: Arc<Counter>,
+    checkpoints: Counter,
 }
 
 impl StableStore {
@@ -64,8 +68,13 @@ impl StableStore {
             what,
         };
         // redb panics on some damaged pages, so a panic here counts as damage.
+        let written = Arc::<Counter>::default();
+        let backend = Backend {
+            file,
+            written: written.clone(),
+        };
         let open = || -> Result<Database, redb::DatabaseError> {
-            let mut database = builder.create_with_backend(Backend(file))?;
+            let mut database = builder.create_with_backend(backend)?;
             // The database is small, so every page is read and checked.
             match database.check_integrity()? {
                 true => Ok(database),
@@ -83,7 +92,12 @@ impl StableStore {
             Err(error) => return Err(failed(error)),
         };
         let vote = VoteFile::open(disk, dir).map_err(|error| failed(error.into()))?;
-        let store = Self(Arc::new(StoreFiles { database, vote }));
+        let store = Self(Arc::new(StoreFiles {
+            database,
+            vote,
+            written,
+            checkpoints: Counter::default(),
+        }));
         let others = disk.list(dir).map_err(|error| failed(error.into()))?;
         let in_use =
             others.iter().any(|name| name.ends_with(".store")) || store.0.vote.read().is_some();
@@ -296,7 +310,19 @@ impl StableStore {
                 put_row(&mut table, key, row.as_deref())?;
             }
             Ok(())
-        })
+        })?;
+        self.0.checkpoints.one_more();
+        Ok(())
+    }
+
+    /// The checkpoints that were saved since the store was opened.
+    pub fn checkpoints(&self) -> u64 {
+        self.0.checkpoints.get()
+    }
+
+    /// The bytes that were written to the database since then.
+    pub fn written_bytes(&self) -> u64 {
+        self.0.written.get()
     }
 
     /// The node's identity; `None` in a new directory.
@@ -340,26 +366,30 @@ fn decode(key: &'static str) -> impl FnOnce(WireError) -> StableError {
 
 /// A file of the disk seam behind redb's own interface.
 #[derive(Debug)]
-struct Backend(Arc<dyn File>);
+struct Backend {
+    file: Arc<dyn File>,
+    written: Arc<Counter>,
+}
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(out, offset)
+        self.file.read_exact_at(out, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+        self.written.add(data.len() as u64);
+        self.file.write_all_at(data, offset)
     }
 }

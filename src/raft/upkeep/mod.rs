@@ -61,6 +61,11 @@ impl Upkeep {
         self.kept.floor.lock().is_some()
     }
 
+    /// Where the state is saved.
+    pub fn stable(&self) -> &StableStore {
+        &self.kept.stable
+    }
+
     /// The handle with which others have the state saved.
     pub fn checkpointer(&self) -> &Checkpointer {
         &self.kept.checkpointer

@@ -9,24 +9,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use futures::future::try_join_all;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use super::consuming::Consuming;
 use super::figures::Run;
 use super::load::{Flow, SILENCE_MAX, Target, WARM_UP, rate};
-use crate::batch::{self, Builder, Record};
+use crate::batch::{Builder, Record};
 use crate::proto::v1::consistency::Level;
 use crate::proto::v1::log_service_client::LogServiceClient;
 use crate::proto::v1::start::At;
 use crate::proto::v1::{
-    Batch, Consistency, ConsumeStreamRequest, ConsumeStreamResponse, ConsumeStreamStart, ManyBatch,
-    ProduceManyRequest, ProduceRequest, ProduceStreamRequest, ProduceStreamResponse, Start,
-    StoredBatch,
+    Batch, Consistency, ConsumeStreamStart, ManyBatch, ProduceManyRequest, ProduceRequest,
+    ProduceStreamRequest, ProduceStreamResponse, Start,
 };
 use crate::tasks;
 
@@ -36,11 +34,6 @@ pub(super) const READ_RECORD_BYTES: usize = 100;
 const STREAMS: usize = 2;
 /// Batches in flight on each stream, if its credit allows.
 const IN_FLIGHT: u64 = 32;
-/// What a consume stream may send ahead, and when it is told more.
-pub(super) const CREDIT_BYTES: u64 = 64 << 20;
-pub(super) const CREDIT_STEP_BYTES: u64 = 8 << 20;
-/// One answer holds whole batches, so it may be larger than tonic takes by itself.
-pub(super) const ANSWER_BYTES_MAX: usize = 65 << 20;
 
 /// What a produce row does.
 pub(super) fn produced(record_bytes: usize) -> String {
@@ -280,40 +273,23 @@ pub(super) async fn consume(
     from: u64,
     count: u64,
 ) -> anyhow::Result<Run> {
-    let (credit, requests) = mpsc::channel(16);
-    let first = ConsumeStreamRequest {
-        start: Some(start(log, from, from + count)),
-        credit_bytes: CREDIT_BYTES,
-    };
-    credit.send(first).await.context("the channel is open")?;
-    let client = LogServiceClient::new(channel);
-    let mut client = client.max_decoding_message_size(ANSWER_BYTES_MAX);
-    let answers = client.consume_stream(ReceiverStream::new(requests)).await;
-    let mut answers = answers.context("open a consume stream")?.into_inner();
+    let mut stream = Consuming::open(channel, start(log, from, from + count)).await?;
     // The first answer says that the node has all that will be read.
-    read(&mut answers).await?;
+    stream.next().await?;
     let started = Instant::now();
-    let (mut next, mut owed, mut bytes) = (from, 0, 0);
+    let (mut next, mut bytes) = (from, 0);
     while next < from + count {
-        for stored in read(&mut answers).await?.batches {
+        for stored in stream.next().await? {
             ensure!(
                 stored.first_offset == next,
                 "offset {} came where {next} was due",
                 stored.first_offset
             );
-            let (records, value_bytes, batch_bytes) = walk(&stored)?;
-            next += records;
-            bytes += value_bytes;
-            owed += batch_bytes;
+            let walked = stream.take(&stored)?;
+            next += walked.records;
+            bytes += walked.value_bytes;
         }
-        if owed >= CREDIT_STEP_BYTES {
-            let more = ConsumeStreamRequest {
-                start: None,
-                credit_bytes: std::mem::take(&mut owed),
-            };
-            let sent = credit.send(more).await;
-            sent.context("the server closed the consume stream")?;
-        }
+        stream.give().await?;
     }
     let elapsed = started.elapsed();
     Ok(Run {
@@ -360,39 +336,11 @@ fn start(log: &str, from: u64, needed: u64) -> ConsumeStreamStart {
     }
 }
 
-pub(super) async fn read(
-    answers: &mut Streaming<ConsumeStreamResponse>,
-) -> anyhow::Result<ConsumeStreamResponse> {
-    let answer = timeout(SILENCE_MAX, answers.message()).await;
-    let answer = answer.context("the consume stream is stuck")?;
-    let answer = answer.context("the consume stream broke")?;
-    answer.context("the server ended the consume stream")
-}
-
-/// The records of a batch, the bytes of their values, and the bytes of the batch.
-pub(super) fn walk(stored: &StoredBatch) -> anyhow::Result<(u64, u64, u64)> {
-    let batch = stored.batch.as_ref();
-    let batch = batch.context("an answer has a batch without records")?;
-    if batch.compression != 0 {
-        bail!("a batch came compressed, which was not accepted");
-    }
-    let (mut count, mut bytes) = (0, 0);
-    for record in batch::records(&batch.records) {
-        let record = record.context("read a batch")?;
-        count += 1;
-        bytes += record.value.len() as u64;
-    }
-    ensure!(
-        count == u64::from(batch.count),
-        "a batch of {} records has {count}",
-        batch.count
-    );
-    Ok((count, bytes, batch.records.len() as u64))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::consuming::walk;
     use super::*;
+    use crate::proto::v1::StoredBatch;
 
     #[test]
     fn a_batch_is_built_and_walked() {
@@ -400,9 +348,8 @@ mod tests {
             batch: Some(batch(100, 7)),
             ..StoredBatch::default()
         };
-        let (records, values, bytes) = walk(&stored).unwrap();
-        assert_eq!((records, values), (100, 700));
-        assert!(bytes > values && bytes < 2000, "{bytes}");
+        let walked = walk(&stored).unwrap();
+        assert_eq!((walked.records, walked.value_bytes), (100, 700));
     }
 
     #[test]

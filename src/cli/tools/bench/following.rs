@@ -4,18 +4,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::Bench;
-use super::batches::{self, ANSWER_BYTES_MAX, CREDIT_BYTES, CREDIT_STEP_BYTES, read, walk};
+use super::batches;
+use super::consuming::Consuming;
 use super::load::{Target, rate};
-use crate::proto::v1::log_service_client::LogServiceClient;
 use crate::proto::v1::selection::Of;
 use crate::proto::v1::start::At;
-use crate::proto::v1::{ConsumeStreamRequest, ConsumeStreamStart, LogNames, Selection, Start};
+use crate::proto::v1::{ConsumeStreamStart, LogNames, Selection, Start};
 use crate::tasks;
 
 /// Readers at once.
@@ -104,44 +102,28 @@ async fn follow(
     position: u64,
     count: u64,
 ) -> anyhow::Result<()> {
-    let (credit, requests) = mpsc::channel(16);
     let selection = Some(Selection {
         of: Some(Of::Logs(LogNames { names })),
     });
     let start = Some(Start {
         at: Some(At::Position(position)),
     });
-    let first = ConsumeStreamRequest {
-        start: Some(ConsumeStreamStart {
-            start,
-            selection,
-            ..ConsumeStreamStart::default()
-        }),
-        credit_bytes: CREDIT_BYTES,
+    let start = ConsumeStreamStart {
+        start,
+        selection,
+        ..ConsumeStreamStart::default()
     };
-    credit.send(first).await.context("the channel is open")?;
-    let client = LogServiceClient::new(target.channel());
-    let mut client = client.max_decoding_message_size(ANSWER_BYTES_MAX);
-    let answers = client.consume_stream(ReceiverStream::new(requests)).await;
-    let mut answers = answers.context("open a consume stream")?.into_inner();
-    let (mut read_so_far, mut owed, mut next) = (0, 0, position);
+    let mut stream = Consuming::open(target.channel(), start).await?;
+    let (mut read_so_far, mut next) = (0, position);
     while read_so_far < count {
-        for stored in read(&mut answers).await?.batches {
+        for stored in stream.next().await? {
             let at = stored.position;
             ensure!(at >= next, "position {at} came where {next} was due");
-            let (records, _, batch_bytes) = walk(&stored)?;
+            let records = stream.take(&stored)?.records;
             next = at + records;
             read_so_far += records;
-            owed += batch_bytes;
         }
-        if owed >= CREDIT_STEP_BYTES {
-            let more = ConsumeStreamRequest {
-                start: None,
-                credit_bytes: std::mem::take(&mut owed),
-            };
-            let sent = credit.send(more).await;
-            sent.context("the server closed the consume stream")?;
-        }
+        stream.give().await?;
     }
     Ok(())
 }

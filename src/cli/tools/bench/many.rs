@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::batches::{self, Load};
 use super::figures::Run;
+use super::idle::Idle;
 use super::load::rate;
 use super::{
     Bench, BenchArgs, LocalCluster, RECORDS_FOR_READS, RowName, TIMEOUT, following, together,
@@ -23,14 +24,14 @@ const CHANGES_IN_FLIGHT: usize = 256;
 /// The records of a batch that is read back: small ones are what many logs have.
 const READ_BATCH_RECORDS: u32 = 10;
 /// How long the nodes are watched at rest.
-const IDLE: Duration = Duration::from_secs(3);
-const MIB: f64 = (1u64 << 20) as f64;
+const IDLE: Duration = Duration::from_secs(5);
 
 /// The rows that are asked for, or all that there are.
 pub(super) fn rows_of(args: &BenchArgs) -> anyhow::Result<Vec<RowName>> {
     let mut rows = args.rows.clone();
     if args.logs.is_none() {
-        if let Some(row) = rows.iter().find(|row| OF_MANY.contains(row)) {
+        let is_of_many = |row: &&RowName| OF_MANY.contains(row) || **row == RowName::Idle;
+        if let Some(row) = rows.iter().find(is_of_many) {
             bail!("{row:?} is measured over many logs: give --logs, too");
         }
     } else {
@@ -43,6 +44,9 @@ pub(super) fn rows_of(args: &BenchArgs) -> anyhow::Result<Vec<RowName>> {
                 "{other:?} is not measured over many logs: leave it out of --rows, or leave --logs out"
             );
         }
+        if rows.contains(&RowName::Idle) && !args.connection.servers.is_empty() {
+            bail!("Idle starts and adds nodes: leave --servers out");
+        }
     }
     Ok(rows)
 }
@@ -52,10 +56,10 @@ const OF_MANY: [RowName; 3] = [RowName::Together, RowName::Prefix, RowName::OneB
 
 /// Whether a row can be measured over many logs.
 fn is_covered(row: RowName) -> bool {
-    use RowName::{Batch100x100, ConsumeBatch, Nodes, Unary64, Unary1024};
+    use RowName::{Batch100x100, ConsumeBatch, Idle, Nodes, Unary64, Unary1024};
     matches!(
         row,
-        Unary64 | Unary1024 | Batch100x100 | ConsumeBatch | Nodes
+        Unary64 | Unary1024 | Batch100x100 | ConsumeBatch | Nodes | Idle
     ) || OF_MANY.contains(&row)
 }
 
@@ -85,6 +89,7 @@ pub(super) struct Outcome {
     pub(super) deleted_per_second: f64,
     pub(super) rows: Vec<Compared>,
     pub(super) at_rest: Option<AtRest>,
+    pub(super) idle: Option<Idle>,
 }
 
 /// The logs of the measurement.
@@ -103,7 +108,11 @@ impl Bench {
         rows: &[RowName],
         mut cluster: Option<&mut LocalCluster>,
     ) -> anyhow::Result<Outcome> {
-        let watched = rows.contains(&RowName::Nodes);
+        let is_idle = rows.contains(&RowName::Idle);
+        if is_idle {
+            self.fill_beside().await?;
+        }
+        let watched = is_idle || rows.contains(&RowName::Nodes);
         let before = match cluster.as_deref().filter(|_| watched) {
             Some(cluster) => Some(rest(cluster).await?),
             None => None,
@@ -111,7 +120,7 @@ impl Bench {
         say(&format!("making {}", counted(logs as u64, "log", "logs")));
         let (made, created_per_second) = self.make(logs).await?;
         let mut at_rest = None;
-        if let (Some(cluster), Some((resident, cpu))) = (cluster.take(), before) {
+        if let (Some(cluster), Some((resident, cpu))) = (cluster.as_deref_mut(), before) {
             let (resident_mib, cpu_percent) = rest(cluster).await?;
             at_rest = Some(AtRest {
                 resident_mib,
@@ -121,8 +130,13 @@ impl Bench {
                 start: self.start(cluster).await?,
             });
         }
+        let idle = match cluster {
+            Some(cluster) if is_idle => Some(self.idle(cluster, &made).await?),
+            _ => None,
+        };
         let mut compared = Vec::new();
-        for row in rows.iter().filter(|row| **row != RowName::Nodes) {
+        let is_compared = |row: &&RowName| !matches!(row, RowName::Nodes | RowName::Idle);
+        for row in rows.iter().filter(is_compared) {
             let outcome = self.compare(*row, &made).await;
             compared.push(outcome.with_context(|| format!("measure {row:?}"))?);
         }
@@ -134,6 +148,7 @@ impl Bench {
             deleted_per_second,
             rows: compared,
             at_rest,
+            idle,
         })
     }
 
@@ -307,12 +322,10 @@ async fn rest(cluster: &LocalCluster) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
         .collect::<Result<_, _>>()?;
     tokio::time::sleep(IDLE).await;
     let elapsed = started.elapsed();
-    let (mut mib, mut percent) = (Vec::new(), Vec::new());
+    let mut percent = Vec::new();
     for place in places() {
         let used = cluster.cpu_time(place)?.saturating_sub(before[place]);
         percent.push(100.0 * used.as_secs_f64() / elapsed.as_secs_f64());
-        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 bytes")]
-        mib.push(cluster.resident_bytes(place)? as f64 / MIB);
     }
-    Ok((mib, percent))
+    Ok((cluster.resident_mib()?, percent))
 }

@@ -6,7 +6,7 @@ use super::figures::spread;
 use super::many::{Compared, Outcome};
 use super::{BenchArgs, report};
 use crate::cli::Format;
-use crate::cli::output::{counted, table};
+use crate::cli::output::{counted, grouped, table};
 
 impl Compared {
     fn medians(&self) -> (f64, f64) {
@@ -54,10 +54,6 @@ fn text(outcome: &Outcome) -> String {
         text = format!("{text}\n\n{}", table(&cells));
     }
     if let Some(rest) = &outcome.at_rest {
-        let list = |values: &[f64]| {
-            let values = values.iter().map(|value| format!("{value:.1}"));
-            values.collect::<Vec<_>>().join(" ")
-        };
         text = format!(
             "{text}\n\nat rest, each node:\n  resident memory, MiB   {} (before the logs {})\n  percent of a core      \
              {} (before the logs {})\n  start of a node        {} ms",
@@ -68,7 +64,24 @@ fn text(outcome: &Outcome) -> String {
             rest.start.as_millis()
         );
     }
+    if let Some(idle) = &outcome.idle {
+        text = format!(
+            "{text}\n\nten of them appended to, a checkpoint wrote {} bytes\na new node joined in {} ms, with {:.0} \
+             records a second meanwhile, the longest wait {} ms, {}\n  resident memory, MiB   {}",
+            grouped(idle.checkpoint_bytes),
+            idle.joined.as_millis(),
+            idle.per_second,
+            idle.longest_gap.as_millis(),
+            counted(idle.term_changes, "change of term", "changes of term"),
+            list(&idle.resident_mib)
+        );
+    }
     text
+}
+
+fn list(values: &[f64]) -> String {
+    let values = values.iter().map(|value| format!("{value:.1}"));
+    values.collect::<Vec<_>>().join(" ")
 }
 
 /// The same for programs.
@@ -99,6 +112,14 @@ fn json(outcome: &Outcome) -> Value {
             "cpu_before_percent": rest.cpu_before_percent,
             "start_ms": rest.start.as_millis(),
         })),
+        "idle": outcome.idle.as_ref().map(|idle| json!({
+            "checkpoint_bytes": idle.checkpoint_bytes,
+            "joined_ms": idle.joined.as_millis(),
+            "records_per_second": idle.per_second,
+            "longest_gap_ms": idle.longest_gap.as_millis(),
+            "term_changes": idle.term_changes,
+            "resident_mib": idle.resident_mib,
+        })),
     })
 }
 
@@ -119,6 +140,7 @@ mod tests {
                 many: vec![90.0, 180.0, 10_000.0],
             }],
             at_rest: None,
+            idle: None,
         };
         let told = json(&outcome);
         assert_eq!(told["rows"][0]["ratio"], 0.9);

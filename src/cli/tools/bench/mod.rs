@@ -4,8 +4,10 @@
 //! majority, because there is no other kind.
 
 mod batches;
+mod consuming;
 mod figures;
 mod following;
+mod idle;
 mod load;
 mod many;
 mod many_report;
@@ -188,9 +190,11 @@ impl Bench {
             RowName::ConsumeBatchFollower => {
                 ("consume-batch-follower", batches::consumed("follower"))
             }
-            RowName::Nodes | RowName::Together | RowName::Prefix | RowName::OneByOne => {
-                return Ok(None);
-            }
+            RowName::Nodes
+            | RowName::Together
+            | RowName::Prefix
+            | RowName::OneByOne
+            | RowName::Idle => return Ok(None),
         };
         let mut runs = Vec::new();
         for number in 1..=self.runs {
@@ -216,9 +220,11 @@ impl Bench {
             RowName::ConsumeBatchFollower => self.read_batches(self.follower().await?).await,
             RowName::ConsumeLeader => self.leader().await?.consume(RECORDS_FOR_READS).await,
             RowName::ConsumeFollower => self.follower().await?.consume(RECORDS_FOR_READS).await,
-            RowName::Nodes | RowName::Together | RowName::Prefix | RowName::OneByOne => {
-                Ok(Run::default())
-            }
+            RowName::Nodes
+            | RowName::Together
+            | RowName::Prefix
+            | RowName::OneByOne
+            | RowName::Idle => Ok(Run::default()),
         }
     }
 
@@ -324,15 +330,12 @@ impl Bench {
         let mut figures = NodeFigures {
             records,
             disk_per_record_byte: Vec::new(),
-            resident_mib: Vec::new(),
+            resident_mib: cluster.resident_mib()?,
         };
         for place in 0..cluster.node_count() {
             figures
                 .disk_per_record_byte
                 .push(cluster.disk_bytes(place)? as f64 / record_bytes as f64);
-            figures
-                .resident_mib
-                .push(cluster.resident_bytes(place)? as f64 / (1024.0 * 1024.0));
         }
         Ok(figures)
     }

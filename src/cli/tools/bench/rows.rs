@@ -20,13 +20,17 @@ Three rows more, which want --logs:
   together                          calls that append 10 x 10 records to ten logs, beside batches of 100 to one
   prefix                            one client that reads all logs by their prefix, beside one that reads one log
   one-by-one                        one reader of a log out of all, from its start, and then of the next
+And one that is measured only when it is asked for, on own nodes:
+  idle                              what `nodes` tells, beside ten million records; what a checkpoint writes after
+                                    ten logs were appended to; a new node that joins under 5,000 records a second
 
 Examples:
   ferrolog bench
   ferrolog bench --rows unary64,stream1024 --runs 5 --tls
   ferrolog bench --rows batch100x100,consume-batch
   ferrolog bench --servers n1:7400,n2:7400,n3:7400 --insecure --rows unary64 --output json
-  ferrolog bench --logs 1000 --runs 3 --seconds 3";
+  ferrolog bench --logs 1000 --runs 3 --seconds 3
+  ferrolog bench --logs 99999 --rows idle";
 
 /// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -45,6 +49,7 @@ pub(super) enum RowName {
     Together,
     Prefix,
     OneByOne,
+    Idle,
 }
 
 impl RowName {

@@ -2,15 +2,53 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use super::LocalCluster;
 use crate::cli::files;
+use crate::net::Kind;
+
+/// How long a node may take for its page of numbers.
+const PAGE_MAX: Duration = Duration::from_secs(30);
+/// The most that a page may have, in bytes.
+const PAGE_BYTES_MAX: u64 = 4 << 20;
 
 impl LocalCluster {
     /// The node's resident memory.
     pub fn resident_bytes(&self, place: usize) -> anyhow::Result<u64> {
         files::resident_bytes(self.pid(place).context("the node does not run")?)
+    }
+
+    /// The resident memory of all nodes, in MiB.
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 bytes")]
+    pub fn resident_mib(&self) -> anyhow::Result<Vec<f64>> {
+        let all = (0..self.node_count()).map(|place| self.resident_bytes(place));
+        all.map(|bytes| Ok(bytes? as f64 / f64::from(1 << 20)))
+            .collect()
+    }
+
+    /// What the node counts of itself under this name at `/metrics`, with labels as they stand on the page.
+    pub async fn told(&self, place: usize, series: &str) -> anyhow::Result<u64> {
+        let layer = self.stream_layer()?;
+        let mut io = layer.dial(Kind::Http, self.addr(place), PAGE_MAX).await?;
+        let request = b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n";
+        io.write_all(request).await.context("ask for the numbers")?;
+        let mut page = String::new();
+        let mut page_of = io.take(PAGE_BYTES_MAX);
+        let read = timeout(PAGE_MAX, page_of.read_to_string(&mut page)).await;
+        read.context("a node's numbers are late")?
+            .context("read a node's numbers")?;
+        let name = self.name(place);
+        let value = page.lines().find_map(|line| {
+            let value = line.strip_prefix(series)?.strip_prefix(' ')?;
+            value.parse().ok()
+        });
+        match value {
+            Some(value) => Ok(value),
+            None => bail!("{name} does not tell {series}"),
+        }
     }
 
     /// The CPU time that the node's process has used.

@@ -83,18 +83,11 @@ impl LocalCluster {
         files::create_private_dir(&options.dir)?;
         let names = (1..=options.nodes).map(|number| format!("n{number}"));
         let names: Vec<_> = names.collect();
-        if options.tls {
-            let mint = Mint {
-                dir: &options.dir.join("certs"),
-                hosts: &[],
-                existing: Existing::Keep,
-            };
-            mint.write(&names, &[CLIENT_NAME.to_owned()])?;
-        }
         let mut cluster = Self {
             options,
             nodes: Vec::new(),
         };
+        cluster.mint(&names)?;
         for (place, name) in names.into_iter().enumerate() {
             let addr = cluster.first_addr(place, &name)?;
             cluster.nodes.push(Node::new(name, addr));
@@ -104,6 +97,34 @@ impl LocalCluster {
             cluster.spawn(place).await?;
         }
         Ok(cluster)
+    }
+
+    /// Makes the certificates of these nodes that are missing, where the cluster has some.
+    fn mint(&self, names: &[String]) -> anyhow::Result<()> {
+        if self.options.tls {
+            let mint = Mint {
+                dir: &self.options.dir.join("certs"),
+                hosts: &[],
+                existing: Existing::Keep,
+            };
+            mint.write(names, &[CLIENT_NAME.to_owned()])?;
+        }
+        Ok(())
+    }
+
+    /// The name of the node that [`Self::add`] would start.
+    pub fn next_name(&self) -> String {
+        format!("n{}", self.nodes.len() + 1)
+    }
+
+    /// Starts one more node, whose name must be allowed; returns its place once it listens.
+    pub async fn add(&mut self) -> anyhow::Result<usize> {
+        let (place, name) = (self.nodes.len(), self.next_name());
+        self.mint(std::slice::from_ref(&name))?;
+        let addr = self.first_addr(place, &name)?;
+        self.nodes.push(Node::new(name, addr));
+        self.spawn(place).await?;
+        Ok(place)
     }
 
     /// A continued cluster must come back on its ports, since its members know each other by them.

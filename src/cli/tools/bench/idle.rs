@@ -1,0 +1,177 @@
+//! What logs cost that nobody uses, beside ten million records: in a checkpoint, and on the way to a new node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use super::batches::{self, Load};
+use super::load::rate;
+use super::many::Logs;
+use super::{Bench, LocalCluster, TIMEOUT};
+use crate::batch::Record;
+use crate::cli::output::{grouped, say};
+use crate::client::{Producer, ProducerOptions};
+
+/// Records in the default log before anything is measured.
+const RECORDS: u64 = 10_000_000;
+/// Given up before the new node joins, so that it gets a snapshot and not every entry: more segments than are made
+/// meanwhile.
+const TRIMMED: u64 = RECORDS / 2;
+/// Logs that are appended to before the checkpoint.
+const TOUCHED: usize = 10;
+/// A checkpoint is due after some bytes: so many batches of this size are appended between two looks for one.
+const TOUCH_BATCHES: u64 = 20;
+const TOUCH_RECORD_BYTES: usize = 4096;
+const TOUCHES_MAX: u32 = 20;
+/// Records that go on while the new node joins.
+const PER_SECOND: u32 = 5000;
+const TICK: Duration = Duration::from_millis(20);
+const JOIN_MAX: Duration = Duration::from_secs(600);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+const CHECKPOINTS: &str = "ferrolog_checkpoints_total";
+const WRITTEN: &str = "ferrolog_state_written_bytes_total";
+const SEGMENTS: &str = "ferrolog_segments";
+const SNAPSHOTS_TAKEN: &str = "ferrolog_snapshots_total{direction=\"taken\"}";
+
+/// What was measured.
+pub(super) struct Idle {
+    /// What a checkpoint wrote on the leader, after ten of the logs were appended to.
+    pub(super) checkpoint_bytes: u64,
+    /// From a new node's start until it votes.
+    pub(super) joined: Duration,
+    /// Meanwhile: records that were acknowledged, the longest time without any, and how often the term changed.
+    pub(super) per_second: f64,
+    pub(super) longest_gap: Duration,
+    pub(super) term_changes: u64,
+    /// Resident memory of each node after that, the new one last.
+    pub(super) resident_mib: Vec<f64>,
+}
+
+impl Bench {
+    /// Appends the records that stand beside the logs.
+    pub(super) async fn fill_beside(&self) -> anyhow::Result<()> {
+        say(&format!("appending {} records", grouped(RECORDS)));
+        let log = batches::default_log();
+        let load = Load::new(&log, batches::BATCH_RECORDS, batches::READ_RECORD_BYTES, 0);
+        let count = RECORDS / u64::from(batches::BATCH_RECORDS);
+        self.leader().await?.batches_count(load, count).await
+    }
+
+    /// Measures a checkpoint, and then a new node.
+    pub(super) async fn idle(
+        &self,
+        cluster: &mut LocalCluster,
+        logs: &Logs,
+    ) -> anyhow::Result<Idle> {
+        let leader = cluster.leader(TIMEOUT).await?;
+        say("appending to ten logs until a checkpoint is saved");
+        // The first one saves what went before.
+        self.checkpoint(cluster, leader, logs).await?;
+        let checkpoint_bytes = self.checkpoint(cluster, leader, logs).await?;
+        say(&format!("it wrote {} bytes", grouped(checkpoint_bytes)));
+
+        let segments = cluster.told(leader, SEGMENTS).await?;
+        self.client.admin().trim(TRIMMED).await.context("trim")?;
+        let began = Instant::now();
+        while cluster.told(leader, SEGMENTS).await? >= segments {
+            ensure!(began.elapsed() < TIMEOUT, "no segment was given up");
+            sleep(LOOK_EVERY).await;
+        }
+
+        let term = self.term().await?;
+        let producer = self.client.producer(ProducerOptions::default())?;
+        let began = Instant::now();
+        let joined = tokio::select! {
+            joined = self.join(cluster) => joined?,
+            failed = steadily(&producer) => return Err(failed),
+        };
+        let stats = producer.finish().await.context("append meanwhile")?;
+        let per_second = rate(stats.acknowledged, began.elapsed());
+        Ok(Idle {
+            checkpoint_bytes,
+            joined,
+            per_second,
+            longest_gap: stats.longest_gap,
+            term_changes: self.term().await? - term,
+            resident_mib: cluster.resident_mib()?,
+        })
+    }
+
+    /// Appends to a few logs until the leader saved a checkpoint; the bytes that it wrote for that.
+    async fn checkpoint(
+        &self,
+        cluster: &LocalCluster,
+        leader: usize,
+        logs: &Logs,
+    ) -> anyhow::Result<u64> {
+        // Far from each other: side by side their rows would stand in one page.
+        let apart = (logs.all.len() / TOUCHED).max(1);
+        let touched = logs.all.iter().step_by(apart).take(TOUCHED);
+        let touched: Arc<[String]> = touched.cloned().collect();
+        let (saved, written) = at_rest(cluster, leader).await?;
+        for _ in 0..TOUCHES_MAX {
+            let load = Load::new(&touched, batches::BATCH_RECORDS, TOUCH_RECORD_BYTES, 0);
+            let target = self.target(cluster.addr(leader).to_owned())?;
+            target.batches_count(load, TOUCH_BATCHES).await?;
+            let (now_saved, now_written) = at_rest(cluster, leader).await?;
+            if now_saved > saved {
+                return Ok((now_written - written) / (now_saved - saved));
+            }
+        }
+        bail!("no checkpoint was saved; see the nodes' logs")
+    }
+
+    async fn join(&self, cluster: &mut LocalCluster) -> anyhow::Result<Duration> {
+        let name = cluster.next_name();
+        say(&format!(
+            "{name} joins while {PER_SECOND} records a second go on"
+        ));
+        self.client.admin().allow(&name).await?;
+        let began = Instant::now();
+        let place = cluster.add().await?;
+        cluster.wait_ready(JOIN_MAX).await?;
+        let joined = began.elapsed();
+        let taken = cluster.told(place, SNAPSHOTS_TAKEN).await?;
+        ensure!(taken > 0, "{name} got every entry and no snapshot");
+        Ok(joined)
+    }
+
+    async fn term(&self) -> anyhow::Result<u64> {
+        Ok(self.client.admin().status(None).await?.term)
+    }
+}
+
+/// The checkpoints that a node saved, and the bytes that its state made it write, once neither grows.
+async fn at_rest(cluster: &LocalCluster, place: usize) -> anyhow::Result<(u64, u64)> {
+    let mut before = None;
+    loop {
+        let saved = cluster.told(place, CHECKPOINTS).await?;
+        let now = (saved, cluster.told(place, WRITTEN).await?);
+        if before == Some(now) {
+            return Ok(now);
+        }
+        before = Some(now);
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Appends so many records a second until it fails.
+async fn steadily(producer: &Producer) -> anyhow::Error {
+    let mut ticks = interval(TICK);
+    // What a late tick left out is appended behind it.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let record = Record {
+        value: vec![b'x'; batches::READ_RECORD_BYTES].into(),
+        ..Record::default()
+    };
+    let each = PER_SECOND as usize * TICK.as_millis() as usize / 1000;
+    loop {
+        ticks.tick().await;
+        if let Err(error) = producer.send_batch(vec![record.clone(); each]).await {
+            return anyhow::Error::new(error).context("append meanwhile");
+        }
+    }
+}
