@@ -50,6 +50,8 @@ pub struct Consumer {
     behind: usize,
     due: Due,
     freshness: Option<Freshness>,
+    /// The id of the one log that is read, once an answer told it: a log made anew under its name is another.
+    log_id: Option<u32>,
     over: bool,
 }
 
@@ -103,6 +105,7 @@ impl Consumer {
             delivered: false,
             behind: 0,
             freshness: None,
+            log_id: None,
             over: false,
         })
     }
@@ -256,7 +259,7 @@ impl Consumer {
         let place = selection.map_or(Start::Offset as fn(u64) -> Start, |_| Start::Position);
         let from = self.due.next.map(place);
         let (grants, requests) = requests(v1::ConsumeStreamStart {
-            log_id: None,
+            log_id: self.log_id,
             log: self.log.clone(),
             start: Some(from.as_ref().unwrap_or(&self.options.from).into()),
             consistency: Some(self.options.consistency.into()),
@@ -292,6 +295,7 @@ impl Consumer {
         for batch in answer.batches {
             self.unpacked.push(batch);
         }
+        self.log_id = self.log_id.or(answer.log_id);
         if answer.freshness.is_some() {
             self.freshness = answer.freshness;
         }

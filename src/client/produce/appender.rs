@@ -10,6 +10,7 @@ use std::time::Duration;
 use tonic::Status;
 
 use super::ack::Appended;
+use super::ids::Ids;
 use crate::batch::{Compression, Record, compress_if_smaller};
 use crate::client::attempts::{Attempts, limited, within};
 use crate::client::named::Log;
@@ -31,12 +32,17 @@ pub struct AppenderOptions {
 }
 
 /// Appends batches one after another.
+///
+/// A log that is deleted and made anew under its name is another one: once a batch was appended, later ones are refused
+/// with [`ClientError::LogDeleted`], not appended to the new log.
 pub struct Appender {
     servers: Arc<Servers>,
     log: String,
     options: AppenderOptions,
     timeout: Duration,
     session: Option<Session>,
+    /// The logs that were appended to: one made anew under the name is another.
+    ids: Ids,
     /// The server that answered last: the leader, or a node that reaches it.
     server: Option<String>,
 }
@@ -63,6 +69,7 @@ impl Appender {
             options,
             timeout,
             session: None,
+            ids: Ids::default(),
             server: None,
         })
     }
@@ -106,7 +113,7 @@ impl Appender {
         }
         let batches = batches.iter().map(|one| {
             Ok::<_, ClientError>(ManyBatch {
-                log_id: None,
+                log_id: self.ids.of(&one.log),
                 log: one.log.clone(),
                 batch: Some(self.batch(&one.records)?),
                 expected_next_offset: one.expected_next_offset,
@@ -132,7 +139,7 @@ impl Appender {
         records: &[Record],
     ) -> Result<Appended, ClientError> {
         let request = ProduceRequest {
-            log_id: None,
+            log_id: self.ids.of(&self.log),
             log: self.log.clone(),
             batch: Some(self.batch(records)?),
             session: None,
@@ -159,7 +166,12 @@ impl Appender {
             self.session = tries.session;
         }
         self.server = Some(tries.attempts.server().to_owned());
-        outcome
+        let answers = outcome?;
+        for (log, answer) in tries.call.logs().zip(&answers) {
+            // Its first batch may have been tried on the log that was there before; that one is gone with it.
+            let _ = self.ids.note(log, answer.log_id);
+        }
+        Ok(answers.iter().map(Appended::from).collect())
     }
 
     fn batch(&self, records: &[Record]) -> Result<Batch, ClientError> {
@@ -213,6 +225,15 @@ impl Call {
         }
     }
 
+    /// The log of each batch.
+    fn logs(&self) -> impl Iterator<Item = &str> {
+        let (one, many) = match self {
+            Self::One(request) => (Some(&*request.log), &[][..]),
+            Self::Many(request) => (None, &*request.batches),
+        };
+        one.into_iter().chain(many.iter().map(|batch| &*batch.log))
+    }
+
     /// Makes the call once.
     async fn make(
         &mut self,
@@ -246,12 +267,12 @@ struct Tries<'a> {
 }
 
 impl Tries<'_> {
-    async fn run(&mut self) -> Result<Vec<Appended>, ClientError> {
+    async fn run(&mut self) -> Result<Vec<ProduceResponse>, ClientError> {
         loop {
             let status = match self.once().await {
                 Ok(answer) => {
                     self.uncertain = false;
-                    return Ok(answer.iter().map(Appended::from).collect());
+                    return Ok(answer);
                 }
                 Err(status) => status,
             };

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::ack::{Ack, Promise};
+use super::ids::Ids;
 use crate::batch::{Builder, Compression, Record};
 use crate::client::ClientError;
 use crate::client::session::Opened;
@@ -96,6 +97,8 @@ pub(in crate::client) struct Backlog {
     pub(super) wake_stream: Option<Waker>,
     pub(in crate::client) closed: bool,
     pub(in crate::client) failure: Option<ClientError>,
+    /// What the answers told of the logs.
+    pub(super) ids: Ids,
     /// The log of the first batch without an answer when the producer failed.
     pub(super) failed_log: Option<Arc<str>>,
     pub(in crate::client) progress: Instant,
@@ -121,6 +124,7 @@ impl Backlog {
             wake_stream: None,
             closed: false,
             failure: None,
+            ids: Ids::default(),
             failed_log: None,
             progress: Instant::now(),
             stats: ProducerStats::default(),

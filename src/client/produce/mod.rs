@@ -3,6 +3,7 @@
 pub mod ack;
 pub mod appender;
 pub mod backlog;
+mod ids;
 mod outgoing;
 mod pipeline;
 pub mod producer;

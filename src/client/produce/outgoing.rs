@@ -108,7 +108,7 @@ fn wire(state: &mut Backlog, fence: Option<v1::Fence>) -> v1::ProduceRequest {
     state.sent += 1;
     state.sent_bytes += batch.records.len();
     v1::ProduceRequest {
-        log_id: None,
+        log_id: state.ids.of(&batch.log),
         log: batch.log.to_string(),
         batch: Some(v1::Batch {
             records: batch.records.clone(),

@@ -72,7 +72,9 @@ impl From<Fence> for v1::Fence {
 ///
 /// The records of a log stand in it in the order of the calls. All logs share one session, one stream and one window.
 /// Each log has batches of its own, and a batch of one log may overtake one of another. A refused batch, for a log that
-/// is not there for example, ends the producer; [`failed_log`](Self::failed_log) tells which log it was for.
+/// is not there for example, ends the producer; [`failed_log`](Self::failed_log) tells which log it was for. A log that
+/// is deleted and made anew under its name is another one: from the first acknowledgement on its records are refused
+/// with [`ClientError::LogDeleted`], not appended to the new log.
 ///
 /// A dropped producer sends what is in flight in the background; [`finish`](Self::finish) waits for that.
 pub struct Producer {

@@ -16,6 +16,7 @@ use tonic::Status;
 
 use super::ack::{Ack, BatchAck, Promise};
 use super::backlog::{Backlog, Credit, ProducerStats};
+use super::ids::AnotherLog;
 use super::outgoing::Outgoing;
 use crate::batch::{Record, bytes_in_batch};
 use crate::client::session::Opened;
@@ -243,7 +244,7 @@ impl Window {
 
     /// Takes the server's answer to the first unacknowledged batch.
     pub(super) fn acknowledge(&self, answer: &ProduceResponse) -> Result<(), Status> {
-        let (promise, waker, has_room) = {
+        let (promise, waker, has_room, known) = {
             let mut state = self.lock();
             let first = state.unacknowledged.front();
             if state.sent == 0 || first.is_none_or(|batch| batch.count != answer.count) {
@@ -255,6 +256,7 @@ impl Window {
                 return Ok(());
             };
             state.took_answer(&batch, answer.duplicate);
+            let known = state.ids.note(&batch.log, answer.log_id);
             if state.unacknowledged.is_empty() {
                 state.close_all();
             }
@@ -264,14 +266,19 @@ impl Window {
             } else {
                 None
             };
-            (batch.promise, waker, state.is_low())
+            (batch.promise, waker, state.is_low(), known)
         };
         promise.settle(Ok(answer.into()));
         self.wake_sender(waker, false);
         if has_room {
             self.room.notify_waiters();
         }
-        Ok(())
+        // The batch was under way before its log's id was known; of those behind it nothing is known.
+        known.map_err(|AnotherLog| {
+            let what =
+                "a log was made anew under its name while the first batches for it were under way";
+            Status::failed_precondition(what)
+        })
     }
 
     /// Since when records wait with no acknowledgement; `None` while nothing is in flight.

@@ -11,7 +11,7 @@ use super::super::auth::Rights;
 use super::super::{ApiContext, accounts, auth, deadline, status};
 use super::batches::{self, Packing, Sender, Target};
 use super::produce::response;
-use crate::log::record;
+use crate::log::{LogId, record};
 use crate::net::budget::Accounts;
 use crate::proto::v1::{ManyBatch, ProduceManyRequest, ProduceManyResponse, ProduceRequest};
 use crate::raft::{ProposeError, Receipt, ReplicatedLog};
@@ -26,15 +26,22 @@ pub fn places(batches: usize) -> usize {
     1 + batches.saturating_sub(1).div_ceil(MORE_PER_PLACE)
 }
 
-/// The log of each batch of a call, and the name in which it comes: for the answer.
-pub type Whose = Vec<(String, Option<String>)>;
+/// What the answer tells of the batches of a call.
+pub struct Whose {
+    /// The log of each, and the name in which it comes.
+    names: Vec<(String, Option<String>)>,
+    ids: Vec<LogId>,
+}
 
-/// Whose the batches of a call are.
-pub fn whose(request: &ProduceManyRequest) -> Whose {
+/// Whose the batches of a call are, for these logs.
+pub fn whose(request: &ProduceManyRequest, logs: &[Target]) -> Whose {
     let fence = |batch: &ManyBatch| batch.fence.as_ref().map(|fence| fence.name.clone());
     let batches = request.batches.iter();
-    let batches = batches.map(|batch| (batch.log.clone(), fence(batch)));
-    batches.collect()
+    let names = batches.map(|batch| (batch.log.clone(), fence(batch)));
+    Whose {
+        names: names.collect(),
+        ids: logs.iter().map(|log| log.id).collect(),
+    }
 }
 
 /// The logs of a call's batches, each another one, to all of which the caller may append. The first is given as a
@@ -116,10 +123,11 @@ fn pack(
 }
 
 /// What became of a call's batches.
-pub fn answer(receipt: &Receipt) -> ProduceManyResponse {
-    let appended = receipt.ranges.iter();
+pub fn answer(receipt: &Receipt, whose: &Whose) -> ProduceManyResponse {
+    let appended = receipt.ranges.iter().zip(&whose.ids);
+    let appended = appended.map(|(range, log)| response(receipt, *range, *log));
     ProduceManyResponse {
-        appended: appended.map(|range| response(receipt, *range)).collect(),
+        appended: appended.collect(),
     }
 }
 
@@ -133,8 +141,8 @@ pub async fn told(
         Err(ProposeError::Refused(refused)) => usize::try_from(refused.batch).ok(),
         _ => None,
     };
-    let named = refused.and_then(|batch| whose.get(batch));
-    let told = outcome.map_err(|error| status::propose_many(&error, whose));
+    let named = refused.and_then(|batch| whose.names.get(batch));
+    let told = outcome.map_err(|error| status::propose_many(&error, &whose.names));
     match named {
         Some((log, _)) => api.as_named(log, told).await,
         None => told,
@@ -152,9 +160,9 @@ pub async fn produce(
     let subject = auth::subject(&request).to_owned();
     let request = request.into_inner();
     let (log, logs) = logs(api, &rights, until, &request).await?;
-    let whose = whose(&request);
+    let whose = whose(&request, &logs);
     let bundle = bundle(api, logs, request, &subject, accounts.as_ref()).await?;
     let appended = append(&log, counted(bundle, held), until).await;
     let receipt = told(api, appended, &whose).await?;
-    Ok(answer(&receipt))
+    Ok(answer(&receipt, &whose))
 }

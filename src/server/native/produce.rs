@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
+use crate::log::LogId;
 use crate::net::budget::Accounts;
 use crate::proto::v1::{
     ProduceManyRequest, ProduceRequest, ProduceResponse, ProduceStreamRequest,
@@ -32,18 +33,19 @@ pub const STREAM_BATCHES_MAX: usize = 64;
 pub type Answers = BoxStream<'static, Result<ProduceStreamResponse, Status>>;
 
 /// What is told of one batch.
-pub fn response(receipt: &Receipt, range: OffsetRange) -> ProduceResponse {
+pub fn response(receipt: &Receipt, range: OffsetRange, log: LogId) -> ProduceResponse {
     ProduceResponse {
         first_offset: range.first.0,
         count: range.count,
         append_timestamp_ms: receipt.timestamp_ms,
         duplicate: receipt.duplicate,
+        log_id: Some(log.0),
     }
 }
 
-fn response_of_one(receipt: &Receipt) -> Result<ProduceResponse, Status> {
+fn response_of_one(receipt: &Receipt, log: LogId) -> Result<ProduceResponse, Status> {
     match receipt.ranges[..] {
-        [range] => Ok(response(receipt, range)),
+        [range] => Ok(response(receipt, range, log)),
         _ => Err(Status::internal("an append without a place of its own")),
     }
 }
@@ -67,7 +69,7 @@ pub async fn one(
     let batch = batches::taken(request, sender, limits, bulk, accounts.as_ref()).await?;
     let appended = append(log, counted(batch, held), deadline).await;
     let receipt = appended.map_err(|error| status::propose_under(&error, fence.as_deref()))?;
-    response_of_one(&receipt)
+    response_of_one(&receipt, log.id())
 }
 
 /// The name that a batch is appended in.
@@ -112,18 +114,18 @@ async fn told(
     with: With,
 ) -> Result<ProduceStreamResponse, Status> {
     match with.of {
-        Of::One { log, fence } => {
+        Of::One { log, id, fence } => {
             let under = |error| status::propose_under(&error, fence.as_deref());
             let receipt = api.as_named(&log, outcome.map_err(under)).await?;
             Ok(ProduceStreamResponse {
-                ack: Some(response_of_one(&receipt)?),
+                ack: Some(response_of_one(&receipt, id)?),
                 ..ProduceStreamResponse::default()
             })
         }
         Of::Many(whose) => {
             let receipt = many::told(&api, outcome, &whose).await?;
             Ok(ProduceStreamResponse {
-                many: Some(many::answer(&receipt)),
+                many: Some(many::answer(&receipt, &whose)),
                 ..ProduceStreamResponse::default()
             })
         }
@@ -141,7 +143,11 @@ type Credit = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 /// What a request brought: one batch, or several that go together.
 enum Of {
-    One { log: String, fence: Option<String> },
+    One {
+        log: String,
+        id: LogId,
+        fence: Option<String>,
+    },
     Many(many::Whose),
 }
 
@@ -173,7 +179,12 @@ impl Feed for Reader {
             (Some(request), None) => {
                 let name = request.log.clone();
                 let (log, batch, fence) = self.one(request).await?;
-                (log, batch, 1, Of::One { log: name, fence })
+                let of = Of::One {
+                    log: name,
+                    id: log.id(),
+                    fence,
+                };
+                (log, batch, 1, of)
             }
             (None, Some(request)) => {
                 let places = many::places(request.batches.len());
@@ -228,7 +239,7 @@ impl Reader {
         request: ProduceManyRequest,
     ) -> Result<(ReplicatedLog, Bytes, many::Whose), Status> {
         let (log, logs) = many::logs(&self.api, &self.rights, None, &request).await?;
-        let whose = many::whose(&request);
+        let whose = many::whose(&request, &logs);
         let (subject, accounts) = (&*self.subject, self.accounts.as_ref());
         let bundle = many::bundle(&self.api, logs, request, subject, accounts).await?;
         Ok((log, bundle, whose))

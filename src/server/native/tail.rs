@@ -341,6 +341,7 @@ impl Tail {
         };
         match &self.source {
             Source::One(next) => {
+                answer.log_id = Some(self.log.id().0);
                 answer.next_offset = next.0;
                 answer.first_offset = self.log.offsets().0.0;
                 answer.freshness = Some(freshness(&self.log));

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ferrolog::client::{
-    Client, ClientError, Consistency, ConsumeOptions, LogSettings, ProducerOptions,
+    AppenderOptions, BatchFor, Client, ClientError, Consistency, ConsumeOptions, LogSettings,
+    ProducerOptions, Start,
 };
 use ferrolog::proto::v1::{Batch, SessionSequence};
 use tokio::time::timeout;
@@ -168,4 +169,74 @@ async fn a_log_that_is_not_there_ends_it_with_nothing_in_doubt() {
     producer.finish().await.unwrap_err();
     assert_eq!(values(&client, "a").await.len(), 2);
     assert_eq!(values(&client, "b").await.len(), 1);
+}
+
+/// Its name leads to the new log, where nothing arrives that was meant for the old one.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_was_made_anew_is_not_taken_for_the_old_one() {
+    let world = World::new(2).await;
+    let client = world.client(&ADDRS);
+    let admin = client.admin();
+    let old = admin.create_log("orders", LogSettings::default()).await;
+    let orders = client.log("orders");
+    let producer = client.producer(ProducerOptions::default()).unwrap();
+    let mut appender = orders.appender(AppenderOptions::default()).unwrap();
+    let mut of_many = client.appender(AppenderOptions::default()).unwrap();
+    let all = || [BatchFor::new("orders", vec![value("orders", 2).into()])];
+    let sent = producer
+        .send_to("orders", value("orders", 0))
+        .await
+        .unwrap();
+    assert_eq!(timeout(PATIENCE, sent).await.unwrap().unwrap(), 0);
+    let one = || vec![value("orders", 1).into()];
+    appender.append(one()).await.unwrap();
+    of_many.append_all(&all()).await.unwrap();
+    // The first stream of a reader ends with what there is; a second one goes on where it was.
+    let broken = Plan::Break {
+        stored: 0,
+        answered: 2,
+        status: Status::unavailable("lost on purpose"),
+    };
+    let front = Front::of_one(&world, &["a:1"], [broken]).await;
+    let follow = ConsumeOptions {
+        follow: true,
+        from: Start::Earliest,
+        ..ConsumeOptions::default()
+    };
+    let behind = front.client(&["a:1"], 60).log("orders");
+    let mut reader = behind.consume(follow).unwrap();
+    for offset in 0..3 {
+        let read = timeout(PATIENCE, reader.next()).await.unwrap().unwrap();
+        assert_eq!(read.unwrap().offset, offset);
+    }
+
+    assert!(admin.delete_log("orders", old.unwrap().id).await.unwrap());
+    let anew = admin.create_log("orders", LogSettings::default()).await;
+    anew.unwrap();
+    let new = orders.producer(ProducerOptions::default()).unwrap();
+    for number in 0..5 {
+        let sent = new.send(value("new", number)).await.unwrap();
+        assert_eq!(timeout(PATIENCE, sent).await.unwrap().unwrap(), number);
+    }
+
+    let sent = producer
+        .send_to("orders", value("orders", 3))
+        .await
+        .unwrap();
+    let told = [
+        timeout(PATIENCE, sent).await.unwrap().map(drop),
+        appender.append(one()).await.map(drop),
+        of_many.append_all(&all()).await.map(drop),
+        timeout(PATIENCE, reader.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .map(drop),
+    ];
+    for told in told {
+        assert!(matches!(told, Err(ClientError::LogDeleted)), "{told:?}");
+    }
+    assert_eq!(producer.stats().in_doubt, 0);
+    let held: Vec<_> = (0..5).map(|number| value("new", number)).collect();
+    assert_eq!(values(&client, "orders").await, held);
 }
