@@ -426,6 +426,10 @@ mod tests {
                 "slow_call_ms",
                 span_ms(config.timing.slow_call.as_millis() as u64),
             ),
+            (
+                "connection_age_max_seconds",
+                span_ms(config.connection_age_max.as_secs() * 1000),
+            ),
         ];
         for (name, shown) in shown {
             let arg = command.get_arguments().find(|arg| arg.get_id() == name);
@@ -468,11 +472,17 @@ mod tests {
         assert_eq!(config.log.segment_bytes_max, 1 << 20);
         assert_eq!(config.limits.record_bytes_max, 1000);
         assert_eq!(config.timing.heartbeat_ms, 100);
+        for text in ["'12h'", "43200", "'43200'"] {
+            let config = with(&format!("connection_age_max_seconds = {text}")).unwrap();
+            assert_eq!(config.connection_age_max.as_secs(), 43_200, "{text}");
+        }
         let wrong = [
             ("segment_bytes_max = '1 MB'", "write bytes such as 64MiB"),
             ("segment_bytes_max = '8GiB'", "too many"),
             ("disk_reserve_bytes = -1", "below 0"),
             ("heartbeat_ms = true", "50ms"),
+            ("connection_age_max_seconds = '90500ms'", "whole seconds"),
+            ("connection_age_max_seconds = '1s'", "60"),
         ];
         for (text, hint) in wrong {
             let error = with(text).unwrap_err().to_string();

@@ -88,8 +88,10 @@ pub struct Options {
     /// [default: 2048, or fewer if the system lets the process open few files]
     #[arg(long, env = "FERROLOG_CONNECTIONS_MAX", value_name = "COUNT", help_heading = HELP_TUNING)]
     pub connections_max: Option<usize>,
-    /// No connection lives longer; clients and peers dial again, in seconds [default: 86400]
-    #[arg(long, env = "FERROLOG_CONNECTION_AGE_MAX_SECONDS", value_name = "SECONDS", help_heading = HELP_SECURITY)]
+    /// No connection lives longer, such as 12h; a bare number is of seconds. Clients and peers dial again [default: 1d]
+    #[arg(long, env = "FERROLOG_CONNECTION_AGE_MAX_SECONDS", value_name = "TIME", help_heading = HELP_SECURITY,
+          value_parser = seconds)]
+    #[serde(default, deserialize_with = "read_seconds")]
     pub connection_age_max_seconds: Option<u64>,
     /// The largest record, such as 1MiB [default: 4088KiB]
     #[arg(long, env = "FERROLOG_RECORD_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING,
@@ -202,6 +204,12 @@ fn millis(text: &str) -> Result<u64, String> {
     quantity::parse_millis(text).ok_or_else(|| "write a time such as 50ms or 1s".to_owned())
 }
 
+fn seconds(text: &str) -> Result<u64, String> {
+    let ms = quantity::parse_seconds_ms(text).filter(|ms| ms.is_multiple_of(1000));
+    ms.map(|ms| ms / 1000)
+        .ok_or_else(|| "write a time of whole seconds such as 90s, 12h or 7d".to_owned())
+}
+
 /// A number of bytes in a file, or a text such as `"64MiB"`.
 fn read_bytes<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
 where
@@ -217,6 +225,11 @@ where
 /// A number of milliseconds in a file, or a text such as `"50ms"`.
 fn read_millis<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     from.deserialize_any(Quantity(millis)).map(Some)
+}
+
+/// A number of seconds in a file, or a text such as `"12h"`.
+fn read_seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    from.deserialize_any(Quantity(seconds)).map(Some)
 }
 
 /// Reads a number as it is, and a text with its unit.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use ferrolog::cli::local_cluster::LocalCluster;
 use ferrolog::net::tls::TlsFiles;
 use futures::FutureExt;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
@@ -37,6 +39,23 @@ impl Ended {
             assert!(self.err.contains(hint), "no {hint:?} in {}", self.err);
         }
     }
+}
+
+/// What a command printed for programs.
+pub fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Sends a signal to a process that runs.
+pub fn signal(pid: impl TryInto<i32>, signal: Signal) {
+    let pid = pid.try_into().ok().and_then(Pid::from_raw);
+    kill_process(pid.expect("a process id"), signal).expect("it runs");
+}
+
+/// Whether a process runs; one that ended and that nobody waited for does not.
+pub fn runs(pid: u64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 /// A command without settings from around it; its outputs are piped unless the caller says otherwise.

@@ -4,11 +4,10 @@
 use std::fs;
 use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-use crate::harness::command::{Ended, Lone, alone_args, command, ended, run};
+use crate::harness::command::{Ended, Lone, alone_args, command, ended, json, run, runs, signal};
 use crate::harness::{BINARY, PATIENCE, until};
 
 const LINES: u64 = 20_000;
@@ -23,15 +22,6 @@ async fn alone() -> (tempfile::TempDir, Lone) {
     })
     .await;
     (dir, node)
-}
-
-fn signal(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    kill_process(pid.expect("a process id"), signal).expect("it runs");
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// Appends the input. Returns how the command ended.
@@ -258,12 +248,6 @@ async fn a_read_with_a_cursor_that_is_told_to_end_is_no_success() {
     }
     signal(node.pid(), Signal::CONT);
     assert_eq!(stands(&node, "c").await, Some(3));
-}
-
-/// Whether it runs; one that ended and that nobody waited for does not.
-fn runs(pid: u64) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::harness::Stage;
-use crate::harness::command::{Ended, run};
+use crate::harness::command::{Ended, json, run};
 
 fn frozen(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -43,10 +43,6 @@ async fn log(words: &[&str], dir: &Path) -> Ended {
     args.push(dir.to_str().expect("UTF-8").to_owned());
     args.extend(words[1..].iter().map(|&word| word.to_owned()));
     run(&args).await
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 fn lines(text: &str) -> Vec<Value> {

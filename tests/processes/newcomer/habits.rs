@@ -6,13 +6,15 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Child;
 
-use crate::harness::command::{Ended, Lone, alone_args, command, command_of_terminal, ended, run};
+use crate::harness::command::{
+    Ended, Lone, alone_args, command, command_of_terminal, ended, json, run, runs, signal,
+};
 use crate::harness::{PATIENCE, until};
 
 /// A node alone, its directory, and three records in it.
@@ -27,20 +29,6 @@ async fn three_records() -> (tempfile::TempDir, Lone) {
     let ended = ended(child).await;
     assert!(ended.err.contains("offsets 0 to 2"), "{ended:?}");
     (dir, node)
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-fn signal(pid: u64, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    kill_process(pid.expect("a process id"), signal).expect("it runs");
-}
-
-fn runs(pid: u64) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 /// `consume --follow | head -1`: nothing more comes, and the command ends all the same.
@@ -204,7 +192,7 @@ impl Dev {
     }
 
     async fn end_by(self, with: Signal) -> Ended {
-        signal(self.child.id().expect("it runs").into(), with);
+        signal(self.child.id().expect("it runs"), with);
         ended(self.child).await
     }
 }

@@ -26,6 +26,7 @@ use super::local_cluster::{LocalCluster, LocalClusterOptions};
 use crate::cli::Format;
 use crate::cli::connection::ConnectionArgs;
 use crate::cli::files::scratch_dir;
+use crate::cli::output::quantities::parse_wait;
 use crate::cli::output::{grouped, print, say};
 use crate::client::Client;
 use crate::net::stream_layer::StreamLayer;
@@ -46,9 +47,9 @@ pub(in crate::cli) struct BenchArgs {
     /// How often each row runs; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// How long a run of a produce row is
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    seconds: u64,
+    /// How long a run of a produce row is, such as 30s; a bare number is of seconds
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_wait)]
+    seconds: Duration,
     /// What to measure
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = RowName::ALL)]
     rows: Vec<RowName>,
@@ -116,7 +117,7 @@ pub(in crate::cli) async fn run(args: BenchArgs, format: Format) -> anyhow::Resu
         stream_layer,
         value: Bytes::from(vec![b'x'; args.size as usize]),
         runs: args.runs,
-        length: Duration::from_secs(args.seconds),
+        length: args.seconds,
         batches_from: Cell::new(None),
         batched: Cell::default(),
     };
