@@ -163,6 +163,35 @@ impl Seal {
     }
 }
 
+/// What was walked of a segment so far, for its seal.
+#[derive(Debug, Default)]
+pub struct Sum {
+    pub entries: usize,
+    pub entries_digest: u32,
+    pub marks: Vec<Mark>,
+    pub rows: usize,
+    pub rows_digest: u32,
+}
+
+impl Sum {
+    /// Takes the next entry, whose frame begins there and has this checksum.
+    pub fn add_entry(&mut self, position: u32, crc: u32) {
+        self.entries_digest = add_entry(self.entries_digest, crc);
+        let far = |last: &Mark| position - last.position >= MARK_EVERY;
+        if self.marks.last().is_none_or(far) {
+            let entry = u32::try_from(self.entries).expect("frames are more than a byte long");
+            self.marks.push(Mark { entry, position });
+        }
+        self.entries += 1;
+    }
+
+    /// Takes the next row.
+    pub fn add_row(&mut self, row: &Row) {
+        self.rows_digest = add_row(self.rows_digest, row);
+        self.rows += 1;
+    }
+}
+
 /// Adds an entry's checksum to a digest.
 pub fn add_entry(digest: u32, crc: u32) -> u32 {
     crc32c::crc32c_append(digest, &crc.to_le_bytes())

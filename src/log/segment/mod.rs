@@ -27,7 +27,7 @@ use super::format::frame::{self, Entry, ROLL_FRAME_BYTES};
 use super::format::log_set::LogSet;
 use super::format::room::{POSITIONS_MAX, Room};
 use super::format::row::Row;
-use super::format::seal::{self, MARK_EVERY, Mark, Seal, TermEnd};
+use super::format::seal::{self, Seal, Sum, TermEnd};
 use super::{Config, Error, Index, LogId, Position, Term};
 use handles::Handles;
 use index::RowIndex;
@@ -291,54 +291,48 @@ impl Segment {
         self.index.push(row)
     }
 
-    /// Sums up the entries before `to`, and their rows, but for their directory: all of them, or the part that a
-    /// snapshot covers. `next_position` is the one after the last record among them, and none of them is later
-    /// than `sealed_ms`.
-    pub fn sum_up(
-        &self,
-        to: Index,
-        next_position: Position,
-        sealed_ms: u64,
-    ) -> Result<Seal, Error> {
-        let Frames::Open(frames, terms) = &self.frames else {
+    /// Walks on over the entries before `to` and their rows, over at most so many of each; true once it is through.
+    pub fn sum_some(&self, sum: &mut Sum, to: Index, most: usize) -> Result<bool, Error> {
+        let Frames::Open(frames, _) = &self.frames else {
             unreachable!("a sealed segment is summed up already");
         };
         let count = usize::try_from(to.0 - self.base().0).expect("they are in memory");
-        let mut marks: Vec<Mark> = Vec::new();
-        let mut entries_digest = 0;
-        for (number, frame) in frames[..count].iter().enumerate() {
-            entries_digest = seal::add_entry(entries_digest, frame.crc);
-            let far = |last: &Mark| frame.position - last.position >= MARK_EVERY;
-            if marks.last().is_none_or(far) {
-                let entry = u32::try_from(number).expect("frames are more than a byte long");
-                let position = frame.position;
-                marks.push(Mark { entry, position });
-            }
+        for frame in frames[sum.entries..count].iter().take(most) {
+            sum.add_entry(frame.position, frame.crc);
         }
         let rows = self.index.partition(|row| row.index < to)?;
-        let mut rows_digest = 0;
-        for number in 0..rows {
-            rows_digest = seal::add_row(rows_digest, &self.index.row(number)?);
+        for number in (sum.rows..rows).take(most) {
+            sum.add_row(&self.index.row(number)?);
         }
+        Ok((sum.entries, sum.rows) == (count, rows))
+    }
+
+    /// Sums up what was walked, but for the directory of the rows: all there is, or the part that a snapshot covers.
+    /// `next_position` is the one after the last record in it, and none of them is later than `sealed_ms`.
+    pub fn sum_up(&self, sum: Sum, next_position: Position, sealed_ms: u64) -> Seal {
+        let Frames::Open(frames, terms) = &self.frames else {
+            unreachable!("a sealed segment is summed up already");
+        };
+        let (count, rows) = (sum.entries, sum.rows);
         let first_position = self.index.base_position().filter(|_| rows > 0);
         let mut term_ends = terms.clone();
         cut_terms(&mut term_ends, count);
-        Ok(Seal {
+        Seal {
             base: self.base(),
             rolled: self.roll.is_some() && count == frames.len(),
             entries: u32::try_from(count).expect("frames are more than a byte long"),
             end: frames.get(count).map_or(self.end, |frame| frame.position),
             rows: u32::try_from(rows).expect("rows are fewer than records"),
-            entries_digest,
-            rows_digest,
+            entries_digest: sum.entries_digest,
+            rows_digest: sum.rows_digest,
             term_ends,
             first_position: first_position.unwrap_or(next_position),
             next_position,
             sealed_ms,
-            marks,
+            marks: sum.marks,
             logs: LogSet::default(),
             listed: 0,
-        })
+        }
     }
 
     /// Takes note of damage; a damaged store is the worse. Gives the error of it.
