@@ -52,15 +52,15 @@ pub async fn receive(
     parts: impl Stream<Item = Result<pb::InstallSnapshotRequest, Status>> + Unpin,
 ) -> Result<(types::Vote, Snapshot, Hold), Status> {
     let hold = Arc::new(log.0.staging.hold().await);
-    let request = gather(parts).await?;
+    let (request, rows) = gather(parts).await?;
     let bad = |error: crate::raft::entry::wire_error::WireError| {
         Status::invalid_argument(error.to_string())
     };
     let vote = types::vote_from_pb(request.vote.as_ref()).map_err(bad)?;
-    let data = snapshot::manifest_from_pb(&request).map_err(bad)?;
+    let data = snapshot::manifest_from_pb(&request, rows).map_err(bad)?;
     let meta = snapshot::meta(&data.checkpoint).map_err(bad)?;
     // A state that cannot be taken over is refused before anything is fetched for it.
-    let state = Fsm::restore(data.checkpoint.clone(), data.rows.iter().cloned());
+    let state = Fsm::restore(data.checkpoint.clone(), data.rows.iter());
     state.map_err(bad)?;
     let checked = log.0.hearing.pair(sender).snapshot(&vote, &meta);
     checked.map_err(|error| log.0.hearing.refuse(sender, &error))?;

@@ -36,7 +36,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         tracing::info!(
             up_to = snapshot.meta.last_log_id.map(|id| id.index),
             segments = snapshot.snapshot.segments.len(),
-            rows = snapshot.snapshot.rows.len(),
+            rows = snapshot.snapshot.rows.count(),
             "made a snapshot"
         );
         self.snapshots.set_current(snapshot.clone());
@@ -58,7 +58,7 @@ impl StateMachine {
             meta,
             snapshot: SnapshotData {
                 checkpoint,
-                rows: Arc::new(rows),
+                rows,
                 floor,
                 segments: Arc::new(segments),
             },
@@ -106,7 +106,7 @@ impl StateMachine {
         tracing::info!(
             up_to = last.index,
             segments = data.segments.len(),
-            rows = data.rows.len(),
+            rows = data.rows.count(),
             kept_own_log = same,
             "installed a snapshot of the leader's"
         );
@@ -182,8 +182,5 @@ impl StateMachine {
 
 /// The state of a snapshot.
 fn restored(data: &SnapshotData) -> Result<Fsm, Error> {
-    Ok(Fsm::restore(
-        data.checkpoint.clone(),
-        data.rows.iter().cloned(),
-    )?)
+    Ok(Fsm::restore(data.checkpoint.clone(), data.rows.iter())?)
 }

@@ -19,6 +19,7 @@ use crate::raft::entry::types::{Entry, LogId, SnapshotMeta, StoredMembership, Ty
 use crate::raft::error::Error;
 use crate::raft::home::directory::Directory;
 use crate::raft::home::stable_store::StableStore;
+use crate::raft::snapshot::rows::Rows;
 use crate::raft::snapshot::{self, DurableFloor, Snapshot, SnapshotData, Snapshots};
 use crate::raft::state::applied::AppliedState;
 use crate::raft::state::checkpoint::Changes;
@@ -154,7 +155,7 @@ impl StateMachine {
     }
 
     /// The state, as a snapshot holds it.
-    pub(crate) fn checkpoint(&self) -> (pb::Checkpoint, Vec<pb::StateRow>) {
+    pub(crate) fn checkpoint(&self) -> (pb::Checkpoint, Rows) {
         self.state.read(|fsm| {
             let rows = fsm.to_rows().collect();
             (fsm.to_checkpoint(self.log.positions().1), rows)

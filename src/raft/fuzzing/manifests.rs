@@ -198,7 +198,8 @@ fn install(
     request: &pb::InstallSnapshotRequest,
     mut part: impl FnMut(&Seal) -> Option<pb::SegmentPart>,
 ) {
-    let Ok(data) = snapshot::manifest_from_pb(request) else {
+    let rows = request.rows.iter().cloned().collect();
+    let Ok(data) = snapshot::manifest_from_pb(request, rows) else {
         return;
     };
     if snapshot::meta(&data.checkpoint).is_err() {
@@ -228,7 +229,7 @@ fn install(
         }
     }
     let next = Position(data.checkpoint.next_position);
-    let Ok(fsm) = Fsm::restore(data.checkpoint.clone(), data.rows.iter().cloned()) else {
+    let Ok(fsm) = Fsm::restore(data.checkpoint.clone(), data.rows.iter()) else {
         return;
     };
     let covered = fsm.covered(next).expect("it was checked");

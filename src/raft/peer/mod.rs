@@ -333,11 +333,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             checkpoint: Some(snapshot.snapshot.checkpoint.clone()),
             floor,
             segments: held.map(snapshot::seal_to_pb).collect(),
-            rows: snapshot.snapshot.rows.to_vec(),
+            rows: Vec::new(),
         };
+        let parts = snapshot::to_parts(request, &snapshot.snapshot.rows);
         let mut client = self.client();
         let moved = self.moved();
-        let send = client.install_snapshot(stream::iter(snapshot::to_parts(request)));
+        let send = client.install_snapshot(stream::iter(parts));
         let answer = tokio::select! {
             () = moved => return Err(Unreachable::from_string("the peer has moved").into()),
             answer = send => answer.map_err(|status| Unreachable::new(&status))?,

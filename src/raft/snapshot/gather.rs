@@ -9,11 +9,12 @@ use tonic::Status;
 use crate::proto::raft_v1 as pb;
 
 use super::STATE_BYTES_MAX;
+use super::rows::Rows;
 
 /// How long the next part may take. While one snapshot comes in, others wait.
 const PART_WAIT: Duration = Duration::from_secs(10);
 
-/// Puts the parts together again.
+/// Puts the parts together again: all but the rows, and the rows.
 ///
 /// # Errors
 ///
@@ -21,8 +22,9 @@ const PART_WAIT: Duration = Duration::from_secs(10);
 /// [`STATE_BYTES_MAX`] bytes; an error of the stream as it is.
 pub async fn gather(
     mut parts: impl Stream<Item = Result<pb::InstallSnapshotRequest, Status>> + Unpin,
-) -> Result<pb::InstallSnapshotRequest, Status> {
+) -> Result<(pb::InstallSnapshotRequest, Rows), Status> {
     let mut whole = pb::InstallSnapshotRequest::default();
+    let mut rows = Rows::default();
     let mut bytes = 0;
     loop {
         let next = tokio::time::timeout(PART_WAIT, parts.next()).await;
@@ -39,8 +41,8 @@ pub async fn gather(
         whole.vote = part.vote.or(whole.vote);
         whole.checkpoint = part.checkpoint.or(whole.checkpoint);
         whole.floor = part.floor.or(whole.floor);
-        whole.rows.extend(part.rows);
+        rows.extend(part.rows);
         whole.segments.extend(part.segments);
     }
-    Ok(whole)
+    Ok((whole, rows))
 }

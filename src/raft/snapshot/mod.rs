@@ -5,6 +5,7 @@
 //! fetches the segments that it lacks into a staging directory, and takes all of them over at once.
 
 pub mod gather;
+pub mod rows;
 
 use std::iter::Peekable;
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ use crate::raft::entry::types::{self, CommittedLeaderId, Member, SnapshotMeta};
 use crate::raft::entry::wire_error::WireError;
 use crate::raft::error::Error;
 use crate::raft::state::checkpoint::membership_of;
+
+use rows::Rows;
 
 pub type Snapshot = openraft::Snapshot<CommittedLeaderId, u64, Member, SnapshotData>;
 
@@ -42,7 +45,7 @@ const SEGMENTS_MAX: usize = 1 << 20;
 pub struct SnapshotData {
     pub checkpoint: pb::Checkpoint,
     /// The rows of the checkpoint's tables.
-    pub rows: Arc<Vec<pb::StateRow>>,
+    pub rows: Rows,
     /// Where the log begins; `None` if nothing of it was ever given up.
     pub floor: Option<pb::Floor>,
     pub segments: Arc<Vec<Seal>>,
@@ -165,11 +168,12 @@ fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
 }
 
 /// Cuts a snapshot's state and manifest into messages. The first one holds the single fields; each later one holds as
-/// many rows and seals as fit.
+/// many rows and seals as fit. Rows become messages part by part.
 pub fn to_parts(
     mut request: pb::InstallSnapshotRequest,
+    rows: &Rows,
 ) -> impl Iterator<Item = pb::InstallSnapshotRequest> + use<> {
-    let mut rows = std::mem::take(&mut request.rows).into_iter().peekable();
+    let mut rows = rows.iter().peekable();
     let segments = std::mem::take(&mut request.segments);
     let mut segments = segments.into_iter().peekable();
     let mut head = Some(request);
@@ -208,7 +212,10 @@ fn take_part<M: Message>(
 /// # Errors
 ///
 /// [`WireError`] unless the segments reach from the floor to the checkpoint without a gap, in entries and in positions.
-pub fn manifest_from_pb(request: &pb::InstallSnapshotRequest) -> Result<SnapshotData, WireError> {
+pub fn manifest_from_pb(
+    request: &pb::InstallSnapshotRequest,
+    rows: Rows,
+) -> Result<SnapshotData, WireError> {
     const BROKEN: WireError = WireError::Unknown("manifest: its segments do not follow each other");
     let checkpoint = request.checkpoint.clone();
     let checkpoint = checkpoint.ok_or(WireError::Missing("checkpoint"))?;
@@ -238,7 +245,7 @@ pub fn manifest_from_pb(request: &pb::InstallSnapshotRequest) -> Result<Snapshot
     }
     Ok(SnapshotData {
         checkpoint,
-        rows: Arc::new(request.rows.clone()),
+        rows,
         floor: request.floor,
         segments: Arc::new(segments),
     })

@@ -171,7 +171,10 @@ async fn a_node_that_never_joined_or_was_removed_is_not_heard() {
         let status = forger.entries(stranger, to, request).await;
         assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
         let mut client = forger.client(stranger, to);
-        let parts = crate::raft::snapshot::to_parts(pb::InstallSnapshotRequest::default());
+        let parts = crate::raft::snapshot::to_parts(
+            pb::InstallSnapshotRequest::default(),
+            &Default::default(),
+        );
         let snapshot = client.install_snapshot(stream::iter(parts));
         let status = timeout(PATIENCE, snapshot).await.unwrap().unwrap_err();
         assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
@@ -315,6 +318,7 @@ async fn no_entries_of_a_member_panic_or_mislead_a_follower() {
         let mut client = forger.client(from, to);
         let sent = client.install_snapshot(stream::iter(crate::raft::snapshot::to_parts(
             request.clone(),
+            &Default::default(),
         )));
         let status = timeout(PATIENCE, sent).await.unwrap().unwrap_err();
         assert_eq!(

@@ -14,6 +14,7 @@ use crate::proto::raft_v1 as pb;
 use crate::raft::entry::catalog::{CreateLog, Demands, LogConfig, Trim};
 use crate::raft::entry::command::{ClaimEpoch, CommitCursor, OpenSession, Retention};
 use crate::raft::entry::types;
+use crate::raft::snapshot::rows::Rows;
 use crate::raft::snapshot::{self, gather};
 use crate::raft::state::cursors::CURSORS_MAX;
 use crate::raft::state::fences::FENCES_MAX;
@@ -202,15 +203,18 @@ async fn the_state_with_full_tables_is_small_and_travels_in_parts() {
         assert!(bytes < STATE_BYTES, "{bytes} bytes");
         assert!(all.as_secs() < SECONDS_MAX, "{all:?}");
 
+        let rows: Rows = fsm.to_rows().collect();
         let request = pb::InstallSnapshotRequest {
             segments: vec![pb::SegmentSeal::default(); 300_000],
+            rows: Vec::new(),
             ..whole
         };
-        let parts: Vec<_> = snapshot::to_parts(request.clone()).collect();
+        let parts: Vec<_> = snapshot::to_parts(request.clone(), &rows).collect();
         let longest = parts.iter().map(Message::encoded_len).max().unwrap();
         assert!(parts.len() > 5 && longest <= 1 << 20, "{longest} bytes");
         let gathered = gather::gather(stream::iter(parts.into_iter().map(Ok))).await;
-        assert!(gathered.unwrap() == request);
+        let (gathered, again) = gathered.unwrap();
+        assert!(gathered == request && again.iter().eq(rows.iter()));
     }
 }
 
