@@ -21,9 +21,13 @@ pub const MANY_BATCHES_MAX: usize = 100;
 /// So many further batches of a call count as one among those under way.
 const MORE_PER_PLACE: usize = 4;
 
-/// What of the batches under way a call of so many is.
-pub fn places(batches: usize) -> usize {
-    1 + batches.saturating_sub(1).div_ceil(MORE_PER_PLACE)
+/// What of the batches under way a call is. Only a session remembers them.
+pub fn places(request: &ProduceManyRequest) -> usize {
+    let more = match request.session {
+        Some(_) => request.batches.len().saturating_sub(1),
+        None => 0,
+    };
+    1 + more.div_ceil(MORE_PER_PLACE)
 }
 
 /// What the answer tells of the batches of a call.
@@ -165,4 +169,25 @@ pub async fn produce(
     let appended = append(&log, counted(bundle, held), until).await;
     let receipt = told(api, appended, &whose).await?;
     Ok(answer(&receipt, &whose))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::v1::SessionSequence;
+
+    #[test]
+    fn a_call_takes_more_than_a_place_only_where_a_session_remembers_it() {
+        for (batches, under_session) in [(1, 1), (2, 2), (5, 2), (6, 3), (10, 4), (100, 26)] {
+            let call = |session| ProduceManyRequest {
+                batches: vec![ManyBatch::default(); batches],
+                session,
+            };
+            assert_eq!(
+                places(&call(Some(SessionSequence::default()))),
+                under_session
+            );
+            assert_eq!(places(&call(None)), 1, "{batches}");
+        }
+    }
 }

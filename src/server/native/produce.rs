@@ -187,7 +187,7 @@ impl Feed for Reader {
                 (log, batch, 1, of)
             }
             (None, Some(request)) => {
-                let places = many::places(request.batches.len());
+                let places = many::places(&request);
                 let (log, batch, whose) = self.many(request).await?;
                 (log, batch, places, Of::Many(whose))
             }
