@@ -215,6 +215,32 @@ pub fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
+const DAY_MS: u64 = 86_400_000;
+
+/// A time in milliseconds since 1970, as RFC 3339 has it: `2026-01-31T23:59:59Z`.
+pub fn utc(ms: u64) -> String {
+    let (days, seconds) = (ms / DAY_MS, ms % DAY_MS / 1000);
+    let (year, month, day) = date_of(days);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// The year, month and day that are so many days after the first of 1970.
+fn date_of(days: u64) -> (u64, u64, u64) {
+    // The months are counted from March on, in years that begin with it, so that the leap day is the last one.
+    let since_march_of_0 = days + 719_468;
+    let (era, day) = (since_march_of_0 / 146_097, since_march_of_0 % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let year = 400 * era + year;
+    match month {
+        0..10 => (year, month + 3, day),
+        _ => (year + 1, month - 9, day),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::thread;

@@ -10,6 +10,9 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// The longest name that is shown, in characters; the rest is cut.
 const SHOWN_CHARS_MAX: usize = 128;
 
+/// Names that begin with it are the system's.
+const OF_SYSTEM: char = '_';
+
 /// Why a text is refused as a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a name has 1 to {NAME_BYTES_MAX} bytes and no control characters")]
@@ -22,6 +25,17 @@ pub fn check(name: &str) -> Result<(), BadName> {
         true => Ok(()),
         false => Err(BadName),
     }
+}
+
+/// Whether a log of this name is the system's own: users make none.
+pub fn is_of_system(name: &str) -> bool {
+    name.starts_with(OF_SYSTEM)
+}
+
+/// Whether a log is among those of a prefix, for whoever lists them or reads several. Those of the system are left out
+/// unless the prefix asks for them.
+pub fn is_meant(name: &str, prefix: &str) -> bool {
+    name.starts_with(prefix) && (!is_of_system(name) || is_of_system(prefix))
 }
 
 /// Whether a terminal or a reader is led astray by a character: by controls, and by those that turn
@@ -74,6 +88,13 @@ mod tests {
         ] {
             assert_eq!(check(name), Err(BadName), "{name:?}");
         }
+    }
+
+    #[test]
+    fn the_systems_logs_are_meant_only_by_a_prefix_that_says_so() {
+        assert!(is_meant("orders/1", "") && is_meant("orders/1", "orders/"));
+        assert!(!is_meant("orders", "orders/") && !is_meant("_audit", ""));
+        assert!(is_meant("_audit", "_") && is_meant("_audit", "_a"));
     }
 
     #[test]

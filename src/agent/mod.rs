@@ -206,6 +206,7 @@ impl Bound {
         let (drain, draining) = Drain::new();
         let (stop, stopping) = watch::channel(false);
         let (fail, failed) = watch::channel(None);
+        let audit = self.policy.audit().clone();
         let port = Port {
             mux: &self.mux,
             security: self.layer.security(),
@@ -242,6 +243,9 @@ impl Bound {
         let mut helpers = upkeep(&log, scrub, &runtimes.consensus);
         helpers.push(tasks::spawn_on(&runtimes.consensus, "membership", settle));
         helpers.push(tasks::spawn_on(&runtimes.clients, "health", health_told));
+        let told = log.clone();
+        let audited = async move { audit.tell(told).await };
+        helpers.push(tasks::spawn_on(&runtimes.clients, "audit", audited));
         Ok(Agent {
             addr: self.addr,
             log,

@@ -10,6 +10,10 @@ use crate::server::Policy;
 
 use super::AgentError;
 
+/// What is taken up, as it is told. A record tells of it afterwards, since files are in no entry.
+const CERTIFICATES: &str = "certificates";
+const POLICY: &str = "policy";
+
 /// A handle to what can change while the node runs; clones share it.
 #[derive(Clone)]
 pub struct Reloads {
@@ -32,6 +36,7 @@ impl Reloads {
             ours.take_up(tls);
             self.rechecks.send_replace(Recheck::default());
         }
+        self.policy.audit().reloaded(CERTIFICATES, None);
         Ok(())
     }
 
@@ -40,6 +45,17 @@ impl Reloads {
     pub fn take_up_policy(&self, policy: &Policy) {
         let differs = self.policy.take_up(policy);
         self.rechecks.send_replace(Recheck::new(differs));
+        self.policy.audit().reloaded(POLICY, None);
+    }
+
+    /// Has it told that certificates stay as they were, and why.
+    pub fn refused_certificates(&self, why: &str) {
+        self.policy.audit().reloaded(CERTIFICATES, Some(why));
+    }
+
+    /// Has it told that the policy stays as it was, and why.
+    pub fn refused_policy(&self, why: &str) {
+        self.policy.audit().reloaded(POLICY, Some(why));
     }
 
     /// When the node's certificate ends, in seconds since 1970; `None` without one.

@@ -75,6 +75,7 @@ pub async fn start(
         security: port.security,
         budget: &budget,
         counts: &counts,
+        audit: policy.audit(),
         runtimes,
         logs_max: config.metrics_logs_max,
     });

@@ -13,7 +13,7 @@ use crate::net::budget::Budget;
 use crate::net::mux::{Incoming, Mux};
 use crate::net::{Listener, Network, Security};
 use crate::raft::Seat;
-use crate::server::{Counts, Surface, serve_http, serve_probes};
+use crate::server::{Audit, Counts, Surface, serve_http, serve_probes};
 use crate::{stderr, tasks};
 
 use super::{AgentError, Runtimes, is_loopback};
@@ -25,6 +25,7 @@ pub struct Parts<'a> {
     pub security: &'a Security,
     pub budget: &'a Budget,
     pub counts: &'a Arc<Counts>,
+    pub audit: &'a Audit,
     pub runtimes: &'a Runtimes,
     /// Logs that are told of by name.
     pub logs_max: usize,
@@ -54,6 +55,8 @@ pub fn registry(parts: &Parts<'_>) -> Registry {
         budget.tell(page);
         counts.tell(page);
     });
+    let audit = parts.audit.clone();
+    registry.add(move |page| audit.tell_counts(page));
     if let Security::Mutual(tls) = parts.security {
         let tls = tls.clone();
         // Another one may be taken up while the node runs.

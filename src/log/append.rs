@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::format::file_header::FILE_HEADER_BYTES;
 use super::format::files::Paths;
-use super::format::frame::{self, Entry, HEADER_BYTES, Kind};
+use super::format::frame::{self, Entry, HEADER_BYTES};
 use super::format::record;
 use super::format::room::Room;
 use super::segment::Segment;
@@ -95,7 +95,7 @@ impl Log {
         if rolls.is_some() {
             state.rolled = Index(entry.index.0 + 1);
         }
-        if entry.kind == Kind::Records {
+        if entry.kind.has_batches() {
             let timestamp_ms = record::timestamp_ms(&entry.payload);
             segment.saw(timestamp_ms);
             state.last_timestamp_ms = state.last_timestamp_ms.max(timestamp_ms);

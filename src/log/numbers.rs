@@ -54,6 +54,10 @@ impl LogId {
     pub const DEFAULT: Self = Self(0);
     /// No log has it. What is kept under it is of several logs that are read as one, such as a reader's position.
     pub const SEVERAL: Self = Self(u32::MAX);
+    /// The log that tells of changes, once there was one.
+    pub const AUDIT: Self = Self(u32::MAX - 1);
+    /// The logs that clients make have smaller ones.
+    pub const RESERVED: Self = Self(u32::MAX - 16);
 }
 
 impl fmt::Display for LogId {

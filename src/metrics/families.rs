@@ -94,6 +94,9 @@ families! {
     CONNECTIONS_TAKEN: Counter "ferrolog_connections_taken_total", "Connections that proved themselves and were served";
     CONNECTIONS_REFUSED: Counter "ferrolog_connections_refused_total", "Connections that were closed before that, by reason";
     TLS_FAILURES: Counter "ferrolog_tls_failures_total", "Handshakes that failed, by cause";
+    DENIED: Counter "ferrolog_denied_calls_total", "Calls that the access policy denied";
+    RELOAD_FAILURES: Counter "ferrolog_reload_failures_total", "How often files of the node could not be taken up, by what they hold";
+    RELOAD_FAILED: Gauge "ferrolog_reload_failed", "Whether they are still not taken up";
     CERTIFICATE_END: Gauge "ferrolog_certificate_expiry_timestamp_seconds", "When the node's certificate ends, in seconds since 1970";
 
     // The disk.

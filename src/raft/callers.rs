@@ -1,20 +1,25 @@
 //! Who calls: what is checked before a peer is heard.
 
+use std::sync::Arc;
+
+use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
 use crate::net::mux::PeerInfo;
 use crate::proto::raft_v1 as pb;
+use crate::raft::entry::audited::Origin;
 use crate::raft::error::MembershipError;
 use crate::raft::error::refusal::membership_status;
 use crate::raft::members::hearing::{Standing, no_member};
 use crate::raft::members::starts::replaced_by;
 use crate::raft::node::Node;
 use crate::raft::peer::sender::WIRE;
+use crate::raft::write::execute;
 use crate::reason::Reason;
 
 use super::ReplicatedLog;
-use super::service::RaftService;
+use super::service::{RaftService, bad};
 
 /// Who may make a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +42,18 @@ fn text<'a>(metadata: &'a MetadataMap, key: &str) -> &'a str {
 
 pub fn number(metadata: &MetadataMap, key: &str) -> u64 {
     text(metadata, key).parse().unwrap_or(0)
+}
+
+/// Who asked for a command that is passed on; `None` if it does not say.
+pub fn origin(metadata: &MetadataMap) -> Result<Option<Arc<Origin>>, Status> {
+    let Some(told) = metadata.get_bin(execute::ORIGIN) else {
+        return Ok(None);
+    };
+    let bytes = told
+        .to_bytes()
+        .map_err(|_| Status::invalid_argument("an origin that is none"))?;
+    let origin = pb::Origin::decode(bytes).map_err(|error| bad(error.into()))?;
+    Ok(Some(Arc::new(Origin::from_pb(origin))))
 }
 
 impl RaftService {

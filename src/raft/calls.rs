@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::log::{Index, LogId, Offset};
 use crate::proto::raft_v1 as pb;
+use crate::raft::entry::audited::Note;
 use crate::raft::entry::catalog::{CreateLog, DeleteLog, SetRetention, Trim, UpdateLog};
 use crate::raft::entry::command::{ClaimEpoch, CommitCursor, Retention};
 use crate::raft::entry::outcome::Made;
@@ -25,8 +26,8 @@ impl ReplicatedLog {
 
     /// Opens a session of a producer; the same subject with the same secret gets the same one.
     pub async fn open_session(&self, subject: &str, secret: u128) -> Result<u64, ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.open_session(subject, secret, until).await
+        let call = self.call();
+        self.0.commands.open_session(subject, secret, call).await
     }
 
     /// Forgets a session: its opener's, if an owner is given, and else anybody's.
@@ -35,8 +36,8 @@ impl ReplicatedLog {
         session: u64,
         owner: Option<u128>,
     ) -> Result<(), ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.close_session(session, owner, until).await
+        let call = self.call();
+        self.0.commands.close_session(session, owner, call).await
     }
 
     /// Up to `count` sessions behind `after`, as far as this node has applied.
@@ -46,8 +47,8 @@ impl ReplicatedLog {
 
     /// Gives a name to a new holder.
     pub async fn claim_epoch(&self, claim: ClaimEpoch) -> Result<Claim, ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.claim_epoch(claim, until).await
+        let call = self.call();
+        self.0.commands.claim_epoch(claim, call).await
     }
 
     /// Who holds a name, as far as this node has applied.
@@ -62,20 +63,20 @@ impl ReplicatedLog {
 
     /// Forgets a name that was claimed; false if there was none.
     pub async fn delete_fence(&self, name: &str) -> Result<bool, ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.delete_fence(name, until).await
+        let call = self.call();
+        self.0.commands.delete_fence(name, call).await
     }
 
     /// Sets a cursor.
     pub async fn commit_cursor(&self, commit: CommitCursor) -> Result<(), ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.commit_cursor(commit, until).await
+        let call = self.call();
+        self.0.commands.commit_cursor(commit, call).await
     }
 
     /// Forgets a cursor; false if there was none.
     pub async fn delete_cursor(&self, name: &str) -> Result<bool, ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.delete_cursor(self.2, name, until).await
+        let call = self.call();
+        self.0.commands.delete_cursor(self.2, name, call).await
     }
 
     /// A cursor, as far as this node has applied.
@@ -91,26 +92,26 @@ impl ReplicatedLog {
     /// Gives up the records before `first`, on every replica alike; gives the first offset that may
     /// be read from now on. Any member takes the call.
     pub async fn trim(&self, first: Offset) -> Result<Offset, ExecuteError> {
-        let (until, log) = (self.deadline(), self.2);
-        self.0.commands.trim(Trim { log, first }, until).await
+        let (call, log) = (self.call(), self.2);
+        self.0.commands.trim(Trim { log, first }, call).await
     }
 
     /// Makes a log, or finds the one that there is.
     pub async fn create_log(&self, create: CreateLog) -> Result<Made, ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.create_log(create, until).await
+        let call = self.call();
+        self.0.commands.create_log(create, call).await
     }
 
     /// Replaces a log's configuration.
     pub async fn update_log(&self, update: UpdateLog) -> Result<Made, ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.update_log(update, until).await
+        let call = self.call();
+        self.0.commands.update_log(update, call).await
     }
 
     /// Deletes a log; false if there was none.
     pub async fn delete_log(&self, delete: DeleteLog) -> Result<bool, ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.delete_log(delete, until).await
+        let call = self.call();
+        self.0.commands.delete_log(delete, call).await
     }
 
     /// What is known of this log, as far as this node has applied; `None` if it was deleted.
@@ -163,29 +164,34 @@ impl ReplicatedLog {
         self.0.node.state.read(Fsm::applied_index)
     }
 
+    /// Tells these in the log of changes. Any member takes the call.
+    pub async fn tell_changes(&self, notes: Vec<Note>) -> Result<(), ExecuteError> {
+        self.0.commands.tell(notes, self.call()).await
+    }
+
     /// Sets how much of the log is kept. Any member takes the call.
     pub async fn set_retention(&self, retention: Retention) -> Result<(), ExecuteError> {
-        let (log, until) = (self.2, self.deadline());
+        let (log, call) = (self.2, self.call());
         let set = SetRetention { log, retention };
-        self.0.commands.set_retention(set, until).await
+        self.0.commands.set_retention(set, call).await
     }
 
     /// Lets a node of this name join, once.
     pub async fn allow(&self, name: &str) -> Result<(), ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.allow(name, until).await
+        let call = self.call();
+        self.0.commands.allow(name, call).await
     }
 
     /// Takes that back; false if the name was not allowed, or has joined.
     pub async fn withdraw(&self, name: &str) -> Result<bool, ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.withdraw(name, until).await
+        let call = self.call();
+        self.0.commands.withdraw(name, call).await
     }
 
     /// Makes a token that lets one node join, within `life`.
     pub async fn make_token(&self, life: Duration) -> Result<String, ExecuteError> {
-        let until = self.deadline();
-        self.0.commands.make_token(life, until).await
+        let call = self.call();
+        self.0.commands.make_token(life, call).await
     }
 
     /// The names that may join, as far as this node has applied.

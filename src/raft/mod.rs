@@ -49,6 +49,7 @@ pub mod fuzzing;
 mod tests;
 
 pub use engine::Timing;
+pub use entry::audited::{Note, Origin};
 pub use entry::catalog::{CreateLog, DeleteLog, Demands, LogConfig, UpdateLog};
 pub use entry::command::{ClaimEpoch, CommitCursor, Retention};
 pub use entry::outcome::{OffsetRange, Ranges, Receipt, Refusal, Refused, StateRefusal};
@@ -86,14 +87,19 @@ use read::ReadBarrier;
 use staging::Staging;
 use state::fsm::Fsm;
 use upkeep::Upkeep;
-use write::commands::Commands;
+use write::commands::{Call, Commands};
 use write::proposer::Proposer;
 
 /// A handle to the replicated log of this node; clones share it. What it is asked for waits for a leader as long
 /// as a call may, or until the time that it was given ([`ReplicatedLog::until`]). It is a handle to one of the
 /// cluster's logs, the default one at first ([`ReplicatedLog::of`]).
 #[derive(Clone)]
-pub struct ReplicatedLog(Arc<ReplicaParts>, Option<Instant>, LogId);
+pub struct ReplicatedLog(
+    Arc<ReplicaParts>,
+    Option<Instant>,
+    LogId,
+    Option<Arc<Origin>>,
+);
 
 /// What the node consists of.
 struct ReplicaParts {
@@ -111,12 +117,21 @@ struct ReplicaParts {
 impl ReplicatedLog {
     /// The same log for one call, whose caller waits no longer than this.
     pub fn until(&self, deadline: Option<Instant>) -> Self {
-        Self(self.0.clone(), deadline, self.2)
+        Self(self.0.clone(), deadline, self.2, self.3.clone())
+    }
+
+    /// The same log for one call. What it changes is told in the log of changes, with who asked for it.
+    pub fn asked_by(&self, origin: &Origin) -> Self {
+        let origin = Origin {
+            node: self.identity().name.clone(),
+            ..origin.clone()
+        };
+        Self(self.0.clone(), self.1, self.2, Some(Arc::new(origin)))
     }
 
     /// The log with this id, of the same cluster.
     pub fn of(&self, id: LogId) -> Self {
-        Self(self.0.clone(), self.1, id)
+        Self(self.0.clone(), self.1, id, self.3.clone())
     }
 
     /// The log of this name, as far as this node has applied; the default one without a name.
@@ -131,9 +146,8 @@ impl ReplicatedLog {
     /// The names of logs, `None` for one that is gone; none at all if the state does not know one of them yet.
     pub fn names_of(&self, ids: &[LogId]) -> Option<Vec<Option<String>>> {
         self.0.node.state.read(|fsm| {
-            let next = fsm.logs.next_id();
             let name = |id: &LogId| fsm.logs.get(*id).map(|log| log.name.clone());
-            let all_given = ids.iter().all(|id| id.0 < next);
+            let all_given = ids.iter().all(|id| fsm.logs.was_given(*id));
             all_given.then(|| ids.iter().map(name).collect())
         })
     }
@@ -152,6 +166,19 @@ impl ReplicatedLog {
     fn deadline(&self) -> Instant {
         let usual = Instant::now() + CALL_WAIT;
         self.1.map_or(usual, |until| until.min(usual))
+    }
+
+    /// Who asked for what is done through this handle; nobody if nothing was said.
+    pub fn origin(&self) -> Origin {
+        self.3.as_deref().cloned().unwrap_or_default()
+    }
+
+    /// How long a command that comes now may wait, and who asked for it.
+    fn call(&self) -> Call {
+        Call {
+            until: self.deadline(),
+            origin: self.3.clone(),
+        }
     }
 
     /// Who this node is.

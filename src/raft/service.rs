@@ -26,12 +26,13 @@ use crate::raft::error::ProposeError;
 use crate::raft::error::refusal::{self, membership_status};
 use crate::raft::peer::fetch;
 use crate::raft::peer::transport::MESSAGE_BYTES_MAX;
+use crate::raft::write::commands::Call;
 use crate::raft::write::proposals::Caller;
 use crate::raft::write::{execute, forward};
 use crate::retry::CALL_WAIT;
 use crate::tasks;
 
-use super::callers::{From, check_certificate, number};
+use super::callers::{From, check_certificate, number, origin};
 use super::requests::{hear, queue_all, vote_request};
 use super::{ReplicatedLog, staging};
 
@@ -312,6 +313,7 @@ impl raft_server::Raft for RaftService {
     ) -> Result<Response<pb::ExecuteResponse>, Status> {
         let log = self.check(&request, From::Member)?;
         let waited = Duration::from_millis(number(request.metadata(), execute::WAITED));
+        let origin = origin(request.metadata())?;
         let command = codec::from_control(request.into_inner()).map_err(bad)?;
         let EntryPayload::Normal(command) = command else {
             return Err(Status::invalid_argument("not a command"));
@@ -323,7 +325,8 @@ impl raft_server::Raft for RaftService {
             return Err(refusal::not_leader());
         }
         let until = Instant::now() + CALL_WAIT.saturating_sub(waited);
-        let outcome = log.0.commands.execute(command, until).await;
+        let call = Call { until, origin };
+        let outcome = log.0.commands.execute(command, call).await;
         execute::outcome_to_pb(outcome).map(Response::new)
     }
 

@@ -105,7 +105,7 @@ impl ReplicatedLog {
             floor,
         };
         let parts = assemble(directory, node, stamps, doors, kept, heartbeat, successor);
-        Ok(Self(Arc::new(parts), None, log::LogId::DEFAULT))
+        Ok(Self(Arc::new(parts), None, log::LogId::DEFAULT, None))
     }
 }
 

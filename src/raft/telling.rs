@@ -173,7 +173,7 @@ impl ReplicatedLog {
         let (state, end) = (&self.0.node.state, self.log().positions().1);
         let counts = state.read(|fsm| {
             [
-                (&LOGS, fsm.logs.by_id.rows().len()),
+                (&LOGS, fsm.logs.of_users()),
                 (&SESSIONS, fsm.sessions.by_id.rows().len()),
                 (&FENCES, fsm.fences.names.rows().len()),
                 (&CURSORS, fsm.cursors.0.rows().len()),

@@ -18,11 +18,11 @@ use crate::reason::Reason;
 use super::answers::Unread;
 use super::answers::bulk::Bulk;
 use super::answers::reading::Reading;
+use super::audit::Audit;
 use super::auth::{Action, Actions, On, Rights};
+use super::intake::Called;
 use super::{CommitLog, Counts, Drain, Facts, Limits, Policy, deadline, status};
 
-/// Names that begin with it are the system's.
-const OF_SYSTEM: char = '_';
 /// The name of the log that is always there, which a call means that names none.
 const DEFAULT_LOG: &str = "default";
 
@@ -81,9 +81,16 @@ impl<L> ApiContext<L> {
         self.seat.get().ok_or_else(status::starting)
     }
 
+    /// What is told beside the changes.
+    pub fn audit(&self) -> &Audit {
+        self.policy.audit()
+    }
+
     /// What the caller may do.
     pub fn rights<T>(&self, request: &Request<T>) -> Rights {
-        self.policy.of(request.extensions().get::<PeerInfo>())
+        let extensions = request.extensions();
+        let verb = extensions.get::<Called>().map_or("", |called| called.0);
+        self.policy.of(extensions.get::<PeerInfo>(), verb)
     }
 }
 
@@ -205,7 +212,8 @@ impl<L: CommitLog> ApiContext<L> {
             now_ms: 0,
             logs_max: self.limits.logs_max,
         };
-        let made = self.seated()?.until(until).make(create).await;
+        let log = self.seated()?.until(until).asked_by(rights.origin());
+        let made = log.make(create).await;
         made.map_err(|error| status::execute(&error))
     }
 
@@ -234,7 +242,10 @@ impl<L: CommitLog> ApiContext<L> {
     ) -> Result<L, Status> {
         let name = if name.is_empty() { DEFAULT_LOG } else { name };
         rights.check(needed, On::Name(name))?;
-        Ok(self.seated()?.until(until))
+        if needed == Action::Produce.into() && name::is_of_system(name) {
+            return Err(status::of_system(name));
+        }
+        Ok(self.seated()?.until(until).asked_by(rights.origin()))
     }
 
     /// What belongs to the cluster and to no log, for a caller that may do this to all there is.
@@ -256,8 +267,10 @@ impl<L: CommitLog> ApiContext<L> {
     }
 
     fn beside<T>(&self, request: &Request<T>, needed: Actions, on: On<'_>) -> Result<L, Status> {
-        self.rights(request).check(needed, on)?;
-        Ok(self.seated()?.until(deadline::of(request)))
+        let rights = self.rights(request);
+        rights.check(needed, on)?;
+        let log = self.seated()?.until(deadline::of(request));
+        Ok(log.asked_by(rights.origin()))
     }
 }
 
@@ -294,7 +307,7 @@ pub fn check_new_name(name: &str) -> Result<(), Status> {
     let fits = name::check(name).map_err(|bad| format!("a log: {bad}, not {}", Shown(name)));
     let fits = fits.and_then(|()| {
         let what = "a log's name has no space at either end, and does not begin with _";
-        let is_plain = name.trim() == name && !name.starts_with(OF_SYSTEM);
+        let is_plain = name.trim() == name && !name::is_of_system(name);
         is_plain.then_some(()).ok_or_else(|| what.to_owned())
     });
     fits.map_err(status::invalid)

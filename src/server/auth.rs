@@ -5,8 +5,7 @@
 //! beginning of names with `*` behind it, or `*`, which is every log and the cluster besides. Without a policy every
 //! client whose certificate is good may do everything.
 
-use std::collections::{BTreeSet, HashMap};
-use std::fmt;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,166 +13,19 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
-use crate::name::{self, Shown};
 use crate::net::mux::PeerInfo;
+use crate::raft::{Note, Origin};
 
+use super::audit::Audit;
 use super::status;
+
+mod rules;
+
+use rules::Grants;
+pub use rules::{Action, Actions, On, PolicyError, Rule};
 
 /// How often the log tells of denied calls. Anybody can make any number of them, and must not fill the log.
 const DENIALS_EVERY: Duration = Duration::from_secs(1);
-/// Stands for all names, and at the end of an object for all that begin so.
-const ALL: char = '*';
-
-/// What a call does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Append records.
-    Produce,
-    /// Read records.
-    Consume,
-    /// Move consumers' named positions.
-    Commit,
-    /// Make, change, trim and delete logs; change the cluster.
-    Admin,
-    /// Read what a node tells of itself over plain HTTP.
-    Metrics,
-}
-
-impl Action {
-    const ALL: [Self; 5] = [
-        Self::Produce,
-        Self::Consume,
-        Self::Commit,
-        Self::Admin,
-        Self::Metrics,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Produce => "produce",
-            Self::Consume => "consume",
-            Self::Commit => "commit",
-            Self::Admin => "admin",
-            Self::Metrics => "metrics",
-        }
-    }
-
-    /// The action of this name.
-    pub fn new(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|action| action.name() == name)
-    }
-}
-
-/// Some actions: those that were granted, or those of which a call needs one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Actions(u8);
-
-impl Actions {
-    /// Whoever has any right on a log may see that it is there. To read metrics is none.
-    pub const ANY: Self = Self(0b1111);
-
-    fn add(&mut self, others: Self) {
-        self.0 |= others.0;
-    }
-
-    fn meets(self, needed: Self) -> bool {
-        self.0 & needed.0 != 0
-    }
-}
-
-impl From<Action> for Actions {
-    fn from(action: Action) -> Self {
-        Self(1 << action as u8)
-    }
-}
-
-impl FromIterator<Action> for Actions {
-    fn from_iter<I: IntoIterator<Item = Action>>(actions: I) -> Self {
-        let bits = actions.into_iter().map(|action| Self::from(action).0);
-        Self(bits.fold(0, |all, one| all | one))
-    }
-}
-
-impl fmt::Display for Actions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = Action::ALL.into_iter();
-        let names = names.filter(|action| self.meets((*action).into()));
-        let names: Vec<_> = names.map(Action::name).collect();
-        f.write_str(&names.join(" or "))
-    }
-}
-
-/// What a call is about.
-#[derive(Debug, Clone, Copy)]
-pub enum On<'a> {
-    /// A name: a log's, whether there is one or not, or a fence's.
-    Name(&'a str),
-    /// What belongs to no log: members, the sessions of others.
-    Cluster,
-    /// Some log: the call has not said yet which, or what it tells everybody may know who has a log.
-    Some,
-}
-
-impl fmt::Display for On<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => write!(f, "on {}", Shown(name)),
-            Self::Cluster => f.write_str("on the cluster, which needs a line for *"),
-            Self::Some => f.write_str("on any log"),
-        }
-    }
-}
-
-/// What the lines of one subject allow.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Grants {
-    /// By lines for `*`.
-    everywhere: Actions,
-    /// By all lines.
-    somewhere: Actions,
-    by_name: HashMap<String, Actions>,
-    by_prefix: HashMap<String, Actions>,
-    /// Of the prefixes, so that a name is cut where a prefix may end and nowhere else.
-    prefix_lengths: BTreeSet<usize>,
-}
-
-impl Grants {
-    fn add(&mut self, object: &str, actions: Actions) {
-        self.somewhere.add(actions);
-        match object.strip_suffix(ALL) {
-            Some("") => self.everywhere.add(actions),
-            Some(prefix) => {
-                self.prefix_lengths.insert(prefix.len());
-                let granted = self.by_prefix.entry(prefix.to_owned()).or_default();
-                granted.add(actions);
-            }
-            None => self
-                .by_name
-                .entry(object.to_owned())
-                .or_default()
-                .add(actions),
-        }
-    }
-
-    fn allow(&self, needed: Actions, on: On<'_>) -> bool {
-        match on {
-            On::Some => self.somewhere.meets(needed),
-            On::Cluster => self.everywhere.meets(needed),
-            On::Name(name) => self.everywhere.meets(needed) || self.allow_name(needed, name),
-        }
-    }
-
-    fn allow_name(&self, needed: Actions, name: &str) -> bool {
-        let meets = |granted: Option<&Actions>| granted.is_some_and(|some| some.meets(needed));
-        let mut prefixes = self.prefix_lengths.range(..=name.len());
-        meets(self.by_name.get(name))
-            || prefixes.any(|&length| {
-                // No prefix ends inside of a character.
-                let prefix = name.get(..length);
-                meets(prefix.and_then(|prefix| self.by_prefix.get(prefix)))
-            })
-    }
-}
 
 /// What each subject may do.
 type Subjects = Arc<HashMap<String, Grants>>;
@@ -184,6 +36,8 @@ pub struct Policy {
     /// By subject; `None`: everybody may do everything.
     allowed: Arc<RwLock<Option<Subjects>>>,
     denials: Arc<Mutex<Denials>>,
+    /// Where denials are told.
+    audit: Audit,
 }
 
 /// Calls that were denied since the log told of one.
@@ -206,70 +60,6 @@ impl Denials {
     }
 }
 
-/// A line of a policy that is none.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "line {line} of the policy: {what}; a line reads `p, SUBJECT, LOG|PREFIX*|*, produce|consume|commit|admin|metrics`"
-)]
-pub struct PolicyError {
-    line: usize,
-    what: String,
-}
-
-/// A line of a policy.
-#[derive(Debug, Clone, Copy)]
-pub struct Rule<'a> {
-    /// Its number, from 1 on.
-    pub line: usize,
-    pub text: &'a str,
-    subject: &'a str,
-    object: &'a str,
-    action: Action,
-}
-
-impl<'a> Rule<'a> {
-    fn new(line: usize, text: &'a str) -> Result<Self, PolicyError> {
-        let failed = |what: String| PolicyError { line, what };
-        let fields: Vec<_> = text.split(',').map(str::trim).collect();
-        let ["p", subject, object, action] = fields[..] else {
-            let what = "it does not have the four fields of a rule";
-            return Err(failed(what.to_owned()));
-        };
-        let name = object.strip_suffix(ALL).filter(|name| !name.is_empty());
-        if object != "*" {
-            let checked = name::check(name.unwrap_or(object));
-            checked.map_err(|bad| failed(format!("the object: {bad}, not {object:?}")))?;
-        }
-        let known = Action::new(action);
-        let action = known.ok_or_else(|| failed(format!("{action:?} is no action")))?;
-        if action == Action::Metrics && object != "*" {
-            let what = format!("metrics are of no log, so their object is *, not {object:?}");
-            return Err(failed(what));
-        }
-        Ok(Self {
-            line,
-            text,
-            subject,
-            object,
-            action,
-        })
-    }
-
-    /// The rules of a policy; empty lines and lines that begin with `#` are none.
-    pub fn all(text: &'a str) -> impl Iterator<Item = Result<Self, PolicyError>> {
-        let lines = (1..).zip(text.lines().map(str::trim));
-        let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-        lines.map(|(number, line)| Self::new(number, line))
-    }
-
-    /// Whether it allows a subject this.
-    pub fn allows(&self, subject: &str, action: Action, on: On<'_>) -> bool {
-        let mut grants = Grants::default();
-        grants.add(self.object, self.action.into());
-        self.subject == subject && grants.allow(action.into(), on)
-    }
-}
-
 impl Policy {
     /// Reads a policy; see [`Rule::all`].
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
@@ -282,7 +72,13 @@ impl Policy {
         Ok(Self {
             allowed: Arc::new(RwLock::new(Some(Arc::new(allowed)))),
             denials: Arc::default(),
+            audit: Audit::default(),
         })
+    }
+
+    /// What is told beside the changes.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// Takes up what another one says, for this one and all its clones. Gives whether the rights of a subject differ.
@@ -295,22 +91,20 @@ impl Policy {
         }
     }
 
-    /// What this caller may do.
-    pub fn of(&self, peer: Option<&PeerInfo>) -> Rights {
+    /// What the caller of this verb may do.
+    pub fn of(&self, peer: Option<&PeerInfo>, verb: &str) -> Rights {
+        let subject = peer.and_then(certified);
+        let origin = Origin {
+            subject: subject.unwrap_or_default().to_owned(),
+            address: peer.map(|peer| peer.addr.clone()).unwrap_or_default(),
+            verb: verb.to_owned(),
+            ..Origin::default()
+        };
         Rights {
             policy: self.clone(),
-            subject: peer.and_then(certified).map(Arc::from),
+            is_certified: subject.is_some(),
+            origin: Arc::new(origin),
         }
-    }
-
-    /// Lets a call pass whose subject has one of these rights on some log, or says why not. A call that needs no
-    /// right is open to everybody.
-    pub fn check_some(&self, peer: Option<&PeerInfo>, actions: &[Action]) -> Result<(), Status> {
-        if actions.is_empty() {
-            return Ok(());
-        }
-        let needed = actions.iter().copied().collect();
-        self.check(peer.and_then(certified), needed, On::Some)
     }
 
     fn allows(&self, subject: Option<&str>, needed: Actions, on: On<'_>) -> bool {
@@ -320,18 +114,23 @@ impl Policy {
         })
     }
 
-    fn check(&self, subject: Option<&str>, needed: Actions, on: On<'_>) -> Result<(), Status> {
-        if self.allows(subject, needed, on) {
-            return Ok(());
-        }
-        let subject = subject.ok_or_else(status::unauthenticated)?;
+    /// A call was denied: the log tells of one in a while, the log of changes of each kind.
+    fn deny(&self, origin: &Origin, denied: Status) -> Status {
+        self.audit.denied(origin, denied.message());
+        let Origin {
+            subject,
+            address,
+            verb,
+            ..
+        } = origin;
+        let reason = denied.message();
         match self.denials.lock().one_more() {
             Some(untold) => {
-                tracing::warn!(%subject, action = %needed, %on, untold, "denied by the policy");
+                tracing::warn!(%subject, %address, %verb, reason, untold, "denied by the policy");
             }
-            None => tracing::debug!(%subject, action = %needed, %on, "denied by the policy"),
+            None => tracing::debug!(%subject, %address, %verb, reason, "denied by the policy"),
         }
-        Err(status::denied(subject, &needed.to_string(), on))
+        denied
     }
 }
 
@@ -339,27 +138,69 @@ impl Policy {
 #[derive(Debug, Clone)]
 pub struct Rights {
     policy: Policy,
-    subject: Option<Arc<str>>,
+    is_certified: bool,
+    origin: Arc<Origin>,
 }
 
 impl Rights {
     /// The name in the caller's certificate; empty without one.
     pub fn subject(&self) -> &str {
-        self.subject.as_deref().unwrap_or_default()
+        &self.origin.subject
+    }
+
+    /// Who calls, and what.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Has it told, beside the changes, what became of one.
+    pub fn note(&self, change: &str, outcome: &str, reason: &str) {
+        self.policy.audit.note(Note {
+            origin: Origin::clone(&self.origin),
+            change: change.to_owned(),
+            outcome: outcome.to_owned(),
+            reason: reason.to_owned(),
+            count: 1,
+        });
+    }
+
+    /// The same of one that many others may be like.
+    pub fn tell_counted(&self, outcome: &str, reason: &str) {
+        self.policy.audit.counted(&self.origin, outcome, reason);
+    }
+
+    fn certified(&self) -> Option<&str> {
+        self.is_certified.then_some(&*self.origin.subject)
     }
 
     /// Whether the caller may do one of these things to a log of this name. Nothing is told of a denial: a reader
     /// of many logs passes over those that it may not read.
     pub fn may(&self, needed: impl Into<Actions>, name: &str) -> bool {
         let on = On::Name(name);
-        self.policy
-            .allows(self.subject.as_deref(), needed.into(), on)
+        self.policy.allows(self.certified(), needed.into(), on)
     }
 
     /// Lets a call pass, or says why not.
     pub fn check(&self, needed: impl Into<Actions>, on: On<'_>) -> Result<(), Status> {
-        self.policy
-            .check(self.subject.as_deref(), needed.into(), on)
+        let needed = needed.into();
+        let subject = self.certified();
+        if self.policy.allows(subject, needed, on) {
+            return Ok(());
+        }
+        let denied = match subject {
+            Some(subject) => status::denied(subject, &needed.to_string(), on),
+            None => status::unauthenticated(),
+        };
+        Err(self.policy.deny(&self.origin, denied))
+    }
+
+    /// Lets a call pass whose caller may do one of these things to some log. A call that needs no right is open to
+    /// everybody.
+    pub fn check_some(&self, actions: &[Action]) -> Result<(), Status> {
+        if actions.is_empty() {
+            return Ok(());
+        }
+        self.check(actions.iter().copied().collect::<Actions>(), On::Some)
     }
 }
 
@@ -390,7 +231,7 @@ mod tests {
     }
 
     fn rights(policy: &Policy, name: &str) -> Rights {
-        policy.of(Some(&peer(Some(name))))
+        policy.of(Some(&peer(Some(name))), "")
     }
 
     #[tokio::test(start_paused = true)]
@@ -410,7 +251,7 @@ mod tests {
     fn what_no_line_allows_is_denied() {
         let policy = Policy::parse("# ours\np, root, *, produce\n\np,root,*,consume\n").unwrap();
         let check = |name, action| {
-            let rights = policy.of(Some(&peer(name)));
+            let rights = policy.of(Some(&peer(name)), "");
             [On::Name("x"), On::Cluster, On::Some]
                 .map(|on| rights.check(action, on))
                 .into_iter()
@@ -431,7 +272,7 @@ mod tests {
             Code::PermissionDenied
         );
         assert_eq!(code(None, Action::Consume), Code::Unauthenticated);
-        let open = Policy::default().of(None);
+        let open = Policy::default().of(None, "");
         assert!(open.check(Action::Admin, On::Cluster).is_ok());
     }
 
@@ -482,7 +323,7 @@ mod tests {
         let policy = Policy::parse(&lines).unwrap();
         let allowed = policy.allowed.read().clone().unwrap();
         let grants = &allowed["a"];
-        assert_eq!(grants.prefix_lengths.len(), 5, "a look for each length");
+        assert_eq!(grants.lengths(), 5, "a look for each length");
         let rights = rights(&policy, "a");
         assert!(rights.may(Action::Produce, "log-19999"));
         assert!(rights.may(Action::Consume, "p19999/x"));

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::log::{Log, LogId, Offset};
 use crate::raft::{
-    Answer, Applied, Caller, CreateLog, Demands, ExecuteError, ProposeError, ReadError,
+    Answer, Applied, Caller, CreateLog, Demands, ExecuteError, Origin, ProposeError, ReadError,
     StateRefusal, View,
 };
 
@@ -28,6 +28,9 @@ pub trait CommitLog: Clone + Unpin + Send + Sync + 'static {
 
     /// The same log for a call whose caller waits no longer than until a time, if one is given.
     fn until(&self, deadline: Option<Instant>) -> Self;
+
+    /// The same log for a call that this caller made: what it changes is told in the log of changes.
+    fn asked_by(&self, origin: &Origin) -> Self;
 
     /// Queues a batch, as `log::record` draws it. The answer comes once it is synced on a majority
     /// and applied (I1). Batches that one caller queues one after another keep their order. What a
@@ -81,6 +84,10 @@ impl CommitLog for crate::raft::ReplicatedLog {
 
     fn until(&self, deadline: Option<Instant>) -> Self {
         Self::until(self, deadline)
+    }
+
+    fn asked_by(&self, origin: &Origin) -> Self {
+        Self::asked_by(self, origin)
     }
 
     async fn propose(

@@ -7,6 +7,7 @@
 mod answers;
 mod api_context;
 mod appending;
+mod audit;
 mod auth;
 mod commit_log;
 mod counts;
@@ -25,6 +26,7 @@ mod surface;
 mod tests;
 
 pub use api_context::ApiContext;
+pub use audit::Audit;
 pub use auth::{Action, On, Policy, PolicyError, Rule};
 pub use commit_log::CommitLog;
 pub use counts::Counts;

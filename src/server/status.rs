@@ -58,6 +58,15 @@ pub fn no_such_log(name: &str) -> Status {
     Reason::NoSuchLog.status_with(&message, details([("log", &name)]))
 }
 
+/// The log is one that nobody appends to, or deletes.
+pub fn of_system(name: &str) -> Status {
+    let message = format!(
+        "{} is the system's own log: it is read, and kept as `ferrolog log retention` says, and nothing else",
+        Shown(name)
+    );
+    Reason::InvalidRequest.status(&message)
+}
+
 /// The log was deleted.
 pub fn log_deleted() -> Status {
     Reason::LogDeleted.status("the log was deleted")

@@ -38,6 +38,8 @@ pub enum Kind {
     Records = 2,
     /// The end of a segment. Takes no offset.
     Roll = 3,
+    /// A command in a batch of its own, which takes no offset, and behind it the batch that tells of it.
+    Audited = 4,
 }
 
 impl Kind {
@@ -47,7 +49,24 @@ impl Kind {
             1 => Some(Self::Control),
             2 => Some(Self::Records),
             3 => Some(Self::Roll),
+            4 => Some(Self::Audited),
             _ => None,
+        }
+    }
+
+    /// Whether the payload is batches, each with its own checksum.
+    pub fn has_batches(self) -> bool {
+        match self {
+            Self::Records | Self::Audited => true,
+            Self::Control | Self::Roll => false,
+        }
+    }
+
+    /// How many of the payload's first batches never have a row.
+    pub fn rowless(self) -> usize {
+        match self {
+            Self::Audited => 1,
+            Self::Records | Self::Control | Self::Roll => 0,
         }
     }
 }
@@ -131,14 +150,14 @@ pub fn entry_crc(entry: &Entry) -> u32 {
 fn payload_crc(crc: u32, kind: Kind, payload: &[u8]) -> u32 {
     match kind {
         Kind::Control | Kind::Roll => crc32c::crc32c_append(crc, payload),
-        Kind::Records => record::framed_crc(crc, payload),
+        Kind::Records | Kind::Audited => record::framed_crc(crc, payload),
     }
 }
 
 fn payload_checks(kind: Kind, payload: &[u8]) -> bool {
     match kind {
         Kind::Control => true,
-        Kind::Records => record::are_whole(payload),
+        Kind::Records | Kind::Audited => record::are_whole(payload),
         Kind::Roll => payload.len() == ROLL_BYTES,
     }
 }
@@ -232,8 +251,9 @@ mod tests {
             join(batches[..1].iter(), None),
         ];
         let records = records.map(|payload| (Kind::Records, payload));
+        let audited = (Kind::Audited, join(batches[..2].iter(), Some(5)));
         let roll = (Kind::Roll, Bytes::from_static(&[7; ROLL_BYTES]));
-        let all = control.into_iter().chain(records).chain([roll]);
+        let all = control.into_iter().chain(records).chain([audited, roll]);
         all.map(|(kind, payload)| Entry {
             term: Term(3),
             index: Index(9),

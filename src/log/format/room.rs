@@ -23,7 +23,7 @@ impl Room {
     pub fn of(kind: Kind, payload: &[u8]) -> Self {
         match kind {
             Kind::Control | Kind::Roll => Self::default(),
-            Kind::Records => {
+            Kind::Records | Kind::Audited => {
                 let (batches, records) = record::declared(payload);
                 Self {
                     rows: batches.into(),

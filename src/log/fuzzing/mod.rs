@@ -11,8 +11,8 @@ use super::format::row::Row;
 use super::format::seal::Seal;
 use super::format::{record, seal};
 use super::{
-    AllEnds, Checkpoint, Config, Course, Ends, Entry, Error, Floor, Index, Kind, Log, LogId,
-    NUMBER_MAX, Offset, Position, Run, Wanted,
+    AllEnds, Checkpoint, Config, Course, Ends, Entry, Error, Floor, Index, Log, LogId, NUMBER_MAX,
+    Offset, Position, Run, Wanted,
 };
 use crate::disk::Disk;
 use crate::disk::memory::MemoryDisk;
@@ -130,7 +130,7 @@ fn given(input: &mut Input<'_>) -> (Floor, Option<Checkpoint>) {
 
 /// The parts of an entry that a state machine without sessions accepts, where logs end at `ends`.
 pub fn runs_from(entry: &Entry, ends: &mut AllEnds) -> Result<Vec<Run>, Error> {
-    if entry.kind != Kind::Records {
+    if !entry.kind.has_batches() {
         return Ok(Vec::new());
     }
     let batches = record::batches(&entry.payload)?.into_iter();
@@ -140,7 +140,7 @@ pub fn runs_from(entry: &Entry, ends: &mut AllEnds) -> Result<Vec<Run>, Error> {
         *next = Offset(first.0 + u64::from(batch.count));
         Run::of(&batch, 0, first)
     };
-    Ok(batches.map(run).collect())
+    Ok(batches.skip(entry.kind.rowless()).map(run).collect())
 }
 
 /// Reads the records of a run out of its entry, behind those that are there.

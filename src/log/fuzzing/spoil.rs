@@ -163,7 +163,7 @@ fn mend_frames(mut rest: &mut [u8]) {
         if let Some(payload) = behind.get_mut(..length) {
             let crc = crc32c::crc32c_append(crc32c::crc32c(&head[..4]), &head[8..24]);
             let crc = crc32c::crc32c_append(crc, &head[28..29]);
-            let crc = if head[28] == Kind::Records as u8 {
+            let crc = if Kind::new(head[28]).is_some_and(Kind::has_batches) {
                 record::mend(payload);
                 record::framed_crc(crc, payload)
             } else {

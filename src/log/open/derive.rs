@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::recovery::{Checkpoint, Recovered};
-use crate::log::format::frame::{HEADER_BYTES, Kind};
+use crate::log::format::frame::HEADER_BYTES;
 use crate::log::format::record;
 use crate::log::format::row::Row;
 use crate::log::segment::Segment;
@@ -83,7 +83,7 @@ fn end_of(segment: &Segment, number: usize) -> Result<Option<Position>, Error> {
         let what = "a frame changed while it was read";
         return Err(segment.store.corrupt(span.position.into(), what));
     };
-    if entry.kind != Kind::Records {
+    if !entry.kind.has_batches() {
         return Ok(None);
     }
     for batch in record::batches(&entry.payload)? {
@@ -166,12 +166,13 @@ pub fn rows_from(
         if header.index >= keep {
             break;
         }
-        if header.kind != Kind::Records {
+        if !header.kind.has_batches() {
             continue;
         }
         let payload_at = u32::try_from(position).expect("a store is smaller than 4 GiB");
         let payload_at = payload_at + HEADER_BYTES as u32;
-        for batch in record::batches(scan.payload(&header)?)? {
+        let batches = record::batches(scan.payload(&header)?)?.into_iter();
+        for batch in batches.skip(header.kind.rowless()) {
             let in_log = logs.entry(batch.log).or_default();
             rows.push(Row {
                 position: *next,

@@ -149,7 +149,7 @@ impl World {
             Kind::Records
         };
         let payload = match kind {
-            Kind::Roll => unreachable!("it was made above"),
+            Kind::Roll | Kind::Audited => unreachable!("it was made above"),
             Kind::Control => Bytes::from(vec![7; self.below(40) as usize]),
             Kind::Records => {
                 let batch = |_| {

@@ -141,7 +141,7 @@ impl SegmentCopy {
         if rows.is_empty() {
             return Ok(());
         }
-        if entry.kind != Kind::Records {
+        if !entry.kind.has_batches() {
             return Err(self.mismatch("its rows differ"));
         }
         let batches = record::batches(&entry.payload);

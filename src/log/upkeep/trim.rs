@@ -92,6 +92,11 @@ impl Log {
         self.with_directories(|state| state.droppable(covered))
     }
 
+    /// Where a log would begin if it kept no sealed segment that nothing else is kept in; `None` if it keeps none.
+    pub fn held_back(&self, log: LogId) -> Result<Option<Offset>, Error> {
+        self.with_directories(|state| state.held_back(log))
+    }
+
     /// Removes the segments below a floor that [`Log::droppable`] gave and that is durable; false
     /// if one of them was pinned since.
     pub fn drop_below(&self, floor: Floor) -> Result<bool, Error> {
@@ -135,7 +140,7 @@ impl LogState {
             let Some(seal) = segment.seal().filter(|seal| seal.next_index() <= covered) else {
                 break;
             };
-            match self.is_dead(number, seal)? {
+            match self.is_dead(number, seal, None)? {
                 Looked::Found(true) => last = Some(seal),
                 Looked::Found(false) => break,
                 Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
@@ -150,14 +155,44 @@ impl LogState {
         })))
     }
 
-    /// Whether a sealed segment holds no record that may be read.
-    fn is_dead(&self, number: usize, seal: &Seal) -> Result<Looked<bool>, Error> {
+    fn held_back(&self, log: LogId) -> Result<Looked<Option<Offset>>, Error> {
+        let first = self.ends(log).unwrap_or_default().first;
+        let mut behind = None;
+        for (number, segment) in self.segments.iter().enumerate() {
+            let Some(seal) = segment.seal() else {
+                break;
+            };
+            match self.is_dead(number, seal, Some(log))? {
+                Looked::Found(true) => {}
+                Looked::Found(false) => break,
+                Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
+            }
+            if seal.logs.contains(log) {
+                match self.end_in(number, log)? {
+                    Looked::Found(next) => behind = behind.max(Some(next)),
+                    Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
+                }
+            }
+        }
+        Ok(Looked::Found(behind.filter(|next| *next > first)))
+    }
+
+    /// Whether a sealed segment holds no record that may be read, but for those of one log.
+    fn is_dead(
+        &self,
+        number: usize,
+        seal: &Seal,
+        but: Option<LogId>,
+    ) -> Result<Looked<bool>, Error> {
         // A log that begins at its end, or is deleted, holds nothing: no look at the rows is needed.
         let holds = |log: &LogId| {
             let ends = self.ends(*log);
             ends.is_some_and(|ends| ends.first < ends.next)
         };
         for log in seal.logs.iter().filter(holds) {
+            if Some(log) == but {
+                continue;
+            }
             let first = self.ends(log).unwrap_or_default().first;
             // Nothing of it was trimmed.
             if first == Offset(0) {

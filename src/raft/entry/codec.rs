@@ -11,6 +11,7 @@ use crate::proto::raft_v1::{self as pb, control_entry::Command as Control};
 use crate::raft::entry::wire_error::{WireError, number_of};
 
 use super::admission::{Admission, Entrance};
+use super::audited::{Audited, Note};
 use super::catalog::{CreateLog, DeleteLog, SetRetention, Trim, UpdateLog};
 use super::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession};
 use super::owner;
@@ -28,6 +29,9 @@ pub fn to_log(entry: &Entry) -> log::Entry {
         }
         (_, Some(control)) => (Kind::Control, control.clone()),
         (EntryPayload::Normal(Command::Append(payload)), None) => (Kind::Records, payload.clone()),
+        (EntryPayload::Normal(Command::Audited(audited)), _) => {
+            (Kind::Audited, audited.payload.clone())
+        }
         (made, None) => (Kind::Control, encode(to_control(made))),
     };
     log::Entry {
@@ -56,7 +60,10 @@ fn to_control(payload: &types::EntryPayload) -> Option<Control> {
 /// A command as a control entry; `None` for records and ends of segments, which are no control entries.
 pub fn command_to_control(command: &Command) -> Option<Control> {
     Some(match command {
-        Command::Append(_) | Command::Roll(_) => return None,
+        Command::Append(_) | Command::Roll(_) | Command::Audited(_) => return None,
+        Command::Notes(notes) => Control::Notes(pb::Notes {
+            notes: notes.iter().map(Note::to_pb).collect(),
+        }),
         Command::Register {
             name,
             directory_id,
@@ -127,6 +134,10 @@ pub fn from_log(entry: log::Entry) -> Result<Entry, WireError> {
             let says = from_control(pb::ControlEntry::decode(entry.payload.clone())?)?;
             Entry::read(id, says, entry.payload)
         }
+        Kind::Audited => {
+            let audited = Audited::read(entry.payload)?;
+            Entry::new(id, EntryPayload::Normal(Command::Audited(audited)))
+        }
         Kind::Roll => {
             let since = entry.rolls().ok_or(WireError::Missing("segment"))?;
             Entry::new(id, EntryPayload::Normal(Command::Roll(since)))
@@ -194,6 +205,9 @@ pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, Wire
             log: LogId(commit.log),
         }),
         Control::DeleteCursor(delete) => Command::DeleteCursor(LogId(delete.log), delete.name),
+        Control::Notes(notes) => {
+            Command::Notes(notes.notes.into_iter().map(Note::from_pb).collect())
+        }
     };
     Ok(EntryPayload::Normal(command))
 }

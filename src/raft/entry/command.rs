@@ -8,6 +8,7 @@ use crate::log::{Index, LogId, Offset};
 use crate::proto::raft_v1 as pb;
 
 use super::admission::{Admission, Entrance};
+use super::audited::{Audited, Note};
 use super::catalog::{CreateLog, DeleteLog, SetRetention, Trim, UpdateLog};
 
 /// A command of the replicated state machine.
@@ -66,6 +67,10 @@ pub enum Command {
     },
     /// End the segment of the log that counts from this entry on, on every node.
     Roll(Index),
+    /// Tell these in the log of changes. Nothing else changes.
+    Notes(Vec<Note>),
+    /// A command, and what is told of it in the log of changes.
+    Audited(Audited),
 }
 
 impl Command {
@@ -84,6 +89,7 @@ impl Command {
             | Self::DeleteLog(_)
             | Self::Trim(_)
             | Self::SetRetention(_)
+            | Self::Notes(_)
             | Self::Admission(_) => true,
             Self::Append(_)
             | Self::Register { .. }
@@ -91,7 +97,37 @@ impl Command {
             | Self::ExpireSessions(_)
             | Self::TrimLogs(_)
             | Self::RegisterStart { .. }
+            | Self::Audited(_)
             | Self::Roll(_) => false,
+        }
+    }
+
+    /// Whether it is told in the log of changes when somebody asked for it. Records, cursors that move and sessions of
+    /// producers are too many.
+    pub fn is_told(&self) -> bool {
+        match self {
+            Self::CreateLog(_)
+            | Self::UpdateLog(_)
+            | Self::DeleteLog(_)
+            | Self::Trim(_)
+            | Self::SetRetention(_)
+            | Self::ClaimEpoch(_)
+            | Self::DeleteFence(_)
+            | Self::DeleteCursor(..)
+            | Self::Admission(_)
+            | Self::Register { .. }
+            | Self::Forget { .. } => true,
+            // Its owner closes it all the time; another one is an administrator.
+            Self::CloseSession(close) => close.owner.is_none(),
+            Self::Append(_)
+            | Self::TrimLogs(_)
+            | Self::OpenSession(_)
+            | Self::ExpireSessions(_)
+            | Self::CommitCursor(_)
+            | Self::RegisterStart { .. }
+            | Self::Roll(_)
+            | Self::Notes(_)
+            | Self::Audited(_) => false,
         }
     }
 }
@@ -180,6 +216,8 @@ impl fmt::Display for Command {
             Self::Admission(change) => write!(f, "{change}"),
             Self::RegisterStart { node_id, .. } => write!(f, "a start of node {node_id}"),
             Self::Roll(since) => write!(f, "end of the segment that counts from {since}"),
+            Self::Notes(notes) => write!(f, "{} notes", notes.len()),
+            Self::Audited(audited) => audited.command.fmt(f),
         }
     }
 }

@@ -2,6 +2,8 @@
 //! wire. The engine's types are filled in here. All other rooms stand on this one.
 
 pub mod admission;
+pub mod audit_line;
+pub mod audited;
 pub mod catalog;
 pub mod codec;
 pub mod command;

@@ -27,6 +27,25 @@ pub enum Outcome {
     Refused(StateRefusal),
 }
 
+impl Outcome {
+    /// Whether the command did what it was to do. What was refused, or was to delete what is not there, changed nothing.
+    pub fn is_change(&self) -> bool {
+        match self {
+            Self::Done
+            | Self::Trimmed(_)
+            | Self::Session(_)
+            | Self::Log(_)
+            | Self::Claimed(..)
+            | Self::Deleted(true)
+            | Self::Registered(Ok(_)) => true,
+            Self::Appended(_)
+            | Self::Deleted(false)
+            | Self::Registered(Err(_))
+            | Self::Refused(_) => false,
+        }
+    }
+}
+
 /// A log, as a command left it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Made {

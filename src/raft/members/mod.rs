@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::net::identity::is_valid_name;
 use crate::proto::raft_v1 as pb;
+use crate::raft::entry::audited::Origin;
 use crate::raft::entry::command::Command;
 use crate::raft::entry::outcome::{NotRegistered, Outcome};
 use crate::raft::entry::types::{Member, TypeConfig};
@@ -39,6 +40,8 @@ use self::hearing::Hearing;
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// How many entries a learner may lack when it becomes a voter.
 const LAG_MAX: u64 = 1000;
+/// By which call a node asks to join, as the log of changes tells it.
+const JOIN: &str = "ferrolog.raft.v1.Raft/Join";
 /// Between two tries to finish a change.
 const FINISH_RETRY: Duration = Duration::from_millis(100);
 
@@ -133,7 +136,14 @@ impl Members {
                     directory_id,
                     entrance,
                 };
-                let Outcome::Registered(registered) = self.commands.write_here(command).await?
+                let origin = Origin {
+                    subject: name.clone(),
+                    address: request.addr.clone(),
+                    node: self.node.identity.name.clone(),
+                    verb: JOIN.to_owned(),
+                };
+                let Outcome::Registered(registered) =
+                    self.commands.write_told(command, &origin).await?
                 else {
                     return Err(MembershipError::other_answer());
                 };

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use crate::log::record::{self, Batch};
 use crate::log::{self, Index, Log, Offset, Run};
 use crate::raft::entry::admission::{Admission, Entrance};
+use crate::raft::entry::audited::Audited;
 use crate::raft::entry::command::Command;
 use crate::raft::entry::outcome::{
     BundleOutcome, NotRegistered, OffsetRange, Outcome, Receipt, Refusal, Refused, StateRefusal,
@@ -77,37 +78,74 @@ impl Fsm {
             EntryPayload::Normal(Command::Append(payload)) => {
                 Outcome::Appended(self.append(payload, &mut runs)?)
             }
-            EntryPayload::Normal(Command::Register {
+            EntryPayload::Normal(Command::Audited(audited)) => {
+                self.audited(log, index, audited, &mut runs)?
+            }
+            EntryPayload::Normal(command) => self.command(log, index, command),
+        };
+        log.publish(index, &runs)?;
+        self.applied = Some(entry.log_id);
+        Ok(outcome)
+    }
+
+    /// Applies a command that takes no offset.
+    fn command(&mut self, log: &Log, index: Index, command: &Command) -> Outcome {
+        match command {
+            Command::Register {
                 name,
                 directory_id,
                 entrance,
-            }) => Outcome::Registered(self.register(index, name, directory_id, *entrance)),
-            EntryPayload::Normal(Command::RegisterStart { node_id, start }) => {
+            } => Outcome::Registered(self.register(index, name, directory_id, *entrance)),
+            Command::RegisterStart { node_id, start } => {
                 self.registrations.take_over(*node_id, *start);
                 Outcome::Done
             }
-            EntryPayload::Normal(Command::Roll(since)) => {
+            Command::Roll(since) => {
                 // The log ended the segment when it was appended, by the same rule.
                 if *since == self.rolled {
                     self.rolled = Index(index.0 + 1);
                 }
                 Outcome::Done
             }
-            EntryPayload::Normal(Command::Forget { name }) => {
+            Command::Forget { name } => {
                 self.registrations.forget(name);
                 self.admissions.withdraw(name);
                 Outcome::Done
             }
-            EntryPayload::Normal(command) => {
+            // What they tell is appended beside them.
+            Command::Notes(_) => Outcome::Done,
+            command => {
                 let done = match self.catalog(log, index, command) {
                     Some(done) => done,
                     None => self.keep(index, command),
                 };
                 done.unwrap_or_else(Outcome::Refused)
             }
-        };
-        log.publish(index, &runs)?;
-        self.applied = Some(entry.log_id);
+        }
+    }
+
+    /// Applies a command, and appends what tells of it to the log of changes, if it changed something.
+    fn audited(
+        &mut self,
+        log: &Log,
+        index: Index,
+        audited: &Audited,
+        runs: &mut Vec<Run>,
+    ) -> Result<Outcome, log::Error> {
+        let batches = record::batches(&audited.payload)?;
+        let time_ms = record::timestamp_ms(&audited.payload);
+        self.timestamp_ms = self.timestamp_ms.max(time_ms);
+        let outcome = self.command(log, index, &audited.command);
+        if outcome.is_change()
+            && let Some(told) = batches.last()
+        {
+            if self.logs.begin_audit(time_ms) {
+                log.begin(log::LogId::AUDIT);
+            }
+            let bytes = told.records(&audited.payload).len() as u64;
+            let first = self.logs.appended(told.log, told.count, bytes, time_ms);
+            runs.push(Run::of(told, 0, first));
+        }
         Ok(outcome)
     }
 
@@ -199,7 +237,9 @@ impl Fsm {
             | Command::DeleteLog(_)
             | Command::Trim(_)
             | Command::TrimLogs(_)
-            | Command::SetRetention(_) => unreachable!("`apply` takes these itself"),
+            | Command::SetRetention(_)
+            | Command::Notes(_)
+            | Command::Audited(_) => unreachable!("`apply` takes these itself"),
         }
     }
 
@@ -277,7 +317,10 @@ impl Fsm {
 
     /// Checks that a batch's log exists, and that the batch's fence and expected offset hold.
     fn judge_batch(&self, batch: &Batch<'_>) -> Result<(), Refusal> {
-        let known = self.logs.get(batch.log).ok_or(Refusal::NoSuchLog)?;
+        let known = self.logs.get(batch.log);
+        // What tells of changes comes with them, and from nobody else.
+        let known = known.filter(|_| batch.log != log::LogId::AUDIT);
+        let known = known.ok_or(Refusal::NoSuchLog)?;
         let next = known.ends.next;
         if let Some(fence) = &batch.conditions.fence {
             self.fences.judge(fence)?;

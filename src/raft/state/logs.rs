@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::log::{AllEnds, Ends, Index, LogId, Offset};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog};
+use crate::raft::entry::command::Retention;
 use crate::raft::entry::outcome::{Full, Made, StateRefusal};
 use crate::raft::entry::wire_error::WireError;
 
@@ -21,6 +22,11 @@ use super::table::{self, Table};
 
 /// The name of the log that is always there.
 pub const DEFAULT_NAME: &str = "default";
+/// The name of the log that tells of changes.
+pub const AUDIT_NAME: &str = "_audit";
+/// How much is kept of it until an operator says otherwise.
+const AUDIT_BYTES_MAX: u64 = 64 << 20;
+const AUDIT_AGE_MS_MAX: u64 = 400 * 24 * 3600 * 1000;
 
 /// All logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,9 +57,10 @@ pub struct KnownLog {
     pub created_ms: u64,
     /// Where it stood at earlier times.
     pub marks: Marks,
-    /// The index of the entry that made it; 0 for the default log.
+    /// The index of the entry that made it; 0 for the default log and the one that tells of changes.
     pub made: Index,
-    /// The index of the entry that made it or changed its configuration last; 0 for a default log that never changed.
+    /// The index of the entry that made it or changed its configuration last; 0 for a log of those two that never
+    /// changed.
     pub changed: Index,
     /// Who made it; empty without TLS.
     subject: String,
@@ -148,7 +155,7 @@ impl Logs {
             return Err(StateRefusal::LogExists { log: id });
         }
         let limit = create.logs_max.into();
-        if self.by_id.rows().len() as u64 >= limit || self.next_id == u32::MAX {
+        if self.of_users() as u64 >= limit || self.next_id >= LogId::RESERVED.0 {
             let of_subject = false;
             return Err(StateRefusal::TooManyLogs(Full { limit, of_subject }));
         }
@@ -168,6 +175,45 @@ impl Logs {
         self.history.changed(id, Index(0), index);
         self.put(id, log);
         Ok(Made { log: id, epoch: 1 })
+    }
+
+    /// How many logs there are, without the system's.
+    pub fn of_users(&self) -> usize {
+        self.by_id.rows().len() - usize::from(self.has_audit())
+    }
+
+    fn has_audit(&self) -> bool {
+        self.get(LogId::AUDIT).is_some()
+    }
+
+    /// Makes the log that tells of changes, before its first record; false if it is there. It counts for no limit, and is
+    /// no change of the catalogue: the entry that it is made by may be one.
+    pub fn begin_audit(&mut self, time_ms: u64) -> bool {
+        if self.has_audit() {
+            return false;
+        }
+        let retention = Retention {
+            max_bytes: Some(AUDIT_BYTES_MAX),
+            max_age_ms: Some(AUDIT_AGE_MS_MAX),
+            ..Retention::default()
+        };
+        let log = KnownLog {
+            name: AUDIT_NAME.to_owned(),
+            config: LogConfig {
+                retention,
+                ..LogConfig::default()
+            },
+            epoch: 1,
+            created_ms: time_ms,
+            ..KnownLog::default()
+        };
+        self.put(LogId::AUDIT, log);
+        true
+    }
+
+    /// Whether a log has this id, or had it.
+    pub fn was_given(&self, id: LogId) -> bool {
+        id.0 < self.next_id || id == LogId::AUDIT && self.has_audit()
     }
 
     /// Replaces a log's configuration.
@@ -213,10 +259,11 @@ impl Logs {
         self.update(index, &update)
     }
 
-    /// Deletes a log; false if there is none with this name and id. The default log stays.
+    /// Deletes a log; false if there is none with this name and id. The default log stays, and the one that tells of
+    /// changes.
     pub fn delete(&mut self, index: Index, delete: &DeleteLog) -> bool {
         let is_it = self.by_name.get(&delete.name) == Some(&delete.log);
-        if !is_it || delete.log == LogId::DEFAULT {
+        if !is_it || [LogId::DEFAULT, LogId::AUDIT].contains(&delete.log) {
             return false;
         }
         self.by_name.remove(&delete.name);
@@ -302,7 +349,7 @@ impl Logs {
                 .marks
                 .last()
                 .is_none_or(|last| last.is_before(known.end()))
-            && id.0 < self.next_id;
+            && (id.0 < self.next_id || id == LogId::AUDIT && known.name == AUDIT_NAME);
         let name = known.name.clone();
         let is_new = self.by_name.insert(name, id).is_none();
         let is_new = self.history.restore(id, known.changed) && is_new;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::log::record::{Conditions, Producer};
 use crate::log::{AllEnds, Ends, LogId, Offset};
 use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog};
-use crate::raft::entry::command::CommitCursor;
+use crate::raft::entry::command::{CommitCursor, Retention};
 use crate::raft::entry::outcome::{Full, Made, Outcome, Refusal, Refused, StateRefusal};
 use crate::raft::state::logs::DEFAULT_NAME;
 
@@ -61,6 +61,15 @@ pub(crate) struct PlainPart<'a> {
 /// The offset of each record of a batch, or why there are none.
 pub(crate) type Offsets = Result<Vec<u64>, Refused>;
 
+/// Whether a command that is told did something.
+pub(crate) fn is_change(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Refused(_) | Outcome::Deleted(false) | Outcome::Registered(Err(_)) => false,
+        Outcome::Appended(_) => panic!("it is no batch"),
+        _ => true,
+    }
+}
+
 impl PlainLog {
     pub(crate) fn next(&self) -> Offset {
         Offset(self.records.len() as u64)
@@ -102,6 +111,25 @@ impl Plain {
         Some((*id, log))
     }
 
+    /// Tells this in the log of changes, which is made for its first record.
+    pub(crate) fn tell(&mut self, lines: [String; 2]) {
+        let log = self.logs.entry(LogId::AUDIT).or_insert_with(|| PlainLog {
+            name: "_audit".to_owned(),
+            config: LogConfig {
+                retention: Retention {
+                    max_bytes: Some(67_108_864),
+                    max_age_ms: Some(34_560_000_000),
+                    ..Retention::default()
+                },
+                ..LogConfig::default()
+            },
+            epoch: 1,
+            ..PlainLog::default()
+        });
+        self.appended += lines.len() as u64;
+        log.records.extend(lines.map(String::into_bytes));
+    }
+
     pub(crate) fn create(&mut self, create: &CreateLog) -> Outcome {
         if let Some((id, known)) = self.named(&create.name) {
             let is_retry = !create.token.is_empty() && known.token == create.token;
@@ -111,7 +139,8 @@ impl Plain {
             let epoch = known.epoch;
             return Outcome::Log(Made { log: id, epoch });
         }
-        if self.logs.len() >= create.logs_max as usize {
+        let audit = usize::from(self.logs.contains_key(&LogId::AUDIT));
+        if self.logs.len() - audit >= create.logs_max as usize {
             let (limit, of_subject) = (create.logs_max.into(), false);
             return Outcome::Refused(StateRefusal::TooManyLogs(Full { limit, of_subject }));
         }

@@ -18,6 +18,7 @@ use crate::log::record::{self, BatchBuilder, Conditions, Producer, join};
 use crate::log::{self, Error, Floor, Index, Log, LogId, Offset, Position, SegmentCopy, Term};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::admission::Entrance;
+use crate::raft::entry::audited::Audited;
 use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog};
 use crate::raft::entry::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession};
 use crate::raft::entry::outcome::{BundleOutcome, NotRegistered, Outcome, StateRefusal};
@@ -29,7 +30,7 @@ use crate::raft::state::checkpoint::Changes;
 use crate::raft::state::fsm::Fsm;
 use crate::raft::state::logs::DEFAULT_NAME;
 
-use super::oracle_plain_tests::{Offsets, Parts, Plain, PlainPart};
+use super::oracle_plain_tests::{Offsets, Parts, Plain, PlainPart, is_change};
 use super::oracle_steps_tests::{BatchOf, Plan, Step, Under, Which, packed_of, steps};
 
 /// No log has this id.
@@ -40,7 +41,7 @@ pub(super) struct World {
     disk: MemoryDisk,
     pub(super) log: Log,
     fsm: Fsm,
-    plain: Plain,
+    pub(super) plain: Plain,
     /// The present id of each of the test's sessions.
     open: BTreeMap<u8, u128>,
     /// The logs that each name had, the newest last.
@@ -386,11 +387,21 @@ impl World {
         assert_eq!(self.apply(Command::ClaimEpoch(claim)), wanted);
     }
 
+    /// Every second change is told in the log of changes, in the same entry.
     fn apply(&mut self, command: Command) -> Outcome {
-        self.apply_payload(EntryPayload::Normal(command))
+        if !command.is_told() || self.outcomes.len().is_multiple_of(2) {
+            return self.apply_payload(EntryPayload::Normal(command));
+        }
+        let lines = [format!("{command}"), "its second record".to_owned()];
+        let audited = Audited::new(command, &lines, self.outcomes.len() as u64);
+        let outcome = self.apply_payload(EntryPayload::Normal(Command::Audited(audited)));
+        if is_change(&outcome) {
+            self.plain.tell(lines);
+        }
+        outcome
     }
 
-    fn apply_payload(&mut self, payload: EntryPayload) -> Outcome {
+    pub(super) fn apply_payload(&mut self, payload: EntryPayload) -> Outcome {
         let id = types::log_id(Term(1), self.log.next_index());
         let entry = Entry::new(id, payload);
         let done = Box::new(|result: Result<(), Error>| result.unwrap());

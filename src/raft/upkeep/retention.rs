@@ -6,8 +6,11 @@ use tokio::time::Instant;
 
 use crate::log::{LogId, SegmentInfo};
 use crate::raft::entry::catalog::Trim;
+use crate::raft::error::Error;
+use crate::raft::home::blocking::on_disk;
 use crate::raft::state::fsm::Fsm;
 use crate::raft::state::logs::KnownLog;
+use crate::raft::write::commands::Call;
 use crate::raft::write::rolls;
 use crate::retry::CALL_WAIT;
 
@@ -41,7 +44,7 @@ impl Upkeep {
     pub(super) async fn keep_retentions(&self) {
         let segments = self.node.log.segments();
         let open = segments.last().filter(|last| last.next_position.is_none());
-        let trims = self.look(open);
+        let mut trims = self.look(open);
         let age_ms = self.walk.lock().age_ms;
         if !self.node.view().writable {
             return;
@@ -52,12 +55,13 @@ impl Upkeep {
         {
             rolls::end_segment(&self.node, since).await;
         }
+        trims.extend(self.audit_held_back().await);
         if trims.is_empty() {
             return;
         }
         let (count, first) = (trims.len(), self.named(&trims));
-        let until = Instant::now() + CALL_WAIT;
-        match self.commands.trim_logs(trims, until).await {
+        let call = Call::until(Instant::now() + CALL_WAIT);
+        match self.commands.trim_logs(trims, call).await {
             Ok(()) => tracing::info!(logs = count, to = first, "trimmed by retention"),
             Err(error) => tracing::warn!(%error, "retention was not kept; it is tried again"),
         }
@@ -73,6 +77,27 @@ impl Upkeep {
                 .collect()
         });
         named.join(", ")
+    }
+
+    /// What the log of changes gives up, unless an operator has set how much of it is kept: a record of months ago would
+    /// keep all segments behind it, whatever the other logs let go.
+    async fn audit_held_back(&self) -> Option<Trim> {
+        let is_set = |fsm: &Fsm| fsm.logs.get(LogId::AUDIT).is_none_or(|log| log.epoch > 1);
+        if self.node.state.read(is_set) {
+            return None;
+        }
+        let of = self.node.log.clone();
+        let found = on_disk(move || Ok::<_, Error>(of.held_back(LogId::AUDIT)?)).await;
+        match found {
+            Ok(first) => {
+                let log = LogId::AUDIT;
+                first.map(|first| Trim { log, first })
+            }
+            Err(error) => {
+                tracing::debug!(%error, "what the log of changes keeps is not known");
+                None
+            }
+        }
     }
 
     fn look(&self, open: Option<&SegmentInfo>) -> Vec<Trim> {

@@ -12,7 +12,7 @@ use crate::raft::entry::owner;
 use crate::raft::error::{ExecuteError, WriteFailure};
 use crate::retry::CALL_WAIT;
 
-use super::commands::Commands;
+use super::commands::{Call, Commands};
 
 /// The longest life of a token that lets a node join.
 pub const TOKEN_LIFE_MAX: Duration = Duration::from_hours(24);
@@ -55,25 +55,25 @@ impl Commands {
     }
 
     /// Lets a node of this name join, once.
-    pub async fn allow(&self, name: &str, until: Instant) -> Result<(), ExecuteError> {
+    pub async fn allow(&self, name: &str, call: Call) -> Result<(), ExecuteError> {
         let names = vec![name.to_owned()];
         let founding = false;
         let change = Admission::Allow { names, founding };
-        let allowed = self.execute(Command::Admission(change), until);
+        let allowed = self.execute(Command::Admission(change), call);
         allowed.await.map(drop)
     }
 
     /// Forbids a name to join; false if it was not allowed, or has joined.
-    pub async fn withdraw(&self, name: &str, until: Instant) -> Result<bool, ExecuteError> {
+    pub async fn withdraw(&self, name: &str, call: Call) -> Result<bool, ExecuteError> {
         let change = Admission::Withdraw(name.to_owned());
-        match self.execute(Command::Admission(change), until).await? {
+        match self.execute(Command::Admission(change), call).await? {
             Outcome::Deleted(withdrawn) => Ok(withdrawn),
             _ => Err(ExecuteError::other_answer()),
         }
     }
 
     /// Makes a token that lets one node join, within `life`.
-    pub async fn make_token(&self, life: Duration, until: Instant) -> Result<String, ExecuteError> {
+    pub async fn make_token(&self, life: Duration, call: Call) -> Result<String, ExecuteError> {
         let token = format!("{:032x}", self.random.next_u128());
         let life = life.min(TOKEN_LIFE_MAX).as_millis();
         let change = Admission::Token {
@@ -82,7 +82,7 @@ impl Commands {
             now_ms: 0,
             life_ms: u64::try_from(life).unwrap_or(u64::MAX),
         };
-        self.execute(Command::Admission(change), until).await?;
+        self.execute(Command::Admission(change), call).await?;
         Ok(token)
     }
 

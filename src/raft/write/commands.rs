@@ -8,6 +8,8 @@ use tokio::time::Instant;
 
 use crate::env::Random;
 use crate::log::{LogId, Offset};
+use crate::raft::entry::audit_line;
+use crate::raft::entry::audited::{Audited, Note, Origin};
 use crate::raft::entry::catalog::{CreateLog, DeleteLog, SetRetention, Trim, UpdateLog};
 use crate::raft::entry::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession};
 use crate::raft::entry::outcome::{Made, Outcome};
@@ -35,6 +37,22 @@ pub struct Claim {
     pub next_offset: Offset,
 }
 
+/// How long a command may wait for a leader, and who asked for it.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub until: Instant,
+    /// Told in the log of changes; `None` for what the node does by itself.
+    pub origin: Option<Arc<Origin>>,
+}
+
+impl Call {
+    /// Nobody asked for it.
+    pub fn until(until: Instant) -> Self {
+        let origin = None;
+        Self { until, origin }
+    }
+}
+
 /// Carries out commands. Each call waits for a leader until a time that its caller gives.
 pub struct Commands {
     pub(super) node: Arc<Node>,
@@ -59,7 +77,7 @@ impl Commands {
         &self,
         subject: &str,
         secret: u128,
-        until: Instant,
+        call: Call,
     ) -> Result<u64, ExecuteError> {
         let open = OpenSession {
             subject: subject.to_owned(),
@@ -67,7 +85,7 @@ impl Commands {
             now_ms: 0,
             idle_before_ms: 0,
         };
-        match self.execute(Command::OpenSession(open), until).await? {
+        match self.execute(Command::OpenSession(open), call).await? {
             Outcome::Session(session) => Ok(session),
             _ => Err(ExecuteError::other_answer()),
         }
@@ -78,10 +96,10 @@ impl Commands {
         &self,
         session: u64,
         owner: Option<u128>,
-        until: Instant,
+        call: Call,
     ) -> Result<(), ExecuteError> {
         let close = CloseSession { session, owner };
-        let closed = self.execute(Command::CloseSession(close), until);
+        let closed = self.execute(Command::CloseSession(close), call);
         closed.await.map(drop)
     }
 
@@ -91,12 +109,8 @@ impl Commands {
     }
 
     /// Gives the fence of this name to a new holder.
-    pub async fn claim_epoch(
-        &self,
-        claim: ClaimEpoch,
-        until: Instant,
-    ) -> Result<Claim, ExecuteError> {
-        match self.execute(Command::ClaimEpoch(claim), until).await? {
+    pub async fn claim_epoch(&self, claim: ClaimEpoch, call: Call) -> Result<Claim, ExecuteError> {
+        match self.execute(Command::ClaimEpoch(claim), call).await? {
             Outcome::Claimed(epoch, next_offset) => Ok(Claim { epoch, next_offset }),
             _ => Err(ExecuteError::other_answer()),
         }
@@ -113,18 +127,18 @@ impl Commands {
     }
 
     /// Forgets a fence; false if there was none of this name.
-    pub async fn delete_fence(&self, name: &str, until: Instant) -> Result<bool, ExecuteError> {
+    pub async fn delete_fence(&self, name: &str, call: Call) -> Result<bool, ExecuteError> {
         let delete = Command::DeleteFence(name.to_owned());
-        self.delete(delete, until).await
+        self.delete(delete, call).await
     }
 
     /// Sets a cursor.
     pub async fn commit_cursor(
         &self,
         commit: CommitCursor,
-        until: Instant,
+        call: Call,
     ) -> Result<(), ExecuteError> {
-        let committed = self.execute(Command::CommitCursor(commit), until);
+        let committed = self.execute(Command::CommitCursor(commit), call);
         committed.await.map(drop)
     }
 
@@ -133,14 +147,14 @@ impl Commands {
         &self,
         log: LogId,
         name: &str,
-        until: Instant,
+        call: Call,
     ) -> Result<bool, ExecuteError> {
         let delete = Command::DeleteCursor(log, name.to_owned());
-        self.delete(delete, until).await
+        self.delete(delete, call).await
     }
 
-    async fn delete(&self, command: Command, until: Instant) -> Result<bool, ExecuteError> {
-        match self.execute(command, until).await? {
+    async fn delete(&self, command: Command, call: Call) -> Result<bool, ExecuteError> {
+        match self.execute(command, call).await? {
             Outcome::Deleted(deleted) => Ok(deleted),
             _ => Err(ExecuteError::other_answer()),
         }
@@ -166,74 +180,90 @@ impl Commands {
         if !self.node.view().writable || !self.node.state.read(any_idle) {
             return;
         }
-        let until = Instant::now() + CALL_WAIT;
-        match self.execute(Command::ExpireSessions(before), until).await {
+        let call = Call::until(Instant::now() + CALL_WAIT);
+        match self.execute(Command::ExpireSessions(before), call).await {
             Ok(_) => tracing::info!("forgot sessions that were idle for a day"),
             Err(error) => tracing::debug!(%error, "idle sessions stay for now"),
         }
     }
 
     /// Makes a log, or finds the one that there is.
-    pub async fn create_log(
-        &self,
-        create: CreateLog,
-        until: Instant,
-    ) -> Result<Made, ExecuteError> {
-        self.make(Command::CreateLog(create), until).await
+    pub async fn create_log(&self, create: CreateLog, call: Call) -> Result<Made, ExecuteError> {
+        self.make(Command::CreateLog(create), call).await
     }
 
     /// Replaces a log's configuration.
-    pub async fn update_log(
-        &self,
-        update: UpdateLog,
-        until: Instant,
-    ) -> Result<Made, ExecuteError> {
-        self.make(Command::UpdateLog(update), until).await
+    pub async fn update_log(&self, update: UpdateLog, call: Call) -> Result<Made, ExecuteError> {
+        self.make(Command::UpdateLog(update), call).await
     }
 
-    async fn make(&self, command: Command, until: Instant) -> Result<Made, ExecuteError> {
-        match self.execute(command, until).await? {
+    async fn make(&self, command: Command, call: Call) -> Result<Made, ExecuteError> {
+        match self.execute(command, call).await? {
             Outcome::Log(made) => Ok(made),
             _ => Err(ExecuteError::other_answer()),
         }
     }
 
     /// Deletes a log; false if there was none.
-    pub async fn delete_log(
-        &self,
-        delete: DeleteLog,
-        until: Instant,
-    ) -> Result<bool, ExecuteError> {
-        self.delete(Command::DeleteLog(delete), until).await
+    pub async fn delete_log(&self, delete: DeleteLog, call: Call) -> Result<bool, ExecuteError> {
+        self.delete(Command::DeleteLog(delete), call).await
     }
 
     /// Removes a log's first records on every replica. Returns the first offset that can be read from then
     /// on. Any member takes the call.
-    pub async fn trim(&self, trim: Trim, until: Instant) -> Result<Offset, ExecuteError> {
-        match self.execute(Command::Trim(trim), until).await? {
+    pub async fn trim(&self, trim: Trim, call: Call) -> Result<Offset, ExecuteError> {
+        match self.execute(Command::Trim(trim), call).await? {
             Outcome::Trimmed(first) => Ok(first),
             _ => Err(ExecuteError::other_answer()),
         }
     }
 
     /// The same for several logs at once, from here; those that are gone are passed over.
-    pub(crate) async fn trim_logs(
-        &self,
-        trims: Vec<Trim>,
-        until: Instant,
-    ) -> Result<(), ExecuteError> {
-        let trimmed = self.execute(Command::TrimLogs(trims), until);
+    pub(crate) async fn trim_logs(&self, trims: Vec<Trim>, call: Call) -> Result<(), ExecuteError> {
+        let trimmed = self.execute(Command::TrimLogs(trims), call);
         trimmed.await.map(drop)
     }
 
     /// Sets how much of a log is kept. Any member takes the call.
-    pub async fn set_retention(
-        &self,
-        set: SetRetention,
-        until: Instant,
-    ) -> Result<(), ExecuteError> {
+    pub async fn set_retention(&self, set: SetRetention, call: Call) -> Result<(), ExecuteError> {
         let command = Command::SetRetention(set);
-        self.execute(command, until).await.map(drop)
+        self.execute(command, call).await.map(drop)
+    }
+
+    /// Tells these in the log of changes.
+    pub async fn tell(&self, notes: Vec<Note>, call: Call) -> Result<(), ExecuteError> {
+        let told = self.execute(Command::Notes(notes), call);
+        told.await.map(drop)
+    }
+
+    /// A command with what is told of it, if somebody asked for it and it is one that is told.
+    pub(super) fn with_record(&self, command: Command, origin: Option<&Origin>) -> Command {
+        if let Command::Notes(notes) = command {
+            let now_ms = self.stamps.next();
+            let lines = notes.iter().map(|note| audit_line::of_note(note, now_ms));
+            let lines: Vec<_> = lines.collect();
+            return Command::Audited(Audited::new(Command::Notes(Vec::new()), &lines, now_ms));
+        }
+        let Some(origin) = origin.filter(|_| command.is_told()) else {
+            return command;
+        };
+        let now_ms = self.stamps.next();
+        let name_of = |id| {
+            let name = |fsm: &Fsm| fsm.logs.get(id).map(|log| log.name.clone());
+            self.node.state.read(name)
+        };
+        let line = audit_line::of_command(&command, origin, now_ms, name_of);
+        Command::Audited(Audited::new(command, &[line], now_ms))
+    }
+
+    /// The same as [`Self::write_here`] for what somebody asked for.
+    pub(crate) async fn write_told(
+        &self,
+        command: Command,
+        origin: &Origin,
+    ) -> Result<Outcome, MembershipError> {
+        self.write_here(self.with_record(command, Some(origin)))
+            .await
     }
 
     /// Replicates a command of the membership from here, within [`CALL_WAIT`]. Whoever calls this has checked it.

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, RaftError};
+use prost::Message;
 use tokio::time::Instant;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Status};
 
 use crate::log::{LogId, Offset};
@@ -19,13 +21,16 @@ use crate::raft::error::{DiskFull, ExecuteError, OTHER_ANSWER, WriteFailure};
 use crate::reason::Reason;
 use crate::retry::{self, CALL_WAIT, WAY_BACK};
 
-use super::commands::Commands;
+use super::commands::{Call, Commands};
 use super::gate;
 
 /// How long the outcome of a command is waited for at least once it was written, even if its time is over.
 const WRITTEN_WAIT_MIN: Duration = Duration::from_millis(200);
 /// Metadata of a command that is passed on: how long it has waited, in milliseconds.
 pub(crate) const WAITED: &str = "ferrolog-waited-ms";
+
+/// Metadata of a command that is passed on: who asked for it.
+pub(crate) const ORIGIN: &str = "ferrolog-origin-bin";
 
 pub(crate) type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
@@ -56,21 +61,19 @@ impl Commands {
     pub(crate) async fn execute(
         &self,
         command: Command,
-        deadline: Instant,
+        call: Call,
     ) -> Result<Outcome, ExecuteError> {
+        let deadline = call.until;
         let nobody_took_it = |error: &ExecuteError| matches!(error, ExecuteError::NoLeader { .. });
         let attempt = || async {
             self.leader_known(deadline).await;
-            self.execute_once(command.clone(), deadline).await
+            self.execute_once(command.clone(), &call).await
         };
         retry::until(deadline, nobody_took_it, attempt).await
     }
 
-    async fn execute_once(
-        &self,
-        command: Command,
-        deadline: Instant,
-    ) -> Result<Outcome, ExecuteError> {
+    async fn execute_once(&self, command: Command, call: &Call) -> Result<Outcome, ExecuteError> {
+        let deadline = call.until;
         if let Some((id, addr)) = self.node.other_leader() {
             let mut client = self.node.transport.client(id, &addr);
             let mut request = Request::new(pb::ControlEntry {
@@ -80,6 +83,10 @@ impl Commands {
             let waited = CALL_WAIT.saturating_sub(left) + WAY_BACK;
             let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
             request.metadata_mut().insert(WAITED, waited_ms.into());
+            if let Some(origin) = &call.origin {
+                let origin = MetadataValue::from_bytes(&origin.to_pb().encode_to_vec());
+                request.metadata_mut().insert_bin(ORIGIN, origin);
+            }
             let until = deadline.max(Instant::now() + WAY_BACK);
             let answer = self
                 .node
@@ -103,7 +110,8 @@ impl Commands {
             }
         }
         let until = deadline.max(Instant::now() + WRITTEN_WAIT_MIN);
-        match self.write(self.stamped(command), until).await? {
+        let stamped = self.with_record(self.stamped(command), call.origin.as_deref());
+        match self.write(stamped, until).await? {
             Outcome::Refused(refusal) => Err(refusal.into()),
             outcome => Ok(outcome),
         }
@@ -160,6 +168,7 @@ impl Commands {
 fn takes_room(command: &Command) -> bool {
     match command {
         Command::Append(_)
+        | Command::Notes(_)
         | Command::OpenSession(_)
         | Command::ClaimEpoch(_)
         | Command::CreateLog(_)
@@ -177,6 +186,7 @@ fn takes_room(command: &Command) -> bool {
         | Command::ExpireSessions(_)
         | Command::DeleteFence(_)
         | Command::DeleteCursor(..)
+        | Command::Audited(_)
         | Command::Admission(_) => false,
     }
 }

@@ -3,6 +3,8 @@
 //! A method without a row here is not served. A new method gets a row, and a test holds the rows against the
 //! descriptors that the build makes.
 
+use std::collections::HashSet;
+
 use tonic::Status;
 
 use super::super::auth::Action;
@@ -123,12 +125,35 @@ pub fn verbs() -> impl Iterator<Item = (&'static str, bool)> {
     VERBS.iter().copied()
 }
 
+/// The verbs that ask for a change which is told in the log of changes.
+const CHANGES: [&str; 12] = [
+    "ferrolog.v1.LogService/CreateLog",
+    "ferrolog.v1.LogService/UpdateLog",
+    "ferrolog.v1.LogService/DeleteLog",
+    "ferrolog.v1.LogService/ClaimEpoch",
+    "ferrolog.v1.LogService/DeleteFence",
+    "ferrolog.v1.LogService/DeleteCursor",
+    "ferrolog.v1.LogService/CloseSession",
+    "ferrolog.v1.ClusterService/AllowNode",
+    "ferrolog.v1.ClusterService/DisallowNode",
+    "ferrolog.v1.ClusterService/CreateJoinToken",
+    "ferrolog.v1.ClusterService/Trim",
+    "ferrolog.v1.ClusterService/SetRetention",
+];
+
+/// The verb of this path, if it asks for such a change.
+pub fn change_of(path: &str) -> Option<&'static str> {
+    let verb = path.strip_prefix('/')?;
+    CHANGES.into_iter().find(|change| *change == verb)
+}
+
 /// All methods, with the limits of this node.
 #[derive(Debug)]
 pub struct Methods {
     record: usize,
     batch: usize,
     message: usize,
+    verbs: HashSet<&'static str>,
 }
 
 impl Methods {
@@ -137,7 +162,14 @@ impl Methods {
             record: limits.record_bytes_max,
             batch: limits.native_bytes_max(),
             message: limits.message_bytes_max(),
+            verbs: verbs().map(|(verb, _)| verb).collect(),
         }
+    }
+
+    /// The service and the name of a path, as they are told; empty for those that are of no user's.
+    pub fn verb_of(&self, path: &str) -> &'static str {
+        let verb = path.strip_prefix('/').and_then(|verb| self.verbs.get(verb));
+        verb.copied().unwrap_or_default()
     }
 
     /// The method of this path.
@@ -250,6 +282,9 @@ mod tests {
         }
         assert!(seen > 20, "{seen} methods");
         assert_eq!(VERBS.len(), seen, "verbs that there are not");
+        for change in CHANGES {
+            assert!(methods.of(&format!("/{change}")).is_some(), "{change}");
+        }
         for unknown in [
             "",
             "/",

@@ -25,8 +25,12 @@ mod body;
 mod methods;
 mod read_ahead;
 
+/// Which verb a call is of, in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub struct Called(pub &'static str);
+
 pub use body::Taken;
-pub use methods::verbs;
+pub use methods::{change_of, verbs};
 
 use body::Messages;
 use methods::Methods;
@@ -136,8 +140,9 @@ impl Rules {
         let path = request.uri().path();
         let method = self.methods.of(path);
         let method = method.ok_or_else(|| status::no_such_method(path))?;
+        let verb = self.methods.verb_of(path);
         let peer = request.extensions().get::<PeerInfo>();
-        self.policy.check_some(peer, method.actions)?;
+        self.policy.of(peer, verb).check_some(method.actions)?;
         check_encoding(request)?;
         let Some(accounts) = peer.map(|peer| peer.accounts.clone()) else {
             return Err(Status::internal("a call without a connection"));
@@ -151,6 +156,7 @@ impl Rules {
         let messages = Messages::new(body, method, accounts, taken.clone());
         *request.body_mut() = Body::new(messages);
         request.extensions_mut().insert(taken.clone());
+        request.extensions_mut().insert(Called(verb));
         Ok(Admitted {
             single: method.is_single.then_some(taken),
             call,

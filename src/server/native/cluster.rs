@@ -6,20 +6,20 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use crate::log::{Error, Offset};
-use crate::name;
+use crate::name::{self, Shown};
 use crate::net::identity::is_valid_name;
 use crate::proto::v1::cluster_service_server::ClusterService;
 use crate::proto::v1::{
     AllowNodeRequest, AllowNodeResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,
-    DisallowNodeRequest, DisallowNodeResponse, GetRetentionRequest, GetRetentionResponse,
-    GetStatusRequest, GetStatusResponse, Node, NodeRole, RemoveNodeRequest, RemoveNodeResponse,
-    SetRetentionRequest, SetRetentionResponse, TransferLeadershipRequest,
+    DisallowNodeRequest, DisallowNodeResponse, FailedReload, GetRetentionRequest,
+    GetRetentionResponse, GetStatusRequest, GetStatusResponse, Node, NodeRole, RemoveNodeRequest,
+    RemoveNodeResponse, SetRetentionRequest, SetRetentionResponse, TransferLeadershipRequest,
     TransferLeadershipResponse, TrimRequest, TrimResponse,
 };
-use crate::raft::{MembershipError, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
+use crate::raft::{MembershipError, Note, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
 
 use super::logs;
-use crate::server::auth::Action;
+use crate::server::auth::{Action, Rights};
 use crate::server::native;
 use crate::server::{ApiContext, status};
 
@@ -31,6 +31,57 @@ const CURSORS_MAX: usize = 64;
 
 /// The verbs, which only a replicated log has.
 pub struct Cluster(pub Arc<ApiContext<ReplicatedLog>>);
+
+/// A change of the members, which the consensus engine makes, in entries of its own: what is told of it stands in others,
+/// before it and behind it.
+struct Telling {
+    rights: Rights,
+    change: String,
+}
+
+impl Telling {
+    /// What it came to.
+    fn end(self, outcome: Result<&str, &MembershipError>) {
+        match outcome {
+            Ok(done) => self.rights.note(&self.change, done, ""),
+            Err(error) => {
+                let reason = error.to_string();
+                self.rights.note(&self.change, "failed", &reason);
+            }
+        }
+    }
+}
+
+impl Cluster {
+    fn failed_reloads(&self) -> Vec<FailedReload> {
+        let failed = self.0.audit().failed_reloads().into_iter();
+        let failed = failed.map(|(what, reason)| FailedReload {
+            what: what.to_owned(),
+            reason,
+        });
+        failed.collect()
+    }
+
+    /// Tells of a change that begins. If that cannot be told, it does not begin.
+    async fn begin<T>(
+        &self,
+        request: &Request<T>,
+        log: &ReplicatedLog,
+        change: String,
+    ) -> Result<Telling, Status> {
+        let rights = self.0.rights(request);
+        let note = Note {
+            origin: log.asked_by(rights.origin()).origin(),
+            change: change.clone(),
+            outcome: "begun".to_owned(),
+            count: 1,
+            ..Note::default()
+        };
+        let told = log.tell_changes(vec![note]).await;
+        told.map_err(|error| status::execute(&error))?;
+        Ok(Telling { rights, change })
+    }
+}
 
 #[tonic::async_trait]
 impl ClusterService for Cluster {
@@ -90,6 +141,7 @@ impl ClusterService for Cluster {
             leads: view.writable,
             fsync_p99_us: syncs.map(|syncs| syncs.took.as_micros() as u64),
             fsync_count: syncs.map_or(0, |syncs| syncs.count),
+            failed_reloads: self.failed_reloads(),
             ..GetStatusResponse::default()
         };
         self.0.facts.tell(&mut status);
@@ -100,11 +152,15 @@ impl ClusterService for Cluster {
         &self,
         request: Request<RemoveNodeRequest>,
     ) -> Result<Response<RemoveNodeResponse>, Status> {
-        let removed = self
-            .0
-            .cluster_for(&request, Action::Admin)?
-            .remove(&request.get_ref().name)
-            .await;
+        let log = self.0.cluster_for(&request, Action::Admin)?;
+        let name = &request.get_ref().name;
+        let telling = self.begin(&request, &log, format!("remove node {}", Shown(name)));
+        let telling = telling.await?;
+        let removed = log.remove(name).await;
+        telling.end(removed.as_ref().map(|removed| match removed {
+            true => "done",
+            false => "nothing to remove",
+        }));
         let removed = removed.map_err(|error| status::membership(&error))?;
         Ok(Response::new(RemoveNodeResponse { removed }))
     }
@@ -154,11 +210,15 @@ impl ClusterService for Cluster {
         &self,
         request: Request<TransferLeadershipRequest>,
     ) -> Result<Response<TransferLeadershipResponse>, Status> {
-        let leader = self
-            .0
-            .cluster_for(&request, Action::Admin)?
-            .transfer(&request.get_ref().to)
-            .await;
+        let log = self.0.cluster_for(&request, Action::Admin)?;
+        let to = &request.get_ref().to;
+        let change = match &**to {
+            "" => "transfer leadership".to_owned(),
+            to => format!("transfer leadership to {}", Shown(to)),
+        };
+        let telling = self.begin(&request, &log, change).await?;
+        let leader = log.transfer(to).await;
+        telling.end(leader.as_ref().map(|_| "done"));
         let leader = leader.map_err(|error| status::membership(&error))?;
         Ok(Response::new(TransferLeadershipResponse { leader }))
     }

@@ -163,7 +163,8 @@ pub async fn list(
 ) -> Result<ListLogsResponse, Status> {
     be_current(log).await?;
     let size = page(request.page_size);
-    let shown = |name: &str| rights.may(Actions::ANY, name);
+    let shown =
+        |name: &str| name::is_meant(name, &request.prefix) && rights.may(Actions::ANY, name);
     let mut found = Vec::new();
     let mut after = request.page_token.clone();
     // A piece at a time, so that apply waits for no long look.
@@ -209,6 +210,9 @@ pub async fn delete(log: &ReplicatedLog, request: DeleteLogRequest) -> Result<bo
         return Err(status::invalid(
             "the default log cannot be deleted: trim it",
         ));
+    }
+    if request.id == LogId::AUDIT.0 {
+        return Err(status::of_system(&request.name));
     }
     let delete = DeleteLog {
         name: request.name,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::log::{self, Course, LogId, Position, Stretch, Wanted};
-use crate::name::Shown;
+use crate::name::{Shown, is_meant};
 use crate::proto::v1::{self, ConsumeStreamStart, Edge, StoredBatch, selection::Of, start::At};
 use crate::raft::{ReadError, ReplicatedLog};
 
@@ -27,8 +27,6 @@ pub const NAMES_MAX: usize = 1000;
 /// anew after that.
 const KNOWN_MAX: usize = 4096;
 const OTHERS_MAX: usize = 16_384;
-/// Names that begin with it are the system's.
-const OF_SYSTEM: char = '_';
 
 /// The logs of a stream, and where it is.
 pub struct Selection {
@@ -190,7 +188,7 @@ impl Selection {
         for (id, name) in new.into_iter().zip(known) {
             // One that is deleted never comes back.
             let may_read = |name: &String| self.rights.may(Action::Consume, name);
-            match name.filter(|name| is_meant(prefix, name) && may_read(name)) {
+            match name.filter(|name| is_meant(name, prefix) && may_read(name)) {
                 Some(name) => drop(names.insert(id, name.into())),
                 None => drop(others.insert(id)),
             }
@@ -232,11 +230,6 @@ impl Meant {
             Self::AllBut(others) => look(&Wanted::Those(&|id| !others.contains(&id))),
         }
     }
-}
-
-/// Whether a prefix means the log of a name. Those of the system are meant only if it says so.
-fn is_meant(prefix: &str, name: &str) -> bool {
-    name.starts_with(prefix) && (prefix.starts_with(OF_SYSTEM) || !name.starts_with(OF_SYSTEM))
 }
 
 /// The logs of these names.
@@ -299,16 +292,4 @@ async fn begins(
         return Err(status::log(&log::Error::PastEnd { asked, next }));
     }
     Ok(position)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_systems_logs_are_meant_only_by_a_prefix_that_says_so() {
-        assert!(is_meant("", "orders/1") && is_meant("orders/", "orders/1"));
-        assert!(!is_meant("orders/", "orders") && !is_meant("", "_audit"));
-        assert!(is_meant("_", "_audit") && is_meant("_a", "_audit"));
-    }
 }

@@ -11,6 +11,7 @@ use tokio::sync::watch::Receiver;
 use tonic::{Request, Status};
 
 use crate::log::Index;
+use crate::name;
 use crate::net::budget::Accounts;
 use crate::proto::v1::{
     self, CataloguePosition, LogChangeKind, WatchLogsRequest, WatchLogsResponse,
@@ -138,7 +139,7 @@ impl Watch {
     /// What comes next, and whether there may be more behind it.
     fn look(&mut self) -> Result<(Vec<v1::LogChange>, bool), Status> {
         let (prefix, rights) = (&*self.prefix, &self.rights);
-        let is_shown = |name: &str| name.starts_with(prefix) && rights.may(Actions::ANY, name);
+        let is_shown = |name: &str| name::is_meant(name, prefix) && rights.may(Actions::ANY, name);
         let after = Index(self.at.index);
         if let Some(listed) = &self.at.listed {
             let limits = (CHANGES_MAX, LOOKED_MAX);

@@ -9,11 +9,16 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use tokio::time::Instant;
+use tonic::Status;
 use tonic::codegen::{Body, Service};
 use tower::Layer;
 
 use crate::net::mux::{Call, PeerInfo};
+use crate::reason::{Done, Reason};
+use crate::server::Policy;
+use crate::server::auth::Rights;
 use crate::server::counts::{Counts, Verb};
+use crate::server::intake::change_of;
 
 const CODE: &str = "grpc-status";
 /// What a call ends with whose client went away before its answer did.
@@ -21,19 +26,23 @@ const CANCELLED: usize = 1;
 
 /// A layer that knows of each call.
 #[derive(Debug, Clone)]
-pub struct CountLayer(Arc<Counts>);
+pub struct CountLayer(Arc<Counts>, Policy);
 
-/// Counts calls there.
-pub fn counted(counts: Arc<Counts>) -> CountLayer {
-    CountLayer(counts)
+/// Counts calls there. What is to be changed, and is refused, is told beside the changes.
+pub fn counted(counts: Arc<Counts>, policy: Policy) -> CountLayer {
+    CountLayer(counts, policy)
 }
 
 impl<S> Layer<S> for CountLayer {
     type Service = Counted<S>;
 
     fn layer(&self, inner: S) -> Counted<S> {
-        let counts = self.0.clone();
-        Counted { inner, counts }
+        let (counts, policy) = (self.0.clone(), self.1.clone());
+        Counted {
+            inner,
+            counts,
+            policy,
+        }
     }
 }
 
@@ -42,6 +51,7 @@ impl<S> Layer<S> for CountLayer {
 pub struct Counted<S> {
     inner: S,
     counts: Arc<Counts>,
+    policy: Policy,
 }
 
 /// A call under way. However it ends, it is counted.
@@ -53,6 +63,8 @@ struct Counting {
     code: usize,
     /// The caller: its subject, or where it is.
     who: Box<str>,
+    /// Who asks for a change; `None` for other calls.
+    changes: Option<Rights>,
     _call: Option<Call>,
 }
 
@@ -62,8 +74,27 @@ impl Counting {
         if let Some(code) = headers.get(CODE) {
             let code = code.to_str().ok().and_then(|code| code.parse().ok());
             self.code = code.unwrap_or(usize::MAX);
+            if let Some(rights) = self.changes.take_if(|_| self.code != 0) {
+                tell_refused(&rights, headers);
+            }
         }
     }
+}
+
+/// Has a change told that came to nothing, or may have. One that the policy denied was told already.
+fn tell_refused(rights: &Rights, headers: &HeaderMap) {
+    let Some(status) = Status::from_header_map(headers) else {
+        return;
+    };
+    let reason = Reason::of(&status).unwrap_or(Reason::of_code(status.code()));
+    if matches!(reason, Reason::Denied | Reason::NoCertificate) {
+        return;
+    }
+    let outcome = match reason.done() {
+        Done::Nothing => "refused",
+        Done::Unknown => "unknown",
+    };
+    rights.tell_counted(outcome, status.message());
 }
 
 impl Drop for Counting {
@@ -90,12 +121,14 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let peer = request.extensions().get::<PeerInfo>();
+        let verb = change_of(request.uri().path());
         let mut counting = Counting {
             verb: self.counts.begin(request.uri().path()),
             counts: self.counts.clone(),
             began: Instant::now(),
             code: CANCELLED,
             who: peer.map_or("", PeerInfo::subject).into(),
+            changes: verb.map(|verb| self.policy.of(peer, verb)),
             _call: peer.map(|peer| peer.calls.begin()),
         };
         let answered = self.inner.call(request);

@@ -142,7 +142,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(CANCELLED_MAX))
         .http2_max_local_error_reset_streams(Some(STRAY_MAX))
-        .layer(counted(counts))
+        .layer(counted(counts, policy.clone()))
         .layer(Complete)
         .layer(IntakeLayer::new(policy, limits))
         .layer(MapResponseLayer::new(answers::counted))

@@ -94,7 +94,7 @@ impl Surface {
             return refused;
         }
         if let Asker::Peer(peer) = &asker {
-            let rights = self.policy.of(Some(peer));
+            let rights = self.policy.of(Some(peer), "GET /metrics");
             if let Err(denied) = rights.check(Action::Metrics, On::Cluster) {
                 return plain(StatusCode::FORBIDDEN, denied.message());
             }

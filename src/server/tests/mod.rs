@@ -34,7 +34,7 @@ use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::log_server::LogServer;
 use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record as WireRecord};
 use crate::raft::{
-    Answer, Applied, Caller, CreateLog, Demands, ExecuteError, OffsetRange, ProposeError,
+    Answer, Applied, Caller, CreateLog, Demands, ExecuteError, OffsetRange, Origin, ProposeError,
     ReadError, Receipt, Refusal, Refused, View,
 };
 use crate::reason::{self, Reason};
@@ -110,6 +110,10 @@ impl CommitLog for Bare {
     }
 
     fn until(&self, _: Option<Instant>) -> Self {
+        self.clone()
+    }
+
+    fn asked_by(&self, _: &Origin) -> Self {
         self.clone()
     }
 
@@ -214,7 +218,10 @@ async fn served_on(port: MuxLimits) -> Served {
     let api = ApiContext::new(seat, Policy::default(), limits, draining, Handle::current());
     let api = Arc::new(api);
     let server = Server::builder()
-        .layer(crate::server::router::calls::counted(api.counts.clone()))
+        .layer(crate::server::router::calls::counted(
+            api.counts.clone(),
+            Policy::default(),
+        ))
         .layer(crate::server::router::reasons::Complete)
         .layer(IntakeLayer::new(Policy::default(), &api.limits))
         .layer(MapResponseLayer::new(answers::counted))

@@ -356,6 +356,65 @@ async fn a_listing_shows_what_the_caller_may_see() {
     }
     let denied = next(&mut watch("c")).await.expect_err("no right");
     assert_eq!(denied.reason(), Some(Reason::Denied));
+    changes_are_told(&stage).await;
+}
+
+/// What was changed and who was denied stands in the log of changes, for those who may read it.
+async fn changes_are_told(stage: &Stage) {
+    let reading = |name: &str| {
+        let client = Client::builder().servers([stage.cluster.addr(0)]);
+        let client = client.stream_layer(stage.layer_of(name));
+        let options = ConsumeOptions {
+            follow: true,
+            ..ConsumeOptions::default()
+        };
+        let client = client.build().expect("a client");
+        client.log("_audit").consume(options).expect("a server")
+    };
+    let mut consumer = reading("client");
+    let mut made = 0;
+    let (mut deleted, mut denied) = (false, false);
+    while made < 8 || !deleted || !denied {
+        let record = tokio::time::timeout(PATIENCE, consumer.next()).await;
+        let record = record
+            .expect("it comes")
+            .expect("it goes on")
+            .expect("it may");
+        let told: serde_json::Value = serde_json::from_slice(&record.record.value).expect("JSON");
+        let field = |name: &str| told[name].as_str().unwrap_or_default();
+        assert!(field("time").ends_with('Z'), "{told}");
+        match field("verb") {
+            "ferrolog.v1.LogService/CreateLog" => {
+                assert_eq!((field("subject"), field("outcome")), ("client", "done"));
+                assert!(field("address").starts_with("127.0.0.1:"), "{told}");
+                assert!(field("node").starts_with('n'), "{told}");
+                made += 1;
+            }
+            "ferrolog.v1.LogService/DeleteLog" if field("log") == "mine/4" => deleted = true,
+            "ferrolog.v1.LogService/ListLogs" if field("subject") == "c" => {
+                assert_eq!(field("outcome"), "denied");
+                assert!(field("reason").contains("on any log"), "{told}");
+                denied = true;
+            }
+            _ => {}
+        }
+    }
+    // Nobody appends to it or deletes it, and a line for every log is none for this one.
+    let refused = tokio::time::timeout(PATIENCE, reading("a").next()).await;
+    let refused = refused
+        .expect("an answer")
+        .expect("one")
+        .expect_err("no right");
+    assert_eq!(refused.reason(), Some(Reason::Denied));
+    let admin = stage.client().admin();
+    let log = admin.get_log("_audit").await.expect("it is there");
+    let refused = admin.delete_log(&log.name, log.id).await.expect_err("kept");
+    assert_eq!(refused.reason(), Some(Reason::InvalidRequest), "{refused}");
+    let producer = stage.client().producer(ProducerOptions::default());
+    let producer = producer.expect("a producer");
+    let sent = producer.send_to("_audit", "forged").await.expect("queued");
+    let refused = sent.await.expect_err("nobody's");
+    assert_eq!(refused.reason(), Some(Reason::InvalidRequest), "{refused}");
 }
 
 /// A prefix passes over what the caller may not read, now and later; a list with one such log is refused.

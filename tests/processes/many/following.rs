@@ -9,6 +9,8 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::harness::Stage;
+
 /// How long it waits for a record before it looks whether it is at the end.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -91,4 +93,16 @@ impl Following {
         }
         followed
     }
+}
+
+/// The position behind all records.
+pub async fn end_of(stage: &Stage, prefix: &str) -> u64 {
+    let options = ConsumeOptions {
+        selection: Some(Selection::Prefix(prefix.to_owned())),
+        from: Start::Latest,
+        consistency: Consistency::Strong,
+        ..ConsumeOptions::default()
+    };
+    let mut consumer = stage.client().consume(options).expect("a consumer");
+    consumer.position().await.expect("a position")
 }

@@ -2,7 +2,7 @@
 //! behind that they need a snapshot: on every node each call is there as a whole or not at all, once, and what was
 //! acknowledged is there. `FERROLOG_CALLS=` makes it long.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,15 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ferrolog::cli::local_cluster::Signal;
-use ferrolog::client::{
-    AppenderOptions, BatchFor, Client, ConsumeOptions, LogSettings, Record, Selection, Start,
-};
+use ferrolog::client::{AppenderOptions, BatchFor, Client, LogSettings, Record};
 use futures::future;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::following::{Followed, Following};
+use super::following::{Followed, Following, end_of};
 use crate::harness::{PATIENCE, Stage, until_in};
 
 const PREFIX: &str = "together/";
@@ -95,17 +93,21 @@ fn follow(
     stage: &Stage,
     place: usize,
     end: watch::Receiver<Option<u64>>,
-) -> (JoinHandle<(Followed, Told)>, watch::Receiver<u64>) {
+) -> (JoinHandle<(Followed, Told)>, Seen) {
     let following = Following::new(stage.client(), PREFIX, BREAKS, place as u64);
     let following = following.at(stage.cluster.addr(place));
-    let (seen, at) = watch::channel(0);
+    let (seen, position) = watch::channel(0);
+    let (passed, call) = watch::channel(0);
     let reader = tokio::spawn(async move {
         let mut told = Told::new();
+        let mut begins: HashMap<u64, u64> = HashMap::new();
         let followed = following.run(end, seen, |position, record| {
             // A call's records stand side by side, in the order of its batches, at its place in each log.
-            let (at, log) = (position / LOGS, position % LOGS);
-            assert_eq!((record.offset, &*record.log), (at, &*name(log)));
-            let at = at as usize;
+            let log = (0..LOGS).find(|log| *record.log == name(*log));
+            let begin = position - log.expect("one of the logs");
+            assert_eq!(*begins.entry(record.offset).or_insert(begin), begin);
+            passed.send_replace(record.offset);
+            let at = record.offset as usize;
             told.resize(told.len().max(at + 1), None);
             let call = parsed(&record.record.value);
             let (known, logs) = told[at].get_or_insert((call, 0));
@@ -114,14 +116,21 @@ fn follow(
         });
         (followed.await, told)
     });
-    (reader, at)
+    (reader, Seen { position, call })
+}
+
+/// Where a reader is.
+struct Seen {
+    position: watch::Receiver<u64>,
+    /// The calls before it were told, all of each.
+    call: watch::Receiver<u64>,
 }
 
 struct Scene {
     stage: Stage,
     done: Arc<AtomicU64>,
     /// Where the reader of each node is.
-    seen: Vec<watch::Receiver<u64>>,
+    seen: Vec<Seen>,
     /// Records before it were given up in every log.
     trimmed: u64,
 }
@@ -137,8 +146,8 @@ impl Scene {
     /// Gives up what all readers but one have seen.
     async fn trim(&mut self, but: Option<usize>) {
         let others = (0..self.seen.len()).filter(|place| Some(*place) != but);
-        let seen = others.map(|place| *self.seen[place].borrow()).min();
-        self.trimmed = self.trimmed.max(seen.expect("two readers") / LOGS);
+        let seen = others.map(|place| *self.seen[place].call.borrow()).min();
+        self.trimmed = self.trimmed.max(seen.expect("two readers"));
         for log in 0..LOGS {
             let admin = self.stage.client().log(name(log)).admin();
             let trimmed = admin.trim(self.trimmed).await;
@@ -168,7 +177,7 @@ impl Scene {
                 self.stage.cluster.kill(other).await.expect("killed");
                 self.made(before + 2 * calls).await;
                 self.trim(Some(other)).await;
-                let away = *self.seen[other].borrow();
+                let away = *self.seen[other].position.borrow();
                 until_in(TIME_MAX, "what it lacks is removed", async || {
                     let mut others = self.stage.others(other).into_iter();
                     others
@@ -199,26 +208,24 @@ impl Scene {
 
 /// What the readers were told, against what the callers were.
 fn judge(stage: &Stage, acked: &[Acked], read: &[(Followed, Told)], trimmed: u64) {
-    let mut order = Told::new();
-    for (place, (followed, told)) in read.iter().enumerate() {
+    let calls = read.iter().map(|(_, told)| told.len()).max();
+    let mut order: Told = vec![None; calls.unwrap_or(0)];
+    for (place, (_, told)) in read.iter().enumerate() {
         let node = stage.cluster.name(place);
-        // What was given up while the node was away is all that its reader may lack.
-        for gap in &followed.gaps {
-            let is_given_up = gap.end <= trimmed * LOGS;
-            assert!(
-                is_given_up,
-                "{node} skipped {gap:?}, trimmed to {trimmed} a log"
-            );
-        }
-        order.resize(order.len().max(told.len()), None);
-        for (at, (all, told)) in order.iter_mut().zip(told).enumerate() {
-            let Some((call, logs)) = told else { continue };
-            let place = at as u64 * LOGS..(at as u64 + 1) * LOGS;
-            let overlaps = |gap: &Range<u64>| gap.start.max(place.start) < gap.end.min(place.end);
-            let is_whole = *logs == LOGS || followed.gaps.iter().any(overlaps);
+        for (at, all) in order.iter_mut().enumerate() {
+            // What was given up while the node was away is all that its reader may lack.
+            let is_given_up = (at as u64) < trimmed;
+            let Some((call, logs)) = told.get(at).copied().flatten() else {
+                assert!(
+                    is_given_up,
+                    "{node} skipped call {at}, trimmed to {trimmed}"
+                );
+                continue;
+            };
+            let is_whole = logs == LOGS || is_given_up;
             assert!(is_whole, "{node}: call {call:?} is in {logs} logs");
-            let (known, _) = all.get_or_insert((*call, LOGS));
-            assert_eq!(known, call, "{node} has another order at {at}");
+            let (known, _) = all.get_or_insert((call, LOGS));
+            assert_eq!(*known, call, "{node} has another order at {at}");
         }
     }
     let mut there = HashSet::new();
@@ -241,18 +248,6 @@ fn judge(stage: &Stage, acked: &[Acked], read: &[(Followed, Told)], trimmed: u64
             );
         }
     }
-}
-
-/// The position behind all records.
-async fn end_of(stage: &Stage) -> u64 {
-    let options = ConsumeOptions {
-        selection: Some(Selection::Prefix(PREFIX.to_owned())),
-        from: Start::Latest,
-        consistency: ferrolog::client::Consistency::Strong,
-        ..ConsumeOptions::default()
-    };
-    let mut consumer = stage.client().consume(options).expect("a consumer");
-    consumer.position().await.expect("a position")
 }
 
 /// The position up to which a node has removed segments, as it says.
@@ -323,7 +318,7 @@ async fn calls_to_ten_logs_stay_whole_whatever_becomes_of_the_nodes() {
         .map(|acked| acked.expect("a caller"))
         .collect();
     let took = begun.elapsed();
-    end.send_replace(Some(end_of(&scene.stage).await));
+    end.send_replace(Some(end_of(&scene.stage, PREFIX).await));
     let read = future::join_all(readers).await;
     let read: Vec<_> = read
         .into_iter()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::commands::cluster::survey::{Seen, Silence, Survey};
 use crate::cli::output::{counted, span};
 use crate::client::{ClientError, LogInfo};
-use crate::proto::v1::NodeRole;
+use crate::proto::v1::{GetStatusResponse, NodeRole};
 
 use super::kinds::{Bounds, Finding, Kind, of_all, of_node};
 use super::means;
@@ -27,6 +27,7 @@ pub fn of(survey: &Survey, logs: &[LogInfo], bounds: &Bounds) -> Vec<Finding> {
             Some(own) => {
                 found.extend(standing(survey, &seen, bounds));
                 found.extend(means::of(own, bounds));
+                found.extend(reloads(own));
             }
             None => found.push(silent(survey, &seen)),
         }
@@ -191,6 +192,27 @@ fn voters(survey: &Survey) -> Vec<Finding> {
         }
     }
     found
+}
+
+/// What a node goes on without, since its files are bad.
+fn reloads(own: &GetStatusResponse) -> impl Iterator<Item = Finding> {
+    own.failed_reloads.iter().map(|failed| {
+        let what = format!(
+            "its {} stay as they were: {}",
+            plural(&failed.what),
+            failed.reason
+        );
+        let next = "put the files right; they are taken up by themselves, or at once on SIGHUP";
+        of_node(Kind::NotTakenUp, &own.node_name, what, next)
+    })
+}
+
+/// `policy` is one.
+fn plural(what: &str) -> &str {
+    match what {
+        "policy" => "rights",
+        what => what,
+    }
 }
 
 fn versions(survey: &Survey) -> Option<Finding> {

@@ -45,6 +45,7 @@ pub enum Kind {
     EvenVoters,
     Learner,
     VersionsMixed,
+    NotTakenUp,
     CursorBehind,
 }
 
@@ -72,6 +73,7 @@ impl Kind {
             Self::EvenVoters => "even-voters",
             Self::Learner => "learner",
             Self::VersionsMixed => "versions-mixed",
+            Self::NotTakenUp => "not-taken-up",
             Self::CursorBehind => "cursor-behind",
         }
     }

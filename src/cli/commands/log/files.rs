@@ -357,9 +357,12 @@ fn write_entry(out: &mut impl Write, entry: Entry, format: Format) -> io::Result
         Kind::Control => "control",
         Kind::Records => "records",
         Kind::Roll => "roll",
+        Kind::Audited => "audited",
     };
     let says = match entry.kind {
-        Kind::Control => offline::describe(entry).unwrap_or_else(|error| error.to_string()),
+        Kind::Control | Kind::Audited => {
+            offline::describe(entry).unwrap_or_else(|error| error.to_string())
+        }
         Kind::Records => match record::batches(&entry.payload) {
             Ok(batches) => {
                 let records: u64 = batches.iter().map(|batch| u64::from(batch.count)).sum();

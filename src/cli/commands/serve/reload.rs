@@ -135,10 +135,14 @@ impl Reloading {
                 );
                 self.warned = None;
             }
-            Err(error) => tracing::error!(
-                error = format!("{error:#}"),
-                "the certificates stay as they were: the files cannot be taken up; put them right, and send SIGHUP"
-            ),
+            Err(error) => {
+                let error = format!("{error:#}");
+                self.reloads.refused_certificates(&error);
+                tracing::error!(
+                    error,
+                    "the certificates stay as they were: the files cannot be taken up; put them right, and send SIGHUP"
+                );
+            }
         }
     }
 
@@ -149,10 +153,14 @@ impl Reloading {
                 self.reloads.take_up_policy(&policy);
                 tracing::info!(acl = %path.display(), "took up the policy");
             }
-            Err(error) => tracing::error!(
-                error = format!("{error:#}"),
-                "the policy stays as it was: the file cannot be taken up; put it right, and send SIGHUP"
-            ),
+            Err(error) => {
+                let error = format!("{error:#}");
+                self.reloads.refused_policy(&error);
+                tracing::error!(
+                    error,
+                    "the policy stays as it was: the file cannot be taken up; put it right, and send SIGHUP"
+                );
+            }
         }
     }
 

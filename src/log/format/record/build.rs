@@ -49,6 +49,12 @@ pub fn packed(
     bytes.freeze()
 }
 
+/// A batch of bytes that are no records, under the number and the checksum of one.
+pub fn opaque(log: LogId, bytes: &[u8]) -> Bytes {
+    let conditions = Conditions::default();
+    packed(log, None, &conditions, Compression::None, 1, bytes)
+}
+
 /// Writes what stands before a batch's conditions; gives the attributes that say what is there.
 fn put_head(bytes: &mut BytesMut, log: LogId, producer: Option<Producer>, count: u32) -> u8 {
     bytes.put_bytes(0, BATCH_HEADER_BYTES);

@@ -7,7 +7,7 @@ use super::finding::What;
 use crate::disk::Disk;
 use crate::log::format::directory::Builder;
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
-use crate::log::format::frame::{HEADER_BYTES, Header, Kind};
+use crate::log::format::frame::{HEADER_BYTES, Header};
 use crate::log::format::record;
 use crate::log::format::row::{Bases, ROW_BYTES, Row};
 use crate::log::open::derive::place_of;
@@ -118,10 +118,11 @@ impl<'a> RowCursor<'a> {
     /// Takes the rows of the next frame.
     pub fn frame(&mut self, header: &Header, at: u64, payload: &[u8]) -> Result<(), Error> {
         self.pass(header.index, false);
-        if header.kind != Kind::Records {
+        if !header.kind.has_batches() {
             return Ok(());
         }
-        let batches = record::batches(payload)?;
+        let mut batches = record::batches(payload)?;
+        batches.drain(..batches.len().min(header.kind.rowless()));
         self.records += batches
             .iter()
             .map(|batch| u64::from(batch.count))
