@@ -160,6 +160,7 @@ reasons! {
     OtherCluster "OTHER_CLUSTER" FailedPrecondition Nothing Never, "", "use the addresses of the node's own cluster";
     NodeRemoved "NODE_REMOVED" FailedPrecondition Nothing Never, "", "give the node an empty data directory";
     LastVoter "LAST_VOTER" FailedPrecondition Nothing Never, "", "add another voter first";
+    QuorumAtRisk "QUORUM_AT_RISK" FailedPrecondition Nothing Never, "", "start the nodes that do not answer, or remove those first that will not come back";
     NoSuchVoter "NO_SUCH_VOTER" NotFound Nothing Never, "", "see `ferrolog cluster status`";
     BadName "BAD_NAME" InvalidArgument Nothing Never, "", "1 to 63 of a-z, 0-9, `-` and `.`";
     PeerRefused "PEER_REFUSED" FailedPrecondition Nothing Never, "", "the message is the leader's";

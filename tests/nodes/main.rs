@@ -8,6 +8,7 @@ mod exposition;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod late_answers;
+mod members;
 mod metrics;
 mod quorum_loss;
 mod reaching_nodes;

@@ -71,6 +71,25 @@ pub enum MembershipError {
         /// Its name.
         name: String,
     },
+    /// Those that would stay, and answer, could commit nothing.
+    #[error(
+        "{name} stays: of the {voters} voters that would be left, {needed} must answer to commit anything, and {up} \
+         of them {}. No answer comes from {}: start what is down, or remove first what will not come back",
+        does(.up),
+        .silent.join(", ")
+    )]
+    QuorumAtRisk {
+        /// The name of the node that was to go.
+        name: String,
+        /// How many of those that would stay answer.
+        up: usize,
+        /// How many voters would stay.
+        voters: usize,
+        /// How many of them are a majority.
+        needed: usize,
+        /// Those that do not answer.
+        silent: Vec<String>,
+    },
     /// There is no such voter.
     #[error("there is no voter named {}: see `ferrolog cluster status`", Shown(.name))]
     NoSuchVoter {
@@ -145,6 +164,13 @@ impl MembershipError {
 }
 
 impl From<WriteFailure> for MembershipError {
+fn does(count: &usize) -> &'static str {
+    match count {
+        1 => "does",
+        _ => "do",
+    }
+}
+
     fn from(failure: WriteFailure) -> Self {
         match failure {
             WriteFailure::Nothing(reason) => Self::NoLeader { reason },
@@ -152,3 +178,4 @@ impl From<WriteFailure> for MembershipError {
         }
     }
 }
+            Self::QuorumAtRisk { .. } => Reason::QuorumAtRisk,

@@ -8,6 +8,7 @@ pub mod hearing;
 pub mod joining;
 pub mod reach;
 pub mod slow_disk;
+mod removal;
 pub mod starts;
 pub mod transfer;
 
@@ -264,57 +265,6 @@ impl Members {
         waited.map(drop).map_err(|error| MembershipError::Unknown {
             reason: format!("node {id} has not caught up yet: {error}"),
         })
-    }
-
-    /// Removes the node of this name from the cluster; false if there was none. Any member takes the call.
-    pub async fn remove(&self, name: &str) -> Result<bool, MembershipError> {
-        if let Some((id, addr)) = self.node.other_leader() {
-            let mut client = self.node.transport.client(id, &addr);
-            let request = pb::RemoveNodeRequest {
-                name: name.to_owned(),
-            };
-            let response: pb::RemoveNodeResponse = self
-                .node
-                .change_passed_on(id, client.remove_node(request))
-                .await?;
-            return Ok(response.removed);
-        }
-        let _one_at_a_time = self.changes.lock().await;
-        self.be_current().await?;
-        let view = self.node.view();
-        let Some(known) = view.named(name) else {
-            return self.node.as_leader(self.forget(name)).await;
-        };
-        let voters = view.members.iter().filter(|member| member.voter).count();
-        if known.voter && voters == 1 {
-            return Err(MembershipError::LastVoter {
-                name: name.to_owned(),
-            });
-        }
-        let gone = BTreeSet::from([known.id]);
-        let change = if known.voter {
-            ChangeMembers::RemoveVoters(gone)
-        } else {
-            ChangeMembers::RemoveNodes(gone)
-        };
-        self.node.as_leader(self.change(change)).await?;
-        Ok(true)
-    }
-
-    /// Frees the name of a node that has an id and never became a member.
-    async fn forget(&self, name: &str) -> Result<bool, MembershipError> {
-        if self
-            .node
-            .state
-            .read(|fsm| fsm.registrations.named(name).is_none())
-        {
-            return Ok(false);
-        }
-        let command = Command::Forget {
-            name: name.to_owned(),
-        };
-        self.commands.write_here(command).await?;
-        Ok(true)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::cli::output::{Told, grouped, print_as, table};
 use crate::cli::{Format, UsageError};
 use crate::client::Client;
 use crate::config::quantity;
+use crate::name::Shown;
 use crate::proto::v1::GetLimitsResponse;
 use crate::raft::TOKEN_LIFE_MAX;
 
@@ -147,16 +148,27 @@ fn parse_life(text: &str) -> Result<u32, String> {
     seconds.ok_or_else(|| "write a time from 1s to 24h, such as 10m or 8h".to_owned())
 }
 
+/// There is no node to be removed.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no member {}, so nothing was changed; the members are {}", Shown(.name), .members.join(", "))]
+struct NoMember {
+    name: String,
+    members: Vec<String>,
+}
+
 async fn remove(client: &Client, name: &str) -> anyhow::Result<Told> {
-    let removed = client.admin().remove(name).await?;
-    let shown = match removed {
-        true => format!(
-            "{name} is no longer a member; before it joins again, stop its process, delete its data, \
-             and let it in with `ferrolog cluster allow {name}`"
-        ),
-        false => format!("there is no member {name}; nothing was changed"),
-    };
-    Ok((shown, json!({ "name": name, "removed": removed })))
+    if !client.admin().remove(name).await? {
+        let nodes = client.admin().status(None).await?.nodes;
+        let mut members: Vec<_> = nodes.into_iter().map(|node| node.name).collect();
+        members.sort_unstable();
+        let name = name.to_owned();
+        return Err(NoMember { name, members }.into());
+    }
+    let shown = format!(
+        "{name} is no longer a member; before it joins again, stop its process, delete its data, and let it in with \
+         `ferrolog cluster allow {name}`"
+    );
+    Ok((shown, json!({ "name": name, "removed": true })))
 }
 
 /// Lists fields by their names. A new field does not compile until it is added here.
