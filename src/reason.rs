@@ -162,6 +162,9 @@ reasons! {
     LastVoter "LAST_VOTER" FailedPrecondition Nothing Never, "", "add another voter first";
     QuorumAtRisk "QUORUM_AT_RISK" FailedPrecondition Nothing Never, "", "start the nodes that do not answer, or remove those first that will not come back";
     NoSuchVoter "NO_SUCH_VOTER" NotFound Nothing Never, "", "see `ferrolog cluster status`";
+    NoSuchMember "NO_SUCH_MEMBER" NotFound Nothing Never, "", "see `ferrolog cluster status`";
+    NodeDrained "NODE_DRAINED" FailedPrecondition Nothing Never, "", "`ferrolog cluster undrain NAME` lets it lead again";
+    NodeSilent "NODE_SILENT" FailedPrecondition Unknown Never, "", "the node that is meant does not answer: make the call again once it is up";
     BadName "BAD_NAME" InvalidArgument Nothing Never, "", "1 to 63 of a-z, 0-9, `-` and `.`";
     PeerRefused "PEER_REFUSED" FailedPrecondition Nothing Never, "", "the message is the leader's";
 }

@@ -35,8 +35,14 @@ pub fn upkeep(
 ) -> Vec<JoinHandle<()>> {
     let (changes, kept, mended, scrubbed) = (log.clone(), log.clone(), log.clone(), log.clone());
     let (reached, strangers, paced) = (log.clone(), log.clone(), log.clone());
+    let drained = log.clone();
     let mut helpers = vec![
         tasks::spawn_endless_on(consensus, "pace", async move { paced.keep_pace().await }),
+        tasks::spawn_endless_on(
+            consensus,
+            "drain",
+            async move { drained.stay_drained().await },
+        ),
         tasks::spawn_endless_on(consensus, "reachability", async move {
             reached.stay_reachable().await
         }),

@@ -14,9 +14,9 @@ use super::told::{is_distrust, leaves_doubt};
 use super::{ClientError, FIRST_ANSWER_MAX};
 use crate::proto::v1::cluster_service_client::ClusterServiceClient;
 use crate::proto::v1::{
-    AllowNodeRequest, CreateJoinTokenRequest, DisallowNodeRequest, GetRetentionRequest,
-    GetStatusRequest, GetStatusResponse, RemoveNodeRequest, Retention, SetRetentionRequest,
-    TransferLeadershipRequest, TrimRequest,
+    AllowNodeRequest, CreateJoinTokenRequest, DisallowNodeRequest, DrainNodeRequest,
+    GetRetentionRequest, GetStatusRequest, GetStatusResponse, RemoveNodeRequest, Retention,
+    SetRetentionRequest, TransferLeadershipRequest, TrimRequest, UndrainNodeRequest,
 };
 
 /// A change waits for the cluster to agree, and a transfer for a follower to catch up.
@@ -215,6 +215,35 @@ impl Admin {
             async move { cluster.transfer_leadership(Request::new(request)).await }
         };
         self.change(call).await.map(|answer| answer.leader)
+    }
+
+    /// Has a node hand leadership on and stay out of it, over restarts, too. Answers with the leader's name by then:
+    /// the node's own, if no other can lead; empty, if none is known.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::transfer`]'s.
+    pub async fn drain(&self, name: &str) -> Result<String, ClientError> {
+        let name = name.to_owned();
+        let call = |mut cluster: Cluster| {
+            let request = DrainNodeRequest { name: name.clone() };
+            async move { cluster.drain_node(Request::new(request)).await }
+        };
+        self.change(call).await.map(|answer| answer.leader)
+    }
+
+    /// Lets a node lead again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::transfer`]'s.
+    pub async fn undrain(&self, name: &str) -> Result<(), ClientError> {
+        let name = name.to_owned();
+        let call = |mut cluster: Cluster| {
+            let request = UndrainNodeRequest { name: name.clone() };
+            async move { cluster.undrain_node(Request::new(request)).await }
+        };
+        self.change(call).await.map(drop)
     }
 
     /// Gives up the records before `first`; answers with the first offset that can be read now.

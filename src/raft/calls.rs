@@ -269,6 +269,26 @@ impl ReplicatedLog {
         self.0.members.transfer(name).await
     }
 
+    /// Has the node of this name stay out of leadership, or lead again; gives the leader's name by then. Any member
+    /// takes the call, and passes it to the node itself.
+    pub async fn drain(&self, name: &str, drained: bool) -> Result<String, MembershipError> {
+        self.0.members.drain(name, drained).await
+    }
+
+    /// Whether a member stays out of leadership, as far as this node has heard.
+    pub fn is_drained(&self, id: u64) -> bool {
+        let drained = &self.0.node.drained;
+        match id == self.0.node.id() {
+            true => drained.is_own(),
+            false => drained.is_peer(id),
+        }
+    }
+
+    /// Keeps this node out of leadership while it is drained and another one can lead. Never returns.
+    pub async fn stay_drained(&self) {
+        self.0.members.stay_drained().await
+    }
+
     /// Hands leadership on, if this node leads and another voter takes it.
     pub async fn hand_on(&self) {
         self.0.members.hand_on().await

@@ -77,6 +77,7 @@ fn answer(
         result: Some(result),
         low: log.0.node.space.is_low(),
         clock_ms: log.0.node.clocks.now_ms(),
+        drained: log.0.node.drained.is_own(),
     }
 }
 
@@ -348,5 +349,15 @@ impl raft_server::Raft for RaftService {
         let leader = log.transfer(&request.get_ref().to).await;
         let leader = leader.map_err(|error| membership_status(&error))?;
         Ok(Response::new(pb::TransferResponse { leader }))
+    }
+
+    async fn drain(
+        &self,
+        request: Request<pb::DrainRequest>,
+    ) -> Result<Response<pb::DrainResponse>, Status> {
+        let log = self.check(&request, From::Member)?;
+        let leader = log.0.members.be_drained(request.get_ref().drained).await;
+        let leader = leader.map_err(|error| membership_status(&error))?;
+        Ok(Response::new(pb::DrainResponse { leader }))
     }
 }

@@ -17,6 +17,7 @@ use crate::raft::engine::{self, Raft, Timing};
 use crate::raft::error::Error;
 use crate::raft::home::commit_file::{self, CommitFile};
 use crate::raft::home::directory::{Directory, Identity};
+use crate::raft::home::drained_file::DrainedFile;
 use crate::raft::members::hearing::Hearing;
 use crate::raft::members::{Members, starts};
 use crate::raft::node::Node;
@@ -29,6 +30,7 @@ use crate::raft::upkeep::{Kept, Upkeep};
 use crate::raft::view::View;
 use crate::raft::view::clocks::Clocks;
 use crate::raft::view::counts::Counts;
+use crate::raft::view::drained::Drained;
 use crate::raft::view::elapsed::ElapsedTimes;
 use crate::raft::view::space::{self, Space};
 use crate::raft::write::commands::Commands;
@@ -70,11 +72,13 @@ impl ReplicatedLog {
         let (me, floor, start) = (identity.node_id, machine.floor.clone(), directory.start);
         let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
         let successor = Arc::<watch::Sender<Successor>>::default();
-        let watched = (&clocks, &counts);
+        let drained = drained(&directory)?;
+        let watched = (&clocks, &drained, &counts);
         let node = CallingNode::new(&log, &floor, &space, watched, &successor);
         let transport = Transport::new(layer, Sender::new(&identity, addr, start)).with_node(node);
         starts::check_alone(&transport, &identity, start, addr, &directory.peers, &state).await?;
-        let raft = engine::start(timing, &identity, addr, &transport, (store, machine)).await?;
+        let (stores, elects) = ((store, machine), !drained.is_own());
+        let raft = engine::start(timing, &identity, addr, &transport, stores, elects).await?;
         let news = News::new(me, clocks.clone(), successor.subscribe());
         let (heard, views) = views(&raft, &transport, &counts, news);
         let stamps = Stamps::new(log.clone(), state.clone(), clocks.clone(), views.clone());
@@ -90,6 +94,7 @@ impl ReplicatedLog {
             transport,
             space,
             clocks,
+            drained,
             passed: Mutex::new(ElapsedTimes::default()),
             promised,
             failure,
@@ -156,7 +161,8 @@ fn assemble(
     let hearing = Hearing::new(node.clone(), directory.introduced, successor);
     let hearing = Arc::new(hearing);
     let (asks, hears) = (commands.clone(), hearing.clone());
-    let members = Members::new(node.clone(), asks, reads.clone(), hears, heartbeat);
+    let drained = DrainedFile::new(directory.disk.clone(), &directory.path);
+    let members = Members::new(node.clone(), asks, reads.clone(), hears, heartbeat, drained);
     ReplicaParts {
         staging: Staging::new(kept.snapshots.clone()),
         upkeep: Upkeep::new(node.clone(), commands.clone(), kept),
@@ -174,6 +180,16 @@ fn assemble(
 fn identity_of(directory: &Directory) -> Result<Identity, Error> {
     let identity = directory.identity().cloned();
     identity.ok_or_else(|| Error::Engine("the node has no id".to_owned()))
+}
+
+/// Whether an operator had the node stay out of leadership.
+fn drained(directory: &Directory) -> Result<Drained, Error> {
+    let file = DrainedFile::new(directory.disk.clone(), &directory.path);
+    let known = file.is_there().map_err(|source| Error::Directory {
+        path: file.path(),
+        source,
+    })?;
+    Ok(Drained::new(known))
 }
 
 /// The log as the engine stores into it, with its file of what is committed.

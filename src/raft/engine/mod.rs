@@ -57,15 +57,16 @@ impl Default for Timing {
     }
 }
 
-/// Starts the engine; the first node begins the cluster.
+/// Starts the engine; the first node begins the cluster. `elects`: whether the node asks for votes.
 pub async fn start(
     timing: &Timing,
     identity: &Identity,
     addr: &str,
     transport: &Transport,
     (store, machine): (LogStore, StateMachine),
+    elects: bool,
 ) -> Result<Raft, Error> {
-    let config = config(timing, &identity.cluster_id)?;
+    let config = config(timing, &identity.cluster_id, elects)?;
     let begun = store.clone();
     begun.set_applied_before(machine.applied());
     let raft = Raft::new(identity.node_id, config, transport.clone(), store, machine).await;
@@ -96,13 +97,15 @@ async fn begin_cluster(raft: &Raft, identity: &Identity, addr: &str) -> Result<(
         .map_err(|error| failed(error.to_string()))
 }
 
-/// The engine's settings; consensus decisions are in `docs/decisions/`.
-pub fn config(timing: &Timing, cluster_id: &str) -> Result<Arc<Config>, Error> {
+/// The engine's settings; consensus decisions are in `docs/decisions/`. A node that does not elect asks for no votes
+/// until that is changed.
+pub fn config(timing: &Timing, cluster_id: &str, elects: bool) -> Result<Arc<Config>, Error> {
     let config = Config {
         cluster_name: cluster_id.to_owned(),
         heartbeat_interval: timing.heartbeat_ms,
         election_timeout_min: timing.election_ms.0,
         election_timeout_max: timing.election_ms.1,
+        enable_elect: elects,
         enable_pre_vote: Some(true),
         // A leader that restarts is not leader again at once: it asks for votes like any other node.
         enable_leader_restore: Some(false),

@@ -96,6 +96,34 @@ pub enum MembershipError {
         /// The name.
         name: String,
     },
+    /// There is no such member.
+    #[error("there is no member {}: see `ferrolog cluster status`", Shown(.name))]
+    NoSuchMember {
+        /// The name.
+        name: String,
+    },
+    /// Leadership is not handed to a node that is drained.
+    #[error("{name} is drained: `ferrolog cluster undrain {name}` lets it lead again")]
+    Drained {
+        /// Its name.
+        name: String,
+    },
+    /// The node that was meant did not answer.
+    #[error(
+        "{name} does not answer ({reason}): what is down does not lead; make the call again once it is up"
+    )]
+    Silent {
+        /// Its name.
+        name: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The node could not write down what it was to remember.
+    #[error("the node could not keep it on its disk, and nothing was changed: {reason}")]
+    NotKept {
+        /// What the disk said.
+        reason: String,
+    },
     /// The leader refused, in its own words.
     #[error("{message}")]
     Refused {
@@ -136,6 +164,13 @@ pub enum MembershipError {
     },
 }
 
+fn does(count: &usize) -> &'static str {
+    match count {
+        1 => "does",
+        _ => "do",
+    }
+}
+
 impl MembershipError {
     /// The state machine gave a reply that does not fit the command.
     pub(crate) fn other_answer() -> Self {
@@ -153,7 +188,12 @@ impl MembershipError {
             Self::OtherCluster { .. } => Reason::OtherCluster,
             Self::Removed { .. } => Reason::NodeRemoved,
             Self::LastVoter { .. } => Reason::LastVoter,
+            Self::QuorumAtRisk { .. } => Reason::QuorumAtRisk,
             Self::NoSuchVoter { .. } => Reason::NoSuchVoter,
+            Self::NoSuchMember { .. } => Reason::NoSuchMember,
+            Self::Drained { .. } => Reason::NodeDrained,
+            Self::Silent { .. } => Reason::NodeSilent,
+            Self::NotKept { .. } => Reason::LogFailed,
             Self::BadName { .. } => Reason::BadName,
             Self::UnderWay { .. } => Reason::ChangeUnderWay,
             Self::NoLeader { .. } => Reason::NoLeader,
@@ -164,13 +204,6 @@ impl MembershipError {
 }
 
 impl From<WriteFailure> for MembershipError {
-fn does(count: &usize) -> &'static str {
-    match count {
-        1 => "does",
-        _ => "do",
-    }
-}
-
     fn from(failure: WriteFailure) -> Self {
         match failure {
             WriteFailure::Nothing(reason) => Self::NoLeader { reason },
@@ -178,4 +211,3 @@ fn does(count: &usize) -> &'static str {
         }
     }
 }
-            Self::QuorumAtRisk { .. } => Reason::QuorumAtRisk,

@@ -3,5 +3,6 @@
 pub mod blocking;
 pub mod commit_file;
 pub mod directory;
+pub mod drained_file;
 pub mod stable_store;
 pub mod vote_file;

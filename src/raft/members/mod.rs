@@ -4,11 +4,12 @@
 //! Bridging Theory and Practice", 2014, section 4.3). A new node is a learner until it has caught up. Only an
 //! operator removes a voter; no failure detector does.
 
+pub mod drain;
 pub mod hearing;
 pub mod joining;
 pub mod reach;
-pub mod slow_disk;
 mod removal;
+pub mod slow_disk;
 pub mod starts;
 pub mod transfer;
 
@@ -28,6 +29,7 @@ use crate::raft::entry::command::Command;
 use crate::raft::entry::outcome::{NotRegistered, Outcome};
 use crate::raft::entry::types::{Member, TypeConfig};
 use crate::raft::error::MembershipError;
+use crate::raft::home::drained_file::DrainedFile;
 use crate::raft::node::Node;
 use crate::raft::read::ReadBarrier;
 use crate::raft::state::fsm::Fsm;
@@ -63,6 +65,7 @@ pub struct Members {
     reads: ReadBarrier,
     hearing: Arc<Hearing>,
     heartbeat: Duration,
+    drained_file: DrainedFile,
     /// Held while the membership changes.
     changes: Mutex<()>,
 }
@@ -74,6 +77,7 @@ impl Members {
         reads: ReadBarrier,
         hearing: Arc<Hearing>,
         heartbeat: Duration,
+        drained_file: DrainedFile,
     ) -> Self {
         Self {
             node,
@@ -81,6 +85,7 @@ impl Members {
             reads,
             hearing,
             heartbeat,
+            drained_file,
             changes: Mutex::new(()),
         }
     }

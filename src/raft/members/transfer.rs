@@ -10,6 +10,8 @@ use super::Members;
 
 /// How long a transfer of leadership may take.
 const TRANSFER: Duration = Duration::from_secs(5);
+/// How many heartbeats later a voter has surely told what it was told just now.
+const HEARTBEATS_HEARD: u32 = 4;
 
 impl Members {
     /// Hands leadership to the voter of this name, or to the one that holds the most of the log if `name` is empty.
@@ -50,6 +52,9 @@ impl Members {
         if view.leader == Some(to) {
             return Ok(target);
         }
+        if !name.is_empty() && self.stays_drained(to).await {
+            return Err(MembershipError::Drained { name: target });
+        }
         tracing::info!(to = target, "hands leadership on");
         let asked = self.node.raft.trigger().transfer_leader(to).await;
         asked.map_err(|error| MembershipError::Unknown {
@@ -65,6 +70,18 @@ impl Members {
         }
     }
 
+    /// Whether a voter says that it is drained, and goes on saying so: one that was undrained just now has not told its
+    /// leader yet.
+    async fn stays_drained(&self, id: u64) -> bool {
+        for _ in 0..HEARTBEATS_HEARD {
+            if !self.node.drained.is_peer(id) {
+                return false;
+            }
+            tokio::time::sleep(self.heartbeat).await;
+        }
+        self.node.drained.is_peer(id)
+    }
+
     /// Hands leadership to the voter that holds the most of the log, if this node leads.
     pub async fn hand_on(&self) {
         let view = self.node.view();
@@ -78,7 +95,7 @@ impl Members {
     }
 
     /// The voter, other than this node, that holds the most of the log. Voters that have not answered within two
-    /// heartbeats count only if none has.
+    /// heartbeats, and those that are drained, count only if there is no other.
     fn furthest_voter(&self, view: &View) -> Option<u64> {
         let matched = self.node.matched();
         let me = self.node.id();
@@ -90,7 +107,9 @@ impl Members {
         others
             .max_by_key(|member| {
                 let answers = clocks.heard_within(member.id, lately);
-                (answers, matched.get(&member.id).copied().flatten())
+                let undrained = !self.node.drained.is_peer(member.id);
+                let held = matched.get(&member.id).copied().flatten();
+                (answers, undrained, held)
             })
             .map(|member| member.id)
     }

@@ -18,6 +18,7 @@ use crate::raft::state::applied::AppliedState;
 use crate::raft::view::View;
 use crate::raft::view::clocks::Clocks;
 use crate::raft::view::counts::Counts;
+use crate::raft::view::drained::Drained;
 use crate::raft::view::elapsed::ElapsedTimes;
 use crate::raft::view::space::Space;
 
@@ -40,6 +41,8 @@ pub struct Node {
     /// Which nodes have room on their disks.
     pub space: Space,
     pub clocks: Clocks,
+    /// Which nodes stay out of leadership.
+    pub drained: Drained,
     /// How long ago the log reached the times that it has had.
     pub passed: Mutex<ElapsedTimes>,
     /// The term that the node has promised itself to.

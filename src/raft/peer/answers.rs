@@ -61,7 +61,7 @@ impl Asked {
     }
 }
 
-/// Notes whether the peer's disk has room, and what its clock shows.
+/// Notes whether the peer's disk has room, whether it is drained, and what its clock shows.
 pub fn note(
     node: &OnceLock<CallingNode>,
     target: u64,
@@ -77,6 +77,7 @@ pub fn note(
         node.space.note(target, full);
         if let Ok(answer) = answer {
             node.clocks.note(target, answer.clock_ms);
+            node.drained.note(target, answer.drained);
         }
     }
 }

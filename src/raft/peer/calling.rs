@@ -10,6 +10,7 @@ use crate::raft::entry::types::TypeConfig;
 use crate::raft::snapshot::DurableFloor;
 use crate::raft::view::clocks::Clocks;
 use crate::raft::view::counts::Counts;
+use crate::raft::view::drained::Drained;
 use crate::raft::view::space::Space;
 
 use super::watermark::Watermarks;
@@ -27,6 +28,8 @@ pub struct CallingNode {
     pub space: Space,
     /// What the clocks of peers show.
     pub clocks: Clocks,
+    /// Which nodes stay out of leadership.
+    pub drained: Drained,
     /// What is counted of calls.
     pub counts: Arc<Counts>,
     /// Up to which index each peer has confirmed the log.
@@ -38,7 +41,7 @@ impl CallingNode {
         log: &Log,
         floor: &DurableFloor,
         space: &Space,
-        (clocks, counts): (&Clocks, &Arc<Counts>),
+        (clocks, drained, counts): (&Clocks, &Drained, &Arc<Counts>),
         successor: &Arc<watch::Sender<Successor>>,
     ) -> Self {
         Self {
@@ -46,6 +49,7 @@ impl CallingNode {
             floor: floor.clone(),
             space: space.clone(),
             clocks: clocks.clone(),
+            drained: drained.clone(),
             counts: counts.clone(),
             confirmed: Watermarks::default(),
             successor: successor.clone(),

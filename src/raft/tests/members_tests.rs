@@ -39,6 +39,10 @@ async fn calls_of_members(client: &mut PeerClient) -> Vec<(&'static str, Result<
         ("remove", outcome(client.remove_node(remove)).await),
         ("transfer", outcome(client.transfer(transfer)).await),
         (
+            "drain",
+            outcome(client.drain(pb::DrainRequest::default())).await,
+        ),
+        (
             "execute",
             outcome(client.execute(pb::ControlEntry::default())).await,
         ),

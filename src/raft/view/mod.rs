@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod clocks;
 pub mod counts;
+pub mod drained;
 pub mod elapsed;
 pub mod space;
 

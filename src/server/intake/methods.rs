@@ -113,6 +113,8 @@ const VERBS: &[(&str, bool)] = &[
     ("ferrolog.v1.ClusterService/CreateJoinToken", false),
     ("ferrolog.v1.ClusterService/RemoveNode", false),
     ("ferrolog.v1.ClusterService/TransferLeadership", false),
+    ("ferrolog.v1.ClusterService/DrainNode", false),
+    ("ferrolog.v1.ClusterService/UndrainNode", false),
     ("ferrolog.v1.ClusterService/Trim", false),
     ("ferrolog.v1.ClusterService/GetRetention", false),
     ("ferrolog.v1.ClusterService/SetRetention", false),
@@ -207,7 +209,9 @@ impl Methods {
             "ferrolog.v1.ClusterService" => match name {
                 "GetStatus" | "GetRetention" => (&[Consume], true, Carries::Small),
                 "RemoveNode" | "TransferLeadership" | "AllowNode" | "DisallowNode"
-                | "CreateJoinToken" | "Trim" | "SetRetention" => (&[Admin], true, Carries::Small),
+                | "DrainNode" | "UndrainNode" | "CreateJoinToken" | "Trim" | "SetRetention" => {
+                    (&[Admin], true, Carries::Small)
+                }
                 _ => return None,
             },
             _ => return of_anybody(service, name),

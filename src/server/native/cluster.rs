@@ -11,10 +11,11 @@ use crate::net::identity::is_valid_name;
 use crate::proto::v1::cluster_service_server::ClusterService;
 use crate::proto::v1::{
     AllowNodeRequest, AllowNodeResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,
-    DisallowNodeRequest, DisallowNodeResponse, FailedReload, GetRetentionRequest,
-    GetRetentionResponse, GetStatusRequest, GetStatusResponse, Node, NodeRole, RemoveNodeRequest,
-    RemoveNodeResponse, SetRetentionRequest, SetRetentionResponse, TransferLeadershipRequest,
-    TransferLeadershipResponse, TrimRequest, TrimResponse,
+    DisallowNodeRequest, DisallowNodeResponse, DrainNodeRequest, DrainNodeResponse, FailedReload,
+    GetRetentionRequest, GetRetentionResponse, GetStatusRequest, GetStatusResponse, Node, NodeRole,
+    RemoveNodeRequest, RemoveNodeResponse, SetRetentionRequest, SetRetentionResponse,
+    TransferLeadershipRequest, TransferLeadershipResponse, TrimRequest, TrimResponse,
+    UndrainNodeRequest, UndrainNodeResponse,
 };
 use crate::raft::{MembershipError, Note, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
 
@@ -110,6 +111,7 @@ impl ClusterService for Cluster {
             matched_index: matched.get(&known.id).copied().flatten(),
             clock_offset_ms: clocks.offsets_ms.get(&known.id).copied(),
             heard_ms: heard_ms.get(&known.id).copied(),
+            drained: log.is_drained(known.id),
         };
         let syncs = log.log().counts().syncs_lately.p99();
         let mut status = GetStatusResponse {
@@ -139,6 +141,7 @@ impl ClusterService for Cluster {
             disk_reserve_bytes: reserve,
             advertised_addr: log.addr().to_owned(),
             leads: view.writable,
+            drained: log.is_drained(identity.node_id),
             fsync_p99_us: syncs.map(|syncs| syncs.took.as_micros() as u64),
             fsync_count: syncs.map_or(0, |syncs| syncs.count),
             failed_reloads: self.failed_reloads(),
@@ -221,6 +224,26 @@ impl ClusterService for Cluster {
         telling.end(leader.as_ref().map(|_| "done"));
         let leader = leader.map_err(|error| status::membership(&error))?;
         Ok(Response::new(TransferLeadershipResponse { leader }))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<DrainNodeRequest>,
+    ) -> Result<Response<DrainNodeResponse>, Status> {
+        let log = self.0.cluster_for(&request, Action::Admin)?;
+        let leader = log.drain(&request.get_ref().name, true).await;
+        let leader = leader.map_err(|error| status::membership(&error))?;
+        Ok(Response::new(DrainNodeResponse { leader }))
+    }
+
+    async fn undrain_node(
+        &self,
+        request: Request<UndrainNodeRequest>,
+    ) -> Result<Response<UndrainNodeResponse>, Status> {
+        let log = self.0.cluster_for(&request, Action::Admin)?;
+        let undrained = log.drain(&request.get_ref().name, false).await;
+        undrained.map_err(|error| status::membership(&error))?;
+        Ok(Response::new(UndrainNodeResponse {}))
     }
 
     async fn trim(&self, request: Request<TrimRequest>) -> Result<Response<TrimResponse>, Status> {

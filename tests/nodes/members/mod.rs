@@ -1,5 +1,7 @@
 //! Nodes are taken out of a cluster, and kept from leading, as far as the others can do without them.
 
+mod drain;
+
 use ferrolog::raft::MembershipError;
 use tokio::time::timeout;
 

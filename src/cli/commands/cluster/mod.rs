@@ -22,6 +22,7 @@ Examples:
   ferrolog cluster status --servers n1:7400,n2:7400,n3:7400
   ferrolog cluster status --server n2:7400 --output json   (what n2 itself knows)
   ferrolog cluster transfer n3
+  ferrolog cluster drain n2                                (before n2 is restarted; then: cluster undrain n2)
   ferrolog cluster remove n2                               (a node that will not come back)
   ferrolog cluster allow n4                                (n4 may join now, once)
   ferrolog cluster token                                   (whoever starts with it may join, once)
@@ -32,6 +33,11 @@ const STATUS_HELP: &str = "\
 Every node is asked at the same time, those that the others name, too; one that does not answer within 1.5 s is not up.
 LAST HEARD is when the leader heard of it, LAG how many entries it lacks of what is committed.
 Exit code 6: fewer than a majority of the voters answer, or none of them leads.";
+
+const DRAIN_HELP: &str = "\
+The node must be up; it remembers it in its data directory. It votes, and takes records and calls as before.
+If no leader is heard for sixty heartbeats (3 s), it stands for election all the same: it may be the one node that
+can lead. Then it hands leadership on once another one can take it.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
@@ -79,6 +85,17 @@ enum Action {
     Transfer {
         /// The voter; without it, the one that is furthest on
         name: Option<String>,
+    },
+    /// Have a node hand leadership on and stay out of it, over restarts, too
+    #[command(after_help = DRAIN_HELP)]
+    Drain {
+        /// The name it was started under
+        name: String,
+    },
+    /// Let a drained node lead again
+    Undrain {
+        /// The name it was started under
+        name: String,
     },
     /// Take the node given with --server out of the cluster
     Leave,
@@ -134,6 +151,12 @@ pub(in crate::cli) async fn run(args: ClusterArgs, format: Format) -> anyhow::Re
             let leader = client.admin().transfer(name.as_deref()).await?;
             (format!("{leader} leads now"), json!({ "leader": leader }))
         }
+        Action::Drain { name } => drain(&client, &name).await?,
+        Action::Undrain { name } => {
+            client.admin().undrain(&name).await?;
+            let shown = format!("{name} may lead again");
+            (shown, json!({ "name": name, "drained": false }))
+        }
         Action::Limits => limits(&client.admin().limits().await?),
     };
     print_as(format, told)?;
@@ -146,6 +169,25 @@ fn parse_life(text: &str) -> Result<u32, String> {
     let seconds = seconds.filter(|seconds| (1..=TOKEN_LIFE_MAX.as_secs()).contains(seconds));
     let seconds = seconds.and_then(|seconds| u32::try_from(seconds).ok());
     seconds.ok_or_else(|| "write a time from 1s to 24h, such as 10m or 8h".to_owned())
+}
+
+async fn drain(client: &Client, name: &str) -> anyhow::Result<Told> {
+    let leader = client.admin().drain(name).await?;
+    let leads = match &*leader {
+        "" => "no leader is known just now".to_owned(),
+        leader if leader == name => {
+            format!(
+                "{name} still leads, since no other voter can: it hands leadership on once one can"
+            )
+        }
+        leader => format!("{leader} leads"),
+    };
+    let shown = format!("{name} is drained; {leads}; `ferrolog cluster undrain {name}` ends it");
+    let leader = Some(leader).filter(|leader| !leader.is_empty());
+    Ok((
+        shown,
+        json!({ "name": name, "drained": true, "leader": leader }),
+    ))
 }
 
 /// There is no node to be removed.

@@ -55,6 +55,18 @@ fn role(seen: &Seen<'_>) -> &'static str {
     }
 }
 
+/// What the node says itself, or else what the leader heard of it.
+fn is_drained(seen: &Seen<'_>) -> bool {
+    seen.own.map_or(seen.node.drained, |own| own.drained)
+}
+
+fn with_drained(role: &str, drained: bool) -> String {
+    match drained {
+        true => format!("{role}, drained"),
+        false => role.to_owned(),
+    }
+}
+
 fn role_name(role: i32) -> &'static str {
     match NodeRole::try_from(role) {
         Ok(NodeRole::Voter) => "voter",
@@ -91,7 +103,7 @@ fn row(survey: &Survey, seen: &Seen<'_>) -> Vec<String> {
             None => "NO",
         }
         .to_owned(),
-        role(seen).to_owned(),
+        with_drained(role(seen), is_drained(seen)),
         heard.map_or_else(dash, |ms| {
             format!("{} ago", span(Duration::from_millis(ms)))
         }),
@@ -157,6 +169,7 @@ fn json(survey: &Survey) -> Value {
             "silence": seen.silence.map(ToString::to_string),
             "role": role_name(seen.node.role),
             "is_leader": seen.leads(),
+            "drained": is_drained(&seen),
             "heard_ms": seen.node.heard_ms,
             "lag": survey.lag(&seen),
             "matched_index": seen.node.matched_index,
@@ -200,7 +213,7 @@ fn known_text(status: &GetStatusResponse) -> String {
             node.name.clone(),
             node.id.to_string(),
             node.addr.clone(),
-            role_name(node.role).to_owned(),
+            with_drained(role_name(node.role), node.drained),
             if node.is_leader { "yes" } else { "" }.to_owned(),
             index(node.matched_index),
             node.clock_offset_ms
@@ -256,6 +269,7 @@ fn known_json(status: &GetStatusResponse) -> Value {
                 "addr": node.addr,
                 "role": role_name(node.role),
                 "is_leader": node.is_leader,
+                "drained": node.drained,
                 "matched_index": node.matched_index,
                 "clock_offset_ms": node.clock_offset_ms,
             })
@@ -283,6 +297,7 @@ fn known_json(status: &GetStatusResponse) -> Value {
         "held_offset": status.held_offset,
         "staleness_ms": status.staleness_ms,
         "allowed_names": status.allowed_names,
+        "drained": status.drained,
         "nodes": nodes,
     })
 }
@@ -304,6 +319,7 @@ mod tests {
             matched_index: None,
             clock_offset_ms: (id == 2).then_some(-7),
             heard_ms: None,
+            drained: id == 2,
         };
         let status = GetStatusResponse {
             cluster_id: "ab".into(),
@@ -321,6 +337,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("-7ms"), "{text}");
+        assert!(text.contains("learner, drained"), "{text}");
         let alone = GetStatusResponse {
             leader_id: 0,
             held_offset: 1300,

@@ -1,0 +1,52 @@
+//! Which nodes are drained: an operator has them stay out of leadership.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+/// What is known of it; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Drained(Arc<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    own: AtomicBool,
+    /// The peers that said so in their last answer to this node.
+    peers: Mutex<BTreeSet<u64>>,
+}
+
+impl Drained {
+    /// Of a node that is drained, or is not.
+    pub fn new(own: bool) -> Self {
+        let new = Self::default();
+        new.set(own);
+        new
+    }
+
+    /// Whether this node is.
+    pub fn is_own(&self) -> bool {
+        self.0.own.load(Ordering::Relaxed)
+    }
+
+    /// From now on this node is, or is not.
+    pub fn set(&self, own: bool) {
+        self.0.own.store(own, Ordering::Relaxed);
+    }
+
+    /// What a peer said of itself.
+    pub fn note(&self, peer: u64, drained: bool) {
+        let mut peers = self.0.peers.lock();
+        if drained {
+            peers.insert(peer);
+        } else {
+            peers.remove(&peer);
+        }
+    }
+
+    /// Whether a peer is, as far as this node has heard.
+    pub fn is_peer(&self, peer: u64) -> bool {
+        self.0.peers.lock().contains(&peer)
+    }
+}
