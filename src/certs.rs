@@ -4,6 +4,10 @@
 //! none and can only dial gRPC. Where the files go, and with which mode, is left to the caller.
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
+mod facts;
+
+pub use facts::{Facts, For};
+
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +24,8 @@ use crate::net::identity::{NODE_URI_PREFIX, is_valid_name};
 
 const DAY: Duration = Duration::from_hours(24);
 const CA_LIFE: Duration = DAY.saturating_mul(3650);
-const LEAF_LIFE: Duration = DAY.saturating_mul(825);
+/// How many days a certificate of a node or a client is valid for, unless told otherwise.
+pub const LEAF_DAYS: u32 = 825;
 /// Certificates begin in the past, because the clocks of two hosts differ.
 const CLOCK_SKEW: Duration = DAY;
 /// A node answers on these whatever else it is called.
@@ -53,18 +58,32 @@ pub enum CertsError {
         /// What the library said.
         source: rcgen::Error,
     },
-    /// The authority's certificate is no PEM file.
-    #[error("the CA certificate is not a PEM file with a CERTIFICATE section")]
-    CaPem {
+    /// A certificate is no PEM file.
+    #[error("it is not a PEM file with a CERTIFICATE section")]
+    Pem {
         /// What the library said.
         source: pem::Error,
     },
-    /// The authority's certificate is PEM, and no certificate.
-    #[error("the CA certificate cannot be parsed")]
-    CaParse {
+    /// It is PEM, and no certificate.
+    #[error("it has a CERTIFICATE section that cannot be parsed")]
+    Parse {
         /// What the library said.
         source: x509_parser::nom::Err<X509Error>,
     },
+    /// A certificate holds what a new one would not.
+    #[error(
+        "the certificate of {subject} was not made by `ferrolog certs`, and a new one would lose part of it: renew it \
+         where it was made"
+    )]
+    NotOurs {
+        /// Whose it is.
+        subject: String,
+    },
+    /// The private key is another one's.
+    #[error(
+        "the key does not belong to the certificate; bring the one that does, or make a new one with --new-keys"
+    )]
+    OtherKey,
     /// The certificate is a node's or a client's.
     #[error("the certificate given as CA may not sign others; give the one made as authority")]
     NotAnAuthority,
@@ -97,6 +116,7 @@ pub struct Authority {
     ca_pem: String,
     now: SystemTime,
     not_after: SystemTime,
+    leaf_life: Duration,
 }
 
 impl Authority {
@@ -126,30 +146,31 @@ impl Authority {
             ca_pem: cert.pem(),
             now,
             not_after,
+            leaf_life: DAY * LEAF_DAYS,
         })
     }
 
+    /// The same authority, whose certificates are valid for so many days, and never longer than it is itself.
+    pub fn for_days(self, days: u32) -> Self {
+        Self {
+            leaf_life: DAY * days,
+            ..self
+        }
+    }
+
     /// Takes up an authority that was made earlier. What it signs is valid from a day before `now`, for 825 days,
-    /// and never longer than the authority itself.
+    /// and never longer than the authority itself. `ca_pem` may hold several certificates: the one of the key signs.
     ///
     /// # Errors
     ///
     /// A [`CertsError`] if the two texts are no certificate with its key, or not those of an authority.
     pub fn load(ca_pem: &str, key_pem: &str, now: SystemTime) -> Result<Self, CertsError> {
-        let der = CertificateDer::from_pem_slice(ca_pem.as_bytes())
-            .map_err(|source| CertsError::CaPem { source })?;
-        let key = KeyPair::from_pem(key_pem).map_err(|source| CertsError::Make {
-            action: "read the CA key",
-            source,
-        })?;
+        let key = read_key(key_pem)?;
+        let der = of_key(ca_pem, &key)?;
         let (_, cert) =
-            parse_x509_certificate(&der).map_err(|source| CertsError::CaParse { source })?;
+            parse_x509_certificate(&der).map_err(|source| CertsError::Parse { source })?;
         if !cert.is_ca() {
             return Err(CertsError::NotAnAuthority);
-        }
-        // Otherwise every certificate signed here would fail, and only when it is first used.
-        if cert.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
-            return Err(CertsError::KeyMismatch);
         }
         let expiry = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|source| CertsError::Make {
@@ -162,7 +183,42 @@ impl Authority {
             ca_pem: ca_pem.to_owned(),
             now,
             not_after,
+            leaf_life: DAY * LEAF_DAYS,
         })
+    }
+
+    /// A certificate for the same node or client, names and uses as this one, signed by this authority, valid from
+    /// now on. It is made with the key that is given, or with a new one.
+    ///
+    /// # Errors
+    ///
+    /// [`CertsError::NotOurs`] if the old one holds more than [`Self::node`] and [`Self::client`] make;
+    /// [`CertsError::OtherKey`] if the key is not the old one's; [`CertsError::Make`] if the library fails.
+    pub fn renew(&self, old: &Facts, key_pem: Option<&str>) -> Result<CertPem, CertsError> {
+        use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+        if !old.is_plain || old.is_for == For::Authority {
+            return Err(CertsError::NotOurs {
+                subject: old.subject.clone(),
+            });
+        }
+        let key = match key_pem {
+            Some(pem) if old.fits(pem)? => read_key(pem)?,
+            Some(_) => return Err(CertsError::OtherKey),
+            None => generate_key()?,
+        };
+        let hosts = old.hosts.iter().map(|host| host_name(host));
+        let uris = old.uris.iter().map(|uri| uri_name(uri));
+        let names = hosts.chain(uris).collect::<Result<_, _>>()?;
+        let purposes = match old.serves {
+            true => vec![ServerAuth, ClientAuth],
+            false => vec![ClientAuth],
+        };
+        self.issue_with(&old.common_name, names, purposes, &key)
+    }
+
+    /// When the authority's own certificate ends: nothing that it signs is valid for longer.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
     }
 
     /// The authority's certificate, as PEM text: what all nodes and clients trust.
@@ -195,12 +251,7 @@ impl Authority {
     ) -> Result<CertPem, CertsError> {
         check_name(name)?;
         let mut names = host_names(hosts)?;
-        let uri = format!("{NODE_URI_PREFIX}{name}");
-        names.push(SanType::URI(
-            uri.as_str()
-                .try_into()
-                .map_err(|source| host_text(&uri, source))?,
-        ));
+        names.push(uri_name(&format!("{NODE_URI_PREFIX}{name}"))?);
         self.issue(name, names, purposes)
     }
 
@@ -221,6 +272,16 @@ impl Authority {
         names: Vec<SanType>,
         purposes: Vec<ExtendedKeyUsagePurpose>,
     ) -> Result<CertPem, CertsError> {
+        self.issue_with(name, names, purposes, &generate_key()?)
+    }
+
+    fn issue_with(
+        &self,
+        name: &str,
+        names: Vec<SanType>,
+        purposes: Vec<ExtendedKeyUsagePurpose>,
+        key: &KeyPair,
+    ) -> Result<CertPem, CertsError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(name);
         params.subject_alt_names = names;
@@ -229,11 +290,10 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.not_before = (self.now - CLOCK_SKEW).into();
         // A leaf that outlives its authority would promise days that no peer accepts.
-        params.not_after = (self.now + LEAF_LIFE).min(self.not_after).into();
+        params.not_after = (self.now + self.leaf_life).min(self.not_after).into();
 
-        let key = generate_key()?;
         let cert = params
-            .signed_by(&key, &self.issuer)
+            .signed_by(key, &self.issuer)
             .map_err(|source| CertsError::Make {
                 action: "sign the certificate",
                 source,
@@ -266,6 +326,38 @@ fn generate_key() -> Result<KeyPair, CertsError> {
         action: "generate a key",
         source,
     })
+}
+
+/// Reads a private key.
+fn read_key(pem: &str) -> Result<KeyPair, CertsError> {
+    KeyPair::from_pem(pem).map_err(|source| CertsError::Make {
+        action: "read the key",
+        source,
+    })
+}
+
+/// The certificate of this key among those of a file: a file that hands over from one authority to the next holds both.
+fn of_key(pem: &str, key: &KeyPair) -> Result<CertificateDer<'static>, CertsError> {
+    let all = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let all = all.map_err(|source| CertsError::Pem { source })?;
+    if all.is_empty() {
+        let source = pem::Error::NoItemsFound;
+        return Err(CertsError::Pem { source });
+    }
+    let is_of_key = |der: &&CertificateDer<'_>| {
+        let parsed = parse_x509_certificate(der);
+        parsed.is_ok_and(|(_, cert)| {
+            *cert.public_key().subject_public_key.data == *key.public_key_raw()
+        })
+    };
+    // Otherwise every certificate signed here would fail, and only when it is first used.
+    let found = all.iter().find(is_of_key);
+    found.cloned().ok_or(CertsError::KeyMismatch)
+}
+
+fn uri_name(uri: &str) -> Result<SanType, CertsError> {
+    let text = uri.try_into().map_err(|source| host_text(uri, source))?;
+    Ok(SanType::URI(text))
 }
 
 fn host_names(hosts: &[String]) -> Result<Vec<SanType>, CertsError> {
@@ -336,7 +428,7 @@ pub(crate) mod testing {
         };
         let list = rcgen::CertificateRevocationListParams {
             this_update: authority.now.into(),
-            next_update: (authority.now + LEAF_LIFE).into(),
+            next_update: (authority.now + authority.leaf_life).into(),
             crl_number: 1.into(),
             issuing_distribution_point: None,
             revoked_certs: vec![one],
@@ -384,6 +476,58 @@ mod tests {
                 2_000_000_000 - 86_400
             )
         });
+    }
+
+    #[test]
+    fn a_renewed_certificate_differs_in_its_days_alone() {
+        let now = UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+        let authority = Authority::new(now).unwrap();
+        let hosts = ["db.example.com".to_owned(), "10.0.0.7".to_owned()];
+        let old = authority.node("n1", &hosts).unwrap();
+        let (later, facts) = (now + 100 * DAY, Facts::of(&old.cert).unwrap());
+        assert_eq!(facts.days_left(later), 725);
+        let again = Authority::load(authority.ca_pem(), &authority.ca_key_pem(), later).unwrap();
+        let again = again.for_days(30);
+        let new = again.renew(&facts, Some(&old.key)).unwrap();
+        let renewed = Facts::of(&new.cert).unwrap();
+        assert_eq!(renewed.is_for, For::Node("n1".to_owned()));
+        assert_eq!((&renewed.hosts, &renewed.uris), (&facts.hosts, &facts.uris));
+        assert!(renewed.serves && renewed.fits(&old.key).unwrap());
+        assert_eq!(renewed.days_left(later), 30);
+        assert!(!renewed.is_valid(later + 31 * DAY) && renewed.is_valid(later));
+        assert_eq!(renewed.days_left(later + 31 * DAY), -1);
+        // With a new key, which is not the old one's.
+        let new = again.renew(&facts, None).unwrap();
+        assert!(
+            !facts.fits(&new.key).unwrap() && Facts::of(&new.cert).unwrap().fits(&new.key).unwrap()
+        );
+        let other = again.renew(&facts, Some(&new.key));
+        assert!(matches!(other, Err(CertsError::OtherKey)));
+        // What it would lose is not renewed; nor is an authority.
+        let own = Facts::of(authority.ca_pem()).unwrap();
+        assert!(matches!(
+            again.renew(&own, None),
+            Err(CertsError::NotOurs { .. })
+        ));
+    }
+
+    #[test]
+    fn an_authority_signs_out_of_a_file_of_two() {
+        let (old, new) = (authority(), authority());
+        let both = format!("{}{}", old.ca_pem(), new.ca_pem());
+        for one in [&old, &new] {
+            let loaded =
+                Authority::load(&both, &one.ca_key_pem(), crate::env::wall_clock()).unwrap();
+            let client = loaded.client("c").unwrap();
+            let tls = |ca: &Authority| {
+                let ca = ca.ca_pem().as_bytes();
+                crate::net::tls::Tls::from_pem(ca, client.cert.as_bytes(), client.key.as_bytes())
+            };
+            assert!(tls(one).is_ok());
+        }
+        let third = authority().ca_key_pem();
+        let refused = Authority::load(&both, &third, crate::env::wall_clock());
+        assert!(matches!(refused, Err(CertsError::KeyMismatch)));
     }
 
     #[test]
@@ -478,7 +622,7 @@ mod tests {
         ));
         assert!(matches!(
             Authority::load("junk", &leaf.key, now),
-            Err(CertsError::CaPem { .. })
+            Err(CertsError::Pem { .. })
         ));
         assert!(matches!(
             Authority::load(one.ca_pem(), "junk", now),

@@ -16,6 +16,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tempfile::TempDir;
 
+use crate::access::Rights;
+
 /// Linux counts the CPU time in `/proc` in hundredths of a second on every architecture.
 const TICKS_PER_SECOND: u64 = 100;
 /// What `stat` counts blocks in, whatever the file system's own size is.
@@ -74,6 +76,62 @@ pub(super) fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()
         }
         outcome => outcome.with_context(|| format!("write {}", path.display())),
     }
+}
+
+/// Where a file is written before it takes its place: `n1.pem.new` for `n1.pem`.
+pub(super) fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+/// Writes a file aside, with the given mode from its first moment. Durable on return, but for its name.
+pub(super) fn write_aside(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
+    let aside = aside(path);
+    // What an earlier try left may have another mode.
+    remove(&aside)?;
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&aside)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
+    if written.is_err() {
+        // Half a file helps nobody, and the disk may be full of it.
+        let _ = fs::remove_file(&aside);
+    }
+    written.with_context(|| format!("write {}", aside.display()))
+}
+
+/// Puts what was written aside in place of the file. Durable on return.
+pub(super) fn put_in_place(path: &Path) -> anyhow::Result<()> {
+    let renamed = fs::rename(aside(path), path);
+    renamed.with_context(|| format!("put {} in its place", aside(path).display()))?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = dir.unwrap_or(Path::new("."));
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.with_context(|| format!("sync the directory {}", dir.display()))
+}
+
+/// The names of the files in a directory, sorted.
+pub(super) fn list(dir: &Path) -> anyhow::Result<Vec<String>> {
+    let listed = || format!("list {}", dir.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).with_context(listed)? {
+        let name = entry.with_context(listed)?.file_name();
+        names.extend(name.into_string());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Who may do what with a file.
+pub(super) fn rights(path: &Path) -> anyhow::Result<Rights> {
+    let found = fs::metadata(path).with_context(|| format!("look at {}", path.display()))?;
+    Ok(Rights::from(&found))
 }
 
 /// The given directory, or a temporary one that goes when the second value is dropped.

@@ -6,7 +6,7 @@ use crate::source::{Finding, Path, Source, is_test_file, is_word};
 const HOMES: &[(&str, &[&str])] = &[
     ("openraft", &["src/raft/"]),
     ("redb", &["src/raft/home/stable_store.rs"]),
-    ("rustls", &["src/net/tls/", "src/certs.rs"]),
+    ("rustls", &["src/net/tls/", "src/certs.rs", "src/certs/"]),
     ("tokio_rustls", &["src/net/tls/"]),
     ("rcgen", &["src/certs.rs"]),
     ("memmap2", &["src/log/segment/index.rs"]),

@@ -62,7 +62,6 @@ impl Pem {
         Ok(Self { file, bytes })
     }
 
-    /// At least one certificate.
     /// The lists of revoked certificates in it.
     pub(super) fn revoked(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
         let lists: Result<Vec<_>, _> =
@@ -78,6 +77,7 @@ impl Pem {
         Ok(lists)
     }
 
+    /// At least one certificate.
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let found = CertificateDer::pem_slice_iter(&self.bytes)
             .collect::<Result<Vec<_>, _>>()

@@ -20,6 +20,7 @@ pub use rustix::process::Signal;
 
 use node::{Node, log_tail};
 
+use crate::certs::LEAF_DAYS;
 use crate::cli::commands::certs::{Existing, Mint};
 use crate::cli::files;
 use crate::client::Client;
@@ -105,6 +106,7 @@ impl LocalCluster {
             let mint = Mint {
                 dir: &self.options.dir.join("certs"),
                 hosts: &[],
+                days: LEAF_DAYS,
                 existing: Existing::Keep,
             };
             mint.write(names, &[CLIENT_NAME.to_owned()])?;
