@@ -14,7 +14,7 @@ mod told;
 
 pub use crate::server::{Action, On, Policy, Rule};
 pub use error::AgentError;
-pub use reloads::Reloads;
+pub use reloads::{Reloads, check_certificate};
 pub use runtimes::{Runtimes, Threads};
 
 use std::fmt;
@@ -35,8 +35,6 @@ use crate::net::{Listener, Network, Security};
 use crate::raft::{self, ReplicatedLog, Seat, Timing};
 use crate::server::Drain;
 use crate::tasks;
-
-use reloads::check_certificate;
 
 use background::{tell_health, upkeep};
 use servers::{Ends, Port, Servers};
@@ -137,16 +135,7 @@ impl Bound {
                 })?;
         let local = listener.local_addr();
         let insecure = matches!(security, Security::Insecure);
-        if insecure && !is_loopback(&local) {
-            return Err(AgentError::InsecureAddress { addr: local });
-        }
-        let addr = config.advertise.clone().unwrap_or_else(|| local.clone());
-        if is_unspecified(&addr) {
-            return Err(AgentError::Advertise { addr });
-        }
-        if insecure && !is_loopback(&addr) {
-            return Err(AgentError::InsecureAddress { addr });
-        }
+        let addr = check_addresses(insecure, &local, config.advertise.as_deref())?;
         // A name may come to be known only once the node runs, as in Kubernetes.
         if let Err(error) = network.resolve(&addr).await {
             tracing::warn!(%addr, %error, "the address to advertise cannot be resolved here: \
@@ -328,7 +317,35 @@ impl Agent {
     }
 }
 
-fn host(addr: &str) -> &str {
+/// Where others reach a node that listens at `local`: where that is not to be, an error.
+///
+/// # Errors
+///
+/// [`AgentError::InsecureAddress`] if plaintext could be reached from another machine; [`AgentError::Advertise`] if
+/// nobody can dial the address.
+pub fn check_addresses(
+    insecure: bool,
+    local: &str,
+    advertise: Option<&str>,
+) -> Result<String, AgentError> {
+    let refused = |addr: &str| AgentError::InsecureAddress {
+        addr: addr.to_owned(),
+    };
+    if insecure && !is_loopback(local) {
+        return Err(refused(local));
+    }
+    let addr = advertise.unwrap_or(local).to_owned();
+    if is_unspecified(&addr) {
+        return Err(AgentError::Advertise { addr });
+    }
+    if insecure && !is_loopback(&addr) {
+        return Err(refused(&addr));
+    }
+    Ok(addr)
+}
+
+/// The host of an address, without the brackets of IPv6.
+pub fn host(addr: &str) -> &str {
     let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
     host.trim_start_matches('[').trim_end_matches(']')
 }

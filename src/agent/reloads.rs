@@ -80,3 +80,7 @@ pub fn check_certificate(name: &str, identity: &Identity) -> Result<(), AgentErr
         Some(_) => Ok(()),
     }
 }
+///
+/// # Errors
+///
+/// [`AgentError::NotANode`], [`AgentError::OtherNode`] or [`AgentError::OneSided`]: what the certificate lacks.

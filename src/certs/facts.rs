@@ -130,6 +130,17 @@ impl Facts {
         left.div_euclid(DAY_S)
     }
 
+    /// Whether it names the host, or the address.
+    pub fn serves_as(&self, host: &str) -> bool {
+        let tail = host.split_once('.').map(|(_, tail)| tail);
+        self.hosts
+            .iter()
+            .any(|known| match known.strip_prefix("*.") {
+                Some(known) => tail.is_some_and(|tail| tail.eq_ignore_ascii_case(known)),
+                None => known.eq_ignore_ascii_case(host),
+            })
+    }
+
     /// Whether it is valid at this moment.
     pub fn is_valid(&self, now: SystemTime) -> bool {
         (self.not_before..=self.not_after).contains(&now)

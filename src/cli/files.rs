@@ -213,6 +213,19 @@ pub(super) fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
+/// Whether this process may make files in a directory.
+pub(super) fn check_writable(dir: &Path) -> anyhow::Result<()> {
+    let may = rustix::fs::access(
+        dir,
+        rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
+    );
+    may.with_context(|| format!("write into {}", dir.display()))
+}
+
+pub(super) fn is_dir(path: &Path) -> bool {
+    path.is_dir()
+}
+
 pub(super) fn exists(path: &Path) -> bool {
     path.exists()
 }

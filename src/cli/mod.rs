@@ -28,8 +28,8 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::json;
 
 use commands::{
-    about, certs, cluster, consume, cursor, doctor, fence, health, log, policy, produce, serve,
-    session,
+    about, certs, cluster, config, consume, cursor, doctor, fence, health, log, policy, produce,
+    serve, session,
 };
 use connection::ConnectionArgs;
 use exit::{EXIT_DOUBT, EXIT_FAILURE, EXIT_SHORT, EXIT_TIMEOUT, EXIT_USAGE, UsageError};
@@ -101,6 +101,8 @@ enum Command {
     Policy(policy::PolicyArgs),
     /// Make a certificate authority, and certificates of nodes and clients
     Certs(certs::CertsArgs),
+    /// Check a node's settings without starting it, and show where each comes from
+    Config(config::ConfigArgs),
     /// Run a cluster on this machine until Ctrl-C
     Dev(dev::DevArgs),
     /// Prove on this machine that nothing is lost when the leader dies
@@ -144,6 +146,7 @@ impl Cli {
             Command::Log(args) => log::run(args, format).await,
             Command::Policy(args) => policy::run(args, format),
             Command::Certs(args) => done(certs::run(&args, format)),
+            Command::Config(args) => config::run(args, format).await,
             Command::Dev(args) => dev::run(args, format).await,
             Command::Trial(args) => done(interruptible(trial::run(args, format)).await),
             Command::Bench(args) => done(interruptible(bench::run(args, format)).await),
@@ -180,6 +183,7 @@ impl Command {
             Self::Serve(_)
             | Self::Policy(_)
             | Self::Certs(_)
+            | Self::Config(_)
             | Self::Dev(_)
             | Self::Trial(_)
             | Self::Bench(_)

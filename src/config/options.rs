@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{ConfigError, quantity};
 
@@ -12,7 +12,7 @@ const HELP_SECURITY: &str = "Security";
 const HELP_TUNING: &str = "Tuning";
 
 /// Settings as they are given: what is not given is `None`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
     /// The node's name: unique in the cluster, and the same at every start
@@ -96,7 +96,11 @@ pub struct Options {
     /// The largest record, such as 1MiB [default: 4088KiB]
     #[arg(long, env = "FERROLOG_RECORD_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING,
           value_parser = bytes::<usize>)]
-    #[serde(default, deserialize_with = "read_bytes")]
+    #[serde(
+        default,
+        deserialize_with = "read_bytes",
+        serialize_with = "write_bytes"
+    )]
     pub record_bytes_max: Option<usize>,
     /// How many logs there may be, `default` among them [default: 100000]
     #[arg(long, env = "FERROLOG_LOGS_MAX", value_name = "COUNT", help_heading = HELP_TUNING)]
@@ -108,33 +112,57 @@ pub struct Options {
     /// The size of a segment [default: 64MiB]
     #[arg(long, env = "FERROLOG_SEGMENT_BYTES_MAX", value_name = "BYTES", help_heading = HELP_TUNING,
           value_parser = bytes::<u32>)]
-    #[serde(default, deserialize_with = "read_bytes")]
+    #[serde(
+        default,
+        deserialize_with = "read_bytes",
+        serialize_with = "write_bytes"
+    )]
     pub segment_bytes_max: Option<u32>,
     /// Refuse records while the disk has less room than this, such as 1GiB [default: four segments]
     #[arg(long, env = "FERROLOG_DISK_RESERVE_BYTES", value_name = "BYTES", help_heading = HELP_TUNING,
           value_parser = bytes::<u64>)]
-    #[serde(default, deserialize_with = "read_bytes")]
+    #[serde(
+        default,
+        deserialize_with = "read_bytes",
+        serialize_with = "write_bytes"
+    )]
     pub disk_reserve_bytes: Option<u64>,
     /// How fast sealed segments are read to find damage, in bytes a second; 0: not at all [default: 8MiB]
     #[arg(long, env = "FERROLOG_SCRUB_BYTES_PER_SECOND", value_name = "BYTES", help_heading = HELP_TUNING,
           value_parser = bytes::<u64>)]
-    #[serde(default, deserialize_with = "read_bytes")]
+    #[serde(
+        default,
+        deserialize_with = "read_bytes",
+        serialize_with = "write_bytes"
+    )]
     pub scrub_bytes_per_second: Option<u64>,
     /// How often a leader is heard, such as 50ms; a bare number is of milliseconds. A follower waits three to six
     /// times as long [default: 50ms]
     #[arg(long, env = "FERROLOG_HEARTBEAT_MS", value_name = "TIME", help_heading = HELP_TUNING, value_parser = millis)]
-    #[serde(default, deserialize_with = "read_millis")]
+    #[serde(
+        default,
+        deserialize_with = "read_millis",
+        serialize_with = "write_millis"
+    )]
     pub heartbeat_ms: Option<u64>,
     /// A clock that is further from a majority's than this is not believed; a bare number is of milliseconds
     /// [default: 1s]
     #[arg(long, env = "FERROLOG_CLOCK_BOUND_MS", value_name = "TIME", help_heading = HELP_TUNING,
           value_parser = millis)]
-    #[serde(default, deserialize_with = "read_millis")]
+    #[serde(
+        default,
+        deserialize_with = "read_millis",
+        serialize_with = "write_millis"
+    )]
     pub clock_bound_ms: Option<u64>,
     /// A call that takes longer is logged, a write with its stages; 0: none is; a bare number is of milliseconds
     /// [default: 1s]
     #[arg(long, env = "FERROLOG_SLOW_CALL_MS", value_name = "TIME", help_heading = HELP_TUNING, value_parser = millis)]
-    #[serde(default, deserialize_with = "read_millis")]
+    #[serde(
+        default,
+        deserialize_with = "read_millis",
+        serialize_with = "write_millis"
+    )]
     pub slow_call_ms: Option<u64>,
     /// What is logged, in a file: on a command line it is every command's.
     #[arg(skip)]
@@ -149,12 +177,29 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::File`] if the text is no TOML, or has a key that is not known.
+    /// [`ConfigError::File`] if the text is no TOML, has a key that is not known, or a value that is none.
     pub fn parse(text: &str, path: PathBuf) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError::File {
-            path,
-            what: error.to_string(),
-        })
+        let failed = |what| ConfigError::File {
+            path: path.clone(),
+            what,
+        };
+        // Before the values are looked at: a misspelt key is told with the one that was meant.
+        let table: toml::Table = toml::from_str(text).map_err(|error| failed(error.to_string()))?;
+        let logging = ["log_level", "log_format"].map(str::to_owned);
+        let known = [Self::keys(), logging.to_vec()].concat();
+        let strangers: Vec<_> = table.keys().filter(|key| !known.contains(key)).collect();
+        if !strangers.is_empty() {
+            let told = strangers.iter().map(|key| stranger(key, text, &known));
+            return Err(failed(told.collect::<Vec<_>>().join("; ")));
+        }
+        toml::from_str(text).map_err(|error| failed(error.to_string()))
+    }
+
+    /// The keys of the settings: the options' names with underscores. A file may say beside them how the node logs.
+    pub fn keys() -> Vec<String> {
+        let command = <Self as clap::Args>::augment_args(clap::Command::new("settings"));
+        let ids = command.get_arguments().map(|arg| arg.get_id().to_string());
+        ids.collect()
     }
 
     /// These settings, and for those that are not given the others'.
@@ -195,6 +240,41 @@ impl Options {
     }
 }
 
+/// What is said of a key that is not known.
+fn stranger(key: &str, text: &str, known: &[String]) -> String {
+    let is_it = |line: &str| {
+        let head = line.split_once('=').map_or("", |(head, _)| head);
+        head.trim().trim_matches(['"', '\'']) == key
+    };
+    let line = text.lines().position(is_it).map(|line| line + 1);
+    let place = line.map_or_else(String::new, |line| format!("line {line}: "));
+    let nearest = known.iter().min_by_key(|name| distance(key, name));
+    // One that differs in most of its letters was not meant.
+    let meant = nearest.filter(|name| distance(key, name) * 2 <= name.len());
+    match meant {
+        Some(name) => format!("{place}there is no setting {key:?}; is {name:?} meant?"),
+        None => format!(
+            "{place}there is no setting {key:?}; `ferrolog config show --help` lists them, to be written with underscores"
+        ),
+    }
+}
+
+/// How many letters must be put in, left out or replaced to get from one text to the other (Levenshtein).
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<_> = to.chars().collect();
+    let mut row: Vec<_> = (0..=to.len()).collect();
+    for (number, char) in from.chars().enumerate() {
+        let mut left_above = row[0];
+        row[0] = number + 1;
+        for (at, other) in to.iter().enumerate() {
+            let replaced = left_above + usize::from(char != *other);
+            left_above = row[at + 1];
+            row[at + 1] = replaced.min(row[at] + 1).min(row[at + 1] + 1);
+        }
+    }
+    row[to.len()]
+}
+
 fn bytes<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     let bytes = quantity::parse_bytes(text).and_then(|bytes| T::try_from(bytes).ok());
     bytes.ok_or_else(|| "write bytes such as 64MiB or 1000000".to_owned())
@@ -220,6 +300,23 @@ where
     let number = from.deserialize_any(read)?;
     let number = T::try_from(number).map_err(|_| de::Error::custom("this many bytes are too many"));
     number.map(Some)
+}
+
+/// As [`read_bytes`] reads it, in the one way in which all are written.
+#[allow(clippy::ref_option, reason = "serde's way to call")]
+fn write_bytes<T, S>(bytes: &Option<T>, to: S) -> Result<S::Ok, S::Error>
+where
+    T: Copy + TryInto<u64>,
+    S: Serializer,
+{
+    let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+    bytes.map(quantity::bytes).serialize(to)
+}
+
+/// As [`read_millis`] reads it.
+#[allow(clippy::ref_option, reason = "serde's way to call")]
+fn write_millis<S: Serializer>(ms: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+    ms.map(quantity::span_ms).serialize(to)
 }
 
 /// A number of milliseconds in a file, or a text such as `"50ms"`.

@@ -3,6 +3,7 @@
 pub mod about;
 pub mod certs;
 pub mod cluster;
+pub mod config;
 mod consent;
 pub mod consume;
 pub mod cursor;

@@ -168,3 +168,51 @@ async fn a_policy_tells_which_line_decides() {
     std::fs::write(&file, "p, billing\n").expect("a policy");
     check(&[]).await.expect_refusal(&["acl.csv", "line 1"]);
 }
+
+/// Where each setting comes from, by the words of the command itself, its variables and a file.
+#[tokio::test]
+async fn each_setting_is_shown_with_where_it_comes_from() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("n1.toml");
+    let text = "name = 'file'\nlisten = '127.0.0.1:0'\ninsecure = true\nbootstrap = true\nheartbeat_ms = 1000\n\
+                clock_bound_ms = 2000\njoin_token = 'very-secret'\n";
+    std::fs::write(&file, text).expect("a file of settings");
+    let path = file.to_str().expect("UTF-8");
+    let data = dir.path().join("data");
+    let words = [
+        "config", "show", "--origin", "--config", path, "--output", "json",
+    ];
+    let flags = [
+        "--data-dir",
+        data.to_str().expect("UTF-8"),
+        "--clock-bound-ms",
+        "3s",
+    ];
+    let words: Vec<_> = [&words[..], &flags]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    let mut show = command(&words);
+    show.env("FERROLOG_NAME", "variable")
+        .env("FERROLOG_CLOCK_BOUND_MS", "4s");
+    let shown = ended(show).await;
+    let shown = shown.expect_success();
+    assert!(!shown.contains("very-secret"), "{shown}");
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    let setting = |key: &str| {
+        let all = shown["settings"].as_array().expect("a list");
+        let found = all.iter().find(|setting| setting["key"] == key);
+        let found = found.unwrap_or_else(|| panic!("no {key} in {shown}"));
+        [&found["value"], &found["origin"], &found["from"]]
+            .map(|part| part.as_str().unwrap_or("-").to_owned())
+    };
+    assert_eq!(setting("name"), ["variable", "variable", "FERROLOG_NAME"]);
+    assert_eq!(
+        setting("clock_bound_ms"),
+        ["3s", "flag", "--clock-bound-ms"]
+    );
+    assert_eq!(setting("heartbeat_ms"), ["1s", "file", path]);
+    assert_eq!(setting("segment_bytes_max"), ["64MiB", "default", "-"]);
+    assert_eq!(setting("acl"), ["-", "default", "-"]);
+}

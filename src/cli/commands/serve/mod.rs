@@ -1,9 +1,13 @@
 //! `ferrolog serve`: runs a node until it is told to stop, or cannot go on.
 
 mod reload;
+mod settings;
+
+pub(in crate::cli) use reload::policy;
+pub(in crate::cli) use settings::SettingsArgs;
 
 use std::future::pending;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -12,7 +16,7 @@ use tokio::io::{AsyncReadExt, Stdin};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, Bound, Policy, Seams, Threads};
-use crate::config::{Options, SecurityConfig};
+use crate::config::SecurityConfig;
 use crate::log;
 use crate::net::Security;
 use crate::net::mux::MuxLimits;
@@ -42,31 +46,27 @@ SIGTERM and SIGINT stop it within ten seconds: leadership is handed on first.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ServeArgs {
-    /// A TOML file of settings; its keys are these options' names with underscores
-    #[arg(long, env = "FERROLOG_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
     /// Stop when standard input closes, as it does when whoever started the node is gone
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
     #[command(flatten)]
-    options: Options,
+    settings: SettingsArgs,
 }
 
 /// Runs until a signal or a failure.
 pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let mut options = args.options;
-    if let Some(path) = &args.config {
-        let file = Options::parse(&read(path)?, path.clone())?;
+    let together = args.settings.together()?;
+    if args.settings.file().is_some() {
+        let file = &together.options;
         logging::begin(file.log_level.as_deref(), file.log_format.as_deref())?;
-        options = options.over(file);
     }
-    let mut config = options.resolve()?;
+    let mut config = together.options.resolve()?;
     let security = match &config.security {
         SecurityConfig::Insecure => Security::Insecure,
         SecurityConfig::Mutual(files) => Security::Mutual(Tls::load(files)?),
     };
     let policy = match &config.acl {
-        Some(path) => reload::policy(path)?,
+        Some(path) => policy(path)?,
         None => Policy::default(),
     };
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -82,7 +82,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let seams = Seams::real(threads.runtimes());
     let files_of = config.clone();
     let bound = Bound::bind(config, security, policy, seams).await?;
-    let mut reloading = Reloading::new(&files_of, args.config, bound.reloads());
+    let mut reloading = Reloading::new(&files_of, args.settings.file().map(Path::to_owned), bound.reloads());
     let mut told = async || {
         tokio::select! {
             () = closed(starter.as_mut()) => "the end of whoever started it",
