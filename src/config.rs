@@ -145,7 +145,7 @@ mod tests {
                 "record_bytes_max",
                 bytes(config.limits.record_bytes_max as u64),
             ),
-            ("logs_max", config.limits.logs_max.to_string()),
+            ("logs_max", config.limits.logs_max.get().to_string()),
             ("metrics_logs_max", config.metrics_logs_max.to_string()),
             (
                 "segment_bytes_max",

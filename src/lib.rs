@@ -56,6 +56,9 @@ pub mod disk;
 pub mod env;
 #[cfg(feature = "server")]
 #[doc(hidden)]
+pub mod live;
+#[cfg(feature = "server")]
+#[doc(hidden)]
 pub mod log;
 #[cfg(feature = "server")]
 #[doc(hidden)]

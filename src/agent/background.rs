@@ -6,6 +6,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::live::Live;
 use crate::raft::{ReplicatedLog, View};
 use crate::server::{HealthReporter, ServeError};
 use crate::tasks;
@@ -30,13 +31,14 @@ pub async fn serving(
 /// Starts the tasks that run beside serving, until the node stops.
 pub fn upkeep(
     log: &ReplicatedLog,
-    scrub_bytes_per_second: u64,
+    scrub_bytes_per_second: Live<u64>,
     consensus: &Handle,
 ) -> Vec<JoinHandle<()>> {
     let (changes, kept, mended, scrubbed) = (log.clone(), log.clone(), log.clone(), log.clone());
     let (reached, strangers, paced) = (log.clone(), log.clone(), log.clone());
     let drained = log.clone();
-    let mut helpers = vec![
+    let scrub = async move { scrubbed.scrub(scrub_bytes_per_second).await };
+    vec![
         tasks::spawn_endless_on(consensus, "pace", async move { paced.keep_pace().await }),
         tasks::spawn_endless_on(
             consensus,
@@ -54,12 +56,8 @@ pub fn upkeep(
         }),
         tasks::spawn_endless_on(consensus, "upkeep", async move { kept.keep_up().await }),
         tasks::spawn_endless_on(consensus, "repair", async move { mended.mend().await }),
-    ];
-    if scrub_bytes_per_second > 0 {
-        let scrub = async move { scrubbed.scrub(scrub_bytes_per_second).await };
-        helpers.push(tasks::spawn_endless_on(consensus, "scrub", scrub));
-    }
-    helpers
+        tasks::spawn_endless_on(consensus, "scrub", scrub),
+    ]
 }
 
 /// Tells probes the truth: the node serves while it is a member, knows a leader and runs.

@@ -14,7 +14,8 @@ mod told;
 
 pub use crate::server::{Action, On, Policy, Rule};
 pub use error::AgentError;
-pub use reloads::{Reloads, check_certificate};
+use reloads::Paces;
+pub use reloads::{LIVE_SETTINGS, Reloads, check_certificate};
 pub use runtimes::{Runtimes, Threads};
 
 use std::fmt;
@@ -106,6 +107,7 @@ pub struct Bound {
     streams: Streams,
     /// The second address, for scrapers and probes.
     probes: Option<Box<dyn Listener>>,
+    paces: Paces,
 }
 
 impl Bound {
@@ -153,6 +155,7 @@ impl Bound {
             seams.runtimes.consensus.clone(),
         );
         Ok(Self {
+            paces: Paces::new(&config),
             config,
             seams,
             layer,
@@ -171,6 +174,10 @@ impl Bound {
             security: self.layer.security().clone(),
             policy: self.policy.clone(),
             rechecks: self.mux.reloads(),
+            limits: self.config.limits.clone(),
+            port: self.mux.changing(),
+            descriptors_max: self.config.descriptors_max,
+            paces: self.paces.clone(),
         }
     }
 
@@ -202,6 +209,7 @@ impl Bound {
             policy: self.policy,
             streams: self.streams,
             probes: self.probes,
+            metrics_logs_max: self.paces.metrics_logs_max,
         };
         let ends = Ends {
             draining,
@@ -228,7 +236,7 @@ impl Bound {
             fail,
         );
         let health_told = tell_health(log.clone(), servers.health.clone());
-        let scrub = self.config.scrub_bytes_per_second;
+        let scrub = self.paces.scrub_bytes_per_second;
         let mut helpers = upkeep(&log, scrub, &runtimes.consensus);
         helpers.push(tasks::spawn_on(&runtimes.consensus, "membership", settle));
         helpers.push(tasks::spawn_on(&runtimes.clients, "health", health_told));

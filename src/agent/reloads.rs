@@ -2,11 +2,13 @@
 
 use tokio::sync::watch;
 
+use crate::config::Config;
+use crate::live::Live;
 use crate::net::Security;
 use crate::net::identity::Identity;
-use crate::net::mux::Recheck;
+use crate::net::mux::{Changing, MuxLimits, Recheck};
 use crate::net::tls::Tls;
-use crate::server::Policy;
+use crate::server::{Limits, Policy};
 
 use super::AgentError;
 
@@ -21,7 +23,37 @@ pub struct Reloads {
     pub(super) security: Security,
     pub(super) policy: Policy,
     pub(super) rechecks: watch::Sender<Recheck>,
+    pub(super) limits: Limits,
+    pub(super) port: Changing,
+    pub(super) descriptors_max: usize,
+    pub(super) paces: Paces,
 }
+
+/// Numbers that the node's parts look at again and again.
+#[derive(Debug, Clone)]
+pub(super) struct Paces {
+    pub scrub_bytes_per_second: Live<u64>,
+    pub metrics_logs_max: Live<usize>,
+}
+
+impl Paces {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            scrub_bytes_per_second: Live::new(config.scrub_bytes_per_second),
+            metrics_logs_max: Live::new(config.metrics_logs_max),
+        }
+    }
+}
+
+/// The settings that can change while the node runs, by their keys in a file.
+pub const LIVE_SETTINGS: [&str; 6] = [
+    "scrub_bytes_per_second",
+    "metrics_logs_max",
+    "connections_max",
+    "connection_age_max_seconds",
+    "logs_max",
+    "create_logs_on_produce",
+];
 
 impl Reloads {
     /// Proves the node with these from now on, and asks peers and clients for what these trust. Connections whose
@@ -58,6 +90,29 @@ impl Reloads {
         self.policy.audit().reloaded(POLICY, Some(why));
     }
 
+    /// Goes by these settings from now on, as far as they can change: those of [`LIVE_SETTINGS`]. What is open or made
+    /// already stays, also beyond a limit that is lower now.
+    pub fn take_up_settings(&self, config: &Config) {
+        let Config {
+            scrub_bytes_per_second,
+            metrics_logs_max,
+            connections_max,
+            connection_age_max,
+            limits,
+            ..
+        } = config;
+        self.paces
+            .scrub_bytes_per_second
+            .set(*scrub_bytes_per_second);
+        self.paces.metrics_logs_max.set(*metrics_logs_max);
+        let within = MuxLimits::within(*connections_max, self.descriptors_max);
+        self.port.set_clients_max(within.clients_max);
+        self.port.set_age_max(*connection_age_max);
+        self.limits.logs_max.set(limits.logs_max.get());
+        let creates = limits.create_logs_on_produce.get();
+        self.limits.create_logs_on_produce.set(creates);
+    }
+
     /// When the node's certificate ends, in seconds since 1970; `None` without one.
     pub fn certificate_ends_s(&self) -> Option<u64> {
         match &self.security {
@@ -68,6 +123,10 @@ impl Reloads {
 }
 
 /// Whether a node of this name can prove itself with a certificate.
+///
+/// # Errors
+///
+/// [`AgentError::NotANode`], [`AgentError::OtherNode`] or [`AgentError::OneSided`]: what the certificate lacks.
 pub fn check_certificate(name: &str, identity: &Identity) -> Result<(), AgentError> {
     let name = name.to_owned();
     match &identity.node_name {
@@ -80,7 +139,3 @@ pub fn check_certificate(name: &str, identity: &Identity) -> Result<(), AgentErr
         Some(_) => Ok(()),
     }
 }
-///
-/// # Errors
-///
-/// [`AgentError::NotANode`], [`AgentError::OtherNode`] or [`AgentError::OneSided`]: what the certificate lacks.

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::live::Live;
 use crate::net::budget::Budget;
 use crate::net::mux::{Mux, Streams};
 use crate::net::{Listener, Security};
@@ -26,6 +27,8 @@ pub struct Port<'a> {
     pub streams: Streams,
     /// The second address, for scrapers and probes.
     pub probes: Option<Box<dyn Listener>>,
+    /// How many logs metrics tell of by name.
+    pub metrics_logs_max: Live<usize>,
 }
 
 /// When the servers end, and who hears if they do so before.
@@ -77,7 +80,7 @@ pub async fn start(
         counts: &counts,
         audit: policy.audit(),
         runtimes,
-        logs_max: config.metrics_logs_max,
+        logs_max: port.metrics_logs_max,
     });
     let draining = ends.draining.clone();
     let surface = Surface::new(registry, seat.clone(), policy.clone(), draining);

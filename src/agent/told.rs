@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::live::Live;
 use crate::metrics::families::*;
 use crate::metrics::{Page, Registry, process};
 use crate::net::budget::Budget;
@@ -28,7 +29,7 @@ pub struct Parts<'a> {
     pub audit: &'a Audit,
     pub runtimes: &'a Runtimes,
     /// Logs that are told of by name.
-    pub logs_max: usize,
+    pub logs_max: Live<usize>,
 }
 
 /// All that they tell.
@@ -39,9 +40,9 @@ pub fn registry(parts: &Parts<'_>) -> Registry {
         page.family(&BUILD_INFO, |series| series.value(&[version], 1_u64));
         page.one(&LINES_LOST, stderr::lost());
     });
-    let (seat, logs_max) = (parts.seat.clone(), parts.logs_max);
+    let (seat, logs_max) = (parts.seat.clone(), parts.logs_max.clone());
     registry.add(move |page| match seat.get() {
-        Some(log) => log.tell(page, logs_max),
+        Some(log) => log.tell(page, logs_max.get()),
         // It is no member of a cluster yet.
         None => page.one(&READY, false),
     });

@@ -9,6 +9,7 @@ use super::{
     CONNECTION_AGE_S, Config, ConfigError, LOGS_MOST, LOOPBACK, METRICS_LOGS, METRICS_LOGS_MOST,
     Options, RESERVE_SEGMENTS, SCRUB_BYTES_PER_SECOND, SecurityConfig,
 };
+use crate::live::Live;
 use crate::log;
 use crate::net::identity::is_valid_name;
 use crate::net::mux::CLIENTS_MAX;
@@ -90,8 +91,8 @@ impl Options {
             connection_age_max: measures.connection_age_max,
             descriptors_max: usize::MAX,
             limits: Limits {
-                logs_max: measures.logs_max,
-                create_logs_on_produce: self.create_logs_on_produce.unwrap_or(false),
+                logs_max: Live::new(measures.logs_max),
+                create_logs_on_produce: Live::new(self.create_logs_on_produce.unwrap_or(false)),
                 ..measures.sizes.limits
             },
             log: measures.sizes.log,
@@ -134,7 +135,7 @@ impl Options {
         let connections = faults.keep(connections);
         let age_max = faults.keep(connection_age(self.connection_age_max_seconds));
         let sizes = faults.keep(Sizes::new(self.segment_bytes_max, self.record_bytes_max));
-        let logs_max = self.logs_max.unwrap_or(Limits::default().logs_max);
+        let logs_max = self.logs_max.unwrap_or(Limits::default().logs_max.get());
         let logs = faults.keep(check_range("--logs-max", logs_max, 1..=LOGS_MOST));
         let timing = faults.keep(timing(
             self.heartbeat_ms,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::live::Live;
 use crate::log::{Index, LogId, Offset};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::audited::Note;
@@ -324,12 +325,13 @@ impl ReplicatedLog {
 
     /// Reads every sealed segment now and then, `bytes_per_second` at most, so that damage is found
     /// while other nodes are whole. Never returns.
-    pub async fn scrub(&self, bytes_per_second: u64) {
+    pub async fn scrub(&self, bytes_per_second: Live<u64>) {
         self.0.upkeep.scrub(bytes_per_second).await
     }
 
     /// Reads every sealed segment once; gives the bytes read and the segments found damaged.
     pub async fn scrub_once(&self, bytes_per_second: u64) -> (u64, u64) {
-        self.0.upkeep.scrub_once(bytes_per_second).await
+        let pace = Live::new(bytes_per_second);
+        self.0.upkeep.scrub_once(&pace).await
     }
 }

@@ -200,7 +200,7 @@ impl<L: CommitLog> ApiContext<L> {
             return with_id(found?, name, id).await;
         }
         let is_missing = |status: &Status| Reason::of(status) == Some(Reason::NoSuchLog);
-        if !self.limits.create_logs_on_produce || !found.as_ref().is_err_and(is_missing) {
+        if !found.as_ref().is_err_and(is_missing) || !self.limits.create_logs_on_produce.get() {
             return found;
         }
         check_new_name(name)?;
@@ -210,7 +210,7 @@ impl<L: CommitLog> ApiContext<L> {
             token: Bytes::new(),
             subject: rights.subject().to_owned(),
             now_ms: 0,
-            logs_max: self.limits.logs_max,
+            logs_max: self.limits.logs_max.get(),
         };
         let log = self.seated()?.until(until).asked_by(rights.origin());
         let made = log.make(create).await;

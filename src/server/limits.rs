@@ -1,5 +1,6 @@
 //! What a node takes from clients at most: records, batches, messages, windows.
 
+use crate::live::Live;
 use crate::log;
 use crate::net::budget;
 use crate::raft::Demands;
@@ -15,9 +16,9 @@ pub struct Limits {
     /// Bytes of a stream's records that become one batch; a larger record is a batch of its own.
     pub batch_bytes_max: usize,
     /// The logs that there may be, the default one among them.
-    pub logs_max: u32,
+    pub logs_max: Live<u32>,
     /// Whether a log is made when somebody first appends to its name.
-    pub create_logs_on_produce: bool,
+    pub create_logs_on_produce: Live<bool>,
     /// Calls under way on one connection.
     pub streams_per_connection_max: u32,
     /// Bytes that clients may have under way.
@@ -92,8 +93,8 @@ impl Default for Limits {
         Self {
             record_bytes_max: RECORD_BYTES_MAX,
             batch_bytes_max: STREAM_BATCH_BYTES_MAX,
-            logs_max: LOGS_MAX,
-            create_logs_on_produce: false,
+            logs_max: Live::new(LOGS_MAX),
+            create_logs_on_produce: Live::new(false),
             streams_per_connection_max: CALLS_PER_CONNECTION_MAX,
             bytes: budget::BYTES,
         }

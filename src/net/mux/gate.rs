@@ -16,6 +16,7 @@ use super::origin::Origin;
 use super::places::{NoPlace, Pending, Proven, Seat};
 use super::stream::{MuxStream, PeerInfo, Prefixed};
 use super::term::{Recheck, Term};
+use crate::live::Live;
 use crate::net::gathering::gathering;
 use crate::net::identity::Identity;
 use crate::net::tls::{Accepted, Tls, TlsError};
@@ -119,7 +120,7 @@ pub(super) struct Gate {
     pub(super) peers: Handle,
     pub(super) timeout: Duration,
     pub(super) idle_timeout: Duration,
-    pub(super) age_max: Duration,
+    pub(super) age_max: Live<Duration>,
     pub(super) reloads: watch::Receiver<Recheck>,
     pub(super) proven: Arc<Mutex<Proven>>,
     pub(super) counts: Arc<Counts>,
@@ -222,7 +223,7 @@ impl Gate {
             chain,
         } = accepted.map_err(|source| Refused::Tls { source })?;
         let subject = identity.common_name.clone();
-        let term = Term::new(tls.clone(), chain, subject, self.age_max, reloads);
+        let term = Term::new(tls.clone(), chain, subject, self.age_max.get(), reloads);
         Ok((io, kind, (identity, term)))
     }
 

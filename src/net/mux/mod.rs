@@ -30,6 +30,7 @@ pub use stream::{Call, MuxStream, PeerInfo};
 pub use term::Recheck;
 
 use super::{BoxIo, Listener, Security};
+use crate::live::Live;
 use crate::tasks;
 use counts::Counts;
 use gate::{Gate, Refused};
@@ -64,6 +65,26 @@ pub struct Mux {
     addr: String,
     counts: Arc<Counts>,
     reloads: watch::Sender<Recheck>,
+    changing: Changing,
+}
+
+/// The limits of the port that can change while it is open; clones share them.
+#[derive(Clone)]
+pub struct Changing {
+    proven: Arc<Mutex<Proven>>,
+    age_max: Live<Duration>,
+}
+
+impl Changing {
+    /// How many connections clients have from now on at most; those that there are stay.
+    pub fn set_clients_max(&self, clients_max: usize) {
+        self.proven.lock().set_clients_max(clients_max);
+    }
+
+    /// How long connections that are opened from now on live at most.
+    pub fn set_age_max(&self, age_max: Duration) {
+        self.age_max.set(age_max);
+    }
 }
 
 /// What comes in, by protocol. What nobody takes is refused once its receiver is gone.
@@ -99,6 +120,10 @@ impl Mux {
         let addr = listener.local_addr();
         let (proven, unproven) = (Proven::new(limits), Unproven::new(limits));
         let counts = Arc::new(Counts::new(&proven, &unproven));
+        let changing = Changing {
+            proven: proven.clone(),
+            age_max: Live::new(limits.age_max),
+        };
         let (reloads, reloaded) = watch::channel(Recheck::default());
         let acceptor = Acceptor {
             listener,
@@ -110,7 +135,7 @@ impl Mux {
                 peers,
                 timeout: limits.handshake_timeout,
                 idle_timeout: limits.idle_timeout,
-                age_max: limits.age_max,
+                age_max: changing.age_max.clone(),
                 reloads: reloaded,
                 proven,
                 counts: counts.clone(),
@@ -129,6 +154,7 @@ impl Mux {
                 addr,
                 counts,
                 reloads,
+                changing,
             },
             Streams {
                 grpc: Incoming { queue: grpc_queue },
@@ -146,6 +172,11 @@ impl Mux {
     /// What the port counts of its connections.
     pub fn counts(&self) -> Arc<Counts> {
         self.counts.clone()
+    }
+
+    /// The limits that can change.
+    pub fn changing(&self) -> Changing {
+        self.changing.clone()
     }
 
     /// What has the connections judged again once something was reloaded.

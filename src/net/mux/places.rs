@@ -231,6 +231,11 @@ impl Proven {
         }))
     }
 
+    /// So many places there are for clients from now on. Those that have one keep it.
+    pub(super) fn set_clients_max(&mut self, clients_max: usize) {
+        self.limits.clients_max = clients_max;
+    }
+
     /// A place for as long as the connection lives.
     pub(super) fn take(
         this: &Arc<Mutex<Self>>,

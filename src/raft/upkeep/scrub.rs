@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::live::Live;
 use crate::log::Index;
 use crate::tasks;
 
@@ -16,12 +17,15 @@ const SCRUB_EVERY: Duration = Duration::from_secs(3600);
 const SCRUB_STEP_BYTES: f64 = (1 << 20) as f64;
 
 impl Upkeep {
-    /// Reads all sealed segments one after the other, again and again, at `bytes_per_second` at most. After a start
-    /// of the node this begins with the first segment. Never returns.
-    pub async fn scrub(&self, bytes_per_second: u64) {
+    /// Reads all sealed segments one after the other, again and again, at `bytes_per_second` at most, and not while
+    /// that is 0. After a start of the node this begins with the first segment. Never returns.
+    pub async fn scrub(&self, bytes_per_second: Live<u64>) {
         loop {
+            if bytes_per_second.get() == 0 {
+                bytes_per_second.changed_from(0).await;
+            }
             let began = Instant::now();
-            let (bytes, damaged) = self.scrub_once(bytes_per_second).await;
+            let (bytes, damaged) = self.scrub_once(&bytes_per_second).await;
             if bytes > 0 {
                 tracing::info!(
                     bytes,
@@ -35,13 +39,18 @@ impl Upkeep {
     }
 
     /// Reads every sealed segment once. Returns how many bytes were read, and how many segments are damaged.
-    pub async fn scrub_once(&self, bytes_per_second: u64) -> (u64, u64) {
+    pub async fn scrub_once(&self, bytes_per_second: &Live<u64>) -> (u64, u64) {
         let (mut bytes, mut damaged) = (0, 0);
         let mut from = Index(0);
         while let Some(mut scrub) = self.node.log.scrub(from) {
             from = scrub.next_index();
             let last = Index(from.0.saturating_sub(1));
             loop {
+                let pace = bytes_per_second.get();
+                if pace == 0 {
+                    bytes_per_second.changed_from(0).await;
+                    continue;
+                }
                 let began = Instant::now();
                 let stepped = tasks::spawn_blocking("scrub", move || {
                     let step = scrub.step();
@@ -65,8 +74,12 @@ impl Upkeep {
                         break;
                     }
                 }
-                let pace = SCRUB_STEP_BYTES / bytes_per_second.max(1) as f64;
-                tokio::time::sleep_until(began + Duration::from_secs_f64(pace)).await;
+                let step = Duration::from_secs_f64(SCRUB_STEP_BYTES / pace as f64);
+                // A step at a slow pace may take very long.
+                tokio::select! {
+                    () = tokio::time::sleep_until(began + step) => {}
+                    () = bytes_per_second.changed_from(pace) => {}
+                }
             }
         }
         (bytes, damaged)

@@ -141,7 +141,7 @@ pub async fn create(
         token: request.token,
         subject: subject.to_owned(),
         now_ms: 0,
-        logs_max: limits.logs_max,
+        logs_max: limits.logs_max.get(),
     };
     let made = log.create_log(create).await;
     let made = made.map_err(|error| status::execute(&error))?;

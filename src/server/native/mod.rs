@@ -303,7 +303,7 @@ impl LogService for Native {
             sessions_max: SESSIONS_MAX as u32,
             cursors_max: CURSORS_MAX as u32,
             fences_max: FENCES_MAX as u32,
-            logs_max: limits.logs_max,
+            logs_max: limits.logs_max.get(),
             of_subject_max: OF_SUBJECT_MAX as u32,
             message_bytes_max: limits.message_bytes_max() as u64,
             subject_bytes_in_flight_max: limits.bytes.subject_bytes_max as u64,

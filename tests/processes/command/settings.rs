@@ -216,3 +216,60 @@ async fn each_setting_is_shown_with_where_it_comes_from() {
     assert_eq!(setting("segment_bytes_max"), ["64MiB", "default", "-"]);
     assert_eq!(setting("acl"), ["-", "default", "-"]);
 }
+
+/// What a node takes up from its file while it runs, and what it says of the rest.
+#[tokio::test]
+async fn settings_change_while_the_node_runs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("n1.toml");
+    let write = |text: &str| std::fs::write(&file, text).expect("a file of settings");
+    write("logs_max = 2\n");
+    let path = file.to_str().expect("UTF-8").to_owned();
+    let args = [
+        alone_args(dir.path()),
+        vec!["--config".to_owned(), path.clone()],
+    ]
+    .concat();
+    let node = Lone::start(&args).await;
+    let create = async |name: &str| run(&node.plain(&["log", "create", name])).await;
+    until("it leads", async || {
+        (create("one").await.code == Some(0)).then_some(())
+    })
+    .await;
+    create("two").await.expect_refusal(&["2"]);
+    // By itself, once the file has changed; a file that is wrong changes nothing.
+    write("logs_max = 3\nheartbeat_ms = 70\n");
+    until("it is taken up", async || {
+        (create("two").await.code == Some(0)).then_some(())
+    })
+    .await;
+    create("three").await.expect_refusal(&["3"]);
+    write("logs_max = 4\nlogs_mox = 5\nheartbeat_ms = 70\n");
+    let check = ["config", "check", "--config", &path].map(str::to_owned);
+    let wrong = run(&check).await;
+    assert_eq!(wrong.code, Some(1), "{wrong:?}");
+    assert!(
+        wrong.out.contains("line 2") && wrong.out.contains("\"logs_max\" meant"),
+        "{}",
+        wrong.out
+    );
+    let pid = rustix::process::Pid::from_raw(node.pid().try_into().expect("a pid")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("a signal");
+    create("three").await.expect_refusal(&["3"]);
+    write("logs_max = 4\nheartbeat_ms = 70\n");
+    until("it is taken up", async || {
+        (create("three").await.code == Some(0)).then_some(())
+    })
+    .await;
+    let told = node.kill().await;
+    assert!(
+        told.contains("logs_max = 3") && told.contains("logs_max = 4"),
+        "{told}"
+    );
+    let waiting = told.matches("each needs a restart").count();
+    assert_eq!(waiting, 1, "{told}");
+    assert!(
+        told.contains("heartbeat_ms") && told.contains("stay as they were"),
+        "{told}"
+    );
+}

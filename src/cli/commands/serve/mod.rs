@@ -82,7 +82,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let seams = Seams::real(threads.runtimes());
     let files_of = config.clone();
     let bound = Bound::bind(config, security, policy, seams).await?;
-    let mut reloading = Reloading::new(&files_of, args.settings.file().map(Path::to_owned), bound.reloads());
+    let mut reloading = Reloading::new(args.settings, &files_of, bound.reloads());
     let mut told = async || {
         tokio::select! {
             () = closed(starter.as_mut()) => "the end of whoever started it",

@@ -1,5 +1,5 @@
-//! What a running node takes up from its files: on SIGHUP, and when they change. Of the file of settings it is the
-//! log's level.
+//! What a running node takes up from its files: on SIGHUP, and when they change. Of the file of settings
+//! it is the log's level, and what else can change.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +8,8 @@ use anyhow::Context;
 use tokio::signal::unix::Signal;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::agent::{Policy, Reloads};
+use super::settings::SettingsArgs;
+use crate::agent::{LIVE_SETTINGS, Policy, Reloads};
 use crate::cli::files::{self, Stamp};
 use crate::cli::logging::{self, Change};
 use crate::cli::output::time;
@@ -28,8 +29,13 @@ const SOON_S: u64 = 30 * 24 * 3600;
 pub struct Reloading {
     tls: Option<TlsFiles>,
     acl: Option<PathBuf>,
-    /// The file of settings, of which the log's level is taken up.
-    settings: Option<PathBuf>,
+    settings: SettingsArgs,
+    /// As the node began.
+    began: Config,
+    /// As they were read last.
+    read: Config,
+    /// Those that wait for a restart, as they were told last.
+    waiting: Vec<String>,
     reloads: Reloads,
     /// As they were when they were taken up last.
     taken: Stamps,
@@ -46,8 +52,8 @@ struct Stamps {
 }
 
 impl Reloading {
-    /// Of a node that has just read them.
-    pub fn new(config: &Config, settings: Option<PathBuf>, reloads: Reloads) -> Self {
+    /// Of a node that has just read them. Its settings come from `settings`.
+    pub fn new(settings: SettingsArgs, config: &Config, reloads: Reloads) -> Self {
         let tls = match &config.security {
             SecurityConfig::Mutual(files) => Some(files.clone()),
             SecurityConfig::Insecure => None,
@@ -56,6 +62,9 @@ impl Reloading {
             tls,
             acl: config.acl.clone(),
             settings,
+            began: config.clone(),
+            read: config.clone(),
+            waiting: Vec::new(),
             reloads,
             taken: Stamps::default(),
             looked: Stamps::default(),
@@ -76,8 +85,9 @@ impl Reloading {
                     if told.is_none() {
                         return std::future::pending().await;
                     }
-                    tracing::info!("SIGHUP: certificates, policy and the log's level are read again");
+                    tracing::info!("SIGHUP: settings, certificates, policy and the log's level are read again");
                     self.looked = self.stamps();
+                    self.take_up_settings();
                     self.take_up_certificates();
                     self.take_up_policy();
                     self.take_up_level();
@@ -96,14 +106,15 @@ impl Reloading {
         if !is_settled || self.looked == self.taken {
             return;
         }
+        if self.looked.settings != self.taken.settings {
+            self.take_up_settings();
+            self.take_up_level();
+        }
         if self.looked.tls != self.taken.tls {
             self.take_up_certificates();
         }
         if self.looked.acl != self.taken.acl {
             self.take_up_policy();
-        }
-        if self.looked.settings != self.taken.settings {
-            self.take_up_level();
         }
         self.taken = self.looked.clone();
     }
@@ -116,8 +127,43 @@ impl Reloading {
         Stamps {
             tls: tls.flatten().map(|path| files::stamp(path)).collect(),
             acl: self.acl.as_deref().and_then(files::stamp),
-            settings: self.settings.as_deref().and_then(files::stamp),
+            settings: self.settings.file().and_then(files::stamp),
         }
+    }
+
+    /// Those that can change at once, all of them or none; the others are named.
+    fn take_up_settings(&mut self) {
+        let Some(file) = self.settings.file() else {
+            return;
+        };
+        let new = match self.settings.resolve() {
+            Ok(new) => new,
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the settings stay as they were: the file cannot be taken up; `ferrolog config check` tells what is \
+                     wrong with it"
+                );
+                return;
+            }
+        };
+        let is_live = |key: &String| LIVE_SETTINGS.contains(&&**key);
+        let mut changed = self.read.changed(&new);
+        changed.retain(is_live);
+        if !changed.is_empty() {
+            self.reloads.take_up_settings(&new);
+            let held = new.settings().into_iter();
+            let held = held.filter(|setting| changed.contains(&setting.key));
+            let told: Vec<_> = held.map(|setting| setting.to_string()).collect();
+            tracing::info!(file = %file.display(), settings = told.join(", "), "took up the settings");
+        }
+        let mut waiting = self.began.changed(&new);
+        waiting.retain(|key| !is_live(key));
+        if !waiting.is_empty() && waiting != self.waiting {
+            let settings = waiting.join(", ");
+            tracing::warn!(file = %file.display(), settings, "these settings changed, and each needs a restart");
+        }
+        (self.read, self.waiting) = (new, waiting);
     }
 
     /// The whole of them, or nothing.
@@ -165,9 +211,11 @@ impl Reloading {
     }
 
     fn take_up_level(&self) {
-        let Some(path) = &self.settings else { return };
+        let Some(path) = self.settings.file() else {
+            return;
+        };
         let level = super::read(path).and_then(|text| {
-            let file = Options::parse(&text, path.clone())?;
+            let file = Options::parse(&text, path.to_owned())?;
             Ok(logging::take_up(file.log_level.as_deref())?)
         });
         match level {
