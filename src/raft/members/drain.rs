@@ -96,9 +96,14 @@ impl Members {
         let mut handed_on: Option<Instant> = None;
         let mut stands = true;
         loop {
+            if !self.node.drained.is_own() {
+                // It may have been undrained while this loop said otherwise.
+                self.node.raft.runtime_config().elect(true);
+                self.node.drained.own().await;
+                (since, stands) = (Instant::now(), true);
+            }
             sleep(self.heartbeat).await;
             if !self.node.drained.is_own() {
-                (since, stands) = (Instant::now(), true);
                 continue;
             }
             let leads = self.node.view().leader == Some(self.node.id());
@@ -123,9 +128,7 @@ impl Members {
                 );
             }
             stands = must_stand;
-            // Somebody may have undrained it meanwhile.
-            let elects = must_stand || !self.node.drained.is_own();
-            self.node.raft.runtime_config().elect(elects);
+            self.node.raft.runtime_config().elect(must_stand);
         }
     }
 

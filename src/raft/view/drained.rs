@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::live::Live;
+
 /// What is known of it; clones share it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Drained(Arc<Known>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
-    own: AtomicBool,
+    own: Live<bool>,
     /// The peers that said so in their last answer to this node.
     peers: Mutex<BTreeSet<u64>>,
 }
@@ -20,19 +21,25 @@ struct Known {
 impl Drained {
     /// Of a node that is drained, or is not.
     pub fn new(own: bool) -> Self {
-        let new = Self::default();
-        new.set(own);
-        new
+        Self(Arc::new(Known {
+            own: Live::new(own),
+            peers: Mutex::default(),
+        }))
     }
 
     /// Whether this node is.
     pub fn is_own(&self) -> bool {
-        self.0.own.load(Ordering::Relaxed)
+        self.0.own.get()
     }
 
     /// From now on this node is, or is not.
     pub fn set(&self, own: bool) {
-        self.0.own.store(own, Ordering::Relaxed);
+        self.0.own.set(own);
+    }
+
+    /// Returns once this node is.
+    pub async fn own(&self) {
+        self.0.own.changed_from(false).await;
     }
 
     /// What a peer said of itself.
