@@ -16,8 +16,8 @@ const HELP: &str = "\
 Exit codes: 0 it answers, and is ready if that is asked; 1 it is not ready; 3 it does not answer within 1.5 s.
 
 Examples:
-  ferrolog health --server 127.0.0.1:8400           (is the process alive: restart it if not)
-  ferrolog health --server 127.0.0.1:8400 --ready   (may clients be sent to it: it knows a leader and does not lag)";
+  ferrolog health --server 127.0.0.1:7400           (is the process alive: restart it if not)
+  ferrolog health --server 127.0.0.1:7400 --ready   (may clients be sent to it: it knows a leader and does not lag)";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]

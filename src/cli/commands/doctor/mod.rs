@@ -22,7 +22,7 @@ Asks all nodes at the same time and names each fault with the command to type ne
 Exit codes: 0 nothing is wrong, 1 something is, 6 there is no quorum, 3 no node answers.
 
 Examples:
-  ferrolog doctor --servers n1:8400,n2:8400,n3:8400
+  ferrolog doctor --servers n1:7400,n2:7400,n3:7400
   ferrolog doctor --output json | jq -r '.findings[].kind'";
 
 /// As [`Bounds::USUAL`] has it.
