@@ -56,6 +56,10 @@ impl Line {
     }
 }
 
+/// A look at the settings of a node, without those of a client beside them.
+const BY_ITS_FILE: &str =
+    "env -u FERROLOG_TLS_CA -u FERROLOG_TLS_CERT -u FERROLOG_TLS_KEY ferrolog config";
+
 const LINES: &[Line] = &[
     line("ferrolog version"),
     line("ferrolog certs --out certs"),
@@ -76,8 +80,14 @@ const LINES: &[Line] = &[
     line("ferrolog cluster status --watch").follows(),
     line("ferrolog doctor"),
     line("ferrolog health --server").with("127.0.0.1:7400", "$N1"),
+    line("ferrolog certs show certs"),
+    line("ferrolog certs renew certs node-1"),
+    line("ferrolog config check").with("ferrolog config", BY_ITS_FILE),
+    line("ferrolog config show").with("ferrolog config", BY_ITS_FILE),
     line("ferrolog cluster remove n2"),
     line("ferrolog cluster allow n2"),
+    line("ferrolog cluster drain n3"),
+    line("ferrolog cluster undrain n3"),
     line("ferrolog log create orders"),
     line("ferrolog log list"),
     line("ferrolog log show orders"),
