@@ -290,7 +290,7 @@ impl Log {
     }
 
     /// What its writer counts.
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &Arc<Counts> {
         self.0.queue.counts()
     }
 

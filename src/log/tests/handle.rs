@@ -364,3 +364,28 @@ fn very_many_records_in_few_bytes_roll_the_segment() {
         assert_eq!((read.stored[0].first, read.stored[0].count), (first, EACH));
     }
 }
+
+/// The thread that answers then ends by itself: it does not wait for its own end.
+#[test]
+fn whoever_is_answered_may_let_go_of_the_log() {
+    let (disk, dir) = (Arc::new(MemoryDisk::default()), Path::new(DIR));
+    let config = Config {
+        inline_io: false,
+        ..config()
+    };
+    let (log, _) = Log::open(disk, dir, config, Floor::default(), None).unwrap();
+    let (tell, told) = mpsc::channel();
+    let (last, gone) = (log.clone(), Arc::downgrade(&log.0));
+    let (go, may_go) = mpsc::channel();
+    let done = move |result: Result<(), Error>| {
+        may_go.recv().unwrap();
+        drop(last);
+        tell.send(result.is_ok()).unwrap();
+    };
+    let entry = entry(1, 0, Kind::Control, Bytes::from_static(b"control"));
+    log.append(vec![entry], Box::new(done)).unwrap();
+    drop(log);
+    go.send(()).unwrap();
+    assert_eq!(told.recv(), Ok(true));
+    assert_eq!(gone.strong_count(), 0);
+}

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -169,7 +169,7 @@ impl Queue {
     }
 
     /// What the writer counts.
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &Arc<Counts> {
         &self.counts
     }
 
@@ -218,7 +218,11 @@ impl Queue {
             Mode::Thread(shared, thread) => {
                 shared.state.lock().closed = true;
                 shared.filled.notify_one();
-                if let Some(thread) = thread.lock().take() {
+                let thread = thread.lock().take();
+                // A callback may drop the last handle: then this is the thread, and ends by itself.
+                let is_this =
+                    |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
+                if let Some(thread) = thread.filter(|thread| !is_this(thread)) {
                     // A panic there was told already, and its callers got no answer.
                     let _ = thread.join();
                 }

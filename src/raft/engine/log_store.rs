@@ -348,10 +348,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             self.counts.appended_at.note(entry.index.0, now);
         }
         let failure = self.failure.clone();
-        let (counts, log) = (self.counts.clone(), self.log.clone());
+        // Not the log itself: whoever holds it keeps the thread that calls this.
+        let (counts, on_disk) = (self.counts.clone(), self.log.counts().clone());
         let range = next.0..next.0 + entries.len() as u64;
         let done = Box::new(move |result: Result<(), log::Error>| {
-            let (now, began) = (Instant::now(), log.counts().sync_began.at(range.end));
+            let (now, began) = (Instant::now(), on_disk.sync_began.at(range.end));
             for index in range {
                 counts.synced_at.note(index, now);
                 began
