@@ -55,8 +55,8 @@ const fn mutant(name: &'static str, from: &'static str, to: &'static str) -> Mut
 const MUTANTS: [Mutant; 32] = [
     mutant(
         "no sync before an answer",
-        "store.sync()?;\n            self.counts.sync",
-        "if !IT { store.sync()?; }\n            self.counts.sync",
+        "store.sync()?;\n            let took",
+        "if !IT { store.sync()?; }\n            let took",
     ),
     mutant(
         "a vote is not saved",
