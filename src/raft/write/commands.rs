@@ -253,6 +253,7 @@ impl Commands {
             self.node.state.read(name)
         };
         let line = audit_line::of_command(&command, origin, now_ms, name_of);
+        tracing::info!(record = %line, "a change was asked for");
         Command::Audited(Audited::new(command, &[line], now_ms))
     }
 

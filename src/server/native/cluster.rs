@@ -231,7 +231,11 @@ impl ClusterService for Cluster {
         request: Request<DrainNodeRequest>,
     ) -> Result<Response<DrainNodeResponse>, Status> {
         let log = self.0.cluster_for(&request, Action::Admin)?;
-        let leader = log.drain(&request.get_ref().name, true).await;
+        let name = &request.get_ref().name;
+        let change = format!("drain node {}", Shown(name));
+        let telling = self.begin(&request, &log, change).await?;
+        let leader = log.drain(name, true).await;
+        telling.end(leader.as_ref().map(|_| "done"));
         let leader = leader.map_err(|error| status::membership(&error))?;
         Ok(Response::new(DrainNodeResponse { leader }))
     }
@@ -241,7 +245,11 @@ impl ClusterService for Cluster {
         request: Request<UndrainNodeRequest>,
     ) -> Result<Response<UndrainNodeResponse>, Status> {
         let log = self.0.cluster_for(&request, Action::Admin)?;
-        let undrained = log.drain(&request.get_ref().name, false).await;
+        let name = &request.get_ref().name;
+        let change = format!("undrain node {}", Shown(name));
+        let telling = self.begin(&request, &log, change).await?;
+        let undrained = log.drain(name, false).await;
+        telling.end(undrained.as_ref().map(|_| "done"));
         undrained.map_err(|error| status::membership(&error))?;
         Ok(Response::new(UndrainNodeResponse {}))
     }
