@@ -112,7 +112,7 @@ async fn the_level_of_the_log_is_checked_and_changes_while_the_node_runs() {
     tell(rustix::process::Signal::HUP);
     until("the fault is told", async || {
         node.logged()
-            .contains("the log's level stays")
+            .contains("the settings stay as they were")
             .then_some(())
     })
     .await;

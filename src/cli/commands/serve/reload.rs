@@ -87,10 +87,11 @@ impl Reloading {
                     }
                     tracing::info!("SIGHUP: settings, certificates, policy and the log's level are read again");
                     self.looked = self.stamps();
-                    self.take_up_settings();
+                    if self.take_up_settings() {
+                        self.take_up_level();
+                    }
                     self.take_up_certificates();
                     self.take_up_policy();
-                    self.take_up_level();
                     self.taken = self.looked.clone();
                 }
                 _ = looks.tick() => self.look(),
@@ -106,8 +107,7 @@ impl Reloading {
         if !is_settled || self.looked == self.taken {
             return;
         }
-        if self.looked.settings != self.taken.settings {
-            self.take_up_settings();
+        if self.looked.settings != self.taken.settings && self.take_up_settings() {
             self.take_up_level();
         }
         if self.looked.tls != self.taken.tls {
@@ -131,10 +131,10 @@ impl Reloading {
         }
     }
 
-    /// Those that can change at once, all of them or none; the others are named.
-    fn take_up_settings(&mut self) {
+    /// Those that can change at once, all of them or none; the others are named. Whether the file could be read.
+    fn take_up_settings(&mut self) -> bool {
         let Some(file) = self.settings.file() else {
-            return;
+            return true;
         };
         let new = match self.settings.resolve() {
             Ok(new) => new,
@@ -144,7 +144,7 @@ impl Reloading {
                     "the settings stay as they were: the file cannot be taken up; `ferrolog config check` tells what is \
                      wrong with it"
                 );
-                return;
+                return false;
             }
         };
         let is_live = |key: &String| LIVE_SETTINGS.contains(&&**key);
@@ -164,6 +164,7 @@ impl Reloading {
             tracing::warn!(file = %file.display(), settings, "these settings changed, and each needs a restart");
         }
         (self.read, self.waiting) = (new, waiting);
+        true
     }
 
     /// The whole of them, or nothing.
