@@ -120,6 +120,11 @@ impl Origin {
 }
 
 impl Note {
+    /// Whether it is told before a change, which waits for it.
+    pub fn is_begun(&self) -> bool {
+        self.outcome == "begun"
+    }
+
     pub fn to_pb(&self) -> pb::Note {
         pb::Note {
             origin: Some(self.origin.to_pb()),

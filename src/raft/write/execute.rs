@@ -12,6 +12,7 @@ use tonic::{Request, Status};
 use crate::log::{LogId, Offset};
 use crate::proto::raft_v1::{self as pb, ExecuteRefusalKind as Kind, execute_response as response};
 use crate::raft::entry::admission::Admission;
+use crate::raft::entry::audited::Note;
 use crate::raft::entry::catalog::CreateLog;
 use crate::raft::entry::codec;
 use crate::raft::entry::command::{Command, CommitCursor, OpenSession};
@@ -167,8 +168,9 @@ impl Commands {
 /// Whether a command is refused while disks are full. Commands that end something or make room are not refused.
 fn takes_room(command: &Command) -> bool {
     match command {
+        // A removal or a transfer waits for the first record of it, and may be what helps.
+        Command::Notes(notes) => !notes.iter().any(Note::is_begun),
         Command::Append(_)
-        | Command::Notes(_)
         | Command::OpenSession(_)
         | Command::ClaimEpoch(_)
         | Command::CreateLog(_)
