@@ -91,6 +91,17 @@ impl Load {
         until(&what, async || moved().then_some(())).await;
     }
 
+    /// Waits until so many records more are acknowledged, of whichever producers.
+    pub async fn progress_of_any(&self, more: u64) {
+        let count = || -> u64 {
+            let acked = self.acked.iter();
+            acked.map(|acked| acked.load(Ordering::Relaxed)).sum()
+        };
+        let before = count();
+        let what = format!("{more} records more are acknowledged");
+        until(&what, async || (count() >= before + more).then_some(())).await;
+    }
+
     /// Now, as the history tells time.
     pub fn now(&self) -> Duration {
         self.origin.elapsed()

@@ -281,8 +281,8 @@ async fn full_disks_refuse_records_and_take_them_again_once_there_is_room() {
     })
     .await;
     let gone_after = trimmed_at.elapsed();
-    // They may fill the room again before a probe that was told to wait for a second comes back.
-    load.progress(SOME).await;
+    // They fill the room again before each of them, or a probe, comes back that was told to wait for a second.
+    load.progress_of_any(SOME).await;
     let resumed_after = trimmed_at.elapsed();
     processes.assert_alive(&stage);
 
@@ -307,7 +307,7 @@ async fn full_disks_refuse_records_and_take_them_again_once_there_is_room() {
     processes.assert_alive(&stage);
     println!(
         "three disks of {} MiB, full after {full_at:.1?}: {refused} probes refused, {probed} taken or unknown; trim to \
-         {first}: segments gone after {gone_after:.0?}, all producers go on after {resumed_after:.0?}; ballast \
+         {first}: segments gone after {gone_after:.0?}, records are taken again after {resumed_after:.0?}; ballast \
          gone: taken again after {again_after:.0?} and {tries} tries; {} records, {} violations; {:.0?} in all",
         SMALL >> 20,
         history.appends.len(),
