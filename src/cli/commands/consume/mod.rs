@@ -162,7 +162,7 @@ fn check_output() -> anyhow::Result<()> {
 /// The read ended where the node cannot tell whether more is committed.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the read ended at {end}, and the node's disk holds records up to {held}: no leader has \
+    "the read ended at {end}, and the node's disk holds records up to {held} at most: no leader has \
      confirmed lately which of them are committed. Read from another node, or again once a majority \
      is up"
 )]
