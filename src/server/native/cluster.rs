@@ -20,7 +20,7 @@ use crate::proto::v1::{
 use crate::raft::{MembershipError, Note, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
 
 use super::logs;
-use crate::server::auth::{Action, Rights};
+use crate::server::auth::Action;
 use crate::server::native;
 use crate::server::{ApiContext, status};
 
@@ -33,26 +33,6 @@ const CURSORS_MAX: usize = 64;
 /// The verbs, which only a replicated log has.
 pub struct Cluster(pub Arc<ApiContext<ReplicatedLog>>);
 
-/// A change of the members, which the consensus engine makes, in entries of its own: what is told of it stands in others,
-/// before it and behind it.
-struct Telling {
-    rights: Rights,
-    change: String,
-}
-
-impl Telling {
-    /// What it came to.
-    fn end(self, outcome: Result<&str, &MembershipError>) {
-        match outcome {
-            Ok(done) => self.rights.note(&self.change, done, ""),
-            Err(error) => {
-                let reason = error.to_string();
-                self.rights.note(&self.change, "failed", &reason);
-            }
-        }
-    }
-}
-
 impl Cluster {
     fn failed_reloads(&self) -> Vec<FailedReload> {
         let failed = self.0.audit().failed_reloads().into_iter();
@@ -63,13 +43,17 @@ impl Cluster {
         failed.collect()
     }
 
-    /// Tells of a change that begins. If that cannot be told, it does not begin.
-    async fn begin<T>(
+    /// Makes a change that is no command, such as those of the members, which the consensus engine makes in entries of
+    /// its own: what is told of it stands in others, before it and behind it. If its begin cannot be told, it does not
+    /// begin. `came_to` says in a word what was made.
+    async fn told<T, O>(
         &self,
         request: &Request<T>,
         log: &ReplicatedLog,
         change: String,
-    ) -> Result<Telling, Status> {
+        made: impl Future<Output = Result<O, MembershipError>>,
+        came_to: impl FnOnce(&O) -> &'static str,
+    ) -> Result<O, Status> {
         let rights = self.0.rights(request);
         let note = Note {
             origin: log.asked_by(rights.origin()).origin(),
@@ -80,7 +64,12 @@ impl Cluster {
         };
         let told = log.tell_changes(vec![note]).await;
         told.map_err(|error| status::execute(&error))?;
-        Ok(Telling { rights, change })
+        let made = made.await;
+        match &made {
+            Ok(made) => rights.note(&change, came_to(made), ""),
+            Err(error) => rights.note(&change, "failed", &error.to_string()),
+        }
+        made.map_err(|error| status::membership(&error))
     }
 }
 
@@ -157,14 +146,14 @@ impl ClusterService for Cluster {
     ) -> Result<Response<RemoveNodeResponse>, Status> {
         let log = self.0.cluster_for(&request, Action::Admin)?;
         let name = &request.get_ref().name;
-        let telling = self.begin(&request, &log, format!("remove node {}", Shown(name)));
-        let telling = telling.await?;
-        let removed = log.remove(name).await;
-        telling.end(removed.as_ref().map(|removed| match removed {
+        let change = format!("remove node {}", Shown(name));
+        let came_to = |removed: &bool| match removed {
             true => "done",
             false => "nothing to remove",
-        }));
-        let removed = removed.map_err(|error| status::membership(&error))?;
+        };
+        let removed = self
+            .told(&request, &log, change, log.remove(name), came_to)
+            .await?;
         Ok(Response::new(RemoveNodeResponse { removed }))
     }
 
@@ -219,10 +208,9 @@ impl ClusterService for Cluster {
             "" => "transfer leadership".to_owned(),
             to => format!("transfer leadership to {}", Shown(to)),
         };
-        let telling = self.begin(&request, &log, change).await?;
-        let leader = log.transfer(to).await;
-        telling.end(leader.as_ref().map(|_| "done"));
-        let leader = leader.map_err(|error| status::membership(&error))?;
+        let leader = self
+            .told(&request, &log, change, log.transfer(to), |_| "done")
+            .await?;
         Ok(Response::new(TransferLeadershipResponse { leader }))
     }
 
@@ -233,10 +221,10 @@ impl ClusterService for Cluster {
         let log = self.0.cluster_for(&request, Action::Admin)?;
         let name = &request.get_ref().name;
         let change = format!("drain node {}", Shown(name));
-        let telling = self.begin(&request, &log, change).await?;
-        let leader = log.drain(name, true).await;
-        telling.end(leader.as_ref().map(|_| "done"));
-        let leader = leader.map_err(|error| status::membership(&error))?;
+        let drained = log.drain(name, true);
+        let leader = self
+            .told(&request, &log, change, drained, |_| "done")
+            .await?;
         Ok(Response::new(DrainNodeResponse { leader }))
     }
 
@@ -247,10 +235,9 @@ impl ClusterService for Cluster {
         let log = self.0.cluster_for(&request, Action::Admin)?;
         let name = &request.get_ref().name;
         let change = format!("undrain node {}", Shown(name));
-        let telling = self.begin(&request, &log, change).await?;
-        let undrained = log.drain(name, false).await;
-        telling.end(undrained.as_ref().map(|_| "done"));
-        undrained.map_err(|error| status::membership(&error))?;
+        let undrained = log.drain(name, false);
+        self.told(&request, &log, change, undrained, |_| "done")
+            .await?;
         Ok(Response::new(UndrainNodeResponse {}))
     }
 
