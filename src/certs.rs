@@ -4,8 +4,10 @@
 //! none and can only dial gRPC. Where the files go, and with which mode, is left to the caller.
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
+mod error;
 mod facts;
 
+pub use error::CertsError;
 pub use facts::{Facts, For};
 
 use std::net::IpAddr;
@@ -16,8 +18,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
-use x509_parser::error::X509Error;
+use rustls::pki_types::{CertificateDer, ServerName};
 use x509_parser::parse_x509_certificate;
 
 use crate::net::identity::{NODE_URI_PREFIX, is_valid_name};
@@ -30,77 +31,6 @@ pub const LEAF_DAYS: u32 = 825;
 const CLOCK_SKEW: Duration = DAY;
 /// A node answers on these whatever else it is called.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
-
-/// Why a certificate cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum CertsError {
-    /// A name that no node and no client may have.
-    #[error(
-        "name {name:?} is not 1 to 63 of the characters a-z, 0-9, '-' and '.', the first a letter or digit"
-    )]
-    Name {
-        /// The name that was given.
-        name: String,
-    },
-    /// A host that nobody can dial.
-    #[error("host {host:?} is neither a DNS name nor an IP address")]
-    Host {
-        /// The host that was given.
-        host: String,
-        /// What is wrong with it.
-        source: InvalidDnsNameError,
-    },
-    /// A host whose characters a certificate cannot hold.
-    #[error("host {host:?} cannot be written into a certificate")]
-    HostText {
-        /// The host that was given.
-        host: String,
-        /// What the library said.
-        source: rcgen::Error,
-    },
-    /// A certificate is no PEM file.
-    #[error("it is not a PEM file with a CERTIFICATE section")]
-    Pem {
-        /// What the library said.
-        source: pem::Error,
-    },
-    /// It is PEM, and no certificate.
-    #[error("it has a CERTIFICATE section that cannot be parsed")]
-    Parse {
-        /// What the library said.
-        source: x509_parser::nom::Err<X509Error>,
-    },
-    /// A certificate holds what a new one would not.
-    #[error(
-        "the certificate of {subject} was not made by `ferrolog certs`, and a new one would lose part of it: renew it \
-         where it was made"
-    )]
-    NotOurs {
-        /// Whose it is.
-        subject: String,
-    },
-    /// The private key is another one's.
-    #[error(
-        "the key does not belong to the certificate; bring the one that does, or make a new one with --new-keys"
-    )]
-    OtherKey,
-    /// The certificate is a node's or a client's.
-    #[error("the certificate given as CA may not sign others; give the one made as authority")]
-    NotAnAuthority,
-    /// Certificate and key are of two authorities.
-    #[error(
-        "the CA key does not belong to the CA certificate; give the two files that were made together"
-    )]
-    KeyMismatch,
-    /// The library failed.
-    #[error("{action}")]
-    Make {
-        /// What was to be done.
-        action: &'static str,
-        /// What the library said.
-        source: rcgen::Error,
-    },
-}
 
 /// A certificate and its private key, as PEM text.
 pub struct CertPem {
@@ -259,11 +189,20 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// [`CertsError::Name`] unless the name has 1 to 63 of a-z, 0-9, `-` and `.`; [`CertsError::Make`] if the
-    /// library fails.
+    /// As [`Self::client_with_uris`].
     pub fn client(&self, name: &str) -> Result<CertPem, CertsError> {
+        self.client_with_uris(name, &[])
+    }
+
+    /// The same with URIs in it, by which a policy may call the client.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::node`]; [`CertsError::HostText`] for a URI that is not ASCII.
+    pub fn client_with_uris(&self, name: &str, uris: &[&str]) -> Result<CertPem, CertsError> {
         check_name(name)?;
-        self.issue(name, Vec::new(), vec![ExtendedKeyUsagePurpose::ClientAuth])
+        let uris: Result<_, _> = uris.iter().map(|uri| uri_name(uri)).collect();
+        self.issue(name, uris?, vec![ExtendedKeyUsagePurpose::ClientAuth])
     }
 
     fn issue(

@@ -12,7 +12,7 @@ mod runtimes;
 mod servers;
 mod told;
 
-pub use crate::server::{Action, On, Policy, Rule};
+pub use crate::server::{Action, Lines, On, Policy};
 pub use error::AgentError;
 use reloads::Paces;
 pub use reloads::{LIVE_SETTINGS, Reloads, check_certificate};
@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::disk::{Disk, OsDisk};
 use crate::env::{Clock, Random};
-use crate::net::mux::{Mux, MuxLimits, Streams};
+use crate::net::mux::{Mux, MuxLimits, Recheck, Streams};
 use crate::net::stream_layer::StreamLayer;
 use crate::net::tcp::TcpNetwork;
 use crate::net::{Listener, Network, Security};
@@ -145,6 +145,7 @@ impl Bound {
         }
         let probes = told::listen(&config, &*network).await?;
         let layer = StreamLayer::new(network, security.clone());
+        let watched = policy.clone();
         let (mux, streams) = Mux::start_for(
             listener,
             security,
@@ -152,6 +153,7 @@ impl Bound {
                 age_max: config.connection_age_max,
                 ..MuxLimits::within(config.connections_max, config.descriptors_max)
             },
+            Recheck::new(move |identity| watched.watch(identity)),
             seams.runtimes.consensus.clone(),
         );
         Ok(Self {

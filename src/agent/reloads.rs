@@ -66,7 +66,7 @@ impl Reloads {
         check_certificate(&self.name, &tls.identity())?;
         if let Security::Mutual(ours) = &self.security {
             ours.take_up(tls);
-            self.rechecks.send_replace(Recheck::default());
+            self.recheck();
         }
         self.policy.audit().reloaded(CERTIFICATES, None);
         Ok(())
@@ -75,9 +75,14 @@ impl Reloads {
     /// Judges calls by this policy from now on. Connections of subjects whose rights differ end at once: their
     /// clients come back with the rights that they have now.
     pub fn take_up_policy(&self, policy: &Policy) {
-        let differs = self.policy.take_up(policy);
-        self.rechecks.send_replace(Recheck::new(differs));
+        self.policy.take_up(policy);
+        self.recheck();
         self.policy.audit().reloaded(POLICY, None);
+    }
+
+    /// Has all connections judged again.
+    fn recheck(&self) {
+        self.rechecks.send_modify(|_| ());
     }
 
     /// Has it told that certificates stay as they were, and why.

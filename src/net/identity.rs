@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
 
+use crate::name;
+
 /// What a URI among the alternative names of a node certificate begins with; the node's name follows.
 pub const NODE_URI_PREFIX: &str = "ferrolog://node/";
 
@@ -18,9 +20,34 @@ pub struct Identity {
     pub node_name: Option<String>,
     /// Made for both sides of a stream (serverAuth and clientAuth), as a node's is.
     pub serves_and_calls: bool,
+    /// The other URIs among its alternative names, such as `spiffe://prod/billing`.
+    pub uris: Vec<String>,
+}
+
+/// What a URI has and no name of a subject in a policy.
+const URI_MARK: &str = "://";
+/// The most URIs of a certificate that are looked at.
+const URIS_MAX: usize = 16;
+
+/// Whether a subject is a URI, and no common name.
+pub fn is_uri(subject: &str) -> bool {
+    subject.contains(URI_MARK)
 }
 
 impl Identity {
+    /// Whose the holder's sessions, fences and cursors are: the common name, or else the first URI.
+    pub fn subject(&self) -> Option<&str> {
+        self.names().next()
+    }
+
+    /// All that a policy may call the holder: the common name, then the URIs. A common name that reads as a URI is none of
+    /// them: an authority that lets its clients choose one need not let them choose the other.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        let name = self.common_name.iter().map(String::as_str);
+        let name = name.filter(|name| !name.is_empty() && !is_uri(name));
+        name.chain(self.uris.iter().map(String::as_str))
+    }
+
     /// What a certificate (DER) says, whoever signed it.
     pub fn of(cert: &[u8]) -> Result<Self, x509_parser::nom::Err<X509Error>> {
         let (_, cert) = x509_parser::parse_x509_certificate(cert)?;
@@ -39,12 +66,18 @@ impl Identity {
                 .filter(|name| is_valid_name(name)),
             _ => None,
         });
+        let uris = names.iter().filter_map(|name| match name {
+            GeneralName::URI(uri) if !uri.starts_with(NODE_URI_PREFIX) => Some(*uri),
+            _ => None,
+        });
+        let uris = uris.filter(|uri| is_uri(uri) && name::check(uri).is_ok());
         let uses = cert
             .extended_key_usage()
             .map_err(x509_parser::nom::Err::Failure)?;
         Ok(Self {
             common_name: common_name.map(str::to_owned),
             node_name: node_name.map(str::to_owned),
+            uris: uris.take(URIS_MAX).map(str::to_owned).collect(),
             serves_and_calls: uses
                 .is_some_and(|uses| uses.value.server_auth && uses.value.client_auth),
         })

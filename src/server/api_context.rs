@@ -241,7 +241,57 @@ impl<L: CommitLog> ApiContext<L> {
         until: Option<Instant>,
     ) -> Result<L, Status> {
         let name = if name.is_empty() { DEFAULT_LOG } else { name };
-        rights.check(needed, On::Name(name))?;
+        self.on_log(rights, name, needed, On::Log(name), until)
+    }
+
+    /// A cursor's log, for a caller that may do one of these things to it or to the cursor of this name.
+    pub async fn log_with_cursor<T: Sync>(
+        &self,
+        request: &Request<T>,
+        (log, cursor): (&str, &str),
+        needed: impl Into<Actions> + Send,
+    ) -> Result<L, Status> {
+        let known = self.with_cursor(request, (log, cursor), needed.into())?;
+        named(known, log).await
+    }
+
+    /// The log that has this name now, asked of the leader before, for such a caller.
+    pub async fn current_log_with_cursor<T: Sync>(
+        &self,
+        request: &Request<T>,
+        (log, cursor): (&str, &str),
+        needed: impl Into<Actions> + Send,
+    ) -> Result<L, Status> {
+        let known = self.with_cursor(request, (log, cursor), needed.into())?;
+        let current = known.read_barrier().await;
+        current.map_err(|error| status::read(&error))?;
+        known.named(log).ok_or_else(|| status::no_such_log(log))
+    }
+
+    fn with_cursor<T>(
+        &self,
+        request: &Request<T>,
+        (log, cursor): (&str, &str),
+        needed: Actions,
+    ) -> Result<L, Status> {
+        let name = if log.is_empty() { DEFAULT_LOG } else { log };
+        let on = On::Cursor {
+            log: Some(name),
+            name: cursor,
+        };
+        let until = deadline::of(request);
+        self.on_log(&self.rights(request), name, needed, on, until)
+    }
+
+    fn on_log(
+        &self,
+        rights: &Rights,
+        name: &str,
+        needed: Actions,
+        on: On<'_>,
+        until: Option<Instant>,
+    ) -> Result<L, Status> {
+        rights.check(needed, on)?;
         if needed == Action::Produce.into() && name::is_of_system(name) {
             return Err(status::of_system(name));
         }

@@ -1,11 +1,9 @@
-//! Who calls, and what the policy lets them do, to which log.
+//! Who calls, and what the policy lets them do, to what.
 //!
-//! The subject is the common name of the client's certificate. A policy is a file of lines
-//! `p, SUBJECT, OBJECT, ACTION`, as the original's: what no line allows is denied. The object is a log's name, the
-//! beginning of names with `*` behind it, or `*`, which is every log and the cluster besides. Without a policy every
-//! client whose certificate is good may do everything.
+//! The subject is the common name of the client's certificate, or a URI among its alternative names, as
+//! `spiffe://prod/billing`. What a policy's lines say is in `rules`. Without a policy every client whose certificate is good
+//! may do everything.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,28 +11,28 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
+use crate::net::identity::Identity;
 use crate::net::mux::PeerInfo;
 use crate::raft::{Note, Origin};
 
 use super::audit::Audit;
 use super::status;
 
+mod action;
 mod rules;
 
-use rules::Grants;
-pub use rules::{Action, Actions, On, PolicyError, Rule};
+pub use action::{Action, Actions, On};
+use rules::Table;
+pub use rules::{Lines, PolicyError};
 
 /// How often the log tells of denied calls. Anybody can make any number of them, and must not fill the log.
 const DENIALS_EVERY: Duration = Duration::from_secs(1);
-
-/// What each subject may do.
-type Subjects = Arc<HashMap<String, Grants>>;
 
 /// The rights of subjects. Clones share them, and what is taken up later.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// By subject; `None`: everybody may do everything.
-    allowed: Arc<RwLock<Option<Subjects>>>,
+    allowed: Arc<RwLock<Option<Arc<Table>>>>,
     denials: Arc<Mutex<Denials>>,
     /// Where denials are told.
     audit: Audit,
@@ -61,16 +59,11 @@ impl Denials {
 }
 
 impl Policy {
-    /// Reads a policy; see [`Rule::all`].
+    /// Reads a policy; see [`Lines::parse`].
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let mut allowed: HashMap<String, Grants> = HashMap::new();
-        for rule in Rule::all(text) {
-            let rule = rule?;
-            let grants = allowed.entry(rule.subject.to_owned()).or_default();
-            grants.add(rule.object, rule.action.into());
-        }
+        let table = Table::new(&Lines::parse(text)?);
         Ok(Self {
-            allowed: Arc::new(RwLock::new(Some(Arc::new(allowed)))),
+            allowed: Arc::new(RwLock::new(Some(Arc::new(table)))),
             denials: Arc::default(),
             audit: Audit::default(),
         })
@@ -81,19 +74,32 @@ impl Policy {
         &self.audit
     }
 
-    /// Takes up what another one says, for this one and all its clones. Gives whether the rights of a subject differ.
-    pub fn take_up(&self, other: &Self) -> impl Fn(&str) -> bool + Send + Sync + use<> {
+    /// Takes up what another one says, for this one and all its clones.
+    pub fn take_up(&self, other: &Self) {
         let new = other.allowed.read().clone();
-        let old = std::mem::replace(&mut *self.allowed.write(), new.clone());
-        move |subject| match (&old, &new) {
-            (Some(old), Some(new)) => old.get(subject) != new.get(subject),
-            (old, new) => old.is_some() != new.is_some(),
+        *self.allowed.write() = new;
+    }
+
+    /// Tells, each time that it is asked, whether what a peer may do is no longer what it was.
+    pub fn watch(&self, identity: &Identity) -> impl FnMut() -> bool + Send + Sync + use<> {
+        let (policy, identity) = (self.clone(), identity.clone());
+        let mut known = self.allowed.read().clone();
+        move || {
+            let now = policy.allowed.read().clone();
+            let differs = match (&known, &now) {
+                (Some(known), Some(now)) => !known.grant_alike(now, identity.names()),
+                (known, now) => known.is_some() != now.is_some(),
+            };
+            // Otherwise each connection would keep the policy of the day that it began.
+            known = now;
+            differs
         }
     }
 
     /// What the caller of this verb may do.
     pub fn of(&self, peer: Option<&PeerInfo>, verb: &str) -> Rights {
-        let subject = peer.and_then(certified);
+        let identity = peer.and_then(|peer| peer.identity.as_ref());
+        let subject = identity.and_then(|identity| identity.subject());
         let origin = Origin {
             subject: subject.unwrap_or_default().to_owned(),
             address: peer.map(|peer| peer.addr.clone()).unwrap_or_default(),
@@ -102,15 +108,14 @@ impl Policy {
         };
         Rights {
             policy: self.clone(),
-            is_certified: subject.is_some(),
+            identity: identity.cloned(),
             origin: Arc::new(origin),
         }
     }
 
-    fn allows(&self, subject: Option<&str>, needed: Actions, on: On<'_>) -> bool {
-        self.allowed.read().as_ref().is_none_or(|allowed| {
-            let grants = subject.and_then(|subject| allowed.get(subject));
-            grants.is_some_and(|grants| grants.allow(needed, on))
+    fn allows(&self, identity: Option<&Identity>, needed: Actions, on: On<'_>) -> bool {
+        self.allowed.read().as_ref().is_none_or(|table| {
+            identity.is_some_and(|identity| table.allows(identity.names(), needed, on))
         })
     }
 
@@ -138,7 +143,8 @@ impl Policy {
 #[derive(Debug, Clone)]
 pub struct Rights {
     policy: Policy,
-    is_certified: bool,
+    /// What its certificate calls it.
+    identity: Option<Arc<Identity>>,
     origin: Arc<Origin>,
 }
 
@@ -169,25 +175,26 @@ impl Rights {
         self.policy.audit.counted(&self.origin, outcome, reason);
     }
 
-    fn certified(&self) -> Option<&str> {
-        self.is_certified.then_some(&*self.origin.subject)
-    }
-
     /// Whether the caller may do one of these things to a log of this name. Nothing is told of a denial: a reader
     /// of many logs passes over those that it may not read.
     pub fn may(&self, needed: impl Into<Actions>, name: &str) -> bool {
-        let on = On::Name(name);
-        self.policy.allows(self.certified(), needed.into(), on)
+        self.may_on(needed, On::Log(name))
+    }
+
+    /// The same for what is not a log.
+    pub fn may_on(&self, needed: impl Into<Actions>, on: On<'_>) -> bool {
+        let identity = self.identity.as_deref();
+        self.policy.allows(identity, needed.into(), on)
     }
 
     /// Lets a call pass, or says why not.
     pub fn check(&self, needed: impl Into<Actions>, on: On<'_>) -> Result<(), Status> {
         let needed = needed.into();
-        let subject = self.certified();
-        if self.policy.allows(subject, needed, on) {
+        let identity = self.identity.as_deref();
+        if self.policy.allows(identity, needed, on) {
             return Ok(());
         }
-        let denied = match subject {
+        let denied = match identity.and_then(Identity::subject) {
             Some(subject) => status::denied(subject, &needed.to_string(), on),
             None => status::unauthenticated(),
         };
@@ -212,7 +219,7 @@ pub fn subject<T>(request: &Request<T>) -> &str {
 }
 
 fn certified(peer: &PeerInfo) -> Option<&str> {
-    peer.identity.as_ref()?.common_name.as_deref()
+    peer.identity.as_ref()?.subject()
 }
 
 #[cfg(test)]
@@ -220,7 +227,6 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::net::identity::Identity;
 
     fn peer(name: Option<&str>) -> PeerInfo {
         let identity = name.map(|name| Identity {
@@ -252,7 +258,7 @@ mod tests {
         let policy = Policy::parse("# ours\np, root, *, produce\n\np,root,*,consume\n").unwrap();
         let check = |name, action| {
             let rights = policy.of(Some(&peer(name)), "");
-            [On::Name("x"), On::Cluster, On::Some]
+            [On::Log("x"), On::Cluster, On::Some]
                 .map(|on| rights.check(action, on))
                 .into_iter()
                 .reduce(|one, other| {
@@ -274,6 +280,33 @@ mod tests {
         assert_eq!(code(None, Action::Consume), Code::Unauthenticated);
         let open = Policy::default().of(None, "");
         assert!(open.check(Action::Admin, On::Cluster).is_ok());
+    }
+
+    #[test]
+    fn a_common_name_that_reads_as_a_uri_is_nobody() {
+        let policy = Policy::parse("p, spiffe://prod/billing, *, produce\n").unwrap();
+        let check = |common_name: Option<&str>, uris: &[&str]| {
+            let identity = Identity {
+                common_name: common_name.map(str::to_owned),
+                uris: uris.iter().map(|uri| (*uri).to_owned()).collect(),
+                ..Identity::default()
+            };
+            let peer = PeerInfo::new(String::new(), Some(identity), true);
+            let rights = policy.of(Some(&peer), "");
+            let checked = rights.check(Action::Produce, On::Log("x"));
+            (
+                rights.subject().to_owned(),
+                checked.map_err(|denied| denied.code()),
+            )
+        };
+        let uri = "spiffe://prod/billing";
+        assert_eq!(check(None, &[uri]), (uri.to_owned(), Ok(())));
+        assert_eq!(check(Some("ann"), &[uri]), ("ann".to_owned(), Ok(())));
+        let nobody = Err(Code::Unauthenticated);
+        assert_eq!(check(Some(uri), &[]), (String::new(), nobody));
+        assert_eq!(check(Some(""), &[]), (String::new(), nobody));
+        let other = check(Some(uri), &["spiffe://prod/other"]);
+        assert_eq!(other.1, Err(Code::PermissionDenied));
     }
 
     #[test]
@@ -299,7 +332,7 @@ mod tests {
             (Action::Admin, "orders", false),
         ] {
             assert_eq!(rights.may(action, name), may, "{action:?} {name}");
-            assert_eq!(rights.check(action, On::Name(name)).is_ok(), may);
+            assert_eq!(rights.check(action, On::Log(name)).is_ok(), may);
         }
         assert!(rights.may(Actions::ANY, "orders") && !rights.may(Actions::ANY, "bills"));
         for action in Action::ALL {
@@ -309,7 +342,7 @@ mod tests {
             let is_none = [Action::Admin, Action::Metrics].contains(&action);
             assert_eq!(some, !is_none, "{action:?}");
         }
-        let denied = rights.check(Action::Admin, On::Name("orders")).unwrap_err();
+        let denied = rights.check(Action::Admin, On::Log("orders")).unwrap_err();
         let told = denied.message();
         assert!(told.contains("\"a\" admin on \"orders\""), "{told}");
     }
@@ -321,9 +354,6 @@ mod tests {
             lines += &format!("p, a, log-{number}, produce\np, a, p{number}/*, consume\n");
         }
         let policy = Policy::parse(&lines).unwrap();
-        let allowed = policy.allowed.read().clone().unwrap();
-        let grants = &allowed["a"];
-        assert_eq!(grants.lengths(), 5, "a look for each length");
         let rights = rights(&policy, "a");
         assert!(rights.may(Action::Produce, "log-19999"));
         assert!(rights.may(Action::Consume, "p19999/x"));
@@ -339,6 +369,11 @@ mod tests {
             "p, root, a\u{7}, produce",
             "p, r, *, fly",
             "p, r, orders, metrics",
+            "p, r, log:orders, metrics",
+            "p, r, orders, produce|fly",
+            "p, role:, orders, produce",
+            "g, ann, billing",
+            "g, role:a, role:b",
         ] {
             let error = Policy::parse(&format!("\n{bad}\n")).unwrap_err();
             assert_eq!(error.line, 2, "{bad}");

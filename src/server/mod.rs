@@ -27,7 +27,7 @@ mod tests;
 
 pub use api_context::ApiContext;
 pub use audit::Audit;
-pub use auth::{Action, On, Policy, PolicyError, Rule};
+pub use auth::{Action, Lines, On, Policy, PolicyError};
 pub use commit_log::CommitLog;
 pub use counts::Counts;
 pub use drain::Drain;

@@ -8,7 +8,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("redb", &["src/raft/home/stable_store.rs"]),
     ("rustls", &["src/net/tls/", "src/certs.rs", "src/certs/"]),
     ("tokio_rustls", &["src/net/tls/"]),
-    ("rcgen", &["src/certs.rs"]),
+    ("rcgen", &["src/certs.rs", "src/certs/"]),
     ("memmap2", &["src/log/segment/index.rs"]),
     ("ring", &["src/raft/entry/owner.rs"]),
     ("twox_hash", &["src/raft/state/sessions/digests.rs"]),

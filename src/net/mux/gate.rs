@@ -171,7 +171,7 @@ impl Gate {
             Kind::Http => read,
         };
         let subject = identity.as_ref().and_then(|identity| match kind {
-            Kind::Grpc | Kind::Http => identity.common_name.clone(),
+            Kind::Grpc | Kind::Http => identity.subject().map(str::to_owned),
             Kind::Raft => identity.node_name.clone(),
         });
         let place = match Proven::take(&self.proven, kind, Origin::of(&addr), subject) {
@@ -222,8 +222,7 @@ impl Gate {
             kind,
             chain,
         } = accepted.map_err(|source| Refused::Tls { source })?;
-        let subject = identity.common_name.clone();
-        let term = Term::new(tls.clone(), chain, subject, self.age_max.get(), reloads);
+        let term = Term::new(tls.clone(), chain, &identity, self.age_max.get(), reloads);
         Ok((io, kind, (identity, term)))
     }
 

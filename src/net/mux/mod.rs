@@ -101,16 +101,23 @@ impl Mux {
         security: Security,
         limits: MuxLimits,
     ) -> (Mux, Incoming, Incoming) {
-        let (mux, streams) = Self::start_for(listener, security, limits, Handle::current());
+        let (mux, streams) = Self::start_for(
+            listener,
+            security,
+            limits,
+            Recheck::default(),
+            Handle::current(),
+        );
         (mux, streams.grpc, streams.raft)
     }
 
-    /// Serves `listener`, and moves the raft streams to the runtime `peers`. Handshakes stay here, since anybody can
-    /// begin one.
+    /// Serves `listener`, asks `recheck` of each connection, and moves the raft streams to the runtime `peers`.
+    /// Handshakes stay here, since anybody can begin one.
     pub fn start_for(
         listener: Box<dyn Listener>,
         security: Security,
         limits: MuxLimits,
+        recheck: Recheck,
         peers: Handle,
     ) -> (Mux, Streams) {
         let (grpc, grpc_queue) = mpsc::channel(limits.queue_max.max(1));
@@ -124,7 +131,7 @@ impl Mux {
             proven: proven.clone(),
             age_max: Live::new(limits.age_max),
         };
-        let (reloads, reloaded) = watch::channel(Recheck::default());
+        let (reloads, reloaded) = watch::channel(recheck);
         let acceptor = Acceptor {
             listener,
             gate: Gate {
@@ -179,7 +186,7 @@ impl Mux {
         self.changing.clone()
     }
 
-    /// What has the connections judged again once something was reloaded.
+    /// What has all connections judged again once something was reloaded: any change, also one to the same.
     pub fn reloads(&self) -> watch::Sender<Recheck> {
         self.reloads.clone()
     }

@@ -27,7 +27,7 @@ use crate::net::{BoxIo, Io};
 pub struct PeerInfo {
     pub addr: String,
     /// `None` on a stream without TLS: nobody has proven anything.
-    pub identity: Option<Identity>,
+    pub identity: Option<Arc<Identity>>,
     pub tls: bool,
     /// What its calls may make this node hold.
     pub accounts: Accounts,
@@ -68,7 +68,7 @@ impl PeerInfo {
         let accounts = Budget::new(budget::BYTES).accounts(subject);
         Self {
             addr,
-            identity,
+            identity: identity.map(Arc::new),
             tls,
             accounts,
             calls: Arc::new(Calls(Mutex::new((0, Instant::now())))),
@@ -79,13 +79,13 @@ impl PeerInfo {
 impl PeerInfo {
     /// Who calls: the name that it has proven, or else where it comes from.
     pub fn subject(&self) -> &str {
-        subject(&self.addr, self.identity.as_ref())
+        subject(&self.addr, self.identity.as_deref())
     }
 }
 
 /// Whom a connection's limits are counted for: the name that it has proven, or else where it comes from.
 fn subject<'a>(addr: &'a str, identity: Option<&'a Identity>) -> &'a str {
-    let name = identity.and_then(|identity| identity.common_name.as_deref());
+    let name = identity.and_then(Identity::subject);
     name.unwrap_or_else(|| addr.rsplit_once(':').map_or(addr, |(host, _)| host))
 }
 
@@ -171,7 +171,7 @@ impl MuxStream {
     /// From now on what the connection holds counts for this node, and for all connections of its subject.
     #[must_use]
     pub fn counted(mut self, budget: &Budget) -> Self {
-        let subject = subject(&self.info.addr, self.info.identity.as_ref());
+        let subject = subject(&self.info.addr, self.info.identity.as_deref());
         self.info.accounts = budget.accounts(subject);
         self
     }

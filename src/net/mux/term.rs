@@ -10,22 +10,29 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use crate::net::identity::Identity;
 use crate::net::tls::{Chain, Tls};
 
-/// Which subjects' connections end at a reload, besides those whose certificates are no longer trusted.
+/// Says of each connection, when it begins, how to know later whether a reload ends it.
 #[derive(Clone)]
-pub struct Recheck(Arc<dyn Fn(&str) -> bool + Send + Sync>);
+pub struct Recheck(Arc<dyn Fn(&Identity) -> Ends + Send + Sync>);
+
+/// Whether a connection ends at a reload, besides those whose certificates are no longer trusted. It is asked after each.
+type Ends = Box<dyn FnMut() -> bool + Send + Sync>;
 
 impl Recheck {
-    /// Ends the connections of the subjects of which this holds.
-    pub fn new(ends: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(ends))
+    /// Asks this of each connection that begins.
+    pub fn new<F>(begins: impl Fn(&Identity) -> F + Send + Sync + 'static) -> Self
+    where
+        F: FnMut() -> bool + Send + Sync + 'static,
+    {
+        Self(Arc::new(move |identity| Box::new(begins(identity))))
     }
 }
 
 impl Default for Recheck {
     fn default() -> Self {
-        Self::new(|_| false)
+        Self::new(|_| || false)
     }
 }
 
@@ -39,16 +46,17 @@ impl fmt::Debug for Recheck {
 pub(super) struct Term(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
 
 impl Term {
-    /// Of a peer that showed this chain, whose subject is this one.
+    /// Of a peer that showed this chain, who is this one.
     pub(super) fn new(
         tls: Tls,
         chain: Chain,
-        subject: Option<String>,
+        identity: &Identity,
         age_max: Duration,
         mut reloads: watch::Receiver<Recheck>,
     ) -> Self {
         let left = tls.time_left(&chain);
         let over = Instant::now() + left.min(age_max);
+        let mut ends = (reloads.borrow().0)(identity);
         Self(Box::pin(async move {
             loop {
                 tokio::select! {
@@ -57,11 +65,7 @@ impl Term {
                         return sleep_until(over).await;
                     },
                 }
-                let recheck = reloads.borrow_and_update().clone();
-                let ends = subject
-                    .as_deref()
-                    .is_some_and(|subject| (recheck.0)(subject));
-                if ends || !tls.trusts(&chain) {
+                if ends() || !tls.trusts(&chain) {
                     return;
                 }
             }

@@ -81,8 +81,14 @@ async fn who_serves_learns_who_dials_by_every_kind_of_address() {
             common_name: Some("root".into()),
             node_name: None,
             serves_and_calls: false,
+            uris: Vec::new(),
         }
     );
+    let uris = ["spiffe://prod/billing", "mailto:billing@example.com"];
+    let billing = authority.client_with_uris("billing", &uris).unwrap();
+    let billing = tls(&authority, &billing).identity();
+    assert_eq!(billing.subject(), Some("billing"));
+    assert!(billing.names().eq(["billing", "spiffe://prod/billing"]));
 
     for (dialer, kind, addr) in [
         (&client, Kind::Grpc, "localhost:1"),

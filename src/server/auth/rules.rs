@@ -1,234 +1,486 @@
-//! What a call does and what it is about; the lines of a policy, and what those of one subject come to.
+//! The lines of a policy, and what they come to: who may do what, on what.
+//!
+//! `p, SUBJECT, OBJECT, ACTIONS` gives a right, `g, SUBJECT, role:ROLE` makes a subject one of a role, which stands in lines
+//! as a subject does. What no line allows is denied, so the order of lines means nothing.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
 
-use crate::name::{self, Shown};
+use crate::name;
+use crate::net::identity::is_uri;
+
+use super::action::{Action, Actions, On};
 
 /// Stands for all names, and at the end of an object for all that begin so.
 const ALL: char = '*';
-
-/// What a call does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Append records.
-    Produce,
-    /// Read records.
-    Consume,
-    /// Move consumers' named positions.
-    Commit,
-    /// Make, change, trim and delete logs; change the cluster.
-    Admin,
-    /// Read what a node tells of itself over plain HTTP.
-    Metrics,
-}
-
-impl Action {
-    pub const ALL: [Self; 5] = [
-        Self::Produce,
-        Self::Consume,
-        Self::Commit,
-        Self::Admin,
-        Self::Metrics,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Produce => "produce",
-            Self::Consume => "consume",
-            Self::Commit => "commit",
-            Self::Admin => "admin",
-            Self::Metrics => "metrics",
-        }
-    }
-
-    /// The action of this name.
-    pub fn new(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|action| action.name() == name)
-    }
-}
-
-/// Some actions: those that were granted, or those of which a call needs one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Actions(u8);
-
-impl Actions {
-    /// Whoever has any right on a log may see that it is there. To read metrics is none.
-    pub const ANY: Self = Self(0b1111);
-
-    pub fn add(&mut self, others: Self) {
-        self.0 |= others.0;
-    }
-
-    pub fn meets(self, needed: Self) -> bool {
-        self.0 & needed.0 != 0
-    }
-}
-
-impl From<Action> for Actions {
-    fn from(action: Action) -> Self {
-        Self(1 << action as u8)
-    }
-}
-
-impl FromIterator<Action> for Actions {
-    fn from_iter<I: IntoIterator<Item = Action>>(actions: I) -> Self {
-        let bits = actions.into_iter().map(|action| Self::from(action).0);
-        Self(bits.fold(0, |all, one| all | one))
-    }
-}
-
-impl fmt::Display for Actions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = Action::ALL.into_iter();
-        let names = names.filter(|action| self.meets((*action).into()));
-        let names: Vec<_> = names.map(Action::name).collect();
-        f.write_str(&names.join(" or "))
-    }
-}
-
-/// What a call is about.
-#[derive(Debug, Clone, Copy)]
-pub enum On<'a> {
-    /// A name: a log's, whether there is one or not, or a fence's.
-    Name(&'a str),
-    /// What belongs to no log: members, the sessions of others.
-    Cluster,
-    /// Some log: the call has not said yet which, or what it tells everybody may know who has a log.
-    Some,
-}
-
-impl fmt::Display for On<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => write!(f, "on {}", Shown(name)),
-            Self::Cluster => f.write_str("on the cluster, which needs a line for *"),
-            Self::Some => f.write_str("on any log"),
-        }
-    }
-}
+/// What begins the name of a role.
+const ROLE: &str = "role:";
+/// The object that belongs to no log.
+const CLUSTER: &str = "cluster";
 
 /// A line of a policy that is none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "line {line} of the policy: {what}; a line reads `p, SUBJECT, LOG|PREFIX*|*, produce|consume|commit|admin|metrics`"
+    "line {line} of the policy: {what}; a line reads `p, SUBJECT, OBJECT, ACTIONS` or `g, SUBJECT, role:ROLE`: \
+     `ferrolog policy check --help` tells more"
 )]
 pub struct PolicyError {
     pub(super) line: usize,
     what: String,
 }
 
-/// A line of a policy.
+/// What a line is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Object<'a> {
+    All,
+    Cluster,
+    /// A log of this name, and what else has it.
+    Named(&'a str),
+    Log(&'a str),
+    Cursor(&'a str),
+    Fence(&'a str),
+}
+
+/// A line that gives a right.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule<'a> {
     /// Its number, from 1 on.
     pub line: usize,
     pub text: &'a str,
-    pub(super) subject: &'a str,
-    pub(super) object: &'a str,
-    pub(super) action: Action,
+    subject: &'a str,
+    object: Object<'a>,
+    actions: Actions,
 }
 
-impl<'a> Rule<'a> {
-    fn new(line: usize, text: &'a str) -> Result<Self, PolicyError> {
-        let failed = |what: String| PolicyError { line, what };
-        let fields: Vec<_> = text.split(',').map(str::trim).collect();
-        let ["p", subject, object, action] = fields[..] else {
-            let what = "it does not have the four fields of a rule";
-            return Err(failed(what.to_owned()));
-        };
-        let name = object.strip_suffix(ALL).filter(|name| !name.is_empty());
-        if object != "*" {
-            let checked = name::check(name.unwrap_or(object));
-            checked.map_err(|bad| failed(format!("the object: {bad}, not {object:?}")))?;
-        }
-        let known = Action::new(action);
-        let action = known.ok_or_else(|| failed(format!("{action:?} is no action")))?;
-        if action == Action::Metrics && object != "*" {
-            let what = format!("metrics are of no log, so their object is *, not {object:?}");
-            return Err(failed(what));
-        }
-        Ok(Self {
-            line,
-            text,
-            subject,
-            object,
-            action,
-        })
-    }
+/// A line that makes a subject one of a role.
+#[derive(Debug, Clone, Copy)]
+pub struct Member<'a> {
+    /// Its number, from 1 on.
+    pub line: usize,
+    pub text: &'a str,
+    subject: &'a str,
+    role: &'a str,
+}
 
-    /// The rules of a policy; empty lines and lines that begin with `#` are none.
-    pub fn all(text: &'a str) -> impl Iterator<Item = Result<Self, PolicyError>> {
+/// All lines of a policy.
+#[derive(Debug, Default)]
+pub struct Lines<'a> {
+    pub rules: Vec<Rule<'a>>,
+    pub members: Vec<Member<'a>>,
+}
+
+/// The line that allows something, and the one by which its subject is one of the role that it is for.
+pub type Decision<'l, 'a> = (&'l Rule<'a>, Option<&'l Member<'a>>);
+
+impl<'a> Lines<'a> {
+    /// Reads a policy; empty lines and lines that begin with `#` are none.
+    ///
+    /// # Errors
+    ///
+    /// A [`PolicyError`] names the first line that is none.
+    pub fn parse(text: &'a str) -> Result<Self, PolicyError> {
+        let mut all = Self::default();
         let lines = (1..).zip(text.lines().map(str::trim));
-        let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-        lines.map(|(number, line)| Self::new(number, line))
+        for (line, text) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+            let failed = |what: String| PolicyError { line, what };
+            let fields: Vec<_> = text.split(',').map(str::trim).collect();
+            match fields[..] {
+                ["p", subject, object, actions] => {
+                    check_subject(subject).map_err(failed)?;
+                    let object = Object::parse(object).map_err(failed)?;
+                    let actions = actions_of(actions, object).map_err(failed)?;
+                    all.rules.push(Rule {
+                        line,
+                        text,
+                        subject,
+                        object,
+                        actions,
+                    });
+                }
+                ["g", subject, role] => {
+                    check_subject(subject).map_err(failed)?;
+                    if subject.starts_with(ROLE) || !is_role(role) {
+                        let what = "g makes a subject one of a role, and no role one of another";
+                        return Err(failed(what.to_owned()));
+                    }
+                    all.members.push(Member {
+                        line,
+                        text,
+                        subject,
+                        role,
+                    });
+                }
+                _ => {
+                    let what = "it does not have the fields of a right or of a role";
+                    return Err(failed(what.to_owned()));
+                }
+            }
+        }
+        Ok(all)
     }
 
-    /// Whether it allows a subject this.
-    pub fn allows(&self, subject: &str, action: Action, on: On<'_>) -> bool {
-        let mut grants = Grants::default();
-        grants.add(self.object, self.action.into());
-        self.subject == subject && grants.allow(action.into(), on)
+    /// The first line that allows a subject this.
+    pub fn deciding(&self, subject: &str, action: Action, on: On<'_>) -> Option<Decision<'_, 'a>> {
+        let allowing = self.rules.iter().filter(|rule| {
+            let mut grants = Grants::default();
+            grants.add(rule.object, rule.actions);
+            grants.allow(action.into(), on)
+        });
+        let mut decisions = allowing.filter_map(|rule| {
+            if is_of(rule.subject, subject) {
+                return Some((rule, None));
+            }
+            let of_role = |member: &&Member<'_>| {
+                member.role == rule.subject && is_of(member.subject, subject)
+            };
+            let member = self.members.iter().find(of_role)?;
+            Some((rule, Some(member)))
+        });
+        decisions.next()
     }
 }
 
-/// What the lines of one subject allow.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Grants {
-    /// By lines for `*`.
-    everywhere: Actions,
-    /// By all lines.
-    somewhere: Actions,
-    by_name: HashMap<String, Actions>,
-    by_prefix: HashMap<String, Actions>,
+/// Whether a line's subject is this one. A role is nobody: it is no name of a certificate.
+fn is_of(line: &str, subject: &str) -> bool {
+    match line.strip_suffix(ALL) {
+        Some(prefix) if is_uri(line) => subject.starts_with(prefix),
+        _ => line == subject && !line.starts_with(ROLE),
+    }
+}
+
+fn is_role(name: &str) -> bool {
+    name.strip_prefix(ROLE)
+        .is_some_and(|name| name::check(name).is_ok())
+}
+
+fn check_subject(subject: &str) -> Result<(), String> {
+    if subject.is_empty() {
+        return Err("the subject is missing".to_owned());
+    }
+    let is_fine = !subject.starts_with(ROLE) || is_role(subject);
+    is_fine
+        .then_some(())
+        .ok_or_else(|| format!("{subject:?} is no name of a role"))
+}
+
+/// `produce`, `produce|consume`, or `*` for all that there are for the object.
+fn actions_of(text: &str, object: Object<'_>) -> Result<Actions, String> {
+    let of_cluster = matches!(object, Object::All | Object::Cluster);
+    if text == "*" {
+        let fitting = Action::ALL.into_iter();
+        let fitting = fitting.filter(|action| of_cluster || *action != Action::Metrics);
+        return Ok(fitting.collect());
+    }
+    let mut actions = Actions::default();
+    for name in text.split('|').map(str::trim) {
+        let action = Action::new(name).ok_or_else(|| format!("{name:?} is no action"))?;
+        if action == Action::Metrics && !of_cluster {
+            return Err("metrics are of no log, so their object is * or cluster".to_owned());
+        }
+        actions.add(action.into());
+    }
+    Ok(actions)
+}
+
+impl<'a> Object<'a> {
+    fn parse(text: &'a str) -> Result<Self, String> {
+        let (object, name) = match text.split_once(':') {
+            _ if text == "*" => return Ok(Self::All),
+            _ if text == CLUSTER => return Ok(Self::Cluster),
+            Some(("log", name)) => (Self::Log(name), name),
+            Some(("cursor", name)) => (Self::Cursor(name), name),
+            Some(("fence", name)) => (Self::Fence(name), name),
+            _ => (Self::Named(text), text),
+        };
+        let begins = name.strip_suffix(ALL).filter(|begins| !begins.is_empty());
+        if name != "*" {
+            let checked = name::check(begins.unwrap_or(name));
+            checked.map_err(|bad| format!("the object: {bad}, not {text:?}"))?;
+        }
+        Ok(object)
+    }
+}
+
+/// Something by name, and by the beginnings of names.
+#[derive(Debug, PartialEq, Eq)]
+struct Named<V> {
+    by_name: HashMap<String, V>,
+    by_prefix: HashMap<String, V>,
     /// Of the prefixes, so that a name is cut where a prefix may end and nowhere else.
     prefix_lengths: BTreeSet<usize>,
 }
 
-impl Grants {
-    /// How many lengths the prefixes have.
-    #[cfg(test)]
-    pub fn lengths(&self) -> usize {
-        self.prefix_lengths.len()
+impl<V> Default for Named<V> {
+    fn default() -> Self {
+        Self {
+            by_name: HashMap::new(),
+            by_prefix: HashMap::new(),
+            prefix_lengths: BTreeSet::new(),
+        }
     }
+}
 
-    pub fn add(&mut self, object: &str, actions: Actions) {
-        self.somewhere.add(actions);
-        match object.strip_suffix(ALL) {
-            Some("") => self.everywhere.add(actions),
+impl<V: Default> Named<V> {
+    /// What is kept for a name, or for a beginning with `*` behind it.
+    fn entry(&mut self, name: &str) -> &mut V {
+        match name.strip_suffix(ALL) {
             Some(prefix) => {
                 self.prefix_lengths.insert(prefix.len());
-                let granted = self.by_prefix.entry(prefix.to_owned()).or_default();
-                granted.add(actions);
+                self.by_prefix.entry(prefix.to_owned()).or_default()
             }
-            None => self
-                .by_name
-                .entry(object.to_owned())
-                .or_default()
-                .add(actions),
+            None => self.by_name.entry(name.to_owned()).or_default(),
         }
     }
 
-    pub fn allow(&self, needed: Actions, on: On<'_>) -> bool {
+    /// What is kept for this name, and for its beginnings of at least so many bytes.
+    fn of<'n>(&'n self, name: &'n str, least: usize) -> impl Iterator<Item = &'n V> {
+        let prefixes = self
+            .prefix_lengths
+            .range(least.min(name.len())..=name.len());
+        // No prefix ends inside of a character.
+        let begun = prefixes.filter_map(move |&length| self.by_prefix.get(name.get(..length)?));
+        self.by_name.get(name).into_iter().chain(begun)
+    }
+}
+
+impl Named<Actions> {
+    fn meet(&self, needed: Actions, name: &str) -> bool {
+        self.of(name, 0).any(|granted| granted.meets(needed))
+    }
+}
+
+/// What some lines allow.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Grants {
+    /// By lines for `*`.
+    everywhere: Actions,
+    /// By all lines.
+    somewhere: Actions,
+    cluster: Actions,
+    named: Named<Actions>,
+    logs: Named<Actions>,
+    cursors: Named<Actions>,
+    fences: Named<Actions>,
+}
+
+impl Grants {
+    fn add(&mut self, object: Object<'_>, actions: Actions) {
+        self.somewhere.add(actions);
+        let granted = match object {
+            Object::All => &mut self.everywhere,
+            Object::Cluster => &mut self.cluster,
+            Object::Named(name) => self.named.entry(name),
+            Object::Log(name) => self.logs.entry(name),
+            Object::Cursor(name) => self.cursors.entry(name),
+            Object::Fence(name) => self.fences.entry(name),
+        };
+        granted.add(actions);
+    }
+
+    fn allow(&self, needed: Actions, on: On<'_>) -> bool {
+        let everywhere = self.everywhere.meets(needed);
         match on {
-            // A line for all logs is for those of users. Whoever administers everything has the system's, too.
-            On::Name(name) if name::is_of_system(name) => {
-                self.everywhere.meets(Action::Admin.into()) || self.allow_name(needed, name)
-            }
             On::Some => self.somewhere.meets(needed),
-            On::Cluster => self.everywhere.meets(needed),
-            On::Name(name) => self.everywhere.meets(needed) || self.allow_name(needed, name),
+            On::Cluster => everywhere || self.cluster.meets(needed),
+            On::Log(name) => self.allow_log(needed, name),
+            On::Fence(name) => {
+                everywhere || self.named.meet(needed, name) || self.fences.meet(needed, name)
+            }
+            On::Cursor { log, name } => {
+                let by_log = match log {
+                    Some(log) => self.allow_log(needed, log),
+                    // One of selections belongs to no log.
+                    None => everywhere || self.named.meet(needed, name),
+                };
+                by_log || self.cursors.meet(needed, name)
+            }
         }
     }
 
-    fn allow_name(&self, needed: Actions, name: &str) -> bool {
-        let meets = |granted: Option<&Actions>| granted.is_some_and(|some| some.meets(needed));
-        let mut prefixes = self.prefix_lengths.range(..=name.len());
-        meets(self.by_name.get(name))
-            || prefixes.any(|&length| {
-                // No prefix ends inside of a character.
-                let prefix = name.get(..length);
-                meets(prefix.and_then(|prefix| self.by_prefix.get(prefix)))
-            })
+    fn allow_log(&self, needed: Actions, name: &str) -> bool {
+        // A line for all logs is for those of users. Whoever administers everything has the system's, too.
+        let everywhere = match name::is_of_system(name) {
+            true => self.everywhere.meets(Action::Admin.into()),
+            false => self.everywhere.meets(needed),
+        };
+        // Nor does `log:*`, the beginning of all names, reach them.
+        let least = usize::from(name::is_of_system(name));
+        everywhere
+            || self.named.meet(needed, name)
+            || self
+                .logs
+                .of(name, least)
+                .any(|granted| granted.meets(needed))
+    }
+}
+
+/// What a subject has by its own lines, and the roles that it is one of.
+#[derive(Debug, Default)]
+struct Held {
+    own: Grants,
+    roles: BTreeSet<String>,
+}
+
+/// What each subject may do.
+#[derive(Debug, Default)]
+pub struct Table {
+    subjects: Named<Held>,
+    roles: HashMap<String, Grants>,
+}
+
+impl Table {
+    pub fn new(lines: &Lines<'_>) -> Self {
+        let mut table = Self::default();
+        for rule in &lines.rules {
+            let grants = match rule.subject.starts_with(ROLE) {
+                true => table.roles.entry(rule.subject.to_owned()).or_default(),
+                false => &mut table.held(rule.subject).own,
+            };
+            grants.add(rule.object, rule.actions);
+        }
+        for member in &lines.members {
+            let role = member.role.to_owned();
+            table.held(member.subject).roles.insert(role);
+        }
+        table
+    }
+
+    /// Only URIs go by their beginnings: a common name may end with any character.
+    fn held(&mut self, subject: &str) -> &mut Held {
+        match is_uri(subject) {
+            true => self.subjects.entry(subject),
+            false => self.subjects.by_name.entry(subject.to_owned()).or_default(),
+        }
+    }
+
+    /// All that a name of a certificate is granted.
+    fn grants<'t>(&'t self, name: &'t str) -> impl Iterator<Item = &'t Grants> {
+        self.subjects.of(name, 0).flat_map(|held| {
+            let of_role = |role: &String| self.roles.get(role);
+            [&held.own]
+                .into_iter()
+                .chain(held.roles.iter().filter_map(of_role))
+        })
+    }
+
+    /// Whether whoever has these names may do one of these things.
+    pub fn allows<'n>(
+        &'n self,
+        names: impl Iterator<Item = &'n str>,
+        needed: Actions,
+        on: On<'_>,
+    ) -> bool {
+        let mut all = names.flat_map(|name| self.grants(name));
+        all.any(|grants| grants.allow(needed, on))
+    }
+
+    /// Whether two policies grant the same to whoever has these names.
+    pub fn grant_alike<'n>(
+        &'n self,
+        other: &'n Self,
+        names: impl Iterator<Item = &'n str> + Clone,
+    ) -> bool {
+        let ours = names.clone().flat_map(|name| self.grants(name));
+        let theirs = names.flat_map(|name| other.grants(name));
+        ours.eq(theirs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINES: &str = "\
+# people and programs
+g, spiffe://prod/billing/*, role:billing
+g, ann, role:billing
+p, role:billing, log:orders/*, produce|consume
+p, role:billing, cursor:billing*, commit
+p, role:billing, fence:billing, produce
+p, ops, cluster, admin|metrics
+p, bob, orders/eu, *
+";
+
+    fn table() -> Table {
+        Table::new(&Lines::parse(LINES).unwrap())
+    }
+
+    fn log(name: &str) -> On<'_> {
+        On::Log(name)
+    }
+
+    fn cursor<'a>(log: &'a str, name: &'a str) -> On<'a> {
+        On::Cursor {
+            log: Some(log),
+            name,
+        }
+    }
+
+    /// What the lines allow, one for one with the line that decides.
+    #[test]
+    fn roles_uris_and_objects_are_told_apart() {
+        use Action::{Admin, Commit, Consume, Metrics, Produce};
+        let (table, lines) = (table(), Lines::parse(LINES).unwrap());
+        let rows = [
+            ("ann", Produce, log("orders/eu"), Some((4, Some(3)))),
+            (
+                "spiffe://prod/billing/7",
+                Consume,
+                log("orders/eu"),
+                Some((4, Some(2))),
+            ),
+            ("spiffe://prod/billing", Consume, log("orders/eu"), None),
+            ("spiffe://test/billing/7", Consume, log("orders/eu"), None),
+            ("ann", Admin, log("orders/eu"), None),
+            ("ann", Commit, log("orders/eu"), None),
+            (
+                "ann",
+                Commit,
+                cursor("orders/eu", "billing-1"),
+                Some((5, Some(3))),
+            ),
+            ("ann", Commit, cursor("orders/eu", "other"), None),
+            ("ann", Produce, On::Fence("billing"), Some((6, Some(3)))),
+            // An object for logs is none for fences of the same name.
+            ("ann", Produce, On::Fence("orders/eu"), None),
+            ("bob", Produce, On::Fence("orders/eu"), Some((8, None))),
+            ("bob", Commit, cursor("orders/eu", "any"), Some((8, None))),
+            ("bob", Metrics, On::Cluster, None),
+            ("ops", Admin, On::Cluster, Some((7, None))),
+            ("ops", Metrics, On::Cluster, Some((7, None))),
+            ("ops", Admin, log("orders/eu"), None),
+            // The name of a role is nobody's.
+            ("role:billing", Produce, log("orders/eu"), None),
+        ];
+        for (subject, action, on, wanted) in &rows {
+            let may = table.allows([*subject].into_iter(), (*action).into(), *on);
+            assert_eq!(may, wanted.is_some(), "{subject} {action:?} {on}");
+            let decision = lines.deciding(subject, *action, *on);
+            let told = decision.map(|(rule, by)| (rule.line, by.map(|by| by.line)));
+            assert_eq!(told, *wanted, "{subject} {action:?} {on}");
+        }
+    }
+
+    #[test]
+    fn the_systems_logs_need_a_line_of_their_own() {
+        let lines = "p, a, *, consume\np, b, log:*, consume\np, c, _audit, consume\np, d, *, admin\n\
+                     p, e, log:_*, consume\n";
+        let table = Table::new(&Lines::parse(lines).unwrap());
+        let may = |name: &str| {
+            let consume = Action::Consume.into();
+            table.allows([name].into_iter(), consume, On::Log("_audit"))
+        };
+        assert_eq!(
+            ["a", "b", "c", "d", "e"].map(may),
+            [false, false, true, true, true]
+        );
+    }
+
+    #[test]
+    fn whose_rights_differ_is_found_through_roles() {
+        let other = LINES.replace("cursor:billing*, commit", "cursor:bill*, commit");
+        let (old, new) = (table(), Table::new(&Lines::parse(&other).unwrap()));
+        let alike = |name: &str| old.grant_alike(&new, [name].into_iter());
+        assert!(!alike("ann") && !alike("spiffe://prod/billing/x"));
+        assert!(alike("bob") && alike("ops") && alike("nobody"));
     }
 }

@@ -266,7 +266,7 @@ async fn begins(
 ) -> Result<Position, Status> {
     let at = start.and_then(|start| start.at);
     if let Some(At::Cursor(name)) = &at {
-        rights.check(Action::Consume, On::Name(name))?;
+        rights.check(Action::Consume, On::Cursor { log: None, name })?;
         // Where it stood when the call came, and what it stands behind is applied here.
         be_current(log).await?;
         let cursor = log.of(log::LogId::SEVERAL).cursor(name);

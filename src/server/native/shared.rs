@@ -50,7 +50,7 @@ async fn fence<T: Sync>(
     (log, name): (&str, &str),
     needed: Action,
 ) -> Result<ReplicatedLog, Status> {
-    api.rights(request).check(needed, On::Name(name))?;
+    api.rights(request).check(needed, On::Fence(name))?;
     shared(api, request, log, needed.into()).await
 }
 
@@ -226,7 +226,8 @@ fn of_selections_named<T>(
     (log, name): (&str, &str),
     needed: Action,
 ) -> Result<ReplicatedLog, Status> {
-    api.rights(request).check(needed, On::Name(name))?;
+    let on = On::Cursor { log: None, name };
+    api.rights(request).check(needed, on)?;
     of_selections(api, request, log, needed)
 }
 
@@ -293,20 +294,15 @@ async fn cursors_changed<T: Sync>(
 ) -> Result<ReplicatedLog, Status> {
     match of_selections {
         true => of_selections_named(api, request, (log, name), Action::Commit),
-        false => api.log_for(request, log, Action::Commit).await,
+        false => {
+            let of = (log, name);
+            api.log_with_cursor(request, of, Action::Commit).await
+        }
     }
 }
 
-/// What has the cursors that a request reads, as far as was acknowledged.
-async fn cursors_read<T: Sync>(
-    api: &Api,
-    request: &Request<T>,
-    log: &str,
-    found: Option<ReplicatedLog>,
-) -> Result<ReplicatedLog, Status> {
-    let Some(all) = found else {
-        return api.current_log_for(request, log, Action::Consume).await;
-    };
+/// What has cursors, once all that was acknowledged is applied here.
+async fn current(all: ReplicatedLog) -> Result<ReplicatedLog, Status> {
     be_current(&all).await?;
     Ok(all)
 }
@@ -316,10 +312,14 @@ pub async fn get_cursor(
     request: Request<GetCursorRequest>,
 ) -> Result<GetCursorResponse, Status> {
     let asked = request.get_ref();
-    let several = asked
-        .of_selections
-        .then(|| of_selections_named(api, &request, (&asked.log, &asked.name), Action::Consume));
-    let log = cursors_read(api, &request, &asked.log, several.transpose()?).await?;
+    let of = (&*asked.log, &*asked.name);
+    let log = match asked.of_selections {
+        true => current(of_selections_named(api, &request, of, Action::Consume)?).await?,
+        false => {
+            let log = api.current_log_with_cursor(&request, of, Action::Consume);
+            log.await?
+        }
+    };
     let name = request.into_inner().name;
     let found = log.cursor(&name);
     let found = found.ok_or_else(|| status::no_such_cursor(&name))?;
@@ -333,16 +333,19 @@ pub async fn list_cursors(
     request: Request<ListCursorsRequest>,
 ) -> Result<ListCursorsResponse, Status> {
     let asked = request.get_ref();
-    let several = asked
-        .of_selections
-        .then(|| of_selections(api, &request, &asked.log, Action::Consume));
-    let log = cursors_read(api, &request, &asked.log, several.transpose()?).await?;
+    let log = match asked.of_selections {
+        true => current(of_selections(api, &request, &asked.log, Action::Consume)?).await?,
+        false => {
+            let log = api.current_log_for(&request, &asked.log, Action::Consume);
+            log.await?
+        }
+    };
     let rights = api.rights(&request);
     let size = page(asked.page_size);
     let found = log.cursors(&asked.page_token, size + 1);
     let (mut found, next_page_token) = page_of(found, size, |(name, _)| name.clone());
     if asked.of_selections {
-        found.retain(|(name, _)| rights.may(Action::Consume, name));
+        found.retain(|(name, _)| rights.may_on(Action::Consume, On::Cursor { log: None, name }));
     }
     Ok(ListCursorsResponse {
         next_page_token,

@@ -31,6 +31,8 @@ const ACTIONS: [&str; 4] = ["produce", "consume", "commit", "admin"];
 const MINE: &str = "mine/orders";
 const THEIRS: &str = "other/orders";
 const ANY: &[&str] = &ACTIONS;
+/// The verbs about one cursor of a log.
+const CURSORS: [&str; 3] = ["/CommitCursor", "/GetCursor", "/DeleteCursor"];
 
 /// For what a right must be given, so that a call passes.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -574,10 +576,18 @@ async fn every_verb_asks_for_its_right_on_its_log() {
     for action in ACTIONS {
         policy += &format!(
             "p, {action}-one, {MINE}, {action}\np, {action}-some, mine/*, {action}\n\
-             p, {action}-all, *, {action}\np, other, other/*, {action}\n"
+             p, {action}-all, *, {action}\np, other, other/*, {action}\n\
+             p, {action}-cluster, cluster, {action}\ng, {action}-role, role:{action}\n"
         );
-        names.extend(["one", "some", "all"].map(|of| format!("{action}-{of}")));
+        for kind in ["log", "cursor", "fence"] {
+            policy += &format!("p, role:{action}, {kind}:mine/*, {action}\n");
+        }
+        let names_of = ["one", "some", "all", "cluster", "role"].map(|of| format!("{action}-{of}"));
+        names.extend(names_of);
     }
+    // One that has cursors and not their logs.
+    policy += "p, keeper, cursor:c, commit|consume\np, keeper, cursor:d*, commit\n";
+    names.push("keeper".to_owned());
     // What is told over plain HTTP alone.
     policy += "p, metrics-all, *, metrics\n";
     names.push("metrics-all".to_owned());
@@ -602,7 +612,12 @@ async fn every_verb_asks_for_its_right_on_its_log() {
             let right = rights.iter().find_map(|right| name.strip_prefix(right));
             let expected = match (right, of) {
                 (Some("-all"), _) => true,
+                (Some("-cluster"), of) => *of != For::Name,
                 (Some(_), of) => *of != For::Cluster,
+                (None, For::Some) if name == "keeper" => rights
+                    .iter()
+                    .any(|right| ["commit", "consume"].contains(right)),
+                (None, _) if name == "keeper" => CURSORS.iter().any(|of| verb.ends_with(of)),
                 (None, of) => name == "other" && *of == For::Some,
             };
             let outcome = passes(&channel, row, MINE).await;
