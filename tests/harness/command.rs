@@ -133,6 +133,18 @@ pub async fn cluster_json(of: &LocalCluster, words: &[&str]) -> serde_json::Valu
     serde_json::from_str(&out).expect("JSON")
 }
 
+/// The kinds of faults that `doctor` finds, each with its node, and its exit code.
+pub async fn findings(of: &LocalCluster) -> (Vec<(String, String)>, Option<i32>) {
+    let ended = client(of, &["doctor", "--output", "json"]).await;
+    let told = json(&ended.out);
+    let findings = told["findings"].as_array().expect("findings");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let kinds = findings
+        .iter()
+        .map(|one| (text(&one["kind"]), text(&one["node"])));
+    (kinds.collect(), ended.code)
+}
+
 fn tls_args(files: &TlsFiles) -> Vec<String> {
     let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
     let (ca, cert, key) = (text(&files.ca), text(&files.cert), text(&files.key));

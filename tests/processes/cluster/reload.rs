@@ -188,6 +188,16 @@ async fn certificates_are_rotated_to_other_authorities_while_records_go_on() {
     })
     .await;
     assert_eq!(taken(&stage), before);
+    let left = ("not-taken-up".to_owned(), "n1".to_owned());
+    let found = command::findings(&stage.cluster).await;
+    assert_eq!(found, (vec![left], Some(1)), "the doctor names it");
+    let good = fs::read(third.join("n1.pem")).expect("a file");
+    put(&certs.join("n1.pem"), &good);
+    until("the good file is taken up", async || {
+        let found = command::findings(&stage.cluster).await;
+        (found == (Vec::new(), Some(0))).then_some(())
+    })
+    .await;
     client
         .produce(Bytes::from("still"))
         .await
@@ -249,6 +259,9 @@ async fn who_loses_a_right_is_out_at_once_and_who_gets_one_is_in() {
         told.contains("the policy stays as it was").then_some(())
     })
     .await;
+    let (found, _) = command::findings(&stage.cluster).await;
+    let named = |node: &str| ("not-taken-up".to_owned(), node.to_owned());
+    assert!(found.contains(&named("n1")), "{found:?}");
     let told = follow(&other).next().await.expect("a record");
     told.expect("as before");
 }

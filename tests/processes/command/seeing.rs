@@ -1,13 +1,21 @@
-//! `cluster status`, `doctor` and `health` while nodes die, sleep and come back: what an operator is told.
+//! `cluster status`, `doctor` and `health` while nodes die, sleep, move, rot and come back: what an operator is told.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it harms a file of a node that runs"
+)]
 
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ferrolog::cli::local_cluster::Signal;
+use ferrolog::client::{Client, Consistency, ConsumeOptions};
 use futures::future::join_all;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::harness::command::{Lone, client, cluster, cluster_json, serve_args};
+use crate::harness::command::{Lone, cluster, cluster_json, findings, serve_args};
 use crate::harness::{PATIENCE, Stage, until};
 
 /// Looks at a healthy cluster of which nothing may be said.
@@ -15,6 +23,10 @@ const LOOKS: usize = 100;
 
 /// How soon a status is right after a fault, with something for a busy machine.
 const SOON: Duration = Duration::from_millis(2_500);
+
+/// Segments that fill, and calls that are slow, while the test looks on.
+const FLAGS: [&str; 4] = ["--segment-bytes-max", "64KiB", "--slow-call-ms", "100"];
+const SLOW: Duration = Duration::from_millis(100);
 
 /// Looks at the status of the cluster until it is right, which must be soon.
 async fn right(stage: &Stage, what: &str, is_right: impl Fn(&Value) -> bool) -> Value {
@@ -41,16 +53,8 @@ async fn right_in(
     }
 }
 
-/// The kinds of faults that `doctor` finds, each with its node, and its exit code.
 async fn found(stage: &Stage) -> (Vec<(String, String)>, Option<i32>) {
-    let ended = client(&stage.cluster, &["doctor", "--output", "json"]).await;
-    let told: Value = serde_json::from_str(&ended.out).expect("JSON");
-    let findings = told["findings"].as_array().expect("findings");
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let kinds = findings
-        .iter()
-        .map(|one| (text(&one["kind"]), text(&one["node"])));
-    (kinds.collect(), ended.code)
+    findings(&stage.cluster).await
 }
 
 /// Waits until a node has logged this.
@@ -66,6 +70,98 @@ async fn finds(stage: &Stage, kind: &str, node: &str) {
     let wanted = (kind.to_owned(), node.to_owned());
     assert!(found.contains(&wanted), "{wanted:?} in {found:?}");
     assert_ne!(code, Some(0));
+}
+
+/// A write waits for a node without which there is no majority, and its leader's log tells where the time went.
+async fn is_slow(stage: &Stage, leader: usize, other: usize) {
+    let client = stage.client_of(leader);
+    let logged = stage.log_len(leader);
+    let line = until("a slow write is told", async || {
+        // What opens the producer's session is no write.
+        produce(&client).await;
+        stage.cluster.signal(other, Signal::STOP).expect("asleep");
+        let mut write = tokio::spawn({
+            let client = client.clone();
+            async move { produce(&client).await }
+        });
+        let early = timeout(SLOW + SLOW / 5, &mut write).await;
+        assert!(early.is_err(), "without a majority");
+        stage.cluster.signal(other, Signal::CONT).expect("awake");
+        write.await.expect("it is written");
+        // If another one was elected meanwhile, the write was not this leader's to tell of.
+        let log = stage.log_since(leader, logged);
+        let line = log.lines().find(|line| line.contains("a slow write"));
+        line.map(str::to_owned)
+    })
+    .await;
+    let ms = |stage: &str| {
+        let (_, value) = line
+            .split_once(&format!(" {stage}_ms="))
+            .unwrap_or_else(|| panic!("no {stage}: {line}"));
+        let value = value.split(' ').next().unwrap_or_default();
+        Duration::from_millis(value.parse().unwrap_or_else(|_| panic!("{stage}: {line}")))
+    };
+    println!("{line}");
+    let stages = ["queue", "append", "fsync", "quorum", "apply", "answer"].map(ms);
+    let [queue, _, _, quorum, apply, answer] = stages;
+    assert!(quorum >= SLOW, "it waited for the other node: {line}");
+    let sum = queue + quorum + apply + answer;
+    assert!(sum <= ms("took") + Duration::from_millis(10), "{line}");
+    logs(stage, leader, logged, "a slow call").await;
+    let log = stage.log_since(leader, logged);
+    let call = log.lines().find(|line| line.contains("a slow call"));
+    let call = call.expect("the call");
+    assert!(
+        call.contains("who=\"client\"") && call.contains("verb="),
+        "{call}"
+    );
+}
+
+async fn produce(client: &Client) {
+    let record = Bytes::from_static(&[b'x'; 10 << 10]);
+    client.produce(record).await.expect("a record");
+}
+
+/// So many records that the first segment of each node is full and sealed.
+async fn seal(stage: &Stage) {
+    let client = stage.client();
+    for _ in 0..20 {
+        produce(&client).await;
+    }
+    for place in 0..3 {
+        let seal = first_segment(stage, place).with_extension("seal");
+        until("the first segment is sealed", async || {
+            seal.exists().then_some(())
+        })
+        .await;
+    }
+}
+
+fn first_segment(stage: &Stage, place: usize) -> PathBuf {
+    let dir = stage.cluster.data_dir(place);
+    dir.join("00000000000000000000.store")
+}
+
+/// A sealed segment rots under a node that runs and that has nobody to ask: a reader meets it, and all are told.
+async fn rots(stage: &Stage, place: usize) {
+    let store = std::fs::File::options()
+        .write(true)
+        .open(first_segment(stage, place));
+    let store = store.expect("a segment");
+    store.write_all_at(&[7; 4096], 8 << 10).expect("harmed");
+    let read = ConsumeOptions {
+        consistency: Consistency::Relaxed,
+        server: Some(stage.cluster.addr(place).to_owned()),
+        ..ConsumeOptions::default()
+    };
+    let mut reader = stage.client_of(place).consume(read).expect("a consumer");
+    let meets = tokio::spawn(async move { while let Some(Ok(_)) = reader.next().await {} });
+    right(stage, "a segment is damaged", |told| {
+        told["nodes"][place]["damaged_segments"] == 1
+    })
+    .await;
+    meets.abort();
+    finds(stage, "damaged", stage.cluster.name(place)).await;
 }
 
 /// A node comes back at another address, and back again.
@@ -98,7 +194,8 @@ async fn moves(stage: &mut Stage, place: usize) {
 
 #[tokio::test]
 async fn a_node_that_dies_or_sleeps_does_not_look_alive() {
-    let mut stage = Stage::start_alone().await;
+    let mut stage = Stage::start_alone_with(&FLAGS).await;
+    seal(&stage).await;
     let healthy = found(&stage).await;
     assert_eq!(healthy, (Vec::new(), Some(0)));
     let status = cluster_json(&stage.cluster, &["status"]).await;
@@ -142,6 +239,7 @@ async fn a_node_that_dies_or_sleeps_does_not_look_alive() {
         is_down(told, follower) && told["leader"] == name(leader)
     })
     .await;
+    is_slow(&stage, leader, 3 - leader - follower).await;
     stage.cluster.restart(follower).await.expect("restarted");
     stage.ready().await;
     let third = 3 - leader - follower;
@@ -201,6 +299,7 @@ async fn a_node_that_dies_or_sleeps_does_not_look_alive() {
     let log = stage.log_since(third, logged);
     let warnings = log.lines().filter(|line| !line.contains(" INFO "));
     assert!(warnings.count() < 5 && log.lines().count() < 20, "{log}");
+    rots(&stage, third).await;
 
     for place in [leader, follower] {
         stage.cluster.restart(place).await.expect("restarted");
