@@ -60,6 +60,7 @@ pub async fn start(
 ) -> Servers {
     let Streams { grpc, raft, http } = port.streams;
     let (limits, policy) = (config.limits.clone(), port.policy);
+    let audit = policy.audit().clone();
     let counts = Arc::new(Counts::default().telling(config.timing.slow_call));
     let budget = Budget::new(limits.bytes);
     let facts = Facts::new(port.security, &budget);
@@ -78,7 +79,7 @@ pub async fn start(
         security: port.security,
         budget: &budget,
         counts: &counts,
-        audit: policy.audit(),
+        audit: &audit,
         runtimes,
         logs_max: port.metrics_logs_max,
     });
@@ -94,7 +95,7 @@ pub async fn start(
     };
     let clients = serving("clients", served, ends.told, ends.fail.clone());
     let (mut stopping, stopped) = (ends.stopping.clone(), ends.stopping);
-    let served = server::serve_peers(seat.clone(), raft, async move {
+    let served = server::serve_peers(seat.clone(), audit, raft, async move {
         let _ = stopping.wait_for(|stop| *stop).await;
     });
     let peers = serving("peers", served, stopped, ends.fail);

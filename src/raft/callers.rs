@@ -6,11 +6,13 @@ use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
+use crate::net::identity::is_valid_name;
 use crate::net::mux::PeerInfo;
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::audited::Origin;
 use crate::raft::error::MembershipError;
 use crate::raft::error::refusal::membership_status;
+use crate::raft::members::JOIN;
 use crate::raft::members::hearing::{Standing, no_member};
 use crate::raft::members::starts::replaced_by;
 use crate::raft::node::Node;
@@ -58,7 +60,7 @@ pub fn origin(metadata: &MetadataMap) -> Result<Option<Arc<Origin>>, Status> {
 
 impl RaftService {
     fn seated(&self) -> Result<&ReplicatedLog, Status> {
-        let seat = self.0.get();
+        let seat = self.seat.get();
         seat.ok_or_else(|| Reason::Starting.status("this node belongs to no cluster yet"))
     }
 
@@ -120,6 +122,25 @@ impl RaftService {
         }
         hear_address(&log.0.node, request, caller);
         Ok(log)
+    }
+
+    /// Who asks to join; `None` if it is a member, which asks for another, and tells what that came to itself.
+    pub(crate) fn stranger(&self, request: &Request<pb::JoinRequest>) -> Option<Origin> {
+        let log = self.seated().ok()?;
+        let view = log.view();
+        let known = view.member(number(request.metadata(), "ferrolog-from"));
+        if known.is_some_and(|known| check_certificate(request, &known.member.name).is_ok()) {
+            return None;
+        }
+        let peer = request.extensions().get::<PeerInfo>();
+        let shown = peer.and_then(|peer| peer.identity.as_ref()?.node_name.clone());
+        let said = || Some(request.get_ref().name.clone()).filter(|name| is_valid_name(name));
+        Some(Origin {
+            subject: shown.or_else(said).unwrap_or_default(),
+            address: peer.map(|peer| peer.addr.clone()).unwrap_or_default(),
+            node: log.identity().name.clone(),
+            verb: JOIN.to_owned(),
+        })
     }
 
     /// Who this node is and who the members are, if one asks that is known or was introduced.

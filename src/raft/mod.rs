@@ -64,7 +64,7 @@ pub use home::directory::{Directory, Identity};
 pub use members::joining::{JoinError, cluster_of, join};
 pub use peer::sender::WIRE;
 pub use read::Freshness;
-pub use service::{Seat, service};
+pub use service::{Refusals, Seat, service};
 pub use state::admissions::ALLOWED_MAX;
 pub use state::applied::Applied;
 pub use state::cursors::{CURSORS_MAX, Cursor};

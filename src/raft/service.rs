@@ -19,11 +19,13 @@ use crate::log::Index;
 use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::append_entries_response::Result as Answer;
 use crate::proto::raft_v1::raft_server::{self, RaftServer};
+use crate::raft::entry::audited::Origin;
 use crate::raft::entry::codec;
 use crate::raft::entry::types::{self, EntryPayload, TypeConfig};
 use crate::raft::entry::wire_error::WireError;
 use crate::raft::error::ProposeError;
 use crate::raft::error::refusal::{self, membership_status};
+use crate::raft::members;
 use crate::raft::peer::fetch;
 use crate::raft::peer::transport::MESSAGE_BYTES_MAX;
 use crate::raft::write::commands::Call;
@@ -45,14 +47,43 @@ pub type Seat = Arc<OnceLock<ReplicatedLog>>;
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// The service, to be served on raft streams only.
-pub fn service(seat: Seat) -> RaftServer<impl raft_server::Raft> {
-    RaftServer::new(RaftService(seat))
+/// Hears who was not let in, and why.
+pub type Refusals = Arc<dyn Fn(&Origin, &Status) + Send + Sync>;
+
+/// The service, to be served on raft streams only. `refused` is told of each node that may not join.
+pub fn service(seat: Seat, refused: Refusals) -> RaftServer<impl raft_server::Raft> {
+    RaftServer::new(RaftService { seat, refused })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-pub struct RaftService(pub(crate) Seat);
+pub struct RaftService {
+    pub(crate) seat: Seat,
+    refused: Refusals,
+}
+
+impl RaftService {
+    async fn joined(
+        &self,
+        request: Request<pb::JoinRequest>,
+    ) -> Result<Response<pb::JoinResponse>, Status> {
+        let log = self.check(&request, From::Anyone)?;
+        let name = &request.get_ref().name;
+        members::check_name(name).map_err(|error| membership_status(&error))?;
+        // A member passes the call on in the joining node's name.
+        if log
+            .view()
+            .member(number(request.metadata(), "ferrolog-from"))
+            .is_none()
+        {
+            check_certificate(&request, name)?;
+        }
+        let joined = log.join(request.into_inner()).await;
+        Ok(Response::new(
+            joined.map_err(|error| membership_status(&error))?,
+        ))
+    }
+}
 
 pub fn bad(error: WireError) -> Status {
     Status::invalid_argument(error.to_string())
@@ -231,19 +262,14 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
-        let log = self.check(&request, From::Anyone)?;
-        // A member passes the call on in the joining node's name.
-        if log
-            .view()
-            .member(number(request.metadata(), "ferrolog-from"))
-            .is_none()
+        let stranger = self.stranger(&request);
+        let joined = self.joined(request).await;
+        if let (Some(stranger), Err(status)) = (stranger, &joined)
+            && refusal::is_final(status)
         {
-            check_certificate(&request, &request.get_ref().name)?;
+            (self.refused)(&stranger, status);
         }
-        let joined = log.join(request.into_inner()).await;
-        Ok(Response::new(
-            joined.map_err(|error| membership_status(&error))?,
-        ))
+        joined
     }
 
     async fn propose(

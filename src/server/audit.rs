@@ -152,6 +152,15 @@ impl Audit {
         self.counted(origin, "denied", reason);
     }
 
+    /// A node may not join.
+    pub fn not_let_in(&self, stranger: &Origin, reason: &str) {
+        let Origin {
+            subject, address, ..
+        } = stranger;
+        tracing::warn!(%subject, %address, reason, "a node may not join");
+        self.counted(stranger, "denied", reason);
+    }
+
     /// Files were taken up that hold this, or why they were not.
     pub fn reloaded(&self, what: &'static str, failed: Option<&str>) {
         let mut reloads = self.0.reloads.lock();

@@ -237,6 +237,28 @@ impl Stage {
         self.log_since(place, 0).len()
     }
 
+    /// Waits until the log of changes tells what is looked for.
+    pub async fn audited(&self, what: &str, is_it: impl Fn(&serde_json::Value) -> bool) {
+        let options = ConsumeOptions {
+            follow: true,
+            ..ConsumeOptions::default()
+        };
+        let log = self.client().log("_audit");
+        let mut told = log.consume(options).expect("a consumer");
+        let found = async {
+            while let Some(record) = told.next().await {
+                let record = record.expect("a record");
+                if is_it(&command::json(&String::from_utf8_lossy(
+                    &record.record.value,
+                ))) {
+                    return;
+                }
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, found).await;
+        found.unwrap_or_else(|_| panic!("not told: {what}"));
+    }
+
     /// The whole log, read from one node.
     pub async fn read_all(&self, place: usize, consistency: Consistency) -> Vec<Record> {
         self.read_from(place, Start::Offset(0), consistency).await

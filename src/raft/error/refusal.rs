@@ -54,6 +54,16 @@ pub fn membership_error(status: &Status) -> MembershipError {
     }
 }
 
+/// Whether a call that ended with this status was refused for good, and did not only come at a wrong time.
+pub fn is_final(status: &Status) -> bool {
+    !matches!(
+        membership_error(status),
+        MembershipError::UnderWay { .. }
+            | MembershipError::NoLeader { .. }
+            | MembershipError::Unknown { .. }
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -73,6 +83,8 @@ mod tests {
         ] {
             let back = membership_error(&membership_status(&error));
             assert_eq!(back.reason(), error.reason(), "{error:?}");
+            let refused = matches!(back, MembershipError::Refused { .. });
+            assert_eq!(is_final(&membership_status(&error)), refused, "{error:?}");
         }
     }
 

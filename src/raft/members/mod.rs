@@ -44,12 +44,12 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 /// How many entries a learner may lack when it becomes a voter.
 const LAG_MAX: u64 = 1000;
 /// By which call a node asks to join, as the log of changes tells it.
-const JOIN: &str = "ferrolog.raft.v1.Raft/Join";
+pub const JOIN: &str = "ferrolog.raft.v1.Raft/Join";
 /// Between two tries to finish a change.
 const FINISH_RETRY: Duration = Duration::from_millis(100);
 
 /// The names that certificates can carry.
-fn check_name(name: &str) -> Result<(), MembershipError> {
+pub fn check_name(name: &str) -> Result<(), MembershipError> {
     if is_valid_name(name) {
         return Ok(());
     }
@@ -95,7 +95,6 @@ impl Members {
         &self,
         request: pb::JoinRequest,
     ) -> Result<pb::JoinResponse, MembershipError> {
-        check_name(&request.name)?;
         let ours = &self.node.identity.cluster_id;
         if !request.cluster_id.is_empty() && request.cluster_id != *ours {
             return Err(MembershipError::OtherCluster {

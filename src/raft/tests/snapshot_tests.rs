@@ -80,7 +80,7 @@ pub(crate) async fn begin_with(
     let seat = Seat::default();
     tokio::spawn(
         Server::builder()
-            .add_service(service(seat.clone()))
+            .add_service(service(seat.clone(), Arc::new(|_, _| ())))
             .serve_with_incoming(incoming),
     );
     let layer = StreamLayer::new(network, Security::Insecure);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use tokio::runtime::Handle;
+use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
@@ -20,14 +21,14 @@ use crate::proto::PUBLIC_DESCRIPTORS;
 use crate::proto::log_v1::log_server::LogServer;
 use crate::proto::v1::cluster_service_server::ClusterServiceServer;
 use crate::proto::v1::log_service_server::LogServiceServer;
-use crate::raft::ReplicatedLog;
+use crate::raft::{Origin, ReplicatedLog};
 
 use super::intake::IntakeLayer;
 use super::limits::STREAM_WINDOW;
 use super::log_v1::LogV1;
 use super::native::Native;
 use super::native::cluster::Cluster;
-use super::{ApiContext, Counts, Drain, Facts, Limits, Policy, answers};
+use super::{ApiContext, Audit, Counts, Drain, Facts, Limits, Policy, answers};
 use calls::counted;
 use reasons::Complete;
 
@@ -151,12 +152,14 @@ pub async fn serve(
     Ok(server.await?)
 }
 
-/// Serves the raft service on peers' connections until `stop`.
+/// Serves the raft service on peers' connections until `stop`. Who may not join is told in the log of changes.
 pub async fn serve_peers(
     seat: Arc<OnceLock<ReplicatedLog>>,
+    audit: Audit,
     incoming: impl Stream<Item = std::io::Result<MuxStream>>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let refused = move |stranger: &Origin, why: &Status| audit.not_let_in(stranger, why.message());
     let server = Server::builder()
         .initial_stream_window_size(PEER_STREAM_WINDOW)
         .initial_connection_window_size(PEER_CONNECTION_WINDOW)
@@ -164,7 +167,7 @@ pub async fn serve_peers(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(CANCELLED_MAX))
         .http2_max_local_error_reset_streams(Some(STRAY_MAX))
-        .add_service(crate::raft::service(seat))
+        .add_service(crate::raft::service(seat, Arc::new(refused)))
         .serve_with_incoming_shutdown(incoming, stop);
     Ok(server.await?)
 }

@@ -275,6 +275,17 @@ async fn a_node_joins_only_when_it_is_let_in() {
     let wrong = args("n4", &["--join-token", "0123"]);
     serve_refused(&wrong, &["ferrolog cluster allow n4"]).await;
     assert_eq!(members(&stage).await, before);
+    stage
+        .audited("who may not join", |told| {
+            let reason = told["reason"].as_str().unwrap_or_default();
+            told["verb"] == "ferrolog.raft.v1.Raft/Join"
+                && (&told["subject"], &told["outcome"]) == (&json!("n4"), &json!("denied"))
+                && told["address"]
+                    .as_str()
+                    .is_some_and(|addr| addr.starts_with("127.0.0.1:"))
+                && reason.contains("ferrolog cluster allow n4")
+        })
+        .await;
 
     let token = cluster_json(&stage.cluster, &["token"]).await;
     let token = ["--join-token", token["token"].as_str().expect("a token")];
