@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use clap::ValueEnum;
+use clap::{ArgMatches, ValueEnum};
 use parking_lot::Mutex;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
@@ -24,6 +24,11 @@ use lines::Lines;
 /// The consensus engine's crate. It tells of every try to reach a peer that is down, and of an end that was asked for
 /// as of a failure; what somebody must know of it, the node says itself.
 const ENGINE: &str = "openraft";
+
+/// The options of the log, as the parser calls them.
+pub const LOG_LEVEL: &str = "log_level";
+pub const LOG_FORMAT: &str = "log_format";
+pub const VERBOSE: &str = "verbose";
 
 /// The log of this process, once it was started.
 static LOG: OnceLock<LogHandle> = OnceLock::new();
@@ -102,17 +107,65 @@ pub fn start(args: &LoggingArgs, is_node: bool) {
     });
 }
 
+/// What is wrong with what a file of settings says of the log.
+pub fn faults(level: Option<&str>, format: Option<&str>) -> Vec<UsageError> {
+    let level = level.and_then(|level| parse(level).err().map(UsageError));
+    let format = format.and_then(|format| known(format).err());
+    level.into_iter().chain(format).collect()
+}
+
+fn known(format: &str) -> Result<LogFormat, UsageError> {
+    let known = LogFormat::from_str(format, false);
+    known.map_err(|_| UsageError(format!("log_format is text or json, not {format:?}")))
+}
+
+/// What the command line and the environment say of a node's log, of these options.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// The level, or levels of parts.
+    pub level: Option<String>,
+    /// The format.
+    pub format: Option<&'static str>,
+    /// How often more was asked for.
+    pub verbose: u8,
+}
+
+impl Asked {
+    /// Nothing, of a command that has no such options.
+    pub fn of(matches: &ArgMatches) -> Self {
+        let level = matches.try_get_one::<String>(LOG_LEVEL).ok().flatten();
+        let format = matches.try_get_one::<LogFormat>(LOG_FORMAT).ok().flatten();
+        let verbose = matches.try_get_one::<u8>(VERBOSE).ok().flatten();
+        Self {
+            level: level.cloned(),
+            format: format.map(|format| format.name()),
+            verbose: verbose.copied().unwrap_or(0),
+        }
+    }
+
+    /// What a node logs if no level is said.
+    pub fn usual_level(&self) -> &'static str {
+        usual(self.verbose, true)
+    }
+}
+
+impl LogFormat {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// Logs what a file of settings says, and as it says, from the beginning.
 ///
 /// # Errors
 ///
 /// [`UsageError`] if there is no such level or format.
 pub fn begin(level: Option<&str>, format: Option<&str>) -> Result<(), UsageError> {
-    let known = format.map(|format| {
-        let known = LogFormat::from_str(format, false);
-        known.map_err(|_| UsageError(format!("log_format is text or json, not {format:?}")))
-    });
-    let known = known.transpose()?;
+    let known = format.map(known).transpose()?;
     if let (Some(known), Some(log)) = (known, LOG.get().filter(|log| !log.has_format)) {
         log.is_json
             .store(known == LogFormat::Json, Ordering::Relaxed);

@@ -175,7 +175,7 @@ async fn each_setting_is_shown_with_where_it_comes_from() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("n1.toml");
     let text = "name = 'file'\nlisten = '127.0.0.1:0'\ninsecure = true\nbootstrap = true\nheartbeat_ms = 1000\n\
-                clock_bound_ms = 2000\njoin_token = 'very-secret'\n";
+                log_level = 'warn'\nlog_format = 'json'\nclock_bound_ms = 2000\njoin_token = 'very-secret'\n";
     std::fs::write(&file, text).expect("a file of settings");
     let path = file.to_str().expect("UTF-8");
     let data = dir.path().join("data");
@@ -195,7 +195,8 @@ async fn each_setting_is_shown_with_where_it_comes_from() {
         .collect();
     let mut show = command(&words);
     show.env("FERROLOG_NAME", "variable")
-        .env("FERROLOG_CLOCK_BOUND_MS", "4s");
+        .env("FERROLOG_CLOCK_BOUND_MS", "4s")
+        .env("FERROLOG_LOG_LEVEL", "debug");
     let shown = ended(show).await;
     let shown = shown.expect_success();
     assert!(!shown.contains("very-secret"), "{shown}");
@@ -215,6 +216,9 @@ async fn each_setting_is_shown_with_where_it_comes_from() {
     assert_eq!(setting("heartbeat_ms"), ["1s", "file", path]);
     assert_eq!(setting("segment_bytes_max"), ["64MiB", "default", "-"]);
     assert_eq!(setting("acl"), ["-", "default", "-"]);
+    let level = ["debug", "variable", "FERROLOG_LOG_LEVEL"];
+    assert_eq!(setting("log_level"), level);
+    assert_eq!(setting("log_format"), ["json", "file", path]);
 }
 
 /// What a node takes up from its file while it runs, and what it says of the rest.

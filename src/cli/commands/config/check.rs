@@ -146,7 +146,7 @@ mod tests {
         let file = at("node.toml");
         std::fs::write(
             &file,
-            "name = 'N 1'\nlisten = 'n1'\nheartbeat_ms = 1\nlogs_max = 0\n",
+            "name = 'N 1'\nlisten = 'n1'\nheartbeat_ms = 1\nlogs_max = 0\nlog_level = 'loud'\nlog_format = 'xml'\n",
         )
         .unwrap();
         let settings = told(&["--config", &file, "--insecure"]).await;
@@ -157,13 +157,15 @@ mod tests {
             "--bootstrap",
             "--heartbeat-ms",
             "--logs-max",
+            "\"loud\" is no level",
+            "log_format is text or json",
         ] {
             assert!(
                 settings.iter().any(|fault| fault.contains(part)),
                 "{part}: {settings:?}"
             );
         }
-        assert_eq!(settings.len(), 6, "{settings:?}");
+        assert_eq!(settings.len(), 8, "{settings:?}");
         std::fs::write(&file, "nam = 'n1'\nzzz = 1\n").unwrap();
         let strangers = told(&["--config", &file]).await;
         assert!(

@@ -83,7 +83,8 @@ fn checked(faults: &[String]) -> Told {
 
 fn shown(args: &ShowArgs) -> anyhow::Result<Told> {
     let together = args.settings.together()?;
-    let settings = together.options.clone().resolve()?.settings();
+    let mut settings = together.options.clone().resolve()?.settings();
+    settings.extend(together.of_log()?);
     let value = |setting: &Setting| setting.value.as_ref().map(ToString::to_string);
     let row = |setting: &Setting| {
         let value = value(setting).unwrap_or_else(|| "-".to_owned());

@@ -8,7 +8,8 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use super::read;
-use crate::config::{Config, ConfigError, Options};
+use crate::cli::logging::{self, Asked, LOG_FORMAT, LOG_LEVEL, LogFormat, VERBOSE};
+use crate::config::{Config, Options, Setting};
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +60,15 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone, Default)]
 pub(in crate::cli) struct Given {
     options: Options,
+    log: Asked,
     origins: BTreeMap<String, Origin>,
 }
+
+/// How the node logs is every command's to say, in these ways.
+const OF_LOG: [(&str, &str, &str); 2] = [
+    (LOG_LEVEL, "--log-level", "FERROLOG_LOG_LEVEL"),
+    (LOG_FORMAT, "--log-format", "FERROLOG_LOG_FORMAT"),
+];
 
 impl FromArgMatches for Given {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
@@ -85,6 +93,18 @@ impl FromArgMatches for Given {
             };
             self.origins.insert(id.to_owned(), origin);
         }
+        for (id, flag, variable) in OF_LOG {
+            // A command that has no such options would panic if it were asked for them.
+            let is_there = matches.try_contains_id(id).unwrap_or(false);
+            let source = is_there.then(|| matches.value_source(id)).flatten();
+            let origin = match source {
+                Some(ValueSource::CommandLine) => Origin::Flag(flag.to_owned()),
+                Some(ValueSource::EnvVariable) => Origin::Variable(variable.to_owned()),
+                _ => continue,
+            };
+            self.origins.insert(id.to_owned(), origin);
+        }
+        self.log = Asked::of(matches);
         self.options = Options::from_arg_matches(matches)?;
         Ok(())
     }
@@ -113,13 +133,41 @@ pub(in crate::cli) struct SettingsArgs {
 /// The settings together, not checked yet.
 pub(in crate::cli) struct Together {
     pub(in crate::cli) options: Options,
+    log: Asked,
     origins: BTreeMap<String, Origin>,
 }
 
 impl Together {
     /// Where the setting of this key comes from.
     pub(in crate::cli) fn origin(&self, key: &str) -> Origin {
-        self.origins.get(key).cloned().unwrap_or(Origin::Default)
+        let usual = match key == LOG_LEVEL && self.log.verbose > 0 {
+            true => Origin::Flag(format!("--{VERBOSE}")),
+            false => Origin::Default,
+        };
+        self.origins.get(key).cloned().unwrap_or(usual)
+    }
+
+    /// How the node logs: the command line and the environment stand above the file.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the file.
+    pub(in crate::cli) fn of_log(&self) -> anyhow::Result<[Setting; 2]> {
+        let (level, format) = (&self.options.log_level, &self.options.log_format);
+        if let Some(fault) = logging::faults(level.as_deref(), format.as_deref()).pop() {
+            return Err(fault.into());
+        }
+        let (asked, usual) = (&self.log, (self.log.usual_level(), LogFormat::Text.name()));
+        let level = asked.level.as_deref().or(level.as_deref());
+        let format = asked.format.or(format.as_deref());
+        let held = [
+            (LOG_LEVEL, level.unwrap_or(usual.0)),
+            (LOG_FORMAT, format.unwrap_or(usual.1)),
+        ];
+        Ok(held.map(|(key, value)| Setting {
+            key: key.to_owned(),
+            value: Some(value.into()),
+        }))
     }
 }
 
@@ -128,6 +176,7 @@ impl SettingsArgs {
     pub(in crate::cli) fn together(&self) -> anyhow::Result<Together> {
         let mut together = Together {
             options: self.given.options.clone(),
+            log: self.given.log.clone(),
             origins: BTreeMap::new(),
         };
         if let Some(path) = &self.config {
@@ -155,9 +204,15 @@ impl SettingsArgs {
                 return Err(vec![error]);
             }
         };
-        let faults =
-            |faults: Vec<ConfigError>| faults.into_iter().map(anyhow::Error::new).collect();
-        together.options.resolve_all().map_err(faults)
+        let options = &together.options;
+        let of_log = logging::faults(options.log_level.as_deref(), options.log_format.as_deref());
+        let mut faults: Vec<_> = of_log.into_iter().map(anyhow::Error::new).collect();
+        match together.options.resolve_all() {
+            Ok(config) if faults.is_empty() => return Ok(config),
+            Ok(_) => {}
+            Err(more) => faults.extend(more.into_iter().map(anyhow::Error::new)),
+        }
+        Err(faults)
     }
 
     /// The file of settings.
