@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "the home of files")]
 
 mod absent;
+pub mod crc32c;
 pub mod memory;
 mod read_only;
 

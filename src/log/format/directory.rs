@@ -13,6 +13,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use super::log_set::LogSet;
 use super::row::Row;
+use crate::disk::crc32c;
 use crate::log::{Index, LogId, Offset, Position};
 
 /// One log.

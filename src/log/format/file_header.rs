@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::disk::File;
+use crate::disk::crc32c;
 use crate::log::{Error, Index};
 
 /// The bytes that a header takes.

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::record;
+use crate::disk::crc32c;
 use crate::log::{Index, Term};
 
 /// The bytes before a payload.

@@ -1,5 +1,6 @@
 //! A row of an index: where a run of records stands, as 32 bytes with a checksum of their own.
 
+use crate::disk::crc32c;
 use crate::log::{Index, LogId, Offset, Position};
 
 /// The bytes of a row: its numbers and their checksum.

@@ -13,6 +13,7 @@ use super::log_set::LogSet;
 use super::record::BATCH_BYTES_MIN;
 use super::room::POSITIONS_MAX;
 use super::row::Row;
+use crate::disk::crc32c;
 use crate::log::{Index, NUMBER_MAX, Position, STORE_BYTES_MAX, Term};
 
 /// A store has a mark at the first frame behind each of its stretches of this many bytes.

@@ -11,6 +11,7 @@ use super::file_header::{self, FILE_HEADER_BYTES, Magic};
 use super::frame;
 use super::log_set::LogSet;
 use super::seal::{MARK_EVERY, Mark, Seal, TermEnd};
+use crate::disk::crc32c;
 use crate::disk::{Disk, File};
 use crate::log::{Error, Index, Position, Term};
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
+use crate::disk::crc32c;
 use crate::disk::memory::MemoryDisk;
 use crate::log::Index;
 use crate::log::format::directory;

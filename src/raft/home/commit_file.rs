@@ -13,6 +13,7 @@ use std::time::Duration;
 use prost::Message;
 use tokio::sync::watch;
 
+use crate::disk::crc32c;
 use crate::disk::{Disk, File};
 use crate::log;
 use crate::proto::raft_v1 as pb;

@@ -12,6 +12,7 @@ use redb::{
     WriteTransaction,
 };
 
+use crate::disk::crc32c;
 use crate::disk::{Disk, File};
 use crate::metrics::Counter;
 use crate::proto::raft_v1 as pb;

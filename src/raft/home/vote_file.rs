@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use crate::disk::crc32c;
 use crate::disk::{Disk, File};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::{self, Vote};

@@ -9,6 +9,7 @@ use super::{
     ATTRIBUTES_AT, BATCH_HEADER_BYTES, COUNT_BYTES, CRC_AT, FRAMED_BYTES, MARKS, TIME_BYTES,
     TIME_MS_MAX, WITH_NEXT, length_of, number_of_batches, whole_batches,
 };
+use crate::disk::crc32c;
 
 /// The checksum that a whole batch should have.
 fn checksum(batch: &[u8]) -> u32 {

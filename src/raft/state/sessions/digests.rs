@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 use twox_hash::XxHash3_128;
 
+use crate::disk::crc32c;
 use crate::log::{self, record, record::Batch};
 
 /// The digests of a batch's records.
