@@ -13,6 +13,14 @@ use crate::log::{Error, Index, LogId, LogState, Offset, Position};
 
 pub(super) const NO_ROW: Error = Error::Malformed("no row covers a published offset");
 
+/// Where a record is.
+enum Near {
+    /// In this segment.
+    In(usize),
+    /// Most likely in this one.
+    Likely(usize),
+}
+
 impl LogState {
     /// Where the records of a log from `at` on stand; `None` at the log's end.
     pub(in crate::log) fn find(
@@ -21,7 +29,9 @@ impl LogState {
         at: Offset,
         budget: usize,
     ) -> Result<Looked<Option<Found>>, Error> {
-        let part = self.logs.get(&log).ok_or(Error::NoLog(log))?;
+        let Some(part) = self.logs.get(&log) else {
+            return Err(Error::NoLog(log));
+        };
         let (first, next) = (part.ends.first, part.ends.next);
         if at < first {
             let asked = at;
@@ -45,9 +55,16 @@ impl LogState {
         if segment.damage.is_some() {
             return Err(segment.damaged());
         }
-        let directory = segment.index.directory().ok_or(NO_ROW)?;
-        let rows = directory.rows_of(log)?.ok_or(NO_ROW)?;
-        let (found, next) = segment.index.find_in(&rows, at)?.ok_or(NO_ROW)?;
+        // Errors are made where they are told: to drop one each time that all is well is work.
+        let Some(directory) = segment.index.directory() else {
+            return Err(NO_ROW);
+        };
+        let Some(rows) = directory.rows_of(log)? else {
+            return Err(NO_ROW);
+        };
+        let Some((found, next)) = segment.index.find_in(&rows, at)? else {
+            return Err(NO_ROW);
+        };
         let behind = match next.filter(|next| next.number == found.number + 1) {
             Some(next) => (Some(next.row), next.row.position),
             None => self.behind(number, found.number)?,
@@ -85,33 +102,43 @@ impl LogState {
         at: Offset,
         looked: Index,
     ) -> Result<Looked<Result<usize, Offset>>, Error> {
-        // Most reads go on where the last one ended: in that segment, or in the next.
-        let hint = self.segment_number(looked);
-        if let Some(number) = hint.filter(|number| self.segments[*number].has_log(log))
-            && let Some(holder) = self.holder_near(number, log, at)?
-        {
-            return Ok(Looked::Found(Ok(holder)));
-        }
-        // Bisects the segments, of which some have no records of the log. The newest first: it is asked most.
         let has_log = |number: &usize| self.segments[*number].has_log(log);
-        let (mut low, mut high) = (0, self.segments.len());
+        let hint = self.segment_number(looked).filter(has_log);
+        let mut middle = match hint.map(|hint| self.near(hint, log, at)).transpose()? {
+            Some(Near::In(number)) => return Ok(Looked::Found(Ok(number))),
+            Some(Near::Likely(number)) => number,
+            // The newest is asked most.
+            None => self.segments.len().saturating_sub(1),
+        };
+        // Looks at segments, of which some have no records of the log: at the likely one, then close to it, then twice
+        // as far away each time, until bisecting is quicker.
+        let (mut low, mut high, mut step) = (0, self.segments.len(), 1);
         let (mut holder, mut held) = (None, Offset(u64::MAX));
-        let mut middle = high.saturating_sub(1);
         while low < high {
-            match (middle..high).find(has_log) {
-                None => high = middle,
-                Some(number) => match self.begins_in(number, log)? {
-                    Looked::Found((begins, Some(next))) if begins <= at && at < next => {
+            let number = (middle..high).find(has_log);
+            let begins = match number
+                .map(|number| self.begins_in(number, log))
+                .transpose()?
+            {
+                Some(Looked::Needs(lazy)) => return Ok(Looked::Needs(lazy)),
+                Some(Looked::Found(begins)) => number.zip(Some(begins)),
+                None => None,
+            };
+            match begins {
+                Some((number, (begins, next))) if begins <= at => {
+                    if next.is_some_and(|next| at < next) {
                         return Ok(Looked::Found(Ok(number)));
                     }
-                    Looked::Found((begins, _)) if begins <= at => {
-                        (low, holder) = (number + 1, Some(number));
-                    }
-                    Looked::Found((begins, _)) => (high, held) = (middle, begins),
-                    Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
-                },
+                    (low, holder) = (number + 1, Some(number));
+                    middle = low + (step - 1).min((high - low) / 2);
+                }
+                behind => {
+                    held = behind.map_or(held, |(_, (begins, _))| begins);
+                    high = middle;
+                    middle = high.saturating_sub(step).max(low + (high - low) / 2);
+                }
             }
-            middle = low + (high - low) / 2;
+            step *= 2;
         }
         // None is before a first one that is damaged.
         let is_damaged = |number: &usize| self.segments[*number].damage.is_some();
@@ -119,22 +146,35 @@ impl LogState {
         Ok(Looked::Found(holder.or_else(first).ok_or(held)))
     }
 
-    /// The segment that holds a log's record, if it is this one or the next with records of the log, as far as that is
-    /// known without a look at the disk.
-    fn holder_near(&self, number: usize, log: LogId, at: Offset) -> Result<Option<usize>, Error> {
+    /// Where a log's record is, by what a segment with records of the log tells without a look at the disk.
+    fn near(&self, number: usize, log: LogId, at: Offset) -> Result<Near, Error> {
+        let last = self.segments.len() - 1;
         let Some((first, next)) = self.known_ends(number, log)? else {
-            return Ok(None);
+            return Ok(Near::Likely(last));
         };
-        if at < first || next.is_some_and(|next| at < next) {
-            return Ok((first <= at).then_some(number));
+        // Segments hold about as many records of a log each.
+        let each = next.map_or(u64::MAX, |next| next.0.saturating_sub(first.0).max(1));
+        let segments = |records: u64| usize::try_from(records / each).unwrap_or(usize::MAX);
+        if at < first {
+            let back = segments(first.0 - at.0 - 1).saturating_add(1);
+            return Ok(Near::Likely(number.saturating_sub(back)));
+        }
+        match next {
+            Some(next) if at < next => return Ok(Near::In(number)),
+            Some(next) if at > next => {
+                let on = segments(at.0 - next.0).saturating_add(1);
+                return Ok(Near::Likely(number.saturating_add(on).min(last)));
+            }
+            // Most reads go on where the last one ended: in that segment, or in the next.
+            _ => {}
         }
         let Some(behind) = self.next_with(number, log) else {
-            return Ok(Some(number));
+            return Ok(Near::In(number));
         };
         Ok(match self.known_ends(behind, log)? {
-            Some((first, _)) if at < first => Some(number),
-            Some((_, Some(next))) if at < next => Some(behind),
-            _ => None,
+            Some((first, _)) if at < first => Near::In(number),
+            Some((_, Some(next))) if at < next => Near::In(behind),
+            _ => Near::Likely(behind),
         })
     }
 

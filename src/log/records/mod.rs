@@ -292,7 +292,9 @@ impl Taker<'_> {
         const MISMATCH: Error = Error::Malformed("a row names no records");
         // A row without a record would make a reader loop for ever.
         let count = part.next.0.checked_sub(part.row.position.0);
-        let count = count.filter(|count| *count > 0).ok_or(MISMATCH)?;
+        let Some(count) = count.filter(|count| *count > 0) else {
+            return Err(MISMATCH);
+        };
         let stored = record::stored(batch, &part.row, count)?;
         let begins = stored.first == self.next || (self.is_first && stored.first < self.next);
         if self.is_one_log && (!begins || stored.next() <= self.next) {

@@ -12,6 +12,7 @@ use super::find::NO_ROW;
 use super::{Part, Taker};
 use crate::log::format::record::{self, Stored};
 use crate::log::format::row::Row;
+use crate::log::format::seal::MARK_EVERY;
 use crate::log::read::READ_BYTES_MAX;
 use crate::log::segment::Segment;
 use crate::log::segment::store::Store;
@@ -162,7 +163,9 @@ impl LogState {
                 break;
             }
         }
-        let first = parts.first().ok_or(NO_ROW)?;
+        let Some(first) = parts.first() else {
+            return Err(NO_ROW);
+        };
         let source = match self.cached(first.row.index) {
             Some(_) => self.cached_of(&parts)?,
             None => Source::Disk(self.segments[number].store.clone(), reaches_of(&parts)),
@@ -225,15 +228,19 @@ fn reaches_of(parts: &[Part]) -> Vec<Reach> {
 
 /// A place that the batch of a segment's row does not reach beyond; `behind` is the next row of all.
 pub(super) fn batch_end(segment: &Segment, row: &Row, behind: Option<&Row>) -> u32 {
-    let behind = behind.map(|behind| behind.place);
-    let is_near = |end: &u32| {
-        end.checked_sub(row.place)
-            .is_some_and(|far| far <= GAP_BYTES_MAX)
+    let is_near = |behind: &&Row| {
+        // Entries without rows may stand in between, and many of them. Where none does, a seal knows no nearer place,
+        // and to look for one among its marks takes as long as to check a batch.
+        let is_next = behind.index.0.saturating_sub(row.index.0) <= 1;
+        let far_max = if is_next { MARK_EVERY } else { GAP_BYTES_MAX };
+        let far = behind.place.checked_sub(row.place);
+        far.is_some_and(|far| far <= far_max)
     };
     let end = match behind {
-        Some(end) if is_near(&end) => end,
-        // Entries without rows may stand in between, and many of them.
-        _ => segment.end_of(row.index).min(behind.unwrap_or(u32::MAX)),
+        Some(behind) if is_near(&behind) => behind.place,
+        _ => segment
+            .end_of(row.index)
+            .min(behind.map_or(u32::MAX, |behind| behind.place)),
     };
     // A row that checks and still names a place behind the last frame must not take room for it.
     end.min(segment.end())

@@ -123,8 +123,9 @@ impl RowIndex {
 
     /// The row with this number among a log's.
     fn row_in(&self, rows: &LogRows<'_>, at: usize) -> Result<InLog, Error> {
-        let number = rows.number(at)?;
-        let number = number.ok_or(Error::Malformed("a log has fewer rows"))?;
+        let Some(number) = rows.number(at)? else {
+            return Err(Error::Malformed("a log has fewer rows"));
+        };
         let row = self.row_of(rows, number)?;
         Ok(InLog { at, number, row })
     }
