@@ -20,8 +20,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use criterion::Criterion;
+use mimalloc::MiMalloc;
 
 use table::Row;
+
+/// The program's own.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// About 1 GiB of records of 100 bytes.
 const RECORDS: u64 = 10_000_000;
