@@ -213,8 +213,9 @@ async fn a_log_that_was_made_anew_is_not_taken_for_the_old_one() {
     assert!(admin.delete_log("orders", old.unwrap().id).await.unwrap());
     let anew = admin.create_log("orders", LogSettings::default()).await;
     anew.unwrap();
+    // Fewer records than the reader has seen: only the log's id tells it that this is another log, and not a node behind.
     let new = orders.producer(ProducerOptions::default()).unwrap();
-    for number in 0..5 {
+    for number in 0..2 {
         let sent = new.send(value("new", number)).await.unwrap();
         assert_eq!(timeout(PATIENCE, sent).await.unwrap().unwrap(), number);
     }
@@ -237,6 +238,6 @@ async fn a_log_that_was_made_anew_is_not_taken_for_the_old_one() {
         assert!(matches!(told, Err(ClientError::LogDeleted)), "{told:?}");
     }
     assert_eq!(producer.stats().in_doubt, 0);
-    let held: Vec<_> = (0..5).map(|number| value("new", number)).collect();
+    let held: Vec<_> = (0..2).map(|number| value("new", number)).collect();
     assert_eq!(values(&client, "orders").await, held);
 }
