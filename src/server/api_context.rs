@@ -217,6 +217,15 @@ impl<L: CommitLog> ApiContext<L> {
         made.map_err(|error| status::execute(&error))
     }
 
+    /// Whether a log of this name is made when this caller appends to it, as far as this node knows.
+    pub fn makes_on_produce(&self, rights: &Rights, name: &str) -> bool {
+        let is_missing = |log: &L| log.named(name).is_none();
+        self.limits.create_logs_on_produce.get()
+            && self.seated().is_ok_and(is_missing)
+            && check_new_name(name).is_ok()
+            && rights.may(Action::Produce, name)
+    }
+
     /// The log's cluster, for a caller that may do one of these things to a log of this name, whether there is one
     /// or not.
     pub fn catalogue_for<T>(

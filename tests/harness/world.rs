@@ -11,6 +11,7 @@ use ferrolog::client::Client;
 use ferrolog::config::{Config, Options};
 use ferrolog::disk::memory::MemoryDisk;
 use ferrolog::env::{Clock, Random};
+use ferrolog::live::Live;
 use ferrolog::log::{Offset, Record};
 use ferrolog::net::memory::MemoryNetwork;
 use ferrolog::net::stream_layer::StreamLayer;
@@ -38,6 +39,8 @@ pub struct World {
     random: Random,
     /// How often a leader is heard, if not as often as usual.
     heartbeat_ms: Option<u64>,
+    /// Whether the nodes make a log when somebody first appends to its name.
+    pub creates_logs: Live<bool>,
     pub disks: Vec<MemoryDisk>,
     /// The clock that is right.
     pub clock: Clock,
@@ -79,6 +82,7 @@ impl World {
             links,
             random: Random::seeded(seed),
             heartbeat_ms,
+            creates_logs: Live::new(false),
             disks: Vec::new(),
             clock: Clock::simulated(START_MS),
             clocks: Vec::new(),
@@ -150,6 +154,7 @@ impl World {
             config.timing.heartbeat_ms = heartbeat_ms;
             config.timing.election_ms = (3 * heartbeat_ms, 6 * heartbeat_ms);
         }
+        config.limits.create_logs_on_produce = self.creates_logs.clone();
         let bound = Bound::bind(config, Security::Insecure, Policy::default(), seams);
         let started = bound.await.unwrap().start();
         timeout(PATIENCE, started).await.expect("it starts")

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::future::{self, BoxFuture, FutureExt};
+use futures::stream::{self, BoxStream, FuturesOrdered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
@@ -28,6 +28,8 @@ use super::{batches, many};
 pub const STREAM_BYTES_MAX: usize = 8 << 20;
 /// And batches.
 pub const STREAM_BATCHES_MAX: usize = 64;
+/// Requests that are read on while logs are made for those before them, these included.
+const AHEAD_MAX: usize = STREAM_BATCHES_MAX;
 
 /// The answers of a produce stream.
 pub type Answers = BoxStream<'static, Result<ProduceStreamResponse, Status>>;
@@ -93,6 +95,8 @@ pub fn stream(
         credit: Arc::new(Semaphore::new(STREAM_BYTES_MAX)),
         places: Arc::new(Semaphore::new(STREAM_BATCHES_MAX)),
         requests: request.into_inner(),
+        ahead: FuturesOrdered::new(),
+        is_over: false,
     };
     let first = ProduceStreamResponse {
         credit_bytes: STREAM_BYTES_MAX as u64,
@@ -163,14 +167,36 @@ struct Reader {
     credit: Arc<Semaphore>,
     places: Arc<Semaphore>,
     requests: Streaming<ProduceStreamRequest>,
+    /// What was read, in order, while logs are made for some of it.
+    ahead: FuturesOrdered<BoxFuture<'static, Read>>,
+    /// Nothing more is to be read.
+    is_over: bool,
 }
+
+/// The next request of a stream; `None` at its end.
+type Read = Result<Option<ProduceStreamRequest>, Status>;
 
 impl Feed for Reader {
     type Request = ProduceStreamRequest;
     type With = With;
 
-    async fn next(&mut self) -> Result<Option<ProduceStreamRequest>, Status> {
-        self.requests.message().await
+    async fn next(&mut self) -> Read {
+        loop {
+            let reads_on = !self.is_over && self.ahead.len() < AHEAD_MAX;
+            let read = tokio::select! {
+                biased;
+                Some(read) = self.ahead.next() => return read,
+                read = self.requests.message(), if reads_on => read,
+                else => return Ok(None),
+            };
+            let request = read.as_ref().ok().and_then(Option::as_ref);
+            let missing = request.map_or_else(Vec::new, |request| self.missing(request));
+            if missing.is_empty() && self.ahead.is_empty() {
+                return read;
+            }
+            self.is_over = request.is_none();
+            self.ahead.push_back(self.once_made(missing, read));
+        }
     }
 
     async fn send(&mut self, request: ProduceStreamRequest) -> Result<Sent<With>, Status> {
@@ -214,10 +240,34 @@ impl Feed for Reader {
     }
 }
 
+// What is ahead may not be looked at by two at once: so a reader is borrowed by one.
 impl Reader {
+    /// The logs that a request is the first to append to, as far as this node knows, if they are made then.
+    fn missing(&self, request: &ProduceStreamRequest) -> Vec<String> {
+        let one = request.produce.iter().map(|one| (&one.log, one.log_id));
+        let many = request.many.iter().flat_map(|many| &many.batches);
+        let many = many.map(|batch| (&batch.log, batch.log_id));
+        let without_id = |(name, id): (_, Option<u32>)| id.is_none().then_some(name);
+        let names = one.chain(many).filter_map(without_id);
+        let names = names.take(many::MANY_BATCHES_MAX);
+        let is_missing = |name: &&String| self.api.makes_on_produce(&self.rights, name);
+        names.filter(is_missing).cloned().collect()
+    }
+
+    /// What was read, once its logs are made. Whether they could be, whoever appends to them finds out.
+    fn once_made(&self, missing: Vec<String>, read: Read) -> BoxFuture<'static, Read> {
+        let (api, rights) = (self.api.clone(), self.rights.clone());
+        let made = async move {
+            let make = |name| api.log_to(&rights, (name, None), None);
+            future::join_all(missing.iter().map(|name| make(name))).await;
+            read
+        };
+        made.boxed()
+    }
+
     /// The batch of a request, and the name that it comes in.
     async fn one(
-        &self,
+        &mut self,
         request: ProduceRequest,
     ) -> Result<(ReplicatedLog, Bytes, Option<String>), Status> {
         let to = (&*request.log, request.log_id);
@@ -235,7 +285,7 @@ impl Reader {
 
     /// The batches of a request, and whose they are.
     async fn many(
-        &self,
+        &mut self,
         request: ProduceManyRequest,
     ) -> Result<(ReplicatedLog, Bytes, many::Whose), Status> {
         let (log, logs) = many::logs(&self.api, &self.rights, None, &request).await?;
@@ -247,7 +297,7 @@ impl Reader {
 
     /// Waits for credit: the client is read no further meanwhile. It comes back with the answers that the
     /// client takes.
-    async fn credit(&self, bytes: usize, places: usize) -> Result<Credit, Status> {
+    async fn credit(&mut self, bytes: usize, places: usize) -> Result<Credit, Status> {
         let weight =
             |count: usize, most: usize| u32::try_from(count.clamp(1, most)).unwrap_or(u32::MAX);
         let bytes = self

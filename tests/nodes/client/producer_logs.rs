@@ -241,3 +241,46 @@ async fn a_log_that_was_made_anew_is_not_taken_for_the_old_one() {
     let held: Vec<_> = (0..2).map(|number| value("new", number)).collect();
     assert_eq!(values(&client, "orders").await, held);
 }
+
+/// While logs are made for batches, those behind them wait in their order, and logs are made for them, too.
+#[tokio::test(start_paused = true)]
+async fn logs_are_made_for_what_a_producer_sends_and_its_order_is_kept() {
+    const LOGS: u64 = 150;
+    let world = World::new(5).await;
+    world.creates_logs.set(true);
+    let client = world.client(&ADDRS);
+    make(&client, &["known"]).await;
+    let producer = client.producer(ProducerOptions::default()).unwrap();
+    let name = |log: u64| match log % 10 {
+        0 => "known".to_owned(),
+        _ => format!("new/{log}"),
+    };
+    let mut acks = Vec::new();
+    for number in 0..LOGS {
+        let (log, offset) = (name(number), if number % 10 == 0 { number / 10 } else { 0 });
+        let sent = producer.send_batch_to(&log, vec![value(&log, offset).into()]);
+        acks.push((offset, sent.await.unwrap()));
+    }
+    for (offset, ack) in acks {
+        let ack = timeout(PATIENCE, ack).await.unwrap();
+        assert_eq!(ack.unwrap().first_offset, offset);
+    }
+    let batch = |log: &str| BatchFor::new(log, vec![value(log, 0).into()]);
+    let mut appender = client.appender(AppenderOptions::default()).unwrap();
+    let both = [batch("many/1"), batch("many/2")];
+    appender.append_all(&both).await.unwrap();
+
+    let refused = producer.send_to("_ours", value("_ours", 0)).await.unwrap();
+    let refused = timeout(PATIENCE, refused).await.unwrap();
+    assert!(
+        matches!(refused, Err(ClientError::InvalidArgument { .. })),
+        "{refused:?}"
+    );
+    for log in (0..LOGS).filter(|log| log % 10 > 0).map(name) {
+        assert_eq!(values(&client, &log).await, [value(&log, 0)]);
+    }
+    let known: Vec<_> = (0..LOGS / 10)
+        .map(|number| value("known", number))
+        .collect();
+    assert_eq!(values(&client, "known").await, known);
+}
