@@ -1,7 +1,7 @@
 # Every command a contributor needs. Nothing here but a Rust toolchain, make and a POSIX shell.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test alarms attack rot soak sim mutants fuzz bench verify fix
+.PHONY: help run test traces alarms attack rot soak sim mutants fuzz bench verify fix
 
 # What `make run` feeds in, a record a line. Empty: a text of this machine, else our own sources.
 INPUT ?=
@@ -59,6 +59,12 @@ test: ## every test, tidy among them
 	echo cargo test --locked -- --show-output; \
 	cargo test --locked -- --show-output
 	cargo check --locked --lib --no-default-features --features client
+	cargo check --locked --lib --features otlp
+
+# A build of its own: who does not ask for it has nothing of it, and the tests of that are the others.
+traces: ## a build that tells a collector of traced calls, and what a collector is told
+	cargo test --locked --features otlp --lib -- --show-output spans::
+	cargo test --locked --features otlp --test nodes -- --show-output traces::
 
 alarms: ## the alert rules over recorded values; needs promtool, of Debian's package prometheus
 	cd deploy/prometheus && promtool check rules ferrolog.rules.yml && promtool test rules ferrolog.rules.test.yml

@@ -9,6 +9,7 @@ mod options;
 pub mod quantity;
 mod resolve;
 mod shown;
+mod told;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     /// How many bytes of sealed segments are read a second to find damage; 0: none.
     pub scrub_bytes_per_second: u64,
+    /// The collector that is told the spans of traced calls, `http://host:port`; always `None` without the feature `otlp`.
+    pub otlp_endpoint: Option<String>,
 }
 
 /// How long a connection lives, unless told otherwise: a day, in seconds.
@@ -173,6 +176,32 @@ mod tests {
                 help.contains(&format!("[default: {shown}]")),
                 "{name}: {help}"
             );
+        }
+    }
+
+    #[test]
+    fn a_collector_is_named_in_a_build_that_can_tell_it() {
+        let with = |endpoint: &str| {
+            let rest = format!("bootstrap = true\ninsecure = true\notlp_endpoint = '{endpoint}'");
+            options(&format!("{BASE}{rest}")).resolve()
+        };
+        let refused = |endpoint| with(endpoint).unwrap_err().to_string();
+        assert_eq!(with(" ").unwrap().otlp_endpoint, None);
+        if cfg!(not(feature = "otlp")) {
+            let told = refused("http://127.0.0.1:4317");
+            assert!(told.contains("--features otlp"), "{told}");
+            return;
+        }
+        let config = with("http://127.0.0.1:4317/").unwrap();
+        let endpoint = config.otlp_endpoint.as_deref();
+        assert_eq!(endpoint, Some("http://127.0.0.1:4317"));
+        for bad in [
+            "https://127.0.0.1:4317",
+            "127.0.0.1:4317",
+            "http://localhost",
+        ] {
+            let told = refused(bad);
+            assert!(told.contains("--otlp-endpoint"), "{bad}: {told}");
         }
     }
 

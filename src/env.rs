@@ -193,6 +193,17 @@ impl Clock {
         }
     }
 
+    /// The same, as finely as it is known.
+    #[cfg(feature = "otlp")]
+    pub fn now(&self) -> SystemTime {
+        match &self.0 {
+            Hand::System => wall_clock(),
+            Hand::Simulated { .. } => {
+                SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(self.now_ms())
+            }
+        }
+    }
+
     /// Sets a simulated clock forward, or back.
     pub fn jump(&self, by_ms: i64) {
         match &self.0 {

@@ -30,6 +30,7 @@
 //! - `cli`: the command line.
 //! - `tasks` and `stderr`: nothing ends unseen, and no line of a log stops anything.
 //! - `metrics`: what a node counts of itself, and how that is told.
+//! - `spans`: what a node tells of calls that somebody traces.
 //! - `env`, `name` and `access`: what all of them stand on.
 
 // What a user of the library may name says what it is; the other modules are for ourselves.
@@ -79,6 +80,9 @@ pub mod retry;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod server;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod spans;
 #[doc(hidden)]
 pub mod stderr;
 #[doc(hidden)]

@@ -4,6 +4,7 @@
 //! the same node runs on real ones and in simulation.
 #![warn(clippy::missing_errors_doc)]
 
+mod addresses;
 mod background;
 mod error;
 mod membership;
@@ -13,6 +14,7 @@ mod servers;
 mod told;
 
 pub use crate::server::{Action, Lines, On, Policy};
+pub use addresses::{check_addresses, host};
 pub use error::AgentError;
 use reloads::Paces;
 pub use reloads::{LIVE_SETTINGS, Reloads, check_certificate};
@@ -35,6 +37,7 @@ use crate::net::tcp::TcpNetwork;
 use crate::net::{Listener, Network, Security};
 use crate::raft::{self, ReplicatedLog, Seat, Timing};
 use crate::server::Drain;
+use crate::spans::Tracer;
 use crate::tasks;
 
 use background::{tell_health, upkeep};
@@ -205,6 +208,7 @@ impl Bound {
         let (stop, stopping) = watch::channel(false);
         let (fail, failed) = watch::channel(None);
         let audit = self.policy.audit().clone();
+        let tracer = told::tracer(&self.config, &self.seams);
         let port = Port {
             mux: &self.mux,
             security: self.layer.security(),
@@ -212,6 +216,7 @@ impl Bound {
             streams: self.streams,
             probes: self.probes,
             metrics_logs_max: self.paces.metrics_logs_max,
+            tracer: tracer.clone(),
         };
         let ends = Ends {
             draining,
@@ -226,6 +231,7 @@ impl Bound {
             self.seams,
             self.layer.clone(),
             self.addr.clone(),
+            tracer,
         );
         let (log, joined) = runtimes::run_on(&runtimes.consensus, begun).await?;
         // The seat was empty: this is the only place that fills it.
@@ -327,63 +333,18 @@ impl Agent {
     }
 }
 
-/// Where others reach a node that listens at `local`: where that is not to be, an error.
-///
-/// # Errors
-///
-/// [`AgentError::InsecureAddress`] if plaintext could be reached from another machine; [`AgentError::Advertise`] if
-/// nobody can dial the address.
-pub fn check_addresses(
-    insecure: bool,
-    local: &str,
-    advertise: Option<&str>,
-) -> Result<String, AgentError> {
-    let refused = |addr: &str| AgentError::InsecureAddress {
-        addr: addr.to_owned(),
-    };
-    if insecure && !is_loopback(local) {
-        return Err(refused(local));
-    }
-    let addr = advertise.unwrap_or(local).to_owned();
-    if is_unspecified(&addr) {
-        return Err(AgentError::Advertise { addr });
-    }
-    if insecure && !is_loopback(&addr) {
-        return Err(refused(&addr));
-    }
-    Ok(addr)
-}
-
-/// The host of an address, without the brackets of IPv6.
-pub fn host(addr: &str) -> &str {
-    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']')
-}
-
-fn is_loopback(addr: &str) -> bool {
-    let host = host(addr);
-    host == "localhost"
-        || host
-            .parse()
-            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-}
-
-fn is_unspecified(addr: &str) -> bool {
-    host(addr)
-        .parse()
-        .is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
-}
-
 /// Makes the node a member, and starts its log. Also returns whether the node has just joined.
 async fn begin(
     config: Config,
     seams: Seams,
     layer: StreamLayer,
     addr: String,
+    tracer: Tracer,
 ) -> Result<(ReplicatedLog, bool), AgentError> {
     let (directory, joined) = membership::become_member(&config, &seams, &layer, &addr).await?;
     let timing = Timing {
         clock: seams.clock.clone(),
+        tracer,
         ..config.timing
     };
     let log = ReplicatedLog::start(

@@ -13,6 +13,7 @@ use crate::net::mux::{Mux, Streams};
 use crate::net::{Listener, Security};
 use crate::raft::Seat;
 use crate::server::{self, Counts, Drain, Facts, HealthReporter, Policy, Surface};
+use crate::spans::Tracer;
 use crate::tasks;
 
 use super::background::serving;
@@ -29,6 +30,8 @@ pub struct Port<'a> {
     pub probes: Option<Box<dyn Listener>>,
     /// How many logs metrics tell of by name.
     pub metrics_logs_max: Live<usize>,
+    /// Makes the spans of calls that somebody traces.
+    pub tracer: Tracer,
 }
 
 /// When the servers end, and who hears if they do so before.
@@ -61,7 +64,8 @@ pub async fn start(
     let Streams { grpc, raft, http } = port.streams;
     let (limits, policy) = (config.limits.clone(), port.policy);
     let audit = policy.audit().clone();
-    let counts = Arc::new(Counts::default().telling(config.timing.slow_call));
+    let counts = Counts::default().telling(config.timing.slow_call);
+    let counts = Arc::new(counts.tracing(port.tracer));
     let budget = Budget::new(limits.bytes);
     let facts = Facts::new(port.security, &budget);
     let (routes, health) = server::router(

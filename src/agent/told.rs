@@ -15,9 +15,11 @@ use crate::net::mux::{Incoming, Mux};
 use crate::net::{Listener, Network, Security};
 use crate::raft::Seat;
 use crate::server::{Audit, Counts, Surface, serve_http, serve_probes};
+use crate::spans::Tracer;
 use crate::{stderr, tasks};
 
-use super::{AgentError, Runtimes, is_loopback};
+use super::addresses::is_loopback;
+use super::{AgentError, Runtimes, Seams};
 
 /// The parts that tell something.
 pub struct Parts<'a> {
@@ -101,6 +103,12 @@ fn tell_runtimes(runtimes: &Runtimes, page: &mut Page<'_>) {
             series.value(&[("runtime", name)], busy_s);
         }
     });
+}
+
+/// Makes the spans of traced calls, if a collector is to be told of them.
+pub fn tracer(config: &Config, seams: &Seams) -> Tracer {
+    let (endpoint, clients) = (config.otlp_endpoint.as_deref(), &seams.runtimes.clients);
+    Tracer::start(endpoint, &config.name, &seams.clock, clients)
 }
 
 /// Opens the second address, if there is to be one.

@@ -8,11 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::ClientError;
-use super::servers::{Rotation, Servers};
+use super::servers::{Calls, Rotation, Servers};
 use super::told::{describe, is_distrust, is_retryable, leader_hint, room_comes_in};
 use crate::reason::Reason;
 use crate::retry::{self, Pauses};
@@ -151,7 +150,7 @@ pub(super) async fn within<T>(
 
 /// A channel for single calls, which tell the server how long the client waits: a server that finds no leader
 /// says so in time, instead of leaving the client in doubt.
-pub(super) type Limited = InterceptedService<Channel, Limit>;
+pub(super) type Limited = InterceptedService<Calls, Limit>;
 
 /// Puts the limit on each call.
 #[derive(Debug, Clone, Copy)]
@@ -165,6 +164,6 @@ impl Interceptor for Limit {
 }
 
 /// The channel to a server, for calls whose answers are waited for so long.
-pub(super) fn limited(channel: Channel, limit: Duration) -> Limited {
+pub(super) fn limited(channel: Calls, limit: Duration) -> Limited {
     InterceptedService::new(channel, Limit(limit))
 }

@@ -9,6 +9,7 @@ use crate::net::Security;
 use crate::net::stream_layer::StreamLayer;
 use crate::net::tcp::TcpNetwork;
 use crate::net::tls::{Tls, TlsError, TlsFiles};
+use crate::net::traceparent::NoTraceParent;
 
 /// `host:port` of some or all nodes, with commas between them.
 const SERVERS: &str = "FERROLOG_SERVERS";
@@ -44,6 +45,9 @@ pub enum ConfigError {
     /// The certificate files cannot be used.
     #[error("the client's certificate cannot be used")]
     Tls(#[from] TlsError),
+    /// What was to name a span of a trace does not.
+    #[error(transparent)]
+    TraceParent(#[from] NoTraceParent),
     /// A variable of the environment is neither true nor false.
     #[error("the variable {name} is {value:?}; set it to true or to false, or unset it")]
     Variable {

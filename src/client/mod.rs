@@ -26,8 +26,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tonic::Status;
 use tonic::client::GrpcService;
+use tonic::codegen::http::HeaderValue;
 use tonic::codegen::{Body, StdError};
-use tonic::transport::Channel;
 
 pub use admin::Admin;
 pub use builder::{ClientBuilder, ConfigError};
@@ -53,13 +53,14 @@ use crate::batch::Builder;
 use crate::net::Security;
 use crate::net::stream_layer::StreamLayer;
 use crate::net::tls::{Tls, TlsFiles};
+use crate::net::traceparent::{NoTraceParent, TraceParent};
 use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::{ProduceRequest as PlainRequest, Record as WireRecord};
 use crate::proto::v1::log_service_client::LogServiceClient;
 use crate::proto::v1::{Batch, ProduceRequest};
 use crate::retry::CALL_WAIT;
 use attempts::within;
-use servers::Servers;
+use servers::{Calls, Servers};
 
 /// How long a call may show no progress before it gives up, unless the client was told otherwise.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
@@ -119,6 +120,22 @@ impl Client {
             log: name.into(),
             ..self.clone()
         }
+    }
+
+    /// A handle whose calls are of a trace: each tells the nodes this `traceparent`, as W3C Trace Context writes it. So do
+    /// those of producers, consumers and further handles that are made with it. Nodes that are told to record spans hang
+    /// theirs off the one that it names.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::TraceParent`] if it is none.
+    pub fn traced(&self, traceparent: &str) -> Result<Self, ConfigError> {
+        let parent: TraceParent = traceparent.parse()?;
+        let header = HeaderValue::try_from(parent.to_string()).map_err(|_| NoTraceParent)?;
+        Ok(Self {
+            servers: Arc::new(self.servers.traced(header)),
+            ..self.clone()
+        })
     }
 
     /// Proves the client by these PEM files, and trusts the nodes of this authority, at each connection from now on:
@@ -239,7 +256,7 @@ impl Client {
 }
 
 /// Appends a record to the default log by the call of `log.v1`, which knows no other.
-async fn produce_plain(channel: Channel, value: Bytes) -> Result<u64, Status> {
+async fn produce_plain(channel: Calls, value: Bytes) -> Result<u64, Status> {
     let record = WireRecord {
         value,
         ..WireRecord::default()

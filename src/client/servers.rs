@@ -3,20 +3,27 @@
 //! It knows nothing of the calls that are made, and never waits.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::codegen::http::{HeaderValue, Request};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::ClientError;
 use crate::net::Kind;
 use crate::net::stream_layer::{ChannelOptions, StreamLayer};
+use crate::net::traceparent::TRACEPARENT;
 
 /// The servers of one client and the channels to them. Shared by all its calls.
 pub(super) struct Servers {
     addrs: Vec<String>,
     stream_layer: StreamLayer,
-    channels: Mutex<HashMap<String, Channel>>,
+    channels: Arc<Mutex<HashMap<String, Channel>>>,
+    /// What calls say of the trace that they are of.
+    trace: Option<HeaderValue>,
 }
 
 impl Servers {
@@ -24,13 +31,27 @@ impl Servers {
         Self {
             addrs,
             stream_layer,
-            channels: Mutex::default(),
+            channels: Arc::default(),
+            trace: None,
+        }
+    }
+
+    /// The same servers and channels, for calls of this trace.
+    pub(super) fn traced(&self, trace: HeaderValue) -> Self {
+        Self {
+            addrs: self.addrs.clone(),
+            stream_layer: self.stream_layer.clone(),
+            channels: self.channels.clone(),
+            trace: Some(trace),
         }
     }
 
     /// The same cluster, asked at these addresses instead.
     pub(super) fn with_addrs(&self, addrs: Vec<String>) -> Self {
-        Self::new(addrs, self.stream_layer.clone())
+        Self {
+            trace: self.trace.clone(),
+            ..Self::new(addrs, self.stream_layer.clone())
+        }
     }
 
     pub(super) fn stream_layer(&self) -> &StreamLayer {
@@ -63,13 +84,17 @@ impl Servers {
     }
 
     /// The channel to `addr`, which dials when it is first used and again after a loss.
-    pub(super) fn channel(&self, addr: &str) -> Channel {
+    pub(super) fn channel(&self, addr: &str) -> Calls {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let dial = || {
             self.stream_layer
                 .channel(Kind::Grpc, addr, ChannelOptions::default())
         };
-        channels.entry(addr.to_owned()).or_insert_with(dial).clone()
+        let channel = channels.entry(addr.to_owned()).or_insert_with(dial);
+        Calls {
+            channel: channel.clone(),
+            trace: self.trace.clone(),
+        }
     }
 
     /// Drops the channel of a server that did not answer in time, so that the next call dials anew. A frozen peer keeps
@@ -82,6 +107,30 @@ impl Servers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(addr);
+    }
+}
+
+/// The calls to a server: each says of which trace it is, if it is of one.
+#[derive(Debug, Clone)]
+pub(super) struct Calls {
+    channel: Channel,
+    trace: Option<HeaderValue>,
+}
+
+impl Service<Request<Body>> for Calls {
+    type Response = <Channel as Service<Request<Body>>>::Response;
+    type Error = <Channel as Service<Request<Body>>>::Error;
+    type Future = <Channel as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::<Request<Body>>::poll_ready(&mut self.channel, cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Some(trace) = &self.trace {
+            request.headers_mut().insert(TRACEPARENT, trace.clone());
+        }
+        self.channel.call(request)
     }
 }
 
@@ -126,8 +175,6 @@ impl Rotation {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::net::Security;
     use crate::net::memory::MemoryNetwork;

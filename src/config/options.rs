@@ -164,6 +164,10 @@ pub struct Options {
         serialize_with = "write_millis"
     )]
     pub slow_call_ms: Option<u64>,
+    /// A collector on this machine that is told the spans of calls whose callers trace them, by OTLP over gRPC; needs a
+    /// build with the feature otlp [default: none]
+    #[arg(long, env = "FERROLOG_OTLP_ENDPOINT", value_name = "http://HOST:PORT", help_heading = HELP_TUNING)]
+    pub otlp_endpoint: Option<String>,
     /// What is logged, in a file: on a command line it is every command's.
     #[arg(skip)]
     pub log_level: Option<String>,
@@ -234,6 +238,7 @@ impl Options {
             heartbeat_ms: self.heartbeat_ms.or(under.heartbeat_ms),
             clock_bound_ms: self.clock_bound_ms.or(under.clock_bound_ms),
             slow_call_ms: self.slow_call_ms.or(under.slow_call_ms),
+            otlp_endpoint: self.otlp_endpoint.or(under.otlp_endpoint),
             log_level: self.log_level.or(under.log_level),
             log_format: self.log_format.or(under.log_format),
         }

@@ -5,9 +5,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::told::{collector, metrics};
 use super::{
-    CONNECTION_AGE_S, Config, ConfigError, LOGS_MOST, LOOPBACK, METRICS_LOGS, METRICS_LOGS_MOST,
-    Options, RESERVE_SEGMENTS, SCRUB_BYTES_PER_SECOND, SecurityConfig,
+    CONNECTION_AGE_S, Config, ConfigError, LOGS_MOST, Options, RESERVE_SEGMENTS,
+    SCRUB_BYTES_PER_SECOND, SecurityConfig,
 };
 use crate::live::Live;
 use crate::log;
@@ -48,6 +49,7 @@ struct Measures {
     logs_max: u32,
     sizes: Sizes,
     timing: Timing,
+    otlp_endpoint: Option<String>,
 }
 
 impl Options {
@@ -101,6 +103,7 @@ impl Options {
                 .scrub_bytes_per_second
                 .unwrap_or(SCRUB_BYTES_PER_SECOND),
             timing: measures.timing,
+            otlp_endpoint: measures.otlp_endpoint,
         })
     }
 
@@ -142,6 +145,7 @@ impl Options {
             self.clock_bound_ms,
             self.slow_call_ms,
         ));
+        let collector = faults.keep(collector(self.otlp_endpoint.as_deref()));
         let (metrics_listen, metrics_logs_max) = metrics?;
         connections.and(logs)?;
         Some(Measures {
@@ -152,6 +156,7 @@ impl Options {
             logs_max,
             sizes: sizes?,
             timing: timing?,
+            otlp_endpoint: collector?,
         })
     }
 
@@ -230,29 +235,6 @@ fn connection_age(seconds: Option<u64>) -> Result<Duration, ConfigError> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// The address for metrics, and how many logs they tell of by name.
-fn metrics(
-    listen: Option<&str>,
-    logs_max: Option<usize>,
-) -> Result<(Option<String>, usize), ConfigError> {
-    let logs_max = logs_max.unwrap_or(METRICS_LOGS);
-    check_range("--metrics-logs-max", logs_max, 0..=METRICS_LOGS_MOST)?;
-    Ok((metrics_addr(listen)?, logs_max))
-}
-
-/// The address for metrics: on loopback if none is said but a port.
-fn metrics_addr(given: Option<&str>) -> Result<Option<String>, ConfigError> {
-    let given = given.unwrap_or_default().trim();
-    let port = given.strip_prefix(':').unwrap_or(given);
-    let addr = match port {
-        // An empty address is what a template leaves of an unset variable.
-        "" => return Ok(None),
-        port if port.bytes().all(|byte| byte.is_ascii_digit()) => format!("{LOOPBACK}:{port}"),
-        _ => given.to_owned(),
-    };
-    check_addr("--metrics-listen", &addr, 0).map(Some)
-}
-
 /// The other nodes that are named.
 fn allowed(mut names: Vec<String>, own: &str) -> Result<Vec<String>, ConfigError> {
     for name in &mut names {
@@ -279,7 +261,7 @@ fn check_name(setting: &str, name: &str) -> Result<(), ConfigError> {
     )))
 }
 
-fn check_range<T>(setting: &str, value: T, range: RangeInclusive<T>) -> Result<(), ConfigError>
+pub fn check_range<T>(setting: &str, value: T, range: RangeInclusive<T>) -> Result<(), ConfigError>
 where
     T: PartialOrd + Display,
 {
@@ -292,7 +274,7 @@ where
 }
 
 /// An address as it can be dialled: a host and a port, no lower than `port_min`.
-fn check_addr(setting: &str, addr: &str, port_min: u16) -> Result<String, ConfigError> {
+pub fn check_addr(setting: &str, addr: &str, port_min: u16) -> Result<String, ConfigError> {
     let addr = addr.trim();
     let wrong = |what: &str| {
         let what = format!("{setting} {addr:?} {what}: write HOST:PORT, such as 127.0.0.1:7400");

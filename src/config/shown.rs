@@ -55,6 +55,7 @@ impl Config {
             timing,
             disk_reserve_bytes,
             scrub_bytes_per_second,
+            otlp_endpoint,
         } = self;
         let files = match security {
             SecurityConfig::Mutual(files) => Some(files),
@@ -88,6 +89,7 @@ impl Config {
             heartbeat_ms: Some(timing.heartbeat_ms),
             clock_bound_ms: Some(timing.clock_bound_ms),
             slow_call_ms: Some(timing.slow_call.as_millis().try_into().unwrap_or(u64::MAX)),
+            otlp_endpoint: otlp_endpoint.clone(),
             // How it logs is every command's to say, and no setting of the node alone.
             log_level: None,
             log_format: None,

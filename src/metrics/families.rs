@@ -82,6 +82,8 @@ families! {
 
     // Calls.
     REQUESTS: Counter "ferrolog_requests_total", "Calls that ended, by verb and status code";
+    SPANS: Counter "ferrolog_spans_total", "Spans of traced calls that the collector took";
+    SPANS_LOST: Counter "ferrolog_spans_lost_total", "Spans that it did not take in time";
     REQUEST_SECONDS: Times "ferrolog_request_seconds", "What a call took from its headers to the end of its answer; streams are left out";
     CALLS: Gauge "ferrolog_calls", "Calls and streams under way, by verb";
     BUDGET_USED: Gauge "ferrolog_budget_used_bytes", "What clients make the node hold now, by account";

@@ -18,6 +18,7 @@ mod security;
 pub mod stream_layer;
 pub mod tcp;
 pub mod tls;
+pub mod traceparent;
 
 pub use security::Security;
 

@@ -8,6 +8,7 @@ use tonic::{Request, Status};
 
 use crate::net::identity::is_valid_name;
 use crate::net::mux::PeerInfo;
+use crate::net::traceparent::TRACEPARENT;
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::audited::Origin;
 use crate::raft::error::MembershipError;
@@ -19,6 +20,7 @@ use crate::raft::node::Node;
 use crate::raft::peer::sender::WIRE;
 use crate::raft::write::execute;
 use crate::reason::Reason;
+use crate::spans::Tracer;
 
 use super::ReplicatedLog;
 use super::service::{RaftService, bad};
@@ -47,7 +49,7 @@ pub fn number(metadata: &MetadataMap, key: &str) -> u64 {
 }
 
 /// Who asked for a command that is passed on; `None` if it does not say.
-pub fn origin(metadata: &MetadataMap) -> Result<Option<Arc<Origin>>, Status> {
+pub fn origin(metadata: &MetadataMap, tracer: &Tracer) -> Result<Option<Arc<Origin>>, Status> {
     let Some(told) = metadata.get_bin(execute::ORIGIN) else {
         return Ok(None);
     };
@@ -55,7 +57,10 @@ pub fn origin(metadata: &MetadataMap) -> Result<Option<Arc<Origin>>, Status> {
         .to_bytes()
         .map_err(|_| Status::invalid_argument("an origin that is none"))?;
     let origin = pb::Origin::decode(bytes).map_err(|error| bad(error.into()))?;
-    Ok(Some(Arc::new(Origin::from_pb(origin))))
+    Ok(Some(Arc::new(Origin {
+        trace: tracer.trace(Some(text(metadata, TRACEPARENT))),
+        ..Origin::from_pb(origin)
+    })))
 }
 
 impl RaftService {
@@ -140,6 +145,7 @@ impl RaftService {
             address: peer.map(|peer| peer.addr.clone()).unwrap_or_default(),
             node: log.identity().name.clone(),
             verb: JOIN.to_owned(),
+            ..Origin::default()
         })
     }
 

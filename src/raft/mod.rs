@@ -88,6 +88,7 @@ use staging::Staging;
 use state::fsm::Fsm;
 use upkeep::Upkeep;
 use write::commands::{Call, Commands};
+use write::proposals::Came;
 use write::proposer::Proposer;
 
 /// A handle to the replicated log of this node; clones share it. What it is asked for waits for a leader as long
@@ -286,8 +287,14 @@ impl ReplicatedLog {
         batch: Bytes,
         since: Instant,
     ) -> Result<Answer, ProposeError> {
-        let proposer = &self.0.proposer;
-        proposer.propose(batch, false, caller, since).await
+        let trace = self.3.as_ref().map(|origin| origin.trace.clone());
+        let came = Came {
+            caller,
+            since,
+            forwarded: false,
+            trace: trace.unwrap_or_default(),
+        };
+        self.0.proposer.propose(batch, came).await
     }
 
     /// Why the disk ended the node's writing, if it did. The process must be started again.

@@ -13,7 +13,7 @@ use crate::raft::entry::types::TypeConfig;
 use crate::raft::error::ProposeError;
 use crate::raft::node::Node;
 use crate::raft::peer::wire;
-use crate::raft::write::proposals::{Answer, Caller};
+use crate::raft::write::proposals::{Answer, Caller, Came};
 use crate::retry::CALL_WAIT;
 
 use super::ReplicatedLog;
@@ -84,10 +84,19 @@ pub async fn queue_all(
     let now = Instant::now();
     let since = now.checked_sub(waited).unwrap_or(now);
     let me = log.0.node.id();
-    for batch in request.batches {
+    let mut traces = request.traces.into_iter().peekable();
+    for (place, batch) in request.batches.into_iter().enumerate() {
+        let traced = traces.next_if(|trace| trace.batch as usize == place);
+        let traceparent = traced.as_ref().map(|trace| &*trace.traceparent);
+        let came = Came {
+            caller,
+            since,
+            forwarded: true,
+            trace: log.0.node.tracer.trace(traceparent),
+        };
         // A leader that is not sure of its majority for a moment lets forwarded batches wait like its own.
         waiting.push(if log.view().leader == Some(me) {
-            log.0.proposer.propose(batch, true, caller, since).await
+            log.0.proposer.propose(batch, came).await
         } else {
             Err(ProposeError::NoLeader {
                 waited_ms: 0,

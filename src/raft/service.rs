@@ -340,7 +340,7 @@ impl raft_server::Raft for RaftService {
     ) -> Result<Response<pb::ExecuteResponse>, Status> {
         let log = self.check(&request, From::Member)?;
         let waited = Duration::from_millis(number(request.metadata(), execute::WAITED));
-        let origin = origin(request.metadata())?;
+        let origin = origin(request.metadata(), &log.0.node.tracer)?;
         let command = codec::from_control(request.into_inner()).map_err(bad)?;
         let EntryPayload::Normal(command) = command else {
             return Err(Status::invalid_argument("not a command"));

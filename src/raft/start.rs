@@ -99,6 +99,7 @@ impl ReplicatedLog {
             promised,
             failure,
             counts,
+            tracer: timing.tracer.clone(),
         });
         rolls::start(node.clone(), full);
         let doors = doors(&node, &stamps, timing, bytes_max, callers_on);

@@ -14,6 +14,7 @@ use crate::net::budget::Accounts;
 use crate::net::mux::PeerInfo;
 use crate::raft::{CreateLog, LogConfig};
 use crate::reason::Reason;
+use crate::spans::Trace;
 
 use super::answers::Unread;
 use super::answers::bulk::Bulk;
@@ -90,7 +91,11 @@ impl<L> ApiContext<L> {
     pub fn rights<T>(&self, request: &Request<T>) -> Rights {
         let extensions = request.extensions();
         let verb = extensions.get::<Called>().map_or("", |called| called.0);
-        self.policy.of(extensions.get::<PeerInfo>(), verb)
+        let rights = self.policy.of(extensions.get::<PeerInfo>(), verb);
+        match extensions.get::<Trace>() {
+            Some(trace) => rights.traced(trace),
+            None => rights,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use tonic::{Request, Status};
 use crate::net::identity::Identity;
 use crate::net::mux::PeerInfo;
 use crate::raft::{Note, Origin};
+use crate::spans::Trace;
 
 use super::audit::Audit;
 use super::status;
@@ -152,6 +153,12 @@ impl Rights {
     /// The name in the caller's certificate; empty without one.
     pub fn subject(&self) -> &str {
         &self.origin.subject
+    }
+
+    /// The same for a call that somebody traces: the spans of what is done for it hang there.
+    pub fn traced(mut self, trace: &Trace) -> Self {
+        Arc::make_mut(&mut self.origin).trace = trace.clone();
+        self
     }
 
     /// Who calls, and what.

@@ -3,8 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderValue};
+
 use crate::metrics::families::{BYTES_OUT, CALLS, READS, RECORDS_OUT, REQUEST_SECONDS, REQUESTS};
 use crate::metrics::{ByLabel, Counter, Level, Page, Times, labels};
+use crate::net::traceparent::TRACEPARENT;
+use crate::spans::{Side, Span, Tracer};
 
 use super::intake::verbs;
 
@@ -54,6 +58,8 @@ pub struct Counts {
     pub bytes_out: Counter,
     /// A call that takes longer is logged; zero: none is.
     slow: Duration,
+    /// Makes the spans of calls that somebody traces.
+    tracer: Tracer,
 }
 
 /// A verb, as the counts know it.
@@ -83,6 +89,7 @@ impl Default for Counts {
             records_out: Counter::default(),
             bytes_out: Counter::default(),
             slow: Duration::ZERO,
+            tracer: Tracer::default(),
         }
     }
 }
@@ -109,6 +116,18 @@ impl Counts {
         Self { slow, ..self }
     }
 
+    /// The same, and calls that somebody traces are told there.
+    pub fn tracing(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
+    }
+
+    /// The span of a call that has just begun, if its caller traces it.
+    pub fn span(&self, Verb(verb): Verb, headers: &HeaderMap) -> Span {
+        let parent = headers.get(TRACEPARENT).map(HeaderValue::to_str);
+        let trace = self.tracer.trace(parent.and_then(Result::ok));
+        trace.span(self.calls[verb].name, Side::Served)
+    }
+
     /// A call of this path begins.
     pub fn begin(&self, path: &str) -> Verb {
         let name = path.strip_prefix('/').unwrap_or(path);
@@ -119,7 +138,17 @@ impl Counts {
     }
 
     /// It ended so, after so long.
-    pub fn end(&self, Verb(verb): Verb, code: usize, took: Duration, who: &str) {
+    pub fn end(
+        &self,
+        Verb(verb): Verb,
+        code: usize,
+        (took, mut span): (Duration, Span),
+        who: &str,
+    ) {
+        span.set("rpc.grpc.status_code", code as u64);
+        if code != 0 {
+            span.failed(CODES.get(code).unwrap_or(&OTHER_CODE));
+        }
         let counts = &self.calls[verb];
         counts.open.down();
         counts.codes[code.min(CODES.len())].one_more();
@@ -157,6 +186,7 @@ impl Counts {
                 series.value(&[("verb", verb.name)], verb.open.get());
             }
         });
+        self.tracer.tell(page);
         page.by_label(&READS, &self.reads);
         page.one(&RECORDS_OUT, self.records_out.get());
         page.one(&BYTES_OUT, self.bytes_out.get());

@@ -14,4 +14,6 @@ mod quorum_loss;
 mod reaching_nodes;
 mod simulation;
 mod slow_disk;
+#[cfg(feature = "otlp")]
+mod traces;
 mod watching;

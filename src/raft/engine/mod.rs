@@ -20,6 +20,7 @@ use crate::raft::entry::types::{Member, TypeConfig};
 use crate::raft::error::Error;
 use crate::raft::home::directory::{FIRST_NODE, Identity};
 use crate::raft::peer::transport::Transport;
+use crate::spans::Tracer;
 
 use self::log_store::LogStore;
 use self::state_machine::StateMachine;
@@ -30,7 +31,8 @@ pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 /// How far this node's clock may be from the clocks of a majority, unless a setting says otherwise.
 const CLOCK_BOUND_MS: u64 = 1000;
 
-/// How often a leader sends heartbeats, how long a follower waits for one, and by which clock the node goes.
+/// How often a leader sends heartbeats, how long a follower waits for one, by which clock the node goes, and who is told
+/// how long things took.
 #[derive(Debug, Clone)]
 pub struct Timing {
     /// Between two heartbeats, in milliseconds.
@@ -43,6 +45,8 @@ pub struct Timing {
     pub clock_bound_ms: u64,
     /// A write that takes longer is logged with its stages; zero: none is.
     pub slow_call: Duration,
+    /// Makes the spans of calls that somebody traces.
+    pub tracer: Tracer,
 }
 
 impl Default for Timing {
@@ -53,6 +57,7 @@ impl Default for Timing {
             clock: Clock::system(),
             clock_bound_ms: CLOCK_BOUND_MS,
             slow_call: Duration::from_secs(1),
+            tracer: Tracer::default(),
         }
     }
 }

@@ -144,6 +144,7 @@ mod tests {
             address: "127.0.0.1:7000".to_owned(),
             node: "n1".to_owned(),
             verb: "ferrolog.v1.ClusterService/Trim".to_owned(),
+            ..Origin::default()
         }
     }
 

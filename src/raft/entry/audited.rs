@@ -11,6 +11,7 @@ use prost::Message;
 use crate::log::LogId;
 use crate::log::record::{self, BatchBuilder};
 use crate::proto::raft_v1 as pb;
+use crate::spans::Trace;
 
 use super::codec;
 use super::command::Command;
@@ -73,7 +74,7 @@ impl Audited {
 }
 
 /// Who asked for a change, and by which call.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The name in the certificate; empty without TLS.
     pub subject: String,
@@ -83,6 +84,8 @@ pub struct Origin {
     pub node: String,
     /// The service and the method, as `ferrolog.v1.LogService/CreateLog`.
     pub verb: String,
+    /// Where the spans hang of what is done for the call. It stays in memory: nothing that is written knows of it.
+    pub trace: Trace,
 }
 
 /// What is told in the log of changes of what no command does.
@@ -115,6 +118,7 @@ impl Origin {
             address: origin.address,
             node: origin.node,
             verb: origin.verb,
+            trace: Trace::default(),
         }
     }
 }

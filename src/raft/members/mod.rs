@@ -146,6 +146,7 @@ impl Members {
                     address: request.addr.clone(),
                     node: self.node.identity.name.clone(),
                     verb: JOIN.to_owned(),
+                    ..Origin::default()
                 };
                 let Outcome::Registered(registered) =
                     self.commands.write_told(command, &origin).await?

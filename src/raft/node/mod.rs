@@ -21,6 +21,7 @@ use crate::raft::view::counts::Counts;
 use crate::raft::view::drained::Drained;
 use crate::raft::view::elapsed::ElapsedTimes;
 use crate::raft::view::space::Space;
+use crate::spans::Tracer;
 
 mod reign;
 
@@ -51,6 +52,8 @@ pub struct Node {
     pub failure: Failure,
     /// What its parts count.
     pub counts: Arc<Counts>,
+    /// Makes the spans of calls that somebody traces.
+    pub tracer: Tracer,
 }
 
 impl Node {

@@ -10,6 +10,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Request, Status};
 
 use crate::log::{LogId, Offset};
+use crate::net::traceparent::TRACEPARENT;
 use crate::proto::raft_v1::{self as pb, ExecuteRefusalKind as Kind, execute_response as response};
 use crate::raft::entry::admission::Admission;
 use crate::raft::entry::audited::Note;
@@ -21,6 +22,7 @@ use crate::raft::entry::types::TypeConfig;
 use crate::raft::error::{DiskFull, ExecuteError, OTHER_ANSWER, WriteFailure};
 use crate::reason::Reason;
 use crate::retry::{self, CALL_WAIT, WAY_BACK};
+use crate::spans::{Side, Span};
 
 use super::commands::{Call, Commands};
 use super::gate;
@@ -75,6 +77,8 @@ impl Commands {
 
     async fn execute_once(&self, command: Command, call: &Call) -> Result<Outcome, ExecuteError> {
         let deadline = call.until;
+        let trace = call.origin.as_ref().map(|origin| &origin.trace);
+        let span = |name, side| trace.map_or_else(Span::default, |trace| trace.span(name, side));
         if let Some((id, addr)) = self.node.other_leader() {
             let mut client = self.node.transport.client(id, &addr);
             let mut request = Request::new(pb::ControlEntry {
@@ -87,6 +91,11 @@ impl Commands {
             if let Some(origin) = &call.origin {
                 let origin = MetadataValue::from_bytes(&origin.to_pb().encode_to_vec());
                 request.metadata_mut().insert_bin(ORIGIN, origin);
+            }
+            let forward = span("forward", Side::Asked);
+            let traceparent = forward.traceparent().and_then(|text| text.parse().ok());
+            if let Some(traceparent) = traceparent {
+                request.metadata_mut().insert(TRACEPARENT, traceparent);
             }
             let until = deadline.max(Instant::now() + WAY_BACK);
             let answer = self
@@ -111,6 +120,7 @@ impl Commands {
             }
         }
         let until = deadline.max(Instant::now() + WRITTEN_WAIT_MIN);
+        let _command = span("command", Side::Within);
         let stamped = self.with_record(self.stamped(command), call.origin.as_deref());
         match self.write(stamped, until).await? {
             Outcome::Refused(refusal) => Err(refusal.into()),

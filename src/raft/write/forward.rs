@@ -72,7 +72,7 @@ impl Forwarder {
         &mut self,
         leader: u64,
         addr: &str,
-        group: Group,
+        mut group: Group,
         deadline: Instant,
     ) -> Result<(), Group> {
         let open = self
@@ -98,6 +98,7 @@ impl Forwarder {
         let request = pb::ProposeRequest {
             batches: batches.collect(),
             waited_ms: u64::try_from(group.came().elapsed().as_millis()).unwrap_or(u64::MAX),
+            traces: group.pass_on(),
         };
         let Ok(slot) = stream.requests.reserve().await else {
             self.stream = None;

@@ -17,6 +17,7 @@ use crate::raft::view::clocks::millis;
 use crate::raft::view::counts::Counts;
 use crate::raft::view::space::Space;
 use crate::retry::CALL_WAIT;
+use crate::spans::Span;
 
 use super::proposals::Group;
 
@@ -111,14 +112,11 @@ impl Stages {
         answer.into_iter().for_each(|took| counts.answer.note(took));
         let came = group.came();
         let took = now.saturating_duration_since(came);
-        if self.slow.is_zero() || took < self.slow {
+        let is_slow = !self.slow.is_zero() && took >= self.slow;
+        let mut traced = group.proposals.iter().map(|proposal| &proposal.span);
+        if !is_slow && !traced.any(Span::is_on) {
             return;
         }
-        // Of an entry that others have overtaken in the table of times, some stages are not known.
-        let span = |from: Option<Instant>, to: Option<Instant>| {
-            let (from, to) = from.zip(to)?;
-            Some(millis(to.saturating_duration_since(from)))
-        };
         let [appended, sync_began, synced, committed] = [
             &counts.appended_at,
             &counts.sync_began_at,
@@ -126,18 +124,51 @@ impl Stages {
             &counts.committed_at,
         ]
         .map(|passed| passed.at(index));
-        tracing::warn!(
-            index,
-            batches = group.proposals.len(),
-            bytes = group.bytes(),
-            took_ms = millis(took),
-            queue_ms = span(Some(came), Some(handed)),
-            append_ms = span(appended, sync_began),
-            fsync_ms = span(sync_began, synced),
-            quorum_ms = span(appended, committed),
-            apply_ms = span(committed, applied),
-            answer_ms = answer.map(millis),
-            "a slow write"
-        );
+        let stages = [
+            ("append", appended, sync_began),
+            ("fsync", sync_began, synced),
+            ("quorum", appended, committed),
+            ("apply", committed, applied),
+            ("answer", applied, Some(now)),
+        ];
+        for proposal in &group.proposals {
+            trace(&proposal.span, handed, &stages);
+        }
+        if is_slow {
+            let [append_ms, fsync_ms, quorum_ms, apply_ms, answer_ms] = stages.map(took_ms);
+            tracing::warn!(
+                index,
+                batches = group.proposals.len(),
+                bytes = group.bytes(),
+                took_ms = millis(took),
+                queue_ms = took_ms(("queue", Some(came), Some(handed))),
+                append_ms,
+                fsync_ms,
+                quorum_ms,
+                apply_ms,
+                answer_ms,
+                "a slow write"
+            );
+        }
+    }
+}
+
+/// A stage of a write, and when it began and ended. Of an entry that others have overtaken in the table of times, some are
+/// not known.
+type Stage = (&'static str, Option<Instant>, Option<Instant>);
+
+fn took_ms((_, from, to): Stage) -> Option<u64> {
+    let (from, to) = from.zip(to)?;
+    Some(millis(to.saturating_duration_since(from)))
+}
+
+/// The stages as spans, if somebody traces the batch.
+fn trace(span: &Span, handed: Instant, stages: &[Stage]) {
+    if span.is_on() {
+        let trace = span.trace();
+        trace.past("queue", span.began(), Some(handed));
+        for (name, from, to) in stages {
+            trace.past(name, *from, *to);
+        }
     }
 }

@@ -8,11 +8,13 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
+use crate::proto::raft_v1 as pb;
 use crate::raft::entry::outcome::{BundleOutcome, Receipt};
 use crate::raft::error::ProposeError;
 use crate::raft::view::View;
 use crate::raft::view::counts::Counts;
 use crate::retry::CALL_WAIT;
+use crate::spans::{Side, Span, Trace};
 
 /// A caller. Batches of one caller keep their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +28,18 @@ impl Caller {
     }
 }
 
+/// From whom a batch came, when, and by which way.
+#[derive(Debug, Clone)]
+pub struct Came {
+    pub caller: Caller,
+    /// Its wait for a leader counts from this time on.
+    pub since: Instant,
+    /// It came from another node.
+    pub forwarded: bool,
+    /// Where its spans hang.
+    pub trace: Trace,
+}
+
 /// One batch, and the way back to its caller.
 #[derive(Debug)]
 pub struct Proposal {
@@ -36,6 +50,11 @@ pub struct Proposal {
     pub caller: Caller,
     /// When the batch came. Its wait for a leader counts from this time on.
     pub(crate) since: Instant,
+    // These end in this order: the one is a part of the other.
+    /// Its time on the way to the leader and back.
+    pub(crate) forward: Span,
+    /// Its time here, up to its answer.
+    pub(crate) span: Span,
     pub(crate) _bytes: OwnedSemaphorePermit,
 }
 
@@ -61,6 +80,8 @@ impl Proposal {
             reply,
             caller: Caller::next(),
             since: Instant::now(),
+            span: Span::default(),
+            forward: Span::default(),
             _bytes: std::sync::Arc::new(tokio::sync::Semaphore::new(1))
                 .try_acquire_owned()
                 .unwrap(),
@@ -139,6 +160,19 @@ impl Group {
     pub fn came(&self) -> Instant {
         let came = self.proposals.iter().map(|proposal| proposal.since);
         came.min().unwrap_or_else(Instant::now)
+    }
+
+    /// From now on they are on the way to the leader: what it is told of those that somebody traces.
+    pub fn pass_on(&mut self) -> Vec<pb::BatchTrace> {
+        let mut traces = Vec::new();
+        for (batch, proposal) in (0..).zip(&mut self.proposals) {
+            if proposal.span.is_on() {
+                proposal.forward = proposal.span.trace().span("forward", Side::Asked);
+                let traceparent = proposal.forward.traceparent();
+                traces.extend(traceparent.map(|traceparent| pb::BatchTrace { batch, traceparent }));
+            }
+        }
+        traces
     }
 
     /// Gives every batch the same error.

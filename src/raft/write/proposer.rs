@@ -25,13 +25,14 @@ use crate::raft::view::counts::Counts;
 use crate::raft::view::space::Space;
 use crate::raft::write::proposals::Caller;
 use crate::retry::CALL_WAIT;
+use crate::spans::{Side, Span};
 use crate::tasks;
 
 use super::forward::Forwarder;
 use super::gate::Gate;
 use super::lines::Lines;
 use super::outcomes::{self, Stages, UnderWay};
-use super::proposals::{Answer, Group, Proposal, Reply, no_leader};
+use super::proposals::{Answer, Came, Group, Proposal, Reply, no_leader};
 use super::stamps::Stamps;
 
 /// How many batches the queue holds.
@@ -132,14 +133,20 @@ impl Proposer {
     /// is over. The answer comes once the batch is committed.
     ///
     /// Batches that one caller queues one after another keep their order; callers are served in turn.
-    pub async fn propose(
-        &self,
-        batch: Bytes,
-        forwarded: bool,
-        caller: Caller,
-        since: Instant,
-    ) -> Result<Answer, ProposeError> {
+    pub async fn propose(&self, batch: Bytes, came: Came) -> Result<Answer, ProposeError> {
+        let Came {
+            caller,
+            since,
+            forwarded,
+            trace,
+        } = came;
         record::check_bundle(&batch).map_err(|_| ProposeError::Malformed)?;
+        let side = if forwarded {
+            Side::Served
+        } else {
+            Side::Within
+        };
+        let span = trace.span("proposal", side);
         let weight = u32::try_from(batch.len().min(PENDING_BYTES_MAX)).unwrap_or(u32::MAX);
         let small = self.small_bytes.clone();
         let small = (batch.len() <= SMALL_BYTES_MAX).then(|| small.try_acquire_many_owned(weight));
@@ -158,6 +165,8 @@ impl Proposer {
             reply,
             caller,
             since,
+            span,
+            forward: Span::default(),
             _bytes: bytes.map_err(|_| ProposeError::Stopping)?,
         });
         Ok(answer)

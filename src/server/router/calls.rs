@@ -19,6 +19,7 @@ use crate::server::Policy;
 use crate::server::auth::Rights;
 use crate::server::counts::{Counts, Verb};
 use crate::server::intake::change_of;
+use crate::spans::Span;
 
 const CODE: &str = "grpc-status";
 /// What a call ends with whose client went away before its answer did.
@@ -60,6 +61,8 @@ struct Counting {
     counts: Arc<Counts>,
     verb: Verb,
     began: Instant,
+    /// If its caller traces it.
+    span: Span,
     code: usize,
     /// The caller: its subject, or where it is.
     who: Box<str>,
@@ -99,8 +102,9 @@ fn tell_refused(rights: &Rights, headers: &HeaderMap) {
 
 impl Drop for Counting {
     fn drop(&mut self) {
-        let took = self.began.elapsed();
-        self.counts.end(self.verb, self.code, took, &self.who);
+        let (took, span) = (self.began.elapsed(), std::mem::take(&mut self.span));
+        self.counts
+            .end(self.verb, self.code, (took, span), &self.who);
     }
 }
 
@@ -119,13 +123,19 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let begun = self.counts.begin(request.uri().path());
+        let span = self.counts.span(begun, request.headers());
+        if span.is_on() {
+            request.extensions_mut().insert(span.trace());
+        }
         let peer = request.extensions().get::<PeerInfo>();
         let verb = change_of(request.uri().path());
         let mut counting = Counting {
-            verb: self.counts.begin(request.uri().path()),
+            verb: begun,
             counts: self.counts.clone(),
             began: Instant::now(),
+            span,
             code: CANCELLED,
             who: peer.map_or("", PeerInfo::subject).into(),
             changes: verb.map(|verb| self.policy.of(peer, verb)),
