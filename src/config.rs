@@ -74,6 +74,9 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     /// How many bytes of sealed segments are read a second to find damage; 0: none.
     pub scrub_bytes_per_second: u64,
+    /// How much of the bytes of sealed segments must be dead, in hundredths, so that these are rewritten; 0: they never
+    /// are.
+    pub rewrite_dead_percent: u64,
     /// The collector that is told the spans of traced calls, `http://host:port`; always `None` without the feature `otlp`.
     pub otlp_endpoint: Option<String>,
 }
@@ -82,6 +85,8 @@ pub struct Config {
 const CONNECTION_AGE_S: u64 = 24 * 3600;
 /// How fast sealed segments are read to find damage, unless told otherwise.
 const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
+/// How much of sealed segments is dead when they are rewritten, in hundredths, unless told otherwise: they are not.
+const REWRITE_DEAD_PERCENT: u64 = 0;
 /// Segments that must still fit when records are refused: raft's own entries, and what is under
 /// way, need room.
 const RESERVE_SEGMENTS: u64 = 4;
@@ -157,6 +162,10 @@ mod tests {
             (
                 "scrub_bytes_per_second",
                 bytes(config.scrub_bytes_per_second),
+            ),
+            (
+                "rewrite_dead_percent",
+                config.rewrite_dead_percent.to_string(),
             ),
             ("heartbeat_ms", span_ms(config.timing.heartbeat_ms)),
             ("clock_bound_ms", span_ms(config.timing.clock_bound_ms)),

@@ -6,11 +6,11 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::live::Live;
 use crate::raft::{ReplicatedLog, View};
 use crate::server::{HealthReporter, ServeError};
 use crate::tasks;
 
+use super::reloads::Paces;
 use super::{AgentError, Fail};
 
 /// Serves. A server that ends before it was told to ends the node.
@@ -29,15 +29,16 @@ pub async fn serving(
 }
 
 /// Starts the tasks that run beside serving, until the node stops.
-pub fn upkeep(
-    log: &ReplicatedLog,
-    scrub_bytes_per_second: Live<u64>,
-    consensus: &Handle,
-) -> Vec<JoinHandle<()>> {
+pub fn upkeep(log: &ReplicatedLog, paces: &Paces, consensus: &Handle) -> Vec<JoinHandle<()>> {
     let (changes, kept, mended, scrubbed) = (log.clone(), log.clone(), log.clone(), log.clone());
     let (reached, strangers, paced) = (log.clone(), log.clone(), log.clone());
-    let drained = log.clone();
-    let scrub = async move { scrubbed.scrub(scrub_bytes_per_second).await };
+    let (drained, rewrites) = (log.clone(), log.clone());
+    let (scrub_pace, dead_percent) = (
+        paces.scrub_bytes_per_second.clone(),
+        paces.rewrite_dead_percent.clone(),
+    );
+    let scrub = async move { scrubbed.scrub(scrub_pace).await };
+    let rewriting = async move { rewrites.rewrite(dead_percent).await };
     vec![
         tasks::spawn_endless_on(consensus, "pace", async move { paced.keep_pace().await }),
         tasks::spawn_endless_on(
@@ -55,6 +56,7 @@ pub fn upkeep(
             changes.finish_changes().await
         }),
         tasks::spawn_endless_on(consensus, "upkeep", async move { kept.keep_up().await }),
+        tasks::spawn_endless_on(consensus, "rewriting", rewriting),
         tasks::spawn_endless_on(consensus, "repair", async move { mended.mend().await }),
         tasks::spawn_endless_on(consensus, "scrub", scrub),
     ]

@@ -215,7 +215,7 @@ impl Bound {
             policy: self.policy,
             streams: self.streams,
             probes: self.probes,
-            metrics_logs_max: self.paces.metrics_logs_max,
+            metrics_logs_max: self.paces.metrics_logs_max.clone(),
             tracer: tracer.clone(),
         };
         let ends = Ends {
@@ -244,8 +244,7 @@ impl Bound {
             fail,
         );
         let health_told = tell_health(log.clone(), servers.health.clone());
-        let scrub = self.paces.scrub_bytes_per_second;
-        let mut helpers = upkeep(&log, scrub, &runtimes.consensus);
+        let mut helpers = upkeep(&log, &self.paces, &runtimes.consensus);
         helpers.push(tasks::spawn_on(&runtimes.consensus, "membership", settle));
         helpers.push(tasks::spawn_on(&runtimes.clients, "health", health_told));
         let told = log.clone();

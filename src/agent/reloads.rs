@@ -33,6 +33,7 @@ pub struct Reloads {
 #[derive(Debug, Clone)]
 pub(super) struct Paces {
     pub scrub_bytes_per_second: Live<u64>,
+    pub rewrite_dead_percent: Live<u64>,
     pub metrics_logs_max: Live<usize>,
 }
 
@@ -40,14 +41,16 @@ impl Paces {
     pub fn new(config: &Config) -> Self {
         Self {
             scrub_bytes_per_second: Live::new(config.scrub_bytes_per_second),
+            rewrite_dead_percent: Live::new(config.rewrite_dead_percent),
             metrics_logs_max: Live::new(config.metrics_logs_max),
         }
     }
 }
 
 /// The settings that can change while the node runs, by their keys in a file.
-pub const LIVE_SETTINGS: [&str; 6] = [
+pub const LIVE_SETTINGS: [&str; 7] = [
     "scrub_bytes_per_second",
+    "rewrite_dead_percent",
     "metrics_logs_max",
     "connections_max",
     "connection_age_max_seconds",
@@ -100,6 +103,7 @@ impl Reloads {
     pub fn take_up_settings(&self, config: &Config) {
         let Config {
             scrub_bytes_per_second,
+            rewrite_dead_percent,
             metrics_logs_max,
             connections_max,
             connection_age_max,
@@ -109,6 +113,7 @@ impl Reloads {
         self.paces
             .scrub_bytes_per_second
             .set(*scrub_bytes_per_second);
+        self.paces.rewrite_dead_percent.set(*rewrite_dead_percent);
         self.paces.metrics_logs_max.set(*metrics_logs_max);
         let within = MuxLimits::within(*connections_max, self.descriptors_max);
         self.port.set_clients_max(within.clients_max);

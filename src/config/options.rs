@@ -136,6 +136,10 @@ pub struct Options {
         serialize_with = "write_bytes"
     )]
     pub scrub_bytes_per_second: Option<u64>,
+    /// Sealed segments of which so much is dead, in hundredths, such as 50, are rewritten with what lives; 0: none
+    /// [default: 0]
+    #[arg(long, env = "FERROLOG_REWRITE_DEAD_PERCENT", value_name = "PERCENT", help_heading = HELP_TUNING)]
+    pub rewrite_dead_percent: Option<u64>,
     /// How often a leader is heard, such as 50ms; a bare number is of milliseconds. A follower waits three to six
     /// times as long [default: 50ms]
     #[arg(long, env = "FERROLOG_HEARTBEAT_MS", value_name = "TIME", help_heading = HELP_TUNING, value_parser = millis)]
@@ -235,6 +239,7 @@ impl Options {
             segment_bytes_max: self.segment_bytes_max.or(under.segment_bytes_max),
             disk_reserve_bytes: self.disk_reserve_bytes.or(under.disk_reserve_bytes),
             scrub_bytes_per_second: self.scrub_bytes_per_second.or(under.scrub_bytes_per_second),
+            rewrite_dead_percent: self.rewrite_dead_percent.or(under.rewrite_dead_percent),
             heartbeat_ms: self.heartbeat_ms.or(under.heartbeat_ms),
             clock_bound_ms: self.clock_bound_ms.or(under.clock_bound_ms),
             slow_call_ms: self.slow_call_ms.or(under.slow_call_ms),

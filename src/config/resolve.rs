@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::told::{collector, metrics};
 use super::{
     CONNECTION_AGE_S, Config, ConfigError, LOGS_MOST, Options, RESERVE_SEGMENTS,
-    SCRUB_BYTES_PER_SECOND, SecurityConfig,
+    REWRITE_DEAD_PERCENT, SCRUB_BYTES_PER_SECOND, SecurityConfig,
 };
 use crate::live::Live;
 use crate::log;
@@ -46,6 +46,7 @@ struct Measures {
     metrics_logs_max: usize,
     connections_max: usize,
     connection_age_max: Duration,
+    rewrite_dead_percent: u64,
     logs_max: u32,
     sizes: Sizes,
     timing: Timing,
@@ -102,6 +103,7 @@ impl Options {
             scrub_bytes_per_second: self
                 .scrub_bytes_per_second
                 .unwrap_or(SCRUB_BYTES_PER_SECOND),
+            rewrite_dead_percent: measures.rewrite_dead_percent,
             timing: measures.timing,
             otlp_endpoint: measures.otlp_endpoint,
         })
@@ -146,13 +148,17 @@ impl Options {
             self.slow_call_ms,
         ));
         let collector = faults.keep(collector(self.otlp_endpoint.as_deref()));
+        let dead_percent = self.rewrite_dead_percent.unwrap_or(REWRITE_DEAD_PERCENT);
+        let rewriting = check_range("--rewrite-dead-percent", dead_percent, 0..=99);
+        let rewriting = faults.keep(rewriting);
         let (metrics_listen, metrics_logs_max) = metrics?;
-        connections.and(logs)?;
+        connections.and(logs).and(rewriting)?;
         Some(Measures {
             metrics_listen,
             metrics_logs_max,
             connections_max,
             connection_age_max: age_max?,
+            rewrite_dead_percent: dead_percent,
             logs_max,
             sizes: sizes?,
             timing: timing?,

@@ -56,6 +56,7 @@ impl Config {
             disk_reserve_bytes,
             scrub_bytes_per_second,
             otlp_endpoint,
+            rewrite_dead_percent,
         } = self;
         let files = match security {
             SecurityConfig::Mutual(files) => Some(files),
@@ -86,6 +87,7 @@ impl Config {
             segment_bytes_max: Some(log.segment_bytes_max),
             disk_reserve_bytes: Some(*disk_reserve_bytes),
             scrub_bytes_per_second: Some(*scrub_bytes_per_second),
+            rewrite_dead_percent: Some(*rewrite_dead_percent),
             heartbeat_ms: Some(timing.heartbeat_ms),
             clock_bound_ms: Some(timing.clock_bound_ms),
             slow_call_ms: Some(timing.slow_call.as_millis().try_into().unwrap_or(u64::MAX)),

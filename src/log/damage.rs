@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::format::files;
+use super::format::files::{self, SegmentName};
 use super::segment::lazy_map::LazyMap;
 use super::segment::store::Store;
 use super::segment::{Damage, Segment};
-use super::{Error, Index, Log};
+use super::{Error, Log};
 
 impl Log {
     /// Marks the segment of a store that does not check, if it is sealed, so that it is repaired.
@@ -34,9 +34,9 @@ impl Log {
         })
     }
 
-    /// Marks the segment that begins at `base`, whose rows do not check.
-    pub(super) fn note_bad_rows(&self, base: Index, error: Error) -> Error {
-        self.note_bad_rows_of(error, |segment| segment.base() == base)
+    /// Marks the segment that is called so, whose rows do not check.
+    pub(super) fn note_bad_rows(&self, name: SegmentName, error: Error) -> Error {
+        self.note_bad_rows_of(error, |segment| segment.name() == name)
     }
 
     fn note_bad_rows_of(&self, error: Error, is_it: impl Fn(&Segment) -> bool) -> Error {
@@ -61,10 +61,10 @@ impl Log {
 }
 
 /// The segment whose directory does not check, if an error says that of one.
-pub(super) fn of_directory(error: &Error) -> Option<Index> {
+pub(super) fn of_directory(error: &Error) -> Option<SegmentName> {
     let Error::Corrupt { path, .. } = error else {
         return None;
     };
-    let (base, suffix) = files::base_of(path.file_name()?.to_str()?)?;
-    (suffix == "seal").then_some(base)
+    let (name, suffix) = files::name_of(path.file_name()?.to_str()?)?;
+    (suffix == "seal").then_some(name)
 }

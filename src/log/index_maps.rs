@@ -34,7 +34,7 @@ impl Log {
                 Ok(Looked::Needs(lazy)) => lazy,
                 Err(error) => {
                     let error = match of_directory(&error) {
-                        Some(base) => self.note_bad_rows(base, error),
+                        Some(name) => self.note_bad_rows(name, error),
                         None => return Err(error),
                     };
                     match error {

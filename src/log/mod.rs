@@ -42,17 +42,21 @@ mod tests;
 pub use config::{Config, IoDelay, STORE_BYTES_MAX};
 pub use error::Error;
 pub use format::file_header::VERSION as FORMAT_VERSION;
+pub use format::files::SegmentName;
 pub use format::frame::{Entry, Kind};
 pub use format::log_set::LogSet;
 pub use format::record::{self, Record};
-pub use format::seal::Seal;
+pub use format::seal::{Seal, TermEnd};
 pub use inspect::{dump, verify};
 pub use numbers::{AllEnds, Ends, Floor, Index, LogId, NUMBER_MAX, Offset, Position, Term};
 pub use open::recovery::Checkpoint;
 pub use records::{Course, Found, Read, Stretch, Wanted};
 pub use segment::Damage;
 pub use upkeep::copies::{Placed, SegmentCopy, adopt_files, is_copied, remove_copy};
+pub use upkeep::live::Live;
 pub use upkeep::repair::Damaged;
+pub use upkeep::rewrite::{Rewrite, Rewriting, Rewritten};
+pub use upkeep::rewritten_copy::RewrittenCopy;
 pub use upkeep::scrub::Scrub;
 pub use upkeep::trim::{Pin, SegmentInfo};
 pub use write::io::{Done, Job};
@@ -68,6 +72,9 @@ use segment::index_file::IndexFile;
 use state::LogState;
 use write::io::{Queue, Request};
 use write::making::{self, Maker};
+
+/// Where the frames of a store begin in its file.
+pub const STORE_BEGINS: u64 = format::file_header::FILE_HEADER_BYTES as u64;
 
 /// Records of one batch that were accepted: a part of an entry's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,8 +122,8 @@ pub struct Opened {
 /// Removes the log in `dir`, if there is one, and leaves other files alone.
 pub fn remove(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
     making::remove_left(disk, dir)?;
-    let bases = files::bases(disk, dir)?;
-    files::remove_all(disk, dir, bases.iter())
+    let names = files::names(disk, dir)?;
+    files::remove_all(disk, dir, names.iter())
 }
 
 /// A handle to the log; clones share it.
@@ -242,6 +249,7 @@ impl Log {
         let mut state = self.0.state.write();
         state.logs.remove(&log);
         state.forgotten += 1;
+        state.given_up += 1;
     }
 
     /// How often logs went: those who read several look for theirs when this changes.
@@ -271,7 +279,7 @@ impl Log {
     pub fn last(&self) -> Option<(Term, Index)> {
         let state = self.0.state.read();
         let last = state.segments.back()?.next_index().0.checked_sub(1)?;
-        (last >= state.first_index().0).then_some((state.last_term, Index(last)))
+        (last >= state.first_entry().0).then_some((state.last_term, Index(last)))
     }
 
     /// The raft index that the next entry gets.
@@ -281,7 +289,12 @@ impl Log {
 
     /// The first raft index held, or the one that the first entry will get.
     pub fn first_index(&self) -> Index {
-        self.0.state.read().first_index()
+        self.0.state.read().first_entry()
+    }
+
+    /// The size of a segment's store, in bytes, for those who decide what one holds.
+    pub fn segment_bytes_max(&self) -> u64 {
+        self.0.config.segment_bytes_max.into()
     }
 
     /// The first raft index that is not durable yet.

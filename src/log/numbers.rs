@@ -54,6 +54,8 @@ impl LogId {
     pub const DEFAULT: Self = Self(0);
     /// No log has it. What is kept under it is of several logs that are read as one, such as a reader's position.
     pub const SEVERAL: Self = Self(u32::MAX);
+    /// No log has it. Rows of a rewritten segment have it that stand where records were which are gone.
+    pub const GONE: Self = Self(u32::MAX - 2);
     /// The log that tells of changes, once there was one.
     pub const AUDIT: Self = Self(u32::MAX - 1);
     /// The logs that clients make have smaller ones.

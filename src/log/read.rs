@@ -99,10 +99,10 @@ impl LogState {
         seal::term_at(segment.term_ends(), index.0 - segment.base().0)
     }
 
-    fn no_entry(&self, asked: Index) -> Error {
+    pub(super) fn no_entry(&self, asked: Index) -> Error {
         Error::NoEntry {
             asked,
-            first: self.first_index(),
+            first: self.first_entry(),
             next: self.next_index(),
         }
     }
@@ -115,6 +115,9 @@ impl LogState {
             .segment_number(from)
             .ok_or_else(|| self.no_entry(from))?;
         let segment = &self.segments[number];
+        if segment.is_rewritten() {
+            return Err(self.no_entry(from));
+        }
         if segment.damage == Some(Damage::Store) {
             return Err(segment.damaged());
         }

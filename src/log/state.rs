@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::format::files::SegmentName;
 use super::format::frame::Entry;
 use super::open::recovery::{Checkpoint, Recovered};
 use super::segment::Segment;
@@ -14,6 +15,8 @@ use super::{AllEnds, Ends, Index, LogId, Position, Term};
 pub struct LogState {
     /// Where the log begins while it holds no entry.
     pub floor: Index,
+    /// The raft index behind the last rewritten segment; 0 without one.
+    pub rewritten_to: Index,
     pub segments: VecDeque<Segment>,
     /// The last entries, without a gap, up to the last one.
     pub tail: VecDeque<Held>,
@@ -30,6 +33,8 @@ pub struct LogState {
     pub logs: BTreeMap<LogId, LogPart>,
     /// How often logs went.
     pub forgotten: u64,
+    /// How often records were given up: by a trim, or with their log.
+    pub given_up: u64,
     /// The first raft index that is not published yet.
     pub next_publish: Index,
     /// For each pin, the raft index from which on entries must stay.
@@ -86,6 +91,12 @@ pub fn parts(ends: &AllEnds) -> BTreeMap<LogId, LogPart> {
     parts
 }
 
+/// The raft index behind the last rewritten segment; 0 without one.
+fn rewritten_to(segments: &VecDeque<Segment>) -> Index {
+    let last = segments.iter().rev().find(|segment| segment.is_rewritten());
+    last.map_or(Index(0), Segment::next_index)
+}
+
 impl LogState {
     pub fn new(found: Recovered, checkpoint: Option<&Checkpoint>) -> Self {
         let floor = found.floor;
@@ -94,6 +105,7 @@ impl LogState {
         let logs = parts(covered.map_or(&nothing, |covered| &covered.logs));
         Self {
             floor: floor.index,
+            rewritten_to: rewritten_to(&found.segments),
             segments: found.segments,
             tail: VecDeque::new(),
             tail_bytes: 0,
@@ -104,6 +116,7 @@ impl LogState {
             next_position: found.next_position,
             logs,
             forgotten: 0,
+            given_up: 0,
             next_publish: covered.map_or(floor.index, |covered| Index(covered.applied.0 + 1)),
             pins: Vec::new(),
         }
@@ -116,6 +129,11 @@ impl LogState {
 
     pub fn first_index(&self) -> Index {
         self.segments.front().map_or(self.floor, Segment::base)
+    }
+
+    /// The first raft index whose entry is held, or will be: rewritten segments hold none.
+    pub fn first_entry(&self) -> Index {
+        self.first_index().max(self.rewritten_to)
     }
 
     /// The segment whose range holds `index`.
@@ -160,6 +178,30 @@ impl LogState {
                 None => return,
             }
         }
+    }
+
+    /// Puts a rewritten segment in the place of those from number `first` on that it stands for.
+    pub fn swap(&mut self, first: usize, rewritten: Segment) {
+        let next = rewritten.next_index();
+        let behind = self.segments.partition_point(|held| held.base() < next);
+        let mut rest = self.segments.split_off(behind);
+        self.segments.truncate(first);
+        self.segments.push_back(rewritten);
+        self.segments.append(&mut rest);
+        self.rewritten_to = self.rewritten_to.max(next);
+        self.forget_tail_before(next);
+    }
+
+    pub fn forget_tail_before(&mut self, index: Index) {
+        while let Some(held) = self.tail.pop_front_if(|held| held.entry.index < index) {
+            self.tail_bytes -= held.entry.payload.len();
+        }
+    }
+
+    /// The segment that a log was read in last.
+    pub fn looked(&self, log: LogId) -> Option<SegmentName> {
+        let number = self.segment_number(self.logs.get(&log)?.looked())?;
+        Some(self.segments[number].name())
     }
 
     /// The segment that a store belongs to.

@@ -318,6 +318,12 @@ impl ReplicatedLog {
         self.0.upkeep.keep_up().await
     }
 
+    /// Rewrites sealed segments with what lives of them. As leader it decides on those of which `dead_percent`
+    /// hundredths are dead, or on none if that is 0. Never returns.
+    pub async fn rewrite(&self, dead_percent: Live<u64>) {
+        self.0.upkeep.rewrite(dead_percent).await
+    }
+
     /// Mends damaged segments as they are found. Never returns.
     pub async fn mend(&self) {
         self.0.upkeep.mend().await

@@ -100,13 +100,13 @@ fn copy_file(disk: &dyn Disk, path: &Path, to: &MemoryDisk) -> Result<bool, log:
 /// An adoption is what the node holds, once it is there; else floor and checkpoint are.
 fn bounds(stable: &StableStore, dir: &Path) -> Result<Bounds, StableError> {
     if let Some(adoption) = stable.adoption()? {
-        let bases = adoption.bases.into_iter().map(Index).collect();
+        let names = snapshot::names_of(&adoption);
         let checkpoint = adoption.checkpoint.unwrap_or_default();
         return Ok(Bounds {
             floor: snapshot::floor_of(adoption.floor.as_ref()),
             checkpoint: covered(checkpoint, stable.incoming_rows()?)?,
             committed: None,
-            adopting: Some((dir.join(STAGING), bases)),
+            adopting: Some((dir.join(STAGING), names)),
         });
     }
     let checkpoint = stable.checkpoint()?.unwrap_or_default();

@@ -15,7 +15,7 @@ use openraft::raft::{StreamAppendError, StreamAppendResult};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::log::Index;
+use crate::log::{Index, SegmentName};
 use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::append_entries_response::Result as Answer;
 use crate::proto::raft_v1::raft_server::{self, RaftServer};
@@ -246,9 +246,18 @@ impl raft_server::Raft for RaftService {
             return Err(Status::unavailable(what));
         }
         let (from, to) = (Index(request.first_index), Index(request.next_index));
-        Ok(Response::new(
-            fetch::parts(log.log().clone(), from, to).boxed(),
-        ))
+        let held = log.log().clone();
+        let parts = match request.rewritten {
+            0 => fetch::parts(held, from, to).boxed(),
+            at => {
+                let name = SegmentName {
+                    base: from,
+                    rewritten: Some(Index(at)),
+                };
+                fetch::store_parts(held, name).boxed()
+            }
+        };
+        Ok(Response::new(parts))
     }
 
     async fn identify(

@@ -126,6 +126,6 @@ fn is_here(log: &ReplicatedLog, seal: &Seal) -> Result<bool, log::Error> {
         return Ok(false);
     }
     // An older copy that was staged must not take the place of the whole one.
-    log::remove_copy(&*snapshots.disk, &staging, seal.base)?;
+    log::remove_copy(&*snapshots.disk, &staging, seal.name())?;
     Ok(true)
 }

@@ -52,7 +52,7 @@ const fn mutant(name: &'static str, from: &'static str, to: &'static str) -> Mut
     Mutant { name, from, to }
 }
 
-const MUTANTS: [Mutant; 32] = [
+const MUTANTS: [Mutant; 33] = [
     mutant(
         "no sync before an answer",
         "store.sync()?;\n            let took",
@@ -175,8 +175,13 @@ const MUTANTS: [Mutant; 32] = [
     ),
     mutant(
         "a snapshot's segments stay as they were",
-        "adopt_files(&*self.0.disk, from, &self.0.dir, bases)?;",
-        "if !IT { adopt_files(&*self.0.disk, from, &self.0.dir, bases)?; }",
+        "adopt_files(&*self.0.disk, from, &self.0.dir, names)?;",
+        "if !IT { adopt_files(&*self.0.disk, from, &self.0.dir, names)?; }",
+    ),
+    mutant(
+        "a rewriting gives up a record that lives",
+        "log != LogId::GONE && first.is_none_or(|first| end > first.0)",
+        "log != LogId::GONE && first.is_none_or(|first| end > first.0 + u64::from(IT))",
     ),
     mutant(
         "of a call the first condition alone is judged",

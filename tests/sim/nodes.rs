@@ -162,6 +162,7 @@ impl Nodes {
         config.log.tail_cache_bytes_max = settings.tail_cache_bytes_max;
         config.log.files_max = settings.files_max;
         config.scrub_bytes_per_second = settings.scrub_bytes_per_second;
+        config.rewrite_dead_percent = settings.rewrite_dead_percent;
         config
     }
 

@@ -36,6 +36,7 @@ pub struct Settings {
     pub tail_cache_bytes_max: usize,
     pub files_max: usize,
     pub scrub_bytes_per_second: u64,
+    pub rewrite_dead_percent: u64,
 }
 
 impl Settings {
@@ -49,6 +50,7 @@ impl Settings {
             tail_cache_bytes_max: pick(random, &[0, 16 << 10, 1 << 20]),
             files_max: pick(random, &[16, 256]),
             scrub_bytes_per_second: pick(random, &[0, 64 << 10, 8 << 20]),
+            rewrite_dead_percent: pick(random, &[1, 1, 10, 50]),
         }
     }
 }

@@ -41,6 +41,8 @@ pub enum Kind {
     Roll = 3,
     /// A command in a batch of its own, which takes no offset, and behind it the batch that tells of it.
     Audited = 4,
+    /// What the rows of a rewritten segment say of its batches. It is in no raft log: see [`super::moved`].
+    Moved = 5,
 }
 
 impl Kind {
@@ -51,6 +53,7 @@ impl Kind {
             2 => Some(Self::Records),
             3 => Some(Self::Roll),
             4 => Some(Self::Audited),
+            5 => Some(Self::Moved),
             _ => None,
         }
     }
@@ -59,7 +62,7 @@ impl Kind {
     pub fn has_batches(self) -> bool {
         match self {
             Self::Records | Self::Audited => true,
-            Self::Control | Self::Roll => false,
+            Self::Control | Self::Roll | Self::Moved => false,
         }
     }
 
@@ -67,7 +70,7 @@ impl Kind {
     pub fn rowless(self) -> usize {
         match self {
             Self::Audited => 1,
-            Self::Records | Self::Control | Self::Roll => 0,
+            Self::Records | Self::Control | Self::Roll | Self::Moved => 0,
         }
     }
 }
@@ -150,14 +153,14 @@ pub fn entry_crc(entry: &Entry) -> u32 {
 
 fn payload_crc(crc: u32, kind: Kind, payload: &[u8]) -> u32 {
     match kind {
-        Kind::Control | Kind::Roll => crc32c::crc32c_append(crc, payload),
+        Kind::Control | Kind::Roll | Kind::Moved => crc32c::crc32c_append(crc, payload),
         Kind::Records | Kind::Audited => record::framed_crc(crc, payload),
     }
 }
 
 fn payload_checks(kind: Kind, payload: &[u8]) -> bool {
     match kind {
-        Kind::Control => true,
+        Kind::Control | Kind::Moved => true,
         Kind::Records | Kind::Audited => record::are_whole(payload),
         Kind::Roll => payload.len() == ROLL_BYTES,
     }

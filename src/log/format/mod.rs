@@ -8,6 +8,7 @@ pub mod files;
 pub mod frame;
 pub mod gather;
 pub mod log_set;
+pub mod moved;
 pub mod record;
 pub mod room;
 pub mod row;

@@ -22,7 +22,7 @@ impl Room {
     /// What an entry needs at most.
     pub fn of(kind: Kind, payload: &[u8]) -> Self {
         match kind {
-            Kind::Control | Kind::Roll => Self::default(),
+            Kind::Control | Kind::Roll | Kind::Moved => Self::default(),
             Kind::Records | Kind::Audited => {
                 let (batches, records) = record::declared(payload);
                 Self {

@@ -8,6 +8,7 @@
 
 use super::directory::{Directory, Shape};
 use super::file_header::FILE_HEADER_BYTES;
+use super::files::SegmentName;
 use super::frame::HEADER_BYTES;
 use super::log_set::LogSet;
 use super::record::BATCH_BYTES_MIN;
@@ -55,10 +56,13 @@ pub fn term_at(ends: &[TermEnd], entry: u64) -> Option<Term> {
 pub struct Seal {
     /// Its first raft index.
     pub base: Index,
+    /// The raft index of the entry that had it rewritten; `None` if it is as it was appended. Then `entries` counts the
+    /// frames in its store, the marks lead to these, and the terms tell which raft indexes it stands for.
+    pub rewritten: Option<Index>,
     /// Whether the log says that it ends here: its last entry is the one that ends it, on every node. Otherwise this
     /// node ended it by itself, or a snapshot ended in it.
     pub rolled: bool,
-    /// How many entries it holds.
+    /// How many entries its store holds.
     pub entries: u32,
     /// Where its store ends.
     pub end: u32,
@@ -89,8 +93,25 @@ impl Seal {
         self.term_ends.last().map_or(Term(0), |end| end.term)
     }
 
-    /// The raft index after its last entry.
+    /// What its files are called after.
+    pub fn name(&self) -> SegmentName {
+        SegmentName {
+            base: self.base,
+            rewritten: self.rewritten,
+        }
+    }
+
+    /// The raft index after the last entry that it holds or stands for.
     pub fn next_index(&self) -> Index {
+        let entries = match (self.rewritten, self.term_ends.last()) {
+            (Some(_), Some(last)) => u64::from(last.entry) + 1,
+            _ => self.entries.into(),
+        };
+        Index(self.base.0 + entries)
+    }
+
+    /// The number behind that of the last entry in its store: the raft index behind it, unless it is rewritten.
+    pub fn entries_end(&self) -> Index {
         Index(self.base.0 + u64::from(self.entries))
     }
 
@@ -99,7 +120,8 @@ impl Seal {
         let digest = |seal: &Self| {
             let positions = (seal.first_position, seal.next_position);
             (
-                (seal.base, seal.entries, seal.entries_digest),
+                (seal.name(), seal.next_index()),
+                (seal.entries, seal.entries_digest),
                 (seal.rows, seal.rows_digest),
                 positions,
             )
@@ -148,10 +170,17 @@ impl Seal {
     pub fn is_possible(&self) -> bool {
         let frames = u64::from(self.end).saturating_sub(FILE_HEADER_BYTES as u64);
         let records = self.next_position.0.checked_sub(self.first_position.0);
+        let rows = frames / BATCH_BYTES_MIN as u64;
+        // Between two rows of a rewritten segment one more can stand, for what is gone.
+        let rows = match self.rewritten {
+            Some(_) => 2 * rows + 1,
+            None => rows,
+        };
         self.entries > 0
             && self.end <= STORE_BYTES_MAX
             && u64::from(self.entries) <= frames / HEADER_BYTES as u64
-            && u64::from(self.rows) <= frames / BATCH_BYTES_MIN as u64
+            && u64::from(self.rows) <= rows
+            && (self.rewritten.is_none() || !self.term_ends.is_empty())
             // Compressed records may take less than a byte each, so their number is not bounded by the store's
             // bytes. A row covers at least one record.
             && records.is_some_and(|records| {
@@ -222,6 +251,7 @@ pub mod tests {
         };
         Seal {
             base: Index(7),
+            rewritten: None,
             rolled: true,
             entries: 900,
             end: 200_000,

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 #[cfg(any(test, fuzzing))]
 use super::directory::Shape;
 use super::file_header::{self, FILE_HEADER_BYTES, Magic};
+use super::files::SegmentName;
 use super::frame;
 use super::log_set::LogSet;
 use super::seal::{MARK_EVERY, Mark, Seal, TermEnd};
 use crate::disk::crc32c;
 use crate::disk::{Disk, File};
-use crate::log::{Error, Index, Position, Term};
+use crate::log::{Error, Position, Term};
 
 /// The fixed part behind the file header.
 pub const FIXED_BYTES: usize = 64;
@@ -25,6 +26,8 @@ pub const TERM_END_BYTES: usize = 12;
 const FLAGS_AT: usize = 24;
 /// The log says that the segment ends where it does.
 const ROLLED: u64 = 1;
+/// The segment was rewritten.
+const REWRITTEN: u64 = 2;
 /// The checksum of the sum.
 const CRC_BYTES: usize = 4;
 /// No store has more marks: it is at most 4 GiB long.
@@ -89,7 +92,7 @@ pub fn layout(bytes: &[u8]) -> Option<(usize, Shape)> {
     let fixed = bytes.get(FILE_HEADER_BYTES..)?;
     let lengths = Lengths::read(fixed)?;
     let number = |at: usize| Some(u32::from_le_bytes(*fixed.get(at..)?.first_chunk()?));
-    let base = Index(u64::from_le_bytes(*bytes.get(16..)?.first_chunk()?));
+    let base = crate::log::Index(u64::from_le_bytes(*bytes.get(16..)?.first_chunk()?));
     let shape = Shape::new(base, number(8)?, number(20)?, lengths.logs, number(60)?);
     Some((lengths.end(), shape))
 }
@@ -110,6 +113,7 @@ impl Seal {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = file_header::encode(Magic::Seal, self.base).to_vec();
         let flags = if self.rolled { ROLLED } else { 0 };
+        let flags = flags | self.rewritten.map_or(0, |_| REWRITTEN);
         out[FLAGS_AT..].copy_from_slice(&flags.to_le_bytes());
         let count = |length| u32::try_from(length).expect("there are at most 2^32 entries");
         let (marks, terms) = (count(self.marks.len()), count(self.term_ends.len()));
@@ -147,14 +151,15 @@ impl Seal {
     }
 
     /// Reads the sum with its file header; `None` if it does not check.
-    fn decode(bytes: &[u8], base: Index) -> Option<Self> {
+    fn decode(bytes: &[u8], name: SegmentName) -> Option<Self> {
         let (body, crc) = bytes.split_last_chunk::<CRC_BYTES>()?;
         if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
             return None;
         }
         let (header, body) = body.split_first_chunk::<FILE_HEADER_BYTES>()?;
         let flags = u64::from_le_bytes(*header.last_chunk()?);
-        if flags & !ROLLED != 0 {
+        let is_it = (flags & REWRITTEN != 0) == name.rewritten.is_some();
+        if flags & !(ROLLED | REWRITTEN) != 0 || !is_it {
             return None;
         }
         let u32_at = |at: usize| Some(u32::from_le_bytes(*body.get(at..)?.first_chunk()?));
@@ -171,7 +176,8 @@ impl Seal {
             Some(TermEnd { entry, term })
         };
         let seal = Self {
-            base,
+            base: name.base,
+            rewritten: name.rewritten,
             rolled: flags & ROLLED != 0,
             entries: u32_at(0)?,
             end: u32_at(4)?,
@@ -199,6 +205,12 @@ impl Seal {
             |pair: &[Mark]| pair[0].entry < pair[1].entry && pair[0].position < pair[1].position;
         let later = |pair: &[TermEnd]| pair[0].entry < pair[1].entry && pair[0].term < pair[1].term;
         let last = self.marks.last();
+        let last_entry = self.term_ends.last().map(|end| end.entry);
+        // The terms of a rewritten one are those of the entries that it stands for.
+        let covers = match self.rewritten {
+            Some(_) => last_entry.is_some(),
+            None => last_entry == self.entries.checked_sub(1),
+        };
         // The most bytes that a read between two marks takes.
         let stretch = MARK_EVERY as usize + frame::frame_bytes(frame::PAYLOAD_BYTES_MAX);
         let ends = self.marks.iter().skip(1).map(|mark| mark.position);
@@ -215,7 +227,7 @@ impl Seal {
             && self.logs.len() <= self.rows as usize
             && self.logs.is_empty() == (self.rows == 0)
             && self.listed <= self.rows
-            && self.term_ends.last().map(|end| end.entry) == Some(self.entries - 1)
+            && covers
             && self.is_possible()
     }
 
@@ -237,19 +249,24 @@ impl Seal {
     }
 
     /// Reads a seal's sum. `None` if it is missing, does not check or is cut off: then the store tells.
-    pub fn read(disk: &dyn Disk, path: &Path, base: Index) -> Result<Option<Self>, Error> {
+    pub fn read(
+        disk: &dyn Disk,
+        path: &Path,
+        name: impl Into<SegmentName>,
+    ) -> Result<Option<Self>, Error> {
+        let name = name.into();
         let file = match disk.open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             done => done.map_err(Error::io("open", path))?,
         };
-        match file_header::read(&*file, path, Magic::Seal, base) {
+        match file_header::read(&*file, path, Magic::Seal, name.base) {
             Ok(Some(())) => {}
             Err(error @ Error::Version { .. }) => return Err(error),
             Ok(None) | Err(_) => return Ok(None),
         }
         let len = file.len().map_err(Error::io("measure", path))?;
         Ok(read_sum(&*file, len).and_then(|bytes| {
-            let seal = Self::decode(&bytes, base)?;
+            let seal = Self::decode(&bytes, name)?;
             (len == (bytes.len() + seal.directory().bytes()) as u64).then_some(seal)
         }))
     }
@@ -276,6 +293,7 @@ mod tests {
     use super::super::seal::tests::seal;
     use super::*;
     use crate::disk::memory::MemoryDisk;
+    use crate::log::Index;
 
     /// One that fits, whatever it says.
     fn directory() -> Vec<u8> {

@@ -101,6 +101,10 @@ impl<'a> Reader<'a> {
         let mut next = first;
         let mut handed = false;
         for (number, files) in self.files.iter().enumerate().skip(behind.saturating_sub(1)) {
+            // It holds records, and no entries.
+            if files.name.rewritten.is_some() {
+                continue;
+            }
             let Some(store) = Store::open(self.disk, &files.paths.store, files.base)? else {
                 break;
             };

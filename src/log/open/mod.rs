@@ -3,4 +3,6 @@
 pub mod cut;
 pub mod derive;
 mod ended;
+pub mod listing;
 pub mod recovery;
+pub mod rewritten;

@@ -6,15 +6,16 @@
 //! sealed segment waits for repair; all else that does not check is an error that names the file
 //! and the position. Files that are not a log's are left alone.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::cut;
 use super::derive;
+use super::rewritten;
 use crate::disk::{self, Disk};
-use crate::log::format::files::{Paths, base_of, bases, remove_all, remove_files};
+use crate::log::format::files::{Paths, SegmentName, remove_all, remove_files};
 use crate::log::format::frame::{self, Header};
 use crate::log::format::record;
 use crate::log::format::room::Room;
@@ -120,12 +121,12 @@ pub fn recover(
     if whole && derive::hold(&mut found, checkpoint)? {
         return Ok(found);
     }
-    if floor.index > Index(0) {
+    if floor.index > Index(0) || found.segments.iter().any(Segment::is_rewritten) {
         return Err(Error::Corrupt {
             path: directory.dir.to_owned(),
             position: 0,
             what: "the index does not match its checkpoint and cannot be derived again, since the \
-                   log was trimmed",
+                   log was trimmed or rewritten",
         });
     }
     // Every entry will be applied again, so the place of every entry is needed.
@@ -183,11 +184,15 @@ fn open_segments(
     checkpoint: Option<&Checkpoint>,
 ) -> Result<Recovered, Error> {
     let covered = checkpoint.map_or(Index(0), |known| Index(known.applied.0 + 1));
-    let (mut found, bases) = (Recovered::new(floor), live_bases(directory, floor.index)?);
+    let (mut found, names) = (
+        Recovered::new(floor),
+        rewritten::live_names(directory, floor.index)?,
+    );
+    let bases: Vec<_> = names.iter().map(|name| name.base).collect();
     found.rolled = checkpoint.map_or(Index(0), |known| known.rolled);
-    for (number, base) in bases.iter().enumerate() {
+    for (number, name) in names.iter().enumerate() {
         let rest = &bases[number + 1..];
-        if !open_segment(directory, *base, rest, covered, &mut found)? {
+        if !open_segment(directory, *name, rest, covered, &mut found)? {
             break;
         }
     }
@@ -197,32 +202,21 @@ fn open_segments(
     Ok(found)
 }
 
-/// The bases from the floor on. What lies below it was given up: a removal that a crash cut short
-/// is finished here.
-fn live_bases(directory: &LogDirectory<'_>, floor: Index) -> Result<Vec<Index>, Error> {
-    let names = directory.disk.list(directory.dir);
-    let names = names.map_err(Error::io("list", directory.dir))?;
-    let below = names.iter().filter_map(|name| Some(base_of(name)?.0));
-    let below: BTreeSet<_> = below.filter(|base| *base < floor).collect();
-    remove_all(directory.disk, directory.dir, below.iter())?;
-    bases(directory.disk, directory.dir)
-}
-
 /// Opens one segment; false if it and all after it held no frame and are gone.
 fn open_segment(
     directory: &LogDirectory<'_>,
-    base: Index,
+    name: SegmentName,
     rest: &[Index],
     covered: Index,
     found: &mut Recovered,
 ) -> Result<bool, Error> {
-    let paths = Paths::new(directory.dir, base);
+    let (base, paths) = (name.base, Paths::new(directory.dir, name));
     let missing = Error::Corrupt {
         path: paths.store.clone(),
         position: 0,
         what: "entries are missing between the file before and this one",
     };
-    if let Some(seal) = Seal::read(directory.disk, &paths.seal, base)? {
+    if let Some(seal) = Seal::read(directory.disk, &paths.seal, name)? {
         if seal.next_index() <= covered {
             if base != found.next_index() {
                 return Err(missing);
@@ -232,6 +226,13 @@ fn open_segment(
                 .segments
                 .push_back(open_sealed(directory, &paths, seal)?);
             return Ok(true);
+        }
+        if name.rewritten.is_some() {
+            return Err(Error::Corrupt {
+                path: paths.seal,
+                position: 0,
+                what: "the checkpoint that covers a rewritten segment is not here any more",
+            });
         }
         // The checkpoint that covered the seal is gone, so the segment may change again.
         remove_files(

@@ -8,10 +8,11 @@ use std::collections::BinaryHeap;
 
 use super::find::NO_ROW;
 use super::stretch::{ROWS_MAX, Stretch};
+use crate::log::format::files::SegmentName;
 use crate::log::format::log_set::LogSet;
 use crate::log::read::READ_BYTES_MAX;
 use crate::log::segment::directory::LogRows;
-use crate::log::{Error, Index, LogId, LogState, Position};
+use crate::log::{Error, LogId, LogState, Position};
 
 /// Rows of which all are walked, whatever is wanted of them.
 const FEW_ROWS: usize = if cfg!(test) { 4 } else { ROWS_MAX };
@@ -36,7 +37,7 @@ impl Wanted<'_> {
     pub(super) fn may_be(&self, log: LogId) -> bool {
         match self {
             Self::These(logs) => logs.binary_search(&log).is_ok(),
-            Self::Those(holds) => holds(log),
+            Self::Those(holds) => log != LogId::GONE && holds(log),
         }
     }
 
@@ -44,7 +45,7 @@ impl Wanted<'_> {
     pub(super) fn may_be_of(&self, set: &LogSet) -> bool {
         match self {
             Self::These(logs) => logs.iter().any(|log| set.contains(*log)),
-            Self::Those(holds) => set.iter().any(holds),
+            Self::Those(_) => set.iter().any(|log| self.may_be(log)),
         }
     }
 }
@@ -53,7 +54,7 @@ impl Wanted<'_> {
 #[derive(Debug, Default)]
 pub struct Course {
     /// The segment.
-    base: Option<Index>,
+    segment: Option<SegmentName>,
     /// It holds for the rows before this one.
     until: usize,
     /// The logs whose rows are walked; `None` if all rows are.
@@ -83,7 +84,7 @@ impl LogState {
         if left <= FEW_ROWS {
             return Ok(None);
         }
-        if course.base != Some(segment.base()) || begin >= course.until {
+        if course.segment != Some(segment.name()) || begin >= course.until {
             *course = self.course(number, begin, wanted)?;
         }
         let until = course.until;
@@ -126,15 +127,19 @@ impl LogState {
         for log in &logs {
             rows += directory.rows_of(*log)?.map_or(0, |rows| rows.len());
         }
-        let base = Some(segment.base());
+        let segment = Some(segment.name());
         let is_few = !logs.is_empty() && logs.len() <= RUNS_MAX && rows * WANTED_SHARE < all;
         if !is_few {
             let runs = None;
-            return Ok(Course { base, until, runs });
+            return Ok(Course {
+                segment,
+                until,
+                runs,
+            });
         }
         let runs = logs.into_iter().map(|log| Run { log, at: 0 });
         Ok(Course {
-            base,
+            segment,
             until: all,
             runs: Some(runs.collect()),
         })
@@ -158,7 +163,7 @@ impl LogState {
             heads.extend(next_of(run, list)?.map(|row| Reverse((row, place))));
         }
         let mut heads = BinaryHeap::from(heads);
-        let mut found = Stretch::empty_in(segment.base(), from);
+        let mut found = Stretch::empty_in(segment.name(), from);
         let mut bytes = 0;
         for _ in 0..ROWS_MAX {
             let Some(Reverse((at, place))) = heads.pop() else {

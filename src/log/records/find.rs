@@ -87,7 +87,7 @@ impl LogState {
             first.from = at;
         }
         Ok(Looked::Found(Some(Found {
-            base: segment.base(),
+            segment: segment.name(),
             source,
             parts,
             rest: Rest::Log(log, at),

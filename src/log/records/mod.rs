@@ -15,17 +15,17 @@ pub use stretch::Stretch;
 use bytes::Bytes;
 
 use super::damage::of_directory;
+use super::format::files::SegmentName;
 use super::format::record::{self, Record, Stored};
 use super::format::row::Row;
 use super::index_maps::Looked;
-use super::state::LogPart;
-use super::{Ends, Error, Index, Log, LogId, Offset, Position};
+use super::{Ends, Error, Log, LogId, Offset, Position};
 use source::{Failed, Source};
 
 /// Where records stand.
 pub struct Found {
-    /// The first raft index of their segment.
-    base: Index,
+    /// Their segment.
+    segment: SegmentName,
     source: Source,
     parts: Vec<Part>,
     rest: Rest,
@@ -114,9 +114,9 @@ impl Log {
         found: Result<Option<Found>, Error>,
     ) -> Result<Found, Error> {
         let found = found.map_err(|error| {
-            let base = self.0.state.read().logs.get(&log).map(LogPart::looked);
-            let error = match base {
-                Some(base) => self.note_bad_rows(base, error),
+            let looked = self.0.state.read().looked(log);
+            let error = match looked {
+                Some(segment) => self.note_bad_rows(segment, error),
                 None => error,
             };
             self.unless_trimmed(log, at, error)
@@ -132,18 +132,18 @@ impl Log {
     pub fn read_found(&self, found: Found, bytes_max: usize) -> Result<Read, Error> {
         let from_memory = found.in_memory();
         let mut read = Read::default();
-        let (mut budget, mut base) = (bytes_max.max(1), found.base);
-        let mut rest = self.read_one(found, &mut budget, &mut read)?;
+        let (mut budget, mut segment) = (bytes_max.max(1), found.segment);
+        let mut rest = self.read_first(found, &mut budget, &mut read)?;
         while budget > 0 {
             // Records before a damage are whole: hand them out.
-            let Ok(Some(found)) = self.find_rest(base, rest, budget, &read) else {
+            let Ok(Some(found)) = self.find_rest(segment, rest, budget, &read) else {
                 break;
             };
             let is_as_fast = found.in_memory() || !from_memory;
             if !is_as_fast || found.bytes() > budget {
                 break;
             }
-            base = found.base;
+            segment = found.segment;
             let Ok(next) = self.read_one(found, &mut budget, &mut read) else {
                 break;
             };
@@ -155,7 +155,7 @@ impl Log {
     /// Where what follows stands; `None` if nothing does.
     fn find_rest(
         &self,
-        base: Index,
+        segment: SegmentName,
         rest: Rest,
         budget: usize,
         read: &Read,
@@ -163,13 +163,34 @@ impl Log {
         match (rest, read.stored.last()) {
             (Rest::Log(log, _), Some(last)) => self.find(log, last.next(), budget).map(Some),
             (Rest::Log(..), None) => Ok(None),
-            (Rest::Parts(parts), _) => self.find_parts(base, &parts, budget),
+            (Rest::Parts(parts), _) => self.find_parts(segment, &parts, budget),
+        }
+    }
+
+    /// The same of what was found first. If a rewritten segment came in the place of the one that it was found in, it is
+    /// looked for once more: nobody's read fails over that.
+    fn read_first(&self, found: Found, budget: &mut usize, read: &mut Read) -> Result<Rest, Error> {
+        let Rest::Log(log, at) = found.rest else {
+            return self.read_one(found, budget, read);
+        };
+        let mut found = found;
+        loop {
+            let (segment, wanted) = (found.segment, *budget);
+            let error = match self.read_one(found, budget, read) {
+                Ok(rest) => return Ok(rest),
+                Err(error) => error,
+            };
+            let is_trimmed = self.ends(log).is_none_or(|ends| at < ends.first);
+            if is_trimmed || self.has_segment(segment) {
+                return Err(error);
+            }
+            found = self.find(log, at, wanted)?;
         }
     }
 
     /// Reads what was found, as far as the budget goes, which it makes smaller; gives what comes behind it.
     fn read_one(&self, found: Found, budget: &mut usize, read: &mut Read) -> Result<Rest, Error> {
-        let (base, rest, bytes) = (found.base, found.rest, found.source.bytes());
+        let (segment, rest, bytes) = (found.segment, found.rest, found.source.bytes());
         let known = read.stored.len();
         read.stored.reserve(found.parts.len());
         let mut taker = Taker {
@@ -188,12 +209,12 @@ impl Log {
             }
             Err(failed) => failed,
         };
-        // A trim may have taken the file away.
-        let is_gone = matches!(rest, Rest::Parts(_)) && !self.has_segment(base);
+        // A trim may have taken the file away, or a segment with what lives of it have come in its place.
+        let is_gone = matches!(rest, Rest::Parts(_)) && !self.has_segment(segment);
         let error = match failed {
             Failed::Store(..) if is_gone => return Ok(Rest::Parts(Vec::new())),
             Failed::Store(store, error) => self.note_damage(&store, error),
-            Failed::Rows(error) => self.note_bad_rows(base, error),
+            Failed::Rows(error) => self.note_bad_rows(segment, error),
         };
         if read.stored.len() > known {
             // Records before a damage are whole: hand them out.
@@ -210,7 +231,7 @@ impl Log {
     /// Records of a log from `offset` on, of about `bytes_max` bytes: at least one.
     pub fn read(&self, log: LogId, offset: Offset, bytes_max: usize) -> Result<Vec<Record>, Error> {
         let found = self.find(log, offset, bytes_max)?;
-        let base = found.base;
+        let segment = found.segment;
         let read = self.read_found(found, bytes_max)?;
         let (mut records, mut budget) = (Vec::new(), bytes_max.max(1));
         for part in read.stored {
@@ -218,7 +239,7 @@ impl Log {
             budget = match left {
                 Ok(left) => left,
                 Err(_) if !records.is_empty() => break,
-                Err(error) => return Err(self.note_bad_rows(base, error)),
+                Err(error) => return Err(self.note_bad_rows(segment, error)),
             };
             if budget == 0 {
                 break;

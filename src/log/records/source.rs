@@ -144,12 +144,14 @@ impl LogState {
     ) -> Result<(Source, Vec<Part>), Error> {
         let budget = budget.min(READ_BYTES_MAX);
         let (mut parts, mut taken) = (Vec::<Part>::new(), 0);
-        let mut on_disk = None;
+        // Rows of a rewritten segment name no entries.
+        let is_rewritten = self.segments[number].is_rewritten();
+        let (mut on_disk, mut is_cached) = (None, false);
         for part in wanted {
             let part = part?;
             if parts.is_empty() {
-                let cached = self.cached(part.row.index);
-                on_disk = self.tail.front().filter(|_| cached.is_none());
+                is_cached = !is_rewritten && self.cached(part.row.index).is_some();
+                on_disk = self.tail.front().filter(|_| !is_cached && !is_rewritten);
             }
             // An entry in memory may not be on this disk yet, though the other nodes committed it. A read of the
             // disk ends before it.
@@ -163,12 +165,12 @@ impl LogState {
                 break;
             }
         }
-        let Some(first) = parts.first() else {
+        if parts.is_empty() {
             return Err(NO_ROW);
-        };
-        let source = match self.cached(first.row.index) {
-            Some(_) => self.cached_of(&parts)?,
-            None => Source::Disk(self.segments[number].store.clone(), reaches_of(&parts)),
+        }
+        let source = match is_cached {
+            true => self.cached_of(&parts)?,
+            false => Source::Disk(self.segments[number].store.clone(), reaches_of(&parts)),
         };
         Ok((source, parts))
     }
@@ -228,6 +230,8 @@ fn reaches_of(parts: &[Part]) -> Vec<Reach> {
 
 /// A place that the batch of a segment's row does not reach beyond; `behind` is the next row of all.
 pub(super) fn batch_end(segment: &Segment, row: &Row, behind: Option<&Row>) -> u32 {
+    // The batches of a rewritten segment stand in another order than its rows.
+    let behind = behind.filter(|behind| behind.place > row.place || !segment.is_rewritten());
     let is_near = |behind: &&Row| {
         // Entries without rows may stand in between, and many of them. Where none does, a seal knows no nearer place,
         // and to look for one among its marks takes as long as to check a batch.

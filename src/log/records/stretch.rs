@@ -12,6 +12,7 @@ use super::find::NO_ROW;
 use super::source::{Source, batch_end};
 use super::{Found, Part, Rest};
 use crate::log::damage::of_directory;
+use crate::log::format::files::SegmentName;
 use crate::log::format::row::Row;
 use crate::log::index_maps::Looked;
 use crate::log::read::READ_BYTES_MAX;
@@ -26,8 +27,8 @@ const SEGMENTS_MAX: usize = 64;
 /// What a look at the rows of all logs finds, from a position on.
 #[derive(Debug, Clone)]
 pub struct Stretch {
-    /// The first raft index of the segment that it is in.
-    base: Index,
+    /// The segment that it is in.
+    segment: SegmentName,
     /// The runs of records that may be wanted, in order.
     parts: Vec<Part>,
     /// The position behind all that was looked at, wanted or not.
@@ -36,13 +37,13 @@ pub struct Stretch {
 
 impl Stretch {
     fn empty(passed: Position) -> Self {
-        Self::empty_in(Index(0), passed)
+        Self::empty_in(Index(0).into(), passed)
     }
 
-    /// Nothing yet, of the segment that begins there.
-    pub(super) fn empty_in(base: Index, passed: Position) -> Self {
+    /// Nothing yet, of this segment.
+    pub(super) fn empty_in(segment: SegmentName, passed: Position) -> Self {
         Self {
-            base,
+            segment,
             parts: Vec::new(),
             passed,
         }
@@ -146,10 +147,13 @@ impl Log {
             Ok(stretch) => Ok(Some(stretch)),
             Err(_) if from < self.positions().0 => Ok(None),
             Err(error) => {
-                let base = self.0.state.read().segment_with_position(from);
-                let base = base.map(|number| self.0.state.read().segments[number].base());
-                Err(match base {
-                    Some(base) => self.note_bad_rows(base, error),
+                let segment = {
+                    let state = self.0.state.read();
+                    let number = state.segment_with_position(from);
+                    number.map(|number| state.segments[number].name())
+                };
+                Err(match segment {
+                    Some(segment) => self.note_bad_rows(segment, error),
                     None => error,
                 })
             }
@@ -175,10 +179,10 @@ impl Log {
     /// Where the records of a stretch stand, about `bytes_max` bytes of them: at least one record, or none if
     /// they were given up meanwhile.
     pub fn find_stretch(&self, stretch: &Stretch, bytes_max: usize) -> Result<Found, Error> {
-        let found = self.find_parts(stretch.base, &stretch.parts, bytes_max);
-        let found = found.map_err(|error| self.note_bad_rows(stretch.base, error))?;
+        let found = self.find_parts(stretch.segment, &stretch.parts, bytes_max);
+        let found = found.map_err(|error| self.note_bad_rows(stretch.segment, error))?;
         Ok(found.unwrap_or_else(|| Found {
-            base: stretch.base,
+            segment: stretch.segment,
             source: Source::Memory(Vec::new(), 0),
             parts: Vec::new(),
             rest: Rest::Parts(Vec::new()),
@@ -188,14 +192,14 @@ impl Log {
     /// Whether that can be told without a look at the disk.
     pub fn is_at_hand(&self, stretch: &Stretch) -> bool {
         let state = self.0.state.read();
-        let segment = state.segment_from(stretch.base);
+        let segment = state.segment_named(stretch.segment);
         segment.is_none_or(|(_, segment)| segment.index.unloaded().is_none())
     }
 
     /// Where these runs of a segment stand; `None` if there are none, or the segment went.
     pub(super) fn find_parts(
         &self,
-        base: Index,
+        name: SegmentName,
         parts: &[Part],
         budget: usize,
     ) -> Result<Option<Found>, Error> {
@@ -203,9 +207,9 @@ impl Log {
             return Ok(None);
         }
         self.with_rows(
-            |state| state.segment_from(base)?.1.index.unloaded(),
+            |state| state.segment_named(name)?.1.index.unloaded(),
             |state| {
-                let Some((number, segment)) = state.segment_from(base) else {
+                let Some((number, segment)) = state.segment_named(name) else {
                     return Ok(None);
                 };
                 if segment.damage.is_some() {
@@ -215,7 +219,7 @@ impl Log {
                 let (source, found) = state.record_source(number, wanted, budget)?;
                 let rest = parts[found.len()..].to_vec();
                 Ok(Some(Found {
-                    base,
+                    segment: name,
                     source,
                     parts: found,
                     rest: Rest::Parts(rest),
@@ -224,18 +228,18 @@ impl Log {
         )
     }
 
-    /// Whether the segment that begins there is still held.
-    pub(super) fn has_segment(&self, base: Index) -> bool {
-        self.0.state.read().segment_from(base).is_some()
+    /// Whether a segment is still held.
+    pub(super) fn has_segment(&self, name: SegmentName) -> bool {
+        self.0.state.read().segment_named(name).is_some()
     }
 }
 
 impl LogState {
-    /// The segment that begins at a raft index.
-    fn segment_from(&self, base: Index) -> Option<(usize, &Segment)> {
-        let number = self.segment_number(base)?;
+    /// The segment that is called so.
+    fn segment_named(&self, name: SegmentName) -> Option<(usize, &Segment)> {
+        let number = self.segment_number(name.base)?;
         let segment = &self.segments[number];
-        (segment.base() == base).then_some((number, segment))
+        (segment.name() == name).then_some((number, segment))
     }
 
     /// The segment that holds the record with a position, or would.
@@ -301,7 +305,7 @@ impl LogState {
     ) -> Result<Stretch, Error> {
         let segment = &self.segments[number];
         let mut row = segment.index.row(at)?;
-        let mut found = Stretch::empty_in(segment.base(), from);
+        let mut found = Stretch::empty_in(segment.name(), from);
         let mut bytes = 0;
         for _ in 0..ROWS_MAX {
             let (behind, next) = self.behind(number, at)?;

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::index_file::{place, row_in};
-use crate::log::format::directory::{ByLog, Listed, Place};
+use crate::log::format::directory::{ByLog, Listed, Listing, Place};
 use crate::log::format::log_set::LogSet;
 use crate::log::format::row::{Bases, Row};
 use crate::log::{Error, LogId, Offset};
@@ -129,12 +129,18 @@ impl OpenNumbers {
 }
 
 impl<'a> Sealed<'a> {
-    fn rows_of(self, log: LogId) -> Result<Option<LogRows<'a>>, Error> {
+    fn listing(self, log: LogId) -> Result<Option<Listing>, Error> {
         let Some(place) = self.logs.place_of(log) else {
             return Ok(None);
         };
         let entry = self.listed.entry(place).filter(|entry| entry.log == log);
-        let entry = entry.ok_or_else(|| self.corrupt())?;
+        entry.ok_or_else(|| self.corrupt()).map(Some)
+    }
+
+    fn rows_of(self, log: LogId) -> Result<Option<LogRows<'a>>, Error> {
+        let Some(entry) = self.listing(log)? else {
+            return Ok(None);
+        };
         let from = |first: u32| first..first.saturating_add(entry.rows);
         Ok(Some(LogRows {
             log,
@@ -157,6 +163,14 @@ impl<'a> Sealed<'a> {
 }
 
 impl<'a> View<'a> {
+    /// What a sealed segment's directory says of a log; `None` if it has no rows here, or the segment is open.
+    pub fn listing(self, log: LogId) -> Result<Option<Listing>, Error> {
+        match self {
+            Self::Open(_) => Ok(None),
+            Self::Sealed(sealed) => sealed.listing(log),
+        }
+    }
+
     /// The rows of a log; `None` if it has none here.
     pub fn rows_of(self, log: LogId) -> Result<Option<LogRows<'a>>, Error> {
         match self {

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use crate::env::Instant;
 
 use super::format::file_header::FILE_HEADER_BYTES;
+use super::format::files::SegmentName;
 use super::format::frame::{self, Entry, ROLL_FRAME_BYTES};
 use super::format::log_set::LogSet;
 use super::format::room::{POSITIONS_MAX, Room};
@@ -135,6 +136,19 @@ impl Segment {
             Frames::Open(frames, _) => Index(self.base().0 + frames.len() as u64),
             Frames::Sealed(seal) => seal.next_index(),
         }
+    }
+
+    /// What its files are called after. What was found in a segment says nothing of one of another name.
+    pub fn name(&self) -> SegmentName {
+        match self.seal() {
+            Some(seal) => seal.name(),
+            None => self.base().into(),
+        }
+    }
+
+    /// Whether it was rewritten: its store holds no entries of the raft log.
+    pub fn is_rewritten(&self) -> bool {
+        self.name().rewritten.is_some()
     }
 
     /// Where the next frame will begin.
@@ -319,6 +333,7 @@ impl Segment {
         cut_terms(&mut term_ends, count);
         Seal {
             base: self.base(),
+            rewritten: None,
             rolled: self.roll.is_some() && count == frames.len(),
             entries: u32::try_from(count).expect("frames are more than a byte long"),
             end: frames.get(count).map_or(self.end, |frame| frame.position),

@@ -14,6 +14,7 @@ use crate::disk::memory::{Event, MemoryDisk};
 use crate::env::{Random, random_u128, wall_clock_ms};
 use crate::log::format::record::{BatchBuilder, join};
 use crate::log::fuzzing::{read_run, runs_from};
+use crate::log::tests::rewriting::{any_plan, copy_rewritten, rewrite};
 use crate::log::tests::rolls::{check_ends, rolled_behind};
 use crate::log::*;
 
@@ -55,7 +56,9 @@ struct Model {
     checkpoint: Option<Checkpoint>,
     floor: Floor,
     /// The segments of a snapshot that is being put in place.
-    adoption: Option<Vec<Index>>,
+    adoption: Option<Vec<SegmentName>>,
+    /// The raft index behind the last rewritten segment: surely, and if the one that is under way counts.
+    rewritten_to: [Index; 2],
 }
 
 struct Image {
@@ -72,12 +75,13 @@ struct World {
     images: Arc<Mutex<Vec<Image>>>,
     random: Random,
     term: u64,
+    rewrites: u64,
 }
 
 fn open(disk: &MemoryDisk, model: &Model) -> Result<(Log, Opened), Error> {
     let dir = Path::new(DIR);
-    if let Some(bases) = &model.adoption {
-        adopt_files(disk, &dir.join(STAGING), dir, bases)?;
+    if let Some(names) = &model.adoption {
+        adopt_files(disk, &dir.join(STAGING), dir, names)?;
     }
     let disk = Arc::new(disk.clone());
     Log::open(disk, dir, config(), model.floor, model.checkpoint.clone())
@@ -105,6 +109,7 @@ impl World {
             images: Arc::default(),
             random: Random::seeded(seed),
             term: 1,
+            rewrites: 0,
         };
         world.watch();
         world
@@ -149,7 +154,7 @@ impl World {
             Kind::Records
         };
         let payload = match kind {
-            Kind::Roll | Kind::Audited => unreachable!("it was made above"),
+            Kind::Roll | Kind::Audited | Kind::Moved => unreachable!("it was made above"),
             Kind::Control => Bytes::from(vec![7; self.below(40) as usize]),
             Kind::Records => {
                 let batch = |_| {
@@ -261,6 +266,29 @@ impl World {
         }
     }
 
+    /// Rewrites some sealed segments with what lives as of a checkpoint.
+    fn rewrite(&mut self) {
+        self.checkpoint();
+        let Some(checkpoint) = self.model.lock().checkpoint.clone() else {
+            return;
+        };
+        let choice = (self.below(256) as u8, self.below(256) as u8);
+        let at = self.next_rewrite();
+        let plan = any_plan(&self.log, &checkpoint, at, choice);
+        if let Some(plan) = plan {
+            let [surely, _] = self.model.lock().rewritten_to;
+            let next = surely.max(plan.next);
+            self.model.lock().rewritten_to = [surely, next];
+            assert!(rewrite(&self.log, &plan), "nothing is pinned");
+            self.model.lock().rewritten_to = [next; 2];
+        }
+    }
+
+    fn next_rewrite(&mut self) -> Index {
+        self.rewrites += 1;
+        Index(1 << 40 | self.rewrites)
+    }
+
     /// Another node's log, that holds what is applied here and more, with segments of its own.
     fn leader(&mut self) -> (Log, Vec<Entry>) {
         self.term += 1;
@@ -291,6 +319,11 @@ impl World {
         if let Some((floor, _)) = log.droppable(Index(u64::MAX)).unwrap() {
             log.drop_below(floor).unwrap();
         }
+        let checkpoint = log.checkpoint_at(Index(entries.len() as u64 - 1));
+        let choice = (self.below(256) as u8, self.below(256) as u8);
+        if let Some(plan) = any_plan(&log, &checkpoint, self.next_rewrite(), choice) {
+            rewrite(&log, &plan);
+        }
         (log, entries)
     }
 
@@ -304,6 +337,10 @@ impl World {
                 continue;
             }
             let disk = Arc::new(self.disk.clone());
+            if seal.rewritten.is_some() {
+                copy_rewritten(&leader, disk, &staging, seal);
+                continue;
+            }
             let mut copy = SegmentCopy::new(disk, &staging, seal).unwrap();
             let mut at = seal.base;
             while at < seal.next_index() {
@@ -315,12 +352,12 @@ impl World {
             }
             copy.finish().unwrap();
         }
-        let bases: Vec<_> = seals.iter().map(|seal| seal.base).collect();
+        let names: Vec<_> = seals.iter().map(Seal::name).collect();
         let end = Index(entries.len() as u64);
         let checkpoint = leader.checkpoint_at(Index(end.0 - 1));
         let first = seals.first().map(|seal| seal.first_position);
         let floor = Floor {
-            index: bases.first().copied().unwrap_or(end),
+            index: names.first().map_or(end, |name| name.base),
             position: first.unwrap_or(checkpoint.next_position),
         };
         let mut firsts = [Offset(0); LOGS];
@@ -334,9 +371,12 @@ impl World {
             firsts,
             checkpoint: Some(checkpoint.clone()),
             floor,
-            adoption: Some(bases.clone()),
+            adoption: Some(names.clone()),
+            rewritten_to: [leader
+                .rewritten_to()
+                .map_or(Index(0), |(_, last)| Index(last.0 + 1)); 2],
         };
-        let adopted = self.log.adopt(&staging, &bases, floor, &checkpoint);
+        let adopted = self.log.adopt(&staging, &names, floor, &checkpoint);
         adopted.unwrap();
         self.model.lock().adoption = None;
         remove(&self.disk, &staging).unwrap();
@@ -356,7 +396,7 @@ impl World {
     }
 
     fn step(&mut self) {
-        match self.below(20) {
+        match self.below(22) {
             0..=7 => self.append(),
             8 => self.truncate(),
             9..=11 => self.apply(),
@@ -369,6 +409,7 @@ impl World {
             15 => self.trim(),
             16 => self.drop_trimmed(),
             17 => self.install(),
+            18 | 19 => self.rewrite(),
             _ => self.reopen(),
         }
     }
@@ -390,7 +431,7 @@ fn check_offline(image: &Image, what: &str) {
         adopting: model
             .adoption
             .clone()
-            .map(|bases| (dir.join(STAGING), bases)),
+            .map(|names| (dir.join(STAGING), names)),
     };
     let found = verify::verify(&image.disk, dir, Some(&bounds), &|_| {}).unwrap();
     assert!(found.is_sound(), "{what}: {:?}", found.findings);
@@ -408,9 +449,10 @@ fn check(image: &Image, what: &str) {
         model.durable
     );
     assert!(held <= model.entries.len(), "{what}: a cut entry came back");
-    assert_eq!(log.first_index(), model.floor.index, "{what}");
+    let firsts = model.rewritten_to.map(|first| first.max(model.floor.index));
+    assert!(firsts.contains(&log.first_index()), "{what}");
     check_ends(&log, &model.entries[..held], what);
-    let mut at = model.floor.index.0 as usize;
+    let mut at = log.first_index().0 as usize;
     while at < held {
         let (from, to) = (Index(at as u64), Index(held as u64));
         for entry in log.entries(from, to, 200).unwrap() {
@@ -460,7 +502,8 @@ fn check_log(log: &Log, id: LogId, first: Offset, expected: &[Record], what: &st
     }
     let mut at = first;
     while at < next {
-        for record in log.read(id, at, 500).unwrap() {
+        let read = log.read(id, at, 500);
+        for record in read.unwrap_or_else(|error| panic!("{what}: {error}")) {
             assert_eq!(record, expected[at.0 as usize], "{what}");
             at = Offset(at.0 + 1);
         }

@@ -6,6 +6,7 @@ mod damage;
 pub mod fixture;
 mod handle;
 mod model;
+mod rewriting;
 mod rolls;
 pub mod room;
 mod rot;

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use crate::disk::memory::MemoryDisk;
 use crate::log::format::record::{BatchBuilder, batches, join};
 use crate::log::fuzzing::read_run;
+use crate::log::tests::rewriting::{any_plan, rewrite};
 use crate::log::tests::rolls::{check_ends, rolled_behind};
 use crate::log::*;
 
@@ -33,6 +34,8 @@ enum Op {
     /// Gives up a log, which may come again.
     Forget(u8),
     Drop,
+    /// Rewrites some of the sealed segments.
+    Rewrite(u8, u8),
     Reopen,
     Entries(u8, u8, u16),
     Read(u8, u8, u16),
@@ -69,7 +72,7 @@ fn contents() -> impl Strategy<Value = Content> {
     });
     prop_oneof![
         2 => (0..60u8).prop_map(Content::Control),
-        1 => prop_oneof![3 => Just(true), 1 => Just(false)].prop_map(Content::Roll),
+        2 => prop_oneof![7 => Just(true), 1 => Just(false)].prop_map(Content::Roll),
         8 => vec(batch, 1..4).prop_map(Content::Records),
     ]
 }
@@ -84,6 +87,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => (0..LOGS, any::<u8>()).prop_map(|(log, to)| Op::Trim(log, to)),
         1 => (1..LOGS).prop_map(Op::Forget),
         2 => Just(Op::Drop),
+        3 => (any::<u8>(), any::<u8>()).prop_map(|(from, count)| Op::Rewrite(from, count)),
         2 => Just(Op::Reopen),
         4 => (any::<u8>(), any::<u8>(), 0..1500u16).prop_map(|(a, b, c)| Op::Entries(a, b, c)),
         6 => (0..LOGS, any::<u8>(), 0..1500u16).prop_map(|(log, at, bytes)| Op::Read(log, at, bytes)),
@@ -112,6 +116,16 @@ struct Model {
     published: usize,
     checkpoint: Option<(Checkpoint, BTreeMap<LogId, OneLog>)>,
     floor: Floor,
+    /// The raft index behind the last rewritten segment.
+    rewritten_to: Index,
+    rewrites: u64,
+}
+
+impl Model {
+    /// The first entry that is held.
+    fn first(&self) -> Index {
+        self.floor.index.max(self.rewritten_to)
+    }
 }
 
 struct World {
@@ -203,6 +217,7 @@ impl World {
             Op::Trim(log, choice) => self.trim(LogId((*log).into()), *choice),
             Op::Forget(log) => self.forget(LogId((*log).into())),
             Op::Drop => self.drop_trimmed(),
+            Op::Rewrite(from, count) => self.rewrite(*from, *count),
             Op::Reopen => self.reopen(),
             Op::Entries(from, to, bytes) => self.entries(*from, *to, (*bytes).into()),
             Op::Read(log, offset, bytes) => {
@@ -330,6 +345,20 @@ impl World {
         assert!(self.log.drop_below(floor).unwrap());
     }
 
+    fn rewrite(&mut self, from: u8, count: u8) {
+        let Some((checkpoint, _)) = &self.model.checkpoint else {
+            return;
+        };
+        self.model.rewrites += 1;
+        let at = Index(1 << 40 | self.model.rewrites);
+        let Some(plan) = any_plan(&self.log, checkpoint, at, (from, count)) else {
+            return;
+        };
+        assert!(rewrite(&self.log, &plan), "nothing is pinned");
+        assert!(self.log.is_rewritten(&plan) && !self.log.can_rewrite(&plan));
+        self.model.rewritten_to = self.model.rewritten_to.max(plan.next);
+    }
+
     fn reopen(&mut self) {
         self.log.close();
         let model = &mut self.model;
@@ -369,8 +398,11 @@ impl World {
             assert!(read.unwrap().is_empty());
             return;
         }
-        let first = self.model.floor.index;
-        if asked < first || from >= next {
+        let first = self.model.first();
+        if asked < first && read.is_ok() {
+            // It stands in a segment before the last rewritten one.
+            assert!(asked >= self.model.floor.index);
+        } else if asked < first || from >= next {
             let known = matches!(read, Err(Error::NoEntry { asked: a, first: f, next: n })
                 if (a, f, n) == (asked, first, Index(next)));
             assert!(known, "{read:?}");
@@ -453,14 +485,11 @@ impl World {
         }
         let positions = (model.floor.position, Position(model.positions.len() as u64));
         assert_eq!(log.positions(), positions);
-        assert_eq!(
-            (log.first_index(), log.next_index()),
-            (model.floor.index, next)
-        );
+        assert_eq!((log.first_index(), log.next_index()), (model.first(), next));
         assert_eq!(log.durable(), next);
         let held = &model.entries[model.floor.index.0 as usize..];
         let last = held.last().map(|(entry, _)| (entry.term, entry.index));
-        assert_eq!(log.last(), last);
+        assert_eq!(log.last(), last.filter(|last| last.1 >= model.first()));
         let mut ends: Vec<(Term, Index)> = Vec::new();
         for (entry, _) in held {
             assert_eq!(log.term(entry.index).unwrap(), entry.term);
@@ -479,7 +508,7 @@ impl World {
     /// Every entry and every record, in small reads and in large ones.
     fn check_all(&self) {
         for bytes in [1, 700, usize::MAX] {
-            let mut at = self.model.floor.index;
+            let mut at = self.model.first();
             while at < self.log.next_index() {
                 for entry in self.log.entries(at, self.log.next_index(), bytes).unwrap() {
                     assert_eq!(entry, self.model.entries[at.0 as usize].0);

@@ -22,7 +22,9 @@ pub fn check_ends(log: &Log, entries: &[Entry], what: &str) {
         }
     }
     let segments = log.segments().into_iter();
-    let ended = segments.filter(|segment| segment.rolled);
+    // Of rewritten segments, and of those before, the ends are gone with the entries.
+    let held = segments.filter(|segment| segment.next_index > log.first_index());
+    let ended = held.filter(|segment| segment.rolled);
     let ended: Vec<_> = ended.map(|segment| segment.next_index).collect();
     assert_eq!(ended, said, "{what}: segments end where the log says so");
 }
@@ -218,7 +220,7 @@ fn nodes_agree_again_behind_the_next_end() {
     copy.finish().unwrap();
     let (log, _) = open(&disk, None).unwrap();
     let checkpoint = leader.checkpoint_at(Index(30));
-    log.adopt(&staging, &[Index(0)], Floor::default(), &checkpoint)
+    log.adopt(&staging, &[Index(0).into()], Floor::default(), &checkpoint)
         .unwrap();
     append(&log, made[31..].to_vec());
     let ends = [

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::disk::Disk;
 use crate::log::format::directory::Builder;
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
-use crate::log::format::files::{self, Paths};
+use crate::log::format::files::{self, Paths, SegmentName};
 use crate::log::format::frame::{self, Entry, HEADER_BYTES, Kind};
 use crate::log::format::gather::Gathered;
 use crate::log::format::log_set::LogSet;
@@ -71,6 +71,7 @@ impl SegmentCopy {
         let index = RowIndex::create(&*disk, &paths.index, wanted.base, room)?;
         let store = Store::create(&*disk, &paths.store, wanted.base, wanted.end)?;
         let made = Seal {
+            rewritten: None,
             rolled: false,
             entries: 0,
             end: FILE_HEADER_BYTES as u32,
@@ -229,8 +230,8 @@ impl SegmentCopy {
 
 /// Whether a finished copy of what a seal sums up stands in a directory.
 pub fn is_copied(disk: &dyn Disk, dir: &Path, wanted: &Seal) -> Result<bool, Error> {
-    let paths = Paths::new(dir, wanted.base);
-    let seal = Seal::read(disk, &paths.seal, wanted.base)?;
+    let paths = Paths::new(dir, wanted.name());
+    let seal = Seal::read(disk, &paths.seal, wanted.name())?;
     let Some(seal) = seal.filter(|seal| seal.agrees_with(wanted)) else {
         return Ok(false);
     };
@@ -250,19 +251,24 @@ pub fn is_copied(disk: &dyn Disk, dir: &Path, wanted: &Seal) -> Result<bool, Err
 }
 
 /// Removes what was staged of a segment.
-pub fn remove_copy(disk: &dyn Disk, dir: &Path, base: Index) -> Result<(), Error> {
-    files::remove_all(disk, dir, std::iter::once(&base))
+pub fn remove_copy(disk: &dyn Disk, dir: &Path, name: SegmentName) -> Result<(), Error> {
+    files::remove_all(disk, dir, std::iter::once(&name))
 }
 
-/// Moves the copies of `bases` from one directory to another and removes every other segment
+/// Moves the copies of these segments from one directory to another and removes every other segment
 /// there. Done again after a crash it comes to the same.
-pub fn adopt_files(disk: &dyn Disk, from: &Path, to: &Path, bases: &[Index]) -> Result<(), Error> {
-    let staged = files::bases(disk, from)?;
-    let old = files::bases(disk, to)?;
-    let gone = old.iter().filter(|base| !bases.contains(base));
-    files::remove_all(disk, to, gone.collect::<Vec<_>>().into_iter())?;
-    for base in bases.iter().filter(|base| staged.contains(base)) {
-        let (source, target) = (Paths::new(from, *base), Paths::new(to, *base));
+pub fn adopt_files(
+    disk: &dyn Disk,
+    from: &Path,
+    to: &Path,
+    names: &[SegmentName],
+) -> Result<(), Error> {
+    let staged = files::names(disk, from)?;
+    let old = files::names(disk, to)?;
+    let gone: Vec<_> = old.into_iter().filter(|old| !names.contains(old)).collect();
+    files::remove_all(disk, to, gone.iter())?;
+    for name in names.iter().filter(|name| staged.contains(name)) {
+        let (source, target) = (Paths::new(from, *name), Paths::new(to, *name));
         for (source, target) in source.all().into_iter().zip(target.all()) {
             match disk.rename(source, target) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -285,19 +291,19 @@ impl Log {
         seal.is_some_and(|seal| seal.agrees_with(wanted))
     }
 
-    /// Takes over the copies of `bases` from `from` in place of every other segment, as the log of
+    /// Takes over the copies of these segments from `from` in place of every other segment, as the log of
     /// a snapshot that a checkpoint covers. Nothing may be appended meanwhile.
     pub fn adopt(
         &self,
         from: &Path,
-        bases: &[Index],
+        names: &[SegmentName],
         floor: Floor,
         checkpoint: &Checkpoint,
     ) -> Result<(), Error> {
         let _upkeep = self.0.upkeep.lock();
         let mut state = self.0.state.write();
         self.0.handles.forget_all();
-        adopt_files(&*self.0.disk, from, &self.0.dir, bases)?;
+        adopt_files(&*self.0.disk, from, &self.0.dir, names)?;
         // A read that began before may have opened one of the old files meanwhile.
         self.0.handles.forget_all();
         let directory = LogDirectory {

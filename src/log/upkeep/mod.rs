@@ -1,8 +1,12 @@
 //! What is done to a log besides appending and reading: sealing, trimming, mending, copying.
 
 pub mod copies;
-mod listing;
+pub mod live;
+mod moved_frames;
 pub mod repair;
+pub mod rewrite;
+pub mod rewritten_copy;
 pub mod scrub;
 pub mod sealing;
+mod swap;
 pub mod trim;

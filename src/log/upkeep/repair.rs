@@ -6,14 +6,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::listing;
 use crate::log::format::directory::Directory;
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
-use crate::log::format::files::Paths;
+use crate::log::format::files::{Paths, SegmentName};
 use crate::log::format::row::ROW_BYTES;
 use crate::log::format::seal::Seal;
-use crate::log::open::derive;
 use crate::log::open::recovery::{self, LogDirectory};
+use crate::log::open::rewritten::Told;
+use crate::log::open::{derive, listing};
 use crate::log::segment::index::RowIndex;
 use crate::log::segment::index_file::IndexFile;
 use crate::log::segment::store::Store;
@@ -57,7 +57,7 @@ impl Log {
     /// Writes a seal with this directory in place of the one that is there.
     pub(super) fn write_seal(&self, seal: &Seal, listed: &Directory) -> Result<(), Error> {
         let (disk, dir) = (&*self.0.disk, &self.0.dir);
-        let path = Paths::new(dir, seal.base).seal;
+        let path = Paths::new(dir, seal.name()).seal;
         seal.with(listed).write(disk, &path, &listed.bytes)?;
         disk.sync_dir(dir).map_err(Error::io("sync", dir))
     }
@@ -69,7 +69,7 @@ impl Log {
         if !self.has_sealed(seal) {
             return Ok(true);
         }
-        let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base));
+        let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, seal.name()));
         let store = match Store::open(disk, &paths.store, seal.base)? {
             Some(store) => store,
             None => return Ok(false),
@@ -94,7 +94,7 @@ impl Log {
 
     /// The directory of the rows in their file, if these are whole.
     fn list_rows(&self, seal: &Seal, store: &Store) -> Result<Option<Directory>, Error> {
-        let (disk, path) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base).index);
+        let (disk, path) = (&*self.0.disk, Paths::new(&self.0.dir, seal.name()).index);
         let listed = disk
             .open(&path)
             .map_err(Error::io("open", &path))
@@ -112,7 +112,10 @@ impl Log {
 
     /// Derives the rows of a segment anew from its store, and their directory.
     fn derive_rows(&self, seal: &Seal, whole: &Segment) -> Result<Option<Directory>, Error> {
-        let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base));
+        let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, seal.name()));
+        if seal.rewritten.is_some() {
+            return self.derive_rewritten(seal, whole);
+        }
         let mut next = seal.first_position;
         let mut grown = derive::Grown::new();
         let rows = derive::rows_from(whole, seal.next_index(), &mut next, &mut grown);
@@ -131,6 +134,19 @@ impl Log {
         }
         index.seal()?;
         index.file().sync()?;
+        Ok(Some(listed))
+    }
+
+    /// The same of a rewritten segment, whose store tells all of its rows.
+    fn derive_rewritten(&self, seal: &Seal, whole: &Segment) -> Result<Option<Directory>, Error> {
+        let told = Told::read(&whole.store, Some(seal.end));
+        let told = told.map_err(|error| self.note_store_damage(seal.base, error))?;
+        let Some(listed) = listing::list_of(&told.rows, &whole.store, seal)? else {
+            return Ok(None);
+        };
+        let path = Paths::new(&self.0.dir, seal.name()).index;
+        self.quarantine(&[&path])?;
+        told.write_rows(&*self.0.disk, &path, seal.base)?;
         Ok(Some(listed))
     }
 
@@ -198,7 +214,7 @@ impl Log {
     pub fn replace(&self, seal: &Seal, from: &Path) -> Result<(), Error> {
         let _upkeep = self.0.upkeep.lock();
         let (disk, dir) = (&*self.0.disk, &self.0.dir);
-        let (source, target) = (Paths::new(from, seal.base), Paths::new(dir, seal.base));
+        let (source, target) = (Paths::new(from, seal.name()), Paths::new(dir, seal.name()));
         let state = self.0.state.read();
         let number = state.segment_number(seal.base);
         let held = number.map(|number| &state.segments[number]);
@@ -239,8 +255,8 @@ impl Log {
     }
 
     /// What is open of a segment's files is closed.
-    pub(super) fn forget_files(&self, base: Index) {
-        let paths = Paths::new(&self.0.dir, base);
+    pub(super) fn forget_files(&self, name: SegmentName) {
+        let paths = Paths::new(&self.0.dir, name);
         for path in paths.all() {
             self.0.handles.forget(path);
         }
@@ -255,15 +271,15 @@ impl Log {
             handles: &self.0.handles,
         };
         // The files under these names are others now.
-        self.forget_files(seal.base);
-        let paths = Paths::new(&self.0.dir, seal.base);
-        let read = Seal::read(directory.disk, &paths.seal, seal.base)?;
+        self.forget_files(seal.name());
+        let paths = Paths::new(&self.0.dir, seal.name());
+        let read = Seal::read(directory.disk, &paths.seal, seal.name())?;
         let seal = read.unwrap_or_else(|| seal.clone());
         let mut opened = recovery::open_sealed(&directory, &paths, seal)?;
         let mut state = self.0.state.write();
-        let base = opened.base();
-        match state.segment_of(base) {
-            Some(segment) if segment.base() == base => {
+        let name = opened.name();
+        match state.segment_of(name.base) {
+            Some(segment) if segment.name() == name => {
                 // A mended segment keeps its age.
                 (opened.opened, opened.found) = (segment.opened, segment.found);
                 *segment = opened;

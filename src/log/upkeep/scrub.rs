@@ -7,11 +7,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::listing;
 use crate::disk::Disk;
 use crate::log::format::files::Paths;
 use crate::log::format::frame;
 use crate::log::format::seal::{self, Seal};
+use crate::log::open::listing;
 use crate::log::segment::index::RowIndex;
 use crate::log::segment::store::{Span, Store};
 use crate::log::segment::{Damage, Segment};
@@ -28,6 +28,7 @@ pub struct Scrub {
     log: Log,
     store: Arc<Store>,
     seal: Arc<Seal>,
+    /// The entry of its store that comes next.
     at: Index,
     digest: u32,
 }
@@ -46,8 +47,7 @@ impl Scrub {
     /// Reads on; gives the bytes read, 0 once the segment is found whole. Damage is noted in the
     /// log, and is the error.
     pub fn step(&mut self) -> Result<usize, Error> {
-        let end = self.seal.next_index();
-        if self.at >= end {
+        if self.at >= self.seal.entries_end() {
             return self.finish();
         }
         let mark = self.seal.mark_before(self.at);
@@ -76,7 +76,7 @@ impl Scrub {
         }
         let begins = self.store.check_header();
         begins.map_err(|error| self.log.note_damage(&self.store, error))?;
-        self.log.check_names(&self.store)?;
+        self.log.check_names(&self.store, &self.seal)?;
         self.log.check_rows(&self.store, &self.seal)?;
         self.log.check_seal(&self.store, &self.seal).map(|()| 0)
     }
@@ -101,8 +101,8 @@ impl Log {
 
     /// A file that is open can be read although its name is gone; a restart would not find it. So look for the
     /// names, too.
-    fn check_names(&self, store: &Arc<Store>) -> Result<(), Error> {
-        let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, store.base()));
+    fn check_names(&self, store: &Arc<Store>, seal: &Seal) -> Result<(), Error> {
+        let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, seal.name()));
         let gone = |path: &Path| {
             let len = disk.len_of(path);
             len.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
@@ -159,7 +159,7 @@ impl Log {
     /// rows that were found whole.
     fn check_seal(&self, store: &Arc<Store>, seal: &Seal) -> Result<(), Error> {
         let _upkeep = self.0.upkeep.lock();
-        let (disk, path) = (&*self.0.disk, Paths::new(&self.0.dir, seal.base).seal);
+        let (disk, path) = (&*self.0.disk, Paths::new(&self.0.dir, seal.name()).seal);
         let rows = self.0.state.read().index_of(store).map(RowIndex::file);
         let Some(rows) = rows.filter(|_| self.has_sealed(seal)) else {
             return Ok(());

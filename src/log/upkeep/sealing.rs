@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::listing;
 use crate::disk::Disk;
 use crate::log::format::files::Paths;
 use crate::log::format::seal::{Seal, Sum};
+use crate::log::open::listing;
 use crate::log::segment::Segment;
 use crate::log::segment::store::Store;
 use crate::log::{Error, Index, Log, LogState};

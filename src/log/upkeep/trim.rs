@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::env::Instant;
 
-use crate::log::format::files;
+use crate::log::format::files::{self, SegmentName};
 use crate::log::index_maps::Looked;
 use crate::log::segment::Segment;
 use crate::log::{Error, Floor, Index, Log, LogId, LogState, Offset, Position, Seal, Term};
@@ -31,6 +31,10 @@ impl Drop for Pin {
 pub struct SegmentInfo {
     /// Its first raft index.
     pub base: Index,
+    /// What its files are called after.
+    pub name: SegmentName,
+    /// How many positions its records take, those that are gone among them; 0 while it is open.
+    pub positions: u64,
     /// The raft index after its last.
     pub next_index: Index,
     /// What it takes on disk, about, in bytes.
@@ -54,9 +58,17 @@ impl Log {
     /// Lets a log begin at `first`, as far as readers see. Never goes back, nor past the end.
     pub fn trim(&self, log: LogId, first: Offset) {
         let mut state = self.0.state.write();
-        if let Some(part) = state.logs.get_mut(&log) {
-            part.ends.first = part.ends.first.max(first.min(part.ends.next));
-        }
+        let Some(part) = state.logs.get_mut(&log) else {
+            return;
+        };
+        let first = part.ends.first.max(first.min(part.ends.next));
+        let was = std::mem::replace(&mut part.ends.first, first);
+        state.given_up += u64::from(was < first);
+    }
+
+    /// How often records were given up. Until it changes, what lives of a sealed segment does not.
+    pub fn given_up(&self) -> u64 {
+        self.0.state.read().given_up
     }
 
     /// Keeps every segment that is held now.
@@ -73,6 +85,10 @@ impl Log {
         let state = self.0.state.read();
         let info = |segment: &Segment| SegmentInfo {
             base: segment.base(),
+            name: segment.name(),
+            positions: segment
+                .seal()
+                .map_or(0, |seal| seal.next_position.0 - seal.first_position.0),
             next_index: segment.next_index(),
             bytes: segment.bytes(),
             next_position: segment.seal().map(|seal| seal.next_position),
@@ -112,20 +128,20 @@ impl Log {
             let below = |segment: &mut Segment| segment.base() < floor.index;
             let mut gone = Vec::new();
             while let Some(segment) = state.segments.pop_front_if(below) {
-                gone.push(segment.base());
+                gone.push(segment.name());
             }
             state.floor = floor.index;
             state.first_position = floor.position;
             state.forget_tail_before(floor.index);
             gone
         };
-        for base in &gone {
-            self.forget_files(*base);
+        for name in &gone {
+            self.forget_files(*name);
         }
         files::remove_all(&*self.0.disk, &self.0.dir, gone.iter())?;
         // A read that began before may have opened one anew, which would keep its room on the disk.
-        for base in &gone {
-            self.forget_files(*base);
+        for name in &gone {
+            self.forget_files(*name);
         }
         Ok(true)
     }
@@ -205,11 +221,5 @@ impl LogState {
             }
         }
         Ok(Looked::Found(true))
-    }
-
-    fn forget_tail_before(&mut self, index: Index) {
-        while let Some(held) = self.tail.pop_front_if(|held| held.entry.index < index) {
-            self.tail_bytes -= held.entry.payload.len();
-        }
     }
 }

@@ -127,12 +127,14 @@ impl StateMachine {
             return Ok(());
         };
         let rows: Vec<_> = fsm.stored_rows().collect();
-        let bases: Vec<_> = data.segments.iter().map(|seal| seal.base).collect();
+        let rewritten = |seal: &Seal| seal.rewritten.map_or(0, |at| at.0);
         let adoption = pb::Adoption {
             checkpoint: Some(data.checkpoint.clone()),
             floor: data.floor,
-            bases: bases.iter().map(|base| base.0).collect(),
+            bases: data.segments.iter().map(|seal| seal.base.0).collect(),
+            rewritten: data.segments.iter().map(rewritten).collect(),
         };
+        let names = snapshot::names_of(&adoption);
         let (stable, log) = (self.stable.clone(), self.log().clone());
         let (staging, floor) = (
             self.snapshots.staging(),
@@ -151,7 +153,7 @@ impl StateMachine {
                 }
             }
             stable.begin_adoption(&adoption, rows)?;
-            with_descriptors(|| log.adopt(&staging, &bases, floor, &covered))?;
+            with_descriptors(|| log.adopt(&staging, &names, floor, &covered))?;
             stable.end_adoption(&adoption)?;
             *reached = covered.applied.0 + 1;
             *kept.lock() = begins;

@@ -55,10 +55,13 @@ pub struct LogStore {
 impl LogStore {
     pub fn new(log: Log, stable: StableStore) -> Result<Self, StableError> {
         let floor = stable.floor()?;
+        let floor = floor.and_then(|floor| floor.last.as_ref().map(types::log_id_from_pb));
+        let rewritten = log.rewritten_to();
+        let rewritten = rewritten.map(|(term, index)| types::log_id(term, index));
         let memory = Memory {
             vote: stable.vote()?,
             committed: stable.committed()?,
-            purged: floor.and_then(|floor| floor.last.as_ref().map(types::log_id_from_pb)),
+            purged: floor.max(rewritten),
             applied_before: None,
         };
         Ok(Self {

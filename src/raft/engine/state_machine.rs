@@ -86,8 +86,8 @@ impl StateMachine {
             floor: Arc::new(Mutex::new(floor)),
             counts: Arc::default(),
         };
-        if floor.is_some() {
-            // Where the log no longer begins at its first entry, the engine needs a snapshot of what came before.
+        if floor.is_some() || machine.log.rewritten_to().is_some() {
+            // Where the log no longer holds its first entry, the engine needs a snapshot of what came before.
             machine.snapshots.set_current(machine.snapshot()?);
         }
         Ok(machine)

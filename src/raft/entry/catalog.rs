@@ -5,10 +5,11 @@ use std::num::NonZeroU32;
 
 use bytes::Bytes;
 
-use crate::log::{LogId, Offset};
+use crate::log::{self, Index, LogId, Offset, Rewrite};
 use crate::proto::raft_v1 as pb;
 
 use super::command::Retention;
+use super::wire_error::WireError;
 
 /// What is set for a log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -209,4 +210,36 @@ impl DeleteLog {
             log: LogId(delete.log),
         }
     }
+}
+
+/// The most logs of which a rewriting says where they begin.
+pub const REWRITE_LOGS_MAX: usize = 1 << 16;
+
+pub fn rewrite_to_pb(plan: &Rewrite) -> pb::Rewrite {
+    pb::Rewrite {
+        base: plan.base.0,
+        next: plan.next.0,
+        sealed_ms: plan.sealed_ms,
+        logs: plan.firsts.keys().map(|log| log.0).collect(),
+        firsts: plan.firsts.values().map(|first| first.0).collect(),
+    }
+}
+
+/// What the entry `at` says is to be rewritten.
+pub fn rewrite_from_pb(plan: pb::Rewrite, at: Index) -> Result<Rewrite, WireError> {
+    let is_possible = plan.base < plan.next
+        && plan.next <= log::NUMBER_MAX
+        && plan.logs.len() == plan.firsts.len()
+        && plan.logs.len() <= REWRITE_LOGS_MAX;
+    if !is_possible {
+        return Err(WireError::Unknown("segments to rewrite"));
+    }
+    let logs = plan.logs.into_iter().map(LogId);
+    Ok(Rewrite {
+        at,
+        base: Index(plan.base),
+        next: Index(plan.next),
+        sealed_ms: plan.sealed_ms,
+        firsts: logs.zip(plan.firsts.into_iter().map(Offset)).collect(),
+    })
 }

@@ -12,7 +12,9 @@ use crate::raft::entry::wire_error::{WireError, number_of};
 
 use super::admission::{Admission, Entrance};
 use super::audited::{Audited, Note};
-use super::catalog::{CreateLog, DeleteLog, SetRetention, Trim, UpdateLog};
+use super::catalog::{
+    CreateLog, DeleteLog, SetRetention, Trim, UpdateLog, rewrite_from_pb, rewrite_to_pb,
+};
 use super::command::{ClaimEpoch, CloseSession, Command, CommitCursor, OpenSession};
 use super::owner;
 use super::types::{self, Entry};
@@ -86,6 +88,7 @@ pub fn command_to_control(command: &Command) -> Option<Control> {
         Command::TrimLogs(trims) => Control::TrimLogs(pb::TrimLogs {
             trims: trims.iter().map(|trim| trim.to_pb()).collect(),
         }),
+        Command::Rewrite(plan) => Control::Rewrite(rewrite_to_pb(plan)),
         Command::SetRetention(set) => Control::SetRetention(set.to_pb()),
         Command::OpenSession(open) => Control::OpenSession(pb::OpenSession {
             subject: open.subject.clone(),
@@ -142,6 +145,8 @@ pub fn from_log(entry: log::Entry) -> Result<Entry, WireError> {
             let since = entry.rolls().ok_or(WireError::Missing("segment"))?;
             Entry::new(id, EntryPayload::Normal(Command::Roll(since)))
         }
+        // It stands in rewritten segments, of which the engine reads nothing.
+        Kind::Moved => return Err(WireError::Unknown("kind")),
     })
 }
 
@@ -171,6 +176,8 @@ pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, Wire
         Control::TrimLogs(all) => {
             Command::TrimLogs(all.trims.into_iter().map(Trim::from_pb).collect())
         }
+        // Which entry says so, it knows itself.
+        Control::Rewrite(plan) => Command::Rewrite(rewrite_from_pb(plan, Index(0))?),
         Control::SetRetention(set) => Command::SetRetention(SetRetention::from_pb(set)),
         Control::OpenSession(open) => Command::OpenSession(OpenSession {
             subject: open.subject,
@@ -228,6 +235,7 @@ pub fn to_wire(entry: log::Entry) -> pb::Entry {
 pub fn from_wire(entry: pb::Entry) -> Result<log::Entry, WireError> {
     let id = entry.log_id.ok_or(WireError::Missing("log id"))?;
     let kind = u8::try_from(entry.kind).ok().and_then(Kind::new);
+    let kind = kind.filter(|kind| *kind != Kind::Moved);
     let kind = kind.ok_or(WireError::Unknown("kind"))?;
     let entry = log::Entry {
         term: Term(id.term),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::log::{Index, LogId, Offset};
+use crate::log::{Index, LogId, Offset, Rewrite};
 use crate::proto::raft_v1 as pb;
 
 use super::admission::{Admission, Entrance};
@@ -67,6 +67,8 @@ pub enum Command {
     },
     /// End the segment of the log that counts from this entry on, on every node.
     Roll(Index),
+    /// Have what lives of sealed segments take their place, on every node in its own time.
+    Rewrite(Rewrite),
     /// Tell these in the log of changes. Nothing else changes.
     Notes(Vec<Note>),
     /// A command, and what is told of it in the log of changes.
@@ -98,6 +100,7 @@ impl Command {
             | Self::TrimLogs(_)
             | Self::RegisterStart { .. }
             | Self::Audited(_)
+            | Self::Rewrite(_)
             | Self::Roll(_) => false,
         }
     }
@@ -126,6 +129,7 @@ impl Command {
             | Self::CommitCursor(_)
             | Self::RegisterStart { .. }
             | Self::Roll(_)
+            | Self::Rewrite(_)
             | Self::Notes(_)
             | Self::Audited(_) => false,
         }
@@ -200,6 +204,7 @@ impl fmt::Display for Command {
             Self::DeleteLog(delete) => write!(f, "delete log {}", delete.log),
             Self::Trim(trim) => write!(f, "trim log {} to {}", trim.log, trim.first),
             Self::TrimLogs(trims) => write!(f, "trim {} logs", trims.len()),
+            Self::Rewrite(plan) => write!(f, "rewrite {}..{}", plan.base, plan.next),
             Self::SetRetention(set) => write!(f, "keep of log {}: {}", set.log, set.retention),
             Self::OpenSession(_) => write!(f, "open a session"),
             Self::CloseSession(close) => write!(f, "close session {}", close.session),

@@ -125,7 +125,11 @@ pub fn part_of(log: &Log, seal: &Seal) -> Option<pb::SegmentPart> {
         offset: row.offset.0,
     };
     let rows = log.rows(from, to).ok()?.into_iter().map(row).collect();
-    Some(pb::SegmentPart { entries, rows })
+    Some(pb::SegmentPart {
+        entries,
+        rows,
+        ..pb::SegmentPart::default()
+    })
 }
 
 fn change(request: &mut pb::InstallSnapshotRequest, input: &mut Input<'_>) {
@@ -239,12 +243,12 @@ fn install(
 fn adopt(disk: &MemoryDisk, data: &snapshot::SnapshotData, covered: &Checkpoint) {
     let floor = snapshot::floor_of(data.floor.as_ref());
     let here = Path::new(fuzzing::DIR);
-    let bases: Vec<_> = data.segments.iter().map(|seal| seal.base).collect();
+    let names: Vec<_> = data.segments.iter().map(|seal| seal.name()).collect();
     let disk = Arc::new(disk.clone());
     let opened = Log::open(disk, here, config(), Floor::default(), None);
     let (log, _) = opened.expect("an empty directory opens");
     if log
-        .adopt(Path::new(STAGING), &bases, floor, covered)
+        .adopt(Path::new(STAGING), &names, floor, covered)
         .is_ok()
     {
         assert_eq!(log.next_index(), Index(covered.applied.0 + 1));

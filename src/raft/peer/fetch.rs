@@ -4,12 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{Stream, stream};
 use tokio::sync::OwnedMutexGuard;
 use tonic::Status;
 
 use crate::disk::Disk;
-use crate::log::{self, Index, Log, LogId, Offset, Placed, Position, Seal, SegmentCopy};
+use crate::log::{
+    self, Index, Log, LogId, Offset, Placed, Position, RewrittenCopy, Seal, SegmentCopy,
+    SegmentName,
+};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::codec;
 use crate::raft::entry::wire_error::WireError;
@@ -43,21 +47,77 @@ pub async fn fetch(
     let request = pb::FetchSegmentRequest {
         first_index: base.0,
         next_index: wanted.next_index().0,
+        rewritten: wanted.rewritten.map_or(0, |at| at.0),
     };
     let silent = |_| FetchError::Silent { base };
     let call = tokio::time::timeout(PATIENCE, client.fetch_segment(request));
     let mut parts = call.await.map_err(silent)?.map_err(failed)?.into_inner();
     let (dir, seal) = (dir.to_owned(), wanted.clone());
-    let mut builder = on_disk_with(hold, move || SegmentCopy::new(disk, &dir, &seal)).await?;
+    let mut builder = on_disk_with(hold, move || Copy::new(disk, &dir, &seal)).await?;
     loop {
         let part = tokio::time::timeout(PATIENCE, parts.message()).await;
         let Some(part) = part.map_err(silent)?.map_err(failed)? else {
             break;
         };
-        builder = on_disk_with(hold, move || add(builder, part)).await?;
+        builder = on_disk_with(hold, move || builder.add(part)).await?;
     }
     on_disk_with(hold, move || builder.finish()).await?;
     Ok(())
+}
+
+/// A copy that is built.
+enum Copy {
+    Appended(Box<SegmentCopy>),
+    Rewritten(Box<RewrittenCopy>),
+}
+
+impl Copy {
+    fn new(disk: Arc<dyn Disk>, dir: &Path, wanted: &Seal) -> Result<Self, log::Error> {
+        Ok(match wanted.rewritten {
+            None => Self::Appended(Box::new(SegmentCopy::new(disk, dir, wanted)?)),
+            Some(_) => Self::Rewritten(Box::new(RewrittenCopy::new(disk, dir, wanted)?)),
+        })
+    }
+
+    fn add(self, part: pb::SegmentPart) -> Result<Self, FetchError> {
+        Ok(match self {
+            Self::Appended(copy) => Self::Appended(Box::new(add(*copy, part)?)),
+            Self::Rewritten(mut copy) => {
+                copy.add(&part.store)?;
+                Self::Rewritten(copy)
+            }
+        })
+    }
+
+    fn finish(self) -> Result<(), log::Error> {
+        match self {
+            Self::Appended(copy) => copy.finish(),
+            Self::Rewritten(copy) => copy.finish(),
+        }
+    }
+}
+
+/// The store of a rewritten segment, as a peer fetches it.
+pub fn store_parts(
+    log: Log,
+    name: SegmentName,
+) -> impl Stream<Item = Result<pb::SegmentPart, Status>> {
+    stream::try_unfold((log, 0), move |(log, at)| async move {
+        let read = on_disk(move || {
+            let store = log.store_part(name, at, PART_BYTES)?;
+            Ok::<_, log::Error>((log, store))
+        });
+        let (log, store) = read.await.map_err(|error| status(&error))?;
+        if store.is_empty() {
+            return Ok(None);
+        }
+        let next = at.max(log::STORE_BEGINS) + store.len() as u64;
+        let part = pb::SegmentPart {
+            store,
+            ..pb::SegmentPart::default()
+        };
+        Ok(Some((part, (log, next))))
+    })
 }
 
 /// Works on the disk as [`on_disk`] does, and keeps a hold until the work has ended.
@@ -128,6 +188,7 @@ pub fn parts(
         let part = pb::SegmentPart {
             entries: entries.into_iter().map(codec::to_wire).collect(),
             rows: rows.into_iter().map(row).collect(),
+            store: Bytes::new(),
         };
         Ok(Some((part, (log, next))))
     })

@@ -326,8 +326,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let _pinned = node.map(|node| node.log.pin());
         let floor = node.and_then(|node| *node.floor.lock());
         let begins = snapshot::floor_of(floor.as_ref()).index;
-        let segments = snapshot.snapshot.segments.iter();
-        let held = segments.filter(|seal| seal.base >= begins);
+        let segments = &snapshot.snapshot.segments;
+        // What was rewritten since stands under other names.
+        let segments =
+            node.map_or_else(|| segments.to_vec(), |node| node.log.as_rewritten(segments));
+        let held = segments.iter().filter(|seal| seal.base >= begins);
         let request = pb::InstallSnapshotRequest {
             vote: Some(types::vote_to_pb(&vote)),
             checkpoint: Some(snapshot.snapshot.checkpoint.clone()),

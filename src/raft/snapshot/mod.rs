@@ -7,7 +7,7 @@
 pub mod gather;
 pub mod rows;
 
-use std::iter::Peekable;
+use std::iter::{self, Peekable};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use prost::Message;
 
 use crate::disk::Disk;
-use crate::log::{self, Floor, Index, Position, Seal, Term};
+use crate::log::{self, Floor, Index, Position, Seal, SegmentName, Term};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::{self, CommittedLeaderId, Member, SnapshotMeta};
 use crate::raft::entry::wire_error::WireError;
@@ -145,12 +145,30 @@ pub fn seal_to_pb(seal: &Seal) -> pb::SegmentSeal {
         next_position: seal.next_position.0,
         sealed_ms: seal.sealed_ms,
         rolled: seal.rolled,
+        rewritten: seal.rewritten.map_or(0, |at| at.0),
+        term_ends: match seal.rewritten {
+            Some(_) => seal.term_ends.iter().map(term_end_to_pb).collect(),
+            // The receiver finds them in the entries.
+            None => Vec::new(),
+        },
+    }
+}
+
+fn term_end_to_pb(end: &log::TermEnd) -> pb::TermEnd {
+    pb::TermEnd {
+        entry: end.entry,
+        term: end.term.0,
     }
 }
 
 fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
+    let end = |end: &pb::TermEnd| log::TermEnd {
+        entry: end.entry,
+        term: Term(end.term),
+    };
     Seal {
         base: Index(seal.base),
+        rewritten: (seal.rewritten > 0).then_some(Index(seal.rewritten)),
         rolled: seal.rolled,
         entries: seal.entries,
         end: seal.end,
@@ -160,7 +178,7 @@ fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
         first_position: Position(seal.first_position),
         next_position: Position(seal.next_position),
         sealed_ms: seal.sealed_ms,
-        term_ends: Vec::new(),
+        term_ends: seal.term_ends.iter().map(end).collect(),
         marks: Vec::new(),
         logs: log::LogSet::default(),
         listed: 0,
@@ -260,6 +278,17 @@ pub fn make_dir(disk: &dyn Disk, dir: &std::path::Path) -> Result<(), log::Error
         .map_err(log::Error::io("sync", parent))
 }
 
+/// What the segments are called that are put in place.
+pub fn names_of(adoption: &pb::Adoption) -> Vec<SegmentName> {
+    let rewritten = adoption.rewritten.iter().copied();
+    let all = adoption.bases.iter().zip(rewritten.chain(iter::repeat(0)));
+    let named = all.map(|(base, at)| SegmentName {
+        base: Index(*base),
+        rewritten: (at > 0).then_some(Index(at)),
+    });
+    named.collect()
+}
+
 /// Finishes the adoption that a crash cut short, before the log is opened.
 pub fn finish_adoption(
     snapshots: &Snapshots,
@@ -269,10 +298,10 @@ pub fn finish_adoption(
         return Ok(());
     };
     tracing::info!("finishing the installation of a snapshot");
-    let bases: Vec<_> = adoption.bases.iter().map(|base| Index(*base)).collect();
+    let names = names_of(&adoption);
     let staging = snapshots.staging();
     make_dir(&*snapshots.disk, &staging)?;
-    log::adopt_files(&*snapshots.disk, &staging, &snapshots.dir, &bases)?;
+    log::adopt_files(&*snapshots.disk, &staging, &snapshots.dir, &names)?;
     stable.end_adoption(&adoption)?;
     snapshots.clear_staging()
 }

@@ -1,9 +1,11 @@
 //! The state as far as this node has applied entries, shared by all who read it.
 
+use std::collections::BTreeSet;
+
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use crate::log::Offset;
+use crate::log::{self, Offset};
 
 use super::fsm::Fsm;
 
@@ -78,5 +80,21 @@ impl AppliedState {
     /// a checkpoint or adopts a snapshot, so that the index never goes back. Sealed and deleted segments lie below it.
     pub fn covered(&self) -> MutexGuard<'_, u64> {
         self.covered.lock()
+    }
+}
+
+/// What others ask of it.
+impl Fsm {
+    /// The addresses of the members, as far as this node has applied entries.
+    pub fn addrs(&self) -> BTreeSet<String> {
+        let members = self.membership.membership().nodes();
+        members.map(|(_, member)| member.addr.clone()).collect()
+    }
+
+    /// The lowest offset at which one of these cursors of a log stands. A name without a cursor is left out; `None` if
+    /// all are.
+    pub fn slowest_cursor(&self, log: log::LogId, names: &[String]) -> Option<Offset> {
+        let stands = names.iter().filter_map(|name| self.cursors.get(log, name));
+        stands.map(|cursor| cursor.offset).min()
     }
 }

@@ -12,6 +12,7 @@ use super::cursors::Cursors;
 use super::fences::Fences;
 use super::fsm::Fsm;
 use super::logs::Logs;
+use super::logs::rewrites::Rewrites;
 use super::registrations::Registrations;
 use super::sessions::Sessions;
 use super::table::Change;
@@ -41,11 +42,13 @@ impl Fsm {
         let fences = self.fences.names.to_pb();
         let logs = self.logs.by_id.to_pb();
         let gone = self.logs.history.gone.to_pb();
+        let rewrites = self.rewrites.0.to_pb();
         sessions
             .chain(cursors)
             .chain(fences)
             .chain(logs)
             .chain(gone)
+            .chain(rewrites)
     }
 
     /// The rows of all tables as they are stored.
@@ -55,11 +58,13 @@ impl Fsm {
         let fences = self.fences.names.stored();
         let logs = self.logs.by_id.stored();
         let gone = self.logs.history.gone.stored();
+        let rewrites = self.rewrites.0.stored();
         sessions
             .chain(cursors)
             .chain(fences)
             .chain(logs)
             .chain(gone)
+            .chain(rewrites)
     }
 
     /// What changed since the last durable checkpoint. The caller writes it to the stable store, and then calls
@@ -72,12 +77,14 @@ impl Fsm {
             self.fences.names.take_changes(&mut rows);
             self.logs.by_id.take_changes(&mut rows);
             self.logs.history.gone.take_changes(&mut rows);
+            self.rewrites.0.take_changes(&mut rows);
         } else {
             self.sessions.by_id.take_all(&mut rows);
             self.cursors.0.take_all(&mut rows);
             self.fences.names.take_all(&mut rows);
             self.logs.by_id.take_all(&mut rows);
             self.logs.history.gone.take_all(&mut rows);
+            self.rewrites.0.take_all(&mut rows);
         }
         Changes {
             checkpoint: self.to_checkpoint(next),
@@ -95,12 +102,14 @@ impl Fsm {
             self.fences.names.saved();
             self.logs.by_id.saved();
             self.logs.history.gone.saved();
+            self.rewrites.0.saved();
         } else {
             self.sessions.by_id.not_saved();
             self.cursors.0.not_saved();
             self.fences.names.not_saved();
             self.logs.by_id.not_saved();
             self.logs.history.gone.not_saved();
+            self.rewrites.0.not_saved();
         }
     }
 
@@ -121,6 +130,7 @@ impl Fsm {
             registrations: Registrations::from_pb(checkpoint.registrations),
             sessions: Sessions::default(),
             logs: Logs::to_be_restored(checkpoint.next_log, checkpoint.forgotten_deletion),
+            rewrites: Rewrites::default(),
             cursors: Cursors::default(),
             fences: Fences::default(),
             timestamp_ms: checkpoint.timestamp_ms,
@@ -136,6 +146,7 @@ impl Fsm {
                 Row::Fence(fence) => fsm.fences.restore(fence)?,
                 Row::Log(log) => fsm.logs.restore(log)?,
                 Row::Gone(gone) => fsm.logs.history.restore_gone(gone)?,
+                Row::Rewriting(row) => fsm.rewrites.restore(row)?,
             }
         }
         if !fsm.logs.is_whole() {

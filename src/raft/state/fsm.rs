@@ -3,8 +3,6 @@
 //! Apply depends on the log and the command alone: it reads no clock and draws no random number (I2). It writes no
 //! record either: the log holds the records already, and apply gives them their offsets.
 
-use std::collections::BTreeSet;
-
 use crate::log::record::{self, Batch};
 use crate::log::{self, Index, Log, Offset, Run};
 use crate::raft::entry::admission::{Admission, Entrance};
@@ -19,6 +17,7 @@ use super::admissions::Admissions;
 use super::cursors::Cursors;
 use super::fences::Fences;
 use super::logs::Logs;
+use super::logs::rewrites::Rewrites;
 use super::registrations::Registrations;
 use super::sessions::digests::Digests;
 use super::sessions::{Sessions, Verdict};
@@ -35,6 +34,8 @@ pub struct Fsm {
     pub logs: Logs,
     pub cursors: Cursors,
     pub fences: Fences,
+    /// Which segments are to be rewritten.
+    pub rewrites: Rewrites,
     /// Who may join.
     pub admissions: Admissions,
     /// The entry behind the last one that ended a segment of the log; 0 before any. The next one names it.
@@ -110,6 +111,10 @@ impl Fsm {
             Command::Forget { name } => {
                 self.registrations.forget(name);
                 self.admissions.withdraw(name);
+                Outcome::Done
+            }
+            Command::Rewrite(plan) => {
+                self.rewrites.decide(index, plan, &self.logs);
                 Outcome::Done
             }
             // What they tell is appended beside them.
@@ -232,6 +237,7 @@ impl Fsm {
             | Command::RegisterStart { .. }
             | Command::Forget { .. }
             | Command::Roll(_)
+            | Command::Rewrite(_)
             | Command::CreateLog(_)
             | Command::UpdateLog(_)
             | Command::DeleteLog(_)
@@ -377,21 +383,8 @@ impl Fsm {
         }
     }
 
-    /// The addresses of the members, as far as this node has applied entries.
-    pub fn addrs(&self) -> BTreeSet<String> {
-        let members = self.membership.membership().nodes();
-        members.map(|(_, member)| member.addr.clone()).collect()
-    }
-
     /// The index of the last entry that was applied; 0 before the first.
     pub fn applied_index(&self) -> Index {
         Index(self.applied.map_or(0, |id| id.index))
-    }
-
-    /// The lowest offset at which one of these cursors of a log stands. A name without a cursor is left out; `None` if
-    /// all are.
-    pub fn slowest_cursor(&self, log: log::LogId, names: &[String]) -> Option<Offset> {
-        let stands = names.iter().filter_map(|name| self.cursors.get(log, name));
-        stands.map(|cursor| cursor.offset).min()
     }
 }

@@ -3,6 +3,8 @@
 //! A log is a row and nothing else: it has no file, no task and no raft group of its own. Its id is never given to
 //! another log, so that a batch for a deleted log is refused.
 
+pub mod rewrites;
+
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;

@@ -516,8 +516,8 @@ impl World {
             fetch::add(copy, part).unwrap().finish().unwrap();
         }
         let (log, _) = open(&disk, Floor::default(), None);
-        let bases: Vec<_> = seals.iter().map(|seal| seal.base).collect();
-        log.adopt(staging, &bases, self.floor, &covered).unwrap();
+        let names: Vec<_> = seals.iter().map(|seal| seal.name()).collect();
+        log.adopt(staging, &names, self.floor, &covered).unwrap();
         let kept = std::mem::replace(&mut self.log, log);
         let before = std::mem::replace(&mut self.fsm, fsm).logs;
         self.disk = disk;

@@ -10,7 +10,8 @@ use tokio::time::timeout;
 
 use crate::disk::Disk;
 use crate::disk::memory::{Event, MemoryDisk};
-use crate::log::{Error as LogError, Index, Offset, SegmentInfo};
+use crate::log::record::BatchBuilder;
+use crate::log::{Error as LogError, Index, Offset, SegmentInfo, SegmentName};
 use crate::net::memory::MemoryNetwork;
 use crate::raft::write::rolls;
 use crate::raft::*;
@@ -379,4 +380,93 @@ async fn segments_end_at_the_same_entries_on_all_nodes() {
     catch_up(&second, 1400).await;
     assert!(ends(&second).len() > 3, "{:?}", ends(&second));
     assert_eq!(ends(&second), ends(&first));
+}
+
+/// Appends a record to a log, without a session.
+async fn append_to(node: &ReplicatedLog, log: LogId, value: &[u8]) {
+    let mut batch = BatchBuilder::of(log, None);
+    batch.push(value, 0, 0);
+    let answer = node.propose(batch.finish()).await.unwrap();
+    let receipt = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    receipt.unwrap();
+}
+
+/// As the agent runs both.
+fn rewrite(node: &ReplicatedLog) {
+    let node = node.clone();
+    tokio::spawn(async move { node.rewrite(crate::live::Live::new(50)).await });
+}
+
+fn bytes_of(node: &ReplicatedLog) -> u64 {
+    let segments = node.log().segments().into_iter();
+    segments.map(|one| one.bytes).sum()
+}
+
+fn rewritten(node: &ReplicatedLog) -> Vec<SegmentName> {
+    let names = node.log().segments().into_iter().map(|one| one.name);
+    names.filter(|name| name.rewritten.is_some()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_a_deleted_log_give_their_room_back_beside_those_that_stay() {
+    let network = MemoryNetwork::new();
+    let disk = MemoryDisk::default();
+    let (first, mux) = start(&network, &disk, "first:1", &[]).await;
+    keep_up(&first);
+    rewrite(&first);
+    let create = CreateLog {
+        name: "short".to_owned(),
+        config: LogConfig::default(),
+        token: bytes::Bytes::new(),
+        subject: String::new(),
+        now_ms: 0,
+        logs_max: 10,
+    };
+    let log = first.create_log(create).await.unwrap().log;
+    for sequence in 0..900 {
+        append(&first, sequence).await;
+        append_to(&first, log, &[7; 900]).await;
+    }
+    let (before, segments) = (bytes_of(&first), first.log().segments().len());
+    assert!(segments > 6, "{segments} segments");
+    assert!(rewritten(&first).is_empty(), "all of it lives");
+    let name = "short".to_owned();
+    assert!(first.delete_log(DeleteLog { name, log }).await.unwrap());
+    until("room comes back", || bytes_of(&first) * 2 < before).await;
+    check_records(&first, 0..900);
+    let names = rewritten(&first);
+    assert!(!names.is_empty());
+    assert!(first.log().first_index() > Index(0), "the entries are gone");
+
+    // A restart after a power cut goes on with them, and so does the engine.
+    let kept = disk.crash();
+    mux.shutdown().await;
+    first.kill().await;
+    drop(first);
+    let (first, _mux) = start(&network, &kept, "first:1", &[]).await;
+    keep_up(&first);
+    assert!(rewritten(&first).starts_with(&names[..1]));
+    catch_up(&first, 900).await;
+    check_records(&first, 0..900);
+    assert_eq!(append(&first, 900).await, 900);
+
+    // A new node takes them with a snapshot, and mends what rots of them.
+    let second_disk = MemoryDisk::default();
+    let peers = ["first:1".to_owned()];
+    let (second, _mux) = start(&network, &second_disk, "second:1", &peers).await;
+    catch_up(&second, 901).await;
+    check_records(&second, 0..901);
+    assert_eq!(rewritten(&second)[0], names[0]);
+    let name = names[0];
+    let path = format!(
+        "/node/{:020}-{:020}.store",
+        name.base.0,
+        name.rewritten.unwrap().0
+    );
+    second_disk.corrupt(Path::new(&path), |bytes| bytes[100] ^= 1);
+    let mends = second.clone();
+    tokio::spawn(async move { mends.mend().await });
+    assert_eq!(second.scrub_once(u64::MAX).await.1, 1, "it is found");
+    until("it is mended", || second.log().damaged().is_empty()).await;
+    check_records(&second, 0..901);
 }

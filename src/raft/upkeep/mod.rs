@@ -3,6 +3,7 @@
 
 mod mend;
 mod retention;
+mod rewriting;
 mod scrub;
 
 use std::sync::Arc;
@@ -106,18 +107,17 @@ impl Upkeep {
         on_disk(move || Ok(log.droppable(Index(u64::MAX))?)).await
     }
 
-    /// Removes the segments below a floor, once a snapshot covers them and the engine has purged them (I4).
-    async fn give_up(&self, floor: Floor, term: Term) -> Result<(), Error> {
-        let last = floor.index.0 - 1;
+    /// Has the engine purge the entries up to `last`, once a snapshot covers those up to `covered`.
+    async fn purge(&self, last: u64, covers: u64) -> Result<(), Error> {
         let raft = &self.node.raft;
         let stopped = |error: &dyn std::fmt::Display| Error::Engine(error.to_string());
         let metrics = raft.metrics();
         let covered = metrics.borrow_watched().snapshot.map(|id| id.index);
-        if covered.is_none_or(|covered| covered < last) {
+        if covered.is_none_or(|covered| covered < covers) {
             let asked = raft.trigger().snapshot().await;
             asked.map_err(|error| stopped(&error))?;
             let built = move |metrics: &openraft::RaftMetrics<TypeConfig>| {
-                metrics.snapshot.is_some_and(|id| id.index >= last)
+                metrics.snapshot.is_some_and(|id| id.index >= covers)
             };
             let wait = raft.wait(Some(ENGINE_MAX));
             let waited = wait.metrics(built, "a snapshot").await;
@@ -131,6 +131,13 @@ impl Upkeep {
         let wait = raft.wait(Some(ENGINE_MAX));
         let waited = wait.metrics(purged, "the purge").await;
         waited.map_err(|error| stopped(&error))?;
+        Ok(())
+    }
+
+    /// Removes the segments below a floor, once a snapshot covers them and the engine has purged them (I4).
+    async fn give_up(&self, floor: Floor, term: Term) -> Result<(), Error> {
+        let last = floor.index.0 - 1;
+        self.purge(last, last).await?;
         // A start should know the trims that let the segments go. A disk with no room for a checkpoint must still
         // be able to give some up: its reads then say what was trimmed until the trims are applied again.
         let checkpointer = self.kept.checkpointer.clone();

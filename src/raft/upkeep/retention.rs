@@ -295,6 +295,8 @@ mod tests {
     async fn a_segment_ends_once_it_is_older_than_a_log_wants_but_lives_for_a_minute() {
         let mut open = SegmentInfo {
             base: Index(0),
+            name: Index(0).into(),
+            positions: 0,
             next_index: Index(9),
             bytes: 100,
             next_position: None,

@@ -190,6 +190,7 @@ fn takes_room(command: &Command) -> bool {
         | Command::RegisterStart { .. }
         | Command::Forget { .. }
         | Command::Roll(_)
+        | Command::Rewrite(_)
         | Command::DeleteLog(_)
         | Command::Trim(_)
         | Command::TrimLogs(_)

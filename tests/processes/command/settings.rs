@@ -4,7 +4,7 @@
 use crate::harness::command::{Ended, Lone, alone_args, command, run};
 use crate::harness::until;
 
-const VARIABLES: [&str; 24] = [
+const VARIABLES: [&str; 25] = [
     "CONFIG",
     "NAME",
     "DATA_DIR",
@@ -24,6 +24,7 @@ const VARIABLES: [&str; 24] = [
     "SEGMENT_BYTES_MAX",
     "DISK_RESERVE_BYTES",
     "SCRUB_BYTES_PER_SECOND",
+    "REWRITE_DEAD_PERCENT",
     "HEARTBEAT_MS",
     "CLOCK_BOUND_MS",
     "SERVERS",

@@ -358,6 +358,7 @@ fn write_entry(out: &mut impl Write, entry: Entry, format: Format) -> io::Result
         Kind::Records => "records",
         Kind::Roll => "roll",
         Kind::Audited => "audited",
+        Kind::Moved => "moved",
     };
     let says = match entry.kind {
         Kind::Control | Kind::Audited => {
@@ -371,6 +372,7 @@ fn write_entry(out: &mut impl Write, entry: Entry, format: Format) -> io::Result
             }
             Err(error) => error.to_string(),
         },
+        Kind::Moved => "tells where batches of a rewritten segment stood".to_owned(),
         Kind::Roll => format!(
             "ends what counts from {}",
             entry.rolls().unwrap_or_default()

@@ -205,6 +205,13 @@ impl Batch<'_> {
 /// Reads a payload's batches and checks the bounds of every plain record. What packed records are
 /// was checked before they were taken.
 pub fn batches(payload: &[u8]) -> Result<Vec<Batch<'_>>, Error> {
+    let found = loose(payload)?;
+    bundle::check(&found)?;
+    Ok(found)
+}
+
+/// The same of a payload whose batches were put together anew: what goes with the next one may be gone.
+pub fn loose(payload: &[u8]) -> Result<Vec<Batch<'_>>, Error> {
     let count = number_of_batches(payload)?;
     let mut found = Vec::with_capacity(count as usize);
     let mut at = COUNT_BYTES;
@@ -216,8 +223,12 @@ pub fn batches(payload: &[u8]) -> Result<Vec<Batch<'_>>, Error> {
     if at != payload.len() {
         return Err(Error::Malformed("bytes follow its last batch"));
     }
-    bundle::check(&found)?;
     Ok(found)
+}
+
+/// Reads a batch that stands alone; its records are not looked at.
+pub fn lone(bytes: &[u8]) -> Result<Batch<'_>, Error> {
+    batch_header(bytes, 0)
 }
 
 /// Reads the batch at `at`.

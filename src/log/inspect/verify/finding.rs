@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::log::format::files::SegmentName;
 use crate::log::{Index, Position};
 
 /// What was found in a directory.
@@ -18,6 +19,8 @@ pub struct Report {
 pub struct SegmentReport {
     /// Its first raft index.
     pub base: Index,
+    /// What its files are called after.
+    pub name: SegmentName,
     /// The entries found in it.
     pub entries: u64,
     /// The position of its first record, and the one after its last; `None` if its rows do not tell.
@@ -86,6 +89,10 @@ pub enum What {
     BelowFloor { floor: Index },
     #[error("it is replaced by the snapshot that is being put in place")]
     Replaced,
+    #[error("a segment with what lives of it has taken its place")]
+    Rewritten,
+    #[error("it was to take the place of others, and was not finished")]
+    RewritingUnfinished,
     #[error("it holds no frame")]
     NeverWritten,
     #[error("the seal covers more than the checkpoint")]
@@ -161,6 +168,8 @@ impl What {
                 | Self::CutUnfinished
                 | Self::BelowFloor { .. }
                 | Self::Replaced
+                | Self::Rewritten
+                | Self::RewritingUnfinished
                 | Self::NeverWritten
                 | Self::SealUncovered
                 | Self::RowsStale
@@ -181,6 +190,8 @@ impl What {
             Self::CutUnfinished
             | Self::BelowFloor { .. }
             | Self::Replaced
+            | Self::Rewritten
+            | Self::RewritingUnfinished
             | Self::NeverWritten
             | Self::SealUncovered => "nothing: the next start removes it",
             Self::Version(_) => "use the version of ferrolog that wrote it",

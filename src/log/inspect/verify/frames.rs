@@ -185,6 +185,7 @@ impl Frames {
         Self {
             summed: Seal {
                 base,
+                rewritten: None,
                 rolled: false,
                 entries: 0,
                 end: FILE_HEADER_BYTES as u32,

@@ -3,13 +3,14 @@
 //! A start first finishes what a crash cut short: a snapshot's segments that are not in place, an
 //! announced cut, a removal below the floor. Here these are only taken into account, and told.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::finding::{Finding, What};
 use crate::disk::Disk;
-use crate::log::format::files;
-use crate::log::format::files::Paths;
-use crate::log::open::cut;
+use crate::log::format::files::{self, Paths, SegmentName};
+use crate::log::format::seal::Seal;
+use crate::log::open::{cut, rewritten};
 use crate::log::{Checkpoint, Error, Floor, Index};
 
 /// What the stable store says of a log.
@@ -21,14 +22,15 @@ pub struct Bounds {
     pub checkpoint: Option<Checkpoint>,
     /// The last raft index known to be committed.
     pub committed: Option<Index>,
-    /// A snapshot whose segments are being put in place: where they wait, and their bases.
-    pub adopting: Option<(PathBuf, Vec<Index>)>,
+    /// A snapshot whose segments are being put in place: where they wait, and what they are called.
+    pub adopting: Option<(PathBuf, Vec<SegmentName>)>,
 }
 
 /// The files of one segment.
 #[derive(Debug)]
 pub struct Files {
     pub base: Index,
+    pub name: SegmentName,
     pub paths: Paths,
     /// Where an announced cut will end the store.
     pub end: Option<u32>,
@@ -48,7 +50,8 @@ pub fn look(disk: &dyn Disk, dir: &Path, bounds: Option<&Bounds>) -> Result<Layo
     let floor = bounds.map_or(Index(0), |bounds| bounds.floor.index);
     let adopting = bounds.and_then(|bounds| bounds.adopting.as_ref());
     let names = disk.list(dir).map_err(Error::io("list", dir))?;
-    let here = files::bases(disk, dir)?;
+    let here = files::names(disk, dir)?;
+    let rewritten = Rewritings::of(disk, dir, &here)?;
     let mut findings = Vec::new();
     let mut orphans = Vec::new();
     let mut note = |path, what| {
@@ -59,27 +62,34 @@ pub fn look(disk: &dyn Disk, dir: &Path, bounds: Option<&Bounds>) -> Result<Layo
             what,
         });
     };
-    for (name, (base, suffix)) in names
+    for (file, (name, suffix)) in names
         .iter()
-        .filter_map(|name| Some((name, files::base_of(name)?)))
+        .filter_map(|name| Some((name, files::name_of(name)?)))
     {
-        let path = dir.join(name);
-        if adopting.is_some_and(|(_, bases)| !bases.contains(&base)) {
+        let (path, base) = (dir.join(file), name.base);
+        if adopting.is_some_and(|(_, names)| !names.contains(&name)) {
             note(path, What::Replaced);
         } else if base < floor {
             note(path, What::BelowFloor { floor });
-        } else if suffix == "index" && !here.contains(&base) {
-            orphans.push((base, path));
+        } else if suffix == "index" && !here.contains(&name) {
+            match name.rewritten {
+                Some(_) => note(path, What::RewritingUnfinished),
+                None => orphans.push((base, path)),
+            }
+        } else if let Some(what) = rewritten.gone.get(&name).filter(|_| adopting.is_none()) {
+            note(path, what.clone());
         }
     }
+    let counts = |name: &SegmentName| name.base >= floor && !rewritten.gone.contains_key(name);
     let live = match adopting {
-        Some((_, bases)) => bases.clone(),
-        None => here.into_iter().filter(|base| *base >= floor).collect(),
+        Some((_, names)) => names.clone(),
+        None => here.into_iter().filter(counts).collect(),
     };
     let staged = adopting.map(|(staged, _)| staged.as_path());
-    let to_files = |base| Files {
-        base,
-        paths: paths(disk, dir, staged, base),
+    let to_files = |name: SegmentName| Files {
+        base: name.base,
+        name,
+        paths: paths(disk, dir, staged, name),
         end: None,
     };
     let mut files: Vec<_> = live.into_iter().map(to_files).collect();
@@ -106,9 +116,9 @@ pub fn look(disk: &dyn Disk, dir: &Path, bounds: Option<&Bounds>) -> Result<Layo
 }
 
 /// The files of a segment, of which those that still wait are taken from there.
-fn paths(disk: &dyn Disk, dir: &Path, staged: Option<&Path>, base: Index) -> Paths {
-    let mut paths = Paths::new(dir, base);
-    if let Some(staged) = staged.map(|staged| Paths::new(staged, base)) {
+fn paths(disk: &dyn Disk, dir: &Path, staged: Option<&Path>, name: SegmentName) -> Paths {
+    let mut paths = Paths::new(dir, name);
+    if let Some(staged) = staged.map(|staged| Paths::new(staged, name)) {
         let waits = |path: &Path| disk.open(path).is_ok();
         for (path, staged) in [
             (&mut paths.store, staged.store),
@@ -121,6 +131,45 @@ fn paths(disk: &dyn Disk, dir: &Path, staged: Option<&Path>, base: Index) -> Pat
         }
     }
     paths
+}
+
+/// Segments that a start would remove, by what a crash cut short of rewriting, and why.
+#[derive(Debug, Default)]
+struct Rewritings {
+    gone: BTreeMap<SegmentName, What>,
+}
+
+impl Rewritings {
+    /// As [`rewritten::settle`] has it.
+    fn of(disk: &dyn Disk, dir: &Path, here: &[SegmentName]) -> Result<Self, Error> {
+        let mut all: Vec<_> = here
+            .iter()
+            .filter(|name| name.rewritten.is_some())
+            .collect();
+        all.sort_by_key(|name| std::cmp::Reverse(name.rewritten));
+        let mut found = Self::default();
+        for name in all {
+            if found.gone.contains_key(name) {
+                continue;
+            }
+            let others = here.iter().filter(|other| *other != name);
+            let others = others.filter(|other| !found.gone.contains_key(other));
+            let is_alone = !others.clone().any(|other| other.base == name.base);
+            let seal = Seal::read(disk, &Paths::new(dir, *name).seal, *name)?;
+            let seal = seal.filter(|seal| is_alone || rewritten::is_whole(disk, dir, seal));
+            let next = seal.map(|seal| seal.next_index());
+            let replaced = |other: &&SegmentName| {
+                next.is_some_and(|next| name.base <= other.base && other.base < next)
+            };
+            let replaced: Vec<_> = others.filter(replaced).copied().collect();
+            if next.is_none() && !is_alone {
+                found.gone.insert(*name, What::RewritingUnfinished);
+            }
+            let gone = replaced.into_iter().map(|name| (name, What::Rewritten));
+            found.gone.extend(gone);
+        }
+        Ok(found)
+    }
 }
 
 /// What an error that names its file comes to.

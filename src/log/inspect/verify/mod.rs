@@ -13,6 +13,7 @@ use crate::log::{Error, Index, Position, Term};
 mod finding;
 mod frames;
 mod layout;
+mod rewritten;
 mod rows;
 mod segment;
 
@@ -131,7 +132,7 @@ impl<'a> Walk<'a> {
         if synced >= next {
             let last = self.report.segments.last();
             let last = last.map_or(dir.to_owned(), |last| {
-                crate::log::format::files::Paths::new(dir, last.base).store
+                crate::log::format::files::Paths::new(dir, last.name).store
             });
             self.find(&last, 0, false, What::LostTail { next, synced });
         }

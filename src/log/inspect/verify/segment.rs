@@ -17,6 +17,10 @@ use crate::log::{Error, Index, Position};
 impl Walk<'_> {
     /// Checks a segment; false if it and what follows hold no frame, or it ends in a torn tail.
     pub(super) fn segment(&mut self, files: &Files, rest: &[Files]) -> bool {
+        if files.name.rewritten.is_some() {
+            self.rewritten(files);
+            return true;
+        }
         let seal = self.read_seal(files);
         let sealed = seal.is_some();
         let found = self.report.findings.len();
@@ -195,7 +199,13 @@ impl Walk<'_> {
     }
 
     /// Holds the positions of a segment's rows against those before.
-    fn follow(&mut self, files: &Files, first: Option<Position>, next: Position, sealed: bool) {
+    pub(super) fn follow(
+        &mut self,
+        files: &Files,
+        first: Option<Position>,
+        next: Position,
+        sealed: bool,
+    ) {
         if let (Some(before), Some(first)) = (self.position, first)
             && before != first
         {
@@ -250,7 +260,7 @@ impl Walk<'_> {
     }
 
     /// The directory in the seal's file against the one that the rows make.
-    fn directory(&mut self, files: &Files, seal: &Seal, made: &Directory) {
+    pub(super) fn directory(&mut self, files: &Files, seal: &Seal, made: &Directory) {
         let (path, begins) = (&files.paths.seal, seal.directory_at() as u64);
         let open = self.disk.open(path);
         let read = open.and_then(|file| file.read_at(begins, seal.directory().bytes()));
@@ -288,6 +298,7 @@ impl Walk<'_> {
         };
         self.report.segments.push(SegmentReport {
             base: files.base,
+            name: files.name,
             entries: frames.summed.entries.into(),
             positions,
             bytes: frames.summed.end.into(),

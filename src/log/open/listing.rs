@@ -1,11 +1,11 @@
 //! The directory of a segment's rows, made from its files: when it is sealed, when a scrub looks at it, when it is mended.
 
-use crate::log::Error;
 use crate::log::format::directory::{Builder, Directory};
 use crate::log::format::row::{Bases, ROW_BYTES, Row};
 use crate::log::format::seal::{self, Seal};
 use crate::log::segment::index_file::IndexFile;
 use crate::log::segment::store::Store;
+use crate::log::{Error, LogId};
 
 /// Rows that are read at a time.
 const STEP_ROWS: usize = 4096;
@@ -54,7 +54,11 @@ impl<'a> Listing<'a> {
 
     fn push(&mut self, row: &Row) -> Result<(), Error> {
         self.digest = seal::add_row(self.digest, row);
-        self.builder.push(row, self.lengths.of(row.place)?);
+        let bytes = match row.log {
+            LogId::GONE => 0,
+            _ => self.lengths.of(row.place)?,
+        };
+        self.builder.push(row, bytes);
         Ok(())
     }
 

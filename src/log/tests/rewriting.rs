@@ -1,0 +1,303 @@
+//! Tests of rewriting: what lives stays and can be read as before, what is dead gives its room back.
+
+use super::*;
+use crate::disk::Disk;
+
+/// A plan for some of the sealed segments that the log ended, with what lives as of a checkpoint; `None` if there are
+/// none.
+pub fn any_plan(
+    log: &Log,
+    checkpoint: &Checkpoint,
+    at: Index,
+    (from, count): (u8, u8),
+) -> Option<Rewrite> {
+    let sealed: Vec<_> = log
+        .segments()
+        .into_iter()
+        .filter(|one| one.next_position.is_some())
+        .collect();
+    let from = usize::from(from) % sealed.len().max(1);
+    let run = sealed.get(from..)?.iter().take(1 + usize::from(count) % 4);
+    let run: Vec<_> = run.take_while(|one| one.rolled).collect();
+    let firsts = checkpoint.logs.iter();
+    let firsts = firsts.filter(|(_, ends)| ends.first > Offset(0));
+    Some(Rewrite {
+        at,
+        base: run.first()?.base,
+        next: run.last()?.next_index,
+        sealed_ms: 7,
+        firsts: firsts.map(|(log, ends)| (*log, ends.first)).collect(),
+    })
+}
+
+/// Rewrites; false if it could not be swapped.
+pub fn rewrite(log: &Log, plan: &Rewrite) -> bool {
+    let mut rewriting = log.begin_rewrite(plan).unwrap().expect("they are here");
+    while rewriting.step().unwrap().is_some() {}
+    let rewritten = rewriting.finish().unwrap();
+    log.swap(&rewritten).unwrap()
+}
+
+/// Copies a rewritten segment from another log.
+pub fn copy_rewritten(from: &Log, disk: Arc<dyn Disk>, dir: &Path, seal: &Seal) {
+    let mut copy = RewrittenCopy::new(disk, dir, seal).unwrap();
+    let mut at = STORE_BEGINS;
+    loop {
+        let part = from.store_part(seal.name(), at, 300).unwrap();
+        if part.is_empty() {
+            break;
+        }
+        at += part.len() as u64;
+        copy.add(&part).unwrap();
+    }
+    copy.finish().unwrap();
+}
+
+const LOGS: u32 = 4;
+
+/// Entries with a batch for each of some logs, and a Roll now and then.
+fn entries(count: u64) -> Vec<Entry> {
+    let (mut made, mut rolled) = (Vec::new(), Index(0));
+    for index in 0..count {
+        if index % 5 == 4 {
+            made.push(Entry::roll(Term(1 + index / 30), Index(index), rolled));
+            rolled = Index(index + 1);
+            continue;
+        }
+        let batch = |number: u64| {
+            let log = LogId(((index * 7 + number * 3) % u64::from(LOGS)) as u32);
+            let mut batch = BatchBuilder::of(log, None);
+            for record in 0..=(index + number) % 3 {
+                batch.push(&value(index * 9 + number + record), index, record as u32);
+            }
+            batch.finish()
+        };
+        let batches: Vec<_> = (0..1 + index % 3).map(batch).collect();
+        let payload = join(batches.iter(), None);
+        made.push(entry(1 + index / 30, index, Kind::Records, payload));
+    }
+    made
+}
+
+/// A log of these, sealed as far as it goes, with its checkpoint. Log 1 is trimmed in the midst, log 2 is deleted.
+fn with_dead(disk: &MemoryDisk, entries: &[Entry]) -> (Log, Checkpoint) {
+    let (log, _) = open(disk, None).unwrap();
+    for entry in entries {
+        append(&log, vec![entry.clone()]);
+        publish(&log, entry);
+    }
+    let (_, next) = log.offsets(LogId(1));
+    log.trim(LogId(1), Offset(next.0 * 2 / 3));
+    log.forget(LogId(2));
+    log.sync_index().unwrap();
+    let checkpoint = log.checkpoint_at(Index(entries.len() as u64 - 1));
+    log.seal_covered(checkpoint.applied).unwrap();
+    (log, checkpoint)
+}
+
+/// All sealed segments, or those from number `from` on, as the product plans it.
+fn plan_of(log: &Log, at: u64, from: usize, count: usize) -> Rewrite {
+    let segments = log.segments();
+    let sealed = segments.iter().filter(|one| one.next_position.is_some());
+    let run: Vec<_> = sealed.skip(from).take(count).collect();
+    let mut firsts = std::collections::BTreeMap::new();
+    for one in &run {
+        let live = log.live(one.base).unwrap().unwrap();
+        firsts.extend(live.firsts);
+    }
+    Rewrite {
+        at: Index(at),
+        base: run[0].base,
+        next: run[run.len() - 1].next_index,
+        sealed_ms: 7,
+        firsts,
+    }
+}
+
+/// Records log by log, and where batches begin in the order of positions.
+type Seen = (Vec<Vec<Record>>, Vec<(Position, LogId, Offset)>);
+
+/// All that can be read.
+fn all(log: &Log) -> Seen {
+    let mut by_log = Vec::new();
+    for id in (0..LOGS).map(LogId).filter(|id| log.ends(*id).is_some()) {
+        let (mut at, next) = log.offsets(id);
+        let mut records = Vec::new();
+        while at < next {
+            records.extend(log.read(id, at, 400).unwrap());
+            at = Offset(records[records.len() - 1].offset.0 + 1);
+        }
+        by_log.push(records);
+    }
+    let (mut from, mut placed) = (Position(0), Vec::new());
+    while from < log.positions().1 {
+        let found = look(log, from, &Wanted::Those(&|_| true)).unwrap();
+        let read = log.find_stretch(&found, usize::MAX);
+        let read = log.read_found(read.unwrap(), usize::MAX).unwrap();
+        let of = read.stored.iter();
+        placed.extend(of.map(|stored| (stored.position, stored.log, stored.first)));
+        assert!(found.passed() > from, "it gets on");
+        from = found.passed();
+    }
+    (by_log, placed)
+}
+
+fn names(disk: &MemoryDisk) -> Vec<String> {
+    let mut names = disk.list(Path::new(DIR)).unwrap();
+    names.retain(|name| name.contains('.'));
+    names
+}
+
+#[test]
+fn what_lives_stays_and_what_is_dead_gives_its_room_back() {
+    let disk = MemoryDisk::default();
+    let (log, checkpoint) = with_dead(&disk, &entries(102));
+    let before = all(&log);
+    let sealed = |log: &Log| {
+        let segments = log.segments().into_iter();
+        segments
+            .filter(|one| one.next_position.is_some())
+            .collect::<Vec<_>>()
+    };
+    let count = sealed(&log).len();
+    assert!(count > 8, "{count}");
+    let live = |log: &Log| {
+        let lives = sealed(log)
+            .into_iter()
+            .map(|one| log.live(one.base).unwrap().unwrap());
+        lives.fold((0, 0), |sum, live| {
+            (sum.0 + live.bytes, sum.1 + live.of_bytes)
+        })
+    };
+    let (lives, of) = live(&log);
+    assert!(lives < of, "{lives} of {of}");
+    let pin = log.pin();
+    assert!(
+        !rewrite(&log, &plan_of(&log, 1000, 0, count)),
+        "it is pinned"
+    );
+    assert_eq!(sealed(&log).len(), count);
+    drop(pin);
+    assert!(rewrite(&log, &plan_of(&log, 1001, 0, count)));
+    assert_eq!(all(&log), before);
+    assert_eq!((sealed(&log).len(), live(&log)), (1, (lives, lives)));
+    assert_eq!(log.first_index(), sealed(&log)[0].next_index);
+    let no_entry = log.entries(Index(3), Index(5), 1).unwrap_err();
+    assert!(matches!(no_entry, Error::NoEntry { .. }), "{no_entry}");
+    assert_eq!(
+        log.term(Index(31)).unwrap(),
+        Term(2),
+        "terms are known still"
+    );
+    let kept = names(&disk);
+    let rewritten = kept.iter().filter(|name| name.contains('-')).count();
+    assert_eq!((rewritten, kept.len()), (3, 5), "{kept:?}");
+    log.close();
+    let (log, opened) = open(&disk, Some(checkpoint)).unwrap();
+    assert!(opened.rows_hold);
+    assert_eq!(all(&log), before);
+    let found = verify::verify(&disk, Path::new(DIR), None, &|_| {}).unwrap();
+    assert!(found.is_sound(), "{:?}", found.findings);
+}
+
+#[test]
+fn the_result_is_the_same_on_every_node() {
+    let entries = entries(120);
+    let (one, two) = (MemoryDisk::default(), MemoryDisk::default());
+    let (slow, _) = with_dead(&one, &entries);
+    let (quick, _) = with_dead(&two, &entries);
+    // One node did an earlier rewriting, and the other comes to it too late.
+    assert!(rewrite(&quick, &plan_of(&quick, 1000, 2, 4)));
+    let plan = plan_of(&slow, 1001, 0, 9);
+    assert_eq!(plan_of(&quick, 1001, 0, 6), plan);
+    assert!(rewrite(&slow, &plan) && rewrite(&quick, &plan));
+    let seal = |log: &Log| log.manifest(plan.next).unwrap();
+    assert_eq!(seal(&slow), seal(&quick));
+    for suffix in ["store", "index", "seal"] {
+        let path = Path::new(DIR).join(format!("{:020}-{:020}.{suffix}", 0, 1001));
+        let bytes = |disk: &MemoryDisk| {
+            let file = disk.open(&path).unwrap();
+            file.read_at(0, file.len().unwrap() as usize).unwrap()
+        };
+        assert_eq!(bytes(&one), bytes(&two), "{suffix}");
+    }
+    assert!(
+        quick.is_rewritten(&plan_of(&slow, 1000, 0, 1)),
+        "by a later one"
+    );
+    // A third one takes it over.
+    let three = MemoryDisk::default();
+    let staging = Path::new(DIR).join("staging");
+    let seals = slow.manifest(Index(entries.len() as u64)).unwrap();
+    copy_rewritten(&slow, Arc::new(three.clone()), &staging, &seals[0]);
+    assert!(is_copied(&three, &staging, &seals[0]).unwrap());
+}
+
+#[test]
+fn whoever_found_records_in_the_old_segments_reads_them_from_the_new_one() {
+    let disk = MemoryDisk::default();
+    let (log, _) = with_dead(&disk, &entries(100));
+    let expected = log.read(LogId(3), Offset(4), 300).unwrap();
+    let found = log.find(LogId(3), Offset(4), 300).unwrap();
+    let stretch = look(&log, Position(0), &Wanted::These(&[LogId(3)])).unwrap();
+    let several = log.find_stretch(&stretch, 300).unwrap();
+    assert!(!found.in_memory() && !several.in_memory());
+    assert!(rewrite(&log, &plan_of(&log, 1000, 0, 9)));
+    let read = log.read_found(found, 300).unwrap();
+    assert_eq!(read.stored[0].from, Offset(4));
+    assert_eq!(log.read(LogId(3), Offset(4), 300).unwrap(), expected);
+    // A reader of several logs is told of nothing, and looks again.
+    for stale in [several, log.find_stretch(&stretch, 300).unwrap()] {
+        assert!(log.read_found(stale, 300).unwrap().stored.is_empty());
+    }
+    assert!(log.damaged().is_empty());
+}
+
+/// A rewritten segment with this byte of its store flipped: nothing wrong is read, the whole is marked, and verify tells.
+#[test]
+fn rot_in_a_rewritten_segment_is_found_and_mended() {
+    let disk = MemoryDisk::default();
+    let (log, checkpoint) = with_dead(&disk, &entries(60));
+    assert!(rewrite(&log, &plan_of(&log, 1000, 0, 5)));
+    let (before, seal) = (all(&log), log.manifest(Index(25)).unwrap()[0].clone());
+    log.close();
+    let path = |suffix| Path::new(DIR).join(format!("{:020}-{:020}.{suffix}", 0, 1000));
+    for at in (32..seal.end as usize).step_by(7) {
+        let rotten = disk.kill();
+        rotten.corrupt(&path("store"), |bytes| bytes[at] ^= 4);
+        let found = verify::verify(&rotten, Path::new(DIR), None, &|_| {}).unwrap();
+        assert!(!found.is_sound(), "byte {at}");
+        let (log, _) = open(&rotten, Some(checkpoint.clone())).unwrap();
+        let mut scrub = log.scrub(Index(0)).unwrap();
+        while scrub.step().is_ok_and(|bytes| bytes > 0) {}
+        let damaged = log.damaged();
+        let what = &found.findings[0].what;
+        if damaged.is_empty() && matches!(what, verify::What::Filling { .. }) {
+            // Nobody reads the filling behind a frame.
+            continue;
+        }
+        assert_eq!(damaged.len(), 1, "byte {at}");
+        assert_eq!(damaged[0].damage, Damage::Store, "byte {at}");
+        // Another node's copy takes its place.
+        let (whole, _) = open(&disk, Some(checkpoint.clone())).unwrap();
+        let repair = Path::new(DIR).join("repair");
+        copy_rewritten(&whole, Arc::new(rotten.clone()), &repair, &damaged[0].seal);
+        log.replace(&damaged[0].seal, &repair).unwrap();
+        assert_eq!(all(&log), before, "byte {at}");
+    }
+    for suffix in ["index", "seal"] {
+        let rotten = disk.kill();
+        rotten.corrupt(&path(suffix), |bytes| bytes[70] ^= 4);
+        let found = verify::verify(&rotten, Path::new(DIR), None, &|_| {}).unwrap();
+        assert!(!found.is_sound(), "{suffix}");
+        let (log, _) = open(&rotten, Some(checkpoint.clone())).unwrap();
+        let mut scrub = log.scrub(Index(0)).unwrap();
+        while scrub.step().is_ok_and(|bytes| bytes > 0) {}
+        for damaged in log.damaged() {
+            assert!(log.derive_index(&damaged.seal).unwrap(), "{suffix}");
+        }
+        assert_eq!(all(&log), before, "{suffix}");
+        let found = verify::verify(&rotten, Path::new(DIR), None, &|_| {}).unwrap();
+        assert!(found.is_sound(), "{suffix}: {:?}", found.findings);
+    }
+}

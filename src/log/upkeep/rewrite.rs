@@ -1,0 +1,354 @@
+//! Rewriting sealed segments with what lives of them.
+//!
+//! A run of sealed segments gives way to one that holds the batches of which a record lives, log by log and in each log
+//! in order, so that the records of a log lie together. Which live, an entry of the raft log says, so the result is the
+//! same on every node. Nothing waits for it: it is written beside the old segments, and takes their place at once, when
+//! its seal is there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::moved_frames::{Live, Writer};
+use crate::log::format::directory::Directory;
+use crate::log::format::file_header::FILE_HEADER_BYTES;
+use crate::log::format::files::{self, Paths, SegmentName};
+use crate::log::format::moved::Cover;
+use crate::log::format::row::{Bases, ROW_BYTES, Row};
+use crate::log::format::seal::{Seal, TermEnd};
+use crate::log::open::listing;
+use crate::log::open::rewritten::Told;
+use crate::log::segment::index_file::IndexFile;
+use crate::log::segment::store::Store;
+use crate::log::{Error, Index, Log, LogId, LogState, Offset, Position};
+
+/// Bytes of batches that one step moves, about.
+const STEP_BYTES: u64 = 1 << 20;
+/// Rows that are read at a time.
+const STEP_ROWS: usize = 4096;
+
+/// Which segments are rewritten, and what of them lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The raft index of the entry that says so.
+    pub at: Index,
+    /// The first raft index of the first segment.
+    pub base: Index,
+    /// The raft index behind the last one.
+    pub next: Index,
+    /// No record in them is later, in milliseconds since 1970.
+    pub sealed_ms: u64,
+    /// Where logs begin of which records are gone; one that was deleted, behind all offsets. The others live as a whole.
+    pub firsts: BTreeMap<LogId, Offset>,
+}
+
+impl Rewrite {
+    /// What the segment will be called after.
+    pub fn name(&self) -> SegmentName {
+        SegmentName {
+            base: self.base,
+            rewritten: Some(self.at),
+        }
+    }
+
+    /// Whether a record of a log lives that stands before `end`, and perhaps some before it.
+    fn lives(&self, log: LogId, end: u64) -> bool {
+        let first = self.firsts.get(&log);
+        log != LogId::GONE && first.is_none_or(|first| end > first.0)
+    }
+}
+
+/// A segment that was written and is yet to take the place of others.
+#[derive(Debug)]
+pub struct Rewritten {
+    pub(super) seal: Seal,
+    pub(super) directory: Directory,
+    /// The stores that it was made of.
+    pub(super) of: Vec<Arc<Store>>,
+}
+
+impl Rewritten {
+    /// How many segments it stands for.
+    pub fn segments(&self) -> usize {
+        self.of.len()
+    }
+
+    /// The bytes that it takes on the disk.
+    pub fn bytes(&self) -> u64 {
+        let rows = FILE_HEADER_BYTES + self.seal.rows as usize * ROW_BYTES;
+        u64::from(self.seal.end) + rows as u64
+    }
+}
+
+/// A segment that is rewritten.
+#[derive(Debug)]
+struct Source {
+    name: SegmentName,
+    store: Arc<Store>,
+    rows: IndexFile,
+    seal: Arc<Seal>,
+}
+
+/// A rewriting that is under way, a step at a time. What it has written goes if it is dropped before its end.
+#[derive(Debug)]
+pub struct Rewriting {
+    log: Log,
+    plan: Rewrite,
+    sources: Vec<Source>,
+    /// How many of the sources were looked at.
+    looked_at: usize,
+    live: Vec<Live>,
+    /// How many of the batches that live were written.
+    written: usize,
+    writer: Writer,
+    is_finished: bool,
+}
+
+impl Drop for Rewriting {
+    fn drop(&mut self) {
+        if !self.is_finished
+            && let Err(error) = self.log.forget_rewritten(self.plan.name())
+        {
+            // The next try, or the next start, removes it.
+            tracing::debug!(%error, "a segment that was begun is not removed");
+        }
+    }
+}
+
+impl Rewriting {
+    /// Goes on for about a mebibyte; gives how many bytes were read or written, `None` once all are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] if a segment waits for repair: then it is to be begun again.
+    pub fn step(&mut self) -> Result<Option<u64>, Error> {
+        if let Some(source) = self.sources.get(self.looked_at) {
+            let taken = source.take_live(self.looked_at, &self.plan, &mut self.live);
+            taken.map_err(|error| self.log.note_bad_rows(source.name, error))?;
+            self.looked_at += 1;
+            if self.looked_at == self.sources.len() {
+                let order = |live: &Live| (live.log, live.offset);
+                self.live.sort_unstable_by_key(order);
+            }
+            return Ok(Some(u64::from(source.seal.rows) * ROW_BYTES as u64));
+        }
+        let mut bytes = 0;
+        while bytes < STEP_BYTES {
+            let Some(live) = self.live.get(self.written) else {
+                return Ok((bytes > 0).then_some(bytes));
+            };
+            let source = &self.sources[live.source];
+            let batch = source.store.batch(live.place);
+            let batch = batch.map_err(|error| self.log.note_damage(&source.store, error))?;
+            let added = self.writer.add(live, &batch);
+            added.map_err(|error| self.log.note_bad_rows(source.name, error))?;
+            self.written += 1;
+            bytes += batch.len() as u64;
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Makes durable what was written, once [`Self::step`] has come to its end.
+    ///
+    /// # Errors
+    ///
+    /// As those of writing and reading files.
+    pub fn finish(mut self) -> Result<Rewritten, Error> {
+        let (disk, plan) = (self.log.0.disk.clone(), &self.plan);
+        let paths = Paths::new(&self.log.0.dir, plan.name());
+        self.writer.finish(&cover_of(plan, &self.sources))?;
+        let store = self.writer.store.clone();
+        store.sync()?;
+        // It is read back whole: the rows follow from what stands there.
+        let told = Told::read(&store, None)?;
+        let seal = told.seal(plan.name());
+        told.write_rows(&*disk, &paths.index, plan.base)?;
+        let directory = listing::list_of(&told.rows, &store, &seal)?;
+        let directory = directory.ok_or_else(|| store.corrupt(0, "its rows are not its own"))?;
+        self.is_finished = true;
+        Ok(Rewritten {
+            seal: seal.with(&directory),
+            directory,
+            of: self
+                .sources
+                .iter()
+                .map(|source| source.store.clone())
+                .collect(),
+        })
+    }
+}
+
+impl Log {
+    /// Begins to write the segment that stands for others; `None` if this log cannot: its segments end elsewhere, or are
+    /// not what they were.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] if one of them waits for repair.
+    pub fn begin_rewrite(&self, plan: &Rewrite) -> Result<Option<Rewriting>, Error> {
+        let Some(sources) = self.0.state.read().sources(plan)? else {
+            return Ok(None);
+        };
+        self.forget_rewritten(plan.name())?;
+        let path = Paths::new(&self.0.dir, plan.name()).store;
+        let store = Store::create(&*self.0.disk, &path, plan.base, FILE_HEADER_BYTES as u32)?;
+        Ok(Some(Rewriting {
+            log: self.clone(),
+            plan: plan.clone(),
+            sources,
+            looked_at: 0,
+            live: Vec::new(),
+            written: 0,
+            writer: Writer::new(Arc::new(store)),
+            is_finished: false,
+        }))
+    }
+
+    /// Whether [`Self::begin_rewrite`] would begin, or find damage.
+    pub fn can_rewrite(&self, plan: &Rewrite) -> bool {
+        let sources = self.0.state.read().sources(plan);
+        sources.map_or(true, |sources| sources.is_some())
+    }
+
+    /// The bytes that rewriting would write, at most; `None` if this log cannot.
+    ///
+    /// # Errors
+    ///
+    /// As those of reading files.
+    pub fn rewrite_bytes(&self, plan: &Rewrite) -> Result<Option<u64>, Error> {
+        let (mut at, mut bytes) = (plan.base, 0);
+        while at < plan.next {
+            let next = {
+                let state = self.0.state.read();
+                let number = state.segment_number(at);
+                let seal = number.and_then(|number| state.segments[number].seal());
+                seal.filter(|seal| seal.base == at)
+                    .map(|seal| seal.next_index())
+            };
+            let (Some(next), Some(live)) = (next, self.live(at)?) else {
+                return Ok(None);
+            };
+            // Each batch has a row, and perhaps one for a gap behind it, and what tells its place.
+            bytes += live.bytes + live.bytes / 2;
+            at = next;
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Removes what was written to take the place of others.
+    ///
+    /// # Errors
+    ///
+    /// As those of removing files.
+    pub fn forget_rewriting(&self, rewritten: &Rewritten) -> Result<(), Error> {
+        self.forget_rewritten(rewritten.seal.name())
+    }
+
+    /// Removes what was written. The seal goes first, and for good: with it alone a start would take the rest for whole.
+    pub(super) fn forget_rewritten(&self, name: SegmentName) -> Result<(), Error> {
+        let (disk, dir) = (&*self.0.disk, &self.0.dir);
+        let Paths { store, index, seal } = Paths::new(dir, name);
+        files::remove_files(disk, dir, std::iter::once(seal))?;
+        files::remove_files(disk, dir, [store, index].into_iter())
+    }
+}
+
+impl LogState {
+    /// The segments that are to be rewritten; `None` if segments end elsewhere here, or are not sealed.
+    fn sources(&self, plan: &Rewrite) -> Result<Option<Vec<Source>>, Error> {
+        let Some(first) = self.segment_number(plan.base) else {
+            return Ok(None);
+        };
+        let (mut sources, mut next) = (Vec::new(), plan.base);
+        for segment in self.segments.range(first..) {
+            if next >= plan.next {
+                break;
+            }
+            let Some(seal) = segment.seal().filter(|seal| seal.base == next) else {
+                return Ok(None);
+            };
+            if seal.rewritten.is_some_and(|at| at >= plan.at) {
+                return Ok(None);
+            }
+            // One that this node ended by itself may end elsewhere on others.
+            if !seal.rolled {
+                return Ok(None);
+            }
+            if segment.damage.is_some() {
+                return Err(segment.damaged());
+            }
+            next = seal.next_index();
+            sources.push(Source {
+                name: seal.name(),
+                store: segment.store.clone(),
+                rows: segment.index.file(),
+                seal: seal.clone(),
+            });
+        }
+        Ok((next == plan.next && !sources.is_empty()).then_some(sources))
+    }
+}
+
+impl Source {
+    /// Takes the batches of which a record lives.
+    fn take_live(&self, number: usize, plan: &Rewrite, live: &mut Vec<Live>) -> Result<(), Error> {
+        let bases = Bases::new(self.seal.base, self.seal.first_position);
+        let all = self.seal.rows as usize;
+        let mut last: Option<Row> = None;
+        let mut take = |row: &Row, next: Position| {
+            let records = next.0.checked_sub(row.position.0);
+            let records = records.and_then(|records| u32::try_from(records).ok());
+            let records = records.filter(|records| *records > 0);
+            let records = records.ok_or(Error::Malformed("the rows are not in order"))?;
+            if plan.lives(row.log, row.offset.0.saturating_add(records.into())) {
+                live.push(Live {
+                    log: row.log,
+                    offset: row.offset,
+                    position: row.position,
+                    source: number,
+                    place: row.place,
+                    check: row.check,
+                    records,
+                });
+            }
+            Ok::<_, Error>(())
+        };
+        for from in (0..all).step_by(STEP_ROWS) {
+            let bytes = self.rows.read(from..(from + STEP_ROWS).min(all))?;
+            for row in bytes.chunks_exact(ROW_BYTES) {
+                let row = row.first_chunk().and_then(|row| bases.decode(row));
+                let row = row.ok_or(Error::Malformed("a row does not check"))?;
+                if let Some(last) = last.replace(row) {
+                    take(&last, row.position)?;
+                }
+            }
+        }
+        match last {
+            Some(last) => take(&last, self.seal.next_position),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a segment covers that stands for these.
+fn cover_of(plan: &Rewrite, sources: &[Source]) -> Cover {
+    let mut term_ends: Vec<TermEnd> = Vec::new();
+    for Source { seal, .. } in sources {
+        let before = seal.base.0 - plan.base.0;
+        for end in &seal.term_ends {
+            let entry = u32::try_from(before + u64::from(end.entry)).unwrap_or(u32::MAX);
+            match term_ends.last_mut() {
+                Some(last) if last.term == end.term => last.entry = entry,
+                _ => term_ends.push(TermEnd { entry, ..*end }),
+            }
+        }
+    }
+    let position = |seal: Option<&Source>, of: fn(&Seal) -> Position| {
+        seal.map_or(Position(0), |source| of(&source.seal))
+    };
+    Cover {
+        first_position: position(sources.first(), |seal| seal.first_position),
+        next_position: position(sources.last(), |seal| seal.next_position),
+        sealed_ms: plan.sealed_ms,
+        term_ends,
+    }
+}

@@ -1,0 +1,413 @@
+//! Rewrites sealed segments with what lives of them, as entries of the log say, and, on the leader, decides which.
+//!
+//! A segment lives as long as the longest-lived record in it. Where more is dead than a share, the leader has a run of
+//! sealed segments rewritten. Each node does it in its own time: once its engine needs the entries no more, since a
+//! snapshot covers them, and once its checkpoint knows what was given up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::live::Live as Setting;
+use crate::log::{Index, Live, LogId, Offset, Rewrite, Rewriting, SegmentInfo, SegmentName};
+use crate::raft::entry::catalog::REWRITE_LOGS_MAX;
+use crate::raft::entry::command::Command;
+use crate::raft::error::Error;
+use crate::raft::home::blocking::on_disk;
+use crate::retry::CALL_WAIT;
+
+use super::Upkeep;
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Between two tries of the same.
+const AGAIN: Duration = Duration::from_secs(2);
+/// The most segments that give way to one.
+const SEGMENTS_MAX: usize = 64;
+/// Rewritten segments beside each other that are merged though nothing in them is dead, if half a segment holds them.
+const SMALL_MIN: usize = 8;
+/// The most bytes that are read or written a second for it.
+const BYTES_PER_SECOND: u64 = 64 << 20;
+/// What is written may take this part of what is free.
+const FREE_SHARE: u64 = 4;
+
+/// What the leader knows of its sealed segments.
+#[derive(Debug, Default)]
+pub struct Worth {
+    lives: BTreeMap<SegmentName, Live>,
+    /// The raft index from which on the next segment is looked at.
+    next: Index,
+    /// How often records were given up when the look at all of them began, and how many there were.
+    began: (u64, usize),
+    /// The same of the last look that came to its end: while nothing changes, none begins.
+    ended: Option<(u64, usize)>,
+}
+
+/// Sealed segments side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    from: usize,
+    to: usize,
+    live: u64,
+    bytes: u64,
+}
+
+impl Run {
+    fn dead(&self) -> u64 {
+        self.bytes - self.live
+    }
+}
+
+impl Worth {
+    /// The segment that is looked at next: none at the end of a look at all of them. `None` if nothing changed since the
+    /// last such look.
+    fn next_of(
+        &mut self,
+        sealed: &[SegmentInfo],
+        now: (u64, usize),
+    ) -> Option<Option<SegmentInfo>> {
+        if self.next == Index(0) {
+            if self.ended == Some(now) {
+                return None;
+            }
+            self.began = now;
+            // Without a trim what is known of a segment stays true.
+            let is_known = self.ended.is_some_and(|ended| ended.0 == now.0);
+            let names: BTreeSet<_> = sealed.iter().map(|one| one.name).collect();
+            self.lives
+                .retain(|name, _| is_known && names.contains(name));
+        }
+        let is_next =
+            |one: &&SegmentInfo| one.base >= self.next && !self.lives.contains_key(&one.name);
+        let next = sealed.iter().find(is_next);
+        match next {
+            Some(next) => self.next = next.next_index,
+            None => {
+                self.next = Index(0);
+                self.ended = Some(self.began);
+            }
+        }
+        Some(next.copied())
+    }
+}
+
+impl Upkeep {
+    /// Rewrites segments. Never returns.
+    pub async fn rewrite(&self, dead_percent: Setting<u64>) {
+        let worth = Mutex::new(Worth::default());
+        loop {
+            sleep(LOOK_EVERY).await;
+            let done = match self.due() {
+                Some(plan) => self.carry_out(&plan).await,
+                None => self.decide(&worth, dead_percent.get()).await.map(|()| true),
+            };
+            match done {
+                Ok(true) => {}
+                Ok(false) => sleep(AGAIN).await,
+                Err(error) => {
+                    tracing::warn!(%error, "segments were not rewritten; it is tried again");
+                    sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// The first of the rewritings that this node has not done yet, and can do.
+    fn due(&self) -> Option<Rewrite> {
+        let log = &self.node.log;
+        self.node.state.read(|fsm| {
+            let mut all = fsm.rewrites.all();
+            let due = all.find(|plan| !log.is_rewritten(plan) && log.can_rewrite(plan));
+            due.cloned()
+        })
+    }
+
+    /// Rewrites segments; false if it must wait.
+    async fn carry_out(&self, plan: &Rewrite) -> Result<bool, Error> {
+        let (log, wanted) = (self.node.log.clone(), plan.clone());
+        let Some(takes) = on_disk(move || Ok::<_, Error>(log.rewrite_bytes(&wanted)?)).await?
+        else {
+            return Ok(false);
+        };
+        let snapshots = &self.kept.snapshots;
+        let free = snapshots.disk.available(&snapshots.dir).unwrap_or(u64::MAX);
+        if takes > free / FREE_SHARE {
+            tracing::debug!(
+                takes,
+                free,
+                "segments wait to be rewritten until there is room"
+            );
+            return Ok(false);
+        }
+        let (log, wanted) = (self.node.log.clone(), plan.clone());
+        let begun = on_disk(move || Ok::<_, Error>(log.begin_rewrite(&wanted)?)).await?;
+        let Some(mut rewriting) = begun else {
+            return Ok(false);
+        };
+        let began = Instant::now();
+        loop {
+            let (back, moved) = on_disk(move || step(rewriting)).await?;
+            rewriting = back;
+            match moved {
+                Some(bytes) => sleep(pace(bytes)).await,
+                None => break,
+            }
+        }
+        let rewritten = on_disk(move || Ok::<_, Error>(rewriting.finish()?)).await?;
+        // From here on the engine reads none of these entries, and a start knows what was given up.
+        self.purge(plan.next.0 - 1, plan.at.0).await?;
+        if !self.is_covered(plan.at).await? {
+            let log = self.node.log.clone();
+            on_disk(move || Ok::<_, Error>(log.forget_rewriting(&rewritten)?)).await?;
+            return Ok(false);
+        }
+        let (log, state) = (self.node.log.clone(), self.node.state.clone());
+        let (bytes, of) = (rewritten.bytes(), rewritten.segments());
+        let swapped = on_disk(move || {
+            // No snapshot is adopted meanwhile.
+            let _no_adoption = state.covered();
+            Ok::<_, Error>(log.swap(&rewritten)?)
+        });
+        let swapped = swapped.await?;
+        if swapped {
+            let ms = began.elapsed().as_millis();
+            tracing::info!(base = %plan.base, segments = of, bytes, ms, "rewrote segments");
+        }
+        Ok(swapped)
+    }
+
+    /// Has a checkpoint saved that covers an entry; false if that could not be.
+    async fn is_covered(&self, at: Index) -> Result<bool, Error> {
+        let (state, checkpointer) = (self.node.state.clone(), self.kept.checkpointer.clone());
+        on_disk(move || {
+            if *state.covered() > at.0 {
+                return Ok(true);
+            }
+            checkpointer.save()?;
+            let covered = *state.covered();
+            Ok(covered > at.0)
+        })
+        .await
+    }
+
+    /// Looks at one more segment and, once all were looked at, decides on a run of them, if this node leads.
+    async fn decide(&self, worth: &Mutex<Worth>, dead_percent: u64) -> Result<(), Error> {
+        if !self.node.view().writable || dead_percent == 0 {
+            *worth.lock() = Worth::default();
+            return Ok(());
+        }
+        let segments = self.node.log.segments();
+        let sealed: Vec<_> = segments
+            .into_iter()
+            .filter(|one| one.next_position.is_some())
+            .collect();
+        let now = (self.node.log.given_up(), sealed.len());
+        let Some(next) = worth.lock().next_of(&sealed, now) else {
+            return Ok(());
+        };
+        if let Some(next) = next {
+            let log = self.node.log.clone();
+            let seen = on_disk(move || Ok::<_, Error>(log.live(next.base)?)).await?;
+            let mut worth = worth.lock();
+            match seen {
+                Some(live) => drop(worth.lives.insert(next.name, live)),
+                None => drop(worth.lives.remove(&next.name)),
+            }
+            return Ok(());
+        }
+        let bytes_max = self.node.log.segment_bytes_max();
+        let limits = (bytes_max, dead_percent);
+        let Some(plan) = plan(&sealed, &worth.lock().lives, limits) else {
+            return Ok(());
+        };
+        let written = self.node.raft.client_write(Command::Rewrite(plan));
+        match timeout(CALL_WAIT, written).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "segments are not rewritten: nobody was told")
+            }
+            Err(_) => tracing::debug!("segments are not rewritten yet: the answer is late"),
+        }
+        worth.lock().ended = None;
+        Ok(())
+    }
+}
+
+/// A step on a thread that may wait for the disk.
+fn step(mut rewriting: Rewriting) -> Result<(Rewriting, Option<u64>), Error> {
+    let moved = rewriting.step()?;
+    Ok((rewriting, moved))
+}
+
+/// How long to wait after so many bytes.
+fn pace(bytes: u64) -> Duration {
+    Duration::from_micros(bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND)
+}
+
+/// The run of segments that is rewritten next; `None` if none is worth it.
+fn plan(
+    sealed: &[SegmentInfo],
+    lives: &BTreeMap<SegmentName, Live>,
+    limits: (u64, u64),
+) -> Option<Rewrite> {
+    let run = best(sealed, lives, limits)?;
+    let segments = &sealed[run.from..run.to];
+    let mut firsts: BTreeMap<LogId, Offset> = BTreeMap::new();
+    for segment in segments {
+        for (log, first) in &lives.get(&segment.name)?.firsts {
+            // One look is later than another: what is given up stays so.
+            let known = firsts.entry(*log).or_insert(*first);
+            *known = (*known).max(*first);
+        }
+    }
+    if firsts.len() > REWRITE_LOGS_MAX {
+        return None;
+    }
+    Some(Rewrite {
+        at: Index(0),
+        base: segments.first()?.base,
+        next: segments.last()?.next_index,
+        sealed_ms: segments.iter().map(|one| one.since_ms).max()?,
+        firsts,
+    })
+}
+
+fn best(
+    sealed: &[SegmentInfo],
+    lives: &BTreeMap<SegmentName, Live>,
+    (segment_bytes_max, dead_percent): (u64, u64),
+) -> Option<Run> {
+    let mut best: Option<Run> = None;
+    for from in 0..sealed.len() {
+        let mut run = Run {
+            from,
+            to: from,
+            live: 0,
+            bytes: 0,
+        };
+        let (mut positions, mut rewritten) = (0, 0);
+        for one in sealed[from..].iter().take(SEGMENTS_MAX) {
+            let Some(live) = lives.get(&one.name).filter(|_| one.rolled && !one.damaged) else {
+                break;
+            };
+            positions += one.positions;
+            rewritten += usize::from(one.name.rewritten.is_some());
+            run.to += 1;
+            run.live += live.bytes;
+            run.bytes += live.of_bytes;
+            if run.live > segment_bytes_max || positions > u64::from(u32::MAX) {
+                break;
+            }
+            let is_dead = run.dead() > 0 && run.dead() * 100 >= run.bytes * dead_percent;
+            let many = run.to - run.from;
+            let is_small =
+                rewritten == many && many >= SMALL_MIN && run.live <= segment_bytes_max / 2;
+            // The more comes back at once the better; of equals the older comes first.
+            if (is_dead || is_small) && best.is_none_or(|best| run.dead() > best.dead()) {
+                best = Some(run);
+            }
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT: u64 = 1000;
+
+    /// Segments of so many bytes, of which so many live; the mark says that it was rewritten before.
+    fn segments(of: &[(u64, u64, bool)]) -> (Vec<SegmentInfo>, BTreeMap<SegmentName, Live>) {
+        let mut lives = BTreeMap::new();
+        let info = |(number, (bytes, live, rewritten)): (u64, &(u64, u64, bool))| {
+            let base = Index(number * 10);
+            let name = SegmentName {
+                base,
+                rewritten: rewritten.then_some(Index(5000 + number)),
+            };
+            lives.insert(
+                name,
+                Live {
+                    bytes: *live,
+                    of_bytes: *bytes,
+                    firsts: vec![(LogId(1), Offset(number))],
+                },
+            );
+            SegmentInfo {
+                base,
+                name,
+                next_index: Index(base.0 + 10),
+                bytes: *bytes,
+                positions: 10,
+                next_position: Some(crate::log::Position(base.0 + 10)),
+                opened: crate::env::Instant::now(),
+                found: false,
+                since_ms: number,
+                rolled: true,
+                damaged: false,
+            }
+        };
+        let infos = (0..).zip(of).map(info).collect();
+        (infos, lives)
+    }
+
+    fn ranges(of: &[(u64, u64, bool)]) -> Option<(u64, u64)> {
+        let (infos, lives) = segments(of);
+        let plan = plan(&infos, &lives, (SEGMENT, 50))?;
+        Some((plan.base.0, plan.next.0))
+    }
+
+    #[test]
+    fn what_gives_back_most_comes_first() {
+        assert_eq!(ranges(&[]), None);
+        assert_eq!(ranges(&[(1000, 1000, false), (1000, 600, false)]), None);
+        let half = [(1000, 1000, false), (1000, 500, false), (1000, 900, false)];
+        assert_eq!(ranges(&half), Some((10, 20)));
+        let three = [(1000, 400, false), (1000, 10, false), (1000, 400, false)];
+        assert_eq!(ranges(&three), Some((0, 30)), "they fit into one");
+        let alike = [(1000, 300, false), (1000, 1000, false), (1000, 300, false)];
+        assert_eq!(ranges(&alike), Some((0, 10)), "the older of equals");
+    }
+
+    #[test]
+    fn a_look_ends_and_none_begins_before_something_changed() {
+        let (infos, _) = segments(&[(1000, 100, false); 2]);
+        let mut worth = Worth::default();
+        let looks = |worth: &mut Worth, now| {
+            let next = worth.next_of(&infos, now);
+            next.map(|next| next.map(|one| one.base.0))
+        };
+        let look = [Some(Some(0)), Some(Some(10)), Some(None), None];
+        assert_eq!(look.map(|_| looks(&mut worth, (1, 2))), look);
+        assert_eq!(looks(&mut worth, (2, 2)), Some(Some(0)), "a trim");
+        // What changes in the midst of a look is looked at in the next one.
+        let look = [Some(Some(10)), Some(None), Some(Some(0))];
+        assert_eq!(look.map(|_| looks(&mut worth, (3, 2))), look);
+    }
+
+    #[test]
+    fn small_ones_merge_and_nothing_else_does() {
+        let small = [(50, 50, true); SMALL_MIN];
+        assert_eq!(ranges(&small), Some((0, 10 * SMALL_MIN as u64)));
+        assert_eq!(ranges(&small[1..]), None);
+        assert_eq!(ranges(&[(50, 50, false); SMALL_MIN]), None, "as appended");
+        assert_eq!(
+            ranges(&[(90, 90, true); SMALL_MIN]),
+            None,
+            "over half a segment"
+        );
+    }
+
+    #[test]
+    fn what_is_damaged_or_ended_by_itself_stays() {
+        let (mut infos, lives) = segments(&[(1000, 100, false); 3]);
+        infos[0].damaged = true;
+        infos[1].rolled = false;
+        let plan = plan(&infos, &lives, (SEGMENT, 50)).unwrap();
+        assert_eq!((plan.base.0, plan.next.0, plan.sealed_ms), (20, 30, 2));
+        assert_eq!(plan.firsts[&LogId(1)], Offset(2));
+    }
+}
