@@ -73,9 +73,6 @@ use state::LogState;
 use write::io::{Queue, Request};
 use write::making::{self, Maker};
 
-/// Where the frames of a store begin in its file.
-pub const STORE_BEGINS: u64 = format::file_header::FILE_HEADER_BYTES as u64;
-
 /// Records of one batch that were accepted: a part of an entry's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {

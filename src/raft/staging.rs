@@ -86,6 +86,7 @@ pub async fn receive(
         copied.map_err(|error| {
             // It may be elsewhere by now, and one that is no member yet is known by introduction alone.
             log.0.hearing.want_introduction();
+            tracing::warn!(base = %seal.base, %error, "a segment of a snapshot was not copied; the leader sends it again");
             Status::unavailable(error.to_string())
         })?;
         fetched += 1;

@@ -178,19 +178,24 @@ impl Store {
 
     /// Reads and checks the frames in a span.
     pub fn entries(&self, span: Span) -> Result<Vec<Entry>, Error> {
-        let mut bytes = self.read(span.position, span.length)?;
-        let mut entries = Vec::new();
+        self.frames(span).map(|(_, entries)| entries)
+    }
+
+    /// The same, with the bytes that they are in.
+    pub fn frames(&self, span: Span) -> Result<(Bytes, Vec<Entry>), Error> {
+        let bytes = self.read(span.position, span.length)?;
+        let (mut entries, mut rest) = (Vec::new(), bytes.clone());
         let mut at = u64::from(span.position);
-        while !bytes.is_empty() {
+        while !rest.is_empty() {
             let index = Index(span.first.0 + entries.len() as u64);
-            let (entry, length) = parse(&bytes)
-                .filter(|(entry, length)| entry.index == index && *length <= bytes.len())
+            let (entry, length) = parse(&rest)
+                .filter(|(entry, length)| entry.index == index && *length <= rest.len())
                 .ok_or_else(|| self.corrupt(at, "a frame does not check"))?;
             entries.push(entry);
-            bytes = bytes.slice(length..);
+            rest = rest.slice(length..);
             at += length as u64;
         }
-        Ok(entries)
+        Ok((bytes, entries))
     }
 
     /// The error of bytes that do not check.

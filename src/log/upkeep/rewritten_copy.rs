@@ -12,8 +12,8 @@ use crate::log::format::seal::Seal;
 use crate::log::open::listing;
 use crate::log::open::rewritten::Told;
 use crate::log::segment::Damage;
-use crate::log::segment::store::Store;
-use crate::log::{Error, Log};
+use crate::log::segment::store::{Span, Store};
+use crate::log::{Error, Index, Log};
 
 /// Builds a copy of one rewritten segment in a directory of its own.
 #[derive(Debug)]
@@ -99,28 +99,45 @@ fn mismatch(wanted: &Seal, what: &'static str) -> Error {
 }
 
 impl Log {
-    /// Bytes of the store of a rewritten segment from `at` on, behind the header: none at its end. Whoever copies them
-    /// checks them.
+    /// Frames of the store of a rewritten segment from number `at` on, about `bytes_max` bytes of them and at least one,
+    /// and the number behind them: none at its end. They check: whoever copies them cannot tell this node of damage.
     ///
     /// # Errors
     ///
     /// [`Error::NoEntry`] if it is not here, [`Error::Damaged`] if it waits for repair.
-    pub fn store_part(&self, name: SegmentName, at: u64, bytes_max: usize) -> Result<Bytes, Error> {
-        let (store, end) = {
+    pub fn store_part(
+        &self,
+        name: SegmentName,
+        at: Index,
+        bytes_max: u32,
+    ) -> Result<(Bytes, Index), Error> {
+        let (store, seal) = {
             let state = self.0.state.read();
             let number = state.segment_number(name.base);
             let segment = number.map(|number| &state.segments[number]);
-            let Some(segment) = segment.filter(|segment| segment.name() == name) else {
+            let segment = segment.filter(|segment| segment.name() == name);
+            let Some((segment, seal)) =
+                segment.and_then(|segment| Some((segment, segment.seal()?)))
+            else {
                 return Err(state.no_entry(name.base));
             };
             if segment.damage == Some(Damage::Store) {
                 return Err(segment.damaged());
             }
-            (segment.store.clone(), segment.end())
+            (segment.store.clone(), seal.clone())
         };
-        let at = u32::try_from(at.max(FILE_HEADER_BYTES as u64)).unwrap_or(u32::MAX);
-        let left = end.saturating_sub(at) as usize;
-        let read = store.read(at, left.min(bytes_max));
-        read.map_err(|error| self.note_damage(&store, error))
+        if at >= seal.entries_end() {
+            return Ok((Bytes::new(), at));
+        }
+        let mark = seal.mark_before(at);
+        let stop = mark.position.saturating_add(bytes_max);
+        let span = Span {
+            first: Index(seal.base.0 + u64::from(mark.entry)),
+            position: mark.position,
+            length: (seal.mark_after(at, |at| at >= stop) - mark.position) as usize,
+        };
+        let read = store.frames(span);
+        let (bytes, frames) = read.map_err(|error| self.note_damage(&store, error))?;
+        Ok((bytes, Index(span.first.0 + frames.len() as u64)))
     }
 }

@@ -102,16 +102,15 @@ pub fn store_parts(
     log: Log,
     name: SegmentName,
 ) -> impl Stream<Item = Result<pb::SegmentPart, Status>> {
-    stream::try_unfold((log, 0), move |(log, at)| async move {
+    stream::try_unfold((log, name.base), move |(log, at)| async move {
         let read = on_disk(move || {
-            let store = log.store_part(name, at, PART_BYTES)?;
-            Ok::<_, log::Error>((log, store))
+            let part = log.store_part(name, at, PART_BYTES as u32)?;
+            Ok::<_, log::Error>((log, part))
         });
-        let (log, store) = read.await.map_err(|error| status(&error))?;
+        let (log, (store, next)) = read.await.map_err(|error| status(&error))?;
         if store.is_empty() {
             return Ok(None);
         }
-        let next = at.max(log::STORE_BEGINS) + store.len() as u64;
         let part = pb::SegmentPart {
             store,
             ..pb::SegmentPart::default()
