@@ -110,7 +110,7 @@ impl Builder {
     pub fn push(&mut self, record: &Record) {
         self.bytes.put_u8(RECORD_TAG);
         varint::put(&mut self.bytes, record_bytes(record) as u64);
-        if !record.value.is_empty() {
+        if !record.tombstone {
             put_bytes(&mut self.bytes, VALUE, &record.value);
         }
         if let Some(key) = &record.key {
@@ -154,9 +154,12 @@ pub fn bytes_in_batch(record: &Record) -> usize {
 fn record_bytes(record: &Record) -> usize {
     let part = |bytes: usize| 1 + varint::bytes_of(bytes as u64) + bytes;
     let headers = record.headers.iter();
-    let value = record.value.len();
+    let value = match record.tombstone {
+        true => 0,
+        false => part(record.value.len()),
+    };
     let timestamp = record.client_timestamp_ms;
-    (if value > 0 { part(value) } else { 0 })
+    value
         + record.key.as_ref().map_or(0, |key| part(key.len()))
         + headers
             .map(|header| part(header_bytes(header)))
@@ -249,10 +252,15 @@ pub fn records(bytes: &Bytes) -> impl Iterator<Item = Result<Record, BatchError>
 }
 
 fn decode(batch: &Bytes, mut rest: &[u8]) -> Result<Record, BatchError> {
-    let mut record = Record::default();
+    let mut record = Record {
+        tombstone: true,
+        ..Record::default()
+    };
     while !rest.is_empty() {
         match next_field(&mut rest)? {
-            (VALUE, Field::Bytes(value)) => record.value = batch.slice_ref(value),
+            (VALUE, Field::Bytes(value)) => {
+                (record.value, record.tombstone) = (batch.slice_ref(value), false);
+            }
             (KEY, Field::Bytes(key)) => record.key = Some(batch.slice_ref(key)),
             (HEADER, Field::Bytes(header)) => {
                 let (name, value) = header_parts(header)?;
@@ -299,6 +307,20 @@ fn slice(bytes: &Bytes, part: Part) -> Result<(Bytes, u32), BatchError> {
         (end, taken) = (behind, taken + 1);
     }
     Ok((bytes.slice(begin..end), taken))
+}
+
+/// The first `count` records of a batch without compression, and those behind them.
+///
+/// # Errors
+///
+/// [`BatchError::Malformed`] if there are not as many.
+pub fn split(bytes: &Bytes, count: u32) -> Result<(Bytes, Bytes), BatchError> {
+    let mut rest = &bytes[..];
+    for _ in 0..count {
+        next_record(&mut rest)?;
+    }
+    let at = bytes.len() - rest.len();
+    Ok((bytes.slice(..at), bytes.slice(at..)))
 }
 
 const UNKNOWN_FIELD: BatchError = BatchError::Malformed("it has a field that is not known here");
@@ -388,7 +410,9 @@ mod tests {
                 key: Some("".into()),
                 headers: vec![header("n", "v"), header("", ""), header("n", "w")],
                 client_timestamp_ms: u64::MAX,
+                ..Record::default()
             },
+            Record::tombstone("gone"),
         ]
     }
 
@@ -412,8 +436,10 @@ mod tests {
     fn the_bytes_are_the_message() {
         let bytes = built(&some());
         let message = v1::Records::decode(bytes.clone()).unwrap();
-        assert_eq!(message.records.len(), 3);
-        assert_eq!(message.records[0].value, "a");
+        assert_eq!(message.records.len(), 4);
+        assert_eq!(message.records[0].value.as_deref(), Some(&b"a"[..]));
+        assert_eq!(message.records[1].value.as_deref(), Some(&b""[..]));
+        assert_eq!(message.records[3].value, None, "absent is not empty");
         assert_eq!(message.records[0].key, None);
         assert_eq!(message.records[2].key.as_deref(), Some(&b""[..]));
         assert_eq!(message.records[2].headers[2].value, "w");
@@ -421,15 +447,15 @@ mod tests {
         let again: Bytes = message.encode_to_vec().into();
         let back: Result<Vec<_>, _> = records(&again).collect();
         assert_eq!(back.unwrap(), some());
-        assert_eq!(check(&again, &LIMITS), Ok(3));
-        assert_eq!(check(&bytes, &LIMITS), Ok(3));
+        assert_eq!(check(&again, &LIMITS), Ok(4));
+        assert_eq!(check(&bytes, &LIMITS), Ok(4));
         let timed = Limits {
             timestamps_required: true,
             ..LIMITS
         };
         let first = BatchError::NoTimestamp { number: 1 };
         assert_eq!(check(&bytes, &timed), Err(first));
-        assert_eq!(check(&built(&some()[2..]), &timed), Ok(1));
+        assert_eq!(check(&built(&some()[2..3]), &timed), Ok(1));
     }
 
     #[test]

@@ -5,8 +5,11 @@ use bytes::Bytes;
 /// One record of a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The payload.
+    /// The payload; empty if there is none.
     pub value: Bytes,
+    /// Whether there is no value, which differs from an empty one. In a log that is compacted by key such a record
+    /// removes its key; elsewhere it is a record as any other.
+    pub tombstone: bool,
     /// The key. A record without a key differs from one with an empty key.
     pub key: Option<Bytes>,
     /// The headers, in the order in which they were given.
@@ -21,6 +24,14 @@ impl Record {
         Self {
             value: value.into(),
             ..Self::default()
+        }
+    }
+
+    /// A record without a value: in a log that is compacted by key it removes the key.
+    pub fn tombstone(key: impl Into<Bytes>) -> Self {
+        Self {
+            tombstone: true,
+            ..Self::default().with_key(key)
         }
     }
 

@@ -83,7 +83,10 @@ pub(super) fn fields(consumed: &ConsumedRecord) -> Map<String, Value> {
         });
         fields.insert("headers".to_owned(), headers.collect());
     }
-    put_bytes(&mut fields, "value", &record.value);
+    match record.tombstone {
+        true => drop(fields.insert("value".to_owned(), Value::Null)),
+        false => put_bytes(&mut fields, "value", &record.value),
+    }
     fields
 }
 
@@ -194,6 +197,12 @@ mod tests {
         assert_eq!(
             parsed(&consumed(b"a\"b", None)),
             json!({ "log": "default", "offset": 3, "append_timestamp_ms": 9, "value": "a\"b" })
+        );
+        let mut tombstone = consumed(b"", Some(b"k"));
+        tombstone.record.tombstone = true;
+        assert_eq!(
+            parsed(&tombstone),
+            json!({ "log": "default", "offset": 3, "append_timestamp_ms": 9, "key": "k", "value": null })
         );
         let mut full = consumed(b"\xff", Some(b"\xfe"));
         full.record.client_timestamp_ms = 7;

@@ -57,7 +57,7 @@ pub fn batch<V: Into<Bytes>>(values: impl IntoIterator<Item = V>) -> Batch {
 
 fn record(value: impl Into<Bytes>) -> Record {
     Record {
-        value: value.into(),
+        value: Some(value.into()),
         ..Record::default()
     }
 }
@@ -77,7 +77,8 @@ pub fn values(stored: &StoredBatch) -> Vec<(u64, Bytes)> {
     assert_eq!(batch.compression(), Compression::Unspecified, "not asked");
     let records = Records::decode(batch.records.clone()).expect("a serialized `Records`");
     assert_eq!(records.records.len(), batch.count as usize);
-    let values = records.records.into_iter().map(|record| record.value);
+    let values = records.records.into_iter();
+    let values = values.map(|record| record.value.unwrap_or_default());
     (stored.first_offset..).zip(values).collect()
 }
 

@@ -137,6 +137,7 @@ async fn records_share_batches_and_keep_what_they_carry() {
                 value: Bytes::new(),
             }],
             client_timestamp_ms: number,
+            ..Record::default()
         };
         let mut last = None;
         for number in 0..20_000 {

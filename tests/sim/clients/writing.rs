@@ -178,7 +178,7 @@ pub async fn append(hand: Hand) {
 /// A batch as it is sent.
 pub fn batch(values: Vec<Bytes>) -> Batch {
     let record = |value| WireRecord {
-        value,
+        value: Some(value),
         ..WireRecord::default()
     };
     let records: Vec<_> = values.into_iter().map(record).collect();

@@ -16,7 +16,9 @@ struct Line {
     key_base64: Option<String>,
     #[serde(default)]
     headers: Vec<Pair>,
-    value: Option<String>,
+    /// `null` is a tombstone's.
+    #[serde(default, deserialize_with = "given")]
+    value: Option<Option<String>>,
     value_base64: Option<String>,
     #[serde(default)]
     client_timestamp_ms: u64,
@@ -27,6 +29,11 @@ struct Line {
     _position: Option<IgnoredAny>,
     #[serde(rename = "append_timestamp_ms")]
     _append_timestamp_ms: Option<IgnoredAny>,
+}
+
+/// What a member is, if it is there, `null` included.
+fn given<'de, D: serde::Deserializer<'de>>(member: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(member).map(Some)
 }
 
 /// A header.
@@ -50,7 +57,9 @@ pub(super) enum NoRecord {
     },
     #[error("it has both {member} and {member}_base64; leave one of them out")]
     Twice { member: &'static str },
-    #[error("{what} has no value: add `value`, or `value_base64`")]
+    #[error(
+        "{what} has no value: add `value`, or `value_base64`; `\"value\": null` is a tombstone's"
+    )]
     NoValue { what: &'static str },
 }
 
@@ -64,9 +73,12 @@ pub(super) fn record(line: &[u8]) -> Result<(Option<String>, Record), NoRecord> 
             value: value.ok_or(NoRecord::NoValue { what: "a header" })?,
         })
     };
-    let value = bytes("value", line.value, line.value_base64)?;
+    let tombstone = line.value == Some(None) && line.value_base64.is_none();
+    let value = bytes("value", line.value.flatten(), line.value_base64)?;
+    let value = value.or(tombstone.then(Bytes::new));
     let record = Record {
         value: value.ok_or(NoRecord::NoValue { what: "it" })?,
+        tombstone,
         key: bytes("key", line.key, line.key_base64)?,
         headers: line
             .headers
@@ -125,7 +137,9 @@ mod tests {
                 key: Some(bytes(b"")),
                 headers: vec![header("", b""), header("n", b"\x80"), header("n", b"v")],
                 client_timestamp_ms: u64::MAX,
+                ..Record::default()
             },
+            Record::tombstone("k"),
             Record {
                 key: Some(bytes(b"\xc3\x28")),
                 client_timestamp_ms: 1,
