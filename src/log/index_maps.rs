@@ -23,6 +23,7 @@ impl Log {
     ) -> Result<T, Error> {
         // Held until the end: what is used last is not given up first.
         let mut loaded = Vec::new();
+        let mut failed: Option<(Arc<LazyMap>, Error)> = None;
         loop {
             let looked = look(&self.0.state.read());
             let lazy = match looked {
@@ -31,7 +32,11 @@ impl Log {
                     self.bound_maps();
                     return Ok(found);
                 }
-                Ok(Looked::Needs(lazy)) => lazy,
+                Ok(Looked::Needs(lazy)) => match failed.take() {
+                    // Who asks for it again does not see that its segment is marked, and would ask for ever.
+                    Some((failed, error)) if Arc::ptr_eq(&failed, &lazy) => return Err(error),
+                    _ => lazy,
+                },
                 Err(error) => {
                     let error = match of_directory(&error) {
                         Some(name) => self.note_bad_rows(name, error),
@@ -48,6 +53,7 @@ impl Log {
                 if !matches!(error, Error::Damaged { .. }) {
                     return Err(error);
                 }
+                failed = Some((lazy.clone(), error));
             }
             loaded.push(lazy);
         }

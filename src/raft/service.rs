@@ -248,6 +248,7 @@ impl raft_server::Raft for RaftService {
         let (from, to) = (Index(request.first_index), Index(request.next_index));
         let held = log.log().clone();
         let parts = match request.rewritten {
+            0 if request.newest => fetch::newest_parts(held, from)?.boxed(),
             0 => fetch::parts(held, from, to).boxed(),
             at => {
                 let name = SegmentName {

@@ -234,6 +234,63 @@ fn the_result_is_the_same_on_every_node() {
 }
 
 #[test]
+fn what_lives_of_a_segment_is_not_asked_for_ever_where_its_rows_are_lost() {
+    let disk = MemoryDisk::default();
+    let (log, checkpoint) = with_dead(&disk, &entries(30));
+    log.close();
+    let rotten = disk.kill();
+    let index = Path::new(DIR).join(format!("{:020}.index", 5));
+    rotten.corrupt(&index, |bytes| bytes[3] ^= 4);
+    let (log, _) = open(&rotten, Some(checkpoint)).unwrap();
+    assert!(log.live(Index(0)).unwrap().is_some());
+    assert_eq!(log.live(Index(5)).unwrap(), None);
+    assert_eq!(log.damaged().len(), 1);
+}
+
+/// The others have rewritten what is damaged here, so nobody has a copy of the damaged segment any more.
+#[test]
+fn what_another_node_rewrote_takes_the_place_of_a_damaged_segment() {
+    let entries = entries(60);
+    let (one, two) = (MemoryDisk::default(), MemoryDisk::default());
+    let (whole, _) = with_dead(&one, &entries);
+    let (log, checkpoint) = with_dead(&two, &entries);
+    log.close();
+    let rotten = two.kill();
+    let store = Path::new(DIR).join(format!("{:020}.store", 5));
+    rotten.corrupt(&store, |bytes| bytes[60] ^= 4);
+    let (log, _) = open(&rotten, Some(checkpoint.clone())).unwrap();
+    let mut scrub = log.scrub(Index(5)).unwrap();
+    while scrub.step().is_ok_and(|bytes| bytes > 0) {}
+    let damaged = log.damaged();
+    assert_eq!(damaged.len(), 1);
+    assert_eq!(whole.rewritten_at(damaged[0].seal.base), None);
+    assert!(rewrite(&whole, &plan_of(&whole, 1000, 0, 3)));
+    let seal = whole.rewritten_at(damaged[0].seal.base).unwrap();
+    assert_eq!(whole.rewritten_at(seal.next_index()), None);
+    let repair = Path::new(DIR).join("repair");
+    copy_rewritten(&whole, Arc::new(rotten.clone()), &repair, &seal);
+    let pin = log.pin();
+    assert!(!log.take_over(&seal, &repair).unwrap(), "it is pinned");
+    drop(pin);
+    let other = Seal {
+        next_position: Position(seal.next_position.0 + 1),
+        ..seal.clone()
+    };
+    assert!(
+        !log.take_over(&other, &repair).unwrap(),
+        "it ends elsewhere"
+    );
+    assert!(log.take_over(&seal, &repair).unwrap());
+    assert!(!log.take_over(&seal, &repair).unwrap(), "it is there");
+    assert_eq!((log.damaged().len(), all(&log)), (0, all(&whole)));
+    log.close();
+    let (log, _) = open(&rotten, Some(checkpoint)).unwrap();
+    assert_eq!(all(&log), all(&whole));
+    let found = verify::verify(&rotten, Path::new(DIR), None, &|_| {}).unwrap();
+    assert!(found.is_sound(), "{:?}", found.findings);
+}
+
+#[test]
 fn whoever_found_records_in_the_old_segments_reads_them_from_the_new_one() {
     let disk = MemoryDisk::default();
     let (log, _) = with_dead(&disk, &entries(100));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::log::format::seal::Seal;
 use crate::log::index_maps::Looked;
+use crate::log::segment::Segment;
 use crate::log::segment::store::Store;
 use crate::log::{Error, Index, Log, LogId, LogState, Offset};
 
@@ -67,6 +68,18 @@ impl LogState {
         (segment.damage.is_none()).then(|| (seal.clone(), segment.store.clone()))
     }
 
+    /// The segment of a seal, if it is there and whole, with its directory.
+    fn listed_of(&self, seal: &Seal) -> Looked<Option<&Segment>> {
+        let number = self.segment_number(seal.base);
+        let segment = number.map(|number| &self.segments[number]);
+        let segment = segment.filter(|segment| segment.name() == seal.name());
+        let segment = segment.filter(|segment| segment.damage.is_none());
+        match segment.and_then(|segment| segment.index.undirected()) {
+            Some(lazy) => Looked::Needs(lazy),
+            None => Looked::Found(segment),
+        }
+    }
+
     /// Adds up some logs of a segment; those of which a part lives come apart. `None` if the segment went.
     #[allow(clippy::type_complexity, reason = "two lists, and that there are none")]
     fn add_live(
@@ -74,14 +87,11 @@ impl LogState {
         seal: &Arc<Seal>,
         logs: &[LogId],
     ) -> Result<Looked<Option<(Live, Vec<Part>)>>, Error> {
-        let number = self.segment_number(seal.base);
-        let segment = number.map(|number| &self.segments[number]);
-        let Some(segment) = segment.filter(|segment| segment.name() == seal.name()) else {
-            return Ok(Looked::Found(None));
+        let segment = match self.listed_of(seal) {
+            Looked::Found(Some(segment)) => segment,
+            Looked::Found(None) => return Ok(Looked::Found(None)),
+            Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
         };
-        if let Some(lazy) = segment.index.undirected() {
-            return Ok(Looked::Needs(lazy));
-        }
         let (mut live, mut parts) = (Live::default(), Vec::new());
         for log in logs {
             let listed = segment.index.directory();
@@ -112,14 +122,11 @@ impl LogState {
         seal: &Arc<Seal>,
         part: &Part,
     ) -> Result<Looked<Option<Vec<u32>>>, Error> {
-        let number = self.segment_number(seal.base);
-        let segment = number.map(|number| &self.segments[number]);
-        let Some(segment) = segment.filter(|segment| segment.name() == seal.name()) else {
-            return Ok(Looked::Found(None));
+        let segment = match self.listed_of(seal) {
+            Looked::Found(Some(segment)) => segment,
+            Looked::Found(None) => return Ok(Looked::Found(None)),
+            Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
         };
-        if let Some(lazy) = segment.index.undirected() {
-            return Ok(Looked::Needs(lazy));
-        }
         let rows = segment.index.directory();
         let rows = rows
             .map(|directory| directory.rows_of(part.log))

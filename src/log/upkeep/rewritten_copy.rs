@@ -99,6 +99,14 @@ fn mismatch(wanted: &Seal, what: &'static str) -> Error {
 }
 
 impl Log {
+    /// The seal of the rewritten segment that holds an entry; `None` if none does, or it waits for repair.
+    pub fn rewritten_at(&self, at: Index) -> Option<Seal> {
+        let state = self.0.state.read();
+        let segment = &state.segments[state.segment_number(at)?];
+        let seal = segment.seal().filter(|_| segment.damage.is_none())?;
+        (seal.rewritten.is_some() && at < seal.next_index()).then(|| (**seal).clone())
+    }
+
     /// Frames of the store of a rewritten segment from number `at` on, about `bytes_max` bytes of them and at least one,
     /// and the number behind them: none at its end. They check: whoever copies them cannot tell this node of damage.
     ///

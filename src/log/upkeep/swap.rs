@@ -1,11 +1,13 @@
 //! A rewritten segment takes the place of those that it stands for.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::rewrite::{Rewrite, Rewritten};
 use crate::log::format::files::{self, Paths};
 use crate::log::format::seal::Seal;
 use crate::log::open::recovery::{self, LogDirectory};
+use crate::log::segment::Segment;
 use crate::log::segment::store::Store;
 use crate::log::{Error, Index, Log, LogState, Term};
 
@@ -29,16 +31,57 @@ impl Log {
         seal.write(disk, &paths.seal, &rewritten.directory.bytes)?;
         // From here on it counts.
         disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        self.take_place((first, rewritten.of.len()), &paths, seal.clone())?;
+        Ok(true)
+    }
+
+    /// Has another node's copy of a rewritten segment, in `from`, take the place of those that it stands for: one of them
+    /// is damaged, and no other node has it any more. False if segments end elsewhere here, or one is pinned.
+    ///
+    /// As with [`Self::swap`], a checkpoint is durable that covers the entry which says what lives.
+    pub fn take_over(&self, seal: &Seal, from: &Path) -> Result<bool, Error> {
+        let _upkeep = self.0.upkeep.lock();
+        let (disk, dir, name) = (&*self.0.disk, &self.0.dir, seal.name());
+        let Some((first, count)) = self.0.state.read().stood_for(seal) else {
+            return Ok(false);
+        };
+        self.forget_rewritten(name)?;
+        let (source, target) = (Paths::new(from, name), Paths::new(dir, name));
+        let moved = |source, target| {
+            let done = disk.rename(source, target);
+            done.map_err(Error::io("move", source))
+        };
+        moved(&source.store, &target.store)?;
+        moved(&source.index, &target.index)?;
+        disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        moved(&source.seal, &target.seal)?;
+        // From here on it counts.
+        disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        disk.sync_dir(from).map_err(Error::io("sync", from))?;
+        let read = Seal::read(disk, &target.seal, name)?;
+        let seal = read.unwrap_or_else(|| seal.clone());
+        self.take_place((first, count), &target, seal)?;
+        Ok(true)
+    }
+
+    /// Opens a rewritten segment that counts in the place of so many from number `first` on, and removes these.
+    fn take_place(
+        &self,
+        (first, count): (usize, usize),
+        paths: &Paths,
+        seal: Seal,
+    ) -> Result<(), Error> {
+        let (disk, dir) = (&*self.0.disk, &self.0.dir);
         let directory = LogDirectory {
             disk,
             dir,
             config: &self.0.config,
             handles: &self.0.handles,
         };
-        let segment = recovery::open_sealed(&directory, &paths, seal.clone())?;
+        let segment = recovery::open_sealed(&directory, paths, seal)?;
         let gone: Vec<_> = {
             let mut state = self.0.state.write();
-            let of = state.segments.range(first..first + rewritten.of.len());
+            let of = state.segments.range(first..first + count);
             let gone = of.map(|segment| segment.name()).collect();
             state.swap(first, segment);
             gone
@@ -47,7 +90,7 @@ impl Log {
         files::remove_all(disk, dir, gone.iter())?;
         // A read that began before may have opened one anew, which would keep its room on the disk.
         gone.iter().for_each(|name| self.forget_files(*name));
-        Ok(true)
+        Ok(())
     }
 
     /// Whether what was to be rewritten is, or was rewritten again, or is here no more.
@@ -96,12 +139,32 @@ impl LogState {
     fn place_of(&self, rewritten: &Rewritten) -> Option<usize> {
         let first = self.segment_number(rewritten.seal.base)?;
         let next = rewritten.seal.next_index();
-        let is_pinned = self.pins.iter().any(|pinned| *pinned < next);
+        let is_pinned = self.is_pinned_before(next);
         let mut held = self.segments.range(first..);
         let is_same = |of: &Arc<Store>| {
             let segment = held.next();
             segment.is_some_and(|segment| Arc::ptr_eq(&segment.store, of))
         };
         (!is_pinned && rewritten.of.iter().all(is_same)).then_some(first)
+    }
+
+    /// Which segments a rewritten one of another node stands for: the number of the first, and how many. `None` if they
+    /// end elsewhere here, were rewritten by a later entry, or are pinned.
+    fn stood_for(&self, seal: &Seal) -> Option<(usize, usize)> {
+        let first = self.segment_number(seal.base)?;
+        let held = self.segments.range(first..);
+        let held = held.take_while(|segment| segment.base() < seal.next_index());
+        let of: Vec<_> = held.map(Segment::seal).collect::<Option<_>>()?;
+        let (begins, ends) = (of.first()?, of.last()?);
+        let is_same = (begins.base, ends.next_index()) == (seal.base, seal.next_index())
+            && begins.first_position == seal.first_position
+            && ends.next_position == seal.next_position;
+        let is_later = of.iter().all(|held| held.rewritten < seal.rewritten);
+        let may_be = is_same && is_later && !self.is_pinned_before(seal.next_index());
+        may_be.then_some((first, of.len()))
+    }
+
+    fn is_pinned_before(&self, index: Index) -> bool {
+        self.pins.iter().any(|pinned| *pinned < index)
     }
 }

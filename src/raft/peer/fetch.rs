@@ -4,10 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, stream};
 use tokio::sync::OwnedMutexGuard;
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 use crate::disk::Disk;
 use crate::log::{
@@ -19,6 +18,7 @@ use crate::raft::entry::codec;
 use crate::raft::entry::wire_error::WireError;
 use crate::raft::error::FetchError;
 use crate::raft::home::blocking::on_disk;
+use crate::raft::snapshot;
 
 use super::transport::PeerClient;
 
@@ -39,30 +39,80 @@ pub async fn fetch(
     wanted: &Seal,
     hold: Option<&Hold>,
 ) -> Result<(), FetchError> {
-    let base = wanted.base;
-    let failed = |status: Status| FetchError::Peer {
-        base,
-        status: Box::new(status),
-    };
     let request = pb::FetchSegmentRequest {
-        first_index: base.0,
+        first_index: wanted.base.0,
         next_index: wanted.next_index().0,
         rewritten: wanted.rewritten.map_or(0, |at| at.0),
+        newest: false,
     };
-    let silent = |_| FetchError::Silent { base };
-    let call = tokio::time::timeout(PATIENCE, client.fetch_segment(request));
-    let mut parts = call.await.map_err(silent)?.map_err(failed)?.into_inner();
-    let (dir, seal) = (dir.to_owned(), wanted.clone());
-    let mut builder = on_disk_with(hold, move || Copy::new(disk, &dir, &seal)).await?;
-    loop {
-        let part = tokio::time::timeout(PATIENCE, parts.message()).await;
-        let Some(part) = part.map_err(silent)?.map_err(failed)? else {
-            break;
-        };
-        builder = on_disk_with(hold, move || builder.add(part)).await?;
+    let coming = Coming::begin(client, request).await?;
+    coming.copy(disk, dir, wanted, hold).await
+}
+
+/// The rewritten segment that holds the entry `at` on a peer, whichever it is; its parts come behind that.
+pub async fn newest(client: &mut PeerClient, at: Index) -> Result<(Seal, Coming), FetchError> {
+    let request = pb::FetchSegmentRequest {
+        first_index: at.0,
+        next_index: at.0 + 1,
+        rewritten: 0,
+        newest: true,
+    };
+    let mut coming = Coming::begin(client, request).await?;
+    let first = coming.next().await?;
+    let seal = first.and_then(|part| part.segment);
+    let seal = seal.ok_or(WireError::Missing("segment that comes"))?;
+    Ok((snapshot::seal_from_pb(&seal), coming))
+}
+
+/// A segment that comes from a peer, part by part.
+pub struct Coming {
+    parts: Streaming<pb::SegmentPart>,
+    base: Index,
+}
+
+impl Coming {
+    async fn begin(
+        client: &mut PeerClient,
+        request: pb::FetchSegmentRequest,
+    ) -> Result<Self, FetchError> {
+        let base = Index(request.first_index);
+        let call = tokio::time::timeout(PATIENCE, client.fetch_segment(request)).await;
+        let answer = call.map_err(|_| FetchError::Silent { base })?;
+        let answer = answer.map_err(|status| failed(base, status))?;
+        let parts = answer.into_inner();
+        Ok(Self { parts, base })
     }
-    on_disk_with(hold, move || builder.finish()).await?;
-    Ok(())
+
+    async fn next(&mut self) -> Result<Option<pb::SegmentPart>, FetchError> {
+        let base = self.base;
+        let part = tokio::time::timeout(PATIENCE, self.parts.message()).await;
+        let part = part.map_err(|_| FetchError::Silent { base })?;
+        part.map_err(|status| failed(base, status))
+    }
+
+    /// Builds the copy of `wanted` in `dir`. It is checked and durable on return.
+    pub async fn copy(
+        mut self,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        wanted: &Seal,
+        hold: Option<&Hold>,
+    ) -> Result<(), FetchError> {
+        let (dir, seal) = (dir.to_owned(), wanted.clone());
+        let mut builder = on_disk_with(hold, move || Copy::new(disk, &dir, &seal)).await?;
+        while let Some(part) = self.next().await? {
+            builder = on_disk_with(hold, move || builder.add(part)).await?;
+        }
+        on_disk_with(hold, move || builder.finish()).await?;
+        Ok(())
+    }
+}
+
+fn failed(base: Index, status: Status) -> FetchError {
+    FetchError::Peer {
+        base,
+        status: Box::new(status),
+    }
 }
 
 /// A copy that is built.
@@ -117,6 +167,20 @@ pub fn store_parts(
         };
         Ok(Some((part, (log, next))))
     })
+}
+
+/// The newest segment that holds an entry, if it is rewritten, as a peer fetches it: first which one it is.
+pub fn newest_parts(
+    log: Log,
+    at: Index,
+) -> Result<impl Stream<Item = Result<pb::SegmentPart, Status>>, Status> {
+    let seal = log.rewritten_at(at);
+    let seal = seal.ok_or_else(|| Status::not_found("no rewritten segment holds that here"))?;
+    let first = pb::SegmentPart {
+        segment: Some(snapshot::seal_to_pb(&seal)),
+        ..pb::SegmentPart::default()
+    };
+    Ok(stream::once(async { Ok(first) }).chain(store_parts(log, seal.name())))
 }
 
 /// Works on the disk as [`on_disk`] does, and keeps a hold until the work has ended.
@@ -187,7 +251,7 @@ pub fn parts(
         let part = pb::SegmentPart {
             entries: entries.into_iter().map(codec::to_wire).collect(),
             rows: rows.into_iter().map(row).collect(),
-            store: Bytes::new(),
+            ..pb::SegmentPart::default()
         };
         Ok(Some((part, (log, next))))
     })

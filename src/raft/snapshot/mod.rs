@@ -161,7 +161,7 @@ fn term_end_to_pb(end: &log::TermEnd) -> pb::TermEnd {
     }
 }
 
-fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
+pub fn seal_from_pb(seal: &pb::SegmentSeal) -> Seal {
     let end = |end: &pb::TermEnd| log::TermEnd {
         entry: end.entry,
         term: Term(end.term),

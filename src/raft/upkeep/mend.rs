@@ -1,14 +1,15 @@
 //! Mends damaged segments, from their own files or with another node's copy.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::log::{self, Damage, Damaged};
+use crate::log::{self, Damage, Damaged, Seal};
 use crate::raft::error::{Error, FetchError};
 use crate::raft::home::blocking::on_disk;
 use crate::raft::peer::fetch;
+use crate::raft::peer::transport::PeerClient;
 use crate::raft::snapshot;
 use crate::raft::view::counts::Mended;
 
@@ -65,7 +66,7 @@ impl Upkeep {
         let mut peers: Vec<_> = view.members.iter().filter(|peer| peer.id != me).collect();
         peers.sort_by_key(|peer| Some(peer.id) != view.leader);
         let mut last = None;
-        for peer in peers {
+        for peer in &peers {
             let mut client = self.node.transport.own_client(peer.id, &peer.member.addr);
             let disk = self.kept.snapshots.disk.clone();
             match fetch::fetch(&mut client, disk, &dir, &seal, None).await {
@@ -79,6 +80,14 @@ impl Upkeep {
                 Err(error) => last = Some(error),
             }
         }
+        for peer in &peers {
+            let mut client = self.node.transport.own_client(peer.id, &peer.member.addr);
+            match self.take_over(&mut client, &seal, &dir).await {
+                Ok(true) => return Ok("by what another node rewrote it to"),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "no rewritten segment came"),
+            }
+        }
         // A read may have failed on the way to the disk. With no other node to ask, the files are read again.
         let (log, base) = (self.node.log.clone(), seal.base);
         let again = on_disk(move || Ok::<_, Error>(log.look_again(&seal)?)).await?;
@@ -87,6 +96,41 @@ impl Upkeep {
         }
         let source = last.map(Box::new);
         Err(Error::NoCopy { base, source })
+    }
+
+    /// Takes over what a peer has in the place of a segment since it was rewritten there; false if that is not to be had.
+    /// Only once a checkpoint covers the entry that says what lives.
+    async fn take_over(
+        &self,
+        client: &mut PeerClient,
+        damaged: &Seal,
+        dir: &Path,
+    ) -> Result<bool, Error> {
+        let base = damaged.base;
+        let not_had = |error| Error::NoCopy {
+            base,
+            source: Some(Box::new(error)),
+        };
+        let (seal, coming) = fetch::newest(client, base).await.map_err(not_had)?;
+        let Some(at) = seal.rewritten.filter(|at| damaged.rewritten < Some(*at)) else {
+            return Ok(false);
+        };
+        let _one_at_a_time = self.rewriting.lock().await;
+        if !self.is_covered(at).await? {
+            return Ok(false);
+        }
+        let disk = self.kept.snapshots.disk.clone();
+        let copied = coming.copy(disk, dir, &seal, None).await;
+        copied.map_err(not_had)?;
+        self.purge(seal.next_index().0 - 1, at.0).await?;
+        let (log, state) = (self.node.log.clone(), self.node.state.clone());
+        let dir = dir.to_owned();
+        on_disk(move || {
+            // No snapshot is adopted meanwhile.
+            let _no_adoption = state.covered();
+            Ok(log.take_over(&seal, &dir)?)
+        })
+        .await
     }
 
     fn repair_dir(&self) -> PathBuf {

@@ -44,6 +44,8 @@ pub struct Upkeep {
     commands: Arc<Commands>,
     kept: Kept,
     walk: Mutex<retention::Walk>,
+    /// Held while segments are rewritten, or another node's rewritten one takes their place.
+    rewriting: tokio::sync::Mutex<()>,
 }
 
 impl Upkeep {
@@ -53,6 +55,7 @@ impl Upkeep {
             commands,
             kept,
             walk: Mutex::default(),
+            rewriting: tokio::sync::Mutex::default(),
         }
     }
 

@@ -141,6 +141,7 @@ impl Upkeep {
             );
             return Ok(false);
         }
+        let _one_at_a_time = self.rewriting.lock().await;
         let (log, wanted) = (self.node.log.clone(), plan.clone());
         let begun = on_disk(move || Ok::<_, Error>(log.begin_rewrite(&wanted)?)).await?;
         let Some(mut rewriting) = begun else {
@@ -179,7 +180,7 @@ impl Upkeep {
     }
 
     /// Has a checkpoint saved that covers an entry; false if that could not be.
-    async fn is_covered(&self, at: Index) -> Result<bool, Error> {
+    pub(super) async fn is_covered(&self, at: Index) -> Result<bool, Error> {
         let (state, checkpointer) = (self.node.state.clone(), self.kept.checkpointer.clone());
         on_disk(move || {
             if *state.covered() > at.0 {

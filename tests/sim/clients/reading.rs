@@ -25,7 +25,7 @@ fn entries(answer: &ConsumeResponse, from: u64) -> Result<Vec<Entry>, String> {
         let batch = stored.batch.as_ref().ok_or("a batch is missing")?;
         let records = Records::decode(batch.records.clone()).map_err(|error| error.to_string())?;
         for (record, offset) in records.records.iter().zip(stored.first_offset..) {
-            let hash = hash(&record.value);
+            let hash = hash(record.value.as_deref().unwrap_or_default());
             entries.push(Entry { offset, hash });
         }
     }

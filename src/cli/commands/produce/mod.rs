@@ -34,10 +34,10 @@ that stands in `acknowledged` and `in_doubt` beside `error`.
 
 One pipe feeds many logs where each line names its own: before --log-delimiter, or as `log` in a line of JSON. With
 --input json a line is an object as `consume --output json` writes it: `value` or `value_base64`, and as far as it
-has them `log`, `key` or `key_base64`, `headers` and `client_timestamp_ms`; `"value": null` says that there is no
-value: a tombstone, which differs from an empty one. `offset`, `position` and `append_timestamp_ms` are passed over, since the
-cluster gives them anew. --log sends all of them to that log. A log that is not there ends it: the error names the
-line, and what was appended before.
+has them `log`, `key` or `key_base64`, `headers` and `client_timestamp_ms`; a `value` of null is none at
+all, which differs from an empty one: a tombstone. `offset`, `position` and `append_timestamp_ms` are passed over,
+since the cluster gives them anew. --log sends all of them to that log. A log that is not there ends it: the error
+names the line, and what was appended before.
 
 Examples:
   ferrolog produce --servers n1:7400,n2:7400,n3:7400 words.txt
