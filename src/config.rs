@@ -86,7 +86,7 @@ const CONNECTION_AGE_S: u64 = 24 * 3600;
 /// How fast sealed segments are read to find damage, unless told otherwise.
 const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
 /// How much of sealed segments is dead when they are rewritten, in hundredths, unless told otherwise: they are not.
-const REWRITE_DEAD_PERCENT: u64 = 0;
+const REWRITE_DEAD_PERCENT: u64 = 50;
 /// Segments that must still fit when records are refused: raft's own entries, and what is under
 /// way, need room.
 const RESERVE_SEGMENTS: u64 = 4;

@@ -137,7 +137,7 @@ pub struct Options {
     )]
     pub scrub_bytes_per_second: Option<u64>,
     /// Sealed segments of which so much is dead, in hundredths, such as 50, are rewritten with what lives; 0: none
-    /// [default: 0]
+    /// [default: 50]
     #[arg(long, env = "FERROLOG_REWRITE_DEAD_PERCENT", value_name = "PERCENT", help_heading = HELP_TUNING)]
     pub rewrite_dead_percent: Option<u64>,
     /// How often a leader is heard, such as 50ms; a bare number is of milliseconds. A follower waits three to six
