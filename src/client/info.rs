@@ -65,6 +65,9 @@ pub struct LogInfo {
     /// The cursor of the log that is furthest behind. `None` if there is none, or the caller may not consume. Only
     /// [`get_log`](super::Admin::get_log) and [`list_logs`](super::Admin::list_logs) tell it.
     pub slowest_cursor: Option<CursorInfo>,
+    /// The bytes that its batches take in full segments on the disk of the node that answered, those of which a record
+    /// can be read. Only [`get_log`](super::Admin::get_log) and [`list_logs`](super::Admin::list_logs) tell it.
+    pub stored_bytes: u64,
 }
 
 impl LogInfo {
@@ -95,6 +98,7 @@ impl From<Log> for LogInfo {
             created_ms: log.created_ms,
             kept_bytes: log.kept_bytes,
             slowest_cursor: log.slowest_cursor.map(CursorInfo::from),
+            stored_bytes: log.stored_bytes,
         }
     }
 }

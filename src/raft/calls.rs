@@ -276,6 +276,11 @@ impl ReplicatedLog {
         self.0.members.drain(name, drained).await
     }
 
+    /// The bytes of batches in this node's full segments of which a record can be read, as it saw them last.
+    pub fn live_bytes(&self) -> u64 {
+        self.0.upkeep.live_bytes()
+    }
+
     /// Whether a member stays out of leadership, as far as this node has heard.
     pub fn is_drained(&self, id: u64) -> bool {
         let drained = &self.0.node.drained;

@@ -212,6 +212,7 @@ impl ReplicatedLog {
         page.one(&SEGMENTS, segments.len());
         let bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
         page.one(&SEGMENT_BYTES, bytes);
+        page.one(&SEGMENT_LIVE_BYTES, self.live_bytes());
         let damaged = segments.iter().filter(|segment| segment.damaged).count();
         page.one(&SEGMENTS_DAMAGED, damaged);
         page.one(&SCRUBBED, counts.scrubbed_bytes.get());

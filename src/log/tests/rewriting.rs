@@ -171,6 +171,14 @@ fn what_lives_stays_and_what_is_dead_gives_its_room_back() {
     };
     let (lives, of) = live(&log);
     assert!(lives < of, "{lives} of {of}");
+    let stored = |log: &Log| log.stored_bytes(&(0..LOGS).map(LogId).collect()).unwrap();
+    let by_log = stored(&log);
+    assert_eq!(by_log.values().sum::<u64>(), lives);
+    assert!(
+        by_log[&LogId(1)] < by_log[&LogId(0)],
+        "it was trimmed: {by_log:?}"
+    );
+    assert_eq!(by_log[&LogId(2)], 0, "it was deleted");
     let pin = log.pin();
     assert!(
         !rewrite(&log, &plan_of(&log, 1000, 0, count)),
@@ -181,6 +189,7 @@ fn what_lives_stays_and_what_is_dead_gives_its_room_back() {
     assert!(rewrite(&log, &plan_of(&log, 1001, 0, count)));
     assert_eq!(all(&log), before);
     assert_eq!((sealed(&log).len(), live(&log)), (1, (lives, lives)));
+    assert_eq!(stored(&log), by_log);
     assert_eq!(log.first_index(), sealed(&log)[0].next_index);
     let no_entry = log.entries(Index(3), Index(5), 1).unwrap_err();
     assert!(matches!(no_entry, Error::NoEntry { .. }), "{no_entry}");

@@ -1,5 +1,6 @@
 //! How many bytes of a sealed segment live: those of the batches of which a record may still be read.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::log::format::seal::Seal;
@@ -22,10 +23,17 @@ pub struct Live {
     pub firsts: Vec<(LogId, Offset)>,
 }
 
-/// A log of which a part of a segment's records lives.
-struct Part {
+/// What a segment holds of a log.
+#[derive(Debug, Clone, Copy)]
+struct OfLog {
     log: LogId,
-    first: Offset,
+    /// The bytes of its batches, and of those of which a record lives.
+    of_bytes: u64,
+    bytes: u64,
+    /// Where the log begins, if records of it are gone here.
+    first: Option<Offset>,
+    /// Whether it begins in the midst of the segment: then its batches are still to be looked at.
+    is_cut: bool,
 }
 
 impl Log {
@@ -36,28 +44,65 @@ impl Log {
             return Ok(None);
         };
         let logs: Vec<_> = seal.logs.iter().filter(|log| *log != LogId::GONE).collect();
-        let (mut live, mut parts) = (Live::default(), Vec::new());
+        let mut live = Live::default();
         for logs in logs.chunks(LOGS_AT_ONCE) {
-            let seen = self.with_directories(|state| state.add_live(&seal, logs));
-            let Some((some, begun)) = seen? else {
+            let Some(some) = self.held_of(&seal, &store, logs)? else {
                 return Ok(None);
             };
-            live.bytes += some.bytes;
-            live.of_bytes += some.of_bytes;
-            live.firsts.extend(some.firsts);
-            parts.extend(begun);
+            live.bytes += some.iter().map(|of| of.bytes).sum::<u64>();
+            live.of_bytes += some.iter().map(|of| of.of_bytes).sum::<u64>();
+            let firsts = some.iter().filter_map(|of| Some((of.log, of.first?)));
+            live.firsts.extend(firsts);
         }
-        for part in parts {
-            let places = self.with_directories(|state| state.places_from(&seal, &part));
-            let Some(places) = places? else {
+        Ok(Some(live))
+    }
+
+    /// The bytes that batches of these logs take in sealed segments, those of which a record lives. Segments that wait
+    /// for repair are not counted.
+    ///
+    /// # Errors
+    ///
+    /// As those of reading files.
+    pub fn stored_bytes(&self, logs: &BTreeSet<LogId>) -> Result<BTreeMap<LogId, u64>, Error> {
+        let bases = self.segments().into_iter().map(|segment| segment.base);
+        let mut bytes: BTreeMap<_, _> = logs.iter().map(|log| (*log, 0)).collect();
+        for base in bases {
+            let Some((seal, store)) = self.0.state.read().sealed_whole(base) else {
+                continue;
+            };
+            let here = logs.iter().filter(|log| seal.logs.contains(**log));
+            let here: Vec<_> = here.copied().collect();
+            for here in here.chunks(LOGS_AT_ONCE) {
+                let held = self.held_of(&seal, &store, here)?.unwrap_or_default();
+                for of in held {
+                    *bytes.entry(of.log).or_default() += of.bytes;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// What a segment holds of some logs; `None` if it went, or waits for repair.
+    fn held_of(
+        &self,
+        seal: &Seal,
+        store: &Store,
+        logs: &[LogId],
+    ) -> Result<Option<Vec<OfLog>>, Error> {
+        let Some(mut held) = self.with_directories(|state| state.listed_in(seal, logs))? else {
+            return Ok(None);
+        };
+        for of in held.iter_mut().filter(|of| of.is_cut) {
+            let places = self.with_directories(|state| state.places_from(seal, of))?;
+            let Some(places) = places else {
                 return Ok(None);
             };
             let mut lengths = store.lengths(seal.end)?;
             for place in places {
-                live.bytes += u64::from(lengths.of(place)?);
+                of.bytes += u64::from(lengths.of(place)?);
             }
         }
-        Ok(Some(live))
+        Ok(Some(held))
     }
 }
 
@@ -80,19 +125,14 @@ impl LogState {
         }
     }
 
-    /// Adds up some logs of a segment; those of which a part lives come apart. `None` if the segment went.
-    #[allow(clippy::type_complexity, reason = "two lists, and that there are none")]
-    fn add_live(
-        &self,
-        seal: &Arc<Seal>,
-        logs: &[LogId],
-    ) -> Result<Looked<Option<(Live, Vec<Part>)>>, Error> {
+    /// What a directory says of some logs; `None` if the segment went.
+    fn listed_in(&self, seal: &Seal, logs: &[LogId]) -> Result<Looked<Option<Vec<OfLog>>>, Error> {
         let segment = match self.listed_of(seal) {
             Looked::Found(Some(segment)) => segment,
             Looked::Found(None) => return Ok(Looked::Found(None)),
             Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
         };
-        let (mut live, mut parts) = (Live::default(), Vec::new());
+        let mut held = Vec::with_capacity(logs.len());
         for log in logs {
             let listed = segment.index.directory();
             let listed = listed
@@ -103,25 +143,20 @@ impl LogState {
             };
             let ends = self.ends(*log);
             let first = ends.map_or(Offset(u64::MAX), |ends| ends.first);
-            live.of_bytes += u64::from(listed.bytes);
-            if first <= listed.first {
-                live.bytes += u64::from(listed.bytes);
-                continue;
-            }
-            live.firsts.push((*log, first));
-            if first < listed.next {
-                parts.push(Part { log: *log, first });
-            }
+            let (of_bytes, is_whole) = (u64::from(listed.bytes), first <= listed.first);
+            held.push(OfLog {
+                log: *log,
+                of_bytes,
+                bytes: if is_whole { of_bytes } else { 0 },
+                first: (!is_whole).then_some(first),
+                is_cut: !is_whole && first < listed.next,
+            });
         }
-        Ok(Looked::Found(Some((live, parts))))
+        Ok(Looked::Found(Some(held)))
     }
 
     /// The places of a log's batches from the one on that holds its first record.
-    fn places_from(
-        &self,
-        seal: &Arc<Seal>,
-        part: &Part,
-    ) -> Result<Looked<Option<Vec<u32>>>, Error> {
+    fn places_from(&self, seal: &Seal, of: &OfLog) -> Result<Looked<Option<Vec<u32>>>, Error> {
         let segment = match self.listed_of(seal) {
             Looked::Found(Some(segment)) => segment,
             Looked::Found(None) => return Ok(Looked::Found(None)),
@@ -129,12 +164,12 @@ impl LogState {
         };
         let rows = segment.index.directory();
         let rows = rows
-            .map(|directory| directory.rows_of(part.log))
+            .map(|directory| directory.rows_of(of.log))
             .transpose()?;
         let Some(rows) = rows.flatten() else {
             return Ok(Looked::Found(Some(Vec::new())));
         };
-        let Some((found, _)) = segment.index.find_in(&rows, part.first)? else {
+        let Some((found, _)) = segment.index.find_in(&rows, of.first.unwrap_or_default())? else {
             return Ok(Looked::Found(Some(Vec::new())));
         };
         let mut places = vec![found.row.place];

@@ -397,9 +397,11 @@ fn rewrite(node: &ReplicatedLog) {
     tokio::spawn(async move { node.rewrite(crate::live::Live::new(50)).await });
 }
 
+/// What full segments take. Others have room in hand.
 fn bytes_of(node: &ReplicatedLog) -> u64 {
     let segments = node.log().segments().into_iter();
-    segments.map(|one| one.bytes).sum()
+    let full = segments.filter(|one| one.next_position.is_some());
+    full.map(|one| one.bytes).sum()
 }
 
 fn rewritten(node: &ReplicatedLog) -> Vec<SegmentName> {
@@ -430,9 +432,22 @@ async fn records_of_a_deleted_log_give_their_room_back_beside_those_that_stay() 
     let (before, segments) = (bytes_of(&first), first.log().segments().len());
     assert!(segments > 6, "{segments} segments");
     assert!(rewritten(&first).is_empty(), "all of it lives");
+    until("all of it is seen to live", || {
+        first.live_bytes() * 4 > before * 3
+    })
+    .await;
+    let stored = |node: &ReplicatedLog| {
+        let both = [LogId::DEFAULT, log].into();
+        node.log().stored_bytes(&both).unwrap().into_values()
+    };
+    let (live, both) = (first.live_bytes(), stored(&first).sum::<u64>());
+    assert!(stored(&first).all(|bytes| bytes > 0));
+    assert!(both <= live && both * 10 > live * 9, "{both} of {live}");
     let name = "short".to_owned();
     assert!(first.delete_log(DeleteLog { name, log }).await.unwrap());
     until("room comes back", || bytes_of(&first) * 2 < before).await;
+    until("less is seen to live", || first.live_bytes() * 2 < before).await;
+    assert_eq!(stored(&first).nth(1), Some(0), "what was deleted");
     check_records(&first, 0..900);
     let names = rewritten(&first);
     assert!(!names.is_empty());

@@ -7,6 +7,7 @@ mod rewriting;
 mod scrub;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
@@ -46,6 +47,8 @@ pub struct Upkeep {
     walk: Mutex<retention::Walk>,
     /// Held while segments are rewritten, or another node's rewritten one takes their place.
     rewriting: tokio::sync::Mutex<()>,
+    /// The bytes of batches in sealed segments of which a record lives, as they were seen last.
+    live_bytes: AtomicU64,
 }
 
 impl Upkeep {
@@ -56,6 +59,7 @@ impl Upkeep {
             kept,
             walk: Mutex::default(),
             rewriting: tokio::sync::Mutex::default(),
+            live_bytes: AtomicU64::default(),
         }
     }
 
@@ -63,6 +67,11 @@ impl Upkeep {
     #[cfg(test)]
     pub fn has_floor(&self) -> bool {
         self.kept.floor.lock().is_some()
+    }
+
+    /// The bytes of batches in sealed segments of which a record can be read, as they were when all were looked at last.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes.load(Ordering::Relaxed)
     }
 
     /// Where the state is saved.

@@ -5,6 +5,7 @@
 //! snapshot covers them, and once its checkpoint knows what was given up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -33,7 +34,7 @@ const BYTES_PER_SECOND: u64 = 64 << 20;
 /// What is written may take this part of what is free.
 const FREE_SHARE: u64 = 4;
 
-/// What the leader knows of its sealed segments.
+/// What a node knows of its sealed segments.
 #[derive(Debug, Default)]
 pub struct Worth {
     lives: BTreeMap<SegmentName, Live>,
@@ -43,6 +44,8 @@ pub struct Worth {
     began: (u64, usize),
     /// The same of the last look that came to its end: while nothing changes, none begins.
     ended: Option<(u64, usize)>,
+    /// What was seen, and the share of dead bytes, when the leader decided last.
+    decided: Option<((u64, usize), u64)>,
 }
 
 /// Sealed segments side by side.
@@ -61,6 +64,11 @@ impl Run {
 }
 
 impl Worth {
+    /// What lives of all that was looked at.
+    fn bytes(&self) -> u64 {
+        self.lives.values().map(|live| live.bytes).sum()
+    }
+
     /// The segment that is looked at next: none at the end of a look at all of them. `None` if nothing changed since the
     /// last such look.
     fn next_of(
@@ -101,7 +109,10 @@ impl Upkeep {
             sleep(LOOK_EVERY).await;
             let done = match self.due() {
                 Some(plan) => self.carry_out(&plan).await,
-                None => self.decide(&worth, dead_percent.get()).await.map(|()| true),
+                None => self
+                    .look_at_one(&worth, dead_percent.get())
+                    .await
+                    .map(|()| true),
             };
             match done {
                 Ok(true) => {}
@@ -193,46 +204,62 @@ impl Upkeep {
         .await
     }
 
-    /// Looks at one more segment and, once all were looked at, decides on a run of them, if this node leads.
-    async fn decide(&self, worth: &Mutex<Worth>, dead_percent: u64) -> Result<(), Error> {
-        if !self.node.view().writable || dead_percent == 0 {
-            *worth.lock() = Worth::default();
-            return Ok(());
-        }
-        let segments = self.node.log.segments();
-        let sealed: Vec<_> = segments
-            .into_iter()
-            .filter(|one| one.next_position.is_some())
-            .collect();
+    /// Looks at one more segment. Once all were looked at, it is known what lives, and the leader decides on a run of them.
+    async fn look_at_one(&self, worth: &Mutex<Worth>, dead_percent: u64) -> Result<(), Error> {
+        let segments = self.node.log.segments().into_iter();
+        let sealed: Vec<_> = segments.filter(|one| one.next_position.is_some()).collect();
         let now = (self.node.log.given_up(), sealed.len());
-        let Some(next) = worth.lock().next_of(&sealed, now) else {
-            return Ok(());
-        };
-        if let Some(next) = next {
-            let log = self.node.log.clone();
-            let seen = on_disk(move || Ok::<_, Error>(log.live(next.base)?)).await?;
-            let mut worth = worth.lock();
-            match seen {
-                Some(live) => drop(worth.lives.insert(next.name, live)),
-                None => drop(worth.lives.remove(&next.name)),
+        let next = worth.lock().next_of(&sealed, now);
+        match next {
+            Some(Some(next)) => {
+                let log = self.node.log.clone();
+                let seen = on_disk(move || Ok::<_, Error>(log.live(next.base)?)).await?;
+                let mut worth = worth.lock();
+                match seen {
+                    Some(live) => drop(worth.lives.insert(next.name, live)),
+                    None => drop(worth.lives.remove(&next.name)),
+                }
+                return Ok(());
             }
+            Some(None) => self
+                .live_bytes
+                .store(worth.lock().bytes(), Ordering::Relaxed),
+            None => {}
+        }
+        if !self.node.view().writable {
+            worth.lock().decided = None;
             return Ok(());
         }
-        let bytes_max = self.node.log.segment_bytes_max();
-        let limits = (bytes_max, dead_percent);
-        let Some(plan) = plan(&sealed, &worth.lock().lives, limits) else {
-            return Ok(());
-        };
-        let written = self.node.raft.client_write(Command::Rewrite(plan));
-        match timeout(CALL_WAIT, written).await {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "segments are not rewritten: nobody was told")
-            }
-            Err(_) => tracing::debug!("segments are not rewritten yet: the answer is late"),
-        }
-        worth.lock().ended = None;
+        self.decide(worth, &sealed, dead_percent).await;
         Ok(())
+    }
+
+    /// Decides on a run of segments, once for what was seen of them.
+    async fn decide(&self, worth: &Mutex<Worth>, sealed: &[SegmentInfo], dead_percent: u64) {
+        let seen = worth.lock().ended.map(|ended| (ended, dead_percent));
+        if worth.lock().decided == seen {
+            return;
+        }
+        let limits = (self.node.log.segment_bytes_max(), dead_percent);
+        let planned = match dead_percent {
+            0 => None,
+            _ => plan(sealed, &worth.lock().lives, limits),
+        };
+        if let Some(plan) = planned {
+            let written = self.node.raft.client_write(Command::Rewrite(plan));
+            match timeout(CALL_WAIT, written).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "segments are not rewritten: nobody was told");
+                    return;
+                }
+                Err(_) => {
+                    tracing::debug!("segments are not rewritten yet: the answer is late");
+                    return;
+                }
+            }
+        }
+        worth.lock().decided = seen;
     }
 }
 

@@ -118,6 +118,7 @@ impl ClusterService for Cluster {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             segments: segments.len() as u64,
             segment_bytes: segments.iter().map(|segment| segment.bytes).sum(),
+            live_bytes: log.live_bytes(),
             allowed_names: log.allowed(),
             damaged_segments: segments.iter().filter(|segment| segment.damaged).count() as u64,
             clock_ms: clocks.now_ms,

@@ -1,5 +1,6 @@
 //! Making, changing and deleting logs, and looking at them.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
 use tonic::Status;
@@ -13,7 +14,7 @@ use crate::raft::{
 };
 
 use super::super::Limits;
-use super::super::api_context::check_new_name;
+use super::super::api_context::{ApiContext, check_new_name};
 use super::super::auth::{Action, Actions, Rights};
 use super::super::pages::{page, page_of};
 use super::super::status;
@@ -110,7 +111,25 @@ pub fn log_to(id: LogId, log: KnownLog) -> v1::Log {
         created_ms: log.created_ms,
         kept_bytes,
         slowest_cursor: None,
+        stored_bytes: 0,
     }
+}
+
+/// The same with what their batches take in full segments here.
+pub async fn with_stored(
+    api: &ApiContext<ReplicatedLog>,
+    log: &ReplicatedLog,
+    mut told: Vec<v1::Log>,
+) -> Result<Vec<v1::Log>, Status> {
+    let (held, ids) = (log.log().clone(), told.iter().map(|log| LogId(log.id)));
+    let ids: BTreeSet<_> = ids.collect();
+    let count = move || held.stored_bytes(&ids);
+    let stored = api.reading.on_disk("count of what is stored", count).await;
+    let stored = stored.map_err(|error| status::log(&error))?;
+    for log in &mut told {
+        log.stored_bytes = stored.get(&LogId(log.id)).copied().unwrap_or(0);
+    }
+    Ok(told)
 }
 
 /// The same with the cursor that is furthest behind, for a caller that may see it.
@@ -157,6 +176,7 @@ pub async fn describe(log: &ReplicatedLog) -> Result<v1::Log, Status> {
 
 /// A page of the logs that the caller has any right on.
 pub async fn list(
+    api: &ApiContext<ReplicatedLog>,
     log: &ReplicatedLog,
     rights: &Rights,
     request: &ListLogsRequest,
@@ -183,7 +203,7 @@ pub async fn list(
         .into_iter()
         .map(|(id, known)| with_cursor(log, rights, log_to(id, known)));
     Ok(ListLogsResponse {
-        logs: logs.collect(),
+        logs: with_stored(api, log, logs.collect()).await?,
         next_page_token,
     })
 }

@@ -84,7 +84,8 @@ impl LogService for Native {
         let name = &request.get_ref().name;
         let told = self.0.as_named(name, described).await?;
         let told = logs::with_cursor(&log, &self.0.rights(&request), told);
-        Ok(Response::new(GetLogResponse { log: Some(told) }))
+        let told = logs::with_stored(&self.0, &log, vec![told]).await?.pop();
+        Ok(Response::new(GetLogResponse { log: told }))
     }
 
     async fn list_logs(
@@ -93,7 +94,7 @@ impl LogService for Native {
     ) -> Result<Response<ListLogsResponse>, Status> {
         let log = self.0.shared_for(&request, Actions::ANY)?;
         let rights = self.0.rights(&request);
-        let listed = logs::list(&log, &rights, request.get_ref()).await;
+        let listed = logs::list(&self.0, &log, &rights, request.get_ref()).await;
         listed.map(Response::new)
     }
 

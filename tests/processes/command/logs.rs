@@ -98,8 +98,8 @@ async fn a_log_is_made_filled_read_shown_and_deleted() {
         .map(|line| line.split_whitespace().collect())
         .collect();
     let heads = [
-        "NAME", "ID", "FIRST", "NEXT", "RECORDS", "BYTES", "LAST", "APPEND", "LAG", "SLOWEST",
-        "CURSOR",
+        "NAME", "ID", "FIRST", "NEXT", "RECORDS", "BYTES", "ON", "DISK", "LAST", "APPEND", "LAG",
+        "SLOWEST", "CURSOR",
     ];
     assert_eq!(lines[0], heads);
     assert_eq!((&lines[1][..2], lines[1][3]), (&["default", "0"][..], "1"));
@@ -111,6 +111,7 @@ async fn a_log_is_made_filled_read_shown_and_deleted() {
     let list = cluster.json(&["log", "list", "--prefix", "ord"]).await;
     assert_eq!(list["logs"].as_array().map(Vec::len), Some(1));
     assert_eq!(list["logs"][0]["kept_bytes"], bytes);
+    assert_eq!(list["logs"][0]["stored_bytes"], 0, "no segment is full");
     assert_eq!(list["logs"][0]["lag"], Value::Null);
     let none = cluster.text(&["log", "list", "--prefix", "nothing"]).await;
     assert_eq!(none, "there are no logs\n");

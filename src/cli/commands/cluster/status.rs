@@ -75,7 +75,7 @@ fn role_name(role: i32) -> &'static str {
     }
 }
 
-const HEADS: [&str; 12] = [
+const HEADS: [&str; 13] = [
     "NAME",
     "ADDRESS",
     "UP",
@@ -85,6 +85,7 @@ const HEADS: [&str; 12] = [
     "VERSION",
     "DISK FREE",
     "USED",
+    "LIVE",
     "DAMAGED",
     "CLOCK",
     "CERT ENDS",
@@ -111,6 +112,7 @@ fn row(survey: &Survey, seen: &Seen<'_>) -> Vec<String> {
         own(|own| own.version.clone()),
         own(|own| size(own.disk_available_bytes)),
         own(|own| size(own.segment_bytes)),
+        own(|own| size(own.live_bytes)),
         own(|own| own.damaged_segments.to_string()),
         offset.map_or_else(dash, |offset| format!("{offset:+}ms")),
         own(|own| {
@@ -180,6 +182,7 @@ fn json(survey: &Survey) -> Value {
             "disk_reserve_bytes": own.map(|own| own.disk_reserve_bytes),
             "segments": own.map(|own| own.segments),
             "segment_bytes": own.map(|own| own.segment_bytes),
+            "live_bytes": own.map(|own| own.live_bytes),
             "damaged_segments": own.map(|own| own.damaged_segments),
             "staleness_ms": own.and_then(|own| own.staleness_ms),
             "certificate_ends_ms": own.and_then(|own| own.certificate_ends_ms),
@@ -289,6 +292,7 @@ fn known_json(status: &GetStatusResponse) -> Value {
         "applied_index": status.applied_index,
         "segments": status.segments,
         "segment_bytes": status.segment_bytes,
+        "live_bytes": status.live_bytes,
         "damaged_segments": status.damaged_segments,
         "clock_ms": status.clock_ms,
         "clock_jumps": status.clock_jumps,

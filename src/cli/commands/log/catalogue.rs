@@ -125,6 +125,9 @@ pub(super) async fn list(args: &ListArgs) -> anyhow::Result<Told> {
         Column("NEXT", "next_offset", |log| Cell::Count(log.next_offset)),
         Column("RECORDS", "records", |log| Cell::Count(records(log))),
         Column("BYTES", "kept_bytes", |log| Cell::Bytes(log.kept_bytes)),
+        Column("ON DISK", "stored_bytes", |log| {
+            Cell::Bytes(log.stored_bytes)
+        }),
         Column("LAST APPEND", "last_append_ms", |log| {
             Cell::Time(log.last_append_ms)
         }),
@@ -227,6 +230,11 @@ fn records(log: &LogInfo) -> u64 {
     log.next_offset.saturating_sub(log.first_offset)
 }
 
+/// What is in the segment that is written to is not counted.
+fn on_disk(log: &LogInfo) -> String {
+    format!("{} in full segments", size(log.stored_bytes))
+}
+
 fn described(log: &LogInfo) -> String {
     let labels = log.settings.labels.iter();
     let labels: Vec<_> = labels
@@ -256,6 +264,7 @@ fn described(log: &LogInfo) -> String {
         ("records", grouped(records(log))),
         ("bytes kept", size(log.kept_bytes)),
         ("bytes appended", size(log.appended_bytes)),
+        ("bytes on disk", on_disk(log)),
         ("last append", time(log.last_append_ms)),
         ("made", time(log.created_ms)),
         ("settings' epoch", log.epoch.to_string()),
@@ -277,6 +286,7 @@ pub(super) fn of_log(log: &LogInfo) -> Value {
         "next_offset": log.next_offset,
         "records": records(log),
         "kept_bytes": log.kept_bytes,
+        "stored_bytes": log.stored_bytes,
         "appended_bytes": log.appended_bytes,
         "last_append_ms": log.last_append_ms,
         "created_ms": log.created_ms,
@@ -313,6 +323,7 @@ mod tests {
             last_append_ms: 951_827_696_999,
             created_ms: 951_827_696_000,
             kept_bytes: 1 << 19,
+            stored_bytes: 3 << 18,
             slowest_cursor: Some(CursorInfo {
                 name: "billing".to_owned(),
                 offset: 600,
@@ -326,6 +337,7 @@ mod tests {
             "2000-02-29T12:34:56Z",
             "team=sales",
             "bytes kept      512KiB",
+            "bytes on disk   768KiB in full segments",
             "slowest cursor  billing, 1,500 records behind",
         ] {
             assert!(shown.contains(part), "no {part:?} in {shown}");
@@ -334,6 +346,7 @@ mod tests {
         assert_eq!(told["appended_bytes"], 3 << 19);
         assert_eq!(told["last_append_ms"], 951_827_696_999_u64);
         assert_eq!(told["labels"]["team"], "sales");
+        assert_eq!(told["stored_bytes"], 3 << 18);
         assert_eq!(
             (&told["lag"], &told["kept_bytes"]),
             (&json!(1500), &json!(1 << 19))
