@@ -139,10 +139,7 @@ impl<L: CommitLog> ApiContext<L> {
         name: &str,
         needed: impl Into<Actions>,
     ) -> Result<L, Status> {
-        let log = self.catalogue_for(request, name, needed)?;
-        let current = log.read_barrier().await;
-        current.map_err(|error| status::read(&error))?;
-        log.named(name).ok_or_else(|| status::no_such_log(name))
+        named_now(self.catalogue_for(request, name, needed)?, name).await
     }
 
     /// What a call that named a log is told. A node that lags takes the name for that of a log which is gone, though
@@ -254,7 +251,7 @@ impl<L: CommitLog> ApiContext<L> {
         needed: Actions,
         until: Option<Instant>,
     ) -> Result<L, Status> {
-        let name = if name.is_empty() { DEFAULT_LOG } else { name };
+        let name = meant(name);
         self.on_log(rights, name, needed, On::Log(name), until)
     }
 
@@ -277,9 +274,7 @@ impl<L: CommitLog> ApiContext<L> {
         needed: impl Into<Actions> + Send,
     ) -> Result<L, Status> {
         let known = self.with_cursor(request, (log, cursor), needed.into())?;
-        let current = known.read_barrier().await;
-        current.map_err(|error| status::read(&error))?;
-        known.named(log).ok_or_else(|| status::no_such_log(log))
+        named_now(known, log).await
     }
 
     fn with_cursor<T>(
@@ -288,7 +283,7 @@ impl<L: CommitLog> ApiContext<L> {
         (log, cursor): (&str, &str),
         needed: Actions,
     ) -> Result<L, Status> {
-        let name = if log.is_empty() { DEFAULT_LOG } else { log };
+        let name = meant(log);
         let on = On::Cursor {
             log: Some(name),
             name: cursor,
@@ -338,15 +333,25 @@ impl<L: CommitLog> ApiContext<L> {
     }
 }
 
-/// The log of this name; the default one without a name. A node that lags must not say that there is none: it
-/// asks the leader first.
-async fn named<L: CommitLog>(log: L, name: &str) -> Result<L, Status> {
-    if let Some(known) = log.named(name) {
-        return Ok(known);
-    }
+/// The log that a call means which names it so.
+fn meant(name: &str) -> &str {
+    if name.is_empty() { DEFAULT_LOG } else { name }
+}
+
+/// The log that has this name now: the leader is asked before it is looked up.
+async fn named_now<L: CommitLog>(log: L, name: &str) -> Result<L, Status> {
     let current = log.read_barrier().await;
     current.map_err(|error| status::read(&error))?;
     log.named(name).ok_or_else(|| status::no_such_log(name))
+}
+
+/// The log of this name; the default one without a name. A node that lags must not say that there is none: it
+/// asks the leader first.
+async fn named<L: CommitLog>(log: L, name: &str) -> Result<L, Status> {
+    match log.named(name) {
+        Some(known) => Ok(known),
+        None => named_now(log, name).await,
+    }
 }
 
 /// A log that was found under a name, if it has this id, where one is given. A node that lags may know another log by
