@@ -194,6 +194,26 @@ pub fn check_certificate<T>(request: &Request<T>, name: &str) -> Result<(), Stat
     }
 }
 
+/// Whether a node asks to join by itself, or a member passes its call on. `shown` says whether the caller's certificate is
+/// that of the node.
+pub fn check_joining(
+    (is_member, caller): (bool, u64),
+    request: &pb::JoinRequest,
+    shown: Result<(), Status>,
+) -> Result<(), Status> {
+    if is_member {
+        return Ok(());
+    }
+    // Right after its start a node does not know the members yet. The node that joins would take a refusal as final.
+    let is_other = caller != 0 && caller != request.node_id;
+    shown.map_err(|denied| match is_other {
+        false => denied,
+        true => membership_status(&MembershipError::NoLeader {
+            reason: format!("node {caller}, which passed this on, is not known here yet"),
+        }),
+    })
+}
+
 /// A member that calls says where it is reached; its certificate says that it is the member.
 fn hear_address<T>(node: &Node, request: &Request<T>, caller: u64) {
     let addr = text(request.metadata(), "ferrolog-addr");
@@ -203,5 +223,33 @@ fn hear_address<T>(node: &Node, request: &Request<T>, caller: u64) {
     };
     if caller != node.id() && check_certificate(request, &known.member.name).is_ok() {
         node.transport.addresses().heard(caller, addr);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::error::refusal::is_final;
+
+    #[test]
+    fn a_node_that_does_not_know_the_members_yet_refuses_nobody_for_good() {
+        let request = pb::JoinRequest {
+            node_id: 3,
+            ..pb::JoinRequest::default()
+        };
+        let denied = || Err(Status::permission_denied("its certificate says n2"));
+        let judged = |from, shown| check_joining(from, &request, shown);
+        judged((true, 2), denied()).unwrap();
+        judged((false, 3), Ok(())).unwrap();
+        judged((false, 0), Ok(())).unwrap();
+        for caller in [0, 3] {
+            let refused = judged((false, caller), denied()).unwrap_err();
+            assert!(is_final(&refused), "it asks for itself: {refused}");
+        }
+        let refused = judged((false, 2), denied()).unwrap_err();
+        assert!(
+            !is_final(&refused),
+            "a member may have passed it on: {refused}"
+        );
     }
 }

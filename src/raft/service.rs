@@ -34,7 +34,7 @@ use crate::raft::write::{execute, forward};
 use crate::retry::CALL_WAIT;
 use crate::tasks;
 
-use super::callers::{From, check_certificate, number, origin};
+use super::callers::{From, check_certificate, check_joining, number, origin};
 use super::requests::{hear, queue_all, vote_request};
 use super::{ReplicatedLog, staging};
 
@@ -70,14 +70,10 @@ impl RaftService {
         let log = self.check(&request, From::Anyone)?;
         let name = &request.get_ref().name;
         members::check_name(name).map_err(|error| membership_status(&error))?;
-        // A member passes the call on in the joining node's name.
-        if log
-            .view()
-            .member(number(request.metadata(), "ferrolog-from"))
-            .is_none()
-        {
-            check_certificate(&request, name)?;
-        }
+        let caller = number(request.metadata(), "ferrolog-from");
+        let is_member = log.view().member(caller).is_some();
+        let shown = check_certificate(&request, name);
+        check_joining((is_member, caller), request.get_ref(), shown)?;
         let joined = log.join(request.into_inner()).await;
         Ok(Response::new(
             joined.map_err(|error| membership_status(&error))?,
