@@ -237,7 +237,7 @@ impl raft_server::Raft for RaftService {
         let log = self.check(&request, From::Member)?;
         let request = request.get_ref();
         let applied = log.indexes()[2].map_or(0, |applied| applied + 1);
-        if request.next_index > applied {
+        if request.next_index > applied && !request.without_rows {
             let what = format!("this node has applied the entries before {applied} only");
             return Err(Status::unavailable(what));
         }
@@ -245,7 +245,7 @@ impl raft_server::Raft for RaftService {
         let held = log.log().clone();
         let parts = match request.rewritten {
             0 if request.newest => fetch::newest_parts(held, from)?.boxed(),
-            0 => fetch::parts(held, from, to).boxed(),
+            0 => fetch::parts(held, (from, to), !request.without_rows).boxed(),
             at => {
                 let name = SegmentName {
                     base: from,

@@ -242,6 +242,46 @@ fn the_result_is_the_same_on_every_node() {
     assert!(is_copied(&three, &staging, &seals[0]).unwrap());
 }
 
+/// Right after a start of all nodes, those that follow may hold entries that they have not applied yet.
+#[test]
+fn entries_of_a_node_without_rows_mend_a_store_beside_its_own() {
+    let entries = entries(30);
+    let (one, two) = (MemoryDisk::default(), MemoryDisk::default());
+    let (log, checkpoint) = with_dead(&one, &entries);
+    let (before, seal) = (all(&log), log.manifest(Index(10)).unwrap()[1].clone());
+    log.close();
+    let (other, _) = open(&two, None).unwrap();
+    append(&other, entries.clone());
+    assert!(other.rows(seal.base, seal.next_index()).unwrap().is_empty());
+    for is_index_whole in [true, false] {
+        let rotten = one.kill();
+        let file = |suffix| Path::new(DIR).join(format!("{:020}.{suffix}", seal.base.0));
+        rotten.corrupt(&file("store"), |bytes| bytes[60] ^= 4);
+        let (log, _) = open(&rotten, Some(checkpoint.clone())).unwrap();
+        let mut scrub = log.scrub(seal.base).unwrap();
+        while scrub.step().is_ok_and(|bytes| bytes > 0) {}
+        assert_eq!(log.damaged().len(), 1);
+        if !is_index_whole {
+            rotten.corrupt(&file("index"), |bytes| bytes[70] ^= 4);
+        }
+        let repair = Path::new(DIR).join("repair");
+        let mut rows = log.kept_rows(&seal).unwrap().unwrap();
+        let mut copied = || {
+            let mut copy = SegmentCopy::new(Arc::new(rotten.clone()), &repair, &seal)?;
+            for entry in other.entries(seal.base, seal.next_index(), usize::MAX)? {
+                copy.add(&entry, &rows.up_to(entry.index)?)?;
+            }
+            copy.finish()
+        };
+        let copied = copied();
+        assert_eq!(copied.is_ok(), is_index_whole, "{copied:?}");
+        if is_index_whole {
+            log.replace(&seal, &repair).unwrap();
+            assert_eq!((log.damaged().len(), all(&log)), (0, before.clone()));
+        }
+    }
+}
+
 #[test]
 fn what_lives_of_a_segment_is_not_asked_for_ever_where_its_rows_are_lost() {
     let disk = MemoryDisk::default();

@@ -1,6 +1,7 @@
 //! What is done to a log besides appending and reading: sealing, trimming, mending, copying.
 
 pub mod copies;
+pub mod kept_rows;
 pub mod live;
 mod moved_frames;
 pub mod repair;

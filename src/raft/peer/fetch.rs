@@ -10,7 +10,7 @@ use tonic::{Status, Streaming};
 
 use crate::disk::Disk;
 use crate::log::{
-    self, Index, Log, LogId, Offset, Placed, Position, RewrittenCopy, Seal, SegmentCopy,
+    self, Index, KeptRows, Log, LogId, Offset, Placed, Position, RewrittenCopy, Seal, SegmentCopy,
     SegmentName,
 };
 use crate::proto::raft_v1 as pb;
@@ -39,14 +39,37 @@ pub async fn fetch(
     wanted: &Seal,
     hold: Option<&Hold>,
 ) -> Result<(), FetchError> {
+    let coming = Coming::begin(client, request_of(wanted)).await?;
+    let (dir, seal) = (dir.to_owned(), wanted.clone());
+    let builder = on_disk_with(hold, move || Copy::new(disk, &dir, &seal)).await?;
+    coming.copy(builder, hold).await
+}
+
+/// The same of a segment whose rows are here: a peer that has not applied its entries yet has none.
+pub async fn fetch_entries(
+    client: &mut PeerClient,
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    (wanted, rows): (&Seal, KeptRows),
+) -> Result<(), FetchError> {
     let request = pb::FetchSegmentRequest {
+        without_rows: true,
+        ..request_of(wanted)
+    };
+    let coming = Coming::begin(client, request).await?;
+    let (dir, seal) = (dir.to_owned(), wanted.clone());
+    let new = move || SegmentCopy::new(disk, &dir, &seal);
+    let copy = Box::new(on_disk_with(None, new).await?);
+    coming.copy(Copy::Entries(copy, rows), None).await
+}
+
+fn request_of(wanted: &Seal) -> pb::FetchSegmentRequest {
+    pb::FetchSegmentRequest {
         first_index: wanted.base.0,
         next_index: wanted.next_index().0,
         rewritten: wanted.rewritten.map_or(0, |at| at.0),
-        newest: false,
-    };
-    let coming = Coming::begin(client, request).await?;
-    coming.copy(disk, dir, wanted, hold).await
+        ..pb::FetchSegmentRequest::default()
+    }
 }
 
 /// The rewritten segment that holds the entry `at` on a peer, whichever it is; its parts come behind that.
@@ -54,8 +77,8 @@ pub async fn newest(client: &mut PeerClient, at: Index) -> Result<(Seal, Coming)
     let request = pb::FetchSegmentRequest {
         first_index: at.0,
         next_index: at.0 + 1,
-        rewritten: 0,
         newest: true,
+        ..pb::FetchSegmentRequest::default()
     };
     let mut coming = Coming::begin(client, request).await?;
     let first = coming.next().await?;
@@ -90,20 +113,12 @@ impl Coming {
         part.map_err(|status| failed(base, status))
     }
 
-    /// Builds the copy of `wanted` in `dir`. It is checked and durable on return.
-    pub async fn copy(
-        mut self,
-        disk: Arc<dyn Disk>,
-        dir: &Path,
-        wanted: &Seal,
-        hold: Option<&Hold>,
-    ) -> Result<(), FetchError> {
-        let (dir, seal) = (dir.to_owned(), wanted.clone());
-        let mut builder = on_disk_with(hold, move || Copy::new(disk, &dir, &seal)).await?;
+    /// Adds what comes to a copy. It is checked and durable on return.
+    pub async fn copy(mut self, mut copy: Copy, hold: Option<&Hold>) -> Result<(), FetchError> {
         while let Some(part) = self.next().await? {
-            builder = on_disk_with(hold, move || builder.add(part)).await?;
+            copy = on_disk_with(hold, move || copy.add(part)).await?;
         }
-        on_disk_with(hold, move || builder.finish()).await?;
+        on_disk_with(hold, move || copy.finish()).await?;
         Ok(())
     }
 }
@@ -116,13 +131,15 @@ fn failed(base: Index, status: Status) -> FetchError {
 }
 
 /// A copy that is built.
-enum Copy {
+pub enum Copy {
     Appended(Box<SegmentCopy>),
     Rewritten(Box<RewrittenCopy>),
+    /// Of entries that come beside rows that are here.
+    Entries(Box<SegmentCopy>, KeptRows),
 }
 
 impl Copy {
-    fn new(disk: Arc<dyn Disk>, dir: &Path, wanted: &Seal) -> Result<Self, log::Error> {
+    pub fn new(disk: Arc<dyn Disk>, dir: &Path, wanted: &Seal) -> Result<Self, log::Error> {
         Ok(match wanted.rewritten {
             None => Self::Appended(Box::new(SegmentCopy::new(disk, dir, wanted)?)),
             Some(_) => Self::Rewritten(Box::new(RewrittenCopy::new(disk, dir, wanted)?)),
@@ -136,6 +153,13 @@ impl Copy {
                 copy.add(&part.store)?;
                 Self::Rewritten(copy)
             }
+            Self::Entries(copy, mut rows) => {
+                let last = part.entries.last().and_then(|entry| entry.log_id.as_ref());
+                let last = last.map(|id| Index(id.index));
+                let placed = last.map_or_else(|| Ok(Vec::new()), |last| rows.up_to(last))?;
+                let copy = add_entries(*copy, part.entries, placed.into_iter())?;
+                Self::Entries(Box::new(copy), rows)
+            }
         })
     }
 
@@ -143,6 +167,7 @@ impl Copy {
         match self {
             Self::Appended(copy) => copy.finish(),
             Self::Rewritten(copy) => copy.finish(),
+            Self::Entries(copy, _) => copy.finish(),
         }
     }
 }
@@ -196,20 +221,25 @@ pub async fn on_disk_with<T: Send + 'static, E: From<log::Error> + Send + 'stati
     .await
 }
 
-pub(crate) fn add(
-    mut builder: SegmentCopy,
-    part: pb::SegmentPart,
-) -> Result<SegmentCopy, FetchError> {
-    let mut rows = part.rows.iter().map(|row| Placed {
+pub(crate) fn add(builder: SegmentCopy, part: pb::SegmentPart) -> Result<SegmentCopy, FetchError> {
+    let rows = part.rows.into_iter().map(|row| Placed {
         position: Position(row.position),
         index: Index(row.index),
         check: row.check,
         log: LogId(row.log),
         offset: Offset(row.offset),
     });
+    add_entries(builder, part.entries, rows)
+}
+
+fn add_entries(
+    mut builder: SegmentCopy,
+    entries: Vec<pb::Entry>,
+    mut rows: impl Iterator<Item = Placed>,
+) -> Result<SegmentCopy, FetchError> {
     let mut next = rows.next();
     let mut mine = Vec::new();
-    for entry in part.entries {
+    for entry in entries {
         let entry = codec::from_wire(entry)?;
         mine.clear();
         while let Some(row) = next.filter(|row| row.index <= entry.index) {
@@ -224,11 +254,12 @@ pub(crate) fn add(
     Ok(builder)
 }
 
-/// The entries before `to` and their rows, as a peer fetches them. They must be applied here.
+/// The entries before `to`, as a peer fetches them, and their rows unless it has these: then they need not be applied
+/// here.
 pub fn parts(
     log: Log,
-    from: Index,
-    to: Index,
+    (from, to): (Index, Index),
+    with_rows: bool,
 ) -> impl Stream<Item = Result<pb::SegmentPart, Status>> {
     stream::try_unfold((log, from), move |(log, at)| async move {
         if at >= to {
@@ -237,7 +268,10 @@ pub fn parts(
         let read = on_disk(move || {
             let entries = log.entries(at, to, PART_BYTES)?;
             let next = Index(at.0 + entries.len() as u64);
-            let rows = log.rows(at, next)?;
+            let rows = match with_rows {
+                true => log.rows(at, next)?,
+                false => Vec::new(),
+            };
             Ok::<_, log::Error>((log, entries, rows, next))
         });
         let (log, entries, rows, next) = read.await.map_err(|error| status(&error))?;

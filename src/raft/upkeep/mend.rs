@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::log::{self, Damage, Damaged, Seal};
 use crate::raft::error::{Error, FetchError};
 use crate::raft::home::blocking::on_disk;
-use crate::raft::peer::fetch;
+use crate::raft::peer::fetch::{self, Copy};
 use crate::raft::peer::transport::PeerClient;
 use crate::raft::snapshot;
 use crate::raft::view::counts::Mended;
@@ -66,18 +66,20 @@ impl Upkeep {
         let mut peers: Vec<_> = view.members.iter().filter(|peer| peer.id != me).collect();
         peers.sort_by_key(|peer| Some(peer.id) != view.leader);
         let mut last = None;
-        for peer in &peers {
-            let mut client = self.node.transport.own_client(peer.id, &peer.member.addr);
-            let disk = self.kept.snapshots.disk.clone();
-            match fetch::fetch(&mut client, disk, &dir, &seal, None).await {
-                Ok(()) => {
-                    let log = self.node.log.clone();
-                    let (seal, dir) = (seal.clone(), dir.clone());
-                    on_disk(move || log.replace(&seal, &dir)).await?;
-                    return Ok("from another node");
+        for with_rows in [true, false] {
+            for peer in &peers {
+                let mut client = self.node.transport.own_client(peer.id, &peer.member.addr);
+                match self.copied(&mut client, &seal, &dir, with_rows).await {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        let log = self.node.log.clone();
+                        let (seal, dir) = (seal.clone(), dir.clone());
+                        on_disk(move || log.replace(&seal, &dir)).await?;
+                        return Ok("from another node");
+                    }
+                    Err(FetchError::Log(error @ log::Error::Io { .. })) => return Err(error.into()),
+                    Err(error) => last = Some(error),
                 }
-                Err(FetchError::Log(error @ log::Error::Io { .. })) => return Err(error.into()),
-                Err(error) => last = Some(error),
             }
         }
         for peer in &peers {
@@ -96,6 +98,29 @@ impl Upkeep {
         }
         let source = last.map(Box::new);
         Err(Error::NoCopy { base, source })
+    }
+
+    /// Fetches a copy of a segment from a peer, with its rows or beside those that are here; false if there are none. A
+    /// leader whose followers have applied nothing yet may need their entries before they can go on.
+    async fn copied(
+        &self,
+        client: &mut PeerClient,
+        seal: &Seal,
+        dir: &Path,
+        with_rows: bool,
+    ) -> Result<bool, FetchError> {
+        let disk = self.kept.snapshots.disk.clone();
+        if with_rows {
+            fetch::fetch(client, disk, dir, seal, None).await?;
+            return Ok(true);
+        }
+        let (log, wanted) = (self.node.log.clone(), seal.clone());
+        let rows = on_disk(move || Ok::<_, FetchError>(log.kept_rows(&wanted)?)).await?;
+        let Some(rows) = rows else {
+            return Ok(false);
+        };
+        fetch::fetch_entries(client, disk, dir, (seal, rows)).await?;
+        Ok(true)
     }
 
     /// Takes over what a peer has in the place of a segment since it was rewritten there; false if that is not to be had.
@@ -120,8 +145,9 @@ impl Upkeep {
             return Ok(false);
         }
         let disk = self.kept.snapshots.disk.clone();
-        let copied = coming.copy(disk, dir, &seal, None).await;
-        copied.map_err(not_had)?;
+        let (into, wanted) = (dir.to_owned(), seal.clone());
+        let copy = on_disk(move || Ok::<_, Error>(Copy::new(disk, &into, &wanted)?)).await?;
+        coming.copy(copy, None).await.map_err(not_had)?;
         self.purge(seal.next_index().0 - 1, at.0).await?;
         let (log, state) = (self.node.log.clone(), self.node.state.clone());
         let dir = dir.to_owned();

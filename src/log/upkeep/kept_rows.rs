@@ -1,0 +1,89 @@
+//! The rows of a segment whose store is damaged, for a copy of its entries from another node.
+
+use crate::log::format::files::Paths;
+use crate::log::format::row::{Bases, ROW_BYTES, Row};
+use crate::log::format::seal::Seal;
+use crate::log::segment::index_file::IndexFile;
+use crate::log::{Error, Index, Log, Placed};
+
+/// Rows that are read at a time.
+const STEP_ROWS: usize = 4096;
+
+/// The rows of a segment, in order, as its index file holds them. Who uses them checks the whole against the seal.
+#[derive(Debug)]
+pub struct KeptRows {
+    file: IndexFile,
+    bases: Bases,
+    count: usize,
+    /// How many were read.
+    at: usize,
+    read: std::vec::IntoIter<Row>,
+    /// One that was read too far.
+    ahead: Option<Row>,
+}
+
+impl Log {
+    /// The rows of a sealed segment as they are on the disk; `None` of a rewritten one, whose store tells its rows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the index file cannot be opened.
+    pub fn kept_rows(&self, seal: &Seal) -> Result<Option<KeptRows>, Error> {
+        if seal.rewritten.is_some() {
+            return Ok(None);
+        }
+        let path = Paths::new(&self.0.dir, seal.name()).index;
+        let file = self.0.disk.open(&path).map_err(Error::io("open", &path))?;
+        Ok(Some(KeptRows {
+            file: IndexFile::new(&path, file),
+            bases: Bases::new(seal.base, seal.first_position),
+            count: seal.rows as usize,
+            at: 0,
+            read: Vec::new().into_iter(),
+            ahead: None,
+        }))
+    }
+}
+
+impl KeptRows {
+    /// The next rows, of the entries up to one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] if a row does not check; as those of reading files.
+    pub fn up_to(&mut self, last: Index) -> Result<Vec<Placed>, Error> {
+        let mut rows = Vec::new();
+        while let Some(row) = self.row()? {
+            if row.index > last {
+                self.ahead = Some(row);
+                break;
+            }
+            rows.push(Placed {
+                position: row.position,
+                index: row.index,
+                check: row.check,
+                log: row.log,
+                offset: row.offset,
+            });
+        }
+        Ok(rows)
+    }
+
+    fn row(&mut self) -> Result<Option<Row>, Error> {
+        if let Some(row) = self.ahead.take().or_else(|| self.read.next()) {
+            return Ok(Some(row));
+        }
+        let to = (self.at + STEP_ROWS).min(self.count);
+        if self.at == to {
+            return Ok(None);
+        }
+        let bytes = self.file.read(self.at..to)?;
+        let rows = bytes.chunks_exact(ROW_BYTES).map(|row| {
+            let row = row.first_chunk().and_then(|row| self.bases.decode(row));
+            row.ok_or(Error::Malformed("a row does not check"))
+        });
+        self.read = rows.collect::<Result<Vec<_>, _>>()?.into_iter();
+        self.at = to;
+        Ok(self.read.next())
+    }
+}
