@@ -10,19 +10,18 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
 use super::batches::{self, Load};
+use super::beside::{Idle, Room};
 use super::figures::Run;
-use super::idle::Idle;
 use super::load::rate;
-use super::{
-    Bench, BenchArgs, LocalCluster, RECORDS_FOR_READS, RowName, TIMEOUT, following, together,
-};
+use super::{Bench, BenchArgs, LocalCluster, RECORDS_FOR_READS, RowName, TIMEOUT};
+use super::{following, together};
 use crate::cli::output::{counted, grouped, say};
 use crate::client::LogSettings;
 
 /// Logs that are made or deleted at once, by one client.
-const CHANGES_IN_FLIGHT: usize = 256;
+pub(super) const CHANGES_IN_FLIGHT: usize = 256;
 /// The records of a batch that is read back: small ones are what many logs have.
-const READ_BATCH_RECORDS: u32 = 10;
+pub(super) const READ_BATCH_RECORDS: u32 = 10;
 /// How long the nodes are watched at rest.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -30,7 +29,7 @@ const IDLE: Duration = Duration::from_secs(5);
 pub(super) fn rows_of(args: &BenchArgs) -> anyhow::Result<Vec<RowName>> {
     let mut rows = args.rows.clone();
     if args.logs.is_none() {
-        let is_of_many = |row: &&RowName| OF_MANY.contains(row) || **row == RowName::Idle;
+        let is_of_many = |row: &&RowName| OF_MANY.contains(row) || ON_OWN_NODES.contains(row);
         if let Some(row) = rows.iter().find(is_of_many) {
             bail!("{row:?} is measured over many logs: give --logs, too");
         }
@@ -44,8 +43,10 @@ pub(super) fn rows_of(args: &BenchArgs) -> anyhow::Result<Vec<RowName>> {
                 "{other:?} is not measured over many logs: leave it out of --rows, or leave --logs out"
             );
         }
-        if rows.contains(&RowName::Idle) && !args.connection.servers.is_empty() {
-            bail!("Idle starts and adds nodes: leave --servers out");
+        let is_own = |row: &&RowName| ON_OWN_NODES.contains(row);
+        let own = rows.iter().find(is_own);
+        if let Some(row) = own.filter(|_| !args.connection.servers.is_empty()) {
+            bail!("{row:?} looks into nodes of its own: leave --servers out");
         }
     }
     Ok(rows)
@@ -54,13 +55,17 @@ pub(super) fn rows_of(args: &BenchArgs) -> anyhow::Result<Vec<RowName>> {
 /// Rows that are of many logs alone.
 const OF_MANY: [RowName; 3] = [RowName::Together, RowName::Prefix, RowName::OneByOne];
 
+/// Rows that are measured only when they are asked for.
+const ON_OWN_NODES: [RowName; 2] = [RowName::Idle, RowName::Room];
+
 /// Whether a row can be measured over many logs.
 fn is_covered(row: RowName) -> bool {
-    use RowName::{Batch100x100, ConsumeBatch, Idle, Nodes, Unary64, Unary1024};
-    matches!(
+    use RowName::{Batch100x100, ConsumeBatch, Nodes, Unary64, Unary1024};
+    let both = matches!(
         row,
-        Unary64 | Unary1024 | Batch100x100 | ConsumeBatch | Nodes | Idle
-    ) || OF_MANY.contains(&row)
+        Unary64 | Unary1024 | Batch100x100 | ConsumeBatch | Nodes
+    );
+    both || OF_MANY.contains(&row) || ON_OWN_NODES.contains(&row)
 }
 
 /// A row: rates over one log and over all.
@@ -90,6 +95,7 @@ pub(super) struct Outcome {
     pub(super) rows: Vec<Compared>,
     pub(super) at_rest: Option<AtRest>,
     pub(super) idle: Option<Idle>,
+    pub(super) room: Option<Room>,
 }
 
 /// The logs of the measurement.
@@ -98,6 +104,22 @@ pub(super) struct Logs {
     pub(super) prefix: String,
     pub(super) all: Arc<[String]>,
     ids: Vec<u32>,
+}
+
+impl Logs {
+    /// Every other one, and the rest.
+    pub(super) fn halves(&self) -> (Self, Self) {
+        let half = |rest: usize| {
+            let mine = |place: &usize| place % 2 == rest;
+            let places = || (0..self.all.len()).filter(mine);
+            Self {
+                prefix: self.prefix.clone(),
+                all: places().map(|place| self.all[place].clone()).collect(),
+                ids: places().map(|place| self.ids[place]).collect(),
+            }
+        };
+        (half(0), half(1))
+    }
 }
 
 impl Bench {
@@ -118,7 +140,7 @@ impl Bench {
             None => None,
         };
         say(&format!("making {}", counted(logs as u64, "log", "logs")));
-        let (made, created_per_second) = self.make(logs).await?;
+        let (mut made, created_per_second) = self.make(logs).await?;
         let mut at_rest = None;
         if let (Some(cluster), Some((resident, cpu))) = (cluster.as_deref_mut(), before) {
             let (resident_mib, cpu_percent) = rest(cluster).await?;
@@ -130,17 +152,23 @@ impl Bench {
                 start: self.start(cluster).await?,
             });
         }
-        let idle = match cluster {
+        let idle = match cluster.as_deref_mut() {
             Some(cluster) if is_idle => Some(self.idle(cluster, &made).await?),
             _ => None,
         };
         let mut compared = Vec::new();
-        let is_compared = |row: &&RowName| !matches!(row, RowName::Nodes | RowName::Idle);
+        let is_compared = |row: &&RowName| **row != RowName::Nodes && !ON_OWN_NODES.contains(row);
         for row in rows.iter().filter(is_compared) {
             let outcome = self.compare(*row, &made).await;
             compared.push(outcome.with_context(|| format!("measure {row:?}"))?);
         }
-        say(&format!("deleting {}", counted(logs as u64, "log", "logs")));
+        let mut room = None;
+        if let Some(cluster) = cluster.filter(|_| rows.contains(&RowName::Room)) {
+            let (measured, left) = self.room(cluster, &made).await?;
+            (room, made) = (Some(measured), left);
+        }
+        let left = made.all.len() as u64;
+        say(&format!("deleting {}", counted(left, "log", "logs")));
         let deleted_per_second = self.delete(&made).await?;
         Ok(Outcome {
             logs,
@@ -149,6 +177,7 @@ impl Bench {
             rows: compared,
             at_rest,
             idle,
+            room,
         })
     }
 
@@ -171,7 +200,7 @@ impl Bench {
         Ok((Logs { prefix, all, ids }, per_second))
     }
 
-    async fn delete(&self, logs: &Logs) -> anyhow::Result<f64> {
+    pub(super) async fn delete(&self, logs: &Logs) -> anyhow::Result<f64> {
         let admin = self.client.admin();
         let started = Instant::now();
         let calls = logs.all.iter().zip(&logs.ids);
@@ -287,7 +316,11 @@ impl Bench {
     }
 
     /// Reads so many records of each log, one log after the other; records a second.
-    async fn read_logs(&self, logs: &[String], spans: &[(u64, u64)]) -> anyhow::Result<f64> {
+    pub(super) async fn read_logs(
+        &self,
+        logs: &[String],
+        spans: &[(u64, u64)],
+    ) -> anyhow::Result<f64> {
         let channel = self.leader().await?.channel();
         let started = Instant::now();
         for (log, (from, count)) in logs.iter().zip(spans) {

@@ -6,7 +6,7 @@ use super::figures::spread;
 use super::many::{Compared, Outcome};
 use super::{BenchArgs, report};
 use crate::cli::Format;
-use crate::cli::output::{counted, grouped, table};
+use crate::cli::output::{counted, grouped, size, table};
 
 impl Compared {
     fn medians(&self) -> (f64, f64) {
@@ -76,6 +76,18 @@ fn text(outcome: &Outcome) -> String {
             list(&idle.resident_mib)
         );
     }
+    if let Some(room) = &outcome.room {
+        text = format!(
+            "{text}\n\n{} records took {} on a node; half of the logs deleted, {} were left after {} ms\n  one log \
+             read after the other: {:.0} records a second before, {:.0} after",
+            grouped(room.records),
+            size(room.filled_bytes),
+            size(room.left_bytes),
+            room.back.as_millis(),
+            room.read_before,
+            room.read_after
+        );
+    }
     text
 }
 
@@ -120,6 +132,14 @@ fn json(outcome: &Outcome) -> Value {
             "term_changes": idle.term_changes,
             "resident_mib": idle.resident_mib,
         })),
+        "room": outcome.room.as_ref().map(|room| json!({
+            "records": room.records,
+            "filled_bytes": room.filled_bytes,
+            "left_bytes": room.left_bytes,
+            "back_ms": room.back.as_millis(),
+            "read_before_per_second": room.read_before,
+            "read_after_per_second": room.read_after,
+        })),
     })
 }
 
@@ -141,6 +161,7 @@ mod tests {
             }],
             at_rest: None,
             idle: None,
+            room: None,
         };
         let told = json(&outcome);
         assert_eq!(told["rows"][0]["ratio"], 0.9);

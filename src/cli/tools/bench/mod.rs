@@ -4,10 +4,10 @@
 //! majority, because there is no other kind.
 
 mod batches;
+mod beside;
 mod consuming;
 mod figures;
 mod following;
-mod idle;
 mod load;
 mod many;
 mod many_report;
@@ -195,7 +195,8 @@ impl Bench {
             | RowName::Together
             | RowName::Prefix
             | RowName::OneByOne
-            | RowName::Idle => return Ok(None),
+            | RowName::Idle
+            | RowName::Room => return Ok(None),
         };
         let mut runs = Vec::new();
         for number in 1..=self.runs {
@@ -225,7 +226,8 @@ impl Bench {
             | RowName::Together
             | RowName::Prefix
             | RowName::OneByOne
-            | RowName::Idle => Ok(Run::default()),
+            | RowName::Idle
+            | RowName::Room => Ok(Run::default()),
         }
     }
 

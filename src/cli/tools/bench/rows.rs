@@ -20,9 +20,11 @@ Three rows more, which want --logs:
   together                          calls that append 10 x 10 records to ten logs, beside batches of 100 to one
   prefix                            one client that reads all logs by their prefix, beside one that reads one log
   one-by-one                        one reader of a log out of all, from its start, and then of the next
-And one that is measured only when it is asked for, on own nodes:
+And two that are measured only when they are asked for, on own nodes:
   idle                              what `nodes` tells, beside ten million records; what a checkpoint writes after
                                     ten logs were appended to; a new node that joins under 5,000 records a second
+  room                              ten million records, half of the logs deleted: how long until their room is back,
+                                    and how fast a log is read before and after
 
 Examples:
   ferrolog bench
@@ -30,7 +32,8 @@ Examples:
   ferrolog bench --rows batch100x100,consume-batch
   ferrolog bench --servers n1:7400,n2:7400,n3:7400 --insecure --rows unary64 --output json
   ferrolog bench --logs 1000 --runs 3 --seconds 3
-  ferrolog bench --logs 99999 --rows idle";
+  ferrolog bench --logs 99999 --rows idle
+  ferrolog bench --logs 10000 --rows room";
 
 /// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -50,6 +53,7 @@ pub(super) enum RowName {
     Prefix,
     OneByOne,
     Idle,
+    Room,
 }
 
 impl RowName {

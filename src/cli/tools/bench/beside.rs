@@ -1,20 +1,22 @@
-//! What logs cost that nobody uses, beside ten million records: in a checkpoint, and on the way to a new node.
+//! What many logs cost beside ten million records: in a checkpoint, on the way to a new node, and as room that comes
+//! back once half of them are deleted.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use futures::{StreamExt, stream};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::batches::{self, Load};
 use super::load::rate;
-use super::many::Logs;
+use super::many::{CHANGES_IN_FLIGHT, Logs, READ_BATCH_RECORDS};
 use super::{Bench, LocalCluster, TIMEOUT};
 use crate::batch::Record;
-use crate::cli::output::{grouped, say};
+use crate::cli::output::{counted, grouped, say};
 use crate::client::{Producer, ProducerOptions};
 
-/// Records in the default log before anything is measured.
+/// Records before anything is measured: in the default log, or in all logs together.
 const RECORDS: u64 = 10_000_000;
 /// Given up before the new node joins, so that it gets a snapshot and not every entry: more segments than are made
 /// meanwhile.
@@ -33,7 +35,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 const CHECKPOINTS: &str = "ferrolog_checkpoints_total";
 const WRITTEN: &str = "ferrolog_state_written_bytes_total";
+/// Logs that are read, one after the other, before and after.
+const READ: usize = 20;
+/// Room counts as back once what full segments take has come down to this part, in hundredths.
+const BACK_PERCENT: u64 = 60;
+/// How long it may take.
+const BACK_MAX: Duration = Duration::from_secs(300);
+
 const SEGMENTS: &str = "ferrolog_segments";
+const SEGMENT_BYTES: &str = "ferrolog_segment_bytes";
 const SNAPSHOTS_TAKEN: &str = "ferrolog_snapshots_total{direction=\"taken\"}";
 
 /// What was measured.
@@ -48,6 +58,19 @@ pub(super) struct Idle {
     pub(super) term_changes: u64,
     /// Resident memory of each node after that, the new one last.
     pub(super) resident_mib: Vec<f64>,
+}
+
+/// What was measured of room that comes back.
+pub(super) struct Room {
+    pub(super) records: u64,
+    /// What the segments of a node took beside those that were there before, filled and in the end.
+    pub(super) filled_bytes: u64,
+    pub(super) left_bytes: u64,
+    /// From the deletion's end until it was back on all nodes.
+    pub(super) back: Duration,
+    /// Records a second of a reader of one log after the other, before and after.
+    pub(super) read_before: f64,
+    pub(super) read_after: f64,
 }
 
 impl Bench {
@@ -137,6 +160,66 @@ impl Bench {
         let taken = cluster.told(place, SNAPSHOTS_TAKEN).await?;
         ensure!(taken > 0, "{name} got every entry and no snapshot");
         Ok(joined)
+    }
+
+    /// Fills the logs, deletes half of them, and gives those that stay.
+    pub(super) async fn room(
+        &self,
+        cluster: &LocalCluster,
+        logs: &Logs,
+    ) -> anyhow::Result<(Room, Logs)> {
+        let empty = self.segment_bytes(cluster).await?;
+        let of_each = RECORDS / u64::from(READ_BATCH_RECORDS) / logs.all.len() as u64;
+        let batches = of_each.max(1) * logs.all.len() as u64;
+        let records = batches * u64::from(READ_BATCH_RECORDS);
+        say(&format!(
+            "appending {} records to the logs",
+            grouped(records)
+        ));
+        let load = Load::new(&logs.all, READ_BATCH_RECORDS, batches::READ_RECORD_BYTES, 0);
+        self.leader().await?.batches_count(load, batches).await?;
+        let filled = self.segment_bytes(cluster).await?.saturating_sub(empty);
+
+        let (gone, stay) = logs.halves();
+        let of_log = records / logs.all.len() as u64;
+        let read = &stay.all[..READ.min(stay.all.len())];
+        let spans = vec![(0, of_log); read.len()];
+        let read_before = self.read_logs(read, &spans).await?;
+        let what = counted(gone.all.len() as u64, "log", "logs");
+        say(&format!(
+            "deleting {what}, whose records stand among the others'"
+        ));
+        self.delete(&gone).await?;
+        let began = Instant::now();
+        let left = loop {
+            let left = self.segment_bytes(cluster).await?.saturating_sub(empty);
+            if left <= filled * BACK_PERCENT / 100 {
+                break left;
+            }
+            ensure!(began.elapsed() < BACK_MAX, "the room did not come back");
+            sleep(LOOK_EVERY).await;
+        };
+        let back = began.elapsed();
+        let room = Room {
+            records,
+            filled_bytes: filled,
+            left_bytes: left,
+            back,
+            read_before,
+            read_after: self.read_logs(read, &spans).await?,
+        };
+        Ok((room, stay))
+    }
+
+    /// What the segments take on the node that holds the most.
+    async fn segment_bytes(&self, cluster: &LocalCluster) -> anyhow::Result<u64> {
+        let told = (0..cluster.node_count()).map(|place| cluster.told(place, SEGMENT_BYTES));
+        let told: Vec<_> = stream::iter(told)
+            .buffered(CHANGES_IN_FLIGHT)
+            .collect()
+            .await;
+        let told: Vec<u64> = told.into_iter().collect::<anyhow::Result<_>>()?;
+        Ok(told.into_iter().max().unwrap_or(0))
     }
 
     async fn term(&self) -> anyhow::Result<u64> {
