@@ -181,7 +181,7 @@ const MUTANTS: [Mutant; 33] = [
     mutant(
         "a rewriting gives up a record that lives",
         "log != LogId::GONE && first.is_none_or(|first| end > first.0)",
-        "log != LogId::GONE && first.is_none_or(|first| end > first.0 + u64::from(IT))",
+        "log != LogId::GONE && first.is_none_or(|first| end > first.0.saturating_add(u64::from(IT)))",
     ),
     mutant(
         "of a call the first condition alone is judged",
