@@ -34,18 +34,21 @@ const BYTES_PER_SECOND: u64 = 64 << 20;
 /// What is written may take this part of what is free.
 const FREE_SHARE: u64 = 4;
 
+/// How often records were given up, how many sealed segments there are, and the latest rewriting among them.
+type Sight = (u64, usize, Option<Index>);
+
 /// What a node knows of its sealed segments.
 #[derive(Debug, Default)]
 pub struct Worth {
     lives: BTreeMap<SegmentName, Live>,
     /// The raft index from which on the next segment is looked at.
     next: Index,
-    /// How often records were given up when the look at all of them began, and how many there were.
-    began: (u64, usize),
+    /// How it was when the look at all of them began.
+    began: Sight,
     /// The same of the last look that came to its end: while nothing changes, none begins.
-    ended: Option<(u64, usize)>,
+    ended: Option<Sight>,
     /// What was seen, and the share of dead bytes, when the leader decided last.
-    decided: Option<((u64, usize), u64)>,
+    decided: Option<(Sight, u64)>,
 }
 
 /// Sealed segments side by side.
@@ -71,11 +74,7 @@ impl Worth {
 
     /// The segment that is looked at next: none at the end of a look at all of them. `None` if nothing changed since the
     /// last such look.
-    fn next_of(
-        &mut self,
-        sealed: &[SegmentInfo],
-        now: (u64, usize),
-    ) -> Option<Option<SegmentInfo>> {
+    fn next_of(&mut self, sealed: &[SegmentInfo], now: Sight) -> Option<Option<SegmentInfo>> {
         if self.next == Index(0) {
             if self.ended == Some(now) {
                 return None;
@@ -208,7 +207,8 @@ impl Upkeep {
     async fn look_at_one(&self, worth: &Mutex<Worth>, dead_percent: u64) -> Result<(), Error> {
         let segments = self.node.log.segments().into_iter();
         let sealed: Vec<_> = segments.filter(|one| one.next_position.is_some()).collect();
-        let now = (self.node.log.given_up(), sealed.len());
+        let rewritten = sealed.iter().filter_map(|one| one.name.rewritten).max();
+        let now = (self.node.log.given_up(), sealed.len(), rewritten);
         let next = worth.lock().next_of(&sealed, now);
         match next {
             Some(Some(next)) => {
@@ -404,8 +404,8 @@ mod tests {
     fn a_look_ends_and_none_begins_before_something_changed() {
         let (infos, _) = segments(&[(1000, 100, false); 2]);
         let mut worth = Worth::default();
-        let looks = |worth: &mut Worth, now| {
-            let next = worth.next_of(&infos, now);
+        let looks = |worth: &mut Worth, (given_up, segments)| {
+            let next = worth.next_of(&infos, (given_up, segments, None));
             next.map(|next| next.map(|one| one.base.0))
         };
         let look = [Some(Some(0)), Some(Some(10)), Some(None), None];
@@ -414,6 +414,20 @@ mod tests {
         // What changes in the midst of a look is looked at in the next one.
         let look = [Some(Some(10)), Some(None), Some(Some(0))];
         assert_eq!(look.map(|_| looks(&mut worth, (3, 2))), look);
+    }
+
+    #[test]
+    fn one_segment_in_the_place_of_one_is_a_change() {
+        let (mut infos, lives) = segments(&[(1000, 100, false); 2]);
+        let mut worth = Worth {
+            lives,
+            ended: Some((1, 2, None)),
+            ..Worth::default()
+        };
+        assert_eq!(worth.next_of(&infos, (1, 2, None)), None);
+        infos[1].name.rewritten = Some(Index(30));
+        let next = worth.next_of(&infos, (1, 2, Some(Index(30))));
+        assert_eq!(next, Some(Some(infos[1])), "the new one alone");
     }
 
     #[test]
