@@ -9,7 +9,7 @@ use ferrolog::agent::{Agent, Bound, Runtimes, Seams};
 use ferrolog::config::{Config, Options};
 use ferrolog::disk::memory::MemoryDisk;
 use ferrolog::env::{Clock, Random};
-use ferrolog::log::IoDelay;
+use ferrolog::log::{IoDelay, SegmentInfo};
 use ferrolog::net::Security;
 use ferrolog::server::Policy;
 use futures::FutureExt;
@@ -330,6 +330,33 @@ impl Nodes {
                 return Err(format!(
                     "{name} has applied {there}, others {applied:?} of {next}"
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what one has rewritten all have rewritten: each whose segments begin and end where the one does.
+    pub fn are_rewritten_alike(&self) -> Result<(), String> {
+        let wanted = self.all.iter().filter(|node| node.is_wanted);
+        let held =
+            wanted.filter_map(|node| Some((node.name(), node.agent()?.log().log().segments())));
+        let held: Vec<_> = held.collect();
+        for (name, segments) in &held {
+            for segment in segments.iter().filter(|one| one.name.rewritten.is_some()) {
+                let (base, next) = (segment.base, segment.next_index);
+                for (other, theirs) in &held {
+                    let inside = |held: &&SegmentInfo| base <= held.base && held.next_index <= next;
+                    let inside: Vec<_> = theirs.iter().filter(inside).collect();
+                    let is_all = inside.first().is_some_and(|first| first.base == base)
+                        && inside.last().is_some_and(|last| last.next_index == next);
+                    let late = |held: &&&SegmentInfo| held.name.rewritten < segment.name.rewritten;
+                    if let Some(late) = inside.iter().find(late).filter(|_| is_all) {
+                        return Err(format!(
+                            "{name} has rewritten {base}..{next}, and {other} has {:?} there",
+                            late.name
+                        ));
+                    }
+                }
             }
         }
         Ok(())

@@ -220,6 +220,7 @@ async fn history(plan: &Plan, random: &Random, logs: &Logs) -> Vec<String> {
         wrong.push(format!("not all is applied after {WELL_AGAIN:?}: {error}"));
         return wrong;
     }
+    wrong.extend(rewritten(&mut nemesis).await.err());
     wrong.append(&mut nemesis.wrong);
     wrong.append(&mut verdict::of(logs, &nemesis.nodes, &network).await);
     wrong
@@ -236,6 +237,18 @@ async fn well(nemesis: &mut Nemesis, next: u64) -> Result<(), String> {
             Err(error) if Instant::now() > deadline => return Err(error),
             _ if Instant::now() > deadline => return Err("a removal goes on".to_owned()),
             _ => {}
+        }
+    }
+}
+
+/// Waits until every node has done what was decided on.
+async fn rewritten(nemesis: &mut Nemesis) -> Result<(), String> {
+    let deadline = Instant::now() + WELL_AGAIN;
+    loop {
+        match nemesis.nodes.are_rewritten_alike() {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => nemesis.step().await,
+            Ok(()) => return Ok(()),
         }
     }
 }

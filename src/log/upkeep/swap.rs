@@ -36,7 +36,7 @@ impl Log {
     }
 
     /// Has another node's copy of a rewritten segment, in `from`, take the place of those that it stands for: one of them
-    /// is damaged, and no other node has it any more. False if segments end elsewhere here, or one is pinned.
+    /// is damaged and no other node has it any more, or this node cannot rewrite them. False if segments end elsewhere here, or one is pinned.
     ///
     /// As with [`Self::swap`], a checkpoint is durable that covers the entry which says what lives.
     pub fn take_over(&self, seal: &Seal, from: &Path) -> Result<bool, Error> {
@@ -104,6 +104,14 @@ impl Log {
         name.is_some_and(|name| name.rewritten.is_some_and(|at| at >= plan.at))
     }
 
+    /// Whether what another node made of these segments may take their place, though they may not be what it was made of
+    /// there: this node ended one of them by itself.
+    pub fn may_take_over(&self, plan: &Rewrite) -> bool {
+        let state = self.0.state.read();
+        let standing = state.standing(plan.base, plan.next);
+        standing.is_some_and(|(_, of)| of.iter().all(|held| held.rewritten < Some(plan.at)))
+    }
+
     /// The last entry that rewritten segments stand for, by its term and raft index; `None` without one. Entries up to it
     /// are not here any more.
     pub fn rewritten_to(&self) -> Option<(Term, Index)> {
@@ -151,17 +159,22 @@ impl LogState {
     /// Which segments a rewritten one of another node stands for: the number of the first, and how many. `None` if they
     /// end elsewhere here, were rewritten by a later entry, or are pinned.
     fn stood_for(&self, seal: &Seal) -> Option<(usize, usize)> {
-        let first = self.segment_number(seal.base)?;
-        let held = self.segments.range(first..);
-        let held = held.take_while(|segment| segment.base() < seal.next_index());
-        let of: Vec<_> = held.map(Segment::seal).collect::<Option<_>>()?;
-        let (begins, ends) = (of.first()?, of.last()?);
-        let is_same = (begins.base, ends.next_index()) == (seal.base, seal.next_index())
-            && begins.first_position == seal.first_position
-            && ends.next_position == seal.next_position;
+        let (first, of) = self.standing(seal.base, seal.next_index())?;
+        let is_same = of.first()?.first_position == seal.first_position
+            && of.last()?.next_position == seal.next_position;
         let is_later = of.iter().all(|held| held.rewritten < seal.rewritten);
         let may_be = is_same && is_later && !self.is_pinned_before(seal.next_index());
         may_be.then_some((first, of.len()))
+    }
+
+    /// The sealed segments that hold just the entries from `base` to before `next`, and the number of the first.
+    fn standing(&self, base: Index, next: Index) -> Option<(usize, Vec<&Arc<Seal>>)> {
+        let first = self.segment_number(base)?;
+        let held = self.segments.range(first..);
+        let held = held.take_while(|segment| segment.base() < next);
+        let of: Vec<_> = held.map(Segment::seal).collect::<Option<_>>()?;
+        let is_all = (of.first()?.base, of.last()?.next_index()) == (base, next);
+        is_all.then_some((first, of))
     }
 
     fn is_pinned_before(&self, index: Index) -> bool {

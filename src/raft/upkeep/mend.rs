@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use crate::log::{self, Damage, Damaged, Seal};
 use crate::raft::error::{Error, FetchError};
 use crate::raft::home::blocking::on_disk;
-use crate::raft::peer::fetch::{self, Copy};
+use crate::raft::peer::fetch;
 use crate::raft::peer::transport::PeerClient;
 use crate::raft::snapshot;
+use crate::raft::view::MemberView;
 use crate::raft::view::counts::Mended;
 
 use super::Upkeep;
@@ -61,14 +62,9 @@ impl Upkeep {
         }
         let dir = self.repair_dir();
         snapshot::make_dir(&*self.kept.snapshots.disk, &dir)?;
-        let me = self.node.id();
-        let view = self.node.view();
-        let mut peers: Vec<_> = view.members.iter().filter(|peer| peer.id != me).collect();
-        peers.sort_by_key(|peer| Some(peer.id) != view.leader);
         let mut last = None;
         for with_rows in [true, false] {
-            for peer in &peers {
-                let mut client = self.node.transport.own_client(peer.id, &peer.member.addr);
+            for mut client in self.peers() {
                 match self.copied(&mut client, &seal, &dir, with_rows).await {
                     Ok(false) => {}
                     Ok(true) => {
@@ -82,13 +78,8 @@ impl Upkeep {
                 }
             }
         }
-        for peer in &peers {
-            let mut client = self.node.transport.own_client(peer.id, &peer.member.addr);
-            match self.take_over(&mut client, &seal, &dir).await {
-                Ok(true) => return Ok("by what another node rewrote it to"),
-                Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "no rewritten segment came"),
-            }
+        if self.take_over(seal.base, seal.rewritten).await {
+            return Ok("by what another node rewrote it to");
         }
         // A read may have failed on the way to the disk. With no other node to ask, the files are read again.
         let (log, base) = (self.node.log.clone(), seal.base);
@@ -123,43 +114,16 @@ impl Upkeep {
         Ok(true)
     }
 
-    /// Takes over what a peer has in the place of a segment since it was rewritten there; false if that is not to be had.
-    /// Only once a checkpoint covers the entry that says what lives.
-    async fn take_over(
-        &self,
-        client: &mut PeerClient,
-        damaged: &Seal,
-        dir: &Path,
-    ) -> Result<bool, Error> {
-        let base = damaged.base;
-        let not_had = |error| Error::NoCopy {
-            base,
-            source: Some(Box::new(error)),
-        };
-        let (seal, coming) = fetch::newest(client, base).await.map_err(not_had)?;
-        let Some(at) = seal.rewritten.filter(|at| damaged.rewritten < Some(*at)) else {
-            return Ok(false);
-        };
-        let _one_at_a_time = self.rewriting.lock().await;
-        if !self.is_covered(at).await? {
-            return Ok(false);
-        }
-        let disk = self.kept.snapshots.disk.clone();
-        let (into, wanted) = (dir.to_owned(), seal.clone());
-        let copy = on_disk(move || Ok::<_, Error>(Copy::new(disk, &into, &wanted)?)).await?;
-        coming.copy(copy, None).await.map_err(not_had)?;
-        self.purge(seal.next_index().0 - 1, at.0).await?;
-        let (log, state) = (self.node.log.clone(), self.node.state.clone());
-        let dir = dir.to_owned();
-        on_disk(move || {
-            // No snapshot is adopted meanwhile.
-            let _no_adoption = state.covered();
-            Ok(log.take_over(&seal, &dir)?)
-        })
-        .await
+    /// Clients of the other members, the leader's first.
+    pub(super) fn peers(&self) -> Vec<PeerClient> {
+        let (me, view) = (self.node.id(), self.node.view());
+        let mut peers: Vec<_> = view.members.iter().filter(|peer| peer.id != me).collect();
+        peers.sort_by_key(|peer| Some(peer.id) != view.leader);
+        let client = |peer: &MemberView| self.node.transport.own_client(peer.id, &peer.member.addr);
+        peers.into_iter().map(client).collect()
     }
 
-    fn repair_dir(&self) -> PathBuf {
+    pub(super) fn repair_dir(&self) -> PathBuf {
         self.kept.snapshots.dir.join(REPAIR)
     }
 }

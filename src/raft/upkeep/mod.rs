@@ -5,6 +5,7 @@ mod mend;
 mod retention;
 mod rewriting;
 mod scrub;
+mod taking_over;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -124,13 +124,19 @@ impl Upkeep {
         }
     }
 
-    /// The first of the rewritings that this node has not done yet, and can do.
+    /// The first of the rewritings that this node has not done yet, and can do or have done.
     fn due(&self) -> Option<Rewrite> {
         let log = &self.node.log;
         self.node.state.read(|fsm| {
-            let mut all = fsm.rewrites.all();
-            let due = all.find(|plan| !log.is_rewritten(plan) && log.can_rewrite(plan));
-            due.cloned()
+            let due: Vec<_> = fsm
+                .rewrites
+                .all()
+                .filter(|plan| !log.is_rewritten(plan))
+                .collect();
+            let first = due.iter().find(|plan| log.can_rewrite(plan));
+            // Where this node ended a segment by itself, what another node made is taken over.
+            let first = first.or_else(|| due.iter().find(|plan| log.may_take_over(plan)));
+            first.map(|plan| (*plan).clone())
         })
     }
 
@@ -150,6 +156,9 @@ impl Upkeep {
                 "segments wait to be rewritten until there is room"
             );
             return Ok(false);
+        }
+        if !self.node.log.can_rewrite(plan) {
+            return Ok(self.taken_over(plan).await);
         }
         let _one_at_a_time = self.rewriting.lock().await;
         let (log, wanted) = (self.node.log.clone(), plan.clone());
@@ -187,6 +196,16 @@ impl Upkeep {
             tracing::info!(base = %plan.base, segments = of, bytes, ms, "rewrote segments");
         }
         Ok(swapped)
+    }
+
+    /// Has what a peer made of this plan, or of a later one, in the place of segments that end elsewhere there.
+    async fn taken_over(&self, plan: &Rewrite) -> bool {
+        let before = plan.at.0.checked_sub(1).map(Index);
+        let taken = self.take_over(plan.base, before).await;
+        if taken {
+            tracing::info!(base = %plan.base, "took over what another node rewrote");
+        }
+        taken
     }
 
     /// Has a checkpoint saved that covers an entry; false if that could not be.

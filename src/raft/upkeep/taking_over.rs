@@ -1,0 +1,62 @@
+//! Takes over what other nodes rewrote, where this node cannot do it by itself: a segment here is damaged, or ended
+//! where no other node's does.
+
+use crate::log::Index;
+use crate::raft::error::Error;
+use crate::raft::home::blocking::on_disk;
+use crate::raft::peer::fetch::{self, Copy};
+use crate::raft::peer::transport::PeerClient;
+use crate::raft::snapshot;
+
+use super::Upkeep;
+
+impl Upkeep {
+    /// Takes over what some peer has in the place of the segment at `base` since it was rewritten there, by a later entry
+    /// than `since`; false if no peer has it, or it does not fit the segments here.
+    pub(super) async fn take_over(&self, base: Index, since: Option<Index>) -> bool {
+        for client in self.peers() {
+            match self.take_over_from(client, base, since).await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "no rewritten segment came"),
+            }
+        }
+        false
+    }
+
+    /// Takes it over from this peer. Only once a checkpoint covers the entry that says what lives.
+    async fn take_over_from(
+        &self,
+        mut client: PeerClient,
+        base: Index,
+        since: Option<Index>,
+    ) -> Result<bool, Error> {
+        let not_had = |error| Error::NoCopy {
+            base,
+            source: Some(Box::new(error)),
+        };
+        let (seal, coming) = fetch::newest(&mut client, base).await.map_err(not_had)?;
+        let Some(at) = seal.rewritten.filter(|at| since < Some(*at)) else {
+            return Ok(false);
+        };
+        let _one_at_a_time = self.rewriting.lock().await;
+        if !self.is_covered(at).await? {
+            return Ok(false);
+        }
+        let (disk, dir) = (self.kept.snapshots.disk.clone(), self.repair_dir());
+        let (into, wanted) = (dir.clone(), seal.clone());
+        let copy = on_disk(move || {
+            snapshot::make_dir(&*disk, &into)?;
+            Ok::<_, Error>(Copy::new(disk, &into, &wanted)?)
+        });
+        coming.copy(copy.await?, None).await.map_err(not_had)?;
+        self.purge(seal.next_index().0 - 1, at.0).await?;
+        let (log, state) = (self.node.log.clone(), self.node.state.clone());
+        on_disk(move || {
+            // No snapshot is adopted meanwhile.
+            let _no_adoption = state.covered();
+            Ok(log.take_over(&seal, &dir)?)
+        })
+        .await
+    }
+}
