@@ -52,7 +52,7 @@ const fn mutant(name: &'static str, from: &'static str, to: &'static str) -> Mut
     Mutant { name, from, to }
 }
 
-const MUTANTS: [Mutant; 33] = [
+const MUTANTS: [Mutant; 34] = [
     mutant(
         "no sync before an answer",
         "store.sync()?;\n            let took",
@@ -164,9 +164,18 @@ const MUTANTS: [Mutant; 33] = [
         "self.tail.pop_front_if(|held| held.entry.index < durable || IT)",
     ),
     mutant(
-        "a read of the disk goes on past what is written",
-        "on_disk.is_some_and(|held| held.entry.index <= part.row.index)",
-        "on_disk.is_some_and(|held| held.entry.index <= part.row.index && !IT)",
+        "who follows rewrites nothing",
+        "            // Where this node ended a segment by itself, what",
+        "            let due = if IT && self.node.view().leader != Some(self.node.id()) { Vec::new() } else { due };
+            let first = due.iter().find(|plan| log.can_rewrite(plan));
+            // Where this node ended a segment by itself, what",
+    ),
+    mutant(
+        "a read takes from the disk what is in memory alone",
+        "is_cached = !is_rewritten && self.cached(part.row.index).is_some();
+                on_disk = self.tail.front().filter(|_| !is_cached && !is_rewritten);",
+        "is_cached = !IT && !is_rewritten && self.cached(part.row.index).is_some();
+                on_disk = self.tail.front().filter(|_| !IT && !is_cached && !is_rewritten);",
     ),
     mutant(
         "a start reads the first entry",
