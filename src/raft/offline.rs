@@ -1,6 +1,7 @@
 //! A data directory looked at while no node runs on it: who it is, and what bounds its log.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use openraft::EntryPayload;
 
@@ -14,8 +15,8 @@ use crate::raft::entry::codec;
 use crate::raft::entry::types::Membership;
 use crate::raft::error::StableError;
 use crate::raft::home::directory::Identity;
+use crate::raft::home::stable_store::vote_file::{self, VoteFile};
 use crate::raft::home::stable_store::{FILE, StableStore};
-use crate::raft::home::vote_file::{self, VoteFile};
 use crate::raft::snapshot::{self, STAGING};
 use crate::raft::state::fsm::Fsm;
 
@@ -61,6 +62,7 @@ pub fn inspect(disk: &dyn Disk, dir: &Path) -> Result<Option<Inspection>, Inspec
             });
         }
     }
+    let copy: Arc<dyn Disk> = Arc::new(copy);
     let stable = StableStore::open(&copy, dir)?;
     let known = stable.identity()?.filter(|known| known.node_id != 0);
     let identity = known.map(|known: pb::Identity| Identity {

@@ -5,7 +5,7 @@ use crate::source::{Finding, Path, Source, is_test_file, is_word};
 /// What has one home in `src/`: the path as code names it, and where it may stand.
 const HOMES: &[(&str, &[&str])] = &[
     ("openraft", &["src/raft/"]),
-    ("redb", &["src/raft/home/stable_store.rs"]),
+    ("redb", &["src/raft/home/stable_store/"]),
     ("rustls", &["src/net/tls/", "src/certs.rs", "src/certs/"]),
     ("tokio_rustls", &["src/net/tls/"]),
     ("rcgen", &["src/certs.rs", "src/certs/"]),

@@ -9,6 +9,7 @@ mod storage;
 pub use calls::{DiskFull, ExecuteError, ProposeError, ReadError};
 pub(crate) use calls::{OTHER_ANSWER, WriteFailure};
 pub use membership::MembershipError;
+pub(in crate::raft) use storage::Cause;
 pub use storage::{FetchError, StableError};
 
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use crate::log::{self, Index};
 use crate::raft::entry::wire_error::WireError;
 
 /// What a library said.
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(in crate::raft) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// The stable store failed.
 #[derive(Debug, thiserror::Error)]

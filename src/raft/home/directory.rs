@@ -73,7 +73,7 @@ impl Directory {
             std::io::ErrorKind::WouldBlock => Error::InUse(path.to_owned()),
             _ => failed(error),
         })?;
-        let stable = StableStore::open(&*disk, path)?;
+        let stable = StableStore::open(&disk, path)?;
         let known = match stable.identity()? {
             Some(known) => known,
             None => {

@@ -5,4 +5,3 @@ pub mod commit_file;
 pub mod directory;
 pub mod drained_file;
 pub mod stable_store;
-pub mod vote_file;

@@ -25,7 +25,7 @@ fn build(disk: Arc<dyn Disk>, dir: &Path, inline_io: bool) -> (LogStore, StateMa
         inline_io,
         ..log::Config::default()
     };
-    let stable = StableStore::open(&*disk, dir).unwrap();
+    let stable = StableStore::open(&disk, dir).unwrap();
     let machine = StateMachine::open(disk, dir.to_owned(), config, &stable).unwrap();
     let store = LogStore::new(machine.log().clone(), stable).unwrap();
     (store, machine)

@@ -1,34 +1,31 @@
 //! The stable store: the vote, the identity, how far the log is committed, and the FSM's state, in redb.
 //!
-//! Only this file uses redb. The database runs over the disk seam, so that tests let it crash with the rest.
+//! Only this folder uses redb. The database runs over the disk seam, so that tests let it crash with the rest.
 
-use std::io;
+mod database;
+pub mod vote_file;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
-use redb::{
-    Database, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition,
-    WriteTransaction,
-};
+use redb::{ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use crate::disk::crc32c;
-use crate::disk::{Disk, File};
+use crate::disk::{Disk, crc32c};
 use crate::metrics::Counter;
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::types::{self, LogId, Vote};
 use crate::raft::entry::wire_error::WireError;
 use crate::raft::error::StableError;
-use crate::tasks;
 
-use super::vote_file::VoteFile;
+use database::Opened;
+use vote_file::VoteFile;
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("stable");
 /// The rows of the FSM's tables, by the key that each table gives them.
 const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
 /// The rows of a snapshot whose segments are being put in place.
 const INCOMING: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("incoming");
-const CACHE_BYTES: usize = 1 << 20;
 
 /// The file's name in the data directory.
 pub const FILE: &str = "stable.redb";
@@ -42,84 +39,42 @@ pub struct StableStore(Arc<StoreFiles>);
 
 #[derive(Debug)]
 struct StoreFiles {
-    database: Database,
+    database: Opened,
     vote: VoteFile,
-    /// Bytes that the database wrote.
-    written: Arc<Counter>,
     checkpoints: Counter,
 }
 
 impl StableStore {
     /// Opens the store in `dir`, or makes an empty one.
-    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self, StableError> {
+    pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, StableError> {
         let path = dir.join(FILE);
-        let failed = |source: redb::DatabaseError| StableError::Open {
-            path: path.clone(),
-            source: Box::new(redb::Error::from(source)),
-        };
-        let file = disk
-            .open_or_create(&path)
-            .map_err(|error| failed(error.into()))?;
-        file.settle().map_err(|error| failed(error.into()))?;
-        disk.sync_dir(dir).map_err(|error| failed(error.into()))?;
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
-        let damaged = |what| StableError::Damaged {
-            path: path.clone(),
-            what,
-        };
-        // redb panics on some damaged pages, so a panic here counts as damage.
-        let written = Arc::<Counter>::default();
-        let backend = Backend {
-            file,
-            written: written.clone(),
-        };
-        let open = || -> Result<Database, redb::DatabaseError> {
-            let mut database = builder.create_with_backend(backend)?;
-            // The database is small, so every page is read and checked.
-            match database.check_integrity()? {
-                true => Ok(database),
-                false => Err(redb::StorageError::Corrupted(String::new()).into()),
-            }
-        };
-        let opened = tasks::catch(open);
-        let database = match opened.map_err(|_| damaged("damaged"))? {
-            Ok(database) => database,
-            Err(
-                redb::DatabaseError::Storage(redb::StorageError::Corrupted(_))
-                | redb::DatabaseError::RepairAborted
-                | redb::DatabaseError::UpgradeRequired(_),
-            ) => return Err(damaged("damaged")),
-            Err(error) => return Err(failed(error)),
-        };
-        let vote = VoteFile::open(disk, dir).map_err(|error| failed(error.into()))?;
+        let database = Opened::open(disk.clone(), dir)?;
+        let failed = |error: std::io::Error| database::not_opened(&path, error);
+        let vote = VoteFile::open(&**disk, dir).map_err(failed)?;
         let store = Self(Arc::new(StoreFiles {
             database,
             vote,
-            written,
             checkpoints: Counter::default(),
         }));
-        let others = disk.list(dir).map_err(|error| failed(error.into()))?;
+        let others = disk.list(dir).map_err(failed)?;
         let in_use =
             others.iter().any(|name| name.ends_with(".store")) || store.0.vote.read().is_some();
         if in_use && store.identity()?.is_none() {
-            return Err(damaged("missing or empty, and the directory is a node's"));
+            let what = "missing or empty, and the directory is a node's";
+            return Err(StableError::Damaged { path, what });
         }
         Ok(store)
     }
 
     fn get<M: Message + Default>(&self, key: &'static str) -> Result<Option<M>, StableError> {
-        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let transaction = self.0.database.begin_read()?;
+        let failed = |source| StableError::Read { key, source };
+        let bytes = self.0.database.with(failed, |database| {
+            let transaction = database.begin_read()?;
             let table = match transaction.open_table(TABLE) {
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
                 table => table?,
             };
             Ok(table.get(key)?.map(|value| value.value().to_vec()))
-        };
-        let bytes = read().map_err(|source| StableError::Read {
-            key,
-            source: Box::new(source),
         })?;
         let decode = |bytes: Vec<u8>| match checked(key.as_bytes(), &bytes) {
             Some(message) => M::decode(message).map_err(WireError::from),
@@ -143,8 +98,9 @@ impl StableStore {
         values: &[(&'static str, Option<Vec<u8>>)],
         more: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StableError> {
-        let write = || -> Result<(), redb::Error> {
-            let transaction = self.0.database.begin_write()?;
+        let failed = |source| StableError::Write { key, source };
+        self.0.database.with(failed, |database| {
+            let transaction = database.begin_write()?;
             {
                 let mut table = transaction.open_table(TABLE)?;
                 for (key, value) in values {
@@ -159,10 +115,6 @@ impl StableStore {
             }
             more(&transaction)?;
             Ok(transaction.commit()?)
-        };
-        write().map_err(|source| StableError::Write {
-            key,
-            source: Box::new(source),
         })
     }
 
@@ -227,6 +179,10 @@ impl StableStore {
 
     /// Notes that the snapshot's segments are in place.
     pub fn end_adoption(&self, adoption: &pb::Adoption) -> Result<(), StableError> {
+        // An earlier try may have failed and be durable.
+        if self.adoption()?.is_none() {
+            return Ok(());
+        }
         let checkpoint = adoption.checkpoint.clone().unwrap_or_default();
         let floor = adoption.floor.as_ref().map(Message::encode_to_vec);
         let values = [
@@ -268,8 +224,9 @@ impl StableStore {
             Some(row) => pb::StateRow::decode(row).map_err(WireError::from),
             None => Err(WireError::Unknown("checksum")),
         };
-        let read = || -> Result<Vec<Result<pb::StateRow, WireError>>, redb::Error> {
-            let transaction = self.0.database.begin_read()?;
+        let failed = |source| StableError::Read { key: KEY, source };
+        let rows = self.0.database.with(failed, |database| {
+            let transaction = database.begin_read()?;
             let table = match transaction.open_table(table) {
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
                 table => table?,
@@ -280,10 +237,6 @@ impl StableStore {
                 rows.push(decode(key.value(), row.value()));
             }
             Ok(rows)
-        };
-        let rows = read().map_err(|source| StableError::Read {
-            key: KEY,
-            source: Box::new(source),
         })?;
         let rows: Result<Vec<_>, _> = rows.into_iter().collect();
         rows.map_err(|source| StableError::Decode { key: KEY, source })
@@ -323,7 +276,7 @@ impl StableStore {
 
     /// The bytes that were written to the database since then.
     pub fn written_bytes(&self) -> u64 {
-        self.0.written.get()
+        self.0.database.written_bytes()
     }
 
     /// The node's identity; `None` in a new directory.
@@ -363,34 +316,4 @@ fn checked<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
 
 fn decode(key: &'static str) -> impl FnOnce(WireError) -> StableError {
     move |source| StableError::Decode { key, source }
-}
-
-/// A file of the disk seam behind redb's own interface.
-#[derive(Debug)]
-struct Backend {
-    file: Arc<dyn File>,
-    written: Arc<Counter>,
-}
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.written.add(data.len() as u64);
-        self.file.write_all_at(data, offset)
-    }
 }
