@@ -50,6 +50,8 @@ pub struct Upkeep {
     rewriting: tokio::sync::Mutex<()>,
     /// The bytes of batches in sealed segments of which a record lives, as they were seen last.
     live_bytes: AtomicU64,
+    /// The entry up to which the engine was to purge and did not in time; 0 if it always did.
+    put_off: AtomicU64,
 }
 
 impl Upkeep {
@@ -61,6 +63,7 @@ impl Upkeep {
             walk: Mutex::default(),
             rewriting: tokio::sync::Mutex::default(),
             live_bytes: AtomicU64::default(),
+            put_off: AtomicU64::default(),
         }
     }
 
@@ -120,9 +123,14 @@ impl Upkeep {
         on_disk(move || Ok(log.droppable(Index(u64::MAX))?)).await
     }
 
-    /// Has the engine purge the entries up to `last`, once a snapshot covers those up to `covered`.
+    /// Has the engine purge the entries up to `last`, once a snapshot covers those up to `covers`.
     async fn purge(&self, last: u64, covers: u64) -> Result<(), Error> {
         let raft = &self.node.raft;
+        // A leader's engine puts a purge off while it sends these entries. If it follows another leader by then, it
+        // forgets to do it, and does nothing about a purge up to the same entry; it does about one that goes further.
+        let put_off = self.put_off.load(Ordering::Relaxed);
+        let last = if last <= put_off { put_off + 1 } else { last };
+        let covers = covers.max(last);
         let stopped = |error: &dyn std::fmt::Display| Error::Engine(error.to_string());
         let metrics = raft.metrics();
         let covered = metrics.borrow_watched().snapshot.map(|id| id.index);
@@ -143,7 +151,10 @@ impl Upkeep {
         };
         let wait = raft.wait(Some(ENGINE_MAX));
         let waited = wait.metrics(purged, "the purge").await;
-        waited.map_err(|error| stopped(&error))?;
+        if let Err(error) = waited {
+            self.put_off.fetch_max(last, Ordering::Relaxed);
+            return Err(stopped(&error));
+        }
         Ok(())
     }
 
