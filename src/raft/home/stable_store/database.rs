@@ -19,6 +19,8 @@ use crate::tasks;
 use super::FILE;
 
 const CACHE_BYTES: usize = 1 << 20;
+/// What the file is called until it is a whole database.
+const NEW: &str = "stable.redb.new";
 
 /// The database, as long as nothing has failed.
 #[derive(Debug)]
@@ -69,18 +71,44 @@ impl Opened {
         self.written.get()
     }
 
+    /// Makes an empty database, if there is none. It gets its name once it is whole: of half of one a start could not tell
+    /// whether it ever held a vote.
+    fn make(&self, path: &Path) -> Result<(), StableError> {
+        let failed = |error: io::Error| not_opened(path, error);
+        match self.disk.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found.map(drop).map_err(failed),
+        }
+        let new = self.dir.join(NEW);
+        match self.disk.remove(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let file = self.disk.open_or_create(&new).map_err(failed)?;
+        let made = Database::builder().create_with_backend(self.backend(file.clone()));
+        drop(made.map_err(|error| not_opened(path, redb::Error::from(error)))?);
+        file.sync_data().map_err(failed)?;
+        self.disk.rename(&new, path).map_err(failed)?;
+        self.disk.sync_dir(&self.dir).map_err(failed)
+    }
+
+    fn backend(&self, file: Arc<dyn File>) -> Backend {
+        Backend {
+            file,
+            written: self.written.clone(),
+        }
+    }
+
     fn database(&self) -> Result<Database, StableError> {
         let path = self.dir.join(FILE);
+        self.make(&path)?;
         let failed = |error: io::Error| not_opened(&path, error);
-        let file = self.disk.open_or_create(&path).map_err(failed)?;
+        let file = self.disk.open(&path).map_err(failed)?;
         file.settle().map_err(failed)?;
         self.disk.sync_dir(&self.dir).map_err(failed)?;
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
-        let backend = Backend {
-            file,
-            written: self.written.clone(),
-        };
+        let backend = self.backend(file);
         // redb panics on some damaged pages, so a panic here counts as damage.
         let open = || -> Result<Database, redb::DatabaseError> {
             let mut database = builder.create_with_backend(backend)?;
@@ -209,6 +237,33 @@ mod tests {
             }
         }
         assert!(failures > 2, "{failures}");
+    }
+
+    #[test]
+    fn a_crash_while_it_is_made_leaves_none_or_a_whole_one() {
+        for number in 0.. {
+            let disk = MemoryDisk::default();
+            disk.create_dir(Path::new(DIR)).unwrap();
+            let passed = Arc::<AtomicUsize>::default();
+            let counted = passed.clone();
+            disk.watch(
+                move |_, _| match counted.fetch_add(1, Ordering::Relaxed) >= number {
+                    true => Err(io::Error::other("the process is gone")),
+                    false => Ok(()),
+                },
+            );
+            let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+            let first = StableStore::open(&shared, Path::new(DIR));
+            let is_whole = first.is_ok();
+            drop(first);
+            for left in [disk.kill(), disk.crash()] {
+                opened(&left).save_floor(&floor(1)).unwrap();
+                assert_eq!(opened(&left).floor().unwrap(), Some(floor(1)));
+            }
+            if is_whole {
+                break;
+            }
+        }
     }
 
     #[test]
