@@ -138,6 +138,7 @@ reasons! {
     BatchOverLimit "BATCH_OVER_LIMIT" InvalidArgument Nothing Never, "`limit`", "send smaller batches: `GetLimits` tells what is taken";
     RecordTooLarge "RECORD_TOO_LARGE" InvalidArgument Nothing Never, "`limit_bytes`", "split the record, or raise the limit: on all nodes, or the log's own with `ferrolog log set`";
     TimestampRequired "TIMESTAMP_REQUIRED" InvalidArgument Nothing Never, "", "the log asks for the client's own time: set `client_timestamp_ms` of each record, through `ferrolog.v1`";
+    KeyRequired "KEY_REQUIRED" InvalidArgument Nothing Never, "", "the log is compacted by key: give each record one, through `ferrolog.v1`";
     MetadataTooLarge "METADATA_TOO_LARGE" InvalidArgument Nothing Never, "`limit_bytes`", "send less metadata: values, names, and 32 bytes for each";
     MessageTooLarge "MESSAGE_TOO_LARGE" InvalidArgument Nothing Never, "`limit_bytes`, if known", "no message of this call is so long: send less in one, `GetLimits` tells what is taken";
     RequestStalled "REQUEST_STALLED" DeadlineExceeded Nothing Again, "", "the request did not come on for 10 s, or came slower than 64 KiB/s on the whole: send it again";

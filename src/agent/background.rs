@@ -32,7 +32,7 @@ pub async fn serving(
 pub fn upkeep(log: &ReplicatedLog, paces: &Paces, consensus: &Handle) -> Vec<JoinHandle<()>> {
     let (changes, kept, mended, scrubbed) = (log.clone(), log.clone(), log.clone(), log.clone());
     let (reached, strangers, paced) = (log.clone(), log.clone(), log.clone());
-    let (drained, rewrites) = (log.clone(), log.clone());
+    let (drained, rewrites, compacted) = (log.clone(), log.clone(), log.clone());
     let (scrub_pace, dead_percent) = (
         paces.scrub_bytes_per_second.clone(),
         paces.rewrite_dead_percent.clone(),
@@ -57,6 +57,11 @@ pub fn upkeep(log: &ReplicatedLog, paces: &Paces, consensus: &Handle) -> Vec<Joi
         }),
         tasks::spawn_endless_on(consensus, "upkeep", async move { kept.keep_up().await }),
         tasks::spawn_endless_on(consensus, "rewriting", rewriting),
+        tasks::spawn_endless_on(
+            consensus,
+            "compaction",
+            async move { compacted.compact().await },
+        ),
         tasks::spawn_endless_on(consensus, "repair", async move { mended.mend().await }),
         tasks::spawn_endless_on(consensus, "scrub", scrub),
     ]

@@ -7,6 +7,7 @@
 #![warn(clippy::missing_errors_doc)]
 
 mod compression;
+mod keys;
 mod record;
 mod unpack;
 pub(crate) mod varint;
@@ -14,6 +15,7 @@ pub(crate) mod varint;
 use bytes::{BufMut, Bytes, BytesMut};
 
 pub use compression::{Compression, compress, compress_if_smaller, decompress};
+pub use keys::keys;
 pub use record::{Header, Record};
 pub use unpack::{Part, check_packed, unpack};
 
@@ -43,6 +45,8 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Whether each record needs the client's own time.
     pub timestamps_required: bool,
+    /// Whether each record needs a key.
+    pub keys_required: bool,
 }
 
 /// Why a batch is refused.
@@ -62,6 +66,12 @@ pub enum BatchError {
     /// A record lacks the client's own time.
     #[error("record {number} of the batch has no client timestamp")]
     NoTimestamp {
+        /// Which one of the batch, from 1.
+        number: u32,
+    },
+    /// A record lacks a key.
+    #[error("record {number} of the batch has no key")]
+    NoKey {
         /// Which one of the batch, from 1.
         number: u32,
     },
@@ -198,11 +208,12 @@ pub fn check(bytes: &[u8], limits: &Limits) -> Result<u32, BatchError> {
 }
 
 fn check_record(mut rest: &[u8], number: u32, limits: &Limits) -> Result<(), BatchError> {
-    let (mut headers, mut bytes, mut has_time) = (0, 0, false);
+    let (mut headers, mut bytes, mut has_time, mut has_key) = (0, 0, false, false);
     while !rest.is_empty() {
         match next_field(&mut rest)? {
             (VALUE, Field::Bytes(value)) => bytes += value.len(),
             (KEY, Field::Bytes(key)) => {
+                has_key = true;
                 bytes += key.len();
                 over("a key", key.len(), limits.key_bytes)?;
             }
@@ -220,6 +231,9 @@ fn check_record(mut rest: &[u8], number: u32, limits: &Limits) -> Result<(), Bat
     }
     if limits.timestamps_required && !has_time {
         return Err(BatchError::NoTimestamp { number });
+    }
+    if limits.keys_required && !has_key {
+        return Err(BatchError::NoKey { number });
     }
     over(RECORD, bytes, limits.record_bytes)
 }
@@ -392,6 +406,7 @@ mod tests {
         headers: 3,
         header_bytes: 50,
         timestamps_required: false,
+        keys_required: false,
     };
 
     fn some() -> Vec<Record> {
@@ -456,6 +471,17 @@ mod tests {
         let first = BatchError::NoTimestamp { number: 1 };
         assert_eq!(check(&bytes, &timed), Err(first));
         assert_eq!(check(&built(&some()[2..3]), &timed), Ok(1));
+        let keyed = Limits {
+            keys_required: true,
+            ..LIMITS
+        };
+        let first = BatchError::NoKey { number: 1 };
+        assert_eq!(check(&bytes, &keyed), Err(first));
+        assert_eq!(
+            check(&built(&some()[2..]), &keyed),
+            Ok(2),
+            "an empty key is one"
+        );
     }
 
     #[test]

@@ -196,6 +196,7 @@ mod tests {
         headers: 3,
         header_bytes: 50,
         timestamps_required: false,
+        keys_required: false,
     };
 
     /// Records of all lengths up to 2,000 bytes, and one of 200,000.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Retention;
+use super::{Compaction, Retention};
 use crate::proto::v1::{Cursor, HeldFence, Log, LogConfig, Session};
 
 /// A name that was taken over.
@@ -25,6 +25,9 @@ pub struct LogSettings {
     pub record_bytes_max: u32,
     /// Whether it takes only records with a [`client_timestamp_ms`](super::Record::client_timestamp_ms).
     pub timestamps_required: bool,
+    /// Whether records give way to later ones of their keys. Then it takes only records with a
+    /// [`key`](super::Record::key).
+    pub compaction: Option<Compaction>,
 }
 
 impl From<LogSettings> for LogConfig {
@@ -34,6 +37,7 @@ impl From<LogSettings> for LogConfig {
             labels: settings.labels.into_iter().collect(),
             record_bytes_max: settings.record_bytes_max,
             timestamps_required: settings.timestamps_required,
+            compaction: settings.compaction,
         }
     }
 }
@@ -89,6 +93,7 @@ impl From<Log> for LogInfo {
                 labels: config.labels.into_iter().collect(),
                 record_bytes_max: config.record_bytes_max,
                 timestamps_required: config.timestamps_required,
+                compaction: config.compaction,
             },
             epoch: log.epoch,
             first_offset: log.first_offset,

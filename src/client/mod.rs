@@ -45,7 +45,7 @@ pub use produce::producer::{Fence, Producer, ProducerOptions};
 
 pub use crate::batch::{Compression, Header, Record};
 pub use crate::proto::v1::{
-    Freshness, GetLimitsResponse, GetStatusResponse, Node, NodeRole, Retention,
+    Compaction, Freshness, GetLimitsResponse, GetStatusResponse, Node, NodeRole, Retention,
 };
 pub use crate::reason::Reason;
 

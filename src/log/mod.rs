@@ -16,6 +16,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 mod append;
+mod compaction;
 mod config;
 mod damage;
 mod error;
@@ -39,6 +40,9 @@ pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 
+pub use compaction::{
+    Bounds, GONE_BYTES_MAX, Gone, GoneWriter, InSegment, Left, Search, Superseded,
+};
 pub use config::{Config, IoDelay, STORE_BYTES_MAX};
 pub use error::Error;
 pub use format::file_header::VERSION as FORMAT_VERSION;
@@ -242,10 +246,16 @@ impl Log {
         self.0.state.write().logs.entry(log).or_default();
     }
 
+    /// Compaction may leave gaps in a log from now on, at its begin, too: there a read goes on behind them.
+    pub fn may_have_gaps(&self, log: LogId) {
+        self.0.state.write().compacted.insert(log);
+    }
+
     /// Gives up all records of a log, and the log.
     pub fn forget(&self, log: LogId) {
         let mut state = self.0.state.write();
         state.logs.remove(&log);
+        state.compacted.remove(&log);
         state.forgotten += 1;
         state.given_up += 1;
     }

@@ -1,6 +1,6 @@
 //! What a log holds in memory: its segments, its last entries, and how far it is published.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,6 +31,8 @@ pub struct LogState {
     pub first_position: Position,
     pub next_position: Position,
     pub logs: BTreeMap<LogId, LogPart>,
+    /// The logs that compaction may have left gaps in.
+    pub compacted: BTreeSet<LogId>,
     /// How often logs went.
     pub forgotten: u64,
     /// How often records were given up: by a trim, or with their log.
@@ -115,6 +117,7 @@ impl LogState {
             first_position: floor.position,
             next_position: found.next_position,
             logs,
+            compacted: BTreeSet::new(),
             forgotten: 0,
             given_up: 0,
             next_publish: covered.map_or(floor.index, |covered| Index(covered.applied.0 + 1)),

@@ -115,6 +115,12 @@ impl ReplicatedLog {
         self.0.commands.delete_log(delete, call).await
     }
 
+    /// Has a log compacted as soon as may be.
+    pub async fn compact_log(&self, log: LogId) -> Result<(), ExecuteError> {
+        let call = self.call();
+        self.0.commands.compact_log(log, call).await
+    }
+
     /// What is known of this log, as far as this node has applied; `None` if it was deleted.
     pub fn known(&self) -> Option<KnownLog> {
         let known = |fsm: &Fsm| fsm.logs.get(self.2).cloned();
@@ -327,6 +333,11 @@ impl ReplicatedLog {
     /// hundredths are dead, or on none if that is 0. Never returns.
     pub async fn rewrite(&self, dead_percent: Live<u64>) {
         self.0.upkeep.rewrite(dead_percent).await
+    }
+
+    /// Looks for records of compacted logs that later ones stand for, while this node leads. Never returns.
+    pub async fn compact(&self) {
+        self.0.upkeep.compact().await
     }
 
     /// Mends damaged segments as they are found. Never returns.

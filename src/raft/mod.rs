@@ -50,7 +50,7 @@ mod tests;
 
 pub use engine::Timing;
 pub use entry::audited::{Note, Origin};
-pub use entry::catalog::{CreateLog, DeleteLog, Demands, LogConfig, UpdateLog};
+pub use entry::catalog::{Compaction, CreateLog, DeleteLog, Demands, LogConfig, UpdateLog};
 pub use entry::command::{ClaimEpoch, CommitCursor, Retention};
 pub use entry::outcome::{OffsetRange, Ranges, Receipt, Refusal, Refused, StateRefusal};
 pub use entry::owner;

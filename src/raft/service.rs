@@ -15,7 +15,6 @@ use openraft::raft::{StreamAppendError, StreamAppendResult};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::log::{Index, SegmentName};
 use crate::proto::raft_v1 as pb;
 use crate::proto::raft_v1::append_entries_response::Result as Answer;
 use crate::proto::raft_v1::raft_server::{self, RaftServer};
@@ -241,20 +240,16 @@ impl raft_server::Raft for RaftService {
             let what = format!("this node has applied the entries before {applied} only");
             return Err(Status::unavailable(what));
         }
-        let (from, to) = (Index(request.first_index), Index(request.next_index));
-        let held = log.log().clone();
-        let parts = match request.rewritten {
-            0 if request.newest => fetch::newest_parts(held, from)?.boxed(),
-            0 => fetch::parts(held, (from, to), !request.without_rows).boxed(),
-            at => {
-                let name = SegmentName {
-                    base: from,
-                    rewritten: Some(Index(at)),
-                };
-                fetch::store_parts(held, name).boxed()
-            }
-        };
+        let parts = fetch::asked(log.log().clone(), request)?;
         Ok(Response::new(parts))
+    }
+
+    async fn compare_segments(
+        &self,
+        request: Request<pb::CompareSegmentsRequest>,
+    ) -> Result<Response<pb::CompareSegmentsResponse>, Status> {
+        let log = self.check(&request, From::Member)?;
+        Ok(Response::new(fetch::compared(log.log(), request.get_ref())))
     }
 
     async fn identify(

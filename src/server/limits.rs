@@ -81,6 +81,7 @@ impl Limits {
             records: BATCH_RECORDS_MAX,
             record_bytes: self.record_bytes_of(demands),
             timestamps_required: demands.timestamps_required,
+            keys_required: demands.keys_required,
             key_bytes: KEY_BYTES_MAX,
             headers: HEADERS_MAX,
             header_bytes: HEADER_BYTES_MAX,

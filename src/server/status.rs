@@ -121,13 +121,6 @@ pub fn too_large_for_log(bytes: usize, limit: usize) -> Status {
     Reason::RecordTooLarge.status_with(&message, details([("limit_bytes", &limit)]))
 }
 
-/// The log asks for a time of the client's, and the record has none.
-pub fn timestamp_required() -> Status {
-    let message = "the log asks for the client's own time with each record: `log.v1` has none, `ferrolog.v1` has \
-                   `client_timestamp_ms`";
-    Reason::TimestampRequired.status(message)
-}
-
 /// A batch is longer than any may be, as its message tells.
 pub fn batch_too_large(size: usize, limit: usize) -> Status {
     let what = "a batch";
@@ -288,6 +281,10 @@ pub fn batch(error: &BatchError) -> Status {
         BatchError::NoTimestamp { .. } => {
             let message = format!("{message}, which the log asks for: set `client_timestamp_ms`");
             Reason::TimestampRequired.status(&message)
+        }
+        BatchError::NoKey { .. } => {
+            let message = format!("{message}, and the log is compacted by key: give it one");
+            Reason::KeyRequired.status(&message)
         }
         BatchError::Malformed(_)
         | BatchError::Count { .. }

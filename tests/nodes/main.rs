@@ -3,7 +3,6 @@
 mod bit_rot;
 mod client;
 mod clocks;
-mod disk_room;
 mod exposition;
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -12,6 +11,7 @@ mod members;
 mod metrics;
 mod quorum_loss;
 mod reaching_nodes;
+mod room;
 mod simulation;
 mod slow_disk;
 #[cfg(feature = "otlp")]

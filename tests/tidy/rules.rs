@@ -10,7 +10,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["src/net/tls/"]),
     ("rcgen", &["src/certs.rs", "src/certs/"]),
     ("memmap2", &["src/log/segment/index.rs"]),
-    ("ring", &["src/raft/entry/owner.rs"]),
+    ("ring", &["src/log/compaction/", "src/raft/entry/owner.rs"]),
     ("twox_hash", &["src/raft/state/sessions/digests.rs"]),
     ("lz4_flex", &["src/batch/compression.rs"]),
     ("ruzstd", &["src/batch/compression.rs"]),

@@ -1,6 +1,6 @@
 //! What is due next in a read: an offset of its log, or a position among the records of several logs.
 //!
-//! Offsets have no gaps. Positions count the records of all logs, so a selection of logs has gaps in them. There the
+//! Offsets have no gaps, but for those that compaction left: the server says so of each. Positions count the records of all logs, so a selection of logs has gaps in them. There the
 //! server says how far it looked, and each record must lie behind the one before it.
 
 use std::collections::HashMap;
@@ -92,7 +92,10 @@ impl Due {
         };
         for batch in &answer.batches {
             let first = self.of(batch);
-            let is_due = first == expected || (self.is_many && first > expected);
+            let is_due = match self.is_many {
+                true => first >= expected,
+                false => first.checked_sub(batch.skipped) == Some(expected),
+            };
             check(expected, first, is_due)?;
             self.check_log(batch)?;
             expected = first + batch.batch.as_ref().map_or(0, |batch| batch.count) as u64;

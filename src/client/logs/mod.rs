@@ -10,7 +10,8 @@ use super::named::Log;
 use super::session::Token;
 use super::{Admin, ClientError};
 use crate::proto::v1::{
-    self, CreateLogRequest, DeleteLogRequest, GetLogRequest, ListLogsRequest, UpdateLogRequest,
+    self, CompactLogRequest, CreateLogRequest, DeleteLogRequest, GetLogRequest, ListLogsRequest,
+    UpdateLogRequest,
 };
 
 impl Admin {
@@ -105,6 +106,22 @@ impl Admin {
             },
             Err(error) => Err(error),
         }
+    }
+
+    /// Has a log that is compacted by key compacted as soon as may be. The work goes on behind the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::InvalidArgument`] for a log that is not compacted; else as [`Self::delete_log`].
+    pub async fn compact_log(&self, name: &str) -> Result<(), ClientError> {
+        let request = CompactLogRequest {
+            name: name.to_owned(),
+        };
+        let call = |mut log: Log| {
+            let request = request.clone();
+            async move { log.compact_log(request).await }
+        };
+        self.change_named(call).await.map(drop)
     }
 
     /// Deletes the log that has this name and this id, with its records and cursors; false if there is none.

@@ -3,12 +3,12 @@
 //! Only some segments hold records of a log. A segment's seal names its logs, and its directory tells at which offset
 //! of a log the segment begins. It ends at the offset at which the next segment with records of that log begins.
 
-use super::source::batch_end;
-use super::{Found, Part, Rest};
+use super::rows::Rows;
+use super::{Found, Rest};
 use crate::log::format::row::Row;
 use crate::log::index_maps::Looked;
 use crate::log::segment::Segment;
-use crate::log::segment::directory::LogRows;
+use crate::log::segment::search::InLog;
 use crate::log::{Error, Index, LogId, LogState, Offset, Position};
 
 pub(super) const NO_ROW: Error = Error::Malformed("no row covers a published offset");
@@ -22,7 +22,8 @@ enum Near {
 }
 
 impl LogState {
-    /// Where the records of a log from `at` on stand; `None` at the log's end.
+    /// Where the records of a log from `at` on stand; `None` at the log's end. Where compaction removed the record at
+    /// `at`, the next one that lives comes first.
     pub(in crate::log) fn find(
         &self,
         log: LogId,
@@ -42,6 +43,10 @@ impl LogState {
         }
         let number = match self.holder_in(log, at, part.looked())? {
             Looked::Found(Ok(number)) => number,
+            Looked::Found(Err(held)) if held < next && self.compacted.contains(&log) => {
+                let first = self.next_of(0, log).ok_or(NO_ROW)?;
+                return self.find_in(first, log, held, budget);
+            }
             // The floor is durable before the checkpoint that holds the trims behind it.
             Looked::Found(Err(held)) if self.floor > Index(0) => {
                 let (asked, first) = (at, held.min(next));
@@ -50,8 +55,24 @@ impl LogState {
             Looked::Found(Err(_)) => return Err(NO_ROW),
             Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
         };
+        match self.find_in(number, log, at, budget)? {
+            Looked::Found(None) => self.find_behind(number, log, (at, next), budget),
+            found => Ok(found),
+        }
+    }
+
+    /// The same in a segment with records of the log; `None` if all of them stand before `at`.
+    fn find_in(
+        &self,
+        number: usize,
+        log: LogId,
+        at: Offset,
+        budget: usize,
+    ) -> Result<Looked<Option<Found>>, Error> {
         let segment = &self.segments[number];
-        part.look(segment.base());
+        if let Some(part) = self.logs.get(&log) {
+            part.look(segment.base());
+        }
         if segment.damage.is_some() {
             return Err(segment.damaged());
         }
@@ -65,26 +86,29 @@ impl LogState {
         let Some((found, next)) = segment.index.find_in(&rows, at)? else {
             return Err(NO_ROW);
         };
-        let behind = match next.filter(|next| next.number == found.number + 1) {
-            Some(next) => (Some(next.row), next.row.position),
-            None => self.behind(number, found.number)?,
-        };
-        let count = behind.1.0.saturating_sub(found.row.position.0);
-        if found.row.offset.0.saturating_add(count) <= at.0 {
-            // Where a damaged segment begins is not known, so the one before it was taken.
-            return Err(self.damaged_behind(number, log).unwrap_or(NO_ROW));
+        let (mut first, mut behind) = (found, self.behind_of(number, &found, next)?);
+        let count = behind.1.0.saturating_sub(first.row.position.0);
+        if first.row.offset.0.saturating_add(count) <= at.0 {
+            if first.at + 1 == rows.len() {
+                return Ok(Looked::Found(None));
+            }
+            if !segment.is_rewritten() {
+                return Err(NO_ROW);
+            }
+            first = segment.index.row_in(&rows, first.at + 1)?;
+            behind = self.behind_of(number, &first, None)?;
         }
         let rows = Rows {
             state: self,
             segment: number,
             rows,
-            at: found.at + 1,
-            ahead: Some((found.row, found.number)),
+            at: first.at + 1,
+            ahead: Some((first.row, first.number)),
             behind: Some(behind),
         };
         let (source, mut parts) = self.record_source(number, rows, budget)?;
         if let Some(first) = parts.first_mut() {
-            first.from = at;
+            first.from = first.from.max(at);
         }
         Ok(Looked::Found(Some(Found {
             segment: segment.name(),
@@ -92,6 +116,48 @@ impl LogState {
             parts,
             rest: Rest::Log(log, at),
         })))
+    }
+
+    /// The same in the next segment with records of the log, if compaction removed those in between.
+    fn find_behind(
+        &self,
+        number: usize,
+        log: LogId,
+        (at, next): (Offset, Offset),
+        budget: usize,
+    ) -> Result<Looked<Option<Found>>, Error> {
+        // Where a damaged segment begins is not known, so the one before it was taken.
+        if let Some(damaged) = self.damaged_behind(number, log) {
+            return Err(damaged);
+        }
+        let Some(behind) = self.next_with(number, log) else {
+            return Err(NO_ROW);
+        };
+        let mut between = self.segments.range(number..=behind);
+        if !between.any(Segment::is_rewritten) {
+            return Err(NO_ROW);
+        }
+        let begins = match self.begins_in(behind, log)? {
+            Looked::Found((begins, _)) => begins,
+            Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
+        };
+        if begins <= at || begins >= next {
+            return Err(NO_ROW);
+        }
+        self.find_in(behind, log, begins, budget)
+    }
+
+    /// The row behind a row, of which the next one of its log is known or not, and the position behind its records.
+    fn behind_of(
+        &self,
+        number: usize,
+        found: &InLog,
+        next: Option<InLog>,
+    ) -> Result<(Option<Row>, Position), Error> {
+        match next.filter(|next| next.number == found.number + 1) {
+            Some(next) => Ok((Some(next.row), next.row.position)),
+            None => self.behind(number, found.number),
+        }
     }
 
     /// The segment that holds a log's record: of those with records of the log the last that begins at or
@@ -142,7 +208,7 @@ impl LogState {
         }
         // None is before a first one that is damaged.
         let is_damaged = |number: &usize| self.segments[*number].damage.is_some();
-        let first = || (0..self.segments.len()).find(has_log).filter(is_damaged);
+        let first = || self.next_of(0, log).filter(is_damaged);
         Ok(Looked::Found(holder.or_else(first).ok_or(held)))
     }
 
@@ -186,7 +252,12 @@ impl LogState {
 
     /// The next segment behind one that has records of a log.
     fn next_with(&self, number: usize, log: LogId) -> Option<usize> {
-        (number + 1..self.segments.len()).find(|number| self.segments[*number].has_log(log))
+        self.next_of(number + 1, log)
+    }
+
+    /// The first segment from number `from` on that has records of a log.
+    fn next_of(&self, from: usize, log: LogId) -> Option<usize> {
+        (from..self.segments.len()).find(|number| self.segments[*number].has_log(log))
     }
 
     /// Where a segment begins in a log, and where it ends there if it is sealed; `None` if that is not known without a
@@ -245,7 +316,7 @@ impl LogState {
     }
 
     /// The row behind a segment's row, and the position behind that one's records.
-    pub(super) fn behind(
+    pub(in crate::log) fn behind(
         &self,
         number: usize,
         row: usize,
@@ -266,68 +337,5 @@ impl LogState {
         // A damaged segment's index may not be there; its seal is.
         let next = later.find_map(Segment::first_position);
         next.unwrap_or(self.next_position)
-    }
-}
-
-/// The runs of a log in a segment, one after the other.
-struct Rows<'a> {
-    state: &'a LogState,
-    segment: usize,
-    rows: LogRows<'a>,
-    /// How many of the rows are passed.
-    at: usize,
-    /// The next one, if it was read.
-    ahead: Option<(Row, usize)>,
-    /// What is behind that one, if it was looked for.
-    behind: Option<(Option<Row>, Position)>,
-}
-
-impl Rows<'_> {
-    /// The next row, and its number.
-    fn row(&mut self) -> Result<Option<(Row, usize)>, Error> {
-        if let Some(ahead) = self.ahead.take() {
-            return Ok(Some(ahead));
-        }
-        let Some(number) = self.rows.number(self.at)? else {
-            return Ok(None);
-        };
-        self.at += 1;
-        let index = &self.state.segments[self.segment].index;
-        Ok(Some((index.row_of(&self.rows, number)?, number)))
-    }
-
-    fn part(&mut self) -> Result<Option<Part>, Error> {
-        let Some((row, number)) = self.row()? else {
-            return Ok(None);
-        };
-        let (behind, next) = match self.behind.take() {
-            Some(known) => known,
-            None => self.state.behind(self.segment, number)?,
-        };
-        // Where a log is alone the next row of all is also its own: it need not be read twice.
-        if let Some(behind) = behind.filter(|behind| behind.log == row.log)
-            && self.rows.number(self.at)? == Some(number + 1)
-        {
-            if behind.offset <= row.offset {
-                return Err(Error::Malformed("the rows are not in order"));
-            }
-            self.ahead = Some((behind, number + 1));
-            self.at += 1;
-        }
-        let segment = &self.state.segments[self.segment];
-        Ok(Some(Part {
-            end: batch_end(segment, &row, behind.as_ref()),
-            row,
-            next,
-            from: row.offset,
-        }))
-    }
-}
-
-impl Iterator for Rows<'_> {
-    type Item = Result<Part, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.part().transpose()
     }
 }

@@ -6,6 +6,7 @@
 
 mod course;
 mod find;
+mod rows;
 mod source;
 mod stretch;
 
@@ -100,8 +101,9 @@ impl Log {
         }
     }
 
-    /// Where the records of a log from `offset` on stand, about `bytes_max` bytes of them: at least one record.
-    /// The one after the last is an error, as any other that is not there.
+    /// Where the records of a log from `offset` on stand, about `bytes_max` bytes of them: at least one record, the one
+    /// at `offset` or, where compaction removed that, the next one that lives. The one after the last is an error, as
+    /// any other that is not there.
     pub fn find(&self, log: LogId, offset: Offset, bytes_max: usize) -> Result<Found, Error> {
         let found = self.with_directories(|state| state.find(log, offset, bytes_max));
         self.found(log, offset, found)
@@ -197,6 +199,7 @@ impl Log {
             next: found.parts.first().map_or(Offset(0), |first| first.from),
             is_first: true,
             is_one_log: matches!(rest, Rest::Log(..)),
+            may_leave_gaps: segment.rewritten.is_some(),
             budget: *budget,
             out: &mut read.stored,
         };
@@ -276,7 +279,8 @@ impl Log {
             if stored.timestamp_ms < timestamp_ms {
                 low = stored.next();
             } else {
-                high = stored.first.max(low);
+                // Behind what compaction removed, the next one may be beyond it.
+                high = stored.first.min(middle).max(low);
             }
         }
         Ok(low)
@@ -293,12 +297,13 @@ impl Log {
 }
 
 /// Takes the records of runs, in order, as far as its budget goes. Those of one log hold the record that was asked for
-/// and go on from there without a gap.
+/// and go on from there without a gap, but for what compaction removed from a rewritten segment.
 struct Taker<'a> {
     /// The offset that comes next, of one log.
     next: Offset,
     is_first: bool,
     is_one_log: bool,
+    may_leave_gaps: bool,
     budget: usize,
     out: &'a mut Vec<Stored>,
 }
@@ -317,7 +322,9 @@ impl Taker<'_> {
             return Err(MISMATCH);
         };
         let stored = record::stored(batch, &part.row, count)?;
-        let begins = stored.first == self.next || (self.is_first && stored.first < self.next);
+        let begins = stored.first == self.next
+            || (self.is_first && stored.first < self.next)
+            || (self.may_leave_gaps && stored.first > self.next);
         if self.is_one_log && (!begins || stored.next() <= self.next) {
             return Err(Error::Malformed("rows that follow each other leave a gap"));
         }

@@ -86,7 +86,7 @@ fn last_at<T>(
 }
 
 /// One of a log's rows.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct InLog {
     /// Which of the log's rows it is.
     pub at: usize,
@@ -122,7 +122,7 @@ impl RowIndex {
     }
 
     /// The row with this number among a log's.
-    fn row_in(&self, rows: &LogRows<'_>, at: usize) -> Result<InLog, Error> {
+    pub fn row_in(&self, rows: &LogRows<'_>, at: usize) -> Result<InLog, Error> {
         let Some(number) = rows.number(at)? else {
             return Err(Error::Malformed("a log has fewer rows"));
         };

@@ -1,6 +1,7 @@
 //! What the tests of the whole log share: a log on a memory disk that forgets what was not synced.
 
 mod budget;
+mod compaction;
 mod crash;
 mod damage;
 pub mod fixture;

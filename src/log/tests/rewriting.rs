@@ -25,8 +25,10 @@ pub fn any_plan(
         at,
         base: run.first()?.base,
         next: run.last()?.next_index,
+        of: run.iter().map(|one| one.name.rewritten).collect(),
         sealed_ms: 7,
         firsts: firsts.map(|(log, ends)| (*log, ends.first)).collect(),
+        ..Rewrite::default()
     })
 }
 
@@ -96,7 +98,7 @@ fn with_dead(disk: &MemoryDisk, entries: &[Entry]) -> (Log, Checkpoint) {
 }
 
 /// All sealed segments, or those from number `from` on, as the product plans it.
-fn plan_of(log: &Log, at: u64, from: usize, count: usize) -> Rewrite {
+pub fn plan_of(log: &Log, at: u64, from: usize, count: usize) -> Rewrite {
     let segments = log.segments();
     let sealed = segments.iter().filter(|one| one.next_position.is_some());
     let run: Vec<_> = sealed.skip(from).take(count).collect();
@@ -109,8 +111,10 @@ fn plan_of(log: &Log, at: u64, from: usize, count: usize) -> Rewrite {
         at: Index(at),
         base: run[0].base,
         next: run[run.len() - 1].next_index,
+        of: run.iter().map(|one| one.name.rewritten).collect(),
         sealed_ms: 7,
         firsts,
+        ..Rewrite::default()
     }
 }
 
@@ -215,11 +219,15 @@ fn the_result_is_the_same_on_every_node() {
     let (one, two) = (MemoryDisk::default(), MemoryDisk::default());
     let (slow, _) = with_dead(&one, &entries);
     let (quick, _) = with_dead(&two, &entries);
-    // One node did an earlier rewriting, and the other comes to it too late.
-    assert!(rewrite(&quick, &plan_of(&quick, 1000, 2, 4)));
-    let plan = plan_of(&slow, 1001, 0, 9);
-    assert_eq!(plan_of(&quick, 1001, 0, 6), plan);
-    assert!(rewrite(&slow, &plan) && rewrite(&quick, &plan));
+    // What was rewritten before is rewritten again.
+    let first = plan_of(&quick, 1000, 2, 4);
+    assert!(rewrite(&quick, &first));
+    let plan = plan_of(&quick, 1001, 0, 6);
+    assert!(rewrite(&quick, &plan));
+    // A node without the first one would make another one of them.
+    assert!(!slow.can_rewrite(&plan) && slow.may_take_over(&plan));
+    assert!(slow.begin_rewrite(&plan).unwrap().is_none());
+    assert!(rewrite(&slow, &first) && rewrite(&slow, &plan));
     let seal = |log: &Log| log.manifest(plan.next).unwrap();
     assert_eq!(seal(&slow), seal(&quick));
     for suffix in ["store", "index", "seal"] {
@@ -240,6 +248,10 @@ fn the_result_is_the_same_on_every_node() {
     let seals = slow.manifest(Index(entries.len() as u64)).unwrap();
     copy_rewritten(&slow, Arc::new(three.clone()), &staging, &seals[0]);
     assert!(is_copied(&three, &staging, &seals[0]).unwrap());
+    let (late, _) = with_dead(&three, &entries);
+    assert!(late.may_take_over(&plan) && late.take_over(&seals[0], &staging).unwrap());
+    assert_eq!(seal(&late), seal(&quick));
+    assert_eq!(all(&late), all(&quick));
 }
 
 /// Right after a start of all nodes, those that follow may hold entries that they have not applied yet.

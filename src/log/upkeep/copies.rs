@@ -314,8 +314,9 @@ impl Log {
         };
         let found = recovery::recover(&directory, floor, Some(checkpoint))?;
         let (pins, forgotten) = (std::mem::take(&mut state.pins), state.forgotten + 1);
+        let compacted = std::mem::take(&mut state.compacted);
         *state = LogState::new(found, Some(checkpoint));
-        (state.pins, state.forgotten) = (pins, forgotten);
+        (state.pins, state.forgotten, state.compacted) = (pins, forgotten, compacted);
         self.0.queue.set_durable(state.next_index());
         Ok(())
     }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::batch;
 use crate::log::format::file_header::FILE_HEADER_BYTES;
 use crate::log::format::frame::{self, Entry, Kind};
 use crate::log::format::gather::Gathered;
 use crate::log::format::moved::{Cover, Of, Place, PlacesWriter};
-use crate::log::format::record;
+use crate::log::format::record::{self, Stored};
+use crate::log::format::row::Row;
 use crate::log::segment::store::Store;
 use crate::log::{Error, Index, LogId, Offset, Position, STORE_BYTES_MAX, Term};
 
@@ -20,17 +22,43 @@ const WRITE_BYTES: usize = 1 << 20;
 /// The number of batches before those of a frame.
 const COUNT_BYTES: usize = 4;
 
-/// A batch of which a record lives.
+/// Records of a batch that live, side by side.
 #[derive(Debug)]
 pub struct Live {
-    pub log: LogId,
-    pub offset: Offset,
-    pub position: Position,
+    /// The row of the batch.
+    pub row: Row,
+    /// How many records it covers.
+    pub of: u32,
     /// Which of the sources it stands in.
-    pub source: usize,
-    pub place: u32,
-    pub check: u32,
-    pub records: u32,
+    pub source: u32,
+    /// How many of the records that the row covers stand before these.
+    pub first: u32,
+    pub count: u32,
+}
+
+impl Live {
+    pub fn offset(&self) -> Offset {
+        Offset(self.row.offset.0 + u64::from(self.first))
+    }
+
+    /// Log by log, and in each log in order.
+    pub fn order(&self) -> (LogId, Offset) {
+        (self.row.log, self.offset())
+    }
+
+    fn is_whole(&self) -> bool {
+        self.count == self.of
+    }
+}
+
+/// A batch of which parts are taken, in order.
+#[derive(Debug)]
+struct Cut {
+    source: u32,
+    /// What stands there, and its records as they are without compression from number `at` on.
+    stored: Stored,
+    rest: Bytes,
+    at: u32,
 }
 
 /// Writes the frames of a rewritten segment.
@@ -44,6 +72,7 @@ pub struct Writer {
     gathered: Gathered,
     written: u64,
     places: PlacesWriter,
+    cut: Option<Cut>,
 }
 
 impl Writer {
@@ -56,30 +85,71 @@ impl Writer {
             gathered: Gathered::default(),
             written: FILE_HEADER_BYTES as u64,
             places: PlacesWriter::default(),
+            cut: None,
         }
     }
 
-    pub fn add(&mut self, live: &Live, bytes: &[u8]) -> Result<(), Error> {
-        let batch = record::lone(bytes)?;
-        let covered = batch
-            .covered_by(live.check)
-            .filter(|_| batch.log == live.log);
-        if covered != Some(live.records) {
-            return Err(Error::Malformed("a row names another batch than it should"));
-        }
+    /// Adds records that live, of a batch which `read` gives; gives how many bytes that are.
+    pub fn add(
+        &mut self,
+        live: &Live,
+        read: impl FnOnce() -> Result<Bytes, Error>,
+    ) -> Result<u64, Error> {
+        let (bytes, known) = match live.is_whole() {
+            true => {
+                let bytes = read()?;
+                let known = known(live, &bytes)?;
+                (bytes, known)
+            }
+            false => (self.part_of(live, read)?, 0),
+        };
+        let batch = record::lone(&bytes)?;
         if self.payload.len() + bytes.len() > FRAME_BYTES {
             self.end_frame()?;
         }
-        self.payload.extend_from_slice(bytes);
+        self.payload.extend_from_slice(&bytes);
         self.batches += 1;
         let (log, count) = (batch.log, batch.count);
         let place = Place {
-            position: live.position,
-            offset: live.offset,
-            known: batch.count - live.records,
+            position: Position(live.row.position.0 + u64::from(live.first)),
+            offset: live.offset(),
+            known,
         };
         self.places.push(Of { log, count }, &place);
-        Ok(())
+        Ok(bytes.len() as u64)
+    }
+
+    /// A batch of its own for a part of one. It is not compressed: what a compressor makes depends on its version, and
+    /// all nodes are to write the same.
+    fn part_of(
+        &mut self,
+        live: &Live,
+        read: impl FnOnce() -> Result<Bytes, Error>,
+    ) -> Result<Bytes, Error> {
+        let is_it = |cut: &Cut| {
+            let same = (cut.source, cut.stored.position) == (live.source, live.row.position);
+            same && cut.at <= live.first
+        };
+        let cut = self.cut.take().filter(is_it);
+        let mut cut = match cut {
+            Some(cut) => cut,
+            None => {
+                let stored = record::stored(&read()?, &live.row, live.of.into())?;
+                let rest = stored.plain()?;
+                Cut {
+                    source: live.source,
+                    stored,
+                    rest,
+                    at: 0,
+                }
+            }
+        };
+        let (_, rest) = batch::split(&cut.rest, live.first - cut.at).map_err(Error::Unreadable)?;
+        let (records, rest) = batch::split(&rest, live.count).map_err(Error::Unreadable)?;
+        (cut.rest, cut.at) = (rest, live.first + live.count);
+        let made = record::part(live.row.log, cut.stored.timestamp_ms, live.count, &records);
+        self.cut = Some(cut);
+        Ok(made)
     }
 
     fn end_frame(&mut self) -> Result<(), Error> {
@@ -126,5 +196,16 @@ impl Writer {
             self.push(Kind::Moved, payload)?;
         }
         self.write_out()
+    }
+}
+
+/// How many of the first records of a batch its row leaves out.
+fn known(live: &Live, bytes: &[u8]) -> Result<u32, Error> {
+    let batch = record::lone(bytes)?;
+    let covered = batch.covered_by(live.row.check);
+    let covered = covered.filter(|covered| *covered == live.of && batch.log == live.row.log);
+    match covered {
+        Some(covered) => Ok(batch.count - covered),
+        None => Err(Error::Malformed("a row names another batch than it should")),
     }
 }

@@ -5,10 +5,12 @@
 //! same on every node. Nothing waits for it: it is written beside the old segments, and takes their place at once, when
 //! its seal is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::moved_frames::{Live, Writer};
+use crate::log::compaction::{Gone, Runs};
 use crate::log::format::directory::Directory;
 use crate::log::format::file_header::FILE_HEADER_BYTES;
 use crate::log::format::files::{self, Paths, SegmentName};
@@ -27,7 +29,7 @@ const STEP_BYTES: u64 = 1 << 20;
 const STEP_ROWS: usize = 4096;
 
 /// Which segments are rewritten, and what of them lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rewrite {
     /// The raft index of the entry that says so.
     pub at: Index,
@@ -35,10 +37,17 @@ pub struct Rewrite {
     pub base: Index,
     /// The raft index behind the last one.
     pub next: Index,
+    /// By which entry each of them was rewritten before, if it was. A node whose segments are others would make another
+    /// one of them: it takes over what a node made that has these.
+    pub of: Vec<Option<Index>>,
     /// No record in them is later, in milliseconds since 1970.
     pub sealed_ms: u64,
     /// Where logs begin of which records are gone; one that was deleted, behind all offsets. The others live as a whole.
     pub firsts: BTreeMap<LogId, Offset>,
+    /// The logs of which records are gone that later ones of their keys stand for.
+    pub compacted: BTreeSet<LogId>,
+    /// Those records.
+    pub gone: Gone,
 }
 
 impl Rewrite {
@@ -97,6 +106,8 @@ pub struct Rewriting {
     /// How many of the sources were looked at.
     looked_at: usize,
     live: Vec<Live>,
+    /// The records that are gone behind the sources that were looked at.
+    gone: Runs,
     /// How many of the batches that live were written.
     written: usize,
     writer: Writer,
@@ -122,12 +133,12 @@ impl Rewriting {
     /// [`Error::Damaged`] if a segment waits for repair: then it is to be begun again.
     pub fn step(&mut self) -> Result<Option<u64>, Error> {
         if let Some(source) = self.sources.get(self.looked_at) {
-            let taken = source.take_live(self.looked_at, &self.plan, &mut self.live);
+            let taken =
+                source.take_live((self.looked_at, &self.plan), &mut self.gone, &mut self.live);
             taken.map_err(|error| self.log.note_bad_rows(source.name, error))?;
             self.looked_at += 1;
             if self.looked_at == self.sources.len() {
-                let order = |live: &Live| (live.log, live.offset);
-                self.live.sort_unstable_by_key(order);
+                self.live.sort_unstable_by_key(Live::order);
             }
             return Ok(Some(u64::from(source.seal.rows) * ROW_BYTES as u64));
         }
@@ -136,13 +147,15 @@ impl Rewriting {
             let Some(live) = self.live.get(self.written) else {
                 return Ok((bytes > 0).then_some(bytes));
             };
-            let source = &self.sources[live.source];
-            let batch = source.store.batch(live.place);
-            let batch = batch.map_err(|error| self.log.note_damage(&source.store, error))?;
-            let added = self.writer.add(live, &batch);
-            added.map_err(|error| self.log.note_bad_rows(source.name, error))?;
+            let source = &self.sources[live.source as usize];
+            let read = || {
+                let batch = source.store.batch(live.row.place);
+                batch.map_err(|error| self.log.note_damage(&source.store, error))
+            };
+            let added = self.writer.add(live, read);
+            let added = added.map_err(|error| self.log.note_bad_rows(source.name, error))?;
             self.written += 1;
-            bytes += batch.len() as u64;
+            bytes += added;
         }
         Ok(Some(bytes))
     }
@@ -197,6 +210,7 @@ impl Log {
             sources,
             looked_at: 0,
             live: Vec::new(),
+            gone: plan.gone.runs(),
             written: 0,
             writer: Writer::new(Arc::new(store)),
             is_finished: false,
@@ -253,12 +267,13 @@ impl Log {
 }
 
 impl LogState {
-    /// The segments that are to be rewritten; `None` if segments end elsewhere here, or are not sealed.
+    /// The segments that are to be rewritten; `None` if segments end elsewhere here, are not sealed, or are others.
     fn sources(&self, plan: &Rewrite) -> Result<Option<Vec<Source>>, Error> {
         let Some(first) = self.segment_number(plan.base) else {
             return Ok(None);
         };
         let (mut sources, mut next) = (Vec::new(), plan.base);
+        let mut of = plan.of.iter();
         for segment in self.segments.range(first..) {
             if next >= plan.next {
                 break;
@@ -266,7 +281,7 @@ impl LogState {
             let Some(seal) = segment.seal().filter(|seal| seal.base == next) else {
                 return Ok(None);
             };
-            if seal.rewritten.is_some_and(|at| at >= plan.at) {
+            if of.next() != Some(&seal.rewritten) {
                 return Ok(None);
             }
             // One that this node ended by itself may end elsewhere on others.
@@ -284,13 +299,19 @@ impl LogState {
                 seal: seal.clone(),
             });
         }
-        Ok((next == plan.next && !sources.is_empty()).then_some(sources))
+        let is_all = next == plan.next && of.next().is_none();
+        Ok((is_all && !sources.is_empty()).then_some(sources))
     }
 }
 
 impl Source {
     /// Takes the batches of which a record lives.
-    fn take_live(&self, number: usize, plan: &Rewrite, live: &mut Vec<Live>) -> Result<(), Error> {
+    fn take_live(
+        &self,
+        (number, plan): (usize, &Rewrite),
+        gone: &mut Runs,
+        live: &mut Vec<Live>,
+    ) -> Result<(), Error> {
         let bases = Bases::new(self.seal.base, self.seal.first_position);
         let all = self.seal.rows as usize;
         let mut last: Option<Row> = None;
@@ -299,16 +320,25 @@ impl Source {
             let records = records.and_then(|records| u32::try_from(records).ok());
             let records = records.filter(|records| *records > 0);
             let records = records.ok_or(Error::Malformed("the rows are not in order"))?;
-            if plan.lives(row.log, row.offset.0.saturating_add(records.into())) {
-                live.push(Live {
-                    log: row.log,
-                    offset: row.offset,
-                    position: row.position,
-                    source: number,
-                    place: row.place,
-                    check: row.check,
-                    records,
-                });
+            let mut keep = |run: Range<u64>| {
+                let one = Live {
+                    row: *row,
+                    of: records,
+                    source: number as u32,
+                    first: (run.start - row.position.0) as u32,
+                    count: (run.end - run.start) as u32,
+                };
+                if plan.lives(row.log, one.offset().0.saturating_add(one.count.into())) {
+                    live.push(one);
+                }
+            };
+            let mut within = row.position.0..next.0;
+            if !plan.compacted.contains(&row.log) {
+                keep(within);
+                return Ok(());
+            }
+            while let Some(run) = gone.next_living(&mut within)? {
+                keep(run);
             }
             Ok::<_, Error>(())
         };

@@ -142,6 +142,7 @@ impl StateMachine {
         );
         let (disk, state) = (self.snapshots.disk.clone(), self.state());
         let (segments, kept, begins) = (data.segments.clone(), self.floor.clone(), data.floor);
+        let gaps: Vec<_> = fsm.logs.with_gaps().collect();
         let adopted = on_disk(move || -> Result<(), Error> {
             let mut reached = state.covered();
             with_descriptors(|| snapshot::make_dir(&*disk, &staging))?;
@@ -153,6 +154,7 @@ impl StateMachine {
                 }
             }
             stable.begin_adoption(&adoption, rows)?;
+            gaps.iter().for_each(|id| log.may_have_gaps(*id));
             with_descriptors(|| log.adopt(&staging, &names, floor, &covered))?;
             stable.end_adoption(&adoption)?;
             *reached = covered.applied.0 + 1;

@@ -76,6 +76,7 @@ impl StateMachine {
         if !opened.rows_hold {
             fsm = Fsm::default();
         }
+        fsm.logs.with_gaps().for_each(|id| log.may_have_gaps(id));
         let next_offset = default_end(&log);
         let machine = Self {
             snapshots,

@@ -120,6 +120,7 @@ fn told(command: &Command) -> (Option<Of<'_>>, String) {
             Some(Of::Named(&delete.name)),
             format!("delete log {}", delete.log),
         ),
+        Command::CompactLog(log) => (Some(Of::Id(*log)), "compact log".to_owned()),
         Command::Trim(trim) => (Some(Of::Id(trim.log)), format!("trim to {}", trim.first)),
         Command::SetRetention(set) => (Some(Of::Id(set.log)), format!("keep {}", set.retention)),
         Command::DeleteCursor(log, name) => (Some(Of::Id(*log)), format!("delete cursor {name}")),

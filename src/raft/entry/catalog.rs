@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use bytes::Bytes;
 
-use crate::log::{self, Index, LogId, Offset, Rewrite};
+use crate::log::{self, Gone, Index, LogId, Offset, Rewrite};
 use crate::proto::raft_v1 as pb;
 
 use super::command::Retention;
@@ -19,6 +19,17 @@ pub struct LogConfig {
     /// What people and programs note down about it.
     pub labels: BTreeMap<String, String>,
     pub demands: Demands,
+    /// Whether records give way to later ones of their keys.
+    pub compaction: Option<Compaction>,
+}
+
+/// How a log is compacted by key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compaction {
+    /// No younger record goes, in milliseconds.
+    pub min_age_ms: u64,
+    /// How long a tombstone stays, in milliseconds.
+    pub tombstone_ms: u64,
 }
 
 /// What a log asks of its records. The node that a batch comes to checks this, by the configuration that it has
@@ -29,6 +40,8 @@ pub struct Demands {
     pub record_bytes_max: Option<NonZeroU32>,
     /// Whether each record needs a time of the client's.
     pub timestamps_required: bool,
+    /// Whether each record needs a key: the log is compacted by it.
+    pub keys_required: bool,
 }
 
 impl LogConfig {
@@ -38,6 +51,10 @@ impl LogConfig {
             labels: self.labels.iter().map(label).collect(),
             record_bytes_max: self.demands.record_bytes_max.map_or(0, NonZeroU32::get),
             timestamps_required: self.demands.timestamps_required,
+            compaction: self.compaction.map(|set| pb::Compaction {
+                min_age_ms: set.min_age_ms,
+                tombstone_ms: set.tombstone_ms,
+            }),
         }
     }
 
@@ -52,7 +69,12 @@ impl LogConfig {
             demands: Demands {
                 record_bytes_max: NonZeroU32::new(config.record_bytes_max),
                 timestamps_required: config.timestamps_required,
+                keys_required: config.compaction.is_some(),
             },
+            compaction: config.compaction.map(|set| Compaction {
+                min_age_ms: set.min_age_ms,
+                tombstone_ms: set.tombstone_ms,
+            }),
         }
     }
 }
@@ -214,6 +236,8 @@ impl DeleteLog {
 
 /// The most logs of which a rewriting says where they begin.
 pub const REWRITE_LOGS_MAX: usize = 1 << 16;
+/// The most segments that give way to one.
+pub const REWRITE_SEGMENTS_MAX: usize = 64;
 
 pub fn rewrite_to_pb(plan: &Rewrite) -> pb::Rewrite {
     pb::Rewrite {
@@ -222,6 +246,9 @@ pub fn rewrite_to_pb(plan: &Rewrite) -> pb::Rewrite {
         sealed_ms: plan.sealed_ms,
         logs: plan.firsts.keys().map(|log| log.0).collect(),
         firsts: plan.firsts.values().map(|first| first.0).collect(),
+        compacted: plan.compacted.iter().map(|log| log.0).collect(),
+        gone: plan.gone.bytes().clone(),
+        of: plan.of.iter().map(|at| at.map_or(0, |at| at.0)).collect(),
     }
 }
 
@@ -230,16 +257,23 @@ pub fn rewrite_from_pb(plan: pb::Rewrite, at: Index) -> Result<Rewrite, WireErro
     let is_possible = plan.base < plan.next
         && plan.next <= log::NUMBER_MAX
         && plan.logs.len() == plan.firsts.len()
-        && plan.logs.len() <= REWRITE_LOGS_MAX;
+        && plan.logs.len() <= REWRITE_LOGS_MAX
+        && plan.compacted.len() <= REWRITE_LOGS_MAX
+        && (1..=REWRITE_SEGMENTS_MAX).contains(&plan.of.len());
+    const BAD: WireError = WireError::Unknown("segments to rewrite");
     if !is_possible {
-        return Err(WireError::Unknown("segments to rewrite"));
+        return Err(BAD);
     }
     let logs = plan.logs.into_iter().map(LogId);
+    let rewritten = |at| (at > 0).then_some(Index(at));
     Ok(Rewrite {
         at,
         base: Index(plan.base),
         next: Index(plan.next),
         sealed_ms: plan.sealed_ms,
         firsts: logs.zip(plan.firsts.into_iter().map(Offset)).collect(),
+        compacted: plan.compacted.into_iter().map(LogId).collect(),
+        gone: Gone::from_bytes(plan.gone).map_err(|_| BAD)?,
+        of: plan.of.into_iter().map(rewritten).collect(),
     })
 }

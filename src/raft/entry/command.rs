@@ -36,6 +36,8 @@ pub enum Command {
     UpdateLog(UpdateLog),
     /// Delete a log.
     DeleteLog(DeleteLog),
+    /// Look for what of a log can be compacted as soon as may be.
+    CompactLog(LogId),
     /// Give up the records of a log before an offset.
     Trim(Trim),
     /// Give up the first records of several logs.
@@ -89,6 +91,7 @@ impl Command {
             | Self::CreateLog(_)
             | Self::UpdateLog(_)
             | Self::DeleteLog(_)
+            | Self::CompactLog(_)
             | Self::Trim(_)
             | Self::SetRetention(_)
             | Self::Notes(_)
@@ -112,6 +115,7 @@ impl Command {
             Self::CreateLog(_)
             | Self::UpdateLog(_)
             | Self::DeleteLog(_)
+            | Self::CompactLog(_)
             | Self::Trim(_)
             | Self::SetRetention(_)
             | Self::ClaimEpoch(_)
@@ -202,6 +206,7 @@ impl fmt::Display for Command {
             Self::CreateLog(create) => write!(f, "create log {}", create.name),
             Self::UpdateLog(update) => write!(f, "configure log {}", update.log),
             Self::DeleteLog(delete) => write!(f, "delete log {}", delete.log),
+            Self::CompactLog(log) => write!(f, "compact log {log}"),
             Self::Trim(trim) => write!(f, "trim log {} to {}", trim.log, trim.first),
             Self::TrimLogs(trims) => write!(f, "trim {} logs", trims.len()),
             Self::Rewrite(plan) => write!(f, "rewrite {}..{}", plan.base, plan.next),

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, stream};
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
 use tokio::sync::OwnedMutexGuard;
 use tonic::{Status, Streaming};
 
@@ -192,6 +194,49 @@ pub fn store_parts(
         };
         Ok(Some((part, (log, next))))
     })
+}
+
+/// What a peer asks for of the segments here.
+pub fn asked(
+    log: Log,
+    request: &pb::FetchSegmentRequest,
+) -> Result<BoxStream<'static, Result<pb::SegmentPart, Status>>, Status> {
+    let (from, to) = (Index(request.first_index), Index(request.next_index));
+    Ok(match request.rewritten {
+        0 if request.newest => newest_parts(log, from)?.boxed(),
+        0 => parts(log, (from, to), !request.without_rows).boxed(),
+        at => {
+            let name = SegmentName {
+                base: from,
+                rewritten: Some(Index(at)),
+            };
+            store_parts(log, name).boxed()
+        }
+    })
+}
+
+/// Whether a peer that asks holds the same segments as this node.
+pub fn compared(log: &Log, asked: &pb::CompareSegmentsRequest) -> pb::CompareSegmentsResponse {
+    let digest = log.digest_of_names(Index(asked.first_index), Index(asked.next_index));
+    pb::CompareSegmentsResponse {
+        digest: digest.map_or(Bytes::new(), |digest| Bytes::copy_from_slice(&digest)),
+    }
+}
+
+/// Whether a peer holds the same segments, by their digest here.
+pub async fn holds_same(
+    client: &mut PeerClient,
+    (from, to): (Index, Index),
+    digest: &[u8],
+) -> Result<bool, FetchError> {
+    let request = pb::CompareSegmentsRequest {
+        first_index: from.0,
+        next_index: to.0,
+    };
+    let call = tokio::time::timeout(PATIENCE, client.compare_segments(request)).await;
+    let answer = call.map_err(|_| FetchError::Silent { base: from })?;
+    let answer = answer.map_err(|status| failed(from, status))?;
+    Ok(answer.into_inner().digest == digest)
 }
 
 /// The newest segment that holds an entry, if it is rewritten, as a peer fetches it: first which one it is.

@@ -124,6 +124,11 @@ impl Fsm {
                     Some(done) => done,
                     None => self.keep(index, command),
                 };
+                if let Ok(Outcome::Log(made)) = &done
+                    && self.logs.get(made.log).is_some_and(|known| known.has_gaps)
+                {
+                    log.may_have_gaps(made.log);
+                }
                 done.unwrap_or_else(Outcome::Refused)
             }
         }
@@ -178,6 +183,10 @@ impl Fsm {
                     self.cursors.delete_of(delete.log);
                 }
                 Ok(Outcome::Deleted(deleted))
+            }
+            Command::CompactLog(log) => {
+                let asked = self.logs.ask_for_compaction(index, *log);
+                asked.map(|()| Outcome::Done)
             }
             Command::Trim(trim) => self.logs.trim(trim).map(|first| {
                 of.trim(trim.log, first);
@@ -240,6 +249,7 @@ impl Fsm {
             | Command::Rewrite(_)
             | Command::CreateLog(_)
             | Command::UpdateLog(_)
+            | Command::CompactLog(_)
             | Command::DeleteLog(_)
             | Command::Trim(_)
             | Command::TrimLogs(_)

@@ -4,8 +4,9 @@
 //! another log, so that a batch for a deleted log is refused.
 
 pub mod rewrites;
+mod rows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
@@ -13,14 +14,16 @@ use bytes::Bytes;
 
 use crate::log::{AllEnds, Ends, Index, LogId, Offset};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog};
+use crate::raft::entry::catalog::{
+    Compaction, CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog,
+};
 use crate::raft::entry::command::Retention;
 use crate::raft::entry::outcome::{Full, Made, StateRefusal};
 use crate::raft::entry::wire_error::WireError;
 
 use super::history::{GoneLog, History};
 use super::marks::{Mark, Marks};
-use super::table::{self, Table};
+use super::table::Table;
 
 /// The name of the log that is always there.
 pub const DEFAULT_NAME: &str = "default";
@@ -35,6 +38,8 @@ const AUDIT_AGE_MS_MAX: u64 = 400 * 24 * 3600 * 1000;
 pub struct Logs {
     pub by_id: Table<KnownLog>,
     by_name: BTreeMap<String, LogId>,
+    /// Those that are compacted.
+    compacted: BTreeSet<LogId>,
     /// The id that the next log gets.
     next_id: u32,
     /// How the catalogue changed.
@@ -64,6 +69,10 @@ pub struct KnownLog {
     /// The index of the entry that made it or changed its configuration last; 0 for a log of those two that never
     /// changed.
     pub changed: Index,
+    /// The index of the entry that asked for its compaction last; 0 if none did.
+    pub compaction_asked: Index,
+    /// Whether it is compacted, or ever was.
+    pub has_gaps: bool,
     /// Who made it; empty without TLS.
     subject: String,
     /// The token of the call that made it, by which a retry is known; may be empty.
@@ -86,6 +95,7 @@ impl Default for Logs {
         let mut logs = Self {
             by_id: Table::default(),
             by_name: BTreeMap::new(),
+            compacted: BTreeSet::new(),
             next_id: 1,
             history: History::default(),
         };
@@ -103,10 +113,33 @@ impl Logs {
     fn put(&mut self, id: LogId, log: KnownLog) {
         self.by_name.insert(log.name.clone(), id);
         self.by_id.insert(id, log);
+        self.note_compaction(id);
     }
 
     pub fn get(&self, id: LogId) -> Option<&KnownLog> {
         self.by_id.get(&id)
+    }
+
+    /// The logs that are compacted, and how.
+    pub fn compacted(&self) -> impl Iterator<Item = (LogId, Compaction, &KnownLog)> {
+        self.compacted.iter().filter_map(|id| {
+            let known = self.get(*id)?;
+            Some((*id, known.config.compaction?, known))
+        })
+    }
+
+    /// The logs that are compacted, or ever were.
+    pub fn with_gaps(&self) -> impl Iterator<Item = LogId> {
+        let all = self.by_id.rows().iter().filter(|(_, log)| log.has_gaps);
+        all.map(|(id, _)| *id)
+    }
+
+    fn note_compaction(&mut self, id: LogId) {
+        let is_compacted = |log: &KnownLog| log.config.compaction.is_some();
+        match self.get(id).is_some_and(is_compacted) {
+            true => self.compacted.insert(id),
+            false => self.compacted.remove(&id),
+        };
     }
 
     /// A log by its name.
@@ -172,6 +205,7 @@ impl Logs {
             token: create.token.clone(),
             made: index,
             changed: index,
+            has_gaps: create.config.compaction.is_some(),
             ..KnownLog::default()
         };
         self.history.changed(id, Index(0), index);
@@ -235,11 +269,20 @@ impl Logs {
         }
         let known = self.by_id.get_mut(&log).expect("it was found above");
         known.config = update.config.clone();
+        known.has_gaps |= known.config.compaction.is_some();
         known.epoch += 1;
         let epoch = known.epoch;
         let before = std::mem::replace(&mut known.changed, index);
         self.history.changed(log, before, index);
+        self.note_compaction(log);
         Ok(Made { log, epoch })
+    }
+
+    /// Notes that a log is to be compacted as soon as may be.
+    pub fn ask_for_compaction(&mut self, index: Index, log: LogId) -> Result<(), StateRefusal> {
+        let known = self.by_id.get_mut(&log).ok_or(StateRefusal::NoSuchLog)?;
+        known.compaction_asked = index;
+        Ok(())
     }
 
     /// Replaces a log's retention, and leaves the rest of its configuration as it is.
@@ -272,6 +315,7 @@ impl Logs {
         let Some(gone) = self.by_id.remove(&delete.log) else {
             return false;
         };
+        self.compacted.remove(&delete.log);
         let (id, name) = (delete.log, gone.name);
         let log = GoneLog { id, name };
         self.history.deleted(log, gone.changed, index);
@@ -318,6 +362,7 @@ impl Logs {
             history: History::to_be_restored(forgotten),
             by_id: Table::default(),
             by_name: BTreeMap::new(),
+            compacted: BTreeSet::new(),
             next_id: next_id.max(1),
         }
     }
@@ -325,28 +370,11 @@ impl Logs {
     /// Takes over a row of a checkpoint.
     pub fn restore(&mut self, log: pb::Log) -> Result<(), WireError> {
         let id = LogId(log.id);
-        let known = KnownLog {
-            config: LogConfig::from_pb(log.config.unwrap_or_default()),
-            epoch: log.epoch,
-            ends: Ends {
-                first: Offset(log.first_offset),
-                next: Offset(log.next_offset),
-            },
-            bytes: log.bytes,
-            last_append_ms: log.last_append_ms,
-            created_ms: log.created_ms,
-            subject: log.subject,
-            token: log.token,
-            marks: Marks::from_pb(&log.marks.unwrap_or_default())
-                .ok_or(WireError::Unknown("mark"))?,
-            made: Index(log.made),
-            changed: Index(log.changed),
-            name: log.name,
-        };
+        let known = KnownLog::from_pb(log)?;
         let is_possible = known.ends.first <= known.ends.next
             && known.ends.next.0 <= crate::log::NUMBER_MAX
             && known.made <= known.changed
-            && known.changed.0 <= crate::log::NUMBER_MAX
+            && known.changed.max(known.compaction_asked).0 <= crate::log::NUMBER_MAX
             && known
                 .marks
                 .last()
@@ -356,6 +384,7 @@ impl Logs {
         let is_new = self.by_name.insert(name, id).is_none();
         let is_new = self.history.restore(id, known.changed) && is_new;
         let is_new = self.by_id.restore(id, known).is_none() && is_new;
+        self.note_compaction(id);
         (is_new && is_possible)
             .then_some(())
             .ok_or(WireError::Unknown("log"))
@@ -365,36 +394,6 @@ impl Logs {
     pub fn is_whole(&self) -> bool {
         self.get(LogId::DEFAULT)
             .is_some_and(|log| log.name == DEFAULT_NAME)
-    }
-}
-
-impl table::Kept for KnownLog {
-    type Key = LogId;
-
-    fn stored_key(id: &LogId) -> Vec<u8> {
-        [&b"log/"[..], &id.0.to_be_bytes()].concat()
-    }
-
-    fn to_pb(&self, id: &LogId) -> pb::StateRow {
-        let log = pb::Log {
-            id: id.0,
-            name: self.name.clone(),
-            config: Some(self.config.to_pb()),
-            epoch: self.epoch,
-            first_offset: self.ends.first.0,
-            next_offset: self.ends.next.0,
-            bytes: self.bytes,
-            last_append_ms: self.last_append_ms,
-            created_ms: self.created_ms,
-            subject: self.subject.clone(),
-            token: self.token.clone(),
-            made: self.made.0,
-            changed: self.changed.0,
-            marks: Some(self.marks.to_pb()).filter(|marks| !marks.offsets.is_empty()),
-        };
-        pb::StateRow {
-            row: Some(pb::state_row::Row::Log(log)),
-        }
     }
 }
 

@@ -180,7 +180,12 @@ fn frame_seeds() -> Vec<Seed> {
         demands: Demands {
             record_bytes_max: NonZeroU32::new(1 << 20),
             timestamps_required: true,
+            keys_required: true,
         },
+        compaction: Some(crate::raft::Compaction {
+            min_age_ms: 7,
+            tombstone_ms: u64::MAX,
+        }),
         ..LogConfig::default()
     };
     let commands = [
@@ -217,6 +222,7 @@ fn frame_seeds() -> Vec<Seed> {
             config,
             expected_epoch: Some(1),
         }),
+        Command::CompactLog(LogId(7)),
         Command::DeleteLog(DeleteLog {
             name: "orders".to_owned(),
             log: LogId(1),

@@ -146,7 +146,12 @@ fn make_log(fsm: &mut Fsm, number: usize) {
             demands: Demands {
                 record_bytes_max: NonZeroU32::new(u32::MAX),
                 timestamps_required: true,
+                keys_required: true,
             },
+            compaction: Some(crate::raft::Compaction {
+                min_age_ms: 7,
+                tombstone_ms: u64::MAX,
+            }),
         },
         token: Bytes::copy_from_slice(&[7; 16]),
         subject: subject(number),

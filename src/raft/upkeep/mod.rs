@@ -1,7 +1,9 @@
 //! The upkeep of a node's log: seals finished segments, removes trimmed ones, trims by the retention that was set,
 //! and finds and mends damage.
 
+mod compacting;
 mod mend;
+mod planning;
 mod retention;
 mod rewriting;
 mod scrub;
@@ -50,6 +52,8 @@ pub struct Upkeep {
     rewriting: tokio::sync::Mutex<()>,
     /// The bytes of batches in sealed segments of which a record lives, as they were seen last.
     live_bytes: AtomicU64,
+    /// What the leader knows of records that later ones of their keys stand for.
+    searched: Mutex<compacting::Searched>,
     /// The entry up to which the engine was to purge and did not in time; 0 if it always did.
     put_off: AtomicU64,
 }
@@ -63,6 +67,7 @@ impl Upkeep {
             walk: Mutex::default(),
             rewriting: tokio::sync::Mutex::default(),
             live_bytes: AtomicU64::default(),
+            searched: Mutex::default(),
             put_off: AtomicU64::default(),
         }
     }

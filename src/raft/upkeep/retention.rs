@@ -100,12 +100,17 @@ impl Upkeep {
         }
     }
 
-    fn look(&self, open: Option<&SegmentInfo>) -> Vec<Trim> {
+    /// What is surely older than a span of so many milliseconds is from before this, in milliseconds since 1970.
+    pub(super) fn old_before_ms(&self) -> impl Fn(u64) -> u64 {
         let surely_past_ms = self.node.clocks.surely_past_ms(&self.node.view());
-        let old_before_ms = |age_ms| {
+        move |age_ms| {
             let age = Duration::from_millis(age_ms);
             self.node.passed.lock().before_ms(age, surely_past_ms)
-        };
+        }
+    }
+
+    fn look(&self, open: Option<&SegmentInfo>) -> Vec<Trim> {
+        let old_before_ms = self.old_before_ms();
         let open_since_ms = open.map_or(u64::MAX, |open| open.since_ms.max(1));
         let mut trims = Vec::new();
         for _ in 0..LOOKED_MAX / LOOKED_AT_ONCE {
@@ -113,7 +118,7 @@ impl Upkeep {
             let is_last = self
                 .node
                 .state
-                .read(|fsm| walk.step(fsm, &mut trims, open_since_ms, old_before_ms));
+                .read(|fsm| walk.step(fsm, &mut trims, open_since_ms, &old_before_ms));
             if is_last || trims.len() == TRIMS_MAX {
                 break;
             }

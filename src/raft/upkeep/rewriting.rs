@@ -12,23 +12,19 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::live::Live as Setting;
-use crate::log::{Index, Live, LogId, Offset, Rewrite, Rewriting, SegmentInfo, SegmentName};
-use crate::raft::entry::catalog::REWRITE_LOGS_MAX;
+use crate::log::{Index, Live, Rewrite, Rewriting, SegmentInfo, SegmentName};
 use crate::raft::entry::command::Command;
 use crate::raft::error::Error;
 use crate::raft::home::blocking::on_disk;
 use crate::retry::CALL_WAIT;
 
 use super::Upkeep;
+use super::planning::{Limits, SUPERSEDED_PERCENT, plan};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two tries of the same.
 const AGAIN: Duration = Duration::from_secs(2);
-/// The most segments that give way to one.
-const SEGMENTS_MAX: usize = 64;
-/// Rewritten segments beside each other that are merged though nothing in them is dead, if half a segment holds them.
-const SMALL_MIN: usize = 8;
 /// The most bytes that are read or written a second for it.
 const BYTES_PER_SECOND: u64 = 64 << 20;
 /// What is written may take this part of what is free.
@@ -47,23 +43,9 @@ pub struct Worth {
     began: Sight,
     /// The same of the last look that came to its end: while nothing changes, none begins.
     ended: Option<Sight>,
-    /// What was seen, and the share of dead bytes, when the leader decided last.
-    decided: Option<(Sight, u64)>,
-}
-
-/// Sealed segments side by side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
-    from: usize,
-    to: usize,
-    live: u64,
-    bytes: u64,
-}
-
-impl Run {
-    fn dead(&self) -> u64 {
-        self.bytes - self.live
-    }
+    /// What was seen, the share of dead bytes, and how often superseded records were looked for, when the leader decided
+    /// last.
+    decided: Option<(Sight, u64, u64)>,
 }
 
 impl Worth {
@@ -255,14 +237,27 @@ impl Upkeep {
 
     /// Decides on a run of segments, once for what was seen of them.
     async fn decide(&self, worth: &Mutex<Worth>, sealed: &[SegmentInfo], dead_percent: u64) {
-        let seen = worth.lock().ended.map(|ended| (ended, dead_percent));
+        let looks = self.searched.lock().number;
+        let seen = worth.lock().ended.map(|ended| (ended, dead_percent, looks));
         if worth.lock().decided == seen {
             return;
         }
-        let limits = (self.node.log.segment_bytes_max(), dead_percent);
+        let superseded_percent = match self.searched.lock().is_asked {
+            true => 0,
+            false => SUPERSEDED_PERCENT,
+        };
+        let limits = Limits {
+            segment_bytes_max: self.node.log.segment_bytes_max(),
+            dead_percent,
+            superseded_percent,
+        };
         let planned = match dead_percent {
             0 => None,
-            _ => plan(sealed, &worth.lock().lives, limits),
+            _ => plan(
+                sealed,
+                (&worth.lock().lives, &self.searched.lock().found),
+                &limits,
+            ),
         };
         if let Some(plan) = planned {
             let written = self.node.raft.client_write(Command::Rewrite(plan));
@@ -289,135 +284,14 @@ fn step(mut rewriting: Rewriting) -> Result<(Rewriting, Option<u64>), Error> {
 }
 
 /// How long to wait after so many bytes.
-fn pace(bytes: u64) -> Duration {
+pub(super) fn pace(bytes: u64) -> Duration {
     Duration::from_micros(bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND)
-}
-
-/// The run of segments that is rewritten next; `None` if none is worth it.
-fn plan(
-    sealed: &[SegmentInfo],
-    lives: &BTreeMap<SegmentName, Live>,
-    limits: (u64, u64),
-) -> Option<Rewrite> {
-    let run = best(sealed, lives, limits)?;
-    let segments = &sealed[run.from..run.to];
-    let mut firsts: BTreeMap<LogId, Offset> = BTreeMap::new();
-    for segment in segments {
-        for (log, first) in &lives.get(&segment.name)?.firsts {
-            // One look is later than another: what is given up stays so.
-            let known = firsts.entry(*log).or_insert(*first);
-            *known = (*known).max(*first);
-        }
-    }
-    if firsts.len() > REWRITE_LOGS_MAX {
-        return None;
-    }
-    Some(Rewrite {
-        at: Index(0),
-        base: segments.first()?.base,
-        next: segments.last()?.next_index,
-        sealed_ms: segments.iter().map(|one| one.since_ms).max()?,
-        firsts,
-    })
-}
-
-fn best(
-    sealed: &[SegmentInfo],
-    lives: &BTreeMap<SegmentName, Live>,
-    (segment_bytes_max, dead_percent): (u64, u64),
-) -> Option<Run> {
-    let mut best: Option<Run> = None;
-    for from in 0..sealed.len() {
-        let mut run = Run {
-            from,
-            to: from,
-            live: 0,
-            bytes: 0,
-        };
-        let (mut positions, mut rewritten) = (0, 0);
-        for one in sealed[from..].iter().take(SEGMENTS_MAX) {
-            let Some(live) = lives.get(&one.name).filter(|_| one.rolled && !one.damaged) else {
-                break;
-            };
-            positions += one.positions;
-            rewritten += usize::from(one.name.rewritten.is_some());
-            run.to += 1;
-            run.live += live.bytes;
-            run.bytes += live.of_bytes;
-            if run.live > segment_bytes_max || positions > u64::from(u32::MAX) {
-                break;
-            }
-            let is_dead = run.dead() > 0 && run.dead() * 100 >= run.bytes * dead_percent;
-            let many = run.to - run.from;
-            let is_small =
-                rewritten == many && many >= SMALL_MIN && run.live <= segment_bytes_max / 2;
-            // The more comes back at once the better; of equals the older comes first.
-            if (is_dead || is_small) && best.is_none_or(|best| run.dead() > best.dead()) {
-                best = Some(run);
-            }
-        }
-    }
-    best
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::planning::tests::segments;
     use super::*;
-
-    const SEGMENT: u64 = 1000;
-
-    /// Segments of so many bytes, of which so many live; the mark says that it was rewritten before.
-    fn segments(of: &[(u64, u64, bool)]) -> (Vec<SegmentInfo>, BTreeMap<SegmentName, Live>) {
-        let mut lives = BTreeMap::new();
-        let info = |(number, (bytes, live, rewritten)): (u64, &(u64, u64, bool))| {
-            let base = Index(number * 10);
-            let name = SegmentName {
-                base,
-                rewritten: rewritten.then_some(Index(5000 + number)),
-            };
-            lives.insert(
-                name,
-                Live {
-                    bytes: *live,
-                    of_bytes: *bytes,
-                    firsts: vec![(LogId(1), Offset(number))],
-                },
-            );
-            SegmentInfo {
-                base,
-                name,
-                next_index: Index(base.0 + 10),
-                bytes: *bytes,
-                positions: 10,
-                next_position: Some(crate::log::Position(base.0 + 10)),
-                opened: crate::env::Instant::now(),
-                found: false,
-                since_ms: number,
-                rolled: true,
-                damaged: false,
-            }
-        };
-        let infos = (0..).zip(of).map(info).collect();
-        (infos, lives)
-    }
-
-    fn ranges(of: &[(u64, u64, bool)]) -> Option<(u64, u64)> {
-        let (infos, lives) = segments(of);
-        let plan = plan(&infos, &lives, (SEGMENT, 50))?;
-        Some((plan.base.0, plan.next.0))
-    }
-
-    #[test]
-    fn what_gives_back_most_comes_first() {
-        assert_eq!(ranges(&[]), None);
-        assert_eq!(ranges(&[(1000, 1000, false), (1000, 600, false)]), None);
-        let half = [(1000, 1000, false), (1000, 500, false), (1000, 900, false)];
-        assert_eq!(ranges(&half), Some((10, 20)));
-        let three = [(1000, 400, false), (1000, 10, false), (1000, 400, false)];
-        assert_eq!(ranges(&three), Some((0, 30)), "they fit into one");
-        let alike = [(1000, 300, false), (1000, 1000, false), (1000, 300, false)];
-        assert_eq!(ranges(&alike), Some((0, 10)), "the older of equals");
-    }
 
     #[test]
     fn a_look_ends_and_none_begins_before_something_changed() {
@@ -447,28 +321,5 @@ mod tests {
         infos[1].name.rewritten = Some(Index(30));
         let next = worth.next_of(&infos, (1, 2, Some(Index(30))));
         assert_eq!(next, Some(Some(infos[1])), "the new one alone");
-    }
-
-    #[test]
-    fn small_ones_merge_and_nothing_else_does() {
-        let small = [(50, 50, true); SMALL_MIN];
-        assert_eq!(ranges(&small), Some((0, 10 * SMALL_MIN as u64)));
-        assert_eq!(ranges(&small[1..]), None);
-        assert_eq!(ranges(&[(50, 50, false); SMALL_MIN]), None, "as appended");
-        assert_eq!(
-            ranges(&[(90, 90, true); SMALL_MIN]),
-            None,
-            "over half a segment"
-        );
-    }
-
-    #[test]
-    fn what_is_damaged_or_ended_by_itself_stays() {
-        let (mut infos, lives) = segments(&[(1000, 100, false); 3]);
-        infos[0].damaged = true;
-        infos[1].rolled = false;
-        let plan = plan(&infos, &lives, (SEGMENT, 50)).unwrap();
-        assert_eq!((plan.base.0, plan.next.0, plan.sealed_ms), (20, 30, 2));
-        assert_eq!(plan.firsts[&LogId(1)], Offset(2));
     }
 }

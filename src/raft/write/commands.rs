@@ -209,6 +209,12 @@ impl Commands {
         self.delete(Command::DeleteLog(delete), call).await
     }
 
+    /// Has a log compacted as soon as may be. Any member takes the call.
+    pub async fn compact_log(&self, log: LogId, call: Call) -> Result<(), ExecuteError> {
+        let asked = self.execute(Command::CompactLog(log), call);
+        asked.await.map(drop)
+    }
+
     /// Removes a log's first records on every replica. Returns the first offset that can be read from then
     /// on. Any member takes the call.
     pub async fn trim(&self, trim: Trim, call: Call) -> Result<Offset, ExecuteError> {

@@ -192,6 +192,7 @@ fn takes_room(command: &Command) -> bool {
         | Command::Roll(_)
         | Command::Rewrite(_)
         | Command::DeleteLog(_)
+        | Command::CompactLog(_)
         | Command::Trim(_)
         | Command::TrimLogs(_)
         | Command::SetRetention(_)

@@ -92,6 +92,7 @@ const VERBS: &[(&str, bool)] = &[
     ("ferrolog.v1.LogService/CreateLog", false),
     ("ferrolog.v1.LogService/UpdateLog", false),
     ("ferrolog.v1.LogService/DeleteLog", false),
+    ("ferrolog.v1.LogService/CompactLog", false),
     ("ferrolog.v1.LogService/GetLog", false),
     ("ferrolog.v1.LogService/ListLogs", false),
     ("ferrolog.v1.LogService/WatchLogs", true),
@@ -128,10 +129,11 @@ pub fn verbs() -> impl Iterator<Item = (&'static str, bool)> {
 }
 
 /// The verbs that ask for a change which is told in the log of changes.
-const CHANGES: [&str; 12] = [
+const CHANGES: [&str; 13] = [
     "ferrolog.v1.LogService/CreateLog",
     "ferrolog.v1.LogService/UpdateLog",
     "ferrolog.v1.LogService/DeleteLog",
+    "ferrolog.v1.LogService/CompactLog",
     "ferrolog.v1.LogService/ClaimEpoch",
     "ferrolog.v1.LogService/DeleteFence",
     "ferrolog.v1.LogService/DeleteCursor",
@@ -191,9 +193,8 @@ impl Methods {
                 "OpenSession" | "ClaimEpoch" => (&[Produce], true, Carries::Small),
                 // A producer closes its own sessions, an administrator anybody's: the verb judges which it is.
                 "CloseSession" => (&[Produce, Admin], true, Carries::Small),
-                "ListSessions" | "DeleteFence" | "CreateLog" | "UpdateLog" | "DeleteLog" => {
-                    (&[Admin], true, Carries::Small)
-                }
+                "ListSessions" | "DeleteFence" | "CreateLog" | "UpdateLog" | "DeleteLog"
+                | "CompactLog" => (&[Admin], true, Carries::Small),
                 "GetLog" | "ListLogs" | "WatchLogs" => {
                     (&[Produce, Consume, Commit, Admin], true, Carries::Small)
                 }

@@ -15,6 +15,7 @@ use crate::proto::log_v1::{
     ProduceResponse, Record, Server,
 };
 use crate::raft::Demands;
+use crate::reason::Reason;
 
 use super::auth::Action;
 use super::{ApiContext, CommitLog, Limits, accounts, status};
@@ -137,7 +138,23 @@ pub fn record(
         return Err(status::too_large_for_log(bytes, own));
     }
     if demands.timestamps_required {
-        return Err(status::timestamp_required());
+        return Err(timestamp_required());
+    }
+    if demands.keys_required {
+        return Err(key_required());
     }
     Ok(record)
+}
+
+/// The log asks for a time of the client's, and the record has none.
+fn timestamp_required() -> Status {
+    let message = "the log asks for the client's own time with each record: `log.v1` has none, `ferrolog.v1` has \
+                   `client_timestamp_ms`";
+    Reason::TimestampRequired.status(message)
+}
+
+/// The log is compacted by key, and the record has none.
+fn key_required() -> Status {
+    let message = "the log is compacted by key, so each record needs one: `log.v1` has none, `ferrolog.v1` has `key`";
+    Reason::KeyRequired.status(message)
 }

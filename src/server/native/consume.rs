@@ -137,6 +137,10 @@ pub async fn read(
     expected: usize,
     wanted: Wanted,
 ) -> Result<(Vec<StoredBatch>, Option<Held>), Status> {
+    let mut due = match &asked {
+        Asked::Log(_, from) => Some(from.0),
+        Asked::Stretch(_) => None,
+    };
     let read = api
         .reading
         .answer(log.log(), accounts, asked, expected, wanted);
@@ -144,7 +148,14 @@ pub async fn read(
         Failed::Log(error) => status::log(&error),
         Failed::Status(status) => status,
     });
-    let (batches, held) = read?;
+    let (mut batches, held) = read?;
+    if let Some(due) = &mut due {
+        for sent in &mut batches {
+            // A batch of which a part was asked for begins with that part.
+            sent.skipped = sent.first_offset.saturating_sub(*due);
+            *due = sent.first_offset + count_of(sent);
+        }
+    }
     let (count, bytes) = batches.iter().fold((0, 0), |(count, bytes), sent| {
         (count + count_of(sent), bytes + bytes_of(sent) as u64)
     });

@@ -10,7 +10,8 @@ use crate::proto::v1::{
     self, CreateLogRequest, DeleteLogRequest, ListLogsRequest, ListLogsResponse, UpdateLogRequest,
 };
 use crate::raft::{
-    CreateLog, DeleteLog, Demands, KnownLog, LogConfig, ReplicatedLog, Retention, UpdateLog,
+    Compaction, CreateLog, DeleteLog, Demands, KnownLog, LogConfig, ReplicatedLog, Retention,
+    UpdateLog,
 };
 
 use super::super::Limits;
@@ -78,13 +79,24 @@ fn config_of(limits: &Limits, config: Option<v1::LogConfig>) -> Result<LogConfig
             config.record_bytes_max
         )));
     }
+    if config.compaction.is_some() && retention.max_bytes.is_some() {
+        return Err(status::invalid(
+            "a log that is compacted by key is not limited by bytes: what it holds is bounded by its keys; leave out \
+             `max_bytes` or `compaction`",
+        ));
+    }
     Ok(LogConfig {
         retention,
         labels: config.labels.into_iter().collect(),
         demands: Demands {
             record_bytes_max: NonZeroU32::new(config.record_bytes_max),
             timestamps_required: config.timestamps_required,
+            keys_required: config.compaction.is_some(),
         },
+        compaction: config.compaction.map(|set| Compaction {
+            min_age_ms: set.min_age_ms,
+            tombstone_ms: set.tombstone_ms,
+        }),
     })
 }
 
@@ -102,6 +114,10 @@ pub fn log_to(id: LogId, log: KnownLog) -> v1::Log {
                 .record_bytes_max
                 .map_or(0, NonZeroU32::get),
             timestamps_required: log.config.demands.timestamps_required,
+            compaction: log.config.compaction.map(|set| v1::Compaction {
+                min_age_ms: set.min_age_ms,
+                tombstone_ms: set.tombstone_ms,
+            }),
         }),
         epoch: log.epoch,
         first_offset: log.ends.first.0,
@@ -222,6 +238,20 @@ pub async fn update(
     let updated = log.update_log(update).await;
     updated.map_err(|error| status::execute(&error))?;
     describe(log).await
+}
+
+/// Has the log compacted as soon as may be.
+pub async fn compact(log: &ReplicatedLog, name: &str) -> Result<(), Status> {
+    let is_compacted = log
+        .known()
+        .is_some_and(|known| known.config.compaction.is_some());
+    if !is_compacted {
+        return Err(status::invalid(format!(
+            "the log {name:?} is not compacted; `ferrolog log set {name} --compact key` has it compacted by key"
+        )));
+    }
+    let asked = log.compact_log(log.id()).await;
+    asked.map_err(|error| status::execute(&error))
 }
 
 /// Deletes a log; false if there is none of this name and id.

@@ -133,6 +133,16 @@ impl LogService for Native {
         Ok(Response::new(DeleteLogResponse { deleted }))
     }
 
+    async fn compact_log(
+        &self,
+        request: Request<CompactLogRequest>,
+    ) -> Result<Response<CompactLogResponse>, Status> {
+        let name = &request.get_ref().name;
+        let log = self.0.log_for(&request, name, Action::Admin).await?;
+        logs::compact(&log, name).await?;
+        Ok(Response::new(CompactLogResponse {}))
+    }
+
     async fn produce(
         &self,
         request: Request<ProduceRequest>,

@@ -140,6 +140,8 @@ fn of_the_rest() -> Vec<Row> {
             about!(name => UpdateLogRequest { name, config: None, expected_epoch: Some(99) })),
         ("ferrolog.v1.LogService/DeleteLog", &["admin"], For::Name, 1,
             about!(name => DeleteLogRequest { name, id: 99_999 })),
+        ("ferrolog.v1.LogService/CompactLog", &["admin"], For::Name, 1,
+            about!(name => CompactLogRequest { name })),
         ("ferrolog.v1.LogService/GetLimits", ANY, For::Some, 1, none),
         ("ferrolog.v1.LogService/OpenSession", &["produce"], For::Some, 1,
             about!(_log => OpenSessionRequest { secret: secret(), ..Default::default() })),

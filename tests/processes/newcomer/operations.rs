@@ -118,6 +118,9 @@ const LINES: &[Line] = &[
     line("ferrolog fence claim nightly"),
     line("ferrolog produce --fence").after("date > today.txt"),
     line("ferrolog fence show nightly"),
+    line("ferrolog log create prices --compact"),
+    line("ferrolog log set prices --min-compaction-age"),
+    line("ferrolog log compact prices"),
     line("curl --cacert").with("https://node-1:7400", "https://$N1"),
 ];
 

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::settings::{SettingsArgs, retention_json, retention_text};
+use super::settings::{SettingsArgs, compaction_text, retention_json, retention_text};
 use crate::cli::UsageError;
 use crate::cli::commands::consent::Consent;
 use crate::cli::commands::cursor::stands;
@@ -59,6 +59,15 @@ pub(super) struct DeleteArgs {
     id: Option<u32>,
     #[command(flatten)]
     consent: Consent,
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CompactArgs {
+    /// Which log
+    #[arg(value_name = "NAME")]
+    name: String,
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
 }
@@ -198,6 +207,16 @@ pub(super) async fn delete(args: &DeleteArgs) -> anyhow::Result<Told> {
     Ok((text, told))
 }
 
+pub(super) async fn compact(args: &CompactArgs) -> anyhow::Result<Told> {
+    let admin = args.connection.client(None)?.admin();
+    admin.compact_log(&args.name).await?;
+    let name = &args.name;
+    let text = format!(
+        "the log {name} is being compacted; `ferrolog log show {name}` tells what it takes on disk"
+    );
+    Ok((text, json!({ "name": name, "asked": true })))
+}
+
 pub(super) async fn trim(args: &TrimArgs) -> anyhow::Result<Told> {
     let client = args.log.of(&args.connection.client(None)?);
     let admin = client.admin();
@@ -271,6 +290,7 @@ fn described(log: &LogInfo) -> String {
         ("retention", retention_text(&log.settings.retention)),
         ("largest record", largest),
         ("timestamps", timestamps.to_owned()),
+        ("compaction", compaction_text(log.settings.compaction)),
         ("labels", labels.join(", ")),
         ("slowest cursor", slowest),
     ];
@@ -294,6 +314,11 @@ pub(super) fn of_log(log: &LogInfo) -> Value {
         "retention": retention_json(&log.settings.retention),
         "record_bytes_max": Some(log.settings.record_bytes_max).filter(|bytes| *bytes > 0),
         "timestamps_required": log.settings.timestamps_required,
+        "compaction": log.settings.compaction.map(|set| json!({
+            "by": "key",
+            "min_age_ms": set.min_age_ms,
+            "tombstone_ms": set.tombstone_ms,
+        })),
         "labels": log.settings.labels,
         "slowest_cursor": log.slowest_cursor.as_ref().map(|cursor| &cursor.name),
         "lag": log.lag(),

@@ -15,7 +15,7 @@ use crate::cli::connection::{ConnectionArgs, OfLog};
 use crate::cli::output::quantities::{parse_age, parse_bytes};
 use crate::cli::output::{Told, print_as};
 use crate::client::Client;
-use catalogue::{CreateArgs, DeleteArgs, ListArgs, SetArgs, ShowArgs, TrimArgs};
+use catalogue::{CompactArgs, CreateArgs, DeleteArgs, ListArgs, SetArgs, ShowArgs, TrimArgs};
 use files::{DumpArgs, VerifyArgs};
 use settings::{Change, retention_json, retention_text};
 use watch::WatchArgs;
@@ -30,6 +30,8 @@ Examples:
   ferrolog log set orders --retention-wait-for billing --retention-cap 100GiB
   ferrolog log set orders --record-bytes-max 64KiB --timestamps-required true
   ferrolog log set orders --retention-age none --remove-label tier
+  ferrolog log set prices --compact key --min-compaction-age 1h --tombstone-retention 1d
+  ferrolog log compact prices                           (now; `log show` tells what it takes on disk)
   ferrolog log watch --prefix orders/ --output json
   ferrolog log watch --since 1200                       (what became of the logs since then)
   ferrolog log delete orders                            (with its records and cursors)
@@ -79,6 +81,8 @@ enum Action {
     Watch(WatchArgs),
     /// Delete a log, with its records and cursors
     Delete(DeleteArgs),
+    /// Have a log that is compacted by key compacted now
+    Compact(CompactArgs),
     /// Give up the records before an offset
     Trim(TrimArgs),
     /// Show or set how much of a log is kept
@@ -115,6 +119,7 @@ impl LogArgs {
             Action::Show(args) => &args.connection,
             Action::Set(args) => &args.connection,
             Action::Delete(args) => &args.connection,
+            Action::Compact(args) => &args.connection,
             Action::Trim(args) => &args.connection,
             Action::Watch(args) => &args.connection,
             Action::Retention { connection, .. } => connection,
@@ -131,6 +136,7 @@ pub(in crate::cli) async fn run(args: LogArgs, format: Format) -> anyhow::Result
         Action::Set(args) => catalogue::set(args).await?,
         Action::Delete(args) => catalogue::delete(&args).await?,
         Action::Watch(args) => return watch::run(&args, format).await,
+        Action::Compact(args) => catalogue::compact(&args).await?,
         Action::Trim(args) => catalogue::trim(&args).await?,
         Action::Retention {
             max_bytes,

@@ -6,7 +6,7 @@ use crate::cli::UsageError;
 use crate::cli::output::quantities::{parse_age, parse_bytes};
 use crate::client::LogSettings;
 use crate::config::quantity;
-use crate::proto::v1::Retention;
+use crate::proto::v1::{Compaction, Retention};
 
 /// A cursor of this name is none: the word takes what was set away.
 const NONE: &str = "none";
@@ -31,9 +31,33 @@ pub(super) struct SettingsArgs {
     /// Whether each record needs a time of its producer's
     #[arg(long, value_name = "BOOL")]
     timestamps_required: Option<bool>,
+    /// Keep the last record of each key, and none before it, or `none`
+    #[arg(long, value_enum, value_name = "BY")]
+    compact: Option<Compact>,
+    /// Compact no record that is younger than this, such as 1h or 0s [default: 0s]
+    #[arg(long, value_name = "TIME", value_parser = parse_span_ms)]
+    min_compaction_age: Option<u64>,
+    /// How long a record without a value stays, which says that its key is gone, such as 1d [default: 1d]
+    #[arg(long, value_name = "TIME", value_parser = parse_span_ms)]
+    tombstone_retention: Option<u64>,
     /// A word of yours about it; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
+}
+
+/// By what a log is compacted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Compact {
+    Key,
+    None,
+}
+
+/// How long a tombstone stays unless it is said.
+const TOMBSTONE_MS: u64 = 24 * 60 * 60 * 1000;
+
+fn parse_span_ms(text: &str) -> Result<u64, String> {
+    let ms = quantity::parse_seconds_ms(text);
+    ms.ok_or_else(|| "write a time such as 0s, 30m, 1h or 7d".to_owned())
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
@@ -53,6 +77,9 @@ impl SettingsArgs {
         self.change() == Change::default()
             && self.record_bytes_max.is_none()
             && self.timestamps_required.is_none()
+            && self.compact.is_none()
+            && self.min_compaction_age.is_none()
+            && self.tombstone_retention.is_none()
             && self.labels.is_empty()
     }
 
@@ -81,14 +108,54 @@ impl SettingsArgs {
             }
             labels.insert(key.clone(), value.clone());
         }
+        let compaction = self.compaction(known.compaction)?;
         Ok(LogSettings {
             retention,
             labels,
+            compaction,
             record_bytes_max: self.record_bytes_max.unwrap_or(known.record_bytes_max),
             timestamps_required: self
                 .timestamps_required
                 .unwrap_or(known.timestamps_required),
         })
+    }
+}
+
+impl SettingsArgs {
+    /// How it is compacted after the change.
+    fn compaction(&self, known: Option<Compaction>) -> Result<Option<Compaction>, UsageError> {
+        let known = match self.compact {
+            Some(Compact::None) => None,
+            Some(Compact::Key) => Some(known.unwrap_or(Compaction {
+                min_age_ms: 0,
+                tombstone_ms: TOMBSTONE_MS,
+            })),
+            None => known,
+        };
+        let is_named = self.min_compaction_age.is_some() || self.tombstone_retention.is_some();
+        let Some(known) = known else {
+            return match is_named {
+                true => Err(UsageError(
+                    "the log is not compacted: give --compact key, too".to_owned(),
+                )),
+                false => Ok(None),
+            };
+        };
+        Ok(Some(Compaction {
+            min_age_ms: self.min_compaction_age.unwrap_or(known.min_age_ms),
+            tombstone_ms: self.tombstone_retention.unwrap_or(known.tombstone_ms),
+        }))
+    }
+}
+
+pub(super) fn compaction_text(compaction: Option<Compaction>) -> String {
+    match compaction {
+        None => "none".to_owned(),
+        Some(set) => format!(
+            "the last record of each key stays; others go after {}, tombstones after {}",
+            quantity::span_ms(set.min_age_ms),
+            quantity::span_ms(set.tombstone_ms)
+        ),
     }
 }
 

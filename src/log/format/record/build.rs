@@ -49,6 +49,17 @@ pub fn packed(
     bytes.freeze()
 }
 
+/// A batch of packed records of another one, with the time of that one, in milliseconds since 1970; 0 if it has none.
+pub fn part(log: LogId, time_ms: u64, count: u32, records: &[u8]) -> Bytes {
+    let conditions = Conditions::default();
+    let made = packed(log, None, &conditions, Compression::None, count, records);
+    let mut made = BytesMut::from(made);
+    if time_ms > 0 {
+        check::stamp(&mut made, time_ms);
+    }
+    made.freeze()
+}
+
 /// A batch of bytes that are no records, under the number and the checksum of one.
 pub fn opaque(log: LogId, bytes: &[u8]) -> Bytes {
     let conditions = Conditions::default();

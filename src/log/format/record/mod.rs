@@ -19,7 +19,7 @@ use bytes::{Buf, Bytes};
 use crate::batch::Compression;
 use crate::batch::varint::{self, TooLarge};
 
-pub use build::{BatchBuilder, join, opaque, packed};
+pub use build::{BatchBuilder, join, opaque, packed, part};
 pub use bundle::{bundle, bundles, check_bundle, records_of};
 #[cfg(any(test, fuzzing))]
 pub use check::mend;

@@ -76,6 +76,18 @@ impl Stored {
         plain.map_err(unreadable)
     }
 
+    /// Its packed records without their compression.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] of plain records, which have no keys.
+    pub fn plain(&self) -> Result<Bytes, Error> {
+        let packed = self
+            .packed
+            .ok_or(Error::Malformed("plain records are not cut"))?;
+        self.unpacked(packed)
+    }
+
     /// Its records from offset `from` on into `out`; the values share its memory.
     ///
     /// Stops early, after at least one, once `budget` bytes were read; gives what is left of the

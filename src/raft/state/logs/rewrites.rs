@@ -33,7 +33,13 @@ impl Rewrites {
             Some(known) => first <= &known.ends.first,
             None => true,
         };
-        if plan.base >= plan.next || plan.next > index || !plan.firsts.iter().all(is_dead) {
+        // A log that is not compacted any more gives up nothing for its keys.
+        let is_compacted = |log: &LogId| {
+            let known = logs.get(*log);
+            known.is_some_and(|known| known.config.compaction.is_some())
+        };
+        let is_sound = plan.firsts.iter().all(is_dead) && plan.compacted.iter().all(is_compacted);
+        if plan.base >= plan.next || plan.next > index || !is_sound {
             return false;
         }
         let at = index;
@@ -90,8 +96,10 @@ mod tests {
             at: Index(0),
             base: Index(5),
             next: Index(9),
+            of: vec![None],
             sealed_ms: 7,
             firsts: firsts.collect(),
+            ..Rewrite::default()
         }
     }
 

@@ -1,0 +1,357 @@
+//! Which records are superseded: for a later one of their key stands behind them in their log.
+//!
+//! All keys of a log do not fit into memory. So the keys are shared out by their digests, and each share is looked for in
+//! a walk of its own over all records; how many shares there are follows from how many keys were met. A digest stands
+//! for a key: 128 bits of SHA-256, which nobody can make collide.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::digest::digest_of;
+use super::gone::{Gone, GoneWriter};
+use crate::batch;
+use crate::log::format::files::SegmentName;
+use crate::log::format::record;
+use crate::log::format::row::Row;
+use crate::log::format::seal::Seal;
+use crate::log::segment::store::Store;
+use crate::log::{Error, Index, Log, LogId, Offset, Position};
+
+/// Bytes of batches that one step reads, about.
+const STEP_BYTES: usize = 1 << 20;
+/// Keys that are held at a time: about 26 MB of them.
+const KEYS_MAX: usize = if cfg!(test) { 5 } else { 400_000 };
+/// Records that one search covers: a bit of memory each. It covers the first segments that hold no more.
+const RECORDS_MAX: u64 = 1 << 28;
+
+/// What is looked for.
+#[derive(Debug, Clone, Default)]
+pub struct Superseded {
+    /// The logs that are compacted.
+    pub logs: BTreeMap<LogId, Bounds>,
+    /// No record of entries from here on goes, or has others go.
+    pub before: Index,
+}
+
+/// What of a log may go: times are the log's, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// No record from this time on goes, or has others go.
+    pub before_ms: u64,
+    /// A tombstone from before this time goes, too.
+    pub tombstones_before_ms: u64,
+}
+
+/// What was found of a segment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InSegment {
+    /// The records that are superseded, and about how many bytes they take.
+    pub gone: Gone,
+    pub records: u64,
+    pub bytes: u64,
+    /// Of which logs they are.
+    pub logs: BTreeSet<LogId>,
+}
+
+/// A search that is under way, a step at a time.
+#[derive(Debug)]
+pub struct Search {
+    log: Log,
+    wanted: Superseded,
+    segments: Vec<Segment>,
+    /// Of so many shares of the keys this one is looked for.
+    shares: u64,
+    share: u64,
+    keys: HashMap<u128, Last>,
+    /// The last record of each log, which stays: what a log has behind it would have no end.
+    lasts: BTreeMap<LogId, Position>,
+    at: At,
+    left: Left,
+}
+
+/// The tombstones that stay for now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Left {
+    /// For each log the time of its first one that is too young, in milliseconds since 1970; [`u64::MAX`] if none is.
+    pub tombstones: BTreeMap<LogId, u64>,
+    /// Whether one would go, but for records of its key that stand before it.
+    pub is_held_back: bool,
+}
+
+/// Where the walk is.
+#[derive(Debug, Default, Clone, Copy)]
+struct At {
+    segment: usize,
+    /// The log's number among those that the segment holds, and the row's among the log's.
+    log: usize,
+    row: usize,
+}
+
+#[derive(Debug)]
+struct Segment {
+    seal: Arc<Seal>,
+    store: Arc<Store>,
+    logs: Vec<LogId>,
+    /// A bit for each position of the segment: the record there is superseded.
+    gone: Vec<u64>,
+    records: u64,
+    bytes: u64,
+    /// The logs whose records these are.
+    of: BTreeSet<LogId>,
+}
+
+/// The last record of a key, as far as the walk is.
+#[derive(Debug)]
+struct Last {
+    position: Position,
+    segment: u32,
+    /// About what it takes.
+    bytes: u32,
+    log: LogId,
+    /// Whether no other record of the key is stored before it.
+    is_first: bool,
+    /// When it was taken, if it is a tombstone.
+    tombstone_ms: Option<u64>,
+}
+
+impl Log {
+    /// Looks for what is superseded; `None` if no segment holds any of the logs.
+    pub fn search(&self, wanted: &Superseded) -> Option<Search> {
+        let state = self.0.state.read();
+        let (mut segments, mut records) = (Vec::new(), 0);
+        for segment in &state.segments {
+            let seal = segment.seal().filter(|_| segment.damage.is_none());
+            let Some(seal) = seal.filter(|seal| seal.next_index() <= wanted.before) else {
+                break;
+            };
+            let positions = seal.next_position.0 - seal.first_position.0;
+            records += positions;
+            if records > RECORDS_MAX {
+                break;
+            }
+            let logs: Vec<_> = wanted.logs.keys().copied().collect();
+            let logs: Vec<_> = logs
+                .into_iter()
+                .filter(|log| seal.logs.contains(*log))
+                .collect();
+            let words = match logs.is_empty() {
+                true => 0,
+                false => positions.div_ceil(64) as usize,
+            };
+            segments.push(Segment {
+                seal: seal.clone(),
+                store: segment.store.clone(),
+                logs,
+                gone: vec![0; words],
+                records: 0,
+                bytes: 0,
+                of: BTreeSet::new(),
+            });
+        }
+        drop(state);
+        let any = segments.iter().any(|segment| !segment.logs.is_empty());
+        any.then(|| Search {
+            log: self.clone(),
+            wanted: wanted.clone(),
+            segments,
+            shares: 1,
+            share: 0,
+            keys: HashMap::new(),
+            lasts: BTreeMap::new(),
+            at: At::default(),
+            left: Left::default(),
+        })
+    }
+}
+
+impl Segment {
+    fn mark(
+        &mut self,
+        Last {
+            position,
+            bytes,
+            log,
+            ..
+        }: &Last,
+    ) {
+        let bit = position.0 - self.seal.first_position.0;
+        let (word, bit) = ((bit / 64) as usize, 1 << (bit % 64));
+        if self.gone[word] & bit == 0 {
+            self.gone[word] |= bit;
+            self.records += 1;
+            self.bytes += u64::from(*bytes);
+            self.of.insert(*log);
+        }
+    }
+
+    fn found(&self) -> InSegment {
+        let mut gone = GoneWriter::default();
+        for (number, word) in (0_u64..).zip(&self.gone) {
+            let bits = (0..64).filter(|bit| word >> bit & 1 == 1);
+            bits.for_each(|bit| {
+                gone.push(Position(self.seal.first_position.0 + number * 64 + bit))
+            });
+        }
+        InSegment {
+            gone: gone.finish(),
+            records: self.records,
+            bytes: self.bytes,
+            logs: self.of.clone(),
+        }
+    }
+}
+
+impl Search {
+    /// Goes on for about a mebibyte; gives how many bytes were read, `None` once all is found.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] if a segment waits for repair, [`Error::NoEntry`] if one is here no more: then it is to be begun
+    /// again.
+    pub fn step(&mut self) -> Result<Option<usize>, Error> {
+        let mut bytes = 0;
+        while bytes < STEP_BYTES {
+            let Some(segment) = self.segments.get(self.at.segment) else {
+                return Ok(self.end_share().then_some(bytes));
+            };
+            let Some(log) = segment.logs.get(self.at.log).copied() else {
+                self.at = At {
+                    segment: self.at.segment + 1,
+                    ..At::default()
+                };
+                continue;
+            };
+            let rows = self.log.rows_of(&segment.seal, log, self.at.row)?;
+            if rows.is_empty() {
+                self.at = At {
+                    log: self.at.log + 1,
+                    row: 0,
+                    ..self.at
+                };
+                continue;
+            }
+            let first = self
+                .log
+                .ends(log)
+                .map_or(Offset(u64::MAX), |ends| ends.first);
+            for (row, count) in rows {
+                self.at.row += 1;
+                if row.offset.0 + u64::from(count) > first.0 {
+                    bytes += self.take(log, &row, count, first)?;
+                }
+                if self.keys.len() > KEYS_MAX {
+                    self.begin_shares(self.shares * 2);
+                    return Ok(Some(bytes));
+                }
+            }
+        }
+        Ok(Some(bytes))
+    }
+
+    fn bounds(&self, log: LogId) -> Bounds {
+        self.wanted.logs.get(&log).copied().unwrap_or_default()
+    }
+
+    /// The tombstones that stay for now.
+    pub fn left(&self) -> &Left {
+        &self.left
+    }
+
+    /// The raft index before which all that it covers stands.
+    pub fn before(&self) -> Index {
+        self.segments
+            .last()
+            .map_or(Index(0), |last| last.seal.next_index())
+    }
+
+    /// How many records are superseded.
+    pub fn records(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.records).sum()
+    }
+
+    /// What was found, segment by segment.
+    pub fn found(&self) -> BTreeMap<SegmentName, InSegment> {
+        let of = |segment: &Segment| (segment.seal.name(), segment.found());
+        self.segments.iter().map(of).collect()
+    }
+
+    /// Begins anew, with so many shares. What was found stays true.
+    fn begin_shares(&mut self, shares: u64) {
+        self.keys = HashMap::new();
+        (self.shares, self.share, self.at) = (shares, 0, At::default());
+    }
+
+    /// Ends the walk over one share of the keys; false if it was the last.
+    fn end_share(&mut self) -> bool {
+        for last in std::mem::take(&mut self.keys).into_values() {
+            let Some(time_ms) = last.tombstone_ms else {
+                continue;
+            };
+            let is_last = self.lasts.get(&last.log) == Some(&last.position);
+            let is_old = time_ms < self.bounds(last.log).tombstones_before_ms;
+            if is_old && last.is_first && !is_last {
+                self.segments[last.segment as usize].mark(&last);
+            } else if !is_last {
+                self.left.is_held_back |= is_old;
+                let known = self.left.tombstones.entry(last.log).or_insert(u64::MAX);
+                *known = if is_old { *known } else { time_ms.min(*known) };
+            }
+        }
+        (self.share, self.at) = (self.share + 1, At::default());
+        self.share < self.shares
+    }
+
+    /// Takes the records of a batch from an offset on; gives how many bytes were read.
+    fn take(&mut self, log: LogId, row: &Row, count: u32, first: Offset) -> Result<usize, Error> {
+        let segment = &self.segments[self.at.segment];
+        let read = segment.store.batch(row.place);
+        let bytes = read.map_err(|error| self.log.note_damage(&segment.store, error))?;
+        let stored = record::stored(&bytes, row, count.into());
+        let stored = stored.map_err(|error| self.log.note_bad_rows(segment.seal.name(), error))?;
+        let is_young = stored.timestamp_ms >= self.bounds(log).before_ms;
+        // Plain records have no keys. One that is young may not be the last of its log that a search finds: the last
+        // that it takes stays.
+        if stored.packed.is_none() || is_young {
+            return Ok(bytes.len());
+        }
+        let (plain, each) = (stored.plain()?, bytes.len() as u32 / count.max(1));
+        let mut number = 0;
+        let keys = batch::keys(&plain, |key, is_tombstone| {
+            let (offset, position) = (row.offset.0 + number, Position(row.position.0 + number));
+            number += 1;
+            if offset < first.0 {
+                return;
+            }
+            self.lasts.insert(log, position);
+            let Some(key) = key else {
+                return;
+            };
+            let digest = digest_of(log, key);
+            if (digest >> 64) as u64 % self.shares != self.share {
+                return;
+            }
+            let last = Last {
+                position,
+                segment: self.at.segment as u32,
+                bytes: each,
+                log,
+                is_first: true,
+                tombstone_ms: is_tombstone.then_some(stored.timestamp_ms),
+            };
+            if let Some(before) = self.keys.get_mut(&digest) {
+                let gone = std::mem::replace(
+                    before,
+                    Last {
+                        is_first: false,
+                        ..last
+                    },
+                );
+                self.segments[gone.segment as usize].mark(&gone);
+            } else {
+                self.keys.insert(digest, last);
+            }
+        });
+        keys.map_err(Error::Unreadable)?;
+        Ok(bytes.len())
+    }
+}

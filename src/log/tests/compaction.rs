@@ -1,0 +1,252 @@
+//! Tests of records that are gone from the midst of logs: what lives can be read as before, from every offset.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::rewriting::{plan_of, rewrite};
+use super::*;
+use crate::batch::{self, Compression};
+use crate::log::compaction::GoneWriter;
+use crate::log::format::record::{Conditions, packed};
+
+const LOGS: u32 = 3;
+/// The log whose records all stay.
+const KEPT: LogId = LogId(0);
+const ENTRIES: u64 = 84;
+
+/// A record as it can be read: where it stands, its key and its value.
+type Seen = BTreeMap<(LogId, Offset), (Position, Option<Bytes>, Bytes)>;
+
+fn keyed(log: u32, compression: Compression, records: impl Iterator<Item = u64>) -> Bytes {
+    let mut builder = batch::Builder::default();
+    for number in records {
+        let key = (number % 5 > 0).then(|| Bytes::from((number % 13).to_string()));
+        builder.push(&batch::Record {
+            key,
+            ..batch::Record::new(format!("value {number}"))
+        });
+    }
+    let (records, count) = builder.take();
+    let records = batch::compress(&records, compression).unwrap();
+    let conditions = Conditions::default();
+    packed(LogId(log), None, &conditions, compression, count, &records)
+}
+
+/// A log of batches with keys, sealed as far as it goes.
+fn filled(disk: &MemoryDisk) -> (Log, Checkpoint) {
+    let (log, _) = open(disk, None).unwrap();
+    let mut rolled = Index(0);
+    for index in 0..ENTRIES {
+        let made = if index % 7 == 6 {
+            let roll = Entry::roll(Term(1), Index(index), rolled);
+            rolled = Index(index + 1);
+            roll
+        } else {
+            let all = [Compression::None, Compression::Lz4, Compression::Zstd];
+            let compression = all[index as usize % 3];
+            let batch = |number: u64| {
+                let log = ((index + number) % u64::from(LOGS)) as u32;
+                let first = index * 31 + number * 17;
+                keyed(
+                    log,
+                    compression,
+                    (first..).step_by(3).take(1 + index as usize % 6),
+                )
+            };
+            let batches: Vec<_> = (0..1 + index % 2).map(batch).collect();
+            entry(1, index, Kind::Records, join(batches.iter(), Some(5)))
+        };
+        append(&log, vec![made.clone()]);
+        publish(&log, &made);
+    }
+    log.trim(LogId(1), Offset(9));
+    (1..LOGS).for_each(|id| log.may_have_gaps(LogId(id)));
+    log.sync_index().unwrap();
+    let checkpoint = log.checkpoint_at(Index(ENTRIES - 1));
+    log.seal_covered(checkpoint.applied).unwrap();
+    (log, checkpoint)
+}
+
+/// All that can be read, in the order of positions.
+fn seen(log: &Log) -> Seen {
+    let (mut from, mut seen) = (Position(0), Seen::new());
+    while from < log.positions().1 {
+        let found = look(log, from, &Wanted::Those(&|_| true)).unwrap();
+        let read = log.find_stretch(&found, usize::MAX).unwrap();
+        for stored in log.read_found(read, usize::MAX).unwrap().stored {
+            assert_eq!(stored.timestamp_ms, 5, "it keeps its time");
+            for (record, number) in batch::records(&stored.plain().unwrap()).zip(0..) {
+                let record = record.unwrap();
+                let at = Offset(stored.first.0 + number);
+                let position = Position(stored.position.0 + number);
+                if at >= stored.from {
+                    seen.insert((stored.log, at), (position, record.key, record.value));
+                }
+            }
+        }
+        from = found.passed().max(Position(from.0 + 1));
+    }
+    seen
+}
+
+/// The positions of records that later ones of their keys stand for.
+fn superseded(seen: &Seen) -> BTreeSet<Position> {
+    let mut last = BTreeMap::new();
+    let mut gone = BTreeSet::new();
+    for ((log, _), (position, key, _)) in seen {
+        if *log == KEPT {
+            continue;
+        }
+        if let Some(key) = key
+            && let Some(before) = last.insert((*log, key), *position)
+        {
+            gone.insert(before);
+        }
+    }
+    gone
+}
+
+fn plan(log: &Log, at: u64, (from, count): (usize, usize), gone: &BTreeSet<Position>) -> Rewrite {
+    let mut writer = GoneWriter::default();
+    gone.iter().for_each(|position| writer.push(*position));
+    Rewrite {
+        compacted: (1..LOGS).map(LogId).collect(),
+        gone: writer.finish(),
+        ..plan_of(log, at, from, count)
+    }
+}
+
+/// From every offset the next record that lives is read, and those behind it.
+fn check(log: &Log, expected: &Seen) {
+    assert_eq!(&seen(log), expected);
+    for id in (0..LOGS).map(LogId) {
+        let (first, next) = log.offsets(id);
+        let living: Vec<_> = expected.range((id, first)..(id, next)).collect();
+        for at in (first.0..next.0).map(Offset) {
+            let rest = living.partition_point(|((_, offset), _)| *offset < at);
+            let read = log.read(id, at, 120).unwrap();
+            assert!(!read.is_empty());
+            for (record, ((_, offset), (_, _, value))) in read.iter().zip(&living[rest..]) {
+                assert_eq!(
+                    (record.offset, &record.value),
+                    (*offset, value),
+                    "{id} {at}"
+                );
+            }
+        }
+        let end = log.find(id, next, 1).err().unwrap();
+        assert!(matches!(end, Error::OutOfRange { .. }), "{end}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn what_lives_is_read_from_every_offset(
+        plans in prop::collection::vec((0..9_usize, 1..9_usize, any::<u16>()), 1..4),
+    ) {
+        let disk = MemoryDisk::default();
+        let (log, checkpoint) = filled(&disk);
+        let mut expected = seen(&log);
+        check(&log, &expected);
+        for (number, (from, count, mask)) in plans.into_iter().enumerate() {
+            let sealed = log.segments().into_iter().filter(|one| one.next_position.is_some());
+            let sealed: Vec<_> = sealed.collect();
+            let from = from % sealed.len();
+            let until = sealed[(from + count).min(sealed.len()) - 1].next_position.unwrap();
+            let begins = from.checked_sub(1).map_or(Position(0), |last| {
+                sealed[last].next_position.unwrap()
+            });
+            // Not all of them, in any order.
+            let mut gone = superseded(&expected);
+            gone.retain(|position| mask >> (position.0 % 16) & 1 == 0);
+            let plan = plan(&log, 1000 + number as u64, (from, count), &gone);
+            prop_assert!(rewrite(&log, &plan));
+            let within = begins..until;
+            expected.retain(|_, (position, _, _)| {
+                !within.contains(position) || !gone.contains(position)
+            });
+            check(&log, &expected);
+        }
+        log.close();
+        let (log, opened) = open(&disk, Some(checkpoint)).unwrap();
+        (1..LOGS).for_each(|id| log.may_have_gaps(LogId(id)));
+        prop_assert!(opened.rows_hold);
+        check(&log, &expected);
+        let found = verify::verify(&disk, Path::new(DIR), None, &|_| {}).unwrap();
+        prop_assert!(found.is_sound(), "{:?}", found.findings);
+    }
+}
+
+#[test]
+fn a_compacted_segment_is_the_same_on_every_node_and_smaller() {
+    let disks = [MemoryDisk::default(), MemoryDisk::default()];
+    let logs = disks.each_ref().map(|disk| filled(disk).0);
+    let gone = superseded(&seen(&logs[0]));
+    let stored = |log: &Log| {
+        let all = (0..LOGS).map(LogId).collect();
+        log.stored_bytes(&all).unwrap()
+    };
+    let before = stored(&logs[0]);
+    let plan = plan(&logs[0], 1000, (0, 99), &gone);
+    for log in &logs {
+        assert!(rewrite(log, &plan));
+    }
+    let seals = logs.each_ref().map(|log| log.manifest(plan.next).unwrap());
+    assert_eq!(seals[0], seals[1]);
+    let after = stored(&logs[0]);
+    assert_eq!(after[&KEPT], before[&KEPT]);
+    assert!(
+        after[&LogId(1)] < before[&LogId(1)],
+        "{after:?}, {before:?}"
+    );
+}
+
+/// What a search finds, and how often a key's digests were walked through.
+fn searched(log: &Log, before: Index, tombstones_before_ms: u64) -> BTreeSet<Position> {
+    let bounds = Bounds {
+        before_ms: u64::MAX,
+        tombstones_before_ms,
+    };
+    let wanted = Superseded {
+        logs: (1..LOGS).map(|log| (LogId(log), bounds)).collect(),
+        before,
+    };
+    let mut search = log.search(&wanted).unwrap();
+    while search.step().unwrap().is_some() {}
+    let mut gone = BTreeSet::new();
+    for found in search.found().into_values() {
+        let (mut within, mut runs) = (0..log.positions().1.0, found.gone.runs());
+        let all: BTreeSet<_> = within.clone().collect();
+        let mut lives = BTreeSet::new();
+        while let Some(run) = runs.next_living(&mut within).unwrap() {
+            lives.extend(run);
+        }
+        let of: Vec<_> = all.difference(&lives).copied().collect();
+        assert_eq!(found.records, of.len() as u64);
+        gone.extend(of.into_iter().map(Position));
+    }
+    gone
+}
+
+#[test]
+fn a_search_finds_what_later_records_stand_for_however_many_keys_fit() {
+    let disk = MemoryDisk::default();
+    let (log, _) = filled(&disk);
+    let all = seen(&log);
+    let expected = superseded(&all);
+    assert!(expected.len() > 100);
+    assert_eq!(searched(&log, Index(ENTRIES), 0), expected);
+    // What is too young neither goes nor has others go.
+    let half = log.segments()[5].next_index;
+    let ends = log.segments()[5].next_position.unwrap();
+    let old: Seen = all
+        .into_iter()
+        .filter(|(_, (position, ..))| *position < ends)
+        .collect();
+    assert_eq!(searched(&log, half, 0), superseded(&old));
+    // Once that is gone, nothing more goes.
+    assert!(rewrite(&log, &plan(&log, 1000, (0, 99), &expected)));
+    assert!(searched(&log, Index(ENTRIES), 0).is_empty());
+}

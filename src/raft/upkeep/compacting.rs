@@ -1,0 +1,264 @@
+//! Finds, on the leader, which records of compacted logs later ones of their keys stand for.
+//!
+//! A look at all keys reads all records of compacted logs. So it begins only once sealed segments have grown by a share
+//! since the last one, when somebody asks for it, or when tombstones are old enough to go. What it finds, `rewriting`
+//! puts into its plans.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::log::{
+    Bounds, InSegment, Index, Left, LogId, Search, SegmentInfo, SegmentName, Superseded,
+};
+use crate::raft::entry::catalog::Compaction;
+use crate::raft::error::Error;
+use crate::raft::home::blocking::on_disk;
+use crate::raft::peer::fetch;
+use crate::raft::write::rolls;
+
+use super::Upkeep;
+use super::rewriting::pace;
+
+/// Between two looks at whether there is something to look for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two tries after a failure, and two questions whether all nodes have done what was decided.
+const AGAIN: Duration = Duration::from_secs(10);
+/// A look begins once sealed segments hold this part more than what was left by the last one.
+const GROWTH_SHARE: u64 = 4;
+
+/// What the last look found.
+#[derive(Debug, Default)]
+pub struct Searched {
+    /// What of each segment is superseded.
+    pub found: BTreeMap<SegmentName, InSegment>,
+    /// Counts the looks.
+    pub number: u64,
+    /// The index behind the entries that were looked at.
+    before: Index,
+    /// The bytes of segments that they left.
+    left_bytes: u64,
+    /// The latest entry that had asked for one.
+    asked: Index,
+    /// Whether all that was found is to go, however little: somebody asked for it.
+    pub is_asked: bool,
+    tombstones: Left,
+    /// The segments that were looked at, if all nodes had the same.
+    agreed: Option<Vec<u8>>,
+    /// When the nodes were asked last.
+    compared: Option<Instant>,
+}
+
+impl Searched {
+    /// Takes over what a look found.
+    fn take(
+        &mut self,
+        search: &Search,
+        sealed: &[SegmentInfo],
+        (asked, agreed): (Index, Option<Vec<u8>>),
+    ) {
+        self.found = search.found();
+        self.number += 1;
+        self.before = search.before();
+        let looked_at = sealed.iter().filter(|one| one.next_index <= self.before);
+        let gone = self.found.values().map(|one| one.bytes).sum();
+        self.left_bytes = looked_at
+            .map(|one| one.bytes)
+            .sum::<u64>()
+            .saturating_sub(gone);
+        // Tombstones that had to stay are part of what was asked for.
+        self.is_asked = asked > self.asked || (self.is_asked && self.agreed.is_none());
+        self.asked = asked;
+        self.tombstones = search.left().clone();
+        self.agreed = agreed;
+    }
+
+    /// Whether segments have grown enough, or somebody asks.
+    fn is_due(&self, sealed: &[SegmentInfo], asked: Index) -> bool {
+        let fresh = sealed.iter().filter(|one| one.base >= self.before);
+        let bytes: u64 = fresh.map(|one| one.bytes).sum();
+        asked > self.asked || (bytes > 0 && bytes >= self.left_bytes / GROWTH_SHARE)
+    }
+}
+
+/// The logs that are compacted, with how, and the latest entry that asked for it.
+struct Wanted {
+    logs: BTreeMap<LogId, Compaction>,
+    asked: Index,
+}
+
+impl Upkeep {
+    /// Looks for superseded records while this node leads. Never returns.
+    pub async fn compact(&self) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            if let Err(error) = self.compact_once().await {
+                tracing::warn!(%error, "superseded records were not looked for; it is tried again");
+                sleep(AGAIN).await;
+            }
+        }
+    }
+
+    fn compacted(&self) -> Wanted {
+        self.node.state.read(|fsm| {
+            let (mut logs, mut asked) = (BTreeMap::new(), Index(0));
+            for (log, how, known) in fsm.logs.compacted() {
+                logs.insert(log, how);
+                asked = asked.max(known.compaction_asked);
+            }
+            Wanted { logs, asked }
+        })
+    }
+
+    async fn compact_once(&self) -> Result<(), Error> {
+        let wanted = self.compacted();
+        if wanted.logs.is_empty() || !self.node.view().writable {
+            *self.searched.lock() = Searched::default();
+            return Ok(());
+        }
+        if wanted.asked > self.searched.lock().asked && !self.is_sealed_to(wanted.asked).await {
+            return Ok(());
+        }
+        let segments = self.node.log.segments();
+        let sealed: Vec<_> = segments
+            .into_iter()
+            .take_while(|one| one.next_position.is_some())
+            .collect();
+        let (Some(first), Some(last)) = (sealed.first(), sealed.last()) else {
+            return Ok(());
+        };
+        let is_due = self.searched.lock().is_due(&sealed, wanted.asked);
+        if !is_due && !self.may_have_old_tombstones(&wanted) {
+            return Ok(());
+        }
+        let range = (first.base, last.next_index);
+        let agreed = self.agreed(range).await;
+        if !is_due && !self.are_tombstones_due(&wanted, agreed.as_deref()) {
+            return Ok(());
+        }
+        let before = last.next_index;
+        let bounds = self.bounds(&wanted, agreed.is_some());
+        let superseded = Superseded {
+            logs: bounds,
+            before,
+        };
+        let Some(mut search) = self.node.log.search(&superseded) else {
+            // No segment holds any of them.
+            self.searched.lock().asked = wanted.asked;
+            return Ok(());
+        };
+        let began = Instant::now();
+        loop {
+            let (back, read) = on_disk(move || {
+                let read = search.step()?;
+                Ok::<_, Error>((search, read))
+            })
+            .await?;
+            search = back;
+            match read {
+                Some(bytes) => sleep(pace(bytes as u64)).await,
+                None => break,
+            }
+            if !self.node.view().writable {
+                return Ok(());
+            }
+        }
+        let (records, ms) = (search.records(), began.elapsed().as_millis());
+        tracing::info!(
+            records,
+            ms,
+            logs = wanted.logs.len(),
+            "looked for superseded records"
+        );
+        self.searched
+            .lock()
+            .take(&search, &sealed, (wanted.asked, agreed));
+        Ok(())
+    }
+
+    /// Whether the segments with all entries up to this one are sealed; if one is open, it is ended.
+    async fn is_sealed_to(&self, index: Index) -> bool {
+        let segments = self.node.log.segments();
+        let open = segments.iter().find(|one| one.next_position.is_none());
+        if open.is_none_or(|open| open.base > index) {
+            return true;
+        }
+        if let Some(since) = self.node.log.to_roll() {
+            rolls::end_segment(&self.node, since).await;
+        }
+        false
+    }
+
+    fn bounds(&self, wanted: &Wanted, do_tombstones_go: bool) -> BTreeMap<LogId, Bounds> {
+        let old_before_ms = self.old_before_ms();
+        let of = |(log, how): (&LogId, &Compaction)| {
+            let before_ms = match how.min_age_ms {
+                0 => u64::MAX,
+                age_ms => old_before_ms(age_ms),
+            };
+            let tombstones_before_ms = match do_tombstones_go {
+                true => old_before_ms(how.tombstone_ms),
+                false => 0,
+            };
+            let bounds = Bounds {
+                before_ms,
+                tombstones_before_ms,
+            };
+            (*log, bounds)
+        };
+        wanted.logs.iter().map(of).collect()
+    }
+
+    /// Whether tombstones stayed that may go by now, as far as this node can tell by itself.
+    fn may_have_old_tombstones(&self, wanted: &Wanted) -> bool {
+        let searched = self.searched.lock();
+        if searched.compared.is_some_and(|last| last.elapsed() < AGAIN) {
+            return false;
+        }
+        searched.tombstones.is_held_back || self.is_one_old(&searched.tombstones, wanted)
+    }
+
+    fn is_one_old(&self, left: &Left, wanted: &Wanted) -> bool {
+        let old_before_ms = self.old_before_ms();
+        left.tombstones.iter().any(|(log, time_ms)| {
+            let how = wanted.logs.get(log);
+            how.is_some_and(|how| *time_ms < old_before_ms(how.tombstone_ms))
+        })
+    }
+
+    /// The same, once it is known whether all nodes have the same segments.
+    fn are_tombstones_due(&self, wanted: &Wanted, agreed: Option<&[u8]>) -> bool {
+        let searched = self.searched.lock();
+        let Some(agreed) = agreed else {
+            return false;
+        };
+        let has_changed = searched.agreed.as_deref() != Some(agreed);
+        self.is_one_old(&searched.tombstones, wanted)
+            || (searched.tombstones.is_held_back && has_changed)
+    }
+
+    /// The segments with these entries, if every member has the same. A tombstone may go only then: on a node that has not
+    /// given up an older record of its key, that one would come back to life.
+    async fn agreed(&self, range: (Index, Index)) -> Option<Vec<u8>> {
+        self.searched.lock().compared = Some(Instant::now());
+        let digest = self.node.log.digest_of_names(range.0, range.1)?;
+        for mut peer in self.peers() {
+            match fetch::holds_same(&mut peer, range, &digest).await {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => {
+                    tracing::debug!(%error, "tombstones stay: a node does not say what it holds");
+                    return None;
+                }
+            }
+        }
+        let after = self.node.log.digest_of_names(range.0, range.1)?;
+        (after == digest).then(|| digest.to_vec())
+    }
+}
+
+/// The logs of which records go with these segments.
+pub fn logs_of<'a>(found: impl Iterator<Item = &'a InSegment>) -> BTreeSet<LogId> {
+    found.flat_map(|one| one.logs.iter().copied()).collect()
+}

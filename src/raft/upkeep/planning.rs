@@ -1,0 +1,252 @@
+//! Which sealed segments are worth rewriting: those that give back most.
+
+use std::collections::BTreeMap;
+
+use crate::log::{
+    GONE_BYTES_MAX, GoneWriter, InSegment, Index, Live, LogId, Offset, Rewrite, SegmentInfo,
+    SegmentName,
+};
+use crate::raft::entry::catalog::{REWRITE_LOGS_MAX, REWRITE_SEGMENTS_MAX};
+
+use super::compacting::logs_of;
+
+/// Rewritten segments beside each other that are merged though nothing in them is dead, if half a segment holds them.
+const SMALL_MIN: usize = 8;
+/// Segments are rewritten once this part of their bytes is of superseded records, whatever else is dead.
+pub const SUPERSEDED_PERCENT: u64 = 20;
+/// A run of positions takes so many bytes at most.
+const RUN_BYTES_MAX: usize = 20;
+
+/// Which runs are worth it.
+pub struct Limits {
+    /// What lives of one is to fit into so much.
+    pub segment_bytes_max: u64,
+    /// So much of it is dead, or is superseded.
+    pub dead_percent: u64,
+    pub superseded_percent: u64,
+}
+
+/// What is superseded, by segment.
+pub type Found = BTreeMap<SegmentName, InSegment>;
+
+/// Sealed segments side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    from: usize,
+    to: usize,
+    live: u64,
+    bytes: u64,
+    /// Of the bytes those of superseded records.
+    superseded: u64,
+}
+
+impl Run {
+    fn dead(&self) -> u64 {
+        self.bytes - self.live
+    }
+
+    /// A log of states is to hold little more than the last record of each key.
+    fn is_worth_compacting(&self, limits: &Limits) -> bool {
+        self.superseded > 0 && self.superseded * 100 >= self.bytes * limits.superseded_percent
+    }
+}
+
+/// The run of segments that is rewritten next; `None` if none is worth it.
+pub fn plan(
+    sealed: &[SegmentInfo],
+    (lives, found): (&BTreeMap<SegmentName, Live>, &Found),
+    limits: &Limits,
+) -> Option<Rewrite> {
+    let run = best(sealed, (lives, found), limits)?;
+    let segments = &sealed[run.from..run.to];
+    let superseded = segments.iter().filter_map(|one| found.get(&one.name));
+    let mut gone = GoneWriter::default();
+    for one in superseded.clone() {
+        gone.extend(&one.gone).ok()?;
+    }
+    let compacted = logs_of(superseded);
+    let mut firsts: BTreeMap<LogId, Offset> = BTreeMap::new();
+    for segment in segments {
+        for (log, first) in &lives.get(&segment.name)?.firsts {
+            // One look is later than another: what is given up stays so.
+            let known = firsts.entry(*log).or_insert(*first);
+            *known = (*known).max(*first);
+        }
+    }
+    if firsts.len().max(compacted.len()) > REWRITE_LOGS_MAX {
+        return None;
+    }
+    Some(Rewrite {
+        at: Index(0),
+        base: segments.first()?.base,
+        next: segments.last()?.next_index,
+        of: segments.iter().map(|one| one.name.rewritten).collect(),
+        sealed_ms: segments.iter().map(|one| one.since_ms).max()?,
+        firsts,
+        compacted,
+        gone: gone.finish(),
+    })
+}
+
+fn best(
+    sealed: &[SegmentInfo],
+    (lives, found): (&BTreeMap<SegmentName, Live>, &Found),
+    limits: &Limits,
+) -> Option<Run> {
+    let mut best: Option<Run> = None;
+    for from in 0..sealed.len() {
+        let mut run = Run {
+            from,
+            to: from,
+            live: 0,
+            bytes: 0,
+            superseded: 0,
+        };
+        let (mut positions, mut rewritten, mut said) = (0, 0, 0);
+        for one in sealed[from..].iter().take(REWRITE_SEGMENTS_MAX) {
+            let Some(live) = lives.get(&one.name).filter(|_| one.rolled && !one.damaged) else {
+                break;
+            };
+            positions += one.positions;
+            rewritten += usize::from(one.name.rewritten.is_some());
+            run.to += 1;
+            let superseded = found.get(&one.name);
+            let gone = superseded.map_or(0, |one| one.bytes.min(live.bytes));
+            said += superseded.map_or(0, |one| one.gone.bytes().len() + RUN_BYTES_MAX);
+            run.live += live.bytes - gone;
+            run.bytes += live.of_bytes;
+            run.superseded += gone;
+            let is_too_long = said > GONE_BYTES_MAX || positions > u64::from(u32::MAX);
+            if run.live > limits.segment_bytes_max || is_too_long {
+                break;
+            }
+            let is_dead = run.dead() > 0 && run.dead() * 100 >= run.bytes * limits.dead_percent;
+            let is_dead = is_dead || run.is_worth_compacting(limits);
+            let many = run.to - run.from;
+            let is_small =
+                rewritten == many && many >= SMALL_MIN && run.live <= limits.segment_bytes_max / 2;
+            // The more comes back at once the better; of equals the older comes first.
+            if (is_dead || is_small) && best.is_none_or(|best| run.dead() > best.dead()) {
+                best = Some(run);
+            }
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    const SEGMENT: u64 = 1000;
+    const LIMITS: Limits = Limits {
+        segment_bytes_max: SEGMENT,
+        dead_percent: 50,
+        superseded_percent: SUPERSEDED_PERCENT,
+    };
+
+    /// Segments of so many bytes, of which so many live; the mark says that it was rewritten before.
+    pub fn segments(of: &[(u64, u64, bool)]) -> (Vec<SegmentInfo>, BTreeMap<SegmentName, Live>) {
+        let mut lives = BTreeMap::new();
+        let info = |(number, (bytes, live, rewritten)): (u64, &(u64, u64, bool))| {
+            let base = Index(number * 10);
+            let name = SegmentName {
+                base,
+                rewritten: rewritten.then_some(Index(5000 + number)),
+            };
+            lives.insert(
+                name,
+                Live {
+                    bytes: *live,
+                    of_bytes: *bytes,
+                    firsts: vec![(LogId(1), Offset(number))],
+                },
+            );
+            SegmentInfo {
+                base,
+                name,
+                next_index: Index(base.0 + 10),
+                bytes: *bytes,
+                positions: 10,
+                next_position: Some(crate::log::Position(base.0 + 10)),
+                opened: crate::env::Instant::now(),
+                found: false,
+                since_ms: number,
+                rolled: true,
+                damaged: false,
+            }
+        };
+        let infos = (0..).zip(of).map(info).collect();
+        (infos, lives)
+    }
+
+    fn ranges(of: &[(u64, u64, bool)]) -> Option<(u64, u64)> {
+        let (infos, lives) = segments(of);
+        let plan = plan(&infos, (&lives, &Found::new()), &LIMITS)?;
+        Some((plan.base.0, plan.next.0))
+    }
+
+    #[test]
+    fn what_gives_back_most_comes_first() {
+        assert_eq!(ranges(&[]), None);
+        assert_eq!(ranges(&[(1000, 1000, false), (1000, 600, false)]), None);
+        let half = [(1000, 1000, false), (1000, 500, false), (1000, 900, false)];
+        assert_eq!(ranges(&half), Some((10, 20)));
+        let three = [(1000, 400, false), (1000, 10, false), (1000, 400, false)];
+        assert_eq!(ranges(&three), Some((0, 30)), "they fit into one");
+        let alike = [(1000, 300, false), (1000, 1000, false), (1000, 300, false)];
+        assert_eq!(ranges(&alike), Some((0, 10)), "the older of equals");
+    }
+
+    #[test]
+    fn a_fifth_that_is_superseded_is_enough_and_a_record_is_if_somebody_asked() {
+        let (infos, lives) = segments(&[(1000, 1000, false); 3]);
+        let superseded = |bytes| {
+            let mut gone = GoneWriter::default();
+            gone.push(crate::log::Position(12));
+            InSegment {
+                gone: gone.finish(),
+                records: 1,
+                bytes,
+                logs: [LogId(1)].into(),
+            }
+        };
+        let planned = |bytes, superseded_percent| {
+            let found = Found::from([(infos[1].name, superseded(bytes))]);
+            let limits = Limits {
+                superseded_percent,
+                ..LIMITS
+            };
+            plan(&infos, (&lives, &found), &limits)
+        };
+        let wanted = planned(200, SUPERSEDED_PERCENT).expect("it is worth it");
+        assert_eq!((wanted.base, wanted.next), (Index(10), Index(20)));
+        assert_eq!(wanted.compacted, [LogId(1)].into());
+        assert!(!wanted.gone.is_empty());
+        assert_eq!(planned(199, SUPERSEDED_PERCENT), None);
+        assert!(planned(1, 0).is_some());
+    }
+
+    #[test]
+    fn small_ones_merge_and_nothing_else_does() {
+        let small = [(50, 50, true); SMALL_MIN];
+        assert_eq!(ranges(&small), Some((0, 10 * SMALL_MIN as u64)));
+        assert_eq!(ranges(&small[1..]), None);
+        assert_eq!(ranges(&[(50, 50, false); SMALL_MIN]), None, "as appended");
+        assert_eq!(
+            ranges(&[(90, 90, true); SMALL_MIN]),
+            None,
+            "over half a segment"
+        );
+    }
+
+    #[test]
+    fn what_is_damaged_or_ended_by_itself_stays() {
+        let (mut infos, lives) = segments(&[(1000, 100, false); 3]);
+        infos[0].damaged = true;
+        infos[1].rolled = false;
+        let plan = plan(&infos, (&lives, &Found::new()), &LIMITS).unwrap();
+        assert_eq!((plan.base.0, plan.next.0, plan.sealed_ms), (20, 30, 2));
+        assert_eq!(plan.firsts[&LogId(1)], Offset(2));
+    }
+}
