@@ -11,7 +11,7 @@ use super::harness::checker::hash;
 use super::system;
 
 /// What each of many seeds does sometimes: all of it must have happened over a thousand.
-pub const SOMETIMES: [&str; 26] = [
+pub const SOMETIMES: [&str; 28] = [
     "a leader was elected after the first",
     "a leader was deposed with entries unsynced",
     "a cut took whole segments",
@@ -30,6 +30,8 @@ pub const SOMETIMES: [&str; 26] = [
     "a subscriber was overtaken by a trim",
     "a segment was sealed",
     "segments were rewritten",
+    "records were compacted",
+    "a key was forgotten",
     "the log ended a segment",
     "a node ended a segment by itself",
     "a call appended to several logs",

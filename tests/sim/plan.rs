@@ -75,6 +75,8 @@ pub struct Work {
     pub selections: u64,
     /// Clients that make logs and delete them.
     pub passing: u64,
+    /// Clients that keep a table in a log which is compacted by key.
+    pub tables: u64,
     /// Between two calls of a client.
     pub think_ms: (u64, u64),
     pub value_bytes_max: u64,
@@ -96,6 +98,7 @@ impl Work {
             together: draw(random, 0..=1),
             selections: draw(random, 0..=2),
             passing: pick(random, &[0, 0, 1, 2]),
+            tables: pick(random, &[0, 1, 2]),
             think_ms: pick(random, &[(10, 80), (20, 200), (50, 400)]),
             value_bytes_max: pick(random, &[50, 500, 3000]),
         }

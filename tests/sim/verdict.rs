@@ -9,7 +9,7 @@ use ferrolog::client::{
 use ferrolog::log::SegmentInfo;
 use tokio::time::timeout;
 
-use super::clients::{Found, Logs};
+use super::clients::{Found, Logs, TABLES, read_table};
 use super::harness::checker::{Entry, NodeLog, hash};
 use super::network::SimNetwork;
 use super::nodes::Nodes;
@@ -69,7 +69,31 @@ pub async fn of(logs: &Logs, nodes: &Nodes, network: &SimNetwork) -> Vec<String>
         }
     }
     wrong.append(&mut judge_order::judge(logs, &orders, &places));
+    wrong.append(&mut tables(logs, nodes, &client).await);
     wrong.append(&mut segments(nodes));
+    wrong
+}
+
+/// What is wrong with the logs that are compacted.
+async fn tables(logs: &Logs, nodes: &Nodes, client: &Client) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let known: Vec<_> = logs
+        .tables()
+        .iter()
+        .map(|table| (table.name.clone(), table.next()))
+        .collect();
+    for (number, (name, next)) in known.into_iter().enumerate() {
+        let (mut told, client) = (Vec::new(), client.log(&*name));
+        for node in nodes.all.iter().filter(|node| node.is_wanted) {
+            let read = read_table(&client, &node.addr, next);
+            match timeout(WELL_AGAIN, read).await {
+                Ok(Ok(records)) => told.push((node.name(), records)),
+                Ok(Err(error)) => wrong.push(format!("{name} of {}: {error}", node.name())),
+                Err(_) => wrong.push(format!("{} does not tell {name}", node.name())),
+            }
+        }
+        wrong.extend(logs.tables()[number].judge(&told));
+    }
     wrong
 }
 
@@ -166,6 +190,10 @@ async fn read_order(client: &Client, node: String) -> Result<NodeOrder, ClientEr
     let mut found = Vec::new();
     while let Some(record) = consumer.next().await {
         let record = record?;
+        // They have rules of their own.
+        if record.log.starts_with(TABLES) {
+            continue;
+        }
         let Entry { offset, hash } = entry(&record);
         found.push(Found {
             position: record.position.unwrap_or(u64::MAX),

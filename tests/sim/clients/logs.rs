@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ferrolog::client::{LogInfo, Selection};
 
 use super::SharedRecord;
+use super::table::Table;
 use crate::events;
 use crate::harness::checker::{Outcome, payload};
 
@@ -24,6 +25,7 @@ pub struct Logs {
     /// The default log first.
     pub lasting: Arc<[Log]>,
     several: Arc<Mutex<Several>>,
+    tables: Arc<Mutex<Vec<Table>>>,
 }
 
 /// What concerns several logs, or logs that come and go.
@@ -80,11 +82,24 @@ impl Logs {
         Self {
             lasting: (0..).zip(names).map(log).collect(),
             several: Arc::default(),
+            tables: Arc::default(),
         }
     }
 
     pub fn several(&self) -> MutexGuard<'_, Several> {
         self.several.lock().expect("no panic before")
+    }
+
+    /// The logs that are compacted.
+    pub fn tables(&self) -> MutexGuard<'_, Vec<Table>> {
+        self.tables.lock().expect("no panic before")
+    }
+
+    /// Begins to note down what is sent to such a log; gives its number.
+    pub fn new_table(&self, name: &str) -> usize {
+        let mut tables = self.tables();
+        tables.push(Table::new(name));
+        tables.len() - 1
     }
 
     pub fn default_log(&self) -> &Log {
@@ -97,7 +112,8 @@ impl Logs {
         let several = self.several();
         let sent = several.lives.iter().flat_map(|life| &life.sent);
         let acked = sent.filter(|(_, outcome)| matches!(outcome, Outcome::Acked(_)));
-        self.lasting.iter().map(of_lasting).sum::<u64>() + acked.count() as u64
+        let tables: usize = self.tables().iter().map(Table::acked).sum();
+        self.lasting.iter().map(of_lasting).sum::<u64>() + (acked.count() + tables) as u64
     }
 }
 

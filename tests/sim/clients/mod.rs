@@ -7,6 +7,7 @@ mod passing;
 mod reading;
 mod record;
 mod selecting;
+mod table;
 mod together;
 mod writing;
 
@@ -24,6 +25,7 @@ use super::plan::{Work, draw, pick};
 pub use logs::{Found, Life, Logs, Stretch};
 pub use passing::PASSING;
 pub use record::{Record, SharedRecord};
+pub use table::{TABLES, read_all as read_table};
 
 /// How long a call of the real client tries.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -144,6 +146,9 @@ impl Clients {
         }
         for _ in 0..work.passing {
             running.push(spawn_local(passing::make(hand())));
+        }
+        for _ in 0..work.tables {
+            running.push(spawn_local(table::keep(hand())));
         }
         Self { running, stop }
     }
