@@ -4,8 +4,8 @@
 //! the log still ends where they read it. If another client wrote in between, they read on and decide again. So no
 //! update is lost, with no lock and no server beside the log's own.
 //!
-//! A long log takes long to replay; a store for millions of writes would keep its state and the offset that it
-//! stands for, and go on from there.
+//! The log is compacted by key: of each key the last record stays, so that the log is about as long as the store is
+//! large, however often keys were set. A deleted key is a record without a value, which goes after a day.
 //!
 //! ```text
 //! ferrolog dev --dir /tmp/try --base-port 7401      # then, in another terminal:
@@ -28,16 +28,14 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Parser, Subcommand};
 use ferrolog::client::{
-    Appender, AppenderOptions, Client, ClientError, Consistency, ConsumeOptions, Header,
+    Appender, AppenderOptions, Client, ClientError, Compaction, Consistency, ConsumeOptions,
     LogSettings, Record, Start,
 };
 
 /// The store's log.
 const LOG: &str = "kv";
-/// What marks a record as one of this store, beside whatever else is in the log.
-const ACT: &str = "kv";
-const SET: &[u8] = b"set";
-const DELETE: &[u8] = b"delete";
+/// How long it is told that a key was deleted: a reader that watches is not further behind.
+const TOMBSTONE_MS: u64 = 24 * 60 * 60 * 1000;
 /// The condition did not hold, or there is no such key.
 const EXIT_NO: u8 = 1;
 const EXIT_FAILURE: u8 = 2;
@@ -90,28 +88,18 @@ struct Change {
 }
 
 impl Change {
-    /// What a record means to this store; `None` if it is somebody else's.
+    /// What a record means to this store; `None` if it has no key, which a log that is compacted takes from nobody.
     fn read(record: &Record) -> Option<Self> {
-        let act = record.headers.iter().find(|header| header.name == ACT)?;
-        let value = match &act.value[..] {
-            SET => Some(record.value.clone()),
-            DELETE => None,
-            _ => return None,
-        };
+        let value = (!record.tombstone).then(|| record.value.clone());
         let key = record.key.clone()?;
         Some(Self { key, value })
     }
 
     fn record(key: &str, value: Option<&str>) -> Record {
-        let act = if value.is_some() { SET } else { DELETE };
-        Record {
-            key: Some(Bytes::from(key.to_owned())),
-            value: Bytes::from(value.unwrap_or_default().to_owned()),
-            headers: vec![Header {
-                name: ACT.to_owned(),
-                value: Bytes::from_static(act),
-            }],
-            ..Record::default()
+        let key = key.to_owned();
+        match value {
+            Some(value) => Record::new(value.to_owned()).with_key(key),
+            None => Record::tombstone(key),
         }
     }
 }
@@ -201,7 +189,16 @@ async fn open_log() -> anyhow::Result<Client> {
     let client = Client::from_env()?;
     let admin = client.admin();
     match admin.get_log(LOG).await {
-        Err(ClientError::NoSuchLog { .. }) => admin.create_log(LOG, LogSettings::default()).await,
+        Err(ClientError::NoSuchLog { .. }) => {
+            let settings = LogSettings {
+                compaction: Some(Compaction {
+                    min_age_ms: 0,
+                    tombstone_ms: TOMBSTONE_MS,
+                }),
+                ..LogSettings::default()
+            };
+            admin.create_log(LOG, settings).await
+        }
         known => known,
     }?;
     Ok(client.log(LOG))
