@@ -31,7 +31,11 @@ impl LogState {
         let number = self.segment_number(seal.base);
         let number = number.filter(|number| self.segments[*number].name() == seal.name());
         let Some(number) = number else {
-            return Err(self.no_entry(seal.base));
+            // What was trimmed away meanwhile supersedes nothing, and is superseded by nothing.
+            return match seal.next_index() <= self.first_index() {
+                true => Ok(Looked::Found(Vec::new())),
+                false => Err(self.no_entry(seal.base)),
+            };
         };
         let segment = &self.segments[number];
         if segment.damage.is_some() {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::digest::digest_of;
-use super::gone::{Gone, GoneWriter};
+use super::gone::{GONE_BYTES_MAX, Gone, GoneWriter};
 use crate::batch;
 use crate::log::format::files::SegmentName;
 use crate::log::format::record;
@@ -21,8 +21,8 @@ use crate::log::{Error, Index, Log, LogId, Offset, Position};
 const STEP_BYTES: usize = 1 << 20;
 /// Keys that are held at a time: about 26 MB of them.
 const KEYS_MAX: usize = if cfg!(test) { 5 } else { 400_000 };
-/// Records that one search covers: a bit of memory each. It covers the first segments that hold no more.
-const RECORDS_MAX: u64 = 1 << 28;
+/// Superseded records that one search finds at most: 4 bytes of memory each. The next one finds the others.
+const GONE_MAX: usize = 1 << 23;
 
 /// What is looked for.
 #[derive(Debug, Clone, Default)]
@@ -67,6 +67,11 @@ pub struct Search {
     lasts: BTreeMap<LogId, Position>,
     at: At,
     left: Left,
+    /// How many records are superseded, so far.
+    marked: usize,
+    is_cut: bool,
+    /// The bytes of the batches that it looked at, each counted once.
+    looked_at: u64,
 }
 
 /// The tombstones that stay for now.
@@ -92,9 +97,8 @@ struct Segment {
     seal: Arc<Seal>,
     store: Arc<Store>,
     logs: Vec<LogId>,
-    /// A bit for each position of the segment: the record there is superseded.
-    gone: Vec<u64>,
-    records: u64,
+    /// The superseded records, by how far their positions are behind the segment's first.
+    gone: Vec<u32>,
     bytes: u64,
     /// The logs whose records these are.
     of: BTreeSet<LogId>,
@@ -118,32 +122,22 @@ impl Log {
     /// Looks for what is superseded; `None` if no segment holds any of the logs.
     pub fn search(&self, wanted: &Superseded) -> Option<Search> {
         let state = self.0.state.read();
-        let (mut segments, mut records) = (Vec::new(), 0);
+        let mut segments = Vec::new();
         for segment in &state.segments {
             let seal = segment.seal().filter(|_| segment.damage.is_none());
             let Some(seal) = seal.filter(|seal| seal.next_index() <= wanted.before) else {
                 break;
             };
-            let positions = seal.next_position.0 - seal.first_position.0;
-            records += positions;
-            if records > RECORDS_MAX {
-                break;
-            }
             let logs: Vec<_> = wanted.logs.keys().copied().collect();
             let logs: Vec<_> = logs
                 .into_iter()
                 .filter(|log| seal.logs.contains(*log))
                 .collect();
-            let words = match logs.is_empty() {
-                true => 0,
-                false => positions.div_ceil(64) as usize,
-            };
             segments.push(Segment {
                 seal: seal.clone(),
                 store: segment.store.clone(),
                 logs,
-                gone: vec![0; words],
-                records: 0,
+                gone: Vec::new(),
                 bytes: 0,
                 of: BTreeSet::new(),
             });
@@ -160,42 +154,30 @@ impl Log {
             lasts: BTreeMap::new(),
             at: At::default(),
             left: Left::default(),
+            marked: 0,
+            looked_at: 0,
+            is_cut: false,
         })
     }
 }
 
 impl Segment {
-    fn mark(
-        &mut self,
-        Last {
-            position,
-            bytes,
-            log,
-            ..
-        }: &Last,
-    ) {
-        let bit = position.0 - self.seal.first_position.0;
-        let (word, bit) = ((bit / 64) as usize, 1 << (bit % 64));
-        if self.gone[word] & bit == 0 {
-            self.gone[word] |= bit;
-            self.records += 1;
-            self.bytes += u64::from(*bytes);
-            self.of.insert(*log);
-        }
-    }
-
-    fn found(&self) -> InSegment {
+    fn found(&mut self) -> InSegment {
+        self.gone.sort_unstable();
         let mut gone = GoneWriter::default();
-        for (number, word) in (0_u64..).zip(&self.gone) {
-            let bits = (0..64).filter(|bit| word >> bit & 1 == 1);
-            bits.for_each(|bit| {
-                gone.push(Position(self.seal.first_position.0 + number * 64 + bit))
-            });
+        let mut said = 0;
+        for behind in &self.gone {
+            // What is too scattered to be said at once is said the next time.
+            if gone.bytes() > GONE_BYTES_MAX / 2 {
+                break;
+            }
+            said += 1;
+            gone.push(Position(self.seal.first_position.0 + u64::from(*behind)));
         }
         InSegment {
             gone: gone.finish(),
-            records: self.records,
-            bytes: self.bytes,
+            records: said,
+            bytes: self.bytes * said / (self.gone.len() as u64).max(1),
             logs: self.of.clone(),
         }
     }
@@ -239,6 +221,13 @@ impl Search {
                 if row.offset.0 + u64::from(count) > first.0 {
                     bytes += self.take(log, &row, count, first)?;
                 }
+                // The first segments alone: what is found in them is to be worth rewriting them.
+                if self.marked == GONE_MAX && self.segments.len() > 1 {
+                    self.segments.truncate(self.segments.len() / 2);
+                    self.is_cut = true;
+                    self.begin_shares(self.shares);
+                    return Ok(Some(bytes));
+                }
                 if self.keys.len() > KEYS_MAX {
                     self.begin_shares(self.shares * 2);
                     return Ok(Some(bytes));
@@ -264,21 +253,52 @@ impl Search {
             .map_or(Index(0), |last| last.seal.next_index())
     }
 
-    /// How many records are superseded.
-    pub fn records(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.records).sum()
+    /// How many records are superseded, of those that it found.
+    pub fn records(&self) -> usize {
+        self.marked
+    }
+
+    /// Whether it looked at the first segments alone, since it would have found more than it may.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// The bytes of the batches of compacted logs that it looked at.
+    pub fn looked_at(&self) -> u64 {
+        self.looked_at
+    }
+
+    fn mark(&mut self, last: &Last) {
+        if self.marked == GONE_MAX {
+            return;
+        }
+        let segment = &mut self.segments[last.segment as usize];
+        // A segment has no more positions than that.
+        let behind = last.position.0 - segment.seal.first_position.0;
+        let Ok(behind) = u32::try_from(behind) else {
+            return;
+        };
+        segment.gone.push(behind);
+        segment.bytes += u64::from(last.bytes);
+        segment.of.insert(last.log);
+        self.marked += 1;
     }
 
     /// What was found, segment by segment.
-    pub fn found(&self) -> BTreeMap<SegmentName, InSegment> {
-        let of = |segment: &Segment| (segment.seal.name(), segment.found());
-        self.segments.iter().map(of).collect()
+    pub fn found(&mut self) -> BTreeMap<SegmentName, InSegment> {
+        let of = |segment: &mut Segment| (segment.seal.name(), segment.found());
+        self.segments.iter_mut().map(of).collect()
     }
 
-    /// Begins anew, with so many shares. What was found stays true.
+    /// Begins anew, with so many shares.
     fn begin_shares(&mut self, shares: u64) {
+        for segment in &mut self.segments {
+            segment.gone.clear();
+            segment.bytes = 0;
+        }
         self.keys = HashMap::new();
         (self.shares, self.share, self.at) = (shares, 0, At::default());
+        (self.left, self.marked, self.looked_at) = (Left::default(), 0, 0);
     }
 
     /// Ends the walk over one share of the keys; false if it was the last.
@@ -290,7 +310,7 @@ impl Search {
             let is_last = self.lasts.get(&last.log) == Some(&last.position);
             let is_old = time_ms < self.bounds(last.log).tombstones_before_ms;
             if is_old && last.is_first && !is_last {
-                self.segments[last.segment as usize].mark(&last);
+                self.mark(&last);
             } else if !is_last {
                 self.left.is_held_back |= is_old;
                 let known = self.left.tombstones.entry(last.log).or_insert(u64::MAX);
@@ -308,6 +328,9 @@ impl Search {
         let bytes = read.map_err(|error| self.log.note_damage(&segment.store, error))?;
         let stored = record::stored(&bytes, row, count.into());
         let stored = stored.map_err(|error| self.log.note_bad_rows(segment.seal.name(), error))?;
+        if self.share == 0 {
+            self.looked_at += bytes.len() as u64;
+        }
         let is_young = stored.timestamp_ms >= self.bounds(log).before_ms;
         // Plain records have no keys. One that is young may not be the last of its log that a search finds: the last
         // that it takes stays.
@@ -346,7 +369,7 @@ impl Search {
                         ..last
                     },
                 );
-                self.segments[gone.segment as usize].mark(&gone);
+                self.mark(&gone);
             } else {
                 self.keys.insert(digest, last);
             }

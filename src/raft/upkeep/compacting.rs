@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::log::{
-    Bounds, InSegment, Index, Left, LogId, Search, SegmentInfo, SegmentName, Superseded,
-};
+use crate::log::{Bounds, InSegment, Index, Left, LogId, Search, SegmentName, Superseded};
 use crate::raft::entry::catalog::Compaction;
 use crate::raft::error::Error;
 use crate::raft::home::blocking::on_disk;
@@ -37,8 +35,13 @@ pub struct Searched {
     pub number: u64,
     /// The index behind the entries that were looked at.
     before: Index,
-    /// The bytes of segments that they left.
+    /// The bytes of batches of compacted logs that it left, and those that were appended to these logs before.
     left_bytes: u64,
+    appended_bytes: u64,
+    /// How the logs were compacted then.
+    how: BTreeMap<LogId, Compaction>,
+    /// A look is under way: no run is decided on until it ends, since that would take segments away from it.
+    pub is_looking: bool,
     /// The latest entry that had asked for one.
     asked: Index,
     /// Whether all that was found is to go, however little: somebody asked for it.
@@ -52,33 +55,51 @@ pub struct Searched {
 
 impl Searched {
     /// Takes over what a look found.
-    fn take(
-        &mut self,
-        search: &Search,
-        sealed: &[SegmentInfo],
-        (asked, agreed): (Index, Option<Vec<u8>>),
-    ) {
+    fn take(&mut self, search: &mut Search, wanted: &Wanted, agreed: Option<Vec<u8>>) {
         self.found = search.found();
         self.number += 1;
         self.before = search.before();
-        let looked_at = sealed.iter().filter(|one| one.next_index <= self.before);
-        let gone = self.found.values().map(|one| one.bytes).sum();
-        self.left_bytes = looked_at
-            .map(|one| one.bytes)
-            .sum::<u64>()
-            .saturating_sub(gone);
-        // Tombstones that had to stay are part of what was asked for.
-        self.is_asked = asked > self.asked || (self.is_asked && self.agreed.is_none());
-        self.asked = asked;
-        self.tombstones = search.left().clone();
+        let gone: u64 = self.found.values().map(|one| one.bytes).sum();
+        self.left_bytes = search.looked_at().saturating_sub(gone);
+        // What it did not find it finds the next time, and that is soon.
+        self.appended_bytes = if search.is_cut() {
+            0
+        } else {
+            wanted.appended_bytes
+        };
+        // Tombstones that had to stay the last time are part of what was asked for.
+        self.is_asked = wanted.asked > self.asked
+            || (self.is_asked && self.agreed.is_none())
+            || search.is_cut();
+        self.how = wanted.logs.clone();
         self.agreed = agreed;
+        self.asked = wanted.asked;
+        self.tombstones = search.left().clone();
     }
 
-    /// Whether segments have grown enough, or somebody asks.
-    fn is_due(&self, sealed: &[SegmentInfo], asked: Index) -> bool {
-        let fresh = sealed.iter().filter(|one| one.base >= self.before);
-        let bytes: u64 = fresh.map(|one| one.bytes).sum();
-        asked > self.asked || (bytes > 0 && bytes >= self.left_bytes / GROWTH_SHARE)
+    /// Forgets what was found, if a log is not compacted any more, or in another way: that may not go now.
+    fn forget_changed(&mut self, wanted: &Wanted) {
+        let is_same = |(log, how): (&LogId, &Compaction)| wanted.logs.get(log) == Some(how);
+        if !self.how.iter().all(is_same) {
+            let number = self.number + 1;
+            *self = Self {
+                number,
+                ..Self::default()
+            };
+        }
+    }
+
+    /// Takes note that no segment before this index holds a record of a compacted log.
+    fn found_none(&mut self, wanted: &Wanted, before: Index) {
+        (self.before, self.asked) = (before, wanted.asked);
+        (self.left_bytes, self.appended_bytes) = (0, wanted.appended_bytes);
+    }
+
+    /// Whether there is enough that is new in sealed segments, or somebody asks.
+    fn is_due(&self, wanted: &Wanted, before: Index) -> bool {
+        let appended = wanted.appended_bytes.saturating_sub(self.appended_bytes);
+        let has_grown = appended > 0 && appended >= self.left_bytes / GROWTH_SHARE;
+        wanted.asked > self.asked || (before > self.before && has_grown)
     }
 }
 
@@ -86,6 +107,8 @@ impl Searched {
 struct Wanted {
     logs: BTreeMap<LogId, Compaction>,
     asked: Index,
+    /// The bytes that were ever appended to them.
+    appended_bytes: u64,
 }
 
 impl Upkeep {
@@ -102,12 +125,17 @@ impl Upkeep {
 
     fn compacted(&self) -> Wanted {
         self.node.state.read(|fsm| {
-            let (mut logs, mut asked) = (BTreeMap::new(), Index(0));
+            let mut wanted = Wanted {
+                logs: BTreeMap::new(),
+                asked: Index(0),
+                appended_bytes: 0,
+            };
             for (log, how, known) in fsm.logs.compacted() {
-                logs.insert(log, how);
-                asked = asked.max(known.compaction_asked);
+                wanted.logs.insert(log, how);
+                wanted.asked = wanted.asked.max(known.compaction_asked);
+                wanted.appended_bytes += known.bytes;
             }
-            Wanted { logs, asked }
+            wanted
         })
     }
 
@@ -128,27 +156,66 @@ impl Upkeep {
         let (Some(first), Some(last)) = (sealed.first(), sealed.last()) else {
             return Ok(());
         };
-        let is_due = self.searched.lock().is_due(&sealed, wanted.asked);
+        // A run that is yet to be rewritten would take segments away from the look.
+        if self.due().is_some() {
+            return Ok(());
+        }
+        self.searched.lock().forget_changed(&wanted);
+        let is_due = self.searched.lock().is_due(&wanted, last.next_index);
         if !is_due && !self.may_have_old_tombstones(&wanted) {
             return Ok(());
         }
-        let range = (first.base, last.next_index);
+        // From here on this node decides on no run: the members are asked about the segments that are looked at.
+        self.searched.lock().is_looking = true;
+        let looked = self
+            .look_for_superseded(&wanted, (first.base, last.next_index), is_due)
+            .await;
+        self.searched.lock().is_looking = false;
+        looked
+    }
+
+    async fn look_for_superseded(
+        &self,
+        wanted: &Wanted,
+        range: (Index, Index),
+        is_due: bool,
+    ) -> Result<(), Error> {
         let agreed = self.agreed(range).await;
-        if !is_due && !self.are_tombstones_due(&wanted, agreed.as_deref()) {
+        if !is_due && !self.are_tombstones_due(wanted, agreed.as_deref()) {
             return Ok(());
         }
-        let before = last.next_index;
-        let bounds = self.bounds(&wanted, agreed.is_some());
         let superseded = Superseded {
-            logs: bounds,
-            before,
+            logs: self.bounds(wanted, agreed.is_some()),
+            before: range.1,
         };
-        let Some(mut search) = self.node.log.search(&superseded) else {
-            // No segment holds any of them.
-            self.searched.lock().asked = wanted.asked;
+        let Some(search) = self.node.log.search(&superseded) else {
+            self.searched.lock().found_none(wanted, range.1);
             return Ok(());
         };
+        let now = self.node.log.digest_of_names(range.0, range.1);
+        if agreed
+            .as_deref()
+            .is_some_and(|agreed| now.as_ref().map(|now| &now[..]) != Some(agreed))
+        {
+            return Ok(());
+        }
         let began = Instant::now();
+        let Some(mut search) = self.looked(search).await? else {
+            return Ok(());
+        };
+        let (records, ms) = (search.records(), began.elapsed().as_millis());
+        tracing::info!(
+            records,
+            ms,
+            logs = wanted.logs.len(),
+            "looked for superseded records"
+        );
+        self.searched.lock().take(&mut search, wanted, agreed);
+        Ok(())
+    }
+
+    /// Takes a look to its end; `None` if this node leads no more.
+    async fn looked(&self, mut search: Search) -> Result<Option<Search>, Error> {
         loop {
             let (back, read) = on_disk(move || {
                 let read = search.step()?;
@@ -158,23 +225,12 @@ impl Upkeep {
             search = back;
             match read {
                 Some(bytes) => sleep(pace(bytes as u64)).await,
-                None => break,
+                None => return Ok(Some(search)),
             }
             if !self.node.view().writable {
-                return Ok(());
+                return Ok(None);
             }
         }
-        let (records, ms) = (search.records(), began.elapsed().as_millis());
-        tracing::info!(
-            records,
-            ms,
-            logs = wanted.logs.len(),
-            "looked for superseded records"
-        );
-        self.searched
-            .lock()
-            .take(&search, &sealed, (wanted.asked, agreed));
-        Ok(())
     }
 
     /// Whether the segments with all entries up to this one are sealed; if one is open, it is ended.

@@ -107,7 +107,7 @@ impl Upkeep {
     }
 
     /// The first of the rewritings that this node has not done yet, and can do or have done.
-    fn due(&self) -> Option<Rewrite> {
+    pub(super) fn due(&self) -> Option<Rewrite> {
         let log = &self.node.log;
         self.node.state.read(|fsm| {
             let due: Vec<_> = fsm
@@ -237,7 +237,13 @@ impl Upkeep {
 
     /// Decides on a run of segments, once for what was seen of them.
     async fn decide(&self, worth: &Mutex<Worth>, sealed: &[SegmentInfo], dead_percent: u64) {
-        let looks = self.searched.lock().number;
+        let looks = {
+            let searched = self.searched.lock();
+            if searched.is_looking {
+                return;
+            }
+            searched.number
+        };
         let seen = worth.lock().ended.map(|ended| (ended, dead_percent, looks));
         if worth.lock().decided == seen {
             return;

@@ -290,6 +290,10 @@ impl ClusterService for Cluster {
         } = request.into_inner();
         let wanted = wanted.ok_or_else(|| status::invalid("retention is missing"))?;
         let retention = logs::retention_of(wanted)?;
+        let is_compacted = log
+            .known()
+            .is_some_and(|known| known.config.compaction.is_some());
+        logs::check_compaction(is_compacted, &retention)?;
         let set = log.set_retention(retention).await;
         let set = set.map_err(|error| status::execute(&error));
         self.0.as_named(&name, set).await?;

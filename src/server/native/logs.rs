@@ -79,12 +79,7 @@ fn config_of(limits: &Limits, config: Option<v1::LogConfig>) -> Result<LogConfig
             config.record_bytes_max
         )));
     }
-    if config.compaction.is_some() && retention.max_bytes.is_some() {
-        return Err(status::invalid(
-            "a log that is compacted by key is not limited by bytes: what it holds is bounded by its keys; leave out \
-             `max_bytes` or `compaction`",
-        ));
-    }
+    check_compaction(config.compaction.is_some(), &retention)?;
     Ok(LogConfig {
         retention,
         labels: config.labels.into_iter().collect(),
@@ -238,6 +233,17 @@ pub async fn update(
     let updated = log.update_log(update).await;
     updated.map_err(|error| status::execute(&error))?;
     describe(log).await
+}
+
+/// What a log holds that is compacted is bounded by its keys.
+pub fn check_compaction(is_compacted: bool, retention: &Retention) -> Result<(), Status> {
+    match is_compacted && retention.max_bytes.is_some() {
+        true => Err(status::invalid(
+            "a log that is compacted by key is not limited by bytes: what it holds is bounded by its keys; leave out \
+             `max_bytes` or `compaction`",
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Has the log compacted as soon as may be.

@@ -42,6 +42,9 @@ impl Rewrites {
         if plan.base >= plan.next || plan.next > index || !is_sound {
             return false;
         }
+        if !self.is_of_what_is_there(plan) {
+            return false;
+        }
         let at = index;
         self.0.insert(index.0, Rewrite { at, ..plan.clone() });
         while self.0.rows().len() > REWRITES_MAX {
@@ -49,6 +52,18 @@ impl Rewrites {
             oldest.and_then(|oldest| self.0.remove(&oldest));
         }
         true
+    }
+
+    /// Whether a plan was made after those that were decided on its segments: one that was proposed twice, or by a leader
+    /// that did not know of another, could be carried out by nobody.
+    fn is_of_what_is_there(&self, plan: &Rewrite) -> bool {
+        let overlap =
+            |one: &Rewrite, other: &Rewrite| one.base < other.next && other.base < one.next;
+        let all: Vec<_> = self.all().collect();
+        all.iter().enumerate().all(|(number, known)| {
+            let is_replaced = || all[number + 1..].iter().any(|later| overlap(known, later));
+            !overlap(known, plan) || plan.of.contains(&Some(known.at)) || is_replaced()
+        })
     }
 
     /// Takes over the row of a checkpoint or a snapshot.
@@ -129,8 +144,15 @@ mod tests {
             !rewrites.decide(Index(8), &plan(&[]), &logs),
             "of entries to come"
         );
+        let mut of = None;
         for index in 20..60 {
-            assert!(rewrites.decide(Index(index), &plan(&[]), &logs));
+            let again = Rewrite {
+                of: vec![of],
+                ..plan(&[])
+            };
+            assert!(rewrites.decide(Index(index), &again, &logs));
+            assert!(!rewrites.decide(Index(index + 1), &again, &logs), "twice");
+            of = Some(Index(index));
         }
         let kept: Vec<_> = rewrites.all().map(|plan| plan.at.0).collect();
         assert!(kept.into_iter().eq(60 - REWRITES_MAX as u64..60));
