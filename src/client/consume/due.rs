@@ -1,7 +1,7 @@
 //! What is due next in a read: an offset of its log, or a position among the records of several logs.
 //!
-//! Offsets have no gaps, but for those that compaction left: the server says so of each. Positions count the records of all logs, so a selection of logs has gaps in them. There the
-//! server says how far it looked, and each record must lie behind the one before it.
+//! Offsets have no gaps, but for those that compaction left: the server says so of each. Positions count the records of
+//! all logs, so a selection of logs has gaps in them. There the server says how far it looked, and each record must lie behind the one before it.
 
 use std::collections::HashMap;
 

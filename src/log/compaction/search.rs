@@ -294,6 +294,7 @@ impl Search {
     fn begin_shares(&mut self, shares: u64) {
         for segment in &mut self.segments {
             segment.gone.clear();
+            segment.of.clear();
             segment.bytes = 0;
         }
         self.keys = HashMap::new();

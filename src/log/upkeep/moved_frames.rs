@@ -95,15 +95,15 @@ impl Writer {
         live: &Live,
         read: impl FnOnce() -> Result<Bytes, Error>,
     ) -> Result<u64, Error> {
-        let (bytes, known) = match live.is_whole() {
-            true => {
-                let bytes = read()?;
-                let known = known(live, &bytes)?;
-                (bytes, known)
-            }
-            false => (self.part_of(live, read)?, 0),
+        let bytes = match live.is_whole() {
+            true => read()?,
+            false => self.part_of(live, read)?,
         };
         let batch = record::lone(&bytes)?;
+        let known = match live.is_whole() {
+            true => known(live, &batch)?,
+            false => 0,
+        };
         if self.payload.len() + bytes.len() > FRAME_BYTES {
             self.end_frame()?;
         }
@@ -200,8 +200,7 @@ impl Writer {
 }
 
 /// How many of the first records of a batch its row leaves out.
-fn known(live: &Live, bytes: &[u8]) -> Result<u32, Error> {
-    let batch = record::lone(bytes)?;
+fn known(live: &Live, batch: &record::Batch<'_>) -> Result<u32, Error> {
     let covered = batch.covered_by(live.row.check);
     let covered = covered.filter(|covered| *covered == live.of && batch.log == live.row.log);
     match covered {

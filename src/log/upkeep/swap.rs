@@ -36,7 +36,8 @@ impl Log {
     }
 
     /// Has another node's copy of a rewritten segment, in `from`, take the place of those that it stands for: one of them
-    /// is damaged and no other node has it any more, or this node cannot rewrite them. False if segments end elsewhere here, or one is pinned.
+    /// is damaged and no other node has it any more, or this node cannot rewrite them. False if segments end elsewhere
+    /// here, or one is pinned.
     ///
     /// As with [`Self::swap`], a checkpoint is durable that covers the entry which says what lives.
     pub fn take_over(&self, seal: &Seal, from: &Path) -> Result<bool, Error> {

@@ -309,8 +309,7 @@ impl Upkeep {
                 }
             }
         }
-        let after = self.node.log.digest_of_names(range.0, range.1)?;
-        (after == digest).then(|| digest.to_vec())
+        Some(digest.to_vec())
     }
 }
 
