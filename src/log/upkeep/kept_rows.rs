@@ -23,17 +23,21 @@ pub struct KeptRows {
 }
 
 impl Log {
-    /// The rows of a sealed segment as they are on the disk; `None` of a rewritten one, whose store tells its rows.
+    /// The rows of a sealed segment as they are on the disk; `None` of a rewritten one, whose store tells its rows, and
+    /// if their file is gone: a repair that failed halfway may have put it aside.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if the index file cannot be opened.
+    /// [`Error::Io`] if the index file is there and cannot be opened.
     pub fn kept_rows(&self, seal: &Seal) -> Result<Option<KeptRows>, Error> {
         if seal.rewritten.is_some() {
             return Ok(None);
         }
         let path = Paths::new(&self.0.dir, seal.name()).index;
-        let file = self.0.disk.open(&path).map_err(Error::io("open", &path))?;
+        let file = match self.0.disk.open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(Error::io("open", &path))?,
+        };
         Ok(Some(KeptRows {
             file: IndexFile::new(&path, file),
             bases: Bases::new(seal.base, seal.first_position),
