@@ -2,14 +2,19 @@
 
 use super::*;
 
-/// The key of each record of a batch without compression, in order, and whether the record is a tombstone.
+/// The key of each record of a batch without compression, in order, and whether the record is a tombstone, and
+/// how many bytes it takes.
 ///
 /// # Errors
 ///
 /// [`BatchError::Malformed`] if the bytes are no records.
-pub fn keys(bytes: &[u8], mut take: impl FnMut(Option<&[u8]>, bool)) -> Result<(), BatchError> {
+pub fn keys(
+    bytes: &[u8],
+    mut take: impl FnMut(Option<&[u8]>, bool, usize),
+) -> Result<(), BatchError> {
     let mut rest = bytes;
     while !rest.is_empty() {
+        let before = rest.len();
         let mut record = next_record(&mut rest)?;
         let (mut key, mut is_tombstone) = (None, true);
         while !record.is_empty() {
@@ -19,7 +24,7 @@ pub fn keys(bytes: &[u8], mut take: impl FnMut(Option<&[u8]>, bool)) -> Result<(
                 _ => {}
             }
         }
-        take(key, is_tombstone);
+        take(key, is_tombstone, before - rest.len());
     }
     Ok(())
 }

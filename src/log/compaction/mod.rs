@@ -5,9 +5,11 @@
 
 mod digest;
 mod gone;
+mod marked;
 mod names;
 mod rows;
 mod search;
 
 pub use gone::{GONE_BYTES_MAX, Gone, GoneWriter, Runs};
-pub use search::{Bounds, InSegment, Left, Search, Superseded};
+pub use marked::InSegment;
+pub use search::{Bounds, Left, Search, Superseded};

@@ -4,17 +4,14 @@
 //! a walk of its own over all records; how many shares there are follows from how many keys were met. A digest stands
 //! for a key: 128 bits of SHA-256, which nobody can make collide.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 
 use super::digest::digest_of;
-use super::gone::{GONE_BYTES_MAX, Gone, GoneWriter};
+use super::marked::{BatchSize, InSegment, Segment, Size};
 use crate::batch;
 use crate::log::format::files::SegmentName;
 use crate::log::format::record;
 use crate::log::format::row::Row;
-use crate::log::format::seal::Seal;
-use crate::log::segment::store::Store;
 use crate::log::{Error, Index, Log, LogId, Offset, Position};
 
 /// Bytes of batches that one step reads, about.
@@ -40,17 +37,6 @@ pub struct Bounds {
     pub before_ms: u64,
     /// A tombstone from before this time goes, too.
     pub tombstones_before_ms: u64,
-}
-
-/// What was found of a segment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct InSegment {
-    /// The records that are superseded, and about how many bytes they take.
-    pub gone: Gone,
-    pub records: u64,
-    pub bytes: u64,
-    /// Of which logs they are.
-    pub logs: BTreeSet<LogId>,
 }
 
 /// A search that is under way, a step at a time.
@@ -92,25 +78,12 @@ struct At {
     row: usize,
 }
 
-#[derive(Debug)]
-struct Segment {
-    seal: Arc<Seal>,
-    store: Arc<Store>,
-    logs: Vec<LogId>,
-    /// The superseded records, by how far their positions are behind the segment's first.
-    gone: Vec<u32>,
-    bytes: u64,
-    /// The logs whose records these are.
-    of: BTreeSet<LogId>,
-}
-
 /// The last record of a key, as far as the walk is.
 #[derive(Debug)]
 struct Last {
     position: Position,
     segment: u32,
-    /// About what it takes.
-    bytes: u32,
+    size: Size,
     log: LogId,
     /// Whether no other record of the key is stored before it.
     is_first: bool,
@@ -133,14 +106,7 @@ impl Log {
                 .into_iter()
                 .filter(|log| seal.logs.contains(*log))
                 .collect();
-            segments.push(Segment {
-                seal: seal.clone(),
-                store: segment.store.clone(),
-                logs,
-                gone: Vec::new(),
-                bytes: 0,
-                of: BTreeSet::new(),
-            });
+            segments.push(Segment::new(seal.clone(), segment.store.clone(), logs));
         }
         drop(state);
         let any = segments.iter().any(|segment| !segment.logs.is_empty());
@@ -158,28 +124,6 @@ impl Log {
             looked_at: 0,
             is_cut: false,
         })
-    }
-}
-
-impl Segment {
-    fn found(&mut self) -> InSegment {
-        self.gone.sort_unstable();
-        let mut gone = GoneWriter::default();
-        let mut said = 0;
-        for behind in &self.gone {
-            // What is too scattered to be said at once is said the next time.
-            if gone.bytes() > GONE_BYTES_MAX / 2 {
-                break;
-            }
-            said += 1;
-            gone.push(Position(self.seal.first_position.0 + u64::from(*behind)));
-        }
-        InSegment {
-            gone: gone.finish(),
-            records: said,
-            bytes: self.bytes * said / (self.gone.len() as u64).max(1),
-            logs: self.of.clone(),
-        }
     }
 }
 
@@ -273,15 +217,9 @@ impl Search {
             return;
         }
         let segment = &mut self.segments[last.segment as usize];
-        // A segment has no more positions than that.
-        let behind = last.position.0 - segment.seal.first_position.0;
-        let Ok(behind) = u32::try_from(behind) else {
-            return;
-        };
-        segment.gone.push(behind);
-        segment.bytes += u64::from(last.bytes);
-        segment.of.insert(last.log);
-        self.marked += 1;
+        if segment.mark(last.position, last.log, last.size) {
+            self.marked += 1;
+        }
     }
 
     /// What was found, segment by segment.
@@ -292,11 +230,7 @@ impl Search {
 
     /// Begins anew, with so many shares.
     fn begin_shares(&mut self, shares: u64) {
-        for segment in &mut self.segments {
-            segment.gone.clear();
-            segment.of.clear();
-            segment.bytes = 0;
-        }
+        self.segments.iter_mut().for_each(Segment::clear);
         self.keys = HashMap::new();
         (self.shares, self.share, self.at) = (shares, 0, At::default());
         (self.left, self.marked, self.looked_at) = (Left::default(), 0, 0);
@@ -338,9 +272,18 @@ impl Search {
         if stored.packed.is_none() || is_young {
             return Ok(bytes.len());
         }
-        let (plain, each) = (stored.plain()?, bytes.len() as u32 / count.max(1));
+        let plain = stored.plain()?;
+        let head = bytes.len() - stored.bytes.len();
+        let size = BatchSize {
+            stored: bytes.len(),
+            plain: head + plain.len(),
+            records: count,
+        };
+        if self.share == 0 {
+            self.segments[self.at.segment].take(size);
+        }
         let mut number = 0;
-        let keys = batch::keys(&plain, |key, is_tombstone| {
+        let keys = batch::keys(&plain, |key, is_tombstone, bytes| {
             let (offset, position) = (row.offset.0 + number, Position(row.position.0 + number));
             number += 1;
             if offset < first.0 {
@@ -357,7 +300,7 @@ impl Search {
             let last = Last {
                 position,
                 segment: self.at.segment as u32,
-                bytes: each,
+                size: size.of_one(bytes + head / count.max(1) as usize),
                 log,
                 is_first: true,
                 tombstone_ms: is_tombstone.then_some(stored.timestamp_ms),

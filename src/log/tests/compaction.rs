@@ -230,6 +230,87 @@ fn searched(log: &Log, before: Index, tombstones_before_ms: u64) -> BTreeSet<Pos
     gone
 }
 
+/// A sealed segment of batches, each so many records of some keys with values of so many bytes that compress well.
+fn compressible(disk: &MemoryDisk, batches: &[(u32, u64, usize, Compression)]) -> Log {
+    let large = Config {
+        segment_bytes_max: 1 << 20,
+        index_bytes_max: 1 << 16,
+        ..config()
+    };
+    let opened = Log::open(
+        Arc::new(disk.clone()),
+        Path::new(DIR),
+        large,
+        Floor::default(),
+        None,
+    );
+    let log = opened.unwrap().0;
+    for (index, (count, key, length, compression)) in (0..).zip(batches) {
+        let mut builder = batch::Builder::default();
+        for number in 0..u64::from(*count) {
+            builder.push(&batch::Record {
+                key: Some(((key + number * 3) % 17).to_string().into()),
+                ..batch::Record::new(vec![b'a'; length * (1 + number as usize % 3)])
+            });
+        }
+        let (records, count) = builder.take();
+        let records = batch::compress(&records, *compression).unwrap();
+        let conditions = Conditions::default();
+        let batch = packed(LogId(1), None, &conditions, *compression, count, &records);
+        let made = entry(1, index, Kind::Records, join([batch].iter(), Some(5)));
+        append(&log, vec![made.clone()]);
+        publish(&log, &made);
+    }
+    let roll = Entry::roll(Term(1), Index(batches.len() as u64), Index(0));
+    append(&log, vec![roll.clone()]);
+    publish(&log, &roll);
+    log.may_have_gaps(LogId(1));
+    log.sync_index().unwrap();
+    let checkpoint = log.checkpoint_at(Index(batches.len() as u64));
+    log.seal_covered(checkpoint.applied).unwrap();
+    log
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// A leader decides by it, and what is left of a compressed batch may take more than the whole.
+    #[test]
+    fn what_is_left_takes_no_more_than_a_search_says(
+        batches in prop::collection::vec(
+            (
+                1..12_u32,
+                0..17_u64,
+                0..200_usize,
+                prop::sample::select(vec![Compression::None, Compression::Lz4, Compression::Zstd]),
+            ),
+            2..40,
+        ),
+    ) {
+        let disk = MemoryDisk::default();
+        let log = compressible(&disk, &batches);
+        let before = log.live(Index(0)).unwrap().unwrap().bytes;
+        let bounds = Bounds { before_ms: u64::MAX, tombstones_before_ms: 0 };
+        let until = Index(batches.len() as u64 + 1);
+        let wanted = Superseded { logs: [(LogId(1), bounds)].into(), before: until };
+        let mut search = log.search(&wanted).unwrap();
+        while search.step().unwrap().is_some() {}
+        let found: Vec<_> = search.found().into_values().collect();
+        prop_assert!(found.len() == 1 && found[0].bytes <= before);
+        let plan = Rewrite {
+            compacted: [LogId(1)].into(),
+            gone: found[0].gone.clone(),
+            ..plan_of(&log, 1000, 0, 1)
+        };
+        prop_assert!(rewrite(&log, &plan));
+        let after = log.live(Index(0)).unwrap().unwrap().bytes;
+        let most = before - found[0].bytes + found[0].more_bytes;
+        prop_assert!(after <= most, "{after}, at most {most}, {before} before");
+        if batches.iter().all(|(count, ..)| *count == 1) {
+            prop_assert!(after + 5 * found[0].records >= most, "{after}, at most {most}");
+        }
+    }
+}
+
 #[test]
 fn a_search_finds_what_later_records_stand_for_however_many_keys_fit() {
     let disk = MemoryDisk::default();

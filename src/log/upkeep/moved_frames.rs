@@ -89,6 +89,11 @@ impl Writer {
         }
     }
 
+    /// How many bytes were added.
+    pub fn bytes(&self) -> u64 {
+        self.written + self.gathered.len() as u64
+    }
+
     /// Adds records that live, of a batch which `read` gives; gives how many bytes that are.
     pub fn add(
         &mut self,

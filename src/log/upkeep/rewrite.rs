@@ -160,6 +160,11 @@ impl Rewriting {
         Ok(Some(bytes))
     }
 
+    /// How many bytes were written, or are about to be.
+    pub fn written(&self) -> u64 {
+        self.writer.bytes()
+    }
+
     /// Makes durable what was written, once [`Self::step`] has come to its end.
     ///
     /// # Errors
@@ -223,7 +228,8 @@ impl Log {
         sources.map_or(true, |sources| sources.is_some())
     }
 
-    /// The bytes that rewriting would write, at most; `None` if this log cannot.
+    /// The bytes that rewriting would write, about: what is left of compressed batches may take more. `None` if this log
+    /// cannot.
     ///
     /// # Errors
     ///

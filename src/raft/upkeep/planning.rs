@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::log::{
-    GONE_BYTES_MAX, GoneWriter, InSegment, Index, Live, LogId, Offset, Rewrite, SegmentInfo,
-    SegmentName,
+    GONE_BYTES_MAX, GoneWriter, InSegment, Index, Live, LogId, Offset, Rewrite, STORE_BYTES_MAX,
+    SegmentInfo, SegmentName,
 };
 use crate::raft::entry::catalog::{REWRITE_LOGS_MAX, REWRITE_SEGMENTS_MAX};
 
@@ -16,6 +16,9 @@ const SMALL_MIN: usize = 8;
 pub const SUPERSEDED_PERCENT: u64 = 20;
 /// A run of positions takes so many bytes at most.
 const RUN_BYTES_MAX: usize = 20;
+
+/// What lives of a run takes so much at most: what tells the places of its batches is to fit beside it.
+const LIVE_BYTES_MAX: u64 = STORE_BYTES_MAX as u64 / 4 * 3;
 
 /// Which runs are worth it.
 pub struct Limits {
@@ -34,6 +37,7 @@ pub type Found = BTreeMap<SegmentName, InSegment>;
 struct Run {
     from: usize,
     to: usize,
+    /// What is left of them takes so much at most.
     live: u64,
     bytes: u64,
     /// Of the bytes those of superseded records.
@@ -41,13 +45,27 @@ struct Run {
 }
 
 impl Run {
+    /// What comes back, at least.
     fn dead(&self) -> u64 {
-        self.bytes - self.live
+        self.bytes.saturating_sub(self.live)
     }
 
-    /// A log of states is to hold little more than the last record of each key.
+    /// A log of states is to hold little more than the last record of each key. Whether room comes back does not matter
+    /// if somebody asked.
     fn is_worth_compacting(&self, limits: &Limits) -> bool {
-        self.superseded > 0 && self.superseded * 100 >= self.bytes * limits.superseded_percent
+        let is_asked = limits.superseded_percent == 0;
+        let is_enough = self.superseded * 100 >= self.bytes * limits.superseded_percent;
+        self.superseded > 0 && is_enough && (self.dead() > 0 || is_asked)
+    }
+
+    /// Whether what lives fits into a segment. What a lone one holds may take more than it does now, since what is left
+    /// of batches is not compressed.
+    fn fits(&self, limits: &Limits) -> bool {
+        let max = match self.to - self.from {
+            1 => LIVE_BYTES_MAX,
+            _ => limits.segment_bytes_max.min(LIVE_BYTES_MAX),
+        };
+        self.live <= max
     }
 }
 
@@ -112,12 +130,13 @@ fn best(
             run.to += 1;
             let superseded = found.get(&one.name);
             let gone = superseded.map_or(0, |one| one.bytes.min(live.bytes));
+            let more = superseded.map_or(0, |one| one.more_bytes);
             said += superseded.map_or(0, |one| one.gone.bytes().len() + RUN_BYTES_MAX);
-            run.live += live.bytes - gone;
+            run.live += live.bytes - gone + more;
             run.bytes += live.of_bytes;
             run.superseded += gone;
             let is_too_long = said > GONE_BYTES_MAX || positions > u64::from(u32::MAX);
-            if run.live > limits.segment_bytes_max || is_too_long {
+            if !run.fits(limits) || is_too_long {
                 break;
             }
             let is_dead = run.dead() > 0 && run.dead() * 100 >= run.bytes * limits.dead_percent;
@@ -198,33 +217,43 @@ pub mod tests {
         assert_eq!(ranges(&alike), Some((0, 10)), "the older of equals");
     }
 
+    /// So many bytes of the second of three segments are superseded, and the rest takes so many more.
+    fn planned(bytes: u64, more_bytes: u64, superseded_percent: u64) -> Option<Rewrite> {
+        let (infos, lives) = segments(&[(1000, 1000, false); 3]);
+        let mut gone = GoneWriter::default();
+        gone.push(crate::log::Position(12));
+        let superseded = InSegment {
+            gone: gone.finish(),
+            records: 1,
+            bytes,
+            more_bytes,
+            logs: [LogId(1)].into(),
+        };
+        let found = Found::from([(infos[1].name, superseded)]);
+        let limits = Limits {
+            superseded_percent,
+            ..LIMITS
+        };
+        plan(&infos, (&lives, &found), &limits)
+    }
+
     #[test]
     fn a_fifth_that_is_superseded_is_enough_and_a_record_is_if_somebody_asked() {
-        let (infos, lives) = segments(&[(1000, 1000, false); 3]);
-        let superseded = |bytes| {
-            let mut gone = GoneWriter::default();
-            gone.push(crate::log::Position(12));
-            InSegment {
-                gone: gone.finish(),
-                records: 1,
-                bytes,
-                logs: [LogId(1)].into(),
-            }
-        };
-        let planned = |bytes, superseded_percent| {
-            let found = Found::from([(infos[1].name, superseded(bytes))]);
-            let limits = Limits {
-                superseded_percent,
-                ..LIMITS
-            };
-            plan(&infos, (&lives, &found), &limits)
-        };
-        let wanted = planned(200, SUPERSEDED_PERCENT).expect("it is worth it");
+        let wanted = planned(200, 0, SUPERSEDED_PERCENT).expect("it is worth it");
         assert_eq!((wanted.base, wanted.next), (Index(10), Index(20)));
         assert_eq!(wanted.compacted, [LogId(1)].into());
         assert!(!wanted.gone.is_empty());
-        assert_eq!(planned(199, SUPERSEDED_PERCENT), None);
-        assert!(planned(1, 0).is_some());
+        assert_eq!(planned(199, 0, SUPERSEDED_PERCENT), None);
+        assert!(planned(1, 0, 0).is_some());
+    }
+
+    #[test]
+    fn what_would_take_more_is_rewritten_only_if_somebody_asked_and_if_it_fits() {
+        assert!(planned(300, 299, SUPERSEDED_PERCENT).is_some());
+        assert_eq!(planned(300, 300, SUPERSEDED_PERCENT), None);
+        assert!(planned(300, 9_000, 0).is_some());
+        assert!(planned(300, LIVE_BYTES_MAX - 700, 0).is_some());
+        assert_eq!(planned(300, LIVE_BYTES_MAX - 699, 0), None);
     }
 
     #[test]

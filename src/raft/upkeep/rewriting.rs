@@ -129,14 +129,7 @@ impl Upkeep {
         else {
             return Ok(false);
         };
-        let snapshots = &self.kept.snapshots;
-        let free = snapshots.disk.available(&snapshots.dir).unwrap_or(u64::MAX);
-        if takes > free / FREE_SHARE {
-            tracing::debug!(
-                takes,
-                free,
-                "segments wait to be rewritten until there is room"
-            );
+        if !self.has_room(takes) {
             return Ok(false);
         }
         if !self.node.log.can_rewrite(plan) {
@@ -145,18 +138,13 @@ impl Upkeep {
         let _one_at_a_time = self.rewriting.lock().await;
         let (log, wanted) = (self.node.log.clone(), plan.clone());
         let begun = on_disk(move || Ok::<_, Error>(log.begin_rewrite(&wanted)?)).await?;
-        let Some(mut rewriting) = begun else {
+        let Some(rewriting) = begun else {
             return Ok(false);
         };
         let began = Instant::now();
-        loop {
-            let (back, moved) = on_disk(move || step(rewriting)).await?;
-            rewriting = back;
-            match moved {
-                Some(bytes) => sleep(pace(bytes)).await,
-                None => break,
-            }
-        }
+        let Some(rewriting) = self.written(rewriting, takes).await? else {
+            return Ok(false);
+        };
         let rewritten = on_disk(move || Ok::<_, Error>(rewriting.finish()?)).await?;
         // From here on the engine reads none of these entries, and a start knows what was given up.
         self.purge(plan.next.0 - 1, plan.at.0).await?;
@@ -178,6 +166,47 @@ impl Upkeep {
             tracing::info!(base = %plan.base, segments = of, bytes, ms, "rewrote segments");
         }
         Ok(swapped)
+    }
+
+    /// Whether so many bytes may be written to the disk.
+    fn has_room(&self, takes: u64) -> bool {
+        let snapshots = &self.kept.snapshots;
+        let free = snapshots.disk.available(&snapshots.dir).unwrap_or(u64::MAX);
+        let has_room = takes <= free / FREE_SHARE;
+        if !has_room {
+            tracing::debug!(
+                takes,
+                free,
+                "segments wait to be rewritten until there is room"
+            );
+        }
+        has_room
+    }
+
+    /// Writes all that lives, which takes about so many bytes; `None`, and what was written goes, if it takes more and
+    /// there is no room.
+    async fn written(
+        &self,
+        mut rewriting: Rewriting,
+        takes: u64,
+    ) -> Result<Option<Rewriting>, Error> {
+        loop {
+            let (back, moved) = on_disk(move || step(rewriting)).await?;
+            rewriting = back;
+            let Some(bytes) = moved else {
+                return Ok(Some(rewriting));
+            };
+            // What is left of compressed batches is not compressed.
+            if rewriting.written() > takes && !self.has_room(rewriting.written() - takes) {
+                on_disk(move || {
+                    drop(rewriting);
+                    Ok::<_, Error>(())
+                })
+                .await?;
+                return Ok(None);
+            }
+            sleep(pace(bytes)).await;
+        }
     }
 
     /// Has what a peer made of this plan, or of a later one, in the place of segments that end elsewhere there.
