@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::rewriting::{plan_of, rewrite};
+use super::rewriting::{copy_rewritten, plan_of, rewrite, rot_is_mended};
 use super::*;
 use crate::batch::{self, Compression};
+use crate::env::Random;
 use crate::log::compaction::GoneWriter;
 use crate::log::format::record::{Conditions, packed};
 
@@ -330,4 +332,86 @@ fn a_search_finds_what_later_records_stand_for_however_many_keys_fit() {
     // Once that is gone, nothing more goes.
     assert!(rewrite(&log, &plan(&log, 1000, (0, 99), &expected)));
     assert!(searched(&log, Index(ENTRIES), 0).is_empty());
+}
+
+/// The log of [`filled`], opened anew, as a node does whose state says which logs have gaps.
+fn reopened(disk: &MemoryDisk, checkpoint: &Checkpoint) -> Log {
+    let (log, opened) = open(disk, Some(checkpoint.clone())).unwrap();
+    assert!(opened.rows_hold);
+    log.trim(LogId(1), Offset(9));
+    (1..LOGS).for_each(|id| log.may_have_gaps(LogId(id)));
+    log
+}
+
+/// Superseded records of the first segments are given up, by this node or as a copy of what another one made; the power fails,
+/// or the process is killed, before each write and sync of it.
+fn compaction_is_cut_short(seed: u64, takes_over: bool) -> usize {
+    let disk = MemoryDisk::default();
+    let (log, checkpoint) = filled(&disk);
+    let before = seen(&log);
+    let mut gone = superseded(&before);
+    gone.retain(|position| !(position.0 + seed).is_multiple_of(5));
+    let plan = plan(&log, 1000, (0, 2 + seed as usize % 6), &gone);
+    let twin = reopened(&disk.kill(), &checkpoint);
+    assert!(rewrite(&twin, &plan));
+    let (after, made) = (seen(&twin), twin.rewritten_at(plan.base).unwrap());
+    assert!(after.len() < before.len());
+
+    let (images, random) = (Arc::<Mutex<Vec<_>>>::default(), Random::seeded(seed));
+    let (taken, source) = (images.clone(), disk.clone());
+    disk.watch(move |event, _| {
+        if event != Event::Read {
+            let cut = source.crash_by(|| random.next_u128() as u64);
+            taken.lock().extend([cut, source.kill()]);
+        }
+        Ok(())
+    });
+    if takes_over {
+        let staging = Path::new(DIR).join("repair");
+        copy_rewritten(&twin, Arc::new(disk.clone()), &staging, &made);
+        assert!(log.take_over(&made, &staging).unwrap());
+    } else {
+        assert!(rewrite(&log, &plan));
+    }
+    assert_eq!(seen(&log), after);
+    let images = std::mem::take(&mut *images.lock());
+    let mut outcomes = [0, 0];
+    for (number, image) in images.iter().enumerate() {
+        let what = format!("seed {seed}, image {number}");
+        let log = reopened(image, &checkpoint);
+        let is_done = log.is_rewritten(&plan);
+        outcomes[usize::from(is_done)] += 1;
+        let expected = if is_done { &after } else { &before };
+        assert_eq!(&seen(&log), expected, "{what}");
+        assert!(is_done || rewrite(&log, &plan), "{what}");
+        assert_eq!(seen(&log), after, "{what}");
+        assert_eq!(log.rewritten_at(plan.base).unwrap(), made, "{what}");
+        let found = verify::verify(image, Path::new(DIR), None, &|_| {}).unwrap();
+        assert!(found.is_sound(), "{what}: {:?}", found.findings);
+    }
+    assert!(outcomes.iter().all(|count| *count > 0), "{outcomes:?}");
+    // Nothing that was done may be undone by a power cut.
+    let log = reopened(&disk.crash(), &checkpoint);
+    assert_eq!(seen(&log), after);
+    images.len()
+}
+
+#[test]
+fn a_power_cut_at_any_disk_operation_of_a_compaction_leaves_all_or_none_of_it() {
+    let points: usize = (0..6)
+        .map(|seed| compaction_is_cut_short(seed, seed % 3 == 2))
+        .sum();
+    assert!(points > 100, "{points}");
+}
+
+#[test]
+fn rot_in_a_compacted_segment_is_found_and_mended() {
+    let disk = MemoryDisk::default();
+    let (log, checkpoint) = filled(&disk);
+    let gone = superseded(&seen(&log));
+    let plan = plan(&log, 1000, (0, 3), &gone);
+    assert!(rewrite(&log, &plan));
+    let seal = log.manifest(plan.next).unwrap()[0].clone();
+    log.close();
+    rot_is_mended(&disk, &seal, 17, |disk| reopened(disk, &checkpoint), seen);
 }

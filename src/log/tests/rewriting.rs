@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::Disk;
+use crate::log::format::files::Paths;
 
 /// A plan for some of the sealed segments that the log ended, with what lives as of a checkpoint; `None` if there are
 /// none.
@@ -375,21 +376,35 @@ fn whoever_found_records_in_the_old_segments_reads_them_from_the_new_one() {
     assert!(log.damaged().is_empty());
 }
 
-/// A rewritten segment with this byte of its store flipped: nothing wrong is read, the whole is marked, and verify tells.
 #[test]
 fn rot_in_a_rewritten_segment_is_found_and_mended() {
     let disk = MemoryDisk::default();
     let (log, checkpoint) = with_dead(&disk, &entries(60));
     assert!(rewrite(&log, &plan_of(&log, 1000, 0, 5)));
-    let (before, seal) = (all(&log), log.manifest(Index(25)).unwrap()[0].clone());
+    let seal = log.manifest(Index(25)).unwrap()[0].clone();
     log.close();
-    let path = |suffix| Path::new(DIR).join(format!("{:020}-{:020}.{suffix}", 0, 1000));
-    for at in (32..seal.end as usize).step_by(7) {
+    let reopened = |disk: &MemoryDisk| open(disk, Some(checkpoint.clone())).unwrap().0;
+    rot_is_mended(&disk, &seal, 7, reopened, all);
+}
+
+/// The first segment, which was rewritten, with one byte of its files flipped, in turn: nothing wrong is read, the whole is
+/// marked, verify tells, and a copy of another node mends it.
+pub fn rot_is_mended<T: PartialEq + std::fmt::Debug>(
+    disk: &MemoryDisk,
+    seal: &Seal,
+    step: usize,
+    reopened: impl Fn(&MemoryDisk) -> Log,
+    all: impl Fn(&Log) -> T,
+) {
+    let verified = |disk: &MemoryDisk| verify::verify(disk, Path::new(DIR), None, &|_| {}).unwrap();
+    let before = all(&reopened(disk));
+    let paths = Paths::new(Path::new(DIR), seal.name());
+    for at in (32..seal.end as usize).step_by(step) {
         let rotten = disk.kill();
-        rotten.corrupt(&path("store"), |bytes| bytes[at] ^= 4);
-        let found = verify::verify(&rotten, Path::new(DIR), None, &|_| {}).unwrap();
+        rotten.corrupt(&paths.store, |bytes| bytes[at] ^= 4);
+        let found = verified(&rotten);
         assert!(!found.is_sound(), "byte {at}");
-        let (log, _) = open(&rotten, Some(checkpoint.clone())).unwrap();
+        let log = reopened(&rotten);
         if at % 2 == 0 {
             let mut scrub = log.scrub(Index(0)).unwrap();
             while scrub.step().is_ok_and(|bytes| bytes > 0) {}
@@ -411,25 +426,24 @@ fn rot_in_a_rewritten_segment_is_found_and_mended() {
         assert_eq!(damaged.len(), 1, "byte {at}");
         assert_eq!(damaged[0].damage, Damage::Store, "byte {at}");
         // Another node's copy takes its place.
-        let (whole, _) = open(&disk, Some(checkpoint.clone())).unwrap();
+        let whole = reopened(disk);
         let repair = Path::new(DIR).join("repair");
         copy_rewritten(&whole, Arc::new(rotten.clone()), &repair, &damaged[0].seal);
         log.replace(&damaged[0].seal, &repair).unwrap();
         assert_eq!(all(&log), before, "byte {at}");
     }
-    for suffix in ["index", "seal"] {
+    for path in [&paths.index, &paths.seal] {
         let rotten = disk.kill();
-        rotten.corrupt(&path(suffix), |bytes| bytes[70] ^= 4);
-        let found = verify::verify(&rotten, Path::new(DIR), None, &|_| {}).unwrap();
-        assert!(!found.is_sound(), "{suffix}");
-        let (log, _) = open(&rotten, Some(checkpoint.clone())).unwrap();
+        rotten.corrupt(path, |bytes| bytes[70] ^= 4);
+        assert!(!verified(&rotten).is_sound(), "{path:?}");
+        let log = reopened(&rotten);
         let mut scrub = log.scrub(Index(0)).unwrap();
         while scrub.step().is_ok_and(|bytes| bytes > 0) {}
         for damaged in log.damaged() {
-            assert!(log.derive_index(&damaged.seal).unwrap(), "{suffix}");
+            assert!(log.derive_index(&damaged.seal).unwrap(), "{path:?}");
         }
-        assert_eq!(all(&log), before, "{suffix}");
-        let found = verify::verify(&rotten, Path::new(DIR), None, &|_| {}).unwrap();
-        assert!(found.is_sound(), "{suffix}: {:?}", found.findings);
+        assert_eq!(all(&log), before, "{path:?}");
+        let found = verified(&rotten);
+        assert!(found.is_sound(), "{path:?}: {:?}", found.findings);
     }
 }
