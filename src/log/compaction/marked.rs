@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use roaring::RoaringBitmap;
+
 use super::gone::{GONE_BYTES_MAX, Gone, GoneWriter};
 use crate::log::format::seal::Seal;
 use crate::log::segment::store::Store;
@@ -33,7 +35,7 @@ pub struct Segment {
     /// The compacted logs that it holds.
     pub logs: Vec<LogId>,
     /// The superseded records, by how far their positions are behind the segment's first.
-    gone: Vec<u32>,
+    gone: RoaringBitmap,
     /// Of which logs they are.
     of: BTreeSet<LogId>,
     taken: Taken,
@@ -97,7 +99,7 @@ impl Segment {
             seal,
             store,
             logs,
-            gone: Vec::new(),
+            gone: RoaringBitmap::new(),
             of: BTreeSet::new(),
             taken: Taken::default(),
             going: Taken::default(),
@@ -119,14 +121,20 @@ impl Segment {
         }
     }
 
-    /// Marks a record that goes; false if it cannot.
-    pub fn mark(&mut self, position: Position, log: LogId, size: Size) -> bool {
-        // A segment has no more positions than that.
-        let behind = position.0 - self.seal.first_position.0;
-        let Ok(behind) = u32::try_from(behind) else {
-            return false;
-        };
-        self.gone.push(behind);
+    /// How far a position is behind the segment's first; `None` if that is no number that marks have: no such segment is
+    /// rewritten.
+    pub fn behind(&self, position: Position) -> Option<u32> {
+        let behind = position.0.checked_sub(self.seal.first_position.0)?;
+        u32::try_from(behind).ok()
+    }
+
+    pub fn position(&self, behind: u32) -> Position {
+        Position(self.seal.first_position.0 + u64::from(behind))
+    }
+
+    /// Marks a record that goes.
+    pub fn mark(&mut self, behind: u32, log: LogId, size: Size) {
+        self.gone.insert(behind);
         self.of.insert(log);
         self.going.bytes += u64::from(size.bytes);
         if !size.is_alone {
@@ -134,12 +142,10 @@ impl Segment {
             self.going.more_of_batches += u64::from(size.more_of_batch);
             self.going.records += 1;
         }
-        true
     }
 
     /// What was found.
-    pub fn found(&mut self) -> InSegment {
-        self.gone.sort_unstable();
+    pub fn found(&self) -> InSegment {
         let mut gone = GoneWriter::default();
         let mut said = 0;
         for behind in &self.gone {
@@ -148,9 +154,9 @@ impl Segment {
                 break;
             }
             said += 1;
-            gone.push(Position(self.seal.first_position.0 + u64::from(*behind)));
+            gone.push(self.position(behind));
         }
-        let all = self.gone.len() as u64;
+        let all = self.gone.len();
         InSegment {
             gone: gone.finish(),
             records: said,

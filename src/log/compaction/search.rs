@@ -4,9 +4,11 @@
 //! a walk of its own over all records; how many shares there are follows from how many keys were met. A digest stands
 //! for a key: 128 bits of SHA-256, which nobody can make collide.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU64;
 
-use super::digest::digest_of;
+use super::digest::{Digest, digest_of};
 use super::marked::{BatchSize, InSegment, Segment, Size};
 use crate::batch;
 use crate::log::format::files::SegmentName;
@@ -16,9 +18,9 @@ use crate::log::{Error, Index, Log, LogId, Offset, Position};
 
 /// Bytes of batches that one step reads, about.
 const STEP_BYTES: usize = 1 << 20;
-/// Keys that are held at a time: about 26 MB of them.
+/// Keys that are held at a time: 32 MB of them, and half as much beside while there is more room made.
 const KEYS_MAX: usize = if cfg!(test) { 5 } else { 400_000 };
-/// Superseded records that one search finds at most: 4 bytes of memory each. The next one finds the others.
+/// Superseded records that one search finds at most: up to 2 bytes of memory each. The next one finds the others.
 const GONE_MAX: usize = 1 << 23;
 
 /// What is looked for.
@@ -48,7 +50,7 @@ pub struct Search {
     /// Of so many shares of the keys this one is looked for.
     shares: u64,
     share: u64,
-    keys: HashMap<u128, Last>,
+    keys: HashMap<Digest, Last>,
     /// The last record of each log, which stays: what a log has behind it would have no end.
     lasts: BTreeMap<LogId, Position>,
     at: At,
@@ -78,17 +80,18 @@ struct At {
     row: usize,
 }
 
-/// The last record of a key, as far as the walk is.
-#[derive(Debug)]
+/// The last record of a key, as far as the walk is. There are many of them, so they are small.
+#[derive(Debug, Clone, Copy)]
 struct Last {
-    position: Position,
+    /// Where it stands: a segment's number, and how far its position is behind the first there.
     segment: u32,
+    behind: u32,
     size: Size,
     log: LogId,
     /// Whether no other record of the key is stored before it.
     is_first: bool,
-    /// When it was taken, if it is a tombstone.
-    tombstone_ms: Option<u64>,
+    /// When it was taken, if it is a tombstone; at least 1.
+    tombstone_ms: Option<NonZeroU64>,
 }
 
 impl Log {
@@ -190,6 +193,13 @@ impl Search {
         &self.left
     }
 
+    /// How far it is, in percent: it begins anew where it finds more keys than it holds.
+    pub fn percent(&self) -> u32 {
+        let segments = self.segments.len().max(1) as u64;
+        let walked = self.share * segments + self.at.segment as u64;
+        (walked * 100 / (self.shares * segments)) as u32
+    }
+
     /// The raft index before which all that it covers stands.
     pub fn before(&self) -> Index {
         self.segments
@@ -216,16 +226,14 @@ impl Search {
         if self.marked == GONE_MAX {
             return;
         }
-        let segment = &mut self.segments[last.segment as usize];
-        if segment.mark(last.position, last.log, last.size) {
-            self.marked += 1;
-        }
+        self.segments[last.segment as usize].mark(last.behind, last.log, last.size);
+        self.marked += 1;
     }
 
     /// What was found, segment by segment.
-    pub fn found(&mut self) -> BTreeMap<SegmentName, InSegment> {
-        let of = |segment: &mut Segment| (segment.seal.name(), segment.found());
-        self.segments.iter_mut().map(of).collect()
+    pub fn found(&self) -> BTreeMap<SegmentName, InSegment> {
+        let of = |segment: &Segment| (segment.seal.name(), segment.found());
+        self.segments.iter().map(of).collect()
     }
 
     /// Begins anew, with so many shares.
@@ -242,7 +250,9 @@ impl Search {
             let Some(time_ms) = last.tombstone_ms else {
                 continue;
             };
-            let is_last = self.lasts.get(&last.log) == Some(&last.position);
+            let time_ms = time_ms.get();
+            let position = self.segments[last.segment as usize].position(last.behind);
+            let is_last = self.lasts.get(&last.log) == Some(&position);
             let is_old = time_ms < self.bounds(last.log).tombstones_before_ms;
             if is_old && last.is_first && !is_last {
                 self.mark(&last);
@@ -294,28 +304,28 @@ impl Search {
                 return;
             };
             let digest = digest_of(log, key);
-            if (digest >> 64) as u64 % self.shares != self.share {
+            if digest[0] % self.shares != self.share {
                 return;
             }
+            let Some(behind) = self.segments[self.at.segment].behind(position) else {
+                return;
+            };
+            let tombstone_ms = is_tombstone.then_some(stored.timestamp_ms);
             let last = Last {
-                position,
                 segment: self.at.segment as u32,
+                behind,
                 size: size.of_one(bytes + head / count.max(1) as usize),
                 log,
                 is_first: true,
-                tombstone_ms: is_tombstone.then_some(stored.timestamp_ms),
+                tombstone_ms: tombstone_ms.and_then(|time_ms| NonZeroU64::new(time_ms.max(1))),
             };
-            if let Some(before) = self.keys.get_mut(&digest) {
-                let gone = std::mem::replace(
-                    before,
-                    Last {
-                        is_first: false,
-                        ..last
-                    },
-                );
-                self.mark(&gone);
-            } else {
-                self.keys.insert(digest, last);
+            match self.keys.entry(digest) {
+                Entry::Vacant(vacant) => drop(vacant.insert(last)),
+                Entry::Occupied(mut known) => {
+                    let is_first = false;
+                    let gone = known.insert(Last { is_first, ..last });
+                    self.mark(&gone);
+                }
             }
         });
         keys.map_err(Error::Unreadable)?;
