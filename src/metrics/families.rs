@@ -105,6 +105,8 @@ families! {
     SEGMENTS: Gauge "ferrolog_segments", "Segments on this node's disk";
     SEGMENT_BYTES: Gauge "ferrolog_segment_bytes", "What they take, about";
     SEGMENT_LIVE_BYTES: Gauge "ferrolog_segment_live_bytes", "Bytes of batches in full segments of which a record can be read, as of the last look";
+    REWRITES_DUE: Gauge "ferrolog_rewrites_due", "Rewritings of full segments that were decided on and this node has not done";
+    SUPERSEDED: Gauge "ferrolog_superseded_bytes", "Bytes of superseded records that the leader's last look found, and that are not rewritten yet";
     SEGMENTS_DAMAGED: Gauge "ferrolog_segments_damaged", "Segments that wait for repair";
     SCRUBBED: Counter "ferrolog_scrubbed_bytes_total", "Bytes of sealed segments that were read to find damage";
     REPAIRS: Counter "ferrolog_repairs_total", "Tries to mend a damaged segment, by outcome";

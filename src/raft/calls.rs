@@ -17,6 +17,7 @@ use crate::raft::state::fsm::Fsm;
 use crate::raft::state::history::LogChanges;
 use crate::raft::state::logs::KnownLog;
 use crate::raft::state::sessions::SessionInfo;
+use crate::raft::upkeep::progress::Progress;
 use crate::raft::view::View;
 use crate::raft::write::commands::Claim;
 
@@ -285,6 +286,11 @@ impl ReplicatedLog {
     /// The bytes of batches in this node's full segments of which a record can be read, as it saw them last.
     pub fn live_bytes(&self) -> u64 {
         self.0.upkeep.live_bytes()
+    }
+
+    /// What this node has yet to do until the room of what was given up is back.
+    pub fn progress(&self) -> Progress {
+        self.0.upkeep.progress()
     }
 
     /// Whether a member stays out of leadership, as far as this node has heard.

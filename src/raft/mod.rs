@@ -72,6 +72,7 @@ pub use state::fences::{Epoch, FENCES_MAX};
 pub use state::history::LogChange;
 pub use state::logs::KnownLog;
 pub use state::sessions::{OF_SUBJECT_MAX, SESSIONS_MAX, SessionInfo};
+pub use upkeep::progress::Progress;
 pub use view::clocks::ClockReport;
 use view::clocks::millis;
 pub use view::{MemberView, View};

@@ -213,6 +213,9 @@ impl ReplicatedLog {
         let bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
         page.one(&SEGMENT_BYTES, bytes);
         page.one(&SEGMENT_LIVE_BYTES, self.live_bytes());
+        let progress = self.progress();
+        page.one(&REWRITES_DUE, progress.due);
+        page.one(&SUPERSEDED, progress.superseded_bytes);
         let damaged = segments.iter().filter(|segment| segment.damaged).count();
         page.one(&SEGMENTS_DAMAGED, damaged);
         page.one(&SCRUBBED, counts.scrubbed_bytes.get());

@@ -13,5 +13,6 @@ pub mod health;
 pub mod log;
 pub mod policy;
 pub mod produce;
+mod rewriting;
 pub mod serve;
 pub mod session;

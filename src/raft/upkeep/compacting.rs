@@ -40,8 +40,9 @@ pub struct Searched {
     appended_bytes: u64,
     /// How the logs were compacted then.
     how: BTreeMap<LogId, Compaction>,
-    /// A look is under way: no run is decided on until it ends, since that would take segments away from it.
-    pub is_looking: bool,
+    /// How far a look is that is under way, in percent: no run is decided on until it ends, since that would take segments
+    /// away from it.
+    pub looked_percent: Option<u32>,
     /// The latest entry that had asked for one.
     asked: Index,
     /// Whether all that was found is to go, however little: somebody asked for it.
@@ -166,11 +167,11 @@ impl Upkeep {
             return Ok(());
         }
         // From here on this node decides on no run: the members are asked about the segments that are looked at.
-        self.searched.lock().is_looking = true;
+        self.searched.lock().looked_percent = Some(0);
         let looked = self
             .look_for_superseded(&wanted, (first.base, last.next_index), is_due)
             .await;
-        self.searched.lock().is_looking = false;
+        self.searched.lock().looked_percent = None;
         looked
     }
 
@@ -223,6 +224,7 @@ impl Upkeep {
             })
             .await?;
             search = back;
+            self.searched.lock().looked_percent = Some(search.percent());
             match read {
                 Some(bytes) => sleep(pace(bytes as u64)).await,
                 None => return Ok(Some(search)),

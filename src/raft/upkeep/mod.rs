@@ -4,6 +4,7 @@
 mod compacting;
 mod mend;
 mod planning;
+pub mod progress;
 mod retention;
 mod rewriting;
 mod scrub;

@@ -268,7 +268,7 @@ impl Upkeep {
     async fn decide(&self, worth: &Mutex<Worth>, sealed: &[SegmentInfo], dead_percent: u64) {
         let looks = {
             let searched = self.searched.lock();
-            if searched.is_looking {
+            if searched.looked_percent.is_some() {
                 return;
             }
             searched.number

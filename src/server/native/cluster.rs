@@ -13,11 +13,11 @@ use crate::proto::v1::{
     AllowNodeRequest, AllowNodeResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,
     DisallowNodeRequest, DisallowNodeResponse, DrainNodeRequest, DrainNodeResponse, FailedReload,
     GetRetentionRequest, GetRetentionResponse, GetStatusRequest, GetStatusResponse, Node, NodeRole,
-    RemoveNodeRequest, RemoveNodeResponse, SetRetentionRequest, SetRetentionResponse,
-    TransferLeadershipRequest, TransferLeadershipResponse, TrimRequest, TrimResponse,
-    UndrainNodeRequest, UndrainNodeResponse,
+    RemoveNodeRequest, RemoveNodeResponse, RewritingProgress, SetRetentionRequest,
+    SetRetentionResponse, TransferLeadershipRequest, TransferLeadershipResponse, TrimRequest,
+    TrimResponse, UndrainNodeRequest, UndrainNodeResponse,
 };
-use crate::raft::{MembershipError, Note, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
+use crate::raft::{MembershipError, Note, Progress, ReplicatedLog, Retention, TOKEN_LIFE_MAX};
 
 use super::logs;
 use crate::server::auth::Action;
@@ -73,6 +73,15 @@ impl Cluster {
     }
 }
 
+fn progress(progress: Progress) -> RewritingProgress {
+    RewritingProgress {
+        due: progress.due as u32,
+        looked_percent: progress.looked_percent,
+        superseded_records: progress.superseded_records,
+        superseded_bytes: progress.superseded_bytes,
+    }
+}
+
 #[tonic::async_trait]
 impl ClusterService for Cluster {
     async fn get_status(
@@ -119,6 +128,7 @@ impl ClusterService for Cluster {
             segments: segments.len() as u64,
             segment_bytes: segments.iter().map(|segment| segment.bytes).sum(),
             live_bytes: log.live_bytes(),
+            rewriting: Some(progress(log.progress())),
             allowed_names: log.allowed(),
             damaged_segments: segments.iter().filter(|segment| segment.damaged).count() as u64,
             clock_ms: clocks.now_ms,

@@ -157,6 +157,14 @@ async fn the_last_record_of_each_key_stays_on_every_node() {
     let deleted = table.values().filter(is_old).count() as u64;
     assert!(deleted > 2);
     until_compacted(&client, &table, (next, KEYS - deleted)).await;
+    until("the leader tells that nothing is left to do", async || {
+        let leader = ADDRS[world.leader()];
+        let told = client.admin().status(Some(leader)).await.ok()?;
+        let left = told.rewriting.expect("a node tells its own");
+        let is_done = (left.due, left.looked_percent) == (0, None);
+        (is_done && left.superseded_records == 0).then_some(())
+    })
+    .await;
     // From the midst of what is gone the next record that lives is read.
     let options = ConsumeOptions {
         from: Start::Offset(5),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::survey::{Seen, Survey};
 use crate::cli::Format;
+use crate::cli::commands::rewriting;
 use crate::cli::exit::EXIT_NO_QUORUM;
 use crate::cli::output::{Told, clear, counted, grouped, held, print_as, size, span, table, time};
 use crate::client::Client;
@@ -183,6 +184,7 @@ fn json(survey: &Survey) -> Value {
             "segments": own.map(|own| own.segments),
             "segment_bytes": own.map(|own| own.segment_bytes),
             "live_bytes": own.map(|own| own.live_bytes),
+            "rewriting": own.and_then(|own| own.rewriting.as_ref()).map(rewriting::json),
             "damaged_segments": own.map(|own| own.damaged_segments),
             "staleness_ms": own.and_then(|own| own.staleness_ms),
             "certificate_ends_ms": own.and_then(|own| own.certificate_ends_ms),
@@ -293,6 +295,7 @@ fn known_json(status: &GetStatusResponse) -> Value {
         "segments": status.segments,
         "segment_bytes": status.segment_bytes,
         "live_bytes": status.live_bytes,
+        "rewriting": status.rewriting.as_ref().map(rewriting::json),
         "damaged_segments": status.damaged_segments,
         "clock_ms": status.clock_ms,
         "clock_jumps": status.clock_jumps,

@@ -7,6 +7,7 @@ use super::settings::{SettingsArgs, compaction_text, retention_json, retention_t
 use crate::cli::UsageError;
 use crate::cli::commands::consent::Consent;
 use crate::cli::commands::cursor::stands;
+use crate::cli::commands::rewriting;
 use crate::cli::connection::{ConnectionArgs, LogPrefix, OfLog};
 use crate::cli::output::{Cell, Column, Told, counted, deleted, grouped, held, listed, size, time};
 use crate::client::{ClientError, LogInfo, LogSettings};
@@ -152,7 +153,14 @@ pub(super) async fn list(args: &ListArgs) -> anyhow::Result<Told> {
 pub(super) async fn show(args: &ShowArgs) -> anyhow::Result<Told> {
     let admin = args.connection.client(None)?.admin();
     let log = admin.get_log(&args.name).await?;
-    Ok((described(&log), of_log(&log)))
+    let (mut text, mut told) = (described(&log), of_log(&log));
+    if log.settings.compaction.is_some()
+        && let Some(progress) = rewriting::of_leader(&admin).await
+    {
+        text = format!("{text}\n{:<16}{}", "progress", rewriting::text(&progress));
+        told["rewriting"] = rewriting::json(&progress);
+    }
+    Ok((text, told))
 }
 
 pub(super) async fn delete(args: &DeleteArgs) -> anyhow::Result<Told> {
