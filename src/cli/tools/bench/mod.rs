@@ -13,6 +13,7 @@ mod many;
 mod many_report;
 mod report;
 mod rows;
+mod table;
 mod together;
 
 use std::cell::Cell;
@@ -56,6 +57,23 @@ pub(in crate::cli) struct BenchArgs {
     /// Compare so many logs with one
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99_999))]
     logs: Option<u32>,
+    /// Measure a table of so many keys, in a log that is compacted by key, and nothing else
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=10_000_000),
+        conflicts_with_all = ["rows", "logs", "servers"]
+    )]
+    keys: Option<u32>,
+    /// How often each key is set, on average
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20,
+        requires = "keys",
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
+    updates: u32,
     /// The bytes of a record
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(..=4 * 1024 * 1024))]
     size: u32,
@@ -122,27 +140,45 @@ pub(in crate::cli) async fn run(args: BenchArgs, format: Format) -> anyhow::Resu
         batched: Cell::default(),
     };
 
-    if let Some(logs) = args.logs {
-        let outcome = bench.many(logs as usize, &rows, cluster.as_mut()).await;
-        if let Some(cluster) = cluster {
-            cluster.stop().await?;
-        }
-        let shown = many_report::shown(&args, format, &outcome?);
-        return print(&shown).context("write to standard output");
-    }
-    let outcome = bench.all(&rows, cluster.as_ref()).await;
+    let shown = bench.shown(&args, format, &rows, cluster.as_mut()).await;
     if let Some(cluster) = cluster {
         cluster.stop().await?;
     }
-    let (rows, nodes) = outcome?;
-    let shown = match format {
-        Format::Text => report::text(&args, &rows, nodes.as_ref()),
-        Format::Json => report::json(&args, &rows, nodes.as_ref()).to_string(),
-    };
-    print(&shown).context("write to standard output")
+    print(&shown?).context("write to standard output")
 }
 
 impl Bench {
+    /// Measures what was asked for; what is printed of it.
+    async fn shown(
+        &self,
+        args: &BenchArgs,
+        format: Format,
+        rows: &[RowName],
+        cluster: Option<&mut LocalCluster>,
+    ) -> anyhow::Result<String> {
+        if let (Some(keys), Some(cluster)) = (args.keys, &cluster) {
+            let shape = table::Shape {
+                keys: keys.into(),
+                updates: args.updates.into(),
+                value_bytes: args.size as usize,
+            };
+            let outcome = table::measure(cluster, &self.client, shape).await?;
+            return Ok(match format {
+                Format::Text => format!("{}\n\n{}", report::heading(args), outcome.text()),
+                Format::Json => report::with_head(args, outcome.json()).to_string(),
+            });
+        }
+        if let Some(logs) = args.logs {
+            let outcome = self.many(logs as usize, rows, cluster).await?;
+            return Ok(many_report::shown(args, format, &outcome));
+        }
+        let (rows, nodes) = self.all(rows, cluster.as_deref()).await?;
+        Ok(match format {
+            Format::Text => report::text(args, &rows, nodes.as_ref()),
+            Format::Json => report::json(args, &rows, nodes.as_ref()).to_string(),
+        })
+    }
+
     async fn all(
         &self,
         names: &[RowName],

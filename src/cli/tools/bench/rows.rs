@@ -26,6 +26,10 @@ And two that are measured only when they are asked for, on own nodes:
   room                              ten million records, half of the logs deleted: how long until their room is back,
                                     and how fast a log is read before and after
 
+With --keys N it keeps a table of N keys in a log that is compacted by key, sets each --updates times at random, and
+tells how many records are kept of each key, what the nodes' memory came to, and how long a new reader takes for all of it.
+What each node has is held against a plain map.
+
 Examples:
   ferrolog bench
   ferrolog bench --rows unary64,stream1024 --runs 5 --tls
@@ -33,7 +37,8 @@ Examples:
   ferrolog bench --servers n1:7400,n2:7400,n3:7400 --insecure --rows unary64 --output json
   ferrolog bench --logs 1000 --runs 3 --seconds 3
   ferrolog bench --logs 99999 --rows idle
-  ferrolog bench --logs 10000 --rows room";
+  ferrolog bench --logs 10000 --rows room
+  ferrolog bench --keys 1000000 --updates 20";
 
 /// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
