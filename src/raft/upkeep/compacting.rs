@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::log::{Bounds, InSegment, Index, Left, LogId, Search, SegmentName, Superseded};
+use crate::log::{
+    Bounds, InSegment, Index, Left, LogId, Search, SegmentInfo, SegmentName, Superseded,
+};
 use crate::raft::entry::catalog::Compaction;
 use crate::raft::error::Error;
 use crate::raft::home::blocking::on_disk;
@@ -23,8 +25,10 @@ use super::rewriting::pace;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries after a failure, and two questions whether all nodes have done what was decided.
 const AGAIN: Duration = Duration::from_secs(10);
-/// A look begins once sealed segments hold this part more than what was left by the last one.
+/// A look begins once sealed segments hold this part more than what was left by the last one; and the open segment is ended
+/// for it once that holds as much, and this part of a full one.
 const GROWTH_SHARE: u64 = 4;
+const OPEN_SHARE: u64 = 8;
 
 /// What the last look found.
 #[derive(Debug, Default)]
@@ -35,9 +39,14 @@ pub struct Searched {
     pub number: u64,
     /// The index behind the entries that were looked at.
     before: Index,
-    /// The bytes of batches of compacted logs that it left, and those that were appended to these logs before.
+    /// The bytes of batches of compacted logs that it left, and those that were appended to these logs before the open
+    /// segment.
     left_bytes: u64,
     appended_bytes: u64,
+    /// Where the open segment begins, and the bytes that were appended to compacted logs before it, about.
+    open: Option<(Index, u64)>,
+    /// Those that were appended to them when the segments were seen last.
+    seen_bytes: u64,
     /// How the logs were compacted then.
     how: BTreeMap<LogId, Compaction>,
     /// How far a look is that is under way, in percent: no run is decided on until it ends, since that would take segments
@@ -66,7 +75,7 @@ impl Searched {
         self.appended_bytes = if search.is_cut() {
             0
         } else {
-            wanted.appended_bytes
+            wanted.sealed_bytes
         };
         // Tombstones that had to stay the last time are part of what was asked for.
         self.is_asked = wanted.asked > self.asked
@@ -93,14 +102,39 @@ impl Searched {
     /// Takes note that no segment before this index holds a record of a compacted log.
     fn found_none(&mut self, wanted: &Wanted, before: Index) {
         (self.before, self.asked) = (before, wanted.asked);
-        (self.left_bytes, self.appended_bytes) = (0, wanted.appended_bytes);
+        (self.left_bytes, self.appended_bytes) = (0, wanted.sealed_bytes);
     }
 
     /// Whether there is enough that is new in sealed segments, or somebody asks.
     fn is_due(&self, wanted: &Wanted, before: Index) -> bool {
-        let appended = wanted.appended_bytes.saturating_sub(self.appended_bytes);
+        let appended = wanted.sealed_bytes.saturating_sub(self.appended_bytes);
         let has_grown = appended > 0 && appended >= self.left_bytes / GROWTH_SHARE;
         wanted.asked > self.asked || (before > self.before && has_grown)
+    }
+
+    /// Takes note of what stands in the open segment.
+    fn see_open(&mut self, wanted: &mut Wanted, open: Option<&SegmentInfo>) {
+        let Some(open) = open else {
+            return;
+        };
+        let before = match self.open.filter(|(base, _)| *base == open.base) {
+            Some((_, before)) => before,
+            // All that it holds may be theirs, but for what was appended before it was there.
+            None => {
+                let before = wanted.appended_bytes.saturating_sub(open.bytes);
+                before.max(self.seen_bytes.min(wanted.appended_bytes))
+            }
+        };
+        self.open = Some((open.base, before));
+        self.seen_bytes = wanted.appended_bytes;
+        wanted.sealed_bytes = before;
+    }
+
+    /// Whether so much stands in the open segment that it is to be ended for a look.
+    fn holds_enough(&self, wanted: &Wanted, segment_bytes_max: u64) -> bool {
+        let open = wanted.appended_bytes.saturating_sub(wanted.sealed_bytes);
+        let enough = (self.left_bytes / GROWTH_SHARE).max(segment_bytes_max / OPEN_SHARE);
+        open >= enough
     }
 }
 
@@ -108,8 +142,9 @@ impl Searched {
 struct Wanted {
     logs: BTreeMap<LogId, Compaction>,
     asked: Index,
-    /// The bytes that were ever appended to them.
+    /// The bytes that were ever appended to them, and of these the ones before the open segment, about.
     appended_bytes: u64,
+    sealed_bytes: u64,
 }
 
 impl Upkeep {
@@ -130,18 +165,20 @@ impl Upkeep {
                 logs: BTreeMap::new(),
                 asked: Index(0),
                 appended_bytes: 0,
+                sealed_bytes: 0,
             };
             for (log, how, known) in fsm.logs.compacted() {
                 wanted.logs.insert(log, how);
                 wanted.asked = wanted.asked.max(known.compaction_asked);
                 wanted.appended_bytes += known.bytes;
             }
+            wanted.sealed_bytes = wanted.appended_bytes;
             wanted
         })
     }
 
     async fn compact_once(&self) -> Result<(), Error> {
-        let wanted = self.compacted();
+        let mut wanted = self.compacted();
         if wanted.logs.is_empty() || !self.node.view().writable {
             *self.searched.lock() = Searched::default();
             return Ok(());
@@ -150,10 +187,21 @@ impl Upkeep {
             return Ok(());
         }
         let segments = self.node.log.segments();
-        let sealed: Vec<_> = segments
-            .into_iter()
-            .take_while(|one| one.next_position.is_some())
-            .collect();
+        let is_sealed = |one: &&SegmentInfo| one.next_position.is_some();
+        let sealed: Vec<_> = segments.iter().take_while(is_sealed).collect();
+        let is_enough = {
+            let mut searched = self.searched.lock();
+            searched.see_open(&mut wanted, segments.get(sealed.len()));
+            searched.holds_enough(&wanted, self.node.log.segment_bytes_max())
+        };
+        // One that is ended waits for its seal.
+        let is_open = segments.len() == sealed.len() + 1;
+        let since = self.node.log.to_roll().filter(|_| is_enough && is_open);
+        if let Some(since) = since
+            && rolls::end_segment(&self.node, since).await
+        {
+            return Ok(());
+        }
         let (Some(first), Some(last)) = (sealed.first(), sealed.last()) else {
             return Ok(());
         };
@@ -318,4 +366,67 @@ impl Upkeep {
 /// The logs of which records go with these segments.
 pub fn logs_of<'a>(found: impl Iterator<Item = &'a InSegment>) -> BTreeSet<LogId> {
     found.flat_map(|one| one.logs.iter().copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::planning::tests::segments;
+    use super::*;
+
+    const SEGMENT: u64 = 8000;
+
+    fn wanted(appended_bytes: u64) -> Wanted {
+        Wanted {
+            logs: BTreeMap::new(),
+            asked: Index(0),
+            appended_bytes,
+            sealed_bytes: appended_bytes,
+        }
+    }
+
+    #[test]
+    fn the_open_segment_is_ended_once_it_holds_a_quarter_of_what_was_left() {
+        let (mut infos, _) = segments(&[(900, 900, false), (1000, 1000, false)]);
+        let mut searched = Searched {
+            left_bytes: 6000,
+            ..Searched::default()
+        };
+        let mut is_enough = |open: &SegmentInfo, appended, left_bytes| {
+            let mut wanted = wanted(appended);
+            searched.left_bytes = left_bytes;
+            searched.see_open(&mut wanted, Some(open));
+            let enough = searched.holds_enough(&wanted, SEGMENT);
+            (wanted.sealed_bytes, enough)
+        };
+        assert_eq!(is_enough(&infos[0], 50_900, 6000), (50_000, false));
+        assert_eq!(is_enough(&infos[0], 51_499, 6000), (50_000, false));
+        assert_eq!(is_enough(&infos[0], 51_500, 6000), (50_000, true));
+        // A small table has no segments of a few records.
+        assert_eq!(is_enough(&infos[0], 50_999, 10), (50_000, false));
+        assert_eq!(is_enough(&infos[0], 51_000, 10), (50_000, true));
+        // What came since is theirs at most, whatever else is in it.
+        assert_eq!(is_enough(&infos[1], 51_030, 10), (51_000, false));
+        infos[0].bytes = 20;
+        assert_eq!(is_enough(&infos[0], 51_530, 10), (51_510, false));
+    }
+
+    #[test]
+    fn a_look_is_due_once_sealed_segments_have_grown_by_a_quarter() {
+        let searched = Searched {
+            before: Index(10),
+            left_bytes: 4000,
+            appended_bytes: 100_000,
+            ..Searched::default()
+        };
+        let is_due = |sealed_bytes, before| {
+            let wanted = Wanted {
+                sealed_bytes,
+                ..wanted(200_000)
+            };
+            searched.is_due(&wanted, Index(before))
+        };
+        assert!(!is_due(100_999, 20));
+        assert!(is_due(101_000, 20));
+        assert!(!is_due(101_000, 10), "nothing more was sealed");
+    }
 }
