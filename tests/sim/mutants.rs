@@ -52,7 +52,7 @@ const fn mutant(name: &'static str, from: &'static str, to: &'static str) -> Mut
     Mutant { name, from, to }
 }
 
-const MUTANTS: [Mutant; 36] = [
+const MUTANTS: [Mutant; 35] = [
     mutant(
         "no sync before an answer",
         "store.sync()?;\n            let took",
@@ -191,11 +191,6 @@ const MUTANTS: [Mutant; 36] = [
         "compaction keeps the first record of a key",
         "self.mark(&gone);",
         "self.mark(if IT { &last } else { &gone });",
-    ),
-    mutant(
-        "tombstones go by their age alone",
-        "match do_tombstones_go {",
-        "match IT || do_tombstones_go {",
     ),
     mutant(
         "a rewriting gives up a record that lives",
