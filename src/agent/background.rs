@@ -38,7 +38,9 @@ pub fn upkeep(log: &ReplicatedLog, paces: &Paces, consensus: &Handle) -> Vec<Joi
         paces.rewrite_dead_percent.clone(),
     );
     let scrub = async move { scrubbed.scrub(scrub_pace).await };
+    let for_compaction = dead_percent.clone();
     let rewriting = async move { rewrites.rewrite(dead_percent).await };
+    let compaction = async move { compacted.compact(for_compaction).await };
     vec![
         tasks::spawn_endless_on(consensus, "pace", async move { paced.keep_pace().await }),
         tasks::spawn_endless_on(
@@ -57,11 +59,7 @@ pub fn upkeep(log: &ReplicatedLog, paces: &Paces, consensus: &Handle) -> Vec<Joi
         }),
         tasks::spawn_endless_on(consensus, "upkeep", async move { kept.keep_up().await }),
         tasks::spawn_endless_on(consensus, "rewriting", rewriting),
-        tasks::spawn_endless_on(
-            consensus,
-            "compaction",
-            async move { compacted.compact().await },
-        ),
+        tasks::spawn_endless_on(consensus, "compaction", compaction),
         tasks::spawn_endless_on(consensus, "repair", async move { mended.mend().await }),
         tasks::spawn_endless_on(consensus, "scrub", scrub),
     ]

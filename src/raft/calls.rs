@@ -341,9 +341,10 @@ impl ReplicatedLog {
         self.0.upkeep.rewrite(dead_percent).await
     }
 
-    /// Looks for records of compacted logs that later ones stand for, while this node leads. Never returns.
-    pub async fn compact(&self) {
-        self.0.upkeep.compact().await
+    /// Looks for records of compacted logs that later ones stand for, while this node leads, unless `dead_percent` is 0.
+    /// Never returns.
+    pub async fn compact(&self, dead_percent: Live<u64>) {
+        self.0.upkeep.compact(dead_percent).await
     }
 
     /// Mends damaged segments as they are found. Never returns.

@@ -18,9 +18,10 @@ pub(super) async fn of_leader(admin: &Admin) -> Option<RewritingProgress> {
 
 /// For people.
 pub(super) fn text(progress: &RewritingProgress) -> String {
-    let looks = match progress.looked_percent {
-        Some(percent) => format!("looks for superseded records, {percent} %"),
-        None => "looks for nothing".to_owned(),
+    let looks = match (progress.looked_percent, progress.asked) {
+        (Some(percent), _) => format!("looks for superseded records, {percent} %"),
+        (None, true) => "is to look for superseded records, as was asked".to_owned(),
+        (None, false) => "looks for nothing".to_owned(),
     };
     format!(
         "the leader {looks}; of all logs {} ({}) wait to go; {} not done",
@@ -38,6 +39,7 @@ pub(super) fn text(progress: &RewritingProgress) -> String {
 pub(super) fn json(progress: &RewritingProgress) -> Value {
     json!({
         "due": progress.due,
+        "asked": progress.asked,
         "looked_percent": progress.looked_percent,
         "superseded_records": progress.superseded_records,
         "superseded_bytes": progress.superseded_bytes,
@@ -55,6 +57,7 @@ mod tests {
             looked_percent: Some(40),
             superseded_records: 2000,
             superseded_bytes: 3 << 20,
+            asked: false,
         };
         assert_eq!(
             text(&progress),
@@ -62,5 +65,13 @@ mod tests {
              1 rewriting is not done"
         );
         assert_eq!(json(&progress)["looked_percent"], 40);
+        let asked = RewritingProgress {
+            asked: true,
+            ..RewritingProgress::default()
+        };
+        assert!(
+            text(&asked).starts_with("the leader is to look for superseded records, as was asked;")
+        );
+        assert_eq!(json(&asked)["asked"], true);
     }
 }

@@ -1,17 +1,16 @@
 //! Finds, on the leader, which records of compacted logs later ones of their keys stand for.
 //!
 //! A look at all keys reads all records of compacted logs. So it begins only once sealed segments have grown by a share
-//! since the last one, when somebody asks for it, or when tombstones are old enough to go. What it finds, `rewriting`
-//! puts into its plans.
+//! since the last one, when somebody asks for it, or when tombstones are old enough to go; and not before `rewriting` has
+//! put into its plans what the last one found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::log::{
-    Bounds, InSegment, Index, Left, LogId, Search, SegmentInfo, SegmentName, Superseded,
-};
+use crate::live::Live as Setting;
+use crate::log::{Bounds, InSegment, Index, Left, LogId, Search, SegmentInfo, Superseded};
 use crate::raft::entry::catalog::Compaction;
 use crate::raft::error::Error;
 use crate::raft::home::blocking::on_disk;
@@ -20,146 +19,26 @@ use crate::raft::write::rolls;
 
 use super::Upkeep;
 use super::rewriting::pace;
+use super::searched::Wanted;
 
 /// Between two looks at whether there is something to look for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries after a failure, and two questions whether all nodes have done what was decided.
 const AGAIN: Duration = Duration::from_secs(10);
-/// A look begins once sealed segments hold this part more than what was left by the last one; and the open segment is ended
-/// for it once that holds as much, and this part of a full one.
-const GROWTH_SHARE: u64 = 4;
-const OPEN_SHARE: u64 = 8;
-
-/// What the last look found.
-#[derive(Debug, Default)]
-pub struct Searched {
-    /// What of each segment is superseded.
-    pub found: BTreeMap<SegmentName, InSegment>,
-    /// Counts the looks.
-    pub number: u64,
-    /// The index behind the entries that were looked at.
-    before: Index,
-    /// The bytes of batches of compacted logs that it left, and those that were appended to these logs before the open
-    /// segment.
-    left_bytes: u64,
-    appended_bytes: u64,
-    /// Where the open segment begins, and the bytes that were appended to compacted logs before it, about.
-    open: Option<(Index, u64)>,
-    /// Those that were appended to them when the segments were seen last.
-    seen_bytes: u64,
-    /// How the logs were compacted then.
-    how: BTreeMap<LogId, Compaction>,
-    /// How far a look is that is under way, in percent: no run is decided on until it ends, since that would take segments
-    /// away from it.
-    pub looked_percent: Option<u32>,
-    /// The latest entry that had asked for one.
-    asked: Index,
-    /// Whether all that was found is to go, however little: somebody asked for it.
-    pub is_asked: bool,
-    tombstones: Left,
-    /// The segments that were looked at, if all nodes had the same.
-    agreed: Option<Vec<u8>>,
-    /// When the nodes were asked last.
-    compared: Option<Instant>,
-}
-
-impl Searched {
-    /// Takes over what a look found.
-    fn take(&mut self, search: &mut Search, wanted: &Wanted, agreed: Option<Vec<u8>>) {
-        self.found = search.found();
-        self.number += 1;
-        self.before = search.before();
-        let gone: u64 = self.found.values().map(|one| one.bytes).sum();
-        self.left_bytes = search.looked_at().saturating_sub(gone);
-        // What it did not find it finds the next time, and that is soon.
-        self.appended_bytes = if search.is_cut() {
-            0
-        } else {
-            wanted.sealed_bytes
-        };
-        // Tombstones that had to stay the last time are part of what was asked for.
-        self.is_asked = wanted.asked > self.asked
-            || (self.is_asked && self.agreed.is_none())
-            || search.is_cut();
-        self.how = wanted.logs.clone();
-        self.agreed = agreed;
-        self.asked = wanted.asked;
-        self.tombstones = search.left().clone();
-    }
-
-    /// Forgets what was found, if a log is not compacted any more, or in another way: that may not go now.
-    fn forget_changed(&mut self, wanted: &Wanted) {
-        let is_same = |(log, how): (&LogId, &Compaction)| wanted.logs.get(log) == Some(how);
-        if !self.how.iter().all(is_same) {
-            let number = self.number + 1;
-            *self = Self {
-                number,
-                ..Self::default()
-            };
-        }
-    }
-
-    /// Takes note that no segment before this index holds a record of a compacted log.
-    fn found_none(&mut self, wanted: &Wanted, before: Index) {
-        (self.before, self.asked) = (before, wanted.asked);
-        (self.left_bytes, self.appended_bytes) = (0, wanted.sealed_bytes);
-    }
-
-    /// Whether there is enough that is new in sealed segments, or somebody asks.
-    fn is_due(&self, wanted: &Wanted, before: Index) -> bool {
-        let appended = wanted.sealed_bytes.saturating_sub(self.appended_bytes);
-        let has_grown = appended > 0 && appended >= self.left_bytes / GROWTH_SHARE;
-        wanted.asked > self.asked || (before > self.before && has_grown)
-    }
-
-    /// Takes note of what stands in the open segment.
-    fn see_open(&mut self, wanted: &mut Wanted, open: Option<&SegmentInfo>) {
-        let Some(open) = open else {
-            return;
-        };
-        let before = match self.open.filter(|(base, _)| *base == open.base) {
-            Some((_, before)) => before,
-            // All that it holds may be theirs, but for what was appended before it was there.
-            None => {
-                let before = wanted.appended_bytes.saturating_sub(open.bytes);
-                before.max(self.seen_bytes.min(wanted.appended_bytes))
-            }
-        };
-        self.open = Some((open.base, before));
-        self.seen_bytes = wanted.appended_bytes;
-        wanted.sealed_bytes = before;
-    }
-
-    /// Whether so much stands in the open segment that it is to be ended for a look.
-    fn holds_enough(&self, wanted: &Wanted, segment_bytes_max: u64) -> bool {
-        let open = wanted.appended_bytes.saturating_sub(wanted.sealed_bytes);
-        let enough = (self.left_bytes / GROWTH_SHARE).max(segment_bytes_max / OPEN_SHARE);
-        open >= enough
-    }
-}
-
-/// The logs that are compacted, with how, and the latest entry that asked for it.
-struct Wanted {
-    logs: BTreeMap<LogId, Compaction>,
-    asked: Index,
-    /// The bytes that were ever appended to them, and of these the ones before the open segment, about.
-    appended_bytes: u64,
-    sealed_bytes: u64,
-}
 
 impl Upkeep {
-    /// Looks for superseded records while this node leads. Never returns.
-    pub async fn compact(&self) {
+    /// Looks for superseded records while this node leads, unless no segment is rewritten. Never returns.
+    pub async fn compact(&self, dead_percent: Setting<u64>) {
         loop {
             sleep(LOOK_EVERY).await;
-            if let Err(error) = self.compact_once().await {
+            if let Err(error) = self.compact_once(dead_percent.get() > 0).await {
                 tracing::warn!(%error, "superseded records were not looked for; it is tried again");
                 sleep(AGAIN).await;
             }
         }
     }
 
-    fn compacted(&self) -> Wanted {
+    pub(super) fn compacted(&self) -> Wanted {
         self.node.state.read(|fsm| {
             let mut wanted = Wanted {
                 logs: BTreeMap::new(),
@@ -177,10 +56,10 @@ impl Upkeep {
         })
     }
 
-    async fn compact_once(&self) -> Result<(), Error> {
+    async fn compact_once(&self, are_rewritten: bool) -> Result<(), Error> {
         let mut wanted = self.compacted();
-        if wanted.logs.is_empty() || !self.node.view().writable {
-            *self.searched.lock() = Searched::default();
+        if wanted.logs.is_empty() || !are_rewritten || !self.node.view().writable {
+            self.searched.lock().forget();
             return Ok(());
         }
         if wanted.asked > self.searched.lock().asked && !self.is_sealed_to(wanted.asked).await {
@@ -209,8 +88,14 @@ impl Upkeep {
         if self.due().is_some() {
             return Ok(());
         }
-        self.searched.lock().forget_changed(&wanted);
-        let is_due = self.searched.lock().is_due(&wanted, last.next_index);
+        let is_due = {
+            let mut searched = self.searched.lock();
+            searched.forget_changed(&wanted);
+            if !searched.is_used_up() {
+                return Ok(());
+            }
+            searched.is_due(&wanted, last.next_index)
+        };
         if !is_due && !self.may_have_old_tombstones(&wanted) {
             return Ok(());
         }
@@ -366,67 +251,4 @@ impl Upkeep {
 /// The logs of which records go with these segments.
 pub fn logs_of<'a>(found: impl Iterator<Item = &'a InSegment>) -> BTreeSet<LogId> {
     found.flat_map(|one| one.logs.iter().copied()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::planning::tests::segments;
-    use super::*;
-
-    const SEGMENT: u64 = 8000;
-
-    fn wanted(appended_bytes: u64) -> Wanted {
-        Wanted {
-            logs: BTreeMap::new(),
-            asked: Index(0),
-            appended_bytes,
-            sealed_bytes: appended_bytes,
-        }
-    }
-
-    #[test]
-    fn the_open_segment_is_ended_once_it_holds_a_quarter_of_what_was_left() {
-        let (mut infos, _) = segments(&[(900, 900, false), (1000, 1000, false)]);
-        let mut searched = Searched {
-            left_bytes: 6000,
-            ..Searched::default()
-        };
-        let mut is_enough = |open: &SegmentInfo, appended, left_bytes| {
-            let mut wanted = wanted(appended);
-            searched.left_bytes = left_bytes;
-            searched.see_open(&mut wanted, Some(open));
-            let enough = searched.holds_enough(&wanted, SEGMENT);
-            (wanted.sealed_bytes, enough)
-        };
-        assert_eq!(is_enough(&infos[0], 50_900, 6000), (50_000, false));
-        assert_eq!(is_enough(&infos[0], 51_499, 6000), (50_000, false));
-        assert_eq!(is_enough(&infos[0], 51_500, 6000), (50_000, true));
-        // A small table has no segments of a few records.
-        assert_eq!(is_enough(&infos[0], 50_999, 10), (50_000, false));
-        assert_eq!(is_enough(&infos[0], 51_000, 10), (50_000, true));
-        // What came since is theirs at most, whatever else is in it.
-        assert_eq!(is_enough(&infos[1], 51_030, 10), (51_000, false));
-        infos[0].bytes = 20;
-        assert_eq!(is_enough(&infos[0], 51_530, 10), (51_510, false));
-    }
-
-    #[test]
-    fn a_look_is_due_once_sealed_segments_have_grown_by_a_quarter() {
-        let searched = Searched {
-            before: Index(10),
-            left_bytes: 4000,
-            appended_bytes: 100_000,
-            ..Searched::default()
-        };
-        let is_due = |sealed_bytes, before| {
-            let wanted = Wanted {
-                sealed_bytes,
-                ..wanted(200_000)
-            };
-            searched.is_due(&wanted, Index(before))
-        };
-        assert!(!is_due(100_999, 20));
-        assert!(is_due(101_000, 20));
-        assert!(!is_due(101_000, 10), "nothing more was sealed");
-    }
 }

@@ -8,6 +8,7 @@ pub mod progress;
 mod retention;
 mod rewriting;
 mod scrub;
+mod searched;
 mod taking_over;
 
 use std::sync::Arc;
@@ -54,7 +55,7 @@ pub struct Upkeep {
     /// The bytes of batches in sealed segments of which a record lives, as they were seen last.
     live_bytes: AtomicU64,
     /// What the leader knows of records that later ones of their keys stand for.
-    searched: Mutex<compacting::Searched>,
+    searched: Mutex<searched::Searched>,
     /// The entry up to which the engine was to purge and did not in time; 0 if it always did.
     put_off: AtomicU64,
 }

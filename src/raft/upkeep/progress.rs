@@ -9,6 +9,8 @@ use super::Upkeep;
 pub struct Progress {
     /// The rewritings that were decided on and are not done here.
     pub due: usize,
+    /// Whether a leader was asked to compact a log, and has not begun to look for what may go.
+    pub is_asked: bool,
     /// While a leader looks for superseded records: how far it is, in percent.
     pub looked_percent: Option<u32>,
     /// What a leader's last look found and is stored here still.
@@ -26,9 +28,11 @@ impl Upkeep {
         });
         let segments = log.segments();
         let names: BTreeSet<_> = segments.iter().map(|one| one.name).collect();
+        let asked = self.compacted().asked;
         let searched = self.searched.lock();
         let mut progress = Progress {
             due,
+            is_asked: self.node.view().writable && asked > searched.asked,
             looked_percent: searched.looked_percent,
             ..Progress::default()
         };

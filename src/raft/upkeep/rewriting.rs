@@ -307,6 +307,8 @@ impl Upkeep {
                     return;
                 }
             }
+        } else {
+            self.searched.lock().use_up(looks);
         }
         worth.lock().decided = seen;
     }

@@ -76,6 +76,7 @@ impl Cluster {
 fn progress(progress: Progress) -> RewritingProgress {
     RewritingProgress {
         due: progress.due as u32,
+        asked: progress.is_asked,
         looked_percent: progress.looked_percent,
         superseded_records: progress.superseded_records,
         superseded_bytes: progress.superseded_bytes,
