@@ -171,6 +171,11 @@ pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// Removes a directory with all that is in it.
+pub(super) fn remove_dir(path: &Path) -> anyhow::Result<()> {
+    fs::remove_dir_all(path).with_context(|| format!("remove {}", path.display()))
+}
+
 /// Whether this process was started to ignore a signal.
 pub(super) fn is_ignored(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -275,6 +280,21 @@ fn parse_resident(status: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// The bytes that a process has caused to be sent to storage.
+pub(super) fn written_bytes(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/io");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    parse_written(&text).with_context(|| format!("{path} has no write_bytes"))
+}
+
+fn parse_written(io: &str) -> Option<u64> {
+    // Another line, `cancelled_write_bytes`, ends alike.
+    let line = io
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes:"))?;
+    line.trim().parse().ok()
+}
+
 /// The CPU time that a process has used, in user and in kernel mode.
 pub(super) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     let path = format!("/proc/{pid}/stat");
@@ -323,6 +343,9 @@ mod tests {
         let stat = "7 (a (b) c) S 1 7 7 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 1 0 5 1 1 1";
         assert_eq!(parse_cpu_time(stat), Some(Duration::from_secs(2)));
         assert!(resident_bytes(std::process::id()).unwrap() > 0);
+        let io = "rchar: 7\ncancelled_write_bytes: 5\nwrite_bytes: 4096\n";
+        assert_eq!(parse_written(io), Some(4096));
+        written_bytes(std::process::id()).unwrap();
         cpu_time(std::process::id()).unwrap();
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::batches::{self, Load};
+use super::load::batches::{self, Load};
 use super::load::rate;
 use super::many::{CHANGES_IN_FLIGHT, Logs, READ_BATCH_RECORDS};
 use super::{Bench, LocalCluster, TIMEOUT};

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Bench;
 use super::batches;
-use super::consuming::Consuming;
+use super::load::consuming::Consuming;
 use super::load::{Target, rate};
 use crate::proto::v1::selection::Of;
 use crate::proto::v1::start::At;

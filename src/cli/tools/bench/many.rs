@@ -9,9 +9,9 @@ use anyhow::{Context, bail, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
-use super::batches::{self, Load};
 use super::beside::{Idle, Room};
-use super::figures::Run;
+use super::load::batches::{self, Load};
+use super::load::figures::Run;
 use super::load::rate;
 use super::{Bench, BenchArgs, LocalCluster, RECORDS_FOR_READS, RowName, TIMEOUT};
 use super::{following, together};

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::figures::spread;
+use super::load::figures::spread;
 use super::many::{Compared, Outcome};
 use super::{BenchArgs, report};
 use crate::cli::Format;

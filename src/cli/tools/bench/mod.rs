@@ -3,10 +3,9 @@
 //! Each row runs several times, and the median counts. Every acknowledgement comes after the sync on a
 //! majority, because there is no other kind.
 
-mod batches;
+mod args;
 mod beside;
-mod consuming;
-mod figures;
+mod expiring;
 mod following;
 mod load;
 mod many;
@@ -23,67 +22,21 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 
-use super::local_cluster::{LocalCluster, LocalClusterOptions};
+use super::local_cluster::LocalCluster;
 use crate::cli::Format;
-use crate::cli::connection::ConnectionArgs;
 use crate::cli::files::scratch_dir;
-use crate::cli::output::quantities::parse_wait;
 use crate::cli::output::{grouped, print, say};
 use crate::client::Client;
 use crate::net::stream_layer::StreamLayer;
 use crate::proto::v1::GetStatusResponse;
-use figures::{Row, Run};
-use load::Target;
+pub(in crate::cli) use args::BenchArgs;
+use load::figures::{Row, Run};
+use load::{Target, batches};
 use rows::RowName;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How many records the log holds before reads, memory and disk are measured.
 const RECORDS_FOR_READS: u64 = 1_000_000;
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = rows::HELP)]
-pub(in crate::cli) struct BenchArgs {
-    #[command(flatten)]
-    connection: ConnectionArgs,
-    /// How often each row runs; the median counts
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
-    /// How long a run of a produce row is, such as 30s; a bare number is of seconds
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_wait)]
-    seconds: Duration,
-    /// What to measure
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = RowName::ALL)]
-    rows: Vec<RowName>,
-    /// Compare so many logs with one
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99_999))]
-    logs: Option<u32>,
-    /// Measure a table of so many keys, in a log that is compacted by key, and nothing else
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..=10_000_000),
-        conflicts_with_all = ["rows", "logs", "servers"]
-    )]
-    keys: Option<u32>,
-    /// How often each key is set, on average
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 20,
-        requires = "keys",
-        value_parser = clap::value_parser!(u32).range(1..=100_000)
-    )]
-    updates: u32,
-    /// The bytes of a record
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(..=4 * 1024 * 1024))]
-    size: u32,
-    /// Own nodes speak mutual TLS
-    #[arg(long, conflicts_with = "servers")]
-    tls: bool,
-    /// Where own nodes keep their data [default: a temporary directory]
-    #[arg(long, value_name = "DIR", conflicts_with = "servers")]
-    dir: Option<PathBuf>,
-}
 
 /// A cluster under measurement, and how to reach it.
 struct Bench {
@@ -115,13 +68,15 @@ pub(in crate::cli) async fn run(args: BenchArgs, format: Format) -> anyhow::Resu
     let has_servers = !args.connection.servers.is_empty();
     // The directory outlives the cluster: the nodes write into it until they have stopped.
     let (dir, _temporary) = scratch_dir(args.dir.clone(), "bench")?;
+    if let Some(logs) = args.expiring {
+        let shown = expired(&args, logs, dir, format).await?;
+        return print(&shown).context("write to standard output");
+    }
     let rows = many::rows_of(&args)?;
     let mut cluster = match has_servers {
         true => None,
         false => {
-            let binary = std::env::current_exe().context("find this program's own path")?;
-            let mut options = LocalClusterOptions::new(binary, dir);
-            options.tls = args.tls;
+            let options = args.own_nodes(dir)?;
             Some(LocalCluster::start(options).await?)
         }
     };
@@ -145,6 +100,26 @@ pub(in crate::cli) async fn run(args: BenchArgs, format: Format) -> anyhow::Resu
         cluster.stop().await?;
     }
     print(&shown?).context("write to standard output")
+}
+
+/// Measures logs that forget; what is printed of it.
+async fn expired(
+    args: &BenchArgs,
+    logs: u32,
+    dir: PathBuf,
+    format: Format,
+) -> anyhow::Result<String> {
+    let shape = expiring::Shape {
+        logs: logs as usize,
+        record_bytes: args.size as usize,
+        length: args.seconds,
+        pairs: args.runs,
+    };
+    let outcome = expiring::measure(&args.own_nodes(dir)?, shape).await?;
+    Ok(match format {
+        Format::Text => format!("{}\n\n{}", report::heading(args), outcome.text()),
+        Format::Json => report::with_head(args, outcome.json()).to_string(),
+    })
 }
 
 impl Bench {

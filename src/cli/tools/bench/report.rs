@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::figures::{Row, spread};
+use super::load::figures::{Row, spread};
 use super::{BenchArgs, NodeFigures};
 use crate::cli::files;
 use crate::cli::output::{grouped, table};

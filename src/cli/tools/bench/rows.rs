@@ -30,6 +30,10 @@ With --keys N it keeps a table of N keys in a log that is compacted by key, sets
 tells how many records are kept of each key, what the nodes' memory came to, and how long a new reader takes for all of it.
 What each node has is held against a plain map.
 
+With --expiring N it keeps N logs that forget their records after one to sixteen minutes, or never, at half of the speed
+that 64 callers reach, for --seconds; and that --runs times with rewriting of segments and without, in turn. It tells what
+the data took on the disk beside what lived by its own account, what was written for each byte, and what calls took.
+
 Examples:
   ferrolog bench
   ferrolog bench --rows unary64,stream1024 --runs 5 --tls
@@ -38,7 +42,8 @@ Examples:
   ferrolog bench --logs 1000 --runs 3 --seconds 3
   ferrolog bench --logs 99999 --rows idle
   ferrolog bench --logs 10000 --rows room
-  ferrolog bench --keys 1000000 --updates 20";
+  ferrolog bench --keys 1000000 --updates 20
+  ferrolog bench --expiring 1000 --seconds 30m --runs 1";
 
 /// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

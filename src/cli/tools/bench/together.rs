@@ -7,8 +7,8 @@ use anyhow::{Context, ensure};
 use tokio::time::{Instant, timeout};
 
 use super::Bench;
-use super::batches::Load;
-use super::figures::Run;
+use super::load::batches::Load;
+use super::load::figures::Run;
 use super::load::{SILENCE_MAX, Target, rate};
 use super::many::Logs;
 use crate::client::{ConsumeOptions, Consumer, Selection, Start};

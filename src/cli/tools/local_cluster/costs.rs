@@ -56,6 +56,11 @@ impl LocalCluster {
         files::cpu_time(self.pid(place).context("the node does not run")?)
     }
 
+    /// The bytes that the node's process has caused to be sent to storage.
+    pub fn written_bytes(&self, place: usize) -> anyhow::Result<u64> {
+        files::written_bytes(self.pid(place).context("the node does not run")?)
+    }
+
     /// What the node's data takes on disk, holes not counted.
     pub fn disk_bytes(&self, place: usize) -> anyhow::Result<u64> {
         files::disk_bytes(&self.data_dir(place))

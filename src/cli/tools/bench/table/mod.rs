@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use tokio::time::{Instant, interval, sleep, timeout};
 
+use super::load::{SILENCE_MAX, rate};
 use crate::batch::Record;
 use crate::cli::output::say;
 use crate::cli::tools::local_cluster::LocalCluster;
@@ -28,8 +29,6 @@ const WATCH_EVERY: Duration = Duration::from_millis(250);
 const REST: Duration = Duration::from_secs(5);
 const REST_MAX: Duration = Duration::from_secs(900);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a record may take to come.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// The table that is kept.
 #[derive(Debug, Clone, Copy)]
@@ -140,7 +139,7 @@ async fn measured(
         phases,
     };
     let written = shape.keys * shape.updates;
-    let per_second = written as f64 / began.elapsed().as_secs_f64();
+    let per_second = rate(written, began.elapsed());
     begin(phases, "the nodes come to rest");
     let settled = work.settled().await?;
     begin(phases, "all is compacted, as was asked");
@@ -222,7 +221,7 @@ async fn at_rest(cluster: &LocalCluster, client: &Client) -> anyhow::Result<(Dur
         for addr in cluster.addrs() {
             let status = admin.status(Some(&addr)).await?;
             let left = status.rewriting.unwrap_or_default();
-            let is_busy = left.due > 0 || left.looked_percent.is_some();
+            let is_busy = left.due > 0 || left.asked || left.looked_percent.is_some();
             now.push((status.segment_bytes, status.segments, is_busy));
         }
         if now != before || now.iter().any(|(.., is_busy)| *is_busy) {

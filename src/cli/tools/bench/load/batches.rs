@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 
 use super::consuming::Consuming;
 use super::figures::Run;
-use super::load::{Flow, SILENCE_MAX, Target, WARM_UP, rate};
+use super::{Flow, SILENCE_MAX, Target, WARM_UP, rate};
 use crate::batch::{Builder, Record};
 use crate::proto::v1::consistency::Level;
 use crate::proto::v1::log_service_client::LogServiceClient;
@@ -28,25 +28,25 @@ use crate::proto::v1::{
 };
 use crate::tasks;
 
-pub(super) const BATCH_RECORDS: u32 = 100;
+pub const BATCH_RECORDS: u32 = 100;
 /// The size of the records that are read back.
-pub(super) const READ_RECORD_BYTES: usize = 100;
+pub const READ_RECORD_BYTES: usize = 100;
 const STREAMS: usize = 2;
 /// Batches in flight on each stream, if its credit allows.
 const IN_FLIGHT: u64 = 32;
 
 /// What a produce row does.
-pub(super) fn produced(record_bytes: usize) -> String {
+pub fn produced(record_bytes: usize) -> String {
     format!("native produce, {STREAMS} streams, batches of {BATCH_RECORDS} x {record_bytes} bytes")
 }
 
 /// What a consume row does.
-pub(super) fn consumed(whom: &str) -> String {
+pub fn consumed(whom: &str) -> String {
     format!("native consume stream, batches of {BATCH_RECORDS} x {READ_RECORD_BYTES} bytes, {whom}")
 }
 
 /// What a stream appends: equal batches, to logs in turn.
-pub(super) struct Load {
+pub struct Load {
     logs: Arc<[String]>,
     batch: Batch,
     /// The place of the next one's log.
@@ -56,12 +56,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn new(
-        logs: &Arc<[String]>,
-        records: u32,
-        record_bytes: usize,
-        turn: usize,
-    ) -> Self {
+    pub fn new(logs: &Arc<[String]>, records: u32, record_bytes: usize, turn: usize) -> Self {
         Self {
             logs: logs.clone(),
             batch: batch(records, record_bytes),
@@ -71,7 +66,7 @@ impl Load {
     }
 
     /// So many batches in each request, to as many logs, all of them or none.
-    pub(super) fn together(self, each: usize) -> Self {
+    pub fn together(self, each: usize) -> Self {
         Self { each, ..self }
     }
 
@@ -80,13 +75,18 @@ impl Load {
         self.each as u64 * u64::from(self.batch.count)
     }
 
+    /// The place of the log that the next request is for, or the first of them.
+    pub fn place(&self) -> usize {
+        self.turn % self.logs.len()
+    }
+
     fn log(&mut self) -> String {
-        let log = self.logs[self.turn % self.logs.len()].clone();
+        let log = self.logs[self.place()].clone();
         self.turn += 1;
         log
     }
 
-    fn next(&mut self) -> ProduceStreamRequest {
+    pub fn next(&mut self) -> ProduceStreamRequest {
         if self.each > 1 {
             let each = self.each;
             let batch = || ManyBatch {
@@ -113,7 +113,7 @@ impl Load {
 }
 
 /// The log that is always there.
-pub(super) fn default_log() -> Arc<[String]> {
+pub fn default_log() -> Arc<[String]> {
     [String::new()].into()
 }
 
@@ -144,7 +144,7 @@ struct Span {
 
 impl Target {
     /// Appends batches on several streams for a time.
-    pub(super) async fn batches_for(
+    pub async fn batches_for(
         &self,
         logs: &Arc<[String]>,
         record_bytes: usize,
@@ -162,7 +162,7 @@ impl Target {
     }
 
     /// Appends on several streams for a time, each to other ones of so many logs in turn; records a second.
-    pub(super) async fn produce_for(
+    pub async fn produce_for(
         &self,
         load: impl Fn(usize) -> Load,
         logs: usize,
@@ -185,7 +185,7 @@ impl Target {
     }
 
     /// Appends so many batches for reads.
-    pub(super) async fn batches_count(&self, load: Load, count: u64) -> anyhow::Result<()> {
+    pub async fn batches_count(&self, load: Load, count: u64) -> anyhow::Result<()> {
         let from = Instant::now();
         // The count ends it; what takes longer is stuck, and the stream's silence tells.
         let until = from + Duration::from_secs(3600);
@@ -195,7 +195,7 @@ impl Target {
     }
 
     /// Unary calls with a record each, always `in_flight` of them, to logs in turn.
-    pub(super) async fn unary_to(
+    pub async fn unary_to(
         &self,
         logs: &Arc<[String]>,
         in_flight: usize,
@@ -267,12 +267,7 @@ impl Target {
 }
 
 /// Reads the `count` records of a log from `from` on by one consume stream, and walks every batch.
-pub(super) async fn consume(
-    channel: Channel,
-    log: &str,
-    from: u64,
-    count: u64,
-) -> anyhow::Result<Run> {
+pub async fn consume(channel: Channel, log: &str, from: u64, count: u64) -> anyhow::Result<Run> {
     let mut stream = Consuming::open(channel, start(log, from, from + count)).await?;
     // The first answer says that the node has all that will be read.
     stream.next().await?;

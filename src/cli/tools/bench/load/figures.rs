@@ -8,31 +8,31 @@ use crate::cli::output::grouped;
 
 /// The outcome of one run of one row.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Run {
-    pub(super) per_second: f64,
+pub struct Run {
+    pub per_second: f64,
     /// Bytes of values a second, in rows that measure them.
-    pub(super) bytes_per_second: Option<f64>,
+    pub bytes_per_second: Option<f64>,
     /// The median time of a call, in rows that time single calls.
-    pub(super) p50: Option<Duration>,
-    pub(super) p99: Option<Duration>,
+    pub p50: Option<Duration>,
+    pub p99: Option<Duration>,
 }
 
 /// A row of the table: what was done, and its runs.
-pub(super) struct Row {
-    pub(super) name: &'static str,
-    pub(super) what: String,
-    pub(super) runs: Vec<Run>,
+pub struct Row {
+    pub name: &'static str,
+    pub what: String,
+    pub runs: Vec<Run>,
 }
 
 /// The value at `percent` of the sorted samples, by the nearest rank; `None` of none.
-pub(super) fn percentile(sorted: &[u32], percent: u32) -> Option<u32> {
+pub fn percentile(sorted: &[u32], percent: u32) -> Option<u32> {
     debug_assert!(sorted.is_sorted());
     let rank = (sorted.len() * percent as usize).div_ceil(100).max(1);
     sorted.get(rank - 1).copied()
 }
 
 /// Lowest, median and highest. The median of an even number is the lower middle one: a value that was measured.
-pub(super) fn spread(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64, f64)> {
+pub fn spread(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64, f64)> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let median = values.get(values.len().saturating_sub(1) / 2)?;
@@ -40,7 +40,7 @@ pub(super) fn spread(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64,
 }
 
 impl Row {
-    pub(super) fn cells(&self) -> Vec<String> {
+    pub fn cells(&self) -> Vec<String> {
         let rate = spread(self.runs.iter().map(|run| run.per_second));
         let (rate, range) = match rate {
             Some((low, median, high)) => (
@@ -74,7 +74,7 @@ impl Row {
         spread(bytes.map(|bytes| bytes / 1e6))
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         let summary = |values: Vec<f64>| {
             spread(values)
                 .map(|(min, median, max)| json!({ "median": median, "min": min, "max": max }))

@@ -3,6 +3,10 @@
 //! One task a caller and none a record; the value is one shared buffer; raw messages, with no retries, since a
 //! failure must end the measurement and not hide in it.
 
+pub mod batches;
+pub mod consuming;
+pub mod figures;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,38 +22,38 @@ use tokio::time::Instant;
 use tonic::Request;
 use tonic::transport::Channel;
 
-use super::figures::{Run, percentile};
 use crate::net::Kind;
 use crate::net::stream_layer::{ChannelOptions, StreamLayer};
 use crate::proto::log_v1::log_client::LogClient;
 use crate::proto::log_v1::{ConsumeRequest, ProduceRequest, Record};
 use crate::tasks;
+use figures::{Run, percentile};
 
 /// How long the load runs before the count begins, while connections and windows open and caches fill.
-pub(super) const WARM_UP: Duration = Duration::from_millis(500);
+pub const WARM_UP: Duration = Duration::from_millis(500);
 /// How many calls one connection carries before another connection pays.
 const CALLS_A_CONNECTION: usize = 64;
 const CONNECTIONS_MAX: usize = 4;
 /// Records in flight on a produce stream.
-pub(super) const WINDOW: u64 = 1024;
+pub const WINDOW: u64 = 1024;
 /// A server that owes an answer and is silent for this long ends the measurement.
-pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
+pub const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Whom to load, and with what.
-pub(super) struct Target {
-    pub(super) stream_layer: StreamLayer,
-    pub(super) addr: String,
-    pub(super) value: Bytes,
+pub struct Target {
+    pub stream_layer: StreamLayer,
+    pub addr: String,
+    pub value: Bytes,
 }
 
 impl Target {
-    pub(super) fn channel(&self) -> Channel {
+    pub fn channel(&self) -> Channel {
         self.stream_layer
             .channel(Kind::Grpc, &self.addr, ChannelOptions::default())
     }
 
     /// The connections for so many calls.
-    pub(super) fn channels(&self, in_flight: usize) -> Vec<Channel> {
+    pub fn channels(&self, in_flight: usize) -> Vec<Channel> {
         let connections = in_flight
             .div_ceil(CALLS_A_CONNECTION)
             .clamp(1, CONNECTIONS_MAX);
@@ -66,7 +70,7 @@ impl Target {
     }
 
     /// Unary calls, always `in_flight` of them.
-    pub(super) async fn unary(&self, in_flight: usize, length: Duration) -> anyhow::Result<Run> {
+    pub async fn unary(&self, in_flight: usize, length: Duration) -> anyhow::Result<Run> {
         let channels = self.channels(in_flight);
         let from = Instant::now() + WARM_UP;
         let until = from + length;
@@ -98,7 +102,7 @@ impl Target {
     }
 
     /// One produce stream with [`WINDOW`] records in flight, for a time.
-    pub(super) async fn stream_for(&self, length: Duration) -> anyhow::Result<Run> {
+    pub async fn stream_for(&self, length: Duration) -> anyhow::Result<Run> {
         let until = Instant::now() + WARM_UP + length;
         let mut counted = None;
         let end = self
@@ -118,7 +122,7 @@ impl Target {
     }
 
     /// One produce stream with [`WINDOW`] records in flight, for a number of records.
-    pub(super) async fn stream_count(&self, count: u64) -> anyhow::Result<()> {
+    pub async fn stream_count(&self, count: u64) -> anyhow::Result<()> {
         self.stream(count, |_, _| true).await.map(|_| ())
     }
 
@@ -169,7 +173,7 @@ impl Target {
     }
 
     /// Reads the first `count` records by one consume stream.
-    pub(super) async fn consume(&self, count: u64) -> anyhow::Result<Run> {
+    pub async fn consume(&self, count: u64) -> anyhow::Result<Run> {
         let mut client = LogClient::new(self.channel());
         let request = Request::new(ConsumeRequest { offset: 0 });
         let started = Instant::now();
@@ -222,13 +226,13 @@ async fn call_until(
     clippy::cast_precision_loss,
     reason = "a rate of fewer than 2^52 records"
 )]
-pub(super) fn rate(count: u64, elapsed: Duration) -> f64 {
+pub fn rate(count: u64, elapsed: Duration) -> f64 {
     count as f64 / elapsed.as_secs_f64().max(1e-9)
 }
 
 /// What the two sides of a produce stream share: a window that is shut until it is opened.
 #[derive(Default)]
-pub(super) struct Flow {
+pub struct Flow {
     count: u64,
     window: AtomicU64,
     sent: AtomicU64,
@@ -239,7 +243,7 @@ pub(super) struct Flow {
 
 impl Flow {
     /// Ends after `count` requests.
-    pub(super) fn new(count: u64) -> Self {
+    pub fn new(count: u64) -> Self {
         Self {
             count,
             ..Self::default()
@@ -247,7 +251,7 @@ impl Flow {
     }
 
     /// The request side: what `next` makes, one after the other.
-    pub(super) fn requests<F>(self: &Arc<Self>, next: F) -> Requests<F> {
+    pub fn requests<F>(self: &Arc<Self>, next: F) -> Requests<F> {
         Requests {
             flow: Arc::clone(self),
             next,
@@ -255,13 +259,13 @@ impl Flow {
     }
 
     /// Lets so many be in flight.
-    pub(super) fn open(&self, window: u64) {
+    pub fn open(&self, window: u64) {
         self.window.store(window, Ordering::SeqCst);
         self.waker.wake();
     }
 
     /// So many are answered by now.
-    pub(super) fn acknowledge(&self, acked: u64) {
+    pub fn acknowledge(&self, acked: u64) {
         self.acked.store(acked, Ordering::SeqCst);
         // With few in flight it writes large frames.
         let low = self.window.load(Ordering::SeqCst) / 4 * 3;
@@ -270,7 +274,7 @@ impl Flow {
         }
     }
 
-    pub(super) fn stop(&self) {
+    pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.waker.wake();
     }
@@ -290,7 +294,7 @@ impl Flow {
     }
 }
 
-pub(super) struct Requests<F> {
+pub struct Requests<F> {
     flow: Arc<Flow>,
     next: F,
 }

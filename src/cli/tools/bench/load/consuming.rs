@@ -7,7 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use super::load::SILENCE_MAX;
+use super::SILENCE_MAX;
 use crate::batch;
 use crate::proto::v1::log_service_client::LogServiceClient;
 use crate::proto::v1::{
@@ -21,7 +21,7 @@ const CREDIT_STEP_BYTES: u64 = 8 << 20;
 const ANSWER_BYTES_MAX: usize = 65 << 20;
 
 /// See the module.
-pub(super) struct Consuming {
+pub struct Consuming {
     credit: mpsc::Sender<ConsumeStreamRequest>,
     answers: Streaming<ConsumeStreamResponse>,
     /// Bytes that were taken and not yet given back as credit.
@@ -30,14 +30,14 @@ pub(super) struct Consuming {
 
 /// What was found in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Walked {
-    pub(super) records: u64,
-    pub(super) value_bytes: u64,
+pub struct Walked {
+    pub records: u64,
+    pub value_bytes: u64,
     batch_bytes: u64,
 }
 
 impl Consuming {
-    pub(super) async fn open(channel: Channel, start: ConsumeStreamStart) -> anyhow::Result<Self> {
+    pub async fn open(channel: Channel, start: ConsumeStreamStart) -> anyhow::Result<Self> {
         let (credit, requests) = mpsc::channel(16);
         let first = ConsumeStreamRequest {
             start: Some(start),
@@ -55,7 +55,7 @@ impl Consuming {
     }
 
     /// The next answer's batches; there may be none in it.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Vec<StoredBatch>> {
+    pub async fn next(&mut self) -> anyhow::Result<Vec<StoredBatch>> {
         let answer = timeout(SILENCE_MAX, self.answers.message()).await;
         let answer = answer.context("the consume stream is stuck")?;
         let answer = answer.context("the consume stream broke")?;
@@ -65,14 +65,14 @@ impl Consuming {
     }
 
     /// Walks a batch to its end and counts it as taken.
-    pub(super) fn take(&mut self, stored: &StoredBatch) -> anyhow::Result<Walked> {
+    pub fn take(&mut self, stored: &StoredBatch) -> anyhow::Result<Walked> {
         let walked = walk(stored)?;
         self.owed += walked.batch_bytes;
         Ok(walked)
     }
 
     /// Gives credit for what was taken, once it is enough for a message.
-    pub(super) async fn give(&mut self) -> anyhow::Result<()> {
+    pub async fn give(&mut self) -> anyhow::Result<()> {
         if self.owed < CREDIT_STEP_BYTES {
             return Ok(());
         }
@@ -86,7 +86,7 @@ impl Consuming {
 }
 
 /// Looks at each record of a batch.
-pub(super) fn walk(stored: &StoredBatch) -> anyhow::Result<Walked> {
+pub fn walk(stored: &StoredBatch) -> anyhow::Result<Walked> {
     let batch = stored.batch.as_ref();
     let batch = batch.context("an answer has a batch without records")?;
     if batch.compression != 0 {
