@@ -15,6 +15,9 @@ use crate::cli::files;
 
 const LISTENING_MAX: Duration = Duration::from_secs(30);
 const LOG_TAIL_LINES: usize = 5;
+/// After how long mimalloc gives back what was freed, in milliseconds, as in the units of `deploy/`; unless it is set.
+const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
+const PURGE_DELAY_MS: &str = "10";
 
 pub(super) struct Node {
     pub(super) name: String,
@@ -55,6 +58,9 @@ impl Node {
             if key.to_string_lossy().starts_with("FERROLOG_") && key != "FERROLOG_LOG_LEVEL" {
                 command.env_remove(key);
             }
+        }
+        if std::env::var_os(PURGE_DELAY).is_none() {
+            command.env(PURGE_DELAY, PURGE_DELAY_MS);
         }
         // In a group of its own, so that Ctrl-C reaches the caller alone, who then stops the nodes in order.
         command.process_group(0).kill_on_drop(true);
