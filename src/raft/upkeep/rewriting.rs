@@ -125,11 +125,12 @@ impl Upkeep {
     /// Rewrites segments; false if it must wait.
     async fn carry_out(&self, plan: &Rewrite) -> Result<bool, Error> {
         let (log, wanted) = (self.node.log.clone(), plan.clone());
-        let Some(takes) = on_disk(move || Ok::<_, Error>(log.rewrite_bytes(&wanted)?)).await?
+        let Some((takes, holds)) =
+            on_disk(move || Ok::<_, Error>(log.rewrite_bytes(&wanted)?)).await?
         else {
             return Ok(false);
         };
-        if !self.has_room(takes) {
+        if !self.has_room(takes, holds) {
             return Ok(false);
         }
         if !self.node.log.can_rewrite(plan) {
@@ -142,7 +143,7 @@ impl Upkeep {
             return Ok(false);
         };
         let began = Instant::now();
-        let Some(rewriting) = self.written(rewriting, takes).await? else {
+        let Some(rewriting) = self.written(rewriting, (takes, holds)).await? else {
             return Ok(false);
         };
         let rewritten = on_disk(move || Ok::<_, Error>(rewriting.finish()?)).await?;
@@ -168,15 +169,18 @@ impl Upkeep {
         Ok(swapped)
     }
 
-    /// Whether so many bytes may be written to the disk.
-    fn has_room(&self, takes: u64) -> bool {
+    /// Whether so many bytes may be written to the disk in the place of those that batches take.
+    fn has_room(&self, takes: u64, holds: u64) -> bool {
         let snapshots = &self.kept.snapshots;
         let free = snapshots.disk.available(&snapshots.dir).unwrap_or(u64::MAX);
-        let has_room = takes <= free / FREE_SHARE;
+        let (_, reserve) = self.node.space.room();
+        let has_room = may_write(takes, holds, (free, reserve));
         if !has_room {
             tracing::debug!(
                 takes,
+                holds,
                 free,
+                reserve,
                 "segments wait to be rewritten until there is room"
             );
         }
@@ -188,7 +192,7 @@ impl Upkeep {
     async fn written(
         &self,
         mut rewriting: Rewriting,
-        takes: u64,
+        (takes, holds): (u64, u64),
     ) -> Result<Option<Rewriting>, Error> {
         loop {
             let (back, moved) = on_disk(move || step(rewriting)).await?;
@@ -197,7 +201,8 @@ impl Upkeep {
                 return Ok(Some(rewriting));
             };
             // What is left of compressed batches is not compressed.
-            if rewriting.written() > takes && !self.has_room(rewriting.written() - takes) {
+            let more = rewriting.written().saturating_sub(takes);
+            if more > 0 && !self.has_room(more, holds.saturating_sub(2 * takes)) {
                 on_disk(move || {
                     drop(rewriting);
                     Ok::<_, Error>(())
@@ -320,6 +325,13 @@ fn step(mut rewriting: Rewriting) -> Result<(Rewriting, Option<u64>), Error> {
     Ok((rewriting, moved))
 }
 
+/// Whether so many bytes may be written in the place of those that batches take: a part of what is free, and into the
+/// reserve only for what gives back more than it takes.
+fn may_write(takes: u64, holds: u64, (free, reserve): (u64, u64)) -> bool {
+    let stays_free = free.saturating_sub(takes) >= reserve;
+    takes <= free / FREE_SHARE && (stays_free || holds / 2 > takes)
+}
+
 /// How long to wait after so many bytes.
 pub(super) fn pace(bytes: u64) -> Duration {
     Duration::from_micros(bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND)
@@ -344,6 +356,22 @@ mod tests {
         // What changes in the midst of a look is looked at in the next one.
         let look = [Some(Some(10)), Some(None), Some(Some(0))];
         assert_eq!(look.map(|_| looks(&mut worth, (3, 2))), look);
+    }
+
+    #[test]
+    fn a_full_disk_is_written_to_only_for_what_gives_back_more() {
+        let free = 1000;
+        assert!(may_write(250, 300, (free, 750)), "the reserve stays free");
+        assert!(
+            !may_write(251, 1000, (free, 0)),
+            "a quarter of what is free"
+        );
+        assert!(
+            !may_write(250, 500, (free, 751)),
+            "it gives back what it takes"
+        );
+        assert!(may_write(250, 502, (free, 751)), "it gives back more");
+        assert!(may_write(0, 10, (free, 5000)), "nothing is left of them");
     }
 
     #[test]
