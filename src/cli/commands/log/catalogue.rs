@@ -252,9 +252,18 @@ pub(super) async fn trim(args: &TrimArgs) -> anyhow::Result<Told> {
     Ok((shown, json!({ "first_offset": first })))
 }
 
-/// How many records can be read.
+/// How many records can be read; of a log that is compacted, at most.
 fn records(log: &LogInfo) -> u64 {
     log.next_offset.saturating_sub(log.first_offset)
+}
+
+/// Offsets do not tell how many records gave way to later ones.
+fn records_text(log: &LogInfo) -> String {
+    let records = grouped(records(log));
+    match log.settings.compaction {
+        Some(_) => format!("{records} at most, some of which gave way to later ones"),
+        None => records,
+    }
 }
 
 /// What is in the segment that is written to is not counted.
@@ -288,7 +297,7 @@ fn described(log: &LogInfo) -> String {
         ("id", log.id.to_string()),
         ("first offset", grouped(log.first_offset)),
         ("next offset", grouped(log.next_offset)),
-        ("records", grouped(records(log))),
+        ("records", records_text(log)),
         ("bytes kept", size(log.kept_bytes)),
         ("bytes appended", size(log.appended_bytes)),
         ("bytes on disk", on_disk(log)),
@@ -338,7 +347,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::client::CursorInfo;
+    use crate::client::{Compaction, CursorInfo};
 
     #[test]
     fn people_see_sizes_and_dates_and_programs_the_numbers() {
@@ -375,6 +384,14 @@ mod tests {
         ] {
             assert!(shown.contains(part), "no {part:?} in {shown}");
         }
+        let compacted = LogInfo {
+            settings: LogSettings {
+                compaction: Some(Compaction::default()),
+                ..LogSettings::default()
+            },
+            ..log.clone()
+        };
+        assert!(described(&compacted).contains("records         2,000 at most"));
         let told = of_log(&log);
         assert_eq!(told["appended_bytes"], 3 << 19);
         assert_eq!(told["last_append_ms"], 951_827_696_999_u64);
