@@ -30,6 +30,9 @@ pub struct Superseded {
     pub logs: BTreeMap<LogId, Bounds>,
     /// No record of entries from here on goes, or has others go.
     pub before: Index,
+    /// How many keys there are, about, so that a search need not find out that there are more than it holds; 0 if that is
+    /// not known.
+    pub keys: u64,
 }
 
 /// What of a log may go: times are the log's, in milliseconds since 1970.
@@ -51,6 +54,8 @@ pub struct Search {
     shares: u64,
     share: u64,
     keys: HashMap<Digest, Last>,
+    /// How many keys there are in the shares that were looked for.
+    keys_seen: u64,
     /// The last record of each log, which stays: what a log has behind it would have no end.
     lasts: BTreeMap<LogId, Position>,
     at: At,
@@ -117,9 +122,10 @@ impl Log {
             log: self.clone(),
             wanted: wanted.clone(),
             segments,
-            shares: 1,
+            shares: shares_of(wanted.keys),
             share: 0,
             keys: HashMap::new(),
+            keys_seen: 0,
             lasts: BTreeMap::new(),
             at: At::default(),
             left: Left::default(),
@@ -128,6 +134,11 @@ impl Log {
             is_cut: false,
         })
     }
+}
+
+/// Into how many shares so many keys go: an eighth more than there are fit, since shares are unlike and keys come.
+fn shares_of(keys: u64) -> u64 {
+    (keys + keys / 8).div_ceil(KEYS_MAX as u64).max(1)
 }
 
 impl Search {
@@ -212,6 +223,11 @@ impl Search {
         self.marked
     }
 
+    /// How many keys it met.
+    pub fn keys(&self) -> u64 {
+        self.keys_seen
+    }
+
     /// Whether it looked at the first segments alone, since it would have found more than it may.
     pub fn is_cut(&self) -> bool {
         self.is_cut
@@ -241,11 +257,13 @@ impl Search {
         self.segments.iter_mut().for_each(Segment::clear);
         self.keys = HashMap::new();
         (self.shares, self.share, self.at) = (shares, 0, At::default());
+        self.keys_seen = 0;
         (self.left, self.marked, self.looked_at) = (Left::default(), 0, 0);
     }
 
     /// Ends the walk over one share of the keys; false if it was the last.
     fn end_share(&mut self) -> bool {
+        self.keys_seen += self.keys.len() as u64;
         for last in std::mem::take(&mut self.keys).into_values() {
             let Some(time_ms) = last.tombstone_ms else {
                 continue;
@@ -330,5 +348,17 @@ impl Search {
         });
         keys.map_err(Error::Unreadable)?;
         Ok(bytes.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_shared_out_with_room_to_spare() {
+        let max = KEYS_MAX as u64;
+        let shares = [0, 1, max - 1, 8 * max].map(shares_of);
+        assert_eq!(shares, [1, 1, 1, 9]);
     }
 }

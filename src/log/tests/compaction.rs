@@ -205,8 +205,18 @@ fn a_compacted_segment_is_the_same_on_every_node_and_smaller() {
     );
 }
 
-/// What a search finds, and how often a key's digests were walked through.
+/// What a search finds.
 fn searched(log: &Log, before: Index, tombstones_before_ms: u64) -> BTreeSet<Position> {
+    searched_from(log, before, tombstones_before_ms, 0).0
+}
+
+/// What a search finds that is told about how many keys there are, and how many it meets.
+fn searched_from(
+    log: &Log,
+    before: Index,
+    tombstones_before_ms: u64,
+    keys: u64,
+) -> (BTreeSet<Position>, u64) {
     let bounds = Bounds {
         before_ms: u64::MAX,
         tombstones_before_ms,
@@ -214,6 +224,7 @@ fn searched(log: &Log, before: Index, tombstones_before_ms: u64) -> BTreeSet<Pos
     let wanted = Superseded {
         logs: (1..LOGS).map(|log| (LogId(log), bounds)).collect(),
         before,
+        keys,
     };
     let mut search = log.search(&wanted).unwrap();
     while search.step().unwrap().is_some() {}
@@ -229,7 +240,7 @@ fn searched(log: &Log, before: Index, tombstones_before_ms: u64) -> BTreeSet<Pos
         assert_eq!(found.records, of.len() as u64);
         gone.extend(of.into_iter().map(Position));
     }
-    gone
+    (gone, search.keys())
 }
 
 /// A sealed segment of batches, each so many records of some keys with values of so many bytes that compress well.
@@ -293,7 +304,7 @@ proptest! {
         let before = log.live(Index(0)).unwrap().unwrap().bytes;
         let bounds = Bounds { before_ms: u64::MAX, tombstones_before_ms: 0 };
         let until = Index(batches.len() as u64 + 1);
-        let wanted = Superseded { logs: [(LogId(1), bounds)].into(), before: until };
+        let wanted = Superseded { logs: [(LogId(1), bounds)].into(), before: until, keys: 0 };
         let mut search = log.search(&wanted).unwrap();
         while search.step().unwrap().is_some() {}
         let found: Vec<_> = search.found().into_values().collect();
@@ -320,7 +331,18 @@ fn a_search_finds_what_later_records_stand_for_however_many_keys_fit() {
     let all = seen(&log);
     let expected = superseded(&all);
     assert!(expected.len() > 100);
-    assert_eq!(searched(&log, Index(ENTRIES), 0), expected);
+    let (found, keys) = searched_from(&log, Index(ENTRIES), 0, 0);
+    assert_eq!(found, expected);
+    let of = all.iter().filter(|((log, _), _)| *log != KEPT);
+    let of: BTreeSet<_> = of
+        .filter_map(|((log, _), (_, key, _))| key.as_ref().map(|key| (*log, key)))
+        .collect();
+    assert_eq!(keys, of.len() as u64);
+    // Whatever it is told of how many there are.
+    for told in [1, keys, 3 * keys] {
+        let found = searched_from(&log, Index(ENTRIES), 0, told);
+        assert_eq!(found, (expected.clone(), keys));
+    }
     // What is too young neither goes nor has others go.
     let half = log.segments()[5].next_index;
     let ends = log.segments()[5].next_position.unwrap();

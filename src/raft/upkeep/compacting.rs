@@ -121,6 +121,7 @@ impl Upkeep {
         let superseded = Superseded {
             logs: self.bounds(wanted, agreed.is_some()),
             before: range.1,
+            keys: self.searched.lock().keys,
         };
         let Some(search) = self.node.log.search(&superseded) else {
             self.searched.lock().found_none(wanted, range.1);

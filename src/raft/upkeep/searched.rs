@@ -31,6 +31,8 @@ pub struct Searched {
     open: Option<(Index, u64)>,
     /// Those that were appended to them when the segments were seen last.
     seen_bytes: u64,
+    /// How many keys there were.
+    pub keys: u64,
     /// How the logs were compacted then.
     how: BTreeMap<LogId, Compaction>,
     /// How far a look is that is under way, in percent: no run is decided on until it ends, since that would take segments
@@ -53,6 +55,7 @@ impl Searched {
         self.found = search.found();
         self.number += 1;
         self.before = search.before();
+        self.keys = search.keys();
         let gone: u64 = self.found.values().map(|one| one.bytes).sum();
         self.left_bytes = search.looked_at().saturating_sub(gone);
         // What it did not find it finds the next time, and that is soon.
