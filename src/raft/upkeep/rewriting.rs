@@ -280,6 +280,8 @@ impl Upkeep {
         };
         let seen = worth.lock().ended.map(|ended| (ended, dead_percent, looks));
         if worth.lock().decided == seen {
+            // What was decided on was done or refused, and nothing has changed since.
+            self.searched.lock().use_up(looks);
             return;
         }
         let superseded_percent = match self.searched.lock().is_asked {
