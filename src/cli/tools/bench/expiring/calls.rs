@@ -63,14 +63,16 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Calls until the batch is taken: in half an hour leaders may change, and that costs the call its time.
+    /// Calls until the batch is taken: in half an hour leaders may change, and that costs the call its time. What came of
+    /// a call is not always known then: it may append twice what the account has once.
     async fn produce(&mut self, request: ProduceRequest) -> anyhow::Result<()> {
         let began = Instant::now();
         loop {
             match self.client.produce(request.clone()).await {
                 Ok(_) => return Ok(()),
                 Err(status)
-                    if status.code() == Code::Unavailable && began.elapsed() < SILENCE_MAX =>
+                    if matches!(status.code(), Code::Unavailable | Code::Unknown)
+                        && began.elapsed() < SILENCE_MAX =>
                 {
                     sleep(AGAIN).await;
                 }

@@ -33,6 +33,8 @@ const FULL_SPEED: Duration = Duration::from_secs(10);
 /// The load settles for this part of its length, and for so long at most.
 const SETTLING_SHARE: u32 = 6;
 const SETTLING_MAX: Duration = Duration::from_secs(300);
+/// In less than that hardly anything is forgotten.
+const LENGTH_MIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Logs that are made at a time.
@@ -107,6 +109,10 @@ pub(super) async fn measure(
     options: &LocalClusterOptions,
     shape: Shape,
 ) -> anyhow::Result<Outcome> {
+    ensure!(
+        shape.length >= LENGTH_MIN,
+        "logs forget after a minute at the least: say `--seconds 2m` or more"
+    );
     say("measuring the full speed");
     let world = World::start(options, shape, true, "full").await?;
     let full = world.full_speed().await;
@@ -115,7 +121,9 @@ pub(super) async fn measure(
     let half = full / 2.0;
     let mut sides = Vec::new();
     for number in 1..=shape.pairs {
-        for is_rewritten in [true, false] {
+        // What one leaves of the machine is not always the other's.
+        let order = [number % 2 == 1, number % 2 == 0];
+        for is_rewritten in order {
             let how = if is_rewritten { "with" } else { "without" };
             say(&format!(
                 "pair {number} of {}, {how} rewriting: {half:.0} calls a second",
@@ -225,10 +233,12 @@ impl World {
         };
         let pace = Arc::new(pace);
         let mut looks = Vec::new();
+        let began = Instant::now();
         let load = tokio::select! {
             load = self.load_at(&pace, self.shape.length) => load?,
             failed = self.watch(&pace.account, &mut looks) => return Err(failed),
         };
+        let took = began.elapsed();
         let appended = pace.account.lock().appended_bytes();
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 bytes")]
         let per_byte = |(now, before): (u64, &u64)| (now - before) as f64 / appended as f64;
@@ -236,7 +246,7 @@ impl World {
         let time = |micros: Option<u32>| Duration::from_micros(micros.unwrap_or(0).into());
         Ok(Side {
             is_rewritten: self.is_rewritten,
-            per_second: rate(appended / self.shape.call_bytes(), self.shape.length),
+            per_second: rate(appended / self.shape.call_bytes(), took),
             p50: time(percentile(&load.micros, 50)),
             p99: time(percentile(&load.micros, 99)),
             usual_p99: time(load.usual_p99),
@@ -293,14 +303,14 @@ impl World {
                 shape: self.shape,
                 pace: pace.clone(),
             };
-            tasks::spawn("caller", caller.call((began, counted_from), length))
+            let call = tasks::spawn("caller", caller.call((began, counted_from), length));
+            // The first that fails ends it for all.
+            async move { call.await.context("a caller failed")? }
         });
         let done = timeout(length + SILENCE_MAX, try_join_all(callers)).await;
         let done = done.context("the calls did not end")?;
         let mut calls = Vec::new();
-        for of_caller in done.context("a caller failed")? {
-            calls.extend(of_caller?);
-        }
+        done?.into_iter().for_each(|of| calls.extend(of));
         Ok(Loaded::new(calls))
     }
 }
