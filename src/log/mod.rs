@@ -58,7 +58,7 @@ pub use records::{Course, Found, Read, Stretch, Wanted};
 pub use segment::Damage;
 pub use upkeep::copies::{Placed, SegmentCopy, adopt_files, is_copied, remove_copy};
 pub use upkeep::kept_rows::KeptRows;
-pub use upkeep::live::Live;
+pub use upkeep::live::{Live, RewriteSize};
 pub use upkeep::repair::Damaged;
 pub use upkeep::rewrite::{Rewrite, Rewriting, Rewritten};
 pub use upkeep::rewritten_copy::RewrittenCopy;

@@ -192,6 +192,7 @@ fn a_compacted_segment_is_the_same_on_every_node_and_smaller() {
     };
     let before = stored(&logs[0]);
     let plan = plan(&logs[0], 1000, (0, 99), &gone);
+    let size = logs[0].rewrite_size(&plan).unwrap().unwrap();
     for log in &logs {
         assert!(rewrite(log, &plan));
     }
@@ -202,6 +203,16 @@ fn a_compacted_segment_is_the_same_on_every_node_and_smaller() {
     assert!(
         after[&LogId(1)] < before[&LogId(1)],
         "{after:?}, {before:?}"
+    );
+    // About what was to be expected: much less than there was.
+    let (held, left): (u64, u64) = (before.values().sum(), after.values().sum());
+    assert!(
+        size.holds >= held && size.lives < size.holds * 3 / 4,
+        "{size:?}"
+    );
+    assert!(
+        size.lives / 2 < left && left < size.lives * 2,
+        "{size:?}, {left} left"
     );
 }
 

@@ -7,7 +7,7 @@ use crate::log::format::seal::Seal;
 use crate::log::index_maps::Looked;
 use crate::log::segment::Segment;
 use crate::log::segment::store::Store;
-use crate::log::{Error, Index, Log, LogId, LogState, Offset};
+use crate::log::{Error, Index, Log, LogId, LogState, Offset, Rewrite};
 
 /// Logs that are looked at before appends have a turn.
 const LOGS_AT_ONCE: usize = 1024;
@@ -23,6 +23,15 @@ pub struct Live {
     pub firsts: Vec<(LogId, Offset)>,
 }
 
+/// What a rewriting comes to, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RewriteSize {
+    /// What lives of the batches, about.
+    pub lives: u64,
+    /// What all batches take.
+    pub holds: u64,
+}
+
 /// What a segment holds of a log.
 #[derive(Debug, Clone, Copy)]
 struct OfLog {
@@ -36,7 +45,46 @@ struct OfLog {
     is_cut: bool,
 }
 
+impl RewriteSize {
+    /// What is written, about, for what lives: each batch has a row, and perhaps one for a gap behind it, and what tells its
+    /// place.
+    pub fn takes(&self) -> u64 {
+        self.lives + self.lives / 2
+    }
+}
+
 impl Log {
+    /// What a rewriting would write, and remove; `None` if this log cannot do it. Records that compaction removes are taken
+    /// to be of the same size as the others of their segment.
+    ///
+    /// # Errors
+    ///
+    /// As those of reading files.
+    pub fn rewrite_size(&self, plan: &Rewrite) -> Result<Option<RewriteSize>, Error> {
+        let (mut at, mut size, mut gone) = (plan.base, RewriteSize::default(), plan.gone.runs());
+        while at < plan.next {
+            let seal = {
+                let state = self.0.state.read();
+                let number = state.segment_number(at);
+                let seal = number.and_then(|number| state.segments[number].seal());
+                seal.filter(|seal| seal.base == at).cloned()
+            };
+            let (Some(seal), Some(live)) = (seal, self.live(at)?) else {
+                return Ok(None);
+            };
+            let mut within = seal.first_position.0..seal.next_position.0;
+            let (all, mut stay) = (within.end.saturating_sub(within.start), 0);
+            while let Some(run) = gone.next_living(&mut within)? {
+                stay += run.end - run.start;
+            }
+            let share = |bytes: u64| u128::from(bytes) * u128::from(stay) / u128::from(all.max(1));
+            size.lives += share(live.bytes) as u64;
+            size.holds += live.of_bytes;
+            at = seal.next_index();
+        }
+        Ok(Some(size))
+    }
+
     /// What lives of the sealed segment that begins at a raft index; `None` if there is none, or it waits for repair.
     /// Reads the heads of batches where a log begins inside of it.
     pub fn live(&self, base: Index) -> Result<Option<Live>, Error> {

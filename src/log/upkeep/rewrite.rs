@@ -228,33 +228,6 @@ impl Log {
         sources.map_or(true, |sources| sources.is_some())
     }
 
-    /// The bytes that rewriting would write, about, since what is left of compressed batches may take more; and those of the
-    /// batches that it would remove. `None` if this log cannot.
-    ///
-    /// # Errors
-    ///
-    /// As those of reading files.
-    pub fn rewrite_bytes(&self, plan: &Rewrite) -> Result<Option<(u64, u64)>, Error> {
-        let (mut at, mut bytes, mut holds) = (plan.base, 0, 0);
-        while at < plan.next {
-            let next = {
-                let state = self.0.state.read();
-                let number = state.segment_number(at);
-                let seal = number.and_then(|number| state.segments[number].seal());
-                seal.filter(|seal| seal.base == at)
-                    .map(|seal| seal.next_index())
-            };
-            let (Some(next), Some(live)) = (next, self.live(at)?) else {
-                return Ok(None);
-            };
-            // Each batch has a row, and perhaps one for a gap behind it, and what tells its place.
-            bytes += live.bytes + live.bytes / 2;
-            holds += live.of_bytes;
-            at = next;
-        }
-        Ok(Some((bytes, holds)))
-    }
-
     /// Removes what was written to take the place of others.
     ///
     /// # Errors

@@ -58,8 +58,15 @@ impl Upkeep {
 
     async fn compact_once(&self, are_rewritten: bool) -> Result<(), Error> {
         let mut wanted = self.compacted();
-        if wanted.logs.is_empty() || !are_rewritten || !self.node.view().writable {
-            self.searched.lock().forget();
+        {
+            let mut searched = self.searched.lock();
+            searched.is_off = !are_rewritten;
+            if wanted.logs.is_empty() || !self.node.view().writable {
+                searched.forget();
+                return Ok(());
+            }
+        }
+        if !are_rewritten {
             return Ok(());
         }
         if wanted.asked > self.searched.lock().asked && !self.is_sealed_to(wanted.asked).await {
@@ -82,6 +89,7 @@ impl Upkeep {
             return Ok(());
         }
         let (Some(first), Some(last)) = (sealed.first(), sealed.last()) else {
+            self.searched.lock().found_none(&wanted, Index(0));
             return Ok(());
         };
         // A run that is yet to be rewritten would take segments away from the look.

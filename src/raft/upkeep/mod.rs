@@ -54,6 +54,8 @@ pub struct Upkeep {
     rewriting: tokio::sync::Mutex<()>,
     /// The bytes of batches in sealed segments of which a record lives, as they were seen last.
     live_bytes: AtomicU64,
+    /// The rewriting that had no room for what it came to, and how many bytes lived of it so far.
+    outgrown: Mutex<Option<(Index, u64)>>,
     /// What the leader knows of records that later ones of their keys stand for.
     searched: Mutex<searched::Searched>,
     /// The entry up to which the engine was to purge and did not in time; 0 if it always did.
@@ -69,6 +71,7 @@ impl Upkeep {
             walk: Mutex::default(),
             rewriting: tokio::sync::Mutex::default(),
             live_bytes: AtomicU64::default(),
+            outgrown: Mutex::default(),
             searched: Mutex::default(),
             put_off: AtomicU64::default(),
         }

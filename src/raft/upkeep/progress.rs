@@ -32,7 +32,10 @@ impl Upkeep {
         let searched = self.searched.lock();
         let mut progress = Progress {
             due,
-            is_asked: self.node.view().writable && asked > searched.asked,
+            is_asked: asked > searched.asked
+                && self.node.view().writable
+                && searched.looked_percent.is_none()
+                && !searched.is_off,
             looked_percent: searched.looked_percent,
             ..Progress::default()
         };

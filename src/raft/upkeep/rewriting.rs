@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::live::Live as Setting;
-use crate::log::{Index, Live, Rewrite, Rewriting, SegmentInfo, SegmentName};
+use crate::log::{Index, Live, Rewrite, RewriteSize, Rewriting, SegmentInfo, SegmentName};
 use crate::raft::entry::command::Command;
 use crate::raft::error::Error;
 use crate::raft::home::blocking::on_disk;
@@ -125,12 +125,16 @@ impl Upkeep {
     /// Rewrites segments; false if it must wait.
     async fn carry_out(&self, plan: &Rewrite) -> Result<bool, Error> {
         let (log, wanted) = (self.node.log.clone(), plan.clone());
-        let Some((takes, holds)) =
-            on_disk(move || Ok::<_, Error>(log.rewrite_bytes(&wanted)?)).await?
-        else {
+        let size = on_disk(move || Ok::<_, Error>(log.rewrite_size(&wanted)?)).await?;
+        let Some(mut size) = size else {
             return Ok(false);
         };
-        if !self.has_room(takes, holds) {
+        if let Some((at, lives)) = *self.outgrown.lock()
+            && at == plan.at
+        {
+            size.lives = size.lives.max(lives);
+        }
+        if !self.has_room(&size, 0) {
             return Ok(false);
         }
         if !self.node.log.can_rewrite(plan) {
@@ -143,7 +147,9 @@ impl Upkeep {
             return Ok(false);
         };
         let began = Instant::now();
-        let Some(rewriting) = self.written(rewriting, (takes, holds)).await? else {
+        let (rewriting, lives) = self.written(rewriting, size).await?;
+        let Some(rewriting) = rewriting else {
+            *self.outgrown.lock() = Some((plan.at, lives));
             return Ok(false);
         };
         let rewritten = on_disk(move || Ok::<_, Error>(rewriting.finish()?)).await?;
@@ -169,16 +175,16 @@ impl Upkeep {
         Ok(swapped)
     }
 
-    /// Whether so many bytes may be written to the disk in the place of those that batches take.
-    fn has_room(&self, takes: u64, holds: u64) -> bool {
+    /// Whether there is room for a rewriting, of which so many bytes are written.
+    fn has_room(&self, size: &RewriteSize, written: u64) -> bool {
         let snapshots = &self.kept.snapshots;
         let free = snapshots.disk.available(&snapshots.dir).unwrap_or(u64::MAX);
         let (_, reserve) = self.node.space.room();
-        let has_room = may_write(takes, holds, (free, reserve));
+        let has_room = may_write(size, (free.saturating_add(written), reserve));
         if !has_room {
             tracing::debug!(
-                takes,
-                holds,
+                ?size,
+                written,
                 free,
                 reserve,
                 "segments wait to be rewritten until there is room"
@@ -187,28 +193,31 @@ impl Upkeep {
         has_room
     }
 
-    /// Writes all that lives, which takes about so many bytes; `None`, and what was written goes, if it takes more and
-    /// there is no room.
+    /// Writes all that lives; `None`, and what was written goes, if that is more than was thought and there is no room.
+    /// Gives how much lives, too, as far as it was written.
     async fn written(
         &self,
         mut rewriting: Rewriting,
-        (takes, holds): (u64, u64),
-    ) -> Result<Option<Rewriting>, Error> {
+        mut size: RewriteSize,
+    ) -> Result<(Option<Rewriting>, u64), Error> {
         loop {
             let (back, moved) = on_disk(move || step(rewriting)).await?;
             rewriting = back;
             let Some(bytes) = moved else {
-                return Ok(Some(rewriting));
+                return Ok((Some(rewriting), size.lives));
             };
             // What is left of compressed batches is not compressed.
-            let more = rewriting.written().saturating_sub(takes);
-            if more > 0 && !self.has_room(more, holds.saturating_sub(2 * takes)) {
-                on_disk(move || {
-                    drop(rewriting);
-                    Ok::<_, Error>(())
-                })
-                .await?;
-                return Ok(None);
+            let written = rewriting.written();
+            if written > size.takes() {
+                size.lives = written;
+                if !self.has_room(&size, written) {
+                    on_disk(move || {
+                        drop(rewriting);
+                        Ok::<_, Error>(())
+                    })
+                    .await?;
+                    return Ok((None, size.lives));
+                }
             }
             sleep(pace(bytes)).await;
         }
@@ -301,6 +310,10 @@ impl Upkeep {
                 &limits,
             ),
         };
+        // What gives back room otherwise comes first, and there may be no end of it: looks do not wait for that.
+        let is_compacting = planned
+            .as_ref()
+            .is_some_and(|plan| !plan.compacted.is_empty());
         if let Some(plan) = planned {
             let written = self.node.raft.client_write(Command::Rewrite(plan));
             match timeout(CALL_WAIT, written).await {
@@ -314,7 +327,8 @@ impl Upkeep {
                     return;
                 }
             }
-        } else {
+        }
+        if !is_compacting {
             self.searched.lock().use_up(looks);
         }
         worth.lock().decided = seen;
@@ -327,11 +341,11 @@ fn step(mut rewriting: Rewriting) -> Result<(Rewriting, Option<u64>), Error> {
     Ok((rewriting, moved))
 }
 
-/// Whether so many bytes may be written in the place of those that batches take: a part of what is free, and into the
-/// reserve only for what gives back more than it takes.
-fn may_write(takes: u64, holds: u64, (free, reserve): (u64, u64)) -> bool {
-    let stays_free = free.saturating_sub(takes) >= reserve;
-    takes <= free / FREE_SHARE && (stays_free || holds / 2 > takes)
+/// Whether a rewriting may be written: it takes a part of what is free at most, and of the reserve only if more than half
+/// of what it removes is dead.
+fn may_write(size: &RewriteSize, (free, reserve): (u64, u64)) -> bool {
+    let stays_free = free.saturating_sub(size.takes()) >= reserve;
+    size.takes() <= free / FREE_SHARE && (stays_free || size.holds > 2 * size.lives)
 }
 
 /// How long to wait after so many bytes.
@@ -362,18 +376,12 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_written_to_only_for_what_gives_back_more() {
-        let free = 1000;
-        assert!(may_write(250, 300, (free, 750)), "the reserve stays free");
-        assert!(
-            !may_write(251, 1000, (free, 0)),
-            "a quarter of what is free"
-        );
-        assert!(
-            !may_write(250, 500, (free, 751)),
-            "it gives back what it takes"
-        );
-        assert!(may_write(250, 502, (free, 751)), "it gives back more");
-        assert!(may_write(0, 10, (free, 5000)), "nothing is left of them");
+        let may = |lives, holds, reserve| may_write(&RewriteSize { lives, holds }, (1000, reserve));
+        assert!(may(160, 170, 760), "the reserve stays free");
+        assert!(!may(168, 1000, 0), "a quarter of what is free");
+        assert!(!may(160, 320, 761), "it gives back what it takes");
+        assert!(may(160, 321, 761), "it gives back more");
+        assert!(may(0, 10, 5000), "nothing is left of them");
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct Searched {
     pub keys: u64,
     /// How the logs were compacted then.
     how: BTreeMap<LogId, Compaction>,
+    /// Whether nothing is rewritten, and so nothing looked for.
+    pub is_off: bool,
     /// How far a look is that is under way, in percent: no run is decided on until it ends, since that would take segments
     /// away from it.
     pub looked_percent: Option<u32>,
@@ -91,7 +93,7 @@ impl Searched {
         };
     }
 
-    /// Takes note that nothing which this look found is worth a run, or a run any more.
+    /// Takes note that nothing of what this look found is worth a run now.
     pub fn use_up(&mut self, number: u64) {
         self.used_up = number;
     }

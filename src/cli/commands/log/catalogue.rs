@@ -261,7 +261,7 @@ fn records(log: &LogInfo) -> u64 {
 fn records_text(log: &LogInfo) -> String {
     let records = grouped(records(log));
     match log.settings.compaction {
-        Some(_) => format!("{records} at most, some of which gave way to later ones"),
+        Some(_) => format!("{records} at most: some may have given way to later ones"),
         None => records,
     }
 }
