@@ -25,6 +25,9 @@ use crate::log::{Error, Index, Log, LogId, LogState, Offset, Position};
 
 /// Bytes of batches that one step moves, about.
 const STEP_BYTES: u64 = 1 << 20;
+/// Bytes after which what was written is synced. All of a segment at once would keep the syncs of appends waiting, on every
+/// node at the same time.
+const SYNC_BYTES: u64 = 4 << 20;
 /// Rows that are read at a time.
 const STEP_ROWS: usize = 4096;
 
@@ -111,6 +114,8 @@ pub struct Rewriting {
     /// How many of the batches that live were written.
     written: usize,
     writer: Writer,
+    /// What was written since the last sync.
+    unsynced: u64,
     is_finished: bool,
 }
 
@@ -156,6 +161,11 @@ impl Rewriting {
             let added = added.map_err(|error| self.log.note_bad_rows(source.name, error))?;
             self.written += 1;
             bytes += added;
+        }
+        self.unsynced += bytes;
+        if self.unsynced >= SYNC_BYTES {
+            self.writer.store.sync()?;
+            self.unsynced = 0;
         }
         Ok(Some(bytes))
     }
@@ -218,6 +228,7 @@ impl Log {
             gone: plan.gone.runs(),
             written: 0,
             writer: Writer::new(Arc::new(store)),
+            unsynced: 0,
             is_finished: false,
         }))
     }
