@@ -80,28 +80,52 @@ impl Log {
 
     /// Undoes the maps that were used longest ago, if there are too many.
     fn bound_maps(&self) {
-        let over = self.0.handles.maps_over();
-        if over == 0 {
+        let handles = &self.0.handles;
+        // What is held now stays until another one is made.
+        if !handles.are_more() {
             return;
         }
-        let mut state = self.0.state.write();
-        let mut used: Vec<_> = state.loaded().collect();
-        used.sort_unstable();
-        for (_, number) in used.into_iter().take(over) {
-            let index = &mut state.segments[number].index;
-            let anew = index.lazy().map(|lazy| Arc::new(lazy.anew()));
-            anew.into_iter().for_each(|anew| index.set_lazy(anew));
+        let (over, large_over) = (handles.maps_over(), handles.large_over());
+        if over == 0 && large_over == 0 {
+            return;
         }
+        let go = self.0.state.read().unused(over, large_over);
+        let mut gone = Vec::with_capacity(go.len());
+        let mut state = self.0.state.write();
+        for number in go {
+            let index = state.segments.get_mut(number).map(|one| &mut one.index);
+            if let Some(index) = index
+                && let Some(lazy) = index.lazy().cloned()
+            {
+                index.set_lazy(Arc::new(lazy.anew()));
+                gone.push(lazy);
+            }
+        }
+        // What large maps took is given back when nobody waits for it.
+        drop(state);
+        drop(gone);
     }
 }
 
 impl LogState {
-    /// When each loaded map was used, and its segment's number.
-    fn loaded(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
+    /// The numbers of segments whose maps were used longest ago: so many, or as many as have so many bytes of large ones.
+    /// Whoever holds one needs it.
+    fn unused(&self, over: usize, mut large_over: usize) -> Vec<usize> {
         let segments = self.segments.iter().enumerate();
-        segments.filter_map(|(number, segment)| {
+        let loaded = segments.filter_map(|(number, segment)| {
             let lazy = segment.index.lazy().filter(|lazy| lazy.is_loaded())?;
-            Some((lazy.used(), number))
-        })
+            let is_held = Arc::strong_count(lazy) > 1;
+            (!is_held).then(|| (lazy.used(), number, lazy.large()))
+        });
+        let mut loaded: Vec<_> = loaded.collect();
+        loaded.sort_unstable();
+        // The last one may be too large alone, and is likely to be read again.
+        loaded.pop();
+        let goes = |(nth, (_, number, large)): (usize, (u64, usize, usize))| {
+            let goes = nth < over || (large > 0 && large_over > 0);
+            large_over = large_over.saturating_sub(if goes { large } else { 0 });
+            goes.then_some(number)
+        };
+        loaded.into_iter().enumerate().filter_map(goes).collect()
     }
 }

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -21,6 +21,11 @@ use crate::log::config::FILES_MIN;
 /// Maps that stay: of the indexes of sealed segments, and of the seals with their directories. A map needs no open
 /// file, but a process may have 65,530 maps only, unless the system is told otherwise.
 const MAPS_MAX: usize = if cfg!(test) { 8 } else { 8192 };
+/// A map of more bytes than this is large, and the large ones take so many together: what was read of a map counts as
+/// memory of the process. No index of a segment as it was appended is large. One of what compaction left may be, since it
+/// has rows for what is gone.
+const LARGE_BYTES: usize = if cfg!(test) { 256 } else { 8 << 20 };
+pub const LARGE_BYTES_MAX: usize = if cfg!(test) { 1 << 10 } else { 16 << 20 };
 
 /// The files of a log's sealed segments.
 pub struct Handles {
@@ -32,6 +37,10 @@ pub struct Handles {
     waiting: AtomicUsize,
     given_back: Condvar,
     maps: AtomicUsize,
+    /// The bytes of large ones.
+    large: AtomicUsize,
+    /// Whether one was made since somebody looked whether there are too many.
+    are_more: AtomicBool,
     turn: AtomicU64,
 }
 
@@ -60,6 +69,8 @@ impl Handles {
             waiting: AtomicUsize::new(0),
             given_back: Condvar::new(),
             maps: AtomicUsize::new(0),
+            large: AtomicUsize::new(0),
+            are_more: AtomicBool::new(false),
             turn: AtomicU64::new(0),
         })
     }
@@ -134,14 +145,22 @@ impl Handles {
         self.given_back.notify_all();
     }
 
-    /// A map was made.
-    pub fn map_made(&self) {
+    /// A map of so many bytes was made.
+    pub fn map_made(&self, bytes: usize) {
         self.maps.fetch_add(1, Ordering::Relaxed);
+        self.large.fetch_add(large(bytes), Ordering::Relaxed);
+        self.are_more.store(true, Ordering::Release);
     }
 
-    /// A map is gone.
-    pub fn map_gone(&self) {
+    /// Whether maps were made since this was asked last.
+    pub fn are_more(&self) -> bool {
+        self.are_more.load(Ordering::Relaxed) && self.are_more.swap(false, Ordering::Acquire)
+    }
+
+    /// A map of so many bytes is gone.
+    pub fn map_gone(&self, bytes: usize) {
         self.maps.fetch_sub(1, Ordering::Relaxed);
+        self.large.fetch_sub(large(bytes), Ordering::Relaxed);
     }
 
     /// How many maps are too many; 0 as a rule.
@@ -155,10 +174,26 @@ impl Handles {
         }
     }
 
+    /// How many bytes of large maps are too many; 0 as a rule.
+    pub fn large_over(&self) -> usize {
+        let large = self.large.load(Ordering::Relaxed);
+        large.saturating_sub(LARGE_BYTES_MAX)
+    }
+
+    /// The number that the next one to use something gets.
+    pub fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
     /// A number that grows, to tell what was used last.
     pub fn next_turn(&self) -> u64 {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// What counts of a map of so many bytes: all of a large one.
+pub fn large(bytes: usize) -> usize {
+    if bytes > LARGE_BYTES { bytes } else { 0 }
 }
 
 /// Closes up to so many files that nobody holds, the one that was asked for longest ago first; gives how many.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::disk::memory::{Event, MemoryDisk};
-use crate::log::segment::handles::Lease;
+use crate::log::segment::handles::{LARGE_BYTES_MAX, Lease};
 use crate::log::tests::{DIR, fill, publish};
 use crate::log::*;
 
@@ -134,6 +134,30 @@ fn nothing_that_appends_wait_for_is_held_while_rows_are_mapped() {
     let (looked, held) = (looked.load(Ordering::Relaxed), held.load(Ordering::Relaxed));
     assert!(looked > log.segments().len(), "{looked}");
     assert_eq!(held, 0, "of {looked} reads");
+}
+
+#[test]
+fn large_maps_take_so_many_bytes_together() {
+    let disk = MemoryDisk::default();
+    let (log, _) = many_segments(&disk);
+    let large = || {
+        let state = log.0.state.read();
+        let maps = state
+            .segments
+            .iter()
+            .filter_map(|one| one.index.lazy().cloned());
+        maps.map(|lazy| lazy.large()).sum::<usize>()
+    };
+    let (mut at, next, mut most) = (Offset(0), log.offsets(LogId::DEFAULT).1, 0);
+    while at < next {
+        let read = log.read(LogId::DEFAULT, at, 512).unwrap();
+        at = Offset(read.last().unwrap().offset.0 + 1);
+        most = most.max(large());
+    }
+    assert!(
+        (LARGE_BYTES_MAX / 2..=LARGE_BYTES_MAX).contains(&most),
+        "{most}"
+    );
 }
 
 #[test]

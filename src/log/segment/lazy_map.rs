@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::directory::Sealed;
-use super::handles::Handles;
+use super::handles::{Handles, large};
 use super::index::{Mapped, map_file};
 use super::index_file::{IndexFile, place};
 use super::segment_file::SegmentFile;
@@ -78,8 +78,19 @@ impl LazyMap {
     /// The bytes of the file of rows.
     pub fn bytes(&self) -> Result<&[u8], Error> {
         match self.map.get() {
-            Some(map) => Ok(map),
+            Some(map) => {
+                self.use_now();
+                Ok(map)
+            }
             None => self.load(),
+        }
+    }
+
+    fn use_now(&self) {
+        let turn = self.handles.turn();
+        // Most of those who read at the same time change nothing that others read.
+        if self.used.load(Ordering::Relaxed) < turn {
+            self.used.store(turn, Ordering::Relaxed);
         }
     }
 
@@ -100,8 +111,10 @@ impl LazyMap {
                 what: "it is shorter than its seal says",
             });
         }
-        if self.map.set(map_file(&*file, path)?).is_ok() {
-            self.handles.map_made();
+        let mapped = map_file(&*file, path)?;
+        let bytes = mapped.len();
+        if self.map.set(mapped).is_ok() {
+            self.handles.map_made(bytes);
         }
         Ok(self.map.get().map_or(&[], |map| &map[..]))
     }
@@ -142,11 +155,23 @@ impl LazyMap {
                 what: "it is no seal",
             });
         }
+        let mapped = map_file(&*open, path)?;
+        let bytes = mapped.len();
         // Another may have been as fast.
-        if map.set(map_file(&*open, path)?).is_ok() {
-            self.handles.map_made();
+        if map.set(mapped).is_ok() {
+            self.handles.map_made(bytes);
         }
         Ok(())
+    }
+
+    fn maps(&self) -> impl Iterator<Item = &Mapped> {
+        let maps = [&self.map, &self.directory.map].into_iter();
+        maps.filter_map(OnceLock::get)
+    }
+
+    /// The bytes of those of its maps that are large.
+    pub fn large(&self) -> usize {
+        self.maps().map(|map| large(map.len())).sum()
     }
 
     /// Maps of the same files that are not made yet.
@@ -158,10 +183,8 @@ impl LazyMap {
 
 impl Drop for LazyMap {
     fn drop(&mut self) {
-        for map in [&self.map, &self.directory.map] {
-            if map.get().is_some() {
-                self.handles.map_gone();
-            }
+        for map in self.maps() {
+            self.handles.map_gone(map.len());
         }
     }
 }
