@@ -189,8 +189,8 @@ const MUTANTS: [Mutant; 35] = [
     ),
     mutant(
         "compaction keeps the first record of a key",
-        "self.mark(&gone);",
-        "self.mark(if IT { &last } else { &gone });",
+        "self.mark(before);",
+        "self.mark(if IT { spot } else { before });",
     ),
     mutant(
         "a rewriting gives up a record that lives",

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 
 use super::gone::{GONE_BYTES_MAX, Gone, GoneWriter};
+use crate::batch::{self, BatchError};
 use crate::log::format::seal::Seal;
 use crate::log::segment::store::Store;
 use crate::log::{LogId, Position};
 
-/// The most that a batch takes beside its records, and what tells its place, twice: the rest of a batch whose first part
-/// goes has a head of its own, and one that is cut in the middle has two.
+/// What the head of a part of a batch takes at most, with what tells its place.
 const CUT_BYTES: u64 = 64;
 
 /// What was found of a segment.
@@ -20,6 +20,8 @@ pub struct InSegment {
     /// The records that are superseded, and how many bytes they take as they are stored.
     pub gone: Gone,
     pub records: u64,
+    /// How many runs of positions these are.
+    pub runs: u64,
     pub bytes: u64,
     /// How many bytes at most the others of their batches take more than now: what is left of a batch is not compressed.
     pub more_bytes: u64,
@@ -36,61 +38,22 @@ pub struct Segment {
     pub logs: Vec<LogId>,
     /// The superseded records, by how far their positions are behind the segment's first.
     gone: RoaringBitmap,
-    /// Of which logs they are.
-    of: BTreeSet<LogId>,
-    taken: Taken,
-    /// The same of what goes.
-    going: Taken,
+    found: InSegment,
 }
 
-/// What records take. All but `bytes` leaves out those that have a batch for themselves: such a batch is not cut.
-#[derive(Debug, Default, Clone, Copy)]
-struct Taken {
-    /// As they are stored.
-    bytes: u64,
-    /// How much more without compression: they alone, and their whole batches.
-    more: u64,
-    more_of_batches: u64,
-    records: u64,
-}
-
-/// What a record takes.
-#[derive(Debug, Clone, Copy)]
-pub struct Size {
-    /// Its share of the batch as it is stored.
-    bytes: u32,
-    /// How much more it takes without compression, and how much more its whole batch.
-    more: u32,
-    more_of_batch: u32,
-    is_alone: bool,
-}
-
-/// What a batch takes.
-#[derive(Debug, Clone, Copy)]
-pub struct BatchSize {
-    /// As it is stored, and that without compression.
+/// A batch with superseded records.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    pub log: LogId,
+    /// Of its first record.
+    pub position: Position,
+    /// How many of its first records are given up anyway.
+    pub dead: u64,
+    /// What it takes as it is stored, and of that its head.
     pub stored: usize,
-    pub plain: usize,
-    pub records: u32,
-}
-
-impl BatchSize {
-    fn more(&self) -> usize {
-        self.plain.saturating_sub(self.stored)
-    }
-
-    /// Of one of its records, which takes so many bytes without compression.
-    pub fn of_one(&self, bytes: usize) -> Size {
-        let share = (bytes as u64 * self.stored as u64) / (self.plain as u64).max(1);
-        let to_u32 = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-        let share = share.min(bytes as u64) as usize;
-        Size {
-            bytes: to_u32(share),
-            more: to_u32(bytes - share),
-            more_of_batch: to_u32(self.more()),
-            is_alone: self.records == 1,
-        }
-    }
+    pub head: usize,
+    /// Its records without compression.
+    pub plain: &'a [u8],
 }
 
 impl Segment {
@@ -100,25 +63,14 @@ impl Segment {
             store,
             logs,
             gone: RoaringBitmap::new(),
-            of: BTreeSet::new(),
-            taken: Taken::default(),
-            going: Taken::default(),
+            found: InSegment::default(),
         }
     }
 
     /// Forgets what was found.
     pub fn clear(&mut self) {
         self.gone.clear();
-        self.of.clear();
-        (self.taken, self.going) = (Taken::default(), Taken::default());
-    }
-
-    /// Takes note of a batch of compacted logs.
-    pub fn take(&mut self, batch: BatchSize) {
-        if batch.records > 1 {
-            self.taken.more += batch.more() as u64;
-            self.taken.records += u64::from(batch.records);
-        }
+        self.found = InSegment::default();
     }
 
     /// How far a position is behind the segment's first; `None` if that is no number that marks have: no such segment is
@@ -133,49 +85,88 @@ impl Segment {
     }
 
     /// Marks a record that goes.
-    pub fn mark(&mut self, behind: u32, log: LogId, size: Size) {
+    pub fn mark(&mut self, behind: u32) {
         self.gone.insert(behind);
-        self.of.insert(log);
-        self.going.bytes += u64::from(size.bytes);
-        if !size.is_alone {
-            self.going.more += u64::from(size.more);
-            self.going.more_of_batches += u64::from(size.more_of_batch);
-            self.going.records += 1;
-        }
     }
 
-    /// What was found.
-    pub fn found(&self) -> InSegment {
-        let mut gone = GoneWriter::default();
-        let mut said = 0;
+    /// Says what goes, once all is marked; false if that is too scattered to be said at once, and the rest is for the next
+    /// time.
+    pub fn end_marking(&mut self) -> bool {
+        let mut said = GoneWriter::default();
+        let (mut left, mut next) = (None, None);
         for behind in &self.gone {
-            // What is too scattered to be said at once is said the next time.
-            if gone.bytes() > GONE_BYTES_MAX / 2 {
+            if said.bytes() > GONE_BYTES_MAX / 2 {
+                left = Some(behind);
                 break;
             }
-            said += 1;
-            gone.push(self.position(behind));
+            self.found.records += 1;
+            self.found.runs += u64::from(next != Some(behind));
+            next = behind.checked_add(1);
+            said.push(self.position(behind));
         }
-        let all = self.gone.len();
-        InSegment {
-            gone: gone.finish(),
-            records: said,
-            bytes: self.going.bytes * said / all.max(1),
-            more_bytes: if said == 0 { 0 } else { self.more(said == all) },
-            logs: self.of.clone(),
+        if let Some(left) = left {
+            self.gone.remove_range(left..);
         }
+        self.found.gone = said.finish();
+        left.is_none()
     }
 
-    /// How many bytes at most the rests take more than now. Which batches are cut is not known, so it is at most what all
-    /// take, and what those take that the marks are in, as if each were in another one.
-    fn more(&self, is_all: bool) -> u64 {
-        let (taken, going) = (&self.taken, &self.going);
-        let staying = taken.records.saturating_sub(going.records);
-        let heads = going.records.min(if is_all { staying } else { u64::MAX }) * CUT_BYTES;
-        let more = match is_all {
-            true => (taken.more.saturating_sub(going.more)).min(going.more_of_batches),
-            false => taken.more.min(going.more_of_batches),
+    pub fn is_any_marked(&self) -> bool {
+        !self.gone.is_empty()
+    }
+
+    /// Whether one of so many records from a position on goes.
+    pub fn is_marked(&self, position: Position, count: u32) -> bool {
+        let Some(first) = self.behind(position) else {
+            return false;
         };
-        more + heads
+        let end = first.saturating_add(count);
+        self.gone.range_cardinality(first..end) > 0
+    }
+
+    /// Adds up what the marked records of a batch take, and how much more its others take once it is cut: they are not
+    /// compressed.
+    pub fn weigh(&mut self, batch: &Batch<'_>) -> Result<(), BatchError> {
+        let mut number = 0;
+        let (mut going, mut staying, mut heads) = (0, 0, 0);
+        // A stretch of records that stay is written whole, if its last one lives.
+        let mut stretch = 0;
+        let mut end_stretch = |stretch: &mut u64, next: u64| {
+            if *stretch > 0 && next > batch.dead {
+                staying += *stretch;
+                heads += 1;
+            }
+            *stretch = 0;
+        };
+        batch::keys(batch.plain, |_, _, bytes| {
+            let behind = self.behind(Position(batch.position.0 + number));
+            if behind.is_some_and(|behind| self.gone.contains(behind)) {
+                end_stretch(&mut stretch, number);
+                going += bytes as u64;
+            } else {
+                stretch += bytes as u64;
+            }
+            number += 1;
+        })?;
+        end_stretch(&mut stretch, number);
+        let stored = batch.stored as u64;
+        let goes = match heads {
+            0 => stored,
+            _ => {
+                let plain = (batch.head + batch.plain.len()) as u64;
+                (going * stored / plain.max(1)).min(going)
+            }
+        };
+        let stays = staying + heads * CUT_BYTES;
+        self.found.bytes += goes;
+        self.found.more_bytes += stays.saturating_sub(stored - goes);
+        self.found.logs.insert(batch.log);
+        Ok(())
+    }
+
+    /// What was found; the marks go.
+    pub fn found(&mut self) -> InSegment {
+        self.gone = RoaringBitmap::new();
+        std::mem::take(&mut self.found)
     }
 }

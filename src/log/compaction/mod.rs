@@ -5,6 +5,7 @@
 
 mod digest;
 mod gone;
+mod keys;
 mod marked;
 mod names;
 mod rows;

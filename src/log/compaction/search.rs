@@ -2,24 +2,24 @@
 //!
 //! All keys of a log do not fit into memory. So the keys are shared out by their digests, and each share is looked for in
 //! a walk of its own over all records; how many shares there are follows from how many keys were met. A digest stands
-//! for a key: 128 bits of SHA-256, which nobody can make collide.
+//! for a key: 128 bits of SHA-256, which nobody can make collide. Of a key's last record its place alone is held: what the
+//! superseded ones take is found in one more walk, which reads only the batches that they stand in.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
-use std::num::NonZeroU64;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::digest::{Digest, digest_of};
-use super::marked::{BatchSize, InSegment, Segment, Size};
+use bytes::Bytes;
+
+use super::digest::digest_of;
+use super::keys::{Keys, Spot, Tombstone, shares_of};
+use super::marked::{Batch, InSegment, Segment};
 use crate::batch;
 use crate::log::format::files::SegmentName;
-use crate::log::format::record;
-use crate::log::format::row::Row;
+use crate::log::format::record::{self, Stored};
+use crate::log::format::row::{ROW_BYTES, Row};
 use crate::log::{Error, Index, Log, LogId, Offset, Position};
 
 /// Bytes of batches that one step reads, about.
 const STEP_BYTES: usize = 1 << 20;
-/// Keys that are held at a time: 32 MB of them, and half as much beside while there is more room made.
-const KEYS_MAX: usize = if cfg!(test) { 5 } else { 400_000 };
 /// Superseded records that one search finds at most: up to 2 bytes of memory each. The next one finds the others.
 const GONE_MAX: usize = 1 << 23;
 
@@ -50,10 +50,11 @@ pub struct Search {
     log: Log,
     wanted: Superseded,
     segments: Vec<Segment>,
-    /// Of so many shares of the keys this one is looked for.
+    /// Of so many shares of the keys this one is looked for; behind the last one superseded records are weighed.
     shares: u64,
     share: u64,
-    keys: HashMap<Digest, Last>,
+    /// The last record of each key of the share, as far as the walk is.
+    keys: Keys,
     /// How many keys there are in the shares that were looked for.
     keys_seen: u64,
     /// The last record of each log, which stays: what a log has behind it would have no end.
@@ -63,6 +64,7 @@ pub struct Search {
     /// How many records are superseded, so far.
     marked: usize,
     is_cut: bool,
+    unsaid: BTreeSet<SegmentName>,
     /// The bytes of the batches that it looked at, each counted once.
     looked_at: u64,
 }
@@ -83,20 +85,6 @@ struct At {
     /// The log's number among those that the segment holds, and the row's among the log's.
     log: usize,
     row: usize,
-}
-
-/// The last record of a key, as far as the walk is. There are many of them, so they are small.
-#[derive(Debug, Clone, Copy)]
-struct Last {
-    /// Where it stands: a segment's number, and how far its position is behind the first there.
-    segment: u32,
-    behind: u32,
-    size: Size,
-    log: LogId,
-    /// Whether no other record of the key is stored before it.
-    is_first: bool,
-    /// When it was taken, if it is a tombstone; at least 1.
-    tombstone_ms: Option<NonZeroU64>,
 }
 
 impl Log {
@@ -124,7 +112,7 @@ impl Log {
             segments,
             shares: shares_of(wanted.keys),
             share: 0,
-            keys: HashMap::new(),
+            keys: Keys::default(),
             keys_seen: 0,
             lasts: BTreeMap::new(),
             at: At::default(),
@@ -132,13 +120,9 @@ impl Log {
             marked: 0,
             looked_at: 0,
             is_cut: false,
+            unsaid: BTreeSet::new(),
         })
     }
-}
-
-/// Into how many shares so many keys go: an eighth more than there are fit, since shares are unlike and keys come.
-fn shares_of(keys: u64) -> u64 {
-    (keys + keys / 8).div_ceil(KEYS_MAX as u64).max(1)
 }
 
 impl Search {
@@ -152,9 +136,11 @@ impl Search {
         let mut bytes = 0;
         while bytes < STEP_BYTES {
             let Some(segment) = self.segments.get(self.at.segment) else {
-                return Ok(self.end_share().then_some(bytes));
+                return Ok(self.end_walk().then_some(bytes));
             };
-            let Some(log) = segment.logs.get(self.at.log).copied() else {
+            let is_passed = self.is_weighing() && !segment.is_any_marked();
+            let log = segment.logs.get(self.at.log).filter(|_| !is_passed);
+            let Some(log) = log.copied() else {
                 self.at = At {
                     segment: self.at.segment + 1,
                     ..At::default()
@@ -176,23 +162,39 @@ impl Search {
                 .map_or(Offset(u64::MAX), |ends| ends.first);
             for (row, count) in rows {
                 self.at.row += 1;
-                if row.offset.0 + u64::from(count) > first.0 {
-                    bytes += self.take(log, &row, count, first)?;
-                }
-                // The first segments alone: what is found in them is to be worth rewriting them.
-                if self.marked == GONE_MAX && self.segments.len() > 1 {
-                    self.segments.truncate(self.segments.len() / 2);
-                    self.is_cut = true;
-                    self.begin_shares(self.shares);
-                    return Ok(Some(bytes));
-                }
-                if self.keys.len() > KEYS_MAX {
-                    self.begin_shares(self.shares * 2);
+                bytes += match self.is_weighing() {
+                    true => self.weigh(log, (&row, count), first)?,
+                    false if row.offset.0 + u64::from(count) > first.0 => {
+                        self.take(log, (&row, count), first)?
+                    }
+                    false => 0,
+                };
+                if self.begins_anew() {
                     return Ok(Some(bytes));
                 }
             }
         }
         Ok(Some(bytes))
+    }
+
+    fn is_weighing(&self) -> bool {
+        self.share == self.shares
+    }
+
+    /// Begins anew, if more was found than is held at a time.
+    fn begins_anew(&mut self) -> bool {
+        // The first segments alone: what is found in them is to be worth rewriting them.
+        if self.marked == GONE_MAX && self.segments.len() > 1 && !self.is_weighing() {
+            self.segments.truncate(self.segments.len() / 2);
+            self.is_cut = true;
+            self.begin_shares(self.shares);
+            return true;
+        }
+        let are_too_many = self.keys.are_too_many();
+        if are_too_many {
+            self.begin_shares(self.shares * 2);
+        }
+        are_too_many
     }
 
     fn bounds(&self, log: LogId) -> Bounds {
@@ -208,7 +210,7 @@ impl Search {
     pub fn percent(&self) -> u32 {
         let segments = self.segments.len().max(1) as u64;
         let walked = self.share * segments + self.at.segment as u64;
-        (walked * 100 / (self.shares * segments)) as u32
+        (walked * 100 / ((self.shares + 1) * segments)) as u32
     }
 
     /// The raft index before which all that it covers stands.
@@ -223,7 +225,7 @@ impl Search {
         self.marked
     }
 
-    /// How many keys it met.
+    /// How many keys it met, those that are removed counted twice.
     pub fn keys(&self) -> u64 {
         self.keys_seen
     }
@@ -233,64 +235,95 @@ impl Search {
         self.is_cut
     }
 
+    /// The segments in which it found more than can be said at once.
+    pub fn unsaid(&self) -> &BTreeSet<SegmentName> {
+        &self.unsaid
+    }
+
     /// The bytes of the batches of compacted logs that it looked at.
     pub fn looked_at(&self) -> u64 {
         self.looked_at
     }
 
-    fn mark(&mut self, last: &Last) {
+    fn mark(&mut self, spot: Spot) {
         if self.marked == GONE_MAX {
             return;
         }
-        self.segments[last.segment as usize].mark(last.behind, last.log, last.size);
+        self.segments[spot.segment as usize].mark(spot.behind);
         self.marked += 1;
     }
 
     /// What was found, segment by segment.
-    pub fn found(&self) -> BTreeMap<SegmentName, InSegment> {
-        let of = |segment: &Segment| (segment.seal.name(), segment.found());
-        self.segments.iter().map(of).collect()
+    pub fn found(&mut self) -> BTreeMap<SegmentName, InSegment> {
+        let of = |segment: &mut Segment| (segment.seal.name(), segment.found());
+        self.segments.iter_mut().map(of).collect()
     }
 
     /// Begins anew, with so many shares.
     fn begin_shares(&mut self, shares: u64) {
         self.segments.iter_mut().for_each(Segment::clear);
-        self.keys = HashMap::new();
+        self.keys = Keys::default();
         (self.shares, self.share, self.at) = (shares, 0, At::default());
         self.keys_seen = 0;
         (self.left, self.marked, self.looked_at) = (Left::default(), 0, 0);
     }
 
-    /// Ends the walk over one share of the keys; false if it was the last.
-    fn end_share(&mut self) -> bool {
-        self.keys_seen += self.keys.len() as u64;
-        for last in std::mem::take(&mut self.keys).into_values() {
-            let Some(time_ms) = last.tombstone_ms else {
-                continue;
-            };
-            let time_ms = time_ms.get();
-            let position = self.segments[last.segment as usize].position(last.behind);
-            let is_last = self.lasts.get(&last.log) == Some(&position);
-            let is_old = time_ms < self.bounds(last.log).tombstones_before_ms;
-            if is_old && last.is_first && !is_last {
-                self.mark(&last);
+    /// Ends a walk; false if it was the last.
+    fn end_walk(&mut self) -> bool {
+        if self.is_weighing() {
+            return false;
+        }
+        self.end_share();
+        (self.share, self.at) = (self.share + 1, At::default());
+        if self.is_weighing() {
+            for segment in &mut self.segments {
+                if !segment.end_marking() {
+                    self.unsaid.insert(segment.seal.name());
+                }
+            }
+        }
+        true
+    }
+
+    fn end_share(&mut self) {
+        self.keys_seen += self.keys.held() as u64;
+        for (spot, tombstone) in std::mem::take(&mut self.keys).into_tombstones() {
+            let Tombstone {
+                log,
+                time_ms,
+                is_first,
+            } = tombstone;
+            let position = self.segments[spot.segment as usize].position(spot.behind);
+            let is_last = self.lasts.get(&log) == Some(&position);
+            let is_old = time_ms < self.bounds(log).tombstones_before_ms;
+            if is_old && is_first && !is_last {
+                self.mark(spot);
             } else if !is_last {
                 self.left.is_held_back |= is_old;
-                let known = self.left.tombstones.entry(last.log).or_insert(u64::MAX);
+                let known = self.left.tombstones.entry(log).or_insert(u64::MAX);
                 *known = if is_old { *known } else { time_ms.min(*known) };
             }
         }
-        (self.share, self.at) = (self.share + 1, At::default());
-        self.share < self.shares
     }
 
-    /// Takes the records of a batch from an offset on; gives how many bytes were read.
-    fn take(&mut self, log: LogId, row: &Row, count: u32, first: Offset) -> Result<usize, Error> {
+    /// A batch as it is stored, with what stands there.
+    fn read(&self, row: &Row, count: u32) -> Result<(Bytes, Stored), Error> {
         let segment = &self.segments[self.at.segment];
         let read = segment.store.batch(row.place);
         let bytes = read.map_err(|error| self.log.note_damage(&segment.store, error))?;
         let stored = record::stored(&bytes, row, count.into());
         let stored = stored.map_err(|error| self.log.note_bad_rows(segment.seal.name(), error))?;
+        Ok((bytes, stored))
+    }
+
+    /// Takes the records of a batch from an offset on; gives how many bytes were read.
+    fn take(
+        &mut self,
+        log: LogId,
+        (row, count): (&Row, u32),
+        first: Offset,
+    ) -> Result<usize, Error> {
+        let (bytes, stored) = self.read(row, count)?;
         if self.share == 0 {
             self.looked_at += bytes.len() as u64;
         }
@@ -300,18 +333,8 @@ impl Search {
         if stored.packed.is_none() || is_young {
             return Ok(bytes.len());
         }
-        let plain = stored.plain()?;
-        let head = bytes.len() - stored.bytes.len();
-        let size = BatchSize {
-            stored: bytes.len(),
-            plain: head + plain.len(),
-            records: count,
-        };
-        if self.share == 0 {
-            self.segments[self.at.segment].take(size);
-        }
         let mut number = 0;
-        let keys = batch::keys(&plain, |key, is_tombstone, bytes| {
+        let keys = batch::keys(&stored.plain()?, |key, is_tombstone, _| {
             let (offset, position) = (row.offset.0 + number, Position(row.position.0 + number));
             number += 1;
             if offset < first.0 {
@@ -328,37 +351,39 @@ impl Search {
             let Some(behind) = self.segments[self.at.segment].behind(position) else {
                 return;
             };
-            let tombstone_ms = is_tombstone.then_some(stored.timestamp_ms);
-            let last = Last {
-                segment: self.at.segment as u32,
-                behind,
-                size: size.of_one(bytes + head / count.max(1) as usize),
-                log,
-                is_first: true,
-                tombstone_ms: tombstone_ms.and_then(|time_ms| NonZeroU64::new(time_ms.max(1))),
-            };
-            match self.keys.entry(digest) {
-                Entry::Vacant(vacant) => drop(vacant.insert(last)),
-                Entry::Occupied(mut known) => {
-                    let is_first = false;
-                    let gone = known.insert(Last { is_first, ..last });
-                    self.mark(&gone);
-                }
+            let segment = self.at.segment as u32;
+            let time_ms = is_tombstone.then_some(stored.timestamp_ms);
+            let spot = Spot { segment, behind };
+            if let Some(before) = self.keys.take(digest, spot, (log, time_ms)) {
+                self.mark(before);
             }
         });
         keys.map_err(Error::Unreadable)?;
         Ok(bytes.len())
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_shared_out_with_room_to_spare() {
-        let max = KEYS_MAX as u64;
-        let shares = [0, 1, max - 1, 8 * max].map(shares_of);
-        assert_eq!(shares, [1, 1, 1, 9]);
+    /// Finds what the superseded records of a batch take; gives how many bytes were read for it.
+    fn weigh(
+        &mut self,
+        log: LogId,
+        (row, count): (&Row, u32),
+        first: Offset,
+    ) -> Result<usize, Error> {
+        if !self.segments[self.at.segment].is_marked(row.position, count) {
+            return Ok(ROW_BYTES);
+        }
+        let (bytes, stored) = self.read(row, count)?;
+        let plain = stored.plain()?;
+        let batch = Batch {
+            log,
+            position: row.position,
+            dead: first.0.saturating_sub(row.offset.0),
+            stored: bytes.len(),
+            head: bytes.len() - stored.bytes.len(),
+            plain: &plain,
+        };
+        let weighed = self.segments[self.at.segment].weigh(&batch);
+        weighed.map_err(Error::Unreadable)?;
+        Ok(bytes.len())
     }
 }

@@ -309,9 +309,11 @@ proptest! {
             ),
             2..40,
         ),
+        trimmed in prop_oneof![Just(0), 0..60_u64],
     ) {
         let disk = MemoryDisk::default();
         let log = compressible(&disk, &batches);
+        log.trim(LogId(1), Offset(trimmed));
         let before = log.live(Index(0)).unwrap().unwrap().bytes;
         let bounds = Bounds { before_ms: u64::MAX, tombstones_before_ms: 0 };
         let until = Index(batches.len() as u64 + 1);
