@@ -29,9 +29,13 @@ pub fn list(rows: &IndexFile, store: &Store, seal: &Seal) -> Result<Option<Direc
 }
 
 /// The directory of these rows, which a seal sums up; `None` if it does not.
-pub fn list_of(rows: &[Row], store: &Store, seal: &Seal) -> Result<Option<Directory>, Error> {
+pub fn list_of(
+    mut rows: impl Iterator<Item = Row>,
+    store: &Store,
+    seal: &Seal,
+) -> Result<Option<Directory>, Error> {
     let mut listing = Listing::new(store, seal)?;
-    rows.iter().try_for_each(|row| listing.push(row))?;
+    rows.try_for_each(|row| listing.push(&row))?;
     Ok(listing.finish())
 }
 

@@ -26,8 +26,10 @@ const BAD_FRAME: &str = "a frame does not check";
 /// What the store of a rewritten segment tells.
 #[derive(Debug)]
 pub struct Told {
-    /// Its rows, in the order of positions, with one in each place where records are gone.
-    pub rows: Vec<Row>,
+    /// The rows of its batches, in the order of positions, with the positions behind them. There may be one for each
+    /// record.
+    batches: Vec<(Row, Position)>,
+    base: Index,
     /// The first frame behind which the filling is not zero: nothing reads that.
     pub ill_filled: Option<(u64, Index)>,
     sum: Sum,
@@ -45,6 +47,17 @@ struct Batch {
 }
 
 impl Batch {
+    /// One in the frame that begins at a position.
+    fn of(index: Index, position: u32, batch: &record::Batch<'_>) -> Self {
+        Self {
+            index,
+            place: super::derive::place_of(position + HEADER_BYTES as u32, batch),
+            crc: batch.check(0),
+            log: batch.log,
+            count: batch.count,
+        }
+    }
+
     /// Its row, and the position behind its records.
     fn row(self, place: Place) -> (Row, Position) {
         let records = u64::from(self.count - place.known);
@@ -91,13 +104,7 @@ impl Told {
             match header.kind {
                 Kind::Records => {
                     for batch in record::loose(payload)? {
-                        batches.push_back(Batch {
-                            index,
-                            place: super::derive::place_of(position + HEADER_BYTES as u32, &batch),
-                            crc: batch.check(0),
-                            log: batch.log,
-                            count: batch.count,
-                        });
+                        batches.push_back(Batch::of(index, position, &batch));
                     }
                 }
                 Kind::Moved => {
@@ -120,15 +127,44 @@ impl Told {
         let cut_off = || store.corrupt(ends, "it ends before it has told what it covers");
         let cover = places.cover().filter(|_| batches.is_empty());
         let cover = cover.ok_or_else(cut_off)?;
-        let rows = filled(rows, store.base(), &cover)
-            .ok_or_else(|| store.corrupt(ends, "its batches do not stand beside each other"))?;
-        rows.iter().for_each(|row| sum.add_row(row));
-        Ok(Self {
-            rows,
+        rows.sort_unstable_by_key(|(row, _)| row.position);
+        if !are_beside(&rows, &cover) {
+            return Err(store.corrupt(ends, "its batches do not stand beside each other"));
+        }
+        let mut told = Self {
+            batches: rows,
+            base: store.base(),
             ill_filled,
-            sum,
+            sum: Sum::default(),
             cover,
             end: u32::try_from(ends).map_err(|_| cut_off())?,
+        };
+        told.rows().for_each(|row| sum.add_row(&row));
+        told.sum = sum;
+        Ok(told)
+    }
+
+    /// Its rows, in the order of positions, with one in each place where records are gone.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        let (base, end) = (self.base, self.cover.next_position);
+        let gone = move |from: Position| Row {
+            position: from,
+            index: base,
+            // No row names a place before the first frame.
+            place: FILE_HEADER_BYTES as u32,
+            check: 0,
+            log: LogId::GONE,
+            offset: Offset(from.0),
+        };
+        let mut next = self.cover.first_position;
+        let batches = self.batches.iter().map(|(row, end)| (Some(*row), *end));
+        // Behind the last one a place may be left, too.
+        let all = batches.chain([(None, end)]);
+        all.flat_map(move |(row, behind)| {
+            let at = row.map_or(end, |row| row.position);
+            let before = (next < at).then(|| gone(next));
+            next = behind;
+            before.into_iter().chain(row)
         })
     }
 
@@ -156,42 +192,23 @@ impl Told {
 
     /// Writes the rows into an index of their own, and makes them durable.
     pub fn write_rows(&self, disk: &dyn Disk, path: &Path, base: Index) -> Result<(), Error> {
-        let room = FILE_HEADER_BYTES + self.rows.len() * ROW_BYTES;
+        let room = FILE_HEADER_BYTES + self.sum.rows * ROW_BYTES;
         let mut index = RowIndex::create(disk, path, base, room)?;
-        self.rows.iter().try_for_each(|row| index.push(*row))?;
+        self.rows().try_for_each(|row| index.push(row))?;
         index.seal()?;
         index.file().sync()
     }
 }
 
-/// The rows in the order of positions, with one in each place where records are gone; `None` if two share a position, or
-/// one is outside of what the segment covers.
-fn filled(mut rows: Vec<(Row, Position)>, base: Index, cover: &Cover) -> Option<Vec<Row>> {
-    rows.sort_unstable_by_key(|(row, _)| row.position);
-    let gone = |from: Position| Row {
-        position: from,
-        index: base,
-        // No row names a place before the first frame.
-        place: FILE_HEADER_BYTES as u32,
-        check: 0,
-        log: LogId::GONE,
-        offset: Offset(from.0),
-    };
-    let (mut filled, mut next) = (Vec::with_capacity(rows.len()), cover.first_position);
-    for (row, end) in rows {
-        if row.position < next {
-            return None;
-        }
-        if row.position > next {
-            filled.push(gone(next));
-        }
-        filled.push(row);
-        next = end;
-    }
-    if next < cover.next_position {
-        filled.push(gone(next));
-    }
-    (next <= cover.next_position).then_some(filled)
+/// Whether no two rows, in the order of positions, share one, and none is outside of what the segment covers.
+fn are_beside(rows: &[(Row, Position)], cover: &Cover) -> bool {
+    let mut next = cover.first_position;
+    let follow = rows.iter().all(|(row, end)| {
+        let follows = row.position >= next;
+        next = *end;
+        follows
+    });
+    follow && next <= cover.next_position
 }
 
 /// The segments from the floor on. What lies below it was given up: a removal that a crash cut short
@@ -280,7 +297,7 @@ fn sealed_anew(
     let paths = Paths::new(directory.dir, name);
     told.write_rows(directory.disk, &paths.index, name.base)?;
     let seal = told.seal(name);
-    let listed = super::listing::list_of(&told.rows, store, &seal)?;
+    let listed = super::listing::list_of(told.rows(), store, &seal)?;
     let listed = listed.ok_or(Error::Malformed("rows are not those that were summed up"))?;
     Ok((seal.with(&listed), listed))
 }

@@ -122,7 +122,7 @@ impl Log {
         let mut rows = rows.map_err(|error| self.note_store_damage(seal.base, error))?;
         let ended = self.ends_in(seal.base, &grown)?;
         derive::count_back(rows.iter_mut(), &grown, |log| ended.get(&log).copied());
-        let listed = listing::list_of(&rows, &whole.store, seal)?;
+        let listed = listing::list_of(rows.iter().copied(), &whole.store, seal)?;
         let Some(listed) = listed.filter(|_| next == seal.next_position) else {
             return Ok(None);
         };
@@ -141,7 +141,7 @@ impl Log {
     fn derive_rewritten(&self, seal: &Seal, whole: &Segment) -> Result<Option<Directory>, Error> {
         let told = Told::read(&whole.store, Some(seal.end));
         let told = told.map_err(|error| self.note_store_damage(seal.base, error))?;
-        let Some(listed) = listing::list_of(&told.rows, &whole.store, seal)? else {
+        let Some(listed) = listing::list_of(told.rows(), &whole.store, seal)? else {
             return Ok(None);
         };
         let path = Paths::new(&self.0.dir, seal.name()).index;

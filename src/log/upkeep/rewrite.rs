@@ -186,11 +186,13 @@ impl Rewriting {
         self.writer.finish(&cover_of(plan, &self.sources))?;
         let store = self.writer.store.clone();
         store.sync()?;
-        // It is read back whole: the rows follow from what stands there.
+        // It is read back whole: the rows follow from what stands there. What lives is forgotten before that, since both
+        // take memory for each batch.
+        self.live = Vec::new();
         let told = Told::read(&store, None)?;
         let seal = told.seal(plan.name());
         told.write_rows(&*disk, &paths.index, plan.base)?;
-        let directory = listing::list_of(&told.rows, &store, &seal)?;
+        let directory = listing::list_of(told.rows(), &store, &seal)?;
         let directory = directory.ok_or_else(|| store.corrupt(0, "its rows are not its own"))?;
         self.is_finished = true;
         Ok(Rewritten {

@@ -85,7 +85,7 @@ impl RewrittenCopy {
         }
         let paths = Paths::new(dir, wanted.name());
         told.write_rows(disk, &paths.index, wanted.base)?;
-        let listed = listing::list_of(&told.rows, &self.store, &seal)?;
+        let listed = listing::list_of(told.rows(), &self.store, &seal)?;
         let listed = listed.ok_or_else(|| mismatch(wanted, "its rows differ"))?;
         disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
         seal.with(&listed).write(disk, &paths.seal, &listed.bytes)?;

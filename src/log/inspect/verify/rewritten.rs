@@ -109,9 +109,9 @@ impl Walk<'_> {
             Ok(None) => return self.find(path, 0, true, What::IndexMissing),
             Err(error) => return self.find(path, 0, true, from_error(error)),
         };
-        let same = held.iter().zip(&told.rows);
-        let number = same.take_while(|(held, told)| held == told).count();
-        if number == held.len() && number == told.rows.len() {
+        let same = held.iter().zip(told.rows());
+        let number = same.take_while(|(held, told)| *held == told).count();
+        if number == held.len() && number == told.rows().count() {
             return;
         }
         let what = match held.len() <= number {
@@ -138,7 +138,7 @@ impl Walk<'_> {
             (seal.marks != made.marks, "the marks are others"),
             (seal.sealed_ms != made.sealed_ms, "its time is another"),
             (
-                seal.logs != told.rows.iter().map(|row| row.log).collect::<LogSet>(),
+                seal.logs != told.rows().map(|row| row.log).collect::<LogSet>(),
                 "it names other logs than its rows",
             ),
         ];
@@ -146,7 +146,7 @@ impl Walk<'_> {
         for (_, what) in differs.into_iter().filter(|(differs, _)| *differs) {
             self.find(path, 0, true, What::SealDiffers(what));
         }
-        if let Ok(Some(listed)) = listing::list_of(&told.rows, store, seal) {
+        if let Ok(Some(listed)) = listing::list_of(told.rows(), store, seal) {
             self.directory(files, seal, &listed);
         }
     }
