@@ -10,7 +10,9 @@ use super::find::NO_ROW;
 use super::stretch::{ROWS_MAX, Stretch};
 use crate::log::format::files::SegmentName;
 use crate::log::format::log_set::LogSet;
+use crate::log::format::row::Row;
 use crate::log::read::READ_BYTES_MAX;
+use crate::log::segment::Segment;
 use crate::log::segment::directory::LogRows;
 use crate::log::{Error, LogId, LogState, Position};
 
@@ -171,8 +173,14 @@ impl LogState {
             };
             let row = segment.index.row_of(&lists[place], at)?;
             let (behind, next) = self.behind(number, at)?;
-            bytes += self.take(segment, &row, (behind.as_ref(), next), &mut found)?;
             runs[place].at += 1;
+            let mut taken = self.take(segment, &row, (behind.as_ref(), next), &mut found)?;
+            if taken > 0
+                && let Some(next) = next_place(segment, &row, &lists[place], runs[place].at)
+            {
+                taken = found.end_last(next);
+            }
+            bytes += taken;
             match next_of(&runs[place], &lists[place])? {
                 Some(next) if next > at => heads.push(Reverse((next, place))),
                 Some(_) => return Err(Error::Malformed("the rows of a log are not in order")),
@@ -191,6 +199,18 @@ impl LogState {
         }
         Ok(found)
     }
+}
+
+/// Where the next batch of a row's log stands in a rewritten segment, whose batches stand log by log: the one of the row
+/// ends there at the latest. `at` is the number of the log's next row.
+fn next_place(segment: &Segment, row: &Row, rows: &LogRows<'_>, at: usize) -> Option<u32> {
+    if !segment.is_rewritten() {
+        return None;
+    }
+    // Whoever reads that row is told what is wrong with it.
+    let number = rows.number(at).ok()??;
+    let next = segment.index.row_of(rows, number).ok()?.place;
+    (next > row.place).then_some(next)
 }
 
 /// How many of a log's rows are before row `begin`. As many as before, or a few more, is the likeliest.

@@ -52,12 +52,31 @@ impl Rows<'_> {
             self.at += 1;
         }
         let segment = &self.state.segments[self.segment];
+        let mut end = batch_end(segment, &row, behind.as_ref());
+        if segment.is_rewritten() {
+            end = self.next_place(&row).map_or(end, |next| end.min(next));
+        }
         Ok(Some(Part {
-            end: batch_end(segment, &row, behind.as_ref()),
+            end,
             row,
             next,
             from: row.offset,
         }))
+    }
+
+    /// Where the next batch of the log stands in a rewritten segment, whose batches stand log by log: the one of this row
+    /// ends there at the latest.
+    fn next_place(&mut self, row: &Row) -> Option<u32> {
+        if self.ahead.is_none() {
+            let at = self.at;
+            match self.row() {
+                Ok(ahead) => self.ahead = ahead,
+                // Whoever reads on is told.
+                Err(_) => self.at = at,
+            }
+        }
+        let (next, _) = self.ahead?;
+        (next.place > row.place).then_some(next.place)
     }
 }
 

@@ -59,6 +59,14 @@ impl Stretch {
         Ok(())
     }
 
+    /// The last batch ends at this place at the latest; gives the bytes to read for it.
+    pub(super) fn end_last(&mut self, place: u32) -> usize {
+        self.parts.last_mut().map_or(0, |part| {
+            part.end = part.end.min(place);
+            part.end.saturating_sub(part.row.place) as usize
+        })
+    }
+
     /// Nothing that is wanted stands before a position.
     pub(super) fn pass(&mut self, position: Position) {
         self.passed = self.passed.max(position);
