@@ -8,7 +8,7 @@ use crate::raft::entry::outcome::{Refusal, Refused, StateRefusal};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// No leader took it: surely not appended.
-    #[error("no leader took the record within {waited_ms} ms; it was not appended")]
+    #[error("no leader took the record{}; it was not appended", within(*waited_ms))]
     NoLeader {
         /// How long the node waited for one.
         waited_ms: u64,
@@ -32,6 +32,14 @@ pub enum ProposeError {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+}
+
+/// What came behind another one of the same caller may not have waited at all.
+fn within(waited_ms: u64) -> String {
+    match waited_ms {
+        0 => String::new(),
+        _ => format!(" within {waited_ms} ms"),
+    }
 }
 
 impl From<Refusal> for ProposeError {
