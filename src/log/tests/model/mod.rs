@@ -4,100 +4,22 @@
 //! entries one read gives, where segments end) it must stay within its contract; all else is equal,
 //! the bounds in errors included.
 
-use std::collections::BTreeMap;
+mod ops;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::disk::memory::MemoryDisk;
-use crate::log::format::record::{BatchBuilder, batches, join};
+use crate::log::compaction::GoneWriter;
 use crate::log::fuzzing::read_run;
 use crate::log::tests::rewriting::{any_plan, rewrite};
 use crate::log::tests::rolls::{check_ends, rolled_behind};
 use crate::log::*;
+use ops::{COMPACTED, Content, LOGS, Op, Placed, entry, ops};
 
 const DIR: &str = "/log";
-/// Logs that batches go to.
-const LOGS: u8 = 3;
-
-#[derive(Debug, Clone)]
-enum Op {
-    Append(Vec<Content>),
-    /// Cuts some of the entries that are not published.
-    Truncate(u8),
-    Publish(u8),
-    Checkpoint,
-    Seal,
-    Trim(u8, u8),
-    /// Gives up a log, which may come again.
-    Forget(u8),
-    Drop,
-    /// Rewrites some of the sealed segments.
-    Rewrite(u8, u8),
-    Reopen,
-    Entries(u8, u8, u16),
-    Read(u8, u8, u16),
-    /// Reads the logs of a mask from a position on.
-    ReadMany(u8, u8, u16),
-}
-
-#[derive(Debug, Clone)]
-enum Content {
-    Control(u8),
-    Records(Vec<BatchOf>),
-    /// Ends a segment, if it names the right one.
-    Roll(bool),
-}
-
-/// The log of a batch, the lengths of its values, and how many of its first records are refused.
-#[derive(Debug, Clone)]
-struct BatchOf {
-    log: u8,
-    lengths: Vec<u8>,
-    known: usize,
-}
-
-fn contents() -> impl Strategy<Value = Content> {
-    let batch = (
-        0..LOGS,
-        vec(0..120u8, 1..5),
-        prop_oneof![4 => Just(0usize), 1 => 0..5usize],
-    );
-    let batch = batch.prop_map(|(log, lengths, known)| BatchOf {
-        log,
-        lengths,
-        known,
-    });
-    prop_oneof![
-        2 => (0..60u8).prop_map(Content::Control),
-        2 => prop_oneof![7 => Just(true), 1 => Just(false)].prop_map(Content::Roll),
-        8 => vec(batch, 1..4).prop_map(Content::Records),
-    ]
-}
-
-fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let op = prop_oneof![
-        8 => vec(contents(), 1..5).prop_map(Op::Append),
-        2 => any::<u8>().prop_map(Op::Truncate),
-        6 => any::<u8>().prop_map(Op::Publish),
-        2 => Just(Op::Checkpoint),
-        2 => Just(Op::Seal),
-        2 => (0..LOGS, any::<u8>()).prop_map(|(log, to)| Op::Trim(log, to)),
-        1 => (1..LOGS).prop_map(Op::Forget),
-        2 => Just(Op::Drop),
-        3 => (any::<u8>(), any::<u8>()).prop_map(|(from, count)| Op::Rewrite(from, count)),
-        2 => Just(Op::Reopen),
-        4 => (any::<u8>(), any::<u8>(), 0..1500u16).prop_map(|(a, b, c)| Op::Entries(a, b, c)),
-        6 => (0..LOGS, any::<u8>(), 0..1500u16).prop_map(|(log, at, bytes)| Op::Read(log, at, bytes)),
-        6 => (any::<u8>(), any::<u8>(), 0..1500u16).prop_map(|(logs, at, bytes)| Op::ReadMany(logs, at, bytes)),
-    ];
-    vec(op, 1..60)
-}
-
-/// An entry, and the runs of it that are accepted; where they go is known when they are published.
-type Placed = (Entry, Vec<Run>);
 
 /// The records of a log from its offset 0 on, and its first offset that may be read.
 #[derive(Clone, Default)]
@@ -113,6 +35,8 @@ struct Model {
     logs: BTreeMap<LogId, OneLog>,
     /// The log and the offset of each record, in the order of positions.
     positions: Vec<(LogId, Offset)>,
+    /// Those of them that compaction gave up.
+    gone: BTreeSet<Position>,
     published: usize,
     checkpoint: Option<(Checkpoint, BTreeMap<LogId, OneLog>)>,
     floor: Floor,
@@ -125,6 +49,20 @@ impl Model {
     /// The first entry that is held.
     fn first(&self) -> Index {
         self.floor.index.max(self.rewritten_to)
+    }
+
+    /// The records of a log that can be read from an offset on.
+    fn living(&self, log: LogId, from: u64) -> Vec<Record> {
+        let gone = self.gone.iter();
+        let gone = gone.map(|position| &self.positions[position.0 as usize]);
+        let gone: BTreeSet<_> = gone
+            .filter(|(of, _)| *of == log)
+            .map(|(_, at)| at)
+            .collect();
+        let held = self.logs[&log].records[from as usize..].iter();
+        held.filter(|record| !gone.contains(&record.offset))
+            .cloned()
+            .collect()
     }
 }
 
@@ -147,46 +85,6 @@ fn config() -> Config {
 
 fn done() -> Done {
     Box::new(|result| result.expect("a good disk"))
-}
-
-fn entry(content: &Content, (term, index, rolled): (u64, u64, Index)) -> Placed {
-    let (kind, payload, known) = match content {
-        Content::Roll(is_right) => {
-            let since = Index(rolled.0 + u64::from(!is_right));
-            let roll = Entry::roll(Term(term), Index(index), since);
-            return (roll, Vec::new());
-        }
-        Content::Control(length) => (Kind::Control, vec![9; (*length).into()].into(), Vec::new()),
-        Content::Records(parts) => {
-            let made: Vec<Bytes> = parts.iter().map(|part| batch(part, index)).collect();
-            let known = parts.iter().map(|part| part.known).collect();
-            (Kind::Records, join(made.iter(), None), known)
-        }
-    };
-    let mut runs = Vec::new();
-    if kind == Kind::Records {
-        for (batch, known) in batches(&payload).unwrap().iter().zip(known) {
-            let known = batch.count.min(known as u32);
-            if known < batch.count {
-                runs.push(Run::of(batch, known, Offset(0)));
-            }
-        }
-    }
-    let entry = Entry {
-        term: Term(term),
-        index: Index(index),
-        kind,
-        payload,
-    };
-    (entry, runs)
-}
-
-fn batch(part: &BatchOf, index: u64) -> Bytes {
-    let mut batch = BatchBuilder::of(LogId(part.log.into()), None);
-    for (number, length) in part.lengths.iter().enumerate() {
-        batch.push(&vec![index as u8; (*length).into()], index, number as u32);
-    }
-    batch.finish()
 }
 
 /// Somewhere in `from..=to`.
@@ -217,7 +115,7 @@ impl World {
             Op::Trim(log, choice) => self.trim(LogId((*log).into()), *choice),
             Op::Forget(log) => self.forget(LogId((*log).into())),
             Op::Drop => self.drop_trimmed(),
-            Op::Rewrite(from, count) => self.rewrite(*from, *count),
+            Op::Rewrite(from, count, gone) => self.rewrite((*from, *count), *gone),
             Op::Reopen => self.reopen(),
             Op::Entries(from, to, bytes) => self.entries(*from, *to, (*bytes).into()),
             Op::Read(log, offset, bytes) => {
@@ -345,18 +243,44 @@ impl World {
         assert!(self.log.drop_below(floor).unwrap());
     }
 
-    fn rewrite(&mut self, from: u8, count: u8) {
+    fn rewrite(&mut self, choice: (u8, u8), gone: u16) {
         let Some((checkpoint, _)) = &self.model.checkpoint else {
             return;
         };
         self.model.rewrites += 1;
         let at = Index(1 << 40 | self.model.rewrites);
-        let Some(plan) = any_plan(&self.log, checkpoint, at, (from, count)) else {
+        let Some(mut plan) = any_plan(&self.log, checkpoint, at, choice) else {
             return;
         };
+        let gone = self.going(&plan, gone);
+        let mut said = GoneWriter::default();
+        gone.iter().for_each(|position| said.push(*position));
+        (plan.compacted, plan.gone) = ([COMPACTED].into(), said.finish());
+        self.log.may_have_gaps(COMPACTED);
         assert!(rewrite(&self.log, &plan), "nothing is pinned");
         assert!(self.log.is_rewritten(&plan) && !self.log.can_rewrite(&plan));
         self.model.rewritten_to = self.model.rewritten_to.max(plan.next);
+        self.model.gone.extend(gone);
+    }
+
+    /// The records of a run that the mask names. The last one of a log stays.
+    fn going(&self, plan: &Rewrite, mask: u16) -> Vec<Position> {
+        let segments = self.log.segments().into_iter();
+        let run = segments.filter(|one| (plan.base..plan.next).contains(&one.base));
+        let positions = run.flat_map(|one| {
+            let next = one.next_position.map_or(0, |next| next.0);
+            next - one.positions..next
+        });
+        let model = &self.model;
+        let covered = model.checkpoint.as_ref().map(|(_, logs)| logs);
+        // What is there after a restart ends with a record, too.
+        let next = covered.and_then(|logs| logs.get(&COMPACTED));
+        let next = next.map_or(0, |log| log.records.len() as u64);
+        let goes = |position: &u64| {
+            let (log, at) = &model.positions[*position as usize];
+            *log == COMPACTED && at.0 + 1 < next && mask >> (position % 16) & 1 == 1
+        };
+        positions.filter(goes).map(Position).collect()
     }
 
     fn reopen(&mut self) {
@@ -385,6 +309,9 @@ impl World {
             let to = firsts.get(id).copied().unwrap_or(0);
             known.first = known.first.max(to.min(known.records.len() as u64));
             log.trim(*id, Offset(known.first));
+        }
+        if model.logs.contains_key(&COMPACTED) {
+            log.may_have_gaps(COMPACTED);
         }
         self.log = log;
     }
@@ -434,7 +361,7 @@ impl World {
                 before.iter().map(|record| record.value.len()).sum()
             });
             assert!(before < bytes.max(1), "it stops once it has enough");
-            let held = &known.records[asked.0 as usize..];
+            let held = self.model.living(log, asked.0);
             !read.is_empty() && held.starts_with(read)
         };
         assert!(is_right, "{read:?}");
@@ -452,13 +379,16 @@ impl World {
                 matches!(past, Err(Error::PastEnd { asked, next }) if (asked, next) == (from, end));
             return assert!(known, "{past:?}");
         }
-        let held = |(id, at): &&(LogId, Offset)| {
+        let held = |(position, (id, at)): &(u64, &(LogId, Offset))| {
             let first = model.logs.get(id).map(|log| log.first);
-            is_wanted(*id) && first.is_some_and(|first| at.0 >= first)
+            let lives = !model.gone.contains(&Position(*position));
+            lives && is_wanted(*id) && first.is_some_and(|first| at.0 >= first)
         };
-        let wanted = model.positions[from.0 as usize..].iter().filter(held);
-        let record =
-            |(id, at): &(LogId, Offset)| (*id, model.logs[id].records[at.0 as usize].clone());
+        let positions = (from.0..).zip(&model.positions[from.0 as usize..]);
+        let wanted = positions.filter(held);
+        let record = |(_, (id, at)): (u64, &(LogId, Offset))| {
+            (*id, model.logs[id].records[at.0 as usize].clone())
+        };
         let wanted: Vec<_> = wanted.map(record).collect();
         // A look may find other logs, too, which are left out before they are read.
         let ids: Vec<_> = (0..LOGS.into())
@@ -520,12 +450,12 @@ impl World {
             }
             for (id, known) in &self.model.logs {
                 let (mut at, next) = self.log.offsets(*id);
+                let mut read = Vec::new();
                 while at < next {
-                    for record in self.log.read(*id, at, bytes).unwrap() {
-                        assert_eq!(record, known.records[at.0 as usize]);
-                        at = Offset(at.0 + 1);
-                    }
+                    read.extend(self.log.read(*id, at, bytes).unwrap());
+                    at = Offset(read.last().unwrap().offset.0 + 1);
                 }
+                assert_eq!(read, self.model.living(*id, known.first));
             }
         }
     }
