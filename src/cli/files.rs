@@ -265,6 +265,17 @@ pub(super) fn disk_bytes(dir: &Path) -> anyhow::Result<u64> {
     Ok(total)
 }
 
+/// Has the system forget what it keeps in memory of a file, so that the next read of it is one of the disk. What is not
+/// synced, or is mapped, stays. A file that is gone is none to forget.
+pub(super) fn forget_cached(path: &Path) -> anyhow::Result<()> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        opened => opened.with_context(|| format!("open {}", path.display()))?,
+    };
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+        .with_context(|| format!("forget what is kept of {}", path.display()))
+}
+
 /// The resident memory of a process, in bytes.
 pub(super) fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/status");

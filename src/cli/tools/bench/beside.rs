@@ -11,9 +11,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use super::load::batches::{self, Load};
 use super::load::rate;
 use super::many::{CHANGES_IN_FLIGHT, Logs, READ_BATCH_RECORDS};
-use super::{Bench, LocalCluster, TIMEOUT};
+use super::{Bench, LocalCluster, TIMEOUT, table};
 use crate::batch::Record;
-use crate::cli::output::{counted, grouped, say};
+use crate::cli::output::{counted, grouped, say, size};
 use crate::client::{Producer, ProducerOptions};
 
 /// Records before anything is measured: in the default log, or in all logs together.
@@ -36,7 +36,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const CHECKPOINTS: &str = "ferrolog_checkpoints_total";
 const WRITTEN: &str = "ferrolog_state_written_bytes_total";
 /// Logs that are read, one after the other, before and after.
-const READ: usize = 20;
+const READ: usize = 200;
 /// Room counts as back once what full segments take has come down to this part, in hundredths.
 const BACK_PERCENT: u64 = 60;
 /// How long it may take.
@@ -68,9 +68,16 @@ pub(super) struct Room {
     pub(super) left_bytes: u64,
     /// From the deletion's end until it was back on all nodes.
     pub(super) back: Duration,
-    /// Records a second of a reader of one log after the other, before and after.
-    pub(super) read_before: f64,
-    pub(super) read_after: f64,
+    /// What a reader of one log after the other comes to, before and after.
+    pub(super) read_before: ReadRates,
+    pub(super) read_after: ReadRates,
+}
+
+/// Records a second: from the disk, and then once more, from what the system keeps in memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadRates {
+    pub(super) from_disk: f64,
+    pub(super) from_memory: f64,
 }
 
 impl Bench {
@@ -184,7 +191,7 @@ impl Bench {
         let of_log = records / logs.all.len() as u64;
         let read = &stay.all[..READ.min(stay.all.len())];
         let spans = vec![(0, of_log); read.len()];
-        let read_before = self.read_logs(read, &spans).await?;
+        let read_before = self.read_twice(cluster, read, &spans).await?;
         let what = counted(gone.all.len() as u64, "log", "logs");
         say(&format!(
             "deleting {what}, whose records stand among the others'"
@@ -196,19 +203,40 @@ impl Bench {
             if left <= filled * BACK_PERCENT / 100 {
                 break left;
             }
-            ensure!(began.elapsed() < BACK_MAX, "the room did not come back");
+            ensure!(
+                began.elapsed() < BACK_MAX,
+                "the room did not come back: segments take {} of {} still; see the nodes' logs",
+                size(left),
+                size(filled)
+            );
             sleep(LOOK_EVERY).await;
         };
         let back = began.elapsed();
+        table::at_rest(cluster, &self.client).await?;
         let room = Room {
             records,
             filled_bytes: filled,
             left_bytes: left,
             back,
             read_before,
-            read_after: self.read_logs(read, &spans).await?,
+            read_after: self.read_twice(cluster, read, &spans).await?,
         };
         Ok((room, stay))
+    }
+
+    async fn read_twice(
+        &self,
+        cluster: &LocalCluster,
+        logs: &[String],
+        spans: &[(u64, u64)],
+    ) -> anyhow::Result<ReadRates> {
+        let leader = self.leader().await?.addr;
+        let place = (0..cluster.node_count()).find(|place| cluster.addr(*place) == leader);
+        cluster.forget_cached(place.context("the leader is none of the own nodes")?)?;
+        Ok(ReadRates {
+            from_disk: self.read_logs(logs, spans).await?,
+            from_memory: self.read_logs(logs, spans).await?,
+        })
     }
 
     /// What the segments take on the node that holds the most.

@@ -25,10 +25,7 @@ impl Compared {
 
 /// What is printed.
 pub(super) fn shown(args: &BenchArgs, format: Format, outcome: &Outcome) -> String {
-    match format {
-        Format::Text => format!("{}\n\n{}", report::heading(args), text(outcome)),
-        Format::Json => report::with_head(args, json(outcome)).to_string(),
-    }
+    report::shown(args, format, || text(outcome), || json(outcome))
 }
 
 /// The table, for people.
@@ -79,13 +76,16 @@ fn text(outcome: &Outcome) -> String {
     if let Some(room) = &outcome.room {
         text = format!(
             "{text}\n\n{} records took {} on a node; half of the logs deleted, {} were left after {} ms\n  one log \
-             read after the other: {:.0} records a second before, {:.0} after",
+             read after the other, from the disk: {:.0} records a second before, {:.0} after\n  and from what the \
+             system keeps in memory: {:.0} before, {:.0} after",
             grouped(room.records),
             size(room.filled_bytes),
             size(room.left_bytes),
             room.back.as_millis(),
-            room.read_before,
-            room.read_after
+            room.read_before.from_disk,
+            room.read_after.from_disk,
+            room.read_before.from_memory,
+            room.read_after.from_memory
         );
     }
     text
@@ -137,8 +137,10 @@ fn json(outcome: &Outcome) -> Value {
             "filled_bytes": room.filled_bytes,
             "left_bytes": room.left_bytes,
             "back_ms": room.back.as_millis(),
-            "read_before_per_second": room.read_before,
-            "read_after_per_second": room.read_after,
+            "read_before_per_second": room.read_before.from_disk,
+            "read_after_per_second": room.read_after.from_disk,
+            "read_again_before_per_second": room.read_before.from_memory,
+            "read_again_after_per_second": room.read_after.from_memory,
         })),
     })
 }

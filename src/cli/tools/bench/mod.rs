@@ -116,10 +116,12 @@ async fn expired(
         pairs: args.runs,
     };
     let outcome = expiring::measure(&args.own_nodes(dir)?, shape).await?;
-    Ok(match format {
-        Format::Text => format!("{}\n\n{}", report::heading(args), outcome.text()),
-        Format::Json => report::with_head(args, outcome.json()).to_string(),
-    })
+    Ok(report::shown(
+        args,
+        format,
+        || outcome.text(),
+        || outcome.json(),
+    ))
 }
 
 impl Bench {
@@ -138,10 +140,12 @@ impl Bench {
                 value_bytes: args.size as usize,
             };
             let outcome = table::measure(cluster, &self.client, shape).await?;
-            return Ok(match format {
-                Format::Text => format!("{}\n\n{}", report::heading(args), outcome.text()),
-                Format::Json => report::with_head(args, outcome.json()).to_string(),
-            });
+            return Ok(report::shown(
+                args,
+                format,
+                || outcome.text(),
+                || outcome.json(),
+            ));
         }
         if let Some(logs) = args.logs {
             let outcome = self.many(logs as usize, rows, cluster).await?;

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::load::figures::{Row, spread};
 use super::{BenchArgs, NodeFigures};
-use crate::cli::files;
 use crate::cli::output::{grouped, table};
+use crate::cli::{Format, files};
 
 pub(super) fn text(args: &BenchArgs, rows: &[Row], nodes: Option<&NodeFigures>) -> String {
     let head = ["WORK", "PER SECOND", "RANGE", "P50 MS", "P99 MS", "MB/S"]
@@ -34,12 +34,25 @@ pub(super) fn text(args: &BenchArgs, rows: &[Row], nodes: Option<&NodeFigures>) 
 }
 
 /// What was measured, and where.
-pub(super) fn heading(args: &BenchArgs) -> String {
+fn heading(args: &BenchArgs) -> String {
     format!("{}\n{}", setting(args), files::machine())
 }
 
+/// What is printed: a text under its head, or figures for programs.
+pub(super) fn shown(
+    args: &BenchArgs,
+    format: Format,
+    text: impl FnOnce() -> String,
+    json: impl FnOnce() -> Value,
+) -> String {
+    match format {
+        Format::Text => format!("{}\n\n{}", heading(args), text()),
+        Format::Json => with_head(args, json()).to_string(),
+    }
+}
+
 /// The same beside figures, for programs.
-pub(super) fn with_head(args: &BenchArgs, mut figures: Value) -> Value {
+fn with_head(args: &BenchArgs, mut figures: Value) -> Value {
     figures["machine"] = json!(files::machine());
     figures["setting"] = json!(setting(args));
     figures

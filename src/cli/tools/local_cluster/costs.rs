@@ -61,6 +61,14 @@ impl LocalCluster {
         files::written_bytes(self.pid(place).context("the node does not run")?)
     }
 
+    /// Has the system forget what it keeps in memory of the node's records.
+    pub fn forget_cached(&self, place: usize) -> anyhow::Result<()> {
+        let dir = self.data_dir(place);
+        let stores = files::list(&dir)?.into_iter();
+        let mut stores = stores.filter(|name| name.ends_with(".store"));
+        stores.try_for_each(|name| files::forget_cached(&dir.join(name)))
+    }
+
     /// What the node's data takes on disk, holes not counted.
     pub fn disk_bytes(&self, place: usize) -> anyhow::Result<u64> {
         files::disk_bytes(&self.data_dir(place))

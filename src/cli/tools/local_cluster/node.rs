@@ -151,3 +151,19 @@ pub(super) fn log_tail(path: &Path) -> anyhow::Result<String> {
     let shown = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
     Ok(format!("{}:\n{}", path.display(), shown.join("\n")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_give_memory_back_as_soon_as_those_that_deploy_starts() {
+        let setting = format!("{PURGE_DELAY}={PURGE_DELAY_MS}");
+        for unit in [
+            include_str!("../../../../deploy/ferrolog.service"),
+            include_str!("../../../../deploy/Dockerfile"),
+        ] {
+            assert!(unit.contains(&setting), "{setting}");
+        }
+    }
+}

@@ -212,7 +212,10 @@ async fn write(client: &Client, shape: Shape) -> anyhow::Result<Vec<u64>> {
 
 /// Waits until the nodes have nothing to look for and nothing to rewrite: how long that took, and what the segments take on
 /// each node.
-async fn at_rest(cluster: &LocalCluster, client: &Client) -> anyhow::Result<(Duration, Vec<u64>)> {
+pub(super) async fn at_rest(
+    cluster: &LocalCluster,
+    client: &Client,
+) -> anyhow::Result<(Duration, Vec<u64>)> {
     let admin = client.admin();
     let began = Instant::now();
     let (mut before, mut since) = (Vec::new(), began);
