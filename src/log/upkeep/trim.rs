@@ -35,6 +35,8 @@ pub struct SegmentInfo {
     pub name: SegmentName,
     /// How many positions its records take, those that are gone among them; 0 while it is open.
     pub positions: u64,
+    /// Its rows: one for each batch, and for each place where records are gone; 0 while it is open.
+    pub rows: u64,
     /// The raft index after its last.
     pub next_index: Index,
     /// What it takes on disk, about, in bytes.
@@ -89,6 +91,7 @@ impl Log {
             positions: segment
                 .seal()
                 .map_or(0, |seal| seal.next_position.0 - seal.first_position.0),
+            rows: segment.seal().map_or(0, |seal| seal.rows.into()),
             next_index: segment.next_index(),
             bytes: segment.bytes(),
             next_position: segment.seal().map(|seal| seal.next_position),

@@ -5,13 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::timeout;
 use tonic::transport::Server;
 
+use crate::batch::{self, Compression};
 use crate::disk::memory::MemoryDisk;
 use crate::env::Random;
-use crate::log::record::{BatchBuilder, Producer};
+use crate::log::record::{BatchBuilder, Conditions, Producer, packed};
 use crate::log::{self, Index, LogId, Offset};
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
@@ -155,6 +157,54 @@ pub(crate) fn check_records(node: &ReplicatedLog, offsets: Range<u64>) {
 pub(crate) async fn check(node: &ReplicatedLog, count: u64) {
     catch_up(node, count).await;
     check_records(node, 0..count);
+}
+
+/// Makes a log.
+pub(crate) async fn make_log(
+    node: &ReplicatedLog,
+    name: &str,
+    compaction: Option<Compaction>,
+) -> LogId {
+    let config = LogConfig {
+        compaction,
+        ..LogConfig::default()
+    };
+    let create = CreateLog {
+        name: name.to_owned(),
+        config,
+        token: Bytes::new(),
+        subject: String::new(),
+        now_ms: 0,
+        logs_max: 10,
+    };
+    node.create_log(create).await.unwrap().log
+}
+
+/// Batches of states.
+pub(crate) const BATCHES: u64 = 40;
+
+/// Appends batches that compress well, of which every other record is superseded.
+pub(crate) async fn append_states(node: &ReplicatedLog, log: LogId) {
+    for number in 0..BATCHES {
+        let mut builder = batch::Builder::default();
+        for record in 0..20 {
+            let key = match record % 2 {
+                0 => record.to_string(),
+                _ => format!("{number} {record}"),
+            };
+            builder.push(&batch::Record {
+                key: Some(key.into()),
+                ..batch::Record::new(vec![b'x'; 5000])
+            });
+        }
+        let (records, count) = builder.take();
+        let compression = Compression::Zstd;
+        let records = batch::compress(&records, compression).unwrap();
+        let conditions = Conditions::default();
+        let batch = packed(log, None, &conditions, compression, count, &records);
+        let answer = node.propose(batch).await.unwrap();
+        timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 //! put into its plans what the last one found.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -17,9 +18,9 @@ use crate::raft::home::blocking::on_disk;
 use crate::raft::peer::fetch;
 use crate::raft::write::rolls;
 
-use super::Upkeep;
 use super::rewriting::pace;
-use super::searched::Wanted;
+use super::searched::{GROWTH_PERCENT, Wanted};
+use super::{Upkeep, idle};
 
 /// Between two looks at whether there is something to look for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -31,7 +32,7 @@ impl Upkeep {
     pub async fn compact(&self, dead_percent: Setting<u64>) {
         loop {
             sleep(LOOK_EVERY).await;
-            if let Err(error) = self.compact_once(dead_percent.get() > 0).await {
+            if let Err(error) = self.compact_once(&dead_percent).await {
                 tracing::warn!(%error, "superseded records were not looked for; it is tried again");
                 sleep(AGAIN).await;
             }
@@ -56,7 +57,8 @@ impl Upkeep {
         })
     }
 
-    async fn compact_once(&self, are_rewritten: bool) -> Result<(), Error> {
+    async fn compact_once(&self, dead_percent: &Setting<u64>) -> Result<(), Error> {
+        let are_rewritten = dead_percent.get() > 0;
         let mut wanted = self.compacted();
         {
             let mut searched = self.searched.lock();
@@ -75,10 +77,14 @@ impl Upkeep {
         let segments = self.node.log.segments();
         let is_sealed = |one: &&SegmentInfo| one.next_position.is_some();
         let sealed: Vec<_> = segments.iter().take_while(is_sealed).collect();
+        let growth_percent = match self.is_idle.load(Ordering::Relaxed) {
+            true => idle::percent(GROWTH_PERCENT),
+            false => GROWTH_PERCENT,
+        };
         let is_enough = {
             let mut searched = self.searched.lock();
             searched.see_open(&mut wanted, segments.get(sealed.len()));
-            searched.holds_enough(&wanted, self.node.log.segment_bytes_max())
+            searched.holds_enough(&wanted, growth_percent, self.node.log.segment_bytes_max())
         };
         // One that is ended waits for its seal.
         let is_open = segments.len() == sealed.len() + 1;
@@ -102,7 +108,8 @@ impl Upkeep {
             if !searched.is_used_up() {
                 return Ok(());
             }
-            searched.is_due(&wanted, last.next_index)
+            searched.is_due(&wanted, last.next_index, growth_percent)
+                || searched.is_more_to_say(&segments)
         };
         if !is_due && !self.may_have_old_tombstones(&wanted) {
             return Ok(());
@@ -110,7 +117,7 @@ impl Upkeep {
         // From here on this node decides on no run: the members are asked about the segments that are looked at.
         self.searched.lock().looked_percent = Some(0);
         let looked = self
-            .look_for_superseded(&wanted, (first.base, last.next_index), is_due)
+            .look_for_superseded(&wanted, (first.base, last.next_index), is_due, dead_percent)
             .await;
         self.searched.lock().looked_percent = None;
         looked
@@ -121,6 +128,7 @@ impl Upkeep {
         wanted: &Wanted,
         range: (Index, Index),
         is_due: bool,
+        dead_percent: &Setting<u64>,
     ) -> Result<(), Error> {
         let agreed = self.agreed(range).await;
         if !is_due && !self.are_tombstones_due(wanted, agreed.as_deref()) {
@@ -143,7 +151,7 @@ impl Upkeep {
             return Ok(());
         }
         let began = Instant::now();
-        let Some(mut search) = self.looked(search).await? else {
+        let Some(mut search) = self.looked(search, dead_percent).await? else {
             return Ok(());
         };
         let (records, ms) = (search.records(), began.elapsed().as_millis());
@@ -157,8 +165,12 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Takes a look to its end; `None` if this node leads no more.
-    async fn looked(&self, mut search: Search) -> Result<Option<Search>, Error> {
+    /// Takes a look to its end; `None` if this node leads no more, or is not to rewrite any more.
+    async fn looked(
+        &self,
+        mut search: Search,
+        dead_percent: &Setting<u64>,
+    ) -> Result<Option<Search>, Error> {
         loop {
             let (back, read) = on_disk(move || {
                 let read = search.step()?;
@@ -171,7 +183,7 @@ impl Upkeep {
                 Some(bytes) => sleep(pace(bytes as u64)).await,
                 None => return Ok(Some(search)),
             }
-            if !self.node.view().writable {
+            if !self.node.view().writable || dead_percent.get() == 0 {
                 return Ok(None);
             }
         }

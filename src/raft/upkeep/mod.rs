@@ -2,6 +2,7 @@
 //! and finds and mends damage.
 
 mod compacting;
+mod idle;
 mod mend;
 mod planning;
 pub mod progress;
@@ -12,7 +13,7 @@ mod searched;
 mod taking_over;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
@@ -56,6 +57,8 @@ pub struct Upkeep {
     live_bytes: AtomicU64,
     /// The rewriting that had no room for what it came to, and how many bytes lived of it so far.
     outgrown: Mutex<Option<(Index, u64)>>,
+    /// Whether the log hardly grows.
+    is_idle: AtomicBool,
     /// What the leader knows of records that later ones of their keys stand for.
     searched: Mutex<searched::Searched>,
     /// The entry up to which the engine was to purge and did not in time; 0 if it always did.
@@ -72,6 +75,7 @@ impl Upkeep {
             rewriting: tokio::sync::Mutex::default(),
             live_bytes: AtomicU64::default(),
             outgrown: Mutex::default(),
+            is_idle: AtomicBool::default(),
             searched: Mutex::default(),
             put_off: AtomicU64::default(),
         }

@@ -17,6 +17,10 @@ pub const SUPERSEDED_PERCENT: u64 = 20;
 /// A run of positions takes so many bytes at most.
 const RUN_BYTES_MAX: usize = 20;
 
+/// Batches of which a record lives, about, of a run of several segments. A node that rewrites them needs some memory for
+/// each: 56 bytes, and then 72 for its row.
+const BATCHES_MAX: u64 = 1 << 18;
+
 /// What lives of a run takes so much at most: what tells the places of its batches is to fit beside it.
 const LIVE_BYTES_MAX: u64 = STORE_BYTES_MAX as u64 / 4 * 3;
 
@@ -42,6 +46,8 @@ struct Run {
     bytes: u64,
     /// Of the bytes those of superseded records.
     superseded: u64,
+    /// Batches of which a record lives, at most.
+    batches: u64,
 }
 
 impl Run {
@@ -65,7 +71,7 @@ impl Run {
             1 => LIVE_BYTES_MAX,
             _ => limits.segment_bytes_max.min(LIVE_BYTES_MAX),
         };
-        self.live <= max
+        self.live <= max && (self.batches <= BATCHES_MAX || self.to - self.from == 1)
     }
 }
 
@@ -119,6 +125,7 @@ fn best(
             live: 0,
             bytes: 0,
             superseded: 0,
+            batches: 0,
         };
         let (mut positions, mut rewritten, mut said) = (0, 0, 0);
         for one in sealed[from..].iter().take(REWRITE_SEGMENTS_MAX) {
@@ -135,6 +142,8 @@ fn best(
             run.live += live.bytes - gone + more;
             run.bytes += live.of_bytes;
             run.superseded += gone;
+            let batches = one.rows * live.bytes / live.of_bytes.max(1);
+            run.batches += batches + superseded.map_or(0, |one| one.runs);
             let is_too_long = said > GONE_BYTES_MAX || positions > u64::from(u32::MAX);
             if !run.fits(limits) || is_too_long {
                 break;
@@ -187,6 +196,7 @@ pub mod tests {
                 next_index: Index(base.0 + 10),
                 bytes: *bytes,
                 positions: 10,
+                rows: 10,
                 next_position: Some(crate::log::Position(base.0 + 10)),
                 opened: crate::env::Instant::now(),
                 found: false,
@@ -225,6 +235,7 @@ pub mod tests {
         let superseded = InSegment {
             gone: gone.finish(),
             records: 1,
+            runs: 1,
             bytes,
             more_bytes,
             logs: [LogId(1)].into(),
@@ -254,6 +265,24 @@ pub mod tests {
         assert!(planned(300, 9_000, 0).is_some());
         assert!(planned(300, LIVE_BYTES_MAX - 700, 0).is_some());
         assert_eq!(planned(300, LIVE_BYTES_MAX - 699, 0), None);
+    }
+
+    #[test]
+    fn no_more_batches_are_merged_than_a_node_has_memory_for() {
+        let planned = |rows| {
+            let (mut infos, lives) = segments(&[(1000, 300, false); 3]);
+            infos.iter_mut().for_each(|one| one.rows = rows);
+            let plan = plan(&infos, (&lives, &Found::new()), &LIMITS);
+            plan.map(|plan| (plan.base.0, plan.next.0))
+        };
+        let of_each = BATCHES_MAX * 10 / 3;
+        assert_eq!(planned(of_each / 3), Some((0, 30)));
+        assert_eq!(planned(of_each / 3 + 10), Some((0, 20)));
+        assert_eq!(
+            planned(of_each * 9),
+            Some((0, 10)),
+            "one alone cannot be cut"
+        );
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Upkeep {
         let searched = self.searched.lock();
         let mut progress = Progress {
             due,
-            is_asked: asked > searched.asked
+            is_asked: (asked > searched.asked || searched.is_more_to_say(&segments))
                 && self.node.view().writable
                 && searched.looked_percent.is_none()
                 && !searched.is_off,

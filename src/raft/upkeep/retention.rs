@@ -302,6 +302,7 @@ mod tests {
             base: Index(0),
             name: Index(0).into(),
             positions: 0,
+            rows: 0,
             next_index: Index(9),
             bytes: 100,
             next_position: None,

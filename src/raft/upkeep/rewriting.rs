@@ -19,10 +19,13 @@ use crate::raft::home::blocking::on_disk;
 use crate::retry::CALL_WAIT;
 
 use super::Upkeep;
+use super::idle::{self, Idle};
 use super::planning::{Limits, SUPERSEDED_PERCENT, plan};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Segments that one look is at.
+const SEGMENTS_AT_ONCE: usize = 16;
 /// Between two tries of the same.
 const AGAIN: Duration = Duration::from_secs(2);
 /// The most bytes that are read or written a second for it.
@@ -46,6 +49,7 @@ pub struct Worth {
     /// What was seen, the share of dead bytes, and how often superseded records were looked for, when the leader decided
     /// last.
     decided: Option<(Sight, u64, u64)>,
+    idle: Idle,
 }
 
 impl Worth {
@@ -80,6 +84,18 @@ impl Worth {
         }
         Some(next.copied())
     }
+
+    /// Some that are looked at next, and whether a look at all of them ends with these.
+    fn next_some(&mut self, sealed: &[SegmentInfo], now: Sight) -> (Vec<SegmentInfo>, bool) {
+        let mut some = Vec::new();
+        while some.len() < SEGMENTS_AT_ONCE {
+            match self.next_of(sealed, now) {
+                Some(Some(next)) => some.push(next),
+                end => return (some, end.is_some()),
+            }
+        }
+        (some, false)
+    }
 }
 
 impl Upkeep {
@@ -88,10 +104,11 @@ impl Upkeep {
         let worth = Mutex::new(Worth::default());
         loop {
             sleep(LOOK_EVERY).await;
+            self.see_whether_idle(&worth);
             let done = match self.due() {
                 Some(plan) => self.carry_out(&plan).await,
                 None => self
-                    .look_at_one(&worth, dead_percent.get())
+                    .look_at_some(&worth, dead_percent.get())
                     .await
                     .map(|()| true),
             };
@@ -247,28 +264,47 @@ impl Upkeep {
         .await
     }
 
-    /// Looks at one more segment. Once all were looked at, it is known what lives, and the leader decides on a run of them.
-    async fn look_at_one(&self, worth: &Mutex<Worth>, dead_percent: u64) -> Result<(), Error> {
+    fn see_whether_idle(&self, worth: &Mutex<Worth>) {
+        let segments = self.node.log.segments();
+        let open = segments.iter().rfind(|one| one.next_position.is_none());
+        let is_idle = worth.lock().idle.see(open, Instant::now());
+        self.is_idle.store(is_idle, Ordering::Relaxed);
+    }
+
+    /// Looks at some more segments. Once all were looked at, it is known what lives, and the leader decides on a run of
+    /// them.
+    async fn look_at_some(&self, worth: &Mutex<Worth>, dead_percent: u64) -> Result<(), Error> {
         let segments = self.node.log.segments().into_iter();
         let sealed: Vec<_> = segments.filter(|one| one.next_position.is_some()).collect();
         let rewritten = sealed.iter().filter_map(|one| one.name.rewritten).max();
         let now = (self.node.log.given_up(), sealed.len(), rewritten);
-        let next = worth.lock().next_of(&sealed, now);
-        match next {
-            Some(Some(next)) => {
-                let log = self.node.log.clone();
-                let seen = on_disk(move || Ok::<_, Error>(log.live(next.base)?)).await?;
-                let mut worth = worth.lock();
-                match seen {
-                    Some(live) => drop(worth.lives.insert(next.name, live)),
-                    None => drop(worth.lives.remove(&next.name)),
-                }
-                return Ok(());
+        let (some, is_end) = worth.lock().next_some(&sealed, now);
+        let (log, is_full) = (self.node.log.clone(), some.len() == SEGMENTS_AT_ONCE);
+        let seen = on_disk(move || {
+            let live = |one: SegmentInfo| (one.name, log.live(one.base));
+            Ok::<_, Error>(some.into_iter().map(live).collect::<Vec<_>>())
+        });
+        let mut failed = None;
+        for (name, live) in seen.await? {
+            let mut worth = worth.lock();
+            match live {
+                Ok(Some(live)) => drop(worth.lives.insert(name, live)),
+                Ok(None) => drop(worth.lives.remove(&name)),
+                Err(error) => failed = Some(error),
             }
-            Some(None) => self
-                .live_bytes
-                .store(worth.lock().bytes(), Ordering::Relaxed),
-            None => {}
+        }
+        if let Some(error) = failed {
+            // The next look is at what is not known yet.
+            let mut worth = worth.lock();
+            (worth.next, worth.ended) = (Index(0), None);
+            return Err(error.into());
+        }
+        if is_full {
+            return Ok(());
+        }
+        if is_end {
+            let bytes = worth.lock().bytes();
+            self.live_bytes.store(bytes, Ordering::Relaxed);
         }
         if !self.node.view().writable {
             worth.lock().decided = None;
@@ -287,6 +323,11 @@ impl Upkeep {
             }
             searched.number
         };
+        let percent = |beside_load| match self.is_idle.load(Ordering::Relaxed) {
+            true => idle::percent(beside_load),
+            false => beside_load,
+        };
+        let dead_percent = percent(dead_percent);
         let seen = worth.lock().ended.map(|ended| (ended, dead_percent, looks));
         if worth.lock().decided == seen {
             // What was decided on was done or refused, and nothing has changed since.
@@ -295,7 +336,7 @@ impl Upkeep {
         }
         let superseded_percent = match self.searched.lock().is_asked {
             true => 0,
-            false => SUPERSEDED_PERCENT,
+            false => percent(SUPERSEDED_PERCENT),
         };
         let limits = Limits {
             segment_bytes_max: self.node.log.segment_bytes_max(),
@@ -372,6 +413,19 @@ mod tests {
         // What changes in the midst of a look is looked at in the next one.
         let look = [Some(Some(10)), Some(None), Some(Some(0))];
         assert_eq!(look.map(|_| looks(&mut worth, (3, 2))), look);
+    }
+
+    #[test]
+    fn a_look_is_at_some_at_a_time() {
+        let (infos, _) = segments(&[(1000, 100, false); 2 * SEGMENTS_AT_ONCE - 1]);
+        let mut worth = Worth::default();
+        let mut looks = || {
+            let (some, is_end) = worth.next_some(&infos, (1, infos.len(), None));
+            (some.len(), is_end)
+        };
+        assert_eq!(looks(), (SEGMENTS_AT_ONCE, false));
+        assert_eq!(looks(), (SEGMENTS_AT_ONCE - 1, true));
+        assert_eq!(looks(), (0, false), "nothing changed");
     }
 
     #[test]

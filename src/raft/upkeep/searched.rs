@@ -1,15 +1,15 @@
 //! What the last look for superseded records found, and whether another one is due.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
 use crate::log::{InSegment, Index, Left, LogId, Search, SegmentInfo, SegmentName};
 use crate::raft::entry::catalog::Compaction;
 
-/// A look begins once sealed segments hold this part more than what was left by the last one; and the open segment is ended
-/// for it once that holds as much, and this part of a full one.
-const GROWTH_SHARE: u64 = 4;
+/// A look begins once sealed segments hold so much more, in percent of what was left by the last one; and the open segment
+/// is ended for it once that holds as much, and this part of a full one.
+pub const GROWTH_PERCENT: u64 = 25;
 const OPEN_SHARE: u64 = 8;
 
 /// What the last look found.
@@ -44,6 +44,8 @@ pub struct Searched {
     pub asked: Index,
     /// Whether all that was found is to go, however little: somebody asked for it.
     pub is_asked: bool,
+    /// The segments in which it found more than a plan can say.
+    unsaid: BTreeSet<SegmentName>,
     pub tombstones: Left,
     /// The segments that were looked at, if all nodes had the same.
     pub agreed: Option<Vec<u8>>,
@@ -68,8 +70,9 @@ impl Searched {
         };
         // Tombstones that had to stay the last time are part of what was asked for.
         self.is_asked = wanted.asked > self.asked
-            || (self.is_asked && self.agreed.is_none())
+            || (self.is_asked && (self.agreed.is_none() || !self.unsaid.is_empty()))
             || search.is_cut();
+        self.unsaid = search.unsaid().clone();
         self.how = wanted.logs.clone();
         self.agreed = agreed;
         self.asked = wanted.asked;
@@ -111,10 +114,22 @@ impl Searched {
     }
 
     /// Whether there is enough that is new in sealed segments, or somebody asks.
-    pub fn is_due(&self, wanted: &Wanted, before: Index) -> bool {
+    pub fn is_due(&self, wanted: &Wanted, before: Index, growth_percent: u64) -> bool {
         let appended = wanted.sealed_bytes.saturating_sub(self.appended_bytes);
-        let has_grown = appended > 0 && appended >= self.left_bytes / GROWTH_SHARE;
+        let has_grown = appended > 0 && appended >= self.enough(growth_percent);
         wanted.asked > self.asked || (before > self.before && has_grown)
+    }
+
+    /// Whether somebody asked for more than was said, and what was said of it has gone. What could not go would be found
+    /// again and again.
+    pub fn is_more_to_say(&self, segments: &[SegmentInfo]) -> bool {
+        let is_there = |name| segments.iter().any(|one| one.name == name);
+        self.is_asked && self.unsaid.iter().any(|name| !is_there(*name))
+    }
+
+    /// So many hundredths of what the last look left.
+    fn enough(&self, growth_percent: u64) -> u64 {
+        self.left_bytes / 100 * growth_percent
     }
 
     /// Takes note of what stands in the open segment.
@@ -136,10 +151,16 @@ impl Searched {
     }
 
     /// Whether so much stands in the open segment that it is to be ended for a look.
-    pub fn holds_enough(&self, wanted: &Wanted, segment_bytes_max: u64) -> bool {
+    pub fn holds_enough(
+        &self,
+        wanted: &Wanted,
+        growth_percent: u64,
+        segment_bytes_max: u64,
+    ) -> bool {
         let open = wanted.appended_bytes.saturating_sub(wanted.sealed_bytes);
-        let enough = (self.left_bytes / GROWTH_SHARE).max(segment_bytes_max / OPEN_SHARE);
-        open >= enough
+        open >= self
+            .enough(growth_percent)
+            .max(segment_bytes_max / OPEN_SHARE)
     }
 }
 
@@ -179,7 +200,7 @@ mod tests {
             let mut wanted = wanted(appended);
             searched.left_bytes = left_bytes;
             searched.see_open(&mut wanted, Some(open));
-            let enough = searched.holds_enough(&wanted, SEGMENT);
+            let enough = searched.holds_enough(&wanted, GROWTH_PERCENT, SEGMENT);
             (wanted.sealed_bytes, enough)
         };
         assert_eq!(is_enough(&infos[0], 50_900, 6000), (50_000, false));
@@ -192,6 +213,21 @@ mod tests {
         assert_eq!(is_enough(&infos[1], 51_030, 10), (51_000, false));
         infos[0].bytes = 20;
         assert_eq!(is_enough(&infos[0], 51_530, 10), (51_510, false));
+    }
+
+    #[test]
+    fn what_was_asked_for_and_not_said_is_looked_for_once_the_rest_has_gone() {
+        let (mut infos, _) = segments(&[(900, 900, false); 2]);
+        let mut searched = Searched {
+            unsaid: [infos[1].name].into(),
+            ..Searched::default()
+        };
+        let rewritten = infos.remove(1);
+        assert!(!searched.is_more_to_say(&infos), "nobody asked");
+        searched.is_asked = true;
+        assert!(searched.is_more_to_say(&infos));
+        infos.push(rewritten);
+        assert!(!searched.is_more_to_say(&infos), "it could not go");
     }
 
     #[test]
@@ -223,7 +259,7 @@ mod tests {
                 sealed_bytes,
                 ..wanted(200_000)
             };
-            searched.is_due(&wanted, Index(before))
+            searched.is_due(&wanted, Index(before), GROWTH_PERCENT)
         };
         assert!(!is_due(100_999, 20));
         assert!(is_due(101_000, 20));
