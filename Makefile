@@ -78,16 +78,18 @@ rot: ## a table: each kind of rot in each kind of file, and what a node makes of
 # For so long; a failure prints the seed that FERROLOG_SEED= runs again.
 SOAK_SECONDS ?= 600
 # Calls to ten logs at once under kills, cuts and snapshots; records of a thousand logs at SOAK_RATE a second beside a
-# reader that is broken off all the time. Together they take about ten minutes on two cores.
+# reader that is broken off all the time; and a command that prints what comes, which is killed so often. Together they take
+# about ten minutes on two cores.
 SOAK_CALLS ?= 200000
 SOAK_RECORDS ?= 40000000
 SOAK_RATE ?= 200000
+SOAK_KILLS ?= 100
 # Power cuts of one node, and as many of all, on each filesystem.
 SOAK_CUTS ?= 25
 soak: ## crash points of histories that no test has run, for SOAK_SECONDS; then many logs under faults, then power cuts
 	FERROLOG_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked --lib log::tests::crash -- --nocapture
 	FERROLOG_CALLS=$(SOAK_CALLS) FERROLOG_RECORDS=$(SOAK_RECORDS) FERROLOG_RECORDS_PER_SECOND=$(SOAK_RATE) \
-		cargo test --release --locked --test processes many:: -- --nocapture --test-threads=1
+		FERROLOG_ROUNDS=$(SOAK_KILLS) cargo test --release --locked --test processes many:: -- --nocapture --test-threads=1
 	FERROLOG_ROUNDS=$(SOAK_CUTS) cargo test --release --locked --test processes power_cut:: -- --nocapture --test-threads=1
 
 # A seed is a world: nodes, network, disks, clocks, clients, faults. One that fails prints how to run it again.

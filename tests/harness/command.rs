@@ -120,10 +120,19 @@ pub async fn client(cluster: &LocalCluster, words: &[&str]) -> Ended {
 
 /// The same for a client that knows these servers alone.
 pub async fn client_of(cluster: &LocalCluster, servers: &str, words: &[&str]) -> Ended {
+    run(&args_for(cluster, servers, words)).await
+}
+
+/// The arguments of a command of a client with its certificate.
+pub fn args_of(cluster: &LocalCluster, words: &[&str]) -> Vec<String> {
+    args_for(cluster, &cluster.addrs().join(","), words)
+}
+
+fn args_for(cluster: &LocalCluster, servers: &str, words: &[&str]) -> Vec<String> {
     let mut args: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
     args.extend(["--servers", servers].map(str::to_owned));
     args.extend(tls_args(&cluster.client_tls_files().expect("TLS")));
-    run(&args).await
+    args
 }
 
 /// The same, for a program: what it prints, parsed.
