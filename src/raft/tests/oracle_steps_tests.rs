@@ -1,13 +1,25 @@
 //! The steps of the oracle's test: what is committed at random, and what happens in between.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
 use crate::batch::{Builder, Compression, Record, compress};
-use crate::log::LogId;
+use crate::disk::memory::MemoryDisk;
 use crate::log::record::{self, Conditions, Producer};
+use crate::log::{Index, Log, LogId, Offset, Rewrite, RewrittenCopy, Seal, SegmentCopy};
+use crate::raft::entry::command::Command;
+use crate::raft::entry::outcome::Outcome;
+use crate::raft::entry::types::EntryPayload;
+use crate::raft::fuzzing::part_of;
+use crate::raft::peer::fetch;
+
+use super::oracle_tests::World;
 
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
@@ -16,6 +28,8 @@ pub(crate) enum Step {
     Restart,
     Drop,
     Move,
+    /// Rewrites so many segments, from one of them on.
+    Rewrite(u8, u8),
 }
 
 /// One of the logs that a name had, so many before the newest.
@@ -28,6 +42,8 @@ pub(crate) struct Which {
 #[derive(Debug, Clone)]
 pub(crate) enum Plan {
     Blank,
+    /// Ends the segment.
+    Roll,
     Append(Vec<BatchOf>),
     Register(u8, u8),
     Forget(u8),
@@ -104,6 +120,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     );
     let plan = prop_oneof![
         1 => Just(Plan::Blank),
+        2 => Just(Plan::Roll),
         12 => vec(batch, 1..4).prop_map(Plan::Append),
         2 => (0..4u8, 0..3u8).prop_map(|(name, dir)| Plan::Register(name, dir)),
         1 => (0..4u8).prop_map(Plan::Forget),
@@ -135,6 +152,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Restart),
         1 => Just(Step::Drop),
         1 => Just(Step::Move),
+        2 => (any::<u8>(), any::<u8>()).prop_map(|(from, count)| Step::Rewrite(from, count)),
     ];
     vec(step, 1..80)
 }
@@ -158,4 +176,92 @@ pub(crate) fn packed_of(
     let compression = all[values[0].len() % 3];
     let records = compress(&records, compression).unwrap();
     record::packed(log, producer, conditions, compression, count, &records)
+}
+
+impl World {
+    pub(super) fn roll(&mut self) {
+        if let Some(since) = self.log.to_roll() {
+            let outcome = self.apply_payload(EntryPayload::Normal(Command::Roll(since)));
+            assert_eq!(outcome, Outcome::Done);
+        }
+    }
+
+    /// Decides on a run of segments as a leader does, and rewrites it. To the plain one that is nothing: all that could be
+    /// read can be.
+    pub(super) fn rewrite(&mut self, from: usize, count: usize) {
+        self.checkpoint();
+        let Some((_, covered)) = self.durable() else {
+            return;
+        };
+        self.log.seal_covered(covered.applied).unwrap();
+        let Some(plan) = self.run_of(from, count) else {
+            return;
+        };
+        let at = self.log.next_index();
+        let outcome = self.apply_payload(EntryPayload::Normal(Command::Rewrite(plan)));
+        assert_eq!(outcome, Outcome::Done);
+        let plan = {
+            let mut decided = self.fsm.rewrites.all();
+            let plan = decided.find(|plan| plan.at == at).cloned();
+            plan.expect("nothing that lives goes with it")
+        };
+        // One of two is durable.
+        self.checkpoint();
+        self.checkpoint();
+        let mut rewriting = self
+            .log
+            .begin_rewrite(&plan)
+            .unwrap()
+            .expect("they are here");
+        while rewriting.step().unwrap().is_some() {}
+        let rewritten = rewriting.finish().unwrap();
+        assert!(self.log.swap(&rewritten).unwrap(), "nothing is pinned");
+    }
+
+    fn run_of(&self, from: usize, count: usize) -> Option<Rewrite> {
+        let segments = self.log.segments().into_iter();
+        let sealed: Vec<_> = segments.filter(|one| one.next_position.is_some()).collect();
+        let run = sealed[from % sealed.len().max(1)..].iter();
+        let run: Vec<_> = run
+            .take(1 + count % 4)
+            .take_while(|one| one.rolled)
+            .collect();
+        let mut firsts: BTreeMap<LogId, Offset> = BTreeMap::new();
+        for one in &run {
+            for (log, first) in self.log.live(one.base).unwrap()?.firsts {
+                firsts.insert(log, first);
+            }
+        }
+        Some(Rewrite {
+            at: Index(0),
+            base: run.first()?.base,
+            next: run.last()?.next_index,
+            of: run.iter().map(|one| one.name.rewritten).collect(),
+            sealed_ms: 7,
+            firsts,
+            ..Rewrite::default()
+        })
+    }
+}
+
+/// Copies a segment of a log to another disk, as a snapshot brings it there.
+pub(super) fn copy_segment(from: &Log, disk: &MemoryDisk, staging: &Path, seal: &Seal) {
+    let disk = Arc::new(disk.clone());
+    if seal.rewritten.is_none() {
+        let copy = SegmentCopy::new(disk, staging, seal).unwrap();
+        let part = part_of(from, seal).expect("its entries are here");
+        fetch::add(copy, part).unwrap().finish().unwrap();
+        return;
+    }
+    let mut copy = RewrittenCopy::new(disk, staging, seal).unwrap();
+    let mut at = seal.base;
+    loop {
+        let (part, next) = from.store_part(seal.name(), at, 300).unwrap();
+        if part.is_empty() {
+            break;
+        }
+        at = next;
+        copy.add(&part).unwrap();
+    }
+    copy.finish().unwrap();
 }

@@ -15,7 +15,7 @@ use prost::Message;
 
 use crate::disk::memory::MemoryDisk;
 use crate::log::record::{self, BatchBuilder, Conditions, Producer, join};
-use crate::log::{self, Error, Floor, Index, Log, LogId, Offset, Position, SegmentCopy, Term};
+use crate::log::{self, Error, Floor, Index, Log, LogId, Offset, Position, Term};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::admission::Entrance;
 use crate::raft::entry::audited::Audited;
@@ -24,14 +24,14 @@ use crate::raft::entry::command::{ClaimEpoch, CloseSession, Command, CommitCurso
 use crate::raft::entry::outcome::{BundleOutcome, NotRegistered, Outcome, StateRefusal};
 use crate::raft::entry::types::{self, Entry, EntryPayload};
 use crate::raft::entry::{codec, owner};
-use crate::raft::fuzzing::part_of;
-use crate::raft::peer::fetch;
 use crate::raft::state::checkpoint::Changes;
 use crate::raft::state::fsm::Fsm;
 use crate::raft::state::logs::DEFAULT_NAME;
 
 use super::oracle_plain_tests::{Offsets, Parts, Plain, PlainPart, is_change};
-use super::oracle_steps_tests::{BatchOf, Plan, Step, Under, Which, packed_of, steps};
+use super::oracle_steps_tests::{
+    BatchOf, Plan, Step, Under, Which, copy_segment, packed_of, steps,
+};
 
 /// No log has this id.
 const NEVER: LogId = LogId(1000);
@@ -40,7 +40,7 @@ const NEVER: LogId = LogId(1000);
 pub(super) struct World {
     disk: MemoryDisk,
     pub(super) log: Log,
-    fsm: Fsm,
+    pub(super) fsm: Fsm,
     pub(super) plain: Plain,
     /// The present id of each of the test's sessions.
     open: BTreeMap<u8, u128>,
@@ -104,6 +104,7 @@ impl World {
             Step::Restart => self.restart(),
             Step::Drop => self.drop_trimmed(),
             Step::Move => self.move_on(),
+            Step::Rewrite(from, count) => self.rewrite((*from).into(), (*count).into()),
         }
         self.check();
         if !matches!(step, Step::Commit(_)) {
@@ -122,6 +123,7 @@ impl World {
     fn commit(&mut self, plan: &Plan) {
         match plan {
             Plan::Append(parts) => self.append(parts),
+            Plan::Roll => self.roll(),
             Plan::Register(name, dir) => {
                 let (name, directory_id) = (format!("n{name}"), format!("d{dir}"));
                 let id = self.outcomes.len() as u64;
@@ -411,7 +413,7 @@ impl World {
         outcome
     }
 
-    fn checkpoint(&mut self) {
+    pub(super) fn checkpoint(&mut self) {
         if self.fsm.applied.is_some() {
             self.log.sync_index().unwrap();
             let changes = self.fsm.take_changes(self.log.positions().1);
@@ -443,7 +445,7 @@ impl World {
     }
 
     /// The state as it is durable, and what it covers.
-    fn durable(&self) -> Option<(Fsm, log::Checkpoint)> {
+    pub(super) fn durable(&self) -> Option<(Fsm, log::Checkpoint)> {
         let checkpoint = pb::Checkpoint::decode(self.checkpoint.as_deref()?).unwrap();
         let next = Position(checkpoint.next_position);
         let rows = self.rows.values();
@@ -511,9 +513,7 @@ impl World {
         let disk = MemoryDisk::default();
         let staging = Path::new("/log/staging");
         for seal in &seals {
-            let copy = SegmentCopy::new(Arc::new(disk.clone()), staging, seal).unwrap();
-            let part = part_of(&self.log, seal).expect("its entries are here");
-            fetch::add(copy, part).unwrap().finish().unwrap();
+            copy_segment(&self.log, &disk, staging, seal);
         }
         let (log, _) = open(&disk, Floor::default(), None);
         let names: Vec<_> = seals.iter().map(|seal| seal.name()).collect();
