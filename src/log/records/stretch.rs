@@ -237,7 +237,7 @@ impl Log {
     }
 
     /// Whether a segment is still held.
-    pub(super) fn has_segment(&self, name: SegmentName) -> bool {
+    pub(in crate::log) fn has_segment(&self, name: SegmentName) -> bool {
         self.0.state.read().segment_named(name).is_some()
     }
 }

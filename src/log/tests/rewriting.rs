@@ -356,6 +356,65 @@ fn what_another_node_rewrote_takes_the_place_of_a_damaged_segment() {
     assert!(found.is_sound(), "{:?}", found.findings);
 }
 
+/// A node that rewrites may get a snapshot with the segment that it is about to make.
+#[test]
+fn what_a_snapshot_brings_stays_whatever_becomes_of_the_nodes_own_rewriting() {
+    let entries = entries(60);
+    let (one, two) = (MemoryDisk::default(), MemoryDisk::default());
+    let (whole, checkpoint) = with_dead(&one, &entries);
+    let plan = plan_of(&whole, 1000, 0, 3);
+    assert!(rewrite(&whole, &plan));
+    let seals = whole.manifest(Index(entries.len() as u64)).unwrap();
+    let names: Vec<_> = seals.iter().map(Seal::name).collect();
+    for ends in 0..4 {
+        let disk = two.kill();
+        let (log, _) = with_dead(&disk, &entries);
+        let adopt = || {
+            let staging = Path::new(DIR).join("staging");
+            copy_rewritten(&whole, Arc::new(disk.clone()), &staging, &seals[0]);
+            let adopted = log.adopt(&staging, &names, Floor::default(), &checkpoint);
+            adopted.unwrap();
+        };
+        let mut rewriting = log.begin_rewrite(&plan).unwrap().unwrap();
+        while rewriting.step().unwrap().is_some() {}
+        match ends {
+            0 => {
+                adopt();
+                drop(rewriting);
+            }
+            1 => {
+                adopt();
+                assert!(rewriting.finish().is_err());
+            }
+            2 => {
+                let rewritten = rewriting.finish().unwrap();
+                adopt();
+                assert!(!log.swap(&rewritten).unwrap());
+            }
+            _ => {
+                let rewritten = rewriting.finish().unwrap();
+                adopt();
+                log.forget_rewriting(&rewritten).unwrap();
+            }
+        }
+        assert_eq!((log.damaged().len(), all(&log)), (0, all(&whole)), "{ends}");
+        log.close();
+        let (log, _) = open(&disk, Some(checkpoint.clone())).unwrap();
+        assert_eq!((log.damaged().len(), all(&log)), (0, all(&whole)), "{ends}");
+    }
+}
+
+/// A store that is gone is no reason not to ask others for it.
+#[test]
+fn rows_are_not_made_from_a_store_that_is_gone() {
+    let disk = MemoryDisk::default();
+    let (log, _) = with_dead(&disk, &entries(30));
+    let seal = log.manifest(Index(30)).unwrap().remove(0);
+    let store = Path::new(DIR).join(format!("{:020}.store", 0));
+    disk.remove(&store).unwrap();
+    assert!(!log.derive_index(&seal).unwrap());
+}
+
 #[test]
 fn whoever_found_records_in_the_old_segments_reads_them_from_the_new_one() {
     let disk = MemoryDisk::default();

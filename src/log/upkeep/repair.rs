@@ -70,9 +70,12 @@ impl Log {
             return Ok(true);
         }
         let (disk, paths) = (&*self.0.disk, Paths::new(&self.0.dir, seal.name()));
-        let store = match Store::open(disk, &paths.store, seal.base)? {
-            Some(store) => store,
-            None => return Ok(false),
+        let store = match Store::open(disk, &paths.store, seal.base) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+            opened => opened?,
+        };
+        let Some(store) = store else {
+            return Ok(false);
         };
         let whole = Segment::sealed(
             store,

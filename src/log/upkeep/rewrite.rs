@@ -13,7 +13,7 @@ use super::moved_frames::{Live, Writer};
 use crate::log::compaction::{Gone, Runs};
 use crate::log::format::directory::Directory;
 use crate::log::format::file_header::FILE_HEADER_BYTES;
-use crate::log::format::files::{self, Paths, SegmentName};
+use crate::log::format::files::{Paths, SegmentName};
 use crate::log::format::moved::Cover;
 use crate::log::format::row::{Bases, ROW_BYTES, Row};
 use crate::log::format::seal::{Seal, TermEnd};
@@ -121,9 +121,11 @@ pub struct Rewriting {
 
 impl Drop for Rewriting {
     fn drop(&mut self) {
-        if !self.is_finished
-            && let Err(error) = self.log.forget_rewritten(self.plan.name())
-        {
+        if self.is_finished {
+            return;
+        }
+        let _upkeep = self.log.0.upkeep.lock();
+        if let Err(error) = self.log.forget_rewritten(self.plan.name()) {
             // The next try, or the next start, removes it.
             tracing::debug!(%error, "a segment that was begun is not removed");
         }
@@ -186,6 +188,12 @@ impl Rewriting {
         self.writer.finish(&cover_of(plan, &self.sources))?;
         let store = self.writer.store.clone();
         store.sync()?;
+        // No snapshot is adopted meanwhile, and so no other files take these names.
+        let log = self.log.clone();
+        let _upkeep = log.0.upkeep.lock();
+        if !self.log.0.state.read().are_held(&self.sources) {
+            return Err(self.log.0.state.read().no_entry(plan.base));
+        }
         // It is read back whole: the rows follow from what stands there. What lives is forgotten before that, since both
         // take memory for each batch.
         self.live = Vec::new();
@@ -215,6 +223,7 @@ impl Log {
     ///
     /// [`Error::Damaged`] if one of them waits for repair.
     pub fn begin_rewrite(&self, plan: &Rewrite) -> Result<Option<Rewriting>, Error> {
+        let _upkeep = self.0.upkeep.lock();
         let Some(sources) = self.0.state.read().sources(plan)? else {
             return Ok(None);
         };
@@ -240,26 +249,20 @@ impl Log {
         let sources = self.0.state.read().sources(plan);
         sources.map_or(true, |sources| sources.is_some())
     }
-
-    /// Removes what was written to take the place of others.
-    ///
-    /// # Errors
-    ///
-    /// As those of removing files.
-    pub fn forget_rewriting(&self, rewritten: &Rewritten) -> Result<(), Error> {
-        self.forget_rewritten(rewritten.seal.name())
-    }
-
-    /// Removes what was written. The seal goes first, and for good: with it alone a start would take the rest for whole.
-    pub(super) fn forget_rewritten(&self, name: SegmentName) -> Result<(), Error> {
-        let (disk, dir) = (&*self.0.disk, &self.0.dir);
-        let Paths { store, index, seal } = Paths::new(dir, name);
-        files::remove_files(disk, dir, std::iter::once(seal))?;
-        files::remove_files(disk, dir, [store, index].into_iter())
-    }
 }
 
 impl LogState {
+    /// Whether these are the segments that stand here still.
+    fn are_held(&self, sources: &[Source]) -> bool {
+        let first = sources.first();
+        let first = first.and_then(|first| self.segment_number(first.seal.base));
+        let mut held = self.segments.range(first.unwrap_or(self.segments.len())..);
+        sources.iter().all(|source| {
+            let held = held.next();
+            held.is_some_and(|held| Arc::ptr_eq(&held.store, &source.store))
+        })
+    }
+
     /// The segments that are to be rewritten; `None` if segments end elsewhere here, are not sealed, or are others.
     fn sources(&self, plan: &Rewrite) -> Result<Option<Vec<Source>>, Error> {
         let Some(first) = self.segment_number(plan.base) else {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::rewrite::{Rewrite, Rewritten};
-use crate::log::format::files::{self, Paths};
+use crate::log::format::files::{self, Paths, SegmentName};
 use crate::log::format::seal::Seal;
 use crate::log::open::recovery::{self, LogDirectory};
 use crate::log::segment::Segment;
@@ -63,6 +63,29 @@ impl Log {
         let seal = read.unwrap_or_else(|| seal.clone());
         self.take_place((first, count), &target, seal)?;
         Ok(true)
+    }
+
+    /// Removes what was written to take the place of others.
+    ///
+    /// # Errors
+    ///
+    /// As those of removing files.
+    pub fn forget_rewriting(&self, rewritten: &Rewritten) -> Result<(), Error> {
+        let _upkeep = self.0.upkeep.lock();
+        self.forget_rewritten(rewritten.seal.name())
+    }
+
+    /// Removes what was written, unless the log holds a segment of this name: a snapshot may have brought it meanwhile. The
+    /// seal goes first, and for good: with it alone a start would take the rest for whole. The caller holds upkeep's lock,
+    /// as whoever adopts a snapshot does.
+    pub(super) fn forget_rewritten(&self, name: SegmentName) -> Result<(), Error> {
+        if self.has_segment(name) {
+            return Ok(());
+        }
+        let (disk, dir) = (&*self.0.disk, &self.0.dir);
+        let Paths { store, index, seal } = Paths::new(dir, name);
+        files::remove_files(disk, dir, std::iter::once(seal))?;
+        files::remove_files(disk, dir, [store, index].into_iter())
     }
 
     /// Opens a rewritten segment that counts in the place of so many from number `first` on, and removes these.
