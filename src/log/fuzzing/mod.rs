@@ -17,11 +17,11 @@ use super::{
 use crate::disk::Disk;
 use crate::disk::memory::MemoryDisk;
 
+pub mod copy;
 mod input;
 mod spoil;
 
 pub use input::{Input, batch_of, entry_of};
-
 use spoil::{lay_files, mend, path_of, spoil};
 
 /// Where the log lies.

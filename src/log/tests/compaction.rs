@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::rewriting::{copy_rewritten, plan_of, rewrite, rot_is_mended};
+use super::rewriting::{plan_of, rewrite, rot_is_mended};
 use super::*;
 use crate::batch::{self, Compression};
 use crate::env::Random;
 use crate::log::compaction::GoneWriter;
 use crate::log::format::record::{Conditions, packed};
+use crate::log::fuzzing::copy::copy_rewritten;
 
 const LOGS: u32 = 3;
 /// The log whose records all stay.

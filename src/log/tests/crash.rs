@@ -13,8 +13,9 @@ use parking_lot::Mutex;
 use crate::disk::memory::{Event, MemoryDisk};
 use crate::env::{Random, random_u128, wall_clock_ms};
 use crate::log::format::record::{BatchBuilder, join};
+use crate::log::fuzzing::copy::copy_rewritten;
 use crate::log::fuzzing::{read_run, runs_from};
-use crate::log::tests::rewriting::{any_plan, copy_rewritten, rewrite};
+use crate::log::tests::rewriting::{any_plan, rewrite};
 use crate::log::tests::rolls::{check_ends, rolled_behind};
 use crate::log::*;
 

@@ -1,8 +1,8 @@
 //! Tests of rewriting: what lives stays and can be read as before, what is dead gives its room back.
 
 use super::*;
-use crate::disk::Disk;
 use crate::log::format::files::Paths;
+use crate::log::fuzzing::copy::copy_rewritten;
 
 /// A plan for some of the sealed segments that the log ended, with what lives as of a checkpoint; `None` if there are
 /// none.
@@ -39,21 +39,6 @@ pub fn rewrite(log: &Log, plan: &Rewrite) -> bool {
     while rewriting.step().unwrap().is_some() {}
     let rewritten = rewriting.finish().unwrap();
     log.swap(&rewritten).unwrap()
-}
-
-/// Copies a rewritten segment from another log.
-pub fn copy_rewritten(from: &Log, disk: Arc<dyn Disk>, dir: &Path, seal: &Seal) {
-    let mut copy = RewrittenCopy::new(disk, dir, seal).unwrap();
-    let mut at = seal.base;
-    loop {
-        let (part, next) = from.store_part(seal.name(), at, 300).unwrap();
-        if part.is_empty() {
-            break;
-        }
-        at = next;
-        copy.add(&part).unwrap();
-    }
-    copy.finish().unwrap();
 }
 
 const LOGS: u32 = 4;

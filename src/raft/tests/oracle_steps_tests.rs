@@ -11,8 +11,9 @@ use proptest::prelude::*;
 
 use crate::batch::{Builder, Compression, Record, compress};
 use crate::disk::memory::MemoryDisk;
+use crate::log::fuzzing::copy::copy_rewritten;
 use crate::log::record::{self, Conditions, Producer};
-use crate::log::{Index, Log, LogId, Offset, Rewrite, RewrittenCopy, Seal, SegmentCopy};
+use crate::log::{Index, Log, LogId, Offset, Rewrite, Seal, SegmentCopy};
 use crate::raft::entry::command::Command;
 use crate::raft::entry::outcome::Outcome;
 use crate::raft::entry::types::EntryPayload;
@@ -253,15 +254,5 @@ pub(super) fn copy_segment(from: &Log, disk: &MemoryDisk, staging: &Path, seal: 
         fetch::add(copy, part).unwrap().finish().unwrap();
         return;
     }
-    let mut copy = RewrittenCopy::new(disk, staging, seal).unwrap();
-    let mut at = seal.base;
-    loop {
-        let (part, next) = from.store_part(seal.name(), at, 300).unwrap();
-        if part.is_empty() {
-            break;
-        }
-        at = next;
-        copy.add(&part).unwrap();
-    }
-    copy.finish().unwrap();
+    copy_rewritten(from, disk, staging, seal);
 }
