@@ -10,9 +10,7 @@ use super::find::NO_ROW;
 use super::stretch::{ROWS_MAX, Stretch};
 use crate::log::format::files::SegmentName;
 use crate::log::format::log_set::LogSet;
-use crate::log::format::row::Row;
 use crate::log::read::READ_BYTES_MAX;
-use crate::log::segment::Segment;
 use crate::log::segment::directory::LogRows;
 use crate::log::{Error, LogId, LogState, Position};
 
@@ -156,6 +154,7 @@ impl LogState {
         until: usize,
     ) -> Result<Stretch, Error> {
         let segment = &self.segments[number];
+        let index = &segment.index;
         let next_of = |run: &Run, list: &LogRows<'_>| {
             let next = list.number(run.at)?;
             Ok::<_, Error>(next.filter(|next| *next < until))
@@ -171,16 +170,12 @@ impl LogState {
             let Some(Reverse((at, place))) = heads.pop() else {
                 break;
             };
-            let row = segment.index.row_of(&lists[place], at)?;
+            let row = index.row_of(&lists[place], at)?;
             let (behind, next) = self.behind(number, at)?;
             runs[place].at += 1;
-            let mut taken = self.take(segment, &row, (behind.as_ref(), next), &mut found)?;
-            if taken > 0
-                && let Some(next) = next_place(segment, &row, &lists[place], runs[place].at)
-            {
-                taken = found.end_last(next);
-            }
-            bytes += taken;
+            let next_in_store = || index.next_in_store(&lists[place], runs[place].at);
+            let behind = (behind.as_ref(), next);
+            bytes += self.take(segment, &row, behind, next_in_store, &mut found)?;
             match next_of(&runs[place], &lists[place])? {
                 Some(next) if next > at => heads.push(Reverse((next, place))),
                 Some(_) => return Err(Error::Malformed("the rows of a log are not in order")),
@@ -191,8 +186,8 @@ impl LogState {
             }
         }
         if heads.is_empty() {
-            let end = match until < segment.index.rows() {
-                true => segment.index.row(until)?.position,
+            let end = match until < index.rows() {
+                true => index.row(until)?.position,
                 false => self.end_of_rows(number),
             };
             found.pass(end);
@@ -201,20 +196,8 @@ impl LogState {
     }
 }
 
-/// Where the next batch of a row's log stands in a rewritten segment, whose batches stand log by log: the one of the row
-/// ends there at the latest. `at` is the number of the log's next row.
-fn next_place(segment: &Segment, row: &Row, rows: &LogRows<'_>, at: usize) -> Option<u32> {
-    if !segment.is_rewritten() {
-        return None;
-    }
-    // Whoever reads that row is told what is wrong with it.
-    let number = rows.number(at).ok()??;
-    let next = segment.index.row_of(rows, number).ok()?.place;
-    (next > row.place).then_some(next)
-}
-
 /// How many of a log's rows are before row `begin`. As many as before, or a few more, is the likeliest.
-fn first_from(rows: &LogRows<'_>, likely: usize, begin: usize) -> Result<usize, Error> {
+pub(super) fn first_from(rows: &LogRows<'_>, likely: usize, begin: usize) -> Result<usize, Error> {
     let is_before = |at: usize| Ok::<_, Error>(rows.number(at)?.is_some_and(|row| row < begin));
     let (mut low, mut high) = match likely.checked_sub(1) {
         Some(last) if !is_before(last)? => (0, last),

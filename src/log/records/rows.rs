@@ -52,10 +52,7 @@ impl Rows<'_> {
             self.at += 1;
         }
         let segment = &self.state.segments[self.segment];
-        let mut end = batch_end(segment, &row, behind.as_ref());
-        if segment.is_rewritten() {
-            end = self.next_place(&row).map_or(end, |next| end.min(next));
-        }
+        let end = batch_end(segment, &row, behind.as_ref(), || self.next_in_store());
         Ok(Some(Part {
             end,
             row,
@@ -64,9 +61,8 @@ impl Rows<'_> {
         }))
     }
 
-    /// Where the next batch of the log stands in a rewritten segment, whose batches stand log by log: the one of this row
-    /// ends there at the latest.
-    fn next_place(&mut self, row: &Row) -> Option<u32> {
+    /// The row whose batch stands next in a rewritten segment.
+    fn next_in_store(&mut self) -> Option<Row> {
         if self.ahead.is_none() {
             let at = self.at;
             match self.row() {
@@ -75,8 +71,11 @@ impl Rows<'_> {
                 Err(_) => self.at = at,
             }
         }
-        let (next, _) = self.ahead?;
-        (next.place > row.place).then_some(next.place)
+        let index = &self.state.segments[self.segment].index;
+        match self.ahead {
+            Some((next, _)) => Some(next),
+            None => index.next_in_store(&self.rows, self.at),
+        }
     }
 }
 

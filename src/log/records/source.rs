@@ -228,8 +228,14 @@ fn reaches_of(parts: &[Part]) -> Vec<Reach> {
     reaches
 }
 
-/// A place that the batch of a segment's row does not reach beyond; `behind` is the next row of all.
-pub(super) fn batch_end(segment: &Segment, row: &Row, behind: Option<&Row>) -> u32 {
+/// A place that the batch of a segment's row does not reach beyond; `behind` is the next row of all, and `next_in_store`
+/// finds the one whose batch stands next where the store holds its batches log by log.
+pub(super) fn batch_end(
+    segment: &Segment,
+    row: &Row,
+    behind: Option<&Row>,
+    next_in_store: impl FnOnce() -> Option<Row>,
+) -> u32 {
     // The batches of a rewritten segment stand in another order than its rows.
     let behind = behind.filter(|behind| behind.place > row.place || !segment.is_rewritten());
     let is_near = |behind: &&Row| {
@@ -247,5 +253,12 @@ pub(super) fn batch_end(segment: &Segment, row: &Row, behind: Option<&Row>) -> u
             .min(behind.map_or(u32::MAX, |behind| behind.place)),
     };
     // A row that checks and still names a place behind the last frame must not take room for it.
-    end.min(segment.end())
+    let end = end.min(segment.end());
+    // A mark may be many batches away.
+    let is_known = behind.is_some_and(|behind| behind.log == row.log);
+    if !segment.is_rewritten() || is_known {
+        return end;
+    }
+    let next = next_in_store().filter(|next| next.place > row.place);
+    next.map_or(end, |next| end.min(next.place))
 }

@@ -7,11 +7,12 @@
 
 use std::sync::Arc;
 
-use super::course::{Course, Wanted};
+use super::course::{Course, Wanted, first_from};
 use super::find::NO_ROW;
 use super::source::{Source, batch_end};
 use super::{Found, Part, Rest};
 use crate::log::damage::of_directory;
+use crate::log::format::directory::ByLog;
 use crate::log::format::files::SegmentName;
 use crate::log::format::row::Row;
 use crate::log::index_maps::Looked;
@@ -57,14 +58,6 @@ impl Stretch {
         }
         self.passed = next;
         Ok(())
-    }
-
-    /// The last batch ends at this place at the latest; gives the bytes to read for it.
-    pub(super) fn end_last(&mut self, place: u32) -> usize {
-        self.parts.last_mut().map_or(0, |part| {
-            part.end = part.end.min(place);
-            part.end.saturating_sub(part.row.place) as usize
-        })
     }
 
     /// Nothing that is wanted stands before a position.
@@ -314,11 +307,19 @@ impl LogState {
         let segment = &self.segments[number];
         let mut row = segment.index.row(at)?;
         let mut found = Stretch::empty_in(segment.name(), from);
+        let mut passed = ByLog::<usize>::default();
         let mut bytes = 0;
         for _ in 0..ROWS_MAX {
             let (behind, next) = self.behind(number, at)?;
             if wanted.may_be(row.log) {
-                bytes += self.take(segment, &row, (behind.as_ref(), next), &mut found)?;
+                let next_in_store = || {
+                    let rows = segment.index.directory()?.rows_of(row.log).ok()??;
+                    let passed = passed.entry(row.log).or_default();
+                    *passed = first_from(&rows, *passed, at + 1).ok()?;
+                    segment.index.next_in_store(&rows, *passed)
+                };
+                let behind = (behind.as_ref(), next);
+                bytes += self.take(segment, &row, behind, next_in_store, &mut found)?;
             } else {
                 found.go_to(&row, next)?;
             }
@@ -331,12 +332,13 @@ impl LogState {
     }
 
     /// Takes the records of a row as far as they may be read; gives the bytes to read for them. The row behind comes with
-    /// the position behind the row's own records.
+    /// the position behind the row's own records; `next_in_store` is for [`batch_end`].
     pub(super) fn take(
         &self,
         segment: &Segment,
         row: &Row,
         (behind, next): (Option<&Row>, Position),
+        next_in_store: impl FnOnce() -> Option<Row>,
         found: &mut Stretch,
     ) -> Result<usize, Error> {
         let wanted = self.wanted_of(row, found.passed, next);
@@ -344,7 +346,7 @@ impl LogState {
         let Some(from) = wanted else {
             return Ok(0);
         };
-        let (row, end) = (*row, batch_end(segment, row, behind));
+        let (row, end) = (*row, batch_end(segment, row, behind, next_in_store));
         found.parts.push(Part {
             row,
             next,

@@ -138,19 +138,30 @@ impl<'a> Sealed<'a> {
     }
 
     fn rows_of(self, log: LogId) -> Result<Option<LogRows<'a>>, Error> {
-        let Some(entry) = self.listing(log)? else {
+        Ok(self.listing(log)?.map(|entry| self.rows_in(&entry)))
+    }
+
+    fn rows_behind(self, log: LogId) -> Result<Option<LogRows<'a>>, Error> {
+        let place = self.logs.place_of(log).map(|place| place + 1);
+        let Some(place) = place.filter(|place| *place < self.logs.len()) else {
             return Ok(None);
         };
+        let entry = self.listed.entry(place).filter(|entry| entry.log > log);
+        let entry = entry.ok_or_else(|| self.corrupt())?;
+        Ok(Some(self.rows_in(&entry)))
+    }
+
+    fn rows_in(self, entry: &Listing) -> LogRows<'a> {
         let from = |first: u32| first..first.saturating_add(entry.rows);
-        Ok(Some(LogRows {
-            log,
+        LogRows {
+            log: entry.log,
             first: entry.first,
             next: Some(entry.next),
             numbers: match entry.place {
                 Place::Run(row) => Numbers::Run(from(row)),
                 Place::List(place) => Numbers::Sealed(self, from(place)),
             },
-        }))
+        }
     }
 
     fn corrupt(&self) -> Error {
@@ -176,6 +187,14 @@ impl<'a> View<'a> {
         match self {
             Self::Open(directory) => Ok(directory.rows_of(log)),
             Self::Sealed(sealed) => sealed.rows_of(log),
+        }
+    }
+
+    /// The rows of the log that a sealed segment's directory lists next; `None` behind the last, or if the segment is open.
+    pub fn rows_behind(self, log: LogId) -> Result<Option<LogRows<'a>>, Error> {
+        match self {
+            Self::Open(_) => Ok(None),
+            Self::Sealed(sealed) => sealed.rows_behind(log),
         }
     }
 
@@ -313,6 +332,12 @@ mod tests {
         for log in 0..600 {
             let wanted = numbers(View::Open(&open), log);
             assert_eq!(numbers(view(&made.bytes), log), wanted, "log {log}");
+        }
+        let listed: Vec<_> = made.logs.iter().collect();
+        for (place, log) in listed.iter().enumerate() {
+            let behind = view(&made.bytes).rows_behind(*log).unwrap();
+            let next = listed.get(place + 1).copied();
+            assert_eq!(behind.map(|rows| rows.log), next);
         }
         // A log that is there, and whose entry does not check, is not told to have no rows.
         let mut bytes = made.bytes.clone();

@@ -139,6 +139,16 @@ impl RowIndex {
         }
     }
 
+    /// The row behind the first `at` of a log, or the first one of the next log: in a store that holds its batches log by
+    /// log, that one's batch stands next. `None` if there is none, or it does not check: whoever reads it is told.
+    pub fn next_in_store(&self, rows: &LogRows<'_>, at: usize) -> Option<Row> {
+        if let Some(number) = rows.number(at).ok()? {
+            return self.row_of(rows, number).ok();
+        }
+        let behind = self.directory()?.rows_behind(rows.log).ok()??;
+        self.row_of(&behind, behind.number(0).ok()??).ok()
+    }
+
     /// What must be loaded first, so that looking for rows waits for no disk.
     pub fn unloaded(&self) -> Option<Arc<LazyMap>> {
         self.lazy().filter(|lazy| !lazy.is_loaded()).cloned()

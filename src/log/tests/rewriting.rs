@@ -420,6 +420,59 @@ fn whoever_found_records_in_the_old_segments_reads_them_from_the_new_one() {
     assert!(log.damaged().is_empty());
 }
 
+/// Its batches stand log by log, and so in another order than its rows.
+#[test]
+fn no_more_is_read_of_a_rewritten_segment_than_the_batches() {
+    const BATCHES: u64 = 400;
+    let config = Config {
+        segment_bytes_max: 1 << 20,
+        index_bytes_max: 1 << 20,
+        tail_cache_bytes_max: 0,
+        inline_io: true,
+        ..Config::default()
+    };
+    let disk = Arc::new(MemoryDisk::default());
+    let (log, _) = Log::open(disk, Path::new(DIR), config, Floor::default(), None).unwrap();
+    let mut made: Vec<_> = (0..BATCHES)
+        .map(|index| {
+            let mut batch = BatchBuilder::of(LogId((index % 8) as u32), None);
+            batch.push(&[index as u8; 1 << 10], 0, 0);
+            let payload = join([batch.finish()].iter(), None);
+            entry(1, index, Kind::Records, payload)
+        })
+        .collect();
+    made.push(Entry::roll(Term(1), Index(BATCHES), Index(0)));
+    for entry in made {
+        append(&log, vec![entry.clone()]);
+        publish(&log, &entry);
+    }
+    log.sync_index().unwrap();
+    log.seal_covered(Index(BATCHES)).unwrap();
+    assert!(rewrite(&log, &plan_of(&log, 1000, 0, 1)));
+
+    // The last batches of a look may be left to a second read.
+    let is_close = |read: usize, records: u64| {
+        let all = records as usize * 1024;
+        assert!(
+            (all * 9 / 10..all * 5 / 4).contains(&read),
+            "{read} of {all}"
+        );
+    };
+    // What is held of a batch counts with it.
+    let found = log.find(LogId(2), Offset(0), 16 << 10).unwrap();
+    is_close(found.bytes(), 15);
+    let all: Vec<_> = (0..8).map(LogId).collect();
+    for logs in [&[LogId(2)][..], &[LogId(3), LogId(6)], &all] {
+        let (mut from, mut read) = (Position(0), 0);
+        while from < log.positions().1 {
+            let stretch = look(&log, from, &Wanted::These(logs)).unwrap();
+            read += log.find_stretch(&stretch, usize::MAX).unwrap().bytes();
+            from = stretch.passed();
+        }
+        is_close(read, BATCHES / 8 * logs.len() as u64);
+    }
+}
+
 #[test]
 fn rot_in_a_rewritten_segment_is_found_and_mended() {
     let disk = MemoryDisk::default();
