@@ -21,11 +21,11 @@ use crate::log::config::FILES_MIN;
 /// Maps that stay: of the indexes of sealed segments, and of the seals with their directories. A map needs no open
 /// file, but a process may have 65,530 maps only, unless the system is told otherwise.
 const MAPS_MAX: usize = if cfg!(test) { 8 } else { 8192 };
-/// A map of more bytes than this is large, and the large ones take so many together: what was read of a map counts as
-/// memory of the process. No index of a segment as it was appended is large. One of what compaction left may be, since it
-/// has rows for what is gone.
-const LARGE_BYTES: usize = if cfg!(test) { 256 } else { 8 << 20 };
-pub const LARGE_BYTES_MAX: usize = if cfg!(test) { 1 << 10 } else { 16 << 20 };
+/// A map of a rewritten segment is large if it has more bytes than this, and the large ones take so many together: what
+/// was read of a map counts as memory of the process. What compaction leaves has rows for what is gone, so that its index
+/// may be larger than any of a segment as it was appended. Those do not count: readers of small records need them.
+const LARGE_BYTES: usize = if cfg!(test) { 256 } else { 4 << 20 };
+pub const LARGE_BYTES_MAX: usize = if cfg!(test) { 1 << 10 } else { 8 << 20 };
 
 /// The files of a log's sealed segments.
 pub struct Handles {
@@ -145,10 +145,10 @@ impl Handles {
         self.given_back.notify_all();
     }
 
-    /// A map of so many bytes was made.
-    pub fn map_made(&self, bytes: usize) {
+    /// A map was made, of so many bytes that count as large.
+    pub fn map_made(&self, large: usize) {
         self.maps.fetch_add(1, Ordering::Relaxed);
-        self.large.fetch_add(large(bytes), Ordering::Relaxed);
+        self.large.fetch_add(large, Ordering::Relaxed);
         self.are_more.store(true, Ordering::Release);
     }
 
@@ -157,10 +157,10 @@ impl Handles {
         self.are_more.load(Ordering::Relaxed) && self.are_more.swap(false, Ordering::Acquire)
     }
 
-    /// A map of so many bytes is gone.
-    pub fn map_gone(&self, bytes: usize) {
+    /// A map is gone, of so many bytes that count as large.
+    pub fn map_gone(&self, large: usize) {
         self.maps.fetch_sub(1, Ordering::Relaxed);
-        self.large.fetch_sub(large(bytes), Ordering::Relaxed);
+        self.large.fetch_sub(large, Ordering::Relaxed);
     }
 
     /// How many maps are too many; 0 as a rule.
@@ -191,9 +191,13 @@ impl Handles {
     }
 }
 
-/// What counts of a map of so many bytes: all of a large one.
-pub fn large(bytes: usize) -> usize {
-    if bytes > LARGE_BYTES { bytes } else { 0 }
+/// What counts as large of a map of so many bytes of a segment: all or nothing.
+pub fn large(bytes: usize, is_rewritten: bool) -> usize {
+    if is_rewritten && bytes > LARGE_BYTES {
+        bytes
+    } else {
+        0
+    }
 }
 
 /// Closes up to so many files that nobody holds, the one that was asked for longest ago first; gives how many.

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::disk::memory::{Event, MemoryDisk};
 use crate::log::segment::handles::{LARGE_BYTES_MAX, Lease};
-use crate::log::tests::{DIR, fill, publish};
+use crate::log::tests::rewriting::{plan_of, rewrite};
+use crate::log::tests::{DIR, append, fill, publish, records};
 use crate::log::*;
 
 /// Of sealed segments.
@@ -137,9 +138,26 @@ fn nothing_that_appends_wait_for_is_held_while_rows_are_mapped() {
 }
 
 #[test]
-fn large_maps_take_so_many_bytes_together() {
-    let disk = MemoryDisk::default();
-    let (log, _) = many_segments(&disk);
+fn large_maps_of_rewritten_segments_take_so_many_bytes_together() {
+    const SEGMENTS: usize = 12;
+    let log = open(&MemoryDisk::default(), None);
+    let (mut next, mut since) = (0, Index(0));
+    for index in 0..14 * SEGMENTS as u64 {
+        let entry = if index % 14 == 13 {
+            Entry::roll(
+                Term(1),
+                Index(index),
+                std::mem::replace(&mut since, Index(index + 1)),
+            )
+        } else {
+            next += 1;
+            records(1, index, next - 1..next)
+        };
+        append(&log, vec![entry.clone()]);
+        publish(&log, &entry);
+    }
+    log.sync_index().unwrap();
+    log.seal_covered(Index(14 * SEGMENTS as u64 - 1)).unwrap();
     let large = || {
         let state = log.0.state.read();
         let maps = state
@@ -148,12 +166,23 @@ fn large_maps_take_so_many_bytes_together() {
             .filter_map(|one| one.index.lazy().cloned());
         maps.map(|lazy| lazy.large()).sum::<usize>()
     };
-    let (mut at, next, mut most) = (Offset(0), log.offsets(LogId::DEFAULT).1, 0);
-    while at < next {
-        let read = log.read(LogId::DEFAULT, at, 512).unwrap();
-        at = Offset(read.last().unwrap().offset.0 + 1);
-        most = most.max(large());
+    let most = || {
+        let (mut at, next, mut most) = (Offset(0), log.offsets(LogId::DEFAULT).1, 0);
+        while at < next {
+            let read = log.read(LogId::DEFAULT, at, 512).unwrap();
+            at = Offset(read.last().unwrap().offset.0 + 1);
+            most = most.max(large());
+        }
+        most
+    };
+    assert_eq!(most(), 0, "they are as they were appended");
+    for number in 0..SEGMENTS {
+        assert!(rewrite(
+            &log,
+            &plan_of(&log, 1000 + number as u64, number, 1)
+        ));
     }
+    let most = most();
     assert!(
         (LARGE_BYTES_MAX / 2..=LARGE_BYTES_MAX).contains(&most),
         "{most}"

@@ -112,9 +112,9 @@ impl LazyMap {
             });
         }
         let mapped = map_file(&*file, path)?;
-        let bytes = mapped.len();
+        let large = self.large_of(&mapped);
         if self.map.set(mapped).is_ok() {
-            self.handles.map_made(bytes);
+            self.handles.map_made(large);
         }
         Ok(self.map.get().map_or(&[], |map| &map[..]))
     }
@@ -156,10 +156,10 @@ impl LazyMap {
             });
         }
         let mapped = map_file(&*open, path)?;
-        let bytes = mapped.len();
+        let large = self.large_of(&mapped);
         // Another may have been as fast.
         if map.set(mapped).is_ok() {
-            self.handles.map_made(bytes);
+            self.handles.map_made(large);
         }
         Ok(())
     }
@@ -171,7 +171,11 @@ impl LazyMap {
 
     /// The bytes of those of its maps that are large.
     pub fn large(&self) -> usize {
-        self.maps().map(|map| large(map.len())).sum()
+        self.maps().map(|map| self.large_of(map)).sum()
+    }
+
+    fn large_of(&self, map: &Mapped) -> usize {
+        large(map.len(), self.directory.seal.rewritten.is_some())
     }
 
     /// Maps of the same files that are not made yet.
@@ -184,7 +188,7 @@ impl LazyMap {
 impl Drop for LazyMap {
     fn drop(&mut self) {
         for map in self.maps() {
-            self.handles.map_gone(map.len());
+            self.handles.map_gone(self.large_of(map));
         }
     }
 }

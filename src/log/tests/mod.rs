@@ -7,7 +7,7 @@ mod damage;
 pub mod fixture;
 mod handle;
 mod model;
-mod rewriting;
+pub mod rewriting;
 mod rolls;
 pub mod room;
 mod rot;
