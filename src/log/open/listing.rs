@@ -1,7 +1,7 @@
 //! The directory of a segment's rows, made from its files: when it is sealed, when a scrub looks at it, when it is mended.
 
 use crate::log::format::directory::{Builder, Directory};
-use crate::log::format::row::{Bases, ROW_BYTES, Row};
+use crate::log::format::row::{Bases, Row};
 use crate::log::format::seal::{self, Seal};
 use crate::log::segment::index_file::IndexFile;
 use crate::log::segment::store::Store;
@@ -16,14 +16,10 @@ pub fn list(rows: &IndexFile, store: &Store, seal: &Seal) -> Result<Option<Direc
     let mut listing = Listing::new(store, seal)?;
     let all = seal.rows as usize;
     for from in (0..all).step_by(STEP_ROWS) {
-        let bytes = rows.read(from..(from + STEP_ROWS).min(all))?;
-        for row in bytes.chunks_exact(ROW_BYTES) {
-            let row = row.first_chunk().and_then(|row| bases.decode(row));
-            let Some(row) = row else {
-                return Ok(None);
-            };
-            listing.push(&row)?;
-        }
+        let Some(rows) = rows.rows(&bases, from..(from + STEP_ROWS).min(all))? else {
+            return Ok(None);
+        };
+        rows.iter().try_for_each(|row| listing.push(row))?;
     }
     Ok(listing.finish())
 }

@@ -114,6 +114,14 @@ impl IndexFile {
             .map_err(Error::io("read", self.path()))?;
         Ok(bytes)
     }
+
+    /// The same rows, checked; `None` if one does not check.
+    pub fn rows(&self, bases: &Bases, rows: Range<usize>) -> Result<Option<Vec<Row>>, Error> {
+        let bytes = self.read(rows)?;
+        let rows = bytes.chunks_exact(ROW_BYTES);
+        let rows = rows.map(|row| bases.decode(row.first_chunk()?));
+        Ok(rows.collect())
+    }
 }
 
 #[cfg(test)]

@@ -41,17 +41,12 @@ impl Segment {
                 })
             }
             Frames::Sealed(seal) => {
-                let mark = seal.mark_before(from);
                 let last = Index(to.0.min(self.next_index().0).saturating_sub(1).max(from.0));
-                let enough = |end: u32| (end - mark.position) as usize >= bytes_max;
-                let end = seal
-                    .mark_after(from, enough)
-                    .min(seal.mark_after(last, |_| true));
-                Some(Span {
-                    first: Index(seal.base.0 + u64::from(mark.entry)),
-                    position: mark.position,
-                    length: (end - mark.position) as usize,
-                })
+                let end = seal.mark_after(last, |_| true);
+                let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
+                let span = Span::marked(seal, from, bytes_max);
+                let length = span.length.min((end - span.position) as usize);
+                Some(Span { length, ..span })
             }
         }
     }

@@ -10,6 +10,7 @@ use super::segment_file::SegmentFile;
 use crate::disk::{Disk, File};
 use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
 use crate::log::format::frame::{self, Entry, HEADER_BYTES, Header};
+use crate::log::format::seal::Seal;
 use crate::log::{Error, Index};
 
 /// Bytes that a scan reads at a time; a longer frame is read whole.
@@ -30,6 +31,21 @@ pub struct Span {
     pub position: u32,
     /// In bytes.
     pub length: usize,
+}
+
+impl Span {
+    /// The frames of a sealed store from the mark at or before an entry on, as far as the first mark that is so many bytes
+    /// away.
+    pub fn marked(seal: &Seal, at: Index, bytes: u32) -> Self {
+        let mark = seal.mark_before(at);
+        let stop = mark.position.saturating_add(bytes);
+        let end = seal.mark_after(at, |position| position >= stop);
+        Self {
+            first: Index(seal.base.0 + u64::from(mark.entry)),
+            position: mark.position,
+            length: (end - mark.position) as usize,
+        }
+    }
 }
 
 /// What stands at a position of a store.

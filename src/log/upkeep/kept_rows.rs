@@ -1,7 +1,7 @@
 //! The rows of a segment whose store is damaged, for a copy of its entries from another node.
 
 use crate::log::format::files::Paths;
-use crate::log::format::row::{Bases, ROW_BYTES, Row};
+use crate::log::format::row::{Bases, Row};
 use crate::log::format::seal::Seal;
 use crate::log::segment::index_file::IndexFile;
 use crate::log::{Error, Index, Log, Placed};
@@ -81,12 +81,9 @@ impl KeptRows {
         if self.at == to {
             return Ok(None);
         }
-        let bytes = self.file.read(self.at..to)?;
-        let rows = bytes.chunks_exact(ROW_BYTES).map(|row| {
-            let row = row.first_chunk().and_then(|row| self.bases.decode(row));
-            row.ok_or(Error::Malformed("a row does not check"))
-        });
-        self.read = rows.collect::<Result<Vec<_>, _>>()?.into_iter();
+        let rows = self.file.rows(&self.bases, self.at..to)?;
+        let rows = rows.ok_or(Error::Malformed("a row does not check"))?;
+        self.read = rows.into_iter();
         self.at = to;
         Ok(self.read.next())
     }

@@ -339,10 +339,8 @@ impl Source {
             Ok::<_, Error>(())
         };
         for from in (0..all).step_by(STEP_ROWS) {
-            let bytes = self.rows.read(from..(from + STEP_ROWS).min(all))?;
-            for row in bytes.chunks_exact(ROW_BYTES) {
-                let row = row.first_chunk().and_then(|row| bases.decode(row));
-                let row = row.ok_or(Error::Malformed("a row does not check"))?;
+            let rows = self.rows.rows(&bases, from..(from + STEP_ROWS).min(all))?;
+            for row in rows.ok_or(Error::Malformed("a row does not check"))? {
                 if let Some(last) = last.replace(row) {
                     take(&last, row.position)?;
                 }

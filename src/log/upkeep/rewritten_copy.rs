@@ -137,13 +137,7 @@ impl Log {
         if at >= seal.entries_end() {
             return Ok((Bytes::new(), at));
         }
-        let mark = seal.mark_before(at);
-        let stop = mark.position.saturating_add(bytes_max);
-        let span = Span {
-            first: Index(seal.base.0 + u64::from(mark.entry)),
-            position: mark.position,
-            length: (seal.mark_after(at, |at| at >= stop) - mark.position) as usize,
-        };
+        let span = Span::marked(&seal, at, bytes_max);
         let read = store.frames(span);
         let (bytes, frames) = read.map_err(|error| self.note_damage(&store, error))?;
         Ok((bytes, Index(span.first.0 + frames.len() as u64)))

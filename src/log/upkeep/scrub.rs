@@ -18,7 +18,7 @@ use crate::log::segment::{Damage, Segment};
 use crate::log::{Error, Index, Log, LogState};
 
 /// Bytes of a store that one step of a scrub reads, about.
-const STEP_BYTES: usize = 1 << 20;
+const STEP_BYTES: u32 = 1 << 20;
 /// Rows that are compared at a time.
 const STEP_ROWS: usize = 4096;
 
@@ -50,13 +50,7 @@ impl Scrub {
         if self.at >= self.seal.entries_end() {
             return self.finish();
         }
-        let mark = self.seal.mark_before(self.at);
-        let stop = mark.position.saturating_add(STEP_BYTES as u32);
-        let span = Span {
-            first: self.at,
-            position: mark.position,
-            length: (self.seal.mark_after(self.at, |at| at >= stop) - mark.position) as usize,
-        };
+        let span = Span::marked(&self.seal, self.at, STEP_BYTES);
         let entries = self.store.entries(span);
         let entries = entries.map_err(|error| self.log.note_damage(&self.store, error))?;
         for entry in &entries {
