@@ -11,6 +11,7 @@ mod rewriting;
 mod scrub;
 mod searched;
 mod taking_over;
+mod worth;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -4,28 +4,26 @@
 //! sealed segments rewritten. Each node does it in its own time: once its engine needs the entries no more, since a
 //! snapshot covers them, and once its checkpoint knows what was given up.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::live::Live as Setting;
-use crate::log::{Index, Live, Rewrite, RewriteSize, Rewriting, SegmentInfo, SegmentName};
+use crate::live::Live;
+use crate::log::{Index, Rewrite, RewriteSize, Rewriting, SegmentInfo};
 use crate::raft::entry::command::Command;
 use crate::raft::error::Error;
 use crate::raft::home::blocking::on_disk;
 use crate::retry::CALL_WAIT;
 
 use super::Upkeep;
-use super::idle::{self, Idle};
+use super::idle;
 use super::planning::{Limits, SUPERSEDED_PERCENT, plan};
+use super::worth::{SEGMENTS_AT_ONCE, Worth};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Segments that one look is at.
-const SEGMENTS_AT_ONCE: usize = 16;
 /// Between two tries of the same.
 const AGAIN: Duration = Duration::from_secs(2);
 /// The most bytes that are read or written a second for it.
@@ -33,84 +31,26 @@ const BYTES_PER_SECOND: u64 = 64 << 20;
 /// What is written may take this part of what is free.
 const FREE_SHARE: u64 = 4;
 
-/// How often records were given up, how many sealed segments there are, and the latest rewriting among them.
-type Sight = (u64, usize, Option<Index>);
-
-/// What a node knows of its sealed segments.
-#[derive(Debug, Default)]
-pub struct Worth {
-    lives: BTreeMap<SegmentName, Live>,
-    /// The raft index from which on the next segment is looked at.
-    next: Index,
-    /// How it was when the look at all of them began.
-    began: Sight,
-    /// The same of the last look that came to its end: while nothing changes, none begins.
-    ended: Option<Sight>,
-    /// What was seen, the share of dead bytes, and how often superseded records were looked for, when the leader decided
-    /// last.
-    decided: Option<(Sight, u64, u64)>,
-    idle: Idle,
-}
-
-impl Worth {
-    /// What lives of all that was looked at.
-    fn bytes(&self) -> u64 {
-        self.lives.values().map(|live| live.bytes).sum()
-    }
-
-    /// The segment that is looked at next: none at the end of a look at all of them. `None` if nothing changed since the
-    /// last such look.
-    fn next_of(&mut self, sealed: &[SegmentInfo], now: Sight) -> Option<Option<SegmentInfo>> {
-        if self.next == Index(0) {
-            if self.ended == Some(now) {
-                return None;
-            }
-            self.began = now;
-            // Without a trim what is known of a segment stays true.
-            let is_known = self.ended.is_some_and(|ended| ended.0 == now.0);
-            let names: BTreeSet<_> = sealed.iter().map(|one| one.name).collect();
-            self.lives
-                .retain(|name, _| is_known && names.contains(name));
-        }
-        let is_next =
-            |one: &&SegmentInfo| one.base >= self.next && !self.lives.contains_key(&one.name);
-        let next = sealed.iter().find(is_next);
-        match next {
-            Some(next) => self.next = next.next_index,
-            None => {
-                self.next = Index(0);
-                self.ended = Some(self.began);
-            }
-        }
-        Some(next.copied())
-    }
-
-    /// Some that are looked at next, and whether a look at all of them ends with these.
-    fn next_some(&mut self, sealed: &[SegmentInfo], now: Sight) -> (Vec<SegmentInfo>, bool) {
-        let mut some = Vec::new();
-        while some.len() < SEGMENTS_AT_ONCE {
-            match self.next_of(sealed, now) {
-                Some(Some(next)) => some.push(next),
-                end => return (some, end.is_some()),
-            }
-        }
-        (some, false)
-    }
+/// There was no room for all that lives.
+struct Outgrown {
+    /// How many bytes live at least: so many were written.
+    lives: u64,
 }
 
 impl Upkeep {
     /// Rewrites segments. Never returns.
-    pub async fn rewrite(&self, dead_percent: Setting<u64>) {
+    pub async fn rewrite(&self, dead_percent: Live<u64>) {
         let worth = Mutex::new(Worth::default());
         loop {
             sleep(LOOK_EVERY).await;
-            self.see_whether_idle(&worth);
+            let segments = self.node.log.segments();
+            self.see_whether_idle(&worth, &segments);
             let done = match self.due() {
                 Some(plan) => self.carry_out(&plan).await,
-                None => self
-                    .look_at_some(&worth, dead_percent.get())
-                    .await
-                    .map(|()| true),
+                None => {
+                    let looked = self.look_at_some(&worth, segments, dead_percent.get());
+                    looked.await.map(|()| true)
+                }
             };
             match done {
                 Ok(true) => {}
@@ -164,10 +104,12 @@ impl Upkeep {
             return Ok(false);
         };
         let began = Instant::now();
-        let (rewriting, lives) = self.written(rewriting, size).await?;
-        let Some(rewriting) = rewriting else {
-            *self.outgrown.lock() = Some((plan.at, lives));
-            return Ok(false);
+        let rewriting = match self.written(rewriting, size).await? {
+            Ok(rewriting) => rewriting,
+            Err(Outgrown { lives }) => {
+                *self.outgrown.lock() = Some((plan.at, lives));
+                return Ok(false);
+            }
         };
         let rewritten = on_disk(move || Ok::<_, Error>(rewriting.finish()?)).await?;
         // From here on the engine reads none of these entries, and a start knows what was given up.
@@ -210,18 +152,17 @@ impl Upkeep {
         has_room
     }
 
-    /// Writes all that lives; `None`, and what was written goes, if that is more than was thought and there is no room.
-    /// Gives how much lives, too, as far as it was written.
+    /// Writes all that lives. What was written goes if that is more than was thought and there is no room.
     async fn written(
         &self,
         mut rewriting: Rewriting,
         mut size: RewriteSize,
-    ) -> Result<(Option<Rewriting>, u64), Error> {
+    ) -> Result<Result<Rewriting, Outgrown>, Error> {
         loop {
             let (back, moved) = on_disk(move || step(rewriting)).await?;
             rewriting = back;
             let Some(bytes) = moved else {
-                return Ok((Some(rewriting), size.lives));
+                return Ok(Ok(rewriting));
             };
             // What is left of compressed batches is not compressed.
             let written = rewriting.written();
@@ -233,7 +174,7 @@ impl Upkeep {
                         Ok::<_, Error>(())
                     })
                     .await?;
-                    return Ok((None, size.lives));
+                    return Ok(Err(Outgrown { lives: written }));
                 }
             }
             sleep(pace(bytes)).await;
@@ -264,8 +205,7 @@ impl Upkeep {
         .await
     }
 
-    fn see_whether_idle(&self, worth: &Mutex<Worth>) {
-        let segments = self.node.log.segments();
+    fn see_whether_idle(&self, worth: &Mutex<Worth>, segments: &[SegmentInfo]) {
         let open = segments.iter().rfind(|one| one.next_position.is_none());
         let is_idle = worth.lock().idle.see(open, Instant::now());
         self.is_idle.store(is_idle, Ordering::Relaxed);
@@ -273,9 +213,14 @@ impl Upkeep {
 
     /// Looks at some more segments. Once all were looked at, it is known what lives, and the leader decides on a run of
     /// them.
-    async fn look_at_some(&self, worth: &Mutex<Worth>, dead_percent: u64) -> Result<(), Error> {
-        let segments = self.node.log.segments().into_iter();
-        let sealed: Vec<_> = segments.filter(|one| one.next_position.is_some()).collect();
+    async fn look_at_some(
+        &self,
+        worth: &Mutex<Worth>,
+        mut segments: Vec<SegmentInfo>,
+        dead_percent: u64,
+    ) -> Result<(), Error> {
+        segments.retain(|one| one.next_position.is_some());
+        let sealed = segments;
         let rewritten = sealed.iter().filter_map(|one| one.name.rewritten).max();
         let now = (self.node.log.given_up(), sealed.len(), rewritten);
         let (some, is_end) = worth.lock().next_some(&sealed, now);
@@ -396,37 +341,7 @@ pub(super) fn pace(bytes: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::super::planning::tests::segments;
     use super::*;
-
-    #[test]
-    fn a_look_ends_and_none_begins_before_something_changed() {
-        let (infos, _) = segments(&[(1000, 100, false); 2]);
-        let mut worth = Worth::default();
-        let looks = |worth: &mut Worth, (given_up, segments)| {
-            let next = worth.next_of(&infos, (given_up, segments, None));
-            next.map(|next| next.map(|one| one.base.0))
-        };
-        let look = [Some(Some(0)), Some(Some(10)), Some(None), None];
-        assert_eq!(look.map(|_| looks(&mut worth, (1, 2))), look);
-        assert_eq!(looks(&mut worth, (2, 2)), Some(Some(0)), "a trim");
-        // What changes in the midst of a look is looked at in the next one.
-        let look = [Some(Some(10)), Some(None), Some(Some(0))];
-        assert_eq!(look.map(|_| looks(&mut worth, (3, 2))), look);
-    }
-
-    #[test]
-    fn a_look_is_at_some_at_a_time() {
-        let (infos, _) = segments(&[(1000, 100, false); 2 * SEGMENTS_AT_ONCE - 1]);
-        let mut worth = Worth::default();
-        let mut looks = || {
-            let (some, is_end) = worth.next_some(&infos, (1, infos.len(), None));
-            (some.len(), is_end)
-        };
-        assert_eq!(looks(), (SEGMENTS_AT_ONCE, false));
-        assert_eq!(looks(), (SEGMENTS_AT_ONCE - 1, true));
-        assert_eq!(looks(), (0, false), "nothing changed");
-    }
 
     #[test]
     fn a_full_disk_is_written_to_only_for_what_gives_back_more() {
@@ -436,19 +351,5 @@ mod tests {
         assert!(!may(160, 320, 761), "it gives back what it takes");
         assert!(may(160, 321, 761), "it gives back more");
         assert!(may(0, 10, 5000), "nothing is left of them");
-    }
-
-    #[test]
-    fn one_segment_in_the_place_of_one_is_a_change() {
-        let (mut infos, lives) = segments(&[(1000, 100, false); 2]);
-        let mut worth = Worth {
-            lives,
-            ended: Some((1, 2, None)),
-            ..Worth::default()
-        };
-        assert_eq!(worth.next_of(&infos, (1, 2, None)), None);
-        infos[1].name.rewritten = Some(Index(30));
-        let next = worth.next_of(&infos, (1, 2, Some(Index(30))));
-        assert_eq!(next, Some(Some(infos[1])), "the new one alone");
     }
 }
