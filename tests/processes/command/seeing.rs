@@ -235,6 +235,11 @@ async fn a_node_that_dies_or_sleeps_does_not_look_alive() {
     .await;
 
     stage.cluster.kill(follower).await.expect("killed");
+    // The leader heard it a moment ago.
+    finds(&stage, "down", &name(follower)).await;
+    stage.cluster.restart(follower).await.expect("restarted");
+    stage.ready().await;
+    stage.cluster.kill(follower).await.expect("killed");
     right(&stage, "a follower is killed", |told| {
         is_down(told, follower) && told["leader"] == name(leader)
     })

@@ -14,7 +14,10 @@ use crate::proto::v1::{GetStatusResponse, Node, NodeRole};
 /// How long a node may take to answer. Whoever asks what is wrong does not wait for longer.
 const WAIT: Duration = Duration::from_millis(1500);
 
-/// Between two questions to the leader while a member does not answer.
+/// The leader calls the others many times a second: one that it heard so lately is alive.
+const ALIVE_MAX: Duration = Duration::from_millis(500);
+
+/// Between two questions to the leader while members do not answer.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
 
 /// The answer of one address.
@@ -117,16 +120,18 @@ impl Survey {
         Ok(survey)
     }
 
-    /// If a member does not answer: what the leader says meanwhile, until it would know of one that died just now. One
-    /// that has moved is asked where it is.
+    /// What the leader says meanwhile, if too few voters answer: until it would know that it leads nobody. If others do not
+    /// answer: until it has not heard them for a while. Members that have moved are asked where they are.
     async fn ask_leader_again(&mut self, client: &Client, begun: Instant) {
         let Some(leader) = self.leader().map(|leader| leader.node_id) else {
             return;
         };
         let until = begun + WAIT;
         loop {
-            let all_answer = self.members().all(|seen| seen.own.is_some());
-            if all_answer || Instant::now() >= until {
+            let quorum = self.quorum();
+            let is_known =
+                quorum.up >= quorum.needed && !self.members().any(|seen| seen.may_live());
+            if is_known || Instant::now() >= until {
                 return;
             }
             sleep_until(until.min(Instant::now() + ASK_AGAIN)).await;
@@ -212,6 +217,17 @@ impl Survey {
 impl Seen<'_> {
     pub fn is_voter(&self) -> bool {
         self.node.role() == NodeRole::Voter
+    }
+
+    /// Whether it does not answer, and the leader heard it lately.
+    fn may_live(&self) -> bool {
+        self.own.is_none() && self.is_heard()
+    }
+
+    /// Whether the leader heard it lately.
+    pub fn is_heard(&self) -> bool {
+        let heard = self.node.heard_ms.map(Duration::from_millis);
+        heard.is_some_and(|ago| ago < ALIVE_MAX)
     }
 
     /// Whether it leads, and a majority says so.

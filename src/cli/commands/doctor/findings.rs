@@ -11,8 +11,6 @@ use crate::proto::v1::{GetStatusResponse, NodeRole};
 use super::kinds::{Bounds, Finding, Kind, of_all, of_node};
 use super::means;
 
-/// The leader calls the others many times a second: one that it heard so lately is alive.
-const ALIVE_MAX: Duration = Duration::from_millis(500);
 /// One that it did not hear for so long is cut off from it.
 const HEARD_MAX: Duration = Duration::from_secs(2);
 /// Clocks that are further apart than this make the times of records differ from what people see.
@@ -72,10 +70,7 @@ fn silent(survey: &Survey, seen: &Seen<'_>) -> Finding {
         );
         return of_node(Kind::Untrusted, name, silence, next);
     }
-    let heard = seen.node.heard_ms.map(Duration::from_millis);
-    let reached = survey
-        .leader()
-        .filter(|_| heard.is_some_and(|ago| ago < ALIVE_MAX));
+    let reached = survey.leader().filter(|_| seen.is_heard());
     match reached {
         Some(leader) => {
             let what = format!(
