@@ -100,6 +100,11 @@ const LOOPBACK: &str = "127.0.0.1";
 /// More logs than so many would not fit into the memory that a node is to take.
 const LOGS_MOST: u32 = 1_000_000;
 
+/// The reserve of the disk that a log is on, unless a setting says otherwise: it follows from how large segments are.
+pub fn reserve_beside(log: &log::Config) -> u64 {
+    RESERVE_SEGMENTS * (u64::from(log.segment_bytes_max) + log.index_bytes_max as u64)
+}
+
 /// Why a node cannot run with its settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -171,7 +176,7 @@ mod tests {
             ("clock_bound_ms", span_ms(config.timing.clock_bound_ms)),
             (
                 "slow_call_ms",
-                span_ms(config.timing.slow_call.as_millis() as u64),
+                span_ms(config.timing.slow_call.get().as_millis() as u64),
             ),
             (
                 "connection_age_max_seconds",

@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::disk::{Disk, OsDisk};
 use crate::env::{Clock, Random};
+use crate::live::Live;
 use crate::net::mux::{Mux, MuxLimits, Recheck, Streams};
 use crate::net::stream_layer::StreamLayer;
 use crate::net::tcp::TcpNetwork;
@@ -231,7 +232,7 @@ impl Bound {
             self.seams,
             self.layer.clone(),
             self.addr.clone(),
-            tracer,
+            (tracer, self.paces.disk_reserve_bytes.clone()),
         );
         let (log, joined) = runtimes::run_on(&runtimes.consensus, begun).await?;
         // The seat was empty: this is the only place that fills it.
@@ -338,7 +339,7 @@ async fn begin(
     seams: Seams,
     layer: StreamLayer,
     addr: String,
-    tracer: Tracer,
+    (tracer, disk_reserve_bytes): (Tracer, Live<u64>),
 ) -> Result<(ReplicatedLog, bool), AgentError> {
     let (directory, joined) = membership::become_member(&config, &seams, &layer, &addr).await?;
     let timing = Timing {
@@ -352,7 +353,7 @@ async fn begin(
         &addr,
         &timing,
         config.log,
-        config.disk_reserve_bytes,
+        &disk_reserve_bytes,
         &seams.runtimes.clients,
     );
     Ok((log.await?, joined))

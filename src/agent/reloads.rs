@@ -1,5 +1,7 @@
 //! What a running node takes up: certificates, authorities, lists of revoked certificates, the policy.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -35,6 +37,8 @@ pub(super) struct Paces {
     pub scrub_bytes_per_second: Live<u64>,
     pub rewrite_dead_percent: Live<u64>,
     pub metrics_logs_max: Live<usize>,
+    pub disk_reserve_bytes: Live<u64>,
+    pub slow_call: Live<Duration>,
 }
 
 impl Paces {
@@ -43,14 +47,18 @@ impl Paces {
             scrub_bytes_per_second: Live::new(config.scrub_bytes_per_second),
             rewrite_dead_percent: Live::new(config.rewrite_dead_percent),
             metrics_logs_max: Live::new(config.metrics_logs_max),
+            disk_reserve_bytes: Live::new(config.disk_reserve_bytes),
+            slow_call: config.timing.slow_call.clone(),
         }
     }
 }
 
 /// The settings that can change while the node runs, by their keys in a file.
-pub const LIVE_SETTINGS: [&str; 7] = [
+pub const LIVE_SETTINGS: [&str; 9] = [
     "scrub_bytes_per_second",
     "rewrite_dead_percent",
+    "disk_reserve_bytes",
+    "slow_call_ms",
     "metrics_logs_max",
     "connections_max",
     "connection_age_max_seconds",
@@ -108,13 +116,16 @@ impl Reloads {
             connections_max,
             connection_age_max,
             limits,
+            disk_reserve_bytes,
+            timing,
             ..
         } = config;
-        self.paces
-            .scrub_bytes_per_second
-            .set(*scrub_bytes_per_second);
-        self.paces.rewrite_dead_percent.set(*rewrite_dead_percent);
-        self.paces.metrics_logs_max.set(*metrics_logs_max);
+        let paces = &self.paces;
+        paces.scrub_bytes_per_second.set(*scrub_bytes_per_second);
+        paces.rewrite_dead_percent.set(*rewrite_dead_percent);
+        paces.metrics_logs_max.set(*metrics_logs_max);
+        paces.disk_reserve_bytes.set(*disk_reserve_bytes);
+        paces.slow_call.set(timing.slow_call.get());
         let within = MuxLimits::within(*connections_max, self.descriptors_max);
         self.port.set_clients_max(within.clients_max);
         self.port.set_age_max(*connection_age_max);

@@ -64,7 +64,7 @@ pub async fn start(
     let Streams { grpc, raft, http } = port.streams;
     let (limits, policy) = (config.limits.clone(), port.policy);
     let audit = policy.audit().clone();
-    let counts = Counts::default().telling(config.timing.slow_call);
+    let counts = Counts::default().telling(config.timing.slow_call.clone());
     let counts = Arc::new(counts.tracing(port.tracer));
     let budget = Budget::new(limits.bytes);
     let facts = Facts::new(port.security, &budget);

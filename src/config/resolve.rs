@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::told::{collector, metrics};
 use super::{
-    CONNECTION_AGE_S, Config, ConfigError, LOGS_MOST, Options, RESERVE_SEGMENTS,
-    REWRITE_DEAD_PERCENT, SCRUB_BYTES_PER_SECOND, SecurityConfig,
+    CONNECTION_AGE_S, Config, ConfigError, LOGS_MOST, Options, REWRITE_DEAD_PERCENT,
+    SCRUB_BYTES_PER_SECOND, SecurityConfig, reserve_beside,
 };
 use crate::live::Live;
 use crate::log;
@@ -98,8 +98,10 @@ impl Options {
                 create_logs_on_produce: Live::new(self.create_logs_on_produce.unwrap_or(false)),
                 ..measures.sizes.limits
             },
+            disk_reserve_bytes: self
+                .disk_reserve_bytes
+                .unwrap_or_else(|| reserve_beside(&measures.sizes.log)),
             log: measures.sizes.log,
-            disk_reserve_bytes: self.disk_reserve_bytes.unwrap_or(measures.sizes.reserve),
             scrub_bytes_per_second: self
                 .scrub_bytes_per_second
                 .unwrap_or(SCRUB_BYTES_PER_SECOND),
@@ -325,7 +327,7 @@ fn timing(
         heartbeat_ms,
         election_ms: (3 * heartbeat_ms, 6 * heartbeat_ms),
         clock_bound_ms,
-        slow_call: slow_call.map_or(usual.slow_call, Duration::from_millis),
+        slow_call: slow_call.map_or(usual.slow_call, |ms| Live::new(Duration::from_millis(ms))),
         ..usual
     })
 }
@@ -334,7 +336,6 @@ fn timing(
 struct Sizes {
     log: log::Config,
     limits: Limits,
-    reserve: u64,
 }
 
 impl Sizes {
@@ -358,7 +359,6 @@ impl Sizes {
         // Segments should hold more than a few batches.
         let batch_bytes_max = limits.batch_bytes_max.min(segment_bytes_max as usize / 4);
         Ok(Self {
-            reserve: RESERVE_SEGMENTS * (u64::from(segment_bytes_max) + index_bytes_max as u64),
             log: log::Config {
                 segment_bytes_max,
                 index_bytes_max,

@@ -62,6 +62,7 @@ impl Config {
             SecurityConfig::Mutual(files) => Some(files),
             SecurityConfig::Insecure => None,
         };
+        let slow_ms = timing.slow_call.get().as_millis();
         Options {
             name: Some(name.clone()),
             data_dir: Some(data_dir.clone()),
@@ -90,7 +91,7 @@ impl Config {
             rewrite_dead_percent: Some(*rewrite_dead_percent),
             heartbeat_ms: Some(timing.heartbeat_ms),
             clock_bound_ms: Some(timing.clock_bound_ms),
-            slow_call_ms: Some(timing.slow_call.as_millis().try_into().unwrap_or(u64::MAX)),
+            slow_call_ms: Some(slow_ms.try_into().unwrap_or(u64::MAX)),
             otlp_endpoint: otlp_endpoint.clone(),
             // How it logs is every command's to say, and no setting of the node alone.
             log_level: None,

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::live::Live;
 use crate::log::{self, Log};
 use crate::net::stream_layer::StreamLayer;
 use crate::raft::engine::follow::{self, Heard};
@@ -52,11 +53,11 @@ impl ReplicatedLog {
         addr: &str,
         timing: &Timing,
         log_config: log::Config,
-        disk_reserve_bytes: u64,
+        disk_reserve_bytes: &Live<u64>,
         callers_on: &Handle,
     ) -> Result<Self, Error> {
         let identity = identity_of(&directory)?;
-        let log_config = space::leave_room(log_config, disk_reserve_bytes);
+        let log_config = space::leave_room(log_config, disk_reserve_bytes.get());
         let (bytes_max, inline) = (log_config.segment_bytes_max, log_config.inline_io);
         let counts = Arc::<Counts>::default();
         let mut machine = StateMachine::open_in(&directory, log_config)?;
@@ -68,7 +69,8 @@ impl ReplicatedLog {
         let store = store(&directory, &log, inline)?.counting(identity.node_id, counts.clone());
         let (failure, promised, full) = (store.failure(), store.promised(), store.watch_full());
         let (disk, path) = (directory.disk.clone(), directory.path.clone());
-        let space = Space::start(disk, path, disk_reserve_bytes, log.clone());
+        let reserve = disk_reserve_bytes.clone();
+        let space = Space::start(disk, path, reserve, log.clone());
         let (me, floor, start) = (identity.node_id, machine.floor.clone(), directory.start);
         let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
         let successor = Arc::<watch::Sender<Successor>>::default();
@@ -130,7 +132,7 @@ fn doors(
         stamps: stamps.clone(),
         gate: Gate::new(&node.log, raft, timing),
         counts: node.counts.clone(),
-        slow_call: timing.slow_call,
+        slow_call: timing.slow_call.clone(),
     };
     let transport = node.transport.clone();
     let confirmer = Confirmer::start(raft.clone(), node.promised.clone(), transport.clone());

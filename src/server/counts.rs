@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
+use crate::live::Live;
 use crate::metrics::families::{BYTES_OUT, CALLS, READS, RECORDS_OUT, REQUEST_SECONDS, REQUESTS};
 use crate::metrics::{ByLabel, Counter, Level, Page, Times, labels};
 use crate::net::traceparent::TRACEPARENT;
@@ -57,7 +58,7 @@ pub struct Counts {
     pub records_out: Counter,
     pub bytes_out: Counter,
     /// A call that takes longer is logged; zero: none is.
-    slow: Duration,
+    slow: Live<Duration>,
     /// Makes the spans of calls that somebody traces.
     tracer: Tracer,
 }
@@ -88,7 +89,7 @@ impl Default for Counts {
             reads: ByLabel::default(),
             records_out: Counter::default(),
             bytes_out: Counter::default(),
-            slow: Duration::ZERO,
+            slow: Live::new(Duration::ZERO),
             tracer: Tracer::default(),
         }
     }
@@ -112,7 +113,7 @@ impl VerbCounts {
 
 impl Counts {
     /// The same, and calls that take longer than this are logged; zero: none is.
-    pub fn telling(self, slow: Duration) -> Self {
+    pub fn telling(self, slow: Live<Duration>) -> Self {
         Self { slow, ..self }
     }
 
@@ -154,7 +155,8 @@ impl Counts {
         counts.codes[code.min(CODES.len())].one_more();
         if !counts.is_stream {
             counts.times.note(took);
-            if took >= self.slow && !self.slow.is_zero() {
+            let slow = self.slow.get();
+            if took >= slow && !slow.is_zero() {
                 let code = CODES.get(code).unwrap_or(&OTHER_CODE);
                 let took_ms = took.as_millis();
                 tracing::warn!(verb = counts.name, code, who, took_ms, "a slow call");

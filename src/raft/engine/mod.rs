@@ -16,6 +16,7 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy};
 
 use crate::env::Clock;
+use crate::live::Live;
 use crate::raft::entry::types::{Member, TypeConfig};
 use crate::raft::error::Error;
 use crate::raft::home::directory::{FIRST_NODE, Identity};
@@ -44,7 +45,7 @@ pub struct Timing {
     /// How far the clock may be from the clocks of a majority before it is not believed, in milliseconds.
     pub clock_bound_ms: u64,
     /// A write that takes longer is logged with its stages; zero: none is.
-    pub slow_call: Duration,
+    pub slow_call: Live<Duration>,
     /// Makes the spans of calls that somebody traces.
     pub tracer: Tracer,
 }
@@ -56,7 +57,7 @@ impl Default for Timing {
             election_ms: (150, 300),
             clock: Clock::system(),
             clock_bound_ms: CLOCK_BOUND_MS,
-            slow_call: Duration::from_secs(1),
+            slow_call: Live::new(Duration::from_secs(1)),
             tracer: Tracer::default(),
         }
     }

@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 use crate::certs::testing::authority;
 use crate::disk::memory::MemoryDisk;
 use crate::env::Random;
+use crate::live::Live;
 use crate::log;
 use crate::net::memory::MemoryNetwork;
 use crate::net::stream_layer::StreamLayer;
@@ -119,8 +120,16 @@ async fn who_may_not_join_makes_no_entry() {
     directory.bootstrap(&random).unwrap();
     directory.let_in(vec!["n2".to_owned(), "n3".to_owned()]);
     let timing = Timing::default();
-    let here = tokio::runtime::Handle::current();
-    let node = ReplicatedLog::start(directory, layer, "n1:1", &timing, log_config(), 0, &here);
+    let (here, none) = (tokio::runtime::Handle::current(), Live::new(0));
+    let node = ReplicatedLog::start(
+        directory,
+        layer,
+        "n1:1",
+        &timing,
+        log_config(),
+        &none,
+        &here,
+    );
     let node = node.await.unwrap();
     let mut views = node.watch_view();
     let leads = timeout(PATIENCE, views.wait_for(|view| view.writable)).await;

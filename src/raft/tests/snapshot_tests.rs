@@ -13,6 +13,7 @@ use tonic::transport::Server;
 use crate::batch::{self, Compression};
 use crate::disk::memory::MemoryDisk;
 use crate::env::Random;
+use crate::live::Live;
 use crate::log::record::{BatchBuilder, Conditions, Producer, packed};
 use crate::log::{self, Index, LogId, Offset};
 use crate::net::memory::MemoryNetwork;
@@ -97,9 +98,17 @@ pub(crate) async fn begin_with(
         }
     }
     let (timing, here) = (Timing::default(), tokio::runtime::Handle::current());
-    let node = ReplicatedLog::start(directory, layer, addr, &timing, config, 0, &here)
-        .await
-        .unwrap();
+    let node = ReplicatedLog::start(
+        directory,
+        layer,
+        addr,
+        &timing,
+        config,
+        &Live::new(0),
+        &here,
+    )
+    .await
+    .unwrap();
     assert!(seat.set(node.clone()).is_ok());
     (node, mux)
 }

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::disk::Disk;
+use crate::live::Live;
 use crate::log::{self, Log};
 use crate::raft::error::DiskFull;
 use crate::tasks;
@@ -44,7 +45,7 @@ pub struct Space(Arc<DiskRoom>);
 struct DiskRoom {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    reserve: u64,
+    reserve: Live<u64>,
     looked: Mutex<Look>,
     full_peers: Mutex<HashMap<u64, Instant>>,
     /// The log, whose writer may wait for room.
@@ -68,7 +69,7 @@ pub fn leave_room(config: log::Config, reserve: u64) -> log::Config {
 
 impl Space {
     /// Watches the disk that holds a directory.
-    pub fn start(disk: Arc<dyn Disk>, dir: PathBuf, reserve: u64, log: Log) -> Self {
+    pub fn start(disk: Arc<dyn Disk>, dir: PathBuf, reserve: Live<u64>, log: Log) -> Self {
         let space = Self(Arc::new(DiskRoom {
             disk,
             dir,
@@ -103,16 +104,12 @@ impl Space {
             // A disk that cannot say will fail the next write, which stops the node.
             return;
         };
-        let was_low = self.is_low();
-        let spare = if was_low {
-            inner.reserve / SPARE_SHARE
-        } else {
-            0
-        };
-        let low = available < inner.reserve.saturating_add(spare);
+        let (was_low, reserve) = (self.is_low(), inner.reserve.get());
+        let spare = if was_low { reserve / SPARE_SHARE } else { 0 };
+        let low = available < reserve.saturating_add(spare);
         *inner.looked.lock() = Look { available, low };
         if low != was_low {
-            let (reserve, dir) = (inner.reserve, inner.dir.display());
+            let dir = inner.dir.display();
             if low {
                 tracing::error!(
                     available,
@@ -129,7 +126,7 @@ impl Space {
 
     /// What is free at the last look, and what must stay free, in bytes.
     pub fn room(&self) -> (u64, u64) {
-        (self.available(), self.0.reserve)
+        (self.available(), self.0.reserve.get())
     }
 
     fn available(&self) -> u64 {
@@ -138,7 +135,7 @@ impl Space {
 
     /// Whether a leader takes what needs room now.
     pub fn check(&self, view: &View) -> Result<(), DiskFull> {
-        let (reserve, Look { available, low }) = (self.0.reserve, *self.0.looked.lock());
+        let (reserve, Look { available, low }) = (self.0.reserve.get(), *self.0.looked.lock());
         let error = |voter: Option<String>| {
             Err(DiskFull {
                 available,
@@ -177,12 +174,12 @@ impl Space {
 
     /// Whether a follower takes any records now, also those that others hold already.
     pub fn takes_records(&self) -> bool {
-        self.available() >= self.0.reserve / FOLLOWER_SHARE
+        self.available() >= self.0.reserve.get() / FOLLOWER_SHARE
     }
 
     /// Whether it takes records that may wait for it, into new files if need be.
     pub fn takes_what_waits(&self) -> bool {
-        self.available() >= self.0.reserve / LAST_SHARE
+        self.available() >= self.0.reserve.get() / LAST_SHARE
     }
 
     /// What a follower said of its room.
@@ -214,7 +211,7 @@ mod tests {
         };
         disk.create_dir(dir).unwrap();
         let (log, _) = Log::open(disk.clone(), dir, config, Floor::default(), None).unwrap();
-        let space = Space::start(disk, dir.to_owned(), 0, log);
+        let space = Space::start(disk, dir.to_owned(), Live::new(0), log);
         tokio::time::sleep(LOOK_EVERY * 3).await;
         let inner = Arc::downgrade(&space.0);
         drop(space);

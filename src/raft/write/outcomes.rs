@@ -9,6 +9,7 @@ use openraft::raft::ClientWriteResult;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::live::Live;
 use crate::raft::entry::outcome::Outcome;
 use crate::raft::entry::types::TypeConfig;
 use crate::raft::error::ProposeError;
@@ -94,12 +95,12 @@ async fn unless_hopeless<T>(
 #[derive(Debug)]
 pub struct Stages {
     counts: Arc<Counts>,
-    slow: Duration,
+    slow: Live<Duration>,
 }
 
 impl Stages {
     /// Writes that take longer than `slow` are logged; zero: none is.
-    pub fn new(counts: &Arc<Counts>, slow: Duration) -> Self {
+    pub fn new(counts: &Arc<Counts>, slow: Live<Duration>) -> Self {
         let counts = counts.clone();
         Self { counts, slow }
     }
@@ -112,7 +113,8 @@ impl Stages {
         answer.into_iter().for_each(|took| counts.answer.note(took));
         let came = group.came();
         let took = now.saturating_duration_since(came);
-        let is_slow = !self.slow.is_zero() && took >= self.slow;
+        let slow = self.slow.get();
+        let is_slow = !slow.is_zero() && took >= slow;
         let mut traced = group.proposals.iter().map(|proposal| &proposal.span);
         if !is_slow && !traced.any(Span::is_on) {
             return;

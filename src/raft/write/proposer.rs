@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+use crate::live::Live;
 use crate::log::record;
 use crate::net::budget::SMALL_BYTES_MAX;
 use crate::raft::engine::Raft;
@@ -79,7 +80,7 @@ pub struct Leader {
     pub gate: Gate,
     pub counts: Arc<Counts>,
     /// A write that takes longer is logged; zero: none is.
-    pub slow_call: Duration,
+    pub slow_call: Live<Duration>,
 }
 
 impl Proposer {
@@ -94,7 +95,6 @@ impl Proposer {
     ) -> Self {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
         let (under_way, waits) = mpsc::channel(PLACES);
-        let me = *raft.node_id();
         let counts = leader.counts;
         let (space, times) = (leader.space.clone(), Stages::new(&counts, leader.slow_call));
         let completed = outcomes::complete(waits, views.clone(), space, times);
@@ -115,7 +115,7 @@ impl Proposer {
             queue,
             bytes: Arc::new(Semaphore::new(PENDING_BYTES_MAX)),
             small_bytes: Arc::new(Semaphore::new(PENDING_BYTES_OF_SMALL)),
-            me,
+            me: *raft.node_id(),
             views: views.clone(),
             counts,
         }

@@ -1,6 +1,8 @@
 //! Settings as templates and shells leave them: variables that are set to nothing, and blanks in lists.
 #![allow(clippy::disallowed_methods, reason = "an operator writes a policy")]
 
+use std::path::Path;
+
 use crate::harness::command::{Ended, Lone, alone_args, command, run};
 use crate::harness::until;
 
@@ -222,20 +224,21 @@ async fn each_setting_is_shown_with_where_it_comes_from() {
     assert_eq!(setting("log_format"), ["json", "file", path]);
 }
 
+/// A node that has a file of settings, and the file's path.
+async fn with_settings(dir: &Path, text: &str) -> (Lone, String) {
+    let file = dir.join("n1.toml");
+    std::fs::write(&file, text).expect("a file of settings");
+    let path = file.to_str().expect("UTF-8").to_owned();
+    let args = [alone_args(dir), vec!["--config".to_owned(), path.clone()]];
+    (Lone::start(&args.concat()).await, path)
+}
+
 /// What a node takes up from its file while it runs, and what it says of the rest.
 #[tokio::test]
 async fn settings_change_while_the_node_runs() {
     let dir = tempfile::tempdir().expect("a directory");
-    let file = dir.path().join("n1.toml");
-    let write = |text: &str| std::fs::write(&file, text).expect("a file of settings");
-    write("logs_max = 2\n");
-    let path = file.to_str().expect("UTF-8").to_owned();
-    let args = [
-        alone_args(dir.path()),
-        vec!["--config".to_owned(), path.clone()],
-    ]
-    .concat();
-    let node = Lone::start(&args).await;
+    let (node, path) = with_settings(dir.path(), "logs_max = 2\n").await;
+    let write = |text: &str| std::fs::write(&path, text).expect("a file of settings");
     let create = async |name: &str| run(&node.plain(&["log", "create", name])).await;
     until("it leads", async || {
         (create("one").await.code == Some(0)).then_some(())
@@ -277,4 +280,48 @@ async fn settings_change_while_the_node_runs() {
         told.contains("heartbeat_ms") && told.contains("stay as they were"),
         "{told}"
     );
+}
+
+#[tokio::test]
+async fn the_reserve_and_what_is_slow_change_while_the_node_runs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut node, path) = with_settings(dir.path(), "slow_call_ms = 0\n").await;
+    let write = |text: &str| std::fs::write(&path, text).expect("a file of settings");
+    let records = dir.path().join("records");
+    std::fs::write(&records, "one\n").expect("a file of records");
+    let records = records.to_str().expect("UTF-8");
+    let mut produce = node.plain(&["produce", records]);
+    "2".clone_into(produce.last_mut().expect("the time that it may take"));
+    let produced = async || run(&produce).await;
+    until("it leads", async || {
+        (produced().await.code == Some(0)).then_some(())
+    })
+    .await;
+    // More than any disk has.
+    write("slow_call_ms = 0\ndisk_reserve_bytes = \"1000TiB\"\n");
+    let refused = until("records are refused", async || {
+        let ended = produced().await;
+        (ended.code != Some(0)).then_some(ended)
+    })
+    .await;
+    refused.expect_refusal(&["full"]);
+    write("slow_call_ms = 1\n");
+    let told = node.logged();
+    assert!(
+        told.contains("1000TiB") && !told.contains("a slow"),
+        "{told}"
+    );
+    until("records are taken, and slow ones told", async || {
+        let is_taken = produced().await.code == Some(0);
+        (is_taken && node.logged().contains("a slow write")).then_some(())
+    })
+    .await;
+    // What follows from the size of segments waits for the restart that this waits for.
+    write("slow_call_ms = 1\nsegment_bytes_max = \"1MiB\"\n");
+    until("it is told", async || {
+        node.logged().contains("segment_bytes_max").then_some(())
+    })
+    .await;
+    let told = node.logged();
+    assert_eq!(told.matches("disk_reserve_bytes = ").count(), 2, "{told}");
 }

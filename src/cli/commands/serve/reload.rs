@@ -13,7 +13,7 @@ use crate::agent::{LIVE_SETTINGS, Policy, Reloads};
 use crate::cli::files::{self, Stamp};
 use crate::cli::logging::{self, Change};
 use crate::cli::output::time;
-use crate::config::{Config, Options, SecurityConfig};
+use crate::config::{Config, Options, SecurityConfig, reserve_beside};
 use crate::env::Clock;
 use crate::net::tls::{Tls, TlsFiles};
 
@@ -136,7 +136,7 @@ impl Reloading {
         let Some(file) = self.settings.file() else {
             return true;
         };
-        let new = match self.settings.resolve() {
+        let new = match self.resolved() {
             Ok(new) => new,
             Err(error) => {
                 tracing::error!(
@@ -165,6 +165,18 @@ impl Reloading {
         }
         (self.read, self.waiting) = (new, waiting);
         true
+    }
+
+    /// The settings, as they are now.
+    fn resolved(&self) -> anyhow::Result<Config> {
+        let options = self.settings.together()?.options;
+        let is_reserve_said = options.disk_reserve_bytes.is_some();
+        let mut new = options.resolve()?;
+        if !is_reserve_said {
+            // It follows from the size of segments, and another one waits for a restart.
+            new.disk_reserve_bytes = reserve_beside(&self.began.log);
+        }
+        Ok(new)
     }
 
     /// The whole of them, or nothing.

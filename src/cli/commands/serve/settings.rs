@@ -190,11 +190,6 @@ impl SettingsArgs {
         Ok(together)
     }
 
-    /// The settings, checked.
-    pub(in crate::cli) fn resolve(&self) -> anyhow::Result<Config> {
-        Ok(self.together()?.options.resolve()?)
-    }
-
     /// All that is wrong with the settings, or the settings.
     pub(in crate::cli) fn resolve_all(&self) -> Result<Config, Vec<anyhow::Error>> {
         let together = match self.together() {
