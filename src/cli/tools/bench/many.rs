@@ -16,7 +16,7 @@ use super::load::rate;
 use super::{Bench, BenchArgs, LocalCluster, RECORDS_FOR_READS, RowName, TIMEOUT};
 use super::{following, together};
 use crate::cli::output::{counted, grouped, say};
-use crate::client::LogSettings;
+use crate::client::{LogSettings, Start};
 
 /// Logs that are made or deleted at once, by one client.
 pub(super) const CHANGES_IN_FLIGHT: usize = 256;
@@ -53,7 +53,12 @@ pub(super) fn rows_of(args: &BenchArgs) -> anyhow::Result<Vec<RowName>> {
 }
 
 /// Rows that are of many logs alone.
-const OF_MANY: [RowName; 3] = [RowName::Together, RowName::Prefix, RowName::OneByOne];
+const OF_MANY: [RowName; 4] = [
+    RowName::Together,
+    RowName::Prefix,
+    RowName::Along,
+    RowName::OneByOne,
+];
 
 /// Rows that are measured only when they are asked for.
 const ON_OWN_NODES: [RowName; 2] = [RowName::Idle, RowName::Room];
@@ -214,26 +219,7 @@ impl Bench {
 
     /// Measures over one log and over all in turn, so that a slow minute of the machine meets both.
     async fn compare(&self, row: RowName, logs: &Logs) -> anyhow::Result<Compared> {
-        let (name, what) = match row {
-            RowName::Unary64 => ("unary64", "native unary produce, 64 in flight".to_owned()),
-            RowName::Unary1024 => (
-                "unary1024",
-                "native unary produce, 1024 in flight".to_owned(),
-            ),
-            RowName::Batch100x100 => ("batch100x100", batches::produced(100)),
-            RowName::Together => ("together", together::produced()),
-            RowName::Prefix => (
-                "prefix",
-                format!(
-                    "one client's reads by a prefix, batches of {READ_BATCH_RECORDS} x 100 bytes"
-                ),
-            ),
-            RowName::OneByOne => (
-                "one-by-one",
-                format!("one reader, log by log, batches of {READ_BATCH_RECORDS} x 100 bytes"),
-            ),
-            _ => ("consume-batch", following::followed()),
-        };
+        let (name, what) = described(row);
         let one: Arc<[String]> = logs.all[..1].into();
         let (mut ones, mut manys) = (Vec::new(), Vec::new());
         if row == RowName::Prefix {
@@ -245,6 +231,16 @@ impl Bench {
                 say(&format!("{name}: run {number} of {}", self.runs));
                 ones.push(self.read_one(&one[0], alone[0]).await?);
                 manys.push(self.read_prefix(logs, position, count).await?);
+            }
+        } else if row == RowName::Along {
+            for number in 1..=self.runs {
+                say(&format!("{name}: run {number} of {}", self.runs));
+                let behind = self.client.admin().get_log(&one[0]).await?.next_offset;
+                let follower = self.by_name(&one[0], behind, true)?;
+                ones.push(self.read_along(&one, follower).await?);
+                let position = self.position_behind(logs).await?;
+                let follower = self.by_prefix(logs, Start::Position(position), true)?;
+                manys.push(self.read_along(&logs.all, follower).await?);
             }
         } else if row == RowName::ConsumeBatch {
             let position = self.position_behind(logs).await?;
@@ -341,6 +337,29 @@ impl Bench {
         // It is a voter again and knows the leader, as all others do.
         cluster.wait_ready(TIMEOUT).await?;
         Ok(started.elapsed())
+    }
+}
+
+/// The row's name, and what it does.
+fn described(row: RowName) -> (&'static str, String) {
+    match row {
+        RowName::Unary64 => ("unary64", "native unary produce, 64 in flight".to_owned()),
+        RowName::Unary1024 => (
+            "unary1024",
+            "native unary produce, 1024 in flight".to_owned(),
+        ),
+        RowName::Batch100x100 => ("batch100x100", batches::produced(100)),
+        RowName::Together => ("together", together::produced()),
+        RowName::Prefix => (
+            "prefix",
+            format!("one client's reads by a prefix, batches of {READ_BATCH_RECORDS} x 100 bytes"),
+        ),
+        RowName::Along => ("along", together::followed()),
+        RowName::OneByOne => (
+            "one-by-one",
+            format!("one reader, log by log, batches of {READ_BATCH_RECORDS} x 100 bytes"),
+        ),
+        _ => ("consume-batch", following::followed()),
     }
 }
 

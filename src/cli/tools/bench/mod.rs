@@ -209,6 +209,7 @@ impl Bench {
             RowName::Nodes
             | RowName::Together
             | RowName::Prefix
+            | RowName::Along
             | RowName::OneByOne
             | RowName::Idle
             | RowName::Room => return Ok(None),
@@ -240,6 +241,7 @@ impl Bench {
             RowName::Nodes
             | RowName::Together
             | RowName::Prefix
+            | RowName::Along
             | RowName::OneByOne
             | RowName::Idle
             | RowName::Room => Ok(Run::default()),

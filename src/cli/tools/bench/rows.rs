@@ -16,9 +16,11 @@ Rows:
 With --logs N it makes N logs and does the same work over one of them and over all in turn: unary64, unary1024,
 batch100x100 and consume-batch (100 readers, each of 100 logs in one stream, beside 100 of one log), and `nodes` tells
 what the logs cost at rest. The table has the ratios.
-Three rows more, which want --logs:
+Four rows more, which want --logs:
   together                          calls that append 10 x 10 records to ten logs, beside batches of 100 to one
   prefix                            one client that reads all logs by their prefix, beside one that reads one log
+  along                             one client that follows all logs by their prefix while a stream appends to them,
+                                    beside one that follows one log: records a second until it has them all
   one-by-one                        one reader of a log out of all, from its start, and then of the next
 And two that are measured only when they are asked for, on own nodes:
   idle                              what `nodes` tells, beside ten million records; what a checkpoint writes after
@@ -61,6 +63,7 @@ pub(super) enum RowName {
     Nodes,
     Together,
     Prefix,
+    Along,
     OneByOne,
     Idle,
     Room,

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use futures::future::try_join;
 use tokio::time::{Instant, timeout};
 
 use super::Bench;
-use super::load::batches::Load;
+use super::load::batches::{BATCH_RECORDS, Load, READ_RECORD_BYTES};
 use super::load::figures::Run;
 use super::load::{SILENCE_MAX, Target, rate};
 use super::many::Logs;
+use crate::cli::output::grouped;
 use crate::client::{ConsumeOptions, Consumer, Selection, Start};
 
 /// The logs of a call, and the records for each.
@@ -22,6 +24,18 @@ const RECORD_BYTES: usize = 100;
 pub(super) fn produced() -> String {
     format!(
         "native produce, calls to {LOGS_OF_A_CALL} logs of {RECORDS_OF_A_BATCH} x {RECORD_BYTES} bytes, beside batches of 100"
+    )
+}
+
+/// Batches that are appended while somebody follows.
+const BATCHES_ALONG: u64 = 20_000;
+
+/// What the row of a follower does.
+pub(super) fn followed() -> String {
+    format!(
+        "one client follows by a prefix while {} batches of {BATCH_RECORDS} x {READ_RECORD_BYTES} bytes are \
+         appended, beside one log",
+        grouped(BATCHES_ALONG)
     )
 }
 
@@ -46,10 +60,17 @@ impl Target {
 }
 
 impl Bench {
-    fn by_prefix(&self, logs: &Logs, from: Start) -> anyhow::Result<Consumer> {
+    /// A reader of all logs, which waits for more if it follows.
+    pub(super) fn by_prefix(
+        &self,
+        logs: &Logs,
+        from: Start,
+        follow: bool,
+    ) -> anyhow::Result<Consumer> {
         let options = ConsumeOptions {
             selection: Some(Selection::Prefix(logs.prefix.clone())),
             from,
+            follow,
             ..ConsumeOptions::default()
         };
         Ok(self.client.consume(options)?)
@@ -57,7 +78,7 @@ impl Bench {
 
     /// The position behind all records.
     pub(super) async fn position_behind(&self, logs: &Logs) -> anyhow::Result<u64> {
-        let mut consumer = self.by_prefix(logs, Start::Latest)?;
+        let mut consumer = self.by_prefix(logs, Start::Latest, false)?;
         Ok(consumer.position().await?)
     }
 
@@ -68,7 +89,7 @@ impl Bench {
         from: u64,
         count: u64,
     ) -> anyhow::Result<f64> {
-        records_a_second(self.by_prefix(logs, Start::Position(from))?, count).await
+        records_a_second(self.by_prefix(logs, Start::Position(from), false)?, count).await
     }
 
     /// Reads records of one log, from an offset on, by the same client; records a second.
@@ -77,11 +98,31 @@ impl Bench {
         log: &str,
         (from, count): (u64, u64),
     ) -> anyhow::Result<f64> {
+        records_a_second(self.by_name(log, from, false)?, count).await
+    }
+
+    /// A reader of one log, which waits for more if it follows.
+    pub(super) fn by_name(&self, log: &str, from: u64, follow: bool) -> anyhow::Result<Consumer> {
         let options = ConsumeOptions {
             from: Start::Offset(from),
+            follow,
             ..ConsumeOptions::default()
         };
-        records_a_second(self.client.log(log).consume(options)?, count).await
+        Ok(self.client.log(log).consume(options)?)
+    }
+
+    /// Appends to logs while somebody who stands at their end follows; records a second until he has them all.
+    pub(super) async fn read_along(
+        &self,
+        logs: &Arc<[String]>,
+        follower: Consumer,
+    ) -> anyhow::Result<f64> {
+        let leader = self.leader().await?;
+        let load = Load::new(logs, BATCH_RECORDS, READ_RECORD_BYTES, 0);
+        let records = BATCHES_ALONG * u64::from(BATCH_RECORDS);
+        let appended = leader.batches_count(load, BATCHES_ALONG);
+        let (read, ()) = try_join(records_a_second(follower, records), appended).await?;
+        Ok(read)
     }
 }
 
