@@ -17,7 +17,7 @@ const LISTENING_MAX: Duration = Duration::from_secs(30);
 const LOG_TAIL_LINES: usize = 5;
 /// After how long mimalloc gives back what was freed, in milliseconds, as in the units of `deploy/`; unless it is set.
 const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
-const PURGE_DELAY_MS: &str = "10";
+const PURGE_DELAY_MS: &str = "250";
 
 pub(super) struct Node {
     pub(super) name: String,
