@@ -19,7 +19,7 @@ const RUN_BYTES_MAX: usize = 20;
 
 /// Batches of which a record lives, about, of a run of several segments. A node that rewrites them needs some memory for
 /// each: 56 bytes, and then 72 for its row.
-const BATCHES_MAX: u64 = 1 << 18;
+const BATCHES_MAX: u64 = 1 << 17;
 
 /// What lives of a run takes so much at most: what tells the places of its batches is to fit beside it.
 const LIVE_BYTES_MAX: u64 = STORE_BYTES_MAX as u64 / 4 * 3;
