@@ -53,7 +53,8 @@ impl Node {
             runtimes: Runtimes {
                 consensus: consensus.handle().clone(),
                 clients: handle.clone(),
-                bulk: handle,
+                bulk: handle.clone(),
+                upkeep: handle,
             },
         };
         let agent = clients.block_on(async {

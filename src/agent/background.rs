@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -11,6 +10,7 @@ use crate::server::{HealthReporter, ServeError};
 use crate::tasks;
 
 use super::reloads::Paces;
+use super::runtimes::Runtimes;
 use super::{AgentError, Fail};
 
 /// Serves. A server that ends before it was told to ends the node.
@@ -29,7 +29,8 @@ pub async fn serving(
 }
 
 /// Starts the tasks that run beside serving, until the node stops.
-pub fn upkeep(log: &ReplicatedLog, paces: &Paces, consensus: &Handle) -> Vec<JoinHandle<()>> {
+pub fn upkeep(log: &ReplicatedLog, paces: &Paces, runtimes: &Runtimes) -> Vec<JoinHandle<()>> {
+    let (consensus, through_all) = (&runtimes.consensus, &runtimes.upkeep);
     let (changes, kept, mended, scrubbed) = (log.clone(), log.clone(), log.clone(), log.clone());
     let (reached, strangers, paced) = (log.clone(), log.clone(), log.clone());
     let (drained, rewrites, compacted) = (log.clone(), log.clone(), log.clone());
@@ -58,10 +59,10 @@ pub fn upkeep(log: &ReplicatedLog, paces: &Paces, consensus: &Handle) -> Vec<Joi
             changes.finish_changes().await
         }),
         tasks::spawn_endless_on(consensus, "upkeep", async move { kept.keep_up().await }),
-        tasks::spawn_endless_on(consensus, "rewriting", rewriting),
-        tasks::spawn_endless_on(consensus, "compaction", compaction),
+        tasks::spawn_endless_on(through_all, "rewriting", rewriting),
+        tasks::spawn_endless_on(through_all, "compaction", compaction),
         tasks::spawn_endless_on(consensus, "repair", async move { mended.mend().await }),
-        tasks::spawn_endless_on(consensus, "scrub", scrub),
+        tasks::spawn_endless_on(through_all, "scrub", scrub),
     ]
 }
 

@@ -245,7 +245,7 @@ impl Bound {
             fail,
         );
         let health_told = tell_health(log.clone(), servers.health.clone());
-        let mut helpers = upkeep(&log, &self.paces, &runtimes.consensus);
+        let mut helpers = upkeep(&log, &self.paces, &runtimes);
         helpers.push(tasks::spawn_on(&runtimes.consensus, "membership", settle));
         helpers.push(tasks::spawn_on(&runtimes.clients, "health", health_told));
         let told = log.clone();

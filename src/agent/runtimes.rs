@@ -1,8 +1,9 @@
 //! Where a node's tasks run.
 //!
 //! Consensus has threads of its own: whatever clients ask for, heartbeats are sent and answered in
-//! time. Long computations have threads of their own, too, few and of a lower priority. A
-//! simulation has one runtime for everything, with one thread and one clock.
+//! time. Long computations have threads of their own, too, few and of a lower priority. What goes
+//! through all of the log, a piece at a time, has one thread for its pieces: what one piece gives back of
+//! memory, the next takes. A simulation has one runtime for everything, with one thread and one clock.
 
 use std::io;
 
@@ -28,6 +29,8 @@ pub struct Runtimes {
     pub clients: Handle,
     /// Its blocking threads take work that keeps a processor busy for long, one piece each.
     pub bulk: Handle,
+    /// Rewriting, compaction and scrubbing.
+    pub upkeep: Handle,
 }
 
 impl Runtimes {
@@ -37,7 +40,8 @@ impl Runtimes {
         Self {
             consensus: current.clone(),
             clients: current.clone(),
-            bulk: current,
+            bulk: current.clone(),
+            upkeep: current,
         }
     }
 }
@@ -47,6 +51,7 @@ impl Runtimes {
 pub struct Threads {
     consensus: Option<Runtime>,
     bulk: Option<Runtime>,
+    upkeep: Option<Runtime>,
 }
 
 impl Threads {
@@ -67,9 +72,16 @@ impl Threads {
             .thread_name("bulk")
             .on_thread_start(give_way)
             .build()?;
+        let upkeep = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(1)
+            .thread_name("upkeep")
+            .enable_all()
+            .build()?;
         Ok(Self {
             consensus: Some(consensus),
             bulk: Some(bulk),
+            upkeep: Some(upkeep),
         })
     }
 
@@ -80,6 +92,7 @@ impl Threads {
         Runtimes {
             consensus: handle(&self.consensus).unwrap_or_else(|| current.clone()),
             bulk: handle(&self.bulk).unwrap_or_else(|| current.clone()),
+            upkeep: handle(&self.upkeep).unwrap_or_else(|| current.clone()),
             clients: current,
         }
     }
@@ -87,7 +100,7 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        for runtime in [self.consensus.take(), self.bulk.take()] {
+        for runtime in [self.consensus.take(), self.bulk.take(), self.upkeep.take()] {
             // A runtime must not be waited for on another runtime's threads.
             runtime.into_iter().for_each(Runtime::shutdown_background);
         }

@@ -81,6 +81,7 @@ fn tell_runtimes(runtimes: &Runtimes, page: &mut Page<'_>) {
         ("consensus", &runtimes.consensus),
         ("clients", &runtimes.clients),
         ("bulk", &runtimes.bulk),
+        ("upkeep", &runtimes.upkeep),
     ];
     let mut told = |family, value: fn(&Handle) -> u64| {
         page.family(family, |series| {
