@@ -1,25 +1,21 @@
 //! The directory of a segment's rows, made from its files: when it is sealed, when a scrub looks at it, when it is mended.
 
 use crate::log::format::directory::{Builder, Directory};
-use crate::log::format::row::{Bases, Row};
+use crate::log::format::row::Row;
 use crate::log::format::seal::{self, Seal};
 use crate::log::segment::index_file::IndexFile;
 use crate::log::segment::store::Store;
 use crate::log::{Error, LogId};
 
-/// Rows that are read at a time.
-const STEP_ROWS: usize = 4096;
-
 /// The directory of the rows that a seal sums up, as they stand in their file; `None` if they are not these.
 pub fn list(rows: &IndexFile, store: &Store, seal: &Seal) -> Result<Option<Directory>, Error> {
-    let bases = Bases::new(seal.base, seal.first_position);
     let mut listing = Listing::new(store, seal)?;
-    let all = seal.rows as usize;
-    for from in (0..all).step_by(STEP_ROWS) {
-        let Some(rows) = rows.rows(&bases, from..(from + STEP_ROWS).min(all))? else {
-            return Ok(None);
-        };
-        rows.iter().try_for_each(|row| listing.push(row))?;
+    for row in rows.rows_of(seal) {
+        match row {
+            Ok(row) => listing.push(&row)?,
+            Err(Error::Malformed(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        }
     }
     Ok(listing.finish())
 }

@@ -11,6 +11,10 @@ use crate::disk::File;
 use crate::log::Error;
 use crate::log::format::file_header::FILE_HEADER_BYTES;
 use crate::log::format::row::{Bases, ROW_BYTES, Row};
+use crate::log::format::seal::Seal;
+
+/// Rows that are read at a time where many are: 128 KiB of them.
+const STEP_ROWS: usize = 4096;
 
 /// Clones are the same open file.
 #[derive(Debug, Clone)]
@@ -18,6 +22,54 @@ pub struct IndexFile {
     file: Arc<SegmentFile>,
     /// The last sync failed.
     unsure: Arc<AtomicBool>,
+}
+
+/// The rows of a file in order, some read at a time: each as it checks, and nothing behind one that does not.
+#[derive(Debug)]
+pub struct Rows {
+    file: IndexFile,
+    bases: Bases,
+    steps: Steps,
+    read: std::vec::IntoIter<Row>,
+}
+
+/// The numbers of rows that are read at a time.
+#[derive(Debug)]
+pub struct Steps(Range<usize>);
+
+/// So many rows, as they are read.
+pub fn in_steps(rows: usize) -> Steps {
+    Steps(0..rows)
+}
+
+impl Iterator for Steps {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let from = self.0.start;
+        self.0.start = (from + STEP_ROWS).min(self.0.end);
+        (from < self.0.start).then_some(from..self.0.start)
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(row) = self.read.next() {
+            return Some(Ok(row));
+        }
+        match self.file.rows(&self.bases, self.steps.next()?) {
+            Ok(rows) => {
+                self.read = rows.into_iter();
+                self.next()
+            }
+            Err(error) => {
+                self.steps = in_steps(0);
+                Some(Err(error))
+            }
+        }
+    }
 }
 
 /// Where a row begins in the file.
@@ -115,12 +167,23 @@ impl IndexFile {
         Ok(bytes)
     }
 
-    /// The same rows, checked; `None` if one does not check.
-    pub fn rows(&self, bases: &Bases, rows: Range<usize>) -> Result<Option<Vec<Row>>, Error> {
+    /// The same rows, checked.
+    fn rows(&self, bases: &Bases, rows: Range<usize>) -> Result<Vec<Row>, Error> {
         let bytes = self.read(rows)?;
         let rows = bytes.chunks_exact(ROW_BYTES);
         let rows = rows.map(|row| bases.decode(row.first_chunk()?));
-        Ok(rows.collect())
+        let rows: Option<_> = rows.collect();
+        rows.ok_or(Error::Malformed("a row does not check"))
+    }
+
+    /// All rows that a seal sums up.
+    pub fn rows_of(&self, seal: &Seal) -> Rows {
+        Rows {
+            file: self.clone(),
+            bases: Bases::new(seal.base, seal.first_position),
+            steps: in_steps(seal.rows as usize),
+            read: Vec::new().into_iter(),
+        }
     }
 }
 

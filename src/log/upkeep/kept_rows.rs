@@ -1,23 +1,15 @@
 //! The rows of a segment whose store is damaged, for a copy of its entries from another node.
 
 use crate::log::format::files::Paths;
-use crate::log::format::row::{Bases, Row};
+use crate::log::format::row::Row;
 use crate::log::format::seal::Seal;
-use crate::log::segment::index_file::IndexFile;
+use crate::log::segment::index_file::{IndexFile, Rows};
 use crate::log::{Error, Index, Log, Placed};
-
-/// Rows that are read at a time.
-const STEP_ROWS: usize = 4096;
 
 /// The rows of a segment, in order, as its index file holds them. Who uses them checks the whole against the seal.
 #[derive(Debug)]
 pub struct KeptRows {
-    file: IndexFile,
-    bases: Bases,
-    count: usize,
-    /// How many were read.
-    at: usize,
-    read: std::vec::IntoIter<Row>,
+    rows: Rows,
     /// One that was read too far.
     ahead: Option<Row>,
 }
@@ -39,11 +31,7 @@ impl Log {
             opened => opened.map_err(Error::io("open", &path))?,
         };
         Ok(Some(KeptRows {
-            file: IndexFile::new(&path, file),
-            bases: Bases::new(seal.base, seal.first_position),
-            count: seal.rows as usize,
-            at: 0,
-            read: Vec::new().into_iter(),
+            rows: IndexFile::new(&path, file).rows_of(seal),
             ahead: None,
         }))
     }
@@ -74,17 +62,9 @@ impl KeptRows {
     }
 
     fn row(&mut self) -> Result<Option<Row>, Error> {
-        if let Some(row) = self.ahead.take().or_else(|| self.read.next()) {
-            return Ok(Some(row));
+        match self.ahead.take() {
+            Some(row) => Ok(Some(row)),
+            None => self.rows.next().transpose(),
         }
-        let to = (self.at + STEP_ROWS).min(self.count);
-        if self.at == to {
-            return Ok(None);
-        }
-        let rows = self.file.rows(&self.bases, self.at..to)?;
-        let rows = rows.ok_or(Error::Malformed("a row does not check"))?;
-        self.read = rows.into_iter();
-        self.at = to;
-        Ok(self.read.next())
     }
 }

@@ -15,7 +15,7 @@ use crate::log::format::directory::Directory;
 use crate::log::format::file_header::FILE_HEADER_BYTES;
 use crate::log::format::files::{Paths, SegmentName};
 use crate::log::format::moved::Cover;
-use crate::log::format::row::{Bases, ROW_BYTES, Row};
+use crate::log::format::row::{ROW_BYTES, Row};
 use crate::log::format::seal::{Seal, TermEnd};
 use crate::log::open::listing;
 use crate::log::open::rewritten::Told;
@@ -28,8 +28,6 @@ const STEP_BYTES: u64 = 1 << 20;
 /// Bytes after which what was written is synced. All of a segment at once would keep the syncs of appends waiting, on every
 /// node at the same time.
 const SYNC_BYTES: u64 = 4 << 20;
-/// Rows that are read at a time.
-const STEP_ROWS: usize = 4096;
 
 /// Which segments are rewritten, and what of them lives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -308,8 +306,6 @@ impl Source {
         gone: &mut Runs,
         live: &mut Vec<Live>,
     ) -> Result<(), Error> {
-        let bases = Bases::new(self.seal.base, self.seal.first_position);
-        let all = self.seal.rows as usize;
         let mut last: Option<Row> = None;
         let mut take = |row: &Row, next: Position| {
             let records = next.0.checked_sub(row.position.0);
@@ -338,12 +334,10 @@ impl Source {
             }
             Ok::<_, Error>(())
         };
-        for from in (0..all).step_by(STEP_ROWS) {
-            let rows = self.rows.rows(&bases, from..(from + STEP_ROWS).min(all))?;
-            for row in rows.ok_or(Error::Malformed("a row does not check"))? {
-                if let Some(last) = last.replace(row) {
-                    take(&last, row.position)?;
-                }
+        for row in self.rows.rows_of(&self.seal) {
+            let row = row?;
+            if let Some(last) = last.replace(row) {
+                take(&last, row.position)?;
             }
         }
         match last {
