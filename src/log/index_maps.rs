@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::damage::of_directory;
 use super::segment::lazy_map::LazyMap;
-use super::{Error, Log, LogState};
+use super::{Error, Index, Log, LogState};
 
 /// What a look at the state comes to.
 pub enum Looked<T> {
@@ -13,7 +13,51 @@ pub enum Looked<T> {
     Needs(Arc<LazyMap>),
 }
 
+/// A sealed segment that a walk over all of them is in. What the walk had to map of it is undone when it leaves:
+/// what was read of a map counts as memory of the process, and nobody may ask for it again.
+#[derive(Debug)]
+pub struct Visit {
+    log: Log,
+    base: Index,
+    /// The segment's maps, if they were not made before.
+    maps: Option<Arc<LazyMap>>,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let Some(maps) = self.maps.take().filter(|maps| maps.is_loaded()) else {
+            return;
+        };
+        let mut state = self.log.0.state.write();
+        let number = state.segment_number(self.base);
+        let index = number.and_then(|number| state.segments.get_mut(number));
+        if let Some(index) = index.map(|segment| &mut segment.index)
+            && let Some(held) = index.lazy()
+            && Arc::ptr_eq(held, &maps)
+            // Two hold the maps if no reader does: the segment, and this visit.
+            && Arc::strong_count(held) == 2
+        {
+            index.set_lazy(Arc::new(maps.anew()));
+        }
+        drop(state);
+        // The memory is given back here, while nobody waits for it.
+        drop(maps);
+    }
+}
+
 impl Log {
+    /// Enters the segment that begins at a raft index, in a walk over many.
+    pub(super) fn visit(&self, base: Index) -> Visit {
+        let state = self.0.state.read();
+        let number = state.segment_number(base);
+        let maps = number.and_then(|number| state.segments[number].index.lazy());
+        Visit {
+            log: self.clone(),
+            base,
+            maps: maps.filter(|maps| !maps.is_loaded()).cloned(),
+        }
+    }
+
     /// What `look` finds, once the directories that it asks for are loaded: appends do not wait while
     /// they are. One that cannot be loaded, or of which a part does not check, marks its segment, and `look` is asked
     /// again.

@@ -16,6 +16,7 @@ use crate::batch;
 use crate::log::format::files::SegmentName;
 use crate::log::format::record::{self, Stored};
 use crate::log::format::row::{ROW_BYTES, Row};
+use crate::log::index_maps::Visit;
 use crate::log::{Error, Index, Log, LogId, Offset, Position};
 
 /// Bytes of batches that one step reads, about.
@@ -60,6 +61,8 @@ pub struct Search {
     /// The last record of each log, which stays: what a log has behind it would have no end.
     lasts: BTreeMap<LogId, Position>,
     at: At,
+    /// The segment that the walk is in.
+    visit: Option<Visit>,
     left: Left,
     /// How many records are superseded, so far.
     marked: usize,
@@ -116,6 +119,7 @@ impl Log {
             keys_seen: 0,
             lasts: BTreeMap::new(),
             at: At::default(),
+            visit: None,
             left: Left::default(),
             marked: 0,
             looked_at: 0,
@@ -141,12 +145,15 @@ impl Search {
             let is_passed = self.is_weighing() && !segment.is_any_marked();
             let log = segment.logs.get(self.at.log).filter(|_| !is_passed);
             let Some(log) = log.copied() else {
+                self.visit = None;
                 self.at = At {
                     segment: self.at.segment + 1,
                     ..At::default()
                 };
                 continue;
             };
+            let enter = || self.log.visit(segment.seal.base);
+            self.visit.get_or_insert_with(enter);
             let rows = self.log.rows_of(&segment.seal, log, self.at.row)?;
             if rows.is_empty() {
                 self.at = At {
@@ -264,6 +271,7 @@ impl Search {
         self.segments.iter_mut().for_each(Segment::clear);
         self.keys = Keys::default();
         (self.shares, self.share, self.at) = (shares, 0, At::default());
+        self.visit = None;
         self.keys_seen = 0;
         (self.left, self.marked, self.looked_at) = (Left::default(), 0, 0);
     }

@@ -370,6 +370,38 @@ fn a_search_finds_what_later_records_stand_for_however_many_keys_fit() {
     assert!(searched(&log, Index(ENTRIES), 0).is_empty());
 }
 
+#[test]
+fn a_walk_over_all_segments_leaves_the_maps_of_readers_and_no_others() {
+    let disk = MemoryDisk::default();
+    let (log, checkpoint) = filled(&disk);
+    log.close();
+    let log = reopened(&disk, &checkpoint);
+    let maps = || -> Vec<_> {
+        let state = log.0.state.read();
+        let segments = state.segments.iter();
+        segments
+            .filter_map(|one| one.index.lazy().cloned())
+            .collect()
+    };
+    let mapped = || -> Vec<_> { maps().iter().map(|one| one.is_loaded()).collect() };
+    assert!(mapped().len() > 8 && !mapped().contains(&true));
+    maps()[4].load_directory().unwrap();
+    let of_reader = mapped();
+
+    assert!(!searched(&log, Index(ENTRIES), 0).is_empty());
+    assert_eq!(mapped(), of_reader);
+    let mut scrub = log.scrub(Index(0)).unwrap();
+    while scrub.step().unwrap() > 0 {}
+    assert_eq!(mapped(), of_reader);
+
+    // A reader that is in the midst of it keeps what it reads.
+    let visit = log.visit(log.segments()[2].base);
+    let held = maps().swap_remove(2);
+    held.load().unwrap();
+    drop(visit);
+    assert!(mapped()[2] && !of_reader[2]);
+}
+
 /// The log of [`filled`], opened anew, as a node does whose state says which logs have gaps.
 fn reopened(disk: &MemoryDisk, checkpoint: &Checkpoint) -> Log {
     let (log, opened) = open(disk, Some(checkpoint.clone())).unwrap();

@@ -13,14 +13,13 @@ use crate::log::format::frame;
 use crate::log::format::seal::{self, Seal};
 use crate::log::open::listing;
 use crate::log::segment::index::RowIndex;
+use crate::log::segment::index_file::in_steps;
 use crate::log::segment::store::{Span, Store};
 use crate::log::segment::{Damage, Segment};
 use crate::log::{Error, Index, Log, LogState};
 
 /// Bytes of a store that one step of a scrub reads, about.
 const STEP_BYTES: u32 = 1 << 20;
-/// Rows that are compared at a time.
-const STEP_ROWS: usize = 4096;
 
 /// A scrub of one sealed segment, a step at a time.
 #[derive(Debug)]
@@ -110,9 +109,10 @@ impl Log {
 
     /// The rows against the seal, a part at a time: appends do not wait while the file is read.
     fn check_rows(&self, store: &Arc<Store>, seal: &Seal) -> Result<(), Error> {
-        let (mut digest, all) = (0, seal.rows as usize);
-        for from in (0..all).step_by(STEP_ROWS) {
-            let rows = from..(from + STEP_ROWS).min(all);
+        let mut digest = 0;
+        let _visit = self.visit(seal.base);
+        for rows in in_steps(seal.rows as usize) {
+            let from = rows.start;
             let file = self.0.state.read().index_of(store).map(RowIndex::file);
             let Some(read) = file.map(|file| file.read(rows)) else {
                 return Ok(());
