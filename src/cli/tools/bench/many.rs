@@ -10,13 +10,13 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
 use super::beside::{Idle, Room};
-use super::load::batches::{self, Load};
+use super::load::batches;
 use super::load::figures::Run;
 use super::load::rate;
-use super::{Bench, BenchArgs, LocalCluster, RECORDS_FOR_READS, RowName, TIMEOUT};
+use super::{Bench, BenchArgs, LocalCluster, RowName, TIMEOUT};
 use super::{following, together};
-use crate::cli::output::{counted, grouped, say};
-use crate::client::{LogSettings, Start};
+use crate::cli::output::{counted, say};
+use crate::client::LogSettings;
 
 /// Logs that are made or deleted at once, by one client.
 pub(super) const CHANGES_IN_FLIGHT: usize = 256;
@@ -221,59 +221,34 @@ impl Bench {
     async fn compare(&self, row: RowName, logs: &Logs) -> anyhow::Result<Compared> {
         let (name, what) = described(row);
         let one: Arc<[String]> = logs.all[..1].into();
+        let filled = match row {
+            RowName::Prefix | RowName::ConsumeBatch | RowName::OneByOne => {
+                Some(self.fill_both(logs, &one).await?)
+            }
+            _ => None,
+        };
         let (mut ones, mut manys) = (Vec::new(), Vec::new());
-        if row == RowName::Prefix {
-            let position = self.position_behind(logs).await?;
-            let spans = self.fill_logs(&logs.all).await?;
-            let count = spans.iter().map(|(_, count)| count).sum();
-            let alone = self.fill_logs(&one).await?;
-            for number in 1..=self.runs {
-                say(&format!("{name}: run {number} of {}", self.runs));
-                ones.push(self.read_one(&one[0], alone[0]).await?);
-                manys.push(self.read_prefix(logs, position, count).await?);
-            }
-        } else if row == RowName::Along {
-            for number in 1..=self.runs {
-                say(&format!("{name}: run {number} of {}", self.runs));
-                let behind = self.client.admin().get_log(&one[0]).await?.next_offset;
-                let follower = self.by_name(&one[0], behind, true)?;
-                ones.push(self.read_along(&one, follower).await?);
-                let position = self.position_behind(logs).await?;
-                let follower = self.by_prefix(logs, Start::Position(position), true)?;
-                manys.push(self.read_along(&logs.all, follower).await?);
-            }
-        } else if row == RowName::ConsumeBatch {
-            let position = self.position_behind(logs).await?;
-            let of_each = self.fill_logs(&logs.all).await?[0].1;
-            let alone = self.fill_logs(&one).await?[0];
-            let of_reader = Self::followed_records(logs.all.len(), of_each);
-            for number in 1..=self.runs {
-                say(&format!("{name}: run {number} of {}", self.runs));
-                ones.push(self.follow_one(&one[0], alone, of_reader).await?);
-                manys.push(self.follow_many(&logs.all, position, of_each).await?);
-            }
-        } else if row == RowName::OneByOne {
-            // The one log holds as many records as all together, at its end.
-            let from = self.fill_logs(&logs.all).await?;
-            let alone = self.fill_logs(&one).await?;
-            for number in 1..=self.runs {
-                say(&format!("{name}: run {number} of {}", self.runs));
-                ones.push(self.read_logs(&one, &alone).await?);
-                manys.push(self.read_logs(&logs.all, &from).await?);
-            }
-        } else {
-            for number in 1..=self.runs {
-                say(&format!("{name}: run {number} of {}", self.runs));
-                ones.push(self.write_logs(row, &one).await?.per_second);
-                manys.push(self.write_logs(row, &logs.all).await?.per_second);
-            }
+        for number in 1..=self.runs {
+            say(&format!("{name}: run {number} of {}", self.runs));
+            let (of_one, of_many) = match &filled {
+                Some(filled) => self.read_both(row, (logs, &one), filled).await?,
+                None if row == RowName::Along => (
+                    self.read_one_along(&one).await?,
+                    self.read_all_along(logs).await?,
+                ),
+                None => (
+                    self.write_logs(row, &one).await?.per_second,
+                    self.write_logs(row, &logs.all).await?.per_second,
+                ),
+            };
+            ones.push(of_one);
+            manys.push(of_many);
         }
-        let (one, many) = (ones, manys);
         Ok(Compared {
             name,
             what,
-            one,
-            many,
+            one: ones,
+            many: manys,
         })
     }
 
@@ -285,45 +260,6 @@ impl Bench {
             RowName::Together if logs.len() > 1 => leader.together_for(logs, self.length).await,
             _ => leader.batches_for(logs, 100, self.length).await,
         }
-    }
-
-    /// Appends a million records in small batches, one log after the other and from the first again. Tells for
-    /// each log where they begin.
-    async fn fill_logs(&self, logs: &Arc<[String]>) -> anyhow::Result<Vec<(u64, u64)>> {
-        let admin = self.client.admin();
-        let ends = logs.iter().map(|name| admin.get_log(name));
-        let ends: Vec<_> = stream::iter(ends)
-            .buffered(CHANGES_IN_FLIGHT)
-            .try_collect()
-            .await?;
-        let of_each = RECORDS_FOR_READS / u64::from(READ_BATCH_RECORDS) / logs.len() as u64;
-        let of_each = of_each.max(1);
-        let count = of_each * logs.len() as u64;
-        let records = count * u64::from(READ_BATCH_RECORDS);
-        say(&format!(
-            "appending {} records to {}",
-            grouped(records),
-            counted(logs.len() as u64, "log", "logs")
-        ));
-        let load = Load::new(logs, READ_BATCH_RECORDS, batches::READ_RECORD_BYTES, 0);
-        self.leader().await?.batches_count(load, count).await?;
-        let records = of_each * u64::from(READ_BATCH_RECORDS);
-        Ok(ends.iter().map(|log| (log.next_offset, records)).collect())
-    }
-
-    /// Reads so many records of each log, one log after the other; records a second.
-    pub(super) async fn read_logs(
-        &self,
-        logs: &[String],
-        spans: &[(u64, u64)],
-    ) -> anyhow::Result<f64> {
-        let channel = self.leader().await?.channel();
-        let started = Instant::now();
-        for (log, (from, count)) in logs.iter().zip(spans) {
-            batches::consume(channel.clone(), log, *from, *count).await?;
-        }
-        let records = spans.iter().map(|(_, count)| count).sum();
-        Ok(rate(records, started.elapsed()))
     }
 
     /// Stops a follower and starts it again; the time until it is ready.

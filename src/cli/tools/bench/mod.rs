@@ -6,6 +6,7 @@
 mod args;
 mod beside;
 mod expiring;
+mod filled;
 mod following;
 mod load;
 mod many;

@@ -59,26 +59,34 @@ impl Target {
     }
 }
 
-impl Bench {
-    /// A reader of all logs, which waits for more if it follows.
-    pub(super) fn by_prefix(
-        &self,
-        logs: &Logs,
-        from: Start,
-        follow: bool,
-    ) -> anyhow::Result<Consumer> {
-        let options = ConsumeOptions {
-            selection: Some(Selection::Prefix(logs.prefix.clone())),
-            from,
-            follow,
-            ..ConsumeOptions::default()
-        };
-        Ok(self.client.consume(options)?)
+/// What a reader asks for that begins there.
+fn begin(from: Start) -> ConsumeOptions {
+    ConsumeOptions {
+        from,
+        ..ConsumeOptions::default()
     }
+}
 
+/// What a reader of all logs asks for.
+fn by_prefix(logs: &Logs, from: Start) -> ConsumeOptions {
+    ConsumeOptions {
+        selection: Some(Selection::Prefix(logs.prefix.clone())),
+        ..begin(from)
+    }
+}
+
+/// A reader that waits for more at the end.
+fn following(options: ConsumeOptions) -> ConsumeOptions {
+    ConsumeOptions {
+        follow: true,
+        ..options
+    }
+}
+
+impl Bench {
     /// The position behind all records.
     pub(super) async fn position_behind(&self, logs: &Logs) -> anyhow::Result<u64> {
-        let mut consumer = self.by_prefix(logs, Start::Latest, false)?;
+        let mut consumer = self.client.consume(by_prefix(logs, Start::Latest))?;
         Ok(consumer.position().await?)
     }
 
@@ -86,10 +94,10 @@ impl Bench {
     pub(super) async fn read_prefix(
         &self,
         logs: &Logs,
-        from: u64,
-        count: u64,
+        (from, count): (u64, u64),
     ) -> anyhow::Result<f64> {
-        records_a_second(self.by_prefix(logs, Start::Position(from), false)?, count).await
+        let options = by_prefix(logs, Start::Position(from));
+        records_a_second(self.client.consume(options)?, count).await
     }
 
     /// Reads records of one log, from an offset on, by the same client; records a second.
@@ -98,25 +106,27 @@ impl Bench {
         log: &str,
         (from, count): (u64, u64),
     ) -> anyhow::Result<f64> {
-        records_a_second(self.by_name(log, from, false)?, count).await
+        let options = begin(Start::Offset(from));
+        records_a_second(self.client.log(log).consume(options)?, count).await
     }
 
-    /// A reader of one log, which waits for more if it follows.
-    pub(super) fn by_name(&self, log: &str, from: u64, follow: bool) -> anyhow::Result<Consumer> {
-        let options = ConsumeOptions {
-            from: Start::Offset(from),
-            follow,
-            ..ConsumeOptions::default()
-        };
-        Ok(self.client.log(log).consume(options)?)
+    /// Appends to all logs while somebody follows them by their prefix; records a second until he has them all.
+    pub(super) async fn read_all_along(&self, logs: &Logs) -> anyhow::Result<f64> {
+        let from = Start::Position(self.position_behind(logs).await?);
+        let follower = self.client.consume(following(by_prefix(logs, from)))?;
+        self.read_along(&logs.all, follower).await
+    }
+
+    /// The same with one log.
+    pub(super) async fn read_one_along(&self, one: &Arc<[String]>) -> anyhow::Result<f64> {
+        let behind = self.client.admin().get_log(&one[0]).await?.next_offset;
+        let options = begin(Start::Offset(behind));
+        let follower = self.client.log(&one[0]).consume(following(options))?;
+        self.read_along(one, follower).await
     }
 
     /// Appends to logs while somebody who stands at their end follows; records a second until he has them all.
-    pub(super) async fn read_along(
-        &self,
-        logs: &Arc<[String]>,
-        follower: Consumer,
-    ) -> anyhow::Result<f64> {
+    async fn read_along(&self, logs: &Arc<[String]>, follower: Consumer) -> anyhow::Result<f64> {
         let leader = self.leader().await?;
         let load = Load::new(logs, BATCH_RECORDS, READ_RECORD_BYTES, 0);
         let records = BATCHES_ALONG * u64::from(BATCH_RECORDS);
