@@ -88,6 +88,27 @@ pub struct Seal {
 }
 
 impl Seal {
+    /// Of a segment without an entry, that was never rewritten.
+    pub fn empty(base: Index, first_position: Position) -> Self {
+        Self {
+            base,
+            rewritten: None,
+            rolled: false,
+            entries: 0,
+            end: FILE_HEADER_BYTES as u32,
+            rows: 0,
+            entries_digest: 0,
+            rows_digest: 0,
+            first_position,
+            next_position: first_position,
+            sealed_ms: 0,
+            term_ends: Vec::new(),
+            marks: Vec::new(),
+            logs: LogSet::default(),
+            listed: 0,
+        }
+    }
+
     /// The last entry's term.
     pub fn last_term(&self) -> Term {
         self.term_ends.last().map_or(Term(0), |end| end.term)

@@ -13,7 +13,6 @@ use crate::log::format::file_header::{self, FILE_HEADER_BYTES, Magic};
 use crate::log::format::files::{self, Paths, SegmentName};
 use crate::log::format::frame::{self, Entry, HEADER_BYTES, Kind};
 use crate::log::format::gather::Gathered;
-use crate::log::format::log_set::LogSet;
 use crate::log::format::record;
 use crate::log::format::row::{ROW_BYTES, Row};
 use crate::log::format::seal::{self, MARK_EVERY, Mark, Seal};
@@ -71,18 +70,9 @@ impl SegmentCopy {
         let index = RowIndex::create(&*disk, &paths.index, wanted.base, room)?;
         let store = Store::create(&*disk, &paths.store, wanted.base, wanted.end)?;
         let made = Seal {
-            rewritten: None,
-            rolled: false,
-            entries: 0,
-            end: FILE_HEADER_BYTES as u32,
-            rows: 0,
-            entries_digest: 0,
-            rows_digest: 0,
-            term_ends: Vec::new(),
-            marks: Vec::new(),
-            logs: LogSet::default(),
-            listed: 0,
-            ..wanted.clone()
+            next_position: wanted.next_position,
+            sealed_ms: wanted.sealed_ms,
+            ..Seal::empty(wanted.base, wanted.first_position)
         };
         Ok(Self {
             disk,

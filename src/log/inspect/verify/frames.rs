@@ -7,9 +7,7 @@ use super::finding::What;
 use super::layout::{Files, from_error};
 use super::rows::RowCursor;
 use crate::disk::Disk;
-use crate::log::format::file_header::FILE_HEADER_BYTES;
 use crate::log::format::frame::{Header, Kind};
-use crate::log::format::log_set::LogSet;
 use crate::log::format::row::Row;
 use crate::log::format::seal::{self, MARK_EVERY, Mark, Seal};
 use crate::log::segment::store::{Found, Scan, Store};
@@ -183,23 +181,7 @@ enum Next {
 impl Frames {
     fn new(base: Index) -> Self {
         Self {
-            summed: Seal {
-                base,
-                rewritten: None,
-                rolled: false,
-                entries: 0,
-                end: FILE_HEADER_BYTES as u32,
-                rows: 0,
-                entries_digest: 0,
-                rows_digest: 0,
-                first_position: Position(0),
-                next_position: Position(0),
-                sealed_ms: 0,
-                term_ends: Vec::new(),
-                marks: Vec::new(),
-                logs: LogSet::default(),
-                listed: 0,
-            },
+            summed: Seal::empty(base, Position(0)),
             torn: false,
             bad: false,
         }
