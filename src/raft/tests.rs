@@ -3,12 +3,11 @@
 mod commands_tests;
 mod hearing_tests;
 mod members_tests;
+mod nodes;
 mod oracle_cases_tests;
 mod oracle_plain_tests;
 mod oracle_steps_tests;
 mod oracle_tests;
 mod seed_tests;
-mod snapshot_tests;
 mod suite_tests;
 mod table_tests;
-mod trim_tests;

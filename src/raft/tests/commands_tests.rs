@@ -9,7 +9,7 @@ use crate::log::Offset;
 use crate::net::memory::MemoryNetwork;
 use crate::raft::*;
 
-use super::snapshot_tests::{PATIENCE, append, start};
+use super::nodes::{PATIENCE, append, start};
 
 /// A trim and a retention wait for the next leader on every node, as a session and a cursor do: nothing was
 /// sent yet, so nothing is in doubt.

@@ -16,7 +16,7 @@ use crate::raft::peer::sender::Sender;
 use crate::raft::peer::transport::{PeerClient, Transport};
 use crate::raft::*;
 
-use super::snapshot_tests::{PATIENCE, append, check, start};
+use super::nodes::{PATIENCE, append, check, start};
 
 /// Voters, and somebody who calls them by the id of one.
 struct Forger {

@@ -23,7 +23,7 @@ use crate::raft::peer::sender::Sender;
 use crate::raft::peer::transport::{PeerClient, Transport};
 use crate::raft::*;
 
-use super::snapshot_tests::{PATIENCE, append, begin_with, log_config, start};
+use super::nodes::{PATIENCE, append, begin_with, log_config, start};
 
 /// What a call comes to; its answer does not matter.
 async fn outcome<T>(call: impl Future<Output = Result<T, Status>>) -> Result<(), Status> {

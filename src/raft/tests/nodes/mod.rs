@@ -1,32 +1,36 @@
-//! A node that needs a snapshot gets the records with it.
+//! Whole nodes in one process: how they are started, fed and looked at.
 
-use std::ops::Range;
+mod room_tests;
+mod snapshot_tests;
+mod trim_tests;
+
+use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
+use parking_lot::Mutex;
 use tokio::time::timeout;
 use tonic::transport::Server;
 
 use crate::batch::{self, Compression};
-use crate::disk::memory::MemoryDisk;
+use crate::disk::memory::{Event, MemoryDisk};
 use crate::env::Random;
 use crate::live::Live;
 use crate::log::record::{BatchBuilder, Conditions, Producer, packed};
-use crate::log::{self, Index, LogId, Offset};
+use crate::log::{self, Index, LogId, Offset, Pin};
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::{Mux, MuxLimits};
 use crate::net::stream_layer::StreamLayer;
 use crate::net::{Network, Security};
 use crate::raft::engine::Timing;
-use crate::raft::entry::types::TypeConfig;
 use crate::raft::*;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) fn log_config() -> log::Config {
+pub fn log_config() -> log::Config {
     log::Config {
         segment_bytes_max: 1 << 16,
         tail_cache_bytes_max: 1 << 12,
@@ -36,7 +40,7 @@ pub(crate) fn log_config() -> log::Config {
 }
 
 /// Starts a node at `addr` and waits until it is a voter; the first one begins the cluster.
-pub(crate) async fn start(
+pub async fn start(
     network: &MemoryNetwork,
     disk: &MemoryDisk,
     addr: &str,
@@ -60,7 +64,7 @@ pub(crate) async fn start(
 }
 
 /// Starts a node at `addr`.
-pub(crate) async fn begin(
+pub async fn begin(
     network: &MemoryNetwork,
     disk: &MemoryDisk,
     addr: &str,
@@ -70,7 +74,7 @@ pub(crate) async fn begin(
 }
 
 /// Starts a node at `addr` whose log has these settings.
-pub(crate) async fn begin_with(
+pub async fn begin_with(
     network: &MemoryNetwork,
     disk: &MemoryDisk,
     addr: &str,
@@ -116,7 +120,7 @@ pub(crate) async fn begin_with(
 /// Of the session that all records here come under.
 const SECRET: u128 = 7;
 
-pub(crate) fn batch(session: u64, sequence: u64) -> Bytes {
+pub fn batch(session: u64, sequence: u64) -> Bytes {
     let mut batch = BatchBuilder::new(Some(Producer {
         session: session.into(),
         sequence,
@@ -130,7 +134,7 @@ pub(crate) fn batch(session: u64, sequence: u64) -> Bytes {
     batch.finish()
 }
 
-pub(crate) async fn append(node: &ReplicatedLog, sequence: u64) -> u64 {
+pub async fn append(node: &ReplicatedLog, sequence: u64) -> u64 {
     // The secret is the same, so the session is.
     let mut views = node.watch_view();
     let session = loop {
@@ -145,7 +149,7 @@ pub(crate) async fn append(node: &ReplicatedLog, sequence: u64) -> u64 {
 }
 
 /// Waits until a node has applied the records before `next`.
-pub(crate) async fn catch_up(node: &ReplicatedLog, next: u64) {
+pub async fn catch_up(node: &ReplicatedLog, next: u64) {
     let mut applied = node.watch_applied();
     let there = applied.wait_for(|applied| applied.next_offset >= Offset(next));
     timeout(PATIENCE, there)
@@ -155,7 +159,7 @@ pub(crate) async fn catch_up(node: &ReplicatedLog, next: u64) {
 }
 
 /// Checks that records stand where [`append`] was told that they do.
-pub(crate) fn check_records(node: &ReplicatedLog, offsets: Range<u64>) {
+pub fn check_records(node: &ReplicatedLog, offsets: Range<u64>) {
     for offset in offsets {
         let record = &node.log().read(LogId::DEFAULT, Offset(offset), 1).unwrap()[0];
         let expected = format!("record {offset} ");
@@ -163,17 +167,13 @@ pub(crate) fn check_records(node: &ReplicatedLog, offsets: Range<u64>) {
     }
 }
 
-pub(crate) async fn check(node: &ReplicatedLog, count: u64) {
+pub async fn check(node: &ReplicatedLog, count: u64) {
     catch_up(node, count).await;
     check_records(node, 0..count);
 }
 
 /// Makes a log.
-pub(crate) async fn make_log(
-    node: &ReplicatedLog,
-    name: &str,
-    compaction: Option<Compaction>,
-) -> LogId {
+pub async fn make_log(node: &ReplicatedLog, name: &str, compaction: Option<Compaction>) -> LogId {
     let config = LogConfig {
         compaction,
         ..LogConfig::default()
@@ -190,10 +190,10 @@ pub(crate) async fn make_log(
 }
 
 /// Batches of states.
-pub(crate) const BATCHES: u64 = 40;
+pub const BATCHES: u64 = 40;
 
 /// Appends batches that compress well, of which every other record is superseded.
-pub(crate) async fn append_states(node: &ReplicatedLog, log: LogId) {
+pub async fn append_states(node: &ReplicatedLog, log: LogId) {
     for number in 0..BATCHES {
         let mut builder = batch::Builder::default();
         for record in 0..20 {
@@ -216,62 +216,117 @@ pub(crate) async fn append_states(node: &ReplicatedLog, log: LogId) {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_node_behind_the_purged_part_gets_the_records_and_the_sessions() {
-    let network = MemoryNetwork::new();
-    let first_disk = MemoryDisk::default();
-    let (first, _mux) = start(&network, &first_disk, "first:1", &[]).await;
-    for sequence in 0..500 {
-        assert_eq!(append(&first, sequence).await, sequence);
+/// Upkeep, as the agent runs it.
+pub fn keep_up(node: &ReplicatedLog) {
+    let node = node.clone();
+    tokio::spawn(async move { node.keep_up().await });
+}
+
+pub async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waited = timeout(PATIENCE, async {
+        while !holds() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// Stops a node without a chance to save anything.
+pub async fn kill(node: ReplicatedLog, mux: Mux) {
+    mux.shutdown().await;
+    node.kill().await;
+}
+
+/// The first node of a cluster, with its upkeep.
+pub struct First {
+    pub network: MemoryNetwork,
+    pub disk: MemoryDisk,
+    node: ReplicatedLog,
+    mux: Mux,
+}
+
+impl Deref for First {
+    type Target = ReplicatedLog;
+
+    fn deref(&self) -> &ReplicatedLog {
+        &self.node
     }
-    first.raft().trigger().snapshot().await.unwrap();
-    let applied = first.indexes()[2].unwrap();
-    let built = |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.snapshot.is_some();
-    first
-        .raft()
-        .wait(Some(PATIENCE))
-        .metrics(built, "built")
-        .await
-        .unwrap();
-    first.raft().trigger().purge_log(applied).await.unwrap();
-    let purged = |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.purged.is_some();
-    first
-        .raft()
-        .wait(Some(PATIENCE))
-        .metrics(purged, "purged")
-        .await
-        .unwrap();
-    check(&first, 500).await;
+}
 
-    let second_disk = MemoryDisk::default();
-    let peers = ["first:1".to_owned()];
-    let (second, second_mux) = start(&network, &second_disk, "second:1", &peers).await;
-    assert!(
-        second.raft().metrics().borrow_watched().snapshot.is_some(),
-        "it needed one"
-    );
-    check(&second, 500).await;
-    assert_eq!(
-        second.log().first_index(),
-        Index(0),
-        "the entries came along"
-    );
-    assert_eq!(
-        append(&second, 3).await,
-        3,
-        "a retry, told by the session that came along"
-    );
-    assert_eq!(append(&second, 500).await, 500);
-    check(&first, 501).await;
+/// Where others find the first node.
+pub fn peers() -> [String; 1] {
+    ["first:1".to_owned()]
+}
 
-    // What was installed survives a power cut.
-    let kept = second_disk.crash();
-    second_mux.shutdown().await;
-    second.kill().await;
-    drop(second);
-    // As the end of a process ends its streams.
-    network.cut("second:1");
-    network.heal("second:1");
-    let (second, _mux) = start(&network, &kept, "second:1", &peers).await;
-    check(&second, 501).await;
+impl First {
+    /// Begins a cluster; so many records are appended.
+    pub async fn with(records: u64) -> Self {
+        let first = Self::on(MemoryNetwork::new(), MemoryDisk::default()).await;
+        keep_up(&first);
+        for sequence in 0..records {
+            append(&first, sequence).await;
+        }
+        first
+    }
+
+    /// Starts it; its upkeep is the caller's.
+    pub async fn on(network: MemoryNetwork, disk: MemoryDisk) -> Self {
+        let (node, mux) = start(&network, &disk, &peers()[0], &[]).await;
+        Self {
+            network,
+            disk,
+            node,
+            mux,
+        }
+    }
+
+    /// The power fails, and comes back.
+    pub async fn crash(self) -> Self {
+        let kept = self.disk.crash();
+        kill(self.node, self.mux).await;
+        let first = Self::on(self.network, kept).await;
+        keep_up(&first);
+        first
+    }
+
+    /// A second node, once it is a voter.
+    pub async fn second(&self, disk: &MemoryDisk) -> (ReplicatedLog, Mux) {
+        start(&self.network, disk, "second:1", &peers()).await
+    }
+
+    /// A second node that nobody had join yet.
+    pub async fn begin_second(&self, disk: &MemoryDisk) -> (ReplicatedLog, Mux) {
+        begin(&self.network, disk, "second:1", &peers()).await
+    }
+
+    /// Gives up the records before an offset, and waits until segments go.
+    pub async fn trim_away(&self, first: u64) {
+        self.trim(Offset(first)).await.unwrap();
+        until("segments go", || self.log().first_index() > Index(0)).await;
+    }
+
+    /// Keeps segments from being removed once the floor above them is about to be saved: until what this gives is dropped.
+    pub fn pin_at_the_last_moment(&self) -> Arc<Mutex<Option<Arc<Pin>>>> {
+        let pinned = Arc::new(Mutex::new(None));
+        let (node, pin) = (self.node.clone(), pinned.clone());
+        self.disk.watch(move |event, path| {
+            if event != Event::Sync || !path.ends_with(home::stable_store::FILE) {
+                return Ok(());
+            }
+            // What follows may read the disk, and so comes here again.
+            let mut pin = pin.lock();
+            if pin.is_some() {
+                return Ok(());
+            }
+            // The engine has let go of them: all that is left is to note where the log begins.
+            let purged = node.raft().metrics().borrow_watched().purged;
+            let goes = node.log().droppable(Index(u64::MAX)).unwrap();
+            if goes.is_some_and(|(floor, _)| purged.is_some_and(|id| id.index + 1 >= floor.index.0))
+            {
+                *pin = Some(node.log().pin());
+            }
+            Ok(())
+        });
+        pinned
+    }
 }

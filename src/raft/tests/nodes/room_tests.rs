@@ -1,0 +1,178 @@
+//! Room comes back from segments in which little lives.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::disk::memory::Event;
+use crate::log::SegmentName;
+
+/// Appends a record to a log, without a session.
+async fn append_to(node: &ReplicatedLog, log: LogId, value: &[u8]) {
+    let mut batch = BatchBuilder::of(log, None);
+    batch.push(value, 0, 0);
+    let answer = node.propose(batch.finish()).await.unwrap();
+    let receipt = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    receipt.unwrap();
+}
+
+/// A first node that rewrites as the agent has it do.
+async fn rewriting() -> First {
+    let first = First::with(0).await;
+    let node = first.clone();
+    tokio::spawn(async move { node.rewrite(Live::new(50)).await });
+    first
+}
+
+/// Deletes the log of short-lived records.
+async fn delete_short(node: &ReplicatedLog, log: LogId) {
+    let name = "short".to_owned();
+    assert!(node.delete_log(DeleteLog { name, log }).await.unwrap());
+}
+
+/// As many records in a log of short-lived ones as in the other, in turn.
+async fn with_short(records: u64) -> (First, LogId) {
+    let first = rewriting().await;
+    let log = make_log(&first, "short", None).await;
+    for sequence in 0..records {
+        append(&first, sequence).await;
+        append_to(&first, log, &[7; 900]).await;
+    }
+    all_sealed(&first).await;
+    (first, log)
+}
+
+/// What full segments take. Others have room in hand.
+fn bytes_of(node: &ReplicatedLog) -> u64 {
+    let segments = node.log().segments().into_iter();
+    let full = segments.filter(|one| one.next_position.is_some());
+    full.map(|one| one.bytes).sum()
+}
+
+/// Waits until all segments are sealed but the one that is written to.
+async fn all_sealed(node: &ReplicatedLog) {
+    until("all is sealed", || {
+        let segments = node.log().segments().into_iter();
+        segments.filter(|one| one.next_position.is_none()).count() == 1
+    })
+    .await;
+}
+
+fn rewritten(node: &ReplicatedLog) -> Vec<SegmentName> {
+    let names = node.log().segments().into_iter().map(|one| one.name);
+    names.filter(|name| name.rewritten.is_some()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_dead_waits_for_room_to_be_rewritten_in() {
+    let (first, log) = with_short(300).await;
+    let before = bytes_of(&first);
+    // Less than four times what lives.
+    first.disk.set_available(4096);
+    delete_short(&first, log).await;
+    until("it is decided", || first.progress().due > 0).await;
+    // It waits, so time itself is the subject.
+    tokio::time::sleep(PATIENCE).await;
+    assert!(first.progress().due > 0 && bytes_of(&first) == before);
+    check_records(&first, 0..300);
+    first.disk.set_available(u64::MAX);
+    until("room comes back", || bytes_of(&first) * 2 < before).await;
+    check_records(&first, 0..300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rewriting_that_outgrows_its_room_is_begun_again_once_there_is_enough() {
+    let first = rewriting().await;
+    let (disk, compacts) = (&first.disk, first.clone());
+    tokio::spawn(async move { compacts.compact(Live::new(50)).await });
+    let how = Compaction {
+        min_age_ms: 0,
+        tombstone_ms: 0,
+    };
+    let log = make_log(&first, "states", Some(how)).await;
+    append_states(&first, log).await;
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counts = begun.clone();
+    disk.watch(move |event, path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let is_it = |name: &str| name.contains('-') && name.ends_with(".store");
+        if event == Event::Create && name.is_some_and(is_it) {
+            counts.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    // It is enough for what the compressed batches take, and not for what is left of them without compression.
+    disk.set_available(5 << 20);
+    first.compact_log(log).await.unwrap();
+    until("it is begun", || begun.load(Ordering::Relaxed) > 0).await;
+    // It waits, so time itself is the subject.
+    tokio::time::sleep(PATIENCE).await;
+    let made = begun.load(Ordering::Relaxed);
+    assert_eq!((made, first.progress().due), (1, 1), "not again and again");
+    assert!(rewritten(&first).is_empty());
+    disk.set_available(u64::MAX);
+    until("it is done", || !rewritten(&first).is_empty()).await;
+    assert_eq!(first.progress().due, 0);
+    let (mut at, next, mut records) = (Offset(0), Offset(BATCHES * 20), 0);
+    while at < next {
+        let read = first.log().read(log, at, usize::MAX).unwrap();
+        records += read.len() as u64;
+        at = Offset(read.last().unwrap().offset.0 + 1);
+    }
+    // The last one of each log stays anyway, and is one of those that do.
+    assert_eq!(records, BATCHES * 10 + 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_a_deleted_log_give_their_room_back_beside_those_that_stay() {
+    let (first, log) = with_short(900).await;
+    let (before, segments) = (bytes_of(&first), first.log().segments().len());
+    assert!(segments > 6, "{segments} segments");
+    assert!(rewritten(&first).is_empty(), "all of it lives");
+    let stored = |node: &ReplicatedLog| {
+        let both = [LogId::DEFAULT, log].into();
+        node.log().stored_bytes(&both).unwrap().into_values()
+    };
+    assert!(stored(&first).all(|bytes| bytes > 0));
+    let both = stored(&first).sum::<u64>();
+    until("all of it is seen to live", || {
+        let live = first.live_bytes();
+        both <= live && both * 10 > live * 9
+    })
+    .await;
+    delete_short(&first, log).await;
+    until("room comes back", || bytes_of(&first) * 2 < before).await;
+    until("less is seen to live", || first.live_bytes() * 2 < before).await;
+    assert_eq!(stored(&first).nth(1), Some(0), "what was deleted");
+    check_records(&first, 0..900);
+    let names = rewritten(&first);
+    assert!(!names.is_empty());
+    assert!(first.log().first_index() > Index(0), "the entries are gone");
+
+    // A restart after a power cut goes on with them, and so does the engine.
+    let first = first.crash().await;
+    assert!(rewritten(&first).starts_with(&names[..1]));
+    catch_up(&first, 900).await;
+    check_records(&first, 0..900);
+    assert_eq!(append(&first, 900).await, 900);
+
+    // A new node takes them with a snapshot, and mends what rots of them.
+    let second_disk = MemoryDisk::default();
+    let (second, _mux) = first.second(&second_disk).await;
+    catch_up(&second, 901).await;
+    check_records(&second, 0..901);
+    assert_eq!(rewritten(&second)[0], names[0]);
+    let name = names[0];
+    let path = format!(
+        "/node/{:020}-{:020}.store",
+        name.base.0,
+        name.rewritten.unwrap().0
+    );
+    second_disk.corrupt(Path::new(&path), |bytes| bytes[100] ^= 1);
+    let mends = second.clone();
+    tokio::spawn(async move { mends.mend().await });
+    assert_eq!(second.scrub_once(u64::MAX).await.1, 1, "it is found");
+    until("it is mended", || second.log().damaged().is_empty()).await;
+    check_records(&second, 0..901);
+}
