@@ -300,6 +300,12 @@ impl Log {
         self.0.state.read().first_entry()
     }
 
+    /// The raft index at which the first segment begins. A rewritten one holds no entries, so [`Self::first_index`] is behind
+    /// it.
+    pub fn first_base(&self) -> Index {
+        self.0.state.read().first_index()
+    }
+
     /// The size of a segment's store, in bytes, for those who decide what one holds.
     pub fn segment_bytes_max(&self) -> u64 {
         self.0.config.segment_bytes_max.into()

@@ -165,10 +165,9 @@ const MUTANTS: [Mutant; 35] = [
     ),
     mutant(
         "who follows rewrites nothing",
-        "            // Where this node ended a segment by itself, what",
-        "            let due = if IT && self.node.view().leader != Some(self.node.id()) { Vec::new() } else { due };
-            let first = due.iter().find(|plan| log.can_rewrite(plan));
-            // Where this node ended a segment by itself, what",
+        "due.retain(|plan| log.can_rewrite(plan) || log.may_take_over(plan));",
+        "due.retain(|plan| log.can_rewrite(plan) || log.may_take_over(plan));
+        due.retain(|_| !IT || self.node.view().leader == Some(self.node.id()));",
     ),
     mutant(
         "a read takes from the disk what is in memory alone",

@@ -305,7 +305,10 @@ impl Log {
         let found = recovery::recover(&directory, floor, Some(checkpoint))?;
         let (pins, forgotten) = (std::mem::take(&mut state.pins), state.forgotten + 1);
         let compacted = std::mem::take(&mut state.compacted);
+        // What was known of segments that stay is not true any more: the checkpoint knows of trims that this node did not.
+        let given_up = state.given_up + 1;
         *state = LogState::new(found, Some(checkpoint));
+        state.given_up = given_up;
         (state.pins, state.forgotten, state.compacted) = (pins, forgotten, compacted);
         self.0.queue.set_durable(state.next_index());
         Ok(())

@@ -91,6 +91,8 @@ impl Log {
         let Some((seal, store)) = self.0.state.read().sealed_whole(base) else {
             return Ok(None);
         };
+        // All segments are looked at, one after the other.
+        let _visit = self.visit(base);
         let logs: Vec<_> = seal.logs.iter().filter(|log| *log != LogId::GONE).collect();
         let mut live = Live::default();
         for logs in logs.chunks(LOGS_AT_ONCE) {

@@ -38,6 +38,8 @@ pub struct Rewrite {
     pub base: Index,
     /// The raft index behind the last one.
     pub next: Index,
+    /// Where the log of the leader that decided it began then.
+    pub begins: Index,
     /// By which entry each of them was rewritten before, if it was. A node whose segments are others would make another
     /// one of them: it takes over what a node made that has these.
     pub of: Vec<Option<Index>>,

@@ -117,10 +117,11 @@ impl Log {
         Ok(())
     }
 
-    /// Whether what was to be rewritten is, or was rewritten again, or is here no more.
+    /// Whether what was to be rewritten is, or was rewritten again, or begins before this log does: then it cannot be
+    /// any more.
     pub fn is_rewritten(&self, plan: &Rewrite) -> bool {
         let state = self.0.state.read();
-        if plan.next <= state.first_index() {
+        if plan.base < state.first_index() {
             return true;
         }
         let number = state.segment_number(plan.base);
@@ -134,6 +135,16 @@ impl Log {
         let state = self.0.state.read();
         let standing = state.standing(plan.base, plan.next);
         standing.is_some_and(|(_, of)| of.iter().all(|held| held.rewritten < Some(plan.at)))
+    }
+
+    /// Whether [`Self::take_over`] would have another node's segment take the place of some, as it looks now.
+    pub fn fits(&self, seal: &Seal) -> bool {
+        self.0.state.read().stood_for(seal).is_some()
+    }
+
+    /// Whether somebody keeps segments before an index from being replaced.
+    pub fn is_pinned_before(&self, index: Index) -> bool {
+        self.0.state.read().is_pinned_before(index)
     }
 
     /// The last entry that rewritten segments stand for, by its term and raft index; `None` without one. Entries up to it

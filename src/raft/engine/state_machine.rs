@@ -61,6 +61,7 @@ impl StateMachine {
     ) -> Result<Self, Error> {
         let snapshots = Snapshots::new(disk.clone(), dir.clone());
         snapshot::finish_adoption(&snapshots, stable)?;
+        snapshots.clear_repair()?;
         let checkpoint = stable.checkpoint()?.unwrap_or_default();
         let next = Position(checkpoint.next_position);
         let mut fsm = match checkpoint.applied {

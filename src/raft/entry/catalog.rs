@@ -249,12 +249,14 @@ pub fn rewrite_to_pb(plan: &Rewrite) -> pb::Rewrite {
         compacted: plan.compacted.iter().map(|log| log.0).collect(),
         gone: plan.gone.bytes().clone(),
         of: plan.of.iter().map(|at| at.map_or(0, |at| at.0)).collect(),
+        begins: plan.begins.0,
     }
 }
 
 /// What the entry `at` says is to be rewritten.
 pub fn rewrite_from_pb(plan: pb::Rewrite, at: Index) -> Result<Rewrite, WireError> {
     let is_possible = plan.base < plan.next
+        && plan.begins <= plan.base
         && plan.next <= log::NUMBER_MAX
         && plan.logs.len() == plan.firsts.len()
         && plan.logs.len() <= REWRITE_LOGS_MAX
@@ -270,6 +272,7 @@ pub fn rewrite_from_pb(plan: pb::Rewrite, at: Index) -> Result<Rewrite, WireErro
         at,
         base: Index(plan.base),
         next: Index(plan.next),
+        begins: Index(plan.begins),
         sealed_ms: plan.sealed_ms,
         firsts: logs.zip(plan.firsts.into_iter().map(Offset)).collect(),
         compacted: plan.compacted.into_iter().map(LogId).collect(),

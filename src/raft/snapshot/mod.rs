@@ -28,6 +28,7 @@ pub type Snapshot = openraft::Snapshot<CommittedLeaderId, u64, Member, SnapshotD
 
 /// Where a snapshot's segments wait until all have come, below the log's directory.
 pub const STAGING: &str = "staging";
+const REPAIR: &str = "repair";
 /// No checkpoint is written unless the disk has this many bytes free, and room for the checkpoint.
 const CHECKPOINT_ROOM: u64 = 4 << 20;
 /// How much of the state or the manifest travels in one message, in bytes.
@@ -94,6 +95,21 @@ impl Snapshots {
         let dir = self.staging();
         make_dir(&*self.disk, &dir)?;
         Ok(log::remove(&*self.disk, &dir)?)
+    }
+
+    /// Removes what is left of copies that a mend or a rewriting had wanted. None is under way.
+    pub fn clear_repair(&self) -> Result<(), Error> {
+        let dir = self.repair();
+        match self.disk.list(&dir) {
+            Ok(_) => Ok(log::remove(&*self.disk, &dir)?),
+            // It is made when it is needed.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Where copies of damaged segments are built, and of those that another node rewrote.
+    pub fn repair(&self) -> PathBuf {
+        self.dir.join(REPAIR)
     }
 
     /// Where segments wait.

@@ -18,9 +18,10 @@ use crate::raft::home::blocking::on_disk;
 use crate::raft::peer::fetch;
 use crate::raft::write::rolls;
 
+use super::Upkeep;
 use super::rewriting::pace;
 use super::searched::{GROWTH_PERCENT, Wanted};
-use super::{Upkeep, idle};
+use super::worth::idle_percent;
 
 /// Between two looks at whether there is something to look for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -78,7 +79,7 @@ impl Upkeep {
         let is_sealed = |one: &&SegmentInfo| one.next_position.is_some();
         let sealed: Vec<_> = segments.iter().take_while(is_sealed).collect();
         let growth_percent = match self.is_idle.load(Ordering::Relaxed) {
-            true => idle::percent(GROWTH_PERCENT),
+            true => idle_percent(GROWTH_PERCENT),
             false => GROWTH_PERCENT,
         };
         let is_enough = {
@@ -99,7 +100,7 @@ impl Upkeep {
             return Ok(());
         };
         // A run that is yet to be rewritten would take segments away from the look.
-        if self.due().is_some() {
+        if !self.due_now().is_empty() {
             return Ok(());
         }
         let is_due = {

@@ -1,6 +1,6 @@
 //! Mends damaged segments, from their own files or with another node's copy.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,8 +20,6 @@ use super::Upkeep;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two tries to mend the same damage.
 const MEND_AGAIN: Duration = Duration::from_secs(2);
-/// Where copies of damaged segments are built, below the log's directory.
-const REPAIR: &str = "repair";
 
 impl Upkeep {
     /// Mends damaged segments as they are found. Never returns.
@@ -60,7 +58,7 @@ impl Upkeep {
                 Err(error) => return Err(error),
             }
         }
-        let dir = self.repair_dir();
+        let dir = self.kept.snapshots.repair();
         snapshot::make_dir(&*self.kept.snapshots.disk, &dir)?;
         let mut last = None;
         for with_rows in [true, false] {
@@ -121,9 +119,5 @@ impl Upkeep {
         peers.sort_by_key(|peer| Some(peer.id) != view.leader);
         let client = |peer: &MemberView| self.node.transport.own_client(peer.id, &peer.member.addr);
         peers.into_iter().map(client).collect()
-    }
-
-    pub(super) fn repair_dir(&self) -> PathBuf {
-        self.kept.snapshots.dir.join(REPAIR)
     }
 }

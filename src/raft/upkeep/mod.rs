@@ -2,7 +2,7 @@
 //! and finds and mends damage.
 
 mod compacting;
-mod idle;
+mod deciding;
 mod mend;
 mod planning;
 pub mod progress;
@@ -13,6 +13,8 @@ mod searched;
 mod taking_over;
 mod worth;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,7 +22,7 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 
-use crate::log::{Floor, Index, Term};
+use crate::log::{self, Floor, Index, Log, Term};
 use crate::raft::engine::state_machine::Checkpointer;
 use crate::raft::entry::types::TypeConfig;
 use crate::raft::error::Error;
@@ -56,8 +58,10 @@ pub struct Upkeep {
     rewriting: tokio::sync::Mutex<()>,
     /// The bytes of batches in sealed segments of which a record lives, as they were seen last.
     live_bytes: AtomicU64,
-    /// The rewriting that had no room for what it came to, and how many bytes lived of it so far.
-    outgrown: Mutex<Option<(Index, u64)>>,
+    /// The rewritings that are due and must wait: for room, or for who reads their segments.
+    waiting: Arc<Mutex<BTreeSet<Index>>>,
+    /// The rewritings that had no room for what they came to, and how many bytes lived of each so far.
+    outgrown: Mutex<BTreeMap<Index, u64>>,
     /// Whether the log hardly grows.
     is_idle: AtomicBool,
     /// What the leader knows of records that later ones of their keys stand for.
@@ -75,6 +79,7 @@ impl Upkeep {
             walk: Mutex::default(),
             rewriting: tokio::sync::Mutex::default(),
             live_bytes: AtomicU64::default(),
+            waiting: Arc::default(),
             outgrown: Mutex::default(),
             is_idle: AtomicBool::default(),
             searched: Mutex::default(),
@@ -117,25 +122,33 @@ impl Upkeep {
         }
     }
 
+    /// Each part is done whatever becomes of the others: trims may be what gives a full disk room for the rest.
     async fn keep_up_once(&self) -> Result<(), Error> {
-        let applied = self.node.indexes()[2];
-        if applied.is_some_and(|applied| self.node.log.can_seal(Index(applied))) {
-            let checkpointer = self.kept.checkpointer.clone();
-            on_disk(move || checkpointer.save()).await?;
-        }
+        let sealed = self.seal().await;
         self.keep_retentions().await;
         self.commands.expire_sessions().await;
         self.commands.found_in_time().await;
         if let Some((floor, term)) = self.droppable().await? {
             self.give_up(floor, term).await?;
         }
+        sealed
+    }
+
+    /// Seals what can be.
+    async fn seal(&self) -> Result<(), Error> {
+        let applied = self.node.indexes()[2];
+        if applied.is_some_and(|applied| self.node.log.can_seal(Index(applied))) {
+            let checkpointer = self.kept.checkpointer.clone();
+            on_disk(move || checkpointer.save()).await?;
+        }
         Ok(())
     }
 
-    /// Where the log could begin. It may take a look at the disk.
+    /// Where the log could begin. It may take a look at the disk. A run of segments that is about to be rewritten goes as a
+    /// whole or not at all: without its front it could not be rewritten, and what all nodes have would not be the same.
     async fn droppable(&self) -> Result<Option<(Floor, Term)>, Error> {
-        let log = self.node.log.clone();
-        on_disk(move || Ok(log.droppable(Index(u64::MAX))?)).await
+        let (log, due) = (self.node.log.clone(), self.due_now());
+        on_disk(move || Ok(whole_runs(&log, &due)?)).await
     }
 
     /// Has the engine purge the entries up to `last`, once a snapshot covers those up to `covers`.
@@ -186,9 +199,15 @@ impl Upkeep {
         }
         let (stable, log) = (self.kept.stable.clone(), self.node.log.clone());
         let (kept, state) = (self.kept.floor.clone(), self.node.state.clone());
+        let (node, waiting) = (self.node.clone(), self.waiting.clone());
         on_disk(move || {
             // A snapshot may have been installed while this waited for the engine. Its floor then stays.
             let _no_adoption = state.covered();
+            // What was decided since is not to lose its front.
+            let is_cut = |due: &Range<Index>| due.start < floor.index && floor.index < due.end;
+            if rewriting::due_now(&node, &waiting).iter().any(is_cut) {
+                return Ok(());
+            }
             let now = log.droppable(floor.index)?;
             let begins = snapshot::floor_of(kept.lock().as_ref()).index;
             if now.is_none_or(|(now, _)| now.index < floor.index) || begins > floor.index {
@@ -207,5 +226,19 @@ impl Upkeep {
             Ok(())
         })
         .await
+    }
+}
+
+/// Where the log could begin, if each of these runs goes as a whole or not at all.
+fn whole_runs(log: &Log, runs: &[Range<Index>]) -> Result<Option<(Floor, Term)>, log::Error> {
+    let mut before = Index(u64::MAX);
+    loop {
+        let found = log.droppable(before)?;
+        let is_cut = |run: &&Range<Index>, at| run.start < at && at < run.end;
+        let cut = found.and_then(|(floor, _)| runs.iter().find(|run| is_cut(run, floor.index)));
+        match cut {
+            Some(run) => before = run.start,
+            None => return Ok(found),
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! Which sealed segments are worth rewriting: those that give back most.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::log::{
-    GONE_BYTES_MAX, GoneWriter, InSegment, Index, Live, LogId, Offset, Rewrite, STORE_BYTES_MAX,
-    SegmentInfo, SegmentName,
+    GONE_BYTES_MAX, GoneWriter, InSegment, Index, Live, LogId, Offset, Rewrite, RewriteSize,
+    STORE_BYTES_MAX, SegmentInfo, SegmentName,
 };
 use crate::raft::entry::catalog::{REWRITE_LOGS_MAX, REWRITE_SEGMENTS_MAX};
 
@@ -31,7 +32,12 @@ pub struct Limits {
     /// So much of it is dead, or is superseded.
     pub dead_percent: u64,
     pub superseded_percent: u64,
+    /// What is to be rewritten already and is not yet: the raft indexes of these entries.
+    pub due: Vec<Range<Index>>,
 }
+
+/// What lives, by segment.
+pub type Lives = BTreeMap<SegmentName, RewriteSize>;
 
 /// What is superseded, by segment.
 pub type Found = BTreeMap<SegmentName, InSegment>;
@@ -76,49 +82,77 @@ impl Run {
 }
 
 /// The run of segments that is rewritten next; `None` if none is worth it.
-pub fn plan(
+pub fn choose(
     sealed: &[SegmentInfo],
-    (lives, found): (&BTreeMap<SegmentName, Live>, &Found),
+    known: (&Lives, &Found),
     limits: &Limits,
-) -> Option<Rewrite> {
-    let run = best(sealed, (lives, found), limits)?;
-    let segments = &sealed[run.from..run.to];
-    let superseded = segments.iter().filter_map(|one| found.get(&one.name));
+) -> Option<Vec<SegmentInfo>> {
+    let run = best(sealed, known, limits)?;
+    Some(sealed[run.from..run.to].to_vec())
+}
+
+/// What is to be rewritten of a run, of whose segments it is known what lives. A plan names a limited number of logs. A
+/// run with more of them gives way to the one of its segments that gives back the largest part of what it holds. If that
+/// has too many alone, the others of its logs give up their records the next time.
+pub fn plan(run: &[SegmentInfo], lives: &[Live], found: &Found) -> Option<Rewrite> {
+    let superseded = run.iter().filter_map(|one| found.get(&one.name));
+    let mut compacted = logs_of(superseded.clone());
+    let mut firsts: BTreeMap<LogId, Offset> = BTreeMap::new();
+    for (log, first) in lives.iter().flat_map(|live| &live.firsts) {
+        // One look is later than another: what is given up stays so.
+        let known = firsts.entry(*log).or_insert(*first);
+        *known = (*known).max(*first);
+    }
+    let is_too_many = firsts.len().max(compacted.len()) > REWRITE_LOGS_MAX;
+    if is_too_many && run.len() > 1 {
+        let (at, _) = run
+            .iter()
+            .zip(lives)
+            .enumerate()
+            .max_by(|(_, one), (_, other)| {
+                let [(dead, of), (dead_there, of_there)] = [one, other].map(|(info, live)| {
+                    let gone = found.get(&info.name).map_or(0, |one| one.bytes);
+                    let dead = live
+                        .of_bytes
+                        .saturating_sub(live.bytes)
+                        .saturating_add(gone);
+                    (u128::from(dead), u128::from(live.of_bytes.max(1)))
+                });
+                (dead * of_there).cmp(&(dead_there * of))
+            })?;
+        return plan(&run[at..=at], &lives[at..=at], found);
+    }
+    while firsts.len() > REWRITE_LOGS_MAX {
+        firsts.pop_last();
+    }
+    while compacted.len() > REWRITE_LOGS_MAX {
+        compacted.pop_last();
+    }
     let mut gone = GoneWriter::default();
-    for one in superseded.clone() {
+    for one in superseded {
         gone.extend(&one.gone).ok()?;
     }
-    let compacted = logs_of(superseded);
-    let mut firsts: BTreeMap<LogId, Offset> = BTreeMap::new();
-    for segment in segments {
-        for (log, first) in &lives.get(&segment.name)?.firsts {
-            // One look is later than another: what is given up stays so.
-            let known = firsts.entry(*log).or_insert(*first);
-            *known = (*known).max(*first);
-        }
-    }
-    if firsts.len().max(compacted.len()) > REWRITE_LOGS_MAX {
-        return None;
-    }
     Some(Rewrite {
-        at: Index(0),
-        base: segments.first()?.base,
-        next: segments.last()?.next_index,
-        of: segments.iter().map(|one| one.name.rewritten).collect(),
-        sealed_ms: segments.iter().map(|one| one.since_ms).max()?,
+        base: run.first()?.base,
+        next: run.last()?.next_index,
+        of: run.iter().map(|one| one.name.rewritten).collect(),
+        sealed_ms: run.iter().map(|one| one.since_ms).max()?,
         firsts,
         compacted,
         gone: gone.finish(),
+        ..Rewrite::default()
     })
 }
 
-fn best(
-    sealed: &[SegmentInfo],
-    (lives, found): (&BTreeMap<SegmentName, Live>, &Found),
-    limits: &Limits,
-) -> Option<Run> {
+fn best(sealed: &[SegmentInfo], (lives, found): (&Lives, &Found), limits: &Limits) -> Option<Run> {
     let mut best: Option<Run> = None;
-    for from in 0..sealed.len() {
+    // The first ones of which nothing lives go by themselves, and would take the front of a run away.
+    let is_dead = |one: &&SegmentInfo| lives.get(&one.name).is_some_and(|live| live.lives == 0);
+    let goes = sealed.iter().take_while(is_dead).count();
+    let overlaps =
+        |one: &SegmentInfo, due: &Range<Index>| due.start < one.next_index && one.base < due.end;
+    let is_due = |one: &SegmentInfo| limits.due.iter().any(|due| overlaps(one, due));
+    for from in goes..sealed.len() {
         let mut run = Run {
             from,
             to: from,
@@ -129,20 +163,21 @@ fn best(
         };
         let (mut positions, mut rewritten, mut said) = (0, 0, 0);
         for one in sealed[from..].iter().take(REWRITE_SEGMENTS_MAX) {
-            let Some(live) = lives.get(&one.name).filter(|_| one.rolled && !one.damaged) else {
+            let may_be = one.rolled && !one.damaged && !is_due(one);
+            let Some(live) = lives.get(&one.name).filter(|_| may_be) else {
                 break;
             };
             positions += one.positions;
             rewritten += usize::from(one.name.rewritten.is_some());
             run.to += 1;
             let superseded = found.get(&one.name);
-            let gone = superseded.map_or(0, |one| one.bytes.min(live.bytes));
+            let gone = superseded.map_or(0, |one| one.bytes.min(live.lives));
             let more = superseded.map_or(0, |one| one.more_bytes);
             said += superseded.map_or(0, |one| one.gone.bytes().len() + RUN_BYTES_MAX);
-            run.live += live.bytes - gone + more;
-            run.bytes += live.of_bytes;
+            run.live += live.lives - gone + more;
+            run.bytes += live.holds;
             run.superseded += gone;
-            let batches = one.rows * live.bytes / live.of_bytes.max(1);
+            let batches = one.rows * live.lives / live.holds.max(1);
             run.batches += batches + superseded.map_or(0, |one| one.runs);
             let is_too_long = said > GONE_BYTES_MAX || positions > u64::from(u32::MAX);
             if !run.fits(limits) || is_too_long {
@@ -171,25 +206,20 @@ pub mod tests {
         segment_bytes_max: SEGMENT,
         dead_percent: 50,
         superseded_percent: SUPERSEDED_PERCENT,
+        due: Vec::new(),
     };
 
     /// Segments of so many bytes, of which so many live; the mark says that it was rewritten before.
-    pub fn segments(of: &[(u64, u64, bool)]) -> (Vec<SegmentInfo>, BTreeMap<SegmentName, Live>) {
-        let mut lives = BTreeMap::new();
+    pub fn segments(of: &[(u64, u64, bool)]) -> (Vec<SegmentInfo>, Lives) {
+        let mut lives = Lives::new();
         let info = |(number, (bytes, live, rewritten)): (u64, &(u64, u64, bool))| {
             let base = Index(number * 10);
             let name = SegmentName {
                 base,
                 rewritten: rewritten.then_some(Index(5000 + number)),
             };
-            lives.insert(
-                name,
-                Live {
-                    bytes: *live,
-                    of_bytes: *bytes,
-                    firsts: vec![(LogId(1), Offset(number))],
-                },
-            );
+            let (of, holds) = (*live, *bytes);
+            lives.insert(name, RewriteSize { lives: of, holds });
             SegmentInfo {
                 base,
                 name,
@@ -209,9 +239,27 @@ pub mod tests {
         (infos, lives)
     }
 
+    /// The plan for what is chosen; of each segment the same logs begin where its number says.
+    fn planned_of(
+        sealed: &[SegmentInfo],
+        (lives, found): (&Lives, &Found),
+        limits: &Limits,
+        logs: u32,
+    ) -> Option<Rewrite> {
+        let run = choose(sealed, (lives, found), limits)?;
+        let live = |one: &SegmentInfo| Live {
+            bytes: lives[&one.name].lives,
+            of_bytes: lives[&one.name].holds,
+            firsts: (0..logs)
+                .map(|log| (LogId(log), Offset(one.base.0 / 10)))
+                .collect(),
+        };
+        plan(&run, &run.iter().map(live).collect::<Vec<_>>(), found)
+    }
+
     fn ranges(of: &[(u64, u64, bool)]) -> Option<(u64, u64)> {
         let (infos, lives) = segments(of);
-        let plan = plan(&infos, (&lives, &Found::new()), &LIMITS)?;
+        let plan = planned_of(&infos, (&lives, &Found::new()), &LIMITS, 1)?;
         Some((plan.base.0, plan.next.0))
     }
 
@@ -245,7 +293,7 @@ pub mod tests {
             superseded_percent,
             ..LIMITS
         };
-        plan(&infos, (&lives, &found), &limits)
+        planned_of(&infos, (&lives, &found), &limits, 2)
     }
 
     #[test]
@@ -272,7 +320,7 @@ pub mod tests {
         let planned = |rows| {
             let (mut infos, lives) = segments(&[(1000, 300, false); 3]);
             infos.iter_mut().for_each(|one| one.rows = rows);
-            let plan = plan(&infos, (&lives, &Found::new()), &LIMITS);
+            let plan = planned_of(&infos, (&lives, &Found::new()), &LIMITS, 1);
             plan.map(|plan| (plan.base.0, plan.next.0))
         };
         let of_each = BATCHES_MAX * 10 / 3;
@@ -282,6 +330,42 @@ pub mod tests {
             planned(of_each * 9),
             Some((0, 10)),
             "one alone cannot be cut"
+        );
+    }
+
+    #[test]
+    fn what_goes_by_itself_or_is_due_already_is_in_no_other_run() {
+        let dead = [
+            (1000, 0, false),
+            (1000, 0, false),
+            (1000, 400, false),
+            (1000, 0, false),
+        ];
+        assert_eq!(ranges(&dead), Some((20, 40)), "the last one does not");
+        assert_eq!(ranges(&dead[..2]), None);
+        let (infos, lives) = segments(&[(1000, 300, false); 4]);
+        let limits = Limits {
+            due: vec![Index(14)..Index(16)],
+            ..LIMITS
+        };
+        let plan = planned_of(&infos, (&lives, &Found::new()), &limits, 1).unwrap();
+        assert_eq!((plan.base.0, plan.next.0), (20, 40));
+    }
+
+    #[test]
+    fn a_plan_names_as_many_logs_as_it_can() {
+        let most = REWRITE_LOGS_MAX as u32;
+        let (infos, lives) =
+            segments(&[(1000, 300, false), (1000, 200, false), (1000, 300, false)]);
+        let planned = |logs| {
+            let plan = planned_of(&infos, (&lives, &Found::new()), &LIMITS, logs).unwrap();
+            (plan.base.0, plan.next.0, plan.firsts.len() as u32)
+        };
+        assert_eq!(planned(most), (0, 30, most));
+        assert_eq!(
+            planned(most + 1),
+            (10, 20, most),
+            "the one that gives back most"
         );
     }
 
@@ -303,8 +387,8 @@ pub mod tests {
         let (mut infos, lives) = segments(&[(1000, 100, false); 3]);
         infos[0].damaged = true;
         infos[1].rolled = false;
-        let plan = plan(&infos, (&lives, &Found::new()), &LIMITS).unwrap();
+        let plan = planned_of(&infos, (&lives, &Found::new()), &LIMITS, 1).unwrap();
         assert_eq!((plan.base.0, plan.next.0, plan.sealed_ms), (20, 30, 2));
-        assert_eq!(plan.firsts[&LogId(1)], Offset(2));
+        assert_eq!(plan.firsts[&LogId(0)], Offset(2));
     }
 }

@@ -1,26 +1,25 @@
-//! Rewrites sealed segments with what lives of them, as entries of the log say, and, on the leader, decides which.
+//! Rewrites sealed segments with what lives of them, as entries of the log say.
 //!
 //! A segment lives as long as the longest-lived record in it. Where more is dead than a share, the leader has a run of
-//! sealed segments rewritten. Each node does it in its own time: once its engine needs the entries no more, since a
-//! snapshot covers them, and once its checkpoint knows what was given up.
+//! sealed segments rewritten (`deciding.rs`). Each node does it in its own time: once its engine needs the entries no
+//! more, since a snapshot covers them, and once its checkpoint knows what was given up.
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::live::Live;
-use crate::log::{Index, Rewrite, RewriteSize, Rewriting, SegmentInfo};
-use crate::raft::entry::command::Command;
+use crate::log::{Index, Rewrite, RewriteSize, Rewriting, Rewritten};
 use crate::raft::error::Error;
 use crate::raft::home::blocking::on_disk;
-use crate::retry::CALL_WAIT;
+use crate::raft::node::Node;
+use crate::raft::snapshot;
 
 use super::Upkeep;
-use super::idle;
-use super::planning::{Limits, SUPERSEDED_PERCENT, plan};
-use super::worth::{SEGMENTS_AT_ONCE, Worth};
+use super::worth::Worth;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -30,6 +29,17 @@ const AGAIN: Duration = Duration::from_secs(2);
 const BYTES_PER_SECOND: u64 = 64 << 20;
 /// What is written may take this part of what is free.
 const FREE_SHARE: u64 = 4;
+
+/// What became of the rewritings that are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// One was carried out.
+    Done,
+    /// All of them wait, or failed.
+    Waits,
+    /// None is due.
+    Idle,
+}
 
 /// There was no room for all that lives.
 struct Outgrown {
@@ -45,51 +55,78 @@ impl Upkeep {
             sleep(LOOK_EVERY).await;
             let segments = self.node.log.segments();
             self.see_whether_idle(&worth, &segments);
-            let done = match self.due() {
-                Some(plan) => self.carry_out(&plan).await,
-                None => {
-                    let looked = self.look_at_some(&worth, segments, dead_percent.get());
-                    looked.await.map(|()| true)
-                }
-            };
-            match done {
-                Ok(true) => {}
-                Ok(false) => sleep(AGAIN).await,
-                Err(error) => {
-                    tracing::warn!(%error, "segments were not rewritten; it is tried again");
-                    sleep(AGAIN).await;
-                }
+            let turn = self.carry_out_one().await;
+            if turn == Turn::Done {
+                continue;
+            }
+            // What must wait keeps nothing else from being decided on.
+            let looked = self.look_at_some(&worth, segments, dead_percent.get());
+            let looked = looked.await.inspect_err(|error| {
+                tracing::warn!(%error, "segments were not looked at; it is tried again");
+            });
+            if turn == Turn::Waits || looked.is_err() {
+                sleep(AGAIN).await;
             }
         }
     }
 
-    /// The first of the rewritings that this node has not done yet, and can do or have done.
-    pub(super) fn due(&self) -> Option<Rewrite> {
-        let log = &self.node.log;
-        self.node.state.read(|fsm| {
-            let due: Vec<_> = fsm
-                .rewrites
-                .all()
-                .filter(|plan| !log.is_rewritten(plan))
-                .collect();
-            let first = due.iter().find(|plan| log.can_rewrite(plan));
-            // Where this node ended a segment by itself, what another node made is taken over.
-            let first = first.or_else(|| due.iter().find(|plan| log.may_take_over(plan)));
-            first.map(|plan| (*plan).clone())
-        })
+    /// Carries out the first of the rewritings that are due and need not wait.
+    async fn carry_out_one(&self) -> Turn {
+        let due = self.due();
+        let is_due = |at: &Index| due.iter().any(|plan| plan.at == *at);
+        self.waiting.lock().retain(is_due);
+        self.outgrown.lock().retain(|at, _| is_due(at));
+        for plan in &due {
+            match self.carry_out(plan).await {
+                Ok(true) => {
+                    self.waiting.lock().remove(&plan.at);
+                    return Turn::Done;
+                }
+                Ok(false) => drop(self.waiting.lock().insert(plan.at)),
+                // It may be done the next time, and its segments are kept for that.
+                Err(error) => {
+                    tracing::warn!(%error, "segments were not rewritten; it is tried again");
+                }
+            }
+        }
+        match due.is_empty() {
+            true => Turn::Idle,
+            false => Turn::Waits,
+        }
+    }
+
+    /// The rewritings that this node has not done yet.
+    pub(super) fn not_done(&self) -> Vec<Rewrite> {
+        not_done(&self.node)
+    }
+
+    /// Those of them that it can do, or have done.
+    pub(super) fn due(&self) -> Vec<Rewrite> {
+        due(&self.node)
+    }
+
+    /// The entries that are to be rewritten here, of runs that need not wait.
+    pub(super) fn due_now(&self) -> Vec<Range<Index>> {
+        due_now(&self.node, &self.waiting)
+    }
+
+    /// Whether the log begins behind this index, or will: removing what is before there was begun.
+    pub fn is_given_up(&self, base: Index) -> bool {
+        snapshot::floor_of(self.kept.floor.lock().as_ref()).index > base
     }
 
     /// Rewrites segments; false if it must wait.
     async fn carry_out(&self, plan: &Rewrite) -> Result<bool, Error> {
+        if self.node.log.is_pinned_before(plan.next) || self.is_given_up(plan.base) {
+            return Ok(false);
+        }
         let (log, wanted) = (self.node.log.clone(), plan.clone());
         let size = on_disk(move || Ok::<_, Error>(log.rewrite_size(&wanted)?)).await?;
         let Some(mut size) = size else {
             return Ok(false);
         };
-        if let Some((at, lives)) = *self.outgrown.lock()
-            && at == plan.at
-        {
-            size.lives = size.lives.max(lives);
+        if let Some(lives) = self.outgrown.lock().get(&plan.at) {
+            size.lives = size.lives.max(*lives);
         }
         if !self.has_room(&size, 0) {
             return Ok(false);
@@ -107,31 +144,38 @@ impl Upkeep {
         let rewriting = match self.written(rewriting, size).await? {
             Ok(rewriting) => rewriting,
             Err(Outgrown { lives }) => {
-                *self.outgrown.lock() = Some((plan.at, lives));
+                self.outgrown.lock().insert(plan.at, lives);
                 return Ok(false);
             }
         };
         let rewritten = on_disk(move || Ok::<_, Error>(rewriting.finish()?)).await?;
-        // From here on the engine reads none of these entries, and a start knows what was given up.
-        self.purge(plan.next.0 - 1, plan.at.0).await?;
-        if !self.is_covered(plan.at).await? {
-            let log = self.node.log.clone();
-            on_disk(move || Ok::<_, Error>(log.forget_rewriting(&rewritten)?)).await?;
-            return Ok(false);
-        }
-        let (log, state) = (self.node.log.clone(), self.node.state.clone());
         let (bytes, of) = (rewritten.bytes(), rewritten.segments());
-        let swapped = on_disk(move || {
-            // No snapshot is adopted meanwhile.
-            let _no_adoption = state.covered();
-            Ok::<_, Error>(log.swap(&rewritten)?)
-        });
-        let swapped = swapped.await?;
+        let swapped = self.put_in_place(plan, rewritten).await?;
         if swapped {
             let ms = began.elapsed().as_millis();
             tracing::info!(base = %plan.base, segments = of, bytes, ms, "rewrote segments");
         }
         Ok(swapped)
+    }
+
+    /// Puts what was written in the place of the segments that it was made of; false, and it is gone, if it must wait.
+    async fn put_in_place(&self, plan: &Rewrite, rewritten: Rewritten) -> Result<bool, Error> {
+        // From here on the engine reads none of these entries, and a start knows what was given up.
+        self.purge(plan.next.0 - 1, plan.at.0).await?;
+        let is_covered = self.is_covered(plan.at).await?;
+        let (log, state) = (self.node.log.clone(), self.node.state.clone());
+        let (floor, base) = (self.kept.floor.clone(), plan.base);
+        on_disk(move || {
+            // No snapshot is adopted meanwhile, and no floor is saved. A start would remove what begins below the floor.
+            let _no_adoption = state.covered();
+            let begins = snapshot::floor_of(floor.lock().as_ref()).index;
+            if !is_covered || begins > base {
+                log.forget_rewriting(&rewritten)?;
+                return Ok(false);
+            }
+            Ok::<_, Error>(log.swap(&rewritten)?)
+        })
+        .await
     }
 
     /// Whether there is room for a rewriting, of which so many bytes are written.
@@ -204,121 +248,32 @@ impl Upkeep {
         })
         .await
     }
+}
 
-    fn see_whether_idle(&self, worth: &Mutex<Worth>, segments: &[SegmentInfo]) {
-        let open = segments.iter().rfind(|one| one.next_position.is_none());
-        let is_idle = worth.lock().idle.see(open, Instant::now());
-        self.is_idle.store(is_idle, Ordering::Relaxed);
-    }
+fn not_done(node: &Node) -> Vec<Rewrite> {
+    node.state.read(|fsm| {
+        let all = fsm.rewrites.all();
+        let all = all.filter(|plan| !node.log.is_rewritten(plan));
+        all.cloned().collect()
+    })
+}
 
-    /// Looks at some more segments. Once all were looked at, it is known what lives, and the leader decides on a run of
-    /// them.
-    async fn look_at_some(
-        &self,
-        worth: &Mutex<Worth>,
-        mut segments: Vec<SegmentInfo>,
-        dead_percent: u64,
-    ) -> Result<(), Error> {
-        segments.retain(|one| one.next_position.is_some());
-        let sealed = segments;
-        let rewritten = sealed.iter().filter_map(|one| one.name.rewritten).max();
-        let now = (self.node.log.given_up(), sealed.len(), rewritten);
-        let (some, is_end) = worth.lock().next_some(&sealed, now);
-        let (log, is_full) = (self.node.log.clone(), some.len() == SEGMENTS_AT_ONCE);
-        let seen = on_disk(move || {
-            let live = |one: SegmentInfo| (one.name, log.live(one.base));
-            Ok::<_, Error>(some.into_iter().map(live).collect::<Vec<_>>())
-        });
-        let mut failed = None;
-        for (name, live) in seen.await? {
-            let mut worth = worth.lock();
-            match live {
-                Ok(Some(live)) => drop(worth.lives.insert(name, live)),
-                Ok(None) => drop(worth.lives.remove(&name)),
-                Err(error) => failed = Some(error),
-            }
-        }
-        if let Some(error) = failed {
-            // The next look is at what is not known yet.
-            let mut worth = worth.lock();
-            (worth.next, worth.ended) = (Index(0), None);
-            return Err(error.into());
-        }
-        if is_full {
-            return Ok(());
-        }
-        if is_end {
-            let bytes = worth.lock().bytes();
-            self.live_bytes.store(bytes, Ordering::Relaxed);
-        }
-        if !self.node.view().writable {
-            worth.lock().decided = None;
-            return Ok(());
-        }
-        self.decide(worth, &sealed, dead_percent).await;
-        Ok(())
-    }
+/// What a node can do, in the order in which it was decided, and then what it can have done: where it ended a segment by
+/// itself, what another node made is taken over.
+fn due(node: &Node) -> Vec<Rewrite> {
+    let log = &node.log;
+    let mut due = not_done(node);
+    due.retain(|plan| log.can_rewrite(plan) || log.may_take_over(plan));
+    due.sort_by_key(|plan| !log.can_rewrite(plan));
+    due
+}
 
-    /// Decides on a run of segments, once for what was seen of them.
-    async fn decide(&self, worth: &Mutex<Worth>, sealed: &[SegmentInfo], dead_percent: u64) {
-        let looks = {
-            let searched = self.searched.lock();
-            if searched.looked_percent.is_some() {
-                return;
-            }
-            searched.number
-        };
-        let percent = |beside_load| match self.is_idle.load(Ordering::Relaxed) {
-            true => idle::percent(beside_load),
-            false => beside_load,
-        };
-        let dead_percent = percent(dead_percent);
-        let seen = worth.lock().ended.map(|ended| (ended, dead_percent, looks));
-        if worth.lock().decided == seen {
-            // What was decided on was done or refused, and nothing has changed since.
-            self.searched.lock().use_up(looks);
-            return;
-        }
-        let superseded_percent = match self.searched.lock().is_asked {
-            true => 0,
-            false => percent(SUPERSEDED_PERCENT),
-        };
-        let limits = Limits {
-            segment_bytes_max: self.node.log.segment_bytes_max(),
-            dead_percent,
-            superseded_percent,
-        };
-        let planned = match dead_percent {
-            0 => None,
-            _ => plan(
-                sealed,
-                (&worth.lock().lives, &self.searched.lock().found),
-                &limits,
-            ),
-        };
-        // What gives back room otherwise comes first, and there may be no end of it: looks do not wait for that.
-        let is_compacting = planned
-            .as_ref()
-            .is_some_and(|plan| !plan.compacted.is_empty());
-        if let Some(plan) = planned {
-            let written = self.node.raft.client_write(Command::Rewrite(plan));
-            match timeout(CALL_WAIT, written).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "segments are not rewritten: nobody was told");
-                    return;
-                }
-                Err(_) => {
-                    tracing::debug!("segments are not rewritten yet: the answer is late");
-                    return;
-                }
-            }
-        }
-        if !is_compacting {
-            self.searched.lock().use_up(looks);
-        }
-        worth.lock().decided = seen;
-    }
+/// The entries of what is due and need not wait.
+pub(super) fn due_now(node: &Node, waiting: &Mutex<BTreeSet<Index>>) -> Vec<Range<Index>> {
+    let waiting = waiting.lock().clone();
+    let now = due(node).into_iter();
+    let now = now.filter(|plan| !waiting.contains(&plan.at));
+    now.map(|plan| plan.base..plan.next).collect()
 }
 
 /// A step on a thread that may wait for the disk.

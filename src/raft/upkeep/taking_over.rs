@@ -1,10 +1,10 @@
 //! Takes over what other nodes rewrote, where this node cannot do it by itself: a segment here is damaged, or ended
 //! where no other node's does.
 
-use crate::log::Index;
+use crate::log::{self, Index, Seal};
 use crate::raft::error::Error;
 use crate::raft::home::blocking::on_disk;
-use crate::raft::peer::fetch::{self, Copy};
+use crate::raft::peer::fetch::{self, Coming, Copy};
 use crate::raft::peer::transport::PeerClient;
 use crate::raft::snapshot;
 
@@ -39,11 +39,37 @@ impl Upkeep {
         let Some(at) = seal.rewritten.filter(|at| since < Some(*at)) else {
             return Ok(false);
         };
+        // Nothing is copied that could not take its place.
+        if !self.node.log.fits(&seal) || self.is_given_up(base) {
+            return Ok(false);
+        }
         let _one_at_a_time = self.rewriting.lock().await;
         if !self.is_covered(at).await? {
             return Ok(false);
         }
-        let (disk, dir) = (self.kept.snapshots.disk.clone(), self.repair_dir());
+        let taken = self.taken(seal.clone(), (at, coming)).await;
+        if !matches!(taken, Ok(true)) {
+            let (disk, dir) = (
+                self.kept.snapshots.disk.clone(),
+                self.kept.snapshots.repair(),
+            );
+            let removed = move || Ok::<_, Error>(log::remove_copy(&*disk, &dir, seal.name())?);
+            on_disk(removed).await?;
+        }
+        taken
+    }
+
+    /// Copies what comes, and puts it in its place.
+    async fn taken(&self, seal: Seal, (at, coming): (Index, Coming)) -> Result<bool, Error> {
+        let base = seal.base;
+        let not_had = |error| Error::NoCopy {
+            base,
+            source: Some(Box::new(error)),
+        };
+        let (disk, dir) = (
+            self.kept.snapshots.disk.clone(),
+            self.kept.snapshots.repair(),
+        );
         let (into, wanted) = (dir.clone(), seal.clone());
         let copy = on_disk(move || {
             snapshot::make_dir(&*disk, &into)?;
@@ -52,10 +78,12 @@ impl Upkeep {
         coming.copy(copy.await?, None).await.map_err(not_had)?;
         self.purge(seal.next_index().0 - 1, at.0).await?;
         let (log, state) = (self.node.log.clone(), self.node.state.clone());
+        let floor = self.kept.floor.clone();
         on_disk(move || {
-            // No snapshot is adopted meanwhile.
+            // No snapshot is adopted meanwhile, and no floor is saved. A start would remove what begins below the floor.
             let _no_adoption = state.covered();
-            Ok(log.take_over(&seal, &dir)?)
+            let begins = snapshot::floor_of(floor.lock().as_ref()).index;
+            Ok(begins <= base && log.take_over(&seal, &dir)?)
         })
         .await
     }

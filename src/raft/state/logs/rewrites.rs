@@ -45,6 +45,10 @@ impl Rewrites {
         if !self.is_of_what_is_there(plan) {
             return false;
         }
+        // The front of what an earlier one is about is gone where this one was decided. What has done it since stays.
+        let before = self.all().filter(|known| known.base < plan.begins);
+        let before: Vec<_> = before.map(|known| known.at.0).collect();
+        before.iter().for_each(|at| drop(self.0.remove(at)));
         let at = index;
         self.0.insert(index.0, Rewrite { at, ..plan.clone() });
         while self.0.rows().len() > REWRITES_MAX {
@@ -62,7 +66,10 @@ impl Rewrites {
         let all: Vec<_> = self.all().collect();
         all.iter().enumerate().all(|(number, known)| {
             let is_replaced = || all[number + 1..].iter().any(|later| overlap(known, later));
-            !overlap(known, plan) || plan.of.contains(&Some(known.at)) || is_replaced()
+            !overlap(known, plan)
+                || plan.of.contains(&Some(known.at))
+                || is_replaced()
+                || known.base < plan.begins
         })
     }
 
@@ -156,6 +163,24 @@ mod tests {
         }
         let kept: Vec<_> = rewrites.all().map(|plan| plan.at.0).collect();
         assert!(kept.into_iter().eq(60 - REWRITES_MAX as u64..60));
+    }
+
+    #[test]
+    fn what_lost_its_front_keeps_nothing_from_being_rewritten() {
+        let (mut rewrites, logs) = (Rewrites::default(), Logs::default());
+        assert!(rewrites.decide(Index(20), &plan(&[]), &logs));
+        let of_the_rest = |begins| Rewrite {
+            base: Index(7),
+            begins: Index(begins),
+            ..plan(&[])
+        };
+        assert!(
+            !rewrites.decide(Index(21), &of_the_rest(5), &logs),
+            "it can be done"
+        );
+        assert!(rewrites.decide(Index(22), &of_the_rest(6), &logs));
+        let kept: Vec<_> = rewrites.all().map(|plan| plan.at.0).collect();
+        assert_eq!(kept, [22]);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::disk::memory::Event;
-use crate::log::SegmentName;
+use crate::log::{Position, Rewrite, SegmentName};
+use crate::raft::entry::command::Command;
 
 /// Appends a record to a log, without a session.
 async fn append_to(node: &ReplicatedLog, log: LogId, value: &[u8]) {
@@ -48,6 +49,26 @@ fn bytes_of(node: &ReplicatedLog) -> u64 {
     let segments = node.log().segments().into_iter();
     let full = segments.filter(|one| one.next_position.is_some());
     full.map(|one| one.bytes).sum()
+}
+
+/// The first record of the default log from a position on, where the records of two logs alternate.
+fn first_of_default(position: Position) -> u64 {
+    position.0.div_ceil(2)
+}
+
+/// Decides, as a leader would, that the first segments are rewritten, with where logs begin.
+async fn decide(node: &ReplicatedLog, count: usize, firsts: [(LogId, Offset); 2]) {
+    let segments = node.log().segments();
+    let plan = Rewrite {
+        base: segments[0].base,
+        next: segments[count - 1].next_index,
+        of: vec![None; count],
+        sealed_ms: segments[count - 1].since_ms,
+        firsts: firsts.into(),
+        ..Rewrite::default()
+    };
+    let told = node.raft().client_write(Command::Rewrite(plan)).await;
+    told.unwrap();
 }
 
 /// Waits until all segments are sealed but the one that is written to.
@@ -149,6 +170,9 @@ async fn records_of_a_deleted_log_give_their_room_back_beside_those_that_stay() 
     let names = rewritten(&first);
     assert!(!names.is_empty());
     assert!(first.log().first_index() > Index(0), "the entries are gone");
+    // A rewritten segment is where the log begins, though it holds no entries: whoever has not done it yet is to do it.
+    let plans = first.0.node.state.read(|fsm| fsm.rewrites.clone());
+    assert!(plans.all().count() > 1 && plans.all().all(|plan| plan.begins == Index(0)));
 
     // A restart after a power cut goes on with them, and so does the engine.
     let first = first.crash().await;
@@ -175,4 +199,111 @@ async fn records_of_a_deleted_log_give_their_room_back_beside_those_that_stay() 
     assert_eq!(second.scrub_once(u64::MAX).await.1, 1, "it is found");
     until("it is mended", || second.log().damaged().is_empty()).await;
     check_records(&second, 0..901);
+}
+
+/// What is to be rewritten loses its front to a trim, on a disk that has no room for the rest. Once it has, the rest is
+/// rewritten nevertheless.
+#[tokio::test(start_paused = true)]
+async fn what_loses_its_front_before_it_is_rewritten_is_rewritten_without_it() {
+    let first = rewriting().await;
+    let log = make_log(&first, "short", None).await;
+    for sequence in 0..600 {
+        append(&first, sequence).await;
+        append_to(&first, log, &[7; 900]).await;
+    }
+    all_sealed(&first).await;
+    first.disk.set_available(4096);
+    delete_short(&first, log).await;
+    until("it is decided", || first.progress().due > 0).await;
+    let run = first
+        .0
+        .node
+        .state
+        .read(|fsm| fsm.rewrites.all().next().cloned())
+        .unwrap();
+    assert!(run.of.len() > 1, "{run:?}");
+    // One record of the second segment stays: it is not to go by itself.
+    let kept = first_of_default(first.log().segments()[1].next_position.unwrap()) - 1;
+    first.trim_away(kept).await;
+    assert!(first.log().first_index() > run.base && first.log().first_index() < run.next);
+    first.disk.set_available(u64::MAX);
+    until("the rest is rewritten", || !rewritten(&first).is_empty()).await;
+    until("nothing is due", || first.progress().due == 0).await;
+    check_records(&first, kept..600);
+}
+
+/// While a run is about to be rewritten its front stays, though all in it is dead: all nodes are to rewrite the same.
+#[tokio::test(start_paused = true)]
+async fn the_front_of_what_is_about_to_be_rewritten_stays() {
+    let first = First::with(0).await;
+    let log = make_log(&first, "short", None).await;
+    for sequence in 0..300 {
+        append(&first, sequence).await;
+        append_to(&first, log, &[7; 900]).await;
+    }
+    all_sealed(&first).await;
+    let kept = first_of_default(first.log().segments()[1].next_position.unwrap()) - 1;
+    delete_short(&first, log).await;
+    first.trim(Offset(kept)).await.unwrap();
+    decide(
+        &first,
+        3,
+        [(log, Offset(u64::MAX)), (LogId::DEFAULT, Offset(0))],
+    )
+    .await;
+    // It has not begun, so time itself is the subject.
+    tokio::time::sleep(PATIENCE).await;
+    let base = first.log().first_index();
+    assert_eq!((base, first.progress().due), (Index(0), 1));
+    let node = first.clone();
+    tokio::spawn(async move { node.rewrite(Live::new(0)).await });
+    until("it is done", || !rewritten(&first).is_empty()).await;
+    assert_eq!(rewritten(&first)[0].base, base);
+    check_records(&first, kept..300);
+}
+
+/// Where the log begins was saved, but somebody reads the segments before there: they are not to be rewritten into one that
+/// a restart would take for given up.
+#[tokio::test(start_paused = true)]
+async fn what_begins_below_the_floor_is_not_rewritten() {
+    let first = First::on(MemoryNetwork::new(), MemoryDisk::default()).await;
+    let log = make_log(&first, "short", None).await;
+    for sequence in 0..300 {
+        append(&first, sequence).await;
+        append_to(&first, log, &[7; 900]).await;
+    }
+    // The second segment keeps one record.
+    let third = first.log().segments()[2].base;
+    let rows = first.log().rows(Index(0), third).unwrap();
+    let kept = rows.iter().rfind(|row| row.log == LogId::DEFAULT);
+    let kept = kept.unwrap().offset.0;
+    let pinned = first.pin_at_the_last_moment();
+    first.trim(Offset(kept)).await.unwrap();
+    delete_short(&first, log).await;
+    keep_up(&first);
+    until("the floor is kept", || first.0.upkeep.has_floor()).await;
+    first.disk.watch(|_, _| Ok(()));
+    let base = first.log().segments()[0].base;
+    assert!(
+        first.0.upkeep.is_given_up(base),
+        "it begins below the floor"
+    );
+    // A plan of before that, for all that is there.
+    decide(
+        &first,
+        3,
+        [(log, Offset(u64::MAX)), (LogId::DEFAULT, Offset(kept))],
+    )
+    .await;
+    assert_eq!(first.progress().due, 1);
+    pinned.lock().take();
+    let node = first.clone();
+    tokio::spawn(async move { node.rewrite(Live::new(0)).await });
+    until("segments go", || first.log().first_index() > base).await;
+    // Time itself is the subject: nothing is to be put in their place.
+    tokio::time::sleep(PATIENCE).await;
+    assert!(rewritten(&first).is_empty());
+    let first = first.crash().await;
+    catch_up(&first, 300).await;
+    check_records(&first, kept..300);
 }
