@@ -58,7 +58,6 @@ impl Members {
     /// from before the call proves nothing: whoever gave it may be dead by now.
     async fn can_do_without(&self, view: &View, goes: u64) -> Result<(), MembershipError> {
         let begun = Instant::now();
-        let patience = LISTENS_MAX.min(SILENT_HEARTBEATS * self.heartbeat);
         let name = view.member(goes).map(|known| known.member.name.clone());
         let name = name.unwrap_or_default();
         loop {
@@ -75,7 +74,7 @@ impl Members {
             if up.len() >= needed {
                 return Ok(());
             }
-            if since >= patience {
+            if since >= self.patience() {
                 let silent = silent.iter().map(|member| member.member.name.clone());
                 let (up, silent) = (up.len(), silent.collect());
                 return Err(MembershipError::QuorumAtRisk {
@@ -88,6 +87,11 @@ impl Members {
             }
             sleep(self.heartbeat).await;
         }
+    }
+
+    /// How long a member that is up takes to answer, at most.
+    pub(super) fn patience(&self) -> Duration {
+        LISTENS_MAX.min(SILENT_HEARTBEATS * self.heartbeat)
     }
 
     /// Frees the name of a node that has an id and never became a member.

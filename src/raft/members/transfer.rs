@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::proto::raft_v1 as pb;
 use crate::raft::error::MembershipError;
 use crate::raft::view::View;
@@ -55,6 +57,14 @@ impl Members {
         if !name.is_empty() && self.stays_drained(to).await {
             return Err(MembershipError::Drained { name: target });
         }
+        // The engine would give up leading for one that cannot take it over, and an election would follow.
+        if !name.is_empty() && !self.answers(to).await {
+            let reason = "the leader hears nothing of it".to_owned();
+            return Err(MembershipError::Silent {
+                name: target,
+                reason,
+            });
+        }
         tracing::info!(to = target, "hands leadership on");
         let asked = self.node.raft.trigger().transfer_leader(to).await;
         asked.map_err(|error| MembershipError::Unknown {
@@ -80,6 +90,18 @@ impl Members {
             tokio::time::sleep(self.heartbeat).await;
         }
         self.node.drained.is_peer(id)
+    }
+
+    /// Whether a member answers a heartbeat of now.
+    async fn answers(&self, id: u64) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < self.patience() {
+            if self.node.clocks.heard_within(id, begun.elapsed()) {
+                return true;
+            }
+            tokio::time::sleep(self.heartbeat).await;
+        }
+        self.node.clocks.heard_within(id, begun.elapsed())
     }
 
     /// Hands leadership to the voter that holds the most of the log, if this node leads.

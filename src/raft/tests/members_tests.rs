@@ -271,3 +271,37 @@ async fn a_node_that_is_being_elected_does_not_hand_leadership_to_itself() {
         assert!(is_clear, "{told:?}");
     }
 }
+
+/// What cannot lead is not given leadership: the engine would stop leading for it.
+#[tokio::test(start_paused = true)]
+async fn leadership_is_not_handed_to_who_does_not_answer() {
+    let network = MemoryNetwork::new();
+    let (first, _mux) = start(&network, &MemoryDisk::default(), "first:1", &[]).await;
+    let peers = ["first:1".to_owned()];
+    let (_second, _second_mux) = start(&network, &MemoryDisk::default(), "second:1", &peers).await;
+    let (third, _third_mux) = start(&network, &MemoryDisk::default(), "third:1", &peers).await;
+    append(&first, 0).await;
+    let term = first.view().term;
+    network.cut("third:1");
+    // What is under way has come, so that time itself is the subject.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..2 {
+        let told = timeout(PATIENCE, first.transfer("third-1")).await.unwrap();
+        let is_silent =
+            matches!(&told, Err(MembershipError::Silent { name, .. }) if name == "third-1");
+        assert!(is_silent, "{told:?}");
+    }
+    let view = first.view();
+    assert!(view.writable && view.term == term, "it leads on: {view:?}");
+    network.heal("third:1");
+    let told = timeout(PATIENCE, async {
+        loop {
+            match first.transfer("third-1").await {
+                Ok(leader) => break leader,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    });
+    assert_eq!(told.await.unwrap(), "third-1");
+    assert!(third.view().term > term);
+}
