@@ -119,9 +119,12 @@ pub enum ConfigError {
     /// A setting is missing.
     #[error("{0} is missing: {1}")]
     Missing(&'static str, &'static str),
-    /// Settings contradict each other or are out of bounds.
+    /// A setting is out of bounds, or what it says cannot be.
     #[error("{0}")]
     Invalid(String),
+    /// Settings contradict each other: each may come from another place.
+    #[error("{0}")]
+    Contradicting(&'static str),
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod tools;
 
 pub use tools::local_cluster;
 
+use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
@@ -120,8 +121,19 @@ enum Command {
 impl Cli {
     /// Reads the command line; ends the program with what is wrong with it.
     pub fn from_command_line() -> Self {
-        let matches = without_blank_variables(Self::command()).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let matches = without_blank_variables(Self::command()).try_get_matches();
+        let read = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        read.unwrap_or_else(|error| {
+            // Help and the version are errors, too, and are what was asked for.
+            if error.use_stderr() && asks_for_json(std::env::args_os()) {
+                let text = error.to_string();
+                let text = text.trim().trim_start_matches("error: ");
+                output::say(&json!({ "error": text, "exit_code": EXIT_USAGE }).to_string());
+                crate::stderr::flush();
+                std::process::exit(EXIT_USAGE.into());
+            }
+            error.exit()
+        })
     }
 
     /// Starts the log of this process. A node tells more than a command.
@@ -192,6 +204,16 @@ impl Command {
             | Self::Man(_) => None,
         }
     }
+}
+
+/// Whether results are wanted as JSON, of a command line that cannot be read.
+fn asks_for_json(words: impl Iterator<Item = OsString>) -> bool {
+    let mut before = OsString::new();
+    words.into_iter().any(|word| {
+        let is_it = word == "--output=json" || (before == "--output" && word == "json");
+        before = word;
+        is_it
+    })
 }
 
 /// A variable of the environment that is set to nothing is not set: a template leaves it so.
@@ -295,6 +317,14 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+
+    #[test]
+    fn whoever_wants_json_gets_it_for_a_command_line_that_cannot_be_read() {
+        let asks = |line: &str| asks_for_json(line.split(' ').map(OsString::from));
+        assert!(asks("ferrolog --output json consume --form 3"));
+        assert!(asks("ferrolog consume --form 3 --output=json"));
+        assert!(!asks("ferrolog consume json --output text"));
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -37,6 +37,16 @@ pub struct Admin {
 }
 
 impl Admin {
+    /// The name of the log that it is about; empty for the default one.
+    pub fn log_name(&self) -> &str {
+        &self.log
+    }
+
+    /// Whether its cursors hold positions, and belong to no log.
+    pub fn is_of_selections(&self) -> bool {
+        self.of_selections
+    }
+
     pub(super) fn new(servers: Arc<Servers>, log: &str, timeout: Duration) -> Self {
         Self {
             servers,

@@ -218,9 +218,8 @@ impl Options {
         );
         match (self.insecure.unwrap_or(false), files) {
             (true, (None, None, None)) => Ok(SecurityConfig::Insecure),
-            (true, _) => Err(ConfigError::Invalid(
-                "--insecure and certificates contradict each other: give one or the other"
-                    .to_owned(),
+            (true, _) => Err(ConfigError::Contradicting(
+                "--insecure and certificates contradict each other: give one or the other",
             )),
             (false, (Some(ca), Some(cert), Some(key))) => {
                 let crl = self.tls_crl.clone();

@@ -101,17 +101,7 @@ impl Config {
 
     /// All settings that there are, in the order of the help; secrets are hidden.
     pub fn settings(&self) -> Vec<Setting> {
-        let held = toml::Table::try_from(self.as_options()).unwrap_or_default();
-        let keys = Options::keys().into_iter();
-        let setting = keys.map(|key| {
-            let value = held.get(&key).cloned();
-            let value = match SECRETS.contains(&&*key) {
-                true => value.map(|_| HIDDEN.into()),
-                false => value,
-            };
-            Setting { key, value }
-        });
-        setting.collect()
+        self.as_options().given()
     }
 
     /// The keys of the settings that differ from another's.
@@ -121,6 +111,23 @@ impl Config {
         let keys = Options::keys().into_iter();
         keys.filter(|key| ours.get(key) != theirs.get(key))
             .collect()
+    }
+}
+
+impl Options {
+    /// All settings that there are, in the order of the help, each as it was given; secrets are hidden.
+    pub fn given(&self) -> Vec<Setting> {
+        let given = toml::Table::try_from(self).unwrap_or_default();
+        let keys = Options::keys().into_iter();
+        let setting = keys.map(|key| {
+            let value = given.get(&key).cloned();
+            let value = match SECRETS.contains(&&*key) {
+                true => value.map(|_| HIDDEN.into()),
+                false => value,
+            };
+            Setting { key, value }
+        });
+        setting.collect()
     }
 }
 

@@ -90,11 +90,22 @@ pub(in crate::cli) async fn run(args: CursorArgs, format: Format) -> anyhow::Res
 /// There is no cursor of this name. None is made unasked, since the name may be misspelt.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "there is no cursor {name}: see `ferrolog cursor list` for those that there are, or make it with \
-     `ferrolog cursor set {name} 0 --create`"
+    "there is no cursor {name}{}: see `ferrolog cursor list{option}` for those that there are, or make it with \
+     `ferrolog cursor set {name} 0 --create{option}`",
+    if option.is_empty() { "" } else { " there" }
 )]
 pub(in crate::cli) struct NoCursor {
     name: String,
+    /// What the commands need besides, behind a space: the log, unless it is the default one.
+    option: String,
+}
+
+fn option_of(admin: &Admin) -> String {
+    match (admin.is_of_selections(), admin.log_name()) {
+        (true, _) => " --of-selections".to_owned(),
+        (false, "") => String::new(),
+        (false, log) => format!(" --log {log}"),
+    }
 }
 
 /// Where a cursor stands; `None` if there is none and it is to be made.
@@ -106,8 +117,8 @@ pub(in crate::cli) async fn stands(
     let cursor = admin.cursor(name).await;
     let cursor = cursor.with_context(|| format!("read the cursor {name}"))?;
     if cursor.is_none() && !create {
-        let name = name.to_owned();
-        return Err(NoCursor { name }.into());
+        let (name, option) = (name.to_owned(), option_of(admin));
+        return Err(NoCursor { name, option }.into());
     }
     Ok(cursor.map(|cursor| cursor.offset))
 }

@@ -324,8 +324,8 @@ pub fn check_wait(retention: &Retention) -> Result<(), Status> {
         return Err(status::invalid(what));
     }
     if cursors.is_empty() || cap <= retention.max_bytes.unwrap_or(0) {
-        let what =
-            "cursors to wait for and wait_bytes_max come together, and the cap is over max_bytes";
+        let what = "a retention that waits for cursors says up to how many bytes it does, more than it keeps otherwise \
+             (wait_bytes_max over max_bytes); one that waits for none has no such limit";
         return Err(status::invalid(what));
     }
     Ok(())

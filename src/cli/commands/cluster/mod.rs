@@ -121,7 +121,7 @@ pub(in crate::cli) async fn run(args: ClusterArgs, format: Format) -> anyhow::Re
             let servers = args.connection.addrs();
             return status::of_all(&client, &servers, watch, format).await;
         }
-        Action::Status { .. } => status::of_one(&client).await?,
+        Action::Status { watch } => return status::of_one(&client, watch, format).await,
         Action::Remove { name } => remove(&client, &name).await?,
         Action::Leave => {
             let name = client.admin().status(None).await?.node_name;

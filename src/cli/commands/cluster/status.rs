@@ -37,16 +37,39 @@ pub(super) async fn of_all(
             Ok(survey) => (text(&survey), json(&survey)),
             Err(error) => (error.to_string(), json!({ "error": error.to_string() })),
         };
-        clear()?;
-        print_as(format, told)?;
-        tokio::time::sleep(WATCH_EVERY).await;
+        show_again(format, told).await?;
     }
 }
 
-/// What one node knows.
-pub(super) async fn of_one(client: &Client) -> anyhow::Result<Told> {
-    let status = client.admin().status(None).await?;
-    Ok((known_text(&status), known_json(&status)))
+/// Shows what one node knows, once or again and again.
+pub(super) async fn of_one(
+    client: &Client,
+    watch: bool,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
+    loop {
+        let status = client.admin().status(None).await;
+        let told = match status {
+            Err(error) if watch => (error.to_string(), json!({ "error": error.to_string() })),
+            known => {
+                let known = known?;
+                (known_text(&known), known_json(&known))
+            }
+        };
+        if !watch {
+            print_as(format, told)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        show_again(format, told).await?;
+    }
+}
+
+/// Shows the next look of a watch, and waits until the one after it is due.
+async fn show_again(format: Format, told: Told) -> anyhow::Result<()> {
+    clear()?;
+    print_as(format, told)?;
+    tokio::time::sleep(WATCH_EVERY).await;
+    Ok(())
 }
 
 fn role(seen: &Seen<'_>) -> &'static str {

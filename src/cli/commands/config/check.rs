@@ -23,7 +23,13 @@ pub(super) async fn faults(settings: &SettingsArgs) -> Vec<String> {
     let reached_at = check_addresses(insecure, &config.listen, config.advertise.as_deref());
     if let SecurityConfig::Mutual(files) = &config.security {
         let reached_at = reached_at.as_deref().ok();
-        faults.extend(of_certificates(&config.name, reached_at, files));
+        let found = of_certificates(&config.name, reached_at, files);
+        let origins = settings.together().ok();
+        let origins = origins.and_then(|together| together.mixed_origins());
+        faults.extend(found.into_iter().map(|fault| match &origins {
+            Some(origins) => format!("{origins}: {fault}"),
+            None => fault,
+        }));
     }
     if let Some(path) = &config.acl {
         faults.extend(policy(path).err().map(|error| format!("{error:#}")));
@@ -72,7 +78,10 @@ fn of_certificates(name: &str, reached_at: Option<&str>, tls: &TlsFiles) -> Vec<
         faults.push(format!(
             "the certificate does not name {host}, where others reach this node; it names {}: make one with `ferrolog \
              certs --hosts {host}`, or name another address with --advertise",
-            facts.hosts.join(", ")
+            match &facts.hosts[..] {
+                [] => "no host".to_owned(),
+                hosts => hosts.join(", "),
+            }
         ));
     }
     faults
@@ -166,6 +175,17 @@ mod tests {
             );
         }
         assert_eq!(settings.len(), 8, "{settings:?}");
+        // A variable or an option that was not meant for this node stands above its file.
+        std::fs::write(
+            &file,
+            "name = 'n1'\ndata_dir = '/d'\nlisten = '127.0.0.1:0'\ninsecure = true\n",
+        )
+        .unwrap();
+        let mixed = told(&["--config", &file, "--bootstrap", "--tls-cert", "c.pem"]).await;
+        let told_why = format!(
+            "tls_cert comes from --tls-cert, insecure comes from {file}: --insecure and certificates contradict"
+        );
+        assert!(mixed[0].starts_with(&told_why), "{mixed:?}");
         std::fs::write(&file, "nam = 'n1'\nzzz = 1\n").unwrap();
         let strangers = told(&["--config", &file]).await;
         assert!(

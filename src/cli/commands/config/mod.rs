@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::serve::SettingsArgs;
+use super::serve::{SettingsArgs, Together};
 use crate::cli::Format;
 use crate::cli::exit::EXIT_FAILURE;
 use crate::cli::output::{Told, counted, print_as, table};
@@ -63,7 +63,15 @@ pub(in crate::cli) async fn run(args: ConfigArgs, format: Format) -> anyhow::Res
             })
         }
         Verb::Show(args) => {
-            print_as(format, shown(&args)?)?;
+            let together = args.settings.together()?;
+            let held = together.options.clone().resolve();
+            // What does not fit together is shown as it was given: where it comes from is what helps.
+            let settings = match &held {
+                Ok(held) => held.settings(),
+                Err(_) => together.options.given(),
+            };
+            print_as(format, shown(&args, &together, settings)?)?;
+            held.map_err(|fault| together.explained(fault))?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -81,9 +89,7 @@ fn checked(faults: &[String]) -> Told {
     (text, json!({ "faults": faults }))
 }
 
-fn shown(args: &ShowArgs) -> anyhow::Result<Told> {
-    let together = args.settings.together()?;
-    let mut settings = together.options.clone().resolve()?.settings();
+fn shown(args: &ShowArgs, together: &Together, mut settings: Vec<Setting>) -> anyhow::Result<Told> {
     settings.extend(together.of_log()?);
     let value = |setting: &Setting| setting.value.as_ref().map(ToString::to_string);
     let row = |setting: &Setting| {

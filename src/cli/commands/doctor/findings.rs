@@ -173,11 +173,21 @@ fn voters(survey: &Survey) -> Vec<Finding> {
     let mut found = Vec::new();
     if voters.is_multiple_of(2) {
         let what = format!(
-            "{voters} vote: no more of them may fail than of {}",
+            "{voters} nodes vote: the cluster bears no more failures than with {}",
             voters.saturating_sub(1).max(1)
         );
         let next = "let one more in (`ferrolog cluster allow NAME`), or take one out (`ferrolog cluster remove NAME`)";
         found.push(of_all(Kind::EvenVoters, what, next));
+    }
+    let voting: Vec<_> = survey.members().filter(Seen::is_voter).collect();
+    let drained = |seen: &Seen<'_>| seen.own.map_or(seen.node.drained, |own| own.drained);
+    if voting.len() > 1 && voting.iter().all(drained) {
+        let what = "all voters are drained, so one of them leads although it is not to";
+        let next = format!(
+            "let those lead again whose work is done: `ferrolog cluster undrain {}`",
+            voting[0].node.name
+        );
+        found.push(of_all(Kind::AllDrained, what.to_owned(), next));
     }
     for seen in survey.members() {
         if seen.node.role() == NodeRole::Learner && seen.own.is_some() {
@@ -402,6 +412,13 @@ mod tests {
             change(&mut even, id, |own| own.nodes.truncate(2), |_| ());
         }
         assert_eq!(kinds(&even, &[]), [(Kind::EvenVoters, String::new())]);
+        let mut drained = survey(&[1, 2, 3]);
+        for id in 1..=2 {
+            change(&mut drained, id, |own| own.drained = true, |_| ());
+        }
+        assert_eq!(kinds(&drained, &[]), [], "one may lead");
+        change(&mut drained, 3, |own| own.drained = true, |_| ());
+        assert_eq!(kinds(&drained, &[]), [(Kind::AllDrained, String::new())]);
         let behind = kinds(&survey(&[1, 2, 3]), &[log_with_cursor(1_000_001)]);
         assert_eq!(behind, [(Kind::CursorBehind, String::new())]);
     }

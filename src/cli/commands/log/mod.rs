@@ -151,6 +151,7 @@ pub(in crate::cli) async fn run(args: LogArgs, format: Format) -> anyhow::Result
                 max_age,
                 wait_for_cursor,
                 wait_max_bytes,
+                cap_option: "--wait-max-bytes",
             };
             retention(&log.of(&connection.client(None)?), change).await?
         }

@@ -94,6 +94,7 @@ impl SettingsArgs {
             max_age: self.retention_age,
             wait_for_cursor: self.retention_wait_for.clone(),
             wait_max_bytes: self.retention_cap,
+            cap_option: "--retention-cap",
         }
     }
 
@@ -166,6 +167,8 @@ pub(super) struct Change {
     pub max_age: Option<u64>,
     pub wait_for_cursor: Vec<String>,
     pub wait_max_bytes: Option<u64>,
+    /// The option that says that.
+    pub cap_option: &'static str,
 }
 
 impl Change {
@@ -188,8 +191,10 @@ impl Change {
             None => kept.wait_bytes_max,
         };
         if wait_bytes_max == 0 && !cursors.is_empty() {
-            let text = "a cursor may not keep the log for ever; say how long with --wait-max-bytes";
-            return Err(UsageError(text.to_owned()));
+            return Err(UsageError(format!(
+                "a cursor may not keep the log for ever; say how many bytes at most with {}, such as 10GiB",
+                self.cap_option
+            )));
         }
         Ok(Retention {
             max_bytes: self.max_bytes.unwrap_or(kept.max_bytes),

@@ -4,7 +4,7 @@ mod reload;
 mod settings;
 
 pub(in crate::cli) use reload::policy;
-pub(in crate::cli) use settings::SettingsArgs;
+pub(in crate::cli) use settings::{SettingsArgs, Together};
 
 use std::future::pending;
 use std::path::Path;
@@ -15,7 +15,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, Stdin};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::agent::{Agent, Bound, Policy, Seams, Threads};
+use crate::agent::{Agent, Bound, Policy, Seams, Threads, check_certificate};
 use crate::config::SecurityConfig;
 use crate::log;
 use crate::net::Security;
@@ -60,11 +60,20 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         let file = &together.options;
         logging::begin(file.log_level.as_deref(), file.log_format.as_deref())?;
     }
-    let mut config = together.options.resolve()?;
+    let of_both = |error| together.with_origins(error);
+    let resolved = together.options.clone().resolve();
+    let mut config = resolved.map_err(|fault| together.explained(fault))?;
     let security = match &config.security {
         SecurityConfig::Insecure => Security::Insecure,
-        SecurityConfig::Mutual(files) => Security::Mutual(Tls::load(files)?),
+        SecurityConfig::Mutual(files) => {
+            let loaded = Tls::load(files).map_err(anyhow::Error::new);
+            Security::Mutual(loaded.map_err(of_both)?)
+        }
     };
+    if let Security::Mutual(tls) = &security {
+        let fits = check_certificate(&config.name, &tls.identity());
+        fits.map_err(anyhow::Error::new).map_err(of_both)?;
+    }
     let policy = match &config.acl {
         Some(path) => policy(path)?,
         None => Policy::default(),

@@ -9,7 +9,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use super::read;
 use crate::cli::logging::{self, Asked, LOG_FORMAT, LOG_LEVEL, LogFormat, VERBOSE};
-use crate::config::{Config, Options, Setting};
+use crate::config::{Config, ConfigError, Options, Setting};
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,16 @@ impl Origin {
             Self::File(_) => "file",
             Self::Variable(_) => "variable",
             Self::Flag(_) => "flag",
+        }
+    }
+
+    /// The same in a sentence.
+    fn described(&self) -> String {
+        match self {
+            Self::Default => "the defaults".to_owned(),
+            Self::File(path) => path.display().to_string(),
+            Self::Variable(name) => format!("the variable {name}"),
+            Self::Flag(name) => name.clone(),
         }
     }
 
@@ -135,7 +145,11 @@ pub(in crate::cli) struct Together {
     pub(in crate::cli) options: Options,
     log: Asked,
     origins: BTreeMap<String, Origin>,
+    has_file: bool,
 }
+
+/// The settings about who may call, and whom.
+const SECURITY: [&str; 5] = ["tls_ca", "tls_cert", "tls_key", "tls_crl", "insecure"];
 
 impl Together {
     /// Where the setting of this key comes from.
@@ -145,6 +159,37 @@ impl Together {
             false => Origin::Default,
         };
         self.origins.get(key).cloned().unwrap_or(usual)
+    }
+
+    /// An error that may come of what the certificates' settings say together, with where they come from if that is not one
+    /// place: a variable that was meant for clients stands above a file.
+    pub(in crate::cli) fn with_origins(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.mixed_origins() {
+            Some(origins) => error.context(origins),
+            None => error,
+        }
+    }
+
+    /// A fault of the settings, with where they come from if they contradict each other.
+    pub(in crate::cli) fn explained(&self, fault: ConfigError) -> anyhow::Error {
+        match fault {
+            ConfigError::Contradicting(_) => self.with_origins(fault.into()),
+            fault => fault.into(),
+        }
+    }
+
+    /// Where the settings about certificates come from, unless all of them come from one kind of place.
+    pub(in crate::cli) fn mixed_origins(&self) -> Option<String> {
+        let set = SECURITY
+            .iter()
+            .filter_map(|key| Some((key, self.origins.get(*key)?)));
+        let set: Vec<_> = set.collect();
+        let is_mixed = set.windows(2).any(|two| two[0].1.kind() != two[1].1.kind());
+        let is_over_file = self.has_file && set.iter().any(|(_, origin)| origin.kind() != "file");
+        let told = set
+            .iter()
+            .map(|(key, origin)| format!("{key} comes from {}", origin.described()));
+        (is_mixed || is_over_file).then(|| told.collect::<Vec<_>>().join(", "))
     }
 
     /// How the node logs: the command line and the environment stand above the file.
@@ -178,6 +223,7 @@ impl SettingsArgs {
             options: self.given.options.clone(),
             log: self.given.log.clone(),
             origins: BTreeMap::new(),
+            has_file: self.config.is_some(),
         };
         if let Some(path) = &self.config {
             let file = Options::parse(&read(path)?, path.clone())?;
@@ -202,10 +248,10 @@ impl SettingsArgs {
         let options = &together.options;
         let of_log = logging::faults(options.log_level.as_deref(), options.log_format.as_deref());
         let mut faults: Vec<_> = of_log.into_iter().map(anyhow::Error::new).collect();
-        match together.options.resolve_all() {
+        match together.options.clone().resolve_all() {
             Ok(config) if faults.is_empty() => return Ok(config),
             Ok(_) => {}
-            Err(more) => faults.extend(more.into_iter().map(anyhow::Error::new)),
+            Err(more) => faults.extend(more.into_iter().map(|fault| together.explained(fault))),
         }
         Err(faults)
     }
