@@ -3,7 +3,7 @@
 use super::commands::cluster::survey::{Seen, Survey};
 use super::connection::ConnectionArgs;
 use super::output::counted;
-use crate::client::ClientError;
+use crate::client::{ClientError, Reason};
 
 /// The next step in the words of the command line, if there is one beside what the error says.
 pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
@@ -23,6 +23,18 @@ pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
         }
         ClientError::NoSuchLog { .. } => {
             "see `ferrolog log list`, and make one with `ferrolog log create NAME`"
+        }
+        ClientError::InvalidArgument {
+            reason: Some(Reason::TimestampRequired),
+            ..
+        } => {
+            "`ferrolog produce` gives each record one with --timestamps, or takes it from --input json"
+        }
+        ClientError::InvalidArgument {
+            reason: Some(Reason::KeyRequired),
+            ..
+        } => {
+            "`ferrolog produce` takes it from each line with --key-delimiter, or from --input json"
         }
         ClientError::LogExists | ClientError::LogEpochDiffers { .. } => {
             "see `ferrolog log show NAME`"

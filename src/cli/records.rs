@@ -65,7 +65,7 @@ impl Delimiter {
         }
         if bytes.is_empty() {
             return Err(
-                "the delimiter is empty; for one record out of all the input use --whole"
+                "the delimiter is empty; name one character or more (for one record out of all the input there is --whole)"
                     .to_owned(),
             );
         }

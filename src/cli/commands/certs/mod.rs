@@ -5,6 +5,7 @@
 mod renew;
 mod show;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -143,59 +144,107 @@ pub(in crate::cli) struct Mint<'a> {
 }
 
 impl Mint<'_> {
-    /// Makes what is missing; answers with the files written.
+    /// Makes what is missing; answers with the files written. Nothing is written before all can be.
     pub(in crate::cli) fn write(
         &self,
         nodes: &[String],
         clients: &[String],
     ) -> anyhow::Result<Vec<PathBuf>> {
-        files::create_private_dir(self.dir)?;
-        let mut written = Vec::new();
-        let authority = self.authority(&mut written)?;
+        self.check(nodes, clients)?;
+        let (authority, mut made) = match authority_in(self.dir, self.days)? {
+            Some(authority) => (authority, Vec::new()),
+            None => self.authority()?,
+        };
         for name in nodes {
             // A node is usually reached by its name, so its certificate carries that too.
             let hosts: Vec<_> = self.hosts.iter().chain([name]).cloned().collect();
-            self.pair(name, || Ok(authority.node(name, &hosts)?), &mut written)?;
+            made.extend(self.pair(name, || Ok(authority.node(name, &hosts)?))?);
         }
         for name in clients {
-            self.pair(name, || Ok(authority.client(name)?), &mut written)?;
+            made.extend(self.pair(name, || Ok(authority.client(name)?))?);
+        }
+        let mut paths = BTreeSet::new();
+        for Made { path, .. } in &made {
+            // Such as the key of `n1` and the certificate of `n1-key`.
+            if !paths.insert(path) || files::exists(path) {
+                bail!(
+                    "{} would be written twice, or is there already without the file that belongs to it; nothing was \
+                     written: choose another name, or move it away",
+                    path.display()
+                );
+            }
+        }
+        files::create_private_dir(self.dir)?;
+        let mut written = Vec::new();
+        for Made { path, text, mode } in made {
+            files::write_new(&path, mode, &text)?;
+            written.push(path);
         }
         Ok(written)
     }
 
-    fn authority(&self, written: &mut Vec<PathBuf>) -> anyhow::Result<Authority> {
-        if let Some(authority) = authority_in(self.dir, self.days)? {
-            return Ok(authority);
+    /// Refuses a name that is given twice, and one that has files which are to stay.
+    fn check(&self, nodes: &[String], clients: &[String]) -> anyhow::Result<()> {
+        let names: Vec<_> = nodes.iter().chain(clients).collect();
+        for (number, name) in names.iter().enumerate() {
+            if names[..number].contains(name) {
+                let text = format!(
+                    "{name} is asked for twice, and has one certificate in a directory; say with --nodes and --clients \
+                     who is which (without --nodes a new directory gets n1, n2 and n3)"
+                );
+                return Err(UsageError(text).into());
+            }
+            let there = self
+                .paths(name)
+                .into_iter()
+                .find(|path| files::exists(path));
+            if let Some(there) = there.filter(|_| self.existing == Existing::Refuse) {
+                bail!(
+                    "{} is there already and is not overwritten, and nothing was written: see `ferrolog certs renew`, or choose another name",
+                    there.display()
+                );
+            }
         }
-        let (cert, key) = (self.dir.join("ca.pem"), self.dir.join("ca-key.pem"));
+        Ok(())
+    }
+
+    /// The files of a certificate, the key's first: a certificate without its key would block the next call.
+    fn paths(&self, name: &str) -> [PathBuf; 2] {
+        ["-key.pem", ".pem"].map(|end| self.dir.join(format!("{name}{end}")))
+    }
+
+    fn authority(&self) -> anyhow::Result<(Authority, Vec<Made>)> {
         let authority = Authority::new(crate::env::wall_clock()).context("make an authority")?;
         let authority = authority.for_days(self.days);
-        // The key first: a certificate without its key would block the next call.
-        files::write_new(&key, 0o600, &authority.ca_key_pem())?;
-        files::write_new(&cert, 0o644, authority.ca_pem())?;
-        written.extend([cert, key]);
-        Ok(authority)
+        let texts = [authority.ca_key_pem(), authority.ca_pem().to_owned()];
+        Ok((authority, self.files("ca", texts)))
     }
 
     fn pair(
         &self,
         name: &str,
         make: impl FnOnce() -> anyhow::Result<CertPem>,
-        written: &mut Vec<PathBuf>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<Made>> {
         let pair = make().with_context(|| format!("make a certificate for {name:?}"))?;
-        let (cert, key) = (
-            self.dir.join(format!("{name}.pem")),
-            self.dir.join(format!("{name}-key.pem")),
-        );
-        if files::exists(&cert) && files::exists(&key) && self.existing == Existing::Keep {
-            return Ok(());
-        }
-        files::write_new(&key, 0o600, &pair.key)?;
-        files::write_new(&cert, 0o644, &pair.cert)?;
-        written.extend([cert, key]);
-        Ok(())
+        let is_there = self.paths(name).iter().all(|path| files::exists(path));
+        Ok(match is_there && self.existing == Existing::Keep {
+            true => Vec::new(),
+            false => self.files(name, [pair.key.clone(), pair.cert.clone()]),
+        })
     }
+
+    fn files(&self, name: &str, texts: [String; 2]) -> Vec<Made> {
+        let files = self.paths(name).into_iter().zip(texts).zip([0o600, 0o644]);
+        let made = files.map(|((path, text), mode)| Made { path, text, mode });
+        made.collect()
+    }
+}
+
+/// A file that is to be written.
+struct Made {
+    path: PathBuf,
+    text: String,
+    mode: u32,
 }
 
 #[cfg(test)]
@@ -250,6 +299,24 @@ mod tests {
             };
             Tls::load(&files).unwrap();
         }
+    }
+
+    #[test]
+    fn nothing_is_written_before_all_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = dir.path().join("new");
+        let why = |nodes: &[&str], clients: &[&str]| {
+            let refused = write(&new, Existing::Refuse, nodes, clients);
+            format!("{:#}", refused.unwrap_err())
+        };
+        assert!(why(&["n1", "n2"], &["n1"]).contains("n1 is asked for twice"));
+        assert!(why(&["n1"], &["a/b"]).contains("a/b"));
+        assert!(why(&["n1", "n1-key"], &[]).contains("n1-key.pem would be"));
+        assert!(why(&["ca"], &[]).contains("would be"));
+        assert!(!new.exists());
+        write(&new, Existing::Refuse, &["n1"], &[]).unwrap();
+        assert!(why(&["n2", "n1"], &[]).contains("n1-key.pem is there already"));
+        assert!(!new.join("n2.pem").exists());
     }
 
     fn tls(dir: &Path, name: &str) -> Result<Tls, crate::net::tls::TlsError> {

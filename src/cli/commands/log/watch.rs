@@ -11,7 +11,8 @@ use crate::cli::output::{print_as, reader_gone};
 use crate::client::{LogChange, LogInfo};
 
 const HELP: &str = "\
-Each line tells a log that there is (`existing`), or one that was `created`, `updated` or `deleted`. With --output json
+Each line tells a log that there is (`existing`), or one that was `created`, `updated` or `deleted`, then its id, its name
+and, once all were told that there are, the position in parentheses. With --output json
 it is an object with `change`, `log` and `position`; behind those that there are stands one with the change `current`.
 A watch that ended goes on at --since with the last `position`, at any node. Several changes of one log that were missed
 come as the last of them. What was deleted long ago is forgotten: --since then fails, and a watch without it begins with
@@ -55,6 +56,10 @@ pub(super) async fn run(args: &WatchArgs, format: Format) -> anyhow::Result<Exit
                 shown("deleted", name, *id),
                 json!({ "name": name, "id": id }),
             ),
+        };
+        let text = match position {
+            Some(at) => format!("{text}  ({at})"),
+            None => text,
         };
         let told = json!({ "change": change, "log": log, "position": position });
         print_as(format, (text, told))?;

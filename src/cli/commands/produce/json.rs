@@ -9,7 +9,10 @@ use crate::client::{Header, Record};
 
 /// What a line may hold. A member that is none of these is refused: it may be one of them, misspelt.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "an object, as `consume --output json` writes it"
+)]
 struct Line {
     log: Option<String>,
     key: Option<String>,
@@ -38,7 +41,10 @@ fn given<'de, D: serde::Deserializer<'de>>(member: D) -> Result<Option<Option<St
 
 /// A header.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a header, as an object with `name` and `value`"
+)]
 struct Pair {
     name: String,
     value: Option<String>,
@@ -48,8 +54,8 @@ struct Pair {
 /// Why a line is no record.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoRecord {
-    #[error("it is not the JSON of a record")]
-    Json(#[from] serde_json::Error),
+    #[error("it is not the JSON of a record: {what}")]
+    Json { what: String },
     #[error("{member}_base64 is not base64")]
     Base64 {
         member: &'static str,
@@ -65,7 +71,7 @@ pub(super) enum NoRecord {
 
 /// The record, and the log that it names.
 pub(super) fn record(line: &[u8]) -> Result<(Option<String>, Record), NoRecord> {
-    let line: Line = serde_json::from_slice(line)?;
+    let line: Line = serde_json::from_slice(line).map_err(|error| not_json(&error))?;
     let header = |pair: Pair| {
         let value = bytes("value", pair.value, pair.value_base64)?;
         Ok::<_, NoRecord>(Header {
@@ -88,6 +94,17 @@ pub(super) fn record(line: &[u8]) -> Result<(Option<String>, Record), NoRecord> 
         client_timestamp_ms: line.client_timestamp_ms,
     };
     Ok((line.log, record))
+}
+
+/// Each line is read by itself, so that its number there says nothing.
+fn not_json(error: &serde_json::Error) -> NoRecord {
+    let what = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let what = match what.strip_suffix(&place) {
+        Some(what) => format!("{what}, at column {}", error.column()),
+        None => what,
+    };
+    NoRecord::Json { what }
 }
 
 /// Bytes that are text, or stand in base64 beside it.

@@ -120,7 +120,7 @@ async fn restart(cluster: &mut LocalCluster, name: &str) -> anyhow::Result<Strin
         format!("there is no node {name:?} here; the nodes are n1 to n{count}")
     })?;
     if cluster.is_running(place) {
-        cluster.terminate(place).await?;
+        cluster.end(place).await?;
     }
     cluster.restart(place).await?;
     Ok(cluster.addr(place).to_owned())

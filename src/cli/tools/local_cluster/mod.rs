@@ -205,6 +205,17 @@ impl LocalCluster {
         self.wait_exit(place, STOP_MAX).await
     }
 
+    /// Stops the node as [`Self::terminate`] does; one that does not end in time, such as one that is stopped, is killed.
+    pub async fn end(&mut self, place: usize) -> anyhow::Result<ExitStatus> {
+        match self.terminate(place).await {
+            Err(_) if self.nodes[place].pid().is_some() => {
+                self.signal(place, Signal::KILL)?;
+                self.wait_exit(place, STOP_MAX).await
+            }
+            ended => ended,
+        }
+    }
+
     /// Waits for the node's process to end.
     pub async fn wait_exit(
         &mut self,
