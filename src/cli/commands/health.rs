@@ -79,7 +79,9 @@ fn unready(status: &GetStatusResponse, lag_ms_max: u64) -> Option<String> {
         None => Some("no leader has confirmed yet how far it is".to_owned()),
         Some(ms) if ms > lag_ms_max => {
             let behind = span(Duration::from_millis(ms));
-            Some(format!("it is {behind} behind what was acknowledged"))
+            Some(format!(
+                "what was acknowledged in the last {behind} may be missing: no leader has confirmed since how far it is"
+            ))
         }
         Some(_) => None,
     }
@@ -100,7 +102,7 @@ mod tests {
         for (status, word) in [
             (status(0, Some(1)), "no leader"),
             (status(1, None), "confirmed"),
-            (status(1, Some(5001)), "5.00s behind"),
+            (status(1, Some(5001)), "the last 5.00s may"),
         ] {
             let lacks = unready(&status, 5000).expect("it lacks something");
             assert!(lacks.contains(word), "{lacks}");

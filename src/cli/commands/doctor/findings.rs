@@ -85,10 +85,14 @@ fn silent(survey: &Survey, seen: &Seen<'_>) -> Finding {
         }
         None => {
             let what = format!("it does not answer at {addr}: {silence}");
-            let next = format!(
-                "look at its log and start it again with `ferrolog serve`; if it will not come back: `ferrolog cluster remove \
-                 {name}`"
-            );
+            let again = "look at its log and start it again with `ferrolog serve`";
+            let next = match survey.quorum().is_there() {
+                true => {
+                    format!("{again}; if it will not come back: `ferrolog cluster remove {name}`")
+                }
+                // Nothing can be committed, and so nobody removed.
+                false => again.to_owned(),
+            };
             of_node(Kind::Down, name, what, next)
         }
     }
@@ -171,7 +175,7 @@ fn clocks(survey: &Survey) -> Vec<Finding> {
 fn voters(survey: &Survey) -> Vec<Finding> {
     let voters = survey.quorum().voters;
     let mut found = Vec::new();
-    if voters.is_multiple_of(2) {
+    if voters.is_multiple_of(2) && survey.quorum().is_there() {
         let what = format!(
             "{voters} nodes vote: the cluster bears no more failures than with {}",
             voters.saturating_sub(1).max(1)
@@ -445,6 +449,18 @@ mod tests {
             own.advertised_addr = "n2.example:7400".to_owned()
         });
         assert_eq!(kinds(&slow, &[]), []);
+    }
+
+    #[test]
+    fn nothing_is_advised_that_needs_a_majority_where_there_is_none() {
+        let mut alone = survey(&[1]);
+        change(&mut alone, 1, |own| own.nodes.truncate(2), |_| ());
+        let found = of(&alone, &[], &Bounds::USUAL);
+        let told: Vec<_> = found.iter().map(|finding| finding.kind).collect();
+        assert_eq!(told, [Kind::NoQuorum, Kind::Down]);
+        let cannot_be = ["cluster remove", "cluster allow"];
+        let is_advised = |what: &&str| found.iter().any(|finding| finding.next.contains(what));
+        assert!(!cannot_be.iter().any(is_advised));
     }
 
     #[test]
