@@ -46,8 +46,15 @@ impl Log {
         let Some((first, count)) = self.0.state.read().stood_for(seal) else {
             return Ok(false);
         };
-        self.forget_rewritten(name)?;
         let (source, target) = (Paths::new(from, name), Paths::new(dir, name));
+        // What the other node says of it does not tell which logs it holds: readers of these would pass it over. So the
+        // copy's own seal is what counts, and is read before anything is moved.
+        let seal = Seal::read(disk, &source.seal, name)?.ok_or_else(|| Error::Corrupt {
+            path: source.seal.clone(),
+            position: 0,
+            what: "the seal of a copy cannot be read",
+        })?;
+        self.forget_rewritten(name)?;
         let moved = |source, target| {
             let done = disk.rename(source, target);
             done.map_err(Error::io("move", source))
@@ -59,8 +66,6 @@ impl Log {
         // From here on it counts.
         disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
         disk.sync_dir(from).map_err(Error::io("sync", from))?;
-        let read = Seal::read(disk, &target.seal, name)?;
-        let seal = read.unwrap_or_else(|| seal.clone());
         self.take_place((first, count), &target, seal)?;
         Ok(true)
     }
