@@ -100,10 +100,13 @@ pub(in crate::cli) struct NoCursor {
     option: String,
 }
 
+/// The log that is always there, and that is meant if none is named.
+const DEFAULT_LOG: &str = "default";
+
 fn option_of(admin: &Admin) -> String {
     match (admin.is_of_selections(), admin.log_name()) {
         (true, _) => " --of-selections".to_owned(),
-        (false, "") => String::new(),
+        (false, "" | DEFAULT_LOG) => String::new(),
         (false, log) => format!(" --log {log}"),
     }
 }

@@ -210,7 +210,10 @@ async fn a_log_is_set_up_in_parts_and_kept_so() {
             "there is no cursor nobody",
         ),
         (&["--record-bytes-max", "1GiB"], "up to that of the nodes"),
-        (&["--retention-cap", "1MiB"], "the cap is over max_bytes"),
+        (
+            &["--retention-cap", "1MiB"],
+            "wait_bytes_max over max_bytes",
+        ),
         (&["--label", "a=1", "--label", "a=2"], "given twice"),
         (&["--remove-label", "nothing"], "has no label nothing"),
         (&["--label", "a=1", "--expected-epoch", "3"], "4"),
