@@ -165,7 +165,7 @@ pub(in crate::cli) async fn run(args: LogArgs, format: Format) -> anyhow::Result
 async fn retention(client: &Client, change: Change) -> anyhow::Result<Told> {
     let admin = client.admin();
     let mut kept = admin.retention().await?;
-    if change != Change::default() {
+    if !change.is_nothing() {
         // A cursor that does not exist keeps no record, and its later reader would miss those that were removed.
         for name in change.wait_for_cursor.iter().filter(|name| *name != "none") {
             stands(&client.admin(), name, false).await?;

@@ -74,7 +74,7 @@ fn parse_record(text: &str) -> Result<u32, UsageError> {
 impl SettingsArgs {
     /// Whether they name nothing.
     pub fn is_empty(&self) -> bool {
-        self.change() == Change::default()
+        self.change().is_nothing()
             && self.record_bytes_max.is_none()
             && self.timestamps_required.is_none()
             && self.compact.is_none()
@@ -172,6 +172,15 @@ pub(super) struct Change {
 }
 
 impl Change {
+    /// Whether it changes nothing: what a message calls an option is no setting.
+    pub fn is_nothing(&self) -> bool {
+        let nothing = Self {
+            cap_option: self.cap_option,
+            ..Self::default()
+        };
+        *self == nothing
+    }
+
     /// The retention after the change.
     pub fn apply(self, kept: Retention) -> Result<Retention, UsageError> {
         let is_none = |name: &String| name == NONE;
