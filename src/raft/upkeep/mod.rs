@@ -204,12 +204,12 @@ impl Upkeep {
             // A snapshot may have been installed while this waited for the engine. Its floor then stays.
             let _no_adoption = state.covered();
             // What was decided since is not to lose its front.
-            let is_cut = |due: &Range<Index>| due.start < floor.index && floor.index < due.end;
-            if rewriting::due_now(&node, &waiting).iter().any(is_cut) {
+            let due = rewriting::due_now(&node, &waiting);
+            if due.iter().any(|run| is_cut(run, floor.index)) {
                 return Ok(());
             }
             let now = log.droppable(floor.index)?;
-            let begins = snapshot::floor_of(kept.lock().as_ref()).index;
+            let begins = begins(&kept);
             if now.is_none_or(|(now, _)| now.index < floor.index) || begins > floor.index {
                 return Ok(());
             }
@@ -229,12 +229,21 @@ impl Upkeep {
     }
 }
 
+/// Where it is durable that the log begins.
+fn begins(floor: &DurableFloor) -> Index {
+    snapshot::floor_of(floor.lock().as_ref()).index
+}
+
+/// Whether a run would lose its front alone, if the log began there.
+fn is_cut(run: &Range<Index>, at: Index) -> bool {
+    run.start < at && at < run.end
+}
+
 /// Where the log could begin, if each of these runs goes as a whole or not at all.
 fn whole_runs(log: &Log, runs: &[Range<Index>]) -> Result<Option<(Floor, Term)>, log::Error> {
     let mut before = Index(u64::MAX);
     loop {
         let found = log.droppable(before)?;
-        let is_cut = |run: &&Range<Index>, at| run.start < at && at < run.end;
         let cut = found.and_then(|(floor, _)| runs.iter().find(|run| is_cut(run, floor.index)));
         match cut {
             Some(run) => before = run.start,

@@ -16,10 +16,9 @@ use crate::log::{Index, Rewrite, RewriteSize, Rewriting, Rewritten};
 use crate::raft::error::Error;
 use crate::raft::home::blocking::on_disk;
 use crate::raft::node::Node;
-use crate::raft::snapshot;
 
-use super::Upkeep;
 use super::worth::Worth;
+use super::{Upkeep, begins};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -112,7 +111,7 @@ impl Upkeep {
 
     /// Whether the log begins behind this index, or will: removing what is before there was begun.
     pub fn is_given_up(&self, base: Index) -> bool {
-        snapshot::floor_of(self.kept.floor.lock().as_ref()).index > base
+        begins(&self.kept.floor) > base
     }
 
     /// Rewrites segments; false if it must wait.
@@ -168,8 +167,7 @@ impl Upkeep {
         on_disk(move || {
             // No snapshot is adopted meanwhile, and no floor is saved. A start would remove what begins below the floor.
             let _no_adoption = state.covered();
-            let begins = snapshot::floor_of(floor.lock().as_ref()).index;
-            if !is_covered || begins > base {
+            if !is_covered || begins(&floor) > base {
                 log.forget_rewriting(&rewritten)?;
                 return Ok(false);
             }

@@ -8,7 +8,7 @@ use crate::raft::peer::fetch::{self, Coming, Copy};
 use crate::raft::peer::transport::PeerClient;
 use crate::raft::snapshot;
 
-use super::Upkeep;
+use super::{Upkeep, begins};
 
 impl Upkeep {
     /// Takes over what some peer has in the place of the segment at `base` since it was rewritten there, by a later entry
@@ -82,8 +82,7 @@ impl Upkeep {
         on_disk(move || {
             // No snapshot is adopted meanwhile, and no floor is saved. A start would remove what begins below the floor.
             let _no_adoption = state.covered();
-            let begins = snapshot::floor_of(floor.lock().as_ref()).index;
-            Ok(begins <= base && log.take_over(&seal, &dir)?)
+            Ok(begins(&floor) <= base && log.take_over(&seal, &dir)?)
         })
         .await
     }
