@@ -296,14 +296,14 @@ impl Log {
     }
 
     /// The first raft index held, or the one that the first entry will get.
-    pub fn first_index(&self) -> Index {
+    pub fn first_entry(&self) -> Index {
         self.0.state.read().first_entry()
     }
 
-    /// The raft index at which the first segment begins. A rewritten one holds no entries, so [`Self::first_index`] is behind
+    /// The raft index at which the first segment begins. A rewritten one holds no entries, so [`Self::first_entry`] is behind
     /// it.
     pub fn first_base(&self) -> Index {
-        self.0.state.read().first_index()
+        self.0.state.read().first_base()
     }
 
     /// The size of a segment's store, in bytes, for those who decide what one holds.

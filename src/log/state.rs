@@ -130,13 +130,19 @@ impl LogState {
         self.segments.back().map_or(self.floor, Segment::next_index)
     }
 
-    pub fn first_index(&self) -> Index {
+    /// Whether compaction may have removed records in the midst of a log. Of any other, the records that are held follow
+    /// each other.
+    pub fn may_have_gaps(&self, log: LogId) -> bool {
+        self.compacted.contains(&log)
+    }
+
+    pub fn first_base(&self) -> Index {
         self.segments.front().map_or(self.floor, Segment::base)
     }
 
     /// The first raft index whose entry is held, or will be: rewritten segments hold none.
     pub fn first_entry(&self) -> Index {
-        self.first_index().max(self.rewritten_to)
+        self.first_base().max(self.rewritten_to)
     }
 
     /// The segment whose range holds `index`.

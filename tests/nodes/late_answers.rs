@@ -158,7 +158,7 @@ impl Scene {
         let log = self.old().log().clone();
         log.trim(Offset(50)).await.unwrap();
         let trimmed = async {
-            while log.log().first_index().0 < 20 {
+            while log.log().first_entry().0 < 20 {
                 pass(Duration::from_millis(20)).await;
             }
         };

@@ -286,7 +286,7 @@ async fn a_node_that_got_a_snapshot_tells_what_it_never_applied() {
     let log = world.node(leader).log().clone();
     log.trim(Offset(50)).await.unwrap();
     until("files go", async || {
-        (log.log().first_index().0 > 20).then_some(())
+        (log.log().first_entry().0 > 20).then_some(())
     })
     .await;
     world.network.heal(ADDRS[behind]);
@@ -294,7 +294,7 @@ async fn a_node_that_got_a_snapshot_tells_what_it_never_applied() {
     let expected = ["updated b 2", "deleted c", "created d 1"];
     let mut resumed = far.watch_logs("", Some(from)).unwrap();
     assert_eq!(take(&mut resumed, 3).await, expected);
-    let got = world.node(behind).log().log().first_index().0;
+    let got = world.node(behind).log().log().first_entry().0;
     assert!(got > 20, "it has the entries themselves, from {got} on");
     // And after a start on what it stored.
     world.kill(behind).await;

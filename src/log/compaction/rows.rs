@@ -32,7 +32,7 @@ impl LogState {
         let number = number.filter(|number| self.segments[*number].name() == seal.name());
         let Some(number) = number else {
             // What was trimmed away meanwhile supersedes nothing, and is superseded by nothing.
-            return match seal.next_index() <= self.first_index() {
+            return match seal.next_index() <= self.first_base() {
                 true => Ok(Looked::Found(Vec::new())),
                 false => Err(self.no_entry(seal.base)),
             };

@@ -239,7 +239,7 @@ fn checkpoint(kept: &mut Kept, log: &Log) {
     let from = kept
         .checkpoint
         .as_ref()
-        .map_or(log.first_index(), |covered| Index(covered.applied.0 + 1));
+        .map_or(log.first_entry(), |covered| Index(covered.applied.0 + 1));
     publish_from(log, from).expect("it was written by the book");
     log.sync_index().expect("a good disk");
     if let Some((_, applied)) = log.last() {
@@ -304,7 +304,7 @@ pub fn read_all(log: &Log) {
     let _ = (
         log.term_ends(Index(0)),
         log.droppable(log.next_index()).is_ok(),
-        log.can_seal(log.first_index()),
+        log.can_seal(log.first_entry()),
     );
 }
 
@@ -342,7 +342,7 @@ fn repair(log: &Log) {
 fn go_on(kept: &mut Kept, log: Log, rows_hold: bool) {
     let covered = kept.checkpoint.as_ref().filter(|_| rows_hold);
     let from = covered.map_or(Index(0), |covered| Index(covered.applied.0 + 1));
-    if publish_from(&log, from.max(log.first_index())).is_err() {
+    if publish_from(&log, from.max(log.first_entry())).is_err() {
         return;
     }
     let term = log.last().map_or(1, |(term, _)| term.0);

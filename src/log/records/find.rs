@@ -43,7 +43,7 @@ impl LogState {
         }
         let number = match self.holder_in(log, at, part.looked())? {
             Looked::Found(Ok(number)) => number,
-            Looked::Found(Err(held)) if held < next && self.compacted.contains(&log) => {
+            Looked::Found(Err(held)) if held < next && self.may_have_gaps(log) => {
                 let first = self.next_of(0, log).ok_or(NO_ROW)?;
                 return self.find_in(first, log, held, budget);
             }
@@ -86,13 +86,14 @@ impl LogState {
         let Some((found, next)) = segment.index.find_in(&rows, at)? else {
             return Err(NO_ROW);
         };
+        let may_leave_gaps = segment.is_rewritten() && self.may_have_gaps(log);
         let (mut first, mut behind) = (found, self.behind_of(number, &found, next)?);
         let count = behind.1.0.saturating_sub(first.row.position.0);
         if first.row.offset.0.saturating_add(count) <= at.0 {
             if first.at + 1 == rows.len() {
                 return Ok(Looked::Found(None));
             }
-            if !segment.is_rewritten() {
+            if !may_leave_gaps {
                 return Err(NO_ROW);
             }
             first = segment.index.row_in(&rows, first.at + 1)?;
@@ -114,6 +115,7 @@ impl LogState {
             segment: segment.name(),
             source,
             parts,
+            may_leave_gaps,
             rest: Rest::Log(log, at),
         })))
     }
@@ -134,7 +136,8 @@ impl LogState {
             return Err(NO_ROW);
         };
         let mut between = self.segments.range(number..=behind);
-        if !between.any(Segment::is_rewritten) {
+        // What nothing removed is missing (I5): to go on behind it would lose it without a word.
+        if !self.may_have_gaps(log) || !between.any(Segment::is_rewritten) {
             return Err(NO_ROW);
         }
         let begins = match self.begins_in(behind, log)? {
@@ -284,20 +287,26 @@ impl LogState {
         number: usize,
         log: LogId,
     ) -> Result<Looked<(Offset, Option<Offset>)>, Error> {
-        let segment = &self.segments[number];
         if let Some(known) = self.known_ends(number, log)? {
             return Ok(Looked::Found(known));
         }
-        match segment.index.lazy() {
-            Some(lazy) if segment.damage.is_none() && lazy.directory().is_none() => {
-                Ok(Looked::Needs(lazy.clone()))
-            }
-            Some(_) if segment.damage.is_none() => Err(NO_ROW),
-            _ => Ok(match self.end_in(number, log)? {
-                Looked::Found(end) => Looked::Found((end, None)),
-                Looked::Needs(lazy) => Looked::Needs(lazy),
-            }),
+        if let Some(unknown) = self.unknown_of(number) {
+            return unknown;
         }
+        Ok(match self.end_in(number, log)? {
+            Looked::Found(end) => Looked::Found((end, None)),
+            Looked::Needs(lazy) => Looked::Needs(lazy),
+        })
+    }
+
+    /// What is to be done before it is known where a segment begins in its logs; `None` if it is damaged, or open.
+    fn unknown_of<T>(&self, number: usize) -> Option<Result<Looked<T>, Error>> {
+        let segment = &self.segments[number];
+        let lazy = segment.index.lazy().filter(|_| segment.damage.is_none())?;
+        Some(match lazy.directory() {
+            None => Ok(Looked::Needs(lazy.clone())),
+            Some(_) => Err(NO_ROW),
+        })
     }
 
     /// The offset in a log behind a segment's records of it.
@@ -306,13 +315,18 @@ impl LogState {
         number: usize,
         log: LogId,
     ) -> Result<Looked<Offset>, Error> {
-        match self.next_with(number, log) {
-            Some(next) => Ok(match self.begins_in(next, log)? {
-                Looked::Found((begins, _)) => Looked::Found(begins),
-                Looked::Needs(lazy) => Looked::Needs(lazy),
-            }),
-            None => Ok(Looked::Found(self.ends(log).unwrap_or_default().next)),
+        let mut at = number;
+        // There may be thousands of damaged ones side by side.
+        while let Some(next) = self.next_with(at, log) {
+            if let Some((begins, _)) = self.known_ends(next, log)? {
+                return Ok(Looked::Found(begins));
+            }
+            if let Some(unknown) = self.unknown_of(next) {
+                return unknown;
+            }
+            at = next;
         }
+        Ok(Looked::Found(self.ends(log).unwrap_or_default().next))
     }
 
     /// The row behind a segment's row, and the position behind that one's records.

@@ -29,6 +29,8 @@ pub struct Found {
     segment: SegmentName,
     source: Source,
     parts: Vec<Part>,
+    /// Whether compaction may have removed records between them.
+    may_leave_gaps: bool,
     rest: Rest,
 }
 
@@ -199,7 +201,7 @@ impl Log {
             next: found.parts.first().map_or(Offset(0), |first| first.from),
             is_first: true,
             is_one_log: matches!(rest, Rest::Log(..)),
-            may_leave_gaps: segment.rewritten.is_some(),
+            may_leave_gaps: found.may_leave_gaps,
             budget: *budget,
             out: &mut read.stored,
         };

@@ -186,6 +186,7 @@ impl Log {
             segment: stretch.segment,
             source: Source::Memory(Vec::new(), 0),
             parts: Vec::new(),
+            may_leave_gaps: false,
             rest: Rest::Parts(Vec::new()),
         }))
     }
@@ -223,6 +224,7 @@ impl Log {
                     segment: name,
                     source,
                     parts: found,
+                    may_leave_gaps: false,
                     rest: Rest::Parts(rest),
                 }))
             },

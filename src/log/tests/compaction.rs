@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::rewriting::{plan_of, rewrite, rot_is_mended};
+use super::rewriting::{passed_over, plan_of, rewrite, rot_is_mended};
 use super::*;
 use crate::batch::{self, Compression};
 use crate::env::Random;
@@ -180,6 +180,22 @@ proptest! {
         let found = verify::verify(&disk, Path::new(DIR), None, &|_| {}).unwrap();
         prop_assert!(found.is_sound(), "{:?}", found.findings);
     }
+}
+
+/// The same in the midst of a segment, and of what was a batch.
+#[test]
+fn a_gap_in_a_log_that_was_never_compacted_is_damage() {
+    let disk = MemoryDisk::default();
+    let (log, checkpoint) = filled(&disk);
+    let gone = superseded(&seen(&log));
+    assert!(rewrite(&log, &plan(&log, 1000, (0, 9), &gone)));
+    let (passed, failed) = passed_over(&log, LogId(2));
+    assert!(passed > 0 && failed == 0, "{passed} {failed}");
+    log.close();
+    // Nobody says of it that it was compacted.
+    let (log, _) = open(&disk, Some(checkpoint)).unwrap();
+    let (passed, failed) = passed_over(&log, LogId(2));
+    assert!(passed == 0 && failed > 0, "{passed} {failed}");
 }
 
 #[test]

@@ -467,9 +467,9 @@ fn check(image: &Image, what: &str) {
     );
     assert!(held <= model.entries.len(), "{what}: a cut entry came back");
     let firsts = model.rewritten_to.map(|first| first.max(model.floor.index));
-    assert!(firsts.contains(&log.first_index()), "{what}");
+    assert!(firsts.contains(&log.first_entry()), "{what}");
     check_ends(&log, &model.entries[..held], what);
-    let mut at = log.first_index().0 as usize;
+    let mut at = log.first_entry().0 as usize;
     while at < held {
         let (from, to) = (Index(at as u64), Index(held as u64));
         for entry in log.entries(from, to, 200).unwrap() {

@@ -18,12 +18,12 @@ pub fn check_ends(log: &Log, entries: &[Entry], what: &str) {
     for entry in entries {
         if entry.rolls() == Some(rolled) {
             rolled = Index(entry.index.0 + 1);
-            said.extend((rolled > log.first_index()).then_some(rolled));
+            said.extend((rolled > log.first_entry()).then_some(rolled));
         }
     }
     let segments = log.segments().into_iter();
     // Of rewritten segments, and of those before, the ends are gone with the entries.
-    let held = segments.filter(|segment| segment.next_index > log.first_index());
+    let held = segments.filter(|segment| segment.next_index > log.first_entry());
     let ended = held.filter(|segment| segment.rolled);
     let ended: Vec<_> = ended.map(|segment| segment.next_index).collect();
     assert_eq!(ended, said, "{what}: segments end where the log says so");

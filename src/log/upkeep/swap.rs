@@ -126,7 +126,7 @@ impl Log {
     /// any more.
     pub fn is_rewritten(&self, plan: &Rewrite) -> bool {
         let state = self.0.state.read();
-        if plan.base < state.first_index() {
+        if plan.base < state.first_base() {
             return true;
         }
         let number = state.segment_number(plan.base);
@@ -158,7 +158,7 @@ impl Log {
         let state = self.0.state.read();
         let last = state.rewritten_to.0.checked_sub(1).map(Index)?;
         // It was trimmed away.
-        (last >= state.first_index()).then_some(())?;
+        (last >= state.first_base()).then_some(())?;
         Some((state.term_of(last)?, last))
     }
 

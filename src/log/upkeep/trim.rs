@@ -76,7 +76,7 @@ impl Log {
     /// Keeps every segment that is held now.
     pub fn pin(&self) -> Arc<Pin> {
         let mut state = self.0.state.write();
-        let from = state.first_index();
+        let from = state.first_base();
         state.pins.push(from);
         let log = self.clone();
         Arc::new(Pin { log, from })

@@ -215,7 +215,7 @@ impl LogStore {
     ) -> Result<Vec<log::Entry>, log::Error> {
         let purged = self.memory.lock().purged;
         let from = from.max(purged.map_or(0, |id| id.index + 1));
-        let from = from.max(self.log.first_index().0);
+        let from = from.max(self.log.first_entry().0);
         let next = self.log.last().map_or(0, |(_, index)| index.0 + 1);
         self.log
             .entries(Index(from), Index(to.min(next)), bytes_max)

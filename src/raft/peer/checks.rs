@@ -236,7 +236,7 @@ impl Pair {
 
 /// The first index under which this log holds another entry than a leader's request names.
 pub fn contradicts(log: &Log, request: &AppendEntriesRequest<TypeConfig>) -> Option<u64> {
-    let first = log.first_index();
+    let first = log.first_entry();
     let differs = |id: &&LogId| {
         let term = id.leader_id.term;
         match log.term(Index(id.index)) {

@@ -356,7 +356,7 @@ async fn a_node_that_got_a_snapshot_knows_the_cursors_of_selections() {
     let log = world.node(leader).log().clone();
     log.trim(ferrolog::log::Offset(50)).await.unwrap();
     until("files go", async || {
-        (log.log().first_index().0 > 20).then_some(())
+        (log.log().first_entry().0 > 20).then_some(())
     })
     .await;
     world.network.heal(ADDRS[behind]);

@@ -415,7 +415,7 @@ impl World {
         }
         let positions = (model.floor.position, Position(model.positions.len() as u64));
         assert_eq!(log.positions(), positions);
-        assert_eq!((log.first_index(), log.next_index()), (model.first(), next));
+        assert_eq!((log.first_entry(), log.next_index()), (model.first(), next));
         assert_eq!(log.durable(), next);
         let held = &model.entries[model.floor.index.0 as usize..];
         let last = held.last().map(|(entry, _)| (entry.term, entry.index));

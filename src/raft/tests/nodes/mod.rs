@@ -302,7 +302,7 @@ impl First {
     /// Gives up the records before an offset, and waits until segments go.
     pub async fn trim_away(&self, first: u64) {
         self.trim(Offset(first)).await.unwrap();
-        until("segments go", || self.log().first_index() > Index(0)).await;
+        until("segments go", || self.log().first_entry() > Index(0)).await;
     }
 
     /// Keeps segments from being removed once the floor above them is about to be saved: until what this gives is dropped.

@@ -169,7 +169,7 @@ async fn records_of_a_deleted_log_give_their_room_back_beside_those_that_stay() 
     check_records(&first, 0..900);
     let names = rewritten(&first);
     assert!(!names.is_empty());
-    assert!(first.log().first_index() > Index(0), "the entries are gone");
+    assert!(first.log().first_entry() > Index(0), "the entries are gone");
     // A rewritten segment is where the log begins, though it holds no entries: whoever has not done it yet is to do it.
     let plans = first.0.node.state.read(|fsm| fsm.rewrites.clone());
     assert!(plans.all().count() > 1 && plans.all().all(|plan| plan.begins == Index(0)));
@@ -225,7 +225,7 @@ async fn what_loses_its_front_before_it_is_rewritten_is_rewritten_without_it() {
     // One record of the second segment stays: it is not to go by itself.
     let kept = first_of_default(first.log().segments()[1].next_position.unwrap()) - 1;
     first.trim_away(kept).await;
-    assert!(first.log().first_index() > run.base && first.log().first_index() < run.next);
+    assert!(first.log().first_entry() > run.base && first.log().first_entry() < run.next);
     first.disk.set_available(u64::MAX);
     until("the rest is rewritten", || !rewritten(&first).is_empty()).await;
     until("nothing is due", || first.progress().due == 0).await;
@@ -253,7 +253,7 @@ async fn the_front_of_what_is_about_to_be_rewritten_stays() {
     .await;
     // It has not begun, so time itself is the subject.
     tokio::time::sleep(PATIENCE).await;
-    let base = first.log().first_index();
+    let base = first.log().first_entry();
     assert_eq!((base, first.progress().due), (Index(0), 1));
     let node = first.clone();
     tokio::spawn(async move { node.rewrite(Live::new(0)).await });
@@ -299,7 +299,7 @@ async fn what_begins_below_the_floor_is_not_rewritten() {
     pinned.lock().take();
     let node = first.clone();
     tokio::spawn(async move { node.rewrite(Live::new(0)).await });
-    until("segments go", || first.log().first_index() > base).await;
+    until("segments go", || first.log().first_entry() > base).await;
     // Time itself is the subject: nothing is to be put in their place.
     tokio::time::sleep(PATIENCE).await;
     assert!(rewritten(&first).is_empty());

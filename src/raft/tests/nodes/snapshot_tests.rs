@@ -41,7 +41,7 @@ async fn a_node_behind_the_purged_part_gets_the_records_and_the_sessions() {
     );
     check(&second, 500).await;
     assert_eq!(
-        second.log().first_index(),
+        second.log().first_entry(),
         Index(0),
         "the entries came along"
     );

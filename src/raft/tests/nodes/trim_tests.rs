@@ -34,7 +34,7 @@ async fn a_trimmed_log_stays_trimmed_and_a_new_node_joins_it() {
         Offset(1200),
         "never back"
     );
-    until("segments go", || first.log().first_index() > Index(0)).await;
+    until("segments go", || first.log().first_entry() > Index(0)).await;
     check_trimmed(&first, 1200, 2000).await;
     until("all of them", || {
         first.log().droppable(Index(u64::MAX)).unwrap().is_none()
@@ -51,7 +51,7 @@ async fn a_trimmed_log_stays_trimmed_and_a_new_node_joins_it() {
     let (second, _mux) = first.second(&MemoryDisk::default()).await;
     catch_up(&second, 2000).await;
     check_trimmed(&second, 1200, 2000).await;
-    assert_eq!(second.log().first_index(), first.log().first_index());
+    assert_eq!(second.log().first_entry(), first.log().first_entry());
     let last = 1999;
     assert_eq!(append(&second, last).await, last, "the sessions came along");
     assert_eq!(append(&second, 2000).await, 2000);
@@ -222,10 +222,10 @@ async fn segments_that_are_pinned_at_the_last_moment_go_later() {
     first.trim(Offset(600)).await.unwrap();
     until("they are pinned", || pinned.lock().is_some()).await;
     until("the floor is kept", || first.0.upkeep.has_floor()).await;
-    assert_eq!(first.log().first_index(), Index(0));
+    assert_eq!(first.log().first_entry(), Index(0));
     first.disk.watch(|_, _| Ok(()));
     pinned.lock().take();
-    until("segments go", || first.log().first_index() > Index(0)).await;
+    until("segments go", || first.log().first_entry() > Index(0)).await;
     check_trimmed(&first, 600, 1000).await;
 }
 
