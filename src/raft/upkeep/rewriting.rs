@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -95,12 +96,12 @@ impl Upkeep {
     }
 
     /// The rewritings that this node has not done yet.
-    pub(super) fn not_done(&self) -> Vec<Rewrite> {
+    pub(super) fn not_done(&self) -> Vec<Arc<Rewrite>> {
         not_done(&self.node)
     }
 
     /// Those of them that it can do, or have done.
-    pub(super) fn due(&self) -> Vec<Rewrite> {
+    pub(super) fn due(&self) -> Vec<Arc<Rewrite>> {
         due(&self.node)
     }
 
@@ -115,7 +116,7 @@ impl Upkeep {
     }
 
     /// Rewrites segments; false if it must wait.
-    async fn carry_out(&self, plan: &Rewrite) -> Result<bool, Error> {
+    async fn carry_out(&self, plan: &Arc<Rewrite>) -> Result<bool, Error> {
         if self.node.log.is_pinned_before(plan.next) || self.is_given_up(plan.base) {
             return Ok(false);
         }
@@ -248,7 +249,7 @@ impl Upkeep {
     }
 }
 
-fn not_done(node: &Node) -> Vec<Rewrite> {
+fn not_done(node: &Node) -> Vec<Arc<Rewrite>> {
     node.state.read(|fsm| {
         let all = fsm.rewrites.all();
         let all = all.filter(|plan| !node.log.is_rewritten(plan));
@@ -258,7 +259,7 @@ fn not_done(node: &Node) -> Vec<Rewrite> {
 
 /// What a node can do, in the order in which it was decided, and then what it can have done: where it ended a segment by
 /// itself, what another node made is taken over.
-fn due(node: &Node) -> Vec<Rewrite> {
+fn due(node: &Node) -> Vec<Arc<Rewrite>> {
     let log = &node.log;
     let mut due = not_done(node);
     due.retain(|plan| log.can_rewrite(plan) || log.may_take_over(plan));

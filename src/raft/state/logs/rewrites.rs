@@ -4,6 +4,8 @@
 //! it too late keeps the old segments until they go by themselves, or takes the new ones with a snapshot: records are read
 //! from either alike.
 
+use std::sync::Arc;
+
 use crate::log::{Index, LogId, Rewrite};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::catalog::{rewrite_from_pb, rewrite_to_pb};
@@ -15,13 +17,13 @@ use super::Logs;
 /// The most rewritings that are remembered.
 const REWRITES_MAX: usize = 16;
 
-/// The rewritings that were decided, by the indexes of their entries.
+/// The rewritings that were decided, by the indexes of their entries. Each can take megabytes: who carries it out shares it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rewrites(pub Table<Rewrite>);
+pub struct Rewrites(pub Table<Arc<Rewrite>>);
 
 impl Rewrites {
     /// In the order in which they were decided.
-    pub fn all(&self) -> impl DoubleEndedIterator<Item = &Rewrite> {
+    pub fn all(&self) -> impl DoubleEndedIterator<Item = &Arc<Rewrite>> {
         self.0.rows().values()
     }
 
@@ -50,7 +52,8 @@ impl Rewrites {
         let before: Vec<_> = before.map(|known| known.at.0).collect();
         before.iter().for_each(|at| drop(self.0.remove(at)));
         let at = index;
-        self.0.insert(index.0, Rewrite { at, ..plan.clone() });
+        let plan = Rewrite { at, ..plan.clone() };
+        self.0.insert(index.0, Arc::new(plan));
         while self.0.rows().len() > REWRITES_MAX {
             let oldest = self.0.rows().keys().next().copied();
             oldest.and_then(|oldest| self.0.remove(&oldest));
@@ -78,7 +81,7 @@ impl Rewrites {
         let at = Index(row.index);
         let plan = row.rewrite.ok_or(WireError::Missing("rewriting"))?;
         let plan = rewrite_from_pb(plan, at)?;
-        let is_new = self.0.restore(row.index, plan).is_none();
+        let is_new = self.0.restore(row.index, Arc::new(plan)).is_none();
         let is_possible = is_new && self.0.rows().len() <= REWRITES_MAX;
         is_possible
             .then_some(())
@@ -86,7 +89,7 @@ impl Rewrites {
     }
 }
 
-impl Kept for Rewrite {
+impl Kept for Arc<Rewrite> {
     type Key = u64;
 
     fn stored_key(key: &u64) -> Vec<u8> {
