@@ -85,6 +85,7 @@ pub fn command_to_control(command: &Command) -> Option<Control> {
         Command::UpdateLog(update) => Control::UpdateLog(update.to_pb()),
         Command::DeleteLog(delete) => Control::DeleteLog(delete.to_pb()),
         Command::CompactLog(log) => Control::CompactLog(pb::CompactLog { log: log.0 }),
+        Command::Compacted(asked) => Control::Compacted(pb::Compacted { asked: asked.0 }),
         Command::Trim(trim) => Control::Trim(trim.to_pb()),
         Command::TrimLogs(trims) => Control::TrimLogs(pb::TrimLogs {
             trims: trims.iter().map(|trim| trim.to_pb()).collect(),
@@ -174,6 +175,7 @@ pub fn from_control(entry: pb::ControlEntry) -> Result<types::EntryPayload, Wire
         Control::UpdateLog(update) => Command::UpdateLog(UpdateLog::from_pb(update)),
         Control::DeleteLog(delete) => Command::DeleteLog(DeleteLog::from_pb(delete)),
         Control::CompactLog(compact) => Command::CompactLog(LogId(compact.log)),
+        Control::Compacted(compacted) => Command::Compacted(Index(compacted.asked)),
         Control::Trim(trim) => Command::Trim(Trim::from_pb(trim)),
         Control::TrimLogs(all) => {
             Command::TrimLogs(all.trims.into_iter().map(Trim::from_pb).collect())

@@ -38,6 +38,8 @@ pub enum Command {
     DeleteLog(DeleteLog),
     /// Look for what of a log can be compacted as soon as may be.
     CompactLog(LogId),
+    /// What entries up to this one asked for by [`Self::CompactLog`] is in rewritings that were decided on.
+    Compacted(Index),
     /// Give up the records of a log before an offset.
     Trim(Trim),
     /// Give up the first records of several logs.
@@ -104,6 +106,7 @@ impl Command {
             | Self::RegisterStart { .. }
             | Self::Audited(_)
             | Self::Rewrite(_)
+            | Self::Compacted(_)
             | Self::Roll(_) => false,
         }
     }
@@ -134,6 +137,7 @@ impl Command {
             | Self::RegisterStart { .. }
             | Self::Roll(_)
             | Self::Rewrite(_)
+            | Self::Compacted(_)
             | Self::Notes(_)
             | Self::Audited(_) => false,
         }
@@ -207,6 +211,7 @@ impl fmt::Display for Command {
             Self::UpdateLog(update) => write!(f, "configure log {}", update.log),
             Self::DeleteLog(delete) => write!(f, "delete log {}", delete.log),
             Self::CompactLog(log) => write!(f, "compact log {log}"),
+            Self::Compacted(asked) => write!(f, "compacted, as was asked up to {asked}"),
             Self::Trim(trim) => write!(f, "trim log {} to {}", trim.log, trim.first),
             Self::TrimLogs(trims) => write!(f, "trim {} logs", trims.len()),
             Self::Rewrite(plan) => write!(f, "rewrite {}..{}", plan.base, plan.next),

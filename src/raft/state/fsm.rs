@@ -48,9 +48,7 @@ pub struct Fsm {
 }
 
 impl Fsm {
-    /// Applies the next committed entry.
-    ///
-    /// A command that every replica refuses alike is no error, but an outcome.
+    /// Applies the next committed entry. A command that every replica refuses alike is no error, but an outcome.
     ///
     /// # Errors
     ///
@@ -115,6 +113,10 @@ impl Fsm {
             }
             Command::Rewrite(plan) => {
                 self.rewrites.decide(index, plan, &self.logs);
+                Outcome::Done
+            }
+            Command::Compacted(asked) => {
+                self.logs.was_compacted(*asked);
                 Outcome::Done
             }
             // What they tell is appended beside them.
@@ -184,10 +186,7 @@ impl Fsm {
                 }
                 Ok(Outcome::Deleted(deleted))
             }
-            Command::CompactLog(log) => {
-                let asked = self.logs.ask_for_compaction(index, *log);
-                asked.map(|()| Outcome::Done)
-            }
+            Command::CompactLog(log) => self.logs.compact(index, *log).map(|()| Outcome::Done),
             Command::Trim(trim) => self.logs.trim(trim).map(|first| {
                 of.trim(trim.log, first);
                 Outcome::Trimmed(first)
@@ -250,6 +249,7 @@ impl Fsm {
             | Command::CreateLog(_)
             | Command::UpdateLog(_)
             | Command::CompactLog(_)
+            | Command::Compacted(_)
             | Command::DeleteLog(_)
             | Command::Trim(_)
             | Command::TrimLogs(_)

@@ -3,6 +3,7 @@
 //! A log is a row and nothing else: it has no file, no task and no raft group of its own. Its id is never given to
 //! another log, so that a batch for a deleted log is refused.
 
+mod compaction;
 pub mod rewrites;
 mod rows;
 
@@ -14,9 +15,7 @@ use bytes::Bytes;
 
 use crate::log::{AllEnds, Ends, Index, LogId, Offset};
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::catalog::{
-    Compaction, CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog,
-};
+use crate::raft::entry::catalog::{CreateLog, DeleteLog, LogConfig, SetRetention, Trim, UpdateLog};
 use crate::raft::entry::command::Retention;
 use crate::raft::entry::outcome::{Full, Made, StateRefusal};
 use crate::raft::entry::wire_error::WireError;
@@ -69,7 +68,7 @@ pub struct KnownLog {
     /// The index of the entry that made it or changed its configuration last; 0 for a log of those two that never
     /// changed.
     pub changed: Index,
-    /// The index of the entry that asked for its compaction last; 0 if none did.
+    /// The index of the entry that asked for its compaction last; 0 if none did, or what was asked for is decided.
     pub compaction_asked: Index,
     /// Whether it is compacted, or ever was.
     pub has_gaps: bool,
@@ -118,28 +117,6 @@ impl Logs {
 
     pub fn get(&self, id: LogId) -> Option<&KnownLog> {
         self.by_id.get(&id)
-    }
-
-    /// The logs that are compacted, and how.
-    pub fn compacted(&self) -> impl Iterator<Item = (LogId, Compaction, &KnownLog)> {
-        self.compacted.iter().filter_map(|id| {
-            let known = self.get(*id)?;
-            Some((*id, known.config.compaction?, known))
-        })
-    }
-
-    /// The logs that are compacted, or ever were.
-    pub fn with_gaps(&self) -> impl Iterator<Item = LogId> {
-        let all = self.by_id.rows().iter().filter(|(_, log)| log.has_gaps);
-        all.map(|(id, _)| *id)
-    }
-
-    fn note_compaction(&mut self, id: LogId) {
-        let is_compacted = |log: &KnownLog| log.config.compaction.is_some();
-        match self.get(id).is_some_and(is_compacted) {
-            true => self.compacted.insert(id),
-            false => self.compacted.remove(&id),
-        };
     }
 
     /// A log by its name.
@@ -276,13 +253,6 @@ impl Logs {
         self.history.changed(log, before, index);
         self.note_compaction(log);
         Ok(Made { log, epoch })
-    }
-
-    /// Notes that a log is to be compacted as soon as may be.
-    pub fn ask_for_compaction(&mut self, index: Index, log: LogId) -> Result<(), StateRefusal> {
-        let known = self.by_id.get_mut(&log).ok_or(StateRefusal::NoSuchLog)?;
-        known.compaction_asked = index;
-        Ok(())
     }
 
     /// Replaces a log's retention, and leaves the rest of its configuration as it is.

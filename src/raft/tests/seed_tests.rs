@@ -223,6 +223,7 @@ fn frame_seeds() -> Vec<Seed> {
             expected_epoch: Some(1),
         }),
         Command::CompactLog(LogId(7)),
+        Command::Compacted(Index(70)),
         Command::DeleteLog(DeleteLog {
             name: "orders".to_owned(),
             log: LogId(1),

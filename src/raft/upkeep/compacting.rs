@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::live::Live as Setting;
 use crate::log::{Bounds, InSegment, Index, Left, LogId, Search, SegmentInfo, Superseded};
 use crate::raft::entry::catalog::Compaction;
+use crate::raft::entry::command::Command;
 use crate::raft::error::Error;
 use crate::raft::home::blocking::on_disk;
 use crate::raft::peer::fetch;
@@ -72,6 +73,10 @@ impl Upkeep {
         if !are_rewritten {
             return Ok(());
         }
+        if self.searched.lock().is_served(&wanted) {
+            self.propose(Command::Compacted(wanted.asked)).await;
+            return Ok(());
+        }
         if wanted.asked > self.searched.lock().asked && !self.is_sealed_to(wanted.asked).await {
             return Ok(());
         }
@@ -96,7 +101,8 @@ impl Upkeep {
             return Ok(());
         }
         let (Some(first), Some(last)) = (sealed.first(), sealed.last()) else {
-            self.searched.lock().found_none(&wanted, Index(0));
+            let begins = self.node.log.first_base();
+            self.searched.lock().found_none(&wanted, begins);
             return Ok(());
         };
         // A run that is yet to be rewritten would take segments away from the look.

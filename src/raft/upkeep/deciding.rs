@@ -114,6 +114,7 @@ impl Upkeep {
             true => 0,
             false => percent(SUPERSEDED_PERCENT),
         };
+        let may_settle = due.is_empty() && dead_percent > 0;
         let limits = Limits {
             segment_bytes_max: self.node.log.segment_bytes_max(),
             dead_percent,
@@ -132,31 +133,40 @@ impl Upkeep {
             return;
         };
         // What gives back room otherwise comes first, and there may be no end of it: looks do not wait for that.
+        let is_settled = may_settle && planned.is_none();
         let is_compacting = planned
             .as_ref()
             .is_some_and(|plan| !plan.compacted.is_empty());
         if let Some(plan) = planned
-            && !self.propose(plan).await
+            && !self.propose(Command::Rewrite(plan)).await
         {
             return;
         }
+        let mut searched = self.searched.lock();
         if !is_compacting {
-            self.searched.lock().use_up(looks);
+            searched.use_up(looks);
         }
+        if is_settled {
+            searched.settle(looks);
+        }
+        drop(searched);
         worth.lock().decided = seen;
     }
 
-    /// Tells all nodes of a plan; false if that may not have been done.
-    async fn propose(&self, plan: Rewrite) -> bool {
-        let written = self.node.raft.client_write(Command::Rewrite(plan));
-        match timeout(CALL_WAIT, written).await {
+    /// Tells all nodes of a decision; false if that may not have been done.
+    pub(super) async fn propose(&self, command: Command) -> bool {
+        let what = command.to_string();
+        match timeout(CALL_WAIT, self.node.raft.client_write(command)).await {
             Ok(Ok(_)) => true,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "segments are not rewritten: nobody was told");
+                tracing::debug!(%error, what, "a decision was not told to all nodes");
                 false
             }
             Err(_) => {
-                tracing::debug!("segments are not rewritten yet: the answer is late");
+                tracing::debug!(
+                    what,
+                    "a decision may not have been told to all nodes: the answer is late"
+                );
                 false
             }
         }

@@ -21,6 +21,8 @@ pub struct Searched {
     pub number: u64,
     /// The look of which nothing is left that is worth a run.
     used_up: u64,
+    /// The look of which nothing is left for a run, while nothing else was worth one either.
+    settled: u64,
     /// The index behind the entries that were looked at.
     before: Index,
     /// The bytes of batches of compacted logs that it left, and those that were appended to these logs before the open
@@ -44,6 +46,8 @@ pub struct Searched {
     pub asked: Index,
     /// Whether all that was found is to go, however little: somebody asked for it.
     pub is_asked: bool,
+    /// Whether it left the last segments out.
+    is_cut: bool,
     /// The segments in which it found more than a plan can say.
     unsaid: BTreeSet<SegmentName>,
     pub tombstones: Left,
@@ -72,6 +76,7 @@ impl Searched {
         self.is_asked = wanted.asked > self.asked
             || (self.is_asked && (self.agreed.is_none() || !self.unsaid.is_empty()))
             || search.is_cut();
+        self.is_cut = search.is_cut();
         self.unsaid = search.unsaid().clone();
         self.how = wanted.logs.clone();
         self.agreed = agreed;
@@ -99,6 +104,20 @@ impl Searched {
     /// Takes note that nothing of what this look found is worth a run now.
     pub fn use_up(&mut self, number: u64) {
         self.used_up = number;
+    }
+
+    /// Takes note that nothing is left that would be rewritten for what this look found.
+    pub fn settle(&mut self, number: u64) {
+        self.settled = number;
+    }
+
+    /// Whether all that was asked for is in plans that were carried out, but for what has to stay: no other leader need look
+    /// for it.
+    pub fn is_served(&self, wanted: &Wanted) -> bool {
+        let is_looked_at = wanted.asked <= self.asked && wanted.asked < self.before && !self.is_cut;
+        let is_said =
+            self.unsaid.is_empty() && (self.found.is_empty() || self.settled == self.number);
+        wanted.asked > Index(0) && is_looked_at && is_said
     }
 
     /// Whether what was found is in plans that were carried out, but for what is not worth it. Another look before that
@@ -244,6 +263,50 @@ mod tests {
         assert!(!searched.is_used_up(), "another look");
         searched.forget();
         assert_eq!((searched.is_used_up(), searched.number), (true, 3));
+    }
+
+    #[test]
+    fn what_was_asked_for_is_served_once_nothing_is_left_of_a_look_behind_it() {
+        let (infos, _) = segments(&[(900, 900, false)]);
+        let asked = |at| Wanted {
+            asked: Index(at),
+            ..wanted(9)
+        };
+        let looked = || Searched {
+            asked: Index(7),
+            before: Index(10),
+            number: 3,
+            found: [(infos[0].name, InSegment::default())].into(),
+            ..Searched::default()
+        };
+        let mut searched = looked();
+        searched.use_up(3);
+        assert!(!searched.is_served(&asked(7)), "other runs came first");
+        searched.settle(2);
+        assert!(!searched.is_served(&asked(7)), "of another look");
+        searched.settle(3);
+        assert!(searched.is_served(&asked(7)));
+        assert!(!searched.is_served(&asked(8)), "asked for since");
+        assert!(!searched.is_served(&asked(0)), "nobody asked");
+        searched.before = Index(7);
+        assert!(!searched.is_served(&asked(7)), "it ended before that");
+        let cut = Searched {
+            is_cut: true,
+            settled: 3,
+            ..looked()
+        };
+        assert!(!cut.is_served(&asked(7)));
+        let unsaid = Searched {
+            unsaid: [infos[0].name].into(),
+            settled: 3,
+            ..looked()
+        };
+        assert!(!unsaid.is_served(&asked(7)));
+        let nothing = Searched {
+            found: BTreeMap::new(),
+            ..looked()
+        };
+        assert!(nothing.is_served(&asked(7)));
     }
 
     #[test]

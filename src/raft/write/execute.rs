@@ -193,6 +193,7 @@ fn takes_room(command: &Command) -> bool {
         | Command::Rewrite(_)
         | Command::DeleteLog(_)
         | Command::CompactLog(_)
+        | Command::Compacted(_)
         | Command::Trim(_)
         | Command::TrimLogs(_)
         | Command::SetRetention(_)

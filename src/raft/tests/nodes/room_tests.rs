@@ -132,9 +132,15 @@ async fn a_rewriting_that_outgrows_its_room_is_begun_again_once_there_is_enough(
     let made = begun.load(Ordering::Relaxed);
     assert_eq!((made, first.progress().due), (1, 1), "not again and again");
     assert!(rewritten(&first).is_empty());
+    let asked = || {
+        let state = &first.0.node.state;
+        state.read(|fsm| fsm.logs.get(log).unwrap().compaction_asked)
+    };
+    assert!(asked() > Index(0));
     disk.set_available(u64::MAX);
     until("it is done", || !rewritten(&first).is_empty()).await;
     assert_eq!(first.progress().due, 0);
+    until("no other leader need look for it", || asked() == Index(0)).await;
     let (mut at, next, mut records) = (Offset(0), Offset(BATCHES * 20), 0);
     while at < next {
         let read = first.log().read(log, at, usize::MAX).unwrap();
