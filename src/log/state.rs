@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::format::files::SegmentName;
 use super::format::frame::Entry;
@@ -39,6 +39,8 @@ pub struct LogState {
     pub given_up: u64,
     /// The first raft index that is not published yet.
     pub next_publish: Index,
+    /// The log that kept a segment from going when that was looked at last.
+    pub keeper: AtomicU32,
     /// For each pin, the raft index from which on entries must stay.
     pub pins: Vec<Index>,
 }
@@ -121,6 +123,7 @@ impl LogState {
             forgotten: 0,
             given_up: 0,
             next_publish: covered.map_or(floor.index, |covered| Index(covered.applied.0 + 1)),
+            keeper: AtomicU32::new(u32::MAX),
             pins: Vec::new(),
         }
     }

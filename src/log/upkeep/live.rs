@@ -19,7 +19,7 @@ pub struct Live {
     pub bytes: u64,
     /// Of all batches.
     pub of_bytes: u64,
-    /// Logs of which records are gone, with where they begin; a deleted one begins behind all offsets.
+    /// Logs of which a rewriting gives up records, with where they begin; a deleted one begins behind all offsets.
     pub firsts: Vec<(LogId, Offset)>,
 }
 
@@ -43,6 +43,8 @@ struct OfLog {
     first: Option<Offset>,
     /// Whether it begins in the midst of the segment: then its batches are still to be looked at.
     is_cut: bool,
+    /// Whether compaction may have removed records of it, or is to.
+    has_gaps: bool,
 }
 
 impl RewriteSize {
@@ -101,7 +103,10 @@ impl Log {
             };
             live.bytes += some.iter().map(|of| of.bytes).sum::<u64>();
             live.of_bytes += some.iter().map(|of| of.of_bytes).sum::<u64>();
-            let firsts = some.iter().filter_map(|of| Some((of.log, of.first?)));
+            // A batch of which a record lives stays whole, where compaction does not cut it.
+            let gives = |of: &&OfLog| of.bytes < of.of_bytes || of.has_gaps;
+            let gives = some.iter().filter(gives);
+            let firsts = gives.filter_map(|of| Some((of.log, of.first?)));
             live.firsts.extend(firsts);
         }
         Ok(Some(live))
@@ -200,6 +205,7 @@ impl LogState {
                 bytes: if is_whole { of_bytes } else { 0 },
                 first: (!is_whole).then_some(first),
                 is_cut: !is_whole && first < listed.next,
+                has_gaps: !is_whole && self.may_have_gaps(*log),
             });
         }
         Ok(Looked::Found(Some(held)))

@@ -1,6 +1,7 @@
 //! Giving up a log's oldest records: logically at once, on disk a sealed segment at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::env::Instant;
 
@@ -203,26 +204,38 @@ impl LogState {
         seal: &Seal,
         but: Option<LogId>,
     ) -> Result<Looked<bool>, Error> {
-        // A log that begins at its end, or is deleted, holds nothing: no look at the rows is needed.
-        let holds = |log: &LogId| {
-            let ends = self.ends(*log);
-            ends.is_some_and(|ends| ends.first < ends.next)
-        };
-        for log in seal.logs.iter().filter(holds) {
+        // Where tens of thousands of logs are dead, the one that lives is to be found at once: it was asked a moment ago.
+        let likely = LogId(self.keeper.load(Ordering::Relaxed));
+        let likely = Some(likely).filter(|log| seal.logs.contains(*log));
+        for log in likely.into_iter().chain(seal.logs.iter()) {
             if Some(log) == but {
                 continue;
             }
-            let first = self.ends(log).unwrap_or_default().first;
-            // Nothing of it was trimmed.
-            if first == Offset(0) {
-                return Ok(Looked::Found(false));
-            }
-            match self.end_in(number, log)? {
-                Looked::Found(next) if next > first => return Ok(Looked::Found(false)),
-                Looked::Found(_) => {}
+            match self.keeps(number, log)? {
+                Looked::Found(true) => {
+                    self.keeper.store(log.0, Ordering::Relaxed);
+                    return Ok(Looked::Found(false));
+                }
+                Looked::Found(false) => {}
                 Looked::Needs(lazy) => return Ok(Looked::Needs(lazy)),
             }
         }
         Ok(Looked::Found(true))
+    }
+
+    /// Whether a record of a log that has some in this segment may be read.
+    fn keeps(&self, number: usize, log: LogId) -> Result<Looked<bool>, Error> {
+        // A log that begins at its end, or is deleted, holds nothing: no look at the rows is needed.
+        let Some(ends) = self.ends(log).filter(|ends| ends.first < ends.next) else {
+            return Ok(Looked::Found(false));
+        };
+        // Nothing of it was trimmed.
+        if ends.first == Offset(0) {
+            return Ok(Looked::Found(true));
+        }
+        Ok(match self.end_in(number, log)? {
+            Looked::Found(next) => Looked::Found(next > ends.first),
+            Looked::Needs(lazy) => Looked::Needs(lazy),
+        })
     }
 }
