@@ -64,7 +64,7 @@ pub use upkeep::rewrite::{Rewrite, Rewriting, Rewritten};
 pub use upkeep::rewritten_copy::RewrittenCopy;
 pub use upkeep::scrub::Scrub;
 pub use upkeep::trim::{Pin, SegmentInfo};
-pub use write::io::{Done, Job};
+pub use write::io::{Done, Job, Withdrawn};
 pub use write::writer::Counts;
 
 use crate::disk::Disk;
@@ -190,6 +190,12 @@ impl Log {
     /// Runs `job` once every earlier append is durable, and before any later one is written.
     pub fn run_after_appends(&self, job: Job, done: Done) {
         self.0.queue.push(Request::Run(job, done));
+    }
+
+    /// Withdraws the appends that are not written yet: none of them is from when `told` is called on, which gets their
+    /// callbacks, in order. A snapshot is about to take the place of what they would be written to.
+    pub fn withdraw_appends(&self, told: Withdrawn) {
+        self.0.queue.push(Request::Withdraw(told));
     }
 
     /// Gives the records of a committed entry their positions and lets readers see them: `runs` are

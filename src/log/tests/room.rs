@@ -178,6 +178,46 @@ fn appends_wait_in_order_for_room_and_nobody_else_does() {
 }
 
 #[test]
+fn withdraws(inline_io: bool) {
+    let disk = MemoryDisk::default();
+    let log = open(&disk, inline_io);
+    all_of(&append_some(&log, 0..5), 0..5);
+    let gate = Gate::on(&disk);
+    gate.shut.store(true, Ordering::SeqCst);
+    let told = append_some(&log, 5..200);
+    while gate.refused.load(Ordering::SeqCst) == 0 {
+        log.look_for_room();
+    }
+    let (tell, withdrawn) = mpsc::channel();
+    log.withdraw_appends(Box::new(move |dones| tell.send(dones).unwrap()));
+    let withdrawn = withdrawn.recv_timeout(PATIENCE);
+    let withdrawn = withdrawn.expect("nobody waits for room");
+    let mut next = 5;
+    while told.try_recv() == Ok(next) {
+        next += 1;
+    }
+    assert_eq!(withdrawn.len() as u64, 200 - next, "the others are written");
+    gate.shut.store(false, Ordering::SeqCst);
+    let (tell, ran) = mpsc::channel();
+    let done = Box::new(move |result: Result<(), Error>| tell.send(result.is_ok()).unwrap());
+    log.run_after_appends(Box::new(|| Ok(())), done);
+    assert_eq!(ran.recv_timeout(PATIENCE), Ok(true), "it goes on");
+    assert!(told.try_recv().is_err(), "whoever withdrew them answers");
+    withdrawn.into_iter().for_each(|done| done(Ok(())));
+    all_of(&told, next..200);
+    log.close();
+    drop(log);
+    let (log, _) = open_inline(&disk.crash(), None).unwrap();
+    assert_eq!(log.last(), Some((Term(1), Index(next - 1))));
+}
+
+/// Before a snapshot takes the place of what they would be written to.
+#[test]
+fn appends_that_are_withdrawn_are_not_written() {
+    withdraws(true);
+    withdraws(false);
+}
+
 fn a_log_that_waits_for_room_can_be_closed() {
     for inline_io in [true, false] {
         let disk = MemoryDisk::default();

@@ -282,7 +282,8 @@ impl Log {
     }
 
     /// Takes over the copies of these segments from `from` in place of every other segment, as the log of
-    /// a snapshot that a checkpoint covers. Nothing may be appended meanwhile.
+    /// a snapshot that a checkpoint covers. Nothing may be appended meanwhile, and what is not written yet must be
+    /// withdrawn ([`Log::withdraw_appends`]).
     pub fn adopt(
         &self,
         from: &Path,

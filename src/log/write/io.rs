@@ -35,7 +35,12 @@ pub enum Request {
     Append(Append),
     /// Sync what came before, then run this.
     Run(Job, Done),
+    /// Give back, at once, what is not written of the appends that came before.
+    Withdraw(Withdrawn),
 }
+
+/// Takes the callbacks of appends that are not written, and will not be.
+pub type Withdrawn = Box<dyn FnOnce(Vec<Done>) + Send>;
 
 /// Entries on their way to their places.
 pub struct Append {
@@ -155,7 +160,7 @@ impl Queue {
     fn push_all(&self, requests: VecDeque<Request>) {
         let bytes = requests.iter().map(|request| match request {
             Request::Append(append) => append.bytes,
-            Request::Run(..) => 0,
+            Request::Run(..) | Request::Withdraw(_) => 0,
         });
         self.marks.lock().unsynced += bytes.sum::<u64>();
         match &self.mode {

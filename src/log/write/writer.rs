@@ -105,6 +105,7 @@ impl Writer {
     /// Does what waits and what comes. Gives the error if the next request waits for room.
     pub fn run(&mut self, requests: VecDeque<Request>) -> Option<Error> {
         self.backlog.extend(requests);
+        self.withdraw();
         while let Some(request) = self.backlog.pop_front() {
             match request {
                 Request::Append(mut append) => {
@@ -144,10 +145,41 @@ impl Writer {
                         result => done(result),
                     }
                 }
+                Request::Withdraw(told) => told(Vec::new()),
             }
         }
         self.complete();
         None
+    }
+
+    /// Gives back the appends that are to be withdrawn. What waits for room keeps nobody waiting who would give it room.
+    fn withdraw(&mut self) {
+        let is_asked = |request: &Request| matches!(request, Request::Withdraw(_));
+        let Some(last) = self.backlog.iter().rposition(is_asked) else {
+            return;
+        };
+        self.complete();
+        if self.stopped {
+            return;
+        }
+        self.target = None;
+        let (mut withdrawn, mut left) = (Vec::new(), self.backlog.split_off(last));
+        for request in std::mem::take(&mut self.backlog).into_iter().rev() {
+            match request {
+                Request::Append(append) => {
+                    self.marks.lock().unsynced -= append.bytes;
+                    withdrawn.push(append.done);
+                }
+                other => left.push_front(other),
+            }
+        }
+        withdrawn.reverse();
+        if let Some(at) = left.iter().rposition(is_asked)
+            && let Some(Request::Withdraw(told)) = left.remove(at)
+        {
+            told(withdrawn);
+        }
+        self.backlog = left;
     }
 
     /// Fails what waits for room: the log is closed.
@@ -157,6 +189,7 @@ impl Writer {
             match request {
                 Request::Append(append) => (append.done)(Err(Error::Stopped)),
                 Request::Run(_, done) => done(Err(Error::Stopped)),
+                Request::Withdraw(told) => told(Vec::new()),
             }
         }
     }

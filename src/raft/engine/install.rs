@@ -4,8 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use openraft::RaftSnapshotBuilder;
+use tokio::sync::oneshot;
 
-use crate::log::{self, Index, Position, Seal};
+use crate::log::{self, Done, Index, Position, Seal};
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::codec;
 use crate::raft::entry::types::{self, SnapshotMeta, TypeConfig};
@@ -143,6 +144,7 @@ impl StateMachine {
         let (disk, state) = (self.snapshots.disk.clone(), self.state());
         let (segments, kept, begins) = (data.segments.clone(), self.floor.clone(), data.floor);
         let gaps: Vec<_> = fsm.logs.with_gaps().collect();
+        let withdrawn = self.withdrawn().await?;
         let adopted = on_disk(move || -> Result<(), Error> {
             let mut reached = state.covered();
             with_descriptors(|| snapshot::make_dir(&*disk, &staging))?;
@@ -164,7 +166,18 @@ impl StateMachine {
         });
         adopted.await?;
         self.replace(fsm);
+        // The snapshot holds what they were to append.
+        withdrawn.into_iter().for_each(|done| done(Ok(())));
         Ok(())
+    }
+
+    /// The callbacks of entries that wait to be written. None is written any more: the writer would write it into the
+    /// files that a snapshot brings, or make files in their place.
+    async fn withdrawn(&self) -> Result<Vec<Done>, Error> {
+        let (tell, told) = oneshot::channel();
+        let tell = Box::new(move |withdrawn| drop(tell.send(withdrawn)));
+        self.log().withdraw_appends(tell);
+        Ok(told.await.map_err(|_| log::Error::Stopped)?)
     }
 
     async fn apply_up_to(&mut self, end: Index) -> Result<(), Error> {
