@@ -6,3 +6,4 @@ mod ended;
 pub mod listing;
 pub mod recovery;
 pub mod rewritten;
+mod room;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::cut;
 use super::derive;
 use super::rewritten;
+use super::room;
 use crate::disk::{self, Disk};
 use crate::log::format::files::{Paths, SegmentName, remove_all, remove_files};
 use crate::log::format::frame::{self, Header};
@@ -184,10 +185,9 @@ fn open_segments(
     checkpoint: Option<&Checkpoint>,
 ) -> Result<Recovered, Error> {
     let covered = checkpoint.map_or(Index(0), |known| Index(known.applied.0 + 1));
-    let (mut found, names) = (
-        Recovered::new(floor),
-        rewritten::live_names(directory, floor.index)?,
-    );
+    let mut found = Recovered::new(floor);
+    let names = rewritten::live_names(directory, floor.index)?;
+    room::take(directory, names.last());
     let bases: Vec<_> = names.iter().map(|name| name.base).collect();
     found.rolled = checkpoint.map_or(Index(0), |known| known.rolled);
     for (number, name) in names.iter().enumerate() {

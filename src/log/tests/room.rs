@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::{DIR, open as open_inline, publish, records};
+use crate::disk::Disk;
 use crate::disk::memory::{Event, MemoryDisk};
 use crate::log::format::frame;
 use crate::log::*;
@@ -177,7 +178,6 @@ fn appends_wait_in_order_for_room_and_nobody_else_does() {
     waits_for_room(false);
 }
 
-#[test]
 fn withdraws(inline_io: bool) {
     let disk = MemoryDisk::default();
     let log = open(&disk, inline_io);
@@ -218,6 +218,7 @@ fn appends_that_are_withdrawn_are_not_written() {
     withdraws(false);
 }
 
+#[test]
 fn a_log_that_waits_for_room_can_be_closed() {
     for inline_io in [true, false] {
         let disk = MemoryDisk::default();
@@ -232,6 +233,26 @@ fn a_log_that_waits_for_room_can_be_closed() {
         let told = told.recv_timeout(PATIENCE);
         assert_ne!(told, Ok(true), "it is not on disk");
     }
+}
+
+#[test]
+fn an_open_segment_that_was_made_for_less_gets_its_room() {
+    let disk = MemoryDisk::default();
+    let log = open(&disk, true);
+    all_of(&append_some(&log, 0..3), 0..3);
+    log.close();
+    drop(log);
+    let config = Config {
+        segment_bytes_max: 16_384,
+        inline_io: true,
+        ..Config::default()
+    };
+    let shared = Arc::new(disk.clone());
+    let opened = Log::open(shared, Path::new(DIR), config, Floor::default(), None);
+    let (log, _) = opened.unwrap();
+    let store = disk.open(&Path::new(DIR).join(format!("{:020}.store", 0)));
+    assert_eq!(store.unwrap().len().unwrap(), 16_384);
+    drop(log);
 }
 
 #[test]
