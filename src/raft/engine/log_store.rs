@@ -24,7 +24,7 @@ use crate::raft::entry::codec;
 use crate::raft::entry::types::{self, Entry, LogId, TypeConfig, Vote};
 use crate::raft::error::StableError;
 use crate::raft::home::blocking::{DESCRIPTOR_LOOK, on_disk};
-use crate::raft::home::stable_store::StableStore;
+use crate::raft::home::stable_store::{self, StableStore, system_error};
 use crate::raft::view::counts::Counts;
 
 /// How many bytes of entries one message to a follower carries at most; one larger entry travels alone.
@@ -295,8 +295,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 let result = stable.save_vote(&saved);
                 result.map_err(|error| log::Error::Io {
                     action: "save the vote in",
-                    path: crate::raft::home::stable_store::FILE.into(),
-                    source: io::Error::other(error),
+                    path: stable_store::FILE.into(),
+                    source: system_error(error),
                 })
             };
             self.log.run_after_appends(Box::new(job), done);

@@ -149,6 +149,25 @@ struct Backend {
     written: Arc<Counter>,
 }
 
+/// As the system's error, of the kind that the system gave: it tells whether the same may work later.
+pub fn system_error(error: StableError) -> io::Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    let mut found = None;
+    while let Some(at) = cause {
+        found = match at.downcast_ref::<redb::Error>() {
+            // The database does not tell its cause otherwise.
+            Some(redb::Error::Io(error)) => Some(error),
+            _ => at.downcast_ref::<io::Error>(),
+        };
+        cause = at.source().filter(|_| found.is_none());
+    }
+    match found.map(|error| (error.raw_os_error(), error.kind())) {
+        Some((Some(code), _)) => io::Error::from_raw_os_error(code),
+        Some((None, kind)) => io::Error::new(kind, error),
+        None => io::Error::other(error),
+    }
+}
+
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
@@ -237,6 +256,30 @@ mod tests {
             }
         }
         assert!(failures > 2, "{failures}");
+    }
+
+    /// The writer of the log tries such a vote again, and ends the node after any other failure.
+    #[test]
+    fn a_vote_that_finds_no_room_says_so() {
+        let disk = MemoryDisk::default();
+        disk.create_dir(Path::new(DIR)).unwrap();
+        let store = opened(&disk);
+        let vote = |term| crate::raft::entry::types::Vote::new_committed(term, 1);
+        store.save_vote(&vote(3)).unwrap();
+        disk.watch(
+            |event, path| match path.ends_with(FILE) && event == Event::Write {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            },
+        );
+        // The second try opens the database anew.
+        for _ in 0..2 {
+            let error = system_error(store.save_vote(&vote(4)).unwrap_err());
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
+        }
+        disk.watch(|_, _| Ok(()));
+        store.save_vote(&vote(4)).unwrap();
+        assert_eq!(store.vote().unwrap(), Some(vote(4)));
     }
 
     #[test]

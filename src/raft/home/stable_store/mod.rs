@@ -18,6 +18,8 @@ use crate::raft::entry::types::{self, LogId, Vote};
 use crate::raft::entry::wire_error::WireError;
 use crate::raft::error::StableError;
 
+pub use database::system_error;
+
 use database::Opened;
 use vote_file::VoteFile;
 
