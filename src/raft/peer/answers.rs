@@ -1,9 +1,12 @@
 //! Checks the answers of peers, notes what they say of room and clocks, and turns them into the engine's types.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use futures::{Stream, StreamExt, stream};
 use openraft::errors::{NetworkError, RPCError};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult, VoteResponse};
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::proto::raft_v1 as pb;
@@ -13,6 +16,9 @@ use crate::raft::peer::calling::CallingNode;
 use super::checks::{Pair, Unanswered, Unsound};
 use super::unreachable::{RpcResult, unreachable};
 use super::wire;
+
+/// A stream is given up once a request was not answered for so long, or for up to twice as long.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// The engine's error for a refusal or a broken connection.
 pub fn rpc_error(status: Status) -> RPCError<TypeConfig> {
@@ -61,6 +67,32 @@ impl Asked {
     }
 }
 
+/// Answers that end with an error once a request waits too long for its own.
+///
+/// A follower whose disk hangs goes on answering heartbeats, and no entries. The engine purges nothing that it sends on a
+/// stream: a leader that waited for such a follower for ever would give up no segment, and fill its disk.
+pub fn unless_silent(
+    answers: impl Stream<Item = RpcResult<StreamAppendResult<TypeConfig>>> + Send,
+    asked: Asked,
+) -> impl Stream<Item = RpcResult<StreamAppendResult<TypeConfig>>> + Send {
+    stream::unfold(Some((Box::pin(answers), asked)), |state| async move {
+        let (mut answers, asked) = state?;
+        let mut waits = false;
+        loop {
+            match timeout(ANSWER_MAX, answers.next()).await {
+                Ok(Some(answer)) => return Some((answer, Some((answers, asked)))),
+                Ok(None) => return None,
+                Err(_) if waits && asked.unanswered.is_any() => break,
+                Err(_) => waits = asked.unanswered.is_any(),
+            }
+        }
+        let what = format!("entries were not answered for {} s", ANSWER_MAX.as_secs());
+        tracing::warn!(peer = asked.pair.peer, "{what}: they are sent again");
+        let failed = RPCError::Network(NetworkError::from_string(what));
+        Some((Err(failed), None))
+    })
+}
+
 /// Notes whether the peer's disk has room, whether it is drained, and what its clock shows.
 pub fn note(
     node: &OnceLock<CallingNode>,
@@ -107,4 +139,38 @@ pub fn vote(pair: &Pair, answer: &pb::VoteResponse) -> RpcResult<VoteResponse<Ty
     let sound = pair.vote_answer(&answer);
     sound.map_err(|error| unsound(pair.peer, &error))?;
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::entry::types::Vote;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_given_up_once_a_request_is_not_answered() {
+        let pair = Pair {
+            me: 1,
+            peer: 2,
+            term: 5,
+        };
+        let asked = Asked::new(Arc::default(), pair);
+        let silent = stream::pending().boxed();
+        let mut results = Box::pin(unless_silent(silent, asked.clone()));
+        let quiet = timeout(20 * ANSWER_MAX, results.next()).await;
+        assert!(quiet.is_err(), "nothing is asked");
+        asked.sent(&AppendEntriesRequest {
+            vote: Vote::new_committed(5, 1),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: None,
+        });
+        let ended = timeout(2 * ANSWER_MAX, results.next()).await;
+        assert!(matches!(ended, Ok(Some(Err(RPCError::Network(_))))));
+        assert!(results.next().await.is_none());
+        // An answer in time keeps it.
+        let answers = stream::iter([Ok(Ok(None))]).chain(stream::pending());
+        let mut results = Box::pin(unless_silent(answers, asked));
+        assert!(matches!(results.next().await, Some(Ok(Ok(None)))));
+        assert!(timeout(ANSWER_MAX, results.next()).await.is_err());
+    }
 }

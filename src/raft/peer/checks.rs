@@ -277,6 +277,11 @@ impl Unanswered {
         self.0.lock().push_back((prev, last.or(prev)));
     }
 
+    /// Whether there is any.
+    pub fn is_any(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
     /// Checks an answer against the oldest request, and removes that request.
     pub fn answered(
         &self,

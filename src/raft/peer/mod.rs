@@ -247,6 +247,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 let answer = self.heartbeat(&asked, &first).await?;
                 return Ok(stream::iter(answer.map(Ok)).boxed());
             }
+            let oldest = asked.clone();
             let repairs = Arc::new(AtomicBool::new(false));
             let told = (self.node.clone(), repairs.clone());
             let requests = stream::unfold(
@@ -283,8 +284,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 .await?;
             let results = answers.map(move |answer| {
                 answered.answered();
-                asked.answered(answer)
+                oldest.answered(answer)
             });
+            let results = answers::unless_silent(results, asked);
             // After a move the stream ends, and the engine opens another one at the peer's new address.
             let results = results.take_until(moved);
             Ok(results.chain(failed_for(repairs)).boxed())

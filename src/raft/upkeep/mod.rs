@@ -54,7 +54,7 @@ pub struct Upkeep {
     commands: Arc<Commands>,
     kept: Kept,
     walk: Mutex<retention::Walk>,
-    /// Held while segments are rewritten, or another node's rewritten one takes their place.
+    /// Held while segments are rewritten, or a copy of another node's takes the place of one.
     rewriting: tokio::sync::Mutex<()>,
     /// The bytes of batches in sealed segments of which a record lives, as they were seen last.
     live_bytes: AtomicU64,
@@ -157,7 +157,12 @@ impl Upkeep {
         // A leader's engine puts a purge off while it sends these entries. If it follows another leader by then, it
         // forgets to do it, and does nothing about a purge up to the same entry; it does about one that goes further.
         let put_off = self.put_off.load(Ordering::Relaxed);
-        let last = if last <= put_off { put_off + 1 } else { last };
+        // Nothing is purged that is not applied.
+        let applied = self.node.indexes()[2].unwrap_or(0);
+        let last = match last <= put_off {
+            true => (put_off + 1).min(applied).max(last),
+            false => last,
+        };
         let covers = covers.max(last);
         let stopped = |error: &dyn std::fmt::Display| Error::Engine(error.to_string());
         let metrics = raft.metrics();

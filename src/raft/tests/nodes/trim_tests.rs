@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -55,6 +56,27 @@ async fn a_trimmed_log_stays_trimmed_and_a_new_node_joins_it() {
     let last = 1999;
     assert_eq!(append(&second, last).await, last, "the sessions came along");
     assert_eq!(append(&second, 2000).await, 2000);
+}
+
+/// A disk without room for a seal may get room by the very trims that come behind it.
+#[tokio::test(start_paused = true)]
+async fn trims_give_room_back_though_no_segment_can_be_sealed() {
+    let first = First::with(600).await;
+    let failed = Arc::new(AtomicUsize::new(0));
+    let counts = failed.clone();
+    first.disk.watch(move |event, path| {
+        if event != Event::Create || !path.ends_with("new-seal") {
+            return Ok(());
+        }
+        counts.fetch_add(1, Ordering::Relaxed);
+        Err(io::Error::from(io::ErrorKind::StorageFull))
+    });
+    for sequence in 600..1200 {
+        append(&first, sequence).await;
+    }
+    until("no seal can be made", || failed.load(Ordering::Relaxed) > 0).await;
+    first.trim_away(300).await;
+    check_trimmed(&first, 300, 1200).await;
 }
 
 /// A follower needs a segment that is damaged here, and that nobody else has: the leader goes on without it, and
