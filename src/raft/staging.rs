@@ -64,7 +64,9 @@ pub async fn receive(
     state.map_err(bad)?;
     let checked = log.0.hearing.pair(sender).snapshot(&vote, &meta);
     checked.map_err(|error| log.0.hearing.refuse(sender, &error))?;
-    check_order(log, sender, meta.last_log_id.as_ref()).await?;
+    if let Some(last) = &meta.last_log_id {
+        log.0.hearing.check_snapshot(sender, &vote, last).await?;
+    }
     let snapshots = &log.0.staging.snapshots;
     let dir = snapshots.staging();
     let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
@@ -95,25 +97,6 @@ pub async fn receive(
     tracing::info!(segments, fetched, "a snapshot is complete");
     let snapshot = data;
     Ok((vote, Snapshot { meta, snapshot }, hold))
-}
-
-/// A snapshot that ends within this node's log must end with an entry that is in it, unless that was
-/// never committed.
-async fn check_order(
-    log: &ReplicatedLog,
-    sender: u64,
-    last: Option<&types::LogId>,
-) -> Result<(), Status> {
-    let Some(last) = last else {
-        return Ok(());
-    };
-    match log.log().term(log::Index(last.index)) {
-        Ok(held) if held.0 != last.leader_id.term => {
-            log.0.hearing.check_replaced(sender, last.index).await
-        }
-        // It was given up, or never came.
-        Ok(_) | Err(_) => Ok(()),
-    }
 }
 
 /// Whether a segment is held already, in the log or staged.

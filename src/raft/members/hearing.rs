@@ -15,8 +15,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tonic::Status;
 
+use crate::log::Index;
 use crate::proto::raft_v1 as pb;
-use crate::raft::entry::types::{Member, TypeConfig, member_from_pb, member_to_pb};
+use crate::raft::entry::types::{LogId, Member, TypeConfig, Vote, member_from_pb, member_to_pb};
 use crate::raft::node::Node;
 use crate::raft::peer::calling::Successor;
 use crate::raft::peer::checks::{self, Pair, Unsound};
@@ -199,25 +200,54 @@ impl Hearing {
         }
         let checked = self.pair(peer).append(request);
         checked.map_err(|error| self.refuse(peer, &error))?;
-        let Some(index) = checks::contradicts(&self.node.log, request) else {
+        if checks::contradicts(&self.node.log, request).is_none() {
+            return Ok(());
+        }
+        let Some(committed) = self.committed_in(&request.vote).await? else {
             return Ok(());
         };
-        // A new leader may replace entries of an old one, but no committed ones.
-        self.check_replaced(peer, index).await
-    }
-
-    /// Whether entries from `index` on may be replaced.
-    pub(crate) async fn check_replaced(&self, peer: u64, index: u64) -> Result<(), Status> {
-        let raft = &self.node.raft;
-        let committed = raft.with_raft_state(|state| state.local_committed().map(|id| id.index));
-        let committed = committed.await;
-        let committed = committed.map_err(|error| Status::unavailable(error.to_string()))?;
-        match committed {
-            Some(committed) if index <= committed => {
+        // A new leader may replace entries of an old one, but no committed ones. A request before this one may just
+        // have replaced them.
+        match checks::contradicts(&self.node.log, request) {
+            Some(index) if index <= committed.index => {
+                let committed = committed.index;
                 Err(self.refuse(peer, &Unsound::Contradiction { index, committed }))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks the last entry of a snapshot: where it stands among committed ones, it must be one of them.
+    pub(crate) async fn check_snapshot(
+        &self,
+        peer: u64,
+        vote: &Vote,
+        last: &LogId,
+    ) -> Result<(), Status> {
+        let Some(committed) = self.committed_in(vote).await? else {
+            return Ok(());
+        };
+        let held = self.node.log.term(Index(last.index));
+        let differs = held.is_ok_and(|held| held.0 != last.leader_id.term);
+        // The terms of committed entries never go back.
+        if last.index <= committed.index && (differs || *last > committed) {
+            let (index, committed) = (last.index, committed.index);
+            return Err(self.refuse(peer, &Unsound::Contradiction { index, committed }));
+        }
+        Ok(())
+    }
+
+    /// What is committed here, for the check of a leader's message; `None` if nothing is, or if the engine refuses
+    /// the message itself, since it is of an earlier term: that leader was deposed, and is at no fault.
+    async fn committed_in(&self, vote: &Vote) -> Result<Option<LogId>, Status> {
+        let raft = &self.node.raft;
+        let seen = raft.with_raft_state(|state| {
+            let (term, committed) = (state.vote_ref().leader_id.term, state.local_committed());
+            (term, committed.copied())
+        });
+        let seen = seen.await;
+        let (term, committed) = seen.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(committed.filter(|_| vote.leader_id.term >= term))
     }
 
     /// Remembers the successor that a leader has named.
