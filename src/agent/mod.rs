@@ -36,7 +36,7 @@ use crate::net::mux::{Mux, MuxLimits, Recheck, Streams};
 use crate::net::stream_layer::StreamLayer;
 use crate::net::tcp::TcpNetwork;
 use crate::net::{Listener, Network, Security};
-use crate::raft::{self, ReplicatedLog, Seat, Timing};
+use crate::raft::{self, ReplicatedLog, Seat, Setup, Timing};
 use crate::server::Drain;
 use crate::spans::Tracer;
 use crate::tasks;
@@ -347,15 +347,15 @@ async fn begin(
         tracer,
         ..config.timing
     };
-    let log = ReplicatedLog::start(
+    let log = ReplicatedLog::start(Setup {
         directory,
         layer,
-        &addr,
-        &timing,
-        config.log,
-        &disk_reserve_bytes,
-        &seams.runtimes.clients,
-    );
+        addr,
+        timing,
+        log: config.log,
+        disk_reserve_bytes,
+        callers_on: seams.runtimes.clients,
+    });
     Ok((log.await?, joined))
 }
 

@@ -65,6 +65,7 @@ pub use members::joining::{JoinError, cluster_of, join};
 pub use peer::sender::WIRE;
 pub use read::Freshness;
 pub use service::{Refusals, Seat, service};
+pub use start::Setup;
 pub use state::admissions::ALLOWED_MAX;
 pub use state::applied::Applied;
 pub use state::cursors::{CURSORS_MAX, Cursor};

@@ -44,20 +44,29 @@ use crate::tasks;
 use super::staging::Staging;
 use super::{ReplicaParts, ReplicatedLog};
 
+/// What a node is started with.
+pub struct Setup {
+    /// Its directory, which must have an identity.
+    pub directory: Directory,
+    /// How it reaches the other nodes.
+    pub layer: StreamLayer,
+    /// Where they reach it, `host:port`.
+    pub addr: String,
+    pub timing: Timing,
+    pub log: log::Config,
+    /// The bytes of its disk that are to stay free.
+    pub disk_reserve_bytes: Live<u64>,
+    /// The runtime of those who append.
+    pub callers_on: Handle,
+}
+
 impl ReplicatedLog {
-    /// Starts the node that a directory holds, on the present runtime; those who append are on another. The
-    /// directory must have an identity.
-    pub async fn start(
-        directory: Directory,
-        layer: StreamLayer,
-        addr: &str,
-        timing: &Timing,
-        log_config: log::Config,
-        disk_reserve_bytes: &Live<u64>,
-        callers_on: &Handle,
-    ) -> Result<Self, Error> {
+    /// Starts a node, on the present runtime.
+    pub async fn start(setup: Setup) -> Result<Self, Error> {
+        let (directory, layer, addr) = (setup.directory, setup.layer, &setup.addr[..]);
+        let (timing, reserve) = (&setup.timing, setup.disk_reserve_bytes);
         let identity = identity_of(&directory)?;
-        let log_config = space::leave_room(log_config, disk_reserve_bytes.get());
+        let log_config = space::leave_room(setup.log, reserve.get());
         let (bytes_max, inline) = (log_config.segment_bytes_max, log_config.inline_io);
         let counts = Arc::<Counts>::default();
         let mut machine = StateMachine::open_in(&directory, log_config)?;
@@ -69,7 +78,6 @@ impl ReplicatedLog {
         let store = store(&directory, &log, inline)?.counting(identity.node_id, counts.clone());
         let (failure, promised, full) = (store.failure(), store.promised(), store.watch_full());
         let (disk, path) = (directory.disk.clone(), directory.path.clone());
-        let reserve = disk_reserve_bytes.clone();
         let space = Space::start(disk, path, reserve, log.clone());
         let (me, floor, start) = (identity.node_id, machine.floor.clone(), directory.start);
         let clocks = Clocks::new(timing.clock.clone(), me, timing.clock_bound_ms);
@@ -104,7 +112,7 @@ impl ReplicatedLog {
             tracer: timing.tracer.clone(),
         });
         rolls::start(node.clone(), full);
-        let doors = doors(&node, &stamps, timing, bytes_max, callers_on);
+        let doors = doors(&node, &stamps, timing, bytes_max, &setup.callers_on);
         let heartbeat = Duration::from_millis(timing.heartbeat_ms);
         let kept = Kept {
             snapshots,

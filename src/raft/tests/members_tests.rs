@@ -119,17 +119,15 @@ async fn who_may_not_join_makes_no_entry() {
     let mut directory = Directory::open(disk, Path::new("/node"), "n1", &random).unwrap();
     directory.bootstrap(&random).unwrap();
     directory.let_in(vec!["n2".to_owned(), "n3".to_owned()]);
-    let timing = Timing::default();
-    let (here, none) = (tokio::runtime::Handle::current(), Live::new(0));
-    let node = ReplicatedLog::start(
+    let node = ReplicatedLog::start(Setup {
         directory,
         layer,
-        "n1:1",
-        &timing,
-        log_config(),
-        &none,
-        &here,
-    );
+        addr: "n1:1".to_owned(),
+        timing: Timing::default(),
+        log: log_config(),
+        disk_reserve_bytes: Live::new(0),
+        callers_on: tokio::runtime::Handle::current(),
+    });
     let node = node.await.unwrap();
     let mut views = node.watch_view();
     let leads = timeout(PATIENCE, views.wait_for(|view| view.writable)).await;

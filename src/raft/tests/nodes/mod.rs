@@ -101,18 +101,16 @@ pub async fn begin_with(
             peers => join(&mut directory, &layer, peers, addr, "").await.unwrap(),
         }
     }
-    let (timing, here) = (Timing::default(), tokio::runtime::Handle::current());
-    let node = ReplicatedLog::start(
+    let node = ReplicatedLog::start(Setup {
         directory,
         layer,
-        addr,
-        &timing,
-        config,
-        &Live::new(0),
-        &here,
-    )
-    .await
-    .unwrap();
+        addr: addr.to_owned(),
+        timing: Timing::default(),
+        log: config,
+        disk_reserve_bytes: Live::new(0),
+        callers_on: tokio::runtime::Handle::current(),
+    });
+    let node = node.await.unwrap();
     assert!(seat.set(node.clone()).is_ok());
     (node, mux)
 }
