@@ -312,7 +312,10 @@ impl ClientError {
 
     /// Whether the outcome is unknown: the change may have been made or not.
     pub fn is_doubt(&self) -> bool {
-        matches!(self, Self::OutcomeUnknown | Self::ChangeInDoubt { .. })
+        matches!(
+            self,
+            Self::OutcomeUnknown | Self::SessionExpired | Self::ChangeInDoubt { .. }
+        )
     }
 
     /// Why the server refused, as `docs/errors.md` lists it. `None` if no server gave a reason that this version knows.

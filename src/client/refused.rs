@@ -5,7 +5,7 @@
 use tonic::{Code, Status};
 
 use super::ClientError;
-use super::told::{Told, describe, is_distrust, is_verdict};
+use super::told::{Doubt, Told, describe, is_distrust, is_verdict, is_without_log};
 use crate::reason::Reason;
 
 impl ClientError {
@@ -27,8 +27,14 @@ impl ClientError {
 
     /// The error that ends a call. An earlier try may have appended the batch, whatever a later one met: then it is
     /// [`Self::OutcomeUnknown`], unless the last status settles the doubt.
-    pub(super) fn unless_in_doubt(self, in_doubt: bool, last: &Status) -> Self {
-        if !in_doubt || is_verdict(last) {
+    pub(super) fn unless_in_doubt(self, doubt: Doubt, last: &Status) -> Self {
+        let is_settled = match doubt {
+            Doubt::None => true,
+            // Whatever an earlier try appended was deleted with the log.
+            Doubt::OfOneLog => is_verdict(last) || is_without_log(last),
+            Doubt::OfSeveral => is_verdict(last),
+        };
+        if is_settled {
             return self;
         }
         tracing::warn!(cause = %self, "the outcome of an earlier try stays unknown");
@@ -142,5 +148,22 @@ mod tests {
         assert!(differs.after_doubt(true).is_doubt());
         assert!(!missing.after_doubt(true).is_doubt());
         assert!(!ClientError::LogExists.after_doubt(true).is_doubt());
+    }
+
+    #[test]
+    fn a_log_that_is_gone_settles_what_became_of_its_own_batches_alone() {
+        let gone = Reason::LogDeleted.status("x");
+        let fenced = Reason::Fenced.status("x");
+        let after = |doubt, status: &Status| {
+            ClientError::of_status("a:1", status)
+                .unless_in_doubt(doubt, status)
+                .is_doubt()
+        };
+        assert!(!after(Doubt::None, &gone));
+        assert!(!after(Doubt::OfOneLog, &gone));
+        assert!(after(Doubt::OfSeveral, &gone), "the other log has it");
+        assert!(!after(Doubt::OfSeveral, &fenced), "the log itself says so");
+        // It is told only while an outcome is unknown.
+        assert!(ClientError::SessionExpired.is_doubt());
     }
 }

@@ -72,11 +72,38 @@ pub(super) fn is_verdict(status: &Status) -> bool {
                 | Reason::SequenceReused
                 | Reason::NotOwner
                 | Reason::SessionExpired
-                // Whatever an earlier try appended was deleted with the log.
-                | Reason::NoSuchLog
-                | Reason::LogDeleted
         )
     )
+}
+
+/// Whether a log of the batches is not there. Servers say so before they ask what an earlier try appended.
+pub(super) fn is_without_log(status: &Status) -> bool {
+    let reason = Reason::of(status);
+    matches!(reason, Some(Reason::NoSuchLog | Reason::LogDeleted))
+}
+
+/// What may be in the log though no answer said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// Nothing.
+    None,
+    /// Batches of one log.
+    OfOneLog,
+    /// Batches of several.
+    OfSeveral,
+}
+
+impl Doubt {
+    /// That of batches for these logs.
+    pub(super) fn of<'a>(mut logs: impl Iterator<Item = &'a str>) -> Self {
+        let Some(first) = logs.next() else {
+            return Self::None;
+        };
+        match logs.all(|log| log == first) {
+            true => Self::OfOneLog,
+            false => Self::OfSeveral,
+        }
+    }
 }
 
 /// Whether a call that ended so may have been carried out, though no answer says so.

@@ -16,7 +16,7 @@ use crate::client::attempts::{Attempts, limited, within};
 use crate::client::named::Log;
 use crate::client::servers::Servers;
 use crate::client::session::{self, Opened, Token};
-use crate::client::told::{is_session_expired, leaves_doubt, offset_differs};
+use crate::client::told::{Doubt, is_session_expired, leaves_doubt, offset_differs};
 use crate::client::{ClientError, Fence, SILENCE_MAX, build, native};
 use crate::proto::v1::{
     Batch, ManyBatch, ProduceManyRequest, ProduceRequest, ProduceResponse, SessionSequence,
@@ -291,7 +291,11 @@ impl Tries<'_> {
             } else {
                 self.attempts.failed(&status).await
             };
-            failed.map_err(|error| error.unless_in_doubt(self.uncertain, &status))?;
+            let doubt = match self.uncertain {
+                true => Doubt::of(self.call.logs()),
+                false => Doubt::None,
+            };
+            failed.map_err(|error| error.unless_in_doubt(doubt, &status))?;
         }
     }
 

@@ -68,14 +68,14 @@ impl Pipeline {
                 attempts.progressed();
             }
             attempts.waiting_since(self.window.waiting_since().unwrap_or_else(Instant::now));
-            // Asked before `judge`: whether a batch of an earlier stream may be in the log.
-            let in_doubt = self.window.is_uncertain();
+            // Asked before `judge`: what of an earlier stream may be in the log.
+            let doubt = self.window.doubt();
             let status = self.judge(status)?;
             let failed = attempts.failed(&status).await;
             failed.map_err(|error| match error {
                 // A timeout says already that no answer came.
                 error if error.is_timeout() => error,
-                error => error.unless_in_doubt(in_doubt, &status),
+                error => error.unless_in_doubt(doubt, &status),
             })?;
         }
         Ok(())

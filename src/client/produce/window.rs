@@ -20,6 +20,7 @@ use super::ids::AnotherLog;
 use super::outgoing::Outgoing;
 use crate::batch::{Record, bytes_in_batch};
 use crate::client::session::Opened;
+use crate::client::told::Doubt;
 use crate::client::{ClientError, ProducerOptions};
 use crate::proto::v1::ProduceResponse;
 
@@ -240,6 +241,14 @@ impl Window {
     pub(super) fn is_uncertain(&self) -> bool {
         let state = self.lock();
         state.first() < state.uncertain_until
+    }
+
+    /// Of which logs these batches are.
+    pub(super) fn doubt(&self) -> Doubt {
+        let state = self.lock();
+        let unacknowledged = state.unacknowledged.iter();
+        let uncertain = unacknowledged.take_while(|batch| batch.first < state.uncertain_until);
+        Doubt::of(uncertain.map(|batch| &*batch.log))
     }
 
     /// Takes the server's answer to the first unacknowledged batch.
