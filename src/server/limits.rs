@@ -36,6 +36,8 @@ pub const ANSWER_BYTES_MAX: usize = USUAL_MESSAGE_BYTES_MAX - RECORD_OVERHEAD;
 const MESSAGE_OVERHEAD: usize = 64 << 10;
 /// Records of a native batch.
 pub const BATCH_RECORDS_MAX: u32 = 65_536;
+/// Batches of one call. A session remembers 80 batches, and each call's further ones take a quarter of one.
+pub const MANY_BATCHES_MAX: usize = 100;
 /// A native batch may be so large, whatever the largest record is: what clients gather by themselves.
 const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Records of a `log.v1` stream that wait together become one batch of at most so many bytes.

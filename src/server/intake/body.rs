@@ -30,11 +30,11 @@ use tonic::body::Body;
 
 use crate::net::budget::{Accounts, Held, SMALL_BYTES_MAX};
 
+use super::super::limits::MANY_BATCHES_MAX;
 use super::super::status;
+use super::batches::{Batches, PREFIX_BYTES};
 use super::methods::Method;
 
-/// The flag and the length before each message.
-const PREFIX_BYTES: usize = 5;
 /// How long a message may stand still before its call ends.
 const STALL_MAX: Duration = Duration::from_secs(10);
 /// The least pace of a message from its first byte to its last, in bytes a second.
@@ -122,6 +122,7 @@ pub struct Messages {
     /// The stream's window, while it has something under way.
     window: Option<Held>,
     count: u64,
+    batches: Batches,
     clock: Clock,
     ended: bool,
 }
@@ -139,6 +140,7 @@ impl Messages {
             waiting: None,
             window: None,
             count: 0,
+            batches: Batches::new(method.batches()),
             clock: Clock::default(),
             ended: false,
         }
@@ -155,6 +157,11 @@ impl Messages {
                 self.taken.put(held, &self.parts);
             }
             if let Some(passing) = self.pass() {
+                if self.batches.pass(&passing).is_err() {
+                    let what =
+                        format!("a call appends 1 to {MANY_BATCHES_MAX} batches, and no more");
+                    return Poll::Ready(Some(Err(status::invalid(what))));
+                }
                 return Poll::Ready(Some(Ok(Frame::data(passing))));
             }
             if self.rest.len() >= PREFIX_BYTES {

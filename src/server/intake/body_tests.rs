@@ -147,6 +147,24 @@ async fn a_half_sent_message_gives_back_its_room_when_the_call_ends() {
 }
 
 #[tokio::test]
+async fn a_call_with_too_many_batches_is_refused_before_they_are_decoded() {
+    let budget = budget();
+    let empty = [0x0a, 0].repeat(50_000);
+    let of_stream = [&[0x12, 0xa0, 0x8d, 0x06][..], &empty].concat();
+    for (path, batches) in [
+        ("/ferrolog.v1.LogService/ProduceMany", &empty),
+        ("/ferrolog.v1.LogService/ProduceStream", &of_stream),
+    ] {
+        let mut call = call(&budget, path);
+        call.send([prefix(batches.len()), batches.clone()].concat());
+        let (code, _) = call.refusal();
+        assert_eq!(code, Code::InvalidArgument, "{path}");
+        drop(call);
+        assert_eq!(budget.bytes.held(), 0);
+    }
+}
+
+#[tokio::test]
 async fn what_is_too_long_is_refused_by_its_length_with_a_reason() {
     let budget = budget();
     for (path, code, reason) in [

@@ -26,6 +26,8 @@ const MESSAGE_OVERHEAD: usize = 128;
 enum Carries {
     Record,
     Batch,
+    /// Several batches, in this field, or in one of that field.
+    Batches(&'static [u64]),
     Small,
 }
 
@@ -50,7 +52,7 @@ impl Method {
         }
         let factor = match self.carries {
             Carries::Small => SMALL_FACTOR,
-            Carries::Record | Carries::Batch => 1,
+            Carries::Record | Carries::Batch | Carries::Batches(_) => 1,
         };
         Ok(length * factor + MESSAGE_OVERHEAD)
     }
@@ -64,14 +66,22 @@ impl Method {
     pub fn unread_bytes_max(&self) -> usize {
         match self.carries {
             Carries::Small => AHEAD_BYTES_MAX,
-            Carries::Record | Carries::Batch => STREAM_WINDOW as usize,
+            Carries::Record | Carries::Batch | Carries::Batches(_) => STREAM_WINDOW as usize,
+        }
+    }
+
+    /// The fields by which its batches are found, if there may be several.
+    pub fn batches(&self) -> &'static [u64] {
+        match self.carries {
+            Carries::Batches(path) => path,
+            Carries::Record | Carries::Batch | Carries::Small => &[],
         }
     }
 
     fn too_large(&self, length: usize) -> Status {
         match self.carries {
             Carries::Record => status::too_large(length, self.limit),
-            Carries::Batch => status::batch_too_large(length, self.limit),
+            Carries::Batch | Carries::Batches(_) => status::batch_too_large(length, self.limit),
             Carries::Small => status::message_too_large(length, self.limit),
         }
     }
@@ -188,8 +198,9 @@ impl Methods {
                 _ => return None,
             },
             "ferrolog.v1.LogService" => match name {
-                "Produce" | "ProduceMany" => (&[Produce], true, Carries::Batch),
-                "ProduceStream" => (&[Produce], false, Carries::Batch),
+                "Produce" => (&[Produce], true, Carries::Batch),
+                "ProduceMany" => (&[Produce], true, Carries::Batches(&[1])),
+                "ProduceStream" => (&[Produce], false, Carries::Batches(&[2, 1])),
                 "OpenSession" | "ClaimEpoch" => (&[Produce], true, Carries::Small),
                 // A producer closes its own sessions, an administrator anybody's: the verb judges which it is.
                 "CloseSession" => (&[Produce, Admin], true, Carries::Small),
@@ -219,7 +230,7 @@ impl Methods {
         };
         let (message_bytes_max, limit) = match carries {
             Carries::Record => (self.record + RECORD_OVERHEAD, self.record),
-            Carries::Batch => (self.message, self.batch),
+            Carries::Batch | Carries::Batches(_) => (self.message, self.batch),
             Carries::Small => (SMALL_MESSAGE_BYTES_MAX, SMALL_MESSAGE_BYTES_MAX),
         };
         Some(Method {

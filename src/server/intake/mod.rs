@@ -21,6 +21,7 @@ use crate::net::mux::PeerInfo;
 
 use super::{Limits, Policy, status};
 
+mod batches;
 mod body;
 mod methods;
 mod read_ahead;

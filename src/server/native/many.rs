@@ -8,6 +8,7 @@ use tonic::{Request, Status};
 
 use super::super::appending::{append, counted, taken};
 use super::super::auth::Rights;
+use super::super::limits::MANY_BATCHES_MAX;
 use super::super::{ApiContext, accounts, auth, deadline, status};
 use super::batches::{self, Packing, Sender, Target};
 use super::produce::response;
@@ -16,8 +17,6 @@ use crate::net::budget::Accounts;
 use crate::proto::v1::{ManyBatch, ProduceManyRequest, ProduceManyResponse, ProduceRequest};
 use crate::raft::{ProposeError, Receipt, ReplicatedLog};
 
-/// Batches of one call. A session remembers 80 batches, and each call's further ones take a quarter of one.
-pub const MANY_BATCHES_MAX: usize = 100;
 /// So many further batches of a call count as one among those under way.
 const MORE_PER_PLACE: usize = 4;
 

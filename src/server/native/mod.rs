@@ -17,6 +17,7 @@ use super::auth::{Action, Actions};
 use super::limits::{
     ANSWER_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX,
 };
+    MANY_BATCHES_MAX,
 use super::{ApiContext, auth, deadline, status};
 
 mod batches;
@@ -323,7 +324,7 @@ impl LogService for Native {
             subject_answer_bytes_max: ANSWERS.subject_bytes_max as u64,
             node_answer_bytes_max: ANSWERS.node_bytes_max as u64,
             answer_not_taken_ms_max: UNREAD_MAX.as_millis() as u64,
-            many_batches_max: many::MANY_BATCHES_MAX as u32,
+            many_batches_max: MANY_BATCHES_MAX as u32,
             labels_max: logs::LABELS_MAX as u32,
             labels_bytes_max: logs::LABELS_BYTES_MAX as u32,
         }))

@@ -20,6 +20,7 @@ use crate::raft::{Caller, OffsetRange, ProposeError, Receipt, ReplicatedLog};
 use super::super::appending::{Feed, Sent, append, counted, pipelined, taken};
 use super::super::auth::Rights;
 use super::super::intake::Taken;
+use super::super::limits::MANY_BATCHES_MAX;
 use super::super::{ApiContext, accounts, auth, deadline, status};
 use super::batches::Target;
 use super::{batches, many};
@@ -249,7 +250,7 @@ impl Reader {
         let many = many.map(|batch| (&batch.log, batch.log_id));
         let without_id = |(name, id): (_, Option<u32>)| id.is_none().then_some(name);
         let names = one.chain(many).filter_map(without_id);
-        let names = names.take(many::MANY_BATCHES_MAX);
+        let names = names.take(MANY_BATCHES_MAX);
         let is_missing = |name: &&String| self.api.makes_on_produce(&self.rights, name);
         names.filter(is_missing).cloned().collect()
     }

@@ -210,7 +210,7 @@ async fn what_is_no_call_is_refused_with_what_is_wrong_in_it() {
         (
             vec![batch("a", "0"); most + 1],
             Reason::InvalidRequest,
-            "not 101",
+            "1 to 100 batches, and no more",
         ),
         (
             vec![batch("a", "0"), batch("a", "1")],
