@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
 use crate::log::LogId;
-use crate::net::budget::Accounts;
+use crate::net::budget::{Accounts, Held};
 use crate::proto::v1::{
     ProduceManyRequest, ProduceRequest, ProduceResponse, ProduceStreamRequest,
     ProduceStreamResponse,
@@ -174,11 +174,11 @@ struct Reader {
     is_over: bool,
 }
 
-/// The next request of a stream; `None` at its end.
-type Read = Result<Option<ProduceStreamRequest>, Status>;
+/// The next request of a stream, with the room that was taken for it; `None` at its end.
+type Read = Result<Option<(ProduceStreamRequest, Option<Held>)>, Status>;
 
 impl Feed for Reader {
-    type Request = ProduceStreamRequest;
+    type Request = (ProduceStreamRequest, Option<Held>);
     type With = With;
 
     async fn next(&mut self) -> Read {
@@ -190,7 +190,10 @@ impl Feed for Reader {
                 read = self.requests.message(), if reads_on => read,
                 else => return Ok(None),
             };
+            // Asking for the next one gives back what was taken for it and not taken over.
+            let read = read.map(|read| read.map(|request| (request, self.taken.take())));
             let request = read.as_ref().ok().and_then(Option::as_ref);
+            let request = request.map(|(request, _)| request);
             let missing = request.map_or_else(Vec::new, |request| self.missing(request));
             if missing.is_empty() && self.ahead.is_empty() {
                 return read;
@@ -200,8 +203,10 @@ impl Feed for Reader {
         }
     }
 
-    async fn send(&mut self, request: ProduceStreamRequest) -> Result<Sent<With>, Status> {
-        let held = self.taken.take();
+    async fn send(
+        &mut self,
+        (request, held): (ProduceStreamRequest, Option<Held>),
+    ) -> Result<Sent<With>, Status> {
         let (log, batch, places, of) = match (request.produce, request.many) {
             (Some(request), None) => {
                 let name = request.log.clone();
