@@ -98,12 +98,9 @@ pub async fn router(
     let message_max = limits.message_bytes_max();
     let api = ApiContext::new(seat, policy, limits, drain, bulk);
     let api = Arc::new(api.counting(counts).knowing(facts));
-    let log = LogServer::new(LogV1(api.clone()))
-        .max_decoding_message_size(message_max)
-        .max_encoding_message_size(message_max);
-    let native = LogServiceServer::new(Native(api.clone()))
-        .max_decoding_message_size(message_max)
-        .max_encoding_message_size(message_max);
+    // Answers are limited where they are made: a log may hold larger records than are taken now.
+    let log = LogServer::new(LogV1(api.clone())).max_decoding_message_size(message_max);
+    let native = LogServiceServer::new(Native(api.clone())).max_decoding_message_size(message_max);
     let (reporter, health) = tonic_health::server::health_reporter();
     let reporter = HealthReporter(reporter);
     reporter.set(false).await;

@@ -5,6 +5,7 @@ use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
 use ferrolog::net::{Kind, Security};
 use ferrolog::proto::log_v1;
 use ferrolog::proto::log_v1::log_client::LogClient;
+use ferrolog::proto::v1::log_service_client::LogServiceClient;
 use ferrolog::proto::v1::{
     ConsumeRequest, ConsumeStreamRequest, ConsumeStreamStart, ManyBatch, ProduceManyRequest,
     ProduceRequest, ProduceStreamRequest,
@@ -128,6 +129,32 @@ async fn log_v1_keeps_to_what_a_log_asks_for() {
     let set = admin.update_log("small", free, Some(known.epoch)).await;
     assert_eq!(set.unwrap().settings.record_bytes_max, 0);
     original.produce(produce("small", MOST + 1)).await.unwrap();
+}
+
+/// A log may hold records that were taken under a higher limit.
+#[tokio::test(start_paused = true)]
+async fn what_the_nodes_take_does_not_limit_what_they_answer() {
+    let world = World::alone(25).await;
+    let client = world.client(&ADDRS[..1]);
+    let most = client.admin().limits().await.unwrap().message_bytes_max as usize;
+    let batch = vec![of_bytes(7_000); 20];
+    let enough = most / (20 * 7_000) + 2;
+    for _ in 0..enough {
+        assert_eq!(append(&client, "default", batch.clone()).await, None);
+    }
+    let network = std::sync::Arc::new(world.network.named("client"));
+    let layer = StreamLayer::new(network, Security::Insecure);
+    let channel = layer.channel(Kind::Grpc, ADDRS[0], ChannelOptions::default());
+    let mut reader = LogServiceClient::new(channel);
+    let request = ConsumeRequest {
+        start: native::at(0),
+        bytes_max: 2 * most as u32,
+        ..ConsumeRequest::default()
+    };
+    let told = reader.consume(request).await.expect("an answer");
+    let batches = told.get_ref().batches.iter();
+    let bytes = batches.filter_map(|stored| Some(stored.batch.as_ref()?.records.len()));
+    assert!(bytes.sum::<usize>() > most);
 }
 
 #[tokio::test(start_paused = true)]
