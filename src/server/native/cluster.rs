@@ -23,6 +23,7 @@ use super::logs;
 use crate::server::auth::Action;
 use crate::server::native;
 use crate::server::{ApiContext, status};
+use crate::tasks;
 
 /// How long a token can be used, unless told otherwise.
 const TOKEN_LIFE: Duration = Duration::from_hours(1);
@@ -51,9 +52,12 @@ impl Cluster {
         request: &Request<T>,
         log: &ReplicatedLog,
         change: String,
-        made: impl Future<Output = Result<O, MembershipError>>,
-        came_to: impl FnOnce(&O) -> &'static str,
-    ) -> Result<O, Status> {
+        made: impl Future<Output = Result<O, MembershipError>> + Send + 'static,
+        came_to: impl FnOnce(&O) -> &'static str + Send + 'static,
+    ) -> Result<O, Status>
+    where
+        O: Send + 'static,
+    {
         let rights = self.0.rights(request);
         let note = Note {
             origin: log.asked_by(rights.origin()).origin(),
@@ -64,11 +68,17 @@ impl Cluster {
         };
         let told = log.tell_changes(vec![note]).await;
         told.map_err(|error| status::execute(&error))?;
-        let made = made.await;
-        match &made {
-            Ok(made) => rights.note(&change, came_to(made), ""),
-            Err(error) => rights.note(&change, "failed", &error.to_string()),
-        }
+        // What it came to is told whether or not the caller waits for it.
+        let noted = async move {
+            let made = made.await;
+            match &made {
+                Ok(made) => rights.note(&change, came_to(made), ""),
+                Err(error) => rights.note(&change, "failed", &error.to_string()),
+            }
+            made
+        };
+        let made = tasks::spawn("change of members", noted).await;
+        let made = made.map_err(|_| status::draining())?;
         made.map_err(|error| status::membership(&error))
     }
 }
@@ -163,9 +173,9 @@ impl ClusterService for Cluster {
             true => "done",
             false => "nothing to remove",
         };
-        let removed = self
-            .told(&request, &log, change, log.remove(name), came_to)
-            .await?;
+        let (of, name) = (log.clone(), name.clone());
+        let removed = async move { of.remove(&name).await };
+        let removed = self.told(&request, &log, change, removed, came_to).await?;
         Ok(Response::new(RemoveNodeResponse { removed }))
     }
 
@@ -220,8 +230,10 @@ impl ClusterService for Cluster {
             "" => "transfer leadership".to_owned(),
             to => format!("transfer leadership to {}", Shown(to)),
         };
+        let (of, to) = (log.clone(), to.clone());
+        let handed = async move { of.transfer(&to).await };
         let leader = self
-            .told(&request, &log, change, log.transfer(to), |_| "done")
+            .told(&request, &log, change, handed, |_| "done")
             .await?;
         Ok(Response::new(TransferLeadershipResponse { leader }))
     }
@@ -233,7 +245,8 @@ impl ClusterService for Cluster {
         let log = self.0.cluster_for(&request, Action::Admin)?;
         let name = &request.get_ref().name;
         let change = format!("drain node {}", Shown(name));
-        let drained = log.drain(name, true);
+        let (of, name) = (log.clone(), name.clone());
+        let drained = async move { of.drain(&name, true).await };
         let leader = self
             .told(&request, &log, change, drained, |_| "done")
             .await?;
@@ -247,7 +260,8 @@ impl ClusterService for Cluster {
         let log = self.0.cluster_for(&request, Action::Admin)?;
         let name = &request.get_ref().name;
         let change = format!("undrain node {}", Shown(name));
-        let undrained = log.drain(name, false);
+        let (of, name) = (log.clone(), name.clone());
+        let undrained = async move { of.drain(&name, false).await };
         self.told(&request, &log, change, undrained, |_| "done")
             .await?;
         Ok(Response::new(UndrainNodeResponse {}))
