@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::name::{self, NAME_BYTES_MAX, Shown};
-use crate::net::budget::ANSWERS;
+use crate::net::budget::{ANSWERS, Accounts};
 use crate::proto::v1::log_service_server::LogService;
 use crate::proto::v1::*;
 use crate::raft::{CURSORS_MAX, FENCES_MAX, OF_SUBJECT_MAX, ReplicatedLog, SESSIONS_MAX};
@@ -16,9 +17,9 @@ use super::api_context::with_id;
 use super::auth::{Action, Actions};
 use super::limits::{
     ANSWER_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX,
-};
     MANY_BATCHES_MAX,
-use super::{ApiContext, auth, deadline, status};
+};
+use super::{ApiContext, accounts, auth, deadline, status};
 
 mod batches;
 pub mod cluster;
@@ -36,6 +37,21 @@ pub use consume::freshness;
 
 /// The verbs, which only a replicated log has.
 pub struct Native(pub Arc<ApiContext<ReplicatedLog>>);
+
+impl Native {
+    /// A list, which counts until its client takes it.
+    fn listed<T: Message>(
+        &self,
+        accounts: Option<Accounts>,
+        list: T,
+    ) -> Result<Response<T>, Status> {
+        let held = accounts.map(|accounts| accounts.answers.try_take(list.encoded_len()));
+        let held = held.transpose().map_err(|full| status::in_flight(&full))?;
+        let mut response = Response::new(list);
+        self.0.unread.put_out(&mut response, held);
+        Ok(response)
+    }
+}
 
 /// A name of a cursor, a fence or a holder.
 fn check_name(what: &str, name: &str) -> Result<(), Status> {
@@ -96,7 +112,7 @@ impl LogService for Native {
         let log = self.0.shared_for(&request, Actions::ANY)?;
         let rights = self.0.rights(&request);
         let listed = logs::list(&self.0, &log, &rights, request.get_ref()).await;
-        listed.map(Response::new)
+        self.listed(accounts(&request), listed?)
     }
 
     async fn watch_logs(
@@ -192,9 +208,8 @@ impl LogService for Native {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        shared::list_sessions(&self.0, request)
-            .await
-            .map(Response::new)
+        let accounts = accounts(&request);
+        self.listed(accounts, shared::list_sessions(&self.0, request).await?)
     }
 
     async fn claim_epoch(
@@ -217,9 +232,8 @@ impl LogService for Native {
         &self,
         request: Request<ListFencesRequest>,
     ) -> Result<Response<ListFencesResponse>, Status> {
-        shared::list_fences(&self.0, request)
-            .await
-            .map(Response::new)
+        let accounts = accounts(&request);
+        self.listed(accounts, shared::list_fences(&self.0, request).await?)
     }
 
     async fn delete_fence(
@@ -278,9 +292,8 @@ impl LogService for Native {
         &self,
         request: Request<ListCursorsRequest>,
     ) -> Result<Response<ListCursorsResponse>, Status> {
-        shared::list_cursors(&self.0, request)
-            .await
-            .map(Response::new)
+        let accounts = accounts(&request);
+        self.listed(accounts, shared::list_cursors(&self.0, request).await?)
     }
 
     async fn delete_cursor(
