@@ -26,7 +26,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 
 pub use limits::{CLIENTS_MAX, MuxLimits};
-pub use stream::{Call, MuxStream, PeerInfo};
+pub use stream::{Call, Calls, MuxStream, PeerInfo};
 pub use term::Recheck;
 
 use super::{BoxIo, Listener, Security};

@@ -6,10 +6,12 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -34,9 +36,15 @@ pub struct PeerInfo {
     pub calls: Arc<Calls>,
 }
 
-/// How many calls of a connection are under way, and since when there is none.
+/// The calls of a connection.
 #[derive(Debug)]
-pub struct Calls(Mutex<(usize, Instant)>);
+pub struct Calls {
+    /// How many are under way, and since when there is none.
+    under_way: Mutex<(usize, Instant)>,
+    /// The connection is to end, whatever is under way.
+    is_over: AtomicBool,
+    reader: AtomicWaker,
+}
 
 /// A call under way, until it is dropped.
 #[derive(Debug)]
@@ -44,19 +52,30 @@ pub struct Call(Arc<Calls>);
 
 impl Calls {
     pub fn begin(self: &Arc<Self>) -> Call {
-        self.0.lock().0 += 1;
+        self.under_way.lock().0 += 1;
         Call(Arc::clone(self))
     }
 
+    /// Ends their connection.
+    pub fn end_connection(&self) {
+        self.is_over.store(true, Ordering::Release);
+        self.reader.wake();
+    }
+
+    /// Whether the connection is to end.
+    pub fn are_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
     fn idle_since(&self) -> Option<Instant> {
-        let (under_way, since) = *self.0.lock();
+        let (under_way, since) = *self.under_way.lock();
         (under_way == 0).then_some(since)
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let mut calls = self.0.0.lock();
+        let mut calls = self.0.under_way.lock();
         *calls = (calls.0 - 1, Instant::now());
     }
 }
@@ -71,7 +90,11 @@ impl PeerInfo {
             identity: identity.map(Arc::new),
             tls,
             accounts,
-            calls: Arc::new(Calls(Mutex::new((0, Instant::now())))),
+            calls: Arc::new(Calls {
+                under_way: Mutex::new((0, Instant::now())),
+                is_over: AtomicBool::default(),
+                reader: AtomicWaker::new(),
+            }),
         }
     }
 }
@@ -156,6 +179,8 @@ impl MuxStream {
             self.term = None;
             self.is_over = true;
         }
+        self.info.calls.reader.register(cx.waker());
+        self.is_over |= self.info.calls.are_over();
         self.is_over
     }
 

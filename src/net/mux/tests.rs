@@ -292,6 +292,19 @@ async fn a_client_without_a_call_for_long_is_closed_and_a_peer_is_not() {
     assert!(waits.is_err(), "a peer's stream waits for an election");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_ends_when_one_of_its_calls_has_it_end() {
+    let mut port = Port::open(Security::Insecure, MuxLimits::default()).await;
+    let _near = port.dial_well(&[]).await;
+    let mut far = take(&mut port.grpc).await;
+    let calls = far.info().calls.clone();
+    let _call = calls.begin();
+    let mut bytes = [0; PREFACE.len()];
+    far.read_exact(&mut bytes).await.unwrap();
+    let (ended, ()) = tokio::join!(far.read_u8(), async { calls.end_connection() });
+    assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
+
 #[tokio::test]
 async fn who_proves_itself_and_says_nothing_more_is_closed() {
     let limits = MuxLimits {

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::net::budget::Held;
+use crate::net::mux;
 use crate::tasks;
 
 use super::status;
@@ -32,6 +33,8 @@ use super::status;
 const PIECE_BYTES_MAX: usize = 264 << 10;
 /// How long an answer waits for its client to take anything of it.
 pub const UNREAD_MAX: Duration = Duration::from_secs(60);
+/// A connection ends that has kept what it got of such an answer for so long: the answer's call cannot end before.
+pub const DEAF_MAX: Duration = Duration::from_secs(5 * 60);
 /// How often this looks for answers that wait for longer.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -64,6 +67,7 @@ impl Unread {
             calls: self.0.clone(),
             built: Mutex::default(),
             state: Mutex::default(),
+            beside: OnceLock::new(),
         });
         let known = Arc::downgrade(&call);
         self.0.open.lock().insert(number, known);
@@ -86,6 +90,7 @@ async fn watch(calls: Weak<Calls>) {
         let open: Vec<_> = calls.open.lock().values().cloned().collect();
         for call in open.iter().filter_map(Weak::upgrade) {
             call.give_up_if_unread();
+            call.end_if_deaf();
         }
     }
 }
@@ -100,6 +105,8 @@ struct Call {
     /// The room taken for the messages that come into the body next.
     built: Mutex<Vec<Held>>,
     state: Mutex<Delivery>,
+    /// Those of its connection.
+    beside: OnceLock<Arc<mux::Calls>>,
 }
 
 #[derive(Default)]
@@ -113,6 +120,8 @@ struct Delivery {
     /// Since when an answer waits for the client.
     since: Option<Instant>,
     given_up: Option<GivenUp>,
+    /// When it was given up, until the connection asks again.
+    deaf_since: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -148,6 +157,12 @@ impl Outbox {
         self.0.built.lock().extend(held);
     }
 
+    /// The answers are for a connection with these calls.
+    pub fn go_to(&self, calls: Arc<mux::Calls>) {
+        // A call has one connection.
+        let _ = self.0.beside.set(calls);
+    }
+
     /// Hands the body something, which waits for the client from now on.
     pub fn hand_over<T>(&self, over: impl FnOnce() -> T) -> T {
         // Do both under the lock, so that the body is not polled in between.
@@ -165,6 +180,7 @@ impl Call {
             return;
         }
         state.since = None;
+        state.deaf_since = Some(Instant::now());
         state.given_up = Some(if state.rest.is_empty() {
             GivenUp::BetweenMessages
         } else {
@@ -176,6 +192,16 @@ impl Call {
         let built = std::mem::take(&mut *self.built.lock());
         tracing::debug!("a client took nothing of an answer for long: its call ends");
         drop((given_up, built));
+    }
+
+    /// HTTP/2 asks for more than it can send, and then no more until it can: a call that was given up does not hear of it.
+    fn end_if_deaf(&self) {
+        let since = self.state.lock().deaf_since;
+        let is_deaf = since.is_some_and(|since| since.elapsed() + UNREAD_MAX >= DEAF_MAX);
+        if let Some(calls) = self.beside.get().filter(|_| is_deaf) {
+            tracing::debug!("a client took nothing of an answer for long: its connection ends");
+            calls.end_connection();
+        }
     }
 }
 
@@ -208,8 +234,8 @@ impl Delivery {
 
 /// Counts the body of a response that has an [`Outbox`].
 pub fn counted(response: http::Response<Body>) -> http::Response<Body> {
-    let (mut parts, body) = response.into_parts();
-    let body = match parts.extensions.remove::<Outbox>() {
+    let (parts, body) = response.into_parts();
+    let body = match parts.extensions.get::<Outbox>().cloned() {
         Some(outbox) => {
             outbox.0.state.lock().body = Some(body);
             Body::new(Counted(outbox.0))
@@ -234,7 +260,7 @@ impl http_body::Body for Counted {
     type Data = Bytes;
     type Error = Status;
 
-    /// The connection asks once it may send: what it got before is with the client.
+    /// The connection asks once it may send, or once more before: what it got before that is with the client.
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -242,10 +268,11 @@ impl http_body::Body for Counted {
         let mut state = self.0.state.lock();
         let state = &mut *state;
         if let Some(given_up) = state.given_up.replace(GivenUp::Told) {
+            state.deaf_since = None;
             return Poll::Ready(last_word(given_up));
         }
         state.given_up = None;
-        state.since = None;
+        (state.since, state.deaf_since) = (None, None);
         if state.rest.is_empty() {
             let Some(body) = &mut state.body else {
                 return Poll::Ready(None);
@@ -351,6 +378,27 @@ mod tests {
         drop(last);
         assert_eq!(node.held(), 0);
         assert!(unread.0.open.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_keeps_what_nobody_takes_ends() {
+        let (unread, node) = (Unread::watched(), NodeAccount::new(ANSWERS));
+        let [deaf, slow] = [0, 1].map(|number| {
+            let peer = mux::PeerInfo::new(format!("127.0.0.1:{number}"), None, false);
+            let held = node.account("a").try_take(1 << 20).unwrap();
+            let answer = answered(&unread, held, &[1 << 20]);
+            let outbox = answer.extensions().get::<Outbox>().unwrap();
+            outbox.go_to(peer.calls.clone());
+            (answer, peer.calls)
+        });
+        let (mut deaf, mut slow) = (deaf, slow);
+        let _pieces = [&mut deaf.0, &mut slow.0].map(data);
+        tokio::time::sleep(DEAF_MAX - 2 * LOOK_EVERY).await;
+        assert!(!deaf.1.are_over());
+        // It could send after all, and hears that the call is over.
+        next(&mut slow.0).unwrap().unwrap_err();
+        tokio::time::sleep(4 * LOOK_EVERY).await;
+        assert!(deaf.1.are_over() && !slow.1.are_over());
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,7 @@ use tower::Layer;
 use crate::net::mux::{Call, PeerInfo};
 use crate::reason::{Done, Reason};
 use crate::server::Policy;
+use crate::server::answers::Outbox;
 use crate::server::auth::Rights;
 use crate::server::counts::{Counts, Verb};
 use crate::server::intake::change_of;
@@ -141,10 +142,15 @@ where
             changes: verb.map(|verb| self.policy.of(peer, verb)),
             _call: peer.map(|peer| peer.calls.begin()),
         };
+        let beside = peer.map(|peer| peer.calls.clone());
         let answered = self.inner.call(request);
         Box::pin(async move {
             let response = answered.await?;
             counting.note(response.headers());
+            let outbox = response.extensions().get::<Outbox>();
+            if let Some((outbox, calls)) = outbox.zip(beside) {
+                outbox.go_to(calls);
+            }
             Ok(response.map(|body| Answer { body, counting }))
         })
     }
