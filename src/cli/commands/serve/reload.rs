@@ -20,6 +20,8 @@ use crate::net::tls::{Tls, TlsFiles};
 /// Between two looks at the files. What changed is taken up once two looks find it the same, since a certificate and
 /// its key are two files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two tries of what could not be taken up: not the files alone may be at fault.
+const AGAIN: Duration = Duration::from_secs(10);
 /// Between two warnings that the certificate ends soon.
 const WARN_EVERY: Duration = Duration::from_hours(24);
 /// From when on it is soon.
@@ -41,7 +43,18 @@ pub struct Reloading {
     taken: Stamps,
     /// As they were at the last look.
     looked: Stamps,
+    refused: Refused,
+    /// When they were tried last.
+    tried: Instant,
     warned: Option<Instant>,
+}
+
+/// What could not be taken up, and why, as it was told last.
+#[derive(Debug, Default)]
+struct Refused {
+    tls: Option<String>,
+    acl: Option<String>,
+    settings: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,6 +81,8 @@ impl Reloading {
             reloads,
             taken: Stamps::default(),
             looked: Stamps::default(),
+            refused: Refused::default(),
+            tried: Instant::now(),
             warned: None,
         };
         new.taken = new.stamps();
@@ -87,6 +102,7 @@ impl Reloading {
                     }
                     tracing::info!("SIGHUP: settings, certificates, policy and the log's level are read again");
                     self.looked = self.stamps();
+                    self.refused = Refused::default();
                     if self.take_up_settings() {
                         self.take_up_level();
                     }
@@ -104,19 +120,23 @@ impl Reloading {
         let now = self.stamps();
         let is_settled = now == self.looked;
         self.looked = now;
-        if !is_settled || self.looked == self.taken {
+        let again = self.tried.elapsed() >= AGAIN;
+        if !is_settled || (self.looked == self.taken && !again) {
             return;
         }
-        if self.looked.settings != self.taken.settings && self.take_up_settings() {
+        let is_due = |refused: &Option<String>| again && refused.is_some();
+        let settings = self.looked.settings != self.taken.settings;
+        if (settings || is_due(&self.refused.settings)) && self.take_up_settings() {
             self.take_up_level();
         }
-        if self.looked.tls != self.taken.tls {
+        if self.looked.tls != self.taken.tls || is_due(&self.refused.tls) {
             self.take_up_certificates();
         }
-        if self.looked.acl != self.taken.acl {
+        if self.looked.acl != self.taken.acl || is_due(&self.refused.acl) {
             self.take_up_policy();
         }
         self.taken = self.looked.clone();
+        self.tried = Instant::now();
     }
 
     fn stamps(&self) -> Stamps {
@@ -139,14 +159,20 @@ impl Reloading {
         let new = match self.resolved() {
             Ok(new) => new,
             Err(error) => {
+                let error = format!("{error:#}");
+                if self.refused.settings.as_ref() == Some(&error) {
+                    return false;
+                }
                 tracing::error!(
-                    error = format!("{error:#}"),
+                    error,
                     "the settings stay as they were: the file cannot be taken up; `ferrolog config check` tells what is \
                      wrong with it"
                 );
+                self.refused.settings = Some(error);
                 return false;
             }
         };
+        self.refused.settings = None;
         let is_live = |key: &String| LIVE_SETTINGS.contains(&&**key);
         let mut changed = self.read.changed(&new);
         changed.retain(is_live);
@@ -193,32 +219,40 @@ impl Reloading {
                     "took up the certificates"
                 );
                 self.warned = None;
+                self.refused.tls = None;
             }
             Err(error) => {
                 let error = format!("{error:#}");
                 self.reloads.refused_certificates(&error);
-                tracing::error!(
-                    error,
-                    "the certificates stay as they were: the files cannot be taken up; put them right, and send SIGHUP"
-                );
+                if self.refused.tls.as_ref() != Some(&error) {
+                    tracing::error!(
+                        error,
+                        "the certificates stay as they were: the files cannot be taken up; put them right"
+                    );
+                }
+                self.refused.tls = Some(error);
             }
         }
     }
 
-    fn take_up_policy(&self) {
+    fn take_up_policy(&mut self) {
         let Some(path) = &self.acl else { return };
         match policy(path) {
             Ok(policy) => {
                 self.reloads.take_up_policy(&policy);
                 tracing::info!(acl = %path.display(), "took up the policy");
+                self.refused.acl = None;
             }
             Err(error) => {
                 let error = format!("{error:#}");
                 self.reloads.refused_policy(&error);
-                tracing::error!(
-                    error,
-                    "the policy stays as it was: the file cannot be taken up; put it right, and send SIGHUP"
-                );
+                if self.refused.acl.as_ref() != Some(&error) {
+                    tracing::error!(
+                        error,
+                        "the policy stays as it was: the file cannot be taken up; put it right"
+                    );
+                }
+                self.refused.acl = Some(error);
             }
         }
     }
