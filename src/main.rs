@@ -18,7 +18,10 @@ const BLOCKED_THREADS_MAX: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     tasks::end_process_on_panic();
-    let cli = Cli::from_command_line();
+    let cli = match Cli::from_command_line() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     cli.start_log();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())

@@ -119,20 +119,27 @@ enum Command {
 }
 
 impl Cli {
-    /// Reads the command line; ends the program with what is wrong with it.
-    pub fn from_command_line() -> Self {
+    /// Reads the command line. Otherwise what is wrong with it is told, or what was asked of it, and the program is to end
+    /// with this code.
+    pub fn from_command_line() -> Result<Self, ExitCode> {
         let matches = without_blank_variables(Self::command()).try_get_matches();
         let read = matches.and_then(|matches| Self::from_arg_matches(&matches));
-        read.unwrap_or_else(|error| {
+        read.map_err(|error| {
             // Help and the version are errors, too, and are what was asked for.
-            if error.use_stderr() && asks_for_json(std::env::args_os()) {
+            if !error.use_stderr() {
+                // Nobody may be there to read it.
+                let _ = error.print();
+                return ExitCode::SUCCESS;
+            }
+            if asks_for_json(std::env::args_os()) {
                 let text = error.to_string();
                 let text = text.trim().trim_start_matches("error: ");
                 output::say(&json!({ "error": text, "exit_code": EXIT_USAGE }).to_string());
                 crate::stderr::flush();
-                std::process::exit(EXIT_USAGE.into());
+            } else {
+                let _ = error.print();
             }
-            error.exit()
+            ExitCode::from(EXIT_USAGE)
         })
     }
 
