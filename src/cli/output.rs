@@ -85,12 +85,16 @@ pub(super) fn print_as(format: Format, (text, json): Told) -> anyhow::Result<()>
 /// What stands in one column of a list.
 pub(super) enum Cell {
     Text(String),
+    /// The same, where there may be none.
+    TextOrNone(Option<String>),
     /// A number that names something, or a time.
     Number(u64),
     /// A number of things: people read it in groups of three digits.
     Count(u64),
     /// The same, where there may be none.
     CountOrNone(Option<u64>),
+    /// The same, where there may be fewer.
+    AtMost(u64),
     /// Bytes: people read them in units.
     Bytes(u64),
     /// Milliseconds since 1970, 0 for never: people read a date.
@@ -104,18 +108,23 @@ pub(super) struct Column<T>(pub &'static str, pub &'static str, pub fn(&T) -> Ce
 pub(super) fn listed<T>(what: &str, items: &[T], columns: &[Column<T>]) -> Told {
     let shown = |cell| match cell {
         Cell::Text(text) => text,
+        Cell::TextOrNone(text) => text.unwrap_or_else(|| "-".to_owned()),
         Cell::Number(number) => number.to_string(),
         Cell::Count(count) => grouped(count),
         Cell::CountOrNone(count) => count.map_or("-".to_owned(), grouped),
+        Cell::AtMost(count) => format!("<={}", grouped(count)),
         Cell::Bytes(bytes) => size(bytes),
         Cell::Time(ms) => time(ms),
     };
     let told = |cell| match cell {
         Cell::Text(text) => json!(text),
+        Cell::TextOrNone(text) => json!(text),
         Cell::CountOrNone(count) => json!(count),
-        Cell::Number(number) | Cell::Count(number) | Cell::Bytes(number) | Cell::Time(number) => {
-            json!(number)
-        }
+        Cell::Number(number)
+        | Cell::Count(number)
+        | Cell::AtMost(number)
+        | Cell::Bytes(number)
+        | Cell::Time(number) => json!(number),
     };
     let head = columns.iter().map(|Column(head, ..)| (*head).to_owned());
     let row = |item| {
@@ -214,7 +223,8 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     for row in rows {
         let mut line = String::new();
         for (cell, &width) in row.iter().zip(&widths) {
-            let is_number = cell
+            let digits = cell.strip_prefix("<=").unwrap_or(cell);
+            let is_number = digits
                 .chars()
                 .all(|c| c.is_ascii_digit() || matches!(c, ',' | '.'));
             line.push_str(&if is_number {
@@ -342,15 +352,20 @@ mod tests {
             Column("NAME", "name", |(name, _)| Cell::Text(format!("n{name}"))),
             Column("ID", "id", |(_, id)| Cell::Number(*id)),
             Column("RECORDS", "records", |(_, id)| Cell::Count(*id)),
+            Column("KEPT", "kept", |(_, id)| Cell::AtMost(*id)),
             Column("BYTES", "bytes", |(_, id)| Cell::Bytes(*id << 10)),
             Column("LAST", "last_ms", |(_, id)| Cell::Time(*id - 1234)),
+            Column("OF", "of", |_| Cell::TextOrNone(None)),
         ];
         let list = |items: &[(u8, u64)]| listed("things", items, &columns);
-        let text = "NAME  ID    RECORDS  BYTES    LAST\nn7    1234    1,234  1.21MiB  -".to_owned();
+        let text = "NAME  ID    RECORDS  KEPT     BYTES    LAST  OF\n\
+                    n7    1234    1,234  <=1,234  1.21MiB  -     -";
         let object = json!({
-            "name": "n7", "id": 1234, "records": 1234, "bytes": 1_263_616, "last_ms": 0,
+            "name": "n7", "id": 1234, "records": 1234, "kept": 1234, "bytes": 1_263_616, "last_ms": 0,
+            "of": null,
         });
-        assert_eq!(list(&[(7, 1234)]), (text, json!({ "things": [object] })));
+        let told = json!({ "things": [object] });
+        assert_eq!(list(&[(7, 1234)]), (text.to_owned(), told));
         let none = "there are no things".to_owned();
         assert_eq!(list(&[]), (none, json!({ "things": [] })));
         let (text, json) = deleted("thing", "a", false);

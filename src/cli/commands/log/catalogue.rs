@@ -133,7 +133,10 @@ pub(super) async fn list(args: &ListArgs) -> anyhow::Result<Told> {
         Column("ID", "id", |log| Cell::Number(log.id.into())),
         Column("FIRST", "first_offset", |log| Cell::Count(log.first_offset)),
         Column("NEXT", "next_offset", |log| Cell::Count(log.next_offset)),
-        Column("RECORDS", "records", |log| Cell::Count(records(log))),
+        Column("RECORDS", "records", |log| match log.settings.compaction {
+            Some(_) => Cell::AtMost(records(log)),
+            None => Cell::Count(records(log)),
+        }),
         Column("BYTES", "kept_bytes", |log| Cell::Bytes(log.kept_bytes)),
         Column("ON DISK", "stored_bytes", |log| {
             Cell::Bytes(log.stored_bytes)
@@ -144,7 +147,7 @@ pub(super) async fn list(args: &ListArgs) -> anyhow::Result<Told> {
         Column("LAG", "lag", |log| Cell::CountOrNone(log.lag())),
         Column("SLOWEST CURSOR", "slowest_cursor", |log| {
             let slowest = log.slowest_cursor.as_ref();
-            Cell::Text(slowest.map_or(String::new(), |cursor| cursor.name.clone()))
+            Cell::TextOrNone(slowest.map(|cursor| cursor.name.clone()))
         }),
     ];
     Ok(listed("logs", &logs, &columns))
