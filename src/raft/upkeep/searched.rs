@@ -60,6 +60,8 @@ pub struct Searched {
 impl Searched {
     /// Takes over what a look found.
     pub fn take(&mut self, search: &mut Search, wanted: &Wanted, agreed: Option<Vec<u8>>) {
+        // What nothing came of yet is to go by this look, however little it is.
+        let is_left = !self.found.is_empty() && self.settled != self.number;
         self.found = search.found();
         self.number += 1;
         self.before = search.before();
@@ -74,7 +76,7 @@ impl Searched {
         };
         // Tombstones that had to stay the last time are part of what was asked for.
         self.is_asked = wanted.asked > self.asked
-            || (self.is_asked && (self.agreed.is_none() || !self.unsaid.is_empty()))
+            || (self.is_asked && (self.agreed.is_none() || !self.unsaid.is_empty() || is_left))
             || search.is_cut();
         self.is_cut = search.is_cut();
         self.unsaid = search.unsaid().clone();
@@ -117,7 +119,8 @@ impl Searched {
         let is_looked_at = wanted.asked <= self.asked && wanted.asked < self.before && !self.is_cut;
         let is_said =
             self.unsaid.is_empty() && (self.found.is_empty() || self.settled == self.number);
-        wanted.asked > Index(0) && is_looked_at && is_said
+        let do_tombstones_wait = self.agreed.is_none() && !self.tombstones.tombstones.is_empty();
+        wanted.asked > Index(0) && is_looked_at && is_said && !do_tombstones_wait
     }
 
     /// Whether what was found is in plans that were carried out, but for what is not worth it. Another look before that
@@ -302,11 +305,19 @@ mod tests {
             ..looked()
         };
         assert!(!unsaid.is_served(&asked(7)));
-        let nothing = Searched {
+        let nothing = || Searched {
             found: BTreeMap::new(),
             ..looked()
         };
-        assert!(nothing.is_served(&asked(7)));
+        assert!(nothing().is_served(&asked(7)));
+        let mut waits = nothing();
+        waits.tombstones.tombstones.insert(LogId(3), u64::MAX);
+        assert!(
+            !waits.is_served(&asked(7)),
+            "a node did not say what it holds"
+        );
+        waits.agreed = Some(Vec::new());
+        assert!(waits.is_served(&asked(7)), "they are too young");
     }
 
     #[test]
