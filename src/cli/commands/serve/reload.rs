@@ -223,8 +223,8 @@ impl Reloading {
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                self.reloads.refused_certificates(&error);
                 if self.refused.tls.as_ref() != Some(&error) {
+                    self.reloads.refused_certificates(&error);
                     tracing::error!(
                         error,
                         "the certificates stay as they were: the files cannot be taken up; put them right"
@@ -245,8 +245,8 @@ impl Reloading {
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                self.reloads.refused_policy(&error);
                 if self.refused.acl.as_ref() != Some(&error) {
+                    self.reloads.refused_policy(&error);
                     tracing::error!(
                         error,
                         "the policy stays as it was: the file cannot be taken up; put it right"
