@@ -8,12 +8,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::proto::raft_v1 as pb;
 use crate::raft::entry::command::Command;
 use crate::raft::error::MembershipError;
 use crate::raft::view::View;
+use crate::retry::CALL_WAIT;
 
 use super::Members;
 
@@ -36,7 +37,11 @@ impl Members {
                 .await?;
             return Ok(response.removed);
         }
-        let _one_at_a_time = self.changes.lock().await;
+        // Nobody may be there any more who asked for it: it is not to happen at some later time.
+        let begins = timeout(CALL_WAIT, self.changes.lock()).await;
+        let _one_at_a_time = begins.map_err(|_| MembershipError::UnderWay {
+            reason: "it has not ended yet".to_owned(),
+        })?;
         self.be_current().await?;
         let view = self.node.view();
         let Some(known) = view.named(name) else {
