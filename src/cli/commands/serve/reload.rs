@@ -64,6 +64,11 @@ struct Stamps {
     settings: Option<Stamp>,
 }
 
+/// Keeps why something could not be taken up; whether that is to be told.
+fn is_news(told: &mut Option<String>, error: &str) -> bool {
+    told.replace(error.to_owned()).as_deref() != Some(error)
+}
+
 impl Reloading {
     /// Of a node that has just read them. Its settings come from `settings`.
     pub fn new(settings: SettingsArgs, config: &Config, reloads: Reloads) -> Self {
@@ -160,15 +165,13 @@ impl Reloading {
             Ok(new) => new,
             Err(error) => {
                 let error = format!("{error:#}");
-                if self.refused.settings.as_ref() == Some(&error) {
-                    return false;
+                if is_news(&mut self.refused.settings, &error) {
+                    tracing::error!(
+                        error,
+                        "the settings stay as they were: the file cannot be taken up; `ferrolog config check` tells \
+                         what is wrong with it"
+                    );
                 }
-                tracing::error!(
-                    error,
-                    "the settings stay as they were: the file cannot be taken up; `ferrolog config check` tells what is \
-                     wrong with it"
-                );
-                self.refused.settings = Some(error);
                 return false;
             }
         };
@@ -223,14 +226,13 @@ impl Reloading {
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                if self.refused.tls.as_ref() != Some(&error) {
+                if is_news(&mut self.refused.tls, &error) {
                     self.reloads.refused_certificates(&error);
                     tracing::error!(
                         error,
                         "the certificates stay as they were: the files cannot be taken up; put them right"
                     );
                 }
-                self.refused.tls = Some(error);
             }
         }
     }
@@ -245,14 +247,13 @@ impl Reloading {
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                if self.refused.acl.as_ref() != Some(&error) {
+                if is_news(&mut self.refused.acl, &error) {
                     self.reloads.refused_policy(&error);
                     tracing::error!(
                         error,
                         "the policy stays as it was: the file cannot be taken up; put it right"
                     );
                 }
-                self.refused.acl = Some(error);
             }
         }
     }
