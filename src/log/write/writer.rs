@@ -164,6 +164,7 @@ impl Writer {
         }
         self.target = None;
         let (mut withdrawn, mut left) = (Vec::new(), self.backlog.split_off(last));
+        let asked = left.pop_front();
         for request in std::mem::take(&mut self.backlog).into_iter().rev() {
             match request {
                 Request::Append(append) => {
@@ -173,13 +174,11 @@ impl Writer {
                 other => left.push_front(other),
             }
         }
+        self.backlog = left;
         withdrawn.reverse();
-        if let Some(at) = left.iter().rposition(is_asked)
-            && let Some(Request::Withdraw(told)) = left.remove(at)
-        {
+        if let Some(Request::Withdraw(told)) = asked {
             told(withdrawn);
         }
-        self.backlog = left;
     }
 
     /// Fails what waits for room: the log is closed.

@@ -132,8 +132,8 @@ impl Upkeep {
         let Some(planned) = self.planned(chosen).await else {
             return;
         };
-        // What gives back room otherwise comes first, and there may be no end of it: looks do not wait for that.
         let is_settled = may_settle && planned.is_none();
+        // What gives back room otherwise comes first, and there may be no end of it: looks do not wait for that.
         let is_compacting = planned
             .as_ref()
             .is_some_and(|plan| !plan.compacted.is_empty());

@@ -21,12 +21,8 @@ pub struct Progress {
 impl Upkeep {
     /// How far rewriting and compaction are.
     pub fn progress(&self) -> Progress {
-        let log = &self.node.log;
-        let due = self.node.state.read(|fsm| {
-            let all = fsm.rewrites.all();
-            all.filter(|plan| !log.is_rewritten(plan)).count()
-        });
-        let segments = log.segments();
+        let due = self.not_done().len();
+        let segments = self.node.log.segments();
         let names: BTreeSet<_> = segments.iter().map(|one| one.name).collect();
         let asked = self.compacted().asked;
         let searched = self.searched.lock();
