@@ -22,6 +22,8 @@ use super::system::real_time;
 const SEEDS: (u64, u64) = (1, 201);
 /// The seeds of those that are run twice there.
 const TWICE: (u64, u64) = (1, 51);
+/// How often a sweep says how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// What a run prints at its end: one line, each fact with its name.
 #[derive(Debug, Default, Clone)]
@@ -180,6 +182,20 @@ fn on_all_cores(work: impl Fn() + Sync) {
 struct Sum {
     lines: BTreeMap<u64, Line>,
     failed: Vec<(u64, String)>,
+    /// How often it was said how far this is.
+    told: u32,
+}
+
+impl Sum {
+    /// Says how far this is, if it is time to.
+    fn tell_progress(&mut self, seeds: (u64, u64), took: Duration) {
+        if took >= TELL_EVERY * (self.told + 1) {
+            self.told += 1;
+            let (sound, failed, of) = (self.lines.len(), self.failed.len(), seeds.1 - seeds.0);
+            let seconds = took.as_secs();
+            eprintln!("after {seconds} s: {sound} of {of} seeds sound, {failed} failed");
+        }
+    }
 }
 
 /// Runs these seeds on all cores until the time is over.
@@ -204,6 +220,7 @@ fn sweep(seeds: (u64, u64), time_max: Duration, fail_fast: bool) -> Sum {
                     }
                 }
             }
+            sum.tell_progress(seeds, real_time() - began);
         }
     });
     sum.into_inner().expect("no panic before")
