@@ -26,7 +26,8 @@ pub const STRETCH: Duration = Duration::from_secs(5);
 pub struct Loaded {
     /// Of all, sorted.
     pub micros: Vec<u32>,
-    pub usual_p99: Option<u32>,
+    /// The p99 of each stretch with a call, by the stretch's number, in order.
+    pub stretches: Vec<(u32, u32)>,
 }
 
 impl Loaded {
@@ -35,15 +36,21 @@ impl Loaded {
         calls.sort_unstable();
         let micros = |calls: &[(u32, u32)]| calls.iter().map(|call| call.1).collect::<Vec<_>>();
         let stretches = calls.chunk_by(|a, b| a.0 == b.0);
-        let p99s = stretches.filter_map(|stretch| percentile(&micros(stretch), 99));
-        let mut p99s: Vec<_> = p99s.collect();
-        p99s.sort_unstable();
+        let p99s = stretches.filter_map(|stretch| {
+            let p99 = percentile(&micros(stretch), 99)?;
+            Some((stretch.first()?.0, p99))
+        });
+        let stretches: Vec<_> = p99s.collect();
         let mut micros = micros(&calls);
         micros.sort_unstable();
-        Self {
-            micros,
-            usual_p99: percentile(&p99s, 50),
-        }
+        Self { micros, stretches }
+    }
+
+    /// The median of the p99 of stretches.
+    pub fn usual_p99(&self) -> Option<u32> {
+        let mut p99s: Vec<_> = self.stretches.iter().map(|stretch| stretch.1).collect();
+        p99s.sort_unstable();
+        percentile(&p99s, 50)
     }
 }
 
@@ -135,6 +142,7 @@ mod tests {
         let stalled = (3..4).flat_map(|stretch| (0..100).map(move |_| (stretch, 1_000_000)));
         let loaded = Loaded::new(calls.chain(stalled).collect());
         assert_eq!(percentile(&loaded.micros, 99), Some(1_000_000));
-        assert_eq!(loaded.usual_p99, Some(198));
+        assert_eq!(loaded.usual_p99(), Some(198));
+        assert_eq!(loaded.stretches[2..], [(2, 198), (3, 1_000_000)]);
     }
 }

@@ -23,7 +23,7 @@ use crate::client::{Client, LogSettings, Retention};
 use crate::proto::v1::log_service_client::LogServiceClient;
 use crate::tasks;
 use account::{Account, age_of};
-use calls::{Caller, Loaded, Pace};
+use calls::{Caller, Loaded, Pace, STRETCH};
 
 const CALLERS: usize = 64;
 /// Records of a call.
@@ -82,6 +82,8 @@ struct Side {
     p99: Duration,
     /// The median of the p99 of stretches of a few seconds: a moment in which the machine stands still is in one of them.
     usual_p99: Duration,
+    /// The p99 of each of these stretches, and when it was over.
+    stretches: Vec<(Duration, Duration)>,
     looks: Vec<Look>,
     /// For each byte of the records, on each node.
     written_per_byte: Vec<f64>,
@@ -249,7 +251,12 @@ impl World {
             per_second: rate(appended / self.shape.call_bytes(), took),
             p50: time(percentile(&load.micros, 50)),
             p99: time(percentile(&load.micros, 99)),
-            usual_p99: time(load.usual_p99),
+            usual_p99: time(load.usual_p99()),
+            stretches: load
+                .stretches
+                .iter()
+                .map(|(number, p99)| (STRETCH * (number + 1), time(Some(*p99))))
+                .collect(),
             looks,
             written_per_byte: now.into_iter().zip(&before).map(per_byte).collect(),
         })

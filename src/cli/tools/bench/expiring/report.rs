@@ -66,6 +66,10 @@ impl Side {
             "p50_us": self.p50.as_micros(),
             "p99_us": self.p99.as_micros(),
             "usual_p99_us": self.usual_p99.as_micros(),
+            "stretches": self.stretches.iter().map(|(after, p99)| json!({
+                "after_ms": after.as_millis(),
+                "p99_us": p99.as_micros(),
+            })).collect::<Vec<_>>(),
             "disk_per_live_byte_max": self.worst().map(Look::per_live_byte),
             "written_per_byte": self.written_per_byte,
             "looks": self.looks.iter().map(|look| json!({
