@@ -150,6 +150,17 @@ impl Seal {
         digest(self) == digest(other)
     }
 
+    /// What others need to know of the segment: without the marks and the logs, which each node finds in its own copy.
+    pub fn in_manifest(&self) -> Self {
+        Self {
+            term_ends: self.term_ends.clone(),
+            marks: Vec::new(),
+            logs: LogSet::default(),
+            listed: 0,
+            ..*self
+        }
+    }
+
     /// The seal of a segment that has this directory.
     pub fn with(&self, directory: &Directory) -> Self {
         Self {

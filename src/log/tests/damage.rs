@@ -4,7 +4,8 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{
-    DIR, append, check_all, covered, entry, fill, look, open, publish, records, sealed, value,
+    DIR, append, check_all, covered, entry, fill, look, open, publish, records, seal_of, sealed,
+    value,
 };
 use crate::disk::Disk;
 use crate::disk::memory::{Event, MemoryDisk};
@@ -88,7 +89,7 @@ fn a_read_that_a_repair_overtakes_is_made_again() {
         if event != Event::Read || path != store || overtaken.fetch_add(1, Ordering::Relaxed) > 0 {
             return Ok(());
         }
-        let seal = repairing.manifest(Index(100)).unwrap().swap_remove(0);
+        let seal = seal_of(&repairing, Index(0));
         assert!(repairing.derive_index(&seal).unwrap());
         Err(io::Error::other("a bad sector"))
     });

@@ -133,6 +133,14 @@ pub(super) fn fill(log: &Log, entries: u64) -> (Vec<Entry>, u64) {
 }
 
 /// A look of a reader who has not looked before.
+/// The seal of a segment, whole.
+fn seal_of(log: &Log, base: Index) -> Seal {
+    let state = log.0.state.read();
+    let number = state.segment_number(base).unwrap();
+    let seal = state.segments[number].seal().unwrap();
+    (**seal).clone()
+}
+
 fn look(log: &Log, from: Position, wanted: &Wanted<'_>) -> Result<Stretch, Error> {
     log.stretch(from, wanted, &mut Course::default())
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{DIR, append, entry, look};
+use super::{DIR, append, entry, look, seal_of};
 use crate::batch::{self, Compression};
 use crate::disk::Disk;
 use crate::disk::memory::MemoryDisk;
@@ -238,7 +238,7 @@ fn a_directory_that_rots_is_found_and_made_again() {
     let rotting = Rotting::new(true);
     let path = Paths::new(Path::new(DIR), Index(0)).seal;
     let whole = rotting.open(&rotting.disk.crash()).unwrap();
-    let seal = whole.manifest(Index(ENTRIES)).unwrap().swap_remove(0);
+    let seal = seal_of(&whole, Index(0));
     let begins = seal.directory_at();
     assert!(
         seal.listed > 20,

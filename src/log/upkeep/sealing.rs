@@ -102,7 +102,7 @@ impl Log {
                 break;
             }
             match segment.seal() {
-                Some(seal) if seal.next_index() <= to => seals.push((**seal).clone()),
+                Some(seal) if seal.next_index() <= to => seals.push(seal.in_manifest()),
                 Some(_) => return Err(Error::Malformed("a snapshot ends inside a sealed segment")),
                 None => {
                     let mut sum = Sum::default();

@@ -176,7 +176,7 @@ impl Log {
             let now = now.filter(|now| now.base == seal.base && now.rewritten.is_some());
             let now = now.map_or(seal, |now| now);
             passed = now.next_index();
-            held.push(now.clone());
+            held.push(now.in_manifest());
         }
         held
     }
