@@ -2,7 +2,7 @@
 //!
 //! Consensus has threads of its own: whatever clients ask for, heartbeats are sent and answered in
 //! time. Long computations have threads of their own, too, few and of a lower priority. What goes
-//! through all of the log, a piece at a time, has one thread for its pieces: what one piece gives back of
+//! through all of the log, a piece at a time, has one such thread for its pieces: what one piece gives back of
 //! memory, the next takes. A simulation has one runtime for everything, with one thread and one clock.
 
 use std::io;
@@ -16,9 +16,9 @@ use crate::env;
 const CONSENSUS_THREADS_MAX: usize = 4;
 /// The most long computations at once. Each holds as much memory as it is allowed.
 const BULK_THREADS_MAX: usize = 4;
-/// How nice the threads of long computations are to the others of the machine.
+/// How nice the threads of long computations and of upkeep are to the others of the machine.
 #[cfg(target_os = "linux")]
-const BULK_NICE: i32 = 10;
+const NICE: i32 = 10;
 
 /// The runtimes of a node.
 #[derive(Debug, Clone)]
@@ -76,6 +76,7 @@ impl Threads {
             .worker_threads(1)
             .max_blocking_threads(1)
             .thread_name("upkeep")
+            .on_thread_start(give_way)
             .enable_all()
             .build()?;
         Ok(Self {
@@ -111,8 +112,8 @@ impl Drop for Threads {
 /// suffice that there are few.
 fn give_way() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, BULK_NICE) {
-        tracing::debug!(%error, "long computations run with the usual priority");
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "long computations and upkeep run with the usual priority");
     }
 }
 

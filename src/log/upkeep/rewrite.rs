@@ -188,16 +188,16 @@ impl Rewriting {
         self.writer.finish(&cover_of(plan, &self.sources))?;
         let store = self.writer.store.clone();
         store.sync()?;
+        // It is read back whole: the rows follow from what stands there. What lives is forgotten before that, since both
+        // take memory for each batch.
+        self.live = Vec::new();
+        let told = Told::read(&store, None)?;
         // No snapshot is adopted meanwhile, and so no other files take these names.
         let log = self.log.clone();
         let _upkeep = log.0.upkeep.lock();
         if !self.log.0.state.read().are_held(&self.sources) {
             return Err(self.log.0.state.read().no_entry(plan.base));
         }
-        // It is read back whole: the rows follow from what stands there. What lives is forgotten before that, since both
-        // take memory for each batch.
-        self.live = Vec::new();
-        let told = Told::read(&store, None)?;
         let seal = told.seal(plan.name());
         told.write_rows(&*disk, &paths.index, plan.base)?;
         let directory = listing::list_of(told.rows(), &store, &seal)?;

@@ -20,7 +20,7 @@ use crate::raft::peer::fetch;
 use crate::raft::write::rolls;
 
 use super::Upkeep;
-use super::rewriting::pace;
+use super::rewriting::rest;
 use super::searched::{GROWTH_PERCENT, Wanted};
 use super::worth::idle_percent;
 
@@ -179,6 +179,7 @@ impl Upkeep {
         dead_percent: &Setting<u64>,
     ) -> Result<Option<Search>, Error> {
         loop {
+            let began = Instant::now();
             let (back, read) = on_disk(move || {
                 let read = search.step()?;
                 Ok::<_, Error>((search, read))
@@ -187,7 +188,7 @@ impl Upkeep {
             search = back;
             self.searched.lock().looked_percent = Some(search.percent());
             match read {
-                Some(bytes) => sleep(pace(bytes as u64)).await,
+                Some(bytes) => sleep(rest(bytes as u64, began.elapsed())).await,
                 None => return Ok(Some(search)),
             }
             if !self.node.view().writable || dead_percent.get() == 0 {

@@ -27,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const AGAIN: Duration = Duration::from_secs(2);
 /// The most bytes that are read or written a second for it.
 const BYTES_PER_SECOND: u64 = 64 << 20;
+/// A disk or a machine with much to do is left alone after a step for as long as the step took, and for so long at most.
+const REST_MAX: Duration = Duration::from_secs(1);
 /// What is written may take this part of what is free.
 const FREE_SHARE: u64 = 4;
 
@@ -202,6 +204,7 @@ impl Upkeep {
         mut size: RewriteSize,
     ) -> Result<Result<Rewriting, Outgrown>, Error> {
         loop {
+            let began = Instant::now();
             let (back, moved) = on_disk(move || step(rewriting)).await?;
             rewriting = back;
             let Some(bytes) = moved else {
@@ -220,7 +223,7 @@ impl Upkeep {
                     return Ok(Err(Outgrown { lives: written }));
                 }
             }
-            sleep(pace(bytes)).await;
+            sleep(rest(bytes, began.elapsed())).await;
         }
     }
 
@@ -288,9 +291,10 @@ fn may_write(size: &RewriteSize, (free, reserve): (u64, u64)) -> bool {
     size.takes() <= free / FREE_SHARE && (stays_free || size.holds > 2 * size.lives)
 }
 
-/// How long to wait after so many bytes.
-pub(super) fn pace(bytes: u64) -> Duration {
-    Duration::from_micros(bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND)
+/// How long to wait after a step of so many bytes that took so long.
+pub(super) fn rest(bytes: u64, took: Duration) -> Duration {
+    let pace = Duration::from_micros(bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND);
+    pace.max(took.min(REST_MAX))
 }
 
 #[cfg(test)]
