@@ -34,6 +34,7 @@ pub fn upkeep(log: &ReplicatedLog, paces: &Paces, runtimes: &Runtimes) -> Vec<Jo
     let (changes, kept, mended, scrubbed) = (log.clone(), log.clone(), log.clone(), log.clone());
     let (reached, strangers, paced) = (log.clone(), log.clone(), log.clone());
     let (drained, rewrites, compacted) = (log.clone(), log.clone(), log.clone());
+    let freed = log.clone();
     let (scrub_pace, dead_percent) = (
         paces.scrub_bytes_per_second.clone(),
         paces.rewrite_dead_percent.clone(),
@@ -60,6 +61,7 @@ pub fn upkeep(log: &ReplicatedLog, paces: &Paces, runtimes: &Runtimes) -> Vec<Jo
         }),
         tasks::spawn_endless_on(consensus, "upkeep", async move { kept.keep_up().await }),
         tasks::spawn_endless_on(through_all, "rewriting", rewriting),
+        tasks::spawn_endless_on(through_all, "freeing", async move { freed.free().await }),
         tasks::spawn_endless_on(through_all, "compaction", compaction),
         tasks::spawn_endless_on(consensus, "repair", async move { mended.mend().await }),
         tasks::spawn_endless_on(through_all, "scrub", scrub),

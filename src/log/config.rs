@@ -13,9 +13,13 @@ const TAIL_CACHE_BYTES: usize = 8 << 20;
 const FILES_MAX: usize = 256;
 /// Fewer open files than this make readers wait for each other.
 pub(super) const FILES_MIN: usize = 8;
+/// Removed stores that are kept open to be freed a piece at a time, unless the process may have few files open. Where there
+/// are more, the oldest goes at once.
+pub(super) const REMAINS_MAX: usize = 16;
 /// Descriptors that the log needs besides: for the files of segments that are not sealed yet, the spare, a
-/// seal, a cut or a directory that is being synced, a copy that is fetched, the stable store and the vote.
-const FILES_BESIDES: usize = 64;
+/// seal, a cut or a directory that is being synced, a copy that is fetched, the stable store and the vote, and for stores
+/// that were removed and are yet to be freed.
+const FILES_BESIDES: usize = 64 + REMAINS_MAX;
 /// The part of the process's descriptors that the log's sealed segments may take.
 const FILES_SHARE: u64 = 8;
 

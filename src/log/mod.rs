@@ -27,6 +27,7 @@ mod numbers;
 mod open;
 mod read;
 mod records;
+mod remains;
 mod segment;
 mod state;
 mod truncate;
@@ -71,6 +72,7 @@ use crate::disk::Disk;
 use format::files;
 use format::row::Row;
 use open::recovery::{self, LogDirectory};
+use remains::Remains;
 use segment::Segment;
 use segment::handles::Handles;
 use segment::index_file::IndexFile;
@@ -142,6 +144,7 @@ struct LogParts {
     state: RwLock<LogState>,
     /// Held by what changes files other than by appending: sealing, trimming, repair, adoption.
     upkeep: Mutex<()>,
+    remains: Remains,
 }
 
 impl Log {
@@ -183,6 +186,7 @@ impl Log {
             handles,
             state: RwLock::new(state),
             upkeep: Mutex::new(()),
+            remains: Remains::default(),
         };
         Ok((Self(Arc::new(shared)), opened))
     }

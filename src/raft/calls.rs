@@ -335,6 +335,11 @@ impl ReplicatedLog {
         self.0.upkeep.keep_up().await
     }
 
+    /// Gives back, a piece at a time, what removed segments take. Never returns.
+    pub async fn free(&self) {
+        self.0.upkeep.free().await
+    }
+
     /// Rewrites sealed segments with what lives of them. As leader it decides on those of which `dead_percent`
     /// hundredths are dead, or on none if that is 0. Never returns.
     pub async fn rewrite(&self, dead_percent: Live<u64>) {

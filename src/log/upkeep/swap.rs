@@ -108,18 +108,15 @@ impl Log {
             handles: &self.0.handles,
         };
         let segment = recovery::open_sealed(&directory, paths, seal)?;
-        let gone: Vec<_> = {
+        let (gone, stores): (Vec<_>, Vec<_>) = {
             let mut state = self.0.state.write();
             let of = state.segments.range(first..first + count);
-            let gone = of.map(|segment| segment.name()).collect();
+            let of = of.map(|segment| (segment.name(), segment.store.clone()));
+            let gone = of.unzip();
             state.swap(first, segment);
             gone
         };
-        gone.iter().for_each(|name| self.forget_files(*name));
-        files::remove_all(disk, dir, gone.iter())?;
-        // A read that began before may have opened one anew, which would keep its room on the disk.
-        gone.iter().for_each(|name| self.forget_files(*name));
-        Ok(())
+        self.remove_segments(&gone, stores)
     }
 
     /// Whether what was to be rewritten is, or was rewritten again, or begins before this log does: then it cannot be

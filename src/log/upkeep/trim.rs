@@ -8,6 +8,7 @@ use crate::env::Instant;
 use crate::log::format::files::{self, SegmentName};
 use crate::log::index_maps::Looked;
 use crate::log::segment::Segment;
+use crate::log::segment::store::Store;
 use crate::log::{Error, Floor, Index, Log, LogId, LogState, Offset, Position, Seal, Term};
 
 /// Keeps segments from removal until dropped.
@@ -122,7 +123,7 @@ impl Log {
     pub fn drop_below(&self, floor: Floor) -> Result<bool, Error> {
         let _upkeep = self.0.upkeep.lock();
         let able = self.droppable(floor.index)?;
-        let gone: Vec<_> = {
+        let (gone, stores): (Vec<_>, Vec<_>) = {
             let mut state = self.0.state.write();
             // What is trimmed stays so. A segment may be pinned meanwhile.
             let is_pinned = state.pins.iter().any(|pinned| *pinned < floor.index);
@@ -132,22 +133,31 @@ impl Log {
             let below = |segment: &mut Segment| segment.base() < floor.index;
             let mut gone = Vec::new();
             while let Some(segment) = state.segments.pop_front_if(below) {
-                gone.push(segment.name());
+                gone.push((segment.name(), segment.store.clone()));
             }
             state.floor = floor.index;
             state.first_position = floor.position;
             state.forget_tail_before(floor.index);
-            gone
+            gone.into_iter().unzip()
         };
-        for name in &gone {
-            self.forget_files(*name);
-        }
+        self.remove_segments(&gone, stores)?;
+        Ok(true)
+    }
+
+    /// Removes the files of segments that the log holds no more. The names go now, and what their stores take a piece at a
+    /// time.
+    pub(super) fn remove_segments(
+        &self,
+        gone: &[SegmentName],
+        stores: Vec<Arc<Store>>,
+    ) -> Result<(), Error> {
+        let remains = self.remains_of(stores.into_iter());
+        gone.iter().for_each(|name| self.forget_files(*name));
         files::remove_all(&*self.0.disk, &self.0.dir, gone.iter())?;
         // A read that began before may have opened one anew, which would keep its room on the disk.
-        for name in &gone {
-            self.forget_files(*name);
-        }
-        Ok(true)
+        gone.iter().for_each(|name| self.forget_files(*name));
+        self.keep_remains(remains);
+        Ok(())
     }
 }
 

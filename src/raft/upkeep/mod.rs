@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::log::{self, Floor, Index, Log, Term};
 use crate::raft::engine::state_machine::Checkpointer;
@@ -36,6 +37,9 @@ use crate::raft::write::commands::Commands;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two tries to mend the same damage.
 const AGAIN: Duration = Duration::from_secs(2);
+
+/// The most bytes that are given back a second of segments that were removed.
+const FREED_PER_SECOND: u64 = 256 << 20;
 
 /// How long the engine may take to build a snapshot and to purge the entries that it covers.
 const ENGINE_MAX: Duration = Duration::from_secs(10);
@@ -142,6 +146,22 @@ impl Upkeep {
             on_disk(move || checkpointer.save()).await?;
         }
         Ok(())
+    }
+
+    /// Gives back, a piece at a time, what segments take that were removed. Never returns.
+    pub async fn free(&self) {
+        loop {
+            let (log, began) = (self.node.log.clone(), Instant::now());
+            let freed = on_disk(move || Ok::<_, Error>(log.free_some())).await;
+            let pause = match freed {
+                Ok(Some(bytes)) => {
+                    let pace = bytes.saturating_mul(1_000_000) / FREED_PER_SECOND;
+                    Duration::from_micros(pace).max(began.elapsed())
+                }
+                Ok(None) | Err(_) => LOOK_EVERY,
+            };
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// Where the log could begin. It may take a look at the disk. A run of segments that is about to be rewritten goes as a

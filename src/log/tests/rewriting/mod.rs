@@ -5,6 +5,8 @@ mod mending;
 pub use mending::{passed_over, rot_is_mended};
 
 use super::*;
+use crate::log::config::REMAINS_MAX;
+use crate::log::format::files::Paths;
 use crate::log::fuzzing::copy::copy_rewritten;
 
 /// A plan for some of the sealed segments that the log ended, with what lives as of a checkpoint; `None` if there are
@@ -320,6 +322,40 @@ fn whoever_found_records_in_the_old_segments_reads_them_from_the_new_one() {
 }
 
 /// Its batches stand log by log, and so in another order than its rows.
+#[test]
+fn what_was_removed_is_freed_a_piece_at_a_time_once_nobody_reads_it() {
+    let disk = MemoryDisk::default();
+    let (log, _) = with_dead(&disk, &entries(240));
+    let plan = plan_of(&log, 1000, 0, 3);
+    let len = |one: &SegmentInfo| {
+        let paths = Paths::new(Path::new(DIR), one.name);
+        disk.len_of(&paths.store).unwrap()
+    };
+    let bytes: u64 = log.segments().iter().take(3).map(len).sum();
+    let another = Rewrite {
+        at: Index(1001),
+        ..plan.clone()
+    };
+    let reader = log.begin_rewrite(&another).unwrap();
+    assert!(rewrite(&log, &plan));
+    assert_eq!(log.free_some(), None, "somebody reads them");
+    drop(reader);
+    let held = disk.files_open().0;
+    let pieces: Vec<_> = std::iter::from_fn(|| log.free_some()).collect();
+    assert_eq!(pieces.iter().sum::<u64>(), bytes);
+    assert!(pieces.iter().all(|piece| *piece <= 64), "{pieces:?}");
+    assert_eq!(disk.files_open().0, held - 3);
+    // Of more segments at once, some go as a whole.
+    let segments = log.segments();
+    let sealed = segments.iter().filter(|one| one.next_position.is_some());
+    let count = sealed.count();
+    assert!(count > 2 * REMAINS_MAX, "{count}");
+    let bytes: u64 = segments.iter().take(count).map(len).sum();
+    assert!(rewrite(&log, &plan_of(&log, 1002, 0, count)));
+    let freed: u64 = std::iter::from_fn(|| log.free_some()).sum();
+    assert!(0 < freed && freed < bytes, "{freed} of {bytes}");
+}
+
 #[test]
 fn no_more_is_read_of_a_rewritten_segment_than_the_batches() {
     const BATCHES: u64 = 400;
