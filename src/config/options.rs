@@ -136,8 +136,8 @@ pub struct Options {
         serialize_with = "write_bytes"
     )]
     pub scrub_bytes_per_second: Option<u64>,
-    /// Sealed segments of which so much is dead, in hundredths, such as 50, or half as much on an idle node, are
-    /// rewritten with what lives; 0: none
+    /// Sealed segments of which so much is dead, in hundredths, such as 50, are rewritten with what lives; half as much is
+    /// enough on an idle node, and more is wanted while little of all segments is dead; 0: none
     /// [default: 50]
     #[arg(long, env = "FERROLOG_REWRITE_DEAD_PERCENT", value_name = "PERCENT", help_heading = HELP_TUNING)]
     pub rewrite_dead_percent: Option<u64>,

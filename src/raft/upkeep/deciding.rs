@@ -14,7 +14,7 @@ use crate::retry::CALL_WAIT;
 
 use super::Upkeep;
 use super::planning::{Limits, SUPERSEDED_PERCENT, choose, plan};
-use super::worth::{SEGMENTS_AT_ONCE, Worth, idle_percent};
+use super::worth::{SEGMENTS_AT_ONCE, Worth, idle_percent, patient_percent};
 
 /// Rewritings that may wait on the leader while it decides on others. Only so many are remembered, and one that was forgotten
 /// would be decided on again.
@@ -90,11 +90,7 @@ impl Upkeep {
             }
             searched.number
         };
-        let percent = |beside_load| match self.is_idle.load(Ordering::Relaxed) {
-            true => idle_percent(beside_load),
-            false => beside_load,
-        };
-        let dead_percent = percent(dead_percent);
+        let (dead_percent, superseded_percent) = self.enough(worth, dead_percent);
         let due: Vec<_> = self
             .not_done()
             .iter()
@@ -112,7 +108,7 @@ impl Upkeep {
         }
         let superseded_percent = match self.searched.lock().is_asked {
             true => 0,
-            false => percent(SUPERSEDED_PERCENT),
+            false => superseded_percent,
         };
         let may_settle = due.is_empty() && dead_percent > 0;
         let limits = Limits {
@@ -151,6 +147,18 @@ impl Upkeep {
         }
         drop(searched);
         worth.lock().decided = seen;
+    }
+
+    /// Which parts of a segment are to be dead, or superseded, in hundredths.
+    fn enough(&self, worth: &Mutex<Worth>, dead_percent: u64) -> (u64, u64) {
+        if self.is_idle.load(Ordering::Relaxed) {
+            return (idle_percent(dead_percent), idle_percent(SUPERSEDED_PERCENT));
+        }
+        let dead_percent = match worth.lock().is_little_dead(dead_percent) {
+            true => patient_percent(dead_percent),
+            false => dead_percent,
+        };
+        (dead_percent, SUPERSEDED_PERCENT)
     }
 
     /// Tells all nodes of a decision; false if that may not have been done.

@@ -41,6 +41,14 @@ impl Worth {
         self.lives.values().map(|live| live.lives).sum()
     }
 
+    /// Whether less is dead of all segments together than two thirds of the share with which one is worth rewriting. Then
+    /// the disk holds little beside what lives, and segments can wait until less of them has to be written again.
+    pub fn is_little_dead(&self, dead_percent: u64) -> bool {
+        let holds: u64 = self.lives.values().map(|live| live.holds).sum();
+        let dead = holds.saturating_sub(self.bytes());
+        dead.saturating_mul(300) < holds.saturating_mul(2 * dead_percent)
+    }
+
     /// The segment that is looked at next: none at the end of a look at all of them. `None` if nothing changed since the
     /// last such look.
     fn next_of(&mut self, sealed: &[SegmentInfo], now: Sight) -> Option<Option<SegmentInfo>> {
@@ -110,6 +118,12 @@ impl Idle {
         }
         self.is_idle
     }
+}
+
+/// The part of a segment's bytes, in percent, that is to be dead while little of all segments is: of what would live of it
+/// otherwise, a third less.
+pub fn patient_percent(dead_percent: u64) -> u64 {
+    dead_percent + (100 - dead_percent) / 3
 }
 
 /// The part of something, in percent, that is enough for work on an idle node: half of what it is beside a load. 0 stays
@@ -187,6 +201,24 @@ mod tests {
         assert!(see(0, 2 * IDLE_BYTES - 1, 14));
         assert!(!see(1, 0, 15), "another segment");
         assert!(see(1, 0, 20));
+    }
+
+    #[test]
+    fn segments_wait_while_little_of_all_is_dead() {
+        let is_little = |of: &[(u64, u64, bool)], percent| {
+            let (_, lives) = segments(of);
+            let worth = Worth {
+                lives,
+                ..Worth::default()
+            };
+            worth.is_little_dead(percent)
+        };
+        let half = (1000, 500, false);
+        assert!(is_little(&[half, (1000, 840, false)], 50), "33 of 100");
+        assert!(!is_little(&[half, (1000, 832, false)], 50), "a third");
+        assert!(!is_little(&[half, (1000, 1000, false)], 10));
+        assert!(!is_little(&[(1000, 1000, false)], 0), "it is off");
+        assert_eq!([1, 50, 99].map(patient_percent), [34, 66, 99]);
     }
 
     #[test]
