@@ -5,11 +5,17 @@
 //! onto the other. What an identity may do is left to the caller, except that raft is for nodes alone.
 
 #[cfg(feature = "server")]
+mod dialled;
+#[cfg(feature = "server")]
 mod node;
 mod pem_file;
+mod protocol;
 
 #[cfg(feature = "server")]
 pub use node::{Accepted, Chain};
+
+#[cfg(feature = "server")]
+use dialled::Dialled;
 
 use std::fmt;
 use std::io;
@@ -28,11 +34,13 @@ use rustls::pki_types::{
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
 use super::{BoxIo, Io, Kind};
 use crate::name::{BadName, Shown};
 use pem_file::{FILE_BYTES_MAX, Pem, Secrecy};
+use protocol::{alpn, check_protocol};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -126,7 +134,13 @@ pub struct TlsFiles {
 /// One certificate, ready to dial with, and where there is a server, to accept with. Clones share what is taken up
 /// later.
 #[derive(Clone)]
-pub struct Tls(Arc<RwLock<Arc<Loaded>>>);
+pub struct Tls(Arc<Shared>);
+
+struct Shared {
+    loaded: RwLock<Arc<Loaded>>,
+    /// Tells of each time that something was taken up.
+    taken_up: watch::Sender<()>,
+}
 
 /// What counts for handshakes from now on.
 struct Loaded {
@@ -212,11 +226,12 @@ impl Tls {
     /// Takes up what another one holds, for this one and all its clones: handshakes from now on are made with it.
     pub fn take_up(&self, other: &Self) {
         let loaded = other.now();
-        *self.0.write() = loaded;
+        *self.0.loaded.write() = loaded;
+        self.0.taken_up.send_replace(());
     }
 
     fn now(&self) -> Arc<Loaded> {
-        self.0.read().clone()
+        self.0.loaded.read().clone()
     }
 
     /// Reads the three files from memory. `ca` may hold several authorities, `cert` a chain that begins with our own.
@@ -258,7 +273,10 @@ impl Tls {
         check_protocol(kind, session.alpn_protocol())?;
         #[cfg(feature = "server")]
         if kind == Kind::Raft {
-            node::check_peer(kind, session.peer_certificates())?;
+            let chain = session.peer_certificates();
+            node::check_peer(kind, chain)?;
+            let chain = chain.unwrap_or_default().to_vec();
+            return Ok(Box::new(Dialled::new(stream, self.clone(), chain)));
         }
         Ok(Box::new(stream))
     }
@@ -270,7 +288,10 @@ impl Tls {
             #[cfg(feature = "server")]
             node: node::Side::of(&material)?,
         };
-        Ok(Self(Arc::new(RwLock::new(Arc::new(loaded)))))
+        Ok(Self(Arc::new(Shared {
+            loaded: RwLock::new(Arc::new(loaded)),
+            taken_up: watch::Sender::new(()),
+        })))
     }
 }
 
@@ -365,26 +386,6 @@ fn client_config(
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     Ok(config)
-}
-
-fn alpn(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Grpc => "h2",
-        #[cfg(feature = "server")]
-        Kind::Raft => "ferrolog-raft/1",
-        #[cfg(feature = "server")]
-        Kind::Http => "http/1.1",
-    }
-}
-
-/// A peer that offers no protocol at all passes the handshake, so the outcome is checked here.
-fn check_protocol(kind: Kind, agreed: Option<&[u8]>) -> Result<(), TlsError> {
-    let wanted = alpn(kind);
-    if agreed == Some(wanted.as_bytes()) {
-        return Ok(());
-    }
-    let got = agreed.map(|name| String::from_utf8_lossy(name).into_owned());
-    Err(TlsError::Protocol { wanted, got })
 }
 
 /// The host of `host:port`, without the brackets of an IPv6 address.

@@ -8,9 +8,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Material, Tls, TlsError, alpn, check_protocol};
+use super::protocol::{alpn, check_protocol};
+use super::{Material, Tls, TlsError};
 use crate::name;
 use crate::net::identity::{Identity, ends_s, hosts};
 use crate::net::{BoxIo, Io, Kind};
@@ -93,6 +95,11 @@ impl Tls {
         let verifier = &self.now().node.verifier;
         let verified = verifier.verify_client_cert(first, rest, UnixTime::now());
         verified.is_ok()
+    }
+
+    /// Changes each time that something was taken up.
+    pub(super) fn taken_up(&self) -> watch::Receiver<()> {
+        self.0.taken_up.subscribe()
     }
 
     /// How long the first of these certificates is still good; no time if that cannot be told.

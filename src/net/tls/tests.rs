@@ -179,7 +179,7 @@ async fn a_side_that_names_no_protocol_is_refused() {
     let server = node(&authority, "node-1");
     let silent = node(&authority, "node-2");
     {
-        let mut loaded = silent.0.write();
+        let mut loaded = silent.0.loaded.write();
         let loaded = Arc::get_mut(&mut loaded).unwrap();
         for dialling in [&mut loaded.grpc, &mut loaded.node.dialling] {
             Arc::get_mut(dialling).unwrap().alpn_protocols.clear();
@@ -427,4 +427,35 @@ async fn who_was_revoked_is_not_let_in_and_no_longer_trusted() {
     fs::write(path("crl.pem"), "nothing").unwrap();
     let none = Tls::load(&files).map(drop).unwrap_err().to_string();
     assert!(none.contains("no X509 CRL section"), "{none}");
+}
+
+#[tokio::test]
+async fn a_stream_to_a_node_ends_once_that_is_revoked() {
+    let authority = authority();
+    let peer = authority.node("node-2", &[]).unwrap();
+    let (one, other) = (node(&authority, "node-1"), tls(&authority, &peer));
+    let (near, far) = handshake((&one, Kind::Raft), (&other, Kind::Raft), "localhost:1").await;
+    let (mut near, (mut far, _)) = (near.unwrap(), far.unwrap());
+    let ours = authority.node("node-1", &[]).unwrap();
+    let with_list = |of: &CertPem| {
+        let pem = |file: &str, text: &str| Pem {
+            file: file.to_owned(),
+            bytes: text.as_bytes().to_vec(),
+        };
+        let list = pem("crl", &revoked(&authority, of));
+        let (cert, key) = (pem("cert", &ours.cert), pem("key", &ours.key));
+        Tls::build(&pem("ca", authority.ca_pem()), &cert, &key, Some(&list)).unwrap()
+    };
+    let stranger = authority.node("node-3", &[]).unwrap();
+    one.take_up(&with_list(&stranger));
+    far.write_all(b"x").await.unwrap();
+    far.flush().await.unwrap();
+    assert_eq!(near.read_u8().await.unwrap(), b'x', "it is trusted still");
+    let read = async {
+        let mut rest = Vec::new();
+        near.read_to_end(&mut rest).await.map(|_| rest)
+    };
+    let revoke = async { one.take_up(&with_list(&peer)) };
+    let (read, ()) = tokio::join!(read, revoke);
+    assert!(read.unwrap().is_empty());
 }
