@@ -11,6 +11,7 @@ use tonic::Status;
 
 use crate::log::{self, Course, LogId, Position, Stretch, Wanted};
 use crate::name::{Shown, is_meant};
+use crate::net::budget::{Accounts, Held};
 use crate::proto::v1::{self, ConsumeStreamStart, Edge, StoredBatch, selection::Of, start::At};
 use crate::raft::{ReadError, ReplicatedLog};
 
@@ -23,10 +24,14 @@ use super::position::Consistency;
 
 /// Logs that one stream names. A request holds about so many; a prefix has no limit.
 pub const NAMES_MAX: usize = 1000;
-/// Logs of a prefix that a stream keeps the names of, and others that it knows not to be meant: it looks them up
-/// anew after that.
-const KNOWN_MAX: usize = 4096;
-const OTHERS_MAX: usize = 16_384;
+/// What the names of logs of a prefix take that a stream keeps, in bytes, and how many others it knows not to be meant: it
+/// looks them up anew after that. Those of one look stay until the next.
+const KNOWN_BYTES_MAX: usize = 96 << 10;
+const OTHERS_MAX: usize = 4096;
+/// What a name takes beside its letters.
+const NAME_OVERHEAD: usize = 64;
+/// What both take together. It counts for as long as the stream lasts.
+const PREFIX_BYTES: usize = 144 << 10;
 
 /// The logs of a stream, and where it is.
 pub struct Selection {
@@ -36,6 +41,8 @@ pub struct Selection {
     prefix: Option<String>,
     /// Those that are meant, as far as they were met.
     names: Arc<LogNames>,
+    /// What these names take, of a prefix.
+    known_bytes: usize,
     /// The ids of those that were named, in order.
     ids: Arc<[LogId]>,
     /// Those that are not meant.
@@ -48,13 +55,15 @@ pub struct Selection {
     pub next: Position,
     /// Where the log ended as the stream's first answer said. A client may wait to hear that this is passed.
     end: Option<Position>,
+    /// The room of what is kept of a prefix.
+    _held: Option<Held>,
 }
 
 impl Selection {
     /// The logs that a request selects of those that its caller may read, and where it begins.
     pub async fn begin(
         api: &ApiContext<ReplicatedLog>,
-        rights: Rights,
+        (rights, accounts): (Rights, Option<&Accounts>),
         until: Option<Instant>,
         selection: &v1::Selection,
         start: &ConsumeStreamStart,
@@ -78,6 +87,9 @@ impl Selection {
             Some(Of::Logs(logs)) => (None, listed(api, &rights, until, &logs.names).await?),
             None => return Err(status::invalid("the selection names no log and no prefix")),
         };
+        let calls = accounts.filter(|_| prefix.is_some());
+        let held = calls.map(|accounts| accounts.calls.try_take(PREFIX_BYTES));
+        let held = held.transpose().map_err(|full| status::in_flight(&full))?;
         let mut ids: Vec<_> = names.keys().copied().collect();
         ids.sort_unstable();
         let mut selection = Self {
@@ -85,11 +97,13 @@ impl Selection {
             prefix,
             ids: ids.into(),
             names: Arc::new(names),
+            known_bytes: 0,
             others: Arc::default(),
             course: Course::default(),
             forgotten,
             next: Position(0),
             end: None,
+            _held: held,
         };
         selection.next = begins(&log, &selection.rights, start.start.clone()).await?;
         selection.are_there(&log)?;
@@ -171,11 +185,12 @@ impl Selection {
             Arc::make_mut(&mut self.names),
             Arc::make_mut(&mut self.others),
         );
-        let met: BTreeSet<LogId> = found.logs().collect();
-        if names.len() + met.len() > KNOWN_MAX || others.len() + met.len() > OTHERS_MAX {
+        if self.known_bytes > KNOWN_BYTES_MAX || others.len() > OTHERS_MAX {
             names.clear();
             others.clear();
+            self.known_bytes = 0;
         }
+        let met: BTreeSet<LogId> = found.logs().collect();
         let is_new = |id: &LogId| !names.contains_key(id) && !others.contains(id);
         let new: Vec<_> = met.into_iter().filter(is_new).collect();
         if new.is_empty() {
@@ -189,7 +204,10 @@ impl Selection {
             // One that is deleted never comes back.
             let may_read = |name: &String| self.rights.may(Action::Consume, name);
             match name.filter(|name| is_meant(name, prefix) && may_read(name)) {
-                Some(name) => drop(names.insert(id, name.into())),
+                Some(name) => {
+                    self.known_bytes += NAME_OVERHEAD + name.len();
+                    names.insert(id, name.into());
+                }
                 None => drop(others.insert(id)),
             }
         }

@@ -105,8 +105,9 @@ async fn begin(
     let (rights, until) = (caller.rights, caller.until);
     let (log, source) = match &start.selection {
         Some(of) => {
-            let begun = Selection::begin(api, rights, until, of, &start).await?;
-            (begun.0, Source::Many(begun.1))
+            let caller = (rights, caller.accounts.as_ref());
+            let begun = Selection::begin(api, caller, until, of, &start).await?;
+            (begun.0, Source::Many(Box::new(begun.1)))
         }
         None => {
             let (log, to) = ((&*start.log, start.log_id), Action::Consume);
@@ -172,7 +173,7 @@ struct Tail {
 enum Source {
     /// A log, from an offset on.
     One(Offset),
-    Many(Selection),
+    Many(Box<Selection>),
 }
 
 impl Source {

@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use ferrolog::batch::{self, Builder, Compression, Record};
 use ferrolog::cli::local_cluster::Signal;
+use ferrolog::proto::v1::selection::Of;
 use ferrolog::proto::v1::{
-    Batch, ConsumeStreamStart, GetLimitsRequest, GetLimitsResponse, ProduceRequest,
+    Batch, ConsumeStreamStart, GetLimitsRequest, GetLimitsResponse, LogNames, ProduceRequest,
+    Selection,
 };
 use tokio::task::JoinSet;
 use tonic::metadata::AsciiMetadataKey;
@@ -175,6 +177,38 @@ async fn too_much_under_way_is_refused_and_later_taken() {
     })
     .await;
     assert!(last >= appended, "{last} after {appended}");
+}
+
+/// A stream by prefix remembers names, and there may be many streams.
+#[tokio::test]
+async fn streams_by_prefix_count_for_what_they_remember() {
+    let stage = Stage::start_alone().await;
+    let mut client = native::client_of(&stage, 0);
+    let start = |of| ConsumeStreamStart {
+        selection: Some(Selection { of: Some(of) }),
+        consistency: native::relaxed(),
+        ..ConsumeStreamStart::default()
+    };
+    let by_prefix = start(Of::Prefix("many/".to_owned()));
+    let mut open = Vec::new();
+    let status = loop {
+        match native::Stream::open(&mut client, by_prefix.clone(), 1000).await {
+            Ok(stream) => open.push(stream),
+            Err(status) => break status,
+        }
+        assert!(open.len() < 100, "what they hold is not counted");
+    };
+    assert_eq!(native::reason(&status), "IN_FLIGHT_LIMIT", "{status:?}");
+    assert!(open.len() > 50, "{} streams fit", open.len());
+    let names = vec!["default".to_owned()];
+    let named = native::Stream::open(&mut client, start(Of::Logs(LogNames { names })), 1000).await;
+    named.expect("what it holds is what its request told");
+    open.pop();
+    until("there is room again", async || {
+        let again = native::Stream::open(&mut client, by_prefix.clone(), 1000).await;
+        again.ok()
+    })
+    .await;
 }
 
 /// Metadata of a request that is too long is refused in words, and harms nobody else on the connection.
