@@ -63,8 +63,7 @@ impl Upkeep {
         let mut last = None;
         for with_rows in [true, false] {
             for mut client in self.peers() {
-                // What is taken over comes to the same directory.
-                let _one_at_a_time = self.rewriting.lock().await;
+                let _one_at_a_time = self.copying.lock().await;
                 match self.copied(&mut client, &seal, &dir, with_rows).await {
                     Ok(false) => {}
                     Ok(true) => {

@@ -58,8 +58,8 @@ pub struct Upkeep {
     commands: Arc<Commands>,
     kept: Kept,
     walk: Mutex<retention::Walk>,
-    /// Held while segments are rewritten, or a copy of another node's takes the place of one.
-    rewriting: tokio::sync::Mutex<()>,
+    /// Held while a copy of another node's segment is fetched and takes the place of one: all copies come to one directory.
+    copying: tokio::sync::Mutex<()>,
     /// The bytes of batches in sealed segments of which a record lives, as they were seen last.
     live_bytes: AtomicU64,
     /// The rewritings that are due and must wait: for room, or for who reads their segments.
@@ -81,7 +81,7 @@ impl Upkeep {
             commands,
             kept,
             walk: Mutex::default(),
-            rewriting: tokio::sync::Mutex::default(),
+            copying: tokio::sync::Mutex::default(),
             live_bytes: AtomicU64::default(),
             waiting: Arc::default(),
             outgrown: Mutex::default(),

@@ -136,7 +136,6 @@ impl Upkeep {
         if !self.node.log.can_rewrite(plan) {
             return Ok(self.taken_over(plan).await);
         }
-        let _one_at_a_time = self.rewriting.lock().await;
         let (log, wanted) = (self.node.log.clone(), plan.clone());
         let begun = on_disk(move || Ok::<_, Error>(log.begin_rewrite(&wanted)?)).await?;
         let Some(rewriting) = begun else {

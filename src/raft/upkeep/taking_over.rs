@@ -43,7 +43,7 @@ impl Upkeep {
         if !self.node.log.fits(&seal) || self.is_given_up(base) {
             return Ok(false);
         }
-        let _one_at_a_time = self.rewriting.lock().await;
+        let _one_at_a_time = self.copying.lock().await;
         if !self.is_covered(at).await? {
             return Ok(false);
         }
