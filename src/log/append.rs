@@ -60,14 +60,21 @@ impl Log {
         state.evict(self.0.config.tail_cache_bytes_max, self.durable());
         // Queue under the lock, so that the writer sees appends in the order of their indexes.
         let bytes = writes.iter().map(|write| write.entry.payload.len() as u64);
+        let bytes = bytes.sum();
+        state.appended_bytes += bytes;
         let append = Append {
-            bytes: bytes.sum(),
+            bytes,
             since: Instant::now(),
             writes,
             done,
         };
         self.0.queue.push(Request::Append(append));
         Ok(())
+    }
+
+    /// The bytes of all payloads that were appended since the log was opened. A snapshot that is installed sets them to 0.
+    pub fn appended_bytes(&self) -> u64 {
+        self.0.state.read().appended_bytes
     }
 
     /// Gives an entry its place in the last segment, or in a new one.

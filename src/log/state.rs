@@ -37,6 +37,8 @@ pub struct LogState {
     pub forgotten: u64,
     /// How often records were given up: by a trim, or with their log.
     pub given_up: u64,
+    /// The bytes of all payloads that were appended since the log was opened, or taken over from another node.
+    pub appended_bytes: u64,
     /// The first raft index that is not published yet.
     pub next_publish: Index,
     /// The log that kept a segment from going when that was looked at last.
@@ -122,6 +124,7 @@ impl LogState {
             compacted: BTreeSet::new(),
             forgotten: 0,
             given_up: 0,
+            appended_bytes: 0,
             next_publish: covered.map_or(floor.index, |covered| Index(covered.applied.0 + 1)),
             keeper: AtomicU32::new(u32::MAX),
             pins: Vec::new(),

@@ -27,7 +27,7 @@ use crate::log::{Error, Index, Log, LogId, LogState, Offset, Position};
 const STEP_BYTES: u64 = 1 << 20;
 /// Bytes after which what was written is synced. All of a segment at once would keep the syncs of appends waiting, on every
 /// node at the same time.
-const SYNC_BYTES: u64 = 4 << 20;
+const SYNC_BYTES: u64 = 1 << 20;
 
 /// Which segments are rewritten, and what of them lives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

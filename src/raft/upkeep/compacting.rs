@@ -20,7 +20,7 @@ use crate::raft::peer::fetch;
 use crate::raft::write::rolls;
 
 use super::Upkeep;
-use super::rewriting::rest;
+use super::rewriting::{BYTES_PER_SECOND, rest};
 use super::searched::{GROWTH_PERCENT, Wanted};
 use super::worth::idle_percent;
 
@@ -188,7 +188,7 @@ impl Upkeep {
             search = back;
             self.searched.lock().looked_percent = Some(search.percent());
             match read {
-                Some(bytes) => sleep(rest(bytes as u64, began.elapsed())).await,
+                Some(bytes) => sleep(rest(bytes as u64, began.elapsed(), BYTES_PER_SECOND)).await,
                 None => return Ok(Some(search)),
             }
             if !self.node.view().writable || dead_percent.get() == 0 {

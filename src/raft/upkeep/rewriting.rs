@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -26,7 +27,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two tries of the same.
 const AGAIN: Duration = Duration::from_secs(2);
 /// The most bytes that are read or written a second for it.
-const BYTES_PER_SECOND: u64 = 64 << 20;
+pub(super) const BYTES_PER_SECOND: u64 = 64 << 20;
+/// Beside a load it is so many a second, and so many for each byte that is appended meanwhile. No more dies than was
+/// appended, and what is written again is no more than what dies, so that rewriting does not fall behind.
+const LOADED_BYTES_PER_SECOND: u64 = 8 << 20;
+const BYTES_PER_APPENDED: u64 = 2;
 /// A disk or a machine with much to do is left alone after a step for as long as the step took, and for so long at most.
 const REST_MAX: Duration = Duration::from_secs(1);
 /// What is written may take this part of what is free.
@@ -196,12 +201,25 @@ impl Upkeep {
         has_room
     }
 
+    /// How many bytes a second a rewriting may move that began when so many had been appended.
+    fn rate(&self, (began, before): (Instant, u64)) -> u64 {
+        let free = self.kept.snapshots.disk.available(&self.kept.snapshots.dir);
+        let (_, reserve) = self.node.space.room();
+        let is_short = free.is_ok_and(|free| free < 2 * reserve);
+        if is_short || self.is_idle.load(Ordering::Relaxed) {
+            return BYTES_PER_SECOND;
+        }
+        let appended = self.node.log.appended_bytes().saturating_sub(before);
+        rate_beside(appended, began.elapsed())
+    }
+
     /// Writes all that lives. What was written goes if that is more than was thought and there is no room.
     async fn written(
         &self,
         mut rewriting: Rewriting,
         mut size: RewriteSize,
     ) -> Result<Result<Rewriting, Outgrown>, Error> {
+        let before = (Instant::now(), self.node.log.appended_bytes());
         loop {
             let began = Instant::now();
             let (back, moved) = on_disk(move || step(rewriting)).await?;
@@ -222,7 +240,7 @@ impl Upkeep {
                     return Ok(Err(Outgrown { lives: written }));
                 }
             }
-            sleep(rest(bytes, began.elapsed())).await;
+            sleep(rest(bytes, began.elapsed(), self.rate(before))).await;
         }
     }
 
@@ -290,15 +308,38 @@ fn may_write(size: &RewriteSize, (free, reserve): (u64, u64)) -> bool {
     size.takes() <= free / FREE_SHARE && (stays_free || size.holds > 2 * size.lives)
 }
 
-/// How long to wait after a step of so many bytes that took so long.
-pub(super) fn rest(bytes: u64, took: Duration) -> Duration {
-    let pace = Duration::from_micros(bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND);
+/// How many bytes a second may be moved beside a load that appended so many bytes in this time.
+fn rate_beside(appended: u64, time: Duration) -> u64 {
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    // What comes in a moment tells little.
+    let per_second = appended.saturating_mul(1000) / millis.max(1000);
+    let rate =
+        LOADED_BYTES_PER_SECOND.saturating_add(per_second.saturating_mul(BYTES_PER_APPENDED));
+    rate.min(BYTES_PER_SECOND)
+}
+
+/// How long to wait after a step of so many bytes that took so long, at a rate of bytes a second.
+pub(super) fn rest(bytes: u64, took: Duration, rate: u64) -> Duration {
+    let pace = Duration::from_micros(bytes.saturating_mul(1_000_000) / rate);
     pace.max(took.min(REST_MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn beside_a_load_no_more_is_moved_than_keeps_up_with_it() {
+        let rate = |mib: u64, millis| rate_beside(mib << 20, Duration::from_millis(millis)) >> 20;
+        assert_eq!(rate(0, 5000), 8);
+        assert_eq!(rate(30, 5000), 20);
+        assert_eq!(rate(6, 1), 20, "the first moments");
+        assert_eq!(rate(1000, 5000), 64, "never more");
+        let ms = Duration::from_millis;
+        assert_eq!(rest(1 << 20, ms(0), 8 << 20), ms(125));
+        assert_eq!(rest(1 << 20, ms(300), 8 << 20), ms(300), "a slow step");
+        assert_eq!(rest(1 << 20, ms(3000), 8 << 20), REST_MAX);
+    }
 
     #[test]
     fn a_full_disk_is_written_to_only_for_what_gives_back_more() {
