@@ -456,6 +456,8 @@ async fn a_stream_to_a_node_ends_once_that_is_revoked() {
         near.read_to_end(&mut rest).await.map(|_| rest)
     };
     let revoke = async { one.take_up(&with_list(&peer)) };
-    let (read, ()) = tokio::join!(read, revoke);
+    let both = async { tokio::join!(read, revoke) };
+    let ended = tokio::time::timeout(Duration::from_secs(10), both).await;
+    let (read, ()) = ended.expect("it ends");
     assert!(read.unwrap().is_empty());
 }
