@@ -154,10 +154,7 @@ impl Upkeep {
             let (log, began) = (self.node.log.clone(), Instant::now());
             let freed = on_disk(move || Ok::<_, Error>(log.free_some())).await;
             let pause = match freed {
-                Ok(Some(bytes)) => {
-                    let pace = bytes.saturating_mul(1_000_000) / FREED_PER_SECOND;
-                    Duration::from_micros(pace).max(began.elapsed())
-                }
+                Ok(Some(bytes)) => rewriting::rest(bytes, began.elapsed(), FREED_PER_SECOND),
                 Ok(None) | Err(_) => LOOK_EVERY,
             };
             tokio::time::sleep(pause).await;
