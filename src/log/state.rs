@@ -43,6 +43,9 @@ pub struct LogState {
     pub next_publish: Index,
     /// The log that kept a segment from going when that was looked at last.
     pub keeper: AtomicU32,
+    /// Where the log of a leader began, as an entry said that was applied. What stands before is trimmed, or later records
+    /// stand for it.
+    pub given_up_before: Index,
     /// For each pin, the raft index from which on entries must stay.
     pub pins: Vec<Index>,
 }
@@ -127,6 +130,7 @@ impl LogState {
             appended_bytes: 0,
             next_publish: covered.map_or(floor.index, |covered| Index(covered.applied.0 + 1)),
             keeper: AtomicU32::new(u32::MAX),
+            given_up_before: Index(0),
             pins: Vec::new(),
         }
     }

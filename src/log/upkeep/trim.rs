@@ -75,6 +75,12 @@ impl Log {
         self.0.state.read().given_up
     }
 
+    /// A leader's log began at this raft index, as an applied entry says. Of compacted logs nothing is kept before it.
+    pub fn let_go_before(&self, begins: Index) {
+        let mut state = self.0.state.write();
+        state.given_up_before = state.given_up_before.max(begins);
+    }
+
     /// Keeps every segment that is held now.
     pub fn pin(&self) -> Arc<Pin> {
         let mut state = self.0.state.write();
@@ -106,9 +112,9 @@ impl Log {
         state.segments.iter().map(info).collect()
     }
 
-    /// Where the log could begin if all sealed segments went that hold only trimmed records and
-    /// entries before `covered`, and that nobody has pinned; and the term of the last entry that
-    /// would go. `None` if none could.
+    /// Where the log could begin if all sealed segments went that hold only trimmed records, or such as
+    /// [`Log::let_go_before`] lets go, and entries before `covered`, and that nobody has pinned; and the term of the
+    /// last entry that would go. `None` if none could.
     pub fn droppable(&self, covered: Index) -> Result<Option<(Floor, Term)>, Error> {
         self.with_directories(|state| state.droppable(covered))
     }
@@ -239,6 +245,11 @@ impl LogState {
         let Some(ends) = self.ends(log).filter(|ends| ends.first < ends.next) else {
             return Ok(Looked::Found(false));
         };
+        // A leader gave up all of this segment by then: what is not trimmed, later records stand for.
+        let is_given_up = self.segments[number].next_index() <= self.given_up_before;
+        if is_given_up && self.may_have_gaps(log) {
+            return Ok(Looked::Found(false));
+        }
         // Nothing of it was trimmed.
         if ends.first == Offset(0) {
             return Ok(Looked::Found(true));

@@ -165,6 +165,7 @@ impl Upkeep {
     /// whole or not at all: without its front it could not be rewritten, and what all nodes have would not be the same.
     async fn droppable(&self) -> Result<Option<(Floor, Term)>, Error> {
         let (log, due) = (self.node.log.clone(), self.due_now());
+        log.let_go_before(self.node.state.read(|fsm| fsm.rewrites.begins()));
         on_disk(move || Ok(whole_runs(&log, &due)?)).await
     }
 

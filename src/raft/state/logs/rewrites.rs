@@ -27,6 +27,13 @@ impl Rewrites {
         self.0.rows().values()
     }
 
+    /// Where the log of a leader began that decided on one of them, as the latest had it. A node that has more than that
+    /// has not done what was decided before: what that removed, nobody decides on again.
+    pub fn begins(&self) -> Index {
+        let begins = self.all().map(|plan| plan.begins);
+        begins.max().unwrap_or_default()
+    }
+
     /// Takes over one that the entry `index` decided on; the oldest is forgotten if there are too many. One that would
     /// give up a record that can be read is none, whoever proposed it: what a leader knew when it proposed it may be
     /// given up, since that never comes back.
@@ -181,7 +188,9 @@ mod tests {
             !rewrites.decide(Index(21), &of_the_rest(5), &logs),
             "it can be done"
         );
+        assert_eq!(rewrites.begins(), Index(0));
         assert!(rewrites.decide(Index(22), &of_the_rest(6), &logs));
+        assert_eq!(rewrites.begins(), Index(6));
         let kept: Vec<_> = rewrites.all().map(|plan| plan.at.0).collect();
         assert_eq!(kept, [22]);
     }

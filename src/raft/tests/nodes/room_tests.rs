@@ -313,3 +313,59 @@ async fn what_begins_below_the_floor_is_not_rewritten() {
     catch_up(&first, 300).await;
     check_records(&first, kept..300);
 }
+
+/// A slower node has not removed what later records stand for, and nobody decides on that again once the leader's log begins
+/// behind it.
+#[tokio::test(start_paused = true)]
+async fn what_a_leader_has_no_more_goes_unless_it_can_be_read() {
+    let first = First::with(0).await;
+    let how = Compaction {
+        min_age_ms: 0,
+        tombstone_ms: 0,
+    };
+    let log = make_log(&first, "states", Some(how)).await;
+    for sequence in 0..300 {
+        append(&first, sequence).await;
+        append_to(&first, log, &[7; 900]).await;
+    }
+    all_sealed(&first).await;
+    let third = first.log().segments()[2].base;
+    let rows = first.log().rows(Index(0), third).unwrap();
+    let last = |log| rows.iter().rfind(|row| row.log == log).unwrap().offset;
+    let kept = last(LogId::DEFAULT);
+    first.trim(kept).await.unwrap();
+    let begins_at = async |begins: Index| {
+        let segments = first.log().segments();
+        let plan = Rewrite {
+            base: segments[3].base,
+            next: segments[3].next_index,
+            begins,
+            of: vec![None],
+            ..Rewrite::default()
+        };
+        let told = first.raft().client_write(Command::Rewrite(plan)).await;
+        told.unwrap();
+    };
+    let able = || {
+        let able = first.log().droppable(third).unwrap();
+        able.map(|(floor, _)| floor.index)
+    };
+    assert_eq!(able(), None, "all that is compacted can be read");
+    begins_at(third).await;
+    // One record of the second segment can be read, whatever the leader has.
+    let second = first.log().segments()[1].base;
+    until("the first segment goes", || {
+        first.log().first_base() == second
+    })
+    .await;
+    check_records(&first, kept.0..300);
+    first.trim(Offset(kept.0 + 1)).await.unwrap();
+    until("the second one goes", || first.log().first_base() == third).await;
+    let read = first.log().read(log, Offset(0), usize::MAX).unwrap();
+    assert_eq!(read[0].offset, Offset(last(log).0 + 1));
+    // A start knows it, too.
+    let first = first.crash().await;
+    catch_up(&first, 300).await;
+    assert_eq!(first.log().first_base(), third);
+    check_records(&first, kept.0 + 1..300);
+}
