@@ -324,6 +324,19 @@ fn parse_cpu_time(stat: &str) -> Option<Duration> {
     ))
 }
 
+/// The time of processors that the host of a virtual machine has given to others, of all of them together.
+pub(super) fn stolen_time() -> anyhow::Result<Duration> {
+    let path = "/proc/stat";
+    let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    parse_stolen(&text).with_context(|| format!("{path} tells no stolen time"))
+}
+
+fn parse_stolen(stat: &str) -> Option<Duration> {
+    let all = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: u64 = all.split_ascii_whitespace().nth(7)?.parse().ok()?;
+    Some(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+}
+
 /// The cores and the kernel, for the head of a measurement.
 pub(super) fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -358,6 +371,9 @@ mod tests {
         assert_eq!(parse_written(io), Some(4096));
         written_bytes(std::process::id()).unwrap();
         cpu_time(std::process::id()).unwrap();
+        let stat = "cpu  1 2 3 4 5 6 7 250 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        assert_eq!(parse_stolen(stat), Some(Duration::from_millis(2500)));
+        stolen_time().unwrap();
     }
 
     #[test]

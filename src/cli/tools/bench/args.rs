@@ -52,6 +52,14 @@ pub(in crate::cli) struct BenchArgs {
         conflicts_with_all = ["rows", "logs", "keys", "servers"]
     )]
     pub(super) expiring: Option<u32>,
+    /// The load on them [default: half of what callers reach first]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "expiring",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    pub(super) calls_per_second: Option<u32>,
     /// The bytes of a record
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(..=4 * 1024 * 1024))]
     pub(super) size: u32,

@@ -115,6 +115,7 @@ async fn expired(
         record_bytes: args.size as usize,
         length: args.seconds,
         pairs: args.runs,
+        per_second: args.calls_per_second,
     };
     let outcome = expiring::measure(&args.own_nodes(dir)?, shape).await?;
     Ok(report::shown(

@@ -24,8 +24,8 @@ pub const STRETCH: Duration = Duration::from_secs(5);
 
 /// How long the calls took that count.
 pub struct Loaded {
-    /// Of all, sorted.
-    pub micros: Vec<u32>,
+    /// From each call's stretch, and how many microseconds it took, in order.
+    calls: Vec<(u32, u32)>,
     /// The p99 of each stretch with a call, by the stretch's number, in order.
     pub stretches: Vec<(u32, u32)>,
 }
@@ -41,9 +41,19 @@ impl Loaded {
             Some((stretch.first()?.0, p99))
         });
         let stretches: Vec<_> = p99s.collect();
-        let mut micros = micros(&calls);
+        Self { calls, stretches }
+    }
+
+    pub fn count(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// What so many of a hundred calls took at most, of those in stretches that count.
+    pub fn percentile(&self, percent: u32, counts: impl Fn(u32) -> bool) -> Option<u32> {
+        let calls = self.calls.iter().filter(|call| counts(call.0));
+        let mut micros: Vec<_> = calls.map(|call| call.1).collect();
         micros.sort_unstable();
-        Self { micros, stretches }
+        percentile(&micros, percent)
     }
 
     /// The median of the p99 of stretches.
@@ -141,7 +151,8 @@ mod tests {
         let calls = (0..3).flat_map(|stretch| (0..100).map(move |call| (stretch, 100 + call)));
         let stalled = (3..4).flat_map(|stretch| (0..100).map(move |_| (stretch, 1_000_000)));
         let loaded = Loaded::new(calls.chain(stalled).collect());
-        assert_eq!(percentile(&loaded.micros, 99), Some(1_000_000));
+        assert_eq!(loaded.percentile(99, |_| true), Some(1_000_000));
+        assert_eq!(loaded.percentile(99, |stretch| stretch < 3), Some(198));
         assert_eq!(loaded.usual_p99(), Some(198));
         assert_eq!(loaded.stretches[2..], [(2, 198), (3, 1_000_000)]);
     }

@@ -4,6 +4,7 @@
 mod account;
 mod calls;
 mod report;
+mod stolen;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,6 @@ use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::load::figures::percentile;
 use super::load::{SILENCE_MAX, Target, rate};
 use crate::cli::files;
 use crate::cli::output::say;
@@ -24,6 +24,7 @@ use crate::proto::v1::log_service_client::LogServiceClient;
 use crate::tasks;
 use account::{Account, age_of};
 use calls::{Caller, Loaded, Pace, STRETCH};
+use stolen::Stolen;
 
 const CALLERS: usize = 64;
 /// Records of a call.
@@ -35,7 +36,8 @@ const SETTLING_SHARE: u32 = 6;
 const SETTLING_MAX: Duration = Duration::from_secs(300);
 /// In less than that hardly anything is forgotten.
 const LENGTH_MIN: Duration = Duration::from_secs(120);
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The host leaves the processors alone while it takes less than this share of them.
+const STOLEN_MAX: f64 = 0.02;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Logs that are made at a time.
 const MADE_AT_ONCE: usize = 64;
@@ -49,6 +51,8 @@ pub(super) struct Shape {
     pub(super) length: Duration,
     /// How often it is done with rewriting and without.
     pub(super) pairs: u32,
+    /// Calls a second; without a number half of what the callers reach.
+    pub(super) per_second: Option<u32>,
 }
 
 impl Shape {
@@ -65,9 +69,10 @@ impl Shape {
 #[derive(Debug)]
 pub(super) struct Outcome {
     shape: Shape,
-    /// Calls a second that the callers make one after the other, and the load: half of it.
-    full: f64,
-    half: f64,
+    /// Calls a second that the callers make one after the other, if that was measured.
+    full: Option<f64>,
+    /// The load: half of it, or as was said.
+    per_second: f64,
     /// With rewriting and without, in turn.
     sides: Vec<Side>,
 }
@@ -82,11 +87,24 @@ struct Side {
     p99: Duration,
     /// The median of the p99 of stretches of a few seconds: a moment in which the machine stands still is in one of them.
     usual_p99: Duration,
-    /// The p99 of each of these stretches, and when it was over.
-    stretches: Vec<(Duration, Duration)>,
+    /// Of the calls in stretches in which the host left the processors alone; zero without one.
+    quiet_p99: Duration,
+    /// The share of the processors that the host gave to others meanwhile.
+    stolen: f64,
+    stretches: Vec<Stretch>,
     looks: Vec<Look>,
     /// For each byte of the records, on each node.
     written_per_byte: Vec<f64>,
+}
+
+/// Calls that were due in some seconds.
+#[derive(Debug)]
+struct Stretch {
+    /// When it was over.
+    after: Duration,
+    p99: Duration,
+    /// The share of the processors that the host gave to others.
+    stolen: f64,
 }
 
 /// What the nodes' data take on the disk beside what lives, by the callers' account.
@@ -115,12 +133,18 @@ pub(super) async fn measure(
         shape.length >= LENGTH_MIN,
         "logs forget after a minute at the least: say `--seconds 2m` or more"
     );
-    say("measuring the full speed");
-    let world = World::start(options, shape, true, "full").await?;
-    let full = world.full_speed().await;
-    world.stop().await?;
-    let full = full?;
-    let half = full / 2.0;
+    let full = match shape.per_second {
+        Some(_) => None,
+        None => {
+            say("measuring the full speed");
+            let world = World::start(options, shape, true, "full").await?;
+            let full = world.full_speed().await;
+            world.stop().await?;
+            Some(full?)
+        }
+    };
+    let half = full.map(|full| full / 2.0);
+    let per_second = half.unwrap_or_else(|| shape.per_second.unwrap_or(0).into());
     let mut sides = Vec::new();
     for number in 1..=shape.pairs {
         // What one leaves of the machine is not always the other's.
@@ -128,12 +152,12 @@ pub(super) async fn measure(
         for is_rewritten in order {
             let how = if is_rewritten { "with" } else { "without" };
             say(&format!(
-                "pair {number} of {}, {how} rewriting: {half:.0} calls a second",
+                "pair {number} of {}, {how} rewriting: {per_second:.0} calls a second",
                 shape.pairs
             ));
             let name = format!("{how}-{number}");
             let world = World::start(options, shape, is_rewritten, &name).await?;
-            let side = world.side(half).await;
+            let side = world.side(per_second).await;
             world.stop().await?;
             let side = side.with_context(|| format!("measure {how} rewriting"))?;
             say(&side.line());
@@ -143,7 +167,7 @@ pub(super) async fn measure(
     Ok(Outcome {
         shape,
         full,
-        half,
+        per_second,
         sides,
     })
 }
@@ -222,7 +246,7 @@ impl World {
     /// Calls a second that the callers make one after the other.
     async fn full_speed(&self) -> anyhow::Result<f64> {
         let load = self.load(&Arc::default(), FULL_SPEED).await?;
-        Ok(rate(load.micros.len() as u64, FULL_SPEED))
+        Ok(rate(load.count() as u64, FULL_SPEED))
     }
 
     async fn side(&self, per_second: f64) -> anyhow::Result<Side> {
@@ -235,10 +259,11 @@ impl World {
         };
         let pace = Arc::new(pace);
         let mut looks = Vec::new();
+        let mut stolen = Stolen::new()?;
         let began = Instant::now();
         let load = tokio::select! {
             load = self.load(&pace, self.shape.length) => load?,
-            failed = self.watch(&pace.account, &mut looks) => return Err(failed),
+            failed = self.watch(&pace.account, (&mut looks, &mut stolen)) => return Err(failed),
         };
         let took = began.elapsed();
         let appended = pace.account.lock().appended_bytes();
@@ -249,27 +274,40 @@ impl World {
         Ok(Side {
             is_rewritten: self.is_rewritten,
             per_second: rate(appended / self.shape.call_bytes(), took),
-            p50: time(percentile(&load.micros, 50)),
-            p99: time(percentile(&load.micros, 99)),
+            p50: time(load.percentile(50, |_| true)),
+            p99: time(load.percentile(99, |_| true)),
             usual_p99: time(load.usual_p99()),
+            quiet_p99: time(load.percentile(99, |number| stolen.of(number) < STOLEN_MAX)),
+            stolen: stolen.of_all(),
             stretches: load
                 .stretches
                 .iter()
-                .map(|(number, p99)| (STRETCH * (number + 1), time(Some(*p99))))
+                .map(|(number, p99)| Stretch {
+                    after: STRETCH * (number + 1),
+                    p99: time(Some(*p99)),
+                    stolen: stolen.of(*number),
+                })
                 .collect(),
             looks,
             written_per_byte: now.into_iter().zip(&before).map(per_byte).collect(),
         })
     }
 
-    /// Looks at the disk until it cannot.
-    async fn watch(&self, account: &Mutex<Account>, looks: &mut Vec<Look>) -> anyhow::Error {
+    /// Looks at the disk, and at what the host takes away, until it cannot.
+    async fn watch(
+        &self,
+        account: &Mutex<Account>,
+        (looks, stolen): (&mut Vec<Look>, &mut Stolen),
+    ) -> anyhow::Error {
         let began = Instant::now();
-        let mut ticks = interval(LOOK_EVERY);
+        let mut ticks = interval(STRETCH);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let after = began.elapsed();
+            if let Err(error) = stolen.look() {
+                return error;
+            }
             let nodes = 0..self.cluster.node_count();
             let disk = nodes.map(|place| self.cluster.disk_bytes(place));
             let disk_bytes: Vec<_> = match disk.collect() {

@@ -6,16 +6,18 @@ use serde_json::{Value, json};
 
 use super::super::load::figures::spread;
 use super::calls::STRETCH;
-use super::{CALL_RECORDS, CALLERS, Look, Outcome, Side};
+use super::{CALL_RECORDS, CALLERS, Look, Outcome, STOLEN_MAX, Side};
 use crate::cli::output::{grouped, size, table};
 
 /// The table's columns.
-const HEAD: [&str; 10] = [
+const HEAD: [&str; 12] = [
     "REWRITING",
     "CALLS/S",
     "P50 MS",
     "P99 MS",
     "USUAL P99 MS",
+    "QUIET P99 MS",
+    "STOLEN %",
     "DISK/LIVE MAX",
     "AT LAST",
     "LIVE",
@@ -51,6 +53,8 @@ impl Side {
             ms(self.p50),
             ms(self.p99),
             ms(self.usual_p99),
+            ms(self.quiet_p99),
+            format!("{:.1}", self.stolen * 100.0),
             format!("{:.2}", self.worst().map_or(0.0, Look::per_live_byte)),
             format!("{:.2}", last.map_or(0.0, Look::per_live_byte)),
             size(last.map_or(0, |look| look.live_bytes)),
@@ -66,9 +70,12 @@ impl Side {
             "p50_us": self.p50.as_micros(),
             "p99_us": self.p99.as_micros(),
             "usual_p99_us": self.usual_p99.as_micros(),
-            "stretches": self.stretches.iter().map(|(after, p99)| json!({
-                "after_ms": after.as_millis(),
-                "p99_us": p99.as_micros(),
+            "quiet_p99_us": self.quiet_p99.as_micros(),
+            "stolen_share": self.stolen,
+            "stretches": self.stretches.iter().map(|stretch| json!({
+                "after_ms": stretch.after.as_millis(),
+                "p99_us": stretch.p99.as_micros(),
+                "stolen_share": stretch.stolen,
             })).collect::<Vec<_>>(),
             "disk_per_live_byte_max": self.worst().map(Look::per_live_byte),
             "written_per_byte": self.written_per_byte,
@@ -103,17 +110,22 @@ impl Outcome {
             .chain(self.sides.iter().map(Side::cells))
             .collect();
         format!(
-            "{} logs that forget after 1 to 16 minutes or never, calls of {CALL_RECORDS} x {} bytes, {:.0} a second: half \
-             of what {CALLERS} callers reach; looked at, and calls timed, from {} s on; \
-             what is written from the start; of the node that takes most\n\n{}\n\np99 with \
-             rewriting is {:.2} of p99 without, the usual one in a stretch of {} s {:.2}",
+            "{} logs that forget after 1 to 16 minutes or never, calls of {CALL_RECORDS} x {} bytes, {:.0} a second{}; looked at, and calls timed, from {} s on; \
+             what is written from the start; of the node that takes most; quiet are stretches of {} s in which the host \
+             takes less than {:.0} % of the processors\n\n{}\n\np99 with rewriting is {:.2} of p99 without, that of \
+             quiet stretches {:.2}, the usual one of a stretch {:.2}",
             grouped(self.shape.logs as u64),
             self.shape.record_bytes,
-            self.half,
+            self.per_second,
+            self.full.map_or_else(String::new, |_| format!(
+                ": half of what {CALLERS} callers reach"
+            )),
             self.shape.settling().as_secs(),
+            STRETCH.as_secs(),
+            STOLEN_MAX * 100.0,
             table(&cells),
             self.slower(|side| side.p99),
-            STRETCH.as_secs(),
+            self.slower(|side| side.quiet_p99),
             self.slower(|side| side.usual_p99),
         )
     }
@@ -123,9 +135,10 @@ impl Outcome {
         json!({
             "logs": self.shape.logs,
             "full_calls_per_second": self.full,
-            "calls_per_second": self.half,
+            "calls_per_second": self.per_second,
             "settling_ms": self.shape.settling().as_millis(),
             "p99_ratio": self.slower(|side| side.p99),
+            "quiet_p99_ratio": self.slower(|side| side.quiet_p99),
             "usual_p99_ratio": self.slower(|side| side.usual_p99),
             "sides": self.sides.iter().map(Side::json).collect::<Vec<_>>(),
         })
