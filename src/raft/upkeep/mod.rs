@@ -38,7 +38,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two tries to mend the same damage.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// The most bytes that are given back a second of segments that were removed.
+/// The most bytes that are given back a second of segments that were removed. Beside a load it is as much as is rewritten: a
+/// disk that is told of hundreds of megabytes a second, by several nodes, has syncs wait.
 const FREED_PER_SECOND: u64 = 256 << 20;
 
 /// How long the engine may take to build a snapshot and to purge the entries that it covers.
@@ -150,12 +151,17 @@ impl Upkeep {
 
     /// Gives back, a piece at a time, what segments take that were removed. Never returns.
     pub async fn free(&self) {
+        let mut since = None;
         loop {
             let (log, began) = (self.node.log.clone(), Instant::now());
+            let before = *since.get_or_insert_with(|| (began, log.appended_bytes()));
             let freed = on_disk(move || Ok::<_, Error>(log.free_some())).await;
-            let pause = match freed {
-                Ok(Some(bytes)) => rewriting::rest(bytes, began.elapsed(), FREED_PER_SECOND),
-                Ok(None) | Err(_) => LOOK_EVERY,
+            let pause = if let Ok(Some(bytes)) = freed {
+                let rate = self.rate(before, FREED_PER_SECOND);
+                rewriting::rest(bytes, began.elapsed(), rate)
+            } else {
+                since = None;
+                LOOK_EVERY
             };
             tokio::time::sleep(pause).await;
         }

@@ -201,13 +201,13 @@ impl Upkeep {
         has_room
     }
 
-    /// How many bytes a second a rewriting may move that began when so many had been appended.
-    fn rate(&self, (began, before): (Instant, u64)) -> u64 {
+    /// How many bytes a second may be moved, `most` at most, of work that began when so many had been appended.
+    pub(super) fn rate(&self, (began, before): (Instant, u64), most: u64) -> u64 {
         let free = self.kept.snapshots.disk.available(&self.kept.snapshots.dir);
         let (_, reserve) = self.node.space.room();
         let is_short = free.is_ok_and(|free| free < 2 * reserve);
         if is_short || self.is_idle.load(Ordering::Relaxed) {
-            return BYTES_PER_SECOND;
+            return most;
         }
         let appended = self.node.log.appended_bytes().saturating_sub(before);
         rate_beside(appended, began.elapsed())
@@ -240,7 +240,12 @@ impl Upkeep {
                     return Ok(Err(Outgrown { lives: written }));
                 }
             }
-            sleep(rest(bytes, began.elapsed(), self.rate(before))).await;
+            sleep(rest(
+                bytes,
+                began.elapsed(),
+                self.rate(before, BYTES_PER_SECOND),
+            ))
+            .await;
         }
     }
 
