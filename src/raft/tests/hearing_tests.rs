@@ -86,17 +86,25 @@ impl Forger {
         Transport::new(layer, sender).client(self.id(to), &format!("node{to}:1"))
     }
 
-    /// Sends one request on a stream; gives the error that the stream ends with.
-    async fn entries(&self, from: u64, to: usize, request: pb::AppendEntriesRequest) -> Status {
+    /// Sends one request on a stream; gives the last answer.
+    async fn answered(
+        &self,
+        from: u64,
+        to: usize,
+        request: pb::AppendEntriesRequest,
+    ) -> Result<pb::AppendEntriesResponse, Status> {
         let mut client = self.client(from, to);
         let call = client.append_entries(stream::iter([request]));
-        let answers = match timeout(PATIENCE, call).await.expect("an answer") {
-            Ok(answers) => answers.into_inner(),
-            Err(status) => return status,
-        };
-        let answers: Vec<_> = timeout(PATIENCE, answers.collect()).await.expect("it ends");
-        let last = answers.last().cloned().expect("an answer");
-        last.expect_err("it is refused")
+        let answers = timeout(PATIENCE, call).await.expect("an answer")?;
+        let answers = answers.into_inner().collect();
+        let answers: Vec<_> = timeout(PATIENCE, answers).await.expect("it ends");
+        answers.last().cloned().expect("an answer")
+    }
+
+    /// The same; gives the error that the stream ends with.
+    async fn entries(&self, from: u64, to: usize, request: pb::AppendEntriesRequest) -> Status {
+        let answered = self.answered(from, to, request).await;
+        answered.expect_err("it is refused")
     }
 
     async fn vote(&self, from: u64, to: usize, request: &pb::VoteRequest) -> [Status; 2] {
@@ -338,6 +346,40 @@ async fn no_entries_of_a_member_panic_or_mislead_a_follower() {
         .await;
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     forger.goes_on(term, 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deposed_leader_is_told_of_the_later_term_and_accused_of_nothing() {
+    let forger = Forger::new(3).await;
+    let (old, term) = (forger.leader_number(), forger.leader().view().term);
+    let last = forger.leader().indexes()[0].unwrap();
+    let name = forger
+        .node(forger.follower_number())
+        .identity()
+        .name
+        .clone();
+    let moved = timeout(PATIENCE, forger.leader().transfer(&name)).await;
+    moved.unwrap().unwrap();
+    let now = forger.leader().view().term;
+    append(forger.leader(), 3).await;
+    let to = (0..3).find(|number| ![old, forger.leader_number()].contains(number));
+    let to = to.unwrap();
+    check(forger.node(to), 4).await;
+    // What it had appended and nobody else has, where an entry of the later term is committed by now.
+    let request = pb::AppendEntriesRequest {
+        vote: vote(term, forger.id(old), true),
+        prev_log_id: log_id(term, last),
+        entries: vec![blank(term, last + 1)],
+        leader_commit: None,
+    };
+    let answer = forger.answered(forger.id(old), to, request).await.unwrap();
+    match answer.result {
+        Some(pb::append_entries_response::Result::HigherVote(higher)) => {
+            assert_eq!(higher.term, now);
+        }
+        other => panic!("{other:?}"),
+    }
+    forger.goes_on(now, 4).await;
 }
 
 #[tokio::test(start_paused = true)]
