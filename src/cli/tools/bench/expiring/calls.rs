@@ -48,12 +48,12 @@ impl Loaded {
         self.calls.len()
     }
 
-    /// What so many of a hundred calls took at most, of those in stretches that count.
-    pub fn percentile(&self, percent: u32, counts: impl Fn(u32) -> bool) -> Option<u32> {
+    /// How many microseconds the calls took that are in stretches which count, in order.
+    pub fn sorted(&self, counts: impl Fn(u32) -> bool) -> Vec<u32> {
         let calls = self.calls.iter().filter(|call| counts(call.0));
         let mut micros: Vec<_> = calls.map(|call| call.1).collect();
         micros.sort_unstable();
-        percentile(&micros, percent)
+        micros
     }
 
     /// The median of the p99 of stretches.
@@ -151,8 +151,9 @@ mod tests {
         let calls = (0..3).flat_map(|stretch| (0..100).map(move |call| (stretch, 100 + call)));
         let stalled = (3..4).flat_map(|stretch| (0..100).map(move |_| (stretch, 1_000_000)));
         let loaded = Loaded::new(calls.chain(stalled).collect());
-        assert_eq!(loaded.percentile(99, |_| true), Some(1_000_000));
-        assert_eq!(loaded.percentile(99, |stretch| stretch < 3), Some(198));
+        assert_eq!(percentile(&loaded.sorted(|_| true), 99), Some(1_000_000));
+        let before = loaded.sorted(|stretch| stretch < 3);
+        assert_eq!(percentile(&before, 99), Some(198));
         assert_eq!(loaded.usual_p99(), Some(198));
         assert_eq!(loaded.stretches[2..], [(2, 198), (3, 1_000_000)]);
     }

@@ -15,6 +15,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::load::figures::percentile;
 use super::load::{SILENCE_MAX, Target, rate};
 use crate::cli::files;
 use crate::cli::output::say;
@@ -133,18 +134,16 @@ pub(super) async fn measure(
         shape.length >= LENGTH_MIN,
         "logs forget after a minute at the least: say `--seconds 2m` or more"
     );
-    let full = match shape.per_second {
-        Some(_) => None,
-        None => {
-            say("measuring the full speed");
-            let world = World::start(options, shape, true, "full").await?;
-            let full = world.full_speed().await;
-            world.stop().await?;
-            Some(full?)
-        }
+    let (full, per_second) = if let Some(said) = shape.per_second {
+        (None, f64::from(said))
+    } else {
+        say("measuring the full speed");
+        let world = World::start(options, shape, true, "full").await?;
+        let full = world.full_speed().await;
+        world.stop().await?;
+        let full = full?;
+        (Some(full), full / 2.0)
     };
-    let half = full.map(|full| full / 2.0);
-    let per_second = half.unwrap_or_else(|| shape.per_second.unwrap_or(0).into());
     let mut sides = Vec::new();
     for number in 1..=shape.pairs {
         // What one leaves of the machine is not always the other's.
@@ -270,14 +269,16 @@ impl World {
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 bytes")]
         let per_byte = |(now, before): (u64, &u64)| (now - before) as f64 / appended as f64;
         let now: Vec<_> = written().collect::<anyhow::Result<_>>()?;
+        let all = load.sorted(|_| true);
+        let quiet = load.sorted(|number| stolen.of(number) < STOLEN_MAX);
         let time = |micros: Option<u32>| Duration::from_micros(micros.unwrap_or(0).into());
         Ok(Side {
             is_rewritten: self.is_rewritten,
             per_second: rate(appended / self.shape.call_bytes(), took),
-            p50: time(load.percentile(50, |_| true)),
-            p99: time(load.percentile(99, |_| true)),
+            p50: time(percentile(&all, 50)),
+            p99: time(percentile(&all, 99)),
             usual_p99: time(load.usual_p99()),
-            quiet_p99: time(load.percentile(99, |number| stolen.of(number) < STOLEN_MAX)),
+            quiet_p99: time(percentile(&quiet, 99)),
             stolen: stolen.of_all(),
             stretches: load
                 .stretches
