@@ -44,6 +44,11 @@ impl Log {
         state.segments.iter().filter_map(damaged).collect()
     }
 
+    /// Whether an entry that this log had cannot be read: it was given up, or its segment waits for repair.
+    pub fn lacks(&self, index: Index) -> bool {
+        index < self.first_entry() || self.is_damaged(index)
+    }
+
     /// Whether an entry is in a segment that waits for repair.
     pub fn is_damaged(&self, index: Index) -> bool {
         let state = self.0.state.read();

@@ -213,8 +213,6 @@ impl LogStore {
         to: u64,
         bytes_max: usize,
     ) -> Result<Vec<log::Entry>, log::Error> {
-        let purged = self.memory.lock().purged;
-        let from = from.max(purged.map_or(0, |id| id.index + 1));
         let from = from.max(self.log.first_entry().0);
         let next = self.log.last().map_or(0, |(_, index)| index.0 + 1);
         self.log
@@ -231,6 +229,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if let Some(known) = self.first_as_known(from, to) {
             return Ok(vec![known]);
         }
+        let purged = self.memory.lock().purged;
+        from = from.max(purged.map_or(0, |id| id.index + 1));
         let mut entries = Vec::new();
         loop {
             let more = self.read((from, to), ENTRIES_BYTES_MAX, REPAIR_MAX).await;
@@ -258,13 +258,15 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(ids)
     }
 
-    /// Entries for a follower; none while their segment is damaged. An error would stop the engine, and the node
-    /// with it, over bytes of which other nodes may have whole copies. A request without the entries that come next
-    /// ends the try (`raft/peer`), so the engine takes the next one from a snapshot where that holds them by then.
+    /// Entries for a follower; none while their segment is damaged, or once the first of them were given up: a task of
+    /// the engine may take up a try that it has left for a snapshot. An error would stop the engine, and the node with
+    /// it, over bytes of which other nodes may have whole copies. A request without the entries that come next ends the
+    /// try (`raft/peer`), so the engine takes the next one from a snapshot where that holds them by then.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
         let range = (start, end);
         match self.read(range, ENTRIES_BYTES_MAX, REPAIR_OF_A_TRY).await {
             Err(log::Error::Damaged { .. }) => Ok(Vec::new()),
+            _ if Index(start) < self.log.first_entry() => Ok(Vec::new()),
             read => entries_of(read.map_err(io::Error::other)?),
         }
     }

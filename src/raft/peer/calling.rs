@@ -56,10 +56,10 @@ impl CallingNode {
         }
     }
 
-    /// Whether a request goes without its entries, since they wait for repair here.
+    /// Whether a request goes without its entries, since they wait for repair here, or were given up.
     pub fn lacks_entries_of(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
         let next = request.prev_log_id.map_or(0, |prev| prev.index + 1);
-        request.entries.is_empty() && self.log.is_damaged(Index(next))
+        request.entries.is_empty() && self.log.lacks(Index(next))
     }
 }
 

@@ -195,17 +195,17 @@ impl RaftNetworkFactory<TypeConfig> for Transport {
     }
 }
 
-/// The error that ends a stream whose next entries wait for repair.
+/// The error that ends a stream whose next entries are not here.
 ///
 /// A try that merely ended would be made again as it was, and hold on to the entries that it reads: the engine would
 /// purge none of them, although they were trimmed and nobody else has them any more.
 fn failed_for(
-    repairs: Arc<AtomicBool>,
+    lacks: Arc<AtomicBool>,
 ) -> impl Stream<Item = RpcResult<StreamAppendResult<TypeConfig>>> {
     let failed = async move {
-        let what = "the entries that come next wait for repair here";
+        let what = "the entries that come next wait for repair here, or were given up";
         let failed = RPCError::Network(NetworkError::from_string(what));
-        repairs.load(Ordering::Relaxed).then_some(Err(failed))
+        lacks.load(Ordering::Relaxed).then_some(Err(failed))
     };
     stream::once(failed).filter_map(future::ready)
 }
@@ -248,8 +248,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 return Ok(stream::iter(answer.map(Ok)).boxed());
             }
             let oldest = asked.clone();
-            let repairs = Arc::new(AtomicBool::new(false));
-            let told = (self.node.clone(), repairs.clone());
+            let lacks = Arc::new(AtomicBool::new(false));
+            let told = (self.node.clone(), lacks.clone());
             let requests = stream::unfold(
                 (Some(first), input, window, asked.clone(), told),
                 |(first, mut input, window, asked, told)| async move {
@@ -260,12 +260,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                         Some(first) => first,
                         None => input.next().await?,
                     };
-                    let (node, repairs) = &told;
+                    let (node, lacks) = &told;
                     if node
                         .get()
                         .is_some_and(|node| node.lacks_entries_of(&request))
                     {
-                        repairs.store(true, Ordering::Relaxed);
+                        lacks.store(true, Ordering::Relaxed);
                         return None;
                     }
                     let sent = wire::append_to_pb(&request);
@@ -289,7 +289,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let results = answers::unless_silent(results, asked);
             // After a move the stream ends, and the engine opens another one at the peer's new address.
             let results = results.take_until(moved);
-            Ok(results.chain(failed_for(repairs)).boxed())
+            Ok(results.chain(failed_for(lacks)).boxed())
         })
     }
 

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use openraft::RaftLogReader;
 use parking_lot::Mutex;
 
 use super::*;
 use crate::disk::Disk;
 use crate::disk::memory::Event;
 use crate::log::{Error as LogError, SegmentInfo};
+use crate::raft::engine::log_store::LogStore;
 use crate::raft::write::rolls;
 
 async fn check_trimmed(node: &ReplicatedLog, first: u64, next: u64) {
@@ -56,6 +58,26 @@ async fn a_trimmed_log_stays_trimmed_and_a_new_node_joins_it() {
     let last = 1999;
     assert_eq!(append(&second, last).await, last, "the sessions came along");
     assert_eq!(append(&second, 2000).await, 2000);
+}
+
+/// A task of the engine may ask for what the engine itself has given up. What comes behind that is no answer.
+#[tokio::test(start_paused = true)]
+async fn no_entries_are_read_behind_such_as_were_given_up() {
+    let first = First::with(600).await;
+    first.trim_away(500).await;
+    let stable = first.0.upkeep.stable().clone();
+    let mut store = LogStore::new(first.log().clone(), stable).unwrap();
+    let begins = first.log().first_entry();
+    assert!(first.log().lacks(Index(begins.0 - 1)) && !first.log().lacks(begins));
+    let mut read = async |from: u64| -> Vec<u64> {
+        let entries = store.limited_get_log_entries(from, begins.0 + 3).await;
+        let entries = entries.unwrap().into_iter();
+        entries.map(|entry| entry.log_id.index).collect()
+    };
+    assert!(read(begins.0 - 1).await.is_empty());
+    assert!(read(0).await.is_empty());
+    let wanted: Vec<_> = (begins.0..begins.0 + 3).collect();
+    assert_eq!(read(begins.0).await, wanted);
 }
 
 /// A disk without room for a seal may get room by the very trims that come behind it.
