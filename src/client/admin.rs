@@ -1,7 +1,7 @@
 //! What an operator asks: the status of a node, and changes of the cluster.
 //!
-//! The status is asked of each server once: whoever asks what is wrong must not wait long. Changes are idempotent, so
-//! they are tried again until the client's timeout.
+//! The status is asked of each server once: whoever asks what is wrong must not wait long. Changes are tried again until
+//! the client's timeout; one that a later try might undo is not, once a try may have made it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use tonic::{Request, Response, Status};
 
 use super::attempts::{Attempts, Limited, limited, within};
 use super::servers::Servers;
-use super::told::{is_distrust, leaves_doubt};
+use super::told::{Again, is_distrust, leaves_doubt};
 use super::{ClientError, FIRST_ANSWER_MAX};
 use crate::proto::v1::cluster_service_client::ClusterServiceClient;
 use crate::proto::v1::{
     AllowNodeRequest, CreateJoinTokenRequest, DisallowNodeRequest, DrainNodeRequest,
-    GetRetentionRequest, GetStatusRequest, GetStatusResponse, RemoveNodeRequest, Retention,
-    SetRetentionRequest, TransferLeadershipRequest, TrimRequest, UndrainNodeRequest,
+    GetStatusRequest, GetStatusResponse, RemoveNodeRequest, TransferLeadershipRequest, TrimRequest,
+    UndrainNodeRequest,
 };
 
 /// A change waits for the cluster to agree, and a transfer for a follower to catch up.
-const CHANGE_MAX: Duration = Duration::from_secs(30);
+pub(super) const CHANGE_MAX: Duration = Duration::from_secs(30);
 
-type Cluster = ClusterServiceClient<Limited>;
+pub(super) type Cluster = ClusterServiceClient<Limited>;
 
 /// Asks and changes what an operator may: of the cluster, and of the log that its client is on. Clones share
 /// their connections.
@@ -275,43 +275,6 @@ impl Admin {
         self.change(call).await.map(|answer| answer.first_offset)
     }
 
-    /// How much of the log is kept.
-    ///
-    /// # Errors
-    ///
-    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
-    /// its own variant.
-    pub async fn retention(&self) -> Result<Retention, ClientError> {
-        let request = GetRetentionRequest {
-            log: self.log.clone(),
-        };
-        let call = |channel| {
-            let request = request.clone();
-            async move { Cluster::new(channel).get_retention(request).await }
-        };
-        let answer = self.asked(FIRST_ANSWER_MAX, call).await?;
-        Ok(answer.retention.unwrap_or_default())
-    }
-
-    /// Sets how much of the log is kept.
-    ///
-    /// # Errors
-    ///
-    /// [`ClientError::Unreachable`] or [`ClientError::Stalled`] once the client's timeout is over; a refusal as
-    /// its own variant; [`ClientError::ChangeInDoubt`] if an earlier try may have made the change and no later
-    /// one could tell.
-    pub async fn set_retention(&self, retention: Retention) -> Result<(), ClientError> {
-        let request = SetRetentionRequest {
-            log: self.log.clone(),
-            retention: Some(retention),
-        };
-        let call = |mut cluster: Cluster| {
-            let request = request.clone();
-            async move { cluster.set_retention(Request::new(request)).await }
-        };
-        self.change(call).await.map(drop)
-    }
-
     async fn change<T, F>(&self, call: impl Fn(Cluster) -> F) -> Result<T, ClientError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -325,7 +288,7 @@ impl Admin {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let call = |channel| call(Cluster::new(channel));
-        self.changed(CHANGE_MAX, call).await
+        self.changed(CHANGE_MAX, Again::Always, call).await
     }
 
     /// The answer to a question, which changes nothing; a server has `limit` for it.
@@ -352,6 +315,7 @@ impl Admin {
     pub(super) async fn changed<T, F>(
         &self,
         limit: Duration,
+        again: Again,
         call: impl Fn(Limited) -> F,
     ) -> Result<(T, bool), ClientError>
     where
@@ -366,6 +330,9 @@ impl Admin {
                 Ok(answer) => return Ok((answer.into_inner(), in_doubt)),
                 Err(status) => {
                     in_doubt |= leaves_doubt(&status);
+                    if in_doubt && again == Again::UnlessInDoubt {
+                        return Err(ClientError::in_doubt(&status));
+                    }
                     let failed = attempts.failed(&status).await;
                     failed.map_err(|error| error.after_doubt(in_doubt))?;
                 }

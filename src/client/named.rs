@@ -2,14 +2,15 @@
 //!
 //! Cursors are a log's. Epochs and sessions are the cluster's, so that their calls name no log.
 //!
-//! Each call is tried again until the client's timeout. A call that would not be idempotent bears a token.
+//! Each call is tried again until the client's timeout. A call that would not be idempotent bears a token or a condition,
+//! or is not tried again once a try may have done it.
 
 use tonic::{Response, Status};
 
 use super::attempts::{Attempts, Limited, limited, within};
 use super::info::{Claim, CursorInfo, FenceInfo, SessionInfo};
 use super::session::Token;
-use super::told::{is_no_such_cursor, leaves_doubt, past_end};
+use super::told::{Again, is_no_such_cursor, leaves_doubt, past_end};
 use super::{Admin, ClientError, SILENCE_MAX, native};
 use crate::proto::v1::log_service_client::LogServiceClient;
 use crate::proto::v1::{
@@ -151,7 +152,9 @@ impl Admin {
     ///
     /// [`ClientError::CursorDiffers`] if the cursor does not stand at `expected`; [`ClientError::PastEnd`]
     /// if `offset` lies behind the end of the log; else as [`Self::delete_cursor`]. After a try whose outcome
-    /// is not known, a cursor that stands at `offset` is success, whoever put it there.
+    /// is not known, a cursor that stands at `offset` is success, whoever put it there. Without `expected` such a try is
+    /// the last one, and [`ClientError::ChangeInDoubt`]: if it was given again, one of the two could come late, and take
+    /// the cursor back from where the caller put it since.
     pub async fn commit_cursor(
         &self,
         name: &str,
@@ -189,12 +192,16 @@ impl Admin {
     async fn set_cursor(&self, request: CommitCursorRequest) -> Result<(), ClientError> {
         let mut attempts = Attempts::new(&self.servers, None, self.timeout)?;
         let mut uncertain = false;
+        let has_condition = request.create_only || request.expected_offset.is_some();
         loop {
             let limit = SILENCE_MAX.min(self.timeout);
             let mut log = native(limited(self.servers.channel(attempts.server()), limit));
             let Err(status) = within(limit, log.commit_cursor(request.clone())).await else {
                 return Ok(());
             };
+            if !has_condition && leaves_doubt(&status) {
+                return Err(ClientError::in_doubt(&status));
+            }
             match attempts.failed(&status).await {
                 Ok(()) => uncertain |= leaves_doubt(&status),
                 // An earlier try did it, and its answer was lost.
@@ -329,7 +336,19 @@ impl Admin {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.change_named_again(Again::Always, call).await
+    }
+
+    /// The same, given again so long.
+    pub(super) async fn change_named_again<T, F>(
+        &self,
+        again: Again,
+        call: impl Fn(Log) -> F,
+    ) -> Result<(T, bool), ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let call = |channel| call(native(channel));
-        self.changed(SILENCE_MAX, call).await
+        self.changed(SILENCE_MAX, again, call).await
     }
 }

@@ -9,6 +9,13 @@ use super::told::{Doubt, Told, describe, is_distrust, is_verdict, is_without_log
 use crate::reason::Reason;
 
 impl ClientError {
+    /// The error of a change that a try may have made and that is not given again.
+    pub(super) fn in_doubt(last: &Status) -> Self {
+        Self::ChangeInDoubt {
+            cause: describe(last),
+        }
+    }
+
     /// The error of a change of the cluster that an earlier try may have made. An error that says how things stand
     /// settles that; every other one leaves the doubt.
     pub(super) fn after_doubt(self, in_doubt: bool) -> Self {

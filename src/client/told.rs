@@ -106,6 +106,16 @@ impl Doubt {
     }
 }
 
+/// Whether a change is given again once a try may have made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// A try that comes late does no harm: a token or a condition goes with it, or what it does is done for good.
+    Always,
+    /// A try that comes late would undo what its caller did since: a node may still have it under way to a leader that it
+    /// did not reach.
+    UnlessInDoubt,
+}
+
 /// Whether a call that ended so may have been carried out, though no answer says so.
 pub(super) fn leaves_doubt(status: &Status) -> bool {
     is_retryable(status) && !is_refusal(status) && !was_unreached(status)

@@ -1,13 +1,15 @@
 //! The logs of a cluster: made, looked at, changed and deleted.
 //!
 //! A call that is made again after a lost answer does nothing twice: a log is made under a token, and deleted by
-//! its id.
+//! its id. Settings are replaced under a condition, or the call is not made again.
 
+mod retention;
 pub mod watch;
 
 use super::info::{LogInfo, LogSettings};
 use super::named::Log;
 use super::session::Token;
+use super::told::Again;
 use super::{Admin, ClientError};
 use crate::proto::v1::{
     self, CompactLogRequest, CreateLogRequest, DeleteLogRequest, GetLogRequest, ListLogsRequest,
@@ -81,7 +83,7 @@ impl Admin {
     ///
     /// [`ClientError::NoSuchLog`] if there is none of this name; [`ClientError::LogEpochDiffers`] if the settings
     /// have another epoch; else as [`Self::delete_log`]. After a try whose outcome is not known, a log that has
-    /// these settings is success, whoever set them.
+    /// these settings is success, whoever set them. Without an epoch it is [`ClientError::ChangeInDoubt`].
     pub async fn update_log(
         &self,
         name: &str,
@@ -97,8 +99,13 @@ impl Admin {
             let request = request.clone();
             async move { log.update_log(request).await }
         };
-        match self.change_named(call).await {
+        let again = match expected_epoch {
+            Some(_) => Again::Always,
+            None => Again::UnlessInDoubt,
+        };
+        match self.change_named_again(again, call).await {
             Ok((answer, _)) => described(answer.log),
+            Err(doubt) if expected_epoch.is_none() => Err(doubt),
             Err(doubt @ ClientError::ChangeInDoubt { .. }) => match self.get_log(name).await {
                 // An earlier try made the change, and its answer was lost.
                 Ok(log) if log.settings == settings => Ok(log),

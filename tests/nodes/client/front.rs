@@ -43,7 +43,7 @@ type Part = Result<Frame<Bytes>, Status>;
 const HEAD_BYTES: usize = 5;
 
 /// The calls that take the next plan. All others are passed on.
-const PLANNED: [&str; 12] = [
+const PLANNED: [&str; 13] = [
     "Produce",
     "ProduceMany",
     "ProduceStream",
@@ -56,6 +56,7 @@ const PLANNED: [&str; 12] = [
     "CreateLog",
     "UpdateLog",
     "DeleteLog",
+    "SetRetention",
 ];
 
 /// What a door does with one stream or call.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolog::client::{Client, ClientError};
+use ferrolog::client::{Client, ClientError, LogSettings};
 use ferrolog::net::stream_layer::{ChannelOptions, StreamLayer};
 use ferrolog::net::{Kind, Security};
 use ferrolog::proto::log_v1::{self, log_client::LogClient};
@@ -11,7 +11,7 @@ use ferrolog::proto::v1::cluster_service_client::ClusterServiceClient;
 use ferrolog::proto::v1::log_service_client::LogServiceClient;
 use ferrolog::proto::v1::{
     CommitCursorRequest, Consistency, ConsumeRequest, Edge, GetCursorRequest, ProduceRequest,
-    Start, TrimRequest, consistency::Level, start::At,
+    Retention, Start, TrimRequest, consistency::Level, start::At,
 };
 use ferrolog::reason::Reason;
 use tokio::time::{Instant, timeout};
@@ -39,10 +39,12 @@ async fn a_commit_whose_answer_is_lost_is_no_conflict() {
     let not_yet = Plan::Refuse(Status::unavailable("no leader yet"));
     let world = World::alone(1).await;
     world.produce(&ADDRS[..1], 0, 10).await;
-    let front = Front::of_one(&world, &["a:1"], [Plan::Work, in_doubt, not_yet]).await;
+    let front = Front::of_one(&world, &["a:1"], [Plan::Work]).await;
     let admin = front.client(&["a:1"], 60).admin();
     assert_eq!(admin.cursor("c").await.unwrap(), None);
     admin.commit_cursor("c", 5, None).await.unwrap();
+    front.plan(in_doubt);
+    front.plan(not_yet);
     admin.commit_cursor("c", 6, Some(5)).await.unwrap();
     let differs = admin.commit_cursor("c", 6, Some(5)).await;
     let at =
@@ -78,6 +80,48 @@ async fn a_commit_whose_answer_is_lost_is_no_conflict() {
     assert_eq!(all, expected);
     assert!(admin.delete_cursor("c").await.unwrap());
     assert!(!admin.delete_cursor("c").await.unwrap());
+}
+
+/// A try may be under way to a leader that nobody reaches, and be carried out once it is reached: behind what its caller did
+/// since, if it was told of a later try that all is done.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_a_late_try_would_undo_is_given_once() {
+    let world = World::alone(1).await;
+    world.produce(&ADDRS[..1], 0, 10).await;
+    let front = Front::of_one(&world, &["a:1"], []).await;
+    let admin = front.client(&["a:1"], 60).admin();
+    let refuse = || Plan::Refuse(refused(Reason::OutcomeUnknown, &[]));
+    let in_doubt = |done: Result<(), ClientError>| {
+        assert!(
+            matches!(done, Err(ClientError::ChangeInDoubt { .. })),
+            "{done:?}"
+        );
+    };
+    front.plan(refuse());
+    in_doubt(admin.commit_cursor("c", 5, None).await);
+    assert_eq!(admin.cursor("c").await.unwrap(), None, "nor given again");
+    let kept = Retention {
+        max_bytes: 1 << 30,
+        ..Retention::default()
+    };
+    front.plan(refuse());
+    in_doubt(admin.set_retention(kept).await);
+    assert_eq!(admin.retention().await.unwrap(), Retention::default());
+    let made = admin.create_log("orders", LogSettings::default()).await;
+    let settings = LogSettings {
+        labels: [("team".to_owned(), "x".to_owned())].into(),
+        ..LogSettings::default()
+    };
+    front.plan(refuse());
+    let updated = admin.update_log("orders", settings, None).await;
+    in_doubt(updated.map(drop));
+    assert_eq!(
+        admin.get_log("orders").await.unwrap().settings,
+        made.unwrap().settings
+    );
+    // One that surely did nothing is followed by another.
+    front.plan(Plan::Refuse(refused(Reason::NoLeader, &[])));
+    admin.commit_cursor("c", 5, None).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
