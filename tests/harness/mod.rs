@@ -239,24 +239,7 @@ impl Stage {
 
     /// Waits until the log of changes tells what is looked for.
     pub async fn audited(&self, what: &str, is_it: impl Fn(&serde_json::Value) -> bool) {
-        let options = ConsumeOptions {
-            follow: true,
-            ..ConsumeOptions::default()
-        };
-        let log = self.client().log("_audit");
-        let mut told = log.consume(options).expect("a consumer");
-        let found = async {
-            while let Some(record) = told.next().await {
-                let record = record.expect("a record");
-                if is_it(&command::json(&String::from_utf8_lossy(
-                    &record.record.value,
-                ))) {
-                    return;
-                }
-            }
-        };
-        let found = tokio::time::timeout(PATIENCE, found).await;
-        found.unwrap_or_else(|_| panic!("not told: {what}"));
+        audited_by(&self.client(), what, is_it).await;
     }
 
     /// The whole log, read from one node.
@@ -288,6 +271,27 @@ impl Stage {
         }
         records
     }
+}
+
+/// Waits until the log of changes, as this client reads it, tells what is looked for.
+pub async fn audited_by(client: &Client, what: &str, is_it: impl Fn(&serde_json::Value) -> bool) {
+    let options = ConsumeOptions {
+        follow: true,
+        ..ConsumeOptions::default()
+    };
+    let mut told = client.log("_audit").consume(options).expect("a consumer");
+    let found = async {
+        while let Some(record) = told.next().await {
+            let record = record.expect("a record");
+            if is_it(&command::json(&String::from_utf8_lossy(
+                &record.record.value,
+            ))) {
+                return;
+            }
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, found).await;
+    found.unwrap_or_else(|_| panic!("not told: {what}"));
 }
 
 /// Waits until `look` sees something; panics if it takes longer than [`PATIENCE`].

@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::disk::memory::MemoryDisk;
-use crate::log::{Kind, NUMBER_MAX};
+use crate::log::{Index, Kind, LogId, NUMBER_MAX, Offset};
 use crate::net::memory::MemoryNetwork;
 use crate::net::mux::Mux;
 use crate::net::stream_layer::StreamLayer;
@@ -14,9 +14,10 @@ use crate::proto::raft_v1 as pb;
 use crate::raft::members::hearing::Standing;
 use crate::raft::peer::sender::Sender;
 use crate::raft::peer::transport::{PeerClient, Transport};
+use crate::raft::write::rolls;
 use crate::raft::*;
 
-use super::nodes::{PATIENCE, append, check, start};
+use super::nodes::{PATIENCE, append, check, keep_up, start, until};
 
 /// Voters, and somebody who calls them by the id of one.
 struct Forger {
@@ -114,6 +115,16 @@ impl Forger {
         [vote, pre_vote].map(|answer| answer.expect("an answer").expect_err("it is refused"))
     }
 
+    /// A snapshot is refused as one that a sound leader does not send.
+    async fn refuses_snapshot(&self, from: u64, to: usize, request: pb::InstallSnapshotRequest) {
+        let told = format!("{request:?}");
+        let parts = crate::raft::snapshot::to_parts(request, &Default::default());
+        let mut client = self.client(from, to);
+        let sent = client.install_snapshot(stream::iter(parts));
+        let status = timeout(PATIENCE, sent).await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{told}: {status:?}");
+    }
+
     /// Nothing has changed, and everything goes on, in the same term.
     async fn goes_on(&self, term: u64, records: u64) {
         for (node, _) in &self.nodes {
@@ -137,6 +148,22 @@ fn vote(term: u64, voted_for: u64, committed: bool) -> Option<pb::VoteState> {
 
 fn log_id(term: u64, index: u64) -> Option<pb::LogId> {
     Some(pb::LogId { term, index })
+}
+
+/// One without segments whose last entry this is.
+fn snapshot(vote: Option<pb::VoteState>, term: u64, index: u64) -> pb::InstallSnapshotRequest {
+    pb::InstallSnapshotRequest {
+        vote,
+        checkpoint: Some(pb::Checkpoint {
+            applied: log_id(term, index),
+            ..pb::Checkpoint::default()
+        }),
+        floor: Some(pb::Floor {
+            last: log_id(term, index),
+            next_position: 0,
+        }),
+        ..pb::InstallSnapshotRequest::default()
+    }
 }
 
 fn blank(term: u64, index: u64) -> pb::Entry {
@@ -305,35 +332,13 @@ async fn no_entries_of_a_member_panic_or_mislead_a_follower() {
             "{request:?}: {status:?}"
         );
     }
-    let snapshot = |vote, term: u64, index: u64| pb::InstallSnapshotRequest {
-        vote,
-        checkpoint: Some(pb::Checkpoint {
-            applied: log_id(term, index),
-            ..pb::Checkpoint::default()
-        }),
-        floor: Some(pb::Floor {
-            last: log_id(term, index),
-            next_position: 0,
-        }),
-        ..pb::InstallSnapshotRequest::default()
-    };
     for request in [
         snapshot(vote(term, from, false), term, last),
         snapshot(vote(term + 1, 77, true), term, last),
         snapshot(mine, term + 1, last + 1),
         snapshot(vote(term + 9, from, true), term + 9, committed),
     ] {
-        let mut client = forger.client(from, to);
-        let sent = client.install_snapshot(stream::iter(crate::raft::snapshot::to_parts(
-            request.clone(),
-            &Default::default(),
-        )));
-        let status = timeout(PATIENCE, sent).await.unwrap().unwrap_err();
-        assert_eq!(
-            status.code(),
-            Code::InvalidArgument,
-            "{request:?}: {status:?}"
-        );
+        forger.refuses_snapshot(from, to, request).await;
     }
     // Nor is anything taken from who calls by the node's own id.
     let itself = forger.id(to);
@@ -346,6 +351,39 @@ async fn no_entries_of_a_member_panic_or_mislead_a_follower() {
         .await;
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     forger.goes_on(term, 3).await;
+}
+
+/// Where entries were given up their terms are not known any more. They were committed, so none of them is of a later
+/// term than the last one that is.
+#[tokio::test(start_paused = true)]
+async fn no_snapshot_ends_where_entries_were_given_up_in_a_later_term() {
+    let forger = Forger::new(3).await;
+    let (to, term) = (forger.follower_number(), forger.leader().view().term);
+    let since = forger.leader().log().to_roll().unwrap();
+    assert!(rolls::end_segment(&forger.leader().0.node, since).await);
+    let follower = forger.node(to);
+    keep_up(follower);
+    // That nodes joined is told in the log of changes, which keeps a segment, too.
+    for log in [LogId::DEFAULT, LogId::AUDIT] {
+        forger
+            .leader()
+            .of(log)
+            .trim(Offset(u64::MAX))
+            .await
+            .unwrap();
+    }
+    until("segments go", || follower.log().first_entry() > Index(0)).await;
+    let last = follower.log().first_entry().0 - 1;
+    assert!(follower.log().term(Index(last)).is_err(), "it is given up");
+    let from = forger.leader().identity().node_id;
+    let request = snapshot(vote(term + 9, from, true), term + 9, last);
+    forger.refuses_snapshot(from, to, request).await;
+    append(forger.leader(), 3).await;
+    until("it goes on", || {
+        follower.offsets() == (Offset(3), Offset(4))
+    })
+    .await;
+    assert_eq!(follower.view().term, term);
 }
 
 #[tokio::test(start_paused = true)]
