@@ -34,7 +34,7 @@ use commands::{
 };
 use connection::ConnectionArgs;
 use exit::{EXIT_DOUBT, EXIT_FAILURE, EXIT_SHORT, EXIT_TIMEOUT, EXIT_USAGE, UsageError};
-use output::Format;
+use output::{Format, help};
 use signals::{Interrupted, Signals};
 use tools::{bench, dev, trial};
 
@@ -111,6 +111,7 @@ enum Command {
     /// Measure a cluster
     Bench(bench::BenchArgs),
     /// Say which version this is, and with which others it works
+    #[command(after_help = about::VERSION_HELP)]
     Version,
     /// Print a script by which a shell completes commands and options
     Completions(about::CompletionsArgs),
@@ -122,7 +123,7 @@ impl Cli {
     /// Reads the command line. Otherwise what is wrong with it is told, or what was asked of it, and the program is to end
     /// with this code.
     pub fn from_command_line() -> Result<Self, ExitCode> {
-        let matches = without_blank_variables(Self::command()).try_get_matches();
+        let matches = without_blank_variables(Self::whole()).try_get_matches();
         let read = matches.and_then(|matches| Self::from_arg_matches(&matches));
         read.map_err(|error| {
             // Help and the version are errors, too, and are what was asked for.
@@ -141,6 +142,11 @@ impl Cli {
             }
             ExitCode::from(EXIT_USAGE)
         })
+    }
+
+    /// The command line with its whole help.
+    fn whole() -> clap::Command {
+        help::with_examples(Self::command())
     }
 
     /// Starts the log of this process. A node tells more than a command.
@@ -170,8 +176,8 @@ impl Cli {
             Command::Trial(args) => done(interruptible(trial::run(args, format)).await),
             Command::Bench(args) => done(interruptible(bench::run(args, format)).await),
             Command::Version => done(about::version(format)),
-            Command::Completions(args) => done(about::completions(&args, Self::command())),
-            Command::Man(args) => done(about::man(&args, Self::command(), format)),
+            Command::Completions(args) => done(about::completions(&args, Self::whole())),
+            Command::Man(args) => done(about::man(&args, Self::whole(), format)),
         };
         let error = match outcome {
             Ok(code) => return code,

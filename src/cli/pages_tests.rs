@@ -110,7 +110,7 @@ fn every_command_that_a_page_shows_is_one() {
 #[test]
 fn every_command_that_the_help_shows_is_one() {
     let mut seen = 0;
-    let mut commands = vec![Cli::command()];
+    let mut commands = vec![Cli::whole()];
     while let Some(command) = commands.pop() {
         let help = command.get_after_help().map(ToString::to_string);
         for words in shown_on_lines(&help.unwrap_or_default()) {
@@ -120,6 +120,31 @@ fn every_command_that_the_help_shows_is_one() {
         commands.extend(command.get_subcommands().cloned());
     }
     assert!(seen > 15, "only {seen} examples were found");
+}
+
+/// Whoever asks for the help of a command learns what each word of it is, and sees it used.
+#[test]
+fn every_command_explains_its_arguments_and_shows_an_example() {
+    let mut whole = Cli::whole().disable_help_subcommand(true);
+    whole.build();
+    let mut commands: Vec<_> = whole.get_subcommands().collect();
+    let mut seen = 0;
+    while let Some(command) = commands.pop() {
+        seen += 1;
+        let name = command.get_bin_name().expect("it is built");
+        let help = command.get_after_help().map(ToString::to_string);
+        let examples = help.unwrap_or_default();
+        assert!(
+            examples.contains(&format!("\n  {name}")) || examples.contains(&format!("| {name}")),
+            "no example of {name}"
+        );
+        for arg in command.get_arguments() {
+            let id = arg.get_id();
+            assert!(arg.get_help().is_some(), "{name}: what is {id}?");
+        }
+        commands.extend(command.get_subcommands());
+    }
+    assert!(seen > 40, "{seen} commands");
 }
 
 /// The cells of the rows of a table of the README, from a title on.

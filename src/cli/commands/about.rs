@@ -15,6 +15,11 @@ use crate::{log, raft};
 /// The commit that this program was built from, if the build knew it.
 const COMMIT: Option<&str> = option_env!("FERROLOG_COMMIT");
 
+pub(in crate::cli) const VERSION_HELP: &str = "\
+Examples:
+  ferrolog version
+  ferrolog version --output json";
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -46,6 +46,7 @@ enum Action {
     List,
     /// Move a cursor, or make one with --create
     Set {
+        /// Which cursor
         name: String,
         /// The offset of the record that is read next
         offset: u64,
@@ -53,7 +54,10 @@ enum Action {
         from: From,
     },
     /// Forget a cursor
-    Delete { name: String },
+    Delete {
+        /// Which cursor
+        name: String,
+    },
 }
 
 /// The condition of a move.

@@ -34,6 +34,7 @@ pub(in crate::cli) struct FenceArgs {
 enum Action {
     /// Take a name over: appends under its older epochs are refused from then on
     Claim {
+        /// What is taken over, such as a job
         name: String,
         /// What the holder calls itself, for those who look [default: the user's name]
         #[arg(long, value_name = "TEXT")]
@@ -45,11 +46,17 @@ enum Action {
         log: OfLog,
     },
     /// Show the present epoch of a name, and who holds it
-    Show { name: String },
+    Show {
+        /// As it was claimed
+        name: String,
+    },
     /// Show all names that were claimed
     List,
     /// Forget a name; its epochs are not given again
-    Delete { name: String },
+    Delete {
+        /// As it was claimed
+        name: String,
+    },
 }
 
 impl FenceArgs {

@@ -32,6 +32,7 @@ enum Action {
     List,
     /// Forget a session
     Close {
+        /// Its number, as `session list` shows it
         #[arg(value_name = "SESSION")]
         session: u64,
     },

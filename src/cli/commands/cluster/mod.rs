@@ -21,11 +21,16 @@ const HELP: &str = "\
 Examples:
   ferrolog cluster status --servers n1:7400,n2:7400,n3:7400
   ferrolog cluster status --server n2:7400 --output json   (what n2 itself knows)
+  ferrolog cluster status --watch
+  ferrolog cluster transfer                                (to the voter that is furthest on)
   ferrolog cluster transfer n3
   ferrolog cluster drain n2                                (before n2 is restarted; then: cluster undrain n2)
+  ferrolog cluster undrain n2
   ferrolog cluster remove n2                               (a node that will not come back)
   ferrolog cluster allow n4                                (n4 may join now, once)
+  ferrolog cluster disallow n4
   ferrolog cluster token                                   (whoever starts with it may join, once)
+  ferrolog cluster token --life 10m
   ferrolog cluster leave --server n2:7400                  (a node that is up)
   ferrolog cluster limits --server n2:7400                 (how large a record may be, and the like)";
 

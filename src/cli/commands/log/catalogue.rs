@@ -24,6 +24,7 @@ pub(super) struct CreateArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct SetArgs {
+    /// Which log
     name: String,
     #[command(flatten)]
     settings: SettingsArgs,
@@ -47,6 +48,7 @@ pub(super) struct ListArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ShowArgs {
+    /// Which log
     name: String,
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
@@ -54,6 +56,7 @@ pub(super) struct ShowArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DeleteArgs {
+    /// Which log
     name: String,
     /// Only the log with this id, as `ferrolog log show` tells it; without it, the one that has the name now
     #[arg(long, value_name = "N")]
