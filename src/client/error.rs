@@ -289,7 +289,7 @@ pub enum ClientError {
         what: &'static str,
     },
     /// A change of the cluster may have been made or not. A server was lost before it told, and no later try could
-    /// tell.
+    /// tell, or none was made since one of the two could come late.
     #[error(
         "it may have been done or not, since a server was lost before it told: {cause}. See how things stand before it \
          is asked again"

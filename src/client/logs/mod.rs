@@ -105,12 +105,13 @@ impl Admin {
         };
         match self.change_named_again(again, call).await {
             Ok((answer, _)) => described(answer.log),
-            Err(doubt) if expected_epoch.is_none() => Err(doubt),
-            Err(doubt @ ClientError::ChangeInDoubt { .. }) => match self.get_log(name).await {
-                // An earlier try made the change, and its answer was lost.
-                Ok(log) if log.settings == settings => Ok(log),
-                _ => Err(doubt),
-            },
+            Err(doubt @ ClientError::ChangeInDoubt { .. }) if expected_epoch.is_some() => {
+                match self.get_log(name).await {
+                    // An earlier try made the change, and its answer was lost.
+                    Ok(log) if log.settings == settings => Ok(log),
+                    _ => Err(doubt),
+                }
+            }
             Err(error) => Err(error),
         }
     }
