@@ -115,14 +115,23 @@ impl Forger {
         [vote, pre_vote].map(|answer| answer.expect("an answer").expect_err("it is refused"))
     }
 
-    /// A snapshot is refused as one that a sound leader does not send.
-    async fn refuses_snapshot(&self, from: u64, to: usize, request: pb::InstallSnapshotRequest) {
+    /// A snapshot is refused as one that a sound leader does not send; gives why.
+    async fn refuses_snapshot(
+        &self,
+        from: u64,
+        to: usize,
+        request: pb::InstallSnapshotRequest,
+    ) -> String {
         let told = format!("{request:?}");
-        let parts = crate::raft::snapshot::to_parts(request, &Default::default());
+        // Rows that no node could take over are refused before anything else is looked at.
+        let state = &self.node(to).0.node.state;
+        let rows = state.read(|fsm| fsm.to_rows().collect());
+        let parts = crate::raft::snapshot::to_parts(request, &rows);
         let mut client = self.client(from, to);
         let sent = client.install_snapshot(stream::iter(parts));
         let status = timeout(PATIENCE, sent).await.unwrap().unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{told}: {status:?}");
+        status.message().to_owned()
     }
 
     /// Nothing has changed, and everything goes on, in the same term.
@@ -377,7 +386,9 @@ async fn no_snapshot_ends_where_entries_were_given_up_in_a_later_term() {
     assert!(follower.log().term(Index(last)).is_err(), "it is given up");
     let from = forger.leader().identity().node_id;
     let request = snapshot(vote(term + 9, from, true), term + 9, last);
-    forger.refuses_snapshot(from, to, request).await;
+    let why = forger.refuses_snapshot(from, to, request).await;
+    let contradicts = format!("it contradicts raft index {last}");
+    assert!(why.contains(&contradicts), "{why}");
     append(forger.leader(), 3).await;
     until("it goes on", || {
         follower.offsets() == (Offset(3), Offset(4))
