@@ -37,16 +37,12 @@ fn after_help(command: &Command) -> String {
 /// The lines of a help that show this command, their remarks below each other; empty if there are none.
 fn examples_of(help: &str, path: &str) -> String {
     let is_of = |line: &&str| {
-        let rest = line.trim_start().strip_prefix(path);
+        let rest = line.strip_prefix(path);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
     };
     let split = |line: &str| {
-        let (words, remark) = line.split_once(" (").unwrap_or((line, ""));
-        let remark = match remark {
-            "" => String::new(),
-            remark => format!("({remark}"),
-        };
-        (words.trim_end().to_owned(), remark)
+        let (words, remark) = line.split_at(line.find(" (").unwrap_or(line.len()));
+        (words.trim_end().to_owned(), remark.trim_start().to_owned())
     };
     let lines: Vec<_> = help
         .lines()
